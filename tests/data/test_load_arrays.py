@@ -1,0 +1,81 @@
+import sys
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from tfp_realnvp.data import load_arrays
+
+
+def _by_rows(images):
+    flat = images.reshape(len(images), -1)
+    return flat[np.lexsort(flat.T)]
+
+
+@pytest.mark.parametrize(
+    ("name", "train_shape", "test_shape", "num_values", "flip"),
+    [
+        ("digits", (1500, 8, 8, 1), (297, 8, 8, 1), 17, False),
+        ("photos", (13440, 32, 32, 3), (450, 32, 32, 3), 256, True),
+    ],
+)
+def test_contract(name, train_shape, test_shape, num_values, flip):
+    arrays = load_arrays(name)
+    assert arrays.name == name
+    assert arrays.train.shape == train_shape
+    assert arrays.test.shape == test_shape
+    assert arrays.image_shape == train_shape[1:]
+    assert arrays.train.dtype == arrays.test.dtype == np.uint8
+    assert (arrays.num_values, arrays.flip) == (num_values, flip)
+    assert arrays.train.min() == arrays.test.min() == 0
+    assert arrays.train.max() == arrays.test.max() == num_values - 1
+
+
+@pytest.mark.parametrize("name", ["digits", "photos"])
+def test_every_call_returns_the_same_images(name):
+    first, second = load_arrays(name), load_arrays(name)
+    np.testing.assert_array_equal(first.train, second.train)
+    np.testing.assert_array_equal(first.test, second.test)
+
+
+def test_digits_are_all_of_scikit_learns_digits():
+    digits = load_arrays("digits")
+    images = np.concatenate([digits.train, digits.test])
+    expected = datasets.load_digits().images.astype(np.uint8)
+    np.testing.assert_array_equal(_by_rows(images), _by_rows(expected))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_photos_are_patches_of_their_own_region(split, monkeypatch):
+    # Pictures whose pixels tell where they are: (column / 4, row / 4, picture).
+    row, column = np.indices([427, 640])
+    pictures = [np.stack([column // 4, row // 4, np.full_like(row, k)], -1) for k in (0, 1)]
+    images = [picture.astype(np.uint8) for picture in pictures]
+    monkeypatch.setattr(datasets, "load_sample_images", lambda: _Bunch(images))
+
+    patches = getattr(load_arrays("photos"), split)
+    first, last = {"train": (0, 448), "test": (480, 640)}[split]
+    assert patches[..., 0].min() == first // 4
+    assert patches[..., 0].max() == (last - 1) // 4
+    assert set(patches[:, 0, 0, 2]) == {0, 1}
+    # Coordinates grow along their own axis, by a patch's size, and are constant along the other.
+    assert (patches[:, 0, :, 0] == patches[:, -1, :, 0]).all()
+    assert (patches[:, :, 0, 1] == patches[:, :, -1, 1]).all()
+    assert set(patches[:, 0, -1, 0] - patches[:, 0, 0, 0]) <= {7, 8}
+    assert set(patches[:, -1, 0, 1] - patches[:, 0, 0, 1]) <= {7, 8}
+
+
+class _Bunch:
+    def __init__(self, images):
+        self.images = images
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match=r"'cifar11'; the known ones are \['digits', 'photos'\]"):
+        load_arrays("cifar11")
+
+
+def test_missing_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r'pip install "tfp_realnvp\[examples\]"'):
+        load_arrays("digits")

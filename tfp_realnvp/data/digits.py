@@ -1,0 +1,38 @@
+"""Handwritten digits of 8×8 pixels."""
+
+import numpy as np
+
+from tfp_realnvp.data.image_arrays import ImageArrays
+from tfp_realnvp.data.scikit_learn import import_datasets
+
+__all__ = ["load_digits"]
+
+_NUM_TRAIN = 1500
+_SPLIT_SEED = 0
+
+
+def load_digits() -> ImageArrays:
+    """Returns scikit-learn's 1,797 handwritten digits.
+
+    Images are `[8, 8, 1]` with 17 grey levels, 0 (background) to 16. A fixed random split
+    gives 1,500 training and 297 test images. `flip` is false: a mirrored digit is no digit.
+
+    Raises:
+      ImportError: scikit-learn is not installed.
+
+    #### Example
+
+    >>> digits = load_digits()
+    >>> digits.train.shape, digits.test.shape, digits.num_values
+    ((1500, 8, 8, 1), (297, 8, 8, 1), 17)
+
+    """
+    images = import_datasets().load_digits().images.astype(np.uint8)[..., np.newaxis]
+    images = images[np.random.default_rng(_SPLIT_SEED).permutation(len(images))]
+    return ImageArrays(
+        name="digits",
+        train=images[:_NUM_TRAIN],
+        test=images[_NUM_TRAIN:],
+        num_values=17,
+        flip=False,
+    )

@@ -1,0 +1,46 @@
+"""The in-memory form of a data set."""
+
+import dataclasses
+
+import numpy as np
+
+__all__ = ["ImageArrays"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageArrays:
+    """The training and test images of a data set.
+
+    Attributes:
+      name: the data set's name.
+      train: `uint8` array of shape `[N, H, W, C]`.
+      test: `uint8` array of shape `[M, H, W, C]`.
+      num_values: number of levels of a pixel; pixels are integers in `[0, num_values)`.
+      flip: whether a mirrored image is as likely as the image itself, so that random
+        horizontal flips are a fair augmentation in training.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> arrays = ImageArrays(
+    ...     name="black",
+    ...     train=np.zeros([5, 4, 4, 1], np.uint8),
+    ...     test=np.zeros([2, 4, 4, 1], np.uint8),
+    ...     num_values=2,
+    ...     flip=True,
+    ... )
+    >>> arrays.image_shape
+    (4, 4, 1)
+
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    num_values: int
+    flip: bool
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape `(H, W, C)` of one image."""
+        return self.train.shape[1:]

@@ -1,0 +1,100 @@
+"""From an array of images to batches."""
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["image_dataset"]
+
+
+def image_dataset(
+    images: np.ndarray,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    flip: bool = False,
+    seed: int = 0,
+    repeat: bool = False,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Returns batches of images, prepared in the background while a model uses the last one.
+
+    Order and flips follow from `seed` (and from `tf.random.set_seed`, where that is used): two
+    data sets built with equal arguments yield equal batches, epoch by epoch. Within one data
+    set each epoch has a new order and new flips.
+
+    Args:
+      images: `uint8` array of shape `[N, H, W, C]`.
+      batch_size: number of images in a batch; the last batch of an epoch may be smaller.
+      shuffle: whether each epoch goes through the images in a new, uniformly random order.
+      flip: whether each image is mirrored horizontally with probability 1/2.
+      seed: integer that determines order and flips.
+      repeat: whether to go on forever rather than for one epoch.
+      drop_remainder: whether to leave out a smaller last batch, which makes the batch size
+        static.
+
+    Returns:
+      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`.
+
+    Raises:
+      ValueError: `images` is not `uint8`, is not of rank 4 or has no elements, `batch_size` is
+        less than one, or `drop_remainder` would leave no batch at all.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> images = np.zeros([10, 8, 8, 1], np.uint8)
+    >>> dataset = image_dataset(images, batch_size=4, shuffle=True, flip=True, seed=1)
+    >>> [tuple(batch.shape) for batch in dataset]
+    [(4, 8, 8, 1), (4, 8, 8, 1), (2, 8, 8, 1)]
+
+    """
+    images = np.asarray(images)
+    _check(images, batch_size, drop_remainder)
+    # The host keeps the images, even where there is a GPU; only indices are shuffled.
+    with tf.device("CPU"):
+        images = tf.constant(images)
+    indices = tf.data.Dataset.range(len(images))
+    if shuffle:
+        indices = indices.shuffle(len(images), seed=seed, reshuffle_each_iteration=True)
+    batches = indices.batch(batch_size, drop_remainder=drop_remainder)
+
+    if flip:
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(
+            2, drop_remainder=True
+        )
+        batches = tf.data.Dataset.zip(batches, seeds).map(
+            lambda batch, flip_seed: _flip_some(tf.gather(images, batch), flip_seed),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+    else:
+        batches = batches.map(
+            lambda batch: tf.gather(images, batch),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+    if repeat:
+        batches = batches.repeat()
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check(images: np.ndarray, batch_size: int, drop_remainder: bool) -> None:
+    if images.dtype != np.uint8:
+        raise ValueError(f"Expected images of dtype uint8, got {images.dtype}.")
+    if images.ndim != 4:
+        raise ValueError(f"Expected images of shape [N, H, W, C], got shape {images.shape}.")
+    if images.size == 0:
+        raise ValueError(f"Expected at least one image and pixel, got shape {images.shape}.")
+    if batch_size < 1:
+        raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
+    if drop_remainder and batch_size > len(images):
+        raise ValueError(
+            f"Expected at least one full batch of {batch_size} images with drop_remainder=True, "
+            f"got {len(images)} images."
+        )
+
+
+def _flip_some(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors each image of a `[B, H, W, C]` batch with probability 1/2."""
+    chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
+    return tf.where(chosen, tf.reverse(images, axis=[2]), images)
