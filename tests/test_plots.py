@@ -1,0 +1,118 @@
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfp_realnvp.plots import image_grid, save_curves, save_image_grid
+
+
+def test_grid_places_images_row_by_row():
+    images = np.arange(5, dtype=np.uint8).reshape([5, 1, 1, 1])
+    np.testing.assert_array_equal(
+        image_grid(images, columns=3, padding=0)[..., 0], [[0, 1, 2], [3, 4, 255]]
+    )
+    np.testing.assert_array_equal(
+        image_grid(images[:2], columns=2)[..., 0],
+        [[255, 255, 255, 255, 255], [255, 0, 255, 1, 255], [255, 255, 255, 255, 255]],
+    )
+
+
+def test_grid_is_as_square_as_possible():
+    assert image_grid(np.zeros([7, 4, 6, 3], np.uint8), padding=0).shape == (12, 18, 3)
+
+
+def test_grid_stretches_grey_levels():
+    images = np.array([0, 4, 16], np.uint8).reshape([3, 1, 1, 1])
+    grid = image_grid(images, columns=3, padding=0, num_values=17)
+    np.testing.assert_array_equal(grid[..., 0], [[0, 64, 255]])
+
+
+def test_saved_grid_reads_back(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=[4, 5, 6, 3], dtype=np.uint8)
+    path = save_image_grid(tmp_path / "new" / "grid.png", images, columns=2, padding=1, upscale=3)
+    assert path == tmp_path / "new" / "grid.png"
+    pixels = np.asarray(Image.open(path))
+    grid = image_grid(images, columns=2, padding=1)
+    assert pixels.shape == (3 * 13, 3 * 15, 3)
+    np.testing.assert_array_equal(pixels[1::3, 1::3], grid)
+    np.testing.assert_array_equal(pixels[::3, 2::3], grid)
+    assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize(("size", "factor"), [(8, 8), (32, 2), (64, 1), (100, 1)])
+def test_small_grey_images_are_enlarged(tmp_path, size, factor):
+    path = save_image_grid(tmp_path / "a.png", np.zeros([1, size, size, 1], np.uint8), padding=0)
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        assert image.size == (size * factor, size * factor)
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    images = np.zeros([1, 8, 8, 1], np.uint8)
+    path = save_image_grid(tmp_path / "a.png", images)
+    before = path.read_bytes()
+
+    def write_half(self, file, format):
+        file.write(b"half a picture")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        save_image_grid(path, images + 1)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saved_curves_read_back_and_differ(tmp_path):
+    backend = matplotlib.get_backend()
+    curves = {"train": ([1, 2, 3], [4.0, 3.0, 2.0]), "test": (np.array([2.0]), np.array([3.5]))}
+    both = np.asarray(Image.open(save_curves(tmp_path / "both.png", curves, "epoch", "bits/dim")))
+    del curves["test"]
+    one = np.asarray(Image.open(save_curves(tmp_path / "one.png", curves, "epoch", "bits/dim")))
+    assert both.shape == one.shape == (540, 840, 4)
+    assert (both != one).any()
+    assert matplotlib.get_backend() == backend
+
+
+@pytest.mark.parametrize(
+    ("images", "kwargs", "message"),
+    [
+        (np.zeros([1, 2, 2, 1]), {}, "dtype uint8, got float64"),
+        (np.zeros([2, 2, 1], np.uint8), {}, r"got shape \(2, 2, 1\)"),
+        (np.zeros([1, 2, 2, 2], np.uint8), {}, r"1 or 3 channels, got shape \(1, 2, 2, 2\)"),
+        (np.full([1, 2, 2, 1], 17, np.uint8), {"num_values": 17}, r"\[0, 17\), got 17"),
+        (np.zeros([1, 2, 2, 1], np.uint8), {"num_values": 1}, r"\[2, 256\], got 1"),
+        (np.zeros([1, 2, 2, 1], np.uint8), {"columns": 0}, "at least one column, got 0"),
+        (np.zeros([1, 2, 2, 1], np.uint8), {"padding": -1}, "at least 0, got -1"),
+        (np.zeros([1, 2, 2, 1], np.uint8), {"upscale": 0}, "at least 1, got 0"),
+    ],
+)
+def test_grid_errors(tmp_path, images, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        save_image_grid(tmp_path / "a.png", images, **kwargs)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [({}, "at least one curve"), ({"loss": ([1, 2], [1.0])}, r"'loss' .* \(2,\) and \(1,\)")],
+)
+def test_curve_errors(tmp_path, curves, message):
+    with pytest.raises(ValueError, match=message):
+        save_curves(tmp_path / "a.png", curves, "x", "y")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "save"),
+    [
+        ("PIL", lambda path: save_image_grid(path, np.zeros([1, 2, 2, 1], np.uint8))),
+        ("matplotlib.figure", lambda path: save_curves(path, {"a": ([1], [1])}, "x", "y")),
+    ],
+)
+def test_missing_packages_name_the_extra(tmp_path, monkeypatch, module, save):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r'pip install "tfp_realnvp\[examples\]"'):
+        save(tmp_path / "a.png")
