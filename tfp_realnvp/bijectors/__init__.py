@@ -1,0 +1,24 @@
+"""Real NVP's bijectors, in the forms and directions of `tfp.bijectors`: forward is latent -> data."""
+
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
+from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.factor_out import FactorOut
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.bijectors.real_nvp_image import RealNVPImage
+from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.masks import ChannelMask, CheckerboardMask
+
+__all__ = [
+    "AffineCoupling",
+    "BatchNormalization",
+    "ChannelMask",
+    "CheckerboardMask",
+    "FactorOut",
+    "FlowBijector",
+    "FlowChain",
+    "PixelLogit",
+    "RealNVPImage",
+    "Squeeze",
+]

@@ -1,0 +1,202 @@
+"""Affine and additive coupling layers with any network as their conditioner."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.masks import Mask
+
+__all__ = ["AffineCoupling"]
+
+
+class AffineCoupling(FlowBijector):
+    r"""Keeps one half of an image, and changes the other as a network says that sees the first.
+
+    With the mask `b`, and `c` the number of channels of the changed half, the network gives `2c`
+    channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
+
+    ```
+    forward (latent -> data):  x = b * z + (1 - b) * (z - t(b * z)) * exp(-s(b * z))
+    inverse (data -> latent):  z = b * x + (1 - b) * (x * exp(s(b * x)) + t(b * x))       (eq. 9)
+    ildj = sum((1 - b) * s)
+    ```
+
+    `scale` is a trainable scalar `tf.Variable`; with tanh it bounds the log scale. Neither
+    direction inverts the network, so any network will do. `use_scale=False` gives the additive
+    coupling of NICE: `c` channels, `s = 0`, a log det of zero.
+
+    A network that is a Keras layer or model, or a `tf.Module`, brings its variables along. One that
+    is built later, at its first call, does so from then on.
+
+    #### Example
+
+    >>> import keras, tensorflow as tf, tfp_realnvp as tfr
+    >>> network = keras.Sequential([
+    ...     keras.Input([None, None, 3]),
+    ...     keras.layers.Conv2D(8, 3, padding='same', activation='relu'),
+    ...     keras.layers.Conv2D(6, 3, padding='same')])
+    >>> coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    >>> z, ildj = coupling.inverse_and_log_det(tf.random.normal([5, 4, 4, 3]))
+    >>> z.shape, ildj.shape, len(coupling.trainable_variables)
+    (TensorShape([5, 4, 4, 3]), TensorShape([5]), 5)
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.2 to 3.4, eq. 7 to 9.
+    Dinh, Krueger, Bengio: NICE, section 3.2, for the additive coupling.
+    """
+
+    def __init__(
+        self,
+        mask: Mask,
+        network: Callable[..., tf.Tensor],
+        *,
+        use_scale: bool = True,
+        scale: float | tf.Variable = 1.0,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "affine_coupling",
+    ) -> None:
+        """Constructs the coupling.
+
+        Args:
+          mask: a `CheckerboardMask`, a `ChannelMask`, or another with their methods.
+          network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, 2c]: `t`, then
+            what `s` comes from ([B, H, W, c] if not `use_scale`). Called with the keyword
+            arguments `training` and `conditional_input` if it has them. It may compute in another
+            dtype.
+          use_scale: `False` gives the additive coupling.
+          scale: the initial value of the trainable scale of tanh, or the variable itself.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to look for values that are not finite.
+          name: of the operations.
+
+        Raises:
+          TypeError: if `network` is not callable, or `dtype` another one.
+        """
+        parameters = dict(locals())
+        if not callable(network):
+            raise TypeError(f"{name}: expected a layer or a function as network, got {network!r}.")
+        with tf.name_scope(name):
+            if use_scale and not isinstance(scale, tf.Variable):
+                scale = tf.Variable(scale, dtype=dtype, name="scale")
+            # A copy shares the variable, as it shares the network.
+            parameters["scale"] = self._scale = scale if use_scale else None
+            self._mask = mask
+            self._network = network
+            self._use_scale = use_scale
+            self._is_layer = isinstance(network, keras.layers.Layer)
+            if self._is_layer:
+                self._network_variables = _LayerVariables(network)
+            signature = inspect.signature(network.call if self._is_layer else network).parameters
+            self._network_options = tuple(
+                option for option in ("training", "conditional_input") if option in signature
+            )
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=not use_scale,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def mask(self) -> Mask:
+        """The mask."""
+        return self._mask
+
+    @property
+    def network(self) -> Callable[..., tf.Tensor]:
+        """The conditioner."""
+        return self._network
+
+    @property
+    def scale(self) -> tf.Variable | None:
+        """The learned scale of tanh; `None` for an additive coupling."""
+        return self._scale
+
+    @property
+    def layers(self) -> tuple[keras.layers.Layer, ...]:
+        """The network, if it is a Keras layer."""
+        return (self._network,) if self._is_layer else ()
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether the network takes `conditional_input`."""
+        return "conditional_input" in self._network_options
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] is None:
+            raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
+        self._mask.changed_channels(shape[-1])
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, changed = self._mask.split(x)
+        shift, log_scale = self._shift_and_log_scale(kept, changed, options)
+        if log_scale is None:
+            return self._mask.merge(kept, changed - shift), tf.zeros(tf.shape(x)[:-3], x.dtype)
+        changed = (changed - shift) * tf.exp(-log_scale)
+        return self._mask.merge(kept, changed), -tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, changed = self._mask.split(y)
+        shift, log_scale = self._shift_and_log_scale(kept, changed, options)
+        if log_scale is None:
+            return self._mask.merge(kept, changed + shift), tf.zeros(tf.shape(y)[:-3], y.dtype)
+        changed = changed * tf.exp(log_scale) + shift
+        return self._mask.merge(kept, changed), tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+
+    def _shift_and_log_scale(
+        self, kept: tf.Tensor, changed: tf.Tensor, options: dict[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        images = flatten_batch(kept)
+        options = {key: options[key] for key in self._network_options if key in options}
+        output = self._network(images, **options)
+        channels = changed.shape[-1]
+        expected = 2 * channels if self._use_scale else channels
+        if output.shape.rank != 4 or output.shape[-1] != expected:
+            raise ValueError(
+                f"{self.name}: expected {expected} channels from the network, "
+                f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
+                f"got shape {output.shape} for an input of shape {images.shape}."
+            )
+        # Zero where the coupling keeps: tanh leaves it zero, and zero moves nothing.
+        output = self._mask.restrict(unflatten_batch(tf.cast(output, self.dtype), like=kept))
+        if not self._use_scale:
+            return output, None
+        shift, log_scale = tf.split(output, 2, axis=-1)
+        return shift, self._scale * tf.tanh(log_scale)
+
+
+class _LayerVariables(Sequence):
+    """A layer's variables as `tf.Variable`s, whenever `tf.Module` asks for them.
+
+    `tf.Module` collects `tf.Variable`s from attributes and looks into sequences, but a Keras 3
+    variable only wraps one.
+    """
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        self._layer = layer
+
+    def __len__(self) -> int:
+        return len(self._layer.variables)
+
+    def __getitem__(self, index: int) -> tf.Variable:
+        return _native(self._layer.variables[index])
+
+    def __iter__(self) -> Iterator[tf.Variable]:
+        return map(_native, self._layer.variables)
+
+
+def _native(variable: keras.Variable) -> tf.Variable:
+    value = variable.value
+    # Keras keeps `layer.trainable = False` to itself; TFP and the tape look at this flag.
+    value._trainable = variable.trainable
+    return value

@@ -1,0 +1,97 @@
+"""Factoring out half of the dimensions: the multi-scale architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import parts
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+
+__all__ = ["FactorOut"]
+
+tfb = tfp.bijectors
+
+
+class FactorOut(FlowBijector):
+    r"""Applies a bijector to the first half of the channels, and passes the second on as latents.
+
+    ```
+    (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
+                              forward: concat(bijector.forward(h), z)
+    ildj = ildj of the inner bijector at h
+    ```
+
+    The half that goes on is the first: after `Squeeze(order='factor_out')` a checkerboard of the
+    image. The inner bijector keeps the shape of its half, so that latents have the shape of the
+    image.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp
+    >>> y = FactorOut(tfp.bijectors.Scale(10.)).forward(tf.ones([1, 1, 4]))
+    >>> y.numpy().ravel().tolist()
+    [10.0, 10.0, 1.0, 1.0]
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6, eq. 13 to 16.
+    """
+
+    def __init__(
+        self,
+        bijector: tfb.Bijector,
+        *,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "factor_out",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          bijector: acts on the half that goes on, [..., H, W, C/2], and keeps its shape.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to look for values that are not finite.
+          name: of the operations.
+
+        Raises:
+          TypeError: if `bijector` is none, or `dtype` another one.
+        """
+        parameters = dict(locals())
+        if not isinstance(bijector, tfb.Bijector):
+            raise TypeError(f"{name}: expected a bijector, got {bijector!r}.")
+        with tf.name_scope(name):
+            self._bijector = bijector
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=bijector.is_constant_jacobian,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def bijector(self) -> tfb.Bijector:
+        """The bijector of the half that goes on."""
+        return self._bijector
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether the inner bijector takes `conditional_input`."""
+        return parts.accepts_conditional_input(self._bijector)
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] is None or shape[-1] % 2:
+            raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        going_on, factored_out = tf.split(x, 2, axis=-1)
+        going_on, fldj = parts.forward_and_log_det(self._bijector, going_on, **options)
+        return tf.concat([going_on, factored_out], axis=-1), fldj
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        going_on, factored_out = tf.split(y, 2, axis=-1)
+        going_on, ildj = parts.inverse_and_log_det(self._bijector, going_on, **options)
+        return tf.concat([going_on, factored_out], axis=-1), ildj

@@ -1,0 +1,298 @@
+"""The base class of this package's bijectors: one method a direction, value and log det together."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.one_pass_cache import OnePassCache
+
+__all__ = ["FlowBijector"]
+
+tfb = tfp.bijectors
+
+
+class FlowBijector(tfb.Bijector):
+    r"""A bijector on images [..., H, W, C] that gives its value and log det in one pass.
+
+    A subclass writes two methods,
+
+    ```
+    _forward_and_log_det(x, *, training, conditional_input) -> (y, fldj)   # latent -> data
+    _inverse_and_log_det(y, *, training, conditional_input) -> (x, ildj)   # data -> latent
+    ```
+
+    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the shape that is left
+    of the input's without its last three dimensions. This class derives the four hooks of
+    `tfb.Bijector` from them, and a cache sees to it that
+    `tfd.TransformedDistribution.log_prob`, which asks for the value and then for the log det,
+    evaluates each network once.
+
+    All hooks take two keyword arguments:
+
+    *   `training` (Python `bool`, default `False`): normalise by batch statistics, and update the
+        moving ones, once a pass.
+    *   `conditional_input` (`Tensor`): handed to the networks of a bijector that has one which
+        takes it; any other bijector says that it cannot use it.
+
+    Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
+
+    Variables of Keras layers count as the bijector's own: `bijector.trainable_variables` and
+    `bijector.variables` are complete, also through `tfb.Chain`, `tfb.Invert`,
+    `tfd.TransformedDistribution` and `tfd.Independent`.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow as tf
+    >>> class Double(FlowBijector):
+    ...   def __init__(self, name='double'):
+    ...     super().__init__(parameters=dict(locals()), name=name)
+    ...   def _forward_and_log_det(self, x, **kwargs):
+    ...     return 2 * x, tf.fill(tf.shape(x)[:-3], np.float32(np.log(2) * np.prod(x.shape[-3:])))
+    ...   def _inverse_and_log_det(self, y, **kwargs):
+    ...     return y / 2, tf.fill(tf.shape(y)[:-3], np.float32(-np.log(2) * np.prod(y.shape[-3:])))
+    >>> y, fldj = Double().forward_and_log_det(tf.ones([5, 2, 2, 1]))
+    >>> fldj.shape, round(float(fldj[0]), 3)
+    (TensorShape([5]), 2.773)
+    """
+
+    _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
+
+    def __init__(
+        self,
+        *,
+        dtype: Any = tf.float32,
+        is_constant_jacobian: bool = False,
+        validate_args: bool = False,
+        parameters: dict[str, Any],
+        name: str,
+    ) -> None:
+        """Constructs the base.
+
+        Args:
+          dtype: `tf.float32` or `tf.float64`, of the values and of the log det.
+          is_constant_jacobian: whether the log det depends on the value.
+          validate_args: whether to look for values that are not finite (costs a pass over them).
+          parameters: the subclass's constructor arguments, with all that holds variables: a copy
+            and a bijector of equal parameters share them.
+          name: of the operations.
+
+        Raises:
+          TypeError: if `dtype` is another one.
+        """
+        dtype = tf.as_dtype(dtype)
+        if dtype not in (tf.float32, tf.float64):
+            raise TypeError(f"{name}: expected dtype float32 or float64, got {dtype.name}.")
+        self._state_variables = self._hash = None
+        super().__init__(
+            dtype=dtype,
+            is_constant_jacobian=is_constant_jacobian,
+            validate_args=validate_args,
+            forward_min_event_ndims=3,
+            parameters=parameters,
+            name=name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        # No parameter has a batch shape: networks and statistics are shared by the whole batch.
+        return {}
+
+    def __hash__(self) -> int:
+        # TFP hashes all parameters, nested bijectors included, several times a call.
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+    __eq__ = tfb.Bijector.__eq__
+
+    # What a subclass says of itself.
+
+    @abc.abstractmethod
+    def _forward_and_log_det(
+        self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `y` and `log |det dy/dx|`."""
+
+    @abc.abstractmethod
+    def _inverse_and_log_det(
+        self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `x` and `log |det dx/dy|`."""
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        """Raises `ValueError` if images of `shape` [H, W, C], maybe unknown, do not fit."""
+
+    def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
+        """Returns what `validate_args` asserts of an input."""
+        del inverse
+        return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether a network here takes `conditional_input`."""
+        return False
+
+    @property
+    def layers(self) -> tuple[keras.layers.Layer, ...]:
+        """The Keras layers that this bijector itself holds, not those of its parts."""
+        return ()
+
+    @property
+    def state_variables(self) -> tuple[tf.Variable, ...]:
+        """`variables`, collected once: all that a result depends on beside its input."""
+        if self._state_variables is None or not all(layer.built for layer in self.layers):
+            self._state_variables = self._no_dependency(tuple(self.variables))
+        return self._state_variables
+
+    # The public pair.
+
+    def forward_and_log_det(
+        self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `y = forward(x)` and `log |det dy/dx|`, in one pass.
+
+        Args:
+          x: latents, [..., H, W, C], of this bijector's dtype.
+          training: use and update batch statistics.
+          conditional_input: for the networks.
+
+        Returns:
+          `y`, and the log det in nats, of shape `x.shape[:-3]`.
+
+        Raises:
+          TypeError: if the dtype is another one.
+          ValueError: if the shape does not fit.
+        """
+        options = {"training": training, "conditional_input": conditional_input}
+        return self.forward(x, **options), self.forward_log_det_jacobian(x, **options)
+
+    def inverse_and_log_det(
+        self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `x = inverse(y)` and `log |det dx/dy|`, in one pass.
+
+        Args:
+          y: data, [..., H, W, C], of this bijector's dtype.
+          training: use and update batch statistics.
+          conditional_input: for the networks.
+
+        Returns:
+          `x`, and the log det in nats, of shape `y.shape[:-3]`.
+
+        Raises:
+          TypeError: if the dtype is another one.
+          ValueError: if the shape does not fit.
+        """
+        options = {"training": training, "conditional_input": conditional_input}
+        return self.inverse(y, **options), self.inverse_log_det_jacobian(y, **options)
+
+    # TFP's hooks, derived.
+
+    def _forward_with_ildj(self, x: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
+        y, fldj = self._forward_and_log_det(self._validated(x, inverse=False), **kwargs)
+        return y, {"ildj": -fldj}
+
+    def _inverse_with_ildj(self, y: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
+        x, ildj = self._inverse_and_log_det(self._validated(y, inverse=True), **kwargs)
+        return x, {"ildj": ildj}
+
+    def _forward(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._cache.forward(x, **kwargs)
+
+    def _inverse(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._cache.inverse(y, **kwargs)
+
+    def _forward_log_det_jacobian(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return -self._cache.forward_attributes(x, **kwargs)["ildj"]
+
+    def _inverse_log_det_jacobian(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._cache.inverse_attributes(y, **kwargs)["ildj"]
+
+    def _call_forward(self, x: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        x = self._as_input(x, inverse=False)
+        return super()._call_forward(x, name, **self._cache_key(kwargs))
+
+    def _call_inverse(self, y: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        y = self._as_input(y, inverse=True)
+        return super()._call_inverse(y, name, **self._cache_key(kwargs))
+
+    def _call_forward_log_det_jacobian(
+        self, x: Any, event_ndims: Any, name: str, **kwargs: Any
+    ) -> tf.Tensor:
+        x = self._as_input(x, inverse=False)
+        kwargs = self._cache_key(kwargs)
+        return super()._call_forward_log_det_jacobian(x, event_ndims, name, **kwargs)
+
+    def _call_inverse_log_det_jacobian(
+        self, y: Any, event_ndims: Any, name: str, **kwargs: Any
+    ) -> tf.Tensor:
+        y = self._as_input(y, inverse=True)
+        kwargs = self._cache_key(kwargs)
+        return super()._call_inverse_log_det_jacobian(y, event_ndims, name, **kwargs)
+
+    def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        self._check_shape(input_shape, inverse=False)
+        return input_shape
+
+    def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
+        self._check_shape(output_shape, inverse=True)
+        return output_shape
+
+    # Checks.
+
+    def _as_input(self, value: Any, inverse: bool) -> tf.Tensor:
+        if hasattr(value, "dtype"):
+            dtype = tf.as_dtype(value.dtype)
+            if dtype != self.dtype:
+                raise TypeError(
+                    f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; cast them, "
+                    "and turn integer pixels into continuous ones by adding uniform noise in "
+                    "[0, 1), see `dequantize`."
+                )
+        value = tf.convert_to_tensor(value, dtype=self.dtype)
+        self._check_shape(value.shape, inverse)
+        return value
+
+    def _check_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape.rank is None:
+            return
+        if shape.rank < 3:
+            raise ValueError(
+                f"{self.name}: expected images [..., height, width, channels], of rank at least 3, "
+                f"got shape {shape}."
+            )
+        self._check_event_shape(shape[-3:], inverse)
+
+    def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the keyword arguments, equal calls by equal ones."""
+        kwargs = dict(kwargs)
+        training = kwargs.pop("training", False)
+        condition = kwargs.pop("conditional_input", None)
+        if kwargs:
+            raise TypeError(
+                f"{self.name}: expected the keyword arguments `training` and `conditional_input`, "
+                f"got {sorted(kwargs)}."
+            )
+        if training not in (None, False, True):
+            raise TypeError(f"{self.name}: expected a Python bool as `training`, got {training!r}.")
+        if condition is None:
+            return {"training": bool(training)}
+        if not self.accepts_conditional_input:
+            raise ValueError(
+                f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
+                "a network whose call has an argument of that name."
+            )
+        return {"training": bool(training), "conditional_input": condition}
+
+    def _validated(self, value: tf.Tensor, inverse: bool) -> tf.Tensor:
+        if not self.validate_args:
+            return value
+        # Eager assertions are `None`: they have raised by now.
+        assertions = [each for each in self._assertions(value, inverse) if each is not None]
+        with tf.control_dependencies(assertions):
+            return tf.identity(value)

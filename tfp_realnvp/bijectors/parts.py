@@ -1,0 +1,89 @@
+"""How a composite speaks to its parts, be they of this package or of TFP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+
+__all__ = ["accepts_conditional_input", "call_options", "forward_and_log_det", "inverse_and_log_det"]
+
+tfb = tfp.bijectors
+
+
+def forward_and_log_det(
+    bijector: tfb.Bijector, x: tf.Tensor, **options: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `bijector.forward(x)` and its log det.
+
+    A `FlowBijector` does it in one pass, also under `tfb.Invert`, and gets the options. Any other
+    bijector goes through its hooks, without options.
+
+    Args:
+      bijector: the part.
+      x: [..., H, W, C].
+      **options: `training`, `conditional_input`.
+
+    Returns:
+      The value, and the log det in nats, of shape `x.shape[:-3]`.
+    """
+    if isinstance(bijector, FlowBijector):
+        bijector._check_shape(x.shape, inverse=False)
+        return bijector._forward_and_log_det(bijector._validated(x, inverse=False), **options)
+    if isinstance(bijector, tfb.Invert):
+        return inverse_and_log_det(bijector.bijector, x, **options)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
+    return bijector.forward(x), tf.broadcast_to(fldj, tf.shape(x)[:-3])
+
+
+def inverse_and_log_det(
+    bijector: tfb.Bijector, y: tf.Tensor, **options: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `bijector.inverse(y)` and its log det; see `forward_and_log_det`."""
+    if isinstance(bijector, FlowBijector):
+        bijector._check_shape(y.shape, inverse=True)
+        return bijector._inverse_and_log_det(bijector._validated(y, inverse=True), **options)
+    if isinstance(bijector, tfb.Invert):
+        return forward_and_log_det(bijector.bijector, y, **options)
+    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+    return bijector.inverse(y), tf.broadcast_to(ildj, tf.shape(y)[:-3])
+
+
+def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
+    """Returns whether a network in `bijector` takes `conditional_input`."""
+    if isinstance(bijector, tfb.Invert):
+        bijector = bijector.bijector
+    return isinstance(bijector, FlowBijector) and bijector.accepts_conditional_input
+
+
+def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
+    """Returns the keyword arguments that take `options` to each `FlowBijector` in `bijector`.
+
+    `tfb.Chain` routes keyword arguments by the names of its parts; `tfb.Invert` hands them on.
+
+    #### Example
+
+    >>> import tensorflow_probability as tfp
+    >>> from tfp_realnvp.bijectors import Squeeze
+    >>> chain = tfp.bijectors.Chain([tfp.bijectors.Exp(), tfp.bijectors.Invert(Squeeze(name='s'))])
+    >>> call_options(chain, training=True)
+    {'invert_s': {'training': True}}
+
+    Args:
+      bijector: any TFP bijector.
+      **options: `training`, `conditional_input`.
+
+    Returns:
+      The keyword arguments for a hook of `bijector`, empty if there is no `FlowBijector` in it.
+    """
+    if isinstance(bijector, FlowBijector):
+        return dict(options)
+    if isinstance(bijector, tfb.Invert):
+        return call_options(bijector.bijector, **options)
+    if isinstance(bijector, tfb.Chain):
+        routed = {part.name: call_options(part, **options) for part in bijector.bijectors}
+        return {name: kwargs for name, kwargs in routed.items() if kwargs}
+    return {}

@@ -1,0 +1,441 @@
+"""Real NVP for images, whole, as one bijector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import parts, squeeze
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
+from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.factor_out import FactorOut
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
+from tfp_realnvp.networks import ConvResNet
+
+__all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
+
+tfb = tfp.bijectors
+
+_CIFAR = {"image_shape": (32, 32, 3), "num_scales": 2, "num_blocks": 8, "num_filters": 64}
+_IMAGENET_32 = {"image_shape": (32, 32, 3), "num_scales": 4, "num_blocks": 4, "num_filters": 32}
+_IMAGES_64 = {"image_shape": (64, 64, 3), "num_scales": 5, "num_blocks": 2, "num_filters": 32}
+
+# The rows of table 1 of the paper, with the architectures of section 4.1.
+PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "cifar10": _CIFAR,
+    "imagenet32": _IMAGENET_32,
+    "imagenet64": _IMAGES_64,
+    "lsun/bedroom": _IMAGES_64,
+    "lsun/tower": _IMAGES_64,
+    "lsun/church_outdoor": _IMAGES_64,
+    "celeb_a": _IMAGES_64,
+}
+
+_NORMALIZATIONS = ("batch", None)
+
+
+class RealNVPImage(FlowBijector):
+    r"""The multi-scale Real NVP of images: a bijector between latents and pixel values.
+
+    Each scale but the last has three checkerboard couplings, a squeeze, three channel-wise
+    couplings, and factors out half of the dimensions; the last has four checkerboard couplings.
+    Masks alternate, and each coupling is followed by batch normalisation of its output. The feature
+    maps of the networks double with each scale, and for the channel-wise couplings within a scale.
+    The last step towards the data is `PixelLogit`, so that events are pixel values:
+
+    ```
+    flow = tfd.TransformedDistribution(base, RealNVPImage((32, 32, 3)))
+    bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
+    ```
+
+    Latents have the shape of the image; `split_latents` gives them by scale. The networks are
+    convolutional, so that a model samples and scores any height and width that its scales can
+    squeeze, with a base distribution of that event shape.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [8, 8, 3])
+    >>> flow = tfd.TransformedDistribution(
+    ...     base, tfr.RealNVPImage((8, 8, 3), num_blocks=1, num_filters=8))
+    >>> images = flow.sample(2)
+    >>> images.shape, flow.log_prob(images).shape
+    (TensorShape([2, 8, 8, 3]), TensorShape([2]))
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3 and 4.1. Where the
+    paper leaves a detail open, it is that of the authors' code (tensorflow/models, real_nvp).
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int | None],
+        num_scales: int | None = None,
+        num_blocks: int = 4,
+        num_filters: int = 32,
+        *,
+        normalization: str | None = "batch",
+        momentum: float = 0.9,
+        use_scale: bool = True,
+        alpha: float | None = 0.05,
+        num_values: int = 256,
+        network_fn: Callable[..., Callable[..., tf.Tensor]] | None = None,
+        flow: FlowChain | None = None,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "real_nvp_image",
+    ) -> None:
+        """Constructs the model, with its networks.
+
+        Args:
+          image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
+            given; they serve to choose it, and to check that the scales fit.
+          num_scales: number of scales; `None` takes as many as end with a side of about 4.
+          num_blocks: residual blocks of each network.
+          num_filters: feature maps of the networks of the first scale's checkerboard couplings.
+          normalization: `'batch'` or `None`: what follows each coupling.
+          momentum: of the moving statistics of this normalisation.
+          use_scale: `False` makes all couplings additive, as in NICE.
+          alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
+          num_values: number of grey levels.
+          network_fn: makes the network of a coupling from the keyword arguments `mask`,
+            `input_channels`, `output_channels`, `num_filters` and `name`; `None` makes the paper's
+            `ConvResNet`. A Keras layer is built here.
+          flow: the flow between latents and logits that another model of the same configuration
+            holds, to share it; this is how a copy shares its networks.
+          dtype: `tf.float32` or `tf.float64`, of values and log det. The networks compute as the
+            global Keras dtype policy says (`mixed_bfloat16`, for example), or in float64.
+          validate_args: whether to assert that values are finite, and data in the range of
+            `PixelLogit`.
+          name: of the operations.
+
+        Raises:
+          ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
+            of range.
+          TypeError: if `dtype` is another one.
+        """
+        parameters = dict(locals())
+        image_shape = _checked_image_shape(image_shape, name)
+        if num_scales is None:
+            num_scales = _default_num_scales(image_shape, name)
+        _check_num_scales(num_scales, image_shape, name)
+        if normalization not in _NORMALIZATIONS:
+            raise ValueError(
+                f"{name}: expected a normalization of {_NORMALIZATIONS}, got {normalization!r}."
+            )
+        if num_blocks < 0 or num_filters < 1:
+            raise ValueError(
+                f"{name}: expected num_blocks of at least 0 and positive num_filters, got "
+                f"{num_blocks} and {num_filters}."
+            )
+        # What the networks and statistics in `flow` were made for.
+        architecture = {
+            "image_shape": image_shape,
+            "num_scales": num_scales,
+            "num_blocks": num_blocks,
+            "num_filters": num_filters,
+            "normalization": normalization,
+            "momentum": momentum,
+            "use_scale": use_scale,
+            "network_fn": network_fn,
+            "dtype": tf.as_dtype(dtype),
+        }
+        with tf.name_scope(name):
+            if flow is None:
+                flow = _Builder(**architecture).build()
+                flow.architecture = self._no_dependency(architecture)
+            _check_shared_flow(flow, architecture, name)
+            parameters.update(image_shape=image_shape, num_scales=num_scales, flow=flow)
+            self._flow = flow
+            self._image_shape = self._no_dependency(image_shape)
+            self._num_scales = num_scales
+            bijectors = [flow]
+            if alpha is not None:
+                logit = PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)
+                bijectors.insert(0, logit)
+            self._chain = FlowChain(bijectors, dtype=dtype)
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=self._chain.is_constant_jacobian,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def for_dataset(cls, dataset: str, **overrides: Any) -> RealNVPImage:
+        """Returns the paper's model for a dataset (table 1 and section 4.1).
+
+        #### Example
+
+        >>> import tfp_realnvp as tfr
+        >>> flow = tfr.RealNVPImage.for_dataset('celeb_a', num_blocks=1, num_filters=4)
+        >>> flow.image_shape, flow.num_scales
+        ((64, 64, 3), 5)
+
+        Args:
+          dataset: a key of `PAPER_CONFIGURATIONS`: `'cifar10'`, `'imagenet32'`, `'imagenet64'`,
+            `'lsun/bedroom'`, `'lsun/tower'`, `'lsun/church_outdoor'` or `'celeb_a'`.
+          **overrides: arguments of the constructor that are to differ.
+
+        Raises:
+          ValueError: if the paper has no such dataset.
+        """
+        if dataset not in PAPER_CONFIGURATIONS:
+            raise ValueError(
+                f"expected a dataset of the paper, one of {sorted(PAPER_CONFIGURATIONS)}, got "
+                f"{dataset!r}."
+            )
+        return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
+
+    @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """(height, width, channels) that the model was made for."""
+        return tuple(self._image_shape)
+
+    @property
+    def num_scales(self) -> int:
+        """The number of scales."""
+        return self._num_scales
+
+    @property
+    def flow(self) -> FlowChain:
+        """The flow between latents and logits: all that has weights."""
+        return self._flow
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether a network takes `conditional_input`."""
+        return parts.accepts_conditional_input(self._flow)
+
+    def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the latents by scale, the finest first.
+
+        Args:
+          latents: [..., H, W, C], as `inverse` gives them.
+
+        Returns:
+          For scale i < L: the half factored out there, [..., H / 2ⁱ, W / 2ⁱ, 2ⁱ C], i from 1; last
+          the coarsest, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
+
+        Raises:
+          TypeError: if the dtype is another one.
+          ValueError: if the shape does not fit.
+        """
+        going_on = self._as_input(latents, inverse=False)
+        by_scale = []
+        for _ in range(self._num_scales - 1):
+            squeezed = squeeze.Squeeze(order="factor_out", dtype=self.dtype).forward(going_on)
+            going_on, factored_out = tf.split(squeezed, 2, axis=-1)
+            by_scale.append(factored_out)
+        return [*by_scale, going_on]
+
+    def merge_latents(self, by_scale: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the latents, [..., H, W, C], that `split_latents` gives as `by_scale`.
+
+        Args:
+          by_scale: `num_scales` tensors, the finest scale first.
+
+        Raises:
+          ValueError: if their number is another one.
+        """
+        if len(by_scale) != self._num_scales:
+            raise ValueError(
+                f"{self.name}: expected latents of {self._num_scales} scales, got {len(by_scale)}."
+            )
+        *finer, going_on = by_scale
+        for factored_out in reversed(finer):
+            squeezed = tf.concat([going_on, factored_out], axis=-1)
+            going_on = squeeze.Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
+        return going_on
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        height, width, channels = shape
+        expected = self._image_shape[-1]
+        if channels != expected:
+            raise ValueError(f"{self.name}: expected {expected} channels, got shape {shape}.")
+        divisor = 2 ** (self._num_scales - 1)
+        if any(size is not None and size % divisor for size in (height, width)):
+            raise ValueError(
+                f"{self.name}: expected a height and width divisible by {divisor}, for "
+                f"{self._num_scales} scales, got shape {shape}."
+            )
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._chain._forward_and_log_det(x, **options)
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return parts.inverse_and_log_det(self._chain, y, **options)
+
+
+class _Builder:
+    """Makes the flow between latents and logits, scale by scale."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int | None, int | None, int],
+        num_scales: int,
+        num_blocks: int,
+        num_filters: int,
+        normalization: str | None,
+        momentum: float,
+        use_scale: bool,
+        network_fn: Callable[..., Callable[..., tf.Tensor]] | None,
+        dtype: tf.DType,
+    ) -> None:
+        self._channels = image_shape[-1]
+        self._num_scales = num_scales
+        self._num_blocks = num_blocks
+        self._num_filters = num_filters
+        self._normalization = normalization
+        self._momentum = momentum
+        self._use_scale = use_scale
+        self._network_fn = network_fn or self._conv_resnet
+        self._dtype = dtype
+
+    def build(self) -> FlowChain:
+        return self._scale(0, self._channels, self._num_filters)
+
+    def _scale(self, index: int, channels: int, filters: int) -> FlowChain:
+        name = f"scale{index}"
+        dtype = self._dtype
+        if index == self._num_scales - 1:
+            masks = [CheckerboardMask(i % 2) for i in range(4)]
+            couplings = self._couplings(masks, channels, filters, f"{name}_checkerboard")
+            return FlowChain(couplings, dtype=dtype, name=name)
+        checkerboard = self._couplings(
+            [CheckerboardMask(i % 2) for i in range(3)], channels, filters, f"{name}_checkerboard"
+        )
+        channelwise = self._couplings(
+            [ChannelMask(i % 2) for i in range(3)], 4 * channels, 2 * filters, f"{name}_channel"
+        )
+        following = FactorOut(
+            self._scale(index + 1, 2 * channels, 2 * filters),
+            dtype=dtype,
+            name=f"{name}_factor_out",
+        )
+        plain = squeeze.Squeeze(dtype=dtype)
+        factor_out = squeeze.Squeeze(order="factor_out", dtype=dtype)
+        return FlowChain(
+            [
+                *checkerboard,
+                # To the channels and back, and there again in the other order: as in the authors'
+                # code, so that the half that goes on is a checkerboard of the image.
+                tfb.Invert(plain),
+                *channelwise,
+                plain,
+                tfb.Invert(factor_out),
+                following,
+                factor_out,
+            ],
+            dtype=dtype,
+            name=name,
+        )
+
+    def _couplings(
+        self, masks: Sequence[Mask], channels: int, filters: int, name: str
+    ) -> list[FlowBijector]:
+        bijectors = []
+        for index, mask in enumerate(masks):
+            changed = mask.changed_channels(channels)
+            input_channels = channels if changed == channels else channels - changed
+            network = self._network_fn(
+                mask=mask,
+                input_channels=input_channels,
+                output_channels=2 * changed if self._use_scale else changed,
+                num_filters=filters,
+                name=f"{name}{index}",
+            )
+            if isinstance(network, keras.layers.Layer) and not network.built:
+                network.build((None, None, None, input_channels))
+            coupling = AffineCoupling(
+                mask,
+                network,
+                use_scale=self._use_scale,
+                dtype=self._dtype,
+                name=f"{name}{index}_coupling",
+            )
+            bijectors.append(coupling)
+            if self._normalization == "batch":
+                norm = BatchNormalization(
+                    self._momentum,
+                    num_channels=channels,
+                    dtype=self._dtype,
+                    name=f"{name}{index}_norm",
+                )
+                bijectors.append(norm)
+        return bijectors
+
+    def _conv_resnet(
+        self, *, mask: Mask, input_channels: int, output_channels: int, num_filters: int, name: str
+    ) -> ConvResNet:
+        del input_channels
+        return ConvResNet(
+            output_channels,
+            self._num_blocks,
+            num_filters,
+            checkerboard_parity=mask.parity if isinstance(mask, CheckerboardMask) else None,
+            dtype="float64" if self._dtype == tf.float64 else None,
+            name=name,
+        )
+
+
+def _checked_image_shape(
+    image_shape: Sequence[int | None], name: str
+) -> tuple[int | None, int | None, int]:
+    shape = tuple(image_shape)
+    sizes = [size for size in shape if size is not None]
+    if len(shape) != 3 or shape[-1] is None or any(int(size) < 1 for size in sizes):
+        raise ValueError(
+            f"{name}: expected an image_shape (height, width, channels), got {image_shape!r}."
+        )
+    return tuple(None if size is None else int(size) for size in shape)
+
+
+def _default_num_scales(image_shape: tuple[int | None, int | None, int], name: str) -> int:
+    if None in image_shape:
+        raise ValueError(
+            f"{name}: expected num_scales for images of unknown size, {image_shape}, got None."
+        )
+    num_scales, side = 1, math.gcd(*image_shape[:2])
+    # The recursion ends when the input of the last scale is 4 × 4 (section 4.1); a side that is not
+    # 4 times a power of 2 ends at the last one above that can be halved.
+    while side % 2 == 0 and min(image_shape[:2]) // 2**num_scales >= 4:
+        num_scales, side = num_scales + 1, side // 2
+    return num_scales
+
+
+def _check_num_scales(
+    num_scales: int, image_shape: tuple[int | None, int | None, int], name: str
+) -> None:
+    if num_scales < 1:
+        raise ValueError(f"{name}: expected num_scales of at least 1, got {num_scales}.")
+    divisor = 2 ** (num_scales - 1)
+    sides = [side for side in image_shape[:2] if side is not None]
+    if any(side % divisor or side // divisor < 2 for side in sides):
+        raise ValueError(
+            f"{name}: expected a height and width that can be halved {num_scales - 1} times to at "
+            f"least 2, for num_scales={num_scales}, got image_shape {image_shape}."
+        )
+
+
+def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:
+    made_for = getattr(flow, "architecture", {})
+    different = {
+        key: value for key, value in architecture.items() if made_for.get(key) != value
+    }
+    if different:
+        raise ValueError(
+            f"{name}: expected the configuration that the shared networks were made for, got "
+            f"{different}; construct a new RealNVPImage for another architecture."
+        )

@@ -1,0 +1,166 @@
+"""Trading spatial size for channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+
+__all__ = ["Squeeze"]
+
+_ORDERS = ("plain", "factor_out")
+
+
+class Squeeze(FlowBijector):
+    r"""Space to depth: [..., H, W, C] to [..., H/k, W/k, k²C], without loss; `k` is `block_size`.
+
+    Each block of k × k pixels becomes one pixel. Its sub-pixels (row, column) are laid out, `C`
+    channels each, in one of two orders:
+
+    *   `'plain'`: row by row, as `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
+    *   `'factor_out'`: those of an even sum first: (0,0), (1,1), (0,1), (1,0). Half of the channels
+        is then a checkerboard of the image, and that half goes on when the other is factored out.
+
+    The inverse is depth to space. Both are permutations: the log det is zero. A model, which goes
+    from latent to data, uses it as `tfb.Invert(Squeeze())`.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> image = tf.constant([[1., 2.], [3., 4.]])[..., tf.newaxis]
+    >>> Squeeze().forward(image).numpy().ravel().tolist()
+    [1.0, 2.0, 3.0, 4.0]
+    >>> Squeeze(order='factor_out').forward(image).numpy().ravel().tolist()
+    [1.0, 4.0, 2.0, 3.0]
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6 and figure 3; the
+    second order is that of the authors' code.
+    """
+
+    def __init__(
+        self,
+        block_size: int = 2,
+        order: str = "plain",
+        *,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "squeeze",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          block_size: the side `k` of a block, at least 2.
+          order: `'plain'` or `'factor_out'`.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to look for values that are not finite.
+          name: of the operations.
+
+        Raises:
+          ValueError: if `block_size` is below 2 or `order` another one.
+          TypeError: if `dtype` is another one.
+        """
+        parameters = dict(locals())
+        if block_size != int(block_size) or block_size < 2:
+            raise ValueError(f"{name}: expected a block_size of at least 2, got {block_size}.")
+        if order not in _ORDERS:
+            raise ValueError(f"{name}: expected an order of {_ORDERS}, got {order!r}.")
+        with tf.name_scope(name):
+            self._block_size = int(block_size)
+            self._order = order
+            subpixels = list(np.ndindex(self._block_size, self._block_size))
+            if order == "factor_out":
+                subpixels.sort(key=lambda subpixel: sum(subpixel) % 2)
+            self._positions = [row * self._block_size + column for row, column in subpixels]
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=True,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def block_size(self) -> int:
+        """The side of a block."""
+        return self._block_size
+
+    @property
+    def order(self) -> str:
+        """The order of the sub-pixels."""
+        return self._order
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        height, width, channels = shape
+        k = self._block_size
+        if inverse and channels is not None and channels % k**2:
+            raise ValueError(
+                f"{self.name}: expected a multiple of {k**2} channels to un-squeeze, got {shape}."
+            )
+        if not inverse and any(size is not None and size % k for size in (height, width)):
+            raise ValueError(
+                f"{self.name}: expected a height and width divisible by {k}, got {shape}."
+            )
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        k = self._block_size
+        y = tf.nn.space_to_depth(flatten_batch(x), k)
+        if self._order != "plain":
+            y = _reorder(y, self._positions)
+        return unflatten_batch(y, like=x), tf.zeros(tf.shape(x)[:-3], x.dtype)
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        k = self._block_size
+        x = flatten_batch(y)
+        if self._order != "plain":
+            x = _reorder(x, np.argsort(self._positions))
+        x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
+        return x, tf.zeros(tf.shape(y)[:-3], y.dtype)
+
+    def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        self._check_shape(input_shape, inverse=False)
+        if input_shape.rank is None:
+            return input_shape
+        *batch, height, width, channels = input_shape
+        k = self._block_size
+        return tf.TensorShape(
+            [*batch, _divide(height, k), _divide(width, k), _multiply(channels, k**2)]
+        )
+
+    def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
+        self._check_shape(output_shape, inverse=True)
+        if output_shape.rank is None:
+            return output_shape
+        *batch, height, width, channels = output_shape
+        k = self._block_size
+        return tf.TensorShape(
+            [*batch, _multiply(height, k), _multiply(width, k), _divide(channels, k**2)]
+        )
+
+    def _forward_event_shape_tensor(self, input_shape: tf.Tensor) -> tf.Tensor:
+        k = self._block_size
+        batch, (height, width, channels) = input_shape[:-3], tf.unstack(input_shape[-3:])
+        return tf.concat([batch, [height // k, width // k, channels * k**2]], axis=0)
+
+    def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
+        k = self._block_size
+        batch, (height, width, channels) = output_shape[:-3], tf.unstack(output_shape[-3:])
+        return tf.concat([batch, [height * k, width * k, channels // k**2]], axis=0)
+
+
+def _reorder(squeezed: tf.Tensor, positions: list[int]) -> tf.Tensor:
+    parts = tf.split(squeezed, len(positions), axis=-1)
+    return tf.concat([parts[position] for position in positions], axis=-1)
+
+
+def _divide(size: int | None, k: int) -> int | None:
+    return None if size is None else size // k
+
+
+def _multiply(size: int | None, k: int) -> int | None:
+    return None if size is None else size * k

@@ -1,0 +1,160 @@
+"""Masks of coupling layers: which half of an image a coupling keeps, and which it changes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["ChannelMask", "CheckerboardMask", "Mask"]
+
+
+class Mask(Protocol):
+    """What a coupling asks of its mask; `b` is the mask of eq. 9 of the paper."""
+
+    parity: int
+
+    def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the network sees, and what the coupling changes."""
+
+    def restrict(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the network's output where the coupling changes, zero where it keeps."""
+
+    def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
+        """Returns the image from both results of `split`, the second one changed."""
+
+    def changed_channels(self, channels: int) -> int:
+        """Returns how many channels the changed half of an image with `channels` has."""
+
+
+def _check_parity(parity: int) -> int:
+    if parity not in (0, 1):
+        raise ValueError(f"parity: expected 0 or 1, got {parity!r}.")
+    return int(parity)
+
+
+class CheckerboardMask:
+    """Spatial checkerboard (paper, section 3.4 and figure 3, left).
+
+    `b[i, j] = 1`, that is kept, where `i + j + parity` is odd. Parity 0 is the paper's mask and
+    parity 1 its complement. The board is made for the height and width of each call, so that a
+    coupling is not bound to one resolution.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow as tf
+    >>> mask = CheckerboardMask(parity=0)
+    >>> mask.split(tf.ones([1, 2, 2, 1]))[0].numpy()[0, :, :, 0].tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+
+    def __init__(self, parity: int = 0) -> None:
+        """Constructs the mask.
+
+        Args:
+          parity: 0 keeps the positions whose coordinates have an odd sum, 1 the others.
+
+        Raises:
+          ValueError: if `parity` is neither 0 nor 1.
+        """
+        self.parity = _check_parity(parity)
+
+    def board(self, image: tf.Tensor) -> tf.Tensor:
+        """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
+        height, width = image.shape[-3], image.shape[-2]
+        if height is not None and width is not None:
+            # A constant: no operation of the graph computes it again at each step.
+            odd = (np.add.outer(np.arange(height), np.arange(width)) + self.parity) % 2
+            return tf.constant(odd[..., np.newaxis], image.dtype)
+        shape = tf.shape(image)
+        rows, columns = tf.range(shape[-3])[:, None, None], tf.range(shape[-2])[:, None]
+        return tf.cast((rows + columns + self.parity) % 2, image.dtype)
+
+    def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `(b * x, x)`: the kept half with zeros between, and the whole image."""
+        return x * self.board(x), x
+
+    def restrict(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns `(1 - b) * x`: a zero shift and log scale leave the kept half as it is."""
+        return x * (1 - self.board(x))
+
+    def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
+        """Returns `changed`, which still holds the kept positions."""
+        del kept
+        return changed
+
+    def changed_channels(self, channels: int) -> int:
+        """Returns `channels`: each channel has positions of both colours."""
+        return channels
+
+    def __repr__(self) -> str:
+        return f"CheckerboardMask(parity={self.parity})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.parity == self.parity
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.parity))
+
+
+class ChannelMask:
+    """Channel-wise mask (paper, section 3.4 and figure 3, right).
+
+    Parity 0 keeps the first half of the channels and changes the second, parity 1 the other way
+    round. The network sees the kept channels only.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> kept, changed = ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
+    >>> float(kept), float(changed)
+    (2.0, 1.0)
+    """
+
+    def __init__(self, parity: int = 0) -> None:
+        """Constructs the mask.
+
+        Args:
+          parity: 0 keeps the first half of the channels, 1 the second.
+
+        Raises:
+          ValueError: if `parity` is neither 0 nor 1.
+        """
+        self.parity = _check_parity(parity)
+
+    def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the kept and the changed half of the channels, each [..., H, W, C/2]."""
+        self.changed_channels(x.shape[-1])
+        first, second = tf.split(x, 2, axis=-1)
+        return (second, first) if self.parity else (first, second)
+
+    def restrict(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns `x`: the network only speaks of the changed half."""
+        return x
+
+    def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
+        """Returns both halves at their places, [..., H, W, C]."""
+        return tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
+
+    def changed_channels(self, channels: int) -> int:
+        """Returns `channels / 2`.
+
+        Args:
+          channels: the channels of the image.
+
+        Raises:
+          ValueError: if `channels` is odd.
+        """
+        if channels % 2:
+            raise ValueError(f"ChannelMask: expected an even number of channels, got {channels}.")
+        return channels // 2
+
+    def __repr__(self) -> str:
+        return f"ChannelMask(parity={self.parity})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.parity == self.parity
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.parity))

@@ -1,0 +1,113 @@
+"""Weight-normalised convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = ["WeightNormConv2D"]
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class WeightNormConv2D(keras.layers.Layer):
+    r"""A 2-D convolution, stride 1 and padding 'same', whose kernel has a learned norm.
+
+    ```
+    w[:, :, :, k] = scale[k] * kernel[:, :, :, k] / ||kernel[:, :, :, k]||,    y = conv(x, w) + bias
+    ```
+
+    The scale starts at `initial_scale`: with 1, an input whose elements have a mean square of 1
+    gives an output whose elements have about the same.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> layer = WeightNormConv2D(8, 3)
+    >>> layer(tf.ones([2, 5, 5, 3])).shape, len(layer.trainable_variables)
+    (TensorShape([2, 5, 5, 8]), 3)
+
+    #### References
+
+    Salimans, Kingma: Weight Normalization, eq. 2; used throughout by Real NVP (section 3.7).
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        *,
+        use_bias: bool = True,
+        initial_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        """Constructs the layer.
+
+        Args:
+          filters: number of output channels.
+          kernel_size: side of the kernel.
+          use_bias: whether to add a bias.
+          initial_scale: what the norm of each filter starts with.
+          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
+
+        Raises:
+          ValueError: if `filters` or `kernel_size` is not positive.
+        """
+        super().__init__(**kwargs)
+        if filters < 1 or kernel_size < 1:
+            raise ValueError(
+                f"{self.name}: expected positive filters and kernel_size, got {filters} and "
+                f"{kernel_size}."
+            )
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.use_bias = use_bias
+        self.initial_scale = initial_scale
+        self.scale = self.bias = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the variables for inputs of `input_shape`, [B, H, W, C]."""
+        shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
+        # Only the direction counts, so that any isotropic initialiser will do.
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="random_normal")
+        self.scale = self.add_weight(
+            name="scale",
+            shape=(self.filters,),
+            initializer=keras.initializers.Constant(self.initial_scale),
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns [B, H, W, filters] for inputs [B, H, W, C]."""
+        outputs = tf.nn.conv2d(inputs, self.normalized_kernel(), strides=1, padding="SAME")
+        return outputs if self.bias is None else tf.nn.bias_add(outputs, self._cast(self.bias))
+
+    def normalized_kernel(self) -> tf.Tensor:
+        """Returns `w`, [kernel_size, kernel_size, C, filters], in the compute dtype."""
+        # The norm in the variables' own precision, also when the layer computes in half of it.
+        kernel = self.kernel._value
+        return self._cast(kernel * (self.scale._value * tf.math.rsqrt(_square_norm(kernel))))
+
+    def _cast(self, value: Any) -> tf.Tensor:
+        return tf.cast(value, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the output for that of an input."""
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "use_bias": self.use_bias,
+            "initial_scale": self.initial_scale,
+        }
+
+
+def _square_norm(kernel: tf.Tensor) -> tf.Tensor:
+    # A filter of zeros has no direction: the small number makes it stay zero.
+    return tf.reduce_sum(tf.square(kernel), axis=[0, 1, 2]) + 1e-30
