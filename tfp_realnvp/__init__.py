@@ -12,7 +12,10 @@ from tfp_realnvp.bijectors import (
     RealNVPImage,
     Squeeze,
 )
+from tfp_realnvp.diagnosis import NonFiniteLossError
+from tfp_realnvp.model import FlowModel
 from tfp_realnvp.networks import ConvResNet, WeightNormConv2D
+from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 
 __all__ = [
     "AffineCoupling",
@@ -23,8 +26,13 @@ __all__ = [
     "FactorOut",
     "FlowBijector",
     "FlowChain",
+    "FlowModel",
+    "NonFiniteLossError",
     "PixelLogit",
     "RealNVPImage",
     "Squeeze",
     "WeightNormConv2D",
+    "bits_per_dim",
+    "dequantize",
+    "to_uint8",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -9,9 +12,19 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
-__all__ = ["accepts_conditional_input", "call_options", "forward_and_log_det", "inverse_and_log_det"]
+__all__ = [
+    "accepts_conditional_input",
+    "call_options",
+    "forward_and_log_det",
+    "inverse_and_log_det",
+    "observe_inverse",
+]
 
 tfb = tfp.bijectors
+
+_observer: contextvars.ContextVar[Callable[..., None] | None] = contextvars.ContextVar(
+    "observer", default=None
+)
 
 
 def forward_and_log_det(
@@ -45,11 +58,26 @@ def inverse_and_log_det(
     """Returns `bijector.inverse(y)` and its log det; see `forward_and_log_det`."""
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(y.shape, inverse=True)
-        return bijector._inverse_and_log_det(bijector._validated(y, inverse=True), **options)
-    if isinstance(bijector, tfb.Invert):
+        x, ildj = bijector._inverse_and_log_det(bijector._validated(y, inverse=True), **options)
+    elif isinstance(bijector, tfb.Invert):
         return forward_and_log_det(bijector.bijector, y, **options)
-    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
-    return bijector.inverse(y), tf.broadcast_to(ildj, tf.shape(y)[:-3])
+    else:
+        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+        x, ildj = bijector.inverse(y), tf.broadcast_to(ildj, tf.shape(y)[:-3])
+    observer = _observer.get()
+    if observer is not None:
+        observer(bijector, x, ildj)
+    return x, ildj
+
+
+@contextlib.contextmanager
+def observe_inverse(observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], None]) -> Iterator:
+    """Calls `observer(part, x, ildj)` after the inverse pass of each part, inner ones first."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
