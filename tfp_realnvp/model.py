@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import pixels
+from tfp_realnvp import pixels, tfp_types
 from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, parts
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
 from tfp_realnvp.networks import WeightNormConv2D
@@ -359,13 +359,13 @@ class _TrackedVariables(keras.layers.Layer):
 
 def _log_prob_options(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     """Returns the keyword arguments of `log_prob` that take `options` to the bijectors in it."""
-    if isinstance(distribution, tfd.TransformedDistribution):
+    if isinstance(distribution, tfp_types.TransformedDistribution):
         routed = {
             "distribution_kwargs": _log_prob_options(distribution.distribution, **options),
             "bijector_kwargs": parts.call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    if isinstance(distribution, tfd.Independent):
+    if isinstance(distribution, tfp_types.Independent):
         return _log_prob_options(distribution.distribution, **options)
     return {}
 

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import tfp_types
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = [
@@ -46,7 +47,7 @@ def forward_and_log_det(
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(x.shape, inverse=False)
         return bijector._forward_and_log_det(bijector._validated(x, inverse=False), **options)
-    if isinstance(bijector, tfb.Invert):
+    if isinstance(bijector, tfp_types.Invert):
         return inverse_and_log_det(bijector.bijector, x, **options)
     fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
     return bijector.forward(x), tf.broadcast_to(fldj, tf.shape(x)[:-3])
@@ -59,7 +60,7 @@ def inverse_and_log_det(
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(y.shape, inverse=True)
         x, ildj = bijector._inverse_and_log_det(bijector._validated(y, inverse=True), **options)
-    elif isinstance(bijector, tfb.Invert):
+    elif isinstance(bijector, tfp_types.Invert):
         return forward_and_log_det(bijector.bijector, y, **options)
     else:
         ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
@@ -82,7 +83,7 @@ def observe_inverse(observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], Non
 
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
     """Returns whether a network in `bijector` takes `conditional_input`."""
-    if isinstance(bijector, tfb.Invert):
+    if isinstance(bijector, tfp_types.Invert):
         bijector = bijector.bijector
     return isinstance(bijector, FlowBijector) and bijector.accepts_conditional_input
 
@@ -109,9 +110,9 @@ def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
     """
     if isinstance(bijector, FlowBijector):
         return dict(options)
-    if isinstance(bijector, tfb.Invert):
+    if isinstance(bijector, tfp_types.Invert):
         return call_options(bijector.bijector, **options)
-    if isinstance(bijector, tfb.Chain):
+    if isinstance(bijector, tfp_types.Chain):
         routed = {part.name: call_options(part, **options) for part in bijector.bijectors}
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
     return {}
