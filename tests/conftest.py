@@ -4,8 +4,12 @@ TensorFlow is imported late: the process that only hands out tests to workers ne
 """
 
 import os
+import sys
 
 import pytest
+
+# pytest imports each test file by its path alone: this makes the common helpers importable.
+sys.path.insert(0, os.path.dirname(__file__))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

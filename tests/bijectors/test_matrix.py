@@ -1,0 +1,463 @@
+"""One set of checks that every bijector goes through."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A constructor, `make(dtype)`, and the shape of its latents."""
+
+    make: Callable
+    latent_shape: tuple[int, int, int]
+    num_couplings: int = 0
+    num_normalizations: int = 0
+    # Height and width of latents of another size have to be multiples of this.
+    multiple: int = 1
+    # Data is of pixel values in [0, num_values), if that is not 0.
+    num_values: int = 0
+
+
+def _coupling(mask, **kwargs):
+    return Case(lambda dtype: ft.coupling(mask, 4, dtype, **kwargs), (4, 2, 4), num_couplings=1)
+
+
+def _image(num_couplings, shape=(4, 4, 3), **kwargs):
+    has_norm = kwargs.get("normalization", "batch") == "batch"
+    kwargs = {"num_scales": 1, "num_blocks": 1, "num_filters": 4, **kwargs}
+    return Case(
+        lambda dtype: tfr.RealNVPImage(shape, dtype=dtype, **kwargs),
+        shape,
+        num_couplings,
+        num_couplings if has_norm else 0,
+        multiple=2 ** (kwargs["num_scales"] - 1),
+        num_values=kwargs.get("num_values", 256) if kwargs.get("alpha", 0.05) else 0,
+    )
+
+
+def _flow_chain(dtype):
+    return tfr.FlowChain(
+        [
+            tfr.PixelLogit(dtype=dtype),
+            tfb.Scale(tf.constant(0.7, dtype)),
+            ft.coupling(tfr.CheckerboardMask(0), 1, dtype),
+            tfr.BatchNormalization(num_channels=1, dtype=dtype),
+            tfb.Invert(tfr.Squeeze(dtype=dtype)),
+            ft.coupling(tfr.ChannelMask(0), 4, dtype),
+        ],
+        dtype=dtype,
+    )
+
+
+def _tfp_chain(dtype):
+    return tfb.Chain(
+        [
+            tfb.Softplus(),
+            ft.coupling(tfr.CheckerboardMask(1), 2, dtype),
+            tfb.Invert(ft.coupling(tfr.ChannelMask(1), 2, dtype)),
+        ]
+    )
+
+
+def _factor_out(dtype):
+    inner = [
+        ft.coupling(tfr.CheckerboardMask(0), 2, dtype),
+        tfr.BatchNormalization(num_channels=2, dtype=dtype),
+    ]
+    return tfr.FactorOut(tfr.FlowChain(inner, dtype=dtype), dtype=dtype)
+
+
+CASES = {
+    "checkerboard0_affine": _coupling(tfr.CheckerboardMask(0)),
+    "checkerboard1_affine": _coupling(tfr.CheckerboardMask(1)),
+    "channel0_affine": _coupling(tfr.ChannelMask(0)),
+    "channel1_affine": _coupling(tfr.ChannelMask(1)),
+    "checkerboard0_additive": _coupling(tfr.CheckerboardMask(0), use_scale=False),
+    "checkerboard1_additive": _coupling(tfr.CheckerboardMask(1), use_scale=False),
+    "channel0_additive": _coupling(tfr.ChannelMask(0), use_scale=False),
+    "channel1_additive": _coupling(tfr.ChannelMask(1), use_scale=False),
+    "batch_normalization": Case(
+        lambda dtype: tfr.BatchNormalization(num_channels=3, dtype=dtype),
+        (4, 2, 3),
+        num_normalizations=1,
+    ),
+    "squeeze_plain": Case(lambda dtype: tfr.Squeeze(dtype=dtype), (4, 2, 3), multiple=2),
+    "squeeze_factor_out": Case(
+        lambda dtype: tfr.Squeeze(order="factor_out", dtype=dtype), (4, 2, 3), multiple=2
+    ),
+    "squeeze_block3": Case(
+        lambda dtype: tfr.Squeeze(3, order="factor_out", dtype=dtype), (6, 3, 2), multiple=3
+    ),
+    "squeeze_inverted": Case(
+        lambda dtype: tfb.Invert(tfr.Squeeze(order="factor_out", dtype=dtype)), (2, 1, 8)
+    ),
+    "factor_out": Case(_factor_out, (4, 2, 4), num_couplings=1, num_normalizations=1),
+    "flow_chain": Case(
+        _flow_chain, (2, 3, 4), num_couplings=2, num_normalizations=1, num_values=256
+    ),
+    "flow_chain_empty": Case(lambda dtype: tfr.FlowChain([], dtype=dtype), (2, 3, 1)),
+    "tfp_chain": Case(_tfp_chain, (4, 2, 2), num_couplings=2),
+    "pixel_logit": Case(lambda dtype: tfr.PixelLogit(dtype=dtype), (4, 2, 3), num_values=256),
+    "image_1_scale": _image(4),
+    "image_2_scales": _image(10, num_scales=2, num_blocks=0),
+    "image_3_scales": _image(16, (8, 8, 1), num_scales=3, num_blocks=0),
+    "image_no_logit": _image(4, alpha=None),
+    "image_no_normalization": _image(4, normalization=None),
+    "image_additive": _image(10, num_scales=2, use_scale=False, num_blocks=0),
+    "image_grey_17": _image(4, (4, 4, 1), num_values=17),
+    "image_4x8": _image(10, (4, 8, 1), num_scales=2, num_blocks=0),
+}
+DTYPES = [tf.float32, tf.float64]
+
+each_case = pytest.mark.parametrize("name", CASES)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+
+
+@functools.cache
+def _bijector(name, dtype=tf.float64):
+    """A bijector with random variables, which no test may write to."""
+    return ft.randomize(CASES[name].make(dtype), seed=1)
+
+
+def _latents(name, dtype=tf.float64, batch=(3,), seed=0, more=(0, 0)):
+    height, width, channels = CASES[name].latent_shape
+    shape = [*batch, height + more[0], width + more[1], channels]
+    if CASES[name].num_values:
+        # Latents of images: others can be so far out that the sigmoid's end has no inverse.
+        shape = _bijector(name, dtype).forward_event_shape(shape)
+        data = ft.pixels(shape, dtype, seed) * (CASES[name].num_values / 256)
+        return tf.identity(_bijector(name, dtype).inverse(data))
+    return ft.normal(shape, dtype, seed)
+
+
+def _data(name, dtype=tf.float64, batch=(3,), seed=0):
+    return tf.identity(_bijector(name, dtype).forward(_latents(name, dtype, batch, seed)))
+
+
+def _all_results(bijector, x, y):
+    """All four hooks, at latents and data that do not come from one another."""
+    return (
+        bijector.forward(x),
+        bijector.forward_log_det_jacobian(x, event_ndims=3),
+        bijector.inverse(y),
+        bijector.inverse_log_det_jacobian(y, event_ndims=3),
+    )
+
+
+def _assert_all_close(actual, expected, **kwargs):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, **kwargs)
+
+
+def _tolerance(dtype):
+    if dtype == tf.float64:
+        return {"rtol": 1e-9, "atol": 1e-9}
+    return {"rtol": 2e-4, "atol": 1e-3}
+
+
+@each_dtype
+@each_case
+def test_round_trip_from_latents(name, dtype):
+    bijector, x = _bijector(name, dtype), _latents(name, dtype)
+    y = bijector.forward(x)
+    assert np.isfinite(y).all()
+    # The identity keeps the cache from handing `x` back.
+    np.testing.assert_allclose(bijector.inverse(tf.identity(y)), x, **_tolerance(dtype))
+
+
+@each_dtype
+@each_case
+def test_round_trip_from_data(name, dtype):
+    bijector, y = _bijector(name, dtype), _data(name, dtype)
+    x = bijector.inverse(y)
+    assert np.isfinite(x).all()
+    np.testing.assert_allclose(bijector.forward(tf.identity(x)), y, **_tolerance(dtype))
+
+
+@each_case
+def test_forward_log_det_is_that_of_the_jacobian(name):
+    bijector, x = _bijector(name), _latents(name, batch=())
+    expected = ft.jacobian_log_det(bijector.forward, x)
+    actual = bijector.forward_log_det_jacobian(x, event_ndims=3)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+@each_case
+def test_inverse_log_det_is_that_of_the_jacobian(name):
+    bijector, y = _bijector(name), _data(name, batch=())
+    expected = ft.jacobian_log_det(bijector.inverse, y)
+    actual = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+@each_dtype
+@each_case
+def test_log_dets_are_opposite(name, dtype):
+    bijector, x = _bijector(name, dtype), _latents(name, dtype)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
+    y = tf.identity(bijector.forward(x))
+    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+    np.testing.assert_allclose(ildj, -fldj, **_tolerance(dtype))
+    assert fldj.dtype == ildj.dtype == dtype
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"flow_chain_empty"}))
+def test_random_weights_make_no_identity(name):
+    x = _latents(name)
+    y = _bijector(name).forward(x)
+    assert y.shape != x.shape or np.abs(y - x).max() > 0.1
+
+
+@each_case
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_gradients_of_all_trainable_variables(name, direction):
+    bijector = _bijector(name)
+    value = _latents(name) if direction == "forward" else _data(name)
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        result = getattr(bijector, direction)(value)
+        log_det = getattr(bijector, f"{direction}_log_det_jacobian")(value, event_ndims=3)
+        # Random weights: a plain sum could hide gradients that cancel.
+        loss = tf.reduce_sum(result * ft.normal(result.shape, tf.float64, seed=5))
+        loss += tf.reduce_sum(log_det)
+    variables = [value, *bijector.trainable_variables]
+    for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+        what = getattr(variable, "name", "the input") if variable is not value else "the input"
+        assert gradient is not None, what
+        assert np.isfinite(gradient).all(), what
+
+
+@each_case
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=["none", "B", "SB"])
+def test_leading_shapes(name, batch):
+    bijector, x = _bijector(name), _latents(name, batch=batch)
+    y = bijector.forward(x)
+    assert y.shape[:-3] == batch
+    assert bijector.inverse(tf.identity(y)).shape == x.shape
+    assert bijector.forward_log_det_jacobian(x, event_ndims=3).shape == batch
+    assert bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3).shape == batch
+    # Each image on its own gives the same as all at once.
+    flat = bijector.forward(tf.reshape(x, [-1, *CASES[name].latent_shape]))
+    np.testing.assert_allclose(tf.reshape(flat, y.shape), y, rtol=1e-12, atol=1e-12)
+
+
+@each_dtype
+@each_case
+def test_dtype(name, dtype):
+    results = _all_results(_bijector(name, dtype), _latents(name, dtype), _data(name, dtype))
+    assert {result.dtype for result in results} == {dtype}
+
+
+@each_case
+def test_float32_agrees_with_float64(name):
+    double, single = _bijector(name), CASES[name].make(tf.float32)
+    # Names sort the variables alike in both.
+    for to, value in zip(single.variables, double.variables, strict=True):
+        assert to.name.split("/")[-1] == value.name.split("/")[-1]
+        to.assign(tf.cast(value, tf.float32))
+    x, y = _latents(name), _data(name, seed=1)
+    actual = _all_results(single, tf.cast(x, tf.float32), tf.cast(y, tf.float32))
+    _assert_all_close(actual, _all_results(double, x, y), rtol=1e-4, atol=1e-3)
+
+
+@each_case
+def test_function_equals_eager(name):
+    bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
+    expected = _all_results(bijector, x, y)
+    actual = tf.function(lambda x, y: _all_results(bijector, x, y))(x, y)
+    _assert_all_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@each_case
+def test_xla_equals_eager(name):
+    bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
+    expected = _all_results(bijector, x, y)
+    compiled = tf.function(lambda x, y: _all_results(bijector, x, y), jit_compile=True)
+    _assert_all_close(compiled(x, y), expected, rtol=1e-9, atol=1e-9)
+
+
+@each_case
+def test_unknown_batch_height_and_width(name):
+    case, bijector = CASES[name], _bijector(name)
+
+    def unknown(value):
+        return tf.TensorSpec([None, None, None, value.shape[-1]], value.dtype)
+
+    x, y = _latents(name), _data(name, seed=1)
+    function = tf.function(
+        lambda x, y: _all_results(bijector, x, y), input_signature=[unknown(x), unknown(y)]
+    )
+    _assert_all_close(function(x, y), _all_results(bijector, x, y), rtol=1e-10, atol=1e-10)
+    # The same trace serves another size.
+    x = _latents(name, batch=(2,), more=(2 * case.multiple, case.multiple))
+    y = tf.identity(bijector.forward(x))
+    _assert_all_close(function(x, y), _all_results(bijector, x, y), rtol=1e-10, atol=1e-10)
+
+
+@each_case
+def test_unknown_rank_of_the_batch(name):
+    bijector, x = _bijector(name), _latents(name, batch=(2, 3))
+    function = tf.function(
+        lambda x: (bijector.forward(x), bijector.forward_log_det_jacobian(x, event_ndims=3)),
+        input_signature=[tf.TensorSpec([None, None, *x.shape[-3:]], x.dtype)],
+    )
+    y, fldj = function(x)
+    np.testing.assert_allclose(y, bijector.forward(x), rtol=1e-10, atol=1e-10)
+    assert fldj.shape == (2, 3)
+
+
+@each_case
+def test_equality_and_hash(name):
+    bijector = _bijector(name)
+    same = bijector.copy()
+    assert same == bijector and hash(same) == hash(bijector)
+    other = CASES[name].make(tf.float64)
+    if bijector.variables:
+        assert other != bijector
+    assert CASES[name].make(tf.float32) != bijector
+
+
+# Without variables bijectors of equal configuration are equal, and may share results.
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.num_couplings + case.num_normalizations]
+)
+def test_equal_configurations_do_not_share_results(name):
+    first, x = _bijector(name), _latents(name)
+    second = ft.randomize(CASES[name].make(tf.float64), seed=2)
+    y = first.forward(x), first.forward_log_det_jacobian(x, event_ndims=3)
+    fresh = tf.identity(x)
+    expected = second.forward(fresh), second.forward_log_det_jacobian(fresh, event_ndims=3)
+    actual = second.forward(x), second.forward_log_det_jacobian(x, event_ndims=3)
+    _assert_all_close(actual, expected, rtol=1e-12)
+    assert np.abs(actual[0] - y[0]).max() > 1e-3
+
+
+@each_case
+def test_copy_shares_variables(name):
+    bijector = _bijector(name)
+    copy = bijector.copy(name="copied")
+    assert copy.name == "copied"
+    assert {v.ref() for v in copy.variables} == {v.ref() for v in bijector.variables}
+    x, y = _latents(name), _data(name, seed=1)
+    _assert_all_close(_all_results(copy, x, y), _all_results(bijector, x, y), rtol=1e-12)
+
+
+@each_case
+def test_copy_with_validate_args(name):
+    bijector = _bijector(name)
+    copy = bijector.copy(validate_args=True)
+    assert copy.validate_args and not bijector.validate_args
+    assert {v.ref() for v in copy.variables} == {v.ref() for v in bijector.variables}
+    x, y = _latents(name), _data(name, seed=1)
+    _assert_all_close(_all_results(copy, x, y), _all_results(bijector, x, y), rtol=1e-12)
+
+
+# The assertions in a graph; a whole image flow has them from these parts.
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("image")])
+def test_validate_args_in_a_function(name):
+    bijector, x, y = _bijector(name).copy(validate_args=True), _latents(name), _data(name, seed=1)
+    traced = tf.function(lambda x, y: _all_results(bijector, x, y))(x, y)
+    _assert_all_close(traced, _all_results(bijector, x, y), rtol=1e-10, atol=1e-10)
+
+
+@each_case
+@pytest.mark.parametrize("batch", [(), (5,), (7, 5)], ids=["none", "B", "SB"])
+def test_event_shapes(name, batch):
+    bijector = _bijector(name)
+    x_shape = [*batch, *CASES[name].latent_shape]
+    y_shape = list(bijector.forward(tf.zeros([1, *x_shape], tf.float64)).shape[1:])
+    assert bijector.forward_event_shape(x_shape) == y_shape
+    assert bijector.inverse_event_shape(y_shape) == x_shape
+    assert bijector.forward_event_shape_tensor(x_shape).numpy().tolist() == y_shape
+    assert bijector.inverse_event_shape_tensor(y_shape).numpy().tolist() == x_shape
+
+
+@each_case
+def test_unknown_event_shapes(name):
+    bijector = _bijector(name)
+    *_, channels = CASES[name].latent_shape
+    y_channels = bijector.forward_event_shape(CASES[name].latent_shape)[-1]
+    x_shape, y_shape = [None, None, channels], [None, None, y_channels]
+    assert bijector.forward_event_shape(x_shape).as_list() == y_shape
+    assert bijector.inverse_event_shape(y_shape).as_list() == x_shape
+    assert bijector.forward_event_shape(tf.TensorShape(None)).rank is None
+
+
+@each_case
+def test_event_ndims(name):
+    bijector = _bijector(name)
+    assert bijector.forward_min_event_ndims == bijector.inverse_min_event_ndims == 3
+    assert bijector.forward_event_ndims(3) == bijector.inverse_event_ndims(3) == 3
+    # More event dimensions than three: the log det is the sum over them.
+    x = _latents(name, batch=(2, 3))
+    expected = tf.reduce_sum(bijector.forward_log_det_jacobian(x, event_ndims=3), axis=-1)
+    actual = bijector.forward_log_det_jacobian(x, event_ndims=4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+@each_case
+def test_variables_are_complete(name):
+    case, bijector = CASES[name], _bijector(name)
+    parts = [bijector, *bijector.submodules]
+    couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
+    norms = [part for part in parts if isinstance(part, tfr.BatchNormalization)]
+    assert (len(couplings), len(norms)) == (case.num_couplings, case.num_normalizations)
+    scales = [part.scale for part in couplings if part.scale is not None]
+    trainable, frozen = list(scales), []
+    for part in couplings:
+        trainable += [variable.value for variable in part.network.trainable_variables]
+        frozen += [variable.value for variable in part.network.non_trainable_variables]
+    for part in norms:
+        frozen += [part.moving.mean, part.moving.variance, part.moving.num_updates]
+    assert {v.ref() for v in bijector.trainable_variables} == {v.ref() for v in trainable}
+    assert {v.ref() for v in bijector.variables} == {v.ref() for v in trainable + frozen}
+    # Nor is any listed twice.
+    assert len(bijector.variables) == len(trainable + frozen)
+
+
+@each_case
+def test_parameter_properties(name):
+    # TFP asks these for every bijector that is sliced, batched or made trainable.
+    bijector = _bijector(name)
+    assert type(bijector).parameter_properties(dtype=tf.float64) is not None
+    assert bijector.experimental_batch_shape(x_event_ndims=3) == []
+    assert bijector.experimental_batch_shape(y_event_ndims=3) == []
+    assert bijector.experimental_batch_shape_tensor(x_event_ndims=3).shape == [0]
+
+
+@each_case
+def test_distribution(name):
+    bijector, case = _bijector(name), CASES[name]
+    base = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 0.3), case.latent_shape)
+    flow = tfd.TransformedDistribution(base, bijector)
+    y = flow.sample([2, 3], seed=(0, 1))
+    assert y.shape == [2, 3, *flow.event_shape]
+    assert flow.event_shape_tensor().numpy().tolist() == flow.event_shape.as_list()
+    y = tf.identity(y)
+    expected = base.log_prob(bijector.inverse(tf.identity(y)))
+    expected += bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3)
+    np.testing.assert_allclose(flow.log_prob(y), expected, rtol=1e-10)
+    sample, log_prob = flow.experimental_sample_and_log_prob(3, seed=(0, 1))
+    np.testing.assert_allclose(flow.log_prob(tf.identity(sample)), log_prob, rtol=1e-8)
+
+
+def test_cases_cover_the_package():
+    made = {type(part) for name in CASES for part in (_bijector(name), *_bijector(name).submodules)}
+    exported = {
+        each
+        for each in vars(tfr).values()
+        if isinstance(each, type) and issubclass(each, tfb.Bijector)
+    }
+    assert exported - {tfr.FlowBijector} <= made

@@ -1,0 +1,145 @@
+"""What several test files need: random weights, autodiff Jacobians, tiny networks and images."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+
+def randomize(module, seed=0):
+    """Moves all variables of a `tf.Module` or Keras layer away from where they start.
+
+    With the initial values a flow can be close to the identity, and then nearly every mistake in
+    a log det is invisible.
+    """
+    rng = np.random.default_rng(seed)
+    for variable in module.variables:
+        name, shape = variable.name, variable.shape
+        if "variance" in name:
+            value = rng.uniform(0.5, 2.0, shape)
+        elif "moving_mean" in name:
+            value = 0.3 * rng.normal(size=shape)
+        elif "num_updates" in name:
+            value = 3.0
+        elif "scale" in name.split("/")[-1]:
+            # Larger ones send random images so far out that a sigmoid rounds them to its ends.
+            value = rng.uniform(0.2, 0.6, shape)
+        else:
+            value = np.asarray(variable) + 0.2 * rng.normal(size=shape)
+        variable.assign(tf.cast(value, variable.dtype))
+    return module
+
+
+def network(channels_in, channels_out, dtype="float32", **kwargs):
+    """Returns a small conditioner, built."""
+    layer = tfr.ConvResNet(channels_out, num_blocks=1, num_filters=4, dtype=dtype, **kwargs)
+    layer.build((None, None, None, channels_in))
+    return layer
+
+
+def coupling(mask, channels, dtype=tf.float32, **kwargs):
+    """Returns an `AffineCoupling` of images with `channels`, with a small network."""
+    changed = mask.changed_channels(channels)
+    board = isinstance(mask, tfr.CheckerboardMask)
+    outputs = 2 * changed if kwargs.get("use_scale", True) else changed
+    return tfr.AffineCoupling(
+        mask,
+        network(
+            channels if board else channels - changed,
+            outputs,
+            tf.as_dtype(dtype).name,
+            checkerboard_parity=mask.parity if board else None,
+        ),
+        dtype=dtype,
+        **kwargs,
+    )
+
+
+def image_flow(image_shape=(4, 4, 3), **kwargs):
+    """Returns a small `RealNVPImage` with random weights."""
+    seed = kwargs.pop("weights_seed", 0)
+    kwargs = {"num_scales": 2, "num_blocks": 1, "num_filters": 4, **kwargs}
+    return randomize(tfr.RealNVPImage(image_shape, **kwargs), seed)
+
+
+def standard_normal(event_shape, dtype=tf.float32):
+    """Returns the base distribution of a flow."""
+    zero, one = tf.zeros([], dtype), tf.ones([], dtype)
+    return tfd.Sample(tfd.Normal(zero, one), event_shape)
+
+
+def flow_distribution(image_shape=(4, 4, 3), **kwargs):
+    """Returns a small `RealNVPImage` as a distribution."""
+    dtype = kwargs.get("dtype", tf.float32)
+    return tfd.TransformedDistribution(
+        standard_normal(image_shape, dtype), image_flow(image_shape, **kwargs)
+    )
+
+
+def normal(shape, dtype=tf.float32, seed=0):
+    """Returns standard normal values."""
+    return tf.constant(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def pixels(shape, dtype=tf.float32, seed=0):
+    """Returns continuous pixel values in [0, 256)."""
+    return tf.constant(np.random.default_rng(seed).uniform(0, 255.9, size=shape), dtype)
+
+
+def grey_levels(number, image_shape=(4, 4, 1), seed=0):
+    """Returns uint8 images."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, [number, *image_shape], dtype=np.uint8)
+
+
+def jacobian_log_det(function, event):
+    """Returns log |det| of the Jacobian of `function`, [B, H, W, C] to the same of another shape.
+
+    One image a row of the Jacobian: `function` treats the images of a batch independently, so the
+    gradient of the i-th output of the i-th copy is the i-th row.
+    """
+    size = int(tf.size(event))
+    copies = tf.tile(event[tf.newaxis], [size, 1, 1, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        outputs = tf.reshape(function(copies), [size, size])
+        diagonal = tf.reduce_sum(tf.linalg.diag_part(outputs))
+    rows = tf.reshape(tape.gradient(diagonal, copies), [size, size])
+    return np.linalg.slogdet(rows.numpy().astype(np.float64))[1]
+
+
+class CountingLayer(keras.layers.Layer):
+    """A conditioner that counts how often it is evaluated, or traced."""
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+        self.count = 0
+        self.built = True
+
+    def call(self, inputs, training=False):
+        self.count += 1
+        return self.layer(inputs, training=training)
+
+
+class ConditionedNetwork(keras.layers.Layer):
+    """A conditioner with a `conditional_input`, [B, k], added to the channels it sees."""
+
+    def __init__(self, channels_out, **kwargs):
+        super().__init__(**kwargs)
+        self.image_layer = keras.layers.Conv2D(channels_out, 3, padding="same")
+        self.condition_layer = keras.layers.Dense(channels_out)
+
+    def build(self, input_shape):
+        self.image_layer.build(input_shape)
+        self.condition_layer.build((None, 2))
+
+    def call(self, inputs, conditional_input=None):
+        outputs = self.image_layer(inputs)
+        if conditional_input is not None:
+            outputs += self.condition_layer(conditional_input)[:, None, None, :]
+        return outputs
