@@ -1,0 +1,123 @@
+"""What the paper does with each data set of tensorflow-datasets."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfp_realnvp.data import preprocessing
+
+__all__ = ["DATASETS", "DatasetSpec", "find_spec"]
+
+
+def _as_it_is(image: tf.Tensor) -> tf.Tensor:
+    return image
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """A data set of tensorflow-datasets and its preparation.
+
+    Attributes:
+      name: the short name.
+      tfds_name: the name in tensorflow-datasets.
+      splits: names of its splits.
+      evaluation_split: the split whose bits/dim the paper's table shows.
+      image_shape: `(H, W, C)` after `prepare`.
+      flip: whether images are mirrored at random in training.
+      prepare: maps a `uint8` image `[h, w, C]` to `image_shape`.
+      augment: maps a `uint8` image and a seed of two integers to `image_shape`; replaces
+        `prepare` in training where that is random beyond flips.
+      fetch_note: what to know before fetching it.
+
+    #### Example
+
+    >>> spec = DatasetSpec("mine", "mine", ("train",), "train", (8, 8, 1))
+    >>> spec.flip
+    False
+
+    """
+
+    name: str
+    tfds_name: str
+    splits: tuple[str, ...]
+    evaluation_split: str
+    image_shape: tuple[int, int, int]
+    flip: bool = False
+    prepare: Callable[[tf.Tensor], tf.Tensor] = _as_it_is
+    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    fetch_note: str = ""
+
+
+def _imagenet(name: str, tfds_name: str, size: int, fetch_note: str) -> DatasetSpec:
+    return DatasetSpec(
+        name=name,
+        tfds_name=tfds_name,
+        splits=("train", "validation"),
+        evaluation_split="validation",
+        image_shape=(size, size, 3),
+        prepare=functools.partial(preprocessing.prepare_square, size=size),
+        fetch_note=fetch_note,
+    )
+
+
+def _lsun(category: str, fetch_note: str) -> DatasetSpec:
+    return DatasetSpec(
+        name=f"lsun/{category}",
+        tfds_name=f"lsun/{category}",
+        splits=("train", "validation"),
+        evaluation_split="validation",
+        image_shape=(64, 64, 3),
+        flip=True,
+        prepare=preprocessing.prepare_lsun,
+        augment=preprocessing.prepare_lsun,
+        fetch_note=f"{fetch_note} Its database is read with tensorflow-io.",
+    )
+
+
+_ORIGINAL = (
+    "The original archives are not always to be had; imagenet_resized is another set, whose "
+    "bits/dim are not comparable."
+)
+_RESIZED = "The archives come from the official ImageNet site."
+
+DATASETS: tuple[DatasetSpec, ...] = (
+    DatasetSpec("cifar10", "cifar10", ("train", "test"), "test", (32, 32, 3), flip=True),
+    _imagenet("imagenet32", "downsampled_imagenet/32x32", 32, f"About 4 GB. {_ORIGINAL}"),
+    _imagenet("imagenet64", "downsampled_imagenet/64x64", 64, f"About 12 GB. {_ORIGINAL}"),
+    _imagenet("imagenet_resized/32x32", "imagenet_resized/32x32", 32, f"About 3.5 GB. {_RESIZED}"),
+    _imagenet("imagenet_resized/64x64", "imagenet_resized/64x64", 64, f"About 13 GB. {_RESIZED}"),
+    DatasetSpec(
+        name="celeb_a",
+        tfds_name="celeb_a",
+        splits=("train", "validation", "test"),
+        evaluation_split="validation",
+        image_shape=(64, 64, 3),
+        flip=True,
+        prepare=preprocessing.prepare_celeb_a,
+        fetch_note=(
+            "About 1.4 GB from a file host with a daily quota: where the download fails, fetch the "
+            "archive and its lists by hand and put them into data_dir/downloads/manual."
+        ),
+    ),
+    _lsun("bedroom", "About 43 GB."),
+    _lsun("tower", "About 11 GB."),
+    _lsun("church_outdoor", "About 2.3 GB."),
+    DatasetSpec("mnist", "mnist", ("train", "test"), "test", (28, 28, 1)),
+)
+
+
+def find_spec(name: str) -> DatasetSpec | None:
+    """Returns the data set called `name`, here or in tensorflow-datasets, or `None`.
+
+    #### Example
+
+    >>> find_spec("downsampled_imagenet/32x32").name
+    'imagenet32'
+    >>> find_spec("svhn_cropped")
+
+    """
+    return next((spec for spec in DATASETS if name in (spec.name, spec.tfds_name)), None)
