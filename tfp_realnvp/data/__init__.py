@@ -1,11 +1,21 @@
-"""Image data: arrays that need no network, and input pipelines of uint8 batches."""
+"""Image data: by name, from files, or from arrays that need no network, as uint8 batches."""
 
+from tfp_realnvp.data.array_file import load_array_file
+from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec
 from tfp_realnvp.data.image_arrays import ImageArrays
 from tfp_realnvp.data.image_dataset import image_dataset
+from tfp_realnvp.data.image_folder import list_images
+from tfp_realnvp.data.load import ImageBatches, load
 from tfp_realnvp.data.load_arrays import load_arrays
 
 __all__ = [
+    "DATASETS",
+    "DatasetSpec",
     "ImageArrays",
+    "ImageBatches",
     "image_dataset",
+    "list_images",
+    "load",
+    "load_array_file",
     "load_arrays",
 ]

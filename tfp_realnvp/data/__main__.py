@@ -1,0 +1,58 @@
+"""Fetches a data set, or says what is there: `python -m tfp_realnvp.data --dataset=cifar10`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from tfp_realnvp.data.load import ImageBatches, load
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints what `load` makes of a data set, and downloads it before if asked to.
+
+    Args:
+      arguments: of the command line; `None` takes the program's own.
+
+    #### Example
+
+    >>> main(["--dataset=digits"])
+    digits: images of shape (8, 8, 1) with values in [0, 17), evaluated on test
+    train: 1500 images
+    test: 297 images
+
+    """
+    parser = argparse.ArgumentParser(prog="python -m tfp_realnvp.data", description=__doc__)
+    parser.add_argument("--dataset", required=True, help="a name, a file or a folder")
+    parser.add_argument("--data_dir", help="folder of the data of tensorflow-datasets")
+    parser.add_argument("--download", action="store_true", help="fetch what is absent")
+    parser.add_argument("--image_size", type=int, help="height and width, for images of many sizes")
+    flags = parser.parse_args(arguments)
+
+    def loaded(split: str) -> ImageBatches:
+        return load(
+            flags.dataset,
+            batch_size=1,
+            split=split,
+            image_size=flags.image_size,
+            data_dir=flags.data_dir,
+            download=flags.download,
+            cache_bytes=0,
+        )
+
+    train = loaded("train")
+    print(
+        f"{train.name}: images of shape {train.image_shape} with values in "
+        f"[0, {train.num_values}), evaluated on {train.evaluation_split}"
+    )
+    for split in train.splits:
+        print(f"{split}: {loaded(split).num_images} images")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,69 @@
+"""Batches of images that are in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.data import preprocessing
+from tfp_realnvp.data.batch_plan import BatchPlan
+
+__all__ = ["array_batches"]
+
+
+def array_batches(images: np.ndarray, plan: BatchPlan) -> tf.data.Dataset:
+    """Returns the batches of a plan over `images`.
+
+    A batch is computed from its number alone, in parallel with others: nothing is read to get to
+    a later epoch or step, and each epoch's order is a random permutation of all images.
+
+    Args:
+      images: `uint8` array of shape `[N, H, W, C]`.
+      plan: a `BatchPlan`.
+
+    Returns:
+      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`.
+
+    Raises:
+      ValueError: there are too few images for one batch.
+
+    #### Example
+
+    >>> images = np.arange(10, dtype=np.uint8).reshape([10, 1, 1, 1])
+    >>> plan = BatchPlan(batch_size=5, training=True, num_epochs=1)
+    >>> order = np.concatenate([batch.numpy().ravel() for batch in array_batches(images, plan)])
+    >>> sorted(order.tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+    """
+    num_images, steps = len(images), plan.steps_per_epoch(len(images))
+    # The host keeps the images, even where there is a GPU.
+    with tf.device("CPU"):
+        images = tf.constant(images)
+
+    def training_batch(number: tf.Tensor) -> tf.Tensor:
+        epoch, step = number // steps, number % steps
+        seed = plan.epoch_seed(epoch)
+        positions = tf.range(plan.batch_size, dtype=tf.int64) * plan.num_shards + plan.shard_index
+        indices = tf.random.experimental.index_shuffle(
+            step * plan.global_batch_size + positions, seed, np.int64(num_images - 1)
+        )
+        batch = tf.gather(images, indices)
+        if plan.flip:
+            part = step * plan.num_shards + plan.shard_index
+            batch = preprocessing.flip_some(
+                batch, tf.random.experimental.stateless_fold_in(seed, part)
+            )
+        return batch
+
+    if not plan.training:
+        indices = tf.data.Dataset.range(plan.shard_index, num_images, plan.num_shards)
+        return indices.batch(plan.batch_size).map(
+            lambda batch: tf.gather(images, batch), num_parallel_calls=tf.data.AUTOTUNE
+        )
+    first = plan.epoch * steps + plan.step
+    if plan.num_epochs is None:
+        numbers = tf.data.Dataset.counter(first)
+    else:
+        numbers = tf.data.Dataset.range(first, (plan.epoch + plan.num_epochs) * steps)
+    return numbers.map(training_batch, num_parallel_calls=tf.data.AUTOTUNE)

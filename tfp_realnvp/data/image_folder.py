@@ -1,0 +1,144 @@
+"""Images in a folder of PNG and JPEG files."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+from typing import Literal
+
+import tensorflow as tf
+from absl import logging
+
+from tfp_realnvp.data import preprocessing
+from tfp_realnvp.data.image_source import ImageSource
+from tfp_realnvp.data.splits import hold_out
+
+__all__ = ["folder_source", "list_images"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_SPLITS = ("train", "validation", "test")
+
+
+def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Returns the names of all PNG and JPEG files in a folder and the folders within, by split.
+
+    Sub-folders `train`, `validation` and `test` are the splits, if `train` is there. Otherwise a
+    tenth of the files, chosen at random but always in the same way, is the test split.
+
+    Args:
+      folder: name of the folder.
+
+    Returns:
+      Names in alphabetical order.
+
+    Raises:
+      ValueError: a split has no images, or there are fewer than two images to divide.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / "train").is_dir():
+        paths = {split: _walk(folder / split) for split in _SPLITS if (folder / split).is_dir()}
+    else:
+        all_paths = _walk(folder)
+        if len(all_paths) < 2:
+            raise ValueError(
+                f"Expected at least two PNG or JPEG files in {folder}, got {len(all_paths)}."
+            )
+        train, test = hold_out(len(all_paths), max(1, len(all_paths) // 10))
+        paths = {"train": [all_paths[i] for i in train], "test": [all_paths[i] for i in test]}
+    for split, names in paths.items():
+        if not names:
+            raise ValueError(f"Expected PNG or JPEG files in {folder / split}, found none.")
+    return paths
+
+
+def folder_source(
+    paths: list[pathlib.Path],
+    *,
+    first: pathlib.Path,
+    image_size: int | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImageSource:
+    """Returns a source of the images in files, each of which is read once to see if it can be.
+
+    Args:
+      paths: names of the files.
+      first: the file that sets the number of channels, 1 or 3, and without `image_size` the
+        height and width. Grey images become colour images where that number is 3; transparency
+        is dropped.
+      image_size: height and width to which images are resized and cropped; `None` leaves images
+        as they are, which must then be of one size.
+      on_error: what an unreadable or truncated file leads to: an error, or a warning and its
+        absence. Each warning names one file, and a last one has their number.
+
+    Raises:
+      ValueError: `on_error` is neither; a file cannot be read and `on_error` is `'raise'`, or
+        none can; an image has another size, or it has colour where the first one is grey.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"Expected on_error to be 'raise' or 'skip', got {on_error!r}.")
+    shapes = {}
+    candidates = list(dict.fromkeys([first, *paths]))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, found in zip(candidates, pool.map(_shape, candidates), strict=True):
+            if isinstance(found, tuple):
+                shapes[path] = found
+            elif on_error == "raise":
+                raise ValueError(f"Cannot read image {path}: {found}")
+            else:
+                logging.warning("Skipped image %s: %s", path, found)
+    readable = [path for path in paths if path in shapes]
+    if len(readable) < len(paths):
+        logging.warning("Skipped %d of %d images.", len(paths) - len(readable), len(paths))
+    if not readable:
+        raise ValueError(f"Expected readable images, got {len(paths)} unreadable ones.")
+
+    first = first if first in shapes else readable[0]
+    height, width, channels = shapes[first]
+    channels = 1 if channels <= 2 else 3
+    for path in readable:
+        if channels == 1 and shapes[path][-1] > 2:
+            raise ValueError(f"Expected grey images, as {first} is, got a colour image {path}.")
+        if image_size is None and shapes[path][:2] != (height, width):
+            raise ValueError(
+                f"Expected images of {height}×{width} pixels, as {first} is, got {path} of "
+                f"{shapes[path][0]}×{shapes[path][1]}; an image_size resizes and crops them."
+            )
+    if image_size is not None:
+        height = width = image_size
+    names = tf.constant([str(path) for path in readable])
+
+    def records(seed: tf.Tensor | None) -> tf.data.Dataset:
+        files = tf.data.Dataset.from_tensor_slices(names)
+        return files if seed is None else files.shuffle(len(readable), seed=seed)
+
+    def prepare(image: tf.Tensor) -> tf.Tensor:
+        return image if image_size is None else preprocessing.prepare_square(image, image_size)
+
+    return ImageSource(
+        num_images=len(readable),
+        image_shape=(height, width, channels),
+        records=records,
+        decode=lambda path: _decode(path, channels),
+        prepare=prepare,
+    )
+
+
+def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
+
+
+def _decode(path: str | tf.Tensor, channels: int) -> tf.Tensor:
+    image = tf.io.decode_image(tf.io.read_file(path), channels=channels, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, channels or None])
+
+
+def _shape(path: pathlib.Path) -> tuple[int, int, int] | str:
+    """Returns the shape of an image as it is stored, or why it cannot be read."""
+    try:
+        with tf.device("CPU"):
+            return tuple(_decode(str(path), channels=0).shape)
+    except tf.errors.OpError as error:
+        return error.message.splitlines()[0]

@@ -1,0 +1,137 @@
+"""Batches of images that are read and decoded on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.data import preprocessing
+from tfp_realnvp.data.batch_plan import BatchPlan
+
+__all__ = ["ImageSource", "read_array", "stream_batches"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """The images of a split, in files.
+
+    Attributes:
+      num_images: how many there are, or `None` where that is not known.
+      image_shape: `(H, W, C)` of an image that is ready for a batch.
+      records: maps an integer seed to a `tf.data.Dataset` of strings in a random order that
+        depends on this seed alone, and `None` to one in a fixed order.
+      decode: maps such a string to a `uint8` image `[h, w, C]`.
+      prepare: maps this image to `image_shape`.
+      augment: maps it and a seed of two integers to `image_shape`, in place of `prepare` in
+        training; `None` where that is not random.
+
+    """
+
+    num_images: int | None
+    image_shape: tuple[int, int, int]
+    records: Callable[[tf.Tensor | None], tf.data.Dataset]
+    decode: Callable[[tf.Tensor], tf.Tensor]
+    prepare: Callable[[tf.Tensor], tf.Tensor]
+    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+
+    @property
+    def num_bytes(self) -> float:
+        """The size of all images in memory."""
+        count = float("inf") if self.num_images is None else self.num_images
+        return count * float(np.prod(self.image_shape))
+
+
+def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
+    """Returns the batches of a plan over a source, decoded in parallel.
+
+    An epoch that starts in its midst reads over the images before without decoding them. A shard
+    reads all images, and decodes its own.
+
+    Args:
+      source: an `ImageSource`.
+      plan: a `BatchPlan`.
+
+    Returns:
+      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, *image_shape]`.
+
+    Raises:
+      ValueError: the source knows that it has too few images for one batch.
+
+    #### Example
+
+    >>> source = ImageSource(
+    ...     num_images=3,
+    ...     image_shape=(1, 1, 1),
+    ...     records=lambda seed: tf.data.Dataset.from_tensor_slices(["a", "b", "c"]),
+    ...     decode=lambda record: tf.reshape(tf.io.decode_raw(record, tf.uint8), [1, 1, 1]),
+    ...     prepare=lambda image: image,
+    ... )
+    >>> [batch.numpy().ravel().tolist() for batch in stream_batches(source, BatchPlan(2))]
+    [[97, 98], [99]]
+
+    """
+    steps = None if source.num_images is None else plan.steps_per_epoch(source.num_images)
+    if not plan.training:
+        records = source.records(None).shard(plan.num_shards, plan.shard_index)
+        images = records.map(
+            lambda record: _shaped(source.prepare(source.decode(record)), source),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return images.batch(plan.batch_size)
+
+    first_epoch, first_step = plan.epoch, plan.step
+    if steps is not None:
+        first_epoch, first_step = first_epoch + first_step // steps, first_step % steps
+
+    @tf.autograph.experimental.do_not_convert
+    def records_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        # `tf.data` mixes the global seed into its own: fixed here, for this function's graph only.
+        tf.random.set_seed(1)
+        seed = plan.epoch_seed(epoch)
+        order = tf.random.stateless_uniform([], seed, maxval=2**31 - 1, dtype=tf.int64)
+        batches = source.records(order).enumerate().batch(plan.global_batch_size, True)
+        batches = batches.skip(tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0)))
+        own = slice(plan.shard_index, None, plan.num_shards)
+        records = batches.map(lambda position, record: (position[own], record[own])).unbatch()
+        return records.map(lambda position, record: (seed, position, record))
+
+    def image(epoch_seed: tf.Tensor, position: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+        decoded = source.decode(record)
+        seed = tf.random.experimental.stateless_fold_in(epoch_seed, position)
+        augment_seed, flip_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        if source.augment is None:
+            result = source.prepare(decoded)
+        else:
+            result = source.augment(decoded, augment_seed)
+        if plan.flip:
+            result = preprocessing.flip_some(result[tf.newaxis], flip_seed)[0]
+        return _shaped(result, source)
+
+    if plan.num_epochs is None:
+        epochs = tf.data.Dataset.counter(first_epoch)
+    else:
+        epochs = tf.data.Dataset.range(first_epoch, plan.epoch + plan.num_epochs)
+    records = epochs.flat_map(records_of_epoch)
+    images = records.map(image, num_parallel_calls=tf.data.AUTOTUNE)
+    # Each epoch has a multiple of `batch_size` images: no batch has images of two epochs.
+    return images.batch(plan.batch_size, drop_remainder=True)
+
+
+def read_array(source: ImageSource) -> np.ndarray:
+    """Returns all images of a source, prepared but not augmented, in order.
+
+    Args:
+      source: an `ImageSource`.
+
+    Returns:
+      `uint8` array of shape `[N, H, W, C]`.
+
+    """
+    return np.concatenate([batch.numpy() for batch in stream_batches(source, BatchPlan(256))])
+
+
+def _shaped(image: tf.Tensor, source: ImageSource) -> tf.Tensor:
+    return tf.ensure_shape(image, source.image_shape)

@@ -1,0 +1,181 @@
+"""Images of tensorflow-datasets."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.data import preprocessing
+from tfp_realnvp.data.dataset_spec import DatasetSpec, find_spec
+from tfp_realnvp.data.image_source import ImageSource
+
+__all__ = ["find_builder", "import_tfds", "spec_of", "tfds_source"]
+
+
+def import_tfds() -> types.ModuleType:
+    """Returns the module `tensorflow_datasets`.
+
+    Raises:
+      ImportError: it is not installed; the message says how to install it.
+
+    #### Example
+
+    >>> import_tfds().__name__
+    'tensorflow_datasets'
+
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ImportError(
+            "This data set comes through tensorflow-datasets, which is not installed. Install it "
+            'with `pip install "tfp_realnvp[examples]"`.'
+        ) from error
+    return tensorflow_datasets
+
+
+def find_builder(name: str, data_dir: str | None = None, download: bool = False) -> Any:
+    """Returns the `tfds.core.DatasetBuilder` of a data set.
+
+    Args:
+      name: a name of `DATASETS`, or any of tensorflow-datasets.
+      data_dir: the folder of all data sets; `None` is tensorflow-datasets' default.
+      download: whether to download and prepare what is absent from `data_dir`.
+
+    Raises:
+      ImportError: tensorflow-datasets is not installed.
+      ValueError: there is no such data set.
+    """
+    tfds = import_tfds()
+    spec = find_spec(name)
+    try:
+        builder = tfds.builder(name if spec is None else spec.tfds_name, data_dir=data_dir)
+    except (ValueError, tfds.core.registered.DatasetNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"Unknown data set {name!r}: {reason}") from error
+    if download:
+        builder.download_and_prepare()
+    return builder
+
+
+def spec_of(name: str, builder: Any, image_size: int | None = None) -> DatasetSpec:
+    """Returns the known preparation of a data set, or a plain one from its own description.
+
+    Args:
+      name: the data set's name.
+      builder: its builder.
+      image_size: for a data set that is not in `DATASETS`: height and width to which images are
+        resized and cropped; `None` leaves them as they are, which needs one size for all.
+
+    Raises:
+      ValueError: the data set has no feature `image` of `uint8`, or it has images of many sizes
+        and there is no `image_size`; or one is given for a data set of `DATASETS`.
+    """
+    spec = find_spec(name)
+    if spec is not None:
+        if image_size is not None:
+            raise ValueError(f"Expected no image_size for {name!r}, its size is fixed.")
+        return spec
+    features = builder.info.features
+    feature = features["image"] if "image" in features else None
+    if not isinstance(feature, import_tfds().features.Image) or feature.np_dtype != np.uint8:
+        raise ValueError(
+            f"Expected a data set with a feature 'image' of uint8, got {name!r} with "
+            f"the features {dict(features)}."
+        )
+    height, width, channels = feature.shape
+    splits = tuple(builder.info.splits)
+    prepare = DatasetSpec.prepare
+    if image_size is not None:
+        height = width = image_size
+
+        def prepare(image: tf.Tensor) -> tf.Tensor:
+            return preprocessing.prepare_square(image, image_size)
+
+    if None in (height, width, channels):
+        raise ValueError(f"Expected an image_size for {name!r}, its images have many sizes.")
+    return DatasetSpec(
+        name=name,
+        tfds_name=name,
+        splits=splits,
+        evaluation_split=next((s for s in ("test", "validation") if s in splits), "train"),
+        image_shape=(height, width, channels),
+        prepare=prepare,
+    )
+
+
+def tfds_source(
+    spec: DatasetSpec,
+    builder: Any,
+    split: str,
+    *,
+    num_validation: int = 0,
+    shuffle_buffer: int = 10_000,
+) -> ImageSource:
+    """Returns the images of a split.
+
+    Args:
+      spec: how images are prepared.
+      builder: the data set's builder.
+      split: `'train'`, `'validation'`, ...
+      num_validation: number of images at the end of the training split that make up the split
+        `'validation'`. (tensorflow-datasets shuffled them when it wrote them.)
+      shuffle_buffer: files are read in a random order, and their images pass through a buffer of
+        this size.
+
+    Raises:
+      FileNotFoundError: the data are absent; the message says which command fetches them.
+      ValueError: there are not more than `num_validation` training images.
+    """
+    tfds = import_tfds()
+    if num_validation:
+        split = {
+            "train": f"train[:-{num_validation}]",
+            "validation": f"train[-{num_validation}:]",
+        }.get(split, split)
+    image_only = tfds.decode.PartialDecoding(
+        {"image": True}, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+
+    def records(seed: tf.Tensor | None) -> tf.data.Dataset:
+        examples = builder.as_dataset(
+            split=split,
+            shuffle_files=seed is not None,
+            decoders=image_only,
+            read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False),
+        )
+        encoded = examples.map(lambda example: example["image"])
+        return encoded if seed is None else encoded.shuffle(shuffle_buffer, seed=seed)
+
+    splits = builder.info.splits
+    if num_validation and "train" in splits:
+        num_train = splits["train"].num_examples
+        if num_validation >= num_train:
+            raise ValueError(
+                f"Expected a num_validation of less than {num_train}, the number of training "
+                f"images of {spec.name!r}, got {num_validation}."
+            )
+    try:
+        records(None)
+    except AssertionError as error:
+        raise FileNotFoundError(_missing(spec, builder)) from error
+    return ImageSource(
+        num_images=splits[split].num_examples if splits else None,
+        image_shape=spec.image_shape,
+        records=records,
+        decode=builder.info.features["image"].decode_example,
+        prepare=spec.prepare,
+        augment=spec.augment,
+    )
+
+
+def _missing(spec: DatasetSpec, builder: Any) -> str:
+    data_dir = builder.data_dir_root
+    message = (
+        f"No data of {spec.name!r} in {data_dir}. This command fetches them:\n"
+        f"python -m tfp_realnvp.data --dataset={spec.name} --data_dir={data_dir} --download"
+    )
+    return f"{message}\n{spec.fetch_note}" if spec.fetch_note else message
