@@ -1,6 +1,7 @@
 """Conditioner networks, as Keras layers."""
 
+from tfp_realnvp.networks.batch_norm import BatchNorm
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.weight_norm_conv import WeightNormConv2D
 
-__all__ = ["ConvResNet", "WeightNormConv2D"]
+__all__ = ["BatchNorm", "ConvResNet", "WeightNormConv2D"]

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.masks import CheckerboardMask
+from tfp_realnvp.networks.batch_norm import BatchNorm
 from tfp_realnvp.networks.weight_norm_conv import WeightNormConv2D
 
 __all__ = ["ConvResNet"]
@@ -47,7 +48,7 @@ class ConvResNet(keras.layers.Layer):
         num_filters: int = 32,
         *,
         checkerboard_parity: int | None = None,
-        output_scale: float = 1.0,
+        output_scale: float = 0.1,
         momentum: float = 0.9,
         epsilon: float = 1e-4,
         **kwargs: Any,
@@ -59,7 +60,8 @@ class ConvResNet(keras.layers.Layer):
           num_blocks: number of residual blocks.
           num_filters: feature maps of each convolution but the last.
           checkerboard_parity: of the coupling's `CheckerboardMask`; `None` for channel-wise ones.
-          output_scale: what the norms of the last convolution's filters start with.
+          output_scale: what the norms of the last convolution's filters start with; small, so that
+            a coupling starts near the identity and the first steps of training are calm.
           momentum: of the moving statistics of batch normalisation.
           epsilon: added to the variance.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
@@ -101,12 +103,8 @@ class ConvResNet(keras.layers.Layer):
         )
 
     def _norm(self, name: str) -> keras.layers.Layer:
-        return keras.layers.BatchNormalization(
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            scale=False,
-            dtype=self.dtype_policy,
-            name=name,
+        return BatchNorm(
+            momentum=self.momentum, epsilon=self.epsilon, dtype=self.dtype_policy, name=name
         )
 
     def _conv(self, filters: int, size: int, name: str, **kwargs: Any) -> WeightNormConv2D:
