@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import zipfile
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -51,13 +54,20 @@ def load_array_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file {path}.")
-    try:
+    with _reading(path):
         loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _divide(path, _checked(path, path.name, loaded))
-        with loaded:
-            return _read_archive(path, loaded)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    if isinstance(loaded, np.ndarray):
+        return _divide(path, _checked(path, path.name, loaded))
+    with loaded:
+        return _read_archive(path, loaded)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Names the file in whatever NumPy and the decompression have to say about it."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise ValueError(f"Cannot read {path}: {error}") from error
 
 
@@ -84,12 +94,9 @@ def _read_archive(path: pathlib.Path, archive: np.lib.npyio.NpzFile) -> dict[str
 
 
 def _read(path: pathlib.Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        return _checked(path, key, archive[key])
-    except ValueError as error:
-        if "pickle" not in str(error):
-            raise
-        raise ValueError(f"Expected {key} in {path} of dtype uint8, got objects.") from error
+    with _reading(path):
+        images = archive[key]
+    return _checked(path, key, images)
 
 
 def _checked(path: pathlib.Path, key: str, images: np.ndarray) -> np.ndarray:
