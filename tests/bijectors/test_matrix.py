@@ -34,11 +34,20 @@ def _coupling(mask, **kwargs):
     return Case(lambda dtype: ft.coupling(mask, 4, dtype, **kwargs), (4, 2, 4), num_couplings=1)
 
 
-def _image(num_couplings, shape=(4, 4, 3), **kwargs):
+def _one_convolution(dtype):
+    """Makes the least of a network: what takes the time here is tracing and compiling."""
+
+    def network_fn(mask, input_channels, output_channels, num_filters, name):
+        return tfr.WeightNormConv2D(output_channels, 3, dtype=dtype.name, name=name)
+
+    return network_fn
+
+
+def _image(num_couplings, shape=(4, 4, 3), networks=lambda dtype: None, **kwargs):
     has_norm = kwargs.get("normalization", "batch") == "batch"
     kwargs = {"num_scales": 1, "num_blocks": 1, "num_filters": 4, **kwargs}
     return Case(
-        lambda dtype: tfr.RealNVPImage(shape, dtype=dtype, **kwargs),
+        lambda dtype: tfr.RealNVPImage(shape, dtype=dtype, network_fn=networks(dtype), **kwargs),
         shape,
         num_couplings,
         num_couplings if has_norm else 0,
@@ -112,12 +121,12 @@ CASES = {
     "pixel_logit": Case(lambda dtype: tfr.PixelLogit(dtype=dtype), (4, 2, 3), num_values=256),
     "image_1_scale": _image(4),
     "image_2_scales": _image(10, num_scales=2, num_blocks=0),
-    "image_3_scales": _image(16, (8, 8, 1), num_scales=3, num_blocks=0),
-    "image_no_logit": _image(4, alpha=None),
-    "image_no_normalization": _image(4, normalization=None),
-    "image_additive": _image(10, num_scales=2, use_scale=False, num_blocks=0),
-    "image_grey_17": _image(4, (4, 4, 1), num_values=17),
-    "image_4x8": _image(10, (4, 8, 1), num_scales=2, num_blocks=0),
+    "image_3_scales": _image(16, (8, 8, 1), num_scales=3, networks=_one_convolution),
+    "image_no_logit": _image(4, alpha=None, networks=_one_convolution),
+    "image_no_normalization": _image(4, normalization=None, networks=_one_convolution),
+    "image_additive": _image(10, num_scales=2, use_scale=False, networks=_one_convolution),
+    "image_grey_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
+    "image_4x8": _image(10, (4, 8, 1), num_scales=2, networks=_one_convolution),
 }
 DTYPES = [tf.float32, tf.float64]
 
