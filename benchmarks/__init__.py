@@ -1,0 +1,1 @@
+"""Speed, memory and quality of this package, side by side with others."""
