@@ -15,6 +15,7 @@ from tfp_realnvp.bijectors import (
 from tfp_realnvp.diagnosis import NonFiniteLossError
 from tfp_realnvp.model import FlowModel
 from tfp_realnvp.networks import ConvResNet, WeightNormConv2D
+from tfp_realnvp.optimizers import FusedAdam
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "FlowBijector",
     "FlowChain",
     "FlowModel",
+    "FusedAdam",
     "NonFiniteLossError",
     "PixelLogit",
     "RealNVPImage",

@@ -13,6 +13,7 @@ from tfp_realnvp import pixels, tfp_types
 from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, parts
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
 from tfp_realnvp.networks import WeightNormConv2D
+from tfp_realnvp.optimizers import FusedAdam
 
 __all__ = ["FlowModel"]
 
@@ -136,7 +137,7 @@ class FlowModel(keras.Model):
         if kwargs.pop("loss", None) is not None:
             raise ValueError("FlowModel.compile: expected no loss, it is the negative log density.")
         if optimizer is None:
-            optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=100.0)
+            optimizer = FusedAdam(1e-3, global_clipnorm=100.0)
         super().compile(optimizer=optimizer, **kwargs)
         self.scale_l2 = scale_l2
 
