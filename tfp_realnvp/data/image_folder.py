@@ -119,7 +119,7 @@ def folder_source(
         num_images=len(readable),
         image_shape=(height, width, channels),
         records=records,
-        decode=lambda path: _decode(path, channels),
+        decode=lambda path: preprocessing.decode(tf.io.read_file(path), channels),
         prepare=prepare,
     )
 
@@ -130,15 +130,10 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def _decode(path: str | tf.Tensor, channels: int) -> tf.Tensor:
-    image = tf.io.decode_image(tf.io.read_file(path), channels=channels, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, channels or None])
-
-
 def _shape(path: pathlib.Path) -> tuple[int, int, int] | str:
     """Returns the shape of an image as it is stored, or why it cannot be read."""
     try:
         with tf.device("CPU"):
-            return tuple(_decode(str(path), channels=0).shape)
+            return tuple(preprocessing.decode(tf.io.read_file(str(path))).shape)
     except tf.errors.OpError as error:
         return error.message.splitlines()[0]

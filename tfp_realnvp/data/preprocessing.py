@@ -13,6 +13,7 @@ import tensorflow as tf
 
 __all__ = [
     "center_crop",
+    "decode",
     "flip_some",
     "prepare_celeb_a",
     "prepare_lsun",
@@ -21,6 +22,30 @@ __all__ = [
     "resize_area",
     "resize_smallest_side",
 ]
+
+
+def decode(content: tf.Tensor, channels: int = 0) -> tf.Tensor:
+    """Decodes a JPEG or PNG image.
+
+    TensorFlow's default for JPEG is a fast transform that makes images darker by a grey level or
+    two; this is the accurate one, as in other libraries.
+
+    Args:
+      content: scalar string, the bytes of the file.
+      channels: 1 for grey, 3 for colour, or 0 for what the image has.
+
+    Returns:
+      `uint8` tensor of shape `[h, w, channels]`.
+
+    #### Example
+
+    >>> image = tf.constant([[[1], [2]]], tf.uint8)
+    >>> decode(tf.io.encode_png(image)).numpy().tolist()
+    [[[1], [2]]]
+
+    """
+    # The operation looks at the content and decodes PNG as well.
+    return tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
 
 
 def resize_area(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:

@@ -166,7 +166,7 @@ def tfds_source(
         num_images=splits[split].num_examples if splits else None,
         image_shape=spec.image_shape,
         records=records,
-        decode=builder.info.features["image"].decode_example,
+        decode=lambda content: preprocessing.decode(content, spec.image_shape[-1]),
         prepare=spec.prepare,
         augment=spec.augment,
     )

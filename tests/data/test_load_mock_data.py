@@ -1,0 +1,180 @@
+"""Every data set of the paper, with the random images that tensorflow-datasets makes of each."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tfp_realnvp.data import DATASETS, load
+
+_NUM_IMAGES = 10
+_CASES = {
+    # name: (tensorflow-datasets' name, image shape, flip, splits, split of the paper's table)
+    "cifar10": ("cifar10", (32, 32, 3), True, "train test", "test"),
+    "imagenet32": ("downsampled_imagenet/32x32", (32, 32, 3), False, "train validation", None),
+    "imagenet64": ("downsampled_imagenet/64x64", (64, 64, 3), False, "train validation", None),
+    "imagenet_resized/32x32": (None, (32, 32, 3), False, "train validation", None),
+    "imagenet_resized/64x64": (None, (64, 64, 3), False, "train validation", None),
+    "celeb_a": ("celeb_a", (64, 64, 3), True, "train validation test", None),
+    "lsun/bedroom": (None, (64, 64, 3), True, "train validation", None),
+    "lsun/tower": (None, (64, 64, 3), True, "train validation", None),
+    "lsun/church_outdoor": (None, (64, 64, 3), True, "train validation", None),
+    "mnist": (None, (28, 28, 1), False, "train test", "test"),
+    "svhn_cropped": (None, (32, 32, 3), False, None, None),
+}
+_LSUN = [name for name in _CASES if name.startswith("lsun")]
+
+
+@pytest.fixture(autouse=True)
+def _mock_data():
+    with tfds.testing.mock_data(num_examples=_NUM_IMAGES):
+        yield
+
+
+def _batches(name, count=None, **kwargs):
+    dataset = load(name, batch_size=4, **kwargs).dataset
+    return [batch.numpy() for batch in (dataset if count is None else dataset.take(count))]
+
+
+def _original_images(name):
+    # Mock images depend on which features are asked for.
+    decoders = tfds.decode.PartialDecoding(
+        {"image": True}, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    examples = tfds.builder(name).as_dataset(split="train", decoders=decoders)
+    images = [np.asarray(Image.open(io.BytesIO(e["image"].numpy()))) for e in examples]
+    return [image if image.ndim == 3 else image[..., np.newaxis] for image in images]
+
+
+def _average(image, height, width):
+    """Area averages by the exact integral of the image, which is piecewise linear in each axis."""
+    for axis, size in ((0, height), (1, width)):
+        image = np.moveaxis(image.astype(float), axis, 0)
+        old = len(image)
+        integral = np.concatenate([np.zeros([1, *image.shape[1:]]), np.cumsum(image, 0)])
+        edges = np.arange(size + 1) * old / size
+        low = np.minimum(edges.astype(int), old - 1)
+        part = (edges - low).reshape(-1, *[1] * (image.ndim - 1))
+        at_edges = integral[low] + part * image[low]
+        image = np.moveaxis(np.diff(at_edges, axis=0) * size / old, 0, axis)
+    return image
+
+
+def _prepared(name, image, size):
+    if name == "celeb_a":
+        return _average(image[40:188, 15:163], 64, 64)
+    if name in _LSUN or "imagenet" in name:
+        smallest = 96 if name in _LSUN else size
+        scaled = [int(side * smallest / min(image.shape[:2]) + 0.5) for side in image.shape[:2]]
+        image = _average(image, *scaled)
+        top, left = ((side - size) // 2 for side in scaled)
+        return image[top : top + size, left : left + size]
+    return image
+
+
+def test_the_table_is_complete():
+    assert {spec.name for spec in DATASETS} == set(_CASES) - {"svhn_cropped"}
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_contract(name):
+    tfds_name, image_shape, flip, splits, evaluation_split = _CASES[name]
+    found = load(name, batch_size=4, training=True)
+    assert (found.name, found.split) == (name, "train")
+    assert (found.image_shape, found.num_values, found.flip) == (image_shape, 256, flip)
+    assert found.dataset.element_spec == tf.TensorSpec([4, *image_shape], tf.uint8)
+    if splits is not None:
+        assert found.splits == tuple(splits.split())
+        assert found.evaluation_split == (evaluation_split or "validation")
+    batches = [batch.numpy() for batch in found.dataset.take(4)]
+    assert all(batch.shape == (4, *image_shape) for batch in batches)
+    values = np.stack(batches)
+    assert values.dtype == np.uint8 and values.min() < 60 and values.max() > 190
+    if tfds_name is not None:
+        np.testing.assert_array_equal(batches, _batches(tfds_name, 4, training=True))
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_evaluation_images_are_the_prepared_originals(name):
+    tfds_name, image_shape, _, _, _ = _CASES[name]
+    split = load(name, batch_size=4).evaluation_split
+    batches = _batches(name, split=split)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    images = np.concatenate(batches).astype(int)
+    originals = _original_images(tfds_name or name)
+    expected = [_prepared(name, original, image_shape[0]) for original in originals]
+    assert np.abs(images - np.rint(np.array(expected, float))).max() <= 1
+    np.testing.assert_array_equal(np.concatenate(_batches(name, split=split)), images)
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_training_epochs(name):
+    batches = _batches(name, 6, training=True, seed=3)
+    resumed = _batches(name, 4, training=True, seed=3, epoch=1)
+    np.testing.assert_array_equal(resumed, batches[2:])
+    epochs = [np.concatenate(batches[i : i + 2]) for i in (0, 2, 4)]
+    assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
+
+
+def test_the_seed_matters():
+    batches = [_batches("cifar10", 2, training=True, seed=seed) for seed in (3, 4)]
+    assert (np.stack(batches[0]) != np.stack(batches[1])).any()
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_flips_in_training_only(name):
+    flip = _CASES[name][2]
+    plain = np.concatenate(_batches(name, 12, training=True, flip=False))
+    flipped = np.concatenate(_batches(name, 12, training=True))
+    mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
+    unchanged = (flipped == plain).all(axis=(1, 2, 3))
+    assert (mirrored ^ unchanged).all()
+    assert 12 <= mirrored.sum() <= 36 if flip else not mirrored.any()
+    np.testing.assert_array_equal(
+        np.where(mirrored[:, None, None, None], flipped[:, :, ::-1], flipped), plain
+    )
+
+
+@pytest.mark.parametrize("name", _LSUN[:1])
+def test_crops_are_random_in_training_only(name):
+    crops = np.concatenate(_batches(name, 20, training=True, flip=False))
+    central = np.concatenate(_batches(name))
+    assert len(np.unique(crops, axis=0)) > 3 * len(central)
+
+
+def test_the_warning_about_imagenet_resized_is_logged(caplog):
+    from absl import logging
+
+    logging._log_counter_per_token.clear()
+    for _ in range(3):
+        load("imagenet_resized/32x32", batch_size=4)
+    load("imagenet32", batch_size=4)
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("not comparable" in message for message in messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "kwargs", "message"),
+    [
+        ("cifar10", "validation", {}, r"'validation' of 'cifar10'; .*\['train', 'test'\].*num_val"),
+        ("imagenet32", "test", {}, r"split 'test' of 'imagenet32'; .*\['train', 'validation'\]\."),
+        ("celeb_a", "train", {"num_validation": 5}, "num_validation only for a data set"),
+        ("cifar10", "train", {"num_validation": -5}, "num_validation of at least 0, got -5"),
+        ("cifar10", "train", {"image_size": 16}, "no image_size for 'cifar10'"),
+        ("oxford_flowers102", "train", {}, "an image_size for 'oxford_flowers102'"),
+        ("ag_news_subset", "train", {}, "a feature 'image' of uint8, got 'ag_news_subset'"),
+        ("cifar11", "train", {}, "Unknown data set 'cifar11'"),
+        ("lsun/attic", "train", {}, "Unknown data set 'lsun/attic'"),
+    ],
+)
+def test_errors(name, split, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        load(name, batch_size=4, split=split, **kwargs)
+
+
+def test_image_size_makes_one_size_of_many():
+    batches = _batches("oxford_flowers102", 2, image_size=16, training=True)
+    assert [batch.shape for batch in batches] == [(4, 16, 16, 3)] * 2
