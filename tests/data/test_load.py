@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_realnvp.data import load, load_arrays
+
+
+def _images(found, count=-1):
+    return np.concatenate([batch.numpy() for batch in found.dataset.take(count)])
+
+
+@pytest.mark.parametrize(
+    ("name", "num_values", "flip"), [("digits", 17, False), ("photos", 256, True)]
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_embedded_data(name, num_values, flip, split):
+    arrays = load_arrays(name)
+    found = load(name, batch_size=300, split=split)
+    images = getattr(arrays, split)
+    assert (found.name, found.split, found.splits) == (name, split, ("train", "test"))
+    assert (found.num_values, found.flip, found.evaluation_split) == (num_values, flip, "test")
+    assert found.image_shape == arrays.image_shape
+    assert (found.num_images, found.steps_per_epoch) == (len(images), -(-len(images) // 300))
+    np.testing.assert_array_equal(_images(found), images)
+
+
+def test_flips_by_default_and_by_argument():
+    unflipped, flipped, default = (
+        load("photos", batch_size=200, training=True, **kwargs)
+        for kwargs in ({"flip": False}, {"flip": True}, {})
+    )
+    assert not unflipped.flip and flipped.flip and default.flip
+    np.testing.assert_array_equal(_images(flipped, 1), _images(default, 1))
+    plain, mirrored = _images(unflipped, 1), _images(flipped, 1)
+    same = (plain == mirrored).all(axis=(1, 2, 3))
+    assert 60 < same.sum() < 140
+    np.testing.assert_array_equal(plain[~same], mirrored[~same][:, :, ::-1])
+
+
+def test_validation_is_held_out_of_train():
+    parts = [
+        load("digits", batch_size=100, split=split, num_validation=300)
+        for split in ("train", "validation", "test")
+    ]
+    assert [part.num_images for part in parts] == [1200, 300, 297]
+    together = np.concatenate([_images(parts[0]), _images(parts[1])]).reshape(1500, -1)
+    expected = load_arrays("digits").train.reshape(1500, -1)
+    np.testing.assert_array_equal(
+        together[np.lexsort(together.T)], expected[np.lexsort(expected.T)]
+    )
+    np.testing.assert_array_equal(
+        _images(parts[1]),
+        _images(load("digits", batch_size=7, split="validation", num_validation=300, seed=5)),
+    )
+
+
+def test_array_file(tmp_path):
+    path = str(tmp_path / "images.npz")
+    images = np.random.default_rng(0).integers(0, 256, [12, 4, 4, 3], np.uint8)
+    np.savez(path, x_train=images[:8], x_test=images[8:])
+    found = load(path, batch_size=4, split="test")
+    assert (found.name, found.num_values, found.flip) == (path, 256, False)
+    np.testing.assert_array_equal(_images(found), images[8:])
+    assert load(path, batch_size=4, training=True, flip=True).steps_per_epoch == 2
+    with pytest.raises(ValueError, match=r"Unknown split 'validation' of .*\['train', 'test'\]"):
+        load(path, batch_size=4, split="validation")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "policy"), [({}, "DATA"), ({"num_shards": 2, "shard_index": 1}, "OFF")]
+)
+def test_options(kwargs, policy):
+    for deterministic in (True, False):
+        found = load("digits", batch_size=8, deterministic=deterministic, **kwargs)
+        options = found.dataset.options()
+        assert options.deterministic is deterministic
+        assert options.experimental_distribute.auto_shard_policy == getattr(
+            tf.data.experimental.AutoShardPolicy, policy
+        )
+
+
+def test_fit_goes_on_from_epoch_to_epoch():
+    # Keras draws steps_per_epoch batches for each epoch from one iterator.
+    digits = load("digits", batch_size=500, training=True)
+    iterator = iter(digits.dataset)
+    for epoch in range(3):
+        drawn = np.concatenate([next(iterator).numpy() for _ in range(digits.steps_per_epoch)])
+        one = load("digits", batch_size=500, training=True, epoch=epoch, num_epochs=1)
+        np.testing.assert_array_equal(drawn, _images(one))
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("digits", {"split": "valid"}, r"Unknown split 'valid' of 'digits'; .*'train', 'test'"),
+        ("digits", {"split": "validation"}, "num_validation above 0 holds out"),
+        ("digits", {"num_validation": 1500}, "fewer than all of 1500 images, got 1500"),
+        ("digits", {"image_size": 8}, "no image_size for 'digits'"),
+        ("digits", {"batch_size": 1501, "training": True}, "full batch of 1501 .* got 1500"),
+        ("digits", {"step": 3}, "only with training=True"),
+        ("no_such_data", {}, "Unknown data set 'no_such_data'"),
+    ],
+)
+def test_errors(name, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        load(name, **{"batch_size": 4, **kwargs})
