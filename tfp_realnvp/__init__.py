@@ -1,6 +1,7 @@
 """Real NVP (Dinh, Sohl-Dickstein, Bengio 2017) for TensorFlow Probability and Keras 3."""
 
 from tfp_realnvp.bijectors import (
+    ActNorm,
     AffineCoupling,
     BatchNormalization,
     ChannelMask,
@@ -14,11 +15,12 @@ from tfp_realnvp.bijectors import (
 )
 from tfp_realnvp.diagnosis import NonFiniteLossError
 from tfp_realnvp.model import FlowModel
-from tfp_realnvp.networks import ConvResNet, WeightNormConv2D
+from tfp_realnvp.networks import ConvResNet, ShallowConv, WeightNormConv2D
 from tfp_realnvp.optimizers import FusedAdam
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 
 __all__ = [
+    "ActNorm",
     "AffineCoupling",
     "BatchNormalization",
     "ChannelMask",
@@ -32,6 +34,7 @@ __all__ = [
     "NonFiniteLossError",
     "PixelLogit",
     "RealNVPImage",
+    "ShallowConv",
     "Squeeze",
     "WeightNormConv2D",
     "bits_per_dim",

@@ -109,6 +109,7 @@ class FlowModel(keras.Model):
             name="other_variables",
         )
         self._scales = self._find_scales(bijectors)
+        self._set_in_training = tuple(v for p in bijectors for v in p.variables_set_in_training)
         self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
         self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._last_step = None
@@ -193,7 +194,7 @@ class FlowModel(keras.Model):
         values = self._values(images, (self.seed, tf.cast(step, tf.int32)))
         variables = self.trainable_variables
         # Tensors share the variables' buffers until those are written: this costs nothing.
-        statistics = [(v.value, tf.identity(v.value)) for v in self.non_trainable_variables]
+        statistics = [(v, tf.identity(v)) for v in self._set_in_training]
         with tf.GradientTape() as tape:
             log_prob = self._log_prob(values, training=True)
             loss = -tf.reduce_mean(log_prob) + tf.cast(self._penalty(), log_prob.dtype)
@@ -312,7 +313,7 @@ class FlowModel(keras.Model):
         step = int(last["_step"])
         # The same noise and the same weights give the same failure, now step by step.
         values = self._values(last["_images"], (self.seed, step))
-        state = [(v.value, tf.identity(v.value)) for v in self.non_trainable_variables]
+        state = [(v, tf.identity(v)) for v in self._set_in_training]
         part = first_non_finite_part(
             self.distribution,
             values,
@@ -324,7 +325,7 @@ class FlowModel(keras.Model):
         raise NonFiniteLossError(step, part)
 
     def _build_networks(self, bijectors: list[FlowBijector]) -> None:
-        if all(layer.built for part in bijectors for layer in part.layers):
+        if all(part.is_built for part in bijectors):
             return
         if not self.distribution.event_shape.is_fully_defined():
             raise ValueError(

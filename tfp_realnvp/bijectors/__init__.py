@@ -1,5 +1,6 @@
 """Real NVP's bijectors, in the forms and directions of `tfp.bijectors`: forward is latent -> data."""
 
+from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.factor_out import FactorOut
@@ -11,6 +12,7 @@ from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.masks import ChannelMask, CheckerboardMask
 
 __all__ = [
+    "ActNorm",
     "AffineCoupling",
     "BatchNormalization",
     "ChannelMask",

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.recomputation import recompute_gradient
 from tfp_realnvp.masks import Mask
 
 __all__ = ["AffineCoupling"]
@@ -93,8 +94,7 @@ class AffineCoupling(FlowBijector):
             self._network = network
             self._use_scale = use_scale
             self._is_layer = isinstance(network, keras.layers.Layer)
-            if self._is_layer:
-                self._network_variables = _LayerVariables(network)
+            self._network_variables = _LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._network_options = tuple(
                 option for option in ("training", "conditional_input") if option in signature
@@ -128,6 +128,11 @@ class AffineCoupling(FlowBijector):
         return (self._network,) if self._is_layer else ()
 
     @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """What the network counts as not trainable: moving statistics, random seeds."""
+        return tuple(v for v in self._network_variables if not v.trainable)
+
+    @property
     def accepts_conditional_input(self) -> bool:
         """Whether the network takes `conditional_input`."""
         return "conditional_input" in self._network_options
@@ -157,8 +162,7 @@ class AffineCoupling(FlowBijector):
         self, kept: tf.Tensor, changed: tf.Tensor, options: dict[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         images = flatten_batch(kept)
-        options = {key: options[key] for key in self._network_options if key in options}
-        output = self._network(images, **options)
+        output = self._apply_network(images, options)
         channels = changed.shape[-1]
         expected = 2 * channels if self._use_scale else channels
         if output.shape.rank != 4 or output.shape[-1] != expected:
@@ -173,6 +177,25 @@ class AffineCoupling(FlowBijector):
             return output, None
         shift, log_scale = tf.split(output, 2, axis=-1)
         return shift, self._scale * tf.tanh(log_scale)
+
+
+    def _apply_network(self, images: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+        static = {"training": options.get("training", False)}
+        tensors = {"conditional_input": options.get("conditional_input")}
+        static, tensors = (
+            {key: value for key, value in group.items() if key in self._network_options}
+            for group in (static, tensors)
+        )
+        tensors = {key: value for key, value in tensors.items() if value is not None}
+        if not options.get("recompute"):
+            return self._network(images, **static, **tensors)
+        return recompute_gradient(
+            lambda images, *values: self._network(
+                images, **static, **dict(zip(tensors, values, strict=True))
+            ),
+            [images, *tensors.values()],
+            self.variables_set_in_training,
+        )
 
 
 class _LayerVariables(Sequence):

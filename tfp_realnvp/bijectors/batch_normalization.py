@@ -104,6 +104,16 @@ class BatchNormalization(FlowBijector):
         """The moving statistics."""
         return self._moving
 
+    @property
+    def is_built(self) -> bool:
+        """Whether the moving statistics were made."""
+        return self._moving.mean is not None
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The moving statistics."""
+        return tuple(self._moving.variables)
+
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         channels = self._moving.num_channels
         if shape[-1] is None or channels not in (None, shape[-1]):
@@ -117,13 +127,10 @@ class BatchNormalization(FlowBijector):
         y = x * tf.sqrt(variance) + self._moving.mean
         return y, -self._inverse_log_det(x, variance)
 
-    def _inverse_and_log_det(
-        self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        del conditional_input
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._moving.build(y.shape[-1], self.dtype)
         mean, variance = self._moving.mean, self._moving.variance
-        if training:
+        if options.get("training"):
             batch = tf.nn.moments(y, axes=list(range(y.shape.rank - 1)))
             moved = self._moving.move(*batch, momentum=self._momentum)
             mean, variance = moved if self._statistics == "running" else batch

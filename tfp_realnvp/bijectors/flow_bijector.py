@@ -145,9 +145,19 @@ class FlowBijector(tfb.Bijector):
     @property
     def state_variables(self) -> tuple[tf.Variable, ...]:
         """`variables`, collected once: all that a result depends on beside its input."""
-        if self._state_variables is None or not all(layer.built for layer in self.layers):
+        if self._state_variables is None or not self.is_built:
             self._state_variables = self._no_dependency(tuple(self.variables))
         return self._state_variables
+
+    @property
+    def is_built(self) -> bool:
+        """Whether its own variables, not those of its parts, were all made."""
+        return all(layer.built for layer in self.layers)
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The variables of its own, not of its parts, that a training pass writes."""
+        return ()
 
     # The public pair.
 

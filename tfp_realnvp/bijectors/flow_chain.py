@@ -37,6 +37,7 @@ class FlowChain(FlowBijector):
         self,
         bijectors: Sequence[tfb.Bijector],
         *,
+        recompute: bool = False,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "flow_chain",
@@ -45,6 +46,8 @@ class FlowChain(FlowBijector):
 
         Args:
           bijectors: bijectors on [..., H, W, C], of this package or of TFP; may be empty.
+          recompute: whether the gradient computes the activations of the networks again, one
+            coupling at a time, instead of keeping them: less memory for one more forward pass.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to look for values that are not finite.
           name: of the operations.
@@ -64,6 +67,7 @@ class FlowChain(FlowBijector):
                 )
         with tf.name_scope(name):
             self._bijectors = bijectors
+            self._recompute = recompute
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=all(part.is_constant_jacobian for part in bijectors),
@@ -84,6 +88,7 @@ class FlowChain(FlowBijector):
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         fldj = tf.zeros(tf.shape(x)[:-3], x.dtype)
+        options = self._with_recompute(options)
         for part in reversed(self._bijectors):
             x, part_fldj = parts.forward_and_log_det(part, x, **options)
             fldj += part_fldj
@@ -91,10 +96,14 @@ class FlowChain(FlowBijector):
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         ildj = tf.zeros(tf.shape(y)[:-3], y.dtype)
+        options = self._with_recompute(options)
         for part in self._bijectors:
             y, part_ildj = parts.inverse_and_log_det(part, y, **options)
             ildj += part_ildj
         return y, ildj
+
+    def _with_recompute(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "recompute": True} if self._recompute else options
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         for part in reversed(self._bijectors):

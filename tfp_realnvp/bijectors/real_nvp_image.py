@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import parts, squeeze
+from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.factor_out import FactorOut
@@ -18,7 +19,7 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
-from tfp_realnvp.networks import ConvResNet
+from tfp_realnvp.networks import ConvResNet, ShallowConv
 
 __all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
 
@@ -39,7 +40,7 @@ PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "celeb_a": _IMAGES_64,
 }
 
-_NORMALIZATIONS = ("batch", None)
+_NORMALIZATIONS = ("batch", "actnorm", None)
 
 
 class RealNVPImage(FlowBijector):
@@ -84,9 +85,12 @@ class RealNVPImage(FlowBijector):
         num_blocks: int = 4,
         num_filters: int = 32,
         *,
+        num_couplings: int = 3,
+        filter_growth: float = 2.0,
         normalization: str | None = "batch",
         momentum: float = 0.9,
         use_scale: bool = True,
+        recompute: bool = False,
         alpha: float | None = 0.05,
         num_values: int = 256,
         network_fn: Callable[..., Callable[..., tf.Tensor]] | None = None,
@@ -103,14 +107,20 @@ class RealNVPImage(FlowBijector):
           num_scales: number of scales; `None` takes as many as end with a side of about 4.
           num_blocks: residual blocks of each network.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
-          normalization: `'batch'` or `None`: what follows each coupling.
+          num_couplings: checkerboard couplings, and as many channel-wise ones, of each scale; the
+            last scale has one checkerboard coupling more, and no others.
+          filter_growth: what the feature maps are multiplied by when the side is halved.
+          normalization: `'batch'`: batch normalisation after each coupling; `'actnorm'`: an
+            `ActNorm` before each coupling; or `None`.
           momentum: of the moving statistics of this normalisation.
           use_scale: `False` makes all couplings additive, as in NICE.
+          recompute: whether gradients compute the activations of the networks again, one coupling
+            at a time, instead of keeping them: less memory for one more forward pass.
           alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
           num_values: number of grey levels.
           network_fn: makes the network of a coupling from the keyword arguments `mask`,
-            `input_channels`, `output_channels`, `num_filters` and `name`; `None` makes the paper's
-            `ConvResNet`. A Keras layer is built here.
+            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (of a Keras
+            layer); `None` makes the paper's `ConvResNet`. A Keras layer is built here.
           flow: the flow between latents and logits that another model of the same configuration
             holds, to share it; this is how a copy shares its networks.
           dtype: `tf.float32` or `tf.float64`, of values and log det. The networks compute as the
@@ -133,10 +143,11 @@ class RealNVPImage(FlowBijector):
             raise ValueError(
                 f"{name}: expected a normalization of {_NORMALIZATIONS}, got {normalization!r}."
             )
-        if num_blocks < 0 or num_filters < 1:
+        if num_blocks < 0 or num_filters < 1 or num_couplings < 1 or not filter_growth > 0:
             raise ValueError(
-                f"{name}: expected num_blocks of at least 0 and positive num_filters, got "
-                f"{num_blocks} and {num_filters}."
+                f"{name}: expected num_blocks of at least 0 and positive num_filters, "
+                f"num_couplings and filter_growth, got {num_blocks}, {num_filters}, "
+                f"{num_couplings} and {filter_growth}."
             )
         # What the networks and statistics in `flow` were made for.
         architecture = {
@@ -144,6 +155,8 @@ class RealNVPImage(FlowBijector):
             "num_scales": num_scales,
             "num_blocks": num_blocks,
             "num_filters": num_filters,
+            "num_couplings": num_couplings,
+            "filter_growth": filter_growth,
             "normalization": normalization,
             "momentum": momentum,
             "use_scale": use_scale,
@@ -163,7 +176,7 @@ class RealNVPImage(FlowBijector):
             if alpha is not None:
                 logit = PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)
                 bijectors.insert(0, logit)
-            self._chain = FlowChain(bijectors, dtype=dtype)
+            self._chain = FlowChain(bijectors, recompute=recompute, dtype=dtype)
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=self._chain.is_constant_jacobian,
@@ -197,6 +210,35 @@ class RealNVPImage(FlowBijector):
                 f"{dataset!r}."
             )
         return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
+
+    @classmethod
+    def compact(cls, image_shape: Sequence[int | None], **overrides: Any) -> RealNVPImage:
+        """Returns a model for small compute: more bits per second than the paper's.
+
+        Shallow networks that start at zero, an `ActNorm` before each coupling instead of batch
+        normalisation, three scales where the image can be halved twice. Found by measured runs of
+        ten minutes on two cores, see `benchmarks/README.md`.
+
+        #### Example
+
+        >>> import tfp_realnvp as tfr
+        >>> tfr.RealNVPImage.compact((32, 32, 3), num_filters=8).num_scales
+        3
+
+        Args:
+          image_shape: (height, width, channels).
+          **overrides: arguments of the constructor that are to differ.
+        """
+        sides = [side for side in tuple(image_shape)[:2] if side is not None]
+        num_scales = max(n for n in (1, 2, 3) if all(side % 2 ** (n - 1) == 0 for side in sides))
+        configuration = {
+            "num_scales": num_scales,
+            "num_filters": 64,
+            "filter_growth": 1.5,
+            "normalization": "actnorm",
+            "network_fn": shallow_conv,
+        }
+        return cls(image_shape, **{**configuration, **overrides})
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int]:
@@ -287,6 +329,8 @@ class _Builder:
         num_scales: int,
         num_blocks: int,
         num_filters: int,
+        num_couplings: int,
+        filter_growth: float,
         normalization: str | None,
         momentum: float,
         use_scale: bool,
@@ -297,6 +341,8 @@ class _Builder:
         self._num_scales = num_scales
         self._num_blocks = num_blocks
         self._num_filters = num_filters
+        self._num_couplings = num_couplings
+        self._filter_growth = filter_growth
         self._normalization = normalization
         self._momentum = momentum
         self._use_scale = use_scale
@@ -304,26 +350,20 @@ class _Builder:
         self._dtype = dtype
 
     def build(self) -> FlowChain:
-        return self._scale(0, self._channels, self._num_filters)
+        return self._scale(0)
 
-    def _scale(self, index: int, channels: int, filters: int) -> FlowChain:
+    def _scale(self, index: int) -> FlowChain:
         name = f"scale{index}"
         dtype = self._dtype
-        if index == self._num_scales - 1:
-            masks = [CheckerboardMask(i % 2) for i in range(4)]
-            couplings = self._couplings(masks, channels, filters, f"{name}_checkerboard")
-            return FlowChain(couplings, dtype=dtype, name=name)
-        checkerboard = self._couplings(
-            [CheckerboardMask(i % 2) for i in range(3)], channels, filters, f"{name}_checkerboard"
-        )
-        channelwise = self._couplings(
-            [ChannelMask(i % 2) for i in range(3)], 4 * channels, 2 * filters, f"{name}_channel"
-        )
-        following = FactorOut(
-            self._scale(index + 1, 2 * channels, 2 * filters),
-            dtype=dtype,
-            name=f"{name}_factor_out",
-        )
+        channels = self._channels * 2**index
+        is_last = index == self._num_scales - 1
+        masks = [CheckerboardMask(i % 2) for i in range(self._num_couplings + is_last)]
+        checkerboard = self._couplings(masks, channels, index, f"{name}_checkerboard")
+        if is_last:
+            return FlowChain(checkerboard, dtype=dtype, name=name)
+        masks = [ChannelMask(i % 2) for i in range(self._num_couplings)]
+        channelwise = self._couplings(masks, 4 * channels, index + 1, f"{name}_channel")
+        following = FactorOut(self._scale(index + 1), dtype=dtype, name=f"{name}_factor_out")
         plain = squeeze.Squeeze(dtype=dtype)
         factor_out = squeeze.Squeeze(order="factor_out", dtype=dtype)
         return FlowChain(
@@ -343,8 +383,9 @@ class _Builder:
         )
 
     def _couplings(
-        self, masks: Sequence[Mask], channels: int, filters: int, name: str
+        self, masks: Sequence[Mask], channels: int, halvings: int, name: str
     ) -> list[FlowBijector]:
+        filters = round(self._num_filters * self._filter_growth**halvings)
         bijectors = []
         for index, mask in enumerate(masks):
             changed = mask.changed_channels(channels)
@@ -355,6 +396,7 @@ class _Builder:
                 output_channels=2 * changed if self._use_scale else changed,
                 num_filters=filters,
                 name=f"{name}{index}",
+                dtype="float64" if self._dtype == tf.float64 else None,
             )
             if isinstance(network, keras.layers.Layer) and not network.built:
                 network.build((None, None, None, input_channels))
@@ -365,29 +407,42 @@ class _Builder:
                 dtype=self._dtype,
                 name=f"{name}{index}_coupling",
             )
+            options = {"num_channels": channels, "dtype": self._dtype, "name": f"{name}{index}_norm"}
+            if self._normalization == "actnorm":
+                bijectors.append(ActNorm(**options))
             bijectors.append(coupling)
             if self._normalization == "batch":
-                norm = BatchNormalization(
-                    self._momentum,
-                    num_channels=channels,
-                    dtype=self._dtype,
-                    name=f"{name}{index}_norm",
-                )
-                bijectors.append(norm)
+                bijectors.append(BatchNormalization(self._momentum, **options))
         return bijectors
 
     def _conv_resnet(
-        self, *, mask: Mask, input_channels: int, output_channels: int, num_filters: int, name: str
+        self, *, mask: Mask, output_channels: int, num_filters: int, name: str, dtype: Any, **_: Any
     ) -> ConvResNet:
-        del input_channels
         return ConvResNet(
             output_channels,
             self._num_blocks,
             num_filters,
             checkerboard_parity=mask.parity if isinstance(mask, CheckerboardMask) else None,
-            dtype="float64" if self._dtype == tf.float64 else None,
+            dtype=dtype,
             name=name,
         )
+
+
+def shallow_conv(
+    *,
+    mask: Mask,
+    output_channels: int,
+    num_filters: int,
+    name: str,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> ShallowConv:
+    """Returns the network of a coupling of `RealNVPImage.compact`, a `network_fn`."""
+    del kwargs
+    parity = mask.parity if isinstance(mask, CheckerboardMask) else None
+    return ShallowConv(
+        output_channels, num_filters, checkerboard_parity=parity, dtype=dtype, name=name
+    )
 
 
 def _checked_image_shape(

@@ -1,0 +1,153 @@
+"""A learned scale and shift of each channel that start from the first batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+
+__all__ = ["ActNorm"]
+
+
+class ActNorm(FlowBijector):
+    r"""An affine map of each channel, set by the first training batch and learned from then on.
+
+    ```
+    inverse (data -> latent):  x = (y - shift) * exp(log_scale)
+    forward (latent -> data):  y = x * exp(-log_scale) + shift
+    ildj = H W sum(log_scale)
+    ```
+
+    The first inverse pass with `training=True` sets `shift` to the mean and `log_scale` to minus
+    the log of the standard deviation of each channel over the batch and all positions, so that `x`
+    has mean 0 and variance 1 there. Unlike batch normalisation it is the same map in training and
+    evaluation, and for any size of batch.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> bijector = ActNorm()
+    >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
+    >>> x = bijector.inverse(y, training=True)
+    >>> bool(abs(tf.reduce_mean(x)) < 1e-3), bool(abs(tf.math.reduce_std(x) - 1) < 1e-2)
+    (True, True)
+
+    #### References
+
+    Kingma, Dhariwal: Glow, section 3.1.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_channels: int | None = None,
+        epsilon: float = 1e-6,
+        learned: LearnedAffine | None = None,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "act_norm",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          num_channels: makes the variables now; `None` makes them at the first call.
+          epsilon: added to the first batch's variance, positive.
+          learned: the variables, if they are to be shared with another bijector.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to look for values that are not finite.
+          name: of the operations.
+
+        Raises:
+          ValueError: if `epsilon` is not positive.
+          TypeError: if `dtype` is another one.
+        """
+        parameters = dict(locals())
+        if not epsilon > 0:
+            raise ValueError(f"{name}: expected a positive epsilon, got {epsilon}.")
+        with tf.name_scope(name):
+            self._epsilon = epsilon
+            # A copy shares the variables, made or not.
+            self._learned = LearnedAffine() if learned is None else learned
+            parameters["learned"] = self._learned
+            if num_channels is not None:
+                self._learned.build(num_channels, dtype)
+            super().__init__(
+                dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
+            )
+
+    @property
+    def learned(self) -> LearnedAffine:
+        """The variables."""
+        return self._learned
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the variables were made."""
+        return self._learned.shift is not None
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The variables: the first training pass sets them."""
+        return tuple(self._learned.variables)
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        channels = self._learned.num_channels
+        if shape[-1] is None or channels not in (None, shape[-1]):
+            raise ValueError(
+                f"{self.name}: expected {channels or 'a known number of'} channels, got {shape}."
+            )
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        self._learned.build(x.shape[-1], self.dtype)
+        log_scale = tf.convert_to_tensor(self._learned.log_scale)
+        y = x * tf.exp(-log_scale) + self._learned.shift
+        return y, -self._inverse_log_det(x, log_scale)
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        self._learned.build(y.shape[-1], self.dtype)
+        if options.get("training"):
+            self._learned.set_once(y, self._epsilon)
+        shift, log_scale = self._learned.shift, tf.convert_to_tensor(self._learned.log_scale)
+        return (y - shift) * tf.exp(log_scale), self._inverse_log_det(y, log_scale)
+
+    def _inverse_log_det(self, image: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(image)
+        positions = tf.cast(shape[-3] * shape[-2], self.dtype)
+        return tf.fill(shape[:-3], positions * tf.reduce_sum(log_scale))
+
+
+class LearnedAffine(tf.Module):
+    """The trainable shift and log scale of each channel, and whether they were set by data."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.shift = None
+        self.log_scale = None
+        self.is_set = None
+
+    @property
+    def num_channels(self) -> int | None:
+        """The number of channels; `None` before `build`."""
+        return None if self.shift is None else self.shift.shape[0]
+
+    def build(self, num_channels: int, dtype: Any) -> None:
+        """Makes the variables, once: the identity."""
+        if self.shift is not None:
+            return
+        mean = {"aggregation": tf.VariableAggregation.MEAN}
+        with tf.init_scope():
+            self.shift = tf.Variable(tf.zeros([num_channels], dtype), name="shift", **mean)
+            self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **mean)
+            self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **mean)
+
+    def set_once(self, images: tf.Tensor, epsilon: float) -> None:
+        """Sets the variables by the moments of `images`, unless that was done before."""
+        mean, variance = tf.nn.moments(
+            tf.stop_gradient(images), axes=list(range(images.shape.rank - 1))
+        )
+        values = (mean, -0.5 * tf.math.log(variance + epsilon))
+        for variable, value in zip((self.shift, self.log_scale), values, strict=True):
+            variable.assign(tf.where(self.is_set > 0, variable, value))
+        self.is_set.assign(tf.ones_like(self.is_set))

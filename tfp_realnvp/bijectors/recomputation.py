@@ -1,0 +1,73 @@
+"""Gradients that compute a network's activations again instead of keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+__all__ = ["recompute_gradient"]
+
+
+def recompute_gradient(
+    function: Callable[..., tf.Tensor],
+    inputs: Sequence[tf.Tensor],
+    state: Sequence[tf.Variable],
+) -> tf.Tensor:
+    """Returns `function(*inputs)`, of which the gradient keeps nothing but the inputs.
+
+    The backward pass runs the function a second time, when the gradient of its output is there,
+    and differentiates that: memory of one function at a time, for one more forward pass. The
+    second run finds the `state` (moving statistics, random seeds) as the first one did, and leaves
+    it as the first one left it: the results are the same, and statistics move once.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> weight, calls = tf.Variable(3.0), tf.Variable(0.0, trainable=False)
+    >>> def cube(x):
+    ...   calls.assign_add(1.0)
+    ...   return weight * x**3
+    >>> with tf.GradientTape() as tape:
+    ...   y = recompute_gradient(cube, [tf.constant(2.0)], [calls])
+    >>> float(tape.gradient(y, weight)), float(calls)
+    (8.0, 1.0)
+
+    Args:
+      function: of the inputs and of variables.
+      inputs: floating tensors.
+      state: the variables that `function` writes.
+
+    Returns:
+      The function's value.
+    """
+    before = [tf.identity(variable) for variable in state]
+
+    @tf.custom_gradient
+    def forward(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        output = function(*inputs)
+
+        def backward(upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> tuple:
+            # Not before the gradient arrives: else all networks would run again at once.
+            with tf.control_dependencies([upstream]):
+                again = [tf.identity(tensor) for tensor in inputs]
+                after = [tf.identity(variable) for variable in state]
+            for variable, value in zip(state, before, strict=True):
+                variable.assign(value)
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                output = function(*again)
+            for variable, value in zip(state, after, strict=True):
+                variable.assign(value)
+            gradients = tape.gradient(
+                output,
+                [again, list(variables)],
+                output_gradients=upstream,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            # `tf.custom_gradient` wants the second part only from functions of variables.
+            return (gradients[0], gradients[1]) if variables else gradients[0]
+
+        return output, backward
+
+    return forward(*inputs)
