@@ -60,7 +60,7 @@ def find_images(
 
     """
     path = pathlib.Path(name)
-    if name not in _EMBEDDED and find_spec(name) is None and path.is_dir():
+    if name and name not in _EMBEDDED and find_spec(name) is None and path.is_dir():
         return _from_folder(path, split, num_validation, image_size, on_error)
     if name in _EMBEDDED or path.suffix in (".npy", ".npz"):
         if image_size is not None:
@@ -123,7 +123,7 @@ def _from_tfds(
             1,
         )
     # A data set that is neither known nor there has no splits yet; that it is absent comes next.
-    splits = check_split(name, split, spec.splits or (split,), num_validation)
+    splits = check_split(name, split, spec.splits, num_validation) if spec.splits else ()
     source = tfds_source.tfds_source(
         spec, builder, split, num_validation=num_validation, shuffle_buffer=shuffle_buffer
     )

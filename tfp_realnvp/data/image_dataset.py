@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.data.preprocessing import flip_some
+
 __all__ = ["image_dataset"]
 
 
@@ -63,7 +65,7 @@ def image_dataset(
             2, drop_remainder=True
         )
         batches = tf.data.Dataset.zip(batches, seeds).map(
-            lambda batch, flip_seed: _flip_some(tf.gather(images, batch), flip_seed),
+            lambda batch, flip_seed: flip_some(tf.gather(images, batch), flip_seed),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -92,9 +94,3 @@ def _check(images: np.ndarray, batch_size: int, drop_remainder: bool) -> None:
             f"Expected at least one full batch of {batch_size} images with drop_remainder=True, "
             f"got {len(images)} images."
         )
-
-
-def _flip_some(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors each image of a `[B, H, W, C]` batch with probability 1/2."""
-    chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
-    return tf.where(chosen, tf.reverse(images, axis=[2]), images)

@@ -30,10 +30,20 @@ def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
       folder: name of the folder.
 
     Returns:
-      Names in alphabetical order.
+      By split, names in alphabetical order.
 
     Raises:
       ValueError: a split has no images, or there are fewer than two images to divide.
+
+    #### Example
+
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("a.png", "b.png", "c.jpg"):
+    ...     (folder / name).touch()
+    >>> {split: len(paths) for split, paths in list_images(folder).items()}
+    {'train': 2, 'test': 1}
+
     """
     folder = pathlib.Path(folder)
     if (folder / "train").is_dir():
@@ -74,6 +84,16 @@ def folder_source(
     Raises:
       ValueError: `on_error` is neither; a file cannot be read and `on_error` is `'raise'`, or
         none can; an image has another size, or it has colour where the first one is grey.
+
+    #### Example
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "image.png"
+    >>> tf.io.write_file(str(path), tf.io.encode_png(tf.zeros([8, 6, 3], tf.uint8)))
+    >>> source = folder_source([path], first=path)
+    >>> source.num_images, source.image_shape
+    (1, (8, 6, 3))
+
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"Expected on_error to be 'raise' or 'skip', got {on_error!r}.")

@@ -142,6 +142,10 @@ def load(
     >>> [len(batch) for batch in test.dataset]
     [100, 100, 97]
 
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.1.
+    van den Oord, Kalchbrenner, Kavukcuoglu: Pixel recurrent neural networks, section 5.
     """
     plan = BatchPlan(
         batch_size=batch_size,

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.data import preprocessing
-from tfp_realnvp.data.dataset_spec import DatasetSpec, find_spec
+from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec, find_spec
 from tfp_realnvp.data.image_source import ImageSource
 
 __all__ = ["find_builder", "import_tfds", "spec_of", "tfds_source"]
@@ -48,14 +48,23 @@ def find_builder(name: str, data_dir: str | None = None, download: bool = False)
     Raises:
       ImportError: tensorflow-datasets is not installed.
       ValueError: there is no such data set.
+
+    #### Example
+
+    >>> find_builder("imagenet32").info.full_name
+    'downsampled_imagenet/32x32/2.0.0'
+
     """
     tfds = import_tfds()
     spec = find_spec(name)
     try:
         builder = tfds.builder(name if spec is None else spec.tfds_name, data_dir=data_dir)
-    except (ValueError, tfds.core.registered.DatasetNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"Unknown data set {name!r}: {reason}") from error
+    except (ValueError, AssertionError) as error:  # whatever is wrong with the name
+        names = [spec.name for spec in DATASETS]
+        raise ValueError(
+            f"Unknown data set {name!r}: expected one of {names}, 'digits', 'photos', another name "
+            "of tensorflow-datasets, an .npz or .npy file, or a folder of images that exists."
+        ) from error
     if download:
         builder.download_and_prepare()
     return builder
@@ -73,6 +82,12 @@ def spec_of(name: str, builder: Any, image_size: int | None = None) -> DatasetSp
     Raises:
       ValueError: the data set has no feature `image` of `uint8`, or it has images of many sizes
         and there is no `image_size`; or one is given for a data set of `DATASETS`.
+
+    #### Example
+
+    >>> spec_of("svhn_cropped", find_builder("svhn_cropped")).image_shape
+    (32, 32, 3)
+
     """
     spec = find_spec(name)
     if spec is not None:
