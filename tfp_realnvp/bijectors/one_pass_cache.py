@@ -75,10 +75,12 @@ class OnePassCache(cache_util.BijectorCacheWithGreedyAttrs):
 
     def _get_or_create_edge(self, input: Any, forward_name: str, kwargs: Any) -> Any:
         edge = super()._get_or_create_edge(input, forward_name, kwargs)
-        if not edge.output_ref:
-            return edge
         attributes = edge.attributes
-        if attributes["state"].holds(input, edge.output_ref(), attributes["ildj"]):
+        if "state" not in attributes:
+            return edge
+        # The value may be gone, when only its log det was asked for: this one can still be stale.
+        results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
+        if attributes["state"].holds(input, [each for each in results if each is not None]):
             return edge
         self._drop(edge)
         return super()._get_or_create_edge(input, forward_name, kwargs)
@@ -91,8 +93,10 @@ class OnePassCache(cache_util.BijectorCacheWithGreedyAttrs):
 
     def _drop(self, edge: Any) -> None:
         for reference in (edge.input_ref, edge.output_ref):
-            reference.cancel()
-            self.storage.pop(reference, None)
+            # An edge whose value is gone is found under its input only.
+            if reference is not None:
+                reference.cancel()
+                self.storage.pop(reference, None)
 
 
 class _Storage(cache_util.EphemeralDict):
@@ -123,14 +127,14 @@ class _ComputationState:
             self._graph = tf.compat.v1.get_default_graph()
             self._num_operations = len(self._graph.get_operations())
 
-    def holds(self, value: tf.Tensor, output: tf.Tensor, log_det: tf.Tensor) -> bool:
+    def holds(self, value: tf.Tensor, results: list[tf.Tensor]) -> bool:
         """Returns whether computing again, here and now, would give the same tensors."""
         if tf.executing_eagerly():
             if self._graph is not None or self._written_eagerly():
                 return False
         elif tf.compat.v1.get_default_graph() is not self._graph or self._written_in_graph():
             return False
-        if not record.could_possibly_record() or record.should_record_backprop([output, log_det]):
+        if not record.could_possibly_record() or record.should_record_backprop(results):
             return True
         # A tape is active and does not know the result: would it, were it computed again?
         trainable = any(variable.trainable for variable in self._variables)
