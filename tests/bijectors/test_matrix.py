@@ -37,7 +37,7 @@ def _coupling(mask, **kwargs):
 def _one_convolution(dtype):
     """Makes the least of a network: what takes the time here is tracing and compiling."""
 
-    def network_fn(mask, input_channels, output_channels, num_filters, name):
+    def network_fn(*, input_channels, output_channels, name, **_):
         return tfr.WeightNormConv2D(output_channels, 3, dtype=dtype.name, name=name)
 
     return network_fn

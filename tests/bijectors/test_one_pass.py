@@ -1,0 +1,181 @@
+"""One evaluation of each network gives the value and its log det."""
+
+import flow_testing as ft
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 2)
+
+
+def _counted_flow():
+    """A `RealNVPImage` of two scales, and the layers that count its ten networks' calls."""
+    layers = []
+
+    def network_fn(*, input_channels, output_channels, name, **_):
+        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels), name=name))
+        return layers[-1]
+
+    flow = ft.randomize(tfr.RealNVPImage(_SHAPE, num_scales=2, network_fn=network_fn))
+    return flow, layers
+
+
+def _counted_coupling(parity=0):
+    layer = ft.CountingLayer(ft.network(2, 4))
+    return ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(parity), layer)), layer
+
+
+def _setups():
+    """Each with the bijector and the layers that count."""
+
+    def image():
+        return _counted_flow()
+
+    def coupling():
+        bijector, layer = _counted_coupling()
+        return bijector, [layer]
+
+    def invert():
+        bijector, layer = _counted_coupling()
+        return tfb.Invert(bijector), [layer]
+
+    def chain():
+        (one, layer1), (two, layer2) = _counted_coupling(0), _counted_coupling(1)
+        return tfb.Chain([tfb.Softplus(), one, tfb.Scale(2.0), two]), [layer1, layer2]
+
+    def chain_of_inverted():
+        (one, layer1), (two, layer2) = _counted_coupling(0), _counted_coupling(1)
+        return tfb.Chain([one, tfb.Invert(two)]), [layer1, layer2]
+
+    def chain_of_image():
+        bijector, layers = _counted_flow()
+        return tfb.Chain([tfb.Scale(0.5), bijector]), layers
+
+    def flow_chain():
+        (one, layer1), (two, layer2) = _counted_coupling(0), _counted_coupling(1)
+        return tfr.FlowChain([one, tfb.Invert(two)]), [layer1, layer2]
+
+    return [image, coupling, invert, chain, chain_of_inverted, chain_of_image, flow_chain]
+
+
+def _log_prob(flow, data):
+    return flow.log_prob(data)
+
+
+def _sample(flow, data):
+    return flow.sample(2, seed=(0, 1))
+
+
+def _sample_and_log_prob(flow, data):
+    return flow.experimental_sample_and_log_prob(2, seed=(0, 1))
+
+
+def _log_prob_of_sample(flow, data):
+    return flow.log_prob(flow.sample(2, seed=(0, 1)))
+
+
+def _gradient(flow, data):
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(flow.log_prob(data))
+    gradients = tape.gradient(loss, flow.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    return gradients
+
+
+def _training_gradient(flow, data):
+    with tf.GradientTape() as tape:
+        options = {}
+        if isinstance(flow.bijector, tfr.FlowBijector):
+            options = {"bijector_kwargs": {"training": True}}
+        loss = -tf.reduce_mean(flow.log_prob(data, **options))
+    return tape.gradient(loss, flow.trainable_variables)
+
+
+each_setup = pytest.mark.parametrize("setup", _setups(), ids=lambda setup: setup.__name__)
+each_call = pytest.mark.parametrize(
+    "call",
+    [
+        _log_prob,
+        _sample,
+        _sample_and_log_prob,
+        _log_prob_of_sample,
+        _gradient,
+        _training_gradient,
+    ],
+    ids=lambda call: call.__name__.removeprefix("_"),
+)
+each_mode = pytest.mark.parametrize("mode", ["eager", "function"])
+
+
+@each_mode
+@each_call
+@each_setup
+def test_each_network_is_evaluated_once(setup, call, mode):
+    bijector, layers = setup()
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+    data = ft.pixels([3, *_SHAPE])
+    for layer in layers:
+        layer.count = 0
+    if mode == "eager":
+        call(flow, data)
+    else:
+        # Tracing runs the Python code once: the counts are of evaluations in the graph.
+        tf.function(lambda data: call(flow, data), autograph=False).get_concrete_function(data)
+    assert [layer.count for layer in layers] == [1] * len(layers)
+
+
+@each_mode
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_the_public_pair_is_one_pass(direction, training, mode):
+    bijector, layers = _counted_flow()
+    value = ft.pixels([3, *_SHAPE])
+
+    def call(value):
+        return getattr(bijector, f"{direction}_and_log_det")(value, training=training)
+
+    for layer in layers:
+        layer.count = 0
+    (call if mode == "eager" else tf.function(call).get_concrete_function)(value)
+    assert [layer.count for layer in layers] == [1] * len(layers)
+
+
+def test_log_det_first_then_value():
+    # In a graph, which keeps all its tensors. Eagerly TFP's cache holds on to no value that the
+    # caller does not hold: nobody holds the value of a pass that was made for its log det.
+    bijector, layers = _counted_flow()
+
+    @tf.function
+    def call(value):
+        log_det = bijector.inverse_log_det_jacobian(value, event_ndims=3)
+        return bijector.inverse(value), log_det
+
+    for layer in layers:
+        layer.count = 0
+    call.get_concrete_function(ft.pixels([3, *_SHAPE]))
+    assert [layer.count for layer in layers] == [1] * len(layers)
+
+
+def test_a_new_tensor_is_a_new_pass():
+    # The counter counts: an equal but other tensor has no cached result.
+    bijector, layer = _counted_coupling()
+    value = ft.normal([3, *_SHAPE])
+    layer.count = 0
+    bijector.forward(value)
+    bijector.forward(tf.identity(value))
+    assert layer.count == 2
+
+
+def test_independent_and_nested_distributions():
+    bijector, layers = _counted_flow()
+    inner = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+    outer = tfd.TransformedDistribution(tfd.Independent(inner), tfb.Scale(2.0))
+    for layer in layers:
+        layer.count = 0
+    outer.log_prob(2 * ft.pixels([3, *_SHAPE]))
+    assert [layer.count for layer in layers] == [1] * len(layers)

@@ -1,0 +1,684 @@
+"""What goes wrong between TensorFlow Probability and Keras 3 unless somebody sees to it."""
+
+import threading
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 2)
+
+
+def _refs(variables):
+    return {variable.ref() for variable in variables}
+
+
+def _recorded_flow(**kwargs):
+    """A flow of two scales, and the ten layers that were made for it."""
+    layers = []
+
+    def network_fn(*, input_channels, output_channels, name, **_):
+        layers.append(ft.network(input_channels, output_channels))
+        return layers[-1]
+
+    return ft.image_flow(_SHAPE, network_fn=network_fn, **kwargs), layers
+
+
+def _small_flow(seed=0):
+    """A flow of few parts, one of each kind with variables."""
+    parts = [
+        ft.coupling(tfr.CheckerboardMask(0), 2),
+        tfr.BatchNormalization(num_channels=2),
+        ft.coupling(tfr.ChannelMask(0), 2),
+    ]
+    return ft.randomize(tfr.FlowChain(parts), seed)
+
+
+def _distribution(bijector=None):
+    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector or _small_flow())
+
+
+def _step(variables, size=0.05):
+    """What an optimizer does, with random gradients."""
+    for index, variable in enumerate(variables):
+        variable.assign_sub(size * ft.normal(variable.shape, variable.dtype, seed=index))
+
+
+# Variables.
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda flow: flow,
+        tfb.Invert,
+        lambda flow: tfb.Chain([tfb.Softplus(), flow]),
+        lambda flow: tfb.Invert(tfb.Chain([tfb.Invert(flow), tfb.Scale(2.0)])),
+        lambda flow: tfr.FlowChain([tfb.Invert(flow)]),
+        lambda flow: _distribution(flow),
+        lambda flow: tfd.Independent(_distribution(flow)),
+        lambda flow: tfd.TransformedDistribution(_distribution(flow), tfb.Invert(tfb.Softplus())),
+        lambda flow: tfd.Sample(_distribution(flow), 2),
+    ],
+    ids=[
+        "itself",
+        "invert",
+        "chain",
+        "nested_chain",
+        "flow_chain",
+        "transformed",
+        "independent",
+        "transformed_twice",
+        "sample",
+    ],
+)
+def test_variables_are_complete_through_any_nesting(wrap):
+    flow, layers = _recorded_flow()
+    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
+    norms = [part for part in flow.submodules if isinstance(part, tfr.BatchNormalization)]
+    assert len(layers) == len(couplings) == len(norms) == 10
+    trainable = [part.scale for part in couplings]
+    frozen = []
+    for layer in layers:
+        trainable += [variable.value for variable in layer.trainable_variables]
+        frozen += [variable.value for variable in layer.non_trainable_variables]
+    for norm in norms:
+        frozen += [norm.moving.mean, norm.moving.variance, norm.moving.num_updates]
+    wrapped = wrap(flow)
+    assert _refs(wrapped.trainable_variables) == _refs(trainable)
+    assert _refs(wrapped.variables) == _refs(trainable + frozen)
+    assert _refs(wrapped.non_trainable_variables) == _refs(frozen)
+    assert len(wrapped.trainable_variables) == len(trainable)
+
+
+def test_a_frozen_network_is_not_trainable():
+    flow, layers = _recorded_flow()
+    before = _refs(flow.trainable_variables)
+    frozen = layers[3]
+    own = _refs(variable.value for variable in frozen.trainable_variables)
+    frozen.trainable = False
+    distribution = _distribution(flow)
+    assert _refs(distribution.trainable_variables) == before - own
+    assert _refs(distribution.variables) >= own
+    frozen.trainable = True
+    assert _refs(distribution.trainable_variables) == before
+
+
+def test_a_frozen_layer_within_a_network_is_not_trainable():
+    flow, layers = _recorded_flow()
+    inner = layers[0].output_conv
+    own = _refs(variable.value for variable in inner.trainable_variables)
+    inner.trainable = False
+    assert own and not own & _refs(flow.trainable_variables)
+
+
+def test_a_network_that_is_built_at_its_first_call():
+    network = keras.Sequential([keras.layers.Conv2D(4, 3, padding="same")])
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    assert len(coupling.trainable_variables) == 1
+    x = ft.normal([1, *_SHAPE])
+    coupling.inverse_and_log_det(x)
+    assert len(coupling.trainable_variables) == 3
+    # The cache knows these variables as well.
+    before = coupling.inverse(x).numpy()
+    _step(coupling.trainable_variables)
+    assert np.abs(coupling.inverse(x) - before).max() > 1e-3
+
+
+def test_a_tf_module_as_network():
+    class Linear(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = tf.Variable(ft.normal([1, 2]))
+
+        def __call__(self, x):
+            return x @ self.kernel
+
+    network = Linear()
+    coupling = tfr.AffineCoupling(tfr.ChannelMask(0), network)
+    assert _refs(coupling.trainable_variables) == _refs([network.kernel, coupling.scale])
+    # The cache knows this variable as well.
+    x = ft.normal([1, *_SHAPE])
+    before = coupling.inverse(x)
+    network.kernel.assign_add(tf.ones([1, 2]))
+    assert np.abs(coupling.inverse(x) - before).max() > 1e-3
+
+
+# Equality and copies.
+
+
+def test_equal_bijectors_share_a_cache():
+    network, scale = ft.network(2, 4), tf.Variable(0.7)
+    mask = tfr.CheckerboardMask(0)
+    one = tfr.AffineCoupling(mask, network, scale=scale)
+    same = tfr.AffineCoupling(tfr.CheckerboardMask(0), network, scale=scale)
+    x = ft.normal([1, *_SHAPE])
+    assert one == same and hash(one) == hash(same)
+    assert one.forward(x) is same.forward(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ft.coupling(tfr.CheckerboardMask(0), 2),
+        lambda: tfr.BatchNormalization(num_channels=2),
+        lambda: tfr.BatchNormalization(),
+        lambda: tfr.FactorOut(tfr.BatchNormalization(num_channels=1)),
+        lambda: tfr.FlowChain([tfr.BatchNormalization(num_channels=2)]),
+        lambda: tfr.RealNVPImage(_SHAPE, num_scales=1, num_blocks=0, num_filters=2),
+        lambda: tfb.Invert(tfr.BatchNormalization(num_channels=2)),
+        lambda: tfb.Chain([tfr.BatchNormalization(num_channels=2)]),
+    ],
+)
+def test_two_of_one_configuration_are_unequal(make):
+    assert make() != make()
+
+
+@pytest.mark.parametrize("make", [tfr.Squeeze, tfr.PixelLogit, lambda: tfr.FlowChain([])])
+def test_two_without_variables_are_equal(make):
+    assert make() == make() and hash(make()) == hash(make())
+
+
+def test_couplings_of_different_masks_are_unequal():
+    network, scale = ft.network(2, 4), tf.Variable(1.0)
+    one = tfr.AffineCoupling(tfr.CheckerboardMask(0), network, scale=scale)
+    assert one != tfr.AffineCoupling(tfr.CheckerboardMask(1), network, scale=scale)
+
+
+def test_copy_shares_networks():
+    flow, layers = _recorded_flow()
+    copy = flow.copy(alpha=None, validate_args=True, name="other")
+    assert len(layers) == 10  # none was made for the copy
+    assert _refs(copy.variables) == _refs(flow.variables)
+    logits = ft.normal([1, *_SHAPE])
+    np.testing.assert_allclose(
+        copy.inverse(logits), flow.inverse(tfr.PixelLogit().forward(logits)), atol=1e-4
+    )
+    _step(flow.trainable_variables)
+    np.testing.assert_allclose(
+        copy.inverse(logits), flow.inverse(tfr.PixelLogit().forward(logits)), atol=1e-4
+    )
+
+
+def test_copy_of_a_distribution_shares_networks():
+    distribution = _distribution()
+    assert _refs(distribution.copy().variables) == _refs(distribution.variables)
+
+
+def test_copy_of_unbuilt_batch_normalization_shares_statistics():
+    bijector = tfr.BatchNormalization()
+    copy = bijector.copy()
+    bijector.inverse(ft.normal([4, *_SHAPE]), training=True)
+    assert copy.moving is bijector.moving and copy.variables
+    assert copy == bijector
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"image_shape": (8, 8, 2)},
+        {"num_scales": 1},
+        {"num_blocks": 2},
+        {"num_filters": 8},
+        {"normalization": None},
+        {"use_scale": False},
+        {"momentum": 0.5},
+        {"dtype": tf.float64},
+        {"network_fn": lambda **kwargs: ft.network(2, 4)},
+    ],
+    ids=lambda override: next(iter(override)),
+)
+def test_copy_with_another_architecture_raises(override):
+    flow = ft.image_flow(_SHAPE)
+    (name,) = override
+    with pytest.raises(ValueError, match=f"expected the configuration.*got.*{name}"):
+        flow.copy(**override)
+
+
+# Keyword arguments are part of the key.
+
+
+def test_training_is_part_of_the_key():
+    bijector = ft.randomize(tfr.BatchNormalization(num_channels=2))
+    y = 3 * ft.normal([8, *_SHAPE]) + 1
+    running, _ = bijector.inverse(y), bijector.inverse_log_det_jacobian(y, event_ndims=3)
+    training, ildj = bijector.inverse_and_log_det(y, training=True)
+    assert np.abs(training - running).max() > 0.1
+    # The value and the log det of training are of one pass, whose statistics are now the moving.
+    after, after_ildj = bijector.inverse_and_log_det(tf.identity(y))
+    np.testing.assert_allclose(training, after, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ildj, after_ildj, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_conditional_input_is_part_of_the_key(mode):
+    coupling = ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), ft.ConditionedNetwork(4)))
+    coupling.inverse(ft.normal([3, *_SHAPE]))
+    ft.randomize(coupling)
+    one, other = ft.normal([3, 2], seed=1), ft.normal([3, 2], seed=2)
+
+    def call(bijector, y, fresh):
+        results = []
+        for condition in (one, other, None, one):
+            kwargs = {} if condition is None else {"conditional_input": condition}
+            y = tf.identity(y) if fresh else y
+            x = bijector.inverse(y, **kwargs)
+            ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3, **kwargs)
+            results.append((x, ildj))
+        return results
+
+    call = tf.function(call) if mode == "function" else call
+    y = ft.normal([3, *_SHAPE])
+    for bijector in (coupling, tfb.Invert(tfb.Invert(coupling)), tfr.FlowChain([coupling])):
+        actual, expected = call(bijector, y, fresh=False), call(bijector, y, fresh=True)
+        for pair, expected_pair in zip(actual, expected, strict=True):
+            for result, value in zip(pair, expected_pair, strict=True):
+                np.testing.assert_allclose(result, value, rtol=1e-5, atol=1e-6)
+        assert np.abs(actual[0][0] - actual[1][0]).max() > 1e-2
+        assert np.abs(actual[0][1] - actual[1][1]).max() > 1e-3
+        assert np.abs(actual[0][0] - actual[2][0]).max() > 1e-2
+
+
+def test_conditional_input_through_a_distribution():
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), ft.ConditionedNetwork(4))
+    coupling.inverse(ft.normal([3, *_SHAPE]))
+    ft.randomize(coupling)
+    flow = _distribution(tfr.FlowChain([tfr.PixelLogit(), coupling]))
+    condition = ft.normal([3, 2])
+    options = {"bijector_kwargs": {"conditional_input": condition}}
+    y, log_prob = flow.experimental_sample_and_log_prob(3, seed=(0, 1), **options)
+    np.testing.assert_allclose(flow.log_prob(tf.identity(y), **options), log_prob, rtol=1e-4)
+    assert np.abs(flow.log_prob(tf.identity(y)) - log_prob).max() > 0.1
+
+
+# A cache must not outlive what it was computed from.
+
+
+def test_log_prob_of_the_same_tensor_after_a_step():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    before = flow.log_prob(x).numpy()
+    np.testing.assert_array_equal(flow.log_prob(x), before)
+    _step(flow.trainable_variables)
+    after = flow.log_prob(x)
+    assert np.abs(after - before).min() > 1e-3
+    np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["scale", "network", "moving"])
+def test_each_kind_of_variable_makes_a_result_stale(what):
+    flow = _small_flow()
+    coupling, norm, _ = flow.bijectors
+    variable = {
+        "scale": coupling.scale,
+        "network": coupling.network.output_conv.bias,
+        "moving": norm.moving.variance,
+    }[what]
+    x = ft.normal([3, *_SHAPE])
+    distribution = _distribution(flow)
+    before = distribution.log_prob(x).numpy()
+    variable.assign(variable + 0.3)
+    after = distribution.log_prob(x)
+    assert np.abs(after - before).min() > 1e-4
+    np.testing.assert_allclose(after, distribution.log_prob(tf.identity(x)), rtol=1e-6)
+
+
+def test_log_det_of_the_same_tensor_after_a_step():
+    flow, x = _small_flow(), ft.normal([3, *_SHAPE])
+    for log_det in (flow.forward_log_det_jacobian, flow.inverse_log_det_jacobian):
+        before = log_det(x, event_ndims=3).numpy()
+        _step(flow.trainable_variables)
+        after = log_det(x, event_ndims=3)
+        assert np.abs(after - before).min() > 1e-4
+        np.testing.assert_allclose(after, log_det(tf.identity(x), event_ndims=3), rtol=1e-6)
+
+
+def test_log_prob_of_a_sample_after_a_step():
+    flow = _distribution()
+    x = flow.sample(3, seed=(0, 1))
+    _step(flow.trainable_variables)
+    np.testing.assert_allclose(flow.log_prob(x), flow.log_prob(tf.identity(x)), rtol=1e-6)
+
+
+def test_log_det_of_a_value_after_a_step():
+    flow, y = _small_flow(), ft.normal([3, *_SHAPE])
+    x = flow.inverse(y)
+    before = flow.inverse_log_det_jacobian(y, event_ndims=3).numpy()
+    _step(flow.trainable_variables)
+    after = flow.inverse_log_det_jacobian(y, event_ndims=3)
+    assert np.abs(after - before).min() > 1e-4
+    np.testing.assert_allclose(
+        after, flow.inverse_log_det_jacobian(tf.identity(y), event_ndims=3), rtol=1e-6
+    )
+    # What came from the old weights is no longer the inverse of anything.
+    np.testing.assert_allclose(flow.forward(x), flow.forward(tf.identity(x)), rtol=1e-6)
+    assert np.abs(flow.forward(x) - y).max() > 1e-3
+
+
+def test_staleness_after_a_step_of_a_real_optimizer():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    optimizer = keras.optimizers.Adam(0.05)
+    for _ in range(3):
+        before = flow.log_prob(x).numpy()
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(flow.log_prob(x))
+        variables = flow.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        after = flow.log_prob(x)
+        assert np.abs(after - before).max() > 1e-3
+        np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
+
+
+def test_staleness_after_a_compiled_step():
+    # The eager results stand outside, the weights change inside.
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    step = tf.function(lambda: _step(flow.trainable_variables))
+    before = flow.log_prob(x).numpy()
+    step()
+    after = flow.log_prob(x)
+    assert np.abs(after - before).min() > 1e-3
+    np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_step_within_one_function(jit_compile):
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+
+    def log_prob_step_log_prob(x):
+        before = flow.log_prob(x)
+        _step(flow.trainable_variables)
+        return before, flow.log_prob(x)
+
+    start = [tf.identity(variable) for variable in flow.variables]
+    function = tf.function(log_prob_step_log_prob, jit_compile=jit_compile)
+    before, after = function(x)
+    np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-5)
+    for variable, value in zip(flow.variables, start, strict=True):
+        variable.assign(value)
+    np.testing.assert_allclose(before, flow.log_prob(tf.identity(x)), rtol=1e-5)
+    assert np.abs(before - after).min() > 1e-3
+
+
+def test_an_optimizer_step_within_one_function():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    variables = flow.trainable_variables
+    optimizer = keras.optimizers.SGD(0.01)
+    keras_variables = [
+        variable
+        for part in flow.bijector.bijectors
+        for layer in getattr(part, "layers", ())
+        for variable in layer.trainable_variables
+    ]
+    optimizer.build(keras_variables)
+
+    @tf.function
+    def train(x):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(flow.log_prob(x))
+        gradients = tape.gradient(loss, [variable.value for variable in keras_variables])
+        optimizer.apply(gradients, keras_variables)
+        return loss, -tf.reduce_mean(flow.log_prob(x))
+
+    before, after = train(x)
+    assert len(keras_variables) == len(variables) - 2  # without both scales
+    np.testing.assert_allclose(after, -tf.reduce_mean(flow.log_prob(tf.identity(x))), rtol=1e-5)
+    assert abs(before - after) > 1e-4
+
+
+def test_a_loop_within_one_function():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+
+    @tf.function
+    def train(x):
+        losses = tf.TensorArray(tf.float32, 3)
+        for index in tf.range(3):
+            losses = losses.write(index, tf.reduce_mean(flow.log_prob(x)))
+            _step(flow.trainable_variables)
+        return losses.stack()
+
+    losses = train(x).numpy()
+    assert len(set(losses.tolist())) == 3
+    last = tf.reduce_mean(flow.log_prob(x))
+    assert float(last) not in losses.tolist()
+
+
+def test_an_eager_result_is_not_baked_into_a_function():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    held = flow.bijector.inverse(x)
+    eager = flow.log_prob(x)
+    function = tf.function(lambda: flow.log_prob(x))
+    np.testing.assert_allclose(function(), eager, rtol=1e-5)
+    _step(flow.trainable_variables)
+    np.testing.assert_allclose(function(), flow.log_prob(tf.identity(x)), rtol=1e-5)
+    del held
+
+
+def test_a_traced_result_is_not_handed_out_eagerly():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    expected = flow.log_prob(tf.identity(x))
+    traced = tf.function(lambda: flow.log_prob(x))()
+    np.testing.assert_allclose(traced, expected, rtol=1e-5)
+    np.testing.assert_allclose(flow.log_prob(x), expected, rtol=1e-6)
+    # Nor by one function to another.
+    np.testing.assert_allclose(tf.function(lambda: 2 * flow.log_prob(x))(), 2 * expected, rtol=1e-5)
+
+
+def test_the_branches_of_a_condition():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+
+    @tf.function
+    def either(x, double):
+        if double:
+            result = 2 * flow.log_prob(x)
+        else:
+            result = flow.log_prob(x)
+        return result + flow.log_prob(x)
+
+    expected = flow.log_prob(tf.identity(x))
+    np.testing.assert_allclose(either(x, tf.constant(True)), 3 * expected, rtol=1e-5)
+    np.testing.assert_allclose(either(x, tf.constant(False)), 2 * expected, rtol=1e-5)
+
+
+def test_a_tape_after_a_cached_call():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    held = flow.bijector.inverse(x), flow.log_prob(x)
+    variables = flow.trainable_variables
+
+    def gradients(value):
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            loss = tf.reduce_mean(flow.log_prob(value))
+        return tape.gradient(loss, [value, *variables])
+
+    actual, expected = gradients(x), gradients(tf.identity(x))
+    for one, other in zip(actual, expected, strict=True):
+        assert one is not None
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    del held
+
+
+def test_a_tape_after_a_cached_call_within_one_function():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+
+    @tf.function
+    def gradients(x):
+        before = flow.log_prob(x)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(flow.log_prob(x))
+        return before, tape.gradient(loss, flow.trainable_variables)
+
+    _, result = gradients(x)
+    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in result)
+
+
+def test_a_second_tape_after_the_first():
+    flow, x = _distribution(), ft.normal([3, *_SHAPE])
+    variables = flow.trainable_variables
+    results = []
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(flow.log_prob(x))
+        results.append(tape.gradient(loss, variables))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+# Batch normalisation moves once a training step.
+
+
+def _updates(bijector):
+    return [
+        int(part.moving.num_updates)
+        for part in (bijector, *bijector.submodules)
+        if isinstance(part, tfr.BatchNormalization)
+    ]
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda flow: (flow, {"training": True}),
+        lambda flow: (tfb.Invert(tfb.Invert(flow)), {"training": True}),
+        lambda flow: (
+            tfb.Chain([flow, tfb.Scale(0.5)]),
+            {flow.name: {"training": True}},
+        ),
+    ],
+    ids=["itself", "invert", "chain"],
+)
+def test_statistics_move_once_a_step(wrap, mode):
+    flow = _small_flow()
+    bijector, options = wrap(flow)
+    distribution = _distribution(bijector)
+    x = ft.normal([8, *_SHAPE])
+
+    def step(x):
+        return distribution.log_prob(x, bijector_kwargs=options)
+
+    step = tf.function(step) if mode == "function" else step
+    (start,) = _updates(flow)
+    for count in range(1, 4):
+        # The same tensor each time: a result for it must not stand in for the step.
+        step(x)
+        assert _updates(flow) == [start + count]
+    distribution.log_prob(x)
+    distribution.sample(2)
+    assert _updates(flow) == [start + 3]
+
+
+def test_statistics_of_a_whole_model_move_once_a_step():
+    flow = ft.image_flow(_SHAPE)
+    distribution = _distribution(flow)
+    x = ft.pixels([8, *_SHAPE])
+    start = _updates(flow)
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(distribution.log_prob(x, bijector_kwargs={"training": True}))
+    tape.gradient(loss, distribution.trainable_variables)
+    assert _updates(flow) == [count + 1 for count in start]
+
+
+def test_statistics_of_the_networks_move_once_a_step():
+    coupling = ft.randomize(ft.coupling(tfr.CheckerboardMask(0), 2))
+    norm = coupling.network.input_norm
+    x = ft.normal([8, *_SHAPE])
+    kept = (x * tfr.CheckerboardMask(0).board(x)).numpy()
+    expected = 0.9 * norm.moving_mean.numpy() + 0.1 * kept.mean((0, 1, 2))
+    _distribution(coupling).log_prob(x, bijector_kwargs={"training": True})
+    np.testing.assert_allclose(norm.moving_mean.numpy(), expected, rtol=1e-5)
+
+
+def test_two_passes_in_one_function_are_two_steps():
+    flow = _small_flow()
+    distribution = _distribution(flow)
+
+    @tf.function
+    def twice(x):
+        first = distribution.log_prob(x, bijector_kwargs={"training": True})
+        return first, distribution.log_prob(x, bijector_kwargs={"training": True})
+
+    (start,) = _updates(flow)
+    first, second = twice(3 * ft.normal([8, *_SHAPE]))
+    assert _updates(flow) == [start + 2]
+    assert np.abs(first - second).max() > 1e-2
+
+
+# Threads and XLA.
+
+
+def test_threads():
+    flow = _distribution(ft.image_flow(_SHAPE, num_scales=1))
+    images = [ft.pixels([2, *_SHAPE], seed=seed) for seed in range(4)]
+    expected = [flow.log_prob(tf.identity(x)).numpy() for x in images]
+    results, errors = {}, []
+
+    def score(number):
+        try:
+            # Every thread asks for every image, so that they meet at the same tensors.
+            results[number] = [
+                flow.log_prob(images[(number + call) % 4]).numpy() for call in range(20)
+            ]
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=score, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for number, values in results.items():
+        for call, value in enumerate(values):
+            np.testing.assert_allclose(value, expected[(number + call) % 4], rtol=1e-5)
+
+
+def test_threads_with_tapes():
+    flow = _distribution()
+    x = ft.normal([2, *_SHAPE])
+    variables = flow.trainable_variables
+
+    def gradient(value):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(flow.log_prob(value))
+        return tape.gradient(loss, variables)
+
+    expected = gradient(tf.identity(x))
+    results, errors = [], []
+
+    def work():
+        try:
+            results.extend(gradient(x) for _ in range(20))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and len(results) == 80
+    for result in results:
+        for one, other in zip(result, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_training_step_compiles_under_xla():
+    flow = tfd.TransformedDistribution(
+        ft.standard_normal((4, 4, 1)), ft.image_flow((4, 4, 1), num_scales=1)
+    )
+    model = tfr.FlowModel(flow)
+    model.compile(jit_compile=True)
+    start = _updates(flow.bijector)
+    before = [variable.numpy() for variable in flow.trainable_variables]
+    history = model.fit(ft.grey_levels(8), batch_size=4, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert _updates(flow.bijector) == [count + 2 for count in start]
+    for old, variable in zip(before, flow.trainable_variables, strict=True):
+        assert np.abs(variable - old).max() > 0, variable.name
