@@ -28,8 +28,9 @@ lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.bench  ## measure speed and memory
-	$(BIN)/python benchmarks/run.py --output_dir=results/bench
+bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz also bits/dim
+	$(BIN)/python -m benchmarks.run --output_dir=results/bench \
+	  $(if $(BENCH_DATA),--quality_data=$(BENCH_DATA)) $(BENCH_FLAGS)
 	@echo "The results are in results/bench:"
 	@ls results/bench
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +21,7 @@ def markdown(results: dict[str, Any]) -> str:
     Args:
       results: `machine`, and `entries`: of each comparison its `size`, `what`, `first`, `second`,
         and either a `measurement` (see `benchmarks.comparison.Measurement`) or a `reason` why
-        there is none.
+        there is none. Maybe `quality`: what `benchmarks.quality` says of each contender.
     """
     parts = [_machine(results["machine"])]
     disturbed = sum((entry.get("busy_cores") or 0.0) > BUSY for entry in results["entries"])
@@ -36,6 +37,8 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append(_contenders(entries))
         if any(_is_memory(entry) for entry in entries):
             parts.append(_memory(entries))
+    if results.get("quality"):
+        parts.append(_quality(results["quality"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -176,8 +179,40 @@ def _memory(entries: list[dict[str, Any]]) -> str:
     return table(header, rows)
 
 
+def _quality(outcomes: list[dict[str, Any]]) -> str:
+    rows = []
+    for outcome in outcomes:
+        if outcome.get("reason"):
+            rows.append([outcome["contender"], outcome["reason"], *["–"] * 5])
+            continue
+        errors = "–"
+        if "largest_latent_error" in outcome:
+            errors = f"{outcome['largest_latent_error']:.1e}"
+        rows.append(
+            [
+                outcome["contender"],
+                f"{outcome['bits_per_dim']:.3f}",
+                outcome["steps"],
+                f"{outcome.get('trained_seconds', math.nan):.0f}",
+                f"{outcome.get('num_parameters', 0):,}",
+                f"{outcome['finite_samples']} of {outcome['samples']}",
+                errors,
+            ]
+        )
+    header = [
+        "contender",
+        "test bits/dim",
+        "steps",
+        "time, s",
+        "parameters",
+        "finite samples",
+        "largest error of a sample's latents",
+    ]
+    return "### Bits/dim after a given time\n\n" + table(header, rows)
+
+
 def _is_memory(entry: dict[str, Any]) -> bool:
-    return entry["first"].startswith("memory-")
+    return all(entry[side].startswith("memory-") for side in ("first", "second"))
 
 
 def _sides(entries: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -20,6 +22,7 @@ from benchmarks.worker_process import WorkerError
 
 __all__ = ["main"]
 
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 _DEFAULT_SIZES = ("small", "cifar10", "images64")
 
 
@@ -39,11 +42,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
             entry = _measure(size, what, comparison, flags, log)
             results["entries"].append(entry)
             print(report.sentence(entry), flush=True)
-            if flags.output_dir is not None:
-                # At each, so that an interrupted run leaves what it has.
-                (flags.output_dir / "results.json").write_text(json.dumps(results, indent=1))
-                (flags.output_dir / "results.md").write_text(report.markdown(results))
+            # At each, so that an interrupted run leaves what it has.
+            _write(results, flags.output_dir)
+        if flags.quality_data is not None:
+            results["quality"] = list(_quality_runs(flags, log))
+            _write(results, flags.output_dir)
     print("\n" + report.markdown(results), flush=True)
+
+
+def _write(results: dict[str, Any], output_dir: pathlib.Path | None) -> None:
+    if output_dir is not None:
+        (output_dir / "results.json").write_text(json.dumps(results, indent=1))
+        (output_dir / "results.md").write_text(report.markdown(results))
+
+
+def _quality_runs(flags: argparse.Namespace, log: IO[str] | None) -> Iterator[dict[str, Any]]:
+    for contender in ("ours", "pytorch", "glow"):
+        program = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.quality",
+                f"--contender={contender}",
+                f"--data={flags.quality_data.resolve()}",
+                f"--seconds={flags.quality_seconds}",
+            ],
+            cwd=_ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if log is None else log,
+            text=True,
+        )
+        if program.returncode == 0:
+            outcome = json.loads(program.stdout)
+        else:
+            outcome = {"contender": contender, "reason": f"exit code {program.returncode}"}
+        print(json.dumps(outcome), flush=True)
+        yield outcome
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -61,6 +95,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--round_seconds", type=float, help="about how long a turn lasts")
     parser.add_argument("--threads", type=int, default=num_cores(), help="of each framework")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds for one turn")
+    parser.add_argument("--quality_data", type=pathlib.Path, help="also train on this .npz file")
+    parser.add_argument("--quality_seconds", type=float, default=600.0, help="for each contender")
     flags = parser.parse_args(arguments)
     if flags.sizes is None:
         flags.sizes = ("small",) if flags.quick else _DEFAULT_SIZES
