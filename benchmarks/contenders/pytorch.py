@@ -242,7 +242,7 @@ class _Step(nn.Module):
         )
         with context:
             output = self.network(kept, board)
-        output = output.float()
+        output = output.to(x.dtype)
         if self.is_checkerboard:
             output = output * (1 - board)
         shift, log_scale = output.chunk(2, dim=1)
