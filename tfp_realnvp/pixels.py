@@ -38,7 +38,7 @@ def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tens
     noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype)
     # 255 + (1 - 2⁻²⁴) would round to 256, which is the next level's.
     largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
-    return levels + tf.minimum(noise, tf.cast(largest, dtype))
+    return levels + tf.minimum(noise, tf.constant(largest, dtype))
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:

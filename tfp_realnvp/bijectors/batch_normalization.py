@@ -171,7 +171,7 @@ class MovingStatistics(tf.Module):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Moves the statistics towards a batch's, and returns them, differentiable by the batch."""
         # The first batch stands alone: there is nothing to average it with.
-        kept = tf.where(self.num_updates > 0, tf.cast(momentum, mean.dtype), 0)
+        kept = tf.where(self.num_updates > 0, tf.constant(momentum, mean.dtype), 0)
         moved = []
         for statistic, batch in ((self.mean, mean), (self.variance, variance)):
             value = kept * tf.stop_gradient(statistic) + (1 - kept) * batch
