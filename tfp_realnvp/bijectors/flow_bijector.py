@@ -6,6 +6,7 @@ import abc
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -288,7 +289,7 @@ class FlowBijector(tfb.Bijector):
                 f"{self.name}: expected the keyword arguments `training` and `conditional_input`, "
                 f"got {sorted(kwargs)}."
             )
-        if training not in (None, False, True):
+        if not (training is None or isinstance(training, (bool, np.bool_))):
             raise TypeError(f"{self.name}: expected a Python bool as `training`, got {training!r}.")
         if condition is None:
             return {"training": bool(training)}
