@@ -25,6 +25,8 @@ def randomize(module, seed=0):
             value = 0.3 * rng.normal(size=shape)
         elif "num_updates" in name:
             value = 3.0
+        elif "is_set" in name:
+            value = 1.0
         elif "scale" in name.split("/")[-1]:
             # Larger ones send random images so far out that a sigmoid rounds them to its ends.
             value = rng.uniform(0.2, 0.6, shape)

@@ -30,6 +30,18 @@ class Case:
     num_values: int = 0
 
 
+def _shallow(dtype):
+    """The network of the compact model, away from its start at zero when randomised."""
+
+    def network_fn(*, mask, output_channels, name, **_):
+        parity = mask.parity if isinstance(mask, tfr.CheckerboardMask) else None
+        return tfr.ShallowConv(
+            output_channels, 4, checkerboard_parity=parity, dtype=dtype.name, name=name
+        )
+
+    return network_fn
+
+
 def _coupling(mask, **kwargs):
     return Case(lambda dtype: ft.coupling(mask, 4, dtype, **kwargs), (4, 2, 4), num_couplings=1)
 
@@ -44,8 +56,10 @@ def _one_convolution(dtype):
 
 
 def _image(num_couplings, shape=(4, 4, 3), networks=lambda dtype: None, **kwargs):
-    has_norm = kwargs.get("normalization", "batch") == "batch"
+    has_norm = kwargs.get("normalization", "batch") is not None
+    per_scale = kwargs.pop("couplings_per_scale", 3)
     kwargs = {"num_scales": 1, "num_blocks": 1, "num_filters": 4, **kwargs}
+    kwargs["num_couplings"] = per_scale
     return Case(
         lambda dtype: tfr.RealNVPImage(shape, dtype=dtype, network_fn=networks(dtype), **kwargs),
         shape,
@@ -102,6 +116,9 @@ CASES = {
         (4, 2, 3),
         num_normalizations=1,
     ),
+    "act_norm": Case(
+        lambda dtype: tfr.ActNorm(num_channels=3, dtype=dtype), (4, 2, 3), num_normalizations=1
+    ),
     "squeeze_plain": Case(lambda dtype: tfr.Squeeze(dtype=dtype), (4, 2, 3), multiple=2),
     "squeeze_factor_out": Case(
         lambda dtype: tfr.Squeeze(order="factor_out", dtype=dtype), (4, 2, 3), multiple=2
@@ -125,6 +142,10 @@ CASES = {
     "image_no_logit": _image(4, alpha=None, networks=_one_convolution),
     "image_no_normalization": _image(4, normalization=None, networks=_one_convolution),
     "image_additive": _image(10, num_scales=2, use_scale=False, networks=_one_convolution),
+    "image_actnorm": _image(
+        4, couplings_per_scale=1, num_scales=2, normalization="actnorm", networks=_shallow
+    ),
+    "image_recompute": _image(4, (4, 4, 1), recompute=True),
     "image_grey_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
     "image_4x8": _image(10, (4, 8, 1), num_scales=2, networks=_one_convolution),
 }
@@ -421,7 +442,7 @@ def test_variables_are_complete(name):
     case, bijector = CASES[name], _bijector(name)
     parts = [bijector, *bijector.submodules]
     couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
-    norms = [part for part in parts if isinstance(part, tfr.BatchNormalization)]
+    norms = [p for p in parts if isinstance(p, (tfr.BatchNormalization, tfr.ActNorm))]
     assert (len(couplings), len(norms)) == (case.num_couplings, case.num_normalizations)
     scales = [part.scale for part in couplings if part.scale is not None]
     trainable, frozen = list(scales), []
@@ -429,7 +450,11 @@ def test_variables_are_complete(name):
         trainable += [variable.value for variable in part.network.trainable_variables]
         frozen += [variable.value for variable in part.network.non_trainable_variables]
     for part in norms:
-        frozen += [part.moving.mean, part.moving.variance, part.moving.num_updates]
+        if isinstance(part, tfr.ActNorm):
+            trainable += [part.learned.shift, part.learned.log_scale]
+            frozen.append(part.learned.is_set)
+        else:
+            frozen += [part.moving.mean, part.moving.variance, part.moving.num_updates]
     assert {v.ref() for v in bijector.trainable_variables} == {v.ref() for v in trainable}
     assert {v.ref() for v in bijector.variables} == {v.ref() for v in trainable + frozen}
     # Nor is any listed twice.

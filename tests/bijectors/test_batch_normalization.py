@@ -1,0 +1,171 @@
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 2, 3)
+
+
+class _AppendixE:
+    """The paper's Appendix E, in NumPy."""
+
+    def __init__(self, momentum, epsilon):
+        self.momentum, self.epsilon = momentum, epsilon
+        self.mean, self.variance = None, None
+
+    def step(self, y):
+        mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+        if self.mean is None:
+            self.mean, self.variance = mean, variance
+        else:
+            rho = self.momentum
+            self.mean = rho * self.mean + (1 - rho) * mean
+            self.variance = rho * self.variance + (1 - rho) * variance
+        return self.apply(y)
+
+    def apply(self, y):
+        x = (y - self.mean) / np.sqrt(self.variance + self.epsilon)
+        positions = y.shape[1] * y.shape[2]
+        ildj = -0.5 * positions * np.log(self.variance + self.epsilon).sum()
+        return x, np.full([len(y)], ildj)
+
+
+def _batches(count=3):
+    return [
+        (step + 1.5) * ft.normal([5, *_SHAPE], tf.float64, seed=step) + 2 * step - 1
+        for step in range(count)
+    ]
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_three_steps_of_appendix_e(mode):
+    bijector = tfr.BatchNormalization(0.8, epsilon=1e-3, dtype=tf.float64)
+    expected = _AppendixE(0.8, 1e-3)
+    step = lambda y: bijector.inverse_and_log_det(y, training=True)  # noqa: E731
+    step = tf.function(step) if mode == "function" else step
+    for number, y in enumerate(_batches()):
+        x, ildj = step(y)
+        expected_x, expected_ildj = expected.step(y.numpy())
+        np.testing.assert_allclose(x, expected_x, rtol=1e-10)
+        np.testing.assert_allclose(ildj, expected_ildj, rtol=1e-10)
+        np.testing.assert_allclose(bijector.moving.mean, expected.mean, rtol=1e-10)
+        np.testing.assert_allclose(bijector.moving.variance, expected.variance, rtol=1e-10)
+        assert int(bijector.moving.num_updates) == number + 1
+    # Evaluation goes on with the moving statistics, and moves nothing.
+    y = ft.normal([2, *_SHAPE], tf.float64, seed=9)
+    for actual, value in zip(
+        bijector.inverse_and_log_det(y), expected.apply(y.numpy()), strict=True
+    ):
+        np.testing.assert_allclose(actual, value, rtol=1e-10)
+    np.testing.assert_allclose(bijector.forward(bijector.inverse(y)), y, rtol=1e-10)
+    assert int(bijector.moving.num_updates) == 3
+
+
+def test_the_first_step_is_the_batch_alone():
+    bijector = tfr.BatchNormalization(0.99, dtype=tf.float64, epsilon=1e-9)
+    x = bijector.inverse(_batches()[2], training=True).numpy()
+    np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-9)
+    np.testing.assert_allclose(x.var((0, 1, 2)), 1, rtol=1e-6)
+
+
+def test_gradients_go_through_the_current_batch_only():
+    # The derivative by finite differences of the NumPy calculation, in which the moving values of
+    # before are constants and the batch's moments are not.
+    momentum, epsilon = 0.7, 1e-3
+    first, second, _ = _batches()
+    weights = ft.normal(second.shape, tf.float64, seed=7).numpy()
+    bijector = tfr.BatchNormalization(momentum, epsilon=epsilon, dtype=tf.float64)
+    bijector.inverse(first, training=True)
+
+    def loss(y):
+        calculation = _AppendixE(momentum, epsilon)
+        calculation.step(first.numpy())
+        x, ildj = calculation.step(y)
+        return (x * weights).sum() + ildj.sum()
+
+    with tf.GradientTape() as tape:
+        tape.watch(second)
+        x, ildj = bijector.inverse_and_log_det(second, training=True)
+        value = tf.reduce_sum(x * weights) + tf.reduce_sum(ildj)
+    gradient = tape.gradient(value, second).numpy()
+    y, step = second.numpy(), 1e-6
+    for index in [(0, 0, 0, 0), (1, 3, 1, 2), (4, 2, 0, 1)]:
+        above, below = y.copy(), y.copy()
+        above[index] += step
+        below[index] -= step
+        expected = (loss(above) - loss(below)) / (2 * step)
+        np.testing.assert_allclose(gradient[index], expected, rtol=1e-5)
+
+
+def test_no_gradient_from_an_earlier_batch():
+    bijector = tfr.BatchNormalization(0.7, dtype=tf.float64)
+    first, second, _ = _batches()
+    with tf.GradientTape() as tape:
+        tape.watch(first)
+        bijector.inverse(first, training=True)
+        x = bijector.inverse(second, training=True)
+    assert tape.gradient(x, first) is None
+
+
+def test_batch_statistics():
+    bijector = tfr.BatchNormalization(0.7, statistics="batch", epsilon=1e-3, dtype=tf.float64)
+    moving = _AppendixE(0.7, 1e-3)
+    for y in _batches():
+        y_ = y.numpy()
+        mean, variance = y_.mean((0, 1, 2)), y_.var((0, 1, 2)) + 1e-3
+        x, ildj = bijector.inverse_and_log_det(y, training=True)
+        np.testing.assert_allclose(x, (y_ - mean) / np.sqrt(variance), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(ildj, np.full(5, -4 * np.log(variance).sum()), rtol=1e-10)
+        moving.step(y_)
+    # Evaluation is by the moving statistics, which follow as before.
+    for actual, value in zip(bijector.inverse_and_log_det(y), moving.apply(y_), strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-10)
+
+
+def test_moments_are_over_all_leading_dimensions():
+    bijector = tfr.BatchNormalization(dtype=tf.float64)
+    y = ft.normal([2, 3, *_SHAPE], tf.float64)
+    x, ildj = bijector.inverse_and_log_det(y, training=True)
+    np.testing.assert_allclose(x.numpy().mean((0, 1, 2, 3)), 0, atol=1e-9)
+    assert ildj.shape == (2, 3)
+
+
+def test_training_and_evaluation_agree_after_many_steps():
+    # The gap between them is what users of other implementations ran into.
+    bijector = tfr.BatchNormalization(0.9)
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        y = tf.constant(3 * rng.normal(size=[16, *_SHAPE]) + 5, tf.float32)
+        training = flow.log_prob(y, bijector_kwargs={"training": True})
+    np.testing.assert_allclose(training, flow.log_prob(tf.identity(y)), rtol=1e-4)
+
+
+def test_forward_is_never_by_the_batch():
+    bijector = ft.randomize(tfr.BatchNormalization(num_channels=3, dtype=tf.float64))
+    x = ft.normal([5, *_SHAPE], tf.float64)
+    y = bijector.forward(tf.identity(x), training=True)
+    np.testing.assert_allclose(y, bijector.forward(x), rtol=1e-12)
+    assert int(bijector.moving.num_updates) == 3
+    variance = bijector.moving.variance + 1e-4
+    np.testing.assert_allclose(y, x * np.sqrt(variance) + bijector.moving.mean, rtol=1e-12)
+
+
+def test_statistics_are_made_once_also_in_a_function():
+    bijector = tfr.BatchNormalization()
+    assert bijector.moving.num_channels is None and not bijector.variables
+
+    @tf.function
+    def step(y):
+        return bijector.inverse(y, training=True)
+
+    step(ft.normal([2, *_SHAPE]))
+    step(ft.normal([3, 8, 8, 3]))
+    assert bijector.moving.num_channels == 3 and len(bijector.variables) == 3
+    assert int(bijector.moving.num_updates) == 2
+    assert not bijector.trainable_variables

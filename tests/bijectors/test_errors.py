@@ -1,0 +1,394 @@
+"""Errors say what was expected and what came."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 2)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return ft.image_flow(_SHAPE)
+
+
+@pytest.fixture(scope="module")
+def distribution(flow):
+    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow)
+
+
+# Values.
+
+
+@pytest.mark.parametrize("hook", ["forward", "inverse"])
+@pytest.mark.parametrize("log_det", [False, True])
+def test_wrong_number_of_channels(flow, hook, log_det):
+    call = getattr(flow, f"{hook}_log_det_jacobian" if log_det else hook)
+    with pytest.raises(ValueError, match=r"expected 2 channels, got shape \(4, 4, 3\)"):
+        call(tf.zeros([1, 4, 4, 3]))
+
+
+def test_wrong_number_of_channels_in_a_distribution(distribution):
+    with pytest.raises(ValueError, match=r"expected 2 channels, got shape \(4, 4, 3\)"):
+        distribution.log_prob(tf.zeros([1, 4, 4, 3]))
+
+
+def test_wrong_number_of_channels_in_a_function(distribution):
+    function = tf.function(distribution.log_prob)
+    with pytest.raises(ValueError, match="expected 2 channels"):
+        function(tf.zeros([1, 4, 4, 3]))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (5, 4)])
+def test_a_size_that_the_scales_cannot_squeeze(flow, size):
+    with pytest.raises(ValueError, match=rf"divisible by 2, for 2 scales, got shape \({size[0]}, "):
+        flow.inverse(tf.zeros([1, *size, 2]))
+
+
+def test_a_size_that_three_scales_cannot_squeeze():
+    flow = tfr.RealNVPImage((8, 8, 1), num_scales=3, num_blocks=0, num_filters=2)
+    with pytest.raises(ValueError, match=r"divisible by 4, for 3 scales, got shape \(8, 6, 1\)"):
+        flow.inverse(tf.zeros([1, 8, 6, 1]))
+
+
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.int32, tf.float64, tf.float16])
+def test_another_dtype_is_never_cast(distribution, dtype):
+    with pytest.raises(TypeError, match=rf"expected float32 values, got {dtype.name}"):
+        distribution.bijector.inverse(tf.zeros([1, *_SHAPE], dtype))
+    with pytest.raises(TypeError, match=rf"{dtype.name}"):
+        distribution.log_prob(tf.zeros([1, *_SHAPE], dtype))
+
+
+def test_a_numpy_array_of_another_dtype_is_never_cast(flow):
+    # By a bijector. A TFP distribution makes its own dtype of an array before a bijector sees it.
+    for values in (np.zeros([1, *_SHAPE]), np.zeros([1, *_SHAPE], np.uint8)):
+        with pytest.raises(TypeError, match=rf"expected float32 values, got {values.dtype.name}"):
+            flow.inverse(values)
+
+
+def test_float32_into_a_float64_flow():
+    flow = tfr.PixelLogit(dtype=tf.float64)
+    with pytest.raises(TypeError, match="expected float64 values, got float32"):
+        flow.inverse(tf.zeros([4, 4, 1]))
+
+
+@pytest.mark.parametrize("shape", [[], [2], [4, 2]])
+def test_too_low_a_rank(flow, shape):
+    for bijector in (flow, tfr.PixelLogit(), tfr.Squeeze(), tfr.FlowChain([])):
+        with pytest.raises(ValueError, match=r"rank at least 3, got shape"):
+            bijector.inverse(tf.zeros(shape))
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_nan_under_validate_args(flow, mode):
+    checked = flow.copy(validate_args=True)
+    values = np.full([1, *_SHAPE], 7, np.float32)
+    values[0, 1, 2, 0] = np.nan
+    for hook in (checked.inverse, checked.forward):
+        call = tf.function(hook) if mode == "function" else hook
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):
+            call(tf.constant(values))
+
+
+def test_nan_without_validate_args_is_a_nan(distribution):
+    log_prob = distribution.log_prob(tf.fill([1, *_SHAPE], np.float32(np.nan)))
+    assert np.isnan(log_prob).all()
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+@pytest.mark.parametrize("value", [-14.3, 270.3, 1000.0])
+def test_values_outside_the_open_interval(flow, value, mode):
+    # 256 · 0.05 / 0.9 = 14.2222
+    values = tf.fill([1, *_SHAPE], value)
+    for bijector in (flow.copy(validate_args=True), tfr.PixelLogit(validate_args=True)):
+        call = tf.function(bijector.inverse) if mode == "function" else bijector.inverse
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"expected values in \(-14.2222, 270.2222\)"
+        ):
+            call(values)
+
+
+def test_values_within_the_open_interval(flow):
+    for value in (-14.2, 0.0, 255.999, 270.2):
+        x = flow.copy(validate_args=True).inverse(tf.fill([1, *_SHAPE], np.float32(value)))
+        assert np.isfinite(x).all()
+
+
+# Networks.
+
+
+@pytest.mark.parametrize("use_scale", [True, False])
+@pytest.mark.parametrize("mask", [tfr.CheckerboardMask(0), tfr.ChannelMask(1)], ids=repr)
+def test_a_network_with_the_wrong_number_of_channels(mask, use_scale):
+    coupling = tfr.AffineCoupling(mask, keras.layers.Conv2D(3, 1), use_scale=use_scale)
+    expected = mask.changed_channels(2) * (2 if use_scale else 1)
+    match = rf"expected {expected} channels from the network.*got shape \(1, 4, 4, 3\)"
+    with pytest.raises(ValueError, match=match):
+        coupling.inverse(tf.zeros([1, *_SHAPE]))
+
+
+def test_a_network_with_the_wrong_rank():
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), lambda x: x[0])
+    with pytest.raises(ValueError, match=r"expected 4 channels from the network.*\(4, 4, 2\)"):
+        coupling.inverse(tf.zeros([1, *_SHAPE]))
+
+
+@pytest.mark.parametrize(
+    "bijector",
+    [
+        tfr.PixelLogit(),
+        tfr.Squeeze(),
+        tfr.BatchNormalization(),
+        tfr.ActNorm(),
+        tfr.FlowChain([tfr.PixelLogit()]),
+        tfr.FactorOut(tfr.PixelLogit()),
+        tfr.AffineCoupling(tfr.CheckerboardMask(0), lambda x: tf.concat([x, x], -1)),
+        tfb.Invert(tfr.PixelLogit()),
+    ],
+    ids=lambda bijector: bijector.name,
+)
+def test_conditional_input_that_nobody_takes(bijector):
+    with pytest.raises(ValueError, match="got a `conditional_input`, but no network here takes"):
+        bijector.forward(tf.zeros([1, *_SHAPE]), conditional_input=tf.zeros([1, 2]))
+
+
+def test_conditional_input_to_a_whole_model(flow, distribution):
+    condition = tf.zeros([1, 2])
+    with pytest.raises(ValueError, match="no network here takes one"):
+        flow.forward_and_log_det(tf.zeros([1, *_SHAPE]), conditional_input=condition)
+    with pytest.raises(ValueError, match="no network here takes one"):
+        distribution.log_prob(
+            tf.zeros([1, *_SHAPE]), bijector_kwargs={"conditional_input": condition}
+        )
+
+
+@pytest.mark.parametrize("hook", ["forward", "inverse"])
+@pytest.mark.parametrize("log_det", [False, True])
+def test_unknown_keyword(flow, hook, log_det):
+    call = getattr(flow, f"{hook}_log_det_jacobian" if log_det else hook)
+    with pytest.raises(TypeError, match=r"expected the keyword arguments.*got \['trainning'\]"):
+        call(tf.zeros([1, *_SHAPE]), trainning=True)
+
+
+@pytest.mark.parametrize("training", ["yes", 3, [True]])
+def test_training_is_a_python_bool(flow, training):
+    with pytest.raises(TypeError, match="expected a Python bool as `training`, got"):
+        flow.inverse(tf.zeros([1, *_SHAPE]), training=training)
+
+
+def test_a_tensor_as_training(flow):
+    with pytest.raises(TypeError, match="expected a Python bool as `training`, got"):
+        flow.inverse(tf.zeros([1, *_SHAPE]), training=tf.constant(True))
+
+
+# Constructors.
+
+
+@pytest.mark.parametrize(
+    ("construct", "error", "match"),
+    [
+        (lambda: tfr.CheckerboardMask(2), ValueError, "expected 0 or 1, got 2"),
+        (lambda: tfr.ChannelMask(-1), ValueError, "expected 0 or 1, got -1"),
+        (
+            lambda: tfr.AffineCoupling(tfr.ChannelMask(0), "network"),
+            TypeError,
+            "expected a layer or a function as network, got 'network'",
+        ),
+        (
+            lambda: tfr.AffineCoupling(tfr.ChannelMask(0), tf.identity, dtype=tf.float16),
+            TypeError,
+            "expected dtype float32 or float64, got float16",
+        ),
+        (
+            lambda: tfr.BatchNormalization(1.0),
+            ValueError,
+            r"expected a momentum in \[0, 1\), got 1.0",
+        ),
+        (
+            lambda: tfr.BatchNormalization(-0.1),
+            ValueError,
+            r"expected a momentum in \[0, 1\), got -0.1",
+        ),
+        (
+            lambda: tfr.BatchNormalization(epsilon=0.0),
+            ValueError,
+            "expected a positive epsilon, got 0.0",
+        ),
+        (
+            lambda: tfr.BatchNormalization(statistics="none"),
+            ValueError,
+            "expected statistics of .*got 'none'",
+        ),
+        (lambda: tfr.ActNorm(epsilon=-1.0), ValueError, "expected a positive epsilon, got -1.0"),
+        (lambda: tfr.ActNorm(dtype=tf.int32), TypeError, "expected dtype .* got int32"),
+        (
+            lambda: tfr.Squeeze(1),
+            ValueError,
+            "expected a block_size of at least 2, got 1",
+        ),
+        (lambda: tfr.Squeeze(2.5), ValueError, "expected a block_size of at least 2, got 2.5"),
+        (lambda: tfr.Squeeze(order="other"), ValueError, "expected an order of .*got 'other'"),
+        (lambda: tfr.Squeeze(dtype=tf.int32), TypeError, "expected dtype .* got int32"),
+        (lambda: tfr.FactorOut(tf.identity), TypeError, "expected a bijector, got"),
+        (lambda: tfr.FlowChain([tf.identity]), TypeError, "expected bijectors, got"),
+        (
+            lambda: tfr.FlowChain([tfr.PixelLogit(dtype=tf.float64)]),
+            TypeError,
+            "expected parts of dtype float32, got pixel_logit of float64",
+        ),
+        (
+            lambda: tfr.PixelLogit(0.0),
+            ValueError,
+            r"expected an alpha in \(0, 0.5\), got 0.0",
+        ),
+        (
+            lambda: tfr.PixelLogit(0.5),
+            ValueError,
+            r"expected an alpha in \(0, 0.5\), got 0.5",
+        ),
+        (
+            lambda: tfr.PixelLogit(num_values=1),
+            ValueError,
+            "expected at least 2 num_values, got 1",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), num_scales=4),
+            ValueError,
+            r"halved 3 times to at least 2, for num_scales=4, got image_shape \(8, 8, 3\)",
+        ),
+        (
+            lambda: tfr.RealNVPImage((6, 6, 3), num_scales=3),
+            ValueError,
+            r"halved 2 times.*num_scales=3, got image_shape \(6, 6, 3\)",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), num_scales=0),
+            ValueError,
+            "expected num_scales of at least 1, got 0",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8)),
+            ValueError,
+            r"expected an image_shape \(height, width, channels\), got \(8, 8\)",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, None)),
+            ValueError,
+            r"expected an image_shape .* got \(8, 8, None\)",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 0, 3)),
+            ValueError,
+            r"expected an image_shape .* got \(8, 0, 3\)",
+        ),
+        (
+            lambda: tfr.RealNVPImage((None, None, 3)),
+            ValueError,
+            r"expected num_scales for images of unknown size.*got None",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), normalization="layer"),
+            ValueError,
+            "expected a normalization of .*got 'layer'",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), num_filters=0),
+            ValueError,
+            "positive num_filters.*got 4, 0",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), num_blocks=-1),
+            ValueError,
+            "num_blocks of at least 0.*got -1",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), dtype=tf.bfloat16),
+            TypeError,
+            "expected dtype float32 or float64, got bfloat16",
+        ),
+        (
+            lambda: tfr.RealNVPImage((8, 8, 3), alpha=0.7, num_blocks=0, num_filters=2),
+            ValueError,
+            r"expected an alpha in \(0, 0.5\), got 0.7",
+        ),
+        (
+            lambda: tfr.RealNVPImage.for_dataset("mnist"),
+            ValueError,
+            "expected a dataset of the paper.*cifar10.*got 'mnist'",
+        ),
+        (
+            lambda: tfr.WeightNormConv2D(0, 3),
+            ValueError,
+            "expected positive filters and kernel_size, got 0 and 3",
+        ),
+        (
+            lambda: tfr.ConvResNet(4, num_filters=0),
+            ValueError,
+            "expected positive output_channels and num_filters.*got 4, 0 and 4",
+        ),
+        (
+            lambda: tfr.ShallowConv(0),
+            ValueError,
+            "expected positive output_channels and num_filters, got 0 and 64",
+        ),
+        (lambda: tfr.FlowModel(tf.identity), TypeError, "expected a tfd.Distribution, got"),
+        (
+            lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)),
+            ValueError,
+            r"expected a distribution over images.*got event_shape \(\)",
+        ),
+        (
+            lambda: tfr.FlowModel(tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])),
+            ValueError,
+            r"without batch dimensions, got.*batch_shape \(2,\)",
+        ),
+    ],
+)
+def test_constructors(construct, error, match):
+    with pytest.raises(error, match=match):
+        construct()
+
+
+def test_a_channel_mask_of_odd_channels():
+    with pytest.raises(ValueError, match="expected an even number of channels, got 3"):
+        ft.coupling(tfr.ChannelMask(0), 2).inverse(tf.zeros([1, 4, 4, 3]))
+
+
+def test_odd_channels_to_factor_out():
+    with pytest.raises(ValueError, match=r"expected an even number of channels, got \(4, 4, 3\)"):
+        tfr.FactorOut(tfb.Scale(2.0)).inverse(tf.zeros([1, 4, 4, 3]))
+
+
+@pytest.mark.parametrize("make", [tfr.BatchNormalization, tfr.ActNorm])
+def test_other_channels_to_a_normalisation(make):
+    bijector = make(num_channels=2)
+    for hook in (bijector.inverse, bijector.forward):
+        with pytest.raises(ValueError, match=r"expected 2 channels, got \(4, 4, 3\)"):
+            hook(tf.zeros([1, 4, 4, 3]))
+
+
+def test_sizes_that_cannot_be_squeezed():
+    squeeze = tfr.Squeeze(3)
+    with pytest.raises(ValueError, match=r"height and width divisible by 3, got \(6, 4, 1\)"):
+        squeeze.forward(tf.zeros([1, 6, 4, 1]))
+    with pytest.raises(ValueError, match=r"a multiple of 9 channels to un-squeeze, got \(2, 2, 4"):
+        squeeze.inverse(tf.zeros([1, 2, 2, 4]))
+    with pytest.raises(ValueError, match="divisible by 3"):
+        squeeze.forward_event_shape([6, 4, 1])
+    with pytest.raises(ValueError, match="a multiple of 9 channels"):
+        squeeze.inverse_event_shape([2, 2, 4])
+
+
+def test_latents_of_another_number_of_scales(flow):
+    with pytest.raises(ValueError, match="expected latents of 2 scales, got 1"):
+        flow.merge_latents([tf.zeros([1, *_SHAPE])])
+    with pytest.raises(ValueError, match="expected 2 channels"):
+        flow.split_latents(tf.zeros([1, 4, 4, 3]))

@@ -1,0 +1,65 @@
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as tfr
+
+
+def _by_index(image, k, subpixels):
+    """Squeezes [H, W, C] one number at a time."""
+    height, width, channels = image.shape
+    result = np.zeros([height // k, width // k, k * k * channels], image.dtype)
+    for row, column, channel in np.ndindex(result.shape):
+        block_row, block_column = subpixels[channel // channels]
+        source = row * k + block_row, column * k + block_column, channel % channels
+        result[row, column, channel] = image[source]
+    return result
+
+
+_ORDERS = {
+    (2, "plain"): [(0, 0), (0, 1), (1, 0), (1, 1)],
+    (2, "factor_out"): [(0, 0), (1, 1), (0, 1), (1, 0)],
+    (3, "plain"): [(i, j) for i in range(3) for j in range(3)],
+    (3, "factor_out"): [
+        *[(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)],
+        *[(0, 1), (1, 0), (1, 2), (2, 1)],
+    ],
+}
+
+
+@pytest.mark.parametrize(("k", "order"), _ORDERS)
+def test_the_order_by_index(k, order):
+    image = ft.normal([2 * k, 3 * k, 3])
+    expected = _by_index(image.numpy(), k, _ORDERS[k, order])
+    squeeze = tfr.Squeeze(k, order)
+    np.testing.assert_array_equal(squeeze.forward(image), expected)
+    np.testing.assert_array_equal(squeeze.inverse(expected), image)
+
+
+@pytest.mark.parametrize(("k", "order"), _ORDERS)
+def test_round_trips_are_exact(k, order):
+    squeeze = tfr.Squeeze(k, order)
+    image, squeezed = ft.normal([2, 2 * k, k, 3]), ft.normal([2, 2, 1, 3 * k * k])
+    np.testing.assert_array_equal(squeeze.inverse(tf.identity(squeeze.forward(image))), image)
+    np.testing.assert_array_equal(squeeze.forward(tf.identity(squeeze.inverse(squeezed))), squeezed)
+    np.testing.assert_array_equal(squeeze.forward_log_det_jacobian(image, event_ndims=3), [0, 0])
+
+
+def test_the_plain_order_is_that_of_tensorflow():
+    image = ft.normal([2, 4, 6, 3])
+    np.testing.assert_array_equal(tfr.Squeeze().forward(image), tf.nn.space_to_depth(image, 2))
+
+
+def test_the_first_half_in_the_factor_out_order_is_a_checkerboard():
+    image = ft.normal([4, 6, 1])
+    first, second = np.split(tfr.Squeeze(order="factor_out").forward(image), 2, axis=-1)
+    even = np.add.outer(np.arange(4), np.arange(6)) % 2 == 0
+    assert set(first.ravel()) == set(image.numpy()[even].ravel())
+    assert set(second.ravel()) == set(image.numpy()[~even].ravel())
+
+
+def test_properties():
+    squeeze = tfr.Squeeze(3, "factor_out")
+    assert (squeeze.block_size, squeeze.order) == (3, "factor_out")
+    assert squeeze.is_constant_jacobian
