@@ -200,18 +200,9 @@ class FlowModel(keras.Model):
             loss = -tf.reduce_mean(log_prob) + tf.cast(self._penalty(), log_prob.dtype)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, variables)
-        is_finite = tf.math.is_finite(tf.linalg.global_norm([loss, *gradients]))
-
-        def apply() -> tf.Tensor:
-            self.optimizer.apply(gradients, variables)
-            return tf.constant(True)
-
-        def restore() -> tf.Tensor:
-            for variable, value in statistics:
-                variable.assign(value)
-            return tf.constant(False)
-
-        is_finite = tf.cond(is_finite, apply, restore)
+        is_finite = self._apply_if_finite(loss, gradients)
+        for variable, value in statistics:
+            variable.assign(tf.where(is_finite, variable, value))
         self._update_metrics(values, log_prob)
         # The wrapper in `make_train_function` takes these out again.
         return {
@@ -220,6 +211,18 @@ class FlowModel(keras.Model):
             "_step": step,
             "_images": images,
         }
+
+    def _apply_if_finite(self, loss: tf.Tensor, gradients: list[tf.Tensor]) -> tf.Tensor:
+        variables = self.trainable_variables
+        if isinstance(self.optimizer, FusedAdam) and self.optimizer.applies_if_finite:
+            return self.optimizer.apply_if_finite(loss, gradients, variables)
+        is_finite = tf.math.is_finite(tf.linalg.global_norm([loss, *gradients]))
+
+        def apply() -> tf.Tensor:
+            self.optimizer.apply(gradients, variables)
+            return tf.constant(True)
+
+        return tf.cond(is_finite, apply, lambda: tf.constant(False))
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -66,19 +67,77 @@ class FusedAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable."""
-        dtype = variable.dtype
-        index = self._get_variable_index(variable)
-        # Equal for all variables: the graph optimiser leaves one of each.
+        self._apply_adam(gradient, variable, self._scalars(learning_rate, variable.dtype))
+
+    @property
+    def applies_if_finite(self) -> bool:
+        """Whether `apply_if_finite` does all that `apply` would with this configuration."""
+        unusual = (
+            self.clipnorm,
+            self.clipvalue,
+            self.use_ema,
+            self.weight_decay,
+            self.loss_scale_factor,
+            self.gradient_accumulation_steps,
+        )
+        return not any(unusual) and not tf.distribute.in_cross_replica_context()
+
+    def apply_if_finite(
+        self, loss: tf.Tensor, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
+    ) -> tf.Tensor:
+        """Applies gradients clipped to `global_clipnorm`, if they and the loss are finite.
+
+        Otherwise variables, moments and iterations keep their values. It takes no branch: a step
+        that is not to be made is one of zero length.
+
+        Args:
+          loss: a scalar.
+          gradients: of `variables`.
+          variables: those that the optimizer was built for.
+
+        Returns:
+          A scalar `bool` tensor: whether all was finite.
+        """
+        norm = tf.linalg.global_norm(gradients)
+        is_finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        clip = self.global_clipnorm
+        clipped = tf.ones_like(norm) if clip is None else clip / tf.maximum(norm, clip)
+        factor = tf.where(is_finite, clipped, 0.0)
+
+        def unless_finite(neutral: float, value: Any) -> tf.Tensor:
+            return tf.where(is_finite, tf.cast(value, tf.float32), neutral)
+
+        scalars = self._scalars(self._get_current_learning_rate(), tf.float32)
+        scalars["lr"] = unless_finite(0.0, scalars["lr"])
+        scalars["beta1"] = unless_finite(1.0, scalars["beta1"])
+        scalars["beta2"] = unless_finite(1.0, scalars["beta2"])
+        for gradient, variable in zip(gradients, variables, strict=True):
+            # Zero times NaN is zero here.
+            gradient = tf.math.multiply_no_nan(gradient, tf.cast(factor, gradient.dtype))
+            self._apply_adam(gradient, variable.value, scalars)
+        self.iterations.value.assign_add(tf.cast(is_finite, self.iterations.value.dtype))
+        return is_finite
+
+    def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
         step = tf.cast(self.iterations.value, dtype) + 1
+        scalars = {
+            "beta1_power": tf.pow(tf.cast(self.beta_1, dtype), step),
+            "beta2_power": tf.pow(tf.cast(self.beta_2, dtype), step),
+            "lr": learning_rate,
+            "beta1": self.beta_1,
+            "beta2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+        return {name: tf.cast(value, dtype) for name, value in scalars.items()}
+
+    def _apply_adam(
+        self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]
+    ) -> None:
+        index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, dtype), step),
-            lr=tf.cast(learning_rate, dtype),
-            beta1=tf.cast(self.beta_1, dtype),
-            beta2=tf.cast(self.beta_2, dtype),
-            epsilon=tf.cast(self.epsilon, dtype),
-            grad=tf.cast(gradient, dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            **{name: tf.cast(value, variable.dtype) for name, value in scalars.items()},
         )

@@ -178,7 +178,6 @@ class AffineCoupling(FlowBijector):
         shift, log_scale = tf.split(output, 2, axis=-1)
         return shift, self._scale * tf.tanh(log_scale)
 
-
     def _apply_network(self, images: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
         static = {"training": options.get("training", False)}
         tensors = {"conditional_input": options.get("conditional_input")}

@@ -1,4 +1,4 @@
-"""The base class of this package's bijectors: one method a direction, value and log det together."""
+"""The base class: one method a direction gives the value and its log det together."""
 
 from __future__ import annotations
 

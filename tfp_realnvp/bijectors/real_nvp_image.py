@@ -407,7 +407,11 @@ class _Builder:
                 dtype=self._dtype,
                 name=f"{name}{index}_coupling",
             )
-            options = {"num_channels": channels, "dtype": self._dtype, "name": f"{name}{index}_norm"}
+            options = {
+                "num_channels": channels,
+                "dtype": self._dtype,
+                "name": f"{name}{index}_norm",
+            }
             if self._normalization == "actnorm":
                 bijectors.append(ActNorm(**options))
             bijectors.append(coupling)
@@ -486,9 +490,7 @@ def _check_num_scales(
 
 def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:
     made_for = getattr(flow, "architecture", {})
-    different = {
-        key: value for key, value in architecture.items() if made_for.get(key) != value
-    }
+    different = {key: value for key, value in architecture.items() if made_for.get(key) != value}
     if different:
         raise ValueError(
             f"{name}: expected the configuration that the shared networks were made for, got "

@@ -75,17 +75,20 @@ class BatchNorm(keras.layers.Layer):
         if inputs.dtype == tf.float64:
             return self._in_double(inputs, offset, moving_mean, moving_variance, training)
         scale = tf.ones_like(offset)
+        # While training the kernel normalises by the batch's statistics, and gives the moved ones.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=scale,
             offset=offset,
-            mean=[] if training else moving_mean,
-            variance=[] if training else moving_variance,
+            mean=moving_mean,
+            variance=moving_variance,
             epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.momentum if training else 1.0,
             is_training=training,
         )
         if training:
-            self._move(mean, variance)
+            self.moving_mean._value.assign(mean)
+            self.moving_variance._value.assign(variance)
         return outputs
 
     def _in_double(
@@ -100,13 +103,10 @@ class BatchNorm(keras.layers.Layer):
         if training:
             mean, variance = tf.nn.moments(inputs, axes=[0, 1, 2])
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), inputs.dtype)
-            self._move(mean, variance * count / tf.maximum(count - 1, 1))
+            unbiased = variance * count / tf.maximum(count - 1, 1)
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+                moving._value.assign_add((1 - self.momentum) * (batch - moving._value))
         return tf.nn.batch_normalization(inputs, mean, variance, offset, None, self.epsilon)
-
-    def _move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            change = (1 - self.momentum) * (tf.stop_gradient(batch) - moving._value)
-            moving._value.assign_add(change)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""

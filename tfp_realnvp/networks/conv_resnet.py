@@ -98,9 +98,7 @@ class ConvResNet(keras.layers.Layer):
             for i in range(num_blocks)
         ]
         self.output_norm = self._norm("output_norm")
-        self.output_conv = self._conv(
-            output_channels, 1, "output_conv", initial_scale=output_scale
-        )
+        self.output_conv = self._conv(output_channels, 1, "output_conv", initial_scale=output_scale)
 
     def _norm(self, name: str) -> keras.layers.Layer:
         return BatchNorm(
