@@ -27,7 +27,7 @@ def randomize(module, seed=0):
             value = 3.0
         elif "is_set" in name:
             value = 1.0
-        elif "scale" in name.split("/")[-1]:
+        elif "scale" in name.split("/")[-1] and "log_scale" not in name:
             # Larger ones send random images so far out that a sigmoid rounds them to its ends.
             value = rng.uniform(0.2, 0.6, shape)
         else:

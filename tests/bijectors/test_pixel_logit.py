@@ -1,0 +1,113 @@
+import math
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+
+def _images(values, dtype=tf.float64):
+    return tf.reshape(tf.constant(values, dtype), [-1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(("alpha", "num_values"), [(0.05, 256), (0.05, 17), (1e-6, 2), (0.3, 256)])
+def test_the_formula_of_the_paper(alpha, num_values):
+    # In Python's own double precision, one number at a time.
+    logit = tfr.PixelLogit(alpha, num_values, dtype=tf.float64)
+    for y in np.linspace(0, num_values, 23):
+        p = alpha + (1 - 2 * alpha) * y / num_values
+        x, ildj = logit.inverse_and_log_det(_images([y]))
+        slope = (1 - 2 * alpha) / num_values / (p * (1 - p))
+        assert float(x[0, 0, 0, 0]) == pytest.approx(math.log(p / (1 - p)), rel=1e-9, abs=1e-12)
+        assert float(ildj[0]) == pytest.approx(math.log(slope), rel=1e-9, abs=1e-9)
+
+
+def test_the_sigmoid_undoes_alpha():
+    logit = tfr.PixelLogit(dtype=tf.float64)
+    for x in (-3.0, 0.0, 0.1, 2.5):
+        p = 1 / (1 + math.exp(-x))
+        expected = 256 * (p - 0.05) / 0.9
+        assert float(logit.forward(_images([x]))[0, 0, 0, 0]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_ends_of_the_data():
+    logit = tfr.PixelLogit(dtype=tf.float64)
+    margin = 256 * 0.05 / 0.9
+    assert logit.low == pytest.approx(-margin, rel=1e-12)
+    assert logit.high == pytest.approx(256 + margin, rel=1e-12)
+    x = logit.inverse(_images([0.0, 128.0, 256.0])).numpy().ravel()
+    np.testing.assert_allclose(x, [math.log(0.05 / 0.95), 0, -math.log(0.05 / 0.95)], atol=1e-12)
+
+
+@pytest.mark.parametrize("num_values", [2, 17, 256])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
+def test_finite_up_to_the_ends_of_the_interval(dtype, num_values):
+    logit = tfr.PixelLogit(num_values=num_values, dtype=dtype)
+    low, high = (dtype.as_numpy_dtype(end) for end in (logit.low, logit.high))
+    ends = _images([np.nextafter(low, high), np.nextafter(high, low)], dtype)
+    x, ildj = logit.inverse_and_log_det(ends)
+    assert np.isfinite(x).all() and np.isfinite(ildj).all()
+    assert float(x[0, 0, 0, 0]) < -10 and float(x[1, 0, 0, 0]) > 10
+    # And back, to where they came from.
+    y, fldj = logit.forward_and_log_det(tf.identity(x))
+    assert np.isfinite(fldj).all()
+    np.testing.assert_allclose(y, ends, rtol=4 * np.finfo(dtype.as_numpy_dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
+def test_latents_far_out_stay_invertible(dtype):
+    logit = tfr.PixelLogit(dtype=dtype)
+    x = _images([-1e4, -100, -40, 40, 100, 1e4], dtype)
+    y, fldj = logit.forward_and_log_det(x)
+    assert np.isfinite(fldj).all()
+    assert (logit.low < y.numpy()).all() and (y.numpy() < logit.high).all()
+    back, ildj = logit.inverse_and_log_det(tf.identity(y))
+    assert np.isfinite(back).all() and np.isfinite(ildj).all()
+    np.testing.assert_array_equal(np.sign(back), np.sign(x))
+
+
+def test_gradients_far_out_are_no_nan():
+    logit = tfr.PixelLogit()
+    x = _images([-1e4, -100, 0, 100, 1e4], tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y, fldj = logit.forward_and_log_det(x)
+        loss = tf.reduce_sum(y) + tf.reduce_sum(fldj)
+    assert np.isfinite(tape.gradient(loss, x)).all()
+
+
+def test_float32_is_as_exact_as_its_numbers():
+    pixels = np.linspace(0, 255.99, 1001)
+    exact = tfr.PixelLogit(dtype=tf.float64)
+    # The rounding of the pixels themselves is not the bijector's.
+    rounded = pixels.astype(np.float32).astype(np.float64)
+    x, ildj = tfr.PixelLogit().inverse_and_log_det(_images(pixels, tf.float32))
+    expected_x, expected_ildj = exact.inverse_and_log_det(_images(rounded))
+    np.testing.assert_allclose(x, expected_x, atol=2e-6)
+    np.testing.assert_allclose(ildj, expected_ildj, atol=4e-6)
+
+
+def test_samples_as_images():
+    flow = tfd.TransformedDistribution(ft.standard_normal([8, 8, 3]), tfr.PixelLogit())
+    samples = 4 * flow.distribution.sample(20, seed=(0, 1))
+    values = flow.bijector.forward(samples).numpy()
+    # Wide latents: some fall outside of [0, 256), and stay invertible; display clips them.
+    assert values.min() < 0 and values.max() > 256
+    images = tfr.to_uint8(values)
+    assert images.dtype == np.uint8 and images.shape == values.shape
+    inside = (values >= 0) & (values < 256)
+    np.testing.assert_array_equal(images[inside], np.floor(values[inside]))
+    assert (images[values < 0] == 0).all() and (images[values >= 256] == 255).all()
+
+
+def test_to_uint8_undoes_dequantisation_through_the_bijector():
+    images = ft.grey_levels(4, (8, 8, 3))
+    logit = tfr.PixelLogit(dtype=tf.float64)
+    noisy = tfr.dequantize(images, seed=(0, 1), dtype=tf.float64)
+    back = logit.forward(tf.identity(logit.inverse(noisy)))
+    np.testing.assert_array_equal(tfr.to_uint8(back), images)

@@ -1,0 +1,264 @@
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+
+def _record(made):
+    """A `network_fn` that notes what it was asked for, and makes next to nothing."""
+
+    def network_fn(**kwargs):
+        made.append(kwargs)
+        return tfr.WeightNormConv2D(kwargs["output_channels"], 1, name=kwargs["name"])
+
+    return network_fn
+
+
+@pytest.mark.parametrize(
+    ("dataset", "side", "num_scales", "num_blocks", "num_filters"),
+    [
+        ("cifar10", 32, 2, 8, 64),
+        ("imagenet32", 32, 4, 4, 32),
+        ("imagenet64", 64, 5, 2, 32),
+        ("lsun/bedroom", 64, 5, 2, 32),
+        ("lsun/tower", 64, 5, 2, 32),
+        ("lsun/church_outdoor", 64, 5, 2, 32),
+        ("celeb_a", 64, 5, 2, 32),
+    ],
+)
+def test_table_1(dataset, side, num_scales, num_blocks, num_filters):
+    made = []
+    flow = tfr.RealNVPImage.for_dataset(dataset, network_fn=_record(made))
+    assert flow.image_shape == (side, side, 3) and flow.num_scales == num_scales
+    assert flow.parameters["num_blocks"] == num_blocks
+    assert flow.parameters["num_filters"] == num_filters
+    # Three and three at each scale, four at the last.
+    assert len(made) == 6 * (num_scales - 1) + 4
+    expected = []
+    for scale in range(num_scales):
+        last = scale == num_scales - 1
+        filters, channels = num_filters * 2**scale, 3 * 2**scale
+        checkerboard = (tfr.CheckerboardMask, filters, channels, 2 * channels)
+        expected += [checkerboard] * (4 if last else 3)
+        if not last:
+            # Squeezed: four times the channels, of which a network sees half.
+            expected += [(tfr.ChannelMask, 2 * filters, 2 * channels, 4 * channels)] * 3
+    actual = [
+        (type(each["mask"]), each["num_filters"], each["input_channels"], each["output_channels"])
+        for each in made
+    ]
+    assert actual == expected
+
+
+def test_all_of_the_table_is_tested():
+    assert len(PAPER_CONFIGURATIONS) == 7
+
+
+def test_masks_alternate():
+    made = []
+    tfr.RealNVPImage((8, 8, 3), network_fn=_record(made))
+    parities = [each["mask"].parity for each in made]
+    assert parities == [0, 1, 0, 0, 1, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "num_scales"),
+    [
+        ((32, 32, 3), 4),
+        ((64, 64, 3), 5),
+        ((28, 28, 1), 3),
+        ((8, 8, 1), 2),
+        ((4, 4, 3), 1),
+        ((5, 5, 3), 1),
+        ((16, 64, 3), 3),
+        ((24, 24, 3), 3),
+    ],
+)
+def test_default_number_of_scales(image_shape, num_scales):
+    flow = tfr.RealNVPImage(image_shape, network_fn=_record([]))
+    assert flow.num_scales == num_scales
+    side = image_shape[0] // 2 ** (num_scales - 1)
+    assert image_shape[0] % 2 ** (num_scales - 1) == 0 and side >= 4
+
+
+def test_networks_of_the_default():
+    flow = tfr.RealNVPImage((8, 8, 3), num_blocks=3, num_filters=5)
+    networks = [p.network for p in flow.submodules if isinstance(p, tfr.AffineCoupling)]
+    assert {type(network) for network in networks} == {tfr.ConvResNet}
+    assert {len(network.blocks) for network in networks} == {3}
+    assert sorted({network.num_filters for network in networks}) == [5, 10]
+    board = [n.checkerboard_parity for n in networks if n.checkerboard_parity is not None]
+    assert len(board) == 7
+
+
+def test_every_coupling_is_normalised():
+    flow = ft.image_flow((8, 8, 3), num_scales=3)
+    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
+    norms = [part for part in flow.submodules if isinstance(part, tfr.BatchNormalization)]
+    assert len(couplings) == len(norms) == 16
+    bare = tfr.RealNVPImage((8, 8, 3), num_scales=3, normalization=None, network_fn=_record([]))
+    assert not any(isinstance(part, tfr.BatchNormalization) for part in bare.submodules)
+
+
+# Latents by scale.
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=["none", "B", "SB"])
+def test_split_and_merge_latents(batch):
+    flow = ft.image_flow((8, 16, 3), num_scales=3)
+    z = ft.normal([*batch, 8, 16, 3])
+    by_scale = flow.split_latents(z)
+    assert [tuple(each.shape) for each in by_scale] == [
+        (*batch, 4, 8, 6),
+        (*batch, 2, 4, 12),
+        (*batch, 2, 4, 12),
+    ]
+    assert sum(int(tf.size(each)) for each in by_scale) == int(tf.size(z))
+    np.testing.assert_array_equal(flow.merge_latents(by_scale), z)
+    again = flow.split_latents(flow.merge_latents([2 * each for each in by_scale]))
+    for one, other in zip(again, by_scale, strict=True):
+        np.testing.assert_array_equal(one, 2 * other)
+
+
+def test_one_scale_has_one_latent():
+    flow = ft.image_flow((4, 4, 3), num_scales=1)
+    z = ft.normal([2, 4, 4, 3])
+    (only,) = flow.split_latents(z)
+    np.testing.assert_array_equal(only, z)
+    np.testing.assert_array_equal(flow.merge_latents([only]), z)
+
+
+def test_split_latents_are_what_was_factored_out(monkeypatch):
+    flow = ft.image_flow((8, 8, 3), num_scales=3)
+    factored_out = []
+    original = tfr.FactorOut._inverse_and_log_det
+
+    def spy(self, y, **options):
+        result = original(self, y, **options)
+        factored_out.append(tf.split(y, 2, axis=-1)[1])
+        return result
+
+    monkeypatch.setattr(tfr.FactorOut, "_inverse_and_log_det", spy)
+    *finer, coarsest = flow.split_latents(flow.inverse(ft.pixels([2, 8, 8, 3])))
+    # The inner one ends first.
+    for actual, expected in zip(finer, reversed(factored_out), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert coarsest.shape == (2, 2, 2, 12)
+
+
+def test_the_finest_latents_do_not_depend_on_later_scales():
+    flow = ft.image_flow((8, 8, 3), num_scales=3)
+    y = ft.pixels([2, 8, 8, 3])
+    before = [each.numpy() for each in flow.split_latents(flow.inverse(y))]
+    for variable in flow.trainable_variables:
+        if "scale1" in variable.name:
+            variable.assign_add(0.1 * ft.normal(variable.shape))
+    after = flow.split_latents(flow.inverse(y))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert np.abs(before[1] - after[1]).max() > 1e-3
+    assert np.abs(before[2] - after[2]).max() > 1e-3
+
+
+def test_redrawing_the_finest_latents_keeps_the_image_recognisable():
+    # The coarse latents are a checkerboard of the image, so that it is one model and not two.
+    flow = ft.image_flow((8, 8, 3))
+    z = flow.inverse(ft.pixels([2, 8, 8, 3]))
+    fine, coarse = flow.split_latents(z)
+    other = flow.forward(flow.merge_latents([tf.zeros_like(fine), coarse]))
+    again = flow.split_latents(flow.inverse(tf.identity(other)))
+    np.testing.assert_allclose(again[0], tf.zeros_like(fine), atol=1e-3)
+    np.testing.assert_allclose(again[1], coarse, atol=1e-3)
+
+
+# Other sizes.
+
+
+def test_a_model_for_32_scores_and_samples_64():
+    flow = ft.image_flow((32, 32, 3), num_scales=2, num_blocks=0, num_filters=2)
+    large = tfd.TransformedDistribution(ft.standard_normal([64, 64, 3]), flow)
+    assert large.event_shape == (64, 64, 3)
+    log_prob = large.log_prob(ft.pixels([2, 64, 64, 3]))
+    assert log_prob.shape == (2,) and np.isfinite(log_prob).all()
+    assert large.sample(2, seed=(0, 1)).shape == (2, 64, 64, 3)
+    # Convolutions see neighbours only: far from a change nothing changes.
+    one = ft.pixels([1, 64, 64, 3]).numpy()
+    other = one.copy()
+    other[0, 0, 0] = 255 - other[0, 0, 0]
+    z, other_z = flow.inverse(one), flow.inverse(other)
+    np.testing.assert_array_equal(z[0, 60:, 60:], other_z[0, 60:, 60:])
+    assert np.abs(z[0, :8, :8] - other_z[0, :8, :8]).max() > 1e-3
+
+
+def test_unknown_height_and_width():
+    flow = ft.image_flow((None, None, 1), num_blocks=0)
+    assert flow.image_shape == (None, None, 1)
+    for size in ((4, 4), (8, 6)):
+        y = ft.pixels([2, *size, 1])
+        x = flow.inverse(y)
+        np.testing.assert_allclose(flow.forward(tf.identity(x)), y, atol=1e-2)
+
+
+# Options.
+
+
+def test_recompute_gives_the_same_gradients_and_statistics():
+    def gradients(recompute):
+        keras.utils.set_random_seed(0)
+        flow = ft.image_flow((4, 4, 1), recompute=recompute)
+        distribution = tfd.TransformedDistribution(ft.standard_normal((4, 4, 1)), flow)
+        y = ft.pixels([4, 4, 4, 1])
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            log_prob = distribution.log_prob(y, bijector_kwargs={"training": True})
+        values = tape.gradient(log_prob, [y, *flow.trainable_variables])
+        return log_prob, values, [variable.numpy() for variable in flow.variables]
+
+    plain, again = gradients(False), gradients(True)
+    np.testing.assert_allclose(again[0], plain[0], rtol=1e-5)
+    for one, other in zip(again[1], plain[1], strict=True):
+        assert one is not None
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    for one, other in zip(again[2], plain[2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_compact():
+    flow = ft.randomize(tfr.RealNVPImage.compact((8, 8, 3), num_filters=4, dtype=tf.float64))
+    assert flow.num_scales == 3 and flow.image_shape == (8, 8, 3)
+    parts = list(flow.submodules)
+    couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
+    assert {type(part.network) for part in couplings} == {tfr.ShallowConv}
+    assert sum(isinstance(part, tfr.ActNorm) for part in parts) == len(couplings) == 16
+    y = ft.pixels([2, 8, 8, 3], tf.float64)
+    x = flow.inverse(y)
+    np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=1e-8)
+
+
+def test_compact_is_invertible_at_its_start():
+    # Zero networks: the identity but for the normalisation and the logit.
+    flow = tfr.RealNVPImage.compact((8, 8, 3), num_filters=4)
+    y = ft.pixels([2, 8, 8, 3])
+    np.testing.assert_allclose(flow.inverse(y), tfr.PixelLogit().inverse(y), rtol=1e-5, atol=1e-5)
+
+
+def test_additive_couplings_have_the_log_det_of_the_rest():
+    flow = ft.image_flow((4, 4, 3), use_scale=False, normalization=None, alpha=None)
+    ildj = flow.inverse_log_det_jacobian(ft.normal([2, 4, 4, 3]), event_ndims=3)
+    np.testing.assert_array_equal(ildj, [0, 0])
+    assert flow.is_constant_jacobian
+
+
+def test_a_base_other_than_the_normal():
+    base = tfd.Independent(tfd.Logistic(tf.zeros([4, 4, 3]), 1.0), 3)
+    flow = tfd.TransformedDistribution(base, ft.image_flow())
+    y = ft.pixels([2, 4, 4, 3])
+    x, ildj = flow.bijector.inverse_and_log_det(tf.identity(y))
+    np.testing.assert_allclose(flow.log_prob(y), base.log_prob(x) + ildj, rtol=1e-5)

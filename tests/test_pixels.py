@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as tfr
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
+def test_noise_stays_within_the_level(dtype):
+    images = np.repeat(np.arange(256, dtype=np.uint8), 2000)
+    noisy = tfr.dequantize(images, seed=(3, 4), dtype=dtype)
+    assert noisy.dtype == dtype
+    np.testing.assert_array_equal(np.floor(noisy), images)
+    assert float(tf.reduce_max(noisy)) < 256
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
+def test_the_largest_noise_stays_within_the_highest_level(dtype, monkeypatch):
+    # A stream that gives the largest number below 1, which 255 would round up to 256.
+    largest = np.nextafter(dtype.as_numpy_dtype(1), dtype.as_numpy_dtype(0))
+    monkeypatch.setattr(
+        tf.random, "stateless_uniform", lambda shape, **kwargs: tf.fill(shape, largest)
+    )
+    noisy = tfr.dequantize(np.array([[0, 255]], np.uint8), seed=(0, 0), dtype=dtype)
+    np.testing.assert_array_equal(np.floor(noisy), [[0, 255]])
+
+
+def test_noise_is_uniform():
+    noise = tfr.dequantize(np.zeros([100_000]), seed=(0, 1)).numpy()
+    counts, _ = np.histogram(noise, bins=10, range=(0, 1))
+    np.testing.assert_allclose(counts, 10_000, rtol=0.05)
+
+
+def test_seeds():
+    images = np.zeros([4, 4], np.uint8)
+    one, same = (tfr.dequantize(images, seed=(0, 1)) for _ in range(2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - tfr.dequantize(images, seed=(0, 2))).max() > 0.1
+    assert np.abs(one - tfr.dequantize(images, seed=(1, 1))).max() > 0.1
+
+
+def test_noise_on_noise_is_fresh_noise():
+    images = np.arange(16, dtype=np.float32)
+    first = tfr.dequantize(images, seed=(0, 1))
+    np.testing.assert_array_equal(np.floor(tfr.dequantize(first, seed=(0, 2))), images)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float32, np.float64])
+def test_grey_levels_of_any_dtype(kind):
+    images = np.arange(256).astype(kind)
+    expected = tfr.dequantize(np.arange(256, dtype=np.uint8), seed=(0, 1))
+    np.testing.assert_array_equal(tfr.dequantize(images, seed=(0, 1)), expected)
+
+
+def test_to_uint8():
+    values = [-1000, -0.01, 0, 0.999, 1, 254.999, 255.999, 256, 1e6]
+    assert tfr.to_uint8(values).tolist() == [0, 0, 0, 0, 1, 254, 255, 255, 255]
+    assert tfr.to_uint8(values, num_values=17).max() == 16
+    assert tfr.to_uint8(tf.constant(values)).dtype == np.uint8
+    images = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(tfr.to_uint8(images), images)
+
+
+def test_to_uint8_undoes_dequantize():
+    images = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(tfr.to_uint8(tfr.dequantize(images, seed=(0, 1))), images)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_to_uint8_of_what_is_no_number(value):
+    with pytest.raises(ValueError, match="expected finite values, got 2 that are not"):
+        tfr.to_uint8([0.0, value, value])
+
+
+@pytest.mark.parametrize("num_values", [0, 257])
+def test_to_uint8_of_too_many_values(num_values):
+    with pytest.raises(ValueError, match=rf"num_values in \[1, 256\], got {num_values}"):
+        tfr.to_uint8([0.0], num_values)
+
+
+def test_bits_per_dim():
+    log_prob = tf.constant([0.0, -math.log(2.0), -48 * math.log(256)])
+    np.testing.assert_allclose(tfr.bits_per_dim(log_prob, 48), [0, 1 / 48, 8], rtol=1e-6)
+    double = tfr.bits_per_dim(tf.cast(-48 * math.log(256), tf.float64), tf.constant(48))
+    assert double.dtype == tf.float64
+    np.testing.assert_allclose(double, 8, rtol=1e-7)
