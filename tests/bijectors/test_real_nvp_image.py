@@ -239,7 +239,8 @@ def test_compact():
     assert sum(isinstance(part, tfr.ActNorm) for part in parts) == len(couplings) == 16
     y = ft.pixels([2, 8, 8, 3], tf.float64)
     x = flow.inverse(y)
-    np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=1e-8)
+    # Of grey levels up to 256: a relative error means nothing for a dark pixel.
+    np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=0, atol=1e-7)
 
 
 def test_compact_is_invertible_at_its_start():
