@@ -1,17 +1,17 @@
 """Pictures of images and of training curves, written to PNG files.
 
-A file appears whole or not at all: it is written under another name in its folder, then renamed.
+A file appears whole or not at all, see `written_whole`.
 """
 
-import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from tfp_realnvp.files import written_whole
 
 __all__ = ["image_grid", "save_curves", "save_image_grid"]
 
@@ -129,7 +129,7 @@ def save_image_grid(
     grid = grid.repeat(upscale, axis=0).repeat(upscale, axis=1)
     if grid.shape[-1] == 1:
         grid = grid[..., 0]
-    with _written_whole(path) as (file, path):
+    with written_whole(path) as (file, path):
         Image.fromarray(grid).save(file, format="PNG")
     return path
 
@@ -188,24 +188,9 @@ def save_curves(
         # A lone point is invisible without a marker.
         axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None)
     axes.legend()
-    with _written_whole(path) as (file, path):
+    with written_whole(path) as (file, path):
         figure.savefig(file, format="png")
     return path
-
-
-@contextlib.contextmanager
-def _written_whole(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathlib.Path]]:
-    """Opens a temporary file that takes the place of `path` once the block has succeeded."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since only a rename within one file system is atomic.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file, path
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _missing(package: str) -> ImportError:

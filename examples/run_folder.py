@@ -1,0 +1,194 @@
+"""The results folder of a training run: its configuration, and the model that it describes.
+
+A folder has `config.json`, with the flags of the run and, under `"bijector"`, the model:
+
+```
+{"dataset": "digits", "seed": 0, ...,
+ "bijector": {"configuration": "compact",
+              "arguments": {"image_shape": [8, 8, 1], "num_values": 17, ...}}}
+```
+
+and the weights, `best.weights.h5` and `final.weights.h5`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp.files import write_json
+
+__all__ = [
+    "BEST_WEIGHTS",
+    "CONFIG",
+    "FINAL_WEIGHTS",
+    "build_bijector",
+    "build_model",
+    "check_same_config",
+    "load_run",
+    "read_config",
+    "write_config",
+]
+
+tfd = tfp.distributions
+
+Folder = str | os.PathLike[str]
+
+CONFIG = "config.json"
+BEST_WEIGHTS = "best.weights.h5"
+FINAL_WEIGHTS = "final.weights.h5"
+
+_CONFIGURATIONS = {"paper": tfr.RealNVPImage, "compact": tfr.RealNVPImage.compact}
+
+
+def write_config(folder: Folder, config: Mapping[str, Any]) -> pathlib.Path:
+    """Writes the configuration of a run to its folder, whole or not at all.
+
+    Args:
+      folder: the results folder, made if it is missing.
+      config: as at the top of this file.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      TypeError: if JSON has no form for a value.
+    """
+    return write_json(pathlib.Path(folder) / CONFIG, dict(config))
+
+
+def read_config(folder: Folder) -> dict[str, Any]:
+    """Returns the configuration of the run in a folder.
+
+    Raises:
+      FileNotFoundError: if the folder has no run.
+      ValueError: if its configuration is not readable.
+    """
+    path = pathlib.Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected the results of examples/train_image.py in {os.fspath(folder)!r}, but there "
+            f"is no {CONFIG}."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(config, dict) or "bijector" not in config:
+        raise ValueError(f"Expected a key 'bijector' in {path}.")
+    return config
+
+
+def check_same_config(
+    folder: Folder, config: Mapping[str, Any], ignore: Collection[str] = ()
+) -> None:
+    """Makes sure that a folder has no run of another configuration.
+
+    Args:
+      folder: the results folder, which may have no run or not exist.
+      config: the configuration to go on with.
+      ignore: keys, at the top, that may differ.
+
+    Raises:
+      ValueError: if the folder has one; it names what differs.
+    """
+    if not (pathlib.Path(folder) / CONFIG).exists():
+        return
+    found = dict(_entries(read_config(folder)))
+    wanted = dict(_entries(json.loads(json.dumps(dict(config)))))
+    absent = object()
+    differing = [
+        key
+        for key in sorted({*found, *wanted})
+        if key.split(".")[0] not in ignore and found.get(key, absent) != wanted.get(key, absent)
+    ]
+    if differing:
+        lines = [f"  {k}: {found.get(k, '-')} there, {wanted.get(k, '-')} here" for k in differing]
+        raise ValueError(
+            f"{os.fspath(folder)!r} has the results of another configuration:\n"
+            + "\n".join(lines)
+            + "\nTake another folder, or these flags."
+        )
+
+
+def build_bijector(spec: Mapping[str, Any]) -> tfr.RealNVPImage:
+    """Returns a bijector with new weights.
+
+    Args:
+      spec: `"configuration"`: `"paper"`, which is `RealNVPImage`, or `"compact"`,
+        `RealNVPImage.compact`; `"arguments"`: the keyword arguments, with dtypes by name.
+
+    Raises:
+      ValueError: if a key is missing, or the configuration or an argument is unknown.
+    """
+    missing = {"configuration", "arguments"} - set(spec)
+    if missing:
+        raise ValueError(f"Expected the keys {sorted(missing)} of a bijector, got {sorted(spec)}.")
+    configuration, arguments = spec["configuration"], dict(spec["arguments"])
+    if configuration not in _CONFIGURATIONS:
+        raise ValueError(
+            f"Expected a configuration of {sorted(_CONFIGURATIONS)}, got {configuration!r}."
+        )
+    if "dtype" in arguments:
+        arguments["dtype"] = tf.as_dtype(arguments["dtype"])
+    try:
+        return _CONFIGURATIONS[configuration](**arguments)
+    except TypeError as error:
+        raise ValueError(f"Arguments that do not fit a RealNVPImage: {error}") from error
+
+
+def build_model(config: Mapping[str, Any]) -> tfr.FlowModel:
+    """Returns the model of a configuration, with new weights and a standard normal base."""
+    bijector = build_bijector(config["bijector"])
+    zero = tf.zeros([], bijector.dtype)
+    base = tfd.Sample(tfd.Normal(zero, zero + 1), bijector.image_shape)
+    distribution = tfd.TransformedDistribution(base, bijector)
+    return tfr.FlowModel(distribution, seed=int(config.get("seed", 0)))
+
+
+def load_run(
+    folder: Folder, weights: str | os.PathLike[str] | None = None
+) -> tuple[tfr.FlowModel, dict[str, Any]]:
+    """Returns the model of a run, with its weights, and its configuration.
+
+    Args:
+      folder: the results folder.
+      weights: the file of weights, of `FlowModel.save_weights`; `None` takes the best of the run,
+        and if there are none the final ones.
+
+    Raises:
+      FileNotFoundError: if the folder has no run, or there are no weights.
+      ValueError: if the weights are those of another model.
+    """
+    config = read_config(folder)
+    if weights is None:
+        candidates = [pathlib.Path(folder) / name for name in (BEST_WEIGHTS, FINAL_WEIGHTS)]
+    else:
+        candidates = [pathlib.Path(weights)]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"Expected weights in {' or '.join(map(str, candidates))}.")
+    model = build_model(config)
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path} has no weights of the model that {folder}/{CONFIG} describes: {error}"
+        ) from error
+    return model, config
+
+
+def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values in nested dictionaries, with keys joined by dots."""
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _entries(inner, f"{key}.{name}" if key else name)
