@@ -1,6 +1,7 @@
 """Real NVP (Dinh, Sohl-Dickstein, Bengio 2017) for TensorFlow Probability and Keras 3."""
 
 from tfp_realnvp.bijectors import (
+    PAPER_CONFIGURATIONS,
     ActNorm,
     AffineCoupling,
     BatchNormalization,
@@ -13,6 +14,7 @@ from tfp_realnvp.bijectors import (
     RealNVPImage,
     Squeeze,
 )
+from tfp_realnvp.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.diagnosis import NonFiniteLossError
 from tfp_realnvp.model import FlowModel
 from tfp_realnvp.networks import ConvResNet, ShallowConv, WeightNormConv2D
@@ -20,6 +22,7 @@ from tfp_realnvp.optimizers import FusedAdam
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 
 __all__ = [
+    "PAPER_CONFIGURATIONS",
     "ActNorm",
     "AffineCoupling",
     "BatchNormalization",
@@ -31,13 +34,16 @@ __all__ = [
     "FlowChain",
     "FlowModel",
     "FusedAdam",
+    "LearningRateBudget",
     "NonFiniteLossError",
     "PixelLogit",
     "RealNVPImage",
     "ShallowConv",
     "Squeeze",
+    "TrainingCheckpoint",
     "WeightNormConv2D",
     "bits_per_dim",
     "dequantize",
+    "save_weights",
     "to_uint8",
 ]
