@@ -19,9 +19,6 @@ __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
-# Streams of noise that must not meet: training's by step, evaluation's by batch.
-_EVALUATION_STREAM = 0x5EED
-
 
 class FlowModel(keras.Model):
     r"""Trains a distribution over images by maximum likelihood, as any Keras model is trained.
@@ -179,13 +176,22 @@ class FlowModel(keras.Model):
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does; see `fit` for `x` and errors."""
         self._check_images(x)
-        return super().evaluate(x, *args, **kwargs)
+        results = super().evaluate(x, *args, **kwargs)
+        if not float(self._bits_per_dim.count):
+            raise ValueError("FlowModel.evaluate: expected images, got an empty dataset.")
+        return results
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns log p in nats for each image, [N]; see `fit` for `x` and errors."""
         self._check_images(x)
         self._evaluation_batch.assign(0)
-        return super().predict(x, *args, **kwargs)
+        try:
+            return super().predict(x, *args, **kwargs)
+        except UnboundLocalError as error:
+            # What Keras raises when there was no batch.
+            if "batch_outputs" not in str(error):
+                raise
+            raise ValueError("FlowModel.predict: expected images, got an empty dataset.") from error
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of maximum likelihood on a batch."""
@@ -270,8 +276,8 @@ class FlowModel(keras.Model):
         )
 
     def _evaluation_values(self, data: Any) -> tf.Tensor:
-        batch = tf.cast(self._evaluation_batch.assign_add(1), tf.int32)
-        return self._values(self._images(data), (self.seed ^ _EVALUATION_STREAM, batch))
+        batch = self._evaluation_batch.assign_add(1)
+        return self._values(self._images(data), pixels.evaluation_seed(self.seed, batch))
 
     def _values(self, images: tf.Tensor, seed: tuple[Any, Any]) -> tf.Tensor:
         if not self.dequantize:
@@ -279,7 +285,7 @@ class FlowModel(keras.Model):
         return pixels.dequantize(images, tf.stack(seed), self.distribution.dtype)
 
     def _images(self, data: Any) -> tf.Tensor:
-        images = tf.convert_to_tensor(_first_component(data))
+        images = tf.convert_to_tensor(pixels.image_component(data))
         expected = self.distribution.event_shape
         if images.shape.rank != 4 or not images.shape[1:].is_compatible_with(expected):
             raise ValueError(
@@ -293,7 +299,7 @@ class FlowModel(keras.Model):
             if x.cardinality() == 0:
                 raise ValueError("FlowModel: expected images, got an empty dataset.")
             return
-        images = _first_component(x)
+        images = pixels.image_component(x)
         if not hasattr(images, "shape") or not hasattr(images, "dtype"):
             return
         if len(images.shape) != 4 or images.shape[0] == 0:
@@ -373,13 +379,3 @@ def _log_prob_options(distribution: tfd.Distribution, **options: Any) -> dict[st
     if isinstance(distribution, tfp_types.Independent):
         return _log_prob_options(distribution.distribution, **options)
     return {}
-
-
-def _first_component(data: Any) -> Any:
-    if isinstance(data, (tuple, list)):
-        data = data[0]
-    if isinstance(data, dict):
-        if "image" not in data:
-            raise ValueError(f"FlowModel: expected a key 'image', got {sorted(data)}.")
-        data = data["image"]
-    return data
