@@ -41,6 +41,24 @@ def test_seeds():
     assert np.abs(one - tfr.dequantize(images, seed=(1, 1))).max() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
+def test_noise_is_the_same_in_a_function(dtype):
+    images = np.arange(100, dtype=np.uint8)
+    function = tf.function(lambda seed: tfr.dequantize(images, seed, dtype))
+    expected = tfr.dequantize(images, seed=(0, 1), dtype=dtype)
+    np.testing.assert_array_equal(function(tf.constant([0, 1])), expected)
+
+
+def test_noise_under_xla_is_noise_as_well():
+    # XLA's generator gives other numbers for the same seed, but always the same ones.
+    images = np.repeat(np.arange(256, dtype=np.uint8), 100)
+    function = tf.function(lambda seed: tfr.dequantize(images, seed), jit_compile=True)
+    noisy = function(tf.constant([0, 1]))
+    np.testing.assert_array_equal(np.floor(noisy), images)
+    np.testing.assert_array_equal(function(tf.constant([0, 1])), noisy)
+    assert np.abs(function(tf.constant([0, 2])) - noisy).max() > 0.1
+
+
 def test_noise_on_noise_is_fresh_noise():
     images = np.arange(16, dtype=np.float32)
     first = tfr.dequantize(images, seed=(0, 1))

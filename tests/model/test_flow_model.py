@@ -1,0 +1,608 @@
+import math
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+
+
+def _one_convolution(*, output_channels, name, dtype, **_):
+    return tfr.WeightNormConv2D(output_channels, 3, name=name, dtype=dtype)
+
+
+def _distribution(base=None, **kwargs):
+    """One scale of two couplings, which is little to trace and has all kinds of variables."""
+    kwargs = {"num_scales": 1, "num_couplings": 1, "network_fn": _one_convolution, **kwargs}
+    flow = ft.randomize(tfr.RealNVPImage(_SHAPE, **kwargs))
+    dtype = kwargs.get("dtype", tf.float32)
+    return tfd.TransformedDistribution(base or ft.standard_normal(_SHAPE, dtype), flow)
+
+
+def _resnets(base=None, **kwargs):
+    return _distribution(base, network_fn=None, num_blocks=0, num_filters=3, **kwargs)
+
+
+def _model(distribution=None, *, seed=0, dequantize=True, **kwargs):
+    model = tfr.FlowModel(distribution or _distribution(), seed=seed, dequantize=dequantize)
+    model.compile(**kwargs)
+    return model
+
+
+def _values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def _assert_equal(actual, expected):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Kinds of data.
+
+
+_IMAGES = ft.grey_levels(8)
+_LABELS = np.arange(8)
+
+
+def _dataset(values):
+    return tf.data.Dataset.from_tensor_slices(values).batch(4)
+
+
+_DATA = {
+    "uint8": lambda: _IMAGES,
+    "int32": lambda: _IMAGES.astype(np.int32),
+    "float32": lambda: _IMAGES.astype(np.float32),
+    "float64": lambda: _IMAGES.astype(np.float64),
+    "tensor": lambda: tf.constant(_IMAGES),
+    "dataset": lambda: _dataset(_IMAGES),
+    "dataset_float": lambda: _dataset(_IMAGES.astype(np.float32)),
+    "dataset_labels": lambda: _dataset((_IMAGES, _LABELS)),
+    "dataset_dict": lambda: _dataset({"image": _IMAGES, "label": _LABELS}),
+    "dict": lambda: {"image": _IMAGES},
+}
+
+
+@pytest.fixture(scope="module")
+def trained_on_uint8():
+    keras.utils.set_random_seed(0)
+    return _run(_DATA["uint8"]())
+
+
+def _run(data):
+    model = _model()
+    options = {} if isinstance(data, tf.data.Dataset) else {"batch_size": 4}
+    order = {} if isinstance(data, tf.data.Dataset) else {"shuffle": False}
+    history = model.fit(data, epochs=2, verbose=0, **options, **order).history
+    results = model.evaluate(data, verbose=0, return_dict=True, **options)
+    return history, results, model.predict(data, verbose=0, **options)
+
+
+@pytest.mark.parametrize("kind", _DATA)
+def test_fit_evaluate_and_predict_on(kind, trained_on_uint8):
+    history, results, log_prob = _run(_DATA[kind]())
+    assert sorted(history) == sorted(results) == ["bits_per_dim", "loss"]
+    assert log_prob.shape == (8,) and log_prob.dtype == np.float32
+    # The same images in whatever form are the same images.
+    expected_history, expected_results, expected_log_prob = trained_on_uint8
+    np.testing.assert_allclose(history["loss"], expected_history["loss"], rtol=1e-5)
+    assert results["loss"] == pytest.approx(expected_results["loss"], rel=1e-5)
+    np.testing.assert_allclose(log_prob, expected_log_prob, rtol=1e-4)
+
+
+def test_validation_data():
+    history = (
+        _model()
+        .fit(_IMAGES, validation_data=(_IMAGES, None), batch_size=4, epochs=2, verbose=0)
+        .history
+    )
+    assert sorted(history) == ["bits_per_dim", "loss", "val_bits_per_dim", "val_loss"]
+    assert np.isfinite(history["val_loss"]).all()
+
+
+def test_a_last_batch_that_is_smaller():
+    model = _model()
+    model.fit(_IMAGES[:7], batch_size=4, verbose=0)
+    log_prob = model.predict(_IMAGES[:7], batch_size=4, verbose=0)
+    results = model.evaluate(_IMAGES[:7], batch_size=4, verbose=0, return_dict=True)
+    # The mean over images, not over batches.
+    assert results["loss"] == pytest.approx(-log_prob.mean(), rel=1e-5)
+
+
+# What training changes.
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_changes_every_trainable_variable(jit_compile):
+    base = tfd.Independent(
+        tfd.Normal(
+            tf.Variable(tf.zeros(_SHAPE), name="loc"),
+            tfp.util.TransformedVariable(tf.ones(_SHAPE), tfb.Softplus(), name="scale"),
+        ),
+        3,
+    )
+    distribution = _resnets(base)
+    model = _model(distribution, jit_compile=jit_compile)
+    assert len(model.trainable_variables) == len(distribution.trainable_variables)
+    assert (
+        len(distribution.trainable_variables) == len(distribution.bijector.trainable_variables) + 2
+    )
+    trained = list(distribution.trainable_variables)
+    moving = [v for v in distribution.variables if "moving" in v.name or "num_updates" in v.name]
+    before, moving_before = _values(trained), _values(moving)
+    model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0)
+    for variable, value in zip(trained, before, strict=True):
+        assert np.abs(variable - value).max() > 0, variable.name
+    for variable, value in zip(moving, moving_before, strict=True):
+        assert np.abs(variable - value).max() > 0, variable.name
+    # It is the very distribution that was passed.
+    assert model.distribution is distribution
+    assert base.distribution.loc is trained[-2] or any(base.distribution.loc is v for v in trained)
+
+
+def test_a_frozen_network_stays():
+    distribution = _distribution()
+    couplings = [p for p in distribution.bijector.submodules if isinstance(p, tfr.AffineCoupling)]
+    frozen, other = couplings[0].network, couplings[1].network
+    frozen.trainable = False
+    model = _model(distribution)
+    before, other_before = _values(frozen.variables), _values(other.variables)
+    model.fit(_IMAGES, batch_size=4, verbose=0)
+    _assert_equal(_values(frozen.variables), before)
+    assert np.abs(other.variables[0] - other_before[0]).max() > 0
+
+
+def test_training_lowers_the_loss():
+    images = np.clip(ft.grey_levels(1) + np.arange(64).reshape(-1, 1, 1, 1) % 5, 0, 255)
+    model = _model(_distribution(normalization="actnorm"), optimizer=keras.optimizers.Adam(1e-2))
+    history = model.fit(images.astype(np.uint8), batch_size=32, epochs=30, verbose=0).history
+    assert history["bits_per_dim"][-1] < history["bits_per_dim"][0] - 0.3
+
+
+def test_one_step_of_sgd_is_what_numpy_says():
+    # The loss with its penalty, by hand: sgd moves a variable by -rate times the gradient.
+    distribution = _distribution(normalization=None)
+    model = _model(distribution, optimizer=keras.optimizers.SGD(0.01), scale_l2=0.1)
+    values = tfr.dequantize(_IMAGES, seed=(0, 0))
+    variables = list(distribution.trainable_variables)
+    scales = [v for v in variables if v.name.split("/")[-1].startswith("scale")]
+    assert len(scales) == 4  # two convolutions, two couplings
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(distribution.log_prob(values))
+        loss += 0.1 * tf.add_n([tf.reduce_sum(scale**2) for scale in scales])
+    expected = [
+        variable - 0.01 * gradient
+        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True)
+    ]
+    model.fit(_IMAGES, batch_size=8, epochs=1, shuffle=False, verbose=0)
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_move_once_a_step():
+    distribution = _distribution()
+    (norm, *_) = [
+        p for p in distribution.bijector.submodules if isinstance(p, tfr.BatchNormalization)
+    ]
+    start = int(norm.moving.num_updates)
+    model = _model(distribution)
+    model.fit(_IMAGES, batch_size=4, epochs=3, verbose=0)
+    assert int(norm.moving.num_updates) == start + 6
+    model.evaluate(_IMAGES, verbose=0)
+    model.predict(_IMAGES, verbose=0)
+    assert int(norm.moving.num_updates) == start + 6
+
+
+# Metrics.
+
+
+def test_bits_per_dim_is_the_loss_in_other_units():
+    model = _model()
+    history = model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0).history
+    np.testing.assert_allclose(
+        history["bits_per_dim"], np.array(history["loss"]) / (16 * math.log(2)), rtol=1e-5
+    )
+    results = model.evaluate(_IMAGES, verbose=0, return_dict=True)
+    assert results["bits_per_dim"] == pytest.approx(results["loss"] / (16 * math.log(2)), rel=1e-5)
+
+
+def test_the_loss_is_that_of_predict_and_log_prob():
+    model = _model()
+    results = model.evaluate(_IMAGES, batch_size=4, verbose=0, return_dict=True)
+    log_prob = model.predict(_IMAGES, batch_size=4, verbose=0)
+    assert results["loss"] == pytest.approx(-log_prob.mean(), rel=1e-5)
+    # And for values that need no noise, of the distribution.
+    values = ft.pixels([8, *_SHAPE])
+    raw = _model(model.distribution, dequantize=False)
+    expected = model.distribution.log_prob(tf.identity(values))
+    np.testing.assert_allclose(raw.predict(values.numpy(), verbose=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(model(values), expected, rtol=1e-5)
+
+
+def test_the_penalty_is_not_in_the_metric():
+    keras.utils.set_random_seed(0)
+    plain = _model(scale_l2=0.0).fit(_IMAGES, batch_size=8, verbose=0).history["loss"]
+    keras.utils.set_random_seed(0)
+    penalised = _model(scale_l2=10.0).fit(_IMAGES, batch_size=8, verbose=0).history["loss"]
+    np.testing.assert_allclose(plain, penalised, rtol=1e-6)
+
+
+def test_evaluating_twice_gives_the_same():
+    model = _model()
+    first = model.evaluate(_IMAGES, batch_size=4, verbose=0)
+    assert model.evaluate(_IMAGES, batch_size=4, verbose=0) == first
+    log_prob = model.predict(_IMAGES, batch_size=4, verbose=0)
+    np.testing.assert_array_equal(model.predict(_IMAGES, batch_size=4, verbose=0), log_prob)
+    # Also after other calls in between, and in `fit`.
+    model.fit(
+        _IMAGES, validation_data=(_IMAGES, None), validation_batch_size=4, epochs=1, verbose=0
+    )
+    assert model.evaluate(_IMAGES, batch_size=4, verbose=0) == pytest.approx(
+        model.evaluate(_IMAGES, batch_size=4, verbose=0), rel=0
+    )
+
+
+def test_batches_of_evaluation_have_noise_of_their_own():
+    model = _model()
+    twice = np.concatenate([_IMAGES[:4], _IMAGES[:4]])
+    log_prob = model.predict(twice, batch_size=4, verbose=0)
+    assert np.abs(log_prob[:4] - log_prob[4:]).min() > 0
+
+
+# Seeds.
+
+
+def _first_epoch(seed):
+    keras.utils.set_random_seed(0)
+    model = _model(seed=seed)
+    history = model.fit(_IMAGES, batch_size=4, epochs=1, verbose=0).history
+    return history["loss"], model.distribution.sample(2, seed=(1, 2)).numpy()
+
+
+def test_the_same_seed_gives_the_same_run():
+    (loss, samples), (loss_again, samples_again) = _first_epoch(0), _first_epoch(0)
+    assert loss == loss_again
+    np.testing.assert_array_equal(samples, samples_again)
+    other_loss, other_samples = _first_epoch(1)
+    assert other_loss != loss and np.abs(other_samples - samples).max() > 0
+
+
+def test_noise_is_fresh_at_each_step():
+    # No learning and no moving statistics: the losses of two steps differ by their noise alone.
+    model = _model(_distribution(normalization=None), optimizer=keras.optimizers.SGD(0.0))
+    history = model.fit(_IMAGES, batch_size=8, epochs=3, shuffle=False, verbose=0).history
+    assert len(set(history["loss"])) == 3
+    raw = _model(
+        _distribution(normalization=None), optimizer=keras.optimizers.SGD(0.0), dequantize=False
+    )
+    history = raw.fit(_IMAGES + 0.5, batch_size=8, epochs=3, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(history["loss"], history["loss"][0], rtol=1e-6)
+
+
+# Compile.
+
+
+def test_defaults_of_compile():
+    model = _model()
+    optimizer = model.optimizer
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert float(optimizer.learning_rate) == pytest.approx(1e-3)
+    assert optimizer.global_clipnorm == 100
+    assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
+    assert model.scale_l2 == 5e-5
+
+
+def test_an_optimizer_by_name_and_no_loss():
+    assert isinstance(_model(optimizer="sgd").optimizer, keras.optimizers.SGD)
+    with pytest.raises(ValueError, match="expected no loss, it is the negative log density"):
+        _model(loss="mse")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jit_compile": True},
+        {"steps_per_execution": 4},
+        {"run_eagerly": True},
+        {"optimizer": "sgd"},
+        {"optimizer": "rmsprop", "steps_per_execution": 2},
+    ],
+    ids=str,
+)
+def test_compile_options(options):
+    model = _model(**options)
+    images = ft.grey_levels(20)
+    history = model.fit(images, batch_size=4, epochs=2, verbose=0).history
+    assert len(history["loss"]) == 2 and np.isfinite(history["loss"]).all()
+    assert int(model.optimizer.iterations) == 10
+    assert np.isfinite(model.evaluate(images, batch_size=4, verbose=0)).all()
+    assert model.predict(images, batch_size=4, verbose=0).shape == (20,)
+
+
+@pytest.mark.parametrize(
+    "options", [{"jit_compile": True}, {"steps_per_execution": 2}, {"run_eagerly": True}], ids=str
+)
+def test_compile_options_do_not_change_the_result(options):
+    def run(**options):
+        keras.utils.set_random_seed(0)
+        # XLA has noise of its own.
+        model = _model(optimizer=keras.optimizers.SGD(1e-3), dequantize=False, **options)
+        model.fit(_IMAGES + 0.5, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        return _values(model.distribution.variables)
+
+    for one, other in zip(run(**options), run(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_compiling_again():
+    model = _model()
+    model.fit(_IMAGES, batch_size=4, verbose=0)
+    model.compile(keras.optimizers.SGD(0.0), scale_l2=0.0)
+    before = _values(model.trainable_variables)
+    model.fit(_IMAGES, batch_size=4, verbose=0)
+    _assert_equal(_values(model.trainable_variables), before)
+
+
+def test_callbacks(tmp_path):
+    class Count(keras.callbacks.Callback):
+        batches, logs = 0, ()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches += 1
+            self.logs = sorted(logs)
+
+    count = Count()
+    path = str(tmp_path / "best.weights.h5")
+    history = (
+        _model()
+        .fit(
+            _IMAGES,
+            batch_size=4,
+            epochs=3,
+            verbose=0,
+            callbacks=[
+                count,
+                keras.callbacks.ModelCheckpoint(path, save_weights_only=True, monitor="loss"),
+                keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3 / (epoch + 1)),
+                keras.callbacks.EarlyStopping("bits_per_dim", mode="max", patience=0),
+            ],
+        )
+        .history
+    )
+    # Training lowers what is here to be raised: the second epoch is the last.
+    assert len(history["loss"]) == 2
+    assert count.batches == 4 and count.logs == ["bits_per_dim", "loss"]
+    assert (tmp_path / "best.weights.h5").exists()
+
+
+def test_save_and_load_weights(tmp_path):
+    base = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros(_SHAPE)), 1.0), 3)
+    model = _model(_resnets(base))
+    model.fit(_IMAGES, batch_size=4, verbose=0)
+    path = str(tmp_path / "flow.weights.h5")
+    model.save_weights(path)
+    keras.utils.set_random_seed(1)
+    other_base = tfd.Independent(tfd.Normal(tf.Variable(tf.ones(_SHAPE)), 1.0), 3)
+    other = _model(_resnets(other_base))
+    values = ft.pixels([4, *_SHAPE])
+    assert np.abs(other(values) - model(values)).max() > 1e-2
+    other.load_weights(path)
+    np.testing.assert_array_equal(other(tf.identity(values)), model(tf.identity(values)))
+    np.testing.assert_array_equal(
+        other.distribution.sample(2, seed=(0, 1)), model.distribution.sample(2, seed=(0, 1))
+    )
+
+
+def test_checkpoints_of_tensorflow(tmp_path):
+    distribution = _resnets()
+    path = tf.train.Checkpoint(distribution=distribution).save(str(tmp_path / "checkpoint"))
+    values = ft.pixels([4, *_SHAPE])
+    expected = distribution.log_prob(tf.identity(values))
+    for variable in distribution.variables:
+        variable.assign_add(tf.ones_like(variable))
+    assert np.abs(distribution.log_prob(tf.identity(values)) - expected).max() > 1e-2
+    tf.train.Checkpoint(distribution=distribution).restore(path)
+    np.testing.assert_array_equal(distribution.log_prob(tf.identity(values)), expected)
+
+
+@pytest.fixture
+def bfloat16():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def test_mixed_bfloat16(bfloat16):
+    distribution = _resnets()
+    networks = [
+        p.network for p in distribution.bijector.submodules if isinstance(p, tfr.AffineCoupling)
+    ]
+    assert {network.compute_dtype for network in networks} == {"bfloat16"}
+    model = _model(distribution)
+    history = model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model.predict(_IMAGES, verbose=0).dtype == np.float32
+    assert distribution.log_prob(ft.pixels([2, *_SHAPE])).dtype == tf.float32
+    assert {v.dtype for v in distribution.trainable_variables} == {tf.float32}
+    # An exact inverse, whatever the precision of the networks.
+    values = ft.pixels([2, *_SHAPE])
+    x = distribution.bijector.inverse(values)
+    np.testing.assert_allclose(distribution.bijector.forward(tf.identity(x)), values, atol=1e-2)
+
+
+def test_float64():
+    model = _model(_distribution(dtype=tf.float64))
+    history = model.fit(_IMAGES, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model.distribution.log_prob(ft.pixels([2, *_SHAPE], tf.float64)).dtype == tf.float64
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda flow: tfd.TransformedDistribution(flow, tfb.Invert(tfb.Scale(1.0))),
+        lambda flow: tfd.TransformedDistribution(
+            flow.distribution, tfb.Chain([tfb.Scale(1.0), flow.bijector])
+        ),
+        lambda flow: tfd.Independent(flow),
+    ],
+    ids=["transformed_twice", "chain", "independent"],
+)
+def test_training_reaches_nested_bijectors(wrap):
+    flow = _distribution()
+    (norm, *_) = [p for p in flow.bijector.submodules if isinstance(p, tfr.BatchNormalization)]
+    start = int(norm.moving.num_updates)
+    history = _model(wrap(flow)).fit(_IMAGES, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert int(norm.moving.num_updates) == start + 2
+
+
+# Losses that are not finite.
+
+
+def _all_state(model):
+    return _values([*model.distribution.variables, *model.optimizer.variables])
+
+
+def _with_nan(images, index):
+    images = images.astype(np.float32) + 0.5
+    images[index, 1, 2, 0] = np.nan
+    return images
+
+
+@pytest.mark.parametrize("optimizer", [None, "adam", "sgd"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_nan_in_the_data_changes_nothing(jit_compile, optimizer):
+    def model():
+        keras.utils.set_random_seed(0)
+        return _model(dequantize=False, jit_compile=jit_compile, optimizer=optimizer)
+
+    bad, good = model(), model()
+    # In the second of three batches: the third must not be trained on.
+    images = _with_nan(ft.grey_levels(12), 5)
+    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data") as error:
+        bad.fit(images, batch_size=4, shuffle=False, verbose=0)
+    assert (error.value.step, error.value.part) == (1, "the data")
+    good.fit(images[:4], batch_size=4, shuffle=False, verbose=0)
+    _assert_equal(_all_state(bad), _all_state(good))
+    # And training can go on.
+    history = bad.fit(images[:4], batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_nan_in_the_last_batch_is_found():
+    model = _model(dequantize=False)
+    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
+        model.fit(_with_nan(_IMAGES, 7), batch_size=4, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_nan_in_the_first_step(run_eagerly):
+    distribution = _resnets()
+    model = _model(distribution, dequantize=False, run_eagerly=run_eagerly)
+    before = _values(distribution.variables)
+    with pytest.raises(tfr.NonFiniteLossError, match="at step 0"):
+        model.fit(_with_nan(_IMAGES, 0), batch_size=4, shuffle=False, verbose=0)
+    _assert_equal(_values(distribution.variables), before)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.xfail(
+    strict=True, reason="of several steps in one execution only the last is looked at"
+)
+def test_a_nan_within_one_execution_of_several_steps():
+    model = _model(dequantize=False, steps_per_execution=4)
+    with pytest.raises(tfr.NonFiniteLossError, match="the loss or its gradient is not finite"):
+        model.fit(_with_nan(ft.grey_levels(16), 5), batch_size=4, shuffle=False, verbose=0)
+
+
+def test_a_variable_that_is_not_finite_is_named():
+    distribution = _distribution()
+    couplings = [p for p in distribution.bijector.submodules if isinstance(p, tfr.AffineCoupling)]
+    couplings[1].network.bias.assign([np.inf, 0.0])
+    with pytest.raises(tfr.NonFiniteLossError) as error:
+        _model(distribution).fit(_IMAGES, batch_size=4, verbose=0)
+    assert error.value.step == 0
+    assert "variable" in error.value.part and "bias" in error.value.part
+
+
+def test_a_bijector_that_overflows_is_named():
+    distribution = _distribution(normalization=None)
+    couplings = [p for p in distribution.bijector.submodules if isinstance(p, tfr.AffineCoupling)]
+    # A finite scale, whose exponential is not.
+    couplings[0].scale.assign(1e4)
+    before = _values(distribution.variables)
+    with pytest.raises(tfr.NonFiniteLossError) as error:
+        _model(distribution).fit(_IMAGES, batch_size=4, verbose=0)
+    assert error.value.part == f"the bijector {couplings[0].name}"
+    _assert_equal(_values(distribution.variables), before)
+
+
+def test_a_base_distribution_that_is_not_finite():
+    base = tfd.Independent(tfd.Uniform(tf.fill(_SHAPE, -1e-3), 1e-3), 3)
+    with pytest.raises(tfr.NonFiniteLossError, match="the log density of"):
+        _model(_distribution(base)).fit(_IMAGES, batch_size=4, verbose=0)
+
+
+# Data that cannot be trained on.
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_an_empty_array(method):
+    call = getattr(_model(), method)
+    with pytest.raises(ValueError, match=r"at least one, got shape \(0, 4, 4, 1\)"):
+        call(np.zeros([0, *_SHAPE], np.uint8), verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_an_empty_dataset(method):
+    call = getattr(_model(), method)
+    with pytest.raises(ValueError, match="expected images, got an empty dataset"):
+        call(_dataset(_IMAGES[:0]), verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_dataset_that_turns_out_empty(method):
+    dataset = _dataset(_IMAGES).filter(lambda image: False)
+    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    with pytest.raises(ValueError, match="empty"):
+        getattr(_model(), method)(dataset, verbose=0)
+
+
+def test_a_dataset_of_unknown_cardinality_that_is_not_empty():
+    dataset = _dataset(_IMAGES).filter(lambda image: True)
+    history = _model().fit(dataset, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_fractions(method):
+    with pytest.raises(ValueError, match=r"expected grey levels 0, 1, 2, ….*got fractions up to"):
+        getattr(_model(), method)(_IMAGES.astype(np.float32) / 255, verbose=0)
+
+
+def test_fractions_without_dequantisation():
+    distribution = _distribution(alpha=None)
+    model = _model(distribution, dequantize=False)
+    history = model.fit(_IMAGES.astype(np.float32) / 255, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("shape", [(8, 4, 4), (8, 4, 4, 3), (8, 4, 6, 1), (8, 16)])
+def test_wrong_shapes(method, shape):
+    with pytest.raises(ValueError, match=r"expected images \[.*got shape \("):
+        getattr(_model(), method)(np.zeros(shape, np.uint8), verbose=0)
+
+
+def test_a_dictionary_without_images():
+    with pytest.raises(ValueError, match=r"expected a key 'image', got \['label', 'pixels'\]"):
+        _model().fit(_dataset({"pixels": _IMAGES, "label": _LABELS}), verbose=0)
