@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["bits_per_dim", "dequantize", "to_uint8"]
+__all__ = ["bits_per_dim", "dequantize", "evaluation_seed", "image_component", "to_uint8"]
+
+# Training's noise is seeded by its seed and the step: evaluation's must be another.
+_EVALUATION_STREAM = 0x5EED
 
 
 def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tensor:
@@ -39,6 +42,53 @@ def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tens
     # 255 + (1 - 2⁻²⁴) would round to 256, which is the next level's.
     largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
     return levels + tf.minimum(noise, tf.constant(largest, dtype))
+
+
+def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
+    """Returns the seed of `dequantize` for one batch of an evaluation.
+
+    All that evaluates takes it from here, so that their figures are those of the same noise.
+
+    #### Example
+
+    >>> evaluation_seed(seed=0, batch=1).numpy().tolist()
+    [24301, 1]
+
+    Args:
+      seed: of the evaluation.
+      batch: number of the batch, from 1.
+      draw: number of the draw of noise, from 0; `FlowModel.evaluate` makes draw 0 alone.
+
+    Returns:
+      Two integers, int32.
+    """
+    first = tf.stack([seed ^ _EVALUATION_STREAM, tf.cast(batch, tf.int32)])
+    if draw == 0:
+        return first
+    return tf.random.experimental.stateless_fold_in(first, draw, alg="philox")
+
+
+def image_component(data: Any) -> Any:
+    """Returns the images of a batch that may also hold labels.
+
+    #### Example
+
+    >>> image_component(("images", "labels")), image_component({"image": "images", "label": 3})
+    ('images', 'images')
+
+    Args:
+      data: images; a tuple whose first element they are; or a dictionary with `'image'`.
+
+    Raises:
+      ValueError: if a dictionary has no such key.
+    """
+    if isinstance(data, (tuple, list)):
+        data = data[0]
+    if isinstance(data, dict):
+        if "image" not in data:
+            raise ValueError(f"expected a key 'image', got {sorted(data)}.")
+        data = data["image"]
+    return data
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
