@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import run_folder
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 from tfp_realnvp import baselines, data, plots
@@ -56,6 +56,7 @@ FLAGS = flags.FLAGS
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.set_verbosity(logging.WARNING)
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.mixed_precision:
         keras.config.set_dtype_policy("mixed_bfloat16")
