@@ -16,6 +16,7 @@ from tfp_realnvp.bijectors import (
 )
 from tfp_realnvp.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.diagnosis import NonFiniteLossError
+from tfp_realnvp.export import export_saved_model
 from tfp_realnvp.model import FlowModel
 from tfp_realnvp.networks import ConvResNet, ShallowConv, WeightNormConv2D
 from tfp_realnvp.optimizers import FusedAdam
@@ -44,6 +45,7 @@ __all__ = [
     "WeightNormConv2D",
     "bits_per_dim",
     "dequantize",
+    "export_saved_model",
     "save_weights",
     "to_uint8",
 ]

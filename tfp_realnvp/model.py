@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import pixels, tfp_types
+from tfp_realnvp import export, files, pixels, saving, tfp_types
 from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, parts
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
 from tfp_realnvp.networks import WeightNormConv2D
@@ -20,6 +21,7 @@ __all__ = ["FlowModel"]
 tfd = tfp.distributions
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FlowModel(keras.Model):
     r"""Trains a distribution over images by maximum likelihood, as any Keras model is trained.
 
@@ -138,6 +140,81 @@ class FlowModel(keras.Model):
             optimizer = FusedAdam(1e-3, global_clipnorm=100.0)
         super().compile(optimizer=optimizer, **kwargs)
         self.scale_l2 = scale_l2
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs, the distribution by its constructor arguments.
+
+        Raises:
+          TypeError: if a part of the distribution cannot be described; the message names it.
+        """
+        return {
+            "name": self.name,
+            "distribution": saving.serialize_distribution(self.distribution),
+            "dequantize": self.dequantize,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FlowModel:
+        """Returns a model with new networks, as `get_config` of another one says.
+
+        Args:
+          config: of `get_config`.
+          custom_objects: classes by name, as in `keras.Model.from_config`.
+        """
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            distribution = saving.deserialize_distribution(config["distribution"])
+        return cls(**{**config, "distribution": distribution})
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile`, serialised."""
+        config = super().get_compile_config()
+        return {**config, "scale_l2": self.scale_l2} if config else config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as `get_compile_config` of another model says."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def save(
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Saves architecture, weights and optimizer, as `keras.Model.save` does, or nothing.
+
+        `keras.models.load_model(filepath)` gives the model back, ready for the next training step,
+        in any process that has imported `tfp_realnvp`. The file is written beside `filepath` and
+        takes its place when it is whole, so that a save that is killed leaves the old one.
+
+        Args:
+          filepath: `*.keras`.
+          overwrite: whether an existing file may be replaced.
+          zipped: `False` makes a folder.
+          **kwargs: as in `keras.Model.save`.
+
+        Raises:
+          FileExistsError: if the file exists and not `overwrite`.
+          TypeError: if a part of the distribution cannot be described; the message names it.
+        """
+        if "://" in os.fspath(filepath):
+            # Not a file system's: what is atomic there, Keras and the service know.
+            return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+        if os.path.exists(filepath) and not overwrite:
+            raise FileExistsError(f"FlowModel.save: {os.fspath(filepath)!r} exists.")
+        with files.replaced_whole(filepath) as whole:
+            super().save(whole, zipped=zipped, **kwargs)
+
+    def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes a SavedModel for serving; see `export_saved_model`.
+
+        Args:
+          filepath: the folder.
+          **kwargs: as in `export_saved_model`.
+        """
+        export.export_saved_model(self.distribution, filepath, **kwargs)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C]."""

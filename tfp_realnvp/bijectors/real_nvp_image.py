@@ -432,6 +432,7 @@ class _Builder:
         )
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 def shallow_conv(
     *,
     mask: Mask,

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["WeightNormConv2D"]
+__all__ = ["WeightNormConv2D", "fixed_kernels"]
+
+_fixed_kernels: contextvars.ContextVar[Mapping[WeightNormConv2D, tf.Variable] | None]
+_fixed_kernels = contextvars.ContextVar("fixed_kernels", default=None)
+
+
+@contextlib.contextmanager
+def fixed_kernels(kernels: Mapping[WeightNormConv2D, tf.Variable]) -> Iterator[None]:
+    """Lets layers convolve with these kernels instead of normalising theirs, for serving.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> layer = WeightNormConv2D(1, 1, use_bias=False)
+    >>> _ = layer(tf.ones([1, 1, 1, 1]))
+    >>> with fixed_kernels({layer: tf.Variable([[[[3.0]]]])}):
+    ...   float(layer(tf.ones([1, 1, 1, 1])))
+    3.0
+
+    Args:
+      kernels: what `normalized_kernel` of each layer gave.
+    """
+    token = _fixed_kernels.set(kernels)
+    try:
+        yield
+    finally:
+        _fixed_kernels.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -87,6 +115,9 @@ class WeightNormConv2D(keras.layers.Layer):
 
     def normalized_kernel(self) -> tf.Tensor:
         """Returns `w`, [kernel_size, kernel_size, C, filters], in the compute dtype."""
+        fixed = (_fixed_kernels.get() or {}).get(self)
+        if fixed is not None:
+            return tf.convert_to_tensor(fixed)
         # The norm in the variables' own precision, also when the layer computes in half of it.
         return self._cast(
             _normalize(*map(tf.convert_to_tensor, (self.kernel._value, self.scale._value)))
