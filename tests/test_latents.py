@@ -1,0 +1,301 @@
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp import latents
+
+tfd = tfp.distributions
+
+_SHAPE = (8, 8, 1)
+_IMAGES = ft.grey_levels(4, _SHAPE)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    keras.utils.set_random_seed(0)
+    # Random weights: a flow near the identity would hide mistakes.
+    return ft.image_flow(_SHAPE, num_scales=3, num_blocks=0, num_couplings=1)
+
+
+@pytest.fixture(scope="module")
+def encoded(flow):
+    return latents.encode(flow, _IMAGES)
+
+
+def _base(**kwargs):
+    return tfd.Sample(tfd.Normal(kwargs.get("loc", 0.0), 1.0), _SHAPE)
+
+
+def _same(actual, expected, tolerance=0.05):
+    """Compares pixels, to a twentieth of a grey level."""
+    assert np.shape(actual) == np.shape(expected)
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+
+
+# encode, decode, reconstruct
+
+
+def test_encode_is_inverse_and_decode_forward(flow, encoded):
+    values = tf.constant(_IMAGES + np.float32(0.5))
+    np.testing.assert_allclose(encoded, flow.inverse(values), atol=1e-5)
+    _same(latents.decode(flow, encoded), flow.forward(tf.constant(encoded)), 1e-3)
+    np.testing.assert_array_equal(tfr.to_uint8(latents.decode(flow, encoded)), _IMAGES)
+
+
+def test_batches_and_leading_shapes(flow, encoded):
+    np.testing.assert_allclose(latents.encode(flow, _IMAGES, batch_size=3), encoded, atol=1e-4)
+    np.testing.assert_allclose(latents.encode(flow, _IMAGES[0]), encoded[0], atol=1e-4)
+    twice = latents.encode(flow, _IMAGES.reshape(2, 2, *_SHAPE))
+    np.testing.assert_allclose(twice.reshape(encoded.shape), encoded, atol=1e-4)
+
+
+def test_a_distribution_is_as_good_as_its_bijector(flow, encoded):
+    distribution = tfd.TransformedDistribution(_base(), flow)
+    np.testing.assert_array_equal(latents.encode(distribution, _IMAGES), encoded)
+
+
+def test_reconstruct(flow):
+    images, error = latents.reconstruct(flow, _IMAGES)
+    assert 0 < error < 0.05
+    assert error == pytest.approx(np.abs(images - (_IMAGES + 0.5)).max(), rel=1e-4)
+    continuous = ft.pixels([2, *_SHAPE]).numpy()
+    _same(latents.reconstruct(flow, continuous).images, continuous)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (_IMAGES[..., 0], r"height, width, 1\].*got shape \(4, 8, 8\)"),
+        (_IMAGES[:, :6], r"divisible by 4, got shape \(4, 6, 8, 1\)"),
+        (_IMAGES[:0], "at least one"),
+        (np.full([1, *_SHAPE], np.nan), "expected finite images, got 64 values"),
+        (np.full([1, *_SHAPE], 1e6), r"range of pixel values .* got values in \[1000000.0"),
+    ],
+    ids=["rank", "size", "none", "nan", "range"],
+)
+def test_bad_images(flow, images, message):
+    with pytest.raises(ValueError, match=message):
+        latents.encode(flow, images)
+
+
+def test_bad_latents(flow):
+    with pytest.raises(ValueError, match="expected finite latents, got 1 values"):
+        latents.decode(flow, np.where(np.arange(64) == 9, np.inf, 0.0).reshape(_SHAPE))
+
+
+def test_something_else_than_a_flow():
+    with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got Exp"):
+        latents.encode(tfp.bijectors.Exp(), _IMAGES)
+    with pytest.raises(TypeError, match="expected a RealNVPImage"):
+        latents.decode(tfd.TransformedDistribution(_base(), tfp.bijectors.Exp()), _IMAGES)
+
+
+# manifold
+
+
+def test_the_corners_of_the_manifold_are_the_images(flow):
+    grid = latents.manifold(flow, _IMAGES, num_angles=8)
+    assert grid.shape == (8, 8, *_SHAPE)
+    corners = np.stack([grid[0, 0], grid[0, 2], grid[2, 0], grid[2, 2]])
+    _same(corners, _IMAGES + 0.5)
+
+
+def test_the_manifold_is_equation_19(flow, encoded):
+    z1, z2, z3, z4 = encoded
+    phi, phi_prime = 2 * np.pi * np.array([2, 1]) / 3
+    z = np.cos(phi) * (np.cos(phi_prime) * z1 + np.sin(phi_prime) * z2) + np.sin(phi) * (
+        np.cos(phi_prime) * z3 + np.sin(phi_prime) * z4
+    )
+    _same(latents.manifold(flow, _IMAGES, num_angles=3)[2, 1], latents.decode(flow, z))
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_a_manifold_of_another_number_of_images(flow, number):
+    with pytest.raises(ValueError, match=rf"four images .* got shape \({number}, 8, 8, 1\)"):
+        latents.manifold(flow, ft.grey_levels(number, _SHAPE))
+    with pytest.raises(ValueError, match="num_angles of at least 1"):
+        latents.manifold(flow, _IMAGES, num_angles=0)
+
+
+# interpolate
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_an_interpolation_ends_at_the_images(flow, spherical):
+    steps = latents.interpolate(flow, _IMAGES[:2], _IMAGES[2:], 4, spherical=spherical)
+    assert steps.shape == (2, 4, *_SHAPE)
+    _same(steps[:, 0], _IMAGES[:2] + 0.5)
+    _same(steps[:, -1], _IMAGES[2:] + 0.5)
+    alone = latents.interpolate(flow, _IMAGES[0], _IMAGES[2], 4, spherical=spherical)
+    _same(alone, steps[0])
+
+
+def test_the_middle_of_an_interpolation(flow, encoded):
+    z1, z2 = encoded[:2]
+    linear = latents.interpolate(flow, _IMAGES[0], _IMAGES[1], 3, spherical=False)
+    _same(linear[1], latents.decode(flow, (z1 + z2) / 2))
+    # Half way on the arc both weights are 1 / (2 cos(ω / 2)).
+    cosine = np.sum(z1 * z2) / np.sqrt(np.sum(z1**2) * np.sum(z2**2))
+    half = (z1 + z2) / (2 * np.cos(np.arccos(cosine) / 2))
+    _same(latents.interpolate(flow, _IMAGES[0], _IMAGES[1], 3)[1], latents.decode(flow, half))
+
+
+def test_from_an_image_to_itself(flow):
+    steps = latents.interpolate(flow, _IMAGES[0], _IMAGES[0], 3)
+    _same(steps, np.stack([_IMAGES[0] + 0.5] * 3))
+
+
+def test_bad_interpolations(flow):
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        latents.interpolate(flow, _IMAGES[0], _IMAGES[1], 1)
+    with pytest.raises(ValueError, match="same shape"):
+        latents.interpolate(flow, _IMAGES[0], _IMAGES)
+
+
+# levels of representation
+
+
+@pytest.mark.parametrize("mode", ["redraw", "zero"])
+def test_levels_keep_the_coarse_latents(flow, encoded, mode):
+    levels = latents.levels_of_representation(flow, _IMAGES, mode=mode, seed=3)
+    assert levels.shape == (4, 3, *_SHAPE)
+    _same(levels[:, 2], _IMAGES + 0.5)
+    original = flow.split_latents(tf.constant(encoded))
+    replaced = [None, None]
+    for column in range(3):
+        found = flow.split_latents(tf.constant(latents.encode(flow, levels[:, column])))
+        for scale in range(3):
+            difference = np.abs(found[scale] - original[scale])
+            if scale >= 2 - column:
+                np.testing.assert_allclose(difference, 0, atol=2e-3)
+                continue
+            assert np.median(difference) > 0.1
+            if mode == "zero":
+                np.testing.assert_allclose(found[scale], 0, atol=2e-3)
+            elif replaced[scale] is not None:
+                np.testing.assert_allclose(found[scale], replaced[scale], atol=2e-3)
+            replaced[scale] = found[scale]
+
+
+def test_levels_draw_from_the_base(flow):
+    base = _base(loc=0.7)
+    by_base = latents.levels_of_representation(flow, _IMAGES, base, seed=1)
+    distribution = tfd.TransformedDistribution(base, flow)
+    np.testing.assert_array_equal(
+        latents.levels_of_representation(distribution, _IMAGES, seed=1), by_base
+    )
+    found = latents.encode(flow, by_base[:, 0])
+    finest = flow.split_latents(tf.constant(found))[0].numpy()
+    assert finest.mean() == pytest.approx(0.7, abs=0.3)
+    drawn = flow.split_latents(base.sample(4, seed=(1, 0)))[0]
+    np.testing.assert_allclose(finest, drawn, atol=2e-3)
+
+
+def test_levels_by_seed(flow):
+    one, same, other = (
+        latents.levels_of_representation(flow, _IMAGES[:1], seed=seed) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one[:, 0] - other[:, 0]).max() > 1
+
+
+def test_bad_levels(flow):
+    with pytest.raises(ValueError, match="got 'keep'"):
+        latents.levels_of_representation(flow, _IMAGES, mode="keep")
+    with pytest.raises(ValueError, match=r"base over \(8, 8, 1\), got event_shape \(4, 4, 1\)"):
+        latents.levels_of_representation(flow, _IMAGES, ft.standard_normal((4, 4, 1)))
+
+
+# sampling
+
+
+def test_latents_are_normal_and_seeded():
+    z = latents.sample_latents((16, 16, 3), 20, seed=3)
+    assert z.shape == (20, 16, 16, 3)
+    assert z.dtype == np.float32
+    assert abs(z.mean()) < 0.05
+    assert z.std() == pytest.approx(1, abs=0.05)
+    np.testing.assert_array_equal(z, latents.sample_latents((16, 16, 3), 20, seed=3))
+    np.testing.assert_array_equal(z, latents.sample_latents((16, 16, 3), 20, seed=(3, 0)))
+    assert np.abs(z - latents.sample_latents((16, 16, 3), 20, seed=4)).max() > 1
+
+
+def test_temperature():
+    warm, cold = (latents.sample_latents(_SHAPE, 5, 1, t) for t in (1.0, 0.25))
+    np.testing.assert_allclose(cold, warm / 4)
+    np.testing.assert_array_equal(latents.sample_latents(_SHAPE, 5, 1, 0.0), 0)
+
+
+def test_truncation():
+    z = latents.sample_latents((16, 16, 3), 20, seed=1, truncation=1.0, dtype=tf.float64)
+    assert z.dtype == np.float64
+    assert 0.99 < np.abs(z).max() <= 1
+    # Of a normal within one standard deviation: sqrt(1 - 2 φ(1) / (2 Φ(1) - 1)).
+    assert z.std() == pytest.approx(0.5396, abs=0.02)
+    half = latents.sample_latents((16, 16, 3), 20, 1, 0.5, truncation=1.0, dtype=tf.float64)
+    np.testing.assert_allclose(half, z / 2)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"temperature": -0.1}, "temperature of at least 0, got -0.1"),
+        ({"temperature": np.nan}, "temperature"),
+        ({"truncation": 0.0}, "positive truncation, got 0.0"),
+        ({"num": 0}, r"got shape \[0, 8, 8, 1\]"),
+    ],
+)
+def test_bad_samples(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        latents.sample_latents(**{"shape": _SHAPE, "num": 2, **kwargs})
+
+
+def test_extrapolate(flow):
+    for shape in ((16, 16, 1), (32, 16, 1)):
+        images = latents.extrapolate(flow, shape, 2, seed=5)
+        assert images.shape == (2, *shape)
+        assert np.isfinite(images).all()
+        z = latents.sample_latents(shape, 2, 5)
+        _same(images, latents.decode(flow, z))
+        np.testing.assert_allclose(latents.encode(flow, images), z, atol=5e-3)
+
+
+def test_extrapolate_at_temperature_0(flow):
+    images = latents.extrapolate(flow, (16, 16, 1), 3, temperature=0.0)
+    _same(images, np.stack([images[0]] * 3))
+    _same(images[:1], latents.decode(flow, np.zeros([1, 16, 16, 1])))
+
+
+def test_extrapolate_to_a_size_that_does_not_fit(flow):
+    with pytest.raises(ValueError, match=r"divisible by 4, got shape \(4, 10, 16, 1\)"):
+        latents.extrapolate(flow, (10, 16, 1))
+    with pytest.raises(ValueError, match="height, width, 1"):
+        latents.extrapolate(flow, (16, 16, 3))
+
+
+# statistics
+
+
+def test_statistics_are_those_of_numpy(flow, encoded):
+    scales = latents.latent_statistics(flow, _IMAGES, batch_size=3)
+    by_scale = flow.split_latents(tf.constant(encoded))
+    assert [scale.shape for scale in scales] == [(4, 4, 2), (2, 2, 4), (2, 2, 4)]
+    for scale, z in zip(scales, by_scale, strict=True):
+        z = z.numpy().astype(np.float64).ravel()
+        assert scale.mean == pytest.approx(z.mean(), abs=1e-4)
+        assert scale.std == pytest.approx(np.sqrt(np.mean(z**2) - z.mean() ** 2), rel=1e-4)
+        moments = [np.mean((z - z.mean()) ** k) for k in (2, 3, 4)]
+        assert scale.skewness == pytest.approx(moments[1] / moments[0] ** 1.5, abs=1e-3)
+        assert scale.excess_kurtosis == pytest.approx(moments[2] / moments[0] ** 2 - 3, abs=1e-3)
+        assert scale.largest == pytest.approx(np.abs(z).max(), rel=1e-4)
+
+
+def test_statistics_of_normal_latents(flow):
+    images = latents.extrapolate(flow, (32, 32, 1), 4)
+    for scale in latents.latent_statistics(flow, images):
+        figures = (scale.mean, scale.std - 1, scale.skewness, scale.excess_kurtosis)
+        np.testing.assert_allclose(figures, 0, atol=0.3)

@@ -1,0 +1,22 @@
+"""What the latents of a trained model hold: the paper's experiments, as functions of arrays."""
+
+from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
+from tfp_realnvp.latents.interpolation import interpolate
+from tfp_realnvp.latents.levels import levels_of_representation
+from tfp_realnvp.latents.manifold import manifold
+from tfp_realnvp.latents.sampling import extrapolate, sample_latents
+from tfp_realnvp.latents.statistics import ScaleStatistics, latent_statistics
+
+__all__ = [
+    "Reconstruction",
+    "ScaleStatistics",
+    "decode",
+    "encode",
+    "extrapolate",
+    "interpolate",
+    "latent_statistics",
+    "levels_of_representation",
+    "manifold",
+    "reconstruct",
+    "sample_latents",
+]

@@ -1,0 +1,62 @@
+"""The manifold that four images span."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfp_realnvp.latents.codec import Flow, decode, encode
+
+__all__ = ["manifold"]
+
+
+def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndarray:
+    r"""Decodes a torus of latents through those of four images (equation 19).
+
+    With the latents z₁ … z₄ of the images, and angles φ (rows) and φ′ (columns) at equal distances
+    in [0, 2π),
+
+    ```
+    z = cos φ (cos φ′ z₁ + sin φ′ z₂) + sin φ (cos φ′ z₃ + sin φ′ z₄)
+    ```
+
+    When `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
+    and (n/4, n/4). The combination of four independent standard normal latents is standard normal
+    for each pair of angles.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
+    >>> images = np.random.default_rng(0).integers(0, 256, [4, 4, 4, 1], dtype=np.uint8)
+    >>> manifold(flow, images, num_angles=4).shape
+    (4, 4, 4, 4, 1)
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.2, equation 19.
+
+    Args:
+      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
+      four_images: [4, H, W, C], as `encode` takes them.
+      num_angles: number of values of each of the angles.
+
+    Returns:
+      Continuous pixel values, [num_angles, num_angles, H, W, C].
+
+    Raises:
+      TypeError: see `encode`.
+      ValueError: if there are not four images, or no angles; see `encode`.
+    """
+    shape = np.shape(four_images)
+    if len(shape) != 4 or shape[0] != 4:
+        raise ValueError(
+            f"manifold: expected four images [4, height, width, channels], got shape {shape}."
+        )
+    if num_angles < 1:
+        raise ValueError(f"manifold: expected num_angles of at least 1, got {num_angles}.")
+    latents = encode(flow, four_images)
+    angles = 2 * np.pi * np.arange(num_angles) / num_angles
+    circle = np.stack([np.cos(angles), np.sin(angles)])
+    corners = latents.reshape(2, 2, *latents.shape[1:])
+    return decode(flow, np.einsum("ir,jc,ij...->rc...", circle, circle, corners))

@@ -1,0 +1,122 @@
+"""Latents to sample images from: colder, truncated, larger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.latents.codec import Flow, bijector_of, decode
+
+__all__ = ["extrapolate", "sample_latents", "stateless_seed"]
+
+
+def sample_latents(
+    shape: Sequence[int],
+    num: int | Sequence[int],
+    seed: int | Sequence[int] = 0,
+    temperature: float = 1.0,
+    truncation: float | None = None,
+    dtype: Any = tf.float32,
+) -> np.ndarray:
+    r"""Draws normal latents of some temperature, whole or truncated.
+
+    ```
+    z = temperature * n,    n ~ N(0, 1), or N(0, 1) given |n| <= truncation
+    ```
+
+    Both make samples that are more alike and more probable than those of the model, which
+    `temperature=1` without truncation are.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> latents = sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
+    >>> latents.shape, bool(np.abs(latents).max() <= 1)
+    ((100, 4, 4, 3), True)
+
+    #### References
+
+    Kingma, Dhariwal: Glow (2018), section 5, for the temperature.
+    Brock, Donahue, Simonyan: Large scale GAN training (2019), section 3.1, for truncation.
+
+    Args:
+      shape: of one image, (height, width, channels).
+      num: number of images, or a shape of several leading dimensions.
+      seed: an integer, or two; the same give the same latents.
+      temperature: the standard deviation, at least 0.
+      truncation: in standard deviations, more than 0.
+      dtype: of the latents.
+
+    Returns:
+      Latents, [num, height, width, channels].
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"sample_latents: expected a finite temperature of at least 0, got {temperature}."
+        )
+    if truncation is not None and not truncation > 0:
+        raise ValueError(f"sample_latents: expected a positive truncation, got {truncation}.")
+    full_shape = [*np.atleast_1d(num).tolist(), *shape]
+    if any(size < 1 for size in full_shape):
+        raise ValueError(f"sample_latents: expected at least one latent, got shape {full_shape}.")
+    if truncation is None:
+        normal = tf.random.stateless_normal(full_shape, stateless_seed(seed), dtype=dtype)
+    else:
+        normal = tf.random.stateless_parameterized_truncated_normal(
+            full_shape,
+            stateless_seed(seed),
+            means=tf.zeros([], dtype),
+            stddevs=tf.ones([], dtype),
+            minvals=tf.constant(-truncation, dtype),
+            maxvals=tf.constant(truncation, dtype),
+        )
+    return temperature * normal.numpy()
+
+
+def extrapolate(
+    flow: Flow,
+    image_shape: Sequence[int],
+    num_images: int = 4,
+    seed: int | Sequence[int] = 0,
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """Samples images of another size than the model was trained on (Appendix C).
+
+    The networks are convolutional, so that a model has latents of any size that its scales can
+    squeeze; they are standard normal here.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
+    >>> extrapolate(flow, (8, 16, 1), num_images=2).shape
+    (2, 8, 16, 1)
+
+    Args:
+      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one, whose base is not used.
+      image_shape: (height, width, channels) of the samples.
+      num_images: number of samples.
+      seed: see `sample_latents`.
+      temperature: see `sample_latents`.
+
+    Returns:
+      Continuous pixel values, [num_images, height, width, channels].
+
+    Raises:
+      TypeError: see `decode`.
+      ValueError: if the shape does not fit the model, or samples are not finite.
+    """
+    dtype = bijector_of(flow).dtype
+    return decode(flow, sample_latents(image_shape, num_images, seed, temperature, dtype=dtype))
+
+
+def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:
+    """Returns the two integers that stateless draws need, from one or two."""
+    return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(seed), tf.int32)
