@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfp_realnvp.plots import image_grid, save_curves, save_image_grid
+from tfp_realnvp.plots import image_grid, save_curves, save_image_grid, save_labelled_grid
 
 
 def test_grid_places_images_row_by_row():
@@ -102,6 +102,35 @@ def test_grid_errors(tmp_path, images, kwargs, message):
 def test_curve_errors(tmp_path, curves, message):
     with pytest.raises(ValueError, match=message):
         save_curves(tmp_path / "a.png", curves, "x", "y")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_labelled_grid_shows_each_image_under_its_label(tmp_path, channels):
+    images = np.arange(0, 240, 40, np.uint8).reshape([2, 3, 1, 1, 1])
+    path = save_labelled_grid(
+        tmp_path / "a.png",
+        np.broadcast_to(images, [2, 3, 4, 4, channels]),
+        "title",
+        row_labels=["one", "two"],
+        column_labels=["a", "b", "c"],
+    )
+    found = set(np.asarray(Image.open(path).convert("L")).ravel().tolist())
+    assert found >= set(images.ravel().tolist())
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros([2, 4, 4, 1], np.uint8), {}, r"\[rows, columns, H, W, C\], got shape \(2, 4, 4"),
+        (np.zeros([2, 3, 4, 4, 1], np.uint8), {"row_labels": ["a"]}, "2 row labels, got 1"),
+        (np.zeros([2, 3, 4, 4, 1], np.uint8), {"column_labels": []}, "3 column labels, got 0"),
+    ],
+)
+def test_labelled_grid_errors(tmp_path, images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        save_labelled_grid(tmp_path / "a.png", images, "title", **labels)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,14 +6,14 @@ A file appears whole or not at all, see `written_whole`.
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.files import written_whole
 
-__all__ = ["image_grid", "save_curves", "save_image_grid"]
+__all__ = ["image_grid", "save_curves", "save_image_grid", "save_labelled_grid"]
 
 _MIN_TILE_SIZE = 64  # output pixels; smaller images are enlarged to about this size
 _BACKGROUND = 255
@@ -131,6 +131,89 @@ def save_image_grid(
         grid = grid[..., 0]
     with written_whole(path) as (file, path):
         Image.fromarray(grid).save(file, format="PNG")
+    return path
+
+
+def save_labelled_grid(
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    title: str,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    num_values: int = 256,
+) -> pathlib.Path:
+    """Draws a table of images with a title and labels, and writes it to a PNG file.
+
+    Matplotlib's global state stays as it is.
+
+    Args:
+      path: the file to write; its folder is made if it is missing.
+      images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`.
+      title: above the table.
+      row_labels: left of the rows; as many as there are.
+      column_labels: above the columns; as many as there are.
+      num_values: as in `image_grid`.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      ValueError: `images` is not such an array, or the number of labels is another one.
+      ImportError: matplotlib is not installed.
+
+    #### Example
+
+    >>> import numpy as np, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save_labelled_grid(
+    ...         f"{folder}/grey.png", np.full([2, 3, 8, 8, 1], 99, np.uint8), "grey",
+    ...         row_labels=["first", "second"])
+    ...     path.name, path.exists()
+    ('grey.png', True)
+
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _missing("matplotlib") from error
+
+    images = np.asarray(images)
+    if images.ndim != 5:
+        raise ValueError(f"Expected images [rows, columns, H, W, C], got shape {images.shape}.")
+    rows, columns, height, width, _ = images.shape
+    for what, labels, count in (("row", row_labels, rows), ("column", column_labels, columns)):
+        if labels is not None and len(labels) != count:
+            raise ValueError(f"Expected {count} {what} labels, got {len(labels)}.")
+    grid = image_grid(images.reshape(-1, *images.shape[2:]), columns, 1, num_values)
+    tile = min(1.0, 9 / max(rows, columns))  # inches
+    scale = tile / max(height, width)
+    # Room for the labels and the title.
+    size = (grid.shape[1] * scale + 1.6, grid.shape[0] * scale + 1.0)
+    figure = Figure(figsize=(max(4.5, size[0]), size[1]), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(
+        grid[..., 0] if grid.shape[-1] == 1 else grid,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        interpolation="nearest",
+    )
+    axes.set_title(title, fontsize=11)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(
+        [] if column_labels is None else 0.5 + width / 2 + (width + 1) * np.arange(columns),
+        column_labels,
+    )
+    axes.set_yticks(
+        [] if row_labels is None else 0.5 + height / 2 + (height + 1) * np.arange(rows),
+        row_labels,
+    )
+    with written_whole(path) as (file, path):
+        figure.savefig(file, format="png")
     return path
 
 

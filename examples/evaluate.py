@@ -1,0 +1,64 @@
+"""Evaluates a training run: bits/dim with errors and bounds, beside the paper's.
+
+    python examples/evaluate.py --results_dir=results/digits
+    python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_draws=16
+
+Prints a table, and writes it to `evaluation.md` and `evaluation.json` in the output folder.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import run_folder
+from absl import app, flags
+
+from tfp_realnvp import data, evaluation, files
+
+flags.DEFINE_string("results_dir", None, "The folder of a run of train_image.py.", required=True)
+flags.DEFINE_string("weights", None, "Other weights than the best of the run.")
+flags.DEFINE_string("dataset", None, "As in train_image.py; None: that of the run.")
+flags.DEFINE_list("split", None, "Splits; None: train, and the one that the paper reports on.")
+flags.DEFINE_integer("num_draws", 4, "Draws of noise for each image.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer("seed", None, "Of the noise; None: that of the run.")
+flags.DEFINE_string("output", None, "Where the tables go; None: the results folder.")
+flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
+flags.DEFINE_bool("download", False, "Whether to fetch data that is absent.")
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
+    dataset = FLAGS.dataset or config["dataset"]
+    results = {}
+    for split in FLAGS.split or ["train", load(dataset, "train", config).evaluation_split]:
+        results[split] = evaluation.bits_per_dim(
+            model.distribution,
+            load(dataset, split, config).dataset,
+            FLAGS.num_draws,
+            seed=model.seed if FLAGS.seed is None else FLAGS.seed,
+        )
+    table = evaluation.as_markdown(results, dataset)
+    print(table)
+    output = pathlib.Path(FLAGS.output or FLAGS.results_dir)
+    files.write_text(output / "evaluation.md", table + "\n")
+    files.write_json(output / "evaluation.json", evaluation.as_json(results, dataset))
+
+
+def load(dataset: str, split: str, config: dict) -> data.ImageBatches:
+    """Returns the batches of a split, once through and in order."""
+    return data.load(
+        dataset,
+        split=split,
+        batch_size=FLAGS.batch_size,
+        num_validation=config.get("num_validation") or 0,
+        data_dir=FLAGS.data_dir,
+        download=FLAGS.download,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

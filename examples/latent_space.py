@@ -1,0 +1,195 @@
+"""Draws what the latents of a trained model hold: the paper's experiments, one figure each.
+
+    python examples/latent_space.py --results_dir=results/digits
+
+| file | figure |
+| --- | --- |
+| `reconstructions.png` | images, encoded and decoded |
+| `manifold.png` | the manifold of four images (equation 19) |
+| `interpolation.png` | from one image to another |
+| `levels_redraw.png`, `levels_zero.png` | levels of representation (Appendix D) |
+| `extrapolation_2x.png`, `extrapolation_4x.png` | samples larger than the training images |
+| `temperatures.png` | colder and truncated samples |
+| `latents.md` | moments of the latents by scale |
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import run_folder
+import tensorflow_probability as tfp
+from absl import app, flags
+
+import tfp_realnvp as tfr
+from tfp_realnvp import data, files, latents, plots
+
+flags.DEFINE_string("results_dir", None, "The folder of a run of train_image.py.", required=True)
+flags.DEFINE_string("weights", None, "Other weights than the best of the run.")
+flags.DEFINE_string("dataset", None, "As in train_image.py; None: that of the run.")
+flags.DEFINE_string("split", None, "Where images are from; None: what the paper reports on.")
+flags.DEFINE_string("output_dir", None, "Where the figures go; None: the results folder.")
+flags.DEFINE_integer("seed", 0, "Of the samples, and the choice of images.")
+flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
+flags.DEFINE_bool("download", False, "Whether to fetch data that is absent.")
+
+FLAGS = flags.FLAGS
+
+_NUM_IMAGES = 256  # of which moments are taken
+_NUM_COLUMNS = 8
+
+tfd = tfp.distributions
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
+    flow = model.distribution
+    images = load_images(FLAGS.dataset or config["dataset"])
+    figures = Figures(
+        pathlib.Path(FLAGS.output_dir or FLAGS.results_dir),
+        config["bijector"]["arguments"].get("num_values", 256),
+    )
+    chosen = images[:_NUM_COLUMNS]
+    draw_reconstructions(figures, flow, chosen)
+    draw_manifold(figures, flow, images[:4])
+    draw_interpolation(figures, flow, images)
+    draw_levels(figures, flow, chosen)
+    draw_extrapolation(figures, flow)
+    draw_temperatures(figures, flow)
+    write_statistics(figures.folder, flow, images)
+    print(f"figures are in {figures.folder}")
+
+
+class Figures:
+    """The folder that figures go to."""
+
+    def __init__(self, folder: pathlib.Path, num_values: int) -> None:
+        self.folder = folder
+        self.num_values = num_values
+
+    def save(self, name: str, images: np.ndarray, title: str, **labels: list[str]) -> None:
+        """Draws continuous pixel values [rows, columns, H, W, C]."""
+        plots.save_labelled_grid(
+            self.folder / name,
+            tfr.to_uint8(images, self.num_values),
+            title,
+            num_values=self.num_values,
+            **labels,
+        )
+
+
+def load_images(dataset: str) -> np.ndarray:
+    """Returns some images of the split, in random order."""
+    options = {
+        "batch_size": _NUM_IMAGES,
+        "data_dir": FLAGS.data_dir,
+        "download": FLAGS.download,
+    }
+    split = FLAGS.split or data.load(dataset, **options).evaluation_split
+    images = next(data.load(dataset, split=split, **options).dataset.as_numpy_iterator())
+    if len(images) < 4:
+        raise ValueError(f"Expected at least 4 images in {dataset} {split}, got {len(images)}.")
+    return np.random.default_rng(FLAGS.seed).permutation(images)
+
+
+def draw_reconstructions(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
+    decoded, error = latents.reconstruct(flow, images)
+    figures.save(
+        "reconstructions.png",
+        np.stack([images + 0.5, decoded]),
+        f"Reconstructions, largest error {error:.2g} grey levels",
+        row_labels=["image", "decoded"],
+    )
+
+
+def draw_manifold(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
+    figures.save(
+        "manifold.png",
+        latents.manifold(flow, images, num_angles=8),
+        "Manifold of four images: at angles 0 and π/2",
+        row_labels=[f"φ = {i}π/4" for i in range(8)],
+        column_labels=[f"φ′ = {i}π/4" for i in range(8)],
+    )
+
+
+def draw_interpolation(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
+    pairs = min(6, len(images) // 2)
+    figures.save(
+        "interpolation.png",
+        latents.interpolate(flow, images[:pairs], images[pairs : 2 * pairs], _NUM_COLUMNS),
+        "Spherical interpolation between the images at both ends",
+        column_labels=[f"{i}/{_NUM_COLUMNS - 1}" for i in range(_NUM_COLUMNS)],
+    )
+
+
+def draw_levels(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
+    kept = [2.0**-k for k in reversed(range(flow.bijector.num_scales))]
+    for mode, done in (("redraw", "drawn anew"), ("zero", "zero")):
+        figures.save(
+            f"levels_{mode}.png",
+            np.concatenate(
+                [
+                    images[:, np.newaxis] + 0.5,
+                    latents.levels_of_representation(flow, images, mode=mode, seed=FLAGS.seed),
+                ],
+                axis=1,
+            ),
+            f"Coarsest latents kept, others {done}",
+            column_labels=["image", *(f"{fraction:.3g}" for fraction in kept)],
+        )
+
+
+def draw_extrapolation(figures: Figures, flow: tfd.Distribution) -> None:
+    height, width, channels = flow.bijector.image_shape
+    for factor in (2, 4):
+        size = (factor * height, factor * width, channels)
+        samples = latents.extrapolate(flow, size, 4, FLAGS.seed)
+        figures.save(
+            f"extrapolation_{factor}x.png",
+            samples.reshape(2, 2, *size),
+            f"Samples of {size[0]}×{size[1]} from a model of {height}×{width}",
+        )
+
+
+def draw_temperatures(figures: Figures, flow: tfd.Distribution) -> None:
+    ways = [
+        (0.0, None),
+        (0.5, None),
+        (0.7, None),
+        (0.85, None),
+        (1.0, 1.0),
+        (1.0, 2.0),
+        (1.0, None),
+    ]
+    rows = [
+        latents.sample_latents(
+            flow.bijector.image_shape, _NUM_COLUMNS, FLAGS.seed, *way, dtype=flow.dtype
+        )
+        for way in ways
+    ]
+    figures.save(
+        "temperatures.png",
+        latents.decode(flow, np.stack(rows)),
+        "Samples by temperature T, and of latents truncated to |z| ≤ t",
+        row_labels=[f"T = {each}" if to is None else f"t = {to}" for each, to in ways],
+    )
+
+
+def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, images: np.ndarray) -> None:
+    lines = [
+        "| scale | latents | mean | standard deviation | skewness | excess kurtosis | largest |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for number, scale in enumerate(latents.latent_statistics(flow, images), start=1):
+        moments = (scale.mean, scale.std, scale.skewness, scale.excess_kurtosis, scale.largest)
+        shape = "×".join(map(str, scale.shape))
+        lines.append(f"| {number} | {shape} | " + " | ".join(f"{m:.3f}" for m in moments) + " |")
+    table = "\n".join(lines)
+    print(table)
+    files.write_text(folder / "latents.md", table + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
