@@ -86,6 +86,7 @@ class RealNVPImage(FlowBijector):
         num_filters: int = 32,
         *,
         num_couplings: int = 3,
+        num_channel_couplings: int | None = None,
         filter_growth: float = 2.0,
         normalization: str | None = "batch",
         momentum: float = 0.9,
@@ -107,8 +108,9 @@ class RealNVPImage(FlowBijector):
           num_scales: number of scales; `None` takes as many as end with a side of about 4.
           num_blocks: residual blocks of each network.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
-          num_couplings: checkerboard couplings, and as many channel-wise ones, of each scale; the
-            last scale has one checkerboard coupling more, and no others.
+          num_couplings: checkerboard couplings of each scale; the last one has one more.
+          num_channel_couplings: channel-wise couplings of each scale but the last; `None` takes as
+            many as `num_couplings`.
           filter_growth: what the feature maps are multiplied by when the side is halved.
           normalization: `'batch'`: batch normalisation after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
@@ -143,6 +145,8 @@ class RealNVPImage(FlowBijector):
             raise ValueError(
                 f"{name}: expected a normalization of {_NORMALIZATIONS}, got {normalization!r}."
             )
+        if num_channel_couplings is None:
+            num_channel_couplings = num_couplings
         if num_blocks < 0 or num_filters < 1 or num_couplings < 1 or not filter_growth > 0:
             raise ValueError(
                 f"{name}: expected num_blocks of at least 0 and positive num_filters, "
@@ -156,6 +160,7 @@ class RealNVPImage(FlowBijector):
             "num_blocks": num_blocks,
             "num_filters": num_filters,
             "num_couplings": num_couplings,
+            "num_channel_couplings": num_channel_couplings,
             "filter_growth": filter_growth,
             "normalization": normalization,
             "momentum": momentum,
@@ -330,6 +335,7 @@ class _Builder:
         num_blocks: int,
         num_filters: int,
         num_couplings: int,
+        num_channel_couplings: int,
         filter_growth: float,
         normalization: str | None,
         momentum: float,
@@ -342,6 +348,7 @@ class _Builder:
         self._num_blocks = num_blocks
         self._num_filters = num_filters
         self._num_couplings = num_couplings
+        self._num_channel_couplings = num_channel_couplings
         self._filter_growth = filter_growth
         self._normalization = normalization
         self._momentum = momentum
@@ -361,7 +368,7 @@ class _Builder:
         checkerboard = self._couplings(masks, channels, index, f"{name}_checkerboard")
         if is_last:
             return FlowChain(checkerboard, dtype=dtype, name=name)
-        masks = [ChannelMask(i % 2) for i in range(self._num_couplings)]
+        masks = [ChannelMask(i % 2) for i in range(self._num_channel_couplings)]
         channelwise = self._couplings(masks, 4 * channels, index + 1, f"{name}_channel")
         following = FactorOut(self._scale(index + 1), dtype=dtype, name=f"{name}_factor_out")
         plain = squeeze.Squeeze(dtype=dtype)
