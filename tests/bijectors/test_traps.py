@@ -642,9 +642,8 @@ def test_threads():
             np.testing.assert_allclose(value, expected[(number + call) % 4], rtol=1e-5)
 
 
-def test_threads_with_tapes():
-    flow = _distribution()
-    x = ft.normal([2, *_SHAPE])
+def _gradients_in_threads(flow, x):
+    """Gradients by one thread, and a list of those by four threads at once."""
     variables = flow.trainable_variables
 
     def gradient(value):
@@ -667,6 +666,27 @@ def test_threads_with_tapes():
     for thread in threads:
         thread.join()
     assert not errors and len(results) == 80
+    return expected, results
+
+
+def test_threads_with_tapes():
+    parts = [
+        tfr.AffineCoupling(tfr.CheckerboardMask(parity), tfr.ShallowConv(4, 4)) for parity in (0, 1)
+    ]
+    flow, x = tfr.FlowChain(parts), ft.normal([2, *_SHAPE])
+    flow.inverse(x)
+    expected, results = _gradients_in_threads(_distribution(ft.randomize(flow)), x)
+    for result in results:
+        for one, other in zip(result, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.xfail(
+    reason="on a CPU TensorFlow's FusedBatchNormGradV3 now and then gives a wrong gradient of the "
+    "offset, when several threads call it and it has several threads itself"
+)
+def test_threads_with_tapes_through_fused_batch_normalisation():
+    expected, results = _gradients_in_threads(_distribution(), ft.normal([2, *_SHAPE]))
     for result in results:
         for one, other in zip(result, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
