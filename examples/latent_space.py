@@ -136,8 +136,8 @@ def draw_levels(figures: Figures, flow: tfd.Distribution, images: np.ndarray) ->
                 ],
                 axis=1,
             ),
-            f"Coarsest latents kept, others {done}",
-            column_labels=["image", *(f"{fraction:.3g}" for fraction in kept)],
+            f"Coarsest latents kept, the others {done}",
+            column_labels=["image", *(f"{100 * fraction:.3g} %" for fraction in kept)],
         )
 
 
@@ -154,15 +154,7 @@ def draw_extrapolation(figures: Figures, flow: tfd.Distribution) -> None:
 
 
 def draw_temperatures(figures: Figures, flow: tfd.Distribution) -> None:
-    ways = [
-        (0.0, None),
-        (0.5, None),
-        (0.7, None),
-        (0.85, None),
-        (1.0, 1.0),
-        (1.0, 2.0),
-        (1.0, None),
-    ]
+    ways = [(each, None) for each in (0.0, 0.5, 0.7, 0.85, 1.0)] + [(1.0, 2.0), (1.0, 1.0)]
     rows = [
         latents.sample_latents(
             flow.bijector.image_shape, _NUM_COLUMNS, FLAGS.seed, *way, dtype=flow.dtype

@@ -186,7 +186,7 @@ def save_labelled_grid(
         if labels is not None and len(labels) != count:
             raise ValueError(f"Expected {count} {what} labels, got {len(labels)}.")
     grid = image_grid(images.reshape(-1, *images.shape[2:]), columns, 1, num_values)
-    tile = min(1.0, 9 / max(rows, columns))  # inches
+    tile = min(2.5, 8 / max(rows, columns))  # inches
     scale = tile / max(height, width)
     # Room for the labels and the title.
     size = (grid.shape[1] * scale + 1.6, grid.shape[0] * scale + 1.0)
