@@ -137,6 +137,13 @@ class AffineCoupling(FlowBijector):
         """Whether the network takes `conditional_input`."""
         return "conditional_input" in self._network_options
 
+    def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # `tf.train.Checkpoint` does not find all that a Keras 3 layer holds, for example not the
+        # layers in tuples in a list, and leaves those out without a word.
+        children = super()._trackable_children(*args, **kwargs)
+        variables = {f"network_variable{i}": v for i, v in enumerate(self._network_variables)}
+        return {**children, **variables}
+
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None:
             raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
