@@ -204,6 +204,9 @@ class FlowModel(keras.Model):
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
         if os.path.exists(filepath) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {os.fspath(filepath)!r} exists.")
+        if self.compiled and not self.optimizer.built:
+            # As it will be after loading.
+            self.optimizer.build(self.trainable_variables)
         with files.replaced_whole(filepath) as whole:
             super().save(whole, zipped=zipped, **kwargs)
 

@@ -1,0 +1,255 @@
+"""`model.save` and `keras.models.load_model`, in this process and in another."""
+
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from flow_testing import flow_distribution, grey_levels, image_flow, network, randomize
+
+import tfp_realnvp as tfr
+from tfp_realnvp.bijectors.real_nvp_image import shallow_conv
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+SHAPE = (4, 4, 1)
+SMALL = {"num_couplings": 1, "num_filters": 4}
+
+LOAD_AND_TRAIN = """
+import sys
+import keras, numpy as np
+import tfp_realnvp
+
+folder = sys.argv[1]
+images = np.load(f"{folder}/images.npy")
+model = keras.models.load_model(f"{folder}/flow.keras")
+log_prob = model.predict(images, verbose=0)
+loss = model.fit(images, verbose=0, shuffle=False).history["loss"][0]
+np.savez(f"{folder}/results.npz", log_prob, loss, *[w.numpy() for w in model.weights])
+"""
+
+
+def trainable_base():
+    scale = tfp.util.TransformedVariable(1.3 * np.ones(SHAPE, np.float32), tfb.Softplus())
+    normal = tfd.Normal(tf.Variable(0.1 * np.ones(SHAPE, np.float32), name="loc"), scale)
+    return tfd.Independent(normal, 3)
+
+
+def trained_model(distribution, **compile_arguments):
+    model = tfr.FlowModel(distribution, seed=5, name="flow")
+    model.compile(**compile_arguments)
+    model.fit(grey_levels(16, SHAPE), batch_size=8, verbose=0, shuffle=False)
+    return model
+
+
+def next_step(model):
+    """Returns the loss of one more step, and the weights after it."""
+    history = model.fit(grey_levels(8, SHAPE, seed=1), verbose=0, shuffle=False)
+    return history.history["loss"][0], [w.numpy() for w in model.weights]
+
+
+def assert_same(model, loaded):
+    images = grey_levels(8, SHAPE, seed=2)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, rtol=1e-6)
+    assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
+
+
+def test_another_process_goes_on_from_a_saved_model(tmp_path):
+    flow = tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL))
+    model = trained_model(flow, scale_l2=1e-3)
+    images = grey_levels(8, SHAPE, seed=1)
+    np.save(tmp_path / "images.npy", images)
+    model.save(tmp_path / "flow.keras")
+    log_prob = model.predict(images, verbose=0)
+    loss, weights = next_step(model)
+
+    subprocess.run([sys.executable, "-c", LOAD_AND_TRAIN, tmp_path], check=True)
+
+    with np.load(tmp_path / "results.npz") as results:
+        loaded_log_prob, loaded_loss, *loaded_weights = results.values()
+    np.testing.assert_allclose(loaded_log_prob, log_prob, rtol=1e-6)
+    np.testing.assert_allclose(loaded_loss, loss, rtol=1e-6)
+    for loaded, expected in zip(loaded_weights, weights, strict=True):
+        # The step itself is 1e-3 long.
+        np.testing.assert_allclose(loaded, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_optimizer_and_penalty_come_back(tmp_path):
+    model = trained_model(flow_distribution(SHAPE, **SMALL), scale_l2=0.25)
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+
+    assert type(loaded.optimizer) is tfr.FusedAdam
+    assert loaded.optimizer.global_clipnorm == 100.0
+    assert int(loaded.optimizer.iterations) == 2
+    assert (loaded.name, loaded.seed, loaded.dequantize) == ("flow", 5, True)
+    assert loaded.scale_l2 == 0.25
+    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert_same(model, loaded)
+
+
+def test_a_schedule_and_another_optimizer_come_back(tmp_path):
+    schedule = keras.optimizers.schedules.ExponentialDecay(1e-2, 2, 0.5)
+    flow = flow_distribution(SHAPE, **SMALL)
+    model = tfr.FlowModel(flow)
+    model.compile(keras.optimizers.SGD(schedule, momentum=0.5))
+    # Before the first step too, and without a warning.
+    model.save(tmp_path / "flow.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = keras.models.load_model(tmp_path / "flow.keras")
+
+    assert type(loaded.optimizer) is keras.optimizers.SGD
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class NetworkFactory:
+    """A `network_fn` with an argument of its own."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, *, output_channels, num_filters, name, **_):
+        return keras.Sequential(
+            [
+                keras.layers.Conv2D(num_filters, self.size, padding="same", activation="relu"),
+                keras.layers.Conv2D(output_channels, self.size, padding="same"),
+            ],
+            name=name,
+        )
+
+    def get_config(self):
+        return {"size": self.size}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def chain_of_parts():
+    """A flow made by hand, with each kind of bijector, and one network that it uses twice."""
+    coupling = tfr.AffineCoupling(tfr.ChannelMask(1), network(2, 4), scale=0.5)
+    inner = tfr.FlowChain([tfr.ActNorm(num_channels=4), coupling, tfr.BatchNormalization(0.8)])
+    return tfr.FlowChain(
+        [
+            tfr.PixelLogit(0.1),
+            tfb.Scale(0.7),
+            tfb.Invert(tfr.Squeeze()),
+            coupling,
+            inner,
+            tfb.Shift(tf.Variable(np.full([1, 1, 4], 0.3, np.float32))),
+            tfr.Squeeze(),
+        ]
+    )
+
+
+BIJECTORS = {
+    "paper": lambda: tfr.RealNVPImage(SHAPE, 2, num_blocks=1, momentum=0.7, **SMALL),
+    "compact": lambda: tfr.RealNVPImage.compact(SHAPE, **{"num_scales": 2, **SMALL}),
+    "additive": lambda: tfr.RealNVPImage(
+        SHAPE, num_blocks=0, use_scale=False, normalization=None, num_values=17, **SMALL
+    ),
+    "registered factory": lambda: tfr.RealNVPImage(
+        SHAPE, network_fn=NetworkFactory(3), recompute=True, **SMALL
+    ),
+    "registered function": lambda: tfr.RealNVPImage(SHAPE, network_fn=shallow_conv, **SMALL),
+    "by hand": chain_of_parts,
+    "chain": lambda: tfb.Chain([tfr.RealNVPImage(SHAPE, num_blocks=0, **SMALL), tfb.Shift(0.5)]),
+}
+
+BASES = {
+    "sample": lambda: tfd.Sample(tfd.Normal(0.0, 1.0), SHAPE),
+    "trainable sample": lambda: tfd.Sample(
+        tfd.Normal(tf.Variable(0.2), tfp.util.TransformedVariable(1.5, tfb.Exp())), SHAPE
+    ),
+    "trainable independent": trainable_base,
+    "diagonal": lambda: tfd.TransformedDistribution(
+        tfd.MultivariateNormalDiag(
+            tf.Variable(0.1 * np.ones(16, np.float32)),
+            tfp.util.TransformedVariable(np.linspace(0.5, 2, 16, dtype=np.float32), tfb.Softplus()),
+        ),
+        tfb.Reshape(SHAPE),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("bijector", "base"),
+    [*((name, "sample") for name in BIJECTORS), *(("compact", name) for name in BASES)],
+)
+def test_any_part_comes_back(tmp_path, bijector, base):
+    flow = tfd.TransformedDistribution(BASES[base](), BIJECTORS[bijector]())
+    flow.log_prob(tf.ones([1, *SHAPE]))
+    model = tfr.FlowModel(randomize(flow))
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+
+    assert_same(model, loaded)
+    # Parts that were one are one again: each variable is there once.
+    assert len(loaded.distribution.variables) == len(flow.variables)
+    trainable = [len(each.trainable_variables) for each in (loaded.distribution, flow)]
+    assert trainable[0] == trainable[1] > 0
+
+
+def test_networks_keep_their_dtype_policy(tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = tfr.FlowModel(flow_distribution(SHAPE, **SMALL))
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+
+    assert keras.config.dtype_policy().name == before.name
+    assert {layer.dtype_policy.name for layer in loaded.networks} == {"mixed_bfloat16"}
+    assert_same(model, loaded)
+
+
+def test_double_precision_comes_back(tmp_path):
+    model = tfr.FlowModel(flow_distribution(SHAPE, dtype=tf.float64, **SMALL))
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert loaded.distribution.dtype == tf.float64
+    assert_same(model, loaded)
+
+
+def test_weights_go_to_a_fresh_model(tmp_path):
+    model = trained_model(tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL)))
+    model.save_weights(tmp_path / "flow.weights.h5")
+    fresh = tfd.TransformedDistribution(
+        trainable_base(), image_flow(SHAPE, weights_seed=1, **SMALL)
+    )
+    other = tfr.FlowModel(fresh, seed=5, name="flow")
+    other.load_weights(tmp_path / "flow.weights.h5")
+    assert_same(model, other)
+
+
+def test_a_checkpoint_of_the_distribution_has_all_variables(tmp_path):
+    flow = trained_model(
+        tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL))
+    ).distribution
+    path = tf.train.Checkpoint(distribution=flow).save(tmp_path / "flow")
+    fresh = tfd.TransformedDistribution(
+        trainable_base(), image_flow(SHAPE, weights_seed=1, **SMALL)
+    )
+    status = tf.train.Checkpoint(distribution=fresh).restore(path)
+
+    status.assert_consumed()
+    assert len(flow.variables) > 40
+    for restored, expected in zip(fresh.variables, flow.variables, strict=True):
+        np.testing.assert_array_equal(restored, expected)
+
+
+def test_from_config_gives_a_new_model_of_the_same_shape():
+    model = tfr.FlowModel(tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL)))
+    other = tfr.FlowModel.from_config(model.get_config())
+    assert [w.shape for w in other.weights] == [w.shape for w in model.weights]
+    assert other.distribution.bijector.image_shape == SHAPE
