@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,9 +54,10 @@ def export_saved_model(
     standard normal latents, of which fewer than 1 give more probable images. A base distribution
     that is not a standard normal one has no such scale: there any temperature but 1 is an error.
 
-    Batches are of any size. Height and width are too, where the base is a standard normal one and
-    the flow is this package's: `decode` samples other sizes from latents of that shape. Sizes that
-    the scales cannot halve, and pixels out of range, are an `InvalidArgumentError`.
+    Batches are of any size from 1. Height and width are free too, where the base is a standard
+    normal one and the flow is this package's: `decode` samples other sizes from latents of that
+    shape. Sizes that the scales cannot halve, and pixels out of range, are an
+    `InvalidArgumentError`.
 
     Weight normalisation is done now, once; statistics are the moving ones. The weights are those of
     this moment. The folder is written beside `path` and then takes its place, so that an export
@@ -198,12 +200,16 @@ class _ServedFlow:
             return {"images": self._forward(latents)}
 
     def sample(self, num_samples: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> Outputs:
-        latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]))
-        if self._is_standard:
-            return {"images": self._forward(temperature * latents)}
-        message = "expected temperature 1: the base distribution is not a standard normal one"
-        is_one = tf.debugging.assert_equal(temperature, tf.ones_like(temperature), message)
-        with tf.control_dependencies([is_one]):
+        message = "expected at least 1 as num_samples"
+        assertions = [tf.debugging.assert_positive(num_samples, message)]
+        if not self._is_standard:
+            message = "expected temperature 1: the base distribution is not a standard normal one"
+            one = tf.ones_like(temperature)
+            assertions.append(tf.debugging.assert_equal(temperature, one, message))
+        with tf.control_dependencies(assertions):
+            latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]))
+            if self._is_standard:
+                latents *= temperature
             return {"images": self._forward(latents)}
 
     def reconstruct(self, images: tf.Tensor) -> Outputs:
@@ -233,11 +239,14 @@ class _ServedFlow:
             return self._inverse(images)
 
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
-        if images.shape[1:].is_fully_defined():
-            return []
-        message = f"expected a height and width divisible by {self._divisor}"
-        remainder = tf.shape(images)[1:3] % self._divisor
-        return [tf.debugging.assert_equal(remainder, 0, message)]
+        # TensorFlow's convolutions fail in odd ways on a batch of none.
+        batch_size = tf.shape(images)[0]
+        assertions = [tf.debugging.assert_positive(batch_size, "expected at least one image")]
+        if not images.shape[1:].is_fully_defined():
+            message = f"expected a height and width divisible by {self._divisor}"
+            remainder = tf.shape(images)[1:3] % self._divisor
+            assertions.append(tf.debugging.assert_equal(remainder, 0, message))
+        return assertions
 
     def _of_grey_levels(
         self, function: Callable[..., Outputs], takes_images: bool
@@ -252,8 +261,9 @@ class _ServedFlow:
             values = pixels.dequantize(images, tf.stack([seed, 0]), self._dtype)
             return to_grey_levels(function(values))
 
-        def of_others(*inputs: Any) -> Outputs:
-            return to_grey_levels(function(*inputs))
+        @functools.wraps(function)
+        def of_others(*args: Any, **kwargs: Any) -> Outputs:
+            return to_grey_levels(function(*args, **kwargs))
 
         return of_images if takes_images else of_others
 
