@@ -63,7 +63,6 @@ def main(argv: list[str]) -> None:
     dataset = FLAGS.preset or FLAGS.dataset
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{pathlib.Path(dataset).stem}")
     train = load(dataset, "train", training=True)
-
     config = make_config(dataset, train)
     run_folder.check_same_config(output_dir, config)
     run_folder.write_config(output_dir, config)
@@ -89,13 +88,20 @@ def load(dataset: str, split: str, **options: int) -> data.ImageBatches:
         "on_error": FLAGS.on_error,
     }
     train = data.load(dataset, training=True, **common)
-    if "validation" not in train.splits:
-        tenth = (train.num_images or 10_000) // 10
-        held_out = FLAGS.num_validation
-        common["num_validation"] = min(tenth, 1_000) if held_out is None else held_out
     if split == "evaluation":
         split = train.evaluation_split
-    return data.load(dataset, split=split, **common, **options)
+    return data.load(
+        dataset, split=split, num_validation=num_validation(train), **common, **options
+    )
+
+
+def num_validation(train: data.ImageBatches) -> int:
+    """Returns how many training images are held out."""
+    if "validation" in train.splits:
+        return 0
+    if FLAGS.num_validation is not None:
+        return FLAGS.num_validation
+    return min((train.num_images or 10_000) // 10, 1_000)
 
 
 def make_config(dataset: str, train: data.ImageBatches) -> dict:
@@ -114,6 +120,7 @@ def make_config(dataset: str, train: data.ImageBatches) -> dict:
         "dataset": dataset,
         "seed": FLAGS.seed,
         "batch_size": FLAGS.batch_size,
+        "num_validation": num_validation(train),
         "learning_rate": FLAGS.learning_rate,
         "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
         "limit_minutes": FLAGS.limit_minutes,

@@ -238,7 +238,7 @@ class RealNVPImage(FlowBijector):
         num_scales = max(n for n in (1, 2, 3) if all(side % 2 ** (n - 1) == 0 for side in sides))
         configuration = {
             "num_scales": num_scales,
-            "num_filters": 64,
+            "num_filters": 96,
             "filter_growth": 1.5,
             "normalization": "actnorm",
             "network_fn": shallow_conv,
