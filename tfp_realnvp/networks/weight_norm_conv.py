@@ -26,7 +26,8 @@ def fixed_kernels(kernels: Mapping[WeightNormConv2D, tf.Variable]) -> Iterator[N
     >>> layer = WeightNormConv2D(1, 1, use_bias=False)
     >>> _ = layer(tf.ones([1, 1, 1, 1]))
     >>> with fixed_kernels({layer: tf.Variable([[[[3.0]]]])}):
-    ...   float(layer(tf.ones([1, 1, 1, 1])))
+    ...   y = layer(tf.ones([1, 1, 1, 1]))
+    >>> float(y[0, 0, 0, 0])
     3.0
 
     Args:
