@@ -247,6 +247,9 @@ class FlowModel(keras.Model):
         """
         self._check_images(x)
         self._last_step = None
+        if isinstance(x, tf.data.Dataset):
+            # Keras would warn that it cannot do what it does by default.
+            kwargs.setdefault("shuffle", False)
         history = super().fit(x, *args, **kwargs)
         self._raise_if_not_finite()
         if not history.history.get("loss"):

@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from flow_testing import flow_distribution, grey_levels, image_flow, network, randomize
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors.real_nvp_image import shallow_conv
+from tfp_realnvp.bijectors.multi_scale import shallow_conv
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import parts, squeeze
-from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
-from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
-from tfp_realnvp.bijectors.factor_out import FactorOut
+from tfp_realnvp.bijectors import multi_scale, parts, squeeze
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
-from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
-from tfp_realnvp.networks import ConvResNet, ShallowConv
 
 __all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
 
@@ -39,8 +31,6 @@ PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "lsun/church_outdoor": _IMAGES_64,
     "celeb_a": _IMAGES_64,
 }
-
-_NORMALIZATIONS = ("batch", "actnorm", None)
 
 
 class RealNVPImage(FlowBijector):
@@ -137,13 +127,14 @@ class RealNVPImage(FlowBijector):
           TypeError: if `dtype` is another one.
         """
         parameters = dict(locals())
-        image_shape = _checked_image_shape(image_shape, name)
+        image_shape = multi_scale.checked_image_shape(image_shape, name)
         if num_scales is None:
-            num_scales = _default_num_scales(image_shape, name)
-        _check_num_scales(num_scales, image_shape, name)
-        if normalization not in _NORMALIZATIONS:
+            num_scales = multi_scale.default_num_scales(image_shape, name)
+        multi_scale.check_num_scales(num_scales, image_shape, name)
+        if normalization not in multi_scale.NORMALIZATIONS:
             raise ValueError(
-                f"{name}: expected a normalization of {_NORMALIZATIONS}, got {normalization!r}."
+                f"{name}: expected a normalization of {multi_scale.NORMALIZATIONS}, got "
+                f"{normalization!r}."
             )
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
@@ -170,7 +161,7 @@ class RealNVPImage(FlowBijector):
         }
         with tf.name_scope(name):
             if flow is None:
-                flow = _Builder(**architecture).build()
+                flow = multi_scale.MultiScaleBuilder(**architecture).build()
                 flow.architecture = self._no_dependency(architecture)
             _check_shared_flow(flow, architecture, name)
             parameters.update(image_shape=image_shape, num_scales=num_scales, flow=flow)
@@ -241,7 +232,7 @@ class RealNVPImage(FlowBijector):
             "num_filters": 96,
             "filter_growth": 1.5,
             "normalization": "actnorm",
-            "network_fn": shallow_conv,
+            "network_fn": multi_scale.shallow_conv,
         }
         return cls(image_shape, **{**configuration, **overrides})
 
@@ -323,177 +314,6 @@ class RealNVPImage(FlowBijector):
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return parts.inverse_and_log_det(self._chain, y, **options)
-
-
-class _Builder:
-    """Makes the flow between latents and logits, scale by scale."""
-
-    def __init__(
-        self,
-        image_shape: tuple[int | None, int | None, int],
-        num_scales: int,
-        num_blocks: int,
-        num_filters: int,
-        num_couplings: int,
-        num_channel_couplings: int,
-        filter_growth: float,
-        normalization: str | None,
-        momentum: float,
-        use_scale: bool,
-        network_fn: Callable[..., Callable[..., tf.Tensor]] | None,
-        dtype: tf.DType,
-    ) -> None:
-        self._channels = image_shape[-1]
-        self._num_scales = num_scales
-        self._num_blocks = num_blocks
-        self._num_filters = num_filters
-        self._num_couplings = num_couplings
-        self._num_channel_couplings = num_channel_couplings
-        self._filter_growth = filter_growth
-        self._normalization = normalization
-        self._momentum = momentum
-        self._use_scale = use_scale
-        self._network_fn = network_fn or self._conv_resnet
-        self._dtype = dtype
-
-    def build(self) -> FlowChain:
-        return self._scale(0)
-
-    def _scale(self, index: int) -> FlowChain:
-        name = f"scale{index}"
-        dtype = self._dtype
-        channels = self._channels * 2**index
-        is_last = index == self._num_scales - 1
-        masks = [CheckerboardMask(i % 2) for i in range(self._num_couplings + is_last)]
-        checkerboard = self._couplings(masks, channels, index, f"{name}_checkerboard")
-        if is_last:
-            return FlowChain(checkerboard, dtype=dtype, name=name)
-        masks = [ChannelMask(i % 2) for i in range(self._num_channel_couplings)]
-        channelwise = self._couplings(masks, 4 * channels, index + 1, f"{name}_channel")
-        following = FactorOut(self._scale(index + 1), dtype=dtype, name=f"{name}_factor_out")
-        plain = squeeze.Squeeze(dtype=dtype)
-        factor_out = squeeze.Squeeze(order="factor_out", dtype=dtype)
-        return FlowChain(
-            [
-                *checkerboard,
-                # To the channels and back, and there again in the other order: as in the authors'
-                # code, so that the half that goes on is a checkerboard of the image.
-                tfb.Invert(plain),
-                *channelwise,
-                plain,
-                tfb.Invert(factor_out),
-                following,
-                factor_out,
-            ],
-            dtype=dtype,
-            name=name,
-        )
-
-    def _couplings(
-        self, masks: Sequence[Mask], channels: int, halvings: int, name: str
-    ) -> list[FlowBijector]:
-        filters = round(self._num_filters * self._filter_growth**halvings)
-        bijectors = []
-        for index, mask in enumerate(masks):
-            changed = mask.changed_channels(channels)
-            input_channels = channels if changed == channels else channels - changed
-            network = self._network_fn(
-                mask=mask,
-                input_channels=input_channels,
-                output_channels=2 * changed if self._use_scale else changed,
-                num_filters=filters,
-                name=f"{name}{index}",
-                dtype="float64" if self._dtype == tf.float64 else None,
-            )
-            if isinstance(network, keras.layers.Layer) and not network.built:
-                network.build((None, None, None, input_channels))
-            coupling = AffineCoupling(
-                mask,
-                network,
-                use_scale=self._use_scale,
-                dtype=self._dtype,
-                name=f"{name}{index}_coupling",
-            )
-            options = {
-                "num_channels": channels,
-                "dtype": self._dtype,
-                "name": f"{name}{index}_norm",
-            }
-            if self._normalization == "actnorm":
-                bijectors.append(ActNorm(**options))
-            bijectors.append(coupling)
-            if self._normalization == "batch":
-                bijectors.append(BatchNormalization(self._momentum, **options))
-        return bijectors
-
-    def _conv_resnet(
-        self, *, mask: Mask, output_channels: int, num_filters: int, name: str, dtype: Any, **_: Any
-    ) -> ConvResNet:
-        return ConvResNet(
-            output_channels,
-            self._num_blocks,
-            num_filters,
-            checkerboard_parity=mask.parity if isinstance(mask, CheckerboardMask) else None,
-            dtype=dtype,
-            name=name,
-        )
-
-
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
-def shallow_conv(
-    *,
-    mask: Mask,
-    output_channels: int,
-    num_filters: int,
-    name: str,
-    dtype: str | None = None,
-    **kwargs: Any,
-) -> ShallowConv:
-    """Returns the network of a coupling of `RealNVPImage.compact`, a `network_fn`."""
-    del kwargs
-    parity = mask.parity if isinstance(mask, CheckerboardMask) else None
-    return ShallowConv(
-        output_channels, num_filters, checkerboard_parity=parity, dtype=dtype, name=name
-    )
-
-
-def _checked_image_shape(
-    image_shape: Sequence[int | None], name: str
-) -> tuple[int | None, int | None, int]:
-    shape = tuple(image_shape)
-    sizes = [size for size in shape if size is not None]
-    if len(shape) != 3 or shape[-1] is None or any(int(size) < 1 for size in sizes):
-        raise ValueError(
-            f"{name}: expected an image_shape (height, width, channels), got {image_shape!r}."
-        )
-    return tuple(None if size is None else int(size) for size in shape)
-
-
-def _default_num_scales(image_shape: tuple[int | None, int | None, int], name: str) -> int:
-    if None in image_shape:
-        raise ValueError(
-            f"{name}: expected num_scales for images of unknown size, {image_shape}, got None."
-        )
-    num_scales, side = 1, math.gcd(*image_shape[:2])
-    # The recursion ends when the input of the last scale is 4 × 4 (section 4.1); a side that is not
-    # 4 times a power of 2 ends at the last one above that can be halved.
-    while side % 2 == 0 and min(image_shape[:2]) // 2**num_scales >= 4:
-        num_scales, side = num_scales + 1, side // 2
-    return num_scales
-
-
-def _check_num_scales(
-    num_scales: int, image_shape: tuple[int | None, int | None, int], name: str
-) -> None:
-    if num_scales < 1:
-        raise ValueError(f"{name}: expected num_scales of at least 1, got {num_scales}.")
-    divisor = 2 ** (num_scales - 1)
-    sides = [side for side in image_shape[:2] if side is not None]
-    if any(side % divisor or side // divisor < 2 for side in sides):
-        raise ValueError(
-            f"{name}: expected a height and width that can be halved {num_scales - 1} times to at "
-            f"least 2, for num_scales={num_scales}, got image_shape {image_shape}."
-        )
 
 
 def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:
