@@ -37,7 +37,7 @@ flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.",
 flags.DEFINE_float("epochs", None, "Passes over the data; None: 20, if there is no time limit.")
 flags.DEFINE_float("limit_minutes", None, "Time to train, all in all, over restarts.")
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 1e-3, "The peak; warmed up, and annealed at the end.")
+flags.DEFINE_float("learning_rate", None, "The peak; None: 1e-3, and 2e-3 for `compact`.")
 flags.DEFINE_integer("save_steps", None, "Steps from checkpoint to checkpoint; None: an epoch.")
 flags.DEFINE_integer("patience", 0, "Checkpoints without a better one until training stops; 0: no.")
 flags.DEFINE_integer("num_validation", None, "Training images to validate on; None: a tenth.")
@@ -116,16 +116,17 @@ def make_config(dataset: str, train: data.ImageBatches) -> dict:
         if FLAGS[name].value:
             arguments[name] = FLAGS[name].value
     default = "paper" if FLAGS.preset or dataset == "digits" else "compact"
+    configuration = FLAGS.configuration or default
     return {
         "dataset": dataset,
         "seed": FLAGS.seed,
         "batch_size": FLAGS.batch_size,
         "num_validation": num_validation(train),
-        "learning_rate": FLAGS.learning_rate,
+        "learning_rate": FLAGS.learning_rate or {"paper": 1e-3, "compact": 2e-3}[configuration],
         "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
         "limit_minutes": FLAGS.limit_minutes,
         "mixed_precision": FLAGS.mixed_precision,
-        "bijector": {"configuration": FLAGS.configuration or default, "arguments": arguments},
+        "bijector": {"configuration": configuration, "arguments": arguments},
     }
 
 
