@@ -22,9 +22,12 @@ SMALL = {"num_couplings": 1, "num_filters": 4}
 LOAD_AND_TRAIN = """
 import sys
 import keras, numpy as np
+import tensorflow as tf
 import tfp_realnvp
 
-folder = sys.argv[1]
+folder, intra_op, inter_op = sys.argv[1:]
+tf.config.threading.set_intra_op_parallelism_threads(int(intra_op))
+tf.config.threading.set_inter_op_parallelism_threads(int(inter_op))
 images = np.load(f"{folder}/images.npy")
 model = keras.models.load_model(f"{folder}/flow.keras")
 log_prob = model.predict(images, verbose=0)
@@ -68,7 +71,12 @@ def test_another_process_goes_on_from_a_saved_model(tmp_path):
     log_prob = model.predict(images, verbose=0)
     loss, weights = next_step(model)
 
-    subprocess.run([sys.executable, "-c", LOAD_AND_TRAIN, tmp_path], check=True)
+    # Sums come out the same when as many threads make them.
+    threading = tf.config.threading
+    intra_op = threading.get_intra_op_parallelism_threads()
+    inter_op = threading.get_inter_op_parallelism_threads()
+    command = [sys.executable, "-c", LOAD_AND_TRAIN, tmp_path, str(intra_op), str(inter_op)]
+    subprocess.run(command, check=True)
 
     with np.load(tmp_path / "results.npz") as results:
         loaded_log_prob, loaded_loss, *loaded_weights = results.values()
