@@ -111,6 +111,7 @@ class FlowModel(keras.Model):
         self._set_in_training = tuple(v for p in bijectors for v in p.variables_set_in_training)
         self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
         self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._failed_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
         self._last_step = None
         self.scale_l2 = 0.0
         self.built = True
@@ -279,7 +280,7 @@ class FlowModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of maximum likelihood on a batch."""
         images = self._images(data)
-        step = self.optimizer.iterations
+        step = tf.cast(self.optimizer.iterations.value, tf.int64)
         values = self._values(images, (self.seed, tf.cast(step, tf.int32)))
         variables = self.trainable_variables
         # Tensors share the variables' buffers until those are written: this costs nothing.
@@ -289,15 +290,20 @@ class FlowModel(keras.Model):
             loss = -tf.reduce_mean(log_prob) + tf.cast(self._penalty(), log_prob.dtype)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, variables)
+        # A step after one that failed, in the same execution, changes nothing either.
+        failed_before = self._failed_step >= 0
+        loss = tf.where(failed_before, tf.cast(float("nan"), loss.dtype), loss)
         is_finite = self._apply_if_finite(loss, gradients)
+        fails = tf.logical_not(is_finite | failed_before)
+        self._failed_step.assign(tf.where(fails, step, self._failed_step))
         for variable, value in statistics:
             variable.assign(tf.where(is_finite, variable, value))
         self._update_metrics(values, log_prob)
         # The wrapper in `make_train_function` takes these out again.
         return {
             **self.get_metrics_result(),
-            "_is_finite": is_finite,
-            "_step": step,
+            "_failed_step": tf.identity(self._failed_step),
+            "_fails": fails,
             "_images": images,
         }
 
@@ -336,7 +342,7 @@ class FlowModel(keras.Model):
             # One step late: by now the value is there, and the device need not be waited for.
             self._raise_if_not_finite()
             logs = dict(train_function(iterator))
-            self._last_step = {key: logs.pop(key) for key in ("_is_finite", "_step", "_images")}
+            self._last_step = {key: logs.pop(key) for key in ("_failed_step", "_fails", "_images")}
             return logs
 
         self.train_function = checked
@@ -400,9 +406,12 @@ class FlowModel(keras.Model):
 
     def _raise_if_not_finite(self) -> None:
         last, self._last_step = self._last_step, None
-        if last is None or bool(last["_is_finite"]):
+        if last is None or int(last["_failed_step"]) < 0:
             return
-        step = int(last["_step"])
+        self._failed_step.assign(-1)
+        step = int(last["_failed_step"])
+        if not bool(last["_fails"]):
+            raise NonFiniteLossError(step, "a step whose batch is gone: see steps_per_execution=1")
         # The same noise and the same weights give the same failure, now step by step.
         values = self._values(last["_images"], (self.seed, step))
         state = [(v, tf.identity(v)) for v in self._set_in_training]
