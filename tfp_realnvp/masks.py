@@ -108,7 +108,7 @@ class ChannelMask:
 
     >>> import tensorflow as tf
     >>> kept, changed = ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
-    >>> float(kept), float(changed)
+    >>> kept.numpy().item(), changed.numpy().item()
     (2.0, 1.0)
     """
 

@@ -35,7 +35,7 @@ class PixelLogit(FlowBijector):
 
     >>> import numpy as np, tensorflow as tf
     >>> bijector = PixelLogit()
-    >>> round(float(bijector.forward(tf.zeros([1, 1, 1]))), 3)
+    >>> round(bijector.forward(tf.zeros([1, 1, 1])).numpy().item(), 3)
     128.0
     >>> bool(np.isfinite(bijector.inverse(tf.constant([[[0., 255.999]]]))).all())
     True
