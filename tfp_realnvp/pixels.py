@@ -38,7 +38,7 @@ def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tens
       Values in [0, n) for grey levels 0 … n - 1.
     """
     levels = tf.floor(tf.cast(images, dtype))
-    # By name: left to itself, XLA takes another generator.
+    # By name: left open, each device takes its own. (XLA may still derive another key.)
     noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype, alg="philox")
     # 255 + (1 - 2⁻²⁴) would round to 256, which is the next level's.
     largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
