@@ -20,6 +20,8 @@ __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
+_FIRST = tf.VariableAggregation.ONLY_FIRST_REPLICA
+
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FlowModel(keras.Model):
@@ -110,8 +112,8 @@ class FlowModel(keras.Model):
         self._scales = self._find_scales(bijectors)
         self._set_in_training = tuple(v for p in bijectors for v in p.variables_set_in_training)
         self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
-        self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._failed_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
+        self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=_FIRST)
+        self._failed_step = tf.Variable(-1, trainable=False, dtype=tf.int64, aggregation=_FIRST)
         self._last_step = None
         self.scale_l2 = 0.0
         self.built = True
@@ -288,7 +290,9 @@ class FlowModel(keras.Model):
         with tf.GradientTape() as tape:
             log_prob = self._log_prob(values, training=True)
             loss = -tf.reduce_mean(log_prob) + tf.cast(self._penalty(), log_prob.dtype)
-            scaled_loss = self.optimizer.scale_loss(loss)
+            # Keras sums the gradients of replicas.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            scaled_loss = self.optimizer.scale_loss(loss / replicas)
         gradients = tape.gradient(scaled_loss, variables)
         # A step after one that failed, in the same execution, changes nothing either.
         failed_before = self._failed_step >= 0
@@ -300,18 +304,25 @@ class FlowModel(keras.Model):
             variable.assign(tf.where(is_finite, variable, value))
         self._update_metrics(values, log_prob)
         # The wrapper in `make_train_function` takes these out again.
-        return {
-            **self.get_metrics_result(),
-            "_failed_step": tf.identity(self._failed_step),
-            "_fails": fails,
-            "_images": images,
-        }
+        last = {"_failed_step": tf.identity(self._failed_step)}
+        if replicas == 1:
+            last |= {"_fails": fails, "_images": images}
+        return {**self.get_metrics_result(), **last}
 
     def _apply_if_finite(self, loss: tf.Tensor, gradients: list[tf.Tensor]) -> tf.Tensor:
         variables = self.trainable_variables
         if isinstance(self.optimizer, FusedAdam) and self.optimizer.applies_if_finite:
             return self.optimizer.apply_if_finite(loss, gradients, variables)
         is_finite = tf.math.is_finite(tf.linalg.global_norm([loss, *gradients]))
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # Replicas merge within `apply`, which no branch may hold: a gradient of zero instead.
+            replica = tf.distribute.get_replica_context()
+            finite = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(is_finite, tf.float32))
+            is_finite = finite == float(replica.num_replicas_in_sync)
+            mask = tf.cast(is_finite, tf.float32)
+            gradients = [tf.math.multiply_no_nan(g, tf.cast(mask, g.dtype)) for g in gradients]
+            self.optimizer.apply(gradients, variables)
+            return is_finite
 
         def apply() -> tf.Tensor:
             self.optimizer.apply(gradients, variables)
@@ -342,7 +353,7 @@ class FlowModel(keras.Model):
             # One step late: by now the value is there, and the device need not be waited for.
             self._raise_if_not_finite()
             logs = dict(train_function(iterator))
-            self._last_step = {key: logs.pop(key) for key in ("_failed_step", "_fails", "_images")}
+            self._last_step = {key: logs.pop(key) for key in list(logs) if key.startswith("_")}
             return logs
 
         self.train_function = checked
@@ -410,8 +421,10 @@ class FlowModel(keras.Model):
             return
         self._failed_step.assign(-1)
         step = int(last["_failed_step"])
-        if not bool(last["_fails"]):
-            raise NonFiniteLossError(step, "a step whose batch is gone: see steps_per_execution=1")
+        if not bool(last.get("_fails", False)):
+            raise NonFiniteLossError(
+                step, "a batch that is gone (one device and steps_per_execution=1 tell more)"
+            )
         # The same noise and the same weights give the same failure, now step by step.
         values = self._values(last["_images"], (self.seed, step))
         state = [(v, tf.identity(v)) for v in self._set_in_training]

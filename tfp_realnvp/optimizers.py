@@ -80,7 +80,7 @@ class FusedAdam(keras.optimizers.Adam):
             self.loss_scale_factor,
             self.gradient_accumulation_steps,
         )
-        return not any(unusual) and not tf.distribute.in_cross_replica_context()
+        return not any(unusual) and tf.distribute.get_strategy().num_replicas_in_sync == 1
 
     def apply_if_finite(
         self, loss: tf.Tensor, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
