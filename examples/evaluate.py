@@ -18,9 +18,10 @@ from tfp_realnvp import data, evaluation, files
 flags.DEFINE_string("results_dir", None, "The folder of a run of train_image.py.", required=True)
 flags.DEFINE_string("weights", None, "Other weights than the best of the run.")
 flags.DEFINE_string("dataset", None, "As in train_image.py; None: that of the run.")
-flags.DEFINE_list("split", None, "Splits; None: train, and the one that the paper reports on.")
+flags.DEFINE_list("split", "train,evaluation", "Splits; `evaluation`: what the paper reports on.")
 flags.DEFINE_integer("num_draws", 4, "Draws of noise for each image.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer("batch_size", None, "Images in a batch; None: as in training.", lower_bound=1)
+flags.DEFINE_integer("num_batches", None, "The first batches only; None: all.", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Of the noise; None: that of the run.")
 flags.DEFINE_string("output", None, "Where the tables go; None: the results folder.")
 flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
@@ -34,10 +35,11 @@ def main(argv: list[str]) -> None:
     model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
     dataset = FLAGS.dataset or config["dataset"]
     results = {}
-    for split in FLAGS.split or ["train", load(dataset, "train", config).evaluation_split]:
-        results[split] = evaluation.bits_per_dim(
+    for split in FLAGS.split:
+        images = load_split({**config, "dataset": dataset}, split)
+        results[images.split] = evaluation.bits_per_dim(
             model.distribution,
-            load(dataset, split, config).dataset,
+            images.dataset.take(FLAGS.num_batches or -1),
             FLAGS.num_draws,
             seed=model.seed if FLAGS.seed is None else FLAGS.seed,
         )
@@ -48,15 +50,11 @@ def main(argv: list[str]) -> None:
     files.write_json(output / "evaluation.json", evaluation.as_json(results, dataset))
 
 
-def load(dataset: str, split: str, config: dict) -> data.ImageBatches:
-    """Returns the batches of a split, once through and in order."""
-    return data.load(
-        dataset,
-        split=split,
-        batch_size=FLAGS.batch_size,
-        num_validation=config.get("num_validation") or 0,
-        data_dir=FLAGS.data_dir,
-        download=FLAGS.download,
+def load_split(config: dict, split: str) -> data.ImageBatches:
+    """Returns the batches of a split."""
+    batch_size = {} if FLAGS.batch_size is None else {"batch_size": FLAGS.batch_size}
+    return run_folder.load_split(
+        config, split, data_dir=FLAGS.data_dir, download=FLAGS.download, **batch_size
     )
 
 

@@ -23,12 +23,12 @@ import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, files, latents, plots
+from tfp_realnvp import files, latents, plots
 
 flags.DEFINE_string("results_dir", None, "The folder of a run of train_image.py.", required=True)
 flags.DEFINE_string("weights", None, "Other weights than the best of the run.")
 flags.DEFINE_string("dataset", None, "As in train_image.py; None: that of the run.")
-flags.DEFINE_string("split", None, "Where images are from; None: what the paper reports on.")
+flags.DEFINE_string("split", "evaluation", "Of the images; `evaluation`: the paper's choice.")
 flags.DEFINE_string("output_dir", None, "Where the figures go; None: the results folder.")
 flags.DEFINE_integer("seed", 0, "Of the samples, and the choice of images.")
 flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
@@ -44,12 +44,13 @@ tfd = tfp.distributions
 
 def main(argv: list[str]) -> None:
     del argv
-    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
+    # Networks in float32, for an exact way there and back.
+    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights, mixed_precision=False)
     flow = model.distribution
-    images = load_images(FLAGS.dataset or config["dataset"])
+    images = load_images({**config, "dataset": FLAGS.dataset or config["dataset"]})
     figures = Figures(
         pathlib.Path(FLAGS.output_dir or FLAGS.results_dir),
-        config["bijector"]["arguments"].get("num_values", 256),
+        run_folder.num_values(config),
     )
     chosen = images[:_NUM_COLUMNS]
     draw_reconstructions(figures, flow, chosen)
@@ -80,17 +81,20 @@ class Figures:
         )
 
 
-def load_images(dataset: str) -> np.ndarray:
+def load_images(config: dict) -> np.ndarray:
     """Returns some images of the split, in random order."""
-    options = {
-        "batch_size": _NUM_IMAGES,
-        "data_dir": FLAGS.data_dir,
-        "download": FLAGS.download,
-    }
-    split = FLAGS.split or data.load(dataset, **options).evaluation_split
-    images = next(data.load(dataset, split=split, **options).dataset.as_numpy_iterator())
+    batches = run_folder.load_split(
+        config,
+        FLAGS.split,
+        batch_size=_NUM_IMAGES,
+        data_dir=FLAGS.data_dir,
+        download=FLAGS.download,
+    )
+    images = next(batches.dataset.as_numpy_iterator())
     if len(images) < 4:
-        raise ValueError(f"Expected at least 4 images in {dataset} {split}, got {len(images)}.")
+        raise ValueError(
+            f"Expected at least 4 images in {batches.name} {batches.split}, got {len(images)}."
+        )
     return np.random.default_rng(FLAGS.seed).permutation(images)
 
 

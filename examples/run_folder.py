@@ -13,16 +13,19 @@ and the weights, `best.weights.h5` and `final.weights.h5`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp import data
 from tfp_realnvp.files import write_json
 
 __all__ = [
@@ -33,6 +36,8 @@ __all__ = [
     "build_model",
     "check_same_config",
     "load_run",
+    "load_split",
+    "num_values",
     "read_config",
     "write_config",
 ]
@@ -144,17 +149,28 @@ def build_bijector(spec: Mapping[str, Any]) -> tfr.RealNVPImage:
         raise ValueError(f"Arguments that do not fit a RealNVPImage: {error}") from error
 
 
-def build_model(config: Mapping[str, Any]) -> tfr.FlowModel:
-    """Returns the model of a configuration, with new weights and a standard normal base."""
-    bijector = build_bijector(config["bijector"])
-    zero = tf.zeros([], bijector.dtype)
-    base = tfd.Sample(tfd.Normal(zero, zero + 1), bijector.image_shape)
-    distribution = tfd.TransformedDistribution(base, bijector)
-    return tfr.FlowModel(distribution, seed=int(config.get("seed", 0)))
+def build_model(config: Mapping[str, Any], mixed_precision: bool | None = None) -> tfr.FlowModel:
+    """Returns the model of a configuration, with new weights and a standard normal base.
+
+    Args:
+      config: of a run.
+      mixed_precision: whether the networks compute in bfloat16; `None` is as the run did. The round
+        trip is exact without.
+    """
+    if mixed_precision is None:
+        mixed_precision = config.get("mixed_precision", False)
+    with _dtype_policy("mixed_bfloat16" if mixed_precision else "float32"):
+        bijector = build_bijector(config["bijector"])
+        zero = tf.zeros([], bijector.dtype)
+        base = tfd.Sample(tfd.Normal(zero, zero + 1), bijector.image_shape)
+        distribution = tfd.TransformedDistribution(base, bijector)
+        return tfr.FlowModel(distribution, seed=int(config.get("seed", 0)))
 
 
 def load_run(
-    folder: Folder, weights: str | os.PathLike[str] | None = None
+    folder: Folder,
+    weights: str | os.PathLike[str] | None = None,
+    mixed_precision: bool | None = None,
 ) -> tuple[tfr.FlowModel, dict[str, Any]]:
     """Returns the model of a run, with its weights, and its configuration.
 
@@ -162,6 +178,7 @@ def load_run(
       folder: the results folder.
       weights: the file of weights, of `FlowModel.save_weights`; `None` takes the best of the run,
         and if there are none the final ones.
+      mixed_precision: see `build_model`.
 
     Raises:
       FileNotFoundError: if the folder has no run, or there are no weights.
@@ -175,7 +192,7 @@ def load_run(
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"Expected weights in {' or '.join(map(str, candidates))}.")
-    model = build_model(config)
+    model = build_model(config, mixed_precision)
     try:
         model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
@@ -183,6 +200,43 @@ def load_run(
             f"{path} has no weights of the model that {folder}/{CONFIG} describes: {error}"
         ) from error
     return model, config
+
+
+def load_split(config: Mapping[str, Any], split: str, **options: Any) -> data.ImageBatches:
+    """Returns the batches of a split of the run's data, once through and in order.
+
+    Args:
+      config: of the run; only `"dataset"` is needed.
+      split: its name; `"evaluation"` is the one that the data set is evaluated on.
+      **options: as `data.load` takes them; they come before those of the run.
+
+    Raises:
+      ValueError: see `data.load`.
+      FileNotFoundError: see `data.load`.
+    """
+    names = ("batch_size", "flip", "image_size", "num_validation", "on_error", "seed")
+    of_run = {name: config[name] for name in names if config.get(name) is not None}
+    options = {"batch_size": 64, **of_run, **options}
+    if split == "evaluation":
+        split = data.load(
+            config["dataset"], **{**options, "batch_size": 1, "cache_bytes": 0}
+        ).evaluation_split
+    return data.load(config["dataset"], split=split, **options)
+
+
+def num_values(config: Mapping[str, Any]) -> int:
+    """Returns the number of grey levels of a run's model."""
+    return config["bijector"]["arguments"].get("num_values", 256)
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -56,7 +56,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         Args:
           peak: the highest learning rate.
           steps: the budget in steps of the optimizer, or
-          seconds: in seconds, from the beginning of `fit`; exactly one of them.
+          seconds: in seconds, within `fit`; exactly one of them.
           warmup_steps: steps until the peak is reached.
           hold: fraction of the budget at which annealing begins, in [0, 1).
           used_seconds: seconds of the budget that earlier runs have used up.
@@ -99,6 +99,10 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Starts the clock."""
         self._start = time.monotonic()
 
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Stops the clock."""
+        self.used_seconds, self._start = self.elapsed_seconds, None
+
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rate."""
         step = int(self.model.optimizer.iterations)
@@ -113,12 +117,16 @@ class LearningRateBudget(keras.callbacks.Callback):
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Saves all that training needs to go on, after each epoch, and the best weights apart.
+    """Saves all that training needs to go on, and the weights of the best epoch apart.
 
-    A checkpoint holds the distribution's variables, the optimizer, the seconds used so far and the
-    best value of `monitor`. It counts once it is whole: a process that is killed at any point goes
-    on from the one before (`tf.train.CheckpointManager`). The optimizer's iterations are the number
-    of steps done, and with them the position in the data and the seeds of the noise.
+    After each epoch, and within one every `save_seconds`. Training stops when `patience` epochs in
+    succession were not better than the best before them.
+
+    A checkpoint holds the distribution's variables, the optimizer, the seconds used so far, the
+    best value of `monitor` and how long ago it was. It counts once it is whole: a process that is
+    killed at any point goes on from the one before (`tf.train.CheckpointManager`). The optimizer's
+    iterations are the number of steps done, and with them the position in the data and the seeds of
+    the noise.
 
     #### Example
 
@@ -147,6 +155,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         budget: LearningRateBudget | None = None,
         monitor: str = "val_bits_per_dim",
         best_weights: str = "best.weights.h5",
+        save_seconds: float | None = None,
+        patience: int | None = None,
     ) -> None:
         """Constructs the callback.
 
@@ -156,20 +166,37 @@ class TrainingCheckpoint(keras.callbacks.Callback):
           budget: whose used seconds are to be kept.
           monitor: the smaller, the better; without it in the logs, no weights are the best.
           best_weights: the file name of the weights of the best epoch.
+          save_seconds: the longest time without a checkpoint; `None` has them after epochs only.
+          patience: epochs without a better one, at which training stops; `None` never stops it.
+
+        Raises:
+          ValueError: if `save_seconds` or `patience` is not positive.
         """
         super().__init__()
+        if (save_seconds is not None and not save_seconds > 0) or (
+            patience is not None and patience < 1
+        ):
+            raise ValueError(
+                "TrainingCheckpoint: expected positive save_seconds and patience, or None, got "
+                f"{save_seconds} and {patience}."
+            )
         self.set_model(model)
         self._budget = budget
         self._monitor = monitor
         self._best_path = pathlib.Path(folder) / best_weights
         self._seconds = tf.Variable(0.0, dtype=tf.float64)
         self._best = tf.Variable(float("inf"), dtype=tf.float64)
+        self._epochs_since_best = tf.Variable(0, dtype=tf.int64)
+        self._save_seconds = save_seconds
+        self._patience = patience
+        self._last_save = 0.0
         model.optimizer.build(model.trainable_variables)
         checkpoint = tf.train.Checkpoint(
             distribution=model.distribution,
             optimizer=model.optimizer,
             seconds=self._seconds,
             best=self._best,
+            epochs_since_best=self._epochs_since_best,
         )
         self._manager = tf.train.CheckpointManager(
             checkpoint, str(pathlib.Path(folder) / "checkpoints"), max_to_keep=2
@@ -185,15 +212,41 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._budget.used_seconds = float(self._seconds)
         return True
 
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the best epoch was `patience` epochs ago."""
+        return self._patience is not None and int(self._epochs_since_best) >= self._patience
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._last_save = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves, if the last checkpoint is old."""
+        if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
+            return
+        # The end of an epoch has its own checkpoint: one before its validation would pass it over.
+        if not self.model.stop_training and batch + 1 != self.params.get("steps"):
+            self._save()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves."""
+        """Saves, and looks whether this was the best epoch."""
         value = float((logs or {}).get(self._monitor, float("inf")))
         if value < float(self._best):
             self._best.assign(value)
+            self._epochs_since_best.assign(0)
             save_weights(self.model, self._best_path)
+        else:
+            self._epochs_since_best.assign_add(1)
+        self._save()
+        if self.is_out_of_patience:
+            self.model.stop_training = True
+
+    def _save(self) -> None:
         if self._budget is not None:
             self._seconds.assign(self._budget.elapsed_seconds)
         self._manager.save(int(self.model.optimizer.iterations))
+        self._last_save = time.monotonic()
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,103 @@
+"""The report of a training run: bits/dim beside two simple densities, and pictures."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import numpy as np
+
+import tfp_realnvp as tfr
+from tfp_realnvp import baselines, data, latents, plots
+from tfp_realnvp.files import write_json
+
+__all__ = ["write_report"]
+
+_MAX_BASELINE_DIMS = 3_072
+_MAX_BASELINE_IMAGES = 50_000
+# The report is to take a small part of the time of training; evaluate.py takes the whole split.
+_MAX_BATCHES = 32
+
+
+def write_report(
+    model: tfr.FlowModel,
+    train: data.ImageBatches,
+    evaluation: data.ImageBatches,
+    output_dir: pathlib.Path,
+    seed: int = 0,
+) -> None:
+    """Prints and writes bits/dim, and draws samples, reconstructions and learning curves.
+
+    Args:
+      model: trained and compiled.
+      train: the training images, once through.
+      evaluation: the images to report on, once through.
+      output_dir: for `report.json`, `samples.png`, `reconstructions.png` and `curve.png`, which is
+        made of the `log.csv` there.
+      seed: of the samples.
+    """
+    splits = {"train": train, evaluation.split: evaluation}
+    bits = {"Real NVP": {name: _bits_per_dim(model, split) for name, split in splits.items()}}
+    is_small = (
+        math.prod(train.image_shape) <= _MAX_BASELINE_DIMS
+        and (train.num_images or math.inf) <= _MAX_BASELINE_IMAGES
+    )
+    if is_small:
+        bits |= _baselines(splits)
+    images = next(iter(evaluation.dataset))[:32].numpy()
+    decoded, error = latents.reconstruct(model.distribution, images)
+    samples = tfr.to_uint8(model.distribution.sample(64, seed=(0, seed)), train.num_values)
+    pairs = np.stack([images, tfr.to_uint8(decoded, train.num_values)], axis=1)
+    draw = {"num_values": train.num_values, "columns": 8}
+    plots.save_image_grid(output_dir / "samples.png", samples, **draw)
+    plots.save_image_grid(
+        output_dir / "reconstructions.png", pairs.reshape(-1, *pairs.shape[2:]), **draw
+    )
+    if (output_dir / "log.csv").exists():
+        _save_curves(output_dir)
+
+    print(f"\n{'bits/dim':<18}" + "".join(f"{name:>12}" for name in splits))
+    for name, by_split in bits.items():
+        print(f"{name:<18}" + "".join(f"{value:>12.3f}" for value in by_split.values()))
+    print(f"largest error of decode(encode(x)): {error:.2g} grey levels")
+    print(f"results are in {output_dir}")
+    write_json(
+        output_dir / "report.json",
+        {
+            "bits_per_dim": bits,
+            "reconstruction_error": error,
+            "steps": int(model.optimizer.iterations),
+        },
+    )
+
+
+def _bits_per_dim(model: tfr.FlowModel, images: data.ImageBatches) -> float:
+    some = images.dataset.take(_MAX_BATCHES)
+    return model.evaluate(some, verbose=0, return_dict=True)["bits_per_dim"]
+
+
+def _baselines(splits: dict[str, data.ImageBatches]) -> dict[str, dict[str, float]]:
+    arrays = {
+        name: np.concatenate(list(split.dataset.as_numpy_iterator()))
+        for name, split in splits.items()
+    }
+    train = splits["train"]
+    fitted = {
+        "Gaussian": baselines.FullCovarianceGaussian.fit(
+            arrays["train"], train.num_values, flip=train.flip
+        ),
+        "pixel histograms": baselines.IndependentHistograms.fit(arrays["train"], train.num_values),
+    }
+    return {
+        name: {split: density.bits_per_dim(images) for split, images in arrays.items()}
+        for name, density in fitted.items()
+    }
+
+
+def _save_curves(output_dir: pathlib.Path) -> None:
+    rows = np.genfromtxt(output_dir / "log.csv", delimiter=",", names=True, ndmin=1)
+    curves = {
+        label: (rows["step"], rows[column])
+        for label, column in (("training", "bits_per_dim"), ("validation", "val_bits_per_dim"))
+    }
+    plots.save_curves(output_dir / "curve.png", curves, "step", "bits/dim")
