@@ -1,15 +1,10 @@
 import json
-import pathlib
-import sys
 
 import flow_testing as ft
 import numpy as np
 import pytest
-import tensorflow as tf
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
-
 import run_folder
+import tensorflow as tf
 
 _CONFIG = {
     "dataset": "digits",

@@ -1,0 +1,108 @@
+"""A training step, an evaluation and all figures, for each data set, by the scripts themselves."""
+
+import json
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import run_report
+import tensorflow_datasets as tfds
+from PIL import Image
+
+_TINY = ("--num_scales=1", "--num_blocks=0", "--num_filters=2", "--batch_size=4")
+_DATASETS = {
+    # name: (image shape, split that is reported on)
+    "cifar10": ((32, 32, 3), "test"),
+    "imagenet32": ((32, 32, 3), "validation"),
+    "imagenet64": ((64, 64, 3), "validation"),
+    "imagenet_resized/32x32": ((32, 32, 3), "validation"),
+    "imagenet_resized/64x64": ((64, 64, 3), "validation"),
+    "celeb_a": ((64, 64, 3), "validation"),
+    "lsun/bedroom": ((64, 64, 3), "validation"),
+    "lsun/tower": ((64, 64, 3), "validation"),
+    "lsun/church_outdoor": ((64, 64, 3), "validation"),
+    "mnist": ((28, 28, 1), "test"),
+    "digits": ((8, 8, 1), "test"),
+    "photos": ((32, 32, 3), "test"),
+    "folder": ((8, 6, 3), "test"),
+    "images.npz": ((8, 8, 1), "test"),
+    "images.npy": ((8, 8, 3), "test"),
+}
+# One of each shape: what these figures show depends on nothing else.
+_LATENT_SPACE = ("cifar10", "celeb_a", "mnist", "digits", "folder", "images.npy")
+
+
+@pytest.fixture(autouse=True)
+def _mock_data(monkeypatch):
+    # The Gaussian beside the model takes longer than all else here.
+    monkeypatch.setattr(run_report, "_MAX_IMAGES", 0)
+    with tfds.testing.mock_data(num_examples=20):
+        yield
+
+
+def _dataset(name, folder):
+    """Returns what `--dataset` is to be; writes files where it is a path."""
+    image_shape, _ = _DATASETS[name]
+    images = ft.grey_levels(60, image_shape)
+    path = folder / name
+    if name == "folder":
+        path.mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(path / f"{number}.png")
+    elif path.suffix == ".npz":
+        np.savez(path, x_train=images[:40], x_test=images[40:])
+    elif path.suffix == ".npy":
+        np.save(path, images)
+    else:
+        return name
+    return path
+
+
+def _size(path):
+    with Image.open(path) as image:
+        image.load()
+        return image.size[::-1]
+
+
+@pytest.mark.parametrize("name", _DATASETS)
+def test_from_training_to_figures(name, tmp_path, run_script):
+    (height, width, _), split = _DATASETS[name]
+    results = tmp_path / "results"
+    run_script(
+        "train_image",
+        f"--dataset={_dataset(name, tmp_path)}",
+        f"--output_dir={results}",
+        "--epochs=1e-9",  # one step
+        "--num_validation=4",
+        "--notensorboard",
+        *_TINY,
+    )
+    report = json.loads((results / "report.json").read_text())
+    assert report["steps"] == 1
+    for bits in report["bits_per_dim"].values():
+        assert set(bits) == {"train", split}
+        assert all(0 < value < 40 for value in bits.values())
+    log = np.genfromtxt(results / "log.csv", delimiter=",", names=True)
+    assert log["step"] == 1 and 0 < log["val_bits_per_dim"] < 40
+    scale = max(1, 64 // max(height, width))
+    for picture in ("samples.png", "reconstructions.png"):
+        assert _size(results / picture)[1] == scale * (8 * (width + 1) + 1)
+    _size(results / "curve.png")
+
+    run_script("evaluate", f"--results_dir={results}", "--num_draws=1", "--num_batches=2")
+    evaluation = json.loads((results / "evaluation.json").read_text())
+    assert set(evaluation["results"]) == {"train", split}
+    assert all(each["num_images"] in (6, 8) for each in evaluation["results"].values())
+    is_in_the_paper = name in (
+        "cifar10 imagenet32 imagenet64 celeb_a lsun/bedroom lsun/tower lsun/church_outdoor".split()
+    )
+    assert (evaluation["paper"] is not None) == is_in_the_paper
+
+    if name not in _LATENT_SPACE:
+        return
+    run_script("latent_space", f"--results_dir={results}", "--seed=1")
+    for figure in ("manifold", "interpolation", "levels_redraw", "levels_zero", "temperatures"):
+        _size(results / f"{figure}.png")
+    for factor in (2, 4):
+        _size(results / f"extrapolation_{factor}x.png")
+    assert len((results / "latents.md").read_text().splitlines()) == 3

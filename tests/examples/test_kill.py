@@ -1,0 +1,107 @@
+"""Training that is killed at any time goes on as if nothing had happened."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import flow_testing as ft
+import h5py
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+_SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_image.py"
+_NUM_KILLS = 3
+_LOG_STEPS = 7
+_STEPS = 240
+
+
+def _start(folder, images):
+    with (folder.parent / f"{folder.name}.txt").open("ab") as output:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                _SCRIPT,
+                f"--dataset={images}",
+                f"--output_dir={folder}",
+                "--configuration=paper",
+                "--num_scales=1",
+                "--num_blocks=0",
+                "--num_filters=4",
+                "--batch_size=5",
+                f"--epochs={_STEPS / 20}",
+                "--num_validation=20",
+                f"--log_steps={_LOG_STEPS}",
+                "--save_minutes=1e-3",
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Sums of one thread are always in the same order.
+            env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
+        )
+
+
+def _finish(process, folder):
+    assert process.wait(timeout=240) == 0, (folder.parent / f"{folder.name}.txt").read_text()
+
+
+def _log(folder):
+    return np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
+
+
+def test_killed_three_times(tmp_path):
+    images = tmp_path / "images.npz"
+    np.savez(images, train=ft.grey_levels(120, (8, 8, 1)), test=ft.grey_levels(10, (8, 8, 1)))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = _start(whole, images)
+    state = killed / "checkpoints" / "checkpoint"
+    steps = []
+    for _ in range(_NUM_KILLS):
+        process = _start(killed, images)
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert process.poll() is None, (tmp_path / "killed.txt").read_text()
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it was faster than the signal"
+        latest = tf.train.latest_checkpoint(state.parent)
+        steps.append(int(latest.rsplit("-", 1)[1]))
+    _finish(_start(killed, images), killed)
+    _finish(undisturbed, whole)
+
+    assert 0 < steps[0] < steps[1] < steps[2] < _STEPS, steps
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (killed, whole)]
+    assert [report["steps"] for report in reports] == [_STEPS, _STEPS]
+    assert reports[0] == reports[1]
+    logs = [_log(folder) for folder in (killed, whole)]
+    for log in logs:
+        np.testing.assert_array_equal(log["epoch"], np.arange(len(log)))
+        expected = np.minimum(_LOG_STEPS * (log["epoch"] + 1), _STEPS)
+        np.testing.assert_array_equal(log["step"], expected)
+        assert log["step"][-1] == _STEPS
+    # Training figures of an epoch that was broken off are of its last steps only.
+    np.testing.assert_array_equal(logs[0]["val_bits_per_dim"], logs[1]["val_bits_per_dim"])
+    for name in ("best.weights.h5", "final.weights.h5"):
+        np.testing.assert_equal(_arrays(killed / name), _arrays(whole / name))
+    for path in killed.rglob("*"):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+
+
+def _arrays(path):
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: arrays.update({name: item[()]} if hasattr(item, "dtype") else {})
+        )
+    assert arrays
+    return arrays
