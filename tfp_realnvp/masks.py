@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ class Mask(Protocol):
 
 
 def _check_parity(parity: int) -> int:
-    if parity not in (0, 1):
+    if not (isinstance(parity, numbers.Real) and parity in (0, 1)):
         raise ValueError(f"parity: expected 0 or 1, got {parity!r}.")
     return int(parity)
 

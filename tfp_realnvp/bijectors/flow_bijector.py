@@ -85,9 +85,7 @@ class FlowBijector(tfb.Bijector):
         Raises:
           TypeError: if `dtype` is another one.
         """
-        dtype = tf.as_dtype(dtype)
-        if dtype not in (tf.float32, tf.float64):
-            raise TypeError(f"{name}: expected dtype float32 or float64, got {dtype.name}.")
+        dtype = _float_dtype(dtype, name)
         self._state_variables = self._hash = None
         super().__init__(
             dtype=dtype,
@@ -307,3 +305,13 @@ class FlowBijector(tfb.Bijector):
         assertions = [each for each in self._assertions(value, inverse) if each is not None]
         with tf.control_dependencies(assertions):
             return tf.identity(value)
+
+
+def _float_dtype(dtype: Any, name: str) -> tf.DType:
+    try:
+        given = tf.as_dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"{name}: expected dtype float32 or float64, got {dtype!r}.") from error
+    if given not in (tf.float32, tf.float64):
+        raise TypeError(f"{name}: expected dtype float32 or float64, got {given.name}.")
+    return given

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
@@ -26,6 +28,7 @@ __all__ = [
     "check_num_scales",
     "checked_image_shape",
     "default_num_scales",
+    "max_num_scales",
     "shallow_conv",
 ]
 
@@ -171,13 +174,14 @@ def checked_image_shape(
     image_shape: Sequence[int | None], name: str
 ) -> tuple[int | None, int | None, int]:
     """Returns (height, width, channels), or raises `ValueError`."""
+    expected = f"{name}: expected an image_shape (height, width, channels)"
+    if not isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape)):
+        raise TypeError(f"{expected}, got {image_shape!r}.")
     shape = tuple(image_shape)
-    sizes = [size for size in shape if size is not None]
-    if len(shape) != 3 or shape[-1] is None or any(int(size) < 1 for size in sizes):
-        raise ValueError(
-            f"{name}: expected an image_shape (height, width, channels), got {image_shape!r}."
-        )
-    return tuple(None if size is None else int(size) for size in shape)
+    if len(shape) != 3 or shape[-1] is None:
+        raise ValueError(f"{expected}, got {image_shape!r}.")
+    expected = f"{expected}, got {image_shape!r}: expected positive sizes"
+    return tuple(None if size is None else checks.integer(size, 1, expected) for size in shape)
 
 
 def default_num_scales(image_shape: tuple[int | None, int | None, int], name: str) -> int:
@@ -194,15 +198,22 @@ def default_num_scales(image_shape: tuple[int | None, int | None, int], name: st
     return num_scales
 
 
+def max_num_scales(sides: Sequence[int]) -> int:
+    """Returns how many scales images of such sides can have; 64 if none is known."""
+    num_scales = 0
+    while num_scales < 64 and all(
+        side % 2**num_scales == 0 and side // 2**num_scales >= 2 for side in sides
+    ):
+        num_scales += 1
+    return num_scales
+
+
 def check_num_scales(
     num_scales: int, image_shape: tuple[int | None, int | None, int], name: str
 ) -> None:
     """Raises `ValueError` if an image cannot be halved that often."""
-    if num_scales < 1:
-        raise ValueError(f"{name}: expected num_scales of at least 1, got {num_scales}.")
-    divisor = 2 ** (num_scales - 1)
     sides = [side for side in image_shape[:2] if side is not None]
-    if any(side % divisor or side // divisor < 2 for side in sides):
+    if num_scales > max_num_scales(sides):
         raise ValueError(
             f"{name}: expected a height and width that can be halved {num_scales - 1} times to at "
             f"least 2, for num_scales={num_scales}, got image_shape {image_shape}."

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = ["PixelLogit"]
@@ -65,22 +66,28 @@ class PixelLogit(FlowBijector):
           name: of the operations.
 
         Raises:
-          ValueError: if `alpha` or `num_values` is out of range.
-          TypeError: if `dtype` is another one.
+          ValueError: if `alpha` or `num_values` is out of range, or `dtype` too coarse for them.
+          TypeError: if one of them is no number, or `dtype` another one.
         """
         parameters = dict(locals())
-        if not 0 < alpha < 0.5:
-            raise ValueError(f"{name}: expected an alpha in (0, 0.5), got {alpha}.")
-        if num_values < 2:
-            raise ValueError(f"{name}: expected at least 2 num_values, got {num_values}.")
+        checks.real(
+            alpha, lambda number: 0 < number < 0.5, f"{name}: expected an alpha in (0, 0.5)"
+        )
+        num_values = checks.integer(num_values, 2, f"{name}: expected at least 2 num_values")
         with tf.name_scope(name):
-            margin = num_values * alpha / (1 - 2 * alpha)
-            numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
-            self._low = numpy_dtype(-margin)
-            self._high = numpy_dtype(num_values + margin)
             super().__init__(
                 dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
             )
+            numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
+            margin = num_values * (alpha / (1 - 2 * alpha))
+            low, high = -margin, num_values + margin
+            # Else the lowest grey level is an end of the interval, or noise on the highest is lost.
+            if -low < np.finfo(numpy_dtype).tiny or high * np.finfo(numpy_dtype).eps > 2**-4:
+                raise ValueError(
+                    f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
+                    f"resolves, got {alpha} and {num_values}, that is ({low:.4g}, {high:.4g})."
+                )
+            self._low, self._high = numpy_dtype(low), numpy_dtype(high)
 
     @property
     def low(self) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors import multi_scale, parts, squeeze
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -130,6 +132,7 @@ class RealNVPImage(FlowBijector):
         image_shape = multi_scale.checked_image_shape(image_shape, name)
         if num_scales is None:
             num_scales = multi_scale.default_num_scales(image_shape, name)
+        num_scales = checks.integer(num_scales, 1, f"{name}: expected num_scales of at least 1")
         multi_scale.check_num_scales(num_scales, image_shape, name)
         if normalization not in multi_scale.NORMALIZATIONS:
             raise ValueError(
@@ -138,12 +141,20 @@ class RealNVPImage(FlowBijector):
             )
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
-        if num_blocks < 0 or num_filters < 1 or num_couplings < 1 or not filter_growth > 0:
-            raise ValueError(
-                f"{name}: expected num_blocks of at least 0 and positive num_filters, "
-                f"num_couplings and filter_growth, got {num_blocks}, {num_filters}, "
-                f"{num_couplings} and {filter_growth}."
+        num_blocks, num_filters, num_couplings, num_channel_couplings = (
+            checks.integer(value, at_least, f"{name}: expected {argument} of at least {at_least}")
+            for argument, value, at_least in (
+                ("num_blocks", num_blocks, 0),
+                ("num_filters", num_filters, 1),
+                ("num_couplings", num_couplings, 1),
+                ("num_channel_couplings", num_channel_couplings, 0),
             )
+        )
+        checks.real(
+            filter_growth, lambda x: 0 < x < math.inf, f"{name}: expected a positive filter_growth"
+        )
+        if not (network_fn is None or callable(network_fn)):
+            raise TypeError(f"{name}: expected a function as network_fn, got {network_fn!r}.")
         # What the networks and statistics in `flow` were made for.
         architecture = {
             "image_shape": image_shape,
@@ -225,10 +236,10 @@ class RealNVPImage(FlowBijector):
           image_shape: (height, width, channels).
           **overrides: arguments of the constructor that are to differ.
         """
-        sides = [side for side in tuple(image_shape)[:2] if side is not None]
-        num_scales = max(n for n in (1, 2, 3) if all(side % 2 ** (n - 1) == 0 for side in sides))
+        image_shape = multi_scale.checked_image_shape(image_shape, "RealNVPImage.compact")
+        sides = [side for side in image_shape[:2] if side is not None]
         configuration = {
-            "num_scales": num_scales,
+            "num_scales": max(1, min(3, multi_scale.max_num_scales(sides))),
             "num_filters": 96,
             "filter_growth": 1.5,
             "normalization": "actnorm",

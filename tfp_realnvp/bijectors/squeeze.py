@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
@@ -63,20 +64,15 @@ class Squeeze(FlowBijector):
 
         Raises:
           ValueError: if `block_size` is below 2 or `order` another one.
-          TypeError: if `dtype` is another one.
+          TypeError: if `block_size` is no number or `dtype` another one.
         """
         parameters = dict(locals())
-        if block_size != int(block_size) or block_size < 2:
-            raise ValueError(f"{name}: expected a block_size of at least 2, got {block_size}.")
+        block_size = checks.integer(block_size, 2, f"{name}: expected a block_size of at least 2")
         if order not in _ORDERS:
             raise ValueError(f"{name}: expected an order of {_ORDERS}, got {order!r}.")
         with tf.name_scope(name):
-            self._block_size = int(block_size)
+            self._block_size = block_size
             self._order = order
-            subpixels = list(np.ndindex(self._block_size, self._block_size))
-            if order == "factor_out":
-                subpixels.sort(key=lambda subpixel: sum(subpixel) % 2)
-            self._positions = [row * self._block_size + column for row, column in subpixels]
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=True,
@@ -111,16 +107,21 @@ class Squeeze(FlowBijector):
         k = self._block_size
         y = tf.nn.space_to_depth(flatten_batch(x), k)
         if self._order != "plain":
-            y = _reorder(y, self._positions)
+            y = _reorder(y, self._positions())
         return unflatten_batch(y, like=x), tf.zeros(tf.shape(x)[:-3], x.dtype)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         k = self._block_size
         x = flatten_batch(y)
         if self._order != "plain":
-            x = _reorder(x, np.argsort(self._positions))
+            x = _reorder(x, np.argsort(self._positions()))
         x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
         return x, tf.zeros(tf.shape(y)[:-3], y.dtype)
+
+    def _positions(self) -> list[int]:
+        """Returns where each sub-pixel of the factor-out order is in the plain one."""
+        subpixels = sorted(np.ndindex(self._block_size, self._block_size), key=lambda s: sum(s) % 2)
+        return [row * self._block_size + column for row, column in subpixels]
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         self._check_shape(input_shape, inverse=False)
