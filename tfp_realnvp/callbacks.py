@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.model import FlowModel
 
 __all__ = ["LearningRateBudget", "TrainingCheckpoint", "save_weights"]
@@ -65,16 +67,19 @@ class LearningRateBudget(keras.callbacks.Callback):
           ValueError: if not exactly one budget is given, or an argument is out of range.
         """
         super().__init__()
-        if (steps is None) == (seconds is None) or not (steps or seconds or 0) > 0:
+        if (steps is None) == (seconds is None):
             raise ValueError(
                 "LearningRateBudget: expected either a positive number of steps or of seconds, got "
                 f"steps={steps}, seconds={seconds}."
             )
-        if not 0 <= hold < 1 or warmup_steps < 1 or not peak > 0:
-            raise ValueError(
-                "LearningRateBudget: expected hold in [0, 1), at least 1 warmup_steps and a "
-                f"positive peak, got {hold}, {warmup_steps} and {peak}."
-            )
+        for value, is_valid, expected in (
+            (steps if seconds is None else seconds, lambda x: x > 0, "positive steps or seconds"),
+            (peak, lambda x: 0 < x < math.inf, "a positive peak"),
+            (warmup_steps, lambda x: 1 <= x < math.inf, "at least 1 warmup_steps"),
+            (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
+            (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
+        ):
+            checks.real(value, is_valid, f"LearningRateBudget: expected {expected}")
         self.peak = peak
         self.steps = steps
         self.seconds = seconds

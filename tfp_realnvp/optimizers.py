@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfp_realnvp import checks
 
 __all__ = ["FusedAdam"]
 
@@ -59,10 +62,16 @@ class FusedAdam(keras.optimizers.Adam):
           **kwargs: as in `keras.optimizers.Adam`, for example `global_clipnorm`.
 
         Raises:
-          ValueError: if `amsgrad`.
+          ValueError: if `amsgrad`, or a number is out of range.
         """
         if amsgrad:
-            raise ValueError("FusedAdam: expected amsgrad=False, use keras.optimizers.Adam for it.")
+            raise ValueError("FusedAdam: expected amsgrad=False, got True; keras's Adam has it.")
+        for value, is_valid, expected in (
+            (beta_1, lambda x: 0 <= x < 1, "beta_1 in [0, 1)"),
+            (beta_2, lambda x: 0 <= x < 1, "beta_2 in [0, 1)"),
+            (epsilon, lambda x: 0 < x < math.inf, "a positive epsilon"),
+        ):
+            checks.real(value, is_valid, f"FusedAdam: expected {expected}")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:

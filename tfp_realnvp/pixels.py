@@ -37,6 +37,9 @@ def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tens
     Returns:
       Values in [0, n) for grey levels 0 … n - 1.
     """
+    if tf.as_dtype(dtype) not in (tf.float32, tf.float64):
+        # Half precision has no room for noise on 255.
+        raise TypeError(f"dequantize: expected dtype float32 or float64, got {dtype!r}.")
     levels = tf.floor(tf.cast(images, dtype))
     # By name: left open, each device takes its own. (XLA may still derive another key.)
     noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype, alg="philox")
@@ -137,4 +140,5 @@ def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
     Returns:
       Bits per dimension, of the same shape.
     """
+    log_prob = tf.convert_to_tensor(log_prob)
     return -log_prob / (tf.cast(num_dims, log_prob.dtype) * math.log(2.0))

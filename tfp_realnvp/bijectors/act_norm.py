@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = ["ActNorm"]
@@ -64,8 +66,11 @@ class ActNorm(FlowBijector):
           TypeError: if `dtype` is another one.
         """
         parameters = dict(locals())
-        if not epsilon > 0:
-            raise ValueError(f"{name}: expected a positive epsilon, got {epsilon}.")
+        checks.real(epsilon, lambda x: 0 < x < math.inf, f"{name}: expected a positive epsilon")
+        if not (learned is None or isinstance(learned, LearnedAffine)):
+            raise TypeError(f"{name}: expected a LearnedAffine as learned, got {learned!r}.")
+        if num_channels is not None:
+            num_channels = checks.integer(num_channels, 1, f"{name}: expected num_channels from 1")
         with tf.name_scope(name):
             self._epsilon = epsilon
             # A copy shares the variables, made or not.

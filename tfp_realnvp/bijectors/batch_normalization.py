@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = ["BatchNormalization"]
@@ -80,12 +82,14 @@ class BatchNormalization(FlowBijector):
           TypeError: if `dtype` is another one.
         """
         parameters = dict(locals())
-        if not 0 <= momentum < 1:
-            raise ValueError(f"{name}: expected a momentum in [0, 1), got {momentum}.")
-        if not epsilon > 0:
-            raise ValueError(f"{name}: expected a positive epsilon, got {epsilon}.")
+        checks.real(momentum, lambda x: 0 <= x < 1, f"{name}: expected a momentum in [0, 1)")
+        checks.real(epsilon, lambda x: 0 < x < math.inf, f"{name}: expected a positive epsilon")
         if statistics not in _STATISTICS:
             raise ValueError(f"{name}: expected statistics of {_STATISTICS}, got {statistics!r}.")
+        if not (moving is None or isinstance(moving, MovingStatistics)):
+            raise TypeError(f"{name}: expected MovingStatistics as moving, got {moving!r}.")
+        if num_channels is not None:
+            num_channels = checks.integer(num_channels, 1, f"{name}: expected num_channels from 1")
         with tf.name_scope(name):
             self._momentum = momentum
             self._epsilon = epsilon
