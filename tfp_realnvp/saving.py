@@ -81,7 +81,16 @@ def deserialize_distribution(config: dict[str, Any]) -> tfd.Distribution:
       ValueError: if it names a class that is no distribution or bijector, or is malformed.
       TypeError: if a constructor does not take its arguments.
     """
-    distribution = _Deserializer().restore(config)
+    try:
+        distribution = _Deserializer().restore(config)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:
+        # Missing keys, and whatever arises in constructors that do not look at their arguments.
+        raise ValueError(
+            "expected the configuration of a distribution, got one that does not make one: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(distribution, tfd.Distribution):
         raise ValueError(f"expected the configuration of a distribution, got {distribution!r}.")
     return distribution
