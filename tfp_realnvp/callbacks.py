@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp import checks, replicas
 from tfp_realnvp.model import FlowModel
 
 __all__ = ["LearningRateBudget", "TrainingCheckpoint", "save_weights"]
@@ -27,7 +27,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     ```
 
     and training stops at `f = 1`: the best use of a fixed time, however fast the machine. Much of
-    a flow's gain comes in the last, annealed part.
+    a flow's gain comes in the last, annealed part. Of several workers all go by the chief's clock.
 
     #### Example
 
@@ -92,7 +92,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     def fraction(self) -> float:
         """The fraction of the budget that is used up, from 0."""
         if self.steps is not None:
-            return int(self.model.optimizer.iterations) / self.steps
+            return _step(self.model) / self.steps
         return self.elapsed_seconds / self.seconds
 
     @property
@@ -110,15 +110,22 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rate."""
-        step = int(self.model.optimizer.iterations)
+        step = _step(self.model)
         warm = min(1.0, (step + 1) / self.warmup_steps)
-        annealed = min(1.0, max(0.0, 1 - self.fraction) / (1 - self.hold))
+        annealed = min(1.0, max(0.0, 1 - self._common_fraction()) / (1 - self.hold))
         self.model.optimizer.learning_rate = self.peak * warm * annealed
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops when the budget is used up."""
-        if self.fraction >= 1:
+        if self._common_fraction() >= 1:
             self.model.stop_training = True
+
+    def _common_fraction(self) -> float:
+        # Workers of different learning rates would part, and one that stops alone leaves the others
+        # waiting.
+        if self.steps is not None:
+            return self.fraction
+        return replicas.value_of_chief(self.model.distribute_strategy, self.fraction)
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -131,7 +138,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     best value of `monitor` and how long ago it was. It counts once it is whole: a process that is
     killed at any point goes on from the one before (`tf.train.CheckpointManager`). The optimizer's
     iterations are the number of steps done, and with them the position in the data and the seeds of
-    the noise.
+    the noise. Of several workers the chief alone writes; all have to see the folder.
 
     #### Example
 
@@ -178,6 +185,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
           ValueError: if `save_seconds` or `patience` is not positive.
         """
         super().__init__()
+        if not isinstance(model, FlowModel):
+            raise TypeError(f"TrainingCheckpoint: expected a FlowModel, got {model!r}.")
         if (save_seconds is not None and not save_seconds > 0) or (
             patience is not None and patience < 1
         ):
@@ -195,7 +204,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._save_seconds = save_seconds
         self._patience = patience
         self._last_save = 0.0
-        model.optimizer.build(model.trainable_variables)
+        model.build_optimizer()
         checkpoint = tf.train.Checkpoint(
             distribution=model.distribution,
             optimizer=model.optimizer,
@@ -208,19 +217,33 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
 
     def restore(self) -> bool:
-        """Takes up the latest checkpoint; returns whether there was one."""
-        if self._manager.latest_checkpoint is None:
+        """Takes up the latest checkpoint; returns whether there was one.
+
+        Raises:
+          FileNotFoundError: if a worker has not the checkpoint that the chief has.
+        """
+        latest = self._manager.latest_checkpoint
+        if latest is not None:
+            self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
+        strategy = self.model.distribute_strategy
+        step = _step(self.model)
+        step_of_chief = int(replicas.value_of_chief(strategy, float(step)))
+        if step != step_of_chief:
+            raise FileNotFoundError(
+                f"TrainingCheckpoint: expected a checkpoint of step {step_of_chief}, as the chief "
+                f"has, in {self._manager.directory!r}, got one of step {step}: all workers have to "
+                "see the same folder."
+            )
+        if latest is None:
             return False
-        status = self._manager.checkpoint.restore(self._manager.latest_checkpoint)
-        status.assert_existing_objects_matched()
         if self._budget is not None:
-            self._budget.used_seconds = float(self._seconds)
+            self._budget.used_seconds = float(self._seconds.numpy())
         return True
 
     @property
     def is_out_of_patience(self) -> bool:
         """Whether the best epoch was `patience` epochs ago."""
-        return self._patience is not None and int(self._epochs_since_best) >= self._patience
+        return self._patience is not None and int(self._epochs_since_best.numpy()) >= self._patience
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
@@ -237,21 +260,33 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves, and looks whether this was the best epoch."""
         value = float((logs or {}).get(self._monitor, float("inf")))
-        if value < float(self._best):
+        if value < float(self._best.numpy()):
             self._best.assign(value)
             self._epochs_since_best.assign(0)
-            save_weights(self.model, self._best_path)
+            if self._writes:
+                save_weights(self.model, self._best_path)
         else:
             self._epochs_since_best.assign_add(1)
         self._save()
         if self.is_out_of_patience:
             self.model.stop_training = True
 
+    @property
+    def _writes(self) -> bool:
+        return replicas.is_chief(self.model.distribute_strategy)
+
     def _save(self) -> None:
+        self._last_save = time.monotonic()
+        if not self._writes:
+            return
         if self._budget is not None:
             self._seconds.assign(self._budget.elapsed_seconds)
-        self._manager.save(int(self.model.optimizer.iterations))
-        self._last_save = time.monotonic()
+        self._manager.save(_step(self.model))
+
+
+def _step(model: keras.Model) -> int:
+    # A variable of several devices is no number for Python.
+    return int(model.optimizer.iterations.numpy())
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""Adam by TensorFlow's fused kernel."""
+"""Steps that are made only if they are finite; Adam by TensorFlow's fused kernel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,71 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp import checks, replicas
 
-__all__ = ["FusedAdam"]
+__all__ = ["FusedAdam", "apply_if_finite"]
+
+
+def apply_if_finite(
+    optimizer: keras.optimizers.Optimizer,
+    loss: tf.Tensor,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> tf.Tensor:
+    """Applies gradients if they and the loss are finite, or else changes nothing at all.
+
+    On several replicas all make the same step, with gradients that were summed over them: the norm
+    that clips them is that of the sum.
+
+    #### Example
+
+    >>> import keras
+    >>> variable = keras.Variable(1.0)
+    >>> optimizer = keras.optimizers.SGD(0.5)
+    >>> gradient = keras.ops.convert_to_tensor(float('nan'))
+    >>> bool(apply_if_finite(optimizer, gradient, [gradient], [variable])), float(variable)
+    (False, 1.0)
+
+    Args:
+      optimizer: any of Keras.
+      loss: a scalar, the same on all replicas.
+      gradients: of `variables`, the same on all replicas.
+      variables: those that the optimizer was built for.
+
+    Returns:
+      A scalar `bool` tensor: whether all was finite.
+    """
+    if isinstance(optimizer, FusedAdam) and optimizer.applies_if_finite:
+        return optimizer.apply_if_finite(loss, gradients, variables)
+    is_finite = tf.math.is_finite(tf.linalg.global_norm([loss, *gradients]))
+    if replicas.num_replicas() > 1:
+        return _apply_on_replicas(optimizer, is_finite, gradients, variables)
+
+    def apply() -> tf.Tensor:
+        optimizer.apply(gradients, variables)
+        return tf.constant(True)
+
+    return tf.cond(is_finite, apply, lambda: tf.constant(False))
+
+
+def _apply_on_replicas(
+    optimizer: keras.optimizers.Optimizer,
+    is_finite: tf.Tensor,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> tf.Tensor:
+    # Keras waits for the other replicas within `apply`, which no branch may hold: what was to be
+    # left out is undone.
+    state = [variable.value for variable in (*variables, *optimizer.variables)]
+    before = [tf.identity(variable) for variable in state]
+    # And it sums over replicas, once more: one of them gives the sum, the others zeros.
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    counts = is_finite & tf.equal(replica, 0)
+    gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
+    optimizer.apply(gradients, variables)
+    for variable, value in zip(state, before, strict=True):
+        replicas.assign(variable, tf.where(is_finite, variable, value))
+    return is_finite
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -89,7 +151,7 @@ class FusedAdam(keras.optimizers.Adam):
             self.loss_scale_factor,
             self.gradient_accumulation_steps,
         )
-        return not any(unusual) and tf.distribute.get_strategy().num_replicas_in_sync == 1
+        return not any(unusual)
 
     def apply_if_finite(
         self, loss: tf.Tensor, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
@@ -97,11 +159,12 @@ class FusedAdam(keras.optimizers.Adam):
         """Applies gradients clipped to `global_clipnorm`, if they and the loss are finite.
 
         Otherwise variables, moments and iterations keep their values. It takes no branch: a step
-        that is not to be made is one of zero length.
+        that is not to be made is one of zero length. Each replica updates its own copies, all by
+        the same gradients.
 
         Args:
           loss: a scalar.
-          gradients: of `variables`.
+          gradients: of `variables`, summed over replicas.
           variables: those that the optimizer was built for.
 
         Returns:
@@ -124,7 +187,8 @@ class FusedAdam(keras.optimizers.Adam):
             # Zero times NaN is zero here.
             gradient = tf.math.multiply_no_nan(gradient, tf.cast(factor, gradient.dtype))
             self._apply_adam(gradient, variable.value, scalars)
-        self.iterations.value.assign_add(tf.cast(is_finite, self.iterations.value.dtype))
+        iterations = self.iterations.value
+        replicas.assign(iterations, iterations + tf.cast(is_finite, iterations.dtype))
         return is_finite
 
     def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:

@@ -14,7 +14,9 @@ __all__ = ["bits_per_dim", "dequantize", "evaluation_seed", "image_component", "
 _EVALUATION_STREAM = 0x5EED
 
 
-def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tensor:
+def dequantize(
+    images: tf.Tensor, seed: Any, dtype: Any = tf.float32, *, first: tf.Tensor | int = 0
+) -> tf.Tensor:
     """Adds uniform noise to grey levels: `floor(images) + U[0, 1)`.
 
     For a density p over the result, `E[log p] <= log P`, where P is the probability of the integer
@@ -33,6 +35,8 @@ def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tens
       images: grey levels, of any shape and integer or floating dtype.
       seed: two integers; the same give the same noise.
       dtype: of the result.
+      first: number of images before these in a larger batch, along the first axis: the noise is
+        that part of the larger batch's.
 
     Returns:
       Values in [0, n) for grey levels 0 … n - 1.
@@ -41,11 +45,32 @@ def dequantize(images: tf.Tensor, seed: Any, dtype: Any = tf.float32) -> tf.Tens
         # Half precision has no room for noise on 255.
         raise TypeError(f"dequantize: expected dtype float32 or float64, got {dtype!r}.")
     levels = tf.floor(tf.cast(images, dtype))
-    # By name: left open, each device takes its own. (XLA may still derive another key.)
-    noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype, alg="philox")
+    if isinstance(first, int) and first == 0:
+        # By name: left open, each device takes its own. (XLA may still derive another key.)
+        noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype, alg="philox")
+    else:
+        noise = _later_noise(tf.shape(levels), seed, dtype, first)
     # 255 + (1 - 2⁻²⁴) would round to 256, which is the next level's.
     largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
     return levels + tf.minimum(noise, tf.constant(largest, dtype))
+
+
+def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int) -> tf.Tensor:
+    # Philox makes numbers from a counter, 16 bytes a count: what comes before is not computed.
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    size, skipped = tf.reduce_prod(shape), tf.cast(first, tf.int64)
+    skipped *= tf.cast(tf.reduce_prod(shape[1:]), tf.int64)
+    per_count = 16 // tf.as_dtype(dtype).size
+    counter += tf.cast(tf.stack([skipped // per_count, 0]), tf.uint64)
+    rest = tf.cast(skipped % per_count, tf.int32)
+    noise = tf.raw_ops.StatelessRandomUniformV2(
+        shape=[rest + size],
+        key=key,
+        counter=counter,
+        alg=tf.random.Algorithm.PHILOX.value,
+        dtype=dtype,
+    )
+    return tf.reshape(noise[rest:], shape)
 
 
 def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:

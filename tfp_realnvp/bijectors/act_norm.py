@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp import checks, replicas
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = ["ActNorm"]
@@ -149,10 +149,8 @@ class LearnedAffine(tf.Module):
 
     def set_once(self, images: tf.Tensor, epsilon: float) -> None:
         """Sets the variables by the moments of `images`, unless that was done before."""
-        mean, variance = tf.nn.moments(
-            tf.stop_gradient(images), axes=list(range(images.shape.rank - 1))
-        )
+        mean, variance, _ = replicas.batch_moments(tf.stop_gradient(images), shift=self.shift)
         values = (mean, -0.5 * tf.math.log(variance + epsilon))
         for variable, value in zip((self.shift, self.log_scale), values, strict=True):
-            variable.assign(tf.where(self.is_set > 0, variable, value))
-        self.is_set.assign(tf.ones_like(self.is_set))
+            replicas.assign(variable, tf.where(self.is_set > 0, variable, value))
+        replicas.assign(self.is_set, tf.ones_like(self.is_set))

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp import checks, replicas
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = ["BatchNormalization"]
@@ -37,7 +37,8 @@ class BatchNormalization(FlowBijector):
     and then normalises by the moved ones, gradients going through μ̂ and σ̂² only (Appendix E). The
     first step uses the batch alone. So training and evaluation normalise by nearly the same numbers
     also when batches are small. `statistics='batch'` gives plain batch normalisation, that is by
-    μ̂ and σ̂² themselves while training.
+    μ̂ and σ̂² themselves while training. On several replicas the batch is that of them all within
+    `replicas.global_statistics`, as in `FlowModel.fit`, and else that of each.
 
     #### Example
 
@@ -135,7 +136,7 @@ class BatchNormalization(FlowBijector):
         self._moving.build(y.shape[-1], self.dtype)
         mean, variance = self._moving.mean, self._moving.variance
         if options.get("training"):
-            batch = tf.nn.moments(y, axes=list(range(y.shape.rank - 1)))
+            *batch, _ = replicas.batch_moments(y, shift=mean)
             moved = self._moving.move(*batch, momentum=self._momentum)
             mean, variance = moved if self._statistics == "running" else batch
         variance = variance + self._epsilon
@@ -179,18 +180,12 @@ class MovingStatistics(tf.Module):
         moved = []
         for statistic, batch in ((self.mean, mean), (self.variance, variance)):
             value = kept * tf.stop_gradient(statistic) + (1 - kept) * batch
-            statistic.assign(tf.stop_gradient(value))
+            replicas.assign(statistic, tf.stop_gradient(value))
             moved.append(value)
-        self.num_updates.assign_add(1)
+        replicas.assign(self.num_updates, self.num_updates + 1)
         return moved[0], moved[1]
 
 
 def _statistic(value: tf.Tensor, name: str) -> tf.Variable:
-    # Each replica of a distribution strategy moves its own; whoever reads them gets the mean.
-    return tf.Variable(
-        value,
-        trainable=False,
-        name=name,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.MEAN,
-    )
+    mean = tf.VariableAggregation.MEAN
+    return tf.Variable(value, trainable=False, name=name, aggregation=mean)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import replicas
+
 __all__ = ["BatchNorm"]
 
 
@@ -72,8 +74,8 @@ class BatchNorm(keras.layers.Layer):
             tf.convert_to_tensor(v._value)
             for v in (self.offset, self.moving_mean, self.moving_variance)
         )
-        if inputs.dtype == tf.float64:
-            return self._in_double(inputs, offset, moving_mean, moving_variance, training)
+        if inputs.dtype == tf.float64 or (training and replicas.statistics_are_global()):
+            return self._by_moments(inputs, offset, moving_mean, moving_variance, training)
         scale = tf.ones_like(offset)
         # While training the kernel normalises by the batch's statistics, and gives the moved ones.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -87,11 +89,11 @@ class BatchNorm(keras.layers.Layer):
             is_training=training,
         )
         if training:
-            self.moving_mean._value.assign(mean)
-            self.moving_variance._value.assign(variance)
+            replicas.assign(self.moving_mean._value, mean)
+            replicas.assign(self.moving_variance._value, variance)
         return outputs
 
-    def _in_double(
+    def _by_moments(
         self,
         inputs: tf.Tensor,
         offset: tf.Tensor,
@@ -99,14 +101,17 @@ class BatchNorm(keras.layers.Layer):
         variance: tf.Tensor,
         training: bool,
     ) -> tf.Tensor:
-        # The fused kernel is for single and half precision.
+        # The fused kernel is for single and half precision, and for the batch of one replica.
+        values = tf.cast(inputs, offset.dtype)
         if training:
-            mean, variance = tf.nn.moments(inputs, axes=[0, 1, 2])
-            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), inputs.dtype)
+            moving = self.moving_mean._value, self.moving_variance._value
+            mean, variance, count = replicas.batch_moments(values, shift=mean)
             unbiased = variance * count / tf.maximum(count - 1, 1)
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
-                moving._value.assign_add((1 - self.momentum) * (batch - moving._value))
-        return tf.nn.batch_normalization(inputs, mean, variance, offset, None, self.epsilon)
+            for statistic, batch in zip(moving, (mean, unbiased), strict=True):
+                moved = statistic + (1 - self.momentum) * (batch - statistic)
+                replicas.assign(statistic, moved)
+        outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
+        return tf.cast(outputs, inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
