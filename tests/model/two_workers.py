@@ -1,0 +1,19 @@
+"""What each of two workers runs: `two_workers.py FOLDER`, with `TF_CONFIG` in the environment."""
+
+import json
+import pathlib
+import sys
+
+import tensorflow as tf
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import strategy_testing as st
+
+if __name__ == "__main__":
+    # Before anything else makes a tensor.
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    folder = pathlib.Path(sys.argv[1])
+    results = st.train(strategy, folder / "training")
+    index = strategy.cluster_resolver.task_id
+    (folder / f"results{index}.json").write_text(json.dumps(results))

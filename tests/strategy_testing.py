@@ -1,0 +1,103 @@
+"""The same training on one device, on two replicas of a process, and in two worker processes."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import flow_testing as ft
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+SHAPE = (4, 4, 1)
+STEPS = 20
+
+
+def make_model(strategy=None, optimizer=lambda: None, dequantize=True, **options):
+    """Returns a compiled model of random weights, with batch normalisation everywhere."""
+    names = ("global_statistics", "run_eagerly")
+    compile_options = {name: options.pop(name) for name in names if name in options}
+    with (strategy or tf.distribute.get_strategy()).scope():
+        keras.utils.set_random_seed(0)
+        sizes = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 3}
+        flow = ft.randomize(tfr.RealNVPImage(SHAPE, **{**sizes, **options}))
+        distribution = tfp.distributions.TransformedDistribution(ft.standard_normal(SHAPE), flow)
+        model = tfr.FlowModel(distribution, dequantize=dequantize)
+        model.compile(optimizer(), **compile_options)
+    return model
+
+
+def train(strategy, folder, images=None, **options):
+    """Returns what 20 steps, or 4 epochs, come to, with validation and checkpoints."""
+    model = make_model(strategy, **options)
+    images = ft.grey_levels(40) if images is None else images
+    # By the clock, which no two workers share, but far from its end.
+    budget = tfr.LearningRateBudget(1e-3, seconds=1e6, warmup_steps=1)
+    checkpoint = tfr.TrainingCheckpoint(folder, model, budget=budget)
+    history = model.fit(
+        images,
+        batch_size=8,
+        epochs=4,
+        shuffle=False,
+        # A last batch of a single image, which leaves a replica without any.
+        validation_data=(images[:9], None),
+        verbose=0,
+        callbacks=[budget, checkpoint],
+    ).history
+    return {
+        **history,
+        "steps": int(model.optimizer.iterations.numpy()),
+        "evaluate": model.evaluate(images[:21], batch_size=8, verbose=0),
+        "predict": model.predict(images[:9], batch_size=8, verbose=0).tolist(),
+        "weights": [float(tf.reduce_sum(v)) for v in model.distribution.variables],
+    }
+
+
+def assert_same(actual, expected, rtol=1e-4):
+    """Asserts that two results of `train` are those of the same steps."""
+    assert actual["steps"] == expected["steps"]
+    for name in ("loss", "bits_per_dim", "val_loss", "val_bits_per_dim", "evaluate", "predict"):
+        np.testing.assert_allclose(actual[name], expected[name], rtol=rtol, err_msg=name)
+
+
+def start_workers(script, arguments, folder, number=2):
+    """Starts worker processes on free ports of this machine; their output goes to `folder`."""
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    processes = []
+    for index in range(number):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        # One core for each.
+        threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}
+        with (pathlib.Path(folder) / f"worker{index}.txt").open("ab") as output:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, script, *map(str, arguments)],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **threads, "TF_CONFIG": json.dumps(task)},
+                )
+            )
+    return processes
+
+
+def finish_workers(processes, folder, timeout=120):
+    """Waits for workers that are to succeed."""
+    try:
+        for index, process in enumerate(processes):
+            log = pathlib.Path(folder) / f"worker{index}.txt"
+            assert process.wait(timeout) == 0, log.read_text()[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
