@@ -38,6 +38,7 @@ FLAGS = flags.FLAGS
 
 _NUM_IMAGES = 256  # of which moments are taken
 _NUM_COLUMNS = 8
+_ANGLES = ("0", "π/4", "π/2", "3π/4", "π", "5π/4", "3π/2", "7π/4")
 
 tfd = tfp.distributions
 
@@ -111,10 +112,10 @@ def draw_reconstructions(figures: Figures, flow: tfd.Distribution, images: np.nd
 def draw_manifold(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
     figures.save(
         "manifold.png",
-        latents.manifold(flow, images, num_angles=8),
-        "Manifold of four images: at angles 0 and π/2",
-        row_labels=[f"φ = {i}π/4" for i in range(8)],
-        column_labels=[f"φ′ = {i}π/4" for i in range(8)],
+        latents.manifold(flow, images, len(_ANGLES)),
+        "Manifold of four images, which are at the angles 0 and π/2",
+        row_labels=[f"φ = {angle}" for angle in _ANGLES],
+        column_labels=[f"φ′ = {angle}" for angle in _ANGLES],
     )
 
 

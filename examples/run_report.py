@@ -25,6 +25,8 @@ def write_report(
     train: data.ImageBatches,
     evaluation: data.ImageBatches,
     output_dir: pathlib.Path,
+    *,
+    num_steps: int,
     seed: int = 0,
 ) -> None:
     """Prints and writes bits/dim, and draws samples, reconstructions and learning curves.
@@ -35,6 +37,7 @@ def write_report(
       evaluation: the images to report on, once through.
       output_dir: for `report.json`, `samples.png`, `reconstructions.png` and `curve.png`, which is
         made of the `log.csv` there.
+      num_steps: of the whole training, of which the best weights may have had fewer.
       seed: of the samples.
     """
     splits = {"train": train, evaluation.split: evaluation}
@@ -65,7 +68,7 @@ def write_report(
         {
             "bits_per_dim": bits,
             "reconstruction_error": error,
-            "steps": int(model.optimizer.iterations),
+            "steps": num_steps,
         },
     )
 

@@ -29,7 +29,9 @@ from absl import app, flags, logging
 import tfp_realnvp as tfr
 from tfp_realnvp import data, files, plots
 
-flags.DEFINE_string("dataset", "digits", "A name that `tfp_realnvp.data.load` knows, or a path.")
+flags.DEFINE_string(
+    "dataset", None, "A name that `tfp_realnvp.data.load` knows, or a path; None: the preset's."
+)
 flags.DEFINE_enum(
     "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "A row of the paper's table: data and model."
 )
@@ -58,6 +60,7 @@ flags.DEFINE_bool("mixed_precision", False, "Networks in bfloat16.")
 flags.DEFINE_bool("xla", False, "Training step compiled by XLA.")
 flags.DEFINE_bool("recompute", False, "Less memory for more time.")
 flags.DEFINE_bool("tensorboard", True, "Write a TensorBoard log, with samples.")
+flags.mark_flags_as_mutual_exclusive(["epochs", "limit_minutes"])
 
 FLAGS = flags.FLAGS
 
@@ -77,11 +80,17 @@ def main(argv: list[str]) -> None:
     model.compile(jit_compile=FLAGS.xla)
     print(f"{model.count_params():,} parameters, {model.distribution.bijector.num_scales} scales")
     fit(model, config, output_dir)
+    num_steps = int(model.optimizer.iterations)
     if (output_dir / run_folder.BEST_WEIGHTS).exists():
         model.load_weights(output_dir / run_folder.BEST_WEIGHTS)
     tfr.save_weights(model, output_dir / run_folder.FINAL_WEIGHTS)
     run_report.write_report(
-        model, load(config, "train"), load(config, "evaluation"), output_dir, FLAGS.seed
+        model,
+        load(config, "train"),
+        load(config, "evaluation"),
+        output_dir,
+        num_steps=num_steps,
+        seed=FLAGS.seed,
     )
 
 
@@ -95,7 +104,7 @@ def load(config: dict, split: str, **options: int) -> data.ImageBatches:
 def make_config() -> dict:
     """Returns what describes the run: it is written beside the results."""
     config = {
-        "dataset": FLAGS.preset or FLAGS.dataset,
+        "dataset": FLAGS.dataset or FLAGS.preset or "digits",
         "batch_size": FLAGS.batch_size,
         "image_size": FLAGS.image_size,
         "flip": FLAGS.flip,
@@ -103,11 +112,13 @@ def make_config() -> dict:
         "seed": FLAGS.seed,
     }
     images = load(config, "train", training=True, cache_bytes=0)
-    arguments = {"image_shape": images.image_shape, "num_values": images.num_values}
+    arguments = {}
     if FLAGS.preset:
-        arguments |= tfr.PAPER_CONFIGURATIONS[FLAGS.preset]
+        arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
     elif config["dataset"] == "digits":
-        arguments |= {"num_blocks": 1, "num_filters": 32}
+        arguments = {"num_blocks": 1, "num_filters": 32}
+    # Of the data, which may be others than the preset's.
+    arguments |= {"image_shape": images.image_shape, "num_values": images.num_values}
     for name in ("num_scales", "num_blocks", "num_filters"):
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value

@@ -190,7 +190,7 @@ def save_labelled_grid(
     scale = tile / max(height, width)
     # Room for the labels and the title.
     size = (grid.shape[1] * scale + 1.6, grid.shape[0] * scale + 1.0)
-    figure = Figure(figsize=(max(4.5, size[0]), size[1]), dpi=120, layout="constrained")
+    figure = Figure(figsize=(max(4.5, size[0]), size[1]), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(
@@ -213,7 +213,7 @@ def save_labelled_grid(
         row_labels,
     )
     with written_whole(path) as (file, path):
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
     return path
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_image.py"
 _NUM_KILLS = 3
-_LOG_STEPS = 7
-_STEPS = 240
+_LOG_STEPS = 30
+_STEPS = 400
 
 
 def _start(folder, images):

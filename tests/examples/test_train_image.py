@@ -141,6 +141,19 @@ def test_presets(preset, tmp_path, run_script, monkeypatch):
     assert config["bijector"]["arguments"] == {**paper, "num_values": 256}
 
 
+def test_the_paper_s_model_on_other_data(train, images):
+    folder = train("run", "--preset=imagenet32", "--epochs=0.1")
+    config = run_folder.read_config(folder)
+    assert config["dataset"] == str(images)
+    assert config["bijector"]["arguments"] == {
+        "image_shape": [4, 4, 1],
+        "num_values": 256,
+        "num_scales": 1,
+        "num_blocks": 0,
+        "num_filters": 2,
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
