@@ -104,3 +104,14 @@ def test_bits_per_dim():
     double = tfr.bits_per_dim(tf.cast(-48 * math.log(256), tf.float64), tf.constant(48))
     assert double.dtype == tf.float64
     np.testing.assert_allclose(double, 8, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+@pytest.mark.parametrize("image_shape", [(4, 4, 3), (3, 3, 1)])
+def test_noise_of_a_part_is_that_of_the_whole(image_shape, dtype):
+    # Also where the numbers of an image are no multiple of those that philox makes at a time.
+    images = tf.zeros([6, *image_shape])
+    whole = tfr.dequantize(images, (3, 5), dtype)
+    for first in range(1, 6):
+        part = tfr.dequantize(images[first:], (3, 5), dtype, first=tf.constant(first))
+        np.testing.assert_array_equal(part, whole[first:])

@@ -1,0 +1,65 @@
+"""Two workers, of which one is killed: all start again, and end where they were to end."""
+
+import json
+import pathlib
+import signal
+import time
+
+import flow_testing as ft
+import numpy as np
+import strategy_testing as st
+import tensorflow as tf
+
+_SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_multiworker.py"
+_ARGUMENTS = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 3}
+_STEPS, _LOG_STEPS = 120, 8
+
+
+def _start(folder, images):
+    flags = [
+        f"--dataset={images}",
+        f"--output_dir={folder / 'results'}",
+        f"--arguments={json.dumps(_ARGUMENTS)}",
+        "--batch_size=6",
+        "--num_validation=12",
+        # 48 images, 8 steps a pass.
+        f"--epochs={_STEPS // 8}",
+        f"--log_steps={_LOG_STEPS}",
+    ]
+    return st.start_workers(_SCRIPT, flags, folder)
+
+
+def _last_step(folder):
+    latest = tf.train.latest_checkpoint(folder / "results" / "checkpoints")
+    return int(latest.rsplit("-", 1)[1]) if latest else 0
+
+
+def test_a_worker_is_killed(tmp_path):
+    images = tmp_path / "images.npz"
+    np.savez(images, train=ft.grey_levels(60, (8, 8, 1)), test=ft.grey_levels(10, (8, 8, 1)))
+    first, second = _start(tmp_path, images)
+    try:
+        deadline = time.monotonic() + 120
+        while not _last_step(tmp_path):
+            assert first.poll() is None, (tmp_path / "worker0.txt").read_text()[-4000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        second.send_signal(signal.SIGKILL)
+    finally:
+        for process in (second, first):
+            process.kill()
+            process.wait()
+    step = _last_step(tmp_path)
+    assert step % _LOG_STEPS == 0 and 0 < step < _STEPS, step
+
+    st.finish_workers(_start(tmp_path, images), tmp_path)
+    output = (tmp_path / "worker0.txt").read_text()
+    assert f"going on after step {step}" in output and f"{_STEPS} steps" in output
+    assert _last_step(tmp_path) == _STEPS
+    log = np.genfromtxt(tmp_path / "results" / "log.csv", delimiter=",", names=True)
+    assert log["epoch"][-1] == _STEPS / _LOG_STEPS - 1
+    assert np.isfinite(log["val_bits_per_dim"]).all()
+    # The chief alone has written.
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    expected = {"checkpoints", "config.json", "log.csv", "best.weights.h5", "final.weights.h5"}
+    assert names == expected
