@@ -55,8 +55,9 @@ def main(argv: list[str]) -> None:
         model.compile(global_statistics=FLAGS.global_statistics)
 
     images = run_folder.load_split(config, "train", training=True, data_dir=FLAGS.data_dir)
-    log_steps = FLAGS.log_steps or images.steps_per_epoch
-    steps = FLAGS.epochs * images.steps_per_epoch
+    steps_per_pass = images.steps_per_epoch or 1_000
+    log_steps = FLAGS.log_steps or steps_per_pass
+    steps = FLAGS.epochs * steps_per_pass
     budget = tfr.LearningRateBudget(FLAGS.learning_rate, steps=steps)
     checkpoint = tfr.TrainingCheckpoint(output_dir, model, budget=budget)
     is_chief = replicas.is_chief(strategy)
