@@ -34,16 +34,23 @@ def dequantize(
     Args:
       images: grey levels, of any shape and integer or floating dtype.
       seed: two integers; the same give the same noise.
-      dtype: of the result.
+      dtype: of the result, `tf.float32` or `tf.float64`.
       first: number of images before these in a larger batch, along the first axis: the noise is
         that part of the larger batch's.
 
     Returns:
       Values in [0, n) for grey levels 0 … n - 1.
+
+    Raises:
+      ValueError: if `seed` is something else.
+      TypeError: if `dtype` is another one.
     """
     if tf.as_dtype(dtype) not in (tf.float32, tf.float64):
         # Half precision has no room for noise on 255.
         raise TypeError(f"dequantize: expected dtype float32 or float64, got {dtype!r}.")
+    seed = tf.convert_to_tensor(seed)
+    if not (seed.dtype.is_integer and seed.shape.is_compatible_with([2])):
+        raise ValueError(f"dequantize: expected two integers as seed, got {seed!r}.")
     levels = tf.floor(tf.cast(images, dtype))
     if isinstance(first, int) and first == 0:
         # By name: left open, each device takes its own. (XLA may still derive another key.)
