@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import export, files, saving
+from tfp_realnvp import checks, export, files, saving
 from tfp_realnvp.image_input import check_images
 from tfp_realnvp.likelihood import LikelihoodModel, ReplicatedMean
 from tfp_realnvp.optimizers import FusedAdam
@@ -19,6 +20,8 @@ from tfp_realnvp.optimizers import FusedAdam
 __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
+
+_INT32 = range(-(2**31), 2**31)
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -87,7 +90,7 @@ class FlowModel(LikelihoodModel):
           name: of the model.
 
         Raises:
-          TypeError: if `distribution` is not a `tfd.Distribution`.
+          TypeError: if `distribution` is not a `tfd.Distribution`, or `seed` no number.
           ValueError: if its events are not images, it has batch dimensions, or it was not made in
             the scope of the same `tf.distribute.Strategy` as this model.
         """
@@ -99,6 +102,7 @@ class FlowModel(LikelihoodModel):
                 f"batch dimensions, got event_shape {distribution.event_shape} and batch_shape "
                 f"{distribution.batch_shape}."
             )
+        checks.real(seed, lambda x: x in _INT32, "FlowModel: expected an int32 as seed")
         _check_scope("the distribution", distribution.variables)
         super().__init__(distribution, dequantize=dequantize, seed=seed, name=name)
 
@@ -124,11 +128,13 @@ class FlowModel(LikelihoodModel):
           **kwargs: as in `keras.Model.compile`, but for `loss`.
 
         Raises:
-          ValueError: if a `loss` is given, or the optimizer was not made in the scope of the
-            model's `tf.distribute.Strategy`.
+          ValueError: if a `loss` is given, `scale_l2` is negative, or the optimizer was not made in
+            the scope of the model's `tf.distribute.Strategy`.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError("FlowModel.compile: expected no loss, it is the negative log density.")
+        expected = "FlowModel.compile: expected a scale_l2 of at least 0"
+        checks.real(scale_l2, lambda x: 0 <= x < math.inf, expected)
         with self.distribute_strategy.scope():
             if optimizer is None:
                 optimizer = FusedAdam(1e-3, global_clipnorm=100.0)
