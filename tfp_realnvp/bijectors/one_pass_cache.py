@@ -148,7 +148,7 @@ class _ComputationState:
 
     def _written_in_graph(self) -> bool:
         later = self._graph.get_operations()[self._num_operations :]
-        handles = {id(variable.handle) for variable in self._variables}
+        handles = {id(_handle(variable)) for variable in self._variables}
         names = {
             inner.name
             for outer, inner in getattr(self._graph, "captures", ())
@@ -164,7 +164,15 @@ class _ComputationState:
 
 def _read(variable: tf.Variable) -> tf.Tensor:
     # The bare operation: `read_value` costs three times as much, for each variable of each call.
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    return tf.raw_ops.ReadVariableOp(resource=_handle(variable), dtype=variable.dtype)
+
+
+def _handle(variable: tf.Variable) -> tf.Tensor:
+    try:
+        return variable.handle
+    except ValueError:
+        # Between the replicas of a strategy it has a copy for each, and all are the same.
+        return variable.values[0].handle
 
 
 def _same_value(old: tf.Tensor, new: tf.Tensor) -> bool:

@@ -1,0 +1,150 @@
+"""What two replicas of one process do, beside what one device does.
+
+A process of its own, since logical devices are made once; and one strategy for all, since those of
+a process share the numbers of their messages.
+"""
+
+import contextlib
+import pathlib
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import flow_testing as ft
+import strategy_testing as st
+
+import tfp_realnvp as tfr
+
+_ONE = tf.distribute.get_strategy()
+
+
+def _state(model):
+    return [v.numpy() for v in (*model.distribution.variables, *model.optimizer.variables)]
+
+
+def _fit(strategy, images, *, epochs=1, **options):
+    model = st.make_model(strategy, **options)
+    model.fit(images, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return model
+
+
+def training_and_evaluation(two):
+    with tempfile.TemporaryDirectory() as alone, tempfile.TemporaryDirectory() as mirrored:
+        expected, actual = st.train(_ONE, alone), st.train(two, mirrored)
+        assert expected["steps"] == st.STEPS
+        st.assert_same(actual, expected)
+        # Its checkpoint is one for any number of devices.
+        model = st.make_model()
+        assert tfr.TrainingCheckpoint(mirrored, model).restore()
+        np.testing.assert_allclose(
+            model.predict(ft.grey_levels(40)[:9], batch_size=8, verbose=0),
+            expected["predict"],
+            rtol=1e-4,
+        )
+
+
+def density_in_and_out_of_the_scope(two):
+    model = st.make_model(two)
+    values = ft.pixels([2, *st.SHAPE])
+    expected = st.make_model().distribution.log_prob(values)
+    np.testing.assert_allclose(model.distribution.log_prob(values), expected, rtol=1e-5)
+    with two.scope():
+        again = model.distribution.log_prob(tf.identity(values))
+    np.testing.assert_allclose(again, expected, rtol=1e-5)
+
+
+def clipping(two):
+    # To a norm that each gradient exceeds, also that of a half batch. An ε that is not small keeps
+    # Adam from making a step of each rounding error.
+    for make in (
+        lambda: keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=1e-2),
+        lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, global_clipnorm=1e-2),
+    ):
+        expected = _fit(_ONE, ft.grey_levels(24), optimizer=make)
+        actual = _fit(two, ft.grey_levels(24), optimizer=make)
+        for one, other in zip(_state(actual), _state(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def first_batch_of_act_norm(two):
+    options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
+    states = []
+    for strategy in (_ONE, two):
+        model = st.make_model(strategy, **options)
+        for variable in model.distribution.variables:
+            if "is_set" in variable.name:
+                variable.assign(0.0)
+        model.fit(ft.grey_levels(7), batch_size=7, verbose=0)
+        states.append(_state(model))
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def a_nan_on_one_replica(two):
+    images = ft.grey_levels(24).astype(np.float32) + 0.5
+    # On the second replica, which has the second half of a batch.
+    images[14, 0, 0, 0] = np.nan
+    for make in (lambda: None, lambda: keras.optimizers.Adam(1e-3)):
+        model = st.make_model(two, optimizer=make, dequantize=False)
+        # So that there are moments, which a step of zeros would change.
+        model.fit(images[:8], batch_size=8, shuffle=False, verbose=0)
+        expected = _state(model)
+        with _raises(tfr.NonFiniteLossError, "at step 1"):
+            model.fit(images[8:], batch_size=8, shuffle=False, verbose=0)
+        for one, other in zip(_state(model), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def statistics_of_each_replica(two):
+    images = ft.grey_levels(16)
+    model = _fit(two, images, global_statistics=False)
+    for variable in model.distribution.variables:
+        first, second = two.experimental_local_results(variable)
+        np.testing.assert_array_equal(first, second, err_msg=variable.name)
+    whole = _fit(_ONE, images)
+    pairs = zip(model.distribution.variables, whole.distribution.variables, strict=True)
+    differences = [np.abs(a.numpy() - b.numpy()).max() for a, b in pairs if "moving" in b.name]
+    assert 1e-3 < max(differences) < 1, differences
+
+
+def scopes_that_differ(two):
+    distribution = st.make_model().distribution
+    with _raises(ValueError, "the distribution of the scope"), two.scope():
+        tfr.FlowModel(distribution)
+    model, optimizer = st.make_model(two), keras.optimizers.Adam()
+    with _raises(ValueError, "the optimizer of the scope"):
+        model.compile(optimizer)
+
+
+@contextlib.contextmanager
+def _raises(kind, words):
+    try:
+        yield
+    except kind as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(f"expected a {kind.__name__}")
+
+
+if __name__ == "__main__":
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for check in (
+        training_and_evaluation,
+        density_in_and_out_of_the_scope,
+        clipping,
+        first_batch_of_act_norm,
+        a_nan_on_one_replica,
+        statistics_of_each_replica,
+        scopes_that_differ,
+    ):
+        start = time.monotonic()
+        check(strategy)
+        print(f"{check.__name__}: {time.monotonic() - start:.1f} s", flush=True)
