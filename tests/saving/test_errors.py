@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import zipfile
 
 import keras
@@ -124,8 +125,36 @@ def test_a_lambda_in_a_file_is_refused(tmp_path):
         keras.models.load_model(path)
 
 
+@pytest.mark.parametrize("kind", ["lambda layer", "function of a module", "class of a module"])
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_no_code_of_a_file_is_run(tmp_path, kind):
+    marker = str(tmp_path / "ran")
+    layer = keras.layers.Lambda(lambda x: open(marker, "w") and tf.concat([x, x], axis=-1))
+    evil = {
+        "lambda layer": keras.saving.serialize_keras_object(layer),
+        "function of a module": {"module": "os", "class_name": "function", "config": "system"},
+        "class of a module": {"module": "subprocess", "class_name": "Popen", "config": {}},
+    }[kind]
+    network = {"kind": "keras", "config": {"registered_name": evil["class_name"], **evil}}
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(), tfr.ShallowConv(2, 4))
+    flow = tfd.TransformedDistribution(standard_normal(SHAPE), tfr.FlowChain([coupling]))
+    tfr.FlowModel(flow).save(tmp_path / "flow.keras")
+    path = edited(
+        tmp_path / "flow.keras",
+        tmp_path / "bad.keras",
+        lambda arguments: arguments["bijector"]["arguments"]["bijectors"][0]["arguments"].update(
+            network=network
+        ),
+    )
+    with pytest.raises((TypeError, ValueError), match=r"arbitrary code|Could not locate"):
+        keras.models.load_model(path)
+    assert not os.path.exists(marker)
+
+
 def test_a_configuration_of_something_else_is_refused():
     with pytest.raises(ValueError, match="expected a configuration of a kind"):
         deserialize_distribution({"kind": "pickle"})
     with pytest.raises(ValueError, match="expected the configuration of a distribution"):
         deserialize_distribution({"kind": "dtype", "name": "float32"})
+    with pytest.raises(ValueError, match="expected the configuration of a distribution"):
+        deserialize_distribution({"kind": "dtype"})
