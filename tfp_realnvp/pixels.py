@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import checks
+
 __all__ = ["bits_per_dim", "dequantize", "evaluation_seed", "image_component", "to_uint8"]
 
 # Training's noise is seeded by its seed and the step: evaluation's must be another.
@@ -146,8 +148,8 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
       ValueError: if a value is not finite, or `num_values` above 256.
     """
     images = np.asarray(images)
-    if not 1 <= num_values <= 256:
-        raise ValueError(f"to_uint8: expected num_values in [1, 256], got {num_values}.")
+    expected = "to_uint8: expected num_values in [1, 256]"
+    checks.real(num_values, lambda number: 1 <= number <= 256, expected)
     if not np.isfinite(images).all():
         raise ValueError(
             f"to_uint8: expected finite values, got {np.count_nonzero(~np.isfinite(images))} that "

@@ -83,11 +83,12 @@ def deserialize_distribution(config: dict[str, Any]) -> tfd.Distribution:
     """
     try:
         distribution = _Deserializer().restore(config)
-    except (TypeError, ValueError):
+    except ValueError:
         raise
     except Exception as error:
         # Missing keys, and whatever arises in constructors that do not look at their arguments.
-        raise ValueError(
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
             "expected the configuration of a distribution, got one that does not make one: "
             f"{type(error).__name__}: {error}"
         ) from error
