@@ -72,22 +72,6 @@ def test_the_identity_of_the_numbers(folder, tmp_path, run_script, capsys):
     assert abs(other - figures["test"]["bits_per_dim"]) > 1e-4
 
 
-def test_evaluate_in_the_precision_of_the_run(folder, tmp_path, run_script):
-    config = {**run_folder.read_config(folder), "mixed_precision": True}
-    run_folder.write_config(tmp_path, config)
-    weights = f"--weights={folder / 'final.weights.h5'}"
-    run_script("evaluate", f"--results_dir={tmp_path}", weights, "--num_draws=1", "--split=test")
-    found = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
-    images = np.load(config["dataset"])["test"]
-    by_model = []
-    for path in (tmp_path, folder):
-        model, _ = run_folder.load_run(path, folder / "final.weights.h5")
-        model.compile()
-        by_model.append(model.evaluate(images, batch_size=2, verbose=0)[1])
-    assert found["bits_per_dim"] == pytest.approx(by_model[0], abs=1e-4)
-    assert abs(by_model[0] - by_model[1]) > 2e-4
-
-
 def test_evaluate_some_batches(folder, tmp_path, run_script):
     run_script(
         "evaluate",

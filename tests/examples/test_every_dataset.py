@@ -89,10 +89,11 @@ def test_from_training_to_figures(name, tmp_path, run_script):
         assert _size(results / picture)[1] == scale * (8 * (width + 1) + 1)
     _size(results / "curve.png")
 
-    run_script("evaluate", f"--results_dir={results}", "--num_draws=1", "--num_batches=2")
+    flags = ("--split=evaluation", "--num_draws=2", "--num_batches=2")
+    run_script("evaluate", f"--results_dir={results}", *flags)
     evaluation = json.loads((results / "evaluation.json").read_text())
-    assert set(evaluation["results"]) == {"train", split}
-    assert all(each["num_images"] in (6, 8) for each in evaluation["results"].values())
+    assert set(evaluation["results"]) == {split}
+    assert evaluation["results"][split]["num_images"] in (6, 8)
     is_in_the_paper = name in (
         "cifar10 imagenet32 imagenet64 celeb_a lsun/bedroom lsun/tower lsun/church_outdoor".split()
     )

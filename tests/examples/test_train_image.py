@@ -1,6 +1,7 @@
 import json
 
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import run_folder
@@ -39,39 +40,49 @@ def train(images, tmp_path, run_script):
     return run
 
 
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory, run_script):
+    """Returns the folder of a run of 20 steps, and its flags."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY)
+    options += ("--epochs=2", "--log_steps=8", "--seed=5")
+    run_script("train_image", *options)
+    return folder, options
+
+
 def _log(folder):
     return np.genfromtxt(folder / "log.csv", delimiter=",", names=True, ndmin=1)
 
 
-def test_a_run_is_repeated_from_its_folder(train, tmp_path, run_script):
-    first = train("first", "--epochs=2", "--log_steps=8", "--seed=5")
-    again = tmp_path / "again"
-    run_script("train_image", f"--flagfile={first / 'flags.txt'}", f"--output_dir={again}")
-    assert run_folder.read_config(again) == run_folder.read_config(first)
+def test_a_run_is_repeated_from_its_folder(trained, tmp_path, run_script):
+    first, _ = trained
+    run_script("train_image", f"--flagfile={first / 'flags.txt'}", f"--output_dir={tmp_path}")
+    assert run_folder.read_config(tmp_path) == run_folder.read_config(first)
     np.testing.assert_array_equal(_log(first)["step"], [8, 16, 20])
     for column in ("bits_per_dim", "val_bits_per_dim"):
-        np.testing.assert_allclose(_log(again)[column], _log(first)[column], rtol=1e-5)
+        np.testing.assert_allclose(_log(tmp_path)[column], _log(first)[column], rtol=1e-5)
 
 
-def test_the_same_command_again_changes_nothing(train):
-    folder = train("run", "--epochs=1", "--log_steps=8")
-    names = ("log.csv", "best.weights.h5", "report.json")
+def test_the_same_command_again_changes_nothing(trained, run_script):
+    folder, options = trained
+    names = ("log.csv", "best.weights.h5", "report.json", "config.json", "flags.txt")
     before = {name: (folder / name).read_bytes() for name in names}
-    train("run", "--epochs=1", "--log_steps=8")
+    run_script("train_image", *options)
     assert before == {name: (folder / name).read_bytes() for name in names}
 
 
-def test_another_configuration_is_refused_and_nothing_overwritten(train):
-    folder = train("run", "--epochs=1")
+def test_another_configuration_is_refused_and_nothing_overwritten(trained, run_script):
+    folder, options = trained
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"(?s)num_filters: 2 there, 3 here.*seed: 0 there, 1"):
-        train("run", "--epochs=1", "--num_filters=3", "--seed=1")
+    with pytest.raises(ValueError, match=r"(?s)num_filters: 2 there, 3 here.*seed: 5 there, 1"):
+        run_script("train_image", *options, "--num_filters=3", "--seed=1")
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_early_stop(train):
     # Random images and a large learning rate: it does not get better for long.
     options = ("--epochs=100", "--log_steps=2", "--patience=3", "--learning_rate=0.3")
+    options += ("--notensorboard",)
     folder = train("run", *options)
     values = _log(folder)["val_bits_per_dim"]
     assert len(values) < 500
@@ -95,43 +106,53 @@ def test_a_limit_in_minutes(train):
     assert len(seconds) == 1 or seconds[-2] < 1.2
 
 
-def test_tensorboard(train):
-    folder = train("run", "--epochs=1", "--log_steps=5") / "tensorboard"
+def test_tensorboard(trained):
     tags = {}
-    for path in folder.rglob("events.*"):
+    for path in (trained[0] / "tensorboard").rglob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 tags.setdefault(f"{path.parent.name}/{value.tag}", []).append(event.step)
-    assert tags["train/epoch_bits_per_dim"] == tags["validation/epoch_bits_per_dim"] == [0, 1]
-    assert tags["samples/samples"] == [0, 1]
-    assert tags["train/epoch_learning_rate"] == [0, 1]
+    for tag in (
+        "train/epoch_bits_per_dim",
+        "train/epoch_learning_rate",
+        "validation/epoch_bits_per_dim",
+        "samples/samples",
+    ):
+        assert tags[tag] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("options", [("--xla",), ("--mixed_precision", "--recompute")])
-def test_other_ways_to_compute(train, options):
-    folder = train("run", "--epochs=0.2", *options)
-    config = run_folder.read_config(folder)
-    assert config["xla"] == ("--xla" in options)
-    assert config["mixed_precision"] == ("--mixed_precision" in options)
-    assert config["bijector"]["arguments"].get("recompute", False) == ("--recompute" in options)
-    policies = {
-        layer.dtype_policy.name
-        for precision in (None, False)
-        for layer in run_folder.load_run(folder, mixed_precision=precision)[0].networks
-    }
-    assert policies == {"float32"} | ({"mixed_bfloat16"} if config["mixed_precision"] else set())
+def test_mixed_precision_and_recompute(train):
+    folder = train("run", "--epochs=0.2", "--mixed_precision", "--recompute")
+    assert run_folder.read_config(folder)["bijector"]["arguments"]["recompute"]
+    # The run's own precision, unless another is asked for; and nothing stays behind.
+    for asked, expected in ((None, "mixed_bfloat16"), (False, "float32")):
+        model, _ = run_folder.load_run(folder, mixed_precision=asked)
+        assert {layer.dtype_policy.name for layer in model.networks} == {expected}
+        assert keras.config.dtype_policy().name == "float32"
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_xla(train, monkeypatch, xla):
+    def compile(model, **options):
+        assert options == {"jit_compile": xla}
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
+    with pytest.raises(_Stop):
+        train("run", "--xla" if xla else "--noxla")
 
 
 @pytest.mark.parametrize("preset", tfr.PAPER_CONFIGURATIONS)
 def test_presets(preset, tmp_path, run_script, monkeypatch):
-    class Stop(Exception):
-        pass
-
     def stop(config):
-        raise Stop
+        raise _Stop
 
     monkeypatch.setattr(run_folder, "build_model", stop)
-    with tfds.testing.mock_data(num_examples=10), pytest.raises(Stop):
+    with tfds.testing.mock_data(num_examples=10), pytest.raises(_Stop):
         run_script("train_image", f"--preset={preset}", f"--output_dir={tmp_path}")
     config = run_folder.read_config(tmp_path)
     paper = json.loads(json.dumps(tfr.PAPER_CONFIGURATIONS[preset]))
@@ -141,16 +162,22 @@ def test_presets(preset, tmp_path, run_script, monkeypatch):
     assert config["bijector"]["arguments"] == {**paper, "num_values": 256}
 
 
-def test_the_paper_s_model_on_other_data(train, images):
-    folder = train("run", "--preset=imagenet32", "--epochs=0.1")
-    config = run_folder.read_config(folder)
+def test_the_paper_s_model_on_other_data(images, tmp_path, run_script, monkeypatch):
+    def stop(config):
+        raise _Stop
+
+    monkeypatch.setattr(run_folder, "build_model", stop)
+    flags = ("--preset=imagenet32", f"--dataset={images}", f"--output_dir={tmp_path}")
+    with pytest.raises(_Stop):
+        run_script("train_image", *flags, "--num_scales=1", "--num_blocks=0", "--batch_size=5")
+    config = run_folder.read_config(tmp_path)
     assert config["dataset"] == str(images)
     assert config["bijector"]["arguments"] == {
         "image_shape": [4, 4, 1],
         "num_values": 256,
         "num_scales": 1,
         "num_blocks": 0,
-        "num_filters": 2,
+        "num_filters": 32,
     }
 
 
