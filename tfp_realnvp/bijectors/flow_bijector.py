@@ -275,6 +275,8 @@ class FlowBijector(tfb.Bijector):
                 f"{self.name}: expected images [..., height, width, channels], of rank at least 3, "
                 f"got shape {shape}."
             )
+        if 0 in shape[-3:]:
+            raise ValueError(f"{self.name}: expected images of a pixel or more, got shape {shape}.")
         self._check_event_shape(shape[-3:], inverse)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:

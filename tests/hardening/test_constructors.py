@@ -1,0 +1,293 @@
+"""Fuzz: whatever a constructor is given, it builds something valid or says what was expected."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from hardening.bijector_checks import assert_bijective, built_or_refused
+from hardening.effort import cases
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tfp_realnvp as tfr
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+# No numbers that are large sizes: those are refused by the memory of a machine.
+ODD = st.one_of(
+    st.none(),
+    st.text(max_size=3),
+    st.integers(-3, 3),
+    st.floats(max_value=8),
+    st.lists(st.integers(0, 2), max_size=3),
+    st.sampled_from([np.nan, np.inf, -0.0, 1e-300, True, np.float32(2.0), np.int64(1), b"x"]),
+    st.sampled_from([(), (2,), {}, tf.float32, tfr.CheckerboardMask()]),
+)
+HUGE = st.sampled_from([10**30, 1e300, np.inf])
+DTYPE = st.sampled_from([tf.float32, tf.float64, "float32", np.float64])
+
+
+def mostly(valid):
+    """Returns valid values in nine of ten cases, so that those of all arguments meet."""
+    return st.integers(0, 9).flatmap(lambda die: valid if die else st.one_of(ODD, valid))
+
+
+def options_of(**strategies):
+    """Returns dictionaries with some of these arguments."""
+    return st.fixed_dictionaries({}, optional=strategies)
+
+
+def arguments(**strategies):
+    """Returns dictionaries with some of these arguments, mostly valid."""
+    return options_of(**{name: mostly(valid) for name, valid in strategies.items()})
+
+
+def assert_valid(bijector, shape, seed, num_values=None):
+    data = ft.normal(shape, bijector.dtype, seed)
+    if num_values is not None:
+        data = ft.pixels(shape, bijector.dtype, seed) * (num_values / 256)
+    assert_bijective(bijector, data, resolution=3e4)
+
+
+SEED = st.integers(0, 2**31 - 1)
+NORMALIZATION = st.sampled_from(["batch", "actnorm", None])
+SIZE = st.one_of(st.sampled_from([2, 4, 4, 8, 6, None]), st.integers(1, 9))
+
+
+@cases(quick=25, full=200)
+@given(
+    image_shape=st.one_of(st.tuples(SIZE, SIZE, st.integers(1, 3)), ODD),
+    options=arguments(
+        num_scales=st.one_of(st.integers(1, 3), st.none(), HUGE),
+        num_blocks=st.integers(0, 1),
+        num_filters=st.integers(1, 4),
+        num_couplings=st.integers(1, 2),
+        num_channel_couplings=st.one_of(st.none(), st.integers(0, 2)),
+        filter_growth=st.floats(0.5, 2.0),
+        normalization=NORMALIZATION,
+        momentum=st.floats(0, 0.99),
+        use_scale=st.booleans(),
+        recompute=st.booleans(),
+        alpha=st.one_of(st.none(), st.floats(1e-6, 0.45)),
+        num_values=st.sampled_from([2, 16, 256, 65536]),
+        dtype=DTYPE,
+        validate_args=st.booleans(),
+    ),
+    compact=st.booleans(),
+    seed=SEED,
+)
+def test_image_flows(image_shape, options, compact, seed):
+    options.setdefault("num_blocks", 0)
+    options.setdefault("num_filters", 3)
+    options.setdefault("num_couplings", 1)
+    make = tfr.RealNVPImage.compact if compact else tfr.RealNVPImage
+    flow = built_or_refused(lambda: make(image_shape, **options))
+    if flow is None:
+        return
+    ft.randomize(flow, seed)
+    height, width, channels = flow.image_shape
+    multiple = 2 ** (flow.num_scales - 1)
+    shape = (2, height or 2 * multiple, width or multiple, channels)
+    num_values = flow.parameters["num_values"]
+    has_logit = flow.parameters["alpha"] is not None
+    assert_valid(flow, shape, seed, num_values if has_logit else None)
+
+
+@cases(quick=40, full=200)
+@given(
+    options=arguments(
+        alpha=st.floats(0, 0.5), num_values=st.integers(2, 300) | HUGE, dtype=DTYPE, name=st.text()
+    ),
+    seed=SEED,
+)
+def test_pixel_logit(options, seed):
+    bijector = built_or_refused(lambda: tfr.PixelLogit(**options))
+    if bijector is not None:
+        num_values = bijector.parameters["num_values"]
+        assert_valid(bijector, (2, 3, 2, 1), seed, num_values)
+        ends = tf.constant([0.0, num_values * (1 - 2.0**-20)], bijector.dtype)
+        assert np.isfinite(bijector.inverse(ends[:, None, None, None])).all()
+
+
+@cases(quick=40, full=200)
+@given(
+    options=arguments(
+        block_size=st.integers(2, 4) | HUGE,
+        order=st.sampled_from(["plain", "factor_out"]),
+        dtype=DTYPE,
+    ),
+    size=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    seed=SEED,
+)
+def test_squeeze(options, size, seed):
+    bijector = built_or_refused(lambda: tfr.Squeeze(**options))
+    if bijector is not None and bijector.block_size < 5:
+        k = bijector.block_size
+        assert_valid(bijector, (2, *size, 3 * k**2), seed)
+        assert_valid(tfb.Invert(bijector), (2, k * size[0], k * size[1], 3), seed)
+
+
+@cases(quick=40, full=200)
+@given(
+    make=st.sampled_from([tfr.BatchNormalization, tfr.ActNorm]),
+    options=arguments(
+        num_channels=st.integers(1, 4),
+        epsilon=st.floats(1e-9, 1.0),
+        momentum=st.floats(0, 0.99),
+        statistics=st.sampled_from(["running", "batch"]),
+        moving=st.none(),
+        learned=st.none(),
+        dtype=DTYPE,
+    ),
+    seed=SEED,
+)
+def test_normalizations(make, options, seed):
+    foreign = {tfr.ActNorm: ("momentum", "statistics", "moving")}.get(make, ("learned",))
+    options = {key: value for key, value in options.items() if key not in foreign}
+    bijector = built_or_refused(lambda: make(**options))
+    if bijector is not None:
+        shape = (3, 2, 2, bijector.parameters["num_channels"] or 2)
+        bijector.inverse(ft.normal(shape, bijector.dtype, seed), training=True)
+        assert_valid(bijector, shape, seed)
+
+
+@cases(quick=25, full=200)
+@given(
+    mask=st.sampled_from([tfr.CheckerboardMask, tfr.ChannelMask]),
+    parity=mostly(st.sampled_from([0, 1])),
+    options=options_of(use_scale=st.booleans(), scale=st.floats(-1, 1), dtype=DTYPE),
+    network=mostly(st.just(lambda x: tf.concat([x, tf.sin(3 * x)], axis=-1))),
+    channels=st.integers(1, 4),
+    seed=SEED,
+)
+def test_couplings(mask, parity, options, network, channels, seed):
+    mask = built_or_refused(lambda: mask(parity))
+    if mask is None:
+        return
+    coupling = built_or_refused(lambda: tfr.AffineCoupling(mask, network, **options))
+    if coupling is not None:
+        x = ft.normal((2, 3, 2, channels), coupling.dtype, seed)
+        # A mask of odd channels, a network of too many: said at the call.
+        if built_or_refused(lambda: coupling.inverse(x)) is not None:
+            assert_valid(coupling, x.shape, seed)
+
+
+@cases(quick=25, full=200)
+@given(
+    layer=st.sampled_from([tfr.ConvResNet, tfr.ShallowConv, tfr.WeightNormConv2D]),
+    options=options_of(
+        output_channels=st.integers(-1, 3),
+        num_blocks=st.integers(-1, 1),
+        num_filters=st.integers(-1, 3),
+        checkerboard_parity=st.sampled_from([None, 0, 1, 2]),
+        output_scale=st.floats(0, 1),
+        momentum=st.floats(-0.1, 1.1),
+        epsilon=st.floats(-0.1, 1),
+        filters=st.integers(-1, 3),
+        kernel_size=st.integers(-1, 4),
+        use_bias=st.booleans(),
+        initial_scale=st.floats(0, 1),
+    ),
+    shape=st.tuples(*[st.integers(1, 3)] * 4),
+)
+def test_networks(layer, options, shape):
+    names = {
+        tfr.ConvResNet: "output_channels num_blocks num_filters checkerboard_parity output_scale "
+        "momentum epsilon",
+        tfr.ShallowConv: "output_channels num_filters checkerboard_parity",
+        tfr.WeightNormConv2D: "filters kernel_size use_bias initial_scale",
+    }[layer].split()
+    defaults = {"output_channels": 2, "filters": 2, "kernel_size": 1, "num_filters": 2}
+    options = {**defaults, **options}
+    options = {key: value for key, value in options.items() if key in names}
+
+    def build():
+        network = layer(**options)
+        network.build((None, None, None, shape[-1]))
+        return network
+
+    network = built_or_refused(build)
+    if network is not None:
+        outputs = network(ft.normal(shape))
+        expected = options.get("output_channels", options.get("filters"))
+        assert outputs.shape == (*shape[:-1], expected) and np.isfinite(outputs).all()
+
+
+FLOW = ft.flow_distribution((4, 4, 1), num_scales=1, num_blocks=0, num_couplings=1)
+
+
+@cases(quick=30, full=150)
+@given(
+    distribution=mostly(st.just(FLOW)),
+    options=arguments(seed=SEED, name=st.text(max_size=3)),
+    optimizer=mostly(
+        st.builds(tfr.FusedAdam, st.floats(1e-6, 1.0), global_clipnorm=st.floats(0.1, 10))
+    ),
+    compiled=arguments(scale_l2=st.floats(0, 1)),
+)
+def test_models(distribution, options, optimizer, compiled):
+    model = built_or_refused(lambda: tfr.FlowModel(distribution, **options))
+    if model is not None:
+        built_or_refused(lambda: model.compile(optimizer, **compiled))
+        assert model.predict_step(ft.grey_levels(2)).shape == (2,)
+
+
+@cases(quick=30, full=150)
+@given(
+    learning_rate=st.floats(1e-6, 1.0),
+    options=arguments(
+        beta_1=st.floats(0, 0.99),
+        beta_2=st.floats(0, 0.99),
+        epsilon=st.floats(1e-9, 1e-2),
+        global_clipnorm=st.floats(0.1, 10),
+    ),
+)
+def test_optimizer(learning_rate, options):
+    optimizer = built_or_refused(lambda: tfr.FusedAdam(learning_rate, **options))
+    if optimizer is not None:
+        variable = keras.Variable([1.0, 2.0])
+        optimizer.build([variable])
+        optimizer.apply_if_finite(tf.zeros([]), [tf.constant([3.0, -3.0])], [variable])
+        assert np.isfinite(variable.numpy()).all()
+
+
+@cases(quick=30, full=150)
+@given(
+    options=arguments(
+        peak=st.floats(1e-6, 1),
+        steps=st.integers(1, 9),
+        seconds=st.floats(0.1, 9),
+        warmup_steps=st.integers(1, 9),
+        hold=st.floats(0, 0.99),
+        used_seconds=st.floats(0, 9),
+    ),
+    step=st.integers(0, 20),
+)
+def test_learning_rate_budget(options, step):
+    budget = built_or_refused(lambda: tfr.LearningRateBudget(**options))
+    if budget is not None:
+        model = tfr.FlowModel(FLOW)
+        model.compile()
+        model.optimizer.iterations.assign(step)
+        budget.set_model(model)
+        budget.on_train_begin()
+        budget.on_train_batch_begin(0)
+        assert 0 <= float(model.optimizer.learning_rate) <= budget.peak * (1 + 1e-6)
+
+
+@cases(quick=40, full=200)
+@given(
+    images=st.lists(st.integers(0, 255), max_size=6).map(np.uint8),
+    seed=mostly(st.tuples(SEED, SEED) | st.tuples(SEED, SEED, SEED)),
+    dtype=mostly(DTYPE),
+    num_values=mostly(st.integers(1, 256)),
+)
+def test_pixels(images, seed, dtype, num_values):
+    noisy = built_or_refused(lambda: tfr.dequantize(images, seed, dtype))
+    if noisy is None:
+        return
+    np.testing.assert_array_equal(np.floor(noisy), images)
+    grey = built_or_refused(lambda: tfr.to_uint8(noisy, num_values))
+    if grey is not None:
+        np.testing.assert_array_equal(grey, np.clip(images, 0, num_values - 1))
