@@ -21,7 +21,7 @@ import pathlib
 import keras
 import run_folder
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 from tfp_realnvp import replicas
@@ -44,6 +44,8 @@ FLAGS = flags.FLAGS
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.set_verbosity(logging.WARNING)
+    tf.get_logger().setLevel("WARNING")
     # First of all: it has to find TensorFlow unused. It waits for all workers.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(FLAGS.seed)
