@@ -18,10 +18,10 @@ from PIL import Image
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_image.py"
 _NUM_KILLS = 3
 _LOG_STEPS = 30
-_STEPS = 400
+_STEPS = 300
 
 
-def _start(folder, images):
+def _start(folder, images, save_minutes):
     with (folder.parent / f"{folder.name}.txt").open("ab") as output:
         return subprocess.Popen(
             [
@@ -37,7 +37,7 @@ def _start(folder, images):
                 f"--epochs={_STEPS / 20}",
                 "--num_validation=20",
                 f"--log_steps={_LOG_STEPS}",
-                "--save_minutes=1e-3",
+                f"--save_minutes={save_minutes}",
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -58,11 +58,11 @@ def test_killed_three_times(tmp_path):
     images = tmp_path / "images.npz"
     np.savez(images, train=ft.grey_levels(120, (8, 8, 1)), test=ft.grey_levels(10, (8, 8, 1)))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    undisturbed = _start(whole, images)
+    undisturbed = _start(whole, images, save_minutes=1)
     state = killed / "checkpoints" / "checkpoint"
     steps = []
     for _ in range(_NUM_KILLS):
-        process = _start(killed, images)
+        process = _start(killed, images, save_minutes=2e-3)
         before = state.stat().st_mtime_ns if state.exists() else 0
         while not state.exists() or state.stat().st_mtime_ns == before:
             assert process.poll() is None, (tmp_path / "killed.txt").read_text()
@@ -72,7 +72,7 @@ def test_killed_three_times(tmp_path):
         assert process.wait() == -signal.SIGKILL, "it was faster than the signal"
         latest = tf.train.latest_checkpoint(state.parent)
         steps.append(int(latest.rsplit("-", 1)[1]))
-    _finish(_start(killed, images), killed)
+    _finish(_start(killed, images, save_minutes=2e-3), killed)
     _finish(undisturbed, whole)
 
     assert 0 < steps[0] < steps[1] < steps[2] < _STEPS, steps
