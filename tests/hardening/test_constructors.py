@@ -147,7 +147,7 @@ def test_normalizations(make, options, seed):
     options = {key: value for key, value in options.items() if key not in foreign}
     bijector = built_or_refused(lambda: make(**options))
     if bijector is not None:
-        shape = (3, 2, 2, bijector.parameters["num_channels"] or 2)
+        shape = (3, 2, 2, int(bijector.parameters["num_channels"] or 2))
         bijector.inverse(ft.normal(shape, bijector.dtype, seed), training=True)
         assert_valid(bijector, shape, seed)
 

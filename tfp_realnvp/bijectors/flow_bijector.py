@@ -275,8 +275,11 @@ class FlowBijector(tfb.Bijector):
                 f"{self.name}: expected images [..., height, width, channels], of rank at least 3, "
                 f"got shape {shape}."
             )
-        if 0 in shape[-3:]:
-            raise ValueError(f"{self.name}: expected images of a pixel or more, got shape {shape}.")
+        # TensorFlow's convolutions of nothing fail, or give another shape than they should.
+        if 0 in shape:
+            raise ValueError(
+                f"{self.name}: expected an image or more, of a pixel or more, got shape {shape}."
+            )
         self._check_event_shape(shape[-3:], inverse)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
