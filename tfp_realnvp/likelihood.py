@@ -89,7 +89,7 @@ class LikelihoodModel(keras.Model):
         values = self._values(images, (self.seed, tf.cast(step, tf.int32)), part)
         variables = self.trainable_variables
         # Tensors share the variables' buffers until those are written: this costs nothing.
-        statistics = [(v, tf.identity(v)) for v in self._set_in_training]
+        statistics = [(v, v.value()) for v in self._set_in_training]
         with replicas.global_statistics(self.global_statistics):
             with tf.GradientTape() as tape:
                 log_prob = self._log_prob(values, training=True)
@@ -107,8 +107,7 @@ class LikelihoodModel(keras.Model):
         is_finite = apply_if_finite(self.optimizer, checked, gradients, variables)
         fails = tf.logical_not(is_finite | failed_before)
         replicas.assign(self._failed_step, tf.where(fails, step, self._failed_step))
-        for variable, value in statistics:
-            replicas.assign(variable, tf.where(is_finite, variable, value))
+        _restore_unless(is_finite, statistics)
         self._update_metrics(loss, images, part)
         # The wrapper in `make_train_function` takes these out again.
         last = {"_failed_step": tf.identity(self._failed_step)}
@@ -152,8 +151,9 @@ class LikelihoodModel(keras.Model):
         return self.distribution.log_prob(values, **options)
 
     def _penalty(self) -> tf.Tensor:
-        squares = [tf.reduce_sum(tf.square(tf.cast(v, tf.float32))) for v in self._scales]
-        return self.scale_l2 * tf.add_n(squares) if squares else tf.zeros([])
+        # Half the sum of squares by one operation, with a gradient of one.
+        halves = [tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in self._scales]
+        return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
     def _update_metrics(self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart) -> None:
         num_dims = tf.reduce_prod(tf.shape(images)[1:])
@@ -234,3 +234,17 @@ class ReplicatedMean(keras.metrics.Mean):
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """Makes a variable, which is read where it is asked for."""
         return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
+
+
+def _restore_unless(is_finite: tf.Tensor, statistics: list[tuple[tf.Variable, tf.Tensor]]) -> None:
+    if replicas.num_replicas() > 1:
+        for variable, value in statistics:
+            replicas.assign(variable, tf.where(is_finite, variable, value))
+        return
+
+    def restore() -> tf.Tensor:
+        for variable, value in statistics:
+            variable.assign(value)
+        return tf.constant(True)
+
+    tf.cond(is_finite, lambda: tf.constant(False), restore)

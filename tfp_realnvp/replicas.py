@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 __all__ = [
@@ -163,7 +164,7 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
 
 
-def assign(variable: tf.Variable, value: Any) -> None:
+def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Gives a replica's own copy of a variable a value, without a word to other replicas.
 
     The method `assign` takes the mean over replicas, or refuses. Whoever calls this sees to it that
@@ -181,6 +182,8 @@ def assign(variable: tf.Variable, value: Any) -> None:
         variable.assign(value)
         return
     value = tf.convert_to_tensor(value, variable.dtype)
+    if isinstance(variable, keras.Variable):
+        variable = variable.value
     # In a replica, the handle is that of its copy.
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 

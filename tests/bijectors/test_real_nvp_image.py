@@ -209,25 +209,46 @@ def test_unknown_height_and_width():
 # Options.
 
 
-def test_recompute_gives_the_same_gradients_and_statistics():
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float64, 1e-10), (tf.float32, 1e-4)])
+def test_recompute_gives_the_same_gradients_and_statistics(traced, dtype, tolerance):
     def gradients(recompute):
         keras.utils.set_random_seed(0)
-        flow = ft.image_flow((4, 4, 1), recompute=recompute)
-        distribution = tfd.TransformedDistribution(ft.standard_normal((4, 4, 1)), flow)
-        y = ft.pixels([4, 4, 4, 1])
-        with tf.GradientTape() as tape:
-            tape.watch(y)
-            log_prob = distribution.log_prob(y, bijector_kwargs={"training": True})
-        values = tape.gradient(log_prob, [y, *flow.trainable_variables])
+        flow = ft.image_flow((4, 4, 1), recompute=recompute, dtype=dtype)
+        base = ft.standard_normal((4, 4, 1), dtype)
+        distribution = tfd.TransformedDistribution(base, flow)
+        y = ft.pixels([4, 4, 4, 1], dtype)
+
+        def log_prob_and_gradients():
+            with tf.GradientTape() as tape:
+                tape.watch(y)
+                log_prob = distribution.log_prob(y, bijector_kwargs={"training": True})
+            return log_prob, tape.gradient(log_prob, [y, *flow.trainable_variables])
+
+        # In a graph, networks of equal configuration share one function.
+        step = tf.function(log_prob_and_gradients) if traced else log_prob_and_gradients
+        log_prob, values = step()
+        assert all(value is not None for value in values)
+        values = np.concatenate([np.ravel(value) for value in values])
         return log_prob, values, [variable.numpy() for variable in flow.variables]
 
     plain, again = gradients(False), gradients(True)
-    np.testing.assert_allclose(again[0], plain[0], rtol=1e-5)
-    for one, other in zip(again[1], plain[1], strict=True):
-        assert one is not None
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(again[0], plain[0], rtol=tolerance)
+    error = np.linalg.norm(again[1] - plain[1]) / np.linalg.norm(plain[1])
+    assert error < tolerance
     for one, other in zip(again[2], plain[2], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_recompute_does_not_mix_up_networks():
+    # Equal configurations, other weights: the function of the one with those of the other.
+    flow = ft.image_flow((8, 8, 1), num_scales=1, num_blocks=1, num_couplings=3, recompute=True)
+    plain = flow.copy(recompute=False)
+    y = ft.pixels([3, 8, 8, 1])
+    expected = plain.inverse_and_log_det(y)
+    graph = tf.function(flow.inverse_and_log_det)
+    for actual, value in zip(graph(y), expected, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-4)
 
 
 def test_compact():

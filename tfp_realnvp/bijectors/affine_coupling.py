@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.recomputation import recompute_gradient
+from tfp_realnvp.bijectors.traced_network import apply_recomputed, can_be_traced
 from tfp_realnvp.masks import Mask
 
 __all__ = ["AffineCoupling"]
@@ -195,6 +196,8 @@ class AffineCoupling(FlowBijector):
         tensors = {key: value for key, value in tensors.items() if value is not None}
         if not options.get("recompute"):
             return self._network(images, **static, **tensors)
+        if can_be_traced(self._network):
+            return apply_recomputed(self._network, images, **static)
         return recompute_gradient(
             lambda images, *values: self._network(
                 images, **static, **dict(zip(tensors, values, strict=True))

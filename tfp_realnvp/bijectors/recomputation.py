@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfp_realnvp import replicas
+
 __all__ = ["recompute_gradient"]
 
 
@@ -53,12 +55,12 @@ def recompute_gradient(
                 again = [tf.identity(tensor) for tensor in inputs]
                 after = [tf.identity(variable) for variable in state]
             for variable, value in zip(state, before, strict=True):
-                variable.assign(value)
+                replicas.assign(variable, value)
             with tf.GradientTape() as tape:
                 tape.watch(again)
                 output = function(*again)
             for variable, value in zip(state, after, strict=True):
-                variable.assign(value)
+                replicas.assign(variable, value)
             gradients = tape.gradient(
                 output,
                 [again, list(variables)],

@@ -62,16 +62,18 @@ class BatchNorm(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the variables for inputs of `input_shape`, [B, H, W, C]."""
         shape = (input_shape[-1],)
-        self.offset = self.add_weight(name="offset", shape=shape, initializer="zeros")
-        moving = {"shape": shape, "trainable": False, "aggregation": "mean"}
+        # In the variables' own precision, also when the layer computes in half of it.
+        self.offset = self.add_weight(
+            name="offset", shape=shape, initializer="zeros", autocast=False
+        )
+        moving = {"shape": shape, "trainable": False, "aggregation": "mean", "autocast": False}
         self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
         self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the normalised inputs, [B, H, W, C]."""
-        # In the variables' own precision, also when the layer computes in half of it.
         offset, moving_mean, moving_variance = (
-            tf.convert_to_tensor(v._value)
+            tf.convert_to_tensor(v.value)
             for v in (self.offset, self.moving_mean, self.moving_variance)
         )
         if inputs.dtype == tf.float64 or (training and replicas.statistics_are_global()):
@@ -89,8 +91,8 @@ class BatchNorm(keras.layers.Layer):
             is_training=training,
         )
         if training:
-            replicas.assign(self.moving_mean._value, mean)
-            replicas.assign(self.moving_variance._value, variance)
+            replicas.assign(self.moving_mean, mean)
+            replicas.assign(self.moving_variance, variance)
         return outputs
 
     def _by_moments(
@@ -104,12 +106,12 @@ class BatchNorm(keras.layers.Layer):
         # The fused kernel is for single and half precision, and for the batch of one replica.
         values = tf.cast(inputs, offset.dtype)
         if training:
-            moving = self.moving_mean._value, self.moving_variance._value
+            before = mean, variance
             mean, variance, count = replicas.batch_moments(values, shift=mean)
             unbiased = variance * count / tf.maximum(count - 1, 1)
-            for statistic, batch in zip(moving, (mean, unbiased), strict=True):
-                moved = statistic + (1 - self.momentum) * (batch - statistic)
-                replicas.assign(statistic, moved)
+            moving = self.moving_mean, self.moving_variance
+            for statistic, old, new in zip(moving, before, (mean, unbiased), strict=True):
+                replicas.assign(statistic, old + (1 - self.momentum) * (new - old))
         outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
         return tf.cast(outputs, inputs.dtype)
 

@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from tfp_realnvp.masks import CheckerboardMask
 from tfp_realnvp.networks.batch_norm import BatchNorm
+from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.weight_norm_conv import WeightNormConv2D
 
 __all__ = ["ConvResNet"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class ConvResNet(keras.layers.Layer):
+class ConvResNet(Conditioner):
     r"""Residual blocks of 3×3 convolutions, with a 1×1 skip connection from each to the output.
 
     ```

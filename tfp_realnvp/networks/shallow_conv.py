@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.masks import CheckerboardMask
+from tfp_realnvp.networks.conditioner import Conditioner
 
 __all__ = ["ShallowConv"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class ShallowConv(keras.layers.Layer):
+class ShallowConv(Conditioner):
     r"""3×3, 1×1 and 3×3 convolutions with ReLU between, the last one starting at zero.
 
     A coupling with it starts as the identity, so that many of them can be stacked and trained from

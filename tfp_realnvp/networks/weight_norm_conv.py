@@ -16,6 +16,11 @@ _fixed_kernels: contextvars.ContextVar[Mapping[WeightNormConv2D, tf.Variable] | 
 _fixed_kernels = contextvars.ContextVar("fixed_kernels", default=None)
 
 
+def kernels_are_fixed() -> bool:
+    """Returns whether `fixed_kernels` is in effect."""
+    return _fixed_kernels.get() is not None
+
+
 @contextlib.contextmanager
 def fixed_kernels(kernels: Mapping[WeightNormConv2D, tf.Variable]) -> Iterator[None]:
     """Lets layers convolve with these kernels instead of normalising theirs, for serving.
@@ -100,11 +105,14 @@ class WeightNormConv2D(keras.layers.Layer):
         """Makes the variables for inputs of `input_shape`, [B, H, W, C]."""
         shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
         # Only the direction counts, so that any isotropic initialiser will do.
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="random_normal")
+        self.kernel = self.add_weight(
+            name="kernel", shape=shape, initializer="random_normal", autocast=False
+        )
         self.scale = self.add_weight(
             name="scale",
             shape=(self.filters,),
             initializer=keras.initializers.Constant(self.initial_scale),
+            autocast=False,
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
@@ -121,7 +129,7 @@ class WeightNormConv2D(keras.layers.Layer):
             return tf.convert_to_tensor(fixed)
         # The norm in the variables' own precision, also when the layer computes in half of it.
         return self._cast(
-            _normalize(*map(tf.convert_to_tensor, (self.kernel._value, self.scale._value)))
+            _normalize(*map(tf.convert_to_tensor, (self.kernel.value, self.scale.value)))
         )
 
     def _cast(self, value: Any) -> tf.Tensor:
