@@ -134,6 +134,8 @@ class FusedAdam(keras.optimizers.Adam):
             (epsilon, lambda x: 0 < x < math.inf, "a positive epsilon"),
         ):
             checks.real(value, is_valid, f"FusedAdam: expected {expected}")
+        if (clip := kwargs.get("global_clipnorm")) is not None:
+            checks.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
