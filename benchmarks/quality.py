@@ -17,12 +17,13 @@ import argparse
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.contenders import Contender, contender_class
+from benchmarks.image_batches import in_batches, training_batches
 from benchmarks.process_age import process_age
 from benchmarks.schedule import learning_rate_factor
 from benchmarks.sizes import Size
@@ -222,14 +223,14 @@ def _train_and_evaluate(
 ) -> dict[str, Any]:
     clock = _Clock(flags.seconds)
     steps = 0
-    for batch in _batches(train, contender.size.batch_size, flags.flip, flags.seed):
+    for batch in training_batches(train, contender.size.batch_size, flags.flip, flags.seed):
         loss = contender.train_on(batch)
         steps += 1
         if clock.is_up_after_a_step():
             break
     trained_seconds = process_age()
     dims = test[0].size
-    log_prob = np.concatenate(list(_in_batches(contender.score, test)))
+    log_prob = np.concatenate(list(in_batches(contender.score, test)))
     finite = [np.isfinite(contender.sample()).all(axis=(1, 2, 3)) for _ in range(_num_batches())]
     return {
         "bits_per_dim": float(-np.mean(log_prob) / (dims * math.log(2))),
@@ -244,26 +245,6 @@ def _train_and_evaluate(
 
 def _num_batches(batch_size: int = 64) -> int:
     return -(-_NUM_SAMPLES // batch_size)
-
-
-def _in_batches(
-    function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 100
-) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), batch_size):
-        yield function(images[start : start + batch_size])
-
-
-def _batches(images: np.ndarray, batch_size: int, flip: bool, seed: int) -> Iterator[np.ndarray]:
-    """Yields shuffled full batches for ever, each image mirrored with probability 1/2."""
-    rng = np.random.default_rng(seed)
-    while True:
-        order = rng.permutation(len(images))
-        for start in range(0, len(images) - batch_size + 1, batch_size):
-            batch = images[order[start : start + batch_size]]
-            if flip:
-                mirrored = rng.random(batch_size) < 0.5
-                batch[mirrored] = batch[mirrored, :, ::-1]
-            yield batch
 
 
 if __name__ == "__main__":

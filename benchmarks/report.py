@@ -21,7 +21,8 @@ def markdown(results: dict[str, Any]) -> str:
     Args:
       results: `machine`, and `entries`: of each comparison its `size`, `what`, `first`, `second`,
         and either a `measurement` (see `benchmarks.comparison.Measurement`) or a `reason` why
-        there is none. Maybe `quality`: what `benchmarks.quality` says of each contender.
+        there is none. Maybe `quality`: what `benchmarks.quality` says of each contender; and
+        `precision` and `pipeline`, what the programs of these names say.
     """
     parts = [_machine(results["machine"])]
     disturbed = sum((entry.get("busy_cores") or 0.0) > BUSY for entry in results["entries"])
@@ -39,6 +40,10 @@ def markdown(results: dict[str, Any]) -> str:
             parts.append(_memory(entries))
     if results.get("quality"):
         parts.append(_quality(results["quality"]))
+    if results.get("precision"):
+        parts.append(_precision(results["precision"]))
+    if results.get("pipeline"):
+        parts.append(_pipeline(results["pipeline"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -209,6 +214,26 @@ def _quality(outcomes: list[dict[str, Any]]) -> str:
         "largest error of a sample's latents",
     ]
     return "### Bits/dim after a given time\n\n" + table(header, rows)
+
+
+def _precision(outcome: dict[str, Any]) -> str:
+    if outcome.get("reason"):
+        return f"Equal steps in two precisions: {outcome['reason']}."
+    bits = outcome["bits_per_dim"]
+    return (
+        f"After {outcome['steps']} equal steps, size {outcome['size']}, test bits/dim: "
+        f"{bits['float32']:.3f} in float32, {bits['mixed_bfloat16']:.3f} in mixed_bfloat16."
+    )
+
+
+def _pipeline(outcome: dict[str, Any]) -> str:
+    if outcome.get("reason"):
+        return f"Input pipeline: {outcome['reason']}."
+    return (
+        f"Input pipeline alone, {outcome['dataset']}: "
+        f"{outcome['pipeline_images_per_second']:,.0f} images/s, {outcome['ratio']:,.0f} times "
+        f"those of training at size {outcome['size']}."
+    )
 
 
 def _is_memory(entry: dict[str, Any]) -> bool:

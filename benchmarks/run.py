@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _write(results, flags.output_dir)
         if flags.quality_data is not None:
             results["quality"] = list(_quality_runs(flags, log))
+            results["precision"] = _program("precision", log, data=flags.quality_data.resolve())
+            _write(results, flags.output_dir)
+        if flags.pair is None and flags.only is None:
+            results["pipeline"] = _program("pipeline", log)
             _write(results, flags.output_dir)
     print("\n" + report.markdown(results), flush=True)
 
@@ -58,26 +62,29 @@ def _write(results: dict[str, Any], output_dir: pathlib.Path | None) -> None:
 
 def _quality_runs(flags: argparse.Namespace, log: IO[str] | None) -> Iterator[dict[str, Any]]:
     for contender in ("ours", "pytorch", "glow"):
-        program = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.quality",
-                f"--contender={contender}",
-                f"--data={flags.quality_data.resolve()}",
-                f"--seconds={flags.quality_seconds}",
-            ],
-            cwd=_ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if log is None else log,
-            text=True,
+        outcome = _program(
+            "quality",
+            log,
+            contender=contender,
+            data=flags.quality_data.resolve(),
+            seconds=flags.quality_seconds,
         )
-        if program.returncode == 0:
-            outcome = json.loads(program.stdout)
-        else:
-            outcome = {"contender": contender, "reason": f"exit code {program.returncode}"}
-        print(json.dumps(outcome), flush=True)
-        yield outcome
+        yield {"contender": contender, **outcome}
+
+
+def _program(name: str, log: IO[str] | None, **flags: Any) -> dict[str, Any]:
+    """Returns what another program of this folder prints."""
+    program = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *(f"--{k}={v}" for k, v in flags.items())],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if log is None else log,
+        text=True,
+    )
+    if program.returncode:
+        return {"reason": f"exit code {program.returncode}"}
+    print(program.stdout, flush=True)
+    return json.loads(program.stdout)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,10 +3,11 @@ import importlib
 import json
 import math
 
+import keras
 import numpy as np
 import pytest
 
-from benchmarks import comparison, plan, report
+from benchmarks import comparison, plan, precision, report
 from benchmarks.contenders import NotAvailable, contender_class
 from benchmarks.sizes import SIZES
 from benchmarks.spec import Spec
@@ -143,10 +144,39 @@ def test_report():
         {"contender": "glow", "bits_per_dim": 4.0, "steps": 7, "samples": 9, "finite_samples": 8}
     ]
     machine = {"cpu": "X", "matrix_gflops": {}}
-    text = report.markdown({"machine": machine, "entries": entries, "quality": quality})
+    equal_steps = {
+        "size": "small",
+        "steps": 5,
+        "bits_per_dim": {"float32": 3.0, "mixed_bfloat16": 3.001},
+    }
+    pipeline = {
+        "dataset": "photos",
+        "size": "small",
+        "pipeline_images_per_second": 2000.0,
+        "training_images_per_second": 50.0,
+        "ratio": 40.0,
+    }
+    results = {"machine": machine, "entries": entries, "quality": quality}
+    text = report.markdown({**results, "precision": equal_steps, "pipeline": pipeline})
+    assert "3.000 in float32, 3.001 in mixed_bfloat16" in text
+    assert "2,000 images/s, 40 times" in text
     assert "| glow | 4.000 | 7 |" in text and "| 8 of 9 |" in text
     assert "| memory-saving | memory-plain | 0.70 | 0.40 | 1.25 |" in text
     assert "not available: no such option" in text
+
+
+def test_equal_steps_in_two_precisions(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, [12, 8, 8, 3], dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", train_images=images[:8], test_images=images[8:])
+    before = keras.config.dtype_policy()
+    try:
+        outcome = precision.main([f"--data={tmp_path / 'images.npz'}", "--steps=2", "--size=tiny"])
+    finally:
+        keras.config.set_dtype_policy(before)
+    bits = outcome["bits_per_dim"]
+    assert outcome["difference"] == bits["mixed_bfloat16"] - bits["float32"]
+    assert bits["float32"] == pytest.approx(bits["mixed_bfloat16"], abs=0.1)
+    assert bits["float32"] != bits["mixed_bfloat16"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,30 @@ def test_shapes(name):
         assert layer(ft.normal(shape)).shape == (*shape[:-1], 4)
 
 
+@pytest.mark.parametrize("name", ["resnet", "resnet_board", "resnet_no_block"])
+def test_inference_normalises_within_the_convolutions(name):
+    layer = _network(name, dtype="float64")
+    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
+
+    def relu_of(norm, h):
+        f = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
+        return tf.nn.relu((h - norm.moving_mean) * f + norm.offset)
+
+    normed = layer.input_norm(x)
+    if layer.checkerboard_parity is None:
+        inputs = tf.concat([normed, -normed], axis=-1)
+    else:
+        board = tf.broadcast_to(tfr.CheckerboardMask(1).board(x), [3, 4, 6, 1])
+        inputs = tf.concat([2 * normed, -2 * normed, board], axis=-1)
+    h = layer.input_conv(tf.nn.relu(inputs))
+    skips = layer.input_skip(h)
+    for norm1, conv1, norm2, conv2, skip in layer.blocks:
+        h = h + conv2(relu_of(norm2, conv1(relu_of(norm1, h))))
+        skips += skip(h)
+    expected = layer.output_conv(relu_of(layer.output_norm, skips))
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
 @each_network
 def test_unknown_height_and_width(name):
     layer = _network(name)

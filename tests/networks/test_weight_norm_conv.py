@@ -47,6 +47,15 @@ def test_against_a_plain_convolution(kernel_size, use_bias):
     assert len(layer.trainable_variables) == 2 + use_bias
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_convolve_scales_and_shifts_the_output(use_bias):
+    layer = _layer(use_bias=use_bias)
+    x, factor, shift = ft.normal([2, 4, 3, 2]), ft.normal([5], seed=1), ft.normal([5], seed=2)
+    np.testing.assert_allclose(layer.convolve(x, factor), layer(x) * factor, rtol=1e-4, atol=1e-5)
+    expected = layer(x) * factor + shift
+    np.testing.assert_allclose(layer.convolve(x, factor, shift), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_unit_input_gives_unit_output():
     layer = tfr.WeightNormConv2D(64, 3)
     y = layer(ft.normal([8, 16, 16, 32]))[:, 1:-1, 1:-1]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.recomputation import recompute_gradient
-from tfp_realnvp.bijectors.traced_network import apply_recomputed, can_be_traced
+from tfp_realnvp.bijectors.traced_coupling import apply_recomputed, can_be_traced
 from tfp_realnvp.masks import Mask
 
 __all__ = ["AffineCoupling"]
@@ -151,23 +151,38 @@ class AffineCoupling(FlowBijector):
         self._mask.changed_channels(shape[-1])
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        kept, changed = self._mask.split(x)
-        shift, log_scale = self._shift_and_log_scale(kept, changed, options)
-        if log_scale is None:
-            return self._mask.merge(kept, changed - shift), tf.zeros(tf.shape(x)[:-3], x.dtype)
-        changed = (changed - shift) * tf.exp(-log_scale)
-        return self._mask.merge(kept, changed), -tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+        return self._apply(x, inverse=False, options=options)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        kept, changed = self._mask.split(y)
-        shift, log_scale = self._shift_and_log_scale(kept, changed, options)
+        return self._apply(y, inverse=True, options=options)
+
+    def _apply(
+        self, image: tf.Tensor, inverse: bool, options: dict[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        is_function = can_be_traced(self._network) and not self.accepts_conditional_input
+        if options.get("recompute") and is_function:
+            return apply_recomputed(self, image, inverse=inverse, **self._static(options))
+        return self.pure_call(image, self._scale, inverse=inverse, **options)
+
+    def pure_call(
+        self, image: tf.Tensor, scale: Any, *, inverse: bool, **options: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what both directions do, and the log det, as a function of the scale, too."""
+        kept, changed = self._mask.split(image)
+        shift, log_scale = self._shift_and_log_scale(kept, changed, scale, options)
         if log_scale is None:
-            return self._mask.merge(kept, changed + shift), tf.zeros(tf.shape(y)[:-3], y.dtype)
-        changed = changed * tf.exp(log_scale) + shift
-        return self._mask.merge(kept, changed), tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+            log_det = tf.zeros(tf.shape(image)[:-3], image.dtype)
+            changed = changed + shift if inverse else changed - shift
+        elif inverse:
+            log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+            changed = changed * tf.exp(log_scale) + shift
+        else:
+            log_det = -tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+            changed = (changed - shift) * tf.exp(-log_scale)
+        return self._mask.merge(kept, changed), log_det
 
     def _shift_and_log_scale(
-        self, kept: tf.Tensor, changed: tf.Tensor, options: dict[str, Any]
+        self, kept: tf.Tensor, changed: tf.Tensor, scale: Any, options: dict[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         images = flatten_batch(kept)
         output = self._apply_network(images, options)
@@ -184,20 +199,15 @@ class AffineCoupling(FlowBijector):
         if not self._use_scale:
             return output, None
         shift, log_scale = tf.split(output, 2, axis=-1)
-        return shift, self._scale * tf.tanh(log_scale)
+        return shift, scale * tf.tanh(log_scale)
 
     def _apply_network(self, images: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
-        static = {"training": options.get("training", False)}
-        tensors = {"conditional_input": options.get("conditional_input")}
-        static, tensors = (
-            {key: value for key, value in group.items() if key in self._network_options}
-            for group in (static, tensors)
-        )
-        tensors = {key: value for key, value in tensors.items() if value is not None}
+        static = self._static(options)
+        tensors = {}
+        if self.accepts_conditional_input and options.get("conditional_input") is not None:
+            tensors = {"conditional_input": options["conditional_input"]}
         if not options.get("recompute"):
             return self._network(images, **static, **tensors)
-        if can_be_traced(self._network):
-            return apply_recomputed(self._network, images, **static)
         return recompute_gradient(
             lambda images, *values: self._network(
                 images, **static, **dict(zip(tensors, values, strict=True))
@@ -205,6 +215,10 @@ class AffineCoupling(FlowBijector):
             [images, *tensors.values()],
             self.variables_set_in_training,
         )
+
+    def _static(self, options: dict[str, Any]) -> dict[str, bool]:
+        takes = "training" in self._network_options
+        return {"training": options.get("training", False)} if takes else {}
 
 
 class _LayerVariables(Sequence):

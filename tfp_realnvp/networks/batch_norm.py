@@ -95,6 +95,15 @@ class BatchNorm(keras.layers.Layer):
             replicas.assign(self.moving_variance, variance)
         return outputs
 
+    def factor_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns f and s, [C], of `y = x * f + s`, what this is with `training=False`."""
+        offset, mean, variance = (
+            tf.convert_to_tensor(v.value)
+            for v in (self.offset, self.moving_mean, self.moving_variance)
+        )
+        factor = tf.math.rsqrt(variance + self.epsilon)
+        return factor, offset - mean * factor
+
     def _by_moments(
         self,
         inputs: tf.Tensor,

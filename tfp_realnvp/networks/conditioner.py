@@ -11,7 +11,7 @@ class Conditioner(keras.layers.Layer):
     r"""A network [B, H, W, C] -> [B, H, W, K] that depends on nothing but its input and variables.
 
     So two networks of equal configuration are one function of both, and can share what was traced
-    for it; see `bijectors/recomputation.py`. A subclass reads its variables by `value` and writes
+    for it; see `bijectors/traced_coupling.py`. A subclass reads its variables by `value` and writes
     them by `assign` only, that Keras can put tensors in their place.
 
     #### Example

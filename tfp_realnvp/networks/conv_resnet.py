@@ -132,12 +132,26 @@ class ConvResNet(Conditioner):
             board = tf.broadcast_to(self._mask.board(x), tf.shape(x[..., :1]))
             x = tf.concat([2 * x, -2 * x, board], axis=-1)
         h = self.input_conv(tf.nn.relu(x))
+        through = self._train if training else self._infer
+        return self.output_conv(tf.nn.relu(through(h)))
+
+    def _train(self, h: tf.Tensor) -> tf.Tensor:
         skips = self.input_skip(h)
         for norm1, conv1, norm2, conv2, skip in self.blocks:
-            residual = conv1(tf.nn.relu(norm1(h, training=training)))
-            h += conv2(tf.nn.relu(norm2(residual, training=training)))
+            residual = conv1(tf.nn.relu(norm1(h, training=True)))
+            h += conv2(tf.nn.relu(norm2(residual, training=True)))
             skips += skip(h)
-        return self.output_conv(tf.nn.relu(self.output_norm(skips, training=training)))
+        return self.output_norm(skips, training=True)
+
+    def _infer(self, h: tf.Tensor) -> tf.Tensor:
+        # By moving statistics, normalising what convolutions give only changes their kernels.
+        factor, shift = self.output_norm.factor_and_shift()
+        skips = self.input_skip.convolve(h, factor, shift)
+        for norm1, conv1, norm2, conv2, skip in self.blocks:
+            residual = conv1.convolve(tf.nn.relu(norm1(h)), *norm2.factor_and_shift())
+            h += conv2(tf.nn.relu(residual))
+            skips += skip.convolve(h, factor)
+        return skips
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""

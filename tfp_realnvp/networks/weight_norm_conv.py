@@ -115,25 +115,46 @@ class WeightNormConv2D(keras.layers.Layer):
             autocast=False,
         )
         if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+            self.bias = self.add_weight(
+                name="bias", shape=(self.filters,), initializer="zeros", autocast=False
+            )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, filters] for inputs [B, H, W, C]."""
-        outputs = tf.nn.conv2d(inputs, self.normalized_kernel(), strides=1, padding="SAME")
-        return outputs if self.bias is None else tf.nn.bias_add(outputs, self._cast(self.bias))
+        return self.convolve(inputs)
+
+    def convolve(
+        self,
+        inputs: tf.Tensor,
+        factor: tf.Tensor | None = None,
+        shift: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns `call(inputs) * factor + shift` at the cost of the convolution.
+
+        Args:
+          inputs: [B, H, W, C], in the compute dtype.
+          factor: of each filter, [filters], in the variables' dtype; `None` is 1.
+          shift: likewise; `None` is 0.
+        """
+        kernel, bias = self.normalized_kernel(), self.bias
+        if bias is not None:
+            bias = tf.convert_to_tensor(bias.value)
+        if factor is not None:
+            kernel = kernel * factor
+            bias = None if bias is None else bias * factor
+        if shift is not None:
+            bias = shift if bias is None else bias + shift
+        # Kernels are made in the variables' own precision, also when the layer computes in half.
+        kernel = tf.cast(kernel, inputs.dtype)
+        outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+        return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
 
     def normalized_kernel(self) -> tf.Tensor:
-        """Returns `w`, [kernel_size, kernel_size, C, filters], in the compute dtype."""
+        """Returns `w`, [kernel_size, kernel_size, C, filters], in the variables' dtype."""
         fixed = (_fixed_kernels.get() or {}).get(self)
         if fixed is not None:
             return tf.convert_to_tensor(fixed)
-        # The norm in the variables' own precision, also when the layer computes in half of it.
-        return self._cast(
-            _normalize(*map(tf.convert_to_tensor, (self.kernel.value, self.scale.value)))
-        )
-
-    def _cast(self, value: Any) -> tf.Tensor:
-        return tf.cast(value, self.compute_dtype)
+        return _normalize(*map(tf.convert_to_tensor, (self.kernel.value, self.scale.value)))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
