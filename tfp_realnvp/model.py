@@ -102,7 +102,7 @@ class FlowModel(LikelihoodModel):
                 f"batch dimensions, got event_shape {distribution.event_shape} and batch_shape "
                 f"{distribution.batch_shape}."
             )
-        checks.real(seed, lambda x: x in _INT32, "FlowModel: expected an int32 as seed")
+        seed = int(checks.real(seed, lambda x: x in _INT32, "FlowModel: expected an int32 seed"))
         _check_scope("the distribution", distribution.variables)
         super().__init__(distribution, dequantize=dequantize, seed=seed, name=name)
 
