@@ -18,7 +18,7 @@ from tfp_realnvp.callbacks import LearningRateBudget, TrainingCheckpoint, save_w
 from tfp_realnvp.diagnosis import NonFiniteLossError
 from tfp_realnvp.export import export_saved_model
 from tfp_realnvp.model import FlowModel
-from tfp_realnvp.networks import ConvResNet, ShallowConv, WeightNormConv2D
+from tfp_realnvp.networks import Conditioner, ConvResNet, ShallowConv, WeightNormConv2D
 from tfp_realnvp.optimizers import FusedAdam
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 
@@ -29,6 +29,7 @@ __all__ = [
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "Conditioner",
     "ConvResNet",
     "FactorOut",
     "FlowBijector",
