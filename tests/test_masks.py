@@ -50,6 +50,17 @@ def test_checkerboard_split_restrict_merge(parity):
 
 
 @pytest.mark.parametrize("parity", [0, 1])
+def test_checkerboard_take_and_put_changed(parity):
+    mask, image = tfr.CheckerboardMask(parity), _image((2, 4, 6, 3))
+    taken = mask.take_changed(image)
+    assert taken.shape == (4, 2, 3, 3)
+    # The even rows of the second image, then the odd rows of the first one.
+    np.testing.assert_array_equal(taken[1], image[1, ::2, parity::2])
+    np.testing.assert_array_equal(taken[2], image[0, 1::2, 1 - parity :: 2])
+    np.testing.assert_array_equal(mask.put_changed(taken), mask.restrict(image))
+
+
+@pytest.mark.parametrize("parity", [0, 1])
 def test_channel_split_and_merge(parity):
     mask, image = tfr.ChannelMask(parity), _image((2, 2, 4))
     kept, changed = mask.split(image)

@@ -31,28 +31,55 @@ def test_shapes(name):
         assert layer(ft.normal(shape)).shape == (*shape[:-1], 4)
 
 
+# The last skip connection is part of other convolutions or not, and there are cells of 2x2 or not.
+@pytest.mark.parametrize("shape", [(4, 6), (2, 4), (5, 3), (1, 3)])
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["resnet", "resnet_board", "resnet_no_block"])
-def test_inference_normalises_within_the_convolutions(name):
-    layer = _network(name, dtype="float64")
-    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
+def test_against_layer_by_layer(name, training, shape):
+    layer, again = (_network(name, dtype="float64") for _ in range(2))
+    again.set_weights(layer.get_weights())
+    x = ft.normal([3, *shape, 2], dtype=tf.float64)
+    outputs = layer(x, training=training)
+    np.testing.assert_allclose(outputs, _layer_by_layer(again, x, training), rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(layer.variables, again.variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
+
+def _layer_by_layer(network, x, training):
     def relu_of(norm, h):
-        f = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
-        return tf.nn.relu((h - norm.moving_mean) * f + norm.offset)
+        return tf.nn.relu(norm(h, training=training))
 
-    normed = layer.input_norm(x)
-    if layer.checkerboard_parity is None:
+    mask = tfr.CheckerboardMask(1) if network.checkerboard_parity else None
+    normed = network.input_norm(x, training=training)
+    if mask is None:
         inputs = tf.concat([normed, -normed], axis=-1)
     else:
-        board = tf.broadcast_to(tfr.CheckerboardMask(1).board(x), [3, 4, 6, 1])
+        board = tf.broadcast_to(mask.board(x), tf.shape(x[..., :1]))
         inputs = tf.concat([2 * normed, -2 * normed, board], axis=-1)
-    h = layer.input_conv(tf.nn.relu(inputs))
-    skips = layer.input_skip(h)
-    for norm1, conv1, norm2, conv2, skip in layer.blocks:
+    h = network.input_conv(tf.nn.relu(inputs))
+    skips = network.input_skip(h)
+    for norm1, conv1, norm2, conv2, skip in network.blocks:
         h = h + conv2(relu_of(norm2, conv1(relu_of(norm1, h))))
         skips += skip(h)
-    expected = layer.output_conv(relu_of(layer.output_norm, skips))
-    np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+    outputs = network.output_conv(relu_of(network.output_norm, skips))
+    return outputs if mask is None else mask.restrict(outputs)
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet_board"])
+def test_gradients_against_layer_by_layer(name):
+    layer = _network(name, dtype="float64")
+    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
+    variables = [variable.value for variable in layer.trainable_variables]
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(function(x) ** 3)
+        return tape.gradient(loss, variables)
+
+    ours = gradients(lambda x: layer(x, training=True))
+    for our, plain in zip(ours, gradients(lambda x: _layer_by_layer(layer, x, True)), strict=True):
+        # Batch normalisation leaves nothing but rounding of the gradients of some biases.
+        np.testing.assert_allclose(our, plain, rtol=1e-9, atol=1e-10)
 
 
 @each_network

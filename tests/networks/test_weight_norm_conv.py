@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
+from tfp_realnvp.networks.weight_norm_conv import convolve, fixed_kernels
 
 
 def _layer(filters=5, kernel_size=3, channels=2, **kwargs):
@@ -48,12 +49,16 @@ def test_against_a_plain_convolution(kernel_size, use_bias):
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_convolve_scales_and_shifts_the_output(use_bias):
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_kernel_and_bias_scale_and_shift_the_output(use_bias, is_fixed):
     layer = _layer(use_bias=use_bias)
     x, factor, shift = ft.normal([2, 4, 3, 2]), ft.normal([5], seed=1), ft.normal([5], seed=2)
-    np.testing.assert_allclose(layer.convolve(x, factor), layer(x) * factor, rtol=1e-4, atol=1e-5)
-    expected = layer(x) * factor + shift
-    np.testing.assert_allclose(layer.convolve(x, factor, shift), expected, rtol=1e-4, atol=1e-5)
+    expected = layer(x) * factor
+    with fixed_kernels({layer: tf.Variable(layer.normalized_kernel())} if is_fixed else {}):
+        scaled = convolve(x, *layer.kernel_and_bias(factor))
+        shifted = convolve(x, *layer.kernel_and_bias(factor, shift))
+    np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(shifted, expected + shift, rtol=1e-4, atol=1e-5)
 
 
 def test_unit_input_gives_unit_output():

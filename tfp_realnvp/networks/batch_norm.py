@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,9 @@ import tensorflow as tf
 from tfp_realnvp import replicas
 
 __all__ = ["BatchNorm"]
+
+# The fused kernel is slow on the CPU for a number of channels that is no multiple of this one.
+_VECTOR = 16
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -78,6 +82,10 @@ class BatchNorm(keras.layers.Layer):
         )
         if inputs.dtype == tf.float64 or (training and replicas.statistics_are_global()):
             return self._by_moments(inputs, offset, moving_mean, moving_variance, training)
+        if training and inputs.shape[-1] % _VECTOR:
+            outputs, mean, variance = _normalize_rows(inputs, offset, self.epsilon)
+            self._move((moving_mean, moving_variance), (mean, variance))
+            return outputs
         scale = tf.ones_like(offset)
         # While training the kernel normalises by the batch's statistics, and gives the moved ones.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -117,12 +125,14 @@ class BatchNorm(keras.layers.Layer):
         if training:
             before = mean, variance
             mean, variance, count = replicas.batch_moments(values, shift=mean)
-            unbiased = variance * count / tf.maximum(count - 1, 1)
-            moving = self.moving_mean, self.moving_variance
-            for statistic, old, new in zip(moving, before, (mean, unbiased), strict=True):
-                replicas.assign(statistic, old + (1 - self.momentum) * (new - old))
+            self._move(before, (mean, variance * count / tf.maximum(count - 1, 1)))
         outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
         return tf.cast(outputs, inputs.dtype)
+
+    def _move(self, before: Sequence[tf.Tensor], batch: Sequence[tf.Tensor]) -> None:
+        moving = self.moving_mean, self.moving_variance
+        for statistic, old, new in zip(moving, before, batch, strict=True):
+            replicas.assign(statistic, old + (1 - self.momentum) * (new - old))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
@@ -131,3 +141,48 @@ class BatchNorm(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+@tf.custom_gradient
+def _normalize_rows(
+    images: tf.Tensor, offset: tf.Tensor, epsilon: float
+) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], Callable]:
+    """Returns normalised images, [B, H, W, C], and mean and unbiased variance of the batch, [C].
+
+    The rows of all images are a matrix of W * C columns, for few channels do not fill a vector.
+    """
+    shape = tf.shape(images)
+    width, channels = shape[2], images.shape[-1]
+
+    def as_rows(images: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.cast(images, offset.dtype), [-1, width * channels])
+
+    def as_images(rows: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.reshape(rows, shape), images.dtype)
+
+    def total(rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.reshape(tf.reduce_sum(rows, 0), [width, channels]), 0)
+
+    def along(values: tf.Tensor) -> tf.Tensor:
+        return tf.tile(values, [width])
+
+    count = tf.cast(tf.reduce_prod(shape[:3]), offset.dtype)
+    rows = as_rows(images)
+    mean = total(rows) / count
+    rows -= along(mean)
+    square = total(tf.square(rows))
+    inverse_deviation = tf.math.rsqrt(square / count + epsilon)
+    normalized = rows * along(inverse_deviation)
+
+    def gradient(
+        upstream: tf.Tensor, *of_statistics: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, None]:
+        del of_statistics  # They only move the moving ones.
+        upstream = as_rows(upstream)
+        by_offset = total(upstream)
+        by_scale = total(upstream * normalized)
+        upstream -= along(by_offset / count) + normalized * along(by_scale / count)
+        return as_images(upstream * along(inverse_deviation)), by_offset, None
+
+    outputs = as_images(normalized + along(offset))
+    return (outputs, mean, square / tf.maximum(count - 1, 1)), gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ import tensorflow as tf
 from tfp_realnvp.masks import CheckerboardMask
 from tfp_realnvp.networks.batch_norm import BatchNorm
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.weight_norm_conv import WeightNormConv2D
+from tfp_realnvp.networks.weight_norm_conv import WeightNormConv2D, convolve
 
 __all__ = ["ConvResNet"]
 
@@ -27,7 +28,7 @@ class ConvResNet(Conditioner):
 
     Every convolution is weight-normalised; batch normalisation has no scale. For a checkerboard
     coupling half of the input is zero: the normalised input is doubled, and the board goes in as
-    one more channel.
+    one more channel. Its output is zero where the coupling keeps the image.
 
     #### Example
 
@@ -125,33 +126,87 @@ class ConvResNet(Conditioner):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns [B, H, W, output_channels] for inputs [B, H, W, C]."""
-        x = self.input_norm(inputs, training=training)
-        if self._mask is None:
+        h = self.input_conv(self._both_signs(inputs, training))
+        if training:
+            skips = sum(convolve(*skip) for skip in self._skips(h, training=True))
+            return self._output(self.output_norm(skips, training=True))
+        # By moving statistics, normalising what convolutions give only changes their kernels.
+        skips = self._skips(h, False, *self.output_norm.factor_and_shift())
+        if self._mask is None or not _has_cells(inputs.shape):
+            return self._output(sum(convolve(*skip) for skip in skips))
+        half = self._at_changed_positions(list(skips))
+        return self._mask.put_changed(self.output_conv(tf.nn.relu(half)))
+
+    def _output(self, skips: tf.Tensor) -> tf.Tensor:
+        outputs = self.output_conv(tf.nn.relu(skips))
+        return outputs if self._mask is None else self._mask.restrict(outputs)
+
+    def _both_signs(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        doubled = 1.0 if self._mask is None else 2.0
+        if training:
+            x = doubled * self.input_norm(inputs, training=True)
             x = tf.concat([x, -x], axis=-1)
         else:
-            board = tf.broadcast_to(self._mask.board(x), tf.shape(x[..., :1]))
-            x = tf.concat([2 * x, -2 * x, board], axis=-1)
-        h = self.input_conv(tf.nn.relu(x))
-        through = self._train if training else self._infer
-        return self.output_conv(tf.nn.relu(through(h)))
+            factor, shift = (doubled * s for s in self.input_norm.factor_and_shift())
+            signs = tf.linalg.diag(factor)
+            kernel = tf.concat([signs, -signs], axis=-1)[tf.newaxis, tf.newaxis]
+            x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
+        x = tf.nn.relu(x)
+        if self._mask is None:
+            return x
+        board = tf.broadcast_to(self._mask.board(x), tf.shape(x[..., :1]))
+        return tf.concat([x, board], axis=-1)
 
-    def _train(self, h: tf.Tensor) -> tf.Tensor:
-        skips = self.input_skip(h)
-        for norm1, conv1, norm2, conv2, skip in self.blocks:
-            residual = conv1(tf.nn.relu(norm1(h, training=True)))
-            h += conv2(tf.nn.relu(norm2(residual, training=True)))
-            skips += skip(h)
-        return self.output_norm(skips, training=True)
+    def _skips(
+        self,
+        h: tf.Tensor,
+        training: bool,
+        factor: tf.Tensor | None = None,
+        shift: tf.Tensor | None = None,
+    ) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Yields maps, kernels and biases, whose convolutions add up to the output's input."""
+        skip_kernel, skip_bias = self.input_skip.kernel_and_bias(factor, shift)
+        for i, (norm1, conv1, norm2, conv2, skip) in enumerate(self.blocks, start=1):
+            residual = tf.nn.relu(norm1(h, training=training))
+            if training:
+                residual = norm2(conv1(residual), training=True)
+            else:
+                residual = convolve(residual, *conv1.kernel_and_bias(*norm2.factor_and_shift()))
+            residual = tf.nn.relu(residual)
+            kernel, bias = skip.kernel_and_bias(factor)
+            if i == self.num_blocks and self._joins_last(h):
+                # skip(h + conv(residual)) is linear: both skips of h are one, and that of the
+                # residual is part of its convolution.
+                yield h, skip_kernel + kernel, skip_bias + bias
+                joined, joined_bias = conv2.kernel_and_bias()
+                bias = tf.linalg.matvec(kernel[0, 0], joined_bias, transpose_a=True)
+                yield residual, tf.tensordot(joined, kernel[0, 0], 1), bias
+                return
+            yield h, skip_kernel, skip_bias
+            h += conv2(residual)
+            skip_kernel, skip_bias = kernel, bias
+        yield h, skip_kernel, skip_bias
 
-    def _infer(self, h: tf.Tensor) -> tf.Tensor:
-        # By moving statistics, normalising what convolutions give only changes their kernels.
-        factor, shift = self.output_norm.factor_and_shift()
-        skips = self.input_skip.convolve(h, factor, shift)
-        for norm1, conv1, norm2, conv2, skip in self.blocks:
-            residual = conv1.convolve(tf.nn.relu(norm1(h)), *norm2.factor_and_shift())
-            h += conv2(tf.nn.relu(residual))
-            skips += skip.convolve(h, factor)
-        return skips
+    def _at_changed_positions(self, skips: list[tuple[tf.Tensor, ...]]) -> tf.Tensor:
+        # The coupling asks for no others, half of the image, and they are computed by themselves.
+        pointwise = [skip for skip in skips if skip[1].shape[0] == 1]
+        maps, kernels, biases = zip(*pointwise, strict=True)
+        maps = tf.concat([self._mask.take_changed(h) for h in maps], axis=-1)
+        outputs = convolve(maps, tf.concat(kernels, axis=2), sum(biases))
+        for h, kernel, bias in skips[len(pointwise) :]:
+            outputs += tf.concat(
+                [
+                    convolve(h, kernel, bias, 2, [[0, 0], [1 - i, i], [1 - j, j], [0, 0]])
+                    for i, j in self._mask.changed_in_cell
+                ],
+                axis=0,
+            )
+        return outputs
+
+    def _joins_last(self, h: tf.Tensor) -> bool:
+        # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions.
+        positions = h.shape[1:3].num_elements()
+        return positions is not None and positions >= 2 * self.num_filters
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
@@ -169,3 +224,8 @@ class ConvResNet(Conditioner):
             "momentum": self.momentum,
             "epsilon": self.epsilon,
         }
+
+
+def _has_cells(shape: tf.TensorShape) -> bool:
+    """Returns whether images of this shape surely consist of 2×2 cells."""
+    return all(side is not None and side % 2 == 0 for side in shape[1:3])

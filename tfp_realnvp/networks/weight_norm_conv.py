@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["WeightNormConv2D", "fixed_kernels"]
+__all__ = ["WeightNormConv2D", "convolve", "fixed_kernels"]
 
 _fixed_kernels: contextvars.ContextVar[Mapping[WeightNormConv2D, tf.Variable] | None]
 _fixed_kernels = contextvars.ContextVar("fixed_kernels", default=None)
@@ -121,40 +121,38 @@ class WeightNormConv2D(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, filters] for inputs [B, H, W, C]."""
-        return self.convolve(inputs)
+        return convolve(inputs, *self.kernel_and_bias())
 
-    def convolve(
-        self,
-        inputs: tf.Tensor,
-        factor: tf.Tensor | None = None,
-        shift: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Returns `call(inputs) * factor + shift` at the cost of the convolution.
+    def kernel_and_bias(
+        self, factor: tf.Tensor | None = None, shift: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns what to `convolve` with for `call(inputs) * factor + shift`.
 
         Args:
-          inputs: [B, H, W, C], in the compute dtype.
           factor: of each filter, [filters], in the variables' dtype; `None` is 1.
           shift: likewise; `None` is 0.
+
+        Returns:
+          The kernel, [kernel_size, kernel_size, C, filters], and the bias, [filters], or `None` for
+          none, in the variables' dtype.
         """
-        kernel, bias = self.normalized_kernel(), self.bias
-        if bias is not None:
-            bias = tf.convert_to_tensor(bias.value)
-        if factor is not None:
-            kernel = kernel * factor
-            bias = None if bias is None else bias * factor
+        kernel = self.normalized_kernel(factor)
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias.value)
+        if factor is not None and bias is not None:
+            bias = bias * factor
         if shift is not None:
             bias = shift if bias is None else bias + shift
-        # Kernels are made in the variables' own precision, also when the layer computes in half.
-        kernel = tf.cast(kernel, inputs.dtype)
-        outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
-        return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
+        return kernel, bias
 
-    def normalized_kernel(self) -> tf.Tensor:
-        """Returns `w`, [kernel_size, kernel_size, C, filters], in the variables' dtype."""
+    def normalized_kernel(self, factor: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns `w * factor`, [kernel_size, kernel_size, C, filters], in the variables' dtype."""
         fixed = (_fixed_kernels.get() or {}).get(self)
         if fixed is not None:
-            return tf.convert_to_tensor(fixed)
-        return _normalize(*map(tf.convert_to_tensor, (self.kernel.value, self.scale.value)))
+            fixed = tf.convert_to_tensor(fixed)
+            return fixed if factor is None else fixed * factor
+        scale = tf.convert_to_tensor(self.scale.value)
+        scale = scale if factor is None else scale * factor
+        return _normalize(tf.convert_to_tensor(self.kernel.value), scale)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
@@ -169,6 +167,21 @@ class WeightNormConv2D(keras.layers.Layer):
             "use_bias": self.use_bias,
             "initial_scale": self.initial_scale,
         }
+
+
+def convolve(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor | None = None,
+    strides: int = 1,
+    padding: str | Sequence[Sequence[int]] = "SAME",
+) -> tf.Tensor:
+    """Returns the convolution plus the bias, in the dtype of the inputs.
+
+    Kernels and biases are made in the variables' own precision, also where the images are in half.
+    """
+    outputs = tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), strides, padding)
+    return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
 
 
 @tf.custom_gradient
