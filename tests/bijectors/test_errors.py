@@ -327,17 +327,17 @@ def test_a_tensor_as_training(flow):
         (
             lambda: tfr.WeightNormConv2D(0, 3),
             ValueError,
-            "expected positive filters and kernel_size, got 0 and 3",
+            "expected filters of at least 1, got 0",
         ),
         (
             lambda: tfr.ConvResNet(4, num_filters=0),
             ValueError,
-            "expected positive output_channels and num_filters.*got 4, 0 and 4",
+            "expected num_filters of at least 1, got 0",
         ),
         (
             lambda: tfr.ShallowConv(0),
             ValueError,
-            "expected positive output_channels and num_filters, got 0 and 64",
+            "expected output_channels of at least 1, got 0",
         ),
         (lambda: tfr.FlowModel(tf.identity), TypeError, "expected a tfd.Distribution, got"),
         (

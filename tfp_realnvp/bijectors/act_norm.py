@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -66,7 +65,8 @@ class ActNorm(FlowBijector):
           TypeError: if `dtype` is another one.
         """
         parameters = dict(locals())
-        checks.real(epsilon, lambda x: 0 < x < math.inf, f"{name}: expected a positive epsilon")
+        dtype = checks.float_dtype(dtype, name)
+        checks.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
         if not (learned is None or isinstance(learned, LearnedAffine)):
             raise TypeError(f"{name}: expected a LearnedAffine as learned, got {learned!r}.")
         if num_channels is not None:

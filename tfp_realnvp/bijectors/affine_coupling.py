@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.recomputation import recompute_gradient
@@ -81,9 +82,16 @@ class AffineCoupling(FlowBijector):
           name: of the operations.
 
         Raises:
-          TypeError: if `network` is not callable, or `dtype` another one.
+          TypeError: if `mask` is none, `network` not callable, `scale` neither number nor variable,
+            `dtype` another one, or a flag no bool.
+          ValueError: if `scale` is not finite.
         """
         parameters = dict(locals())
+        _check_mask(mask, name)
+        checks.flag(use_scale, f"{name}: expected a bool as use_scale")
+        dtype = checks.float_dtype(dtype, name)
+        if use_scale:
+            _check_scale(scale, dtype, name)
         if not callable(network):
             raise TypeError(f"{name}: expected a layer or a function as network, got {network!r}.")
         with tf.name_scope(name):
@@ -219,6 +227,25 @@ class AffineCoupling(FlowBijector):
     def _static(self, options: dict[str, Any]) -> dict[str, bool]:
         takes = "training" in self._network_options
         return {"training": options.get("training", False)} if takes else {}
+
+
+def _check_mask(mask: Any, name: str) -> None:
+    methods = ("split", "restrict", "merge", "changed_channels")
+    # A class has them too, but no instance whose halves they are.
+    missing = [each for each in methods if not callable(getattr(mask, each, None))]
+    if isinstance(mask, type) or missing:
+        raise TypeError(
+            f"{name}: expected a CheckerboardMask, a ChannelMask, or another mask with the methods "
+            f"{', '.join(methods)}, got {mask!r}."
+        )
+
+
+def _check_scale(scale: Any, dtype: tf.DType, name: str) -> None:
+    expected = f"{name}: expected a finite number or a scalar {dtype.name} variable as scale"
+    if not isinstance(scale, tf.Variable):
+        checks.real(scale, lambda number: abs(number) <= dtype.max, expected)
+    elif scale.dtype != dtype or scale.shape.rank != 0:
+        raise TypeError(f"{expected}, got {scale!r}.")
 
 
 class _LayerVariables(Sequence):

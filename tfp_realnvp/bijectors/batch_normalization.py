@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -83,10 +82,10 @@ class BatchNormalization(FlowBijector):
           TypeError: if `dtype` is another one.
         """
         parameters = dict(locals())
-        checks.real(momentum, lambda x: 0 <= x < 1, f"{name}: expected a momentum in [0, 1)")
-        checks.real(epsilon, lambda x: 0 < x < math.inf, f"{name}: expected a positive epsilon")
-        if statistics not in _STATISTICS:
-            raise ValueError(f"{name}: expected statistics of {_STATISTICS}, got {statistics!r}.")
+        dtype = checks.float_dtype(dtype, name)
+        checks.momentum(momentum, name)
+        checks.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
+        checks.choice(statistics, _STATISTICS, f"{name}: expected statistics")
         if not (moving is None or isinstance(moving, MovingStatistics)):
             raise TypeError(f"{name}: expected MovingStatistics as moving, got {moving!r}.")
         if num_channels is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors.one_pass_cache import OnePassCache
 
 __all__ = ["FlowBijector"]
@@ -83,9 +84,10 @@ class FlowBijector(tfb.Bijector):
           name: of the operations.
 
         Raises:
-          TypeError: if `dtype` is another one.
+          TypeError: if `dtype` is another one, or `validate_args` no bool.
         """
-        dtype = _float_dtype(dtype, name)
+        dtype = checks.float_dtype(dtype, name)
+        checks.flag(validate_args, f"{name}: expected a bool as validate_args")
         self._state_variables = self._hash = None
         super().__init__(
             dtype=dtype,
@@ -310,13 +312,3 @@ class FlowBijector(tfb.Bijector):
         assertions = [each for each in self._assertions(value, inverse) if each is not None]
         with tf.control_dependencies(assertions):
             return tf.identity(value)
-
-
-def _float_dtype(dtype: Any, name: str) -> tf.DType:
-    try:
-        given = tf.as_dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"{name}: expected dtype float32 or float64, got {dtype!r}.") from error
-    if given not in (tf.float32, tf.float64):
-        raise TypeError(f"{name}: expected dtype float32 or float64, got {given.name}.")
-    return given

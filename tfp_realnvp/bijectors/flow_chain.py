@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import checks
 from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
@@ -53,18 +54,23 @@ class FlowChain(FlowBijector):
           name: of the operations.
 
         Raises:
-          TypeError: if one of them is not a bijector, or `dtype` another one.
+          TypeError: if `bijectors` is no list, one of them not a bijector, `dtype` another one, or
+            a flag no bool.
         """
         parameters = dict(locals())
+        if not isinstance(bijectors, Sequence) or isinstance(bijectors, (str, bytes)):
+            raise TypeError(f"{name}: expected a list of bijectors, got {bijectors!r}.")
         parameters["bijectors"] = bijectors = tuple(bijectors)
+        dtype = checks.float_dtype(dtype, name)
         for part in bijectors:
             if not isinstance(part, tfb.Bijector):
                 raise TypeError(f"{name}: expected bijectors, got {part!r}.")
-            if part.dtype is not None and part.dtype != tf.as_dtype(dtype):
+            if part.dtype is not None and part.dtype != dtype:
                 raise TypeError(
-                    f"{name}: expected parts of dtype {tf.as_dtype(dtype).name}, got {part.name} "
-                    f"of {tf.as_dtype(part.dtype).name}."
+                    f"{name}: expected parts of dtype {dtype.name}, got {part.name} of "
+                    f"{tf.as_dtype(part.dtype).name}."
                 )
+        checks.flag(recompute, f"{name}: expected a bool as recompute")
         with tf.name_scope(name):
             self._bijectors = bijectors
             self._recompute = recompute

@@ -78,7 +78,7 @@ class PixelLogit(FlowBijector):
             super().__init__(
                 dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
             )
-            numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
+            numpy_dtype = self.dtype.as_numpy_dtype
             margin = num_values * (alpha / (1 - 2 * alpha))
             low, high = -margin, num_values + margin
             # Else the lowest grey level is an end of the interval, or noise on the highest is lost.

@@ -126,7 +126,7 @@ class RealNVPImage(FlowBijector):
         Raises:
           ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
             of range.
-          TypeError: if `dtype` is another one.
+          TypeError: if an argument is of another type, or `dtype` another one.
         """
         parameters = dict(locals())
         image_shape = multi_scale.checked_image_shape(image_shape, name)
@@ -134,11 +134,12 @@ class RealNVPImage(FlowBijector):
             num_scales = multi_scale.default_num_scales(image_shape, name)
         num_scales = checks.integer(num_scales, 1, f"{name}: expected num_scales of at least 1")
         multi_scale.check_num_scales(num_scales, image_shape, name)
-        if normalization not in multi_scale.NORMALIZATIONS:
-            raise ValueError(
-                f"{name}: expected a normalization of {multi_scale.NORMALIZATIONS}, got "
-                f"{normalization!r}."
-            )
+        checks.choice(
+            normalization, multi_scale.NORMALIZATIONS, f"{name}: expected a normalization"
+        )
+        dtype = checks.float_dtype(dtype, name)
+        for argument, value in (("use_scale", use_scale), ("recompute", recompute)):
+            checks.flag(value, f"{name}: expected a bool as {argument}")
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
         num_blocks, num_filters, num_couplings, num_channel_couplings = (
@@ -168,7 +169,7 @@ class RealNVPImage(FlowBijector):
             "momentum": momentum,
             "use_scale": use_scale,
             "network_fn": network_fn,
-            "dtype": tf.as_dtype(dtype),
+            "dtype": dtype,
         }
         with tf.name_scope(name):
             if flow is None:
@@ -211,11 +212,8 @@ class RealNVPImage(FlowBijector):
         Raises:
           ValueError: if the paper has no such dataset.
         """
-        if dataset not in PAPER_CONFIGURATIONS:
-            raise ValueError(
-                f"expected a dataset of the paper, one of {sorted(PAPER_CONFIGURATIONS)}, got "
-                f"{dataset!r}."
-            )
+        names = sorted(PAPER_CONFIGURATIONS)
+        checks.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper, one")
         return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
 
     @classmethod

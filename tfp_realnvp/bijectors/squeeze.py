@@ -68,8 +68,7 @@ class Squeeze(FlowBijector):
         """
         parameters = dict(locals())
         block_size = checks.integer(block_size, 2, f"{name}: expected a block_size of at least 2")
-        if order not in _ORDERS:
-            raise ValueError(f"{name}: expected an order of {_ORDERS}, got {order!r}.")
+        checks.choice(order, _ORDERS, f"{name}: expected an order")
         with tf.name_scope(name):
             self._block_size = block_size
             self._order = order

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp import replicas
+from tfp_realnvp import checks, replicas
 
 __all__ = ["BatchNorm"]
 
@@ -53,13 +53,11 @@ class BatchNorm(keras.layers.Layer):
 
         Raises:
           ValueError: if `momentum` or `epsilon` is out of range.
+          TypeError: if one of them is no number.
         """
         super().__init__(**kwargs)
-        if not 0 <= momentum < 1 or not epsilon > 0:
-            raise ValueError(
-                f"{self.name}: expected a momentum in [0, 1) and a positive epsilon, got "
-                f"{momentum} and {epsilon}."
-            )
+        checks.momentum(momentum, self.name)
+        checks.positive(epsilon, f"{self.name}: expected a positive epsilon")
         self.momentum = momentum
         self.epsilon = epsilon
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.masks import CheckerboardMask
 from tfp_realnvp.networks.batch_norm import BatchNorm
 from tfp_realnvp.networks.conditioner import Conditioner
@@ -69,14 +70,23 @@ class ConvResNet(Conditioner):
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if a number is not positive.
+          ValueError: if a number is out of range.
+          TypeError: if one of them is no number.
         """
         super().__init__(**kwargs)
-        if output_channels < 1 or num_filters < 1 or num_blocks < 0:
-            raise ValueError(
-                f"{self.name}: expected positive output_channels and num_filters and num_blocks of "
-                f"at least 0, got {output_channels}, {num_filters} and {num_blocks}."
+        output_channels, num_blocks, num_filters = (
+            checks.integer(
+                value, at_least, f"{self.name}: expected {argument} of at least {at_least}"
             )
+            for argument, value, at_least in (
+                ("output_channels", output_channels, 1),
+                ("num_blocks", num_blocks, 0),
+                ("num_filters", num_filters, 1),
+            )
+        )
+        checks.finite(output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0")
+        checks.momentum(momentum, self.name)
+        checks.positive(epsilon, f"{self.name}: expected a positive epsilon")
         self.output_channels = output_channels
         self.num_blocks = num_blocks
         self.num_filters = num_filters

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.masks import CheckerboardMask
 from tfp_realnvp.networks.conditioner import Conditioner
 
@@ -51,13 +52,16 @@ class ShallowConv(Conditioner):
 
         Raises:
           ValueError: if a number is not positive.
+          TypeError: if one of them is no number.
         """
         super().__init__(**kwargs)
-        if output_channels < 1 or num_filters < 1:
-            raise ValueError(
-                f"{self.name}: expected positive output_channels and num_filters, got "
-                f"{output_channels} and {num_filters}."
+        output_channels, num_filters = (
+            checks.integer(value, 1, f"{self.name}: expected {argument} of at least 1")
+            for argument, value in (
+                ("output_channels", output_channels),
+                ("num_filters", num_filters),
             )
+        )
         self.output_channels = output_channels
         self.num_filters = num_filters
         self.checkerboard_parity = checkerboard_parity

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp import checks
+
 __all__ = ["WeightNormConv2D", "convolve", "fixed_kernels"]
 
 _fixed_kernels: contextvars.ContextVar[Mapping[WeightNormConv2D, tf.Variable] | None]
@@ -87,16 +89,18 @@ class WeightNormConv2D(keras.layers.Layer):
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if `filters` or `kernel_size` is not positive.
+          ValueError: if a number is out of range.
+          TypeError: if one of them is no number, or `use_bias` no bool.
         """
         super().__init__(**kwargs)
-        if filters < 1 or kernel_size < 1:
-            raise ValueError(
-                f"{self.name}: expected positive filters and kernel_size, got {filters} and "
-                f"{kernel_size}."
-            )
-        self.filters = filters
-        self.kernel_size = kernel_size
+        checks.flag(use_bias, f"{self.name}: expected a bool as use_bias")
+        checks.finite(
+            initial_scale, 0, f"{self.name}: expected a finite initial_scale of at least 0"
+        )
+        self.filters = checks.integer(filters, 1, f"{self.name}: expected filters of at least 1")
+        self.kernel_size = checks.integer(
+            kernel_size, 1, f"{self.name}: expected a kernel_size of at least 1"
+        )
         self.use_bias = use_bias
         self.initial_scale = initial_scale
         self.scale = self.bias = None
