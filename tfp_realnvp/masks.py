@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -85,28 +86,29 @@ class CheckerboardMask:
         """Row and column of both positions that the coupling changes in each cell of 2×2."""
         return (0, self.parity), (1, 1 - self.parity)
 
-    def take_changed(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns what is at the changed positions, [2B, H/2, W/2, C], of [B, H, W, C].
+    def take_changed(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """Returns what is at the changed positions of the even rows and of the odd rows.
 
-        First that of the even rows of all images, then that of the odd rows. H and W are even, and
-        known.
+        Args:
+          x: [B, H, W, C], with H and W even and known.
+
+        Returns:
+          Two tensors [B, H/2, W/2, C], for the positions of `changed_in_cell`.
         """
         _, height, width, channels = x.shape
         # Both squares of a row of a cell lie side by side, as channels.
         cells = tf.reshape(x, [-1, height // 2, 2, width // 2, 2 * channels])
-        halves = [
+        return [
             cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in self.changed_in_cell
         ]
-        return tf.concat(halves, axis=0)
 
-    def put_changed(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns [B, H, W, C] with zeros where `take_changed` took nothing."""
-        halves = tf.split(x, 2, axis=0)
+    def put_changed(self, halves: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns [B, H, W, C] with zeros where `take_changed` takes nothing."""
         rows = [
             tf.stack([tf.zeros_like(half), half] if j else [half, tf.zeros_like(half)], axis=3)
             for half, (_, j) in zip(halves, self.changed_in_cell, strict=True)
         ]
-        _, height, width, channels = x.shape
+        _, height, width, channels = halves[0].shape
         return tf.reshape(tf.stack(rows, axis=2), [-1, 2 * height, 2 * width, channels])
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:

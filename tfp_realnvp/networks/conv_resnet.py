@@ -144,8 +144,9 @@ class ConvResNet(Conditioner):
         skips = self._skips(h, False, *self.output_norm.factor_and_shift())
         if self._mask is None or not _has_cells(inputs.shape):
             return self._output(sum(convolve(*skip) for skip in skips))
-        half = self._at_changed_positions(list(skips))
-        return self._mask.put_changed(self.output_conv(tf.nn.relu(half)))
+        kernel_and_bias = self.output_conv.kernel_and_bias()
+        halves = map(tf.nn.relu, self._at_changed_positions(list(skips)))
+        return self._mask.put_changed([convolve(half, *kernel_and_bias) for half in halves])
 
     def _output(self, skips: tf.Tensor) -> tf.Tensor:
         outputs = self.output_conv(tf.nn.relu(skips))
@@ -197,21 +198,21 @@ class ConvResNet(Conditioner):
             skip_kernel, skip_bias = kernel, bias
         yield h, skip_kernel, skip_bias
 
-    def _at_changed_positions(self, skips: list[tuple[tf.Tensor, ...]]) -> tf.Tensor:
+    def _at_changed_positions(self, skips: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
         # The coupling asks for no others, half of the image, and they are computed by themselves.
         pointwise = [skip for skip in skips if skip[1].shape[0] == 1]
         maps, kernels, biases = zip(*pointwise, strict=True)
-        maps = tf.concat([self._mask.take_changed(h) for h in maps], axis=-1)
-        outputs = convolve(maps, tf.concat(kernels, axis=2), sum(biases))
-        for h, kernel, bias in skips[len(pointwise) :]:
-            outputs += tf.concat(
-                [
-                    convolve(h, kernel, bias, 2, [[0, 0], [1 - i, i], [1 - j, j], [0, 0]])
-                    for i, j in self._mask.changed_in_cell
-                ],
-                axis=0,
+        kernel, bias = tf.concat(kernels, axis=2), sum(biases)
+        halves = []
+        for (i, j), *taken in zip(
+            self._mask.changed_in_cell, *map(self._mask.take_changed, maps), strict=True
+        ):
+            half = convolve(tf.concat(taken, axis=-1), kernel, bias)
+            padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
+            halves.append(
+                sum((convolve(*skip, 2, padding) for skip in skips[len(pointwise) :]), half)
             )
-        return outputs
+        return halves
 
     def _joins_last(self, h: tf.Tensor) -> bool:
         # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions.
