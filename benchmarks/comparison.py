@@ -136,10 +136,15 @@ def compare(
 def interleave(
     runners: list[Runner], works: tuple[str, ...], rounds: int, steps: int
 ) -> list[list[dict[str, Any]]]:
-    """Lets the runners work in turns, and returns the replies of each, by round."""
+    """Lets the runners work in turns, and returns the replies of each, by round.
+
+    A turn starts with a step that does not count: until then threads of the other process may wait
+    busily for work, and the caches hold what is its own.
+    """
     replies = [[] for _ in runners]
     for _ in range(rounds):
         for runner, work, record in zip(runners, works, replies, strict=True):
+            runner.run(work, steps=1)
             record.append(runner.run(work, steps))
     return replies
 

@@ -110,9 +110,12 @@ def test_turns_and_ratio():
             turns.append((self.name, what, steps))
             return {"seconds": next(self.seconds)}
 
-    runners = [Runner("a", [1.0, 2.0, 1.0]), Runner("b", [2.0, 2.0, 9.0])]
+    # The first step of each turn does not count.
+    a, b = [7.0, 1.0, 8.0, 2.0, 7.0, 1.0], [9.0, 2.0, 7.0, 2.0, 8.0, 9.0]
+    runners = [Runner("a", a), Runner("b", b)]
     first, second = comparison.interleave(runners, ("sample", "log_prob"), rounds=3, steps=5)
-    assert turns == [("a", "sample", 5), ("b", "log_prob", 5)] * 3
+    turn_a, turn_b = ([(*name, 1), (*name, 5)] for name in (("a", "sample"), ("b", "log_prob")))
+    assert turns == (turn_a + turn_b) * 3
     seconds = [[turn["seconds"] for turn in each] for each in (first, second)]
     assert comparison.median_ratio(*seconds) == ([2.0, 1.0, 9.0], 2.0)
 
