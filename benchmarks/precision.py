@@ -1,7 +1,8 @@
 """Bits/dim after equal steps in float32 and in bfloat16: `python -m benchmarks.precision --help`.
 
 The size `small`, the same initial weights, batches and noise; the network computes in one precision
-or the other. The outcome is printed as one JSON object.
+or the other. The learning rate goes down to zero over the second half. The outcome is printed as
+one JSON object.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def _bits_per_dim(
     size = SIZES[flags.size]
     contender = Ours(size, train[: size.batch_size], policy=policy)
     batches = training_batches(train, size.batch_size, flip=True, seed=flags.seed)
-    for batch in itertools.islice(batches, flags.steps):
+    optimizer = contender.model.optimizer
+    peak = float(optimizer.learning_rate)
+    for step, batch in enumerate(itertools.islice(batches, flags.steps)):
+        # Down to nothing over the second half: the last batches would decide otherwise.
+        optimizer.learning_rate = peak * min(1.0, 2.0 * (1.0 - step / flags.steps))
         contender.train_on(batch)
     log_prob = np.concatenate(list(in_batches(contender.score, test)))
     return float(-np.mean(log_prob) / (test[0].size * math.log(2)))
