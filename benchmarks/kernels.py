@@ -7,10 +7,14 @@ could take its place. Milliseconds, the median of 30 calls, each with the cost o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from tfp_realnvp.masks import CheckerboardMask
+from tfp_realnvp.networks import BatchNorm
+from tfp_realnvp.networks.weight_norm_conv import convolve
 
 __all__ = ["main"]
 
@@ -66,17 +70,49 @@ def _alternatives(dtype: tf.DType, side: int, channels: int) -> dict[str, Callab
         columns = tf.reshape(patches, [-1, 9 * channels])
         return tf.matmul(columns, tf.reshape(upstream, [-1, channels]), transpose_a=True)
 
-    def half(x: tf.Tensor) -> tf.Tensor:
-        rows = tf.reshape(x, [_BATCH, side // 2, 2, side // 2, 2 * channels])
-        return tf.concat([rows[:, :, 0, :, :channels], rows[:, :, 1, :, channels:]], axis=1)
+    def skip_sum(maps: Sequence[tf.Tensor] = maps) -> tf.Tensor:
+        return sum(convolve(h, k, bias) for h, k in zip(maps, skips, strict=False))
 
-    def skip_sum() -> tf.Tensor:
-        each = zip(maps, skips, strict=True)
-        return tf.nn.relu(sum(tf.nn.bias_add(conv(h, k), bias) for h, k in each))
+    def one_skip(maps: Sequence[tf.Tensor] = maps) -> tf.Tensor:
+        kernel = tf.concat(skips[: len(maps)], axis=2)
+        return convolve(tf.concat(maps, axis=-1), kernel, bias)
 
-    def one_skip(of: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-        joined = tf.concat([of(h) for h in maps], axis=-1)
-        return tf.nn.relu(tf.nn.bias_add(conv(joined, tf.concat(skips, axis=2)), bias))
+    # The last 3x3 convolution is of the first map here, and adds to the last but one.
+    def end() -> tf.Tensor:
+        return skip_sum([*maps[:-1], maps[-2] + convolve(x, kernel, bias)])
+
+    def end_joined() -> tf.Tensor:
+        joined = tf.tensordot(kernel, skips[-1][0, 0], 1)
+        return skip_sum(maps[:-1]) + convolve(x, joined, bias)
+
+    def end_of_half() -> tf.Tensor:
+        joined = tf.tensordot(kernel, skips[-1][0, 0], 1)
+        mask = CheckerboardMask()
+        each = zip(mask.changed_in_cell, *map(mask.take_changed, maps[:-1]), strict=True)
+        return tf.stack(
+            [
+                one_skip(taken)
+                + convolve(x, joined, bias, 2, [[0, 0], [1 - i, i], [1 - j, j], [0, 0]])
+                for (i, j), *taken in each
+            ]
+        )
+
+    image_channels = random(_BATCH, side, side, 3 * channels // 32)
+    norm = BatchNorm()
+    norm.build(image_channels.shape)
+
+    def of_few_channels(normalize: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        inputs = tf.convert_to_tensor(image_channels)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = normalize(inputs)
+        return tape.gradient(outputs, inputs, output_gradients=inputs)
+
+    def fused(inputs: tf.Tensor) -> tf.Tensor:
+        s = tf.ones([inputs.shape[-1]])
+        return tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=s, offset=s, mean=s, variance=s, is_training=True
+        ).y
 
     return {
         "3x3 convolution": lambda: conv(x, kernel),
@@ -94,9 +130,13 @@ def _alternatives(dtype: tf.DType, side: int, channels: int) -> dict[str, Callab
         "  the same with the normalisation in kernel and bias": lambda: tf.nn.relu(
             tf.nn.bias_add(conv(x, kernel), bias)
         ),
-        "sum of five 1x1 convolutions, ReLU": skip_sum,
-        "  the same as one convolution of all maps": lambda: one_skip(tf.identity),
-        "  the same at half of the positions": lambda: one_skip(half),
+        "sum of five 1x1 convolutions": skip_sum,
+        "  the same as one convolution of all maps": one_skip,
+        "3x3 convolution, sum, sum of five 1x1 convolutions": end,
+        "  the same with the last one within the 3x3 convolution": end_joined,
+        "  and at half of the positions": end_of_half,
+        "normalisation of few channels, and its gradient": lambda: of_few_channels(fused),
+        "  the same by rows": lambda: of_few_channels(lambda x: norm(x, training=True)),
         "ReLU": lambda: tf.nn.relu(x),
         "sum of two": lambda: x + upstream,
     }
