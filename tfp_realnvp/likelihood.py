@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import pixels, replicas, tracking
 from tfp_realnvp.bijectors import FlowBijector
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
+from tfp_realnvp.groups import map_in_groups, read
 from tfp_realnvp.image_input import images_of_batch
 from tfp_realnvp.optimizers import apply_if_finite
 
@@ -52,7 +53,7 @@ class LikelihoodModel(keras.Model):
             [v for v in distribution.variables if id(v) not in of_networks],
             name="other_variables",
         )
-        self._scales = tracking.find_scales(self.networks, bijectors)
+        self._scales = tuple(tracking.find_scales(self.networks, bijectors))
         self._set_in_training = tuple(v for p in bijectors for v in p.variables_set_in_training)
         self._bits_per_dim = ReplicatedMean(name="bits_per_dim")
         self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=_FIRST)
@@ -89,25 +90,33 @@ class LikelihoodModel(keras.Model):
         values = self._values(images, (self.seed, tf.cast(step, tf.int32)), part)
         variables = self.trainable_variables
         # Tensors share the variables' buffers until those are written: this costs nothing.
-        statistics = [(v, v.value()) for v in self._set_in_training]
+        statistics = read(self._set_in_training)
+        penalty = self._penalty()
         with replicas.global_statistics(self.global_statistics):
             with tf.GradientTape() as tape:
+                tape.watch(penalty)
                 log_prob = self._log_prob(values, training=True)
                 # What replicas have is to be summed.
                 loss = -tf.reduce_sum(log_prob) / tf.cast(part.total, log_prob.dtype)
-                penalty = tf.cast(self._penalty(), loss.dtype)
-                scaled = self.optimizer.scale_loss(loss + penalty / replicas.num_replicas())
-            gradients = tape.gradient(scaled, variables)
+                penalized = loss + tf.cast(penalty, loss.dtype) / replicas.num_replicas()
+                scaled = self.optimizer.scale_loss(penalized)
+            by_penalty, *gradients = tape.gradient(scaled, [penalty, *variables])
+        self._add_gradient_of_penalty(by_penalty, gradients, variables)
         loss, *gradients = replicas.sum_over_replicas([loss, *gradients])
         if not self.global_statistics:
             replicas.average(self._set_in_training)
         # A step after one that failed, in the same execution, changes nothing either.
         failed_before = self._failed_step >= 0
-        checked = tf.where(failed_before, tf.cast(float("nan"), loss.dtype), loss + penalty)
+        checked = loss + tf.cast(penalty, loss.dtype)
+        checked = tf.where(failed_before, tf.cast(float("nan"), loss.dtype), checked)
         is_finite = apply_if_finite(self.optimizer, checked, gradients, variables)
         fails = tf.logical_not(is_finite | failed_before)
         replicas.assign(self._failed_step, tf.where(fails, step, self._failed_step))
-        _restore_unless(is_finite, statistics)
+        map_in_groups(
+            _restore_unless,
+            [(v.handle, value) for v, value in zip(self._set_in_training, statistics, strict=True)],
+            [is_finite],
+        )
         self._update_metrics(loss, images, part)
         # The wrapper in `make_train_function` takes these out again.
         last = {"_failed_step": tf.identity(self._failed_step)}
@@ -151,9 +160,20 @@ class LikelihoodModel(keras.Model):
         return self.distribution.log_prob(values, **options)
 
     def _penalty(self) -> tf.Tensor:
-        # Half the sum of squares by one operation, with a gradient of one.
-        halves = [tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in self._scales]
+        halves = map_in_groups(_half_square, [[value] for value in read(self._scales)])
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
+
+    def _add_gradient_of_penalty(
+        self, upstream: tf.Tensor, gradients: list[tf.Tensor], variables: list[keras.Variable]
+    ) -> None:
+        # By hand: the tape would have some operations for each.
+        index = {id(variable.value): i for i, variable in enumerate(variables)}
+        indices = [index[id(scale)] for scale in self._scales if id(scale) in index]
+        rows = [(gradients[i], variables[i].value.handle) for i in indices]
+        sums = map_in_groups(_add_multiple, rows, [2 * self.scale_l2 * upstream])
+        for i, gradient in zip(indices, sums, strict=True):
+            gradient.set_shape(gradients[i].shape)
+            gradients[i] = gradient
 
     def _update_metrics(self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart) -> None:
         num_dims = tf.reduce_prod(tf.shape(images)[1:])
@@ -236,15 +256,15 @@ class ReplicatedMean(keras.metrics.Mean):
         return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
 
 
-def _restore_unless(is_finite: tf.Tensor, statistics: list[tuple[tf.Variable, tf.Tensor]]) -> None:
-    if replicas.num_replicas() > 1:
-        for variable, value in statistics:
-            replicas.assign(variable, tf.where(is_finite, variable, value))
-        return
+def _half_square(value: tf.Tensor) -> tf.Tensor:
+    return tf.nn.l2_loss(tf.cast(value, tf.float32))
 
-    def restore() -> tf.Tensor:
-        for variable, value in statistics:
-            variable.assign(value)
-        return tf.constant(True)
 
-    tf.cond(is_finite, lambda: tf.constant(False), restore)
+def _add_multiple(gradient: tf.Tensor, handle: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=gradient.dtype)
+    return gradient + tf.cast(factor, gradient.dtype) * value
+
+
+def _restore_unless(handle: tf.Tensor, before: tf.Tensor, is_finite: tf.Tensor) -> None:
+    now = tf.raw_ops.ReadVariableOp(resource=handle, dtype=before.dtype)
+    tf.raw_ops.AssignVariableOp(resource=handle, value=tf.where(is_finite, now, before))

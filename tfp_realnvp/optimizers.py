@@ -10,8 +10,12 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp import checks, replicas
+from tfp_realnvp.groups import map_in_groups
 
 __all__ = ["FusedAdam", "apply_if_finite"]
+
+# What the kernel takes beside variables and gradient.
+_SCALARS = ("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon")
 
 
 def apply_if_finite(
@@ -140,7 +144,10 @@ class FusedAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable."""
-        self._apply_adam(gradient, variable, self._scalars(learning_rate, variable.dtype))
+        gradient = tf.cast(gradient, variable.dtype)
+        scalars = self._scalars(learning_rate, gradient.dtype)
+        one = tf.ones([], gradient.dtype)
+        _apply_adam(gradient, *self._handles(variable), one, *scalars.values())
 
     @property
     def applies_if_finite(self) -> bool:
@@ -172,7 +179,8 @@ class FusedAdam(keras.optimizers.Adam):
         Returns:
           A scalar `bool` tensor: whether all was finite.
         """
-        norm = tf.linalg.global_norm(gradients)
+        halves = map_in_groups(_half_square, [[gradient] for gradient in gradients])
+        norm = tf.sqrt(2 * tf.add_n([tf.cast(half, loss.dtype) for half in halves]))
         is_finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         clip = self.global_clipnorm
         clipped = tf.ones_like(norm) if clip is None else clip / tf.maximum(norm, clip)
@@ -185,34 +193,51 @@ class FusedAdam(keras.optimizers.Adam):
         scalars["lr"] = unless_finite(0.0, scalars["lr"])
         scalars["beta1"] = unless_finite(1.0, scalars["beta1"])
         scalars["beta2"] = unless_finite(1.0, scalars["beta2"])
-        for gradient, variable in zip(gradients, variables, strict=True):
-            # Zero times NaN is zero here.
-            gradient = tf.math.multiply_no_nan(gradient, tf.cast(factor, gradient.dtype))
-            self._apply_adam(gradient, variable.value, scalars)
+        rows = [
+            (tf.cast(gradient, variable.dtype), *self._handles(variable))
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+        map_in_groups(_apply_adam, rows, [factor, *scalars.values()])
         iterations = self.iterations.value
         replicas.assign(iterations, iterations + tf.cast(is_finite, iterations.dtype))
         return is_finite
 
     def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
         step = tf.cast(self.iterations.value, dtype) + 1
-        scalars = {
-            "beta1_power": tf.pow(tf.cast(self.beta_1, dtype), step),
-            "beta2_power": tf.pow(tf.cast(self.beta_2, dtype), step),
-            "lr": learning_rate,
-            "beta1": self.beta_1,
-            "beta2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
-        return {name: tf.cast(value, dtype) for name, value in scalars.items()}
-
-    def _apply_adam(
-        self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]
-    ) -> None:
-        index = self._get_variable_index(variable)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            grad=tf.cast(gradient, variable.dtype),
-            **{name: tf.cast(value, variable.dtype) for name, value in scalars.items()},
+        scalars = (
+            tf.pow(tf.cast(self.beta_1, dtype), step),
+            tf.pow(tf.cast(self.beta_2, dtype), step),
+            learning_rate,
+            self.beta_1,
+            self.beta_2,
+            self.epsilon,
         )
+        return {name: tf.cast(value, dtype) for name, value in zip(_SCALARS, scalars, strict=True)}
+
+    def _handles(self, variable: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        index = self._get_variable_index(variable)
+        moments = self._momentums[index], self._velocities[index]
+        return tuple(each.handle for each in (variable, *(moment.value for moment in moments)))
+
+
+def _half_square(gradient: tf.Tensor) -> tf.Tensor:
+    return tf.nn.l2_loss(gradient)
+
+
+def _apply_adam(
+    gradient: tf.Tensor,
+    variable: tf.Tensor,
+    momentum: tf.Tensor,
+    velocity: tf.Tensor,
+    factor: tf.Tensor,
+    *scalars: tf.Tensor,
+) -> None:
+    dtype = gradient.dtype
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable,
+        m=momentum,
+        v=velocity,
+        # Zero times NaN is zero here.
+        grad=tf.math.multiply_no_nan(gradient, tf.cast(factor, dtype)),
+        **{name: tf.cast(value, dtype) for name, value in zip(_SCALARS, scalars, strict=True)},
+    )

@@ -61,10 +61,10 @@ def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijec
 
 def find_scales(
     networks: Sequence[keras.layers.Layer], bijectors: Sequence[FlowBijector]
-) -> list[Any]:
+) -> list[tf.Variable]:
     """Returns all scales: those of weight normalisation, and those of tanh in couplings."""
     layers = [each for network in networks for each in network._flatten_layers()]
-    return [layer.scale for layer in layers if isinstance(layer, WeightNormConv2D)] + [
+    return [layer.scale.value for layer in layers if isinstance(layer, WeightNormConv2D)] + [
         part.scale
         for part in bijectors
         if isinstance(part, AffineCoupling) and part.scale is not None

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 from tensorflow.python.eager import record
+from tensorflow.python.ops import resource_variable_ops
 
-from tfp_realnvp import replicas
+from tfp_realnvp.groups import assign, read
 from tfp_realnvp.masks import Mask
 from tfp_realnvp.networks import Conditioner
 from tfp_realnvp.networks.weight_norm_conv import kernels_are_fixed
@@ -43,7 +44,8 @@ def can_be_traced(network: Callable[..., tf.Tensor]) -> bool:
         isinstance(network, Conditioner)
         and network.built
         and tf.inside_function()
-        and replicas.num_replicas() == 1
+        and not tf.distribute.in_cross_replica_context()
+        and tf.distribute.get_strategy().num_replicas_in_sync == 1
         and not kernels_are_fixed()
     )
 
@@ -68,26 +70,26 @@ def apply_recomputed(
     """
     function = _function_of(coupling, options)
     network = coupling.network
-    trainable = [tf.convert_to_tensor(v.value) for v in network.trainable_variables]
+    trainable = [variable.value for variable in network.trainable_variables]
     if coupling.scale is not None:
-        trainable.append(tf.convert_to_tensor(coupling.scale))
-    state = [tf.convert_to_tensor(v.value) for v in network.non_trainable_variables]
+        trainable.append(coupling.scale)
+    moving = [variable.value for variable in network.non_trainable_variables]
+    for variable in trainable:
+        resource_variable_ops.variable_accessed(variable)
     with record.stop_recording():
-        *outputs, after = function.apply(image, trainable, state)
-
-    @tf.custom_gradient
-    def with_gradient(*sources: tf.Tensor) -> tuple[list[tf.Tensor], Callable]:
-        del sources
-
-        def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
-            return function.gradient(image, trainable, state, upstream)
-
-        return [tf.identity(output) for output in outputs], gradient
-
-    if options.get("training"):
-        for variable, value in zip(network.non_trainable_variables, after, strict=True):
-            variable.assign(value)
-    return tuple(with_gradient(image, *trainable))
+        values, state = read(trainable), read(moving)
+        *outputs, after = function.apply(image, values, state)
+        if options.get("training"):
+            assign(moving, after)
+    # The variables are sources as they are: `tf.custom_gradient` would add operations for each.
+    sources = [image, *(variable.handle for variable in trainable)]
+    record.record_operation(
+        "Coupling",
+        outputs,
+        sources,
+        lambda *upstream: function.gradient(image, values, state, upstream),
+    )
+    return tuple(outputs)
 
 
 def _function_of(coupling: Coupling, options: dict[str, bool]) -> _CouplingFunction:
