@@ -182,17 +182,28 @@ class TrainingCheckpoint(keras.callbacks.Callback):
           patience: epochs without a better one, at which training stops; `None` never stops it.
 
         Raises:
-          ValueError: if `save_seconds` or `patience` is not positive.
+          TypeError: if an argument is of another type.
+          ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not
+            end in `.weights.h5`.
         """
         super().__init__()
         if not isinstance(model, FlowModel):
             raise TypeError(f"TrainingCheckpoint: expected a FlowModel, got {model!r}.")
-        if (save_seconds is not None and not save_seconds > 0) or (
-            patience is not None and patience < 1
-        ):
+        if not (budget is None or isinstance(budget, LearningRateBudget)):
+            raise TypeError(f"TrainingCheckpoint: expected a budget or None, got {budget!r}.")
+        for argument, value in (("monitor", monitor), ("best_weights", best_weights)):
+            if not isinstance(value, str):
+                raise TypeError(f"TrainingCheckpoint: expected {argument} as a str, got {value!r}.")
+        if not best_weights.endswith(".weights.h5"):
             raise ValueError(
-                "TrainingCheckpoint: expected positive save_seconds and patience, or None, got "
-                f"{save_seconds} and {patience}."
+                f"TrainingCheckpoint: expected best_weights '*.weights.h5', got {best_weights!r}."
+            )
+        if save_seconds is not None:
+            expected = "TrainingCheckpoint: expected positive save_seconds or None"
+            checks.real(save_seconds, lambda x: x > 0, expected)
+        if patience is not None:
+            patience = checks.integer(
+                patience, 1, "TrainingCheckpoint: expected a positive patience or None"
             )
         self.set_model(model)
         self._budget = budget

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,6 +103,7 @@ class FlowModel(LikelihoodModel):
                 f"batch dimensions, got event_shape {distribution.event_shape} and batch_shape "
                 f"{distribution.batch_shape}."
             )
+        checks.flag(dequantize, "FlowModel: expected a bool as dequantize")
         seed = int(checks.real(seed, lambda x: x in _INT32, "FlowModel: expected an int32 seed"))
         _check_scope("the distribution", distribution.variables)
         super().__init__(distribution, dequantize=dequantize, seed=seed, name=name)
@@ -135,6 +137,7 @@ class FlowModel(LikelihoodModel):
             raise ValueError("FlowModel.compile: expected no loss, it is the negative log density.")
         expected = "FlowModel.compile: expected a scale_l2 of at least 0"
         checks.real(scale_l2, lambda x: 0 <= x < math.inf, expected)
+        checks.flag(global_statistics, "FlowModel.compile: expected a bool as global_statistics")
         with self.distribute_strategy.scope():
             if optimizer is None:
                 optimizer = FusedAdam(1e-3, global_clipnorm=100.0)
@@ -251,24 +254,46 @@ class FlowModel(LikelihoodModel):
         return history
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates as `keras.Model.evaluate` does; see `fit` for `x` and errors."""
+        """Evaluates as `keras.Model.evaluate` does; see `fit` for `x` and errors.
+
+        Warns with a `RuntimeWarning` of a loss that is not finite.
+        """
         check_images(x, grey_levels=self.dequantize)
         results = super().evaluate(x, *args, **kwargs)
         if not self._bits_per_dim.count.numpy():
             raise ValueError("FlowModel.evaluate: expected images, got an empty dataset.")
+        _warn_unless_finite(self._bits_per_dim.result().numpy(), "evaluate")
         return results
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Returns log p in nats for each image, [N]; see `fit` for `x` and errors."""
+        """Returns log p in nats for each image, [N]; see `fit` for `x` and errors.
+
+        Warns with a `RuntimeWarning` of those that are not finite.
+        """
         check_images(x, grey_levels=self.dequantize)
         self._evaluation_batch.assign(0)
         try:
-            return super().predict(x, *args, **kwargs)
+            log_prob = super().predict(x, *args, **kwargs)
         except UnboundLocalError as error:
             # What Keras raises when there was no batch.
             if "batch_outputs" not in str(error):
                 raise
             raise ValueError("FlowModel.predict: expected images, got an empty dataset.") from error
+        _warn_unless_finite(log_prob, "predict")
+        return log_prob
+
+
+def _warn_unless_finite(values: Any, method: str) -> None:
+    # No error: a validation within `fit` may pass, and of many images the others have a density.
+    number = np.count_nonzero(~np.isfinite(values))
+    if number:
+        warnings.warn(
+            f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
+            "that are not; a bijector with validate_args=True says where, and "
+            "evaluation.bits_per_dim for which image.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _check_scope(name: str, variables: Sequence[tf.Variable]) -> None:

@@ -339,6 +339,55 @@ def test_a_tensor_as_training(flow):
             ValueError,
             "expected output_channels of at least 1, got 0",
         ),
+        (
+            lambda: tfr.ConvResNet("x"),
+            TypeError,
+            "expected output_channels of at least 1, got 'x'",
+        ),
+        (
+            lambda: tfr.ConvResNet(2, output_scale="x"),
+            TypeError,
+            "expected a finite output_scale of at least 0, got 'x'",
+        ),
+        (
+            lambda: tfr.WeightNormConv2D(3, 3, initial_scale=float("nan")),
+            ValueError,
+            "expected a finite initial_scale of at least 0, got nan",
+        ),
+        (
+            lambda: tfr.WeightNormConv2D(3, 3, use_bias="no"),
+            TypeError,
+            "expected a bool as use_bias, got 'no'",
+        ),
+        (
+            lambda: tfr.BatchNormalization(epsilon=1e-50),
+            ValueError,
+            "expected a positive epsilon, got 1e-50",
+        ),
+        (
+            lambda: tfr.AffineCoupling(tfr.CheckerboardMask, tf.identity),
+            TypeError,
+            "expected a CheckerboardMask, .* got <class",
+        ),
+        (
+            lambda: tfr.AffineCoupling(tfr.ChannelMask(), tf.identity, scale=float("nan")),
+            ValueError,
+            "expected a finite number or a scalar float32 variable as scale, got nan",
+        ),
+        (
+            lambda: tfr.AffineCoupling(tfr.ChannelMask(), tf.identity, scale=tf.Variable([1.0])),
+            TypeError,
+            "expected a finite number or a scalar float32 variable as scale, got <tf.Variable",
+        ),
+        (lambda: tfr.FlowChain(None), TypeError, "expected a list of bijectors, got None"),
+        (lambda: tfr.FlowChain(""), TypeError, "expected a list of bijectors, got ''"),
+        (lambda: tfr.FlowChain([1]), TypeError, "expected bijectors, got 1"),
+        (
+            lambda: tfr.Squeeze(validate_args="x"),
+            TypeError,
+            "expected a bool as validate_args, got 'x'",
+        ),
+        (lambda: tfr.Squeeze(dtype=1), TypeError, "expected dtype float32 or float64, got 1"),
         (lambda: tfr.FlowModel(tf.identity), TypeError, "expected a tfd.Distribution, got"),
         (
             lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfp_realnvp as tfr
+from tfp_realnvp.networks import BatchNorm
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -154,17 +155,16 @@ def test_normalizations(make, options, seed):
 
 @cases(quick=25, full=200)
 @given(
-    mask=st.sampled_from([tfr.CheckerboardMask, tfr.ChannelMask]),
+    mask=mostly(st.sampled_from([tfr.CheckerboardMask, tfr.ChannelMask])),
     parity=mostly(st.sampled_from([0, 1])),
-    options=options_of(use_scale=st.booleans(), scale=st.floats(-1, 1), dtype=DTYPE),
+    options=arguments(use_scale=st.booleans(), scale=st.floats(-1, 1), dtype=DTYPE),
     network=mostly(st.just(lambda x: tf.concat([x, tf.sin(3 * x)], axis=-1))),
     channels=st.integers(1, 4),
     seed=SEED,
 )
 def test_couplings(mask, parity, options, network, channels, seed):
-    mask = built_or_refused(lambda: mask(parity))
-    if mask is None:
-        return
+    if mask in (tfr.CheckerboardMask, tfr.ChannelMask):
+        mask = built_or_refused(lambda make=mask: make(parity))
     coupling = built_or_refused(lambda: tfr.AffineCoupling(mask, network, **options))
     if coupling is not None:
         x = ft.normal((2, 3, 2, channels), coupling.dtype, seed)
@@ -175,8 +175,25 @@ def test_couplings(mask, parity, options, network, channels, seed):
 
 @cases(quick=25, full=200)
 @given(
-    layer=st.sampled_from([tfr.ConvResNet, tfr.ShallowConv, tfr.WeightNormConv2D]),
-    options=options_of(
+    parts=mostly(
+        st.lists(
+            mostly(st.sampled_from([tfr.PixelLogit(), tfb.Scale(2.0), tfb.Invert(tfb.Exp())])),
+            max_size=3,
+        )
+    ),
+    options=arguments(recompute=st.booleans(), validate_args=st.booleans(), dtype=DTYPE),
+)
+def test_chains(parts, options):
+    chain = built_or_refused(lambda: tfr.FlowChain(parts, **options))
+    if chain is not None:
+        assert chain.bijectors == tuple(parts)
+        assert all(part.dtype in (None, chain.dtype) for part in parts)
+
+
+@cases(quick=25, full=200)
+@given(
+    layer=st.sampled_from([tfr.ConvResNet, tfr.ShallowConv, tfr.WeightNormConv2D, BatchNorm]),
+    options=arguments(
         output_channels=st.integers(-1, 3),
         num_blocks=st.integers(-1, 1),
         num_filters=st.integers(-1, 3),
@@ -193,6 +210,7 @@ def test_couplings(mask, parity, options, network, channels, seed):
 )
 def test_networks(layer, options, shape):
     names = {
+        BatchNorm: "momentum epsilon",
         tfr.ConvResNet: "output_channels num_blocks num_filters checkerboard_parity output_scale "
         "momentum epsilon",
         tfr.ShallowConv: "output_channels num_filters checkerboard_parity",
@@ -210,11 +228,14 @@ def test_networks(layer, options, shape):
     network = built_or_refused(build)
     if network is not None:
         outputs = network(ft.normal(shape))
-        expected = options.get("output_channels", options.get("filters"))
-        assert outputs.shape == (*shape[:-1], expected) and np.isfinite(outputs).all()
+        default = shape[-1] if layer is BatchNorm else None
+        expected = options.get("output_channels", options.get("filters", default))
+        assert outputs.shape == (*shape[:-1], int(expected)) and np.isfinite(outputs).all()
 
 
 FLOW = ft.flow_distribution((4, 4, 1), num_scales=1, num_blocks=0, num_couplings=1)
+MODEL = tfr.FlowModel(FLOW)
+MODEL.compile()
 
 
 @cases(quick=30, full=150)
@@ -274,6 +295,28 @@ def test_learning_rate_budget(options, step):
         budget.on_train_begin()
         budget.on_train_batch_begin(0)
         assert 0 <= float(model.optimizer.learning_rate) <= budget.peak * (1 + 1e-6)
+
+
+@cases(quick=30, full=150)
+@given(
+    folder=mostly(st.just("folder")),
+    model=mostly(st.just(MODEL)),
+    options=arguments(
+        budget=st.none() | st.builds(tfr.LearningRateBudget, steps=st.integers(1, 9)),
+        monitor=st.sampled_from(["loss", "val_loss"]),
+        best_weights=st.just("best.weights.h5"),
+        save_seconds=st.none() | st.floats(0.1, 9),
+        patience=st.none() | st.integers(1, 9),
+    ),
+)
+def test_training_checkpoint(tmp_path_factory, folder, model, options):
+    if folder == "folder":
+        folder = tmp_path_factory.mktemp(folder)
+    checkpoint = built_or_refused(lambda: tfr.TrainingCheckpoint(folder, model, **options))
+    if checkpoint is not None:
+        checkpoint.on_train_begin()
+        patience = options.get("patience")
+        assert not checkpoint.is_out_of_patience and (patience is None or patience >= 1)
 
 
 @cases(quick=40, full=200)

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp import evaluation, latents
 
 tfd = tfp.distributions
 
@@ -115,3 +116,64 @@ def test_statistics_after_a_million_steps(name):
     counts = [float(v) for v in flow.variables if "num_updates" in v.name]
     assert counts and all(count == 1e6 + 1 for count in counts)
     assert all(np.isfinite(variable).all() for variable in flow.variables)
+
+
+def with_variances(part, value, **kwargs):
+    """Returns the paper's flow with all moving variances of a kind set by hand."""
+    flow = distribution("paper", **kwargs)
+    layers = [layer for each in flow.bijector.submodules for layer in getattr(each, "layers", ())]
+    of_networks = {id(variable.value) for layer in layers for variable in layer.variables}
+    for variable in flow.variables:
+        if "variance" in variable.name and (id(variable) in of_networks) == (part == "networks"):
+            variable.assign(tf.fill(variable.shape, tf.cast(value, variable.dtype)))
+    return flow
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6])
+def test_overflow_of_log_prob_is_announced(value):
+    images = ft.pixels([2, *SHAPE])
+    # Each normalisation multiplies by up to 100, of which single precision holds nineteen in a row;
+    # in double precision all is finite, so that it is an overflow and nothing else.
+    double = with_variances("networks", value, dtype=tf.float64)
+    log_prob = double.log_prob(tf.cast(images, tf.float64))
+    assert np.isfinite(log_prob).all() and np.max(log_prob) < -np.finfo(np.float32).max
+
+    flow = with_variances("networks", value)
+    assert not np.isfinite(flow.log_prob(images)).any()
+    validated = with_variances("networks", value, validate_args=True)
+    for log_prob in (validated.log_prob, tf.function(validated.log_prob)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="real_nvp_image: expected finite"):
+            log_prob(images)
+
+    model = tfr.FlowModel(flow, dequantize=False)
+    model.compile()
+    with pytest.warns(RuntimeWarning, match="FlowModel.predict: .* got 2 of 2"):
+        assert not np.isfinite(model.predict(images, verbose=0)).any()
+    with pytest.warns(RuntimeWarning, match="FlowModel.evaluate: expected finite"):
+        model.evaluate(images, verbose=0)
+    with pytest.raises(ValueError, match="bits_per_dim: expected finite log densities"):
+        evaluation.bits_per_dim(flow, images.numpy())
+    with pytest.raises(ValueError, match="latents are not finite"):
+        latents.encode(flow, images)
+
+
+def test_overflow_of_samples_is_announced():
+    # The other direction multiplies by the standard deviations.
+    flow = with_variances("bijectors", 1e12)
+    validated = flow.copy(bijector=flow.bijector.copy(validate_args=True))
+    assert not np.isfinite(flow.bijector.forward_and_log_det(flow.distribution.sample(2))[1]).any()
+    for sample in (validated.sample, tf.function(validated.sample)):
+        # Named is the part of it that they come to first.
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="pixel_logit: input is not finite"
+        ):
+            sample(2)
+
+
+def test_finite_values_are_validated_without_a_word():
+    flow = with_variances("networks", 1.0)
+    validated = flow.copy(bijector=flow.bijector.copy(validate_args=True))
+    images = ft.pixels([2, *SHAPE])
+    np.testing.assert_array_equal(validated.log_prob(images), flow.log_prob(tf.identity(images)))
+    seed = (0, 1)
+    np.testing.assert_array_equal(validated.sample(2, seed=seed), flow.sample(2, seed=seed))

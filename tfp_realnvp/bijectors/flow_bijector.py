@@ -78,7 +78,8 @@ class FlowBijector(tfb.Bijector):
         Args:
           dtype: `tf.float32` or `tf.float64`, of the values and of the log det.
           is_constant_jacobian: whether the log det depends on the value.
-          validate_args: whether to look for values that are not finite (costs a pass over them).
+          validate_args: whether to assert that inputs, results and log dets are finite, with an
+            `InvalidArgumentError` that names this bijector (costs a pass over them).
           parameters: the subclass's constructor arguments, with all that holds variables: a copy
             and a bijector of equal parameters share them.
           name: of the operations.
@@ -205,11 +206,11 @@ class FlowBijector(tfb.Bijector):
     # TFP's hooks, derived.
 
     def _forward_with_ildj(self, x: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
-        y, fldj = self._forward_and_log_det(self._validated(x, inverse=False), **kwargs)
+        y, fldj = self.validated_pass(x, inverse=False, **kwargs)
         return y, {"ildj": -fldj}
 
     def _inverse_with_ildj(self, y: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
-        x, ildj = self._inverse_and_log_det(self._validated(y, inverse=True), **kwargs)
+        x, ildj = self.validated_pass(y, inverse=True, **kwargs)
         return x, {"ildj": ildj}
 
     def _forward(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
@@ -305,10 +306,21 @@ class FlowBijector(tfb.Bijector):
             )
         return {"training": bool(training), "conditional_input": condition}
 
-    def _validated(self, value: tf.Tensor, inverse: bool) -> tf.Tensor:
+    def validated_pass(
+        self, value: tf.Tensor, *, inverse: bool, **options: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns a direction's value and log det, asserting what `validate_args` says of all."""
+        one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         if not self.validate_args:
-            return value
+            return one_pass(value, **options)
         # Eager assertions are `None`: they have raised by now.
         assertions = [each for each in self._assertions(value, inverse) if each is not None]
         with tf.control_dependencies(assertions):
-            return tf.identity(value)
+            result, log_det = one_pass(tf.identity(value), **options)
+        results = ("latents" if inverse else "data", result), ("log dets", log_det)
+        assertions = [
+            tf.debugging.assert_all_finite(tensor, f"{self.name}: expected finite {what}")
+            for what, tensor in results
+        ]
+        with tf.control_dependencies([each for each in assertions if each is not None]):
+            return tf.identity(result), tf.identity(log_det)

@@ -46,7 +46,7 @@ def forward_and_log_det(
     """
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(x.shape, inverse=False)
-        return bijector._forward_and_log_det(bijector._validated(x, inverse=False), **options)
+        return bijector.validated_pass(x, inverse=False, **options)
     if isinstance(bijector, tfp_types.Invert):
         return inverse_and_log_det(bijector.bijector, x, **options)
     fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
@@ -59,7 +59,7 @@ def inverse_and_log_det(
     """Returns `bijector.inverse(y)` and its log det; see `forward_and_log_det`."""
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(y.shape, inverse=True)
-        x, ildj = bijector._inverse_and_log_det(bijector._validated(y, inverse=True), **options)
+        x, ildj = bijector.validated_pass(y, inverse=True, **options)
     elif isinstance(bijector, tfp_types.Invert):
         return forward_and_log_det(bijector.bijector, y, **options)
     else:

@@ -53,6 +53,12 @@ class RealNVPImage(FlowBijector):
     convolutional, so that a model samples and scores any height and width that its scales can
     squeeze, with a base distribution of that event shape.
 
+    An image that is nothing like those that the statistics came from can be so far out that its
+    latents overflow: each of the normalisations divides by a standard deviation, which is at least
+    sqrt(ε) = 0.01, and n of them in a row, with those in the networks between, multiply a pixel by
+    up to 100ⁿ. Its log density is then -inf or NaN; in float64 it is still the finite number that
+    it should be. Neither `log_prob` nor `sample` looks for such values unless `validate_args`.
+
     #### Example
 
     >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
@@ -119,8 +125,8 @@ class RealNVPImage(FlowBijector):
             holds, to share it; this is how a copy shares its networks.
           dtype: `tf.float32` or `tf.float64`, of values and log det. The networks compute as the
             global Keras dtype policy says (`mixed_bfloat16`, for example), or in float64.
-          validate_args: whether to assert that values are finite, and data in the range of
-            `PixelLogit`.
+          validate_args: whether to assert that values and log dets are finite, in and out, and data
+            in the range of `PixelLogit`.
           name: of the operations.
 
         Raises:

@@ -6,6 +6,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from tfp_realnvp import checks
+
 __all__ = ["BatchPlan"]
 
 
@@ -31,6 +33,7 @@ class BatchPlan:
       shard_index: this worker's number, from 0.
 
     Raises:
+      TypeError: a number is none, or a flag no bool.
       ValueError: a number is out of range, or `epoch`, `step` or `num_epochs` is given without
         `training`.
 
@@ -54,17 +57,21 @@ class BatchPlan:
     shard_index: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_shards"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name} of at least 1, got {getattr(self, name)}.")
-        if self.num_epochs is not None and self.num_epochs < 1:
-            raise ValueError(f"Expected num_epochs of at least 1 or None, got {self.num_epochs}.")
-        for name in ("epoch", "step"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name} of at least 0, got {getattr(self, name)}.")
-        if not 0 <= self.seed < 2**31:
+        for name in ("training", "flip"):
+            checks.flag(getattr(self, name), f"Expected a bool as {name}")
+        sizes = {"batch_size": 1, "num_shards": 1, "epoch": 0, "step": 0, "seed": 0}
+        for name, at_least in {**sizes, "shard_index": 0}.items():
+            number = checks.integer(
+                getattr(self, name), at_least, f"Expected {name} of at least {at_least}"
+            )
+            # The class is frozen; 4.0 goes on as 4.
+            object.__setattr__(self, name, number)
+        if self.num_epochs is not None:
+            number = checks.integer(self.num_epochs, 1, "Expected num_epochs of at least 1 or None")
+            object.__setattr__(self, "num_epochs", number)
+        if not self.seed < 2**31:
             raise ValueError(f"Expected a seed in [0, 2**31), got {self.seed}.")
-        if not 0 <= self.shard_index < self.num_shards:
+        if not self.shard_index < self.num_shards:
             raise ValueError(
                 f"Expected a shard_index in [0, {self.num_shards}), got {self.shard_index}."
             )

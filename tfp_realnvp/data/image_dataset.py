@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.data.preprocessing import flip_some
 
 __all__ = ["image_dataset"]
@@ -40,6 +41,7 @@ def image_dataset(
     Raises:
       ValueError: `images` is not `uint8`, is not of rank 4 or has no elements, `batch_size` is
         less than one, or `drop_remainder` would leave no batch at all.
+      TypeError: a number is none, or a flag no bool.
 
     #### Example
 
@@ -51,6 +53,11 @@ def image_dataset(
 
     """
     images = np.asarray(images)
+    batch_size = checks.integer(batch_size, 1, "Expected a batch_size of at least 1")
+    seed = checks.integer(seed, -(2**63), "Expected an int64 seed")
+    flags = {"shuffle": shuffle, "flip": flip, "repeat": repeat, "drop_remainder": drop_remainder}
+    for name, value in flags.items():
+        checks.flag(value, f"Expected a bool as {name}")
     _check(images, batch_size, drop_remainder)
     # The host keeps the images, even where there is a GPU; only indices are shuffled.
     with tf.device("CPU"):
@@ -87,8 +94,6 @@ def _check(images: np.ndarray, batch_size: int, drop_remainder: bool) -> None:
         raise ValueError(f"Expected images of shape [N, H, W, C], got shape {images.shape}.")
     if images.size == 0:
         raise ValueError(f"Expected at least one image and pixel, got shape {images.shape}.")
-    if batch_size < 1:
-        raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
     if drop_remainder and batch_size > len(images):
         raise ValueError(
             f"Expected at least one full batch of {batch_size} images with drop_remainder=True, "

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp import tfp_types
+from tfp_realnvp import checks, tfp_types
 from tfp_realnvp.bijectors import RealNVPImage
 
 __all__ = ["Flow", "Reconstruction", "bijector_of", "decode", "encode", "reconstruct"]
@@ -167,8 +167,7 @@ def _batched(
     bijector: RealNVPImage,
     batch_size: int,
 ) -> np.ndarray:
-    if batch_size < 1:
-        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}.")
+    batch_size = checks.integer(batch_size, 1, "expected a batch_size of at least 1")
     flat = values.reshape(-1, *values.shape[-3:])
     # A new tensor for each batch, so that no cache knows what it came from.
     batches = [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import checks
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode
 
 __all__ = ["extrapolate", "sample_latents", "stateless_seed"]
@@ -57,12 +58,11 @@ def sample_latents(
     Raises:
       ValueError: if an argument is out of range.
     """
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"sample_latents: expected a finite temperature of at least 0, got {temperature}."
-        )
-    if truncation is not None and not truncation > 0:
-        raise ValueError(f"sample_latents: expected a positive truncation, got {truncation}.")
+    expected = "sample_latents: expected a finite temperature of at least 0"
+    checks.real(temperature, lambda x: 0 <= x < math.inf, expected)
+    if truncation is not None:
+        expected = "sample_latents: expected a positive truncation"
+        checks.real(truncation, lambda x: x > 0, expected)
     full_shape = [*np.atleast_1d(num).tolist(), *shape]
     if any(size < 1 for size in full_shape):
         raise ValueError(f"sample_latents: expected at least one latent, got shape {full_shape}.")
