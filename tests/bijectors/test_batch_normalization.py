@@ -73,25 +73,29 @@ def test_the_first_step_is_the_batch_alone():
     np.testing.assert_allclose(x.var((0, 1, 2)), 1, rtol=1e-6)
 
 
-def test_gradients_go_through_the_current_batch_only():
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_gradients_go_through_the_current_batch_only(statistics):
     # The derivative by finite differences of the NumPy calculation, in which the moving values of
     # before are constants and the batch's moments are not.
     momentum, epsilon = 0.7, 1e-3
     first, second, _ = _batches()
     weights = ft.normal(second.shape, tf.float64, seed=7).numpy()
-    bijector = tfr.BatchNormalization(momentum, epsilon=epsilon, dtype=tf.float64)
+    bijector = tfr.BatchNormalization(
+        momentum, epsilon=epsilon, statistics=statistics, dtype=tf.float64
+    )
     bijector.inverse(first, training=True)
 
     def loss(y):
         calculation = _AppendixE(momentum, epsilon)
-        calculation.step(first.numpy())
+        if statistics == "running":
+            calculation.step(first.numpy())
         x, ildj = calculation.step(y)
-        return (x * weights).sum() + ildj.sum()
+        return (x * weights).sum() + (ildj * np.arange(5)).sum()
 
     with tf.GradientTape() as tape:
         tape.watch(second)
         x, ildj = bijector.inverse_and_log_det(second, training=True)
-        value = tf.reduce_sum(x * weights) + tf.reduce_sum(ildj)
+        value = tf.reduce_sum(x * weights) + tf.reduce_sum(ildj * np.arange(5))
     gradient = tape.gradient(value, second).numpy()
     y, step = second.numpy(), 1e-6
     for index in [(0, 0, 0, 0), (1, 3, 1, 2), (4, 2, 0, 1)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -133,13 +134,44 @@ class BatchNormalization(FlowBijector):
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._moving.build(y.shape[-1], self.dtype)
-        mean, variance = self._moving.mean, self._moving.variance
         if options.get("training"):
-            *batch, _ = replicas.batch_moments(y, shift=mean)
-            moved = self._moving.move(*batch, momentum=self._momentum)
-            mean, variance = moved if self._statistics == "running" else batch
-        variance = variance + self._epsilon
-        return (y - mean) * tf.math.rsqrt(variance), self._inverse_log_det(y, variance)
+            return self._normalize_batch(y)
+        variance = self._moving.variance + self._epsilon
+        x = (y - self._moving.mean) * tf.math.rsqrt(variance)
+        return x, self._inverse_log_det(y, variance)
+
+    def _normalize_batch(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # The gradient by hand: it needs no image but x, which the next bijector keeps anyhow.
+        is_global = replicas.statistics_are_global()
+        *batch, count = replicas.batch_moments(tf.stop_gradient(y), shift=self._moving.mean)
+        *moved, weight = self._moving.move(*batch, momentum=self._momentum)
+        if self._statistics == "batch":
+            moved, weight = batch, tf.ones_like(weight)
+        mean, variance = moved[0], moved[1] + self._epsilon
+        inverse_std = tf.math.rsqrt(variance)
+
+        @tf.custom_gradient
+        def normalize(y: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
+            x = (y - mean) * inverse_std
+
+            def gradient(by_x: tf.Tensor, by_ildj: tf.Tensor) -> tf.Tensor:
+                axes = list(range(x.shape.rank - 1))
+                positions = tf.cast(tf.reduce_prod(tf.shape(x)[-3:-1]), x.dtype)
+                by_shift = tf.reduce_sum(by_x, axes)
+                by_log_std = tf.reduce_sum(by_x * x, axes) + positions * tf.reduce_sum(by_ildj)
+                if is_global:
+                    both = tf.concat([by_shift, by_log_std], axis=0)
+                    [both] = replicas.sum_over_replicas([both])
+                    by_shift, by_log_std = tf.split(both, 2)
+                # y - batch mean is x / inverse_std + mean - batch mean.
+                share = weight / count
+                slope = share * inverse_std**2 * by_log_std
+                offset = share * inverse_std * by_shift + slope * (mean - batch[0])
+                return by_x * inverse_std - x * (slope / inverse_std) - offset
+
+            return (x, self._inverse_log_det(y, variance)), gradient
+
+        return normalize(y)
 
     def _inverse_log_det(self, image: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(image)
@@ -172,17 +204,17 @@ class MovingStatistics(tf.Module):
 
     def move(
         self, mean: tf.Tensor, variance: tf.Tensor, momentum: float
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Moves the statistics towards a batch's, and returns them, differentiable by the batch."""
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Moves the statistics towards a batch's, and returns them and the weight of the batch."""
         # The first batch stands alone: there is nothing to average it with.
         kept = tf.where(self.num_updates > 0, tf.constant(momentum, mean.dtype), 0)
         moved = []
         for statistic, batch in ((self.mean, mean), (self.variance, variance)):
-            value = kept * tf.stop_gradient(statistic) + (1 - kept) * batch
-            replicas.assign(statistic, tf.stop_gradient(value))
+            value = kept * statistic + (1 - kept) * batch
+            replicas.assign(statistic, value)
             moved.append(value)
         replicas.assign(self.num_updates, self.num_updates + 1)
-        return moved[0], moved[1]
+        return *moved, 1 - kept
 
 
 def _statistic(value: tf.Tensor, name: str) -> tf.Variable:
