@@ -59,8 +59,8 @@ class BatchPlan:
     def __post_init__(self) -> None:
         for name in ("training", "flip"):
             checks.flag(getattr(self, name), f"Expected a bool as {name}")
-        sizes = {"batch_size": 1, "num_shards": 1, "epoch": 0, "step": 0, "seed": 0}
-        for name, at_least in {**sizes, "shard_index": 0}.items():
+        sizes = {"batch_size": 1, "num_shards": 1, "epoch": 0, "step": 0, "shard_index": 0}
+        for name, at_least in sizes.items():
             number = checks.integer(
                 getattr(self, name), at_least, f"Expected {name} of at least {at_least}"
             )
@@ -69,8 +69,8 @@ class BatchPlan:
         if self.num_epochs is not None:
             number = checks.integer(self.num_epochs, 1, "Expected num_epochs of at least 1 or None")
             object.__setattr__(self, "num_epochs", number)
-        if not self.seed < 2**31:
-            raise ValueError(f"Expected a seed in [0, 2**31), got {self.seed}.")
+        seed = checks.real(self.seed, lambda x: x in range(2**31), "Expected a seed in [0, 2**31)")
+        object.__setattr__(self, "seed", int(seed))
         if not self.shard_index < self.num_shards:
             raise ValueError(
                 f"Expected a shard_index in [0, {self.num_shards}), got {self.shard_index}."
