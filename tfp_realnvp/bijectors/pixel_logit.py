@@ -82,7 +82,8 @@ class PixelLogit(FlowBijector):
             margin = num_values * (alpha / (1 - 2 * alpha))
             low, high = -margin, num_values + margin
             # Else the lowest grey level is an end of the interval, or noise on the highest is lost.
-            if -low < np.finfo(numpy_dtype).tiny or high * np.finfo(numpy_dtype).eps > 2**-4:
+            limits = np.finfo(numpy_dtype)
+            if -low < float(limits.tiny) or high * float(limits.eps) > 2**-4:
                 raise ValueError(
                     f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
                     f"resolves, got {alpha} and {num_values}, that is ({low:.4g}, {high:.4g})."
