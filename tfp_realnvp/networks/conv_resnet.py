@@ -215,7 +215,8 @@ class ConvResNet(Conditioner):
         return halves
 
     def _joins_last(self, h: tf.Tensor) -> bool:
-        # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions.
+        # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions, of all
+        # images together: a batch of five is enough.
         positions = h.shape[1:3].num_elements()
         return positions is not None and positions >= 2 * self.num_filters
 
