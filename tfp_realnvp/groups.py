@@ -39,7 +39,8 @@ def map_in_groups(
     (4.0, 5.0)
 
     Args:
-      function: of tensors; defined once, so that it is known again. Returns a tensor or none.
+      function: of tensors; defined once, so that it is known again. Returns a tensor, a tuple of
+        them, or none.
       rows: tensors and handles of variables, as many in each.
       shared: tensors that all rows have in common.
       **static: what the function has to know while it is traced.

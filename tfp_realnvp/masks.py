@@ -15,7 +15,7 @@ __all__ = ["ChannelMask", "CheckerboardMask", "Mask"]
 class Mask(Protocol):
     """What a coupling asks of its mask; `b` is the mask of eq. 9 of the paper."""
 
-    parity: int
+    parity: int | tf.Tensor
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns what the network sees, and what the coupling changes."""
@@ -30,7 +30,9 @@ class Mask(Protocol):
         """Returns how many channels the changed half of an image with `channels` has."""
 
 
-def _check_parity(parity: int) -> int:
+def _check_parity(parity: int | tf.Tensor) -> int | tf.Tensor:
+    if tf.is_tensor(parity) and parity.dtype.is_integer and parity.shape.rank == 0:
+        return parity
     if not (isinstance(parity, numbers.Real) and parity in (0, 1)):
         raise ValueError(f"parity: expected 0 or 1, got {parity!r}.")
     return int(parity)
@@ -51,21 +53,27 @@ class CheckerboardMask:
     [[0.0, 1.0], [1.0, 0.0]]
     """
 
-    def __init__(self, parity: int = 0) -> None:
+    def __init__(self, parity: int | tf.Tensor = 0) -> None:
         """Constructs the mask.
 
         Args:
-          parity: 0 keeps the positions whose coordinates have an odd sum, 1 the others.
+          parity: 0 keeps the positions whose coordinates have an odd sum, 1 the others. A scalar
+            integer tensor makes one graph for both.
 
         Raises:
-          ValueError: if `parity` is neither 0 nor 1.
+          ValueError: if `parity` is neither 0 nor 1, nor such a tensor.
         """
         self.parity = _check_parity(parity)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the parity is known now, not only when the graph runs."""
+        return not tf.is_tensor(self.parity)
 
     def board(self, image: tf.Tensor) -> tf.Tensor:
         """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
         height, width = image.shape[-3], image.shape[-2]
-        if height is not None and width is not None:
+        if self.is_static and height is not None and width is not None:
             # A constant: no operation of the graph computes it again at each step.
             odd = (np.add.outer(np.arange(height), np.arange(width)) + self.parity) % 2
             return tf.constant(odd[..., np.newaxis], image.dtype)
@@ -144,20 +152,24 @@ class ChannelMask:
     (2.0, 1.0)
     """
 
-    def __init__(self, parity: int = 0) -> None:
+    def __init__(self, parity: int | tf.Tensor = 0) -> None:
         """Constructs the mask.
 
         Args:
-          parity: 0 keeps the first half of the channels, 1 the second.
+          parity: 0 keeps the first half of the channels, 1 the second. A scalar integer tensor
+            makes one graph for both.
 
         Raises:
-          ValueError: if `parity` is neither 0 nor 1.
+          ValueError: if `parity` is neither 0 nor 1, nor such a tensor.
         """
         self.parity = _check_parity(parity)
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the kept and the changed half of the channels, each [..., H, W, C/2]."""
-        self.changed_channels(x.shape[-1])
+        half = self.changed_channels(x.shape[-1])
+        if tf.is_tensor(self.parity):
+            kept, changed = tf.split(tf.roll(x, half * self.parity, axis=-1), 2, axis=-1)
+            return kept, changed
         first, second = tf.split(x, 2, axis=-1)
         return (second, first) if self.parity else (first, second)
 
@@ -167,6 +179,8 @@ class ChannelMask:
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their places, [..., H, W, C]."""
+        if tf.is_tensor(self.parity):
+            return tf.roll(tf.concat([kept, changed], axis=-1), kept.shape[-1] * self.parity, -1)
         return tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
 
     def changed_channels(self, channels: int) -> int:

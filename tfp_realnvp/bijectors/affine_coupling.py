@@ -14,7 +14,7 @@ from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.recomputation import recompute_gradient
 from tfp_realnvp.bijectors.traced_coupling import apply_recomputed, can_be_traced
-from tfp_realnvp.masks import Mask
+from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
 
 __all__ = ["AffineCoupling"]
 
@@ -106,7 +106,9 @@ class AffineCoupling(FlowBijector):
             self._network_variables = _LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._network_options = tuple(
-                option for option in ("training", "conditional_input") if option in signature
+                option
+                for option in ("training", "conditional_input", "checkerboard_parity")
+                if option in signature
             )
             super().__init__(
                 dtype=dtype,
@@ -146,6 +148,14 @@ class AffineCoupling(FlowBijector):
         """Whether the network takes `conditional_input`."""
         return "conditional_input" in self._network_options
 
+    @property
+    def accepts_parity(self) -> bool:
+        """Whether the parity of the mask may be another one for a call, as in `pure_call`."""
+        if isinstance(self._mask, CheckerboardMask):
+            takes = "checkerboard_parity" in self._network_options
+            return takes and self._network.checkerboard_parity == self._mask.parity
+        return isinstance(self._mask, ChannelMask)
+
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         # `tf.train.Checkpoint` does not find all that a Keras 3 layer holds, for example not the
         # layers in tuples in a list, and leaves those out without a word.
@@ -173,11 +183,35 @@ class AffineCoupling(FlowBijector):
         return self.pure_call(image, self._scale, inverse=inverse, **options)
 
     def pure_call(
-        self, image: tf.Tensor, scale: Any, *, inverse: bool, **options: Any
+        self,
+        image: tf.Tensor,
+        scale: Any,
+        *,
+        inverse: bool,
+        parity: tf.Tensor | None = None,
+        **options: Any,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what both directions do, and the log det, as a function of the scale, too."""
-        kept, changed = self._mask.split(image)
-        shift, log_scale = self._shift_and_log_scale(kept, changed, scale, options)
+        """Returns what both directions do, and the log det, as a function of all that they use.
+
+        Args:
+          image: [..., H, W, C].
+          scale: of tanh.
+          inverse: the direction.
+          parity: instead of the mask's; `None` if not `accepts_parity`.
+          **options: `training`, `conditional_input`, `recompute`.
+        """
+        mask = self._mask
+        if parity is not None:
+            mask = type(mask)(parity)
+            if isinstance(mask, CheckerboardMask):
+                options["checkerboard_parity"] = parity
+        kept, changed = mask.split(image)
+        output = self._network_output(kept, changed.shape[-1], options)
+        # Zero where the coupling keeps: tanh leaves it zero, and zero moves nothing.
+        shift, log_scale = mask.restrict(output), None
+        if self._use_scale:
+            shift, log_scale = tf.split(shift, 2, axis=-1)
+            log_scale = scale * tf.tanh(log_scale)
         if log_scale is None:
             log_det = tf.zeros(tf.shape(image)[:-3], image.dtype)
             changed = changed + shift if inverse else changed - shift
@@ -187,14 +221,11 @@ class AffineCoupling(FlowBijector):
         else:
             log_det = -tf.reduce_sum(log_scale, axis=[-3, -2, -1])
             changed = (changed - shift) * tf.exp(-log_scale)
-        return self._mask.merge(kept, changed), log_det
+        return mask.merge(kept, changed), log_det
 
-    def _shift_and_log_scale(
-        self, kept: tf.Tensor, changed: tf.Tensor, scale: Any, options: dict[str, Any]
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+    def _network_output(self, kept: tf.Tensor, channels: int, options: dict[str, Any]) -> tf.Tensor:
         images = flatten_batch(kept)
         output = self._apply_network(images, options)
-        channels = changed.shape[-1]
         expected = 2 * channels if self._use_scale else channels
         if output.shape.rank != 4 or output.shape[-1] != expected:
             raise ValueError(
@@ -202,18 +233,15 @@ class AffineCoupling(FlowBijector):
                 f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
                 f"got shape {output.shape} for an input of shape {images.shape}."
             )
-        # Zero where the coupling keeps: tanh leaves it zero, and zero moves nothing.
-        output = self._mask.restrict(unflatten_batch(tf.cast(output, self.dtype), like=kept))
-        if not self._use_scale:
-            return output, None
-        shift, log_scale = tf.split(output, 2, axis=-1)
-        return shift, scale * tf.tanh(log_scale)
+        return unflatten_batch(tf.cast(output, self.dtype), like=kept)
 
     def _apply_network(self, images: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
         static = self._static(options)
-        tensors = {}
-        if self.accepts_conditional_input and options.get("conditional_input") is not None:
-            tensors = {"conditional_input": options["conditional_input"]}
+        tensors = {
+            option: options[option]
+            for option in ("conditional_input", "checkerboard_parity")
+            if option in self._network_options and options.get(option) is not None
+        }
         if not options.get("recompute"):
             return self._network(images, **static, **tensors)
         return recompute_gradient(

@@ -6,7 +6,7 @@ import functools
 import json
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
@@ -16,7 +16,13 @@ from tensorflow.python.ops import resource_variable_ops
 from tfp_realnvp.groups import assign, read
 from tfp_realnvp.masks import Mask
 from tfp_realnvp.networks import Conditioner
-from tfp_realnvp.networks.weight_norm_conv import kernels_are_fixed
+from tfp_realnvp.networks.weight_norm_conv import (
+    WeightNormConv2D,
+    fixed_kernels,
+    gradient_of_normalized,
+    kernels_are_fixed,
+    normalize_kernels,
+)
 
 __all__ = ["apply_recomputed", "can_be_traced"]
 
@@ -31,9 +37,10 @@ class Coupling(Protocol):
     mask: Mask
     network: Conditioner
     scale: tf.Variable | None
+    accepts_parity: bool
 
     def pure_call(
-        self, image: tf.Tensor, scale: Any, *, inverse: bool, **options: bool
+        self, image: tf.Tensor, scale: Any, *, inverse: bool, parity: Any, **options: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the image, changed, and the log det."""
 
@@ -56,9 +63,9 @@ def apply_recomputed(
     """Returns `coupling.pure_call`, of which the gradient keeps nothing but the image.
 
     The backward pass runs the coupling a second time and differentiates that. Both are functions of
-    the image and of the coupling's variables, and stay functions in the graph: all couplings of
-    equal configuration call the same ones, so that what is traced, optimised and kept in memory
-    grows with the number of different couplings, not with that of all.
+    the image, the parity of the mask and the coupling's variables, and stay functions in the graph:
+    all couplings of equal configuration call the same ones, so that what is traced, optimised and
+    kept in memory grows with the number of different couplings, not with that of all.
 
     Args:
       coupling: one of whose network `can_be_traced`.
@@ -68,44 +75,112 @@ def apply_recomputed(
     Returns:
       The image, and the log det. Moving statistics of the network move, once.
     """
-    function = _function_of(coupling, options)
-    network = coupling.network
-    trainable = [variable.value for variable in network.trainable_variables]
-    if coupling.scale is not None:
-        trainable.append(coupling.scale)
-    moving = [variable.value for variable in network.non_trainable_variables]
+    # A network that takes `training` does less without it, if it knows the parity.
+    takes_parity = coupling.accepts_parity and options.get("training", True)
+    parity = _unfolded(coupling.mask.parity) if takes_parity else None
+    function = _function_of(coupling, takes_parity, options)
+    variables = _Variables.of(coupling)
+    trainable = [v for v in (*variables.of_kernels, *variables.others) if v.trainable]
     for variable in trainable:
         resource_variable_ops.variable_accessed(variable)
     with record.stop_recording():
-        values, state = read(trainable), read(moving)
-        *outputs, after = function.apply(image, values, state)
+        of_kernels, others, moving = map(read, variables)
+        normalized = _normalized(of_kernels)
+        *outputs, moved = function.apply(image, parity, normalized, others, moving)
         if options.get("training"):
-            assign(moving, after)
+            assign(variables.moving, moved)
+
+    def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+        # Not before it is wanted: else the normalised kernels of all couplings would be there.
+        with tf.control_dependencies(upstream[:1]):
+            normalized = _normalized(of_kernels)
+        by_image, by_normalized, by_others = function.gradient(
+            image, parity, normalized, others, moving, upstream
+        )
+        number = len(of_kernels) // 2
+        by_kernels, by_scales = gradient_of_normalized(
+            of_kernels[:number], of_kernels[number:], by_normalized
+        )
+        by_variables = zip(
+            (*variables.of_kernels, *variables.others),
+            (*by_kernels, *by_scales, *by_others),
+            strict=True,
+        )
+        return [by_image, *(each for variable, each in by_variables if variable.trainable)]
+
     # The variables are sources as they are: `tf.custom_gradient` would add operations for each.
     sources = [image, *(variable.handle for variable in trainable)]
-    record.record_operation(
-        "Coupling",
-        outputs,
-        sources,
-        lambda *upstream: function.gradient(image, values, state, upstream),
-    )
+    record.record_operation("Coupling", outputs, sources, gradient)
     return tuple(outputs)
 
 
-def _function_of(coupling: Coupling, options: dict[str, bool]) -> _CouplingFunction:
+def _unfolded(value: int) -> tf.Tensor:
+    # TensorFlow's optimizer makes a copy of a function for each call that has a constant in it.
+    return tf.raw_ops.PlaceholderWithDefault(input=tf.constant(value), shape=[])
+
+
+class _Variables(NamedTuple):
+    """What a coupling's function takes of its variables.
+
+    Attributes:
+      of_kernels: kernels of weight-normalised convolutions, and then their scales.
+      others: of the network, those that a gradient may ask for; last the scale of the coupling.
+      moving: those that the network may write.
+    """
+
+    of_kernels: list[tf.Variable]
+    others: list[tf.Variable]
+    moving: list[tf.Variable]
+
+    @classmethod
+    def of(cls, coupling: Coupling) -> _Variables:
+        convs = _weight_norm_layers(coupling.network)
+        of_kernels = [*(conv.kernel for conv in convs), *(conv.scale for conv in convs)]
+        others, moving = _other_variables(coupling.network)
+        own = [] if coupling.scale is None else [coupling.scale]
+        of_kernels, others, moving = ([v.value for v in vs] for vs in (of_kernels, others, moving))
+        return cls(of_kernels, [*others, *own], moving)
+
+
+def _weight_norm_layers(network: Conditioner) -> list[WeightNormConv2D]:
+    return [each for each in network._flatten_layers() if isinstance(each, WeightNormConv2D)]
+
+
+def _other_variables(
+    network: Conditioner,
+) -> tuple[list[keras.Variable], list[keras.Variable]]:
+    convs = _weight_norm_layers(network)
+    of_kernels = {id(variable) for conv in convs for variable in (conv.kernel, conv.scale)}
+    others, moving = (
+        [variable for variable in variables if id(variable) not in of_kernels]
+        for variables in (network.trainable_variables, network.non_trainable_variables)
+    )
+    return others, moving
+
+
+def _normalized(of_kernels: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    number = len(of_kernels) // 2
+    return normalize_kernels(of_kernels[:number], of_kernels[number:])
+
+
+def _function_of(
+    coupling: Coupling, takes_parity: bool, options: dict[str, bool]
+) -> _CouplingFunction:
     functions = _functions.setdefault(tf.compat.v1.get_default_graph(), {})
     network = coupling.network
-    config = {key: value for key, value in network.get_config().items() if key != "name"}
+    left_out = ("name", "checkerboard_parity") if takes_parity else ("name",)
+    config = {key: value for key, value in network.get_config().items() if key not in left_out}
     flags = [coupling.scale is None, *(v.trainable for v in network.variables)]
     key = json.dumps([config, options, flags], sort_keys=True, default=repr)
-    key = type(coupling), type(network), coupling.mask, key
+    mask = type(coupling.mask) if takes_parity else coupling.mask
+    key = type(coupling), type(network), mask, key
     if key not in functions:
         functions[key] = _CouplingFunction(coupling, options)
     return functions[key]
 
 
 class _CouplingFunction:
-    """A coupling as a pure function of its input and variables, and the gradient of that."""
+    """A coupling as a pure function of all that it uses, and the gradient of that."""
 
     def __init__(self, coupling: Coupling, options: dict[str, bool]) -> None:
         self._coupling = coupling
@@ -118,30 +193,38 @@ class _CouplingFunction:
         self.gradient = function(self._gradient)
 
     def _apply(
-        self, image: tf.Tensor, trainable: Sequence[tf.Tensor], state: Sequence[tf.Tensor]
+        self,
+        image: tf.Tensor,
+        parity: tf.Tensor | None,
+        normalized: Sequence[tf.Tensor],
+        others: Sequence[tf.Tensor],
+        moving: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         network = self._coupling.network
-        number = len(network.trainable_variables)
+        own, writable = _other_variables(network)
         mapping = [
-            *zip(network.trainable_variables, trainable[:number], strict=True),
-            *zip(network.non_trainable_variables, state, strict=True),
+            *zip(own, others[: len(own)], strict=True),
+            *zip(writable, moving, strict=True),
         ]
-        scale = trainable[-1] if len(trainable) > number else None
-        with keras.StatelessScope(mapping) as scope:
-            outputs = self._coupling.pure_call(image, scale, **self._options)
-        return *outputs, [scope.get_current_value(v) for v in network.non_trainable_variables]
+        scale = others[-1] if len(others) > len(own) else None
+        kernels = dict(zip(_weight_norm_layers(network), normalized, strict=True))
+        with keras.StatelessScope(mapping) as scope, fixed_kernels(kernels):
+            outputs = self._coupling.pure_call(image, scale, parity=parity, **self._options)
+        return *outputs, [scope.get_current_value(variable) for variable in writable]
 
     def _gradient(
         self,
         image: tf.Tensor,
-        trainable: Sequence[tf.Tensor],
-        state: Sequence[tf.Tensor],
+        parity: tf.Tensor | None,
+        normalized: Sequence[tf.Tensor],
+        others: Sequence[tf.Tensor],
+        moving: Sequence[tf.Tensor],
         upstream: Sequence[tf.Tensor],
-    ) -> list[tf.Tensor]:
-        sources = [image, *trainable]
+    ) -> list[Any]:
+        sources = [image, list(normalized), list(others)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            *outputs, _ = self._apply(image, trainable, state)
+            *outputs, _ = self._apply(image, parity, normalized, others, moving)
         return tape.gradient(
             outputs,
             sources,

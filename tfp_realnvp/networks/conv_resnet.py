@@ -12,7 +12,11 @@ from tfp_realnvp import checks
 from tfp_realnvp.masks import CheckerboardMask
 from tfp_realnvp.networks.batch_norm import BatchNorm
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.weight_norm_conv import WeightNormConv2D, convolve
+from tfp_realnvp.networks.weight_norm_conv import (
+    WeightNormConv2D,
+    convolve,
+    normalized_at_once,
+)
 
 __all__ = ["ConvResNet"]
 
@@ -134,26 +138,45 @@ class ConvResNet(Conditioner):
         self.output_norm.build(hidden)
         self.output_conv.build(hidden)
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for inputs [B, H, W, C]."""
-        h = self.input_conv(self._both_signs(inputs, training))
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool = False,
+        checkerboard_parity: int | tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
+
+        Args:
+          inputs: images.
+          training: normalise by batch statistics, and update the moving ones.
+          checkerboard_parity: another one than the layer's, for this call; may be a tensor.
+        """
+        mask = self._mask if checkerboard_parity is None else CheckerboardMask(checkerboard_parity)
+        convs = [each for each in self._flatten_layers() if isinstance(each, WeightNormConv2D)]
+        with normalized_at_once(convs):
+            return self._call(inputs, training, mask)
+
+    def _call(self, inputs: tf.Tensor, training: bool, mask: CheckerboardMask | None) -> tf.Tensor:
+        h = self.input_conv(self._both_signs(inputs, training, mask))
         if training:
             skips = sum(convolve(*skip) for skip in self._skips(h, training=True))
-            return self._output(self.output_norm(skips, training=True))
+            return self._output(self.output_norm(skips, training=True), mask)
         # By moving statistics, normalising what convolutions give only changes their kernels.
         skips = self._skips(h, False, *self.output_norm.factor_and_shift())
-        if self._mask is None or not _has_cells(inputs.shape):
-            return self._output(sum(convolve(*skip) for skip in skips))
+        if mask is None or not mask.is_static or not _has_cells(inputs.shape):
+            return self._output(sum(convolve(*skip) for skip in skips), mask)
         kernel_and_bias = self.output_conv.kernel_and_bias()
-        halves = map(tf.nn.relu, self._at_changed_positions(list(skips)))
-        return self._mask.put_changed([convolve(half, *kernel_and_bias) for half in halves])
+        halves = map(tf.nn.relu, _at_changed_positions(mask, list(skips)))
+        return mask.put_changed([convolve(half, *kernel_and_bias) for half in halves])
 
-    def _output(self, skips: tf.Tensor) -> tf.Tensor:
+    def _output(self, skips: tf.Tensor, mask: CheckerboardMask | None) -> tf.Tensor:
         outputs = self.output_conv(tf.nn.relu(skips))
-        return outputs if self._mask is None else self._mask.restrict(outputs)
+        return outputs if mask is None else mask.restrict(outputs)
 
-    def _both_signs(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        doubled = 1.0 if self._mask is None else 2.0
+    def _both_signs(
+        self, inputs: tf.Tensor, training: bool, mask: CheckerboardMask | None
+    ) -> tf.Tensor:
+        doubled = 1.0 if mask is None else 2.0
         if training:
             x = doubled * self.input_norm(inputs, training=True)
             x = tf.concat([x, -x], axis=-1)
@@ -163,9 +186,9 @@ class ConvResNet(Conditioner):
             kernel = tf.concat([signs, -signs], axis=-1)[tf.newaxis, tf.newaxis]
             x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
         x = tf.nn.relu(x)
-        if self._mask is None:
+        if mask is None:
             return x
-        board = tf.broadcast_to(self._mask.board(x), tf.shape(x[..., :1]))
+        board = tf.broadcast_to(mask.board(x), tf.shape(x[..., :1]))
         return tf.concat([x, board], axis=-1)
 
     def _skips(
@@ -198,22 +221,6 @@ class ConvResNet(Conditioner):
             skip_kernel, skip_bias = kernel, bias
         yield h, skip_kernel, skip_bias
 
-    def _at_changed_positions(self, skips: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
-        # The coupling asks for no others, half of the image, and they are computed by themselves.
-        pointwise = [skip for skip in skips if skip[1].shape[0] == 1]
-        maps, kernels, biases = zip(*pointwise, strict=True)
-        kernel, bias = tf.concat(kernels, axis=2), sum(biases)
-        halves = []
-        for (i, j), *taken in zip(
-            self._mask.changed_in_cell, *map(self._mask.take_changed, maps), strict=True
-        ):
-            half = convolve(tf.concat(taken, axis=-1), kernel, bias)
-            padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
-            halves.append(
-                sum((convolve(*skip, 2, padding) for skip in skips[len(pointwise) :]), half)
-            )
-        return halves
-
     def _joins_last(self, h: tf.Tensor) -> bool:
         # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions, of all
         # images together: a batch of five is enough.
@@ -241,3 +248,18 @@ class ConvResNet(Conditioner):
 def _has_cells(shape: tf.TensorShape) -> bool:
     """Returns whether images of this shape surely consist of 2×2 cells."""
     return all(side is not None and side % 2 == 0 for side in shape[1:3])
+
+
+def _at_changed_positions(
+    mask: CheckerboardMask, skips: list[tuple[tf.Tensor, ...]]
+) -> list[tf.Tensor]:
+    # The coupling asks for no others, half of the image, and they are computed by themselves.
+    pointwise = [skip for skip in skips if skip[1].shape[0] == 1]
+    maps, kernels, biases = zip(*pointwise, strict=True)
+    kernel, bias = tf.concat(kernels, axis=2), sum(biases)
+    halves = []
+    for (i, j), *taken in zip(mask.changed_in_cell, *map(mask.take_changed, maps), strict=True):
+        half = convolve(tf.concat(taken, axis=-1), kernel, bias)
+        padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
+        halves.append(sum((convolve(*skip, 2, padding) for skip in skips[len(pointwise) :]), half))
+    return halves

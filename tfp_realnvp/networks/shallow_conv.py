@@ -85,11 +85,19 @@ class ShallowConv(Conditioner):
             conv.build((*image, channels))
             channels = conv.filters
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for inputs [B, H, W, C]."""
+    def call(
+        self, inputs: tf.Tensor, checkerboard_parity: int | tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
+
+        Args:
+          inputs: images.
+          checkerboard_parity: another one than the layer's, for this call; may be a tensor.
+        """
+        mask = self._mask if checkerboard_parity is None else CheckerboardMask(checkerboard_parity)
         x = inputs
-        if self._mask is not None:
-            board = tf.broadcast_to(self._mask.board(x), tf.shape(x[..., :1]))
+        if mask is not None:
+            board = tf.broadcast_to(mask.board(x), tf.shape(x[..., :1]))
             x = tf.concat([x, board], axis=-1)
         for conv in self.convs:
             x = conv(x)

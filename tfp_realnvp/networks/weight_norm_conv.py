@@ -11,10 +11,18 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp import checks
+from tfp_realnvp.groups import map_in_groups
 
-__all__ = ["WeightNormConv2D", "convolve", "fixed_kernels"]
+__all__ = [
+    "WeightNormConv2D",
+    "convolve",
+    "fixed_kernels",
+    "gradient_of_normalized",
+    "normalize_kernels",
+    "normalized_at_once",
+]
 
-_fixed_kernels: contextvars.ContextVar[Mapping[WeightNormConv2D, tf.Variable] | None]
+_fixed_kernels: contextvars.ContextVar[Mapping[WeightNormConv2D, Any] | None]
 _fixed_kernels = contextvars.ContextVar("fixed_kernels", default=None)
 
 
@@ -24,8 +32,8 @@ def kernels_are_fixed() -> bool:
 
 
 @contextlib.contextmanager
-def fixed_kernels(kernels: Mapping[WeightNormConv2D, tf.Variable]) -> Iterator[None]:
-    """Lets layers convolve with these kernels instead of normalising theirs, for serving.
+def fixed_kernels(kernels: Mapping[WeightNormConv2D, tf.Tensor | tf.Variable]) -> Iterator[None]:
+    """Lets layers convolve with these kernels instead of normalising theirs.
 
     #### Example
 
@@ -45,6 +53,34 @@ def fixed_kernels(kernels: Mapping[WeightNormConv2D, tf.Variable]) -> Iterator[N
         yield
     finally:
         _fixed_kernels.reset(token)
+
+
+@contextlib.contextmanager
+def normalized_at_once(layers: Sequence[WeightNormConv2D]) -> Iterator[None]:
+    """Lets layers convolve with kernels that are normalised here, by one operation for all of them.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> layers = [WeightNormConv2D(1, 1, initial_scale=3.0) for _ in range(2)]
+    >>> for layer in layers:
+    ...   layer.build((None, None, None, 1))
+    >>> with normalized_at_once(layers):
+    ...   y = sum(layer(tf.ones([1, 1, 1, 1])) for layer in layers)
+    >>> abs(float(y[0, 0, 0, 0])) in (0.0, 6.0)
+    True
+
+    Args:
+      layers: all that convolve within, built.
+    """
+    if kernels_are_fixed():
+        yield
+        return
+    kernels = [tf.convert_to_tensor(layer.kernel.value) for layer in layers]
+    scales = [tf.convert_to_tensor(layer.scale.value) for layer in layers]
+    normalized = _normalize_at_once(*kernels, *scales)
+    with fixed_kernels(dict(zip(layers, normalized, strict=True))):
+        yield
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -156,7 +192,8 @@ class WeightNormConv2D(keras.layers.Layer):
             return fixed if factor is None else fixed * factor
         scale = tf.convert_to_tensor(self.scale.value)
         scale = scale if factor is None else scale * factor
-        return _normalize(tf.convert_to_tensor(self.kernel.value), scale)
+        [kernel] = _normalize_at_once(tf.convert_to_tensor(self.kernel.value), scale)
+        return kernel
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
@@ -188,16 +225,68 @@ def convolve(
     return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
 
 
+def normalize_kernels(kernels: Sequence[tf.Tensor], scales: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns what `WeightNormConv2D.normalized_kernel` is, for many kernels by one operation.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> kernels, scales = [tf.fill([1, 1, 4, 1], 2.0)], [tf.constant([3.0])]
+    >>> normalize_kernels(kernels, scales)[0].numpy().ravel().tolist()
+    [1.5, 1.5, 1.5, 1.5]
+    """
+    normalized = map_in_groups(_normalize_kernel, list(zip(kernels, scales, strict=True)))
+    for each, kernel in zip(normalized, kernels, strict=True):
+        each.set_shape(kernel.shape)
+    return normalized
+
+
+def gradient_of_normalized(
+    kernels: Sequence[tf.Tensor], scales: Sequence[tf.Tensor], upstream: Sequence[tf.Tensor]
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Returns the gradients by kernels and by scales of what has gradients by normalised kernels.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> kernels, scales = [tf.fill([1, 1, 4, 1], 2.0)], [tf.constant([3.0])]
+    >>> _, by_scales = gradient_of_normalized(kernels, scales, [tf.ones([1, 1, 4, 1])])
+    >>> by_scales[0].numpy().tolist()
+    [2.0]
+    """
+    rows = list(zip(kernels, scales, upstream, strict=True))
+    pairs = map_in_groups(_gradient_of_normalized_kernel, rows)
+    for pair, *variables in zip(pairs, kernels, scales, strict=True):
+        for gradient, variable in zip(pair, variables, strict=True):
+            gradient.set_shape(variable.shape)
+    return [by_kernel for by_kernel, _ in pairs], [by_scale for _, by_scale in pairs]
+
+
 @tf.custom_gradient
-def _normalize(kernel: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    # The gradient by hand: a third of the operations, and there is one of this for each layer.
-    axes = [0, 1, 2]
+def _normalize_at_once(*tensors: tf.Tensor) -> tuple[list[tf.Tensor], Callable]:
+    # The gradient by hand: a third of the operations, and one call for all layers.
+    number = len(tensors) // 2
+    kernels, scales = tensors[:number], tensors[number:]
+
+    def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+        by_kernels, by_scales = gradient_of_normalized(kernels, scales, upstream)
+        return [*by_kernels, *by_scales]
+
+    return normalize_kernels(kernels, scales), gradient
+
+
+def _normalize_kernel(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    return kernel * (scale * _inverse_norm(kernel))
+
+
+def _gradient_of_normalized_kernel(
+    kernel: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    inverse_norm = _inverse_norm(kernel)
+    by_scale = inverse_norm * tf.reduce_sum(upstream * kernel, [0, 1, 2])
+    return scale * inverse_norm * (upstream - kernel * (by_scale * inverse_norm)), by_scale
+
+
+def _inverse_norm(kernel: tf.Tensor) -> tf.Tensor:
     # A filter of zeros has no direction: the small number makes it stay zero.
-    inverse_norm = tf.math.rsqrt(tf.reduce_sum(tf.square(kernel), axes) + 1e-30)
-    factor = scale * inverse_norm
-
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        by_scale = inverse_norm * tf.reduce_sum(upstream * kernel, axes)
-        return factor * (upstream - kernel * (by_scale * inverse_norm)), by_scale
-
-    return kernel * factor, gradient
+    return tf.math.rsqrt(tf.reduce_sum(tf.square(kernel), [0, 1, 2]) + 1e-30)
