@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["assign", "map_in_groups", "read"]
+__all__ = ["assign", "map_in_groups", "read", "unfolded"]
 
 _SIZE = 32
 
@@ -50,12 +50,28 @@ def map_in_groups(
     results = []
     for start in range(0, len(rows), _SIZE):
         group = rows[start : start + _SIZE]
-        inputs = [tf.convert_to_tensor(x) for x in (*itertools.chain(*group), *shared)]
+        inputs = [unfolded(x) for x in (*itertools.chain(*group), *shared)]
         dtypes = tuple(x.dtype for x in inputs)
         traced = _traced(function, len(group), len(group[0]), dtypes, tuple(static.items()))
         outputs = traced(*inputs)
         results.extend(outputs if outputs else [None] * len(group))
     return results
+
+
+def unfolded(value: Any) -> tf.Tensor:
+    """Returns a tensor of the value that the graph's optimizer does not know for a constant.
+
+    For each call with a constant among its arguments it would make a copy of the function.
+
+    #### Example
+
+    >>> int(unfolded(3))
+    3
+    """
+    value = tf.convert_to_tensor(value)
+    if tf.executing_eagerly() or value.op.type != "Const":
+        return value
+    return tf.raw_ops.PlaceholderWithDefault(input=value, shape=value.shape)
 
 
 def read(variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 from tfp_realnvp import checks, replicas
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.groups import map_in_groups
 
 __all__ = ["BatchNormalization"]
 
@@ -130,7 +132,7 @@ class BatchNormalization(FlowBijector):
         self._moving.build(x.shape[-1], self.dtype)
         variance = self._moving.variance + self._epsilon
         y = x * tf.sqrt(variance) + self._moving.mean
-        return y, -self._inverse_log_det(x, variance)
+        return y, -_inverse_log_det(x, variance)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._moving.build(y.shape[-1], self.dtype)
@@ -138,45 +140,128 @@ class BatchNormalization(FlowBijector):
             return self._normalize_batch(y)
         variance = self._moving.variance + self._epsilon
         x = (y - self._moving.mean) * tf.math.rsqrt(variance)
-        return x, self._inverse_log_det(y, variance)
+        return x, _inverse_log_det(y, variance)
 
     def _normalize_batch(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # The gradient by hand: it needs no image but x, which the next bijector keeps anyhow.
+        moving = (self._moving.mean, self._moving.variance, self._moving.num_updates)
+        before = [tf.convert_to_tensor(variable) for variable in moving]
+        axes = tuple(range(y.shape.rank - 1))
         is_global = replicas.statistics_are_global()
-        *batch, count = replicas.batch_moments(tf.stop_gradient(y), shift=self._moving.mean)
-        *moved, weight = self._moving.move(*batch, momentum=self._momentum)
-        if self._statistics == "batch":
-            moved, weight = batch, tf.ones_like(weight)
-        mean, variance = moved[0], moved[1] + self._epsilon
-        inverse_std = tf.math.rsqrt(variance)
 
-        @tf.custom_gradient
-        def normalize(y: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
-            x = (y - mean) * inverse_std
+        def call(function: Callable[..., Any], *args: tf.Tensor, **static: Any) -> Any:
+            # One function for all bijectors of a graph, but where replicas speak to each other:
+            # that has to be in the graph itself.
+            if is_global:
+                return function(*args, axes=axes, **static)
+            return map_in_groups(function, [args], axes=axes, **static)[0]
 
-            def gradient(by_x: tf.Tensor, by_ildj: tf.Tensor) -> tf.Tensor:
-                axes = list(range(x.shape.rank - 1))
-                positions = tf.cast(tf.reduce_prod(tf.shape(x)[-3:-1]), x.dtype)
-                by_shift = tf.reduce_sum(by_x, axes)
-                by_log_std = tf.reduce_sum(by_x * x, axes) + positions * tf.reduce_sum(by_ildj)
-                if is_global:
-                    both = tf.concat([by_shift, by_log_std], axis=0)
-                    [both] = replicas.sum_over_replicas([both])
-                    by_shift, by_log_std = tf.split(both, 2)
-                # y - batch mean is x / inverse_std + mean - batch mean.
-                share = weight / count
-                slope = share * inverse_std**2 * by_log_std
-                offset = share * inverse_std * by_shift + slope * (mean - batch[0])
-                return by_x * inverse_std - x * (slope / inverse_std) - offset
+        with record.stop_recording():
+            moments = replicas.batch_moments(y, shift=before[0]) if is_global else ()
+            x, ildj, *moved, inverse_std, distance, share = call(
+                _normalize,
+                y,
+                *before,
+                *moments,
+                momentum=self._momentum,
+                epsilon=self._epsilon,
+                by_batch=self._statistics == "batch",
+            )
+            x.set_shape(y.shape)
+            ildj.set_shape(y.shape[:-3])
+            for variable, value in zip(moving, moved, strict=True):
+                value.set_shape(variable.shape)
+                replicas.assign(variable, value)
 
-            return (x, self._inverse_log_det(y, variance)), gradient
+        def gradient(by_x: tf.Tensor, by_ildj: tf.Tensor) -> list[tf.Tensor]:
+            sums = [_sums(by_x, by_ildj, x, axes)] if is_global else []
+            sums = replicas.sum_over_replicas(sums)
+            by_y = call(_gradient, by_x, by_ildj, x, inverse_std, distance, share, *sums)
+            by_y.set_shape(y.shape)
+            return [by_y]
 
-        return normalize(y)
+        # By hand: it needs no image but x, which the next bijector keeps anyhow.
+        record.record_operation("BatchNormalization", [x, ildj], [y], gradient)
+        return x, ildj
 
-    def _inverse_log_det(self, image: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(image)
-        positions = tf.cast(shape[-3] * shape[-2], self.dtype)
-        return tf.fill(shape[:-3], -0.5 * positions * tf.reduce_sum(tf.math.log(variance)))
+
+def _normalize(
+    y: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    num_updates: tf.Tensor,
+    *moments: tf.Tensor,
+    axes: tuple[int, ...],
+    momentum: float,
+    epsilon: float,
+    by_batch: bool,
+) -> tuple[tf.Tensor, ...]:
+    """Returns all that a training pass gives.
+
+    Args:
+      y: [..., C].
+      mean: the moving one, [C].
+      variance: likewise.
+      num_updates: how often they moved.
+      *moments: mean, variance and number of values of the batch; none for those of `y`.
+      axes: all of `y` but the last.
+      momentum: of the moving statistics.
+      epsilon: added to the variance.
+      by_batch: whether to normalise by the batch's moments, not by the moving ones.
+
+    Returns:
+      x and its ildj; mean, variance and number of updates, moved; and for the gradient 1 / σ, the
+      distance of the mean from the batch's, and the share of each value of the batch in it.
+    """
+    if moments:
+        batch_mean, batch_variance, count = moments
+    else:
+        batch_mean, batch_variance = tf.nn.moments(y, axes)
+        count = tf.cast(tf.reduce_prod(tf.shape(y)[:-1]), y.dtype)
+    # The first batch stands alone: there is nothing to average it with.
+    kept = tf.where(num_updates > 0, tf.constant(momentum, y.dtype), 0)
+    moved_mean = kept * mean + (1 - kept) * batch_mean
+    moved_variance = kept * variance + (1 - kept) * batch_variance
+    used_mean, used_variance, weight = moved_mean, moved_variance, 1 - kept
+    if by_batch:
+        used_mean, used_variance, weight = batch_mean, batch_variance, tf.ones_like(kept)
+    used_variance += epsilon
+    inverse_std = tf.math.rsqrt(used_variance)
+    x = (y - used_mean) * inverse_std
+    ildj = _inverse_log_det(y, used_variance)
+    moved = moved_mean, moved_variance, num_updates + 1
+    return x, ildj, *moved, inverse_std, used_mean - batch_mean, weight / count
+
+
+def _gradient(
+    by_x: tf.Tensor,
+    by_ildj: tf.Tensor,
+    x: tf.Tensor,
+    inverse_std: tf.Tensor,
+    distance: tf.Tensor,
+    share: tf.Tensor,
+    *sums: tf.Tensor,
+    axes: tuple[int, ...],
+) -> tf.Tensor:
+    """Returns the gradient by y; `sums` are those of all replicas, none for those of this one."""
+    by_shift, by_log_std = tf.unstack(sums[0] if sums else _sums(by_x, by_ildj, x, axes), num=2)
+    # y - batch mean is x / inverse_std + distance.
+    slope = share * inverse_std**2 * by_log_std
+    offset = share * inverse_std * by_shift + slope * distance
+    return by_x * inverse_std - x * (slope / inverse_std) - offset
+
+
+def _sums(by_x: tf.Tensor, by_ildj: tf.Tensor, x: tf.Tensor, axes: tuple[int, ...]) -> tf.Tensor:
+    """Returns the gradients by minus mean / σ and by minus log σ, [2, C]."""
+    positions = tf.cast(tf.reduce_prod(tf.shape(x)[-3:-1]), x.dtype)
+    by_shift = tf.reduce_sum(by_x, axes)
+    by_log_std = tf.reduce_sum(by_x * x, axes) + positions * tf.reduce_sum(by_ildj)
+    return tf.stack([by_shift, by_log_std])
+
+
+def _inverse_log_det(image: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+    shape = tf.shape(image)
+    positions = tf.cast(shape[-3] * shape[-2], image.dtype)
+    return tf.fill(shape[:-3], -0.5 * positions * tf.reduce_sum(tf.math.log(variance)))
 
 
 class MovingStatistics(tf.Module):
@@ -201,20 +286,6 @@ class MovingStatistics(tf.Module):
             self.mean = _statistic(tf.zeros([num_channels], dtype), "moving_mean")
             self.variance = _statistic(tf.ones([num_channels], dtype), "moving_variance")
             self.num_updates = _statistic(tf.zeros([], dtype), "num_updates")
-
-    def move(
-        self, mean: tf.Tensor, variance: tf.Tensor, momentum: float
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Moves the statistics towards a batch's, and returns them and the weight of the batch."""
-        # The first batch stands alone: there is nothing to average it with.
-        kept = tf.where(self.num_updates > 0, tf.constant(momentum, mean.dtype), 0)
-        moved = []
-        for statistic, batch in ((self.mean, mean), (self.variance, variance)):
-            value = kept * statistic + (1 - kept) * batch
-            replicas.assign(statistic, value)
-            moved.append(value)
-        replicas.assign(self.num_updates, self.num_updates + 1)
-        return *moved, 1 - kept
 
 
 def _statistic(value: tf.Tensor, name: str) -> tf.Variable:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.ops import resource_variable_ops
 
-from tfp_realnvp.groups import assign, read
+from tfp_realnvp.groups import assign, read, unfolded
 from tfp_realnvp.masks import Mask
 from tfp_realnvp.networks import Conditioner
 from tfp_realnvp.networks.weight_norm_conv import (
@@ -77,7 +77,7 @@ def apply_recomputed(
     """
     # A network that takes `training` does less without it, if it knows the parity.
     takes_parity = coupling.accepts_parity and options.get("training", True)
-    parity = _unfolded(coupling.mask.parity) if takes_parity else None
+    parity = unfolded(coupling.mask.parity) if takes_parity else None
     function = _function_of(coupling, takes_parity, options)
     variables = _Variables.of(coupling)
     trainable = [v for v in (*variables.of_kernels, *variables.others) if v.trainable]
@@ -112,11 +112,6 @@ def apply_recomputed(
     sources = [image, *(variable.handle for variable in trainable)]
     record.record_operation("Coupling", outputs, sources, gradient)
     return tuple(outputs)
-
-
-def _unfolded(value: int) -> tf.Tensor:
-    # TensorFlow's optimizer makes a copy of a function for each call that has a constant in it.
-    return tf.raw_ops.PlaceholderWithDefault(input=tf.constant(value), shape=[])
 
 
 class _Variables(NamedTuple):
