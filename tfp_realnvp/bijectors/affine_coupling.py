@@ -18,6 +18,10 @@ from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
 
 __all__ = ["AffineCoupling"]
 
+# Keyword arguments of a network's call, for those that have them.
+_STATIC_OPTIONS = ("training", "renormalize")
+_TENSOR_OPTIONS = ("conditional_input", "checkerboard_parity")
+
 
 class AffineCoupling(FlowBijector):
     r"""Keeps one half of an image, and changes the other as a network says that sees the first.
@@ -106,9 +110,7 @@ class AffineCoupling(FlowBijector):
             self._network_variables = _LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._network_options = tuple(
-                option
-                for option in ("training", "conditional_input", "checkerboard_parity")
-                if option in signature
+                option for option in (*_STATIC_OPTIONS, *_TENSOR_OPTIONS) if option in signature
             )
             super().__init__(
                 dtype=dtype,
@@ -198,7 +200,8 @@ class AffineCoupling(FlowBijector):
           scale: of tanh.
           inverse: the direction.
           parity: instead of the mask's; `None` if not `accepts_parity`.
-          **options: `training`, `conditional_input`, `recompute`.
+          **options: `training`, `conditional_input`, `recompute`, and `renormalize` for a network
+            that can do with less memory.
         """
         mask = self._mask
         if parity is not None:
@@ -239,7 +242,7 @@ class AffineCoupling(FlowBijector):
         static = self._static(options)
         tensors = {
             option: options[option]
-            for option in ("conditional_input", "checkerboard_parity")
+            for option in _TENSOR_OPTIONS
             if option in self._network_options and options.get(option) is not None
         }
         if not options.get("recompute"):
@@ -253,8 +256,11 @@ class AffineCoupling(FlowBijector):
         )
 
     def _static(self, options: dict[str, Any]) -> dict[str, bool]:
-        takes = "training" in self._network_options
-        return {"training": options.get("training", False)} if takes else {}
+        return {
+            option: options.get(option, False)
+            for option in _STATIC_OPTIONS
+            if option in self._network_options
+        }
 
 
 def _check_mask(mask: Any, name: str) -> None:

@@ -194,6 +194,7 @@ class _CouplingFunction:
         normalized: Sequence[tf.Tensor],
         others: Sequence[tf.Tensor],
         moving: Sequence[tf.Tensor],
+        **options: bool,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         network = self._coupling.network
         own, writable = _other_variables(network)
@@ -204,7 +205,8 @@ class _CouplingFunction:
         scale = others[-1] if len(others) > len(own) else None
         kernels = dict(zip(_weight_norm_layers(network), normalized, strict=True))
         with keras.StatelessScope(mapping) as scope, fixed_kernels(kernels):
-            outputs = self._coupling.pure_call(image, scale, parity=parity, **self._options)
+            options = {**self._options, **options}
+            outputs = self._coupling.pure_call(image, scale, parity=parity, **options)
         return *outputs, [scope.get_current_value(variable) for variable in writable]
 
     def _gradient(
@@ -219,7 +221,7 @@ class _CouplingFunction:
         sources = [image, list(normalized), list(others)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            *outputs, _ = self._apply(image, parity, normalized, others, moving)
+            *outputs, _ = self._apply(image, parity, normalized, others, moving, renormalize=True)
         return tape.gradient(
             outputs,
             sources,

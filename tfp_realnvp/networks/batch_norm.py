@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -78,12 +78,15 @@ class BatchNorm(keras.layers.Layer):
             tf.convert_to_tensor(v.value)
             for v in (self.offset, self.moving_mean, self.moving_variance)
         )
-        if inputs.dtype == tf.float64 or (training and replicas.statistics_are_global()):
-            return self._by_moments(inputs, offset, moving_mean, moving_variance, training)
-        if training and inputs.shape[-1] % _VECTOR:
-            outputs, mean, variance = _normalize_rows(inputs, offset, self.epsilon)
-            self._move((moving_mean, moving_variance), (mean, variance))
+        if training and (replicas.statistics_are_global() or not _has_kernel(inputs)):
+            outputs, *batch = self.by_batch(inputs, offset)
+            self.move(*batch)
             return outputs
+        if inputs.dtype == tf.float64:
+            # The fused kernel is for single and half precision.
+            return tf.nn.batch_normalization(
+                inputs, moving_mean, moving_variance, offset, None, self.epsilon
+            )
         scale = tf.ones_like(offset)
         # While training the kernel normalises by the batch's statistics, and gives the moved ones.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -101,6 +104,40 @@ class BatchNorm(keras.layers.Layer):
             replicas.assign(self.moving_variance, variance)
         return outputs
 
+    def by_batch(
+        self, inputs: tf.Tensor, offset: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns what `call` gives in training, and the batch's mean and unbiased variance.
+
+        Args:
+          inputs: [B, H, W, C].
+          offset: what is added, [C].
+        """
+        if inputs.dtype == tf.float64 or replicas.statistics_are_global():
+            values = tf.cast(inputs, offset.dtype)
+            mean, variance, count = replicas.batch_moments(values, shift=self.moving_mean.value)
+            outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
+            unbiased = variance * count / tf.maximum(count - 1, 1)
+            return tf.cast(outputs, inputs.dtype), mean, unbiased
+        if not _has_kernel(inputs):
+            return _normalize_rows(inputs, offset, self.epsilon)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.ones_like(offset),
+            offset=offset,
+            mean=offset,
+            variance=offset,
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        return outputs, mean, variance
+
+    def move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Moves the moving statistics towards a batch's, each [C]."""
+        for statistic, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            before = tf.convert_to_tensor(statistic.value)
+            replicas.assign(statistic, before + (1 - self.momentum) * (batch - before))
+
     def factor_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns f and s, [C], of `y = x * f + s`, what this is with `training=False`."""
         offset, mean, variance = (
@@ -110,28 +147,6 @@ class BatchNorm(keras.layers.Layer):
         factor = tf.math.rsqrt(variance + self.epsilon)
         return factor, offset - mean * factor
 
-    def _by_moments(
-        self,
-        inputs: tf.Tensor,
-        offset: tf.Tensor,
-        mean: tf.Tensor,
-        variance: tf.Tensor,
-        training: bool,
-    ) -> tf.Tensor:
-        # The fused kernel is for single and half precision, and for the batch of one replica.
-        values = tf.cast(inputs, offset.dtype)
-        if training:
-            before = mean, variance
-            mean, variance, count = replicas.batch_moments(values, shift=mean)
-            self._move(before, (mean, variance * count / tf.maximum(count - 1, 1)))
-        outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
-        return tf.cast(outputs, inputs.dtype)
-
-    def _move(self, before: Sequence[tf.Tensor], batch: Sequence[tf.Tensor]) -> None:
-        moving = self.moving_mean, self.moving_variance
-        for statistic, old, new in zip(moving, before, batch, strict=True):
-            replicas.assign(statistic, old + (1 - self.momentum) * (new - old))
-
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
         return tuple(input_shape)
@@ -139,6 +154,11 @@ class BatchNorm(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+def _has_kernel(images: tf.Tensor) -> bool:
+    """Returns whether TensorFlow's fused kernel takes the images, and is fast."""
+    return images.dtype != tf.float64 and images.shape[-1] % _VECTOR == 0
 
 
 @tf.custom_gradient
