@@ -73,13 +73,15 @@ class CheckerboardMask:
     def board(self, image: tf.Tensor) -> tf.Tensor:
         """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
         height, width = image.shape[-3], image.shape[-2]
-        if self.is_static and height is not None and width is not None:
+        if height is None or width is None:
+            shape = tf.shape(image)
+            rows, columns = tf.range(shape[-3])[:, None, None], tf.range(shape[-2])[:, None]
+            return tf.cast((rows + columns + self.parity) % 2, image.dtype)
+        sums = np.add.outer(np.arange(height), np.arange(width))[..., np.newaxis]
+        if self.is_static:
             # A constant: no operation of the graph computes it again at each step.
-            odd = (np.add.outer(np.arange(height), np.arange(width)) + self.parity) % 2
-            return tf.constant(odd[..., np.newaxis], image.dtype)
-        shape = tf.shape(image)
-        rows, columns = tf.range(shape[-3])[:, None, None], tf.range(shape[-2])[:, None]
-        return tf.cast((rows + columns + self.parity) % 2, image.dtype)
+            return tf.constant((sums + self.parity) % 2, image.dtype)
+        return tf.abs(tf.constant(sums % 2, image.dtype) - tf.cast(self.parity, image.dtype))
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `(b * x, x)`: the kept half with zeros between, and the whole image."""

@@ -93,20 +93,20 @@ class FlowChain(FlowBijector):
         return any(parts.accepts_conditional_input(part) for part in self._bijectors)
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        fldj = tf.zeros(tf.shape(x)[:-3], x.dtype)
+        log_dets = []
         options = self._with_recompute(options)
         for part in reversed(self._bijectors):
-            x, part_fldj = parts.forward_and_log_det(part, x, **options)
-            fldj += part_fldj
-        return x, fldj
+            x, fldj = parts.forward_and_log_det(part, x, **options)
+            log_dets.append(fldj)
+        return x, _sum(log_dets, x)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        ildj = tf.zeros(tf.shape(y)[:-3], y.dtype)
+        log_dets = []
         options = self._with_recompute(options)
         for part in self._bijectors:
-            y, part_ildj = parts.inverse_and_log_det(part, y, **options)
-            ildj += part_ildj
-        return y, ildj
+            y, ildj = parts.inverse_and_log_det(part, y, **options)
+            log_dets.append(ildj)
+        return y, _sum(log_dets, y)
 
     def _with_recompute(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "recompute": True} if self._recompute else options
@@ -130,3 +130,8 @@ class FlowChain(FlowBijector):
         for part in self._bijectors:
             output_shape = part.inverse_event_shape_tensor(output_shape)
         return output_shape
+
+
+def _sum(log_dets: list[tf.Tensor], image: tf.Tensor) -> tf.Tensor:
+    # One operation: those of a chain of additions, and of its gradient, are many.
+    return tf.add_n(log_dets) if log_dets else tf.zeros(tf.shape(image)[:-3], image.dtype)
