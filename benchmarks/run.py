@@ -137,6 +137,8 @@ def _chosen(
 ) -> Iterator[tuple[str, str | tuple[str, str], plan.Comparison]]:
     for size in flags.sizes:
         comparisons = plan.COMPARISONS
+        if size not in ("tiny", "small"):
+            comparisons = [dataclasses.replace(c, whats=c.whats_of_large) for c in comparisons]
         if size == "images64":
             comparisons = (*comparisons, *plan.MEMORY_COMPARISONS)
         if flags.pair is not None:

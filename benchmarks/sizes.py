@@ -35,7 +35,7 @@ class Size:
 SIZES: dict[str, Size] = {
     # For tests: all the parts, no work.
     "tiny": Size((8, 8, 3), 2, 1, 4, batch_size=4, rounds=2),
-    "small": Size((32, 32, 3), 2, 4, 32, batch_size=64, rounds=7),
+    "small": Size((32, 32, 3), 2, 4, 32, batch_size=64, rounds=5),
     # Two processes of half the paper's batch fit into 16 GB.
     "cifar10": Size((32, 32, 3), 2, 8, 64, batch_size=32, rounds=3),
     "images64": Size((64, 64, 3), 5, 2, 32, batch_size=32, rounds=3),

@@ -72,3 +72,39 @@ def test_a_group_is_one_operation():
 
 def test_nothing():
     assert groups.read([]) == [] and groups.map_in_groups(_add_multiple, []) == []
+
+
+def _both_signs(x, factor):
+    return x * factor, -x * factor
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_several_results(traced):
+    def both(x):
+        return groups.map_in_groups(_both_signs, [[x], [2 * x]], [tf.constant(3.0)])
+
+    x = tf.constant([1.0, 2.0])
+    results = (tf.function(both) if traced else both)(x)
+    for (plus, minus), factor in zip(results, (3, 6), strict=True):
+        np.testing.assert_array_equal(plus, factor * x)
+        np.testing.assert_array_equal(minus, -factor * x)
+
+
+def test_constants_are_not_seen_as_such():
+    @tf.function
+    def shift(x):
+        [result] = groups.map_in_groups(_add, [[x]], [tf.constant(3.0)])
+        return result
+
+    x = tf.constant([1.0])
+    np.testing.assert_array_equal(shift(x), [4.0])
+    [call] = [
+        each
+        for each in shift.get_concrete_function(x).graph.get_operations()
+        if "PartitionedCall" in each.type
+    ]
+    assert "Const" not in [tensor.op.type for tensor in call.inputs]
+
+
+def _add(x, y):
+    return x + y

@@ -86,3 +86,30 @@ def test_errors():
         tfr.ChannelMask(0).split(tf.zeros([2, 2, 3]))
     with pytest.raises(ValueError, match="expected 0 or 1, got 'odd'"):
         tfr.CheckerboardMask("odd")
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("make", [tfr.CheckerboardMask, tfr.ChannelMask])
+@pytest.mark.parametrize("size", [(3, 4), (None, None)])
+def test_one_graph_for_both_parities(make, parity, size):
+    x = _image((2, 3, 4, 6))
+    static = make(parity)
+
+    @tf.function(input_signature=[tf.TensorSpec([2, *size, 6]), tf.TensorSpec([], tf.int32)])
+    def of_both(x, parity):
+        mask = make(parity)
+        kept, changed = mask.split(x)
+        return kept, changed, mask.restrict(changed), mask.merge(kept, 10 * changed)
+
+    kept, changed = static.split(x)
+    expected = kept, changed, static.restrict(changed), static.merge(kept, 10 * changed)
+    for actual, value in zip(of_both(x, tf.constant(parity)), expected, strict=True):
+        assert actual.shape == value.shape
+        np.testing.assert_array_equal(actual, value)
+
+
+@pytest.mark.parametrize("parity", [tf.constant(0.0), tf.constant([0, 1]), 2, "0", None])
+@pytest.mark.parametrize("make", [tfr.CheckerboardMask, tfr.ChannelMask])
+def test_parities_that_are_none(make, parity):
+    with pytest.raises(ValueError, match="parity: expected 0 or 1"):
+        make(parity)

@@ -240,6 +240,62 @@ def test_recompute_gives_the_same_gradients_and_statistics(traced, dtype, tolera
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_recompute_traces_both_parities_once():
+    # A scale of checkerboards, channels, and a last scale with another number of channels.
+    flow = ft.image_flow((8, 8, 1), num_couplings=4, recompute=True)
+    base = ft.standard_normal((8, 8, 1))
+    distribution = tfd.TransformedDistribution(base, flow)
+
+    @tf.function
+    def gradients(y):
+        with tf.GradientTape() as tape:
+            log_prob = distribution.log_prob(y, bijector_kwargs={"training": True})
+        return tape.gradient(log_prob, flow.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.TensorSpec([2, 8, 8, 1])).graph
+    names = [function.signature.name for function in graph.as_graph_def().library.function]
+    # Of 4 + 4 + 5 couplings.
+    assert len([name for name in names if "_apply" in name and "adam" not in name]) == 3
+    assert len([name for name in names if name.startswith("__inference__gradient_")]) == 3
+
+
+def test_recompute_with_frozen_layers():
+    def gradients(recompute):
+        keras.utils.set_random_seed(0)
+        flow = ft.image_flow((4, 4, 1), recompute=recompute, dtype=tf.float64)
+        for part in flow.submodules:
+            if isinstance(part, tfr.AffineCoupling):
+                part.network.input_conv.trainable = False
+                part.network.output_norm.trainable = False
+        y = ft.pixels([4, 4, 4, 1], tf.float64)
+
+        @tf.function
+        def of_all():
+            with tf.GradientTape() as tape:
+                z, ildj = flow.inverse_and_log_det(y, training=True)
+                loss = tf.reduce_sum(z**2) - tf.reduce_sum(ildj)
+            return tape.gradient(loss, flow.trainable_variables)
+
+        return of_all(), [variable.numpy() for variable in flow.variables]
+
+    (plain, variables), (again, same) = gradients(False), gradients(True)
+    assert len(plain) == len(again) > 0
+    for ours, theirs in zip((*again, *same), (*plain, *variables), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_recompute_with_a_network_of_another_parity():
+    # Odd, but allowed: the network's board is not the coupling's.
+    network = ft.network(1, 2, "float64", checkerboard_parity=1)
+    coupling = ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), network, dtype=tf.float64))
+    y = ft.normal([2, 4, 4, 1], tf.float64)
+    expected = coupling.inverse_and_log_det(tf.identity(y), training=True)
+    chain = tfr.FlowChain([coupling], recompute=True, dtype=tf.float64)
+    actual = tf.function(chain.inverse_and_log_det)(y, training=True)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
 def test_recompute_does_not_mix_up_networks():
     # Equal configurations, other weights: the function of the one with those of the other.
     flow = ft.image_flow((8, 8, 1), num_scales=1, num_blocks=1, num_couplings=3, recompute=True)

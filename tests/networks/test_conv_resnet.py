@@ -82,6 +82,51 @@ def test_gradients_against_layer_by_layer(name):
         np.testing.assert_allclose(our, plain, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("name", ["resnet", "resnet_board", "resnet_no_block"])
+def test_normalising_again_in_the_gradient(name, traced):
+    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
+
+    def run(renormalize):
+        keras.utils.set_random_seed(0)
+        layer = _network(name, dtype="float64")
+        variables = [variable.value for variable in layer.trainable_variables]
+
+        def gradients():
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                outputs = layer(x, training=True, renormalize=renormalize)
+                loss = tf.reduce_sum(outputs**3)
+            return [outputs, *tape.gradient(loss, [x, *variables])]
+
+        results = (tf.function(gradients) if traced else gradients)()
+        return [*results, *layer.non_trainable_variables]
+
+    for ours, plain in zip(run(True), run(False), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["resnet_board", "shallow_board"])
+def test_parity_of_a_call(name, training, parity):
+    layer = _network(name, dtype="float64")
+    config = {**layer.get_config(), "checkerboard_parity": parity}
+    expected = type(layer).from_config(config)
+    expected.build((None, None, None, 2))
+    expected.set_weights(layer.get_weights())
+    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
+    options = {"training": training} if "resnet" in name else {}
+    expected = expected(x, **options)
+
+    @tf.function(reduce_retracing=True)
+    def call(parity):
+        return layer(x, checkerboard_parity=parity, **options)
+
+    for given in (parity, tf.constant(parity)):
+        np.testing.assert_allclose(call(given), expected, rtol=1e-9, atol=1e-10)
+
+
 @each_network
 def test_unknown_height_and_width(name):
     layer = _network(name)

@@ -155,7 +155,8 @@ class AffineCoupling(FlowBijector):
         """Whether the parity of the mask may be another one for a call, as in `pure_call`."""
         if isinstance(self._mask, CheckerboardMask):
             takes = "checkerboard_parity" in self._network_options
-            return takes and self._network.checkerboard_parity == self._mask.parity
+            own = getattr(self._network, "checkerboard_parity", None)
+            return takes and own == self._mask.parity
         return isinstance(self._mask, ChannelMask)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import weakref
 from collections.abc import Callable, Sequence
@@ -80,11 +81,12 @@ def apply_recomputed(
     parity = unfolded(coupling.mask.parity) if takes_parity else None
     function = _function_of(coupling, takes_parity, options)
     variables = _Variables.of(coupling)
-    trainable = [v for v in (*variables.of_kernels, *variables.others) if v.trainable]
+    all_of_them = *variables.of_kernels, *variables.others
+    trainable = list(itertools.compress(all_of_them, variables.is_trainable))
     for variable in trainable:
         resource_variable_ops.variable_accessed(variable)
     with record.stop_recording():
-        of_kernels, others, moving = map(read, variables)
+        of_kernels, others, moving = map(read, variables[:3])
         normalized = _normalized(of_kernels)
         *outputs, moved = function.apply(image, parity, normalized, others, moving)
         if options.get("training"):
@@ -101,12 +103,8 @@ def apply_recomputed(
         by_kernels, by_scales = gradient_of_normalized(
             of_kernels[:number], of_kernels[number:], by_normalized
         )
-        by_variables = zip(
-            (*variables.of_kernels, *variables.others),
-            (*by_kernels, *by_scales, *by_others),
-            strict=True,
-        )
-        return [by_image, *(each for variable, each in by_variables if variable.trainable)]
+        by_variables = *by_kernels, *by_scales, *by_others
+        return [by_image, *itertools.compress(by_variables, variables.is_trainable)]
 
     # The variables are sources as they are: `tf.custom_gradient` would add operations for each.
     sources = [image, *(variable.handle for variable in trainable)]
@@ -119,13 +117,15 @@ class _Variables(NamedTuple):
 
     Attributes:
       of_kernels: kernels of weight-normalised convolutions, and then their scales.
-      others: of the network, those that a gradient may ask for; last the scale of the coupling.
-      moving: those that the network may write.
+      others: of the network, those that are trained; last the scale of the coupling.
+      moving: of the network, all others.
+      is_trainable: of each of `of_kernels` and of `others`.
     """
 
     of_kernels: list[tf.Variable]
     others: list[tf.Variable]
     moving: list[tf.Variable]
+    is_trainable: list[bool]
 
     @classmethod
     def of(cls, coupling: Coupling) -> _Variables:
@@ -133,8 +133,12 @@ class _Variables(NamedTuple):
         of_kernels = [*(conv.kernel for conv in convs), *(conv.scale for conv in convs)]
         others, moving = _other_variables(coupling.network)
         own = [] if coupling.scale is None else [coupling.scale]
-        of_kernels, others, moving = ([v.value for v in vs] for vs in (of_kernels, others, moving))
-        return cls(of_kernels, [*others, *own], moving)
+        return cls(
+            [variable.value for variable in of_kernels],
+            [*(variable.value for variable in others), *own],
+            [variable.value for variable in moving],
+            [variable.trainable for variable in (*of_kernels, *others, *own)],
+        )
 
 
 def _weight_norm_layers(network: Conditioner) -> list[WeightNormConv2D]:
