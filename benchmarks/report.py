@@ -49,17 +49,20 @@ def markdown(results: dict[str, Any]) -> str:
 
 def sentence(entry: dict[str, Any]) -> str:
     """Returns the outcome of one comparison in a line."""
-    name = f"{entry['size']}, {entry['what']}: {entry['first']} against {entry['second']}"
+    heading = f"{entry['size']}, {entry['what']}: {entry['first']} against {entry['second']}"
     if entry.get("reason"):
-        return f"{name}: {entry['reason']}"
+        return f"{heading}: {entry['reason']}"
     measured = entry["measurement"]
     first, second = measured["first"], measured["second"]
     busy = entry.get("busy_cores") or 0.0
-    disturbed = f" (others kept {busy:.1f} cores busy)" if busy > BUSY else ""
+    remarks = f" (others kept {busy:.1f} cores busy)" if busy > BUSY else ""
+    for name, side in ((entry["first"], first), (entry["second"], second)):
+        if not side["is_finite"]:
+            remarks += f" (results of {name} are not finite)"
     return (
-        f"{name}: {measured['ratio']:.2f}× ({min(measured['ratios']):.2f} to "
+        f"{heading}: {measured['ratio']:.2f}× ({min(measured['ratios']):.2f} to "
         f"{max(measured['ratios']):.2f}), {first['images_per_second']:.1f} and "
-        f"{second['images_per_second']:.1f} images/s{disturbed}"
+        f"{second['images_per_second']:.1f} images/s{remarks}"
     )
 
 
@@ -107,6 +110,9 @@ def _speed(entries: list[dict[str, Any]]) -> str:
             continue
         measured = entry["measurement"]
         ratios = measured["ratios"]
+        for i, side in enumerate(("first", "second"), start=1):
+            if not measured[side]["is_finite"]:
+                name[i] += " (results not finite)"
         rows.append(
             [
                 *name,

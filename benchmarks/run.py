@@ -184,7 +184,7 @@ def _measure(
         )
     except NotAvailable as reason:
         return {**entry, "reason": f"not available: {reason}"}
-    except (WorkerError, ArithmeticError) as error:
+    except WorkerError as error:
         return {**entry, "reason": f"failed: {error}"}
     return {**entry, "measurement": dataclasses.asdict(measurement)}
 

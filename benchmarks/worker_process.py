@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import selectors
+import signal
 import subprocess
 import sys
 from typing import IO, Any
@@ -23,6 +24,9 @@ class WorkerError(Exception):
 
 class WorkerProcess:
     """A process that runs `benchmarks.worker`; used as a context manager, it is ended at the end.
+
+    Between requests it is stopped: threads of its framework that have nothing to do would wait
+    busily for a while, at the expense of the other contender.
 
     #### Example
 
@@ -60,6 +64,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Ends the process."""
+        self._signal("SIGCONT")
         self._process.stdin.close()
         self._process.stdout.close()
         try:
@@ -76,6 +81,7 @@ class WorkerProcess:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._signal("SIGCONT")
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
@@ -90,12 +96,17 @@ class WorkerProcess:
         line = self._process.stdout.readline()
         if not line:
             return self._failed()
+        self._signal("SIGSTOP")
         reply = json.loads(line)
         if "unavailable" in reply:
             raise NotAvailable(reply["unavailable"])
         if "error" in reply:
             raise WorkerError(reply["error"])
         return reply
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name) and self._process.poll() is None:
+            self._process.send_signal(getattr(signal, name))
 
     def _failed(self) -> dict[str, Any]:
         raise WorkerError(f"the process ended with exit code {self._process.wait()}")

@@ -135,12 +135,15 @@ def test_report():
         "traced_mb": 200.0,
         "peak_mb": 300.0,
         "num_parameters": 1234,
+        "is_finite": True,
     }
     saving = {**side, "peak_mb": 240.0}
     name = {"size": "images64", "what": "train", "first": "memory-saving"}
     measurement = {"first": saving, "second": side, "ratios": [0.8], "ratio": 0.8}
+    nowhere = {**measurement, "second": {**side, "is_finite": False}}
     entries = [
         {**name, "second": "memory-plain", "measurement": measurement},
+        {**name, "second": "glow", "measurement": nowhere},
         {**name, "second": "memory-saving-2x", "reason": "not available: no such option"},
     ]
     quality = [
@@ -166,6 +169,8 @@ def test_report():
     assert "| glow | 4.000 | 7 |" in text and "| 8 of 9 |" in text
     assert "| memory-saving | memory-plain | 0.70 | 0.40 | 1.25 |" in text
     assert "not available: no such option" in text
+    assert "| memory-saving | glow (results not finite) | 64.0" in text
+    assert report.sentence(entries[1]).endswith("(results of glow are not finite)")
 
 
 def test_equal_steps_in_two_precisions(tmp_path):

@@ -153,11 +153,11 @@ class AffineCoupling(FlowBijector):
     @property
     def accepts_parity(self) -> bool:
         """Whether the parity of the mask may be another one for a call, as in `pure_call`."""
-        if isinstance(self._mask, CheckerboardMask):
+        if type(self._mask) is CheckerboardMask:
             takes = "checkerboard_parity" in self._network_options
             own = getattr(self._network, "checkerboard_parity", None)
             return takes and own == self._mask.parity
-        return isinstance(self._mask, ChannelMask)
+        return type(self._mask) is ChannelMask
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         # `tf.train.Checkpoint` does not find all that a Keras 3 layer holds, for example not the
@@ -207,7 +207,7 @@ class AffineCoupling(FlowBijector):
         mask = self._mask
         if parity is not None:
             mask = type(mask)(parity)
-            if isinstance(mask, CheckerboardMask):
+            if type(mask) is CheckerboardMask:
                 options["checkerboard_parity"] = parity
         kept, changed = mask.split(image)
         output = self._network_output(kept, changed.shape[-1], options)
