@@ -296,6 +296,24 @@ def test_recompute_with_a_network_of_another_parity():
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
+def test_recompute_does_not_mix_up_boards_of_channel_couplings():
+    # Odd, too: networks with boards, and masks without.
+    couplings = [
+        tfr.AffineCoupling(
+            tfr.ChannelMask(0),
+            ft.network(1, 2, "float64", checkerboard_parity=parity),
+            dtype=tf.float64,
+        )
+        for parity in (0, 1)
+    ]
+    chain = ft.randomize(tfr.FlowChain(couplings, recompute=True, dtype=tf.float64))
+    y = ft.normal([2, 4, 4, 2], tf.float64)
+    expected = chain.copy(recompute=False).inverse_and_log_det(y, training=True)
+    actual = tf.function(chain.inverse_and_log_det)(y, training=True)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
 def test_recompute_does_not_mix_up_networks():
     # Equal configurations, other weights: the function of the one with those of the other.
     flow = ft.image_flow((8, 8, 1), num_scales=1, num_blocks=1, num_couplings=3, recompute=True)

@@ -77,8 +77,8 @@ class AffineCoupling(FlowBijector):
           mask: a `CheckerboardMask`, a `ChannelMask`, or another with their methods.
           network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, 2c]: `t`, then
             what `s` comes from ([B, H, W, c] if not `use_scale`). Called with the keyword
-            arguments `training` and `conditional_input` if it has them. It may compute in another
-            dtype.
+            arguments `training` and `conditional_input` if it has them, and with those of
+            `Conditioner`. It may compute in another dtype.
           use_scale: `False` gives the additive coupling.
           scale: the initial value of the trainable scale of tanh, or the variable itself.
           dtype: `tf.float32` or `tf.float64`.

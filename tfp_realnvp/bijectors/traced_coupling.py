@@ -15,7 +15,7 @@ from tensorflow.python.eager import record
 from tensorflow.python.ops import resource_variable_ops
 
 from tfp_realnvp.groups import assign, read, unfolded
-from tfp_realnvp.masks import Mask
+from tfp_realnvp.masks import CheckerboardMask, Mask
 from tfp_realnvp.networks import Conditioner
 from tfp_realnvp.networks.weight_norm_conv import (
     WeightNormConv2D,
@@ -167,7 +167,9 @@ def _function_of(
 ) -> _CouplingFunction:
     functions = _functions.setdefault(tf.compat.v1.get_default_graph(), {})
     network = coupling.network
-    left_out = ("name", "checkerboard_parity") if takes_parity else ("name",)
+    # The call says it, to the network of a checkerboard.
+    is_told = takes_parity and isinstance(coupling.mask, CheckerboardMask)
+    left_out = ("name", "checkerboard_parity") if is_told else ("name",)
     config = {key: value for key, value in network.get_config().items() if key not in left_out}
     flags = [coupling.scale is None, *(v.trainable for v in network.variables)]
     key = json.dumps([config, options, flags], sort_keys=True, default=repr)
