@@ -39,6 +39,28 @@ def test_each_row_by_itself(mode):
         np.testing.assert_array_equal(variable, result)
 
 
+@pytest.mark.parametrize("mode", ["eager", "run_eagerly", "function", "jit"])
+def test_sum_in_groups(mode):
+    values = _values(0)
+
+    def sum_of_squares(factor):
+        rows = [[tf.constant(value)] for value in values]
+        return groups.sum_in_groups(_weighted_square, rows, [factor], dtype=tf.float64)
+
+    if mode in ("function", "jit"):
+        sum_of_squares = tf.function(sum_of_squares, jit_compile=mode == "jit")
+    tf.config.run_functions_eagerly(mode == "run_eagerly")
+    try:
+        result = sum_of_squares(tf.constant(0.5, tf.float64))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(result, 0.5 * sum(np.sum(x**2) for x in values), rtol=1e-6)
+
+
+def _weighted_square(x, factor, dtype):
+    return factor * tf.cast(tf.reduce_sum(x**2), dtype)
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_assign_and_read(traced):
     variables = [tf.Variable(value) for value in _values(0)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["assign", "map_in_groups", "read", "unfolded"]
+__all__ = ["assign", "map_in_groups", "read", "sum_in_groups", "unfolded"]
 
 _SIZE = 32
 
@@ -22,10 +22,10 @@ def map_in_groups(
 ) -> list[Any]:
     """Returns `[function(*row, *shared, **static) for row in rows]`.
 
-    In a graph the function is traced for a group of rows, and stays a function there, which is
+    The function is traced for a group of rows, and stays a function, also in a graph, which is
     called for one group after the other: where there are hundreds of variables, a training step of
-    separate operations for each takes longer to trace, and more memory to keep, than all the rest.
-    Static shapes are not known within.
+    separate operations for each takes longer to trace, and more memory to keep, than all the rest;
+    and longer than the rest to run, where there is no graph. Static shapes are not known within.
 
     #### Example
 
@@ -45,17 +45,48 @@ def map_in_groups(
       shared: tensors that all rows have in common.
       **static: what the function has to know while it is traced.
     """
-    if tf.executing_eagerly():
+    if tf.config.functions_run_eagerly():
         return [function(*row, *shared, **static) for row in rows]
     results = []
+    for group, outputs in _call_in_groups(function, rows, shared, static, adds=False):
+        results.extend(outputs if outputs else [None] * len(group))
+    return results
+
+
+def sum_in_groups(
+    function: Callable[..., tf.Tensor],
+    rows: Sequence[Sequence[tf.Tensor]],
+    shared: Sequence[tf.Tensor] = (),
+    **static: Any,
+) -> tf.Tensor:
+    """Returns the sum of what `map_in_groups` gives, of which each group gives its own sum.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> rows = [[tf.constant(1.0)], [tf.constant(2.0)]]
+    >>> float(sum_in_groups(tf.square, rows))
+    5.0
+    """
+    if tf.config.functions_run_eagerly():
+        return tf.add_n([function(*row, *shared, **static) for row in rows])
+    calls = _call_in_groups(function, rows, shared, static, adds=True)
+    return tf.add_n([output for _, [output] in calls])
+
+
+def _call_in_groups(
+    function: Callable[..., Any],
+    rows: Sequence[Sequence[tf.Tensor]],
+    shared: Sequence[tf.Tensor],
+    static: dict[str, Any],
+    adds: bool,
+) -> Iterator[tuple[Sequence[Sequence[tf.Tensor]], list[tf.Tensor]]]:
     for start in range(0, len(rows), _SIZE):
         group = rows[start : start + _SIZE]
         inputs = [unfolded(x) for x in (*itertools.chain(*group), *shared)]
         dtypes = tuple(x.dtype for x in inputs)
-        traced = _traced(function, len(group), len(group[0]), dtypes, tuple(static.items()))
-        outputs = traced(*inputs)
-        results.extend(outputs if outputs else [None] * len(group))
-    return results
+        traced = _traced(function, len(group), len(group[0]), dtypes, tuple(static.items()), adds)
+        yield group, traced(*inputs)
 
 
 def unfolded(value: Any) -> tf.Tensor:
@@ -123,6 +154,7 @@ def _traced(
     width: int,
     dtypes: tuple[tf.DType, ...],
     static: tuple[tuple[str, Any], ...],
+    adds: bool,
 ) -> Callable[..., list[tf.Tensor]]:
     # Handles without a shape, and tensors of any: one function for all groups.
     specs = [tf.TensorSpec([] if d == tf.resource else None, d) for d in dtypes]
@@ -133,6 +165,8 @@ def _traced(
             function(*inputs[i * width : (i + 1) * width], *shared, **dict(static))
             for i in range(number)
         ]
+        if adds:
+            return [tf.add_n(outputs)]
         return [output for output in outputs if output is not None]
 
     with tf.init_scope():

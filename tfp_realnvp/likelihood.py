@@ -9,9 +9,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels, replicas, tracking
-from tfp_realnvp.bijectors import FlowBijector
+from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, FlowChain
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
-from tfp_realnvp.groups import map_in_groups, read
+from tfp_realnvp.graph_optimizer import no_graph_optimizer
+from tfp_realnvp.groups import map_in_groups, read, sum_in_groups
 from tfp_realnvp.image_input import images_of_batch
 from tfp_realnvp.optimizers import apply_if_finite
 
@@ -159,11 +160,14 @@ class LikelihoodModel(keras.Model):
         """Returns Keras's function, or one that does the same in a single graph.
 
         Keras has a function of the data within one of the iterator, and each takes all variables:
-        for hundreds of them, and twice as many moments, that is a fifth of the graph.
+        for hundreds of them, and twice as many moments, that is a fifth of the graph. Where
+        couplings are functions of their own, there is nothing to optimise in what calls them.
         """
         several = self.steps_per_execution > 1 or self.distribute_strategy.num_replicas_in_sync > 1
         if several or self.run_eagerly or self.jit_compile:
             return train_function
+
+        is_of_functions = _is_of_functions(self.distribution)
 
         @tf.function(reduce_retracing=True, autograph=False)
         def step_on_iterator(iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
@@ -171,8 +175,13 @@ class LikelihoodModel(keras.Model):
 
         def step(iterator: Any) -> dict[str, tf.Tensor]:
             # Keras' own function also takes generators, for `train_on_batch`.
-            is_data = isinstance(iterator, tf.data.Iterator)
-            return step_on_iterator(iterator) if is_data else train_function(iterator)
+            if not isinstance(iterator, tf.data.Iterator):
+                return train_function(iterator)
+            if not is_of_functions:
+                return step_on_iterator(iterator)
+            traced = step_on_iterator.get_concrete_function(iterator)
+            with no_graph_optimizer():
+                return traced(iterator)
 
         return step
 
@@ -181,7 +190,10 @@ class LikelihoodModel(keras.Model):
         return self.distribution.log_prob(values, **options)
 
     def _penalty(self) -> tf.Tensor:
-        halves = map_in_groups(_half_square, [[value] for value in read(self._scales)])
+        halves = [
+            sum_in_groups(_half_square, [[v.handle] for v in self._scales if v.dtype == d], dtype=d)
+            for d in {variable.dtype for variable in self._scales}
+        ]
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
     def _add_gradient_of_penalty(
@@ -257,6 +269,14 @@ class LikelihoodModel(keras.Model):
         raise NonFiniteLossError(step, part)
 
 
+def _is_of_functions(distribution: tfd.Distribution) -> bool:
+    """Returns whether all that has networks is traced as a function of its own."""
+    parts = [part for part in distribution.submodules if isinstance(part, FlowBijector)]
+    return any(isinstance(part, FlowChain) and part.recompute for part in parts) and all(
+        isinstance(part, AffineCoupling) and part.can_be_traced for part in parts if part.layers
+    )
+
+
 def _at_least_one(images: tf.Tensor) -> tf.Tensor:
     # A replica may have none of a last batch, and convolutions of no images fail in places: it then
     # computes one of zeros, for nothing.
@@ -277,7 +297,8 @@ class ReplicatedMean(keras.metrics.Mean):
         return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
 
 
-def _half_square(value: tf.Tensor) -> tf.Tensor:
+def _half_square(handle: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
     return tf.nn.l2_loss(tf.cast(value, tf.float32))
 
 

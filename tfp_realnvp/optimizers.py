@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp import checks, replicas
-from tfp_realnvp.groups import map_in_groups
+from tfp_realnvp.groups import map_in_groups, sum_in_groups
 
 __all__ = ["FusedAdam", "apply_if_finite"]
 
@@ -179,8 +179,8 @@ class FusedAdam(keras.optimizers.Adam):
         Returns:
           A scalar `bool` tensor: whether all was finite.
         """
-        halves = map_in_groups(_half_square, [[gradient] for gradient in gradients])
-        norm = tf.sqrt(2 * tf.add_n([tf.cast(half, loss.dtype) for half in halves]))
+        rows = [[gradient] for gradient in gradients]
+        norm = tf.sqrt(2 * sum_in_groups(_half_square, rows, dtype=loss.dtype))
         is_finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         clip = self.global_clipnorm
         clipped = tf.ones_like(norm) if clip is None else clip / tf.maximum(norm, clip)
@@ -220,8 +220,8 @@ class FusedAdam(keras.optimizers.Adam):
         return tuple(each.handle for each in (variable, *(moment.value for moment in moments)))
 
 
-def _half_square(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.nn.l2_loss(gradient)
+def _half_square(gradient: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.cast(tf.nn.l2_loss(gradient), dtype)
 
 
 def _apply_adam(

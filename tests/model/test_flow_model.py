@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import flow_testing as ft
@@ -8,6 +9,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp import likelihood
+from tfp_realnvp.graph_optimizer import no_graph_optimizer
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -44,6 +47,41 @@ def _values(variables):
 def _assert_equal(actual, expected):
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# Less memory.
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("network_fn", [None, _one_convolution])
+def test_recompute_trains_alike(recompute, network_fn, monkeypatch):
+    entered = []
+
+    @contextlib.contextmanager
+    def noted():
+        entered.append(True)
+        with no_graph_optimizer():
+            yield
+
+    monkeypatch.setattr(likelihood, "no_graph_optimizer", noted)
+
+    def trained(recompute):
+        keras.utils.set_random_seed(0)
+        options = {} if network_fn else {"num_blocks": 1, "num_filters": 3}
+        distribution = _distribution(
+            network_fn=network_fn, recompute=recompute, dtype=tf.float64, **options
+        )
+        model = _model(distribution)
+        history = model.fit(_IMAGES, batch_size=4, epochs=2, shuffle=False, verbose=0).history
+        return history["loss"], _values(distribution.variables)
+
+    loss, values = trained(recompute)
+    # A graph of nothing but calls is left as it is; one that holds networks is optimised.
+    assert len(entered) == (4 if recompute and network_fn is None else 0)
+    expected_loss, expected_values = trained(False)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-10)
+    for one, other in zip(values, expected_values, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
 
 
 # Kinds of data.

@@ -13,7 +13,7 @@ from tfp_realnvp import checks
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.recomputation import recompute_gradient
-from tfp_realnvp.bijectors.traced_coupling import apply_recomputed, can_be_traced
+from tfp_realnvp.bijectors.traced_coupling import CouplingFunctions, apply_recomputed, can_be_traced
 from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
 
 __all__ = ["AffineCoupling"]
@@ -106,6 +106,7 @@ class AffineCoupling(FlowBijector):
             self._mask = mask
             self._network = network
             self._use_scale = use_scale
+            self._functions = CouplingFunctions()
             self._is_layer = isinstance(network, keras.layers.Layer)
             self._network_variables = _LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
@@ -134,6 +135,16 @@ class AffineCoupling(FlowBijector):
     def scale(self) -> tf.Variable | None:
         """The learned scale of tanh; `None` for an additive coupling."""
         return self._scale
+
+    @property
+    def can_be_traced(self) -> bool:
+        """Whether `recompute` makes it a function of its own, here and now."""
+        return can_be_traced(self._network) and not self.accepts_conditional_input
+
+    @property
+    def functions(self) -> CouplingFunctions:
+        """What was traced of it, for `recompute`."""
+        return self._functions
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
@@ -180,8 +191,7 @@ class AffineCoupling(FlowBijector):
     def _apply(
         self, image: tf.Tensor, inverse: bool, options: dict[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        is_function = can_be_traced(self._network) and not self.accepts_conditional_input
-        if options.get("recompute") and is_function:
+        if options.get("recompute") and self.can_be_traced:
             return apply_recomputed(self, image, inverse=inverse, **self._static(options))
         return self.pure_call(image, self._scale, inverse=inverse, **options)
 

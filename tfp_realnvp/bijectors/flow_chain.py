@@ -88,6 +88,11 @@ class FlowChain(FlowBijector):
         return tuple(self._bijectors)
 
     @property
+    def recompute(self) -> bool:
+        """Whether the gradient computes the activations of the networks again."""
+        return self._recompute
+
+    @property
     def accepts_conditional_input(self) -> bool:
         """Whether a part takes `conditional_input`."""
         return any(parts.accepts_conditional_input(part) for part in self._bijectors)

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
 
 from tfp_realnvp import replicas
 
-__all__ = ["recompute_gradient"]
+__all__ = ["recompute_gradient", "recording"]
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Lets a tape within record, also where recording was stopped, as in `tf.init_scope`.
+
+    A gradient may be asked for there, and one that computes again needs a tape of its own.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> x = tf.constant(3.0)
+    >>> with tf.init_scope():
+    ...   with recording(), tf.GradientTape() as tape:
+    ...     tape.watch(x)
+    ...     y = x**2
+    >>> float(tape.gradient(y, x))
+    6.0
+    """
+    is_stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
+    if is_stopped:
+        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+    try:
+        yield
+    finally:
+        if is_stopped:
+            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
 
 
 def recompute_gradient(
@@ -56,7 +85,7 @@ def recompute_gradient(
                 after = [tf.identity(variable) for variable in state]
             for variable, value in zip(state, before, strict=True):
                 replicas.assign(variable, value)
-            with tf.GradientTape() as tape:
+            with recording(), tf.GradientTape() as tape:
                 tape.watch(again)
                 output = function(*again)
             for variable, value in zip(state, after, strict=True):

@@ -1,4 +1,4 @@
-"""Couplings of equal configuration in one graph, traced once."""
+"""Couplings of equal configuration as one function, traced once."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import itertools
 import json
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.ops import resource_variable_ops
 
-from tfp_realnvp.groups import assign, read, unfolded
+from tfp_realnvp.bijectors.recomputation import recording
+from tfp_realnvp.groups import unfolded
 from tfp_realnvp.masks import CheckerboardMask, Mask
 from tfp_realnvp.networks import Conditioner
-from tfp_realnvp.networks.weight_norm_conv import (
-    WeightNormConv2D,
-    fixed_kernels,
-    gradient_of_normalized,
-    kernels_are_fixed,
-    normalize_kernels,
-)
+from tfp_realnvp.networks.weight_norm_conv import kernels_are_fixed
 
-__all__ = ["apply_recomputed", "can_be_traced"]
+__all__ = ["CouplingFunctions", "apply_recomputed", "can_be_traced"]
 
-# Functions of a graph, by the configuration of the couplings that they stand for.
-_functions: weakref.WeakKeyDictionary[tf.Graph, dict[Any, _CouplingFunction]]
-_functions = weakref.WeakKeyDictionary()
+# By the configuration of the couplings that they stand for, and for as long as one of these lives.
+_functions: weakref.WeakValueDictionary[Any, _CouplingFunction] = weakref.WeakValueDictionary()
+
+
+class CouplingFunctions:
+    """What a coupling holds of functions that it shares with others, by configuration."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[Any, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the coupling starts with none: what was traced cannot be copied.
+        return CouplingFunctions, ()
 
 
 class Coupling(Protocol):
@@ -39,6 +44,7 @@ class Coupling(Protocol):
     network: Conditioner
     scale: tf.Variable | None
     accepts_parity: bool
+    functions: CouplingFunctions
 
     def pure_call(
         self, image: tf.Tensor, scale: Any, *, inverse: bool, parity: Any, **options: bool
@@ -51,7 +57,7 @@ def can_be_traced(network: Callable[..., tf.Tensor]) -> bool:
     return (
         isinstance(network, Conditioner)
         and network.built
-        and tf.inside_function()
+        and not tf.config.functions_run_eagerly()
         and not tf.distribute.in_cross_replica_context()
         and tf.distribute.get_strategy().num_replicas_in_sync == 1
         and not kernels_are_fixed()
@@ -64,9 +70,9 @@ def apply_recomputed(
     """Returns `coupling.pure_call`, of which the gradient keeps nothing but the image.
 
     The backward pass runs the coupling a second time and differentiates that. Both are functions of
-    the image, the parity of the mask and the coupling's variables, and stay functions in the graph:
-    all couplings of equal configuration call the same ones, so that what is traced, optimised and
-    kept in memory grows with the number of different couplings, not with that of all.
+    the image, the parity of the mask and the coupling's variables, which all couplings of equal
+    configuration call: what is traced, optimised and kept in memory grows with the number of
+    different couplings, not with that of all. Outside of a graph they are compiled all the same.
 
     Args:
       coupling: one of whose network `can_be_traced`.
@@ -79,158 +85,138 @@ def apply_recomputed(
     # A network that takes `training` does less without it, if it knows the parity.
     takes_parity = coupling.accepts_parity and options.get("training", True)
     parity = unfolded(coupling.mask.parity) if takes_parity else None
-    function = _function_of(coupling, takes_parity, options)
-    variables = _Variables.of(coupling)
-    all_of_them = *variables.of_kernels, *variables.others
-    trainable = list(itertools.compress(all_of_them, variables.is_trainable))
+    function = _function_of(coupling, image, takes_parity, options)
+    variables = _variables(coupling)
+    trainable = list(itertools.compress(variables, function.is_trainable))
     for variable in trainable:
         resource_variable_ops.variable_accessed(variable)
+    handles = [variable.handle for variable in variables]
     with record.stop_recording():
-        of_kernels, others, moving = map(read, variables[:3])
-        normalized = _normalized(of_kernels)
-        *outputs, moved = function.apply(image, parity, normalized, others, moving)
-        if options.get("training"):
-            assign(variables.moving, moved)
+        *outputs, values = function.apply(image, parity, handles)
 
     def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
-        # Not before it is wanted: else the normalised kernels of all couplings would be there.
-        with tf.control_dependencies(upstream[:1]):
-            normalized = _normalized(of_kernels)
-        by_image, by_normalized, by_others = function.gradient(
-            image, parity, normalized, others, moving, upstream
-        )
-        number = len(of_kernels) // 2
-        by_kernels, by_scales = gradient_of_normalized(
-            of_kernels[:number], of_kernels[number:], by_normalized
-        )
-        by_variables = *by_kernels, *by_scales, *by_others
-        return [by_image, *itertools.compress(by_variables, variables.is_trainable)]
+        return function.gradient(image, parity, values, upstream)
 
     # The variables are sources as they are: `tf.custom_gradient` would add operations for each.
     sources = [image, *(variable.handle for variable in trainable)]
     record.record_operation("Coupling", outputs, sources, gradient)
+    for output, shape in zip(outputs, (image.shape, image.shape[:-3]), strict=True):
+        output.set_shape(shape)
     return tuple(outputs)
 
 
-class _Variables(NamedTuple):
-    """What a coupling's function takes of its variables.
-
-    Attributes:
-      of_kernels: kernels of weight-normalised convolutions, and then their scales.
-      others: of the network, those that are trained; last the scale of the coupling.
-      moving: of the network, all others.
-      is_trainable: of each of `of_kernels` and of `others`.
-    """
-
-    of_kernels: list[tf.Variable]
-    others: list[tf.Variable]
-    moving: list[tf.Variable]
-    is_trainable: list[bool]
-
-    @classmethod
-    def of(cls, coupling: Coupling) -> _Variables:
-        convs = _weight_norm_layers(coupling.network)
-        of_kernels = [*(conv.kernel for conv in convs), *(conv.scale for conv in convs)]
-        others, moving = _other_variables(coupling.network)
-        own = [] if coupling.scale is None else [coupling.scale]
-        return cls(
-            [variable.value for variable in of_kernels],
-            [*(variable.value for variable in others), *own],
-            [variable.value for variable in moving],
-            [variable.trainable for variable in (*of_kernels, *others, *own)],
-        )
-
-
-def _weight_norm_layers(network: Conditioner) -> list[WeightNormConv2D]:
-    return [each for each in network._flatten_layers() if isinstance(each, WeightNormConv2D)]
-
-
-def _other_variables(
-    network: Conditioner,
-) -> tuple[list[keras.Variable], list[keras.Variable]]:
-    convs = _weight_norm_layers(network)
-    of_kernels = {id(variable) for conv in convs for variable in (conv.kernel, conv.scale)}
-    others, moving = (
-        [variable for variable in variables if id(variable) not in of_kernels]
-        for variables in (network.trainable_variables, network.non_trainable_variables)
-    )
-    return others, moving
-
-
-def _normalized(of_kernels: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    number = len(of_kernels) // 2
-    return normalize_kernels(of_kernels[:number], of_kernels[number:])
+def _variables(coupling: Coupling) -> list[tf.Variable]:
+    """Returns those of the network, and last the coupling's own."""
+    own = [] if coupling.scale is None else [coupling.scale]
+    return [*(variable.value for variable in coupling.network.variables), *own]
 
 
 def _function_of(
-    coupling: Coupling, takes_parity: bool, options: dict[str, bool]
+    coupling: Coupling, image: tf.Tensor, takes_parity: bool, options: dict[str, bool]
 ) -> _CouplingFunction:
-    functions = _functions.setdefault(tf.compat.v1.get_default_graph(), {})
     network = coupling.network
     # The call says it, to the network of a checkerboard.
     is_told = takes_parity and isinstance(coupling.mask, CheckerboardMask)
     left_out = ("name", "checkerboard_parity") if is_told else ("name",)
     config = {key: value for key, value in network.get_config().items() if key not in left_out}
+    shape = [None] * (image.shape.rank - 3) + image.shape[-3:].as_list()
     flags = [coupling.scale is None, *(v.trainable for v in network.variables)]
-    key = json.dumps([config, options, flags], sort_keys=True, default=repr)
+    described = [config, shape, image.dtype.name, options, flags]
+    key = json.dumps(described, sort_keys=True, default=repr)
     mask = type(coupling.mask) if takes_parity else coupling.mask
     key = type(coupling), type(network), mask, key
-    if key not in functions:
-        functions[key] = _CouplingFunction(coupling, options)
-    return functions[key]
+    function = coupling.functions.by_key.get(key) or _functions.get(key)
+    if function is None:
+        spec = tf.TensorSpec(shape, image.dtype)
+        function = _functions[key] = _CouplingFunction(coupling, spec, takes_parity, options)
+    coupling.functions.by_key[key] = function
+    return function
 
 
 class _CouplingFunction:
-    """A coupling as a pure function of all that it uses, and the gradient of that."""
+    """A coupling as a function of all that it uses, and the gradient of that.
 
-    def __init__(self, coupling: Coupling, options: dict[str, bool]) -> None:
+    Attributes:
+      is_trainable: of each variable, those of the network and the coupling's own.
+    """
+
+    def __init__(
+        self, coupling: Coupling, image: tf.TensorSpec, takes_parity: bool, options: dict[str, bool]
+    ) -> None:
         self._coupling = coupling
         self._options = options
-        # A function that is inlined would be traced once, but optimised and kept at each call.
-        function = functools.partial(
-            tf.function, autograph=False, experimental_attributes={"_noinline": True}
-        )
-        self.apply = function(self._apply)
-        self.gradient = function(self._gradient)
+        self._image = image
+        self._parity = tf.TensorSpec([], tf.int32) if takes_parity else None
+        variables = _variables(coupling)
+        self._specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
+        of_network = [variable.trainable for variable in coupling.network.variables]
+        self.is_trainable = of_network + [True] * (len(variables) - len(of_network))
+
+    @functools.cached_property
+    def apply(self) -> Callable[..., Any]:
+        """From image, parity and handles to image, log det and the variables as they were."""
+        handles = [tf.TensorSpec([], tf.resource) for _ in self._specs]
+        return _traced(self._apply, self._image, self._parity, handles)
+
+    @functools.cached_property
+    def gradient(self) -> Callable[..., Any]:
+        """From image, parity, variables and gradients to those by image and variables."""
+        log_det = tf.TensorSpec(self._image.shape[:-3], self._image.dtype)
+        upstream = self._image, log_det
+        return _traced(self._gradient, self._image, self._parity, self._specs, upstream)
 
     def _apply(
-        self,
-        image: tf.Tensor,
-        parity: tf.Tensor | None,
-        normalized: Sequence[tf.Tensor],
-        others: Sequence[tf.Tensor],
-        moving: Sequence[tf.Tensor],
-        **options: bool,
+        self, image: tf.Tensor, parity: tf.Tensor | None, handles: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        network = self._coupling.network
-        own, writable = _other_variables(network)
-        mapping = [
-            *zip(own, others[: len(own)], strict=True),
-            *zip(writable, moving, strict=True),
-        ]
-        scale = others[-1] if len(others) > len(own) else None
-        kernels = dict(zip(_weight_norm_layers(network), normalized, strict=True))
-        with keras.StatelessScope(mapping) as scope, fixed_kernels(kernels):
-            options = {**self._options, **options}
-            outputs = self._coupling.pure_call(image, scale, parity=parity, **options)
-        return *outputs, [scope.get_current_value(variable) for variable in writable]
+        values = []
+        for handle, spec in zip(handles, self._specs, strict=True):
+            value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=spec.dtype)
+            value.set_shape(spec.shape)
+            values.append(value)
+        *outputs, moved = self._of_values(image, parity, values)
+        for handle, before, after in zip(handles, values, moved, strict=False):
+            if after is not before:
+                tf.raw_ops.AssignVariableOp(resource=handle, value=after)
+        return *outputs, values
 
     def _gradient(
         self,
         image: tf.Tensor,
         parity: tf.Tensor | None,
-        normalized: Sequence[tf.Tensor],
-        others: Sequence[tf.Tensor],
-        moving: Sequence[tf.Tensor],
+        values: Sequence[tf.Tensor],
         upstream: Sequence[tf.Tensor],
-    ) -> list[Any]:
-        sources = [image, list(normalized), list(others)]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+    ) -> list[tf.Tensor]:
+        sources = [image, *itertools.compress(values, self.is_trainable)]
+        with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            *outputs, _ = self._apply(image, parity, normalized, others, moving, renormalize=True)
+            *outputs, _ = self._of_values(image, parity, values, renormalize=True)
         return tape.gradient(
             outputs,
             sources,
             output_gradients=list(upstream),
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+
+    def _of_values(
+        self,
+        image: tf.Tensor,
+        parity: tf.Tensor | None,
+        values: Sequence[tf.Tensor],
+        **options: bool,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns the image, the log det, and what becomes of the network's variables."""
+        variables = self._coupling.network.variables
+        scale = values[-1] if len(values) > len(variables) else None
+        with keras.StatelessScope(list(zip(variables, values, strict=False))) as scope:
+            options = {**self._options, **options}
+            outputs = self._coupling.pure_call(image, scale, parity=parity, **options)
+        return *outputs, [scope.get_current_value(variable) for variable in variables]
+
+
+def _traced(function: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
+    # Of no device, so that it can be called on all of them. A function that is inlined would be
+    # traced once, but optimised and kept at each call.
+    with tf.device(None):
+        return tf.function(
+            function, autograph=False, experimental_attributes={"_noinline": True}
+        ).get_concrete_function(*specs)

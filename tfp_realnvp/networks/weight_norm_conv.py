@@ -17,8 +17,7 @@ __all__ = [
     "WeightNormConv2D",
     "convolve",
     "fixed_kernels",
-    "gradient_of_normalized",
-    "normalize_kernels",
+    "kernels_are_fixed",
     "normalized_at_once",
 ]
 
@@ -225,61 +224,30 @@ def convolve(
     return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
 
 
-def normalize_kernels(kernels: Sequence[tf.Tensor], scales: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns what `WeightNormConv2D.normalized_kernel` is, for many kernels by one operation.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> kernels, scales = [tf.fill([1, 1, 4, 1], 2.0)], [tf.constant([3.0])]
-    >>> normalize_kernels(kernels, scales)[0].numpy().ravel().tolist()
-    [1.5, 1.5, 1.5, 1.5]
-    """
-    normalized = map_in_groups(_normalize_kernel, list(zip(kernels, scales, strict=True)))
-    for each, kernel in zip(normalized, kernels, strict=True):
-        each.set_shape(kernel.shape)
-    return normalized
-
-
-def gradient_of_normalized(
-    kernels: Sequence[tf.Tensor], scales: Sequence[tf.Tensor], upstream: Sequence[tf.Tensor]
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Returns the gradients by kernels and by scales of what has gradients by normalised kernels.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> kernels, scales = [tf.fill([1, 1, 4, 1], 2.0)], [tf.constant([3.0])]
-    >>> _, by_scales = gradient_of_normalized(kernels, scales, [tf.ones([1, 1, 4, 1])])
-    >>> by_scales[0].numpy().tolist()
-    [2.0]
-    """
-    rows = list(zip(kernels, scales, upstream, strict=True))
-    pairs = map_in_groups(_gradient_of_normalized_kernel, rows)
-    for pair, *variables in zip(pairs, kernels, scales, strict=True):
-        for gradient, variable in zip(pair, variables, strict=True):
-            gradient.set_shape(variable.shape)
-    return [by_kernel for by_kernel, _ in pairs], [by_scale for _, by_scale in pairs]
-
-
 @tf.custom_gradient
 def _normalize_at_once(*tensors: tf.Tensor) -> tuple[list[tf.Tensor], Callable]:
     # The gradient by hand: a third of the operations, and one call for all layers.
     number = len(tensors) // 2
     kernels, scales = tensors[:number], tensors[number:]
+    normalized = map_in_groups(_normalize_kernel, list(zip(kernels, scales, strict=True)))
+    for each, kernel in zip(normalized, kernels, strict=True):
+        each.set_shape(kernel.shape)
 
     def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
-        by_kernels, by_scales = gradient_of_normalized(kernels, scales, upstream)
+        rows = list(zip(kernels, scales, upstream, strict=True))
+        by_kernels, by_scales = zip(*map_in_groups(_gradient_of_normalized, rows), strict=True)
+        for by, variable in zip((*by_kernels, *by_scales), tensors, strict=True):
+            by.set_shape(variable.shape)
         return [*by_kernels, *by_scales]
 
-    return normalize_kernels(kernels, scales), gradient
+    return normalized, gradient
 
 
 def _normalize_kernel(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     return kernel * (scale * _inverse_norm(kernel))
 
 
-def _gradient_of_normalized_kernel(
+def _gradient_of_normalized(
     kernel: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     inverse_norm = _inverse_norm(kernel)
