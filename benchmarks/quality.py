@@ -49,8 +49,8 @@ def ours_configuration(image_shape: tuple[int, int, int]) -> dict[str, Any]:
     return {
         "make_bijector": make_bijector,
         "policy": "mixed_bfloat16",
-        "batch_size": 64,
-        "learning_rate": 2e-3,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
         "warm_up_steps": 100,
         "decay_from": 0.5,
     }
