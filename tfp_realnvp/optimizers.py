@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -142,6 +142,13 @@ class FusedAdam(keras.optimizers.Adam):
             checks.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
 
+    def build(self, variables: Sequence[Any]) -> None:
+        """Makes the moments, of zeros."""
+        # In eager mode TensorFlow keeps a kernel, of 40 kB, for each name that it makes a variable
+        # of. Keras has names of its own.
+        with tf.variable_creator_scope(_named_alike):
+            super().build(variables)
+
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable."""
         gradient = tf.cast(gradient, variable.dtype)
@@ -179,45 +186,82 @@ class FusedAdam(keras.optimizers.Adam):
         Returns:
           A scalar `bool` tensor: whether all was finite.
         """
-        rows = [[gradient] for gradient in gradients]
-        norm = tf.sqrt(2 * sum_in_groups(_half_square, rows, dtype=loss.dtype))
+        norm = _global_norm(gradients, loss.dtype)
         is_finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-        clip = self.global_clipnorm
-        clipped = tf.ones_like(norm) if clip is None else clip / tf.maximum(norm, clip)
-        factor = tf.where(is_finite, clipped, 0.0)
+        factor = tf.where(is_finite, self._clipping_factor(norm), 0.0)
 
-        def unless_finite(neutral: float, value: Any) -> tf.Tensor:
-            return tf.where(is_finite, tf.cast(value, tf.float32), neutral)
+        def unless_finite(neutral: float, value: tf.Tensor) -> tf.Tensor:
+            return tf.where(is_finite, value, tf.constant(neutral, value.dtype))
 
-        scalars = self._scalars(self._get_current_learning_rate(), tf.float32)
+        scalars = self._scalars(self._get_current_learning_rate(), loss.dtype)
         scalars["lr"] = unless_finite(0.0, scalars["lr"])
         scalars["beta1"] = unless_finite(1.0, scalars["beta1"])
         scalars["beta2"] = unless_finite(1.0, scalars["beta2"])
+        self._update(gradients, variables, factor, scalars)
+        iterations = self.iterations.value
+        replicas.assign(iterations, iterations + tf.cast(is_finite, iterations.dtype))
+        return is_finite
+
+    def _backend_apply_gradients(
+        self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]
+    ) -> None:
+        # Keras calls `update_step` for each, and has more operations for each that clip.
+        has_replicas = self._distribution_strategy.num_replicas_in_sync > 1
+        if has_replicas or tf.distribute.has_strategy() or not self.applies_if_finite:
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        grads = [tf.convert_to_tensor(gradient) for gradient in grads]
+        is_double = any(gradient.dtype == tf.float64 for gradient in grads)
+        dtype = tf.float64 if is_double else tf.float32
+        factor = tf.ones([], dtype)
+        if self.global_clipnorm is not None:
+            norm = _global_norm(grads, dtype)
+            # Of a norm that is not finite Keras makes NaN, not zeros.
+            factor = self._clipping_factor(norm) + 0 * norm
+        scalars = self._scalars(self._get_current_learning_rate(), dtype)
+        self._update(grads, trainable_variables, factor, scalars)
+
+    def _clipping_factor(self, norm: tf.Tensor) -> tf.Tensor:
+        clip = self.global_clipnorm
+        return tf.ones_like(norm) if clip is None else clip / tf.maximum(norm, clip)
+
+    def _update(
+        self,
+        gradients: Sequence[tf.Tensor],
+        variables: Sequence[Any],
+        factor: tf.Tensor,
+        scalars: dict[str, tf.Tensor],
+    ) -> None:
         rows = [
             (tf.cast(gradient, variable.dtype), *self._handles(variable))
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         map_in_groups(_apply_adam, rows, [factor, *scalars.values()])
-        iterations = self.iterations.value
-        replicas.assign(iterations, iterations + tf.cast(is_finite, iterations.dtype))
-        return is_finite
 
     def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
-        step = tf.cast(self.iterations.value, dtype) + 1
-        scalars = (
-            tf.pow(tf.cast(self.beta_1, dtype), step),
-            tf.pow(tf.cast(self.beta_2, dtype), step),
-            learning_rate,
-            self.beta_1,
-            self.beta_2,
-            self.epsilon,
+        # Where gradients are accumulated, this is no variable.
+        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), dtype) + 1
+        # A number would otherwise become one of single precision first.
+        beta_1, beta_2, epsilon = (
+            tf.constant(value, dtype) for value in (self.beta_1, self.beta_2, self.epsilon)
         )
-        return {name: tf.cast(value, dtype) for name, value in zip(_SCALARS, scalars, strict=True)}
+        rate = tf.cast(learning_rate, dtype)
+        scalars = tf.pow(beta_1, step), tf.pow(beta_2, step), rate, beta_1, beta_2, epsilon
+        return dict(zip(_SCALARS, scalars, strict=True))
 
     def _handles(self, variable: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         index = self._get_variable_index(variable)
         moments = self._momentums[index], self._velocities[index]
         return tuple(each.handle for each in (variable, *(moment.value for moment in moments)))
+
+
+def _named_alike(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
+    return next_creator(**{**kwargs, "name": "moment"})
+
+
+def _global_norm(gradients: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+    rows = [[gradient] for gradient in gradients]
+    return tf.sqrt(2 * sum_in_groups(_half_square, rows, dtype=dtype))
 
 
 def _half_square(gradient: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
