@@ -9,9 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels, replicas, tracking
+from tfp_realnvp.bare_function import BareFunction
 from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, FlowChain
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
-from tfp_realnvp.graph_optimizer import no_graph_optimizer
 from tfp_realnvp.groups import map_in_groups, read, sum_in_groups
 from tfp_realnvp.image_input import images_of_batch
 from tfp_realnvp.optimizers import apply_if_finite
@@ -167,21 +167,22 @@ class LikelihoodModel(keras.Model):
         if several or self.run_eagerly or self.jit_compile:
             return train_function
 
-        is_of_functions = _is_of_functions(self.distribution)
-
-        @tf.function(reduce_retracing=True, autograph=False)
         def step_on_iterator(iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
             return self.distribute_strategy.run(self.train_step, args=(iterator.get_next(),))
+
+        optimized = not _is_of_functions(self.distribution)
+        steps: dict[tf.TypeSpec, BareFunction] = {}
 
         def step(iterator: Any) -> dict[str, tf.Tensor]:
             # Keras' own function also takes generators, for `train_on_batch`.
             if not isinstance(iterator, tf.data.Iterator):
                 return train_function(iterator)
-            if not is_of_functions:
+            if tf.config.functions_run_eagerly():
                 return step_on_iterator(iterator)
-            traced = step_on_iterator.get_concrete_function(iterator)
-            with no_graph_optimizer():
-                return traced(iterator)
+            spec = tf.type_spec_from_value(iterator)
+            if spec not in steps:
+                steps[spec] = BareFunction(step_on_iterator, iterator, optimized=optimized)
+            return steps[spec](iterator)
 
         return step
 

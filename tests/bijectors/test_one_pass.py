@@ -1,6 +1,10 @@
 """One evaluation of each network gives the value and its log det."""
 
+import gc
+import weakref
+
 import flow_testing as ft
+import keras
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -169,6 +173,27 @@ def test_a_new_tensor_is_a_new_pass():
     bijector.forward(value)
     bijector.forward(tf.identity(value))
     assert layer.count == 2
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_a_graph_that_nobody_needs_is_gone(direction):
+    # TensorFlow itself keeps each graph in which there is a `tf.custom_gradient`.
+    network = keras.layers.Conv2D(4, 3, padding="same")
+    network.build([None, 4, 4, 2])
+    flow = ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), network))
+    graphs = []
+
+    @tf.function
+    def both(x):
+        graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
+        log_det = getattr(flow, f"{direction}_log_det_jacobian")(x)
+        return getattr(flow, direction)(x), log_det
+
+    both(ft.pixels([2, *_SHAPE]))
+    assert graphs[-1]() is not None
+    del both
+    gc.collect()
+    assert [graph() for graph in graphs] == [None] * len(graphs)
 
 
 def test_independent_and_nested_distributions():

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp import likelihood
+from tfp_realnvp import bare_function
 from tfp_realnvp.graph_optimizer import no_graph_optimizer
 
 tfb = tfp.bijectors
@@ -63,7 +63,7 @@ def test_recompute_trains_alike(recompute, network_fn, monkeypatch):
         with no_graph_optimizer():
             yield
 
-    monkeypatch.setattr(likelihood, "no_graph_optimizer", noted)
+    monkeypatch.setattr(bare_function, "no_graph_optimizer", noted)
 
     def trained(recompute):
         keras.utils.set_random_seed(0)

@@ -14,6 +14,8 @@ from tensorflow_probability.python.internal import cache_util
 
 __all__ = ["OnePassCache"]
 
+_STORAGES = "_tfp_realnvp_one_pass_storages"
+
 
 class OnePassCache(cache_util.BijectorCacheWithGreedyAttrs):
     """TFP's bijector cache, asked each time whether what it holds would still come out the same.
@@ -37,17 +39,28 @@ class OnePassCache(cache_util.BijectorCacheWithGreedyAttrs):
         self._thread = threading.local()
 
     def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
-        # One storage a thread: a result recorded on the tape of one thread, or half computed by
-        # it, is of no use to another.
-        if not hasattr(self._thread, "storage"):
-            self._thread.storage = _Storage()
         return type(self)(
             forward_name=self._forward_name,
             inverse_name=self._inverse_name,
             bijector=bijector,
             bijector_class=bijector_class,
-            storage=self._thread.storage,
+            storage=self._storage_here(),
         )
+
+    def _storage_here(self) -> _Storage:
+        # One storage a thread: a result recorded on the tape of one thread, or half computed by
+        # it, is of no use to another.
+        if tf.executing_eagerly():
+            if not hasattr(self._thread, "storage"):
+                self._thread.storage = _Storage()
+            return self._thread.storage
+        # And one a graph, which it dies with: results hold the graph, that holds what they are
+        # results of.
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, _STORAGES):
+            setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
+        of_threads = getattr(graph, _STORAGES).setdefault(self, {})
+        return of_threads.setdefault(threading.get_ident(), _Storage())
 
     def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
         edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)

@@ -1,0 +1,92 @@
+import contextlib
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from tfp_realnvp import bare_function
+from tfp_realnvp.bare_function import BareFunction
+
+
+def test_structures_in_and_out():
+    weight = tf.Variable(2.0)
+    scale = tf.constant(10.0)
+
+    def function(pair, x):
+        weight.assign_add(1.0)
+        return {"sums": (pair[0] + pair[1], x), "product": scale * weight}
+
+    first = tf.constant([1.0, 2.0])
+    bare = BareFunction(function, (first, first), tf.constant(3))
+    assert float(weight) == 2
+    for expected in (30.0, 40.0):
+        result = bare((first, 2 * first), tf.constant(4))
+        np.testing.assert_array_equal(result["sums"][0], [3.0, 6.0])
+        assert int(result["sums"][1]) == 4
+        assert float(result["product"]) == expected
+
+
+def test_no_result():
+    weight = tf.Variable(2.0)
+
+    def function():
+        weight.assign_add(1.0)
+
+    assert BareFunction(function)() is None
+    assert float(weight) == 3
+
+
+def test_an_iterator_goes_on():
+    iterator = iter(tf.data.Dataset.range(3))
+    following = BareFunction(lambda it: it.get_next() + 10, iterator)
+    assert [int(following(iterator)) for _ in range(3)] == [10, 11, 12]
+    with pytest.raises(tf.errors.OutOfRangeError):
+        following(iterator)
+
+
+def test_keeps_no_graph_and_what_runs_no_longer_than_itself():
+    graphs = []
+    inner = tf.function(lambda x: tf.sin(x))
+
+    def function(x):
+        graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
+        return inner(x) + 1
+
+    bare = BareFunction(function, tf.constant(0.0))
+    assert len(graphs) == 1
+    assert graphs[0]() is None
+    assert float(bare(tf.constant(0.0))) == 1
+    assert len(graphs) == 1
+    name = bare._function.name
+    assert context.context().has_function(name)
+    del bare
+    gc.collect()
+    assert not context.context().has_function(name)
+
+
+def test_an_error_says_where_the_operation_was_made():
+    def a_telling_name(x):
+        return tf.debugging.check_numerics(x, "not a number here")
+
+    bare = BareFunction(a_telling_name, tf.constant(0.0))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not a number here") as raised:
+        bare(tf.constant(np.nan))
+    assert "a_telling_name" in str(raised.value)
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_runs_as_traced_if_it_is_not_to_be_optimized(optimized, monkeypatch):
+    entered = []
+
+    @contextlib.contextmanager
+    def noted():
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr(bare_function, "no_graph_optimizer", noted)
+    bare = BareFunction(lambda x: x + x, tf.constant(0.0), optimized=optimized)
+    assert float(bare(tf.constant(2.0))) == 4
+    assert bool(entered) is not optimized

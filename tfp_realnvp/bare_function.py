@@ -1,0 +1,72 @@
+"""Traced functions of which nothing is kept but what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import atomic_function
+
+from tfp_realnvp.graph_optimizer import no_graph_optimizer
+
+__all__ = ["BareFunction"]
+
+
+class BareFunction:
+    """A function of tensors and of what consists of tensors, traced at once, and not again.
+
+    `tf.function` keeps the graph that Python traced, beside those that TensorFlow makes of it to
+    run it. It is of use to who differentiates or exports the function; for a training step of
+    hundreds of variables it takes as much memory as the others. Here it is gone before the first
+    call.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> weight = tf.Variable(2.0)
+    >>> times_weight = BareFunction(lambda x: {'product': weight * x}, tf.constant(3.0))
+    >>> float(times_weight(tf.constant(3.0))['product'])
+    6.0
+    >>> _ = weight.assign(5.0)
+    >>> float(times_weight(tf.constant(3.0))['product'])
+    15.0
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *arguments: Any, optimized: bool = True
+    ) -> None:
+        """Traces the function.
+
+        Args:
+          function: called once. Gradient tapes do not see what it does when it is called.
+          *arguments: examples of what it will be called with, or specifications.
+          optimized: whether TensorFlow may optimise its graph; the functions that it calls are
+            optimised in any case.
+        """
+        traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
+        runs = traced.inference_fn
+        # Its namesake, which owns what was registered to run, not the graph that it was made of.
+        self._function = atomic_function.AtomicFunction(
+            runs.name, context.context(), runs.function_type, runs.children, runs.call_options
+        )
+        self._captured = list(traced.captured_inputs)
+        self._optimized = optimized
+        del traced, runs
+        # Graphs are full of cycles. What comes next, the first call, needs the room.
+        gc.collect()
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns what the function returns for these arguments."""
+        tensors = tf.nest.flatten(arguments, expand_composites=True)
+        optimizer = contextlib.nullcontext() if self._optimized else no_graph_optimizer()
+        with optimizer, atomic_function.InterpolateRuntimeError(self._function):
+            outputs = context.context().call_function(
+                self._function.name,
+                [*tensors, *self._captured],
+                len(self._function.function_type.flat_outputs),
+            )
+        return self._function.function_type.pack_output(outputs)
