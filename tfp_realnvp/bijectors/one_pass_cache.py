@@ -60,7 +60,10 @@ class OnePassCache(cache_util.BijectorCacheWithGreedyAttrs):
         if not hasattr(graph, _STORAGES):
             setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
         of_threads = getattr(graph, _STORAGES).setdefault(self, {})
-        return of_threads.setdefault(threading.get_ident(), _Storage())
+        thread = threading.get_ident()
+        if thread not in of_threads:
+            of_threads[thread] = _Storage()
+        return of_threads[thread]
 
     def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
         edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)
@@ -128,24 +131,19 @@ class _Storage(cache_util.EphemeralDict):
 
 
 class _ComputationState:
-    """Where a result was computed, and the variables' values that it was computed with."""
+    """The variables' values that a result was computed with, or when in its graph it was."""
 
     def __init__(self, bijector: Any) -> None:
         self._variables = bijector.state_variables
         if tf.executing_eagerly():
-            self._graph = None
             # No copies: these hold the buffers, and the next assignment then writes to a new one.
             self._values = [_read(variable) for variable in self._variables]
         else:
-            self._graph = tf.compat.v1.get_default_graph()
-            self._num_operations = len(self._graph.get_operations())
+            self._num_operations = len(_operations())
 
     def holds(self, value: tf.Tensor, results: list[tf.Tensor]) -> bool:
         """Returns whether computing again, here and now, would give the same tensors."""
-        if tf.executing_eagerly():
-            if self._graph is not None or self._written_eagerly():
-                return False
-        elif tf.compat.v1.get_default_graph() is not self._graph or self._written_in_graph():
+        if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
             return False
         if not record.could_possibly_record() or record.should_record_backprop(results):
             return True
@@ -160,11 +158,11 @@ class _ComputationState:
         )
 
     def _written_in_graph(self) -> bool:
-        later = self._graph.get_operations()[self._num_operations :]
+        later = _operations()[self._num_operations :]
         handles = {id(_handle(variable)) for variable in self._variables}
         names = {
             inner.name
-            for outer, inner in getattr(self._graph, "captures", ())
+            for outer, inner in getattr(tf.compat.v1.get_default_graph(), "captures", ())
             if id(outer) in handles
         }
         for operation in later:
@@ -173,6 +171,10 @@ class _ComputationState:
                 if any(id(tensor) in handles or tensor.name in names for tensor in writes):
                     return True
         return False
+
+
+def _operations() -> list[tf.Operation]:
+    return tf.compat.v1.get_default_graph().get_operations()
 
 
 def _read(variable: tf.Variable) -> tf.Tensor:
