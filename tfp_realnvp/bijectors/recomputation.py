@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
@@ -10,7 +11,11 @@ from tensorflow.python import pywrap_tfe
 
 from tfp_realnvp import replicas
 
-__all__ = ["recompute_gradient", "recording"]
+__all__ = ["in_order", "recompute_gradient", "recording"]
+
+# Types of operations, and of their gradients. Not those that take little memory or time, whose
+# order would cost more than it saves.
+_IN_ORDER = ("Conv", "DepthwiseConv", "FusedBatchNorm")
 
 
 @contextlib.contextmanager
@@ -38,6 +43,36 @@ def recording() -> Iterator[None]:
     finally:
         if is_stopped:
             pywrap_tfe.TFE_Py_TapeSetStopOnThread()
+
+
+@contextlib.contextmanager
+def in_order() -> Iterator[None]:
+    """Lets the convolutions and normalisations made within, in a graph, run in the order made.
+
+    A graph runs what is ready, on several threads: gradients by kernels wait, and the maps that
+    they are computed from with them, while gradients by maps go ahead. In the order in which a tape
+    makes them few maps are kept at a time, and always as many.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> image, kernel = tf.ones([1, 4, 4, 1]), tf.fill([1, 1, 1, 1], 2.0)
+    >>> @tf.function
+    ... def twice(x):
+    ...   with in_order():
+    ...     return tf.nn.conv2d(tf.nn.conv2d(x, kernel, 1, 'SAME'), kernel, 1, 'SAME')
+    >>> float(twice(image)[0, 0, 0, 0])
+    4.0
+    """
+    if tf.executing_eagerly():
+        yield
+        return
+    graph = tf.compat.v1.get_default_graph()
+    number = len(graph.get_operations())
+    yield
+    made = [op for op in graph.get_operations()[number:] if op.type.startswith(_IN_ORDER)]
+    for before, after in itertools.pairwise(made):
+        after._add_control_input(before)
 
 
 def recompute_gradient(
@@ -85,17 +120,18 @@ def recompute_gradient(
                 after = [tf.identity(variable) for variable in state]
             for variable, value in zip(state, before, strict=True):
                 replicas.assign(variable, value)
-            with recording(), tf.GradientTape() as tape:
-                tape.watch(again)
-                output = function(*again)
-            for variable, value in zip(state, after, strict=True):
-                replicas.assign(variable, value)
-            gradients = tape.gradient(
-                output,
-                [again, list(variables)],
-                output_gradients=upstream,
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
+            with in_order():
+                with recording(), tf.GradientTape() as tape:
+                    tape.watch(again)
+                    output = function(*again)
+                for variable, value in zip(state, after, strict=True):
+                    replicas.assign(variable, value)
+                gradients = tape.gradient(
+                    output,
+                    [again, list(variables)],
+                    output_gradients=upstream,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
             # `tf.custom_gradient` wants the second part only from functions of variables.
             return (gradients[0], gradients[1]) if variables else gradients[0]
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.ops import resource_variable_ops
 
-from tfp_realnvp.bijectors.recomputation import recording
+from tfp_realnvp.bijectors.recomputation import in_order, recording
 from tfp_realnvp.groups import unfolded
 from tfp_realnvp.masks import CheckerboardMask, Mask
 from tfp_realnvp.networks import Conditioner
@@ -187,15 +187,16 @@ class _CouplingFunction:
         upstream: Sequence[tf.Tensor],
     ) -> list[tf.Tensor]:
         sources = [image, *itertools.compress(values, self.is_trainable)]
-        with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            *outputs, _ = self._of_values(image, parity, values, renormalize=True)
-        return tape.gradient(
-            outputs,
-            sources,
-            output_gradients=list(upstream),
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        with in_order():
+            with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                *outputs, _ = self._of_values(image, parity, values, renormalize=True)
+            return tape.gradient(
+                outputs,
+                sources,
+                output_gradients=list(upstream),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
 
     def _of_values(
         self,
