@@ -1,83 +1,20 @@
-"""Steps that are made only if they are finite; Adam by TensorFlow's fused kernel."""
+"""Adam with few operations for hundreds of variables."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp import checks, replicas
+from tfp_realnvp import adam_update, checks, replicas
 from tfp_realnvp.groups import map_in_groups, sum_in_groups
 
-__all__ = ["FusedAdam", "apply_if_finite"]
-
-# What the kernel takes beside variables and gradient.
-_SCALARS = ("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon")
-
-
-def apply_if_finite(
-    optimizer: keras.optimizers.Optimizer,
-    loss: tf.Tensor,
-    gradients: Sequence[tf.Tensor],
-    variables: Sequence[keras.Variable],
-) -> tf.Tensor:
-    """Applies gradients if they and the loss are finite, or else changes nothing at all.
-
-    On several replicas all make the same step, with gradients that were summed over them: the norm
-    that clips them is that of the sum.
-
-    #### Example
-
-    >>> import keras
-    >>> variable = keras.Variable(1.0)
-    >>> optimizer = keras.optimizers.SGD(0.5)
-    >>> gradient = keras.ops.convert_to_tensor(float('nan'))
-    >>> bool(apply_if_finite(optimizer, gradient, [gradient], [variable])), float(variable)
-    (False, 1.0)
-
-    Args:
-      optimizer: any of Keras.
-      loss: a scalar, the same on all replicas.
-      gradients: of `variables`, the same on all replicas.
-      variables: those that the optimizer was built for.
-
-    Returns:
-      A scalar `bool` tensor: whether all was finite.
-    """
-    if isinstance(optimizer, FusedAdam) and optimizer.applies_if_finite:
-        return optimizer.apply_if_finite(loss, gradients, variables)
-    is_finite = tf.math.is_finite(tf.linalg.global_norm([loss, *gradients]))
-    if replicas.num_replicas() > 1:
-        return _apply_on_replicas(optimizer, is_finite, gradients, variables)
-
-    def apply() -> tf.Tensor:
-        optimizer.apply(gradients, variables)
-        return tf.constant(True)
-
-    return tf.cond(is_finite, apply, lambda: tf.constant(False))
-
-
-def _apply_on_replicas(
-    optimizer: keras.optimizers.Optimizer,
-    is_finite: tf.Tensor,
-    gradients: Sequence[tf.Tensor],
-    variables: Sequence[keras.Variable],
-) -> tf.Tensor:
-    # Keras waits for the other replicas within `apply`, which no branch may hold: what was to be
-    # left out is undone.
-    state = [variable.value for variable in (*variables, *optimizer.variables)]
-    before = [tf.identity(variable) for variable in state]
-    # And it sums over replicas, once more: one of them gives the sum, the others zeros.
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    counts = is_finite & tf.equal(replica, 0)
-    gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
-    optimizer.apply(gradients, variables)
-    for variable, value in zip(state, before, strict=True):
-        replicas.assign(variable, tf.where(is_finite, variable, value))
-    return is_finite
+__all__ = ["FusedAdam"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -141,20 +78,99 @@ class FusedAdam(keras.optimizers.Adam):
         if (clip := kwargs.get("global_clipnorm")) is not None:
             checks.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        # Indices of the variables whose moments lie end to end in one variable; and for each
+        # variable which of these that is, and which part of it, if not all.
+        self._groups: tuple[tuple[int, ...], ...] = ()
+        self._places: tuple[tuple[int, slice | None], ...] = ()
 
     def build(self, variables: Sequence[Any]) -> None:
         """Makes the moments, of zeros."""
+        if self.built:
+            return
         # In eager mode TensorFlow keeps a kernel, of 40 kB, for each name that it makes a variable
         # of. Keras has names of its own.
         with tf.variable_creator_scope(_named_alike):
-            super().build(variables)
+            if self._can_group(variables):
+                self._build_groups(variables)
+            else:
+                super().build(variables)
+                self._groups = tuple((index,) for index in range(len(variables)))
+        self._places = adam_update.places_in(self._groups, variables)
+
+    def _can_group(self, variables: Sequence[Any]) -> bool:
+        has_replicas = self._distribution_strategy.num_replicas_in_sync > 1
+        have_moments = not any(map(self._overwrite_variable_with_gradient, variables))
+        return have_moments and not (has_replicas or tf.distribute.has_strategy())
+
+    def _build_groups(self, variables: Sequence[Any]) -> None:
+        # Not Adam's own, which makes moments for each variable.
+        super(keras.optimizers.Adam, self).build(variables)
+        self._groups = adam_update.groups_of(variables)
+        momentums, velocities = [], []
+        for group in self._groups:
+            members = [variables[index] for index in group]
+            for moments, name in (momentums, "momentum"), (velocities, "velocity"):
+                moments.append(self._add_moments(members, name))
+        self._momentums, self._velocities = momentums, velocities
+
+    def _add_moments(self, variables: Sequence[Any], name: str) -> keras.Variable:
+        if len(variables) == 1:
+            return self.add_variable_from_reference(variables[0], name)
+        size = sum(math.prod(variable.shape) for variable in variables)
+        return self.add_variable([size], dtype=variables[0].dtype, name=name)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Stores what `keras.optimizers.Adam` stores: the moments of each variable."""
+        for i, (variable, part, shape) in enumerate(self._stored()):
+            value = variable.numpy()
+            store[str(i)] = value if part is None else value[part].reshape(shape)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` or that of `keras.optimizers.Adam` stored.
+
+        Warns and loads nothing if there are more or fewer arrays, as Keras does.
+
+        Raises:
+          ValueError: if an array has another shape; nothing is loaded then.
+        """
+        stored = self._stored()
+        if len(store.keys()) != len(stored):
+            warnings.warn(
+                f"{self.name}: expected {len(stored)} stored arrays, got {len(store.keys())}; "
+                "the optimizer keeps its own.",
+                stacklevel=2,
+            )
+            return
+        values = [np.asarray(store[str(i)]) for i in range(len(stored))]
+        for value, (variable, _, shape) in zip(values, stored, strict=True):
+            if value.shape != shape:
+                raise ValueError(
+                    f"{self.name}: expected stored shape {shape} for {variable.path}, got "
+                    f"{value.shape}."
+                )
+        for value, (variable, part, _) in zip(values, stored, strict=True):
+            if part is None:
+                variable.assign(value)
+            else:
+                variable.value[part].assign(value.reshape(-1))
+
+    def _stored(self) -> list[tuple[keras.Variable, slice | None, tuple[int, ...]]]:
+        """Returns the variable of each stored array, the part of it if not all, and the shape."""
+        if all(part is None for _, part in self._places):
+            return [(variable, None, tuple(variable.shape)) for variable in self.variables]
+        # Moments come last.
+        others = self.variables[: -2 * len(self._groups)]
+        stored = [(variable, None, tuple(variable.shape)) for variable in others]
+        for variable, (number, part) in zip(self._trainable_variables, self._places, strict=True):
+            for moments in self._momentums, self._velocities:
+                stored.append((moments[number], part, tuple(variable.shape)))
+        return stored
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable."""
         gradient = tf.cast(gradient, variable.dtype)
         scalars = self._scalars(learning_rate, gradient.dtype)
-        one = tf.ones([], gradient.dtype)
-        _apply_adam(gradient, *self._handles(variable), one, *scalars.values())
+        self._update_alone(gradient, variable, tf.ones([], gradient.dtype), scalars)
 
     @property
     def applies_if_finite(self) -> bool:
@@ -205,14 +221,13 @@ class FusedAdam(keras.optimizers.Adam):
     def _backend_apply_gradients(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any]
     ) -> None:
-        # Keras calls `update_step` for each, and has more operations for each that clip.
+        # Keras has more operations for each variable that clip.
         has_replicas = self._distribution_strategy.num_replicas_in_sync > 1
         if has_replicas or tf.distribute.has_strategy() or not self.applies_if_finite:
             super()._backend_apply_gradients(grads, trainable_variables)
             return
         grads = [tf.convert_to_tensor(gradient) for gradient in grads]
-        is_double = any(gradient.dtype == tf.float64 for gradient in grads)
-        dtype = tf.float64 if is_double else tf.float32
+        dtype = _precision(grads)
         factor = tf.ones([], dtype)
         if self.global_clipnorm is not None:
             norm = _global_norm(grads, dtype)
@@ -220,6 +235,18 @@ class FusedAdam(keras.optimizers.Adam):
             factor = self._clipping_factor(norm) + 0 * norm
         scalars = self._scalars(self._get_current_learning_rate(), dtype)
         self._update(grads, trainable_variables, factor, scalars)
+
+    def _backend_update_step(
+        self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        # Keras calls `update_step` for each.
+        if self._distribution_strategy.num_replicas_in_sync > 1 or tf.distribute.has_strategy():
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        grads = [tf.convert_to_tensor(gradient) for gradient in grads]
+        dtype = _precision(grads)
+        scalars = self._scalars(learning_rate, dtype)
+        self._update(grads, trainable_variables, tf.ones([], dtype), scalars)
 
     def _clipping_factor(self, norm: tf.Tensor) -> tf.Tensor:
         clip = self.global_clipnorm
@@ -232,11 +259,37 @@ class FusedAdam(keras.optimizers.Adam):
         factor: tf.Tensor,
         scalars: dict[str, tf.Tensor],
     ) -> None:
-        rows = [
-            (tf.cast(gradient, variable.dtype), *self._handles(variable))
+        given = {
+            self._get_variable_index(variable): (tf.cast(gradient, variable.dtype), variable)
             for gradient, variable in zip(gradients, variables, strict=True)
-        ]
-        map_in_groups(_apply_adam, rows, [factor, *scalars.values()])
+        }
+        shared = [factor, *scalars.values()]
+        rows = []
+        for group, *moments in zip(self._groups, self._momentums, self._velocities, strict=True):
+            pairs = [given[index] for index in group if index in given]
+            if len(pairs) < len(group):
+                for gradient, variable in pairs:
+                    self._update_alone(gradient, variable, factor, scalars)
+                continue
+            handles = [each.handle for _, each in pairs] + [each.value.handle for each in moments]
+            row = [*(gradient for gradient, _ in pairs), *handles]
+            if len(group) == 1:
+                rows.append(row)
+            else:
+                map_in_groups(adam_update.update_all, [row], shared, number=len(group))
+        map_in_groups(adam_update.update_one, rows, shared)
+
+    def _update_alone(
+        self, gradient: tf.Tensor, variable: Any, factor: tf.Tensor, scalars: dict[str, tf.Tensor]
+    ) -> None:
+        number, part = self._places[self._get_variable_index(variable)]
+        moments = [each[number].value for each in (self._momentums, self._velocities)]
+        shared = [factor, *scalars.values()]
+        if part is None:
+            handles = [each.handle for each in (variable, *moments)]
+            adam_update.update_one(gradient, *handles, *shared)
+        else:
+            adam_update.update_part(gradient, variable, *moments, part, *shared)
 
     def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
         # Where gradients are accumulated, this is no variable.
@@ -247,16 +300,15 @@ class FusedAdam(keras.optimizers.Adam):
         )
         rate = tf.cast(learning_rate, dtype)
         scalars = tf.pow(beta_1, step), tf.pow(beta_2, step), rate, beta_1, beta_2, epsilon
-        return dict(zip(_SCALARS, scalars, strict=True))
-
-    def _handles(self, variable: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        index = self._get_variable_index(variable)
-        moments = self._momentums[index], self._velocities[index]
-        return tuple(each.handle for each in (variable, *(moment.value for moment in moments)))
+        return dict(zip(adam_update.SCALARS, scalars, strict=True))
 
 
 def _named_alike(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
     return next_creator(**{**kwargs, "name": "moment"})
+
+
+def _precision(gradients: Sequence[tf.Tensor]) -> tf.DType:
+    return tf.float64 if any(each.dtype == tf.float64 for each in gradients) else tf.float32
 
 
 def _global_norm(gradients: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
@@ -266,22 +318,3 @@ def _global_norm(gradients: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
 
 def _half_square(gradient: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.nn.l2_loss(gradient), dtype)
-
-
-def _apply_adam(
-    gradient: tf.Tensor,
-    variable: tf.Tensor,
-    momentum: tf.Tensor,
-    velocity: tf.Tensor,
-    factor: tf.Tensor,
-    *scalars: tf.Tensor,
-) -> None:
-    dtype = gradient.dtype
-    tf.raw_ops.ResourceApplyAdam(
-        var=variable,
-        m=momentum,
-        v=velocity,
-        # Zero times NaN is zero here.
-        grad=tf.math.multiply_no_nan(gradient, tf.cast(factor, dtype)),
-        **{name: tf.cast(value, dtype) for name, value in zip(_SCALARS, scalars, strict=True)},
-    )
