@@ -117,6 +117,8 @@ class FusedAdam(keras.optimizers.Adam):
         if len(variables) == 1:
             return self.add_variable_from_reference(variables[0], name)
         size = sum(math.prod(variable.shape) for variable in variables)
+        first, last = (getattr(each, "path", each.name) for each in (variables[0], variables[-1]))
+        name = f"{first}_to_{last}_{name}".replace("/", "_").replace(":", "_")
         return self.add_variable([size], dtype=variables[0].dtype, name=name)
 
     def save_own_variables(self, store: Any) -> None:
