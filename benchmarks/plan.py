@@ -52,6 +52,11 @@ class Comparison:
     whats_of_large: tuple[str, ...] = ()
     at_least: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    @property
+    def uses_bfloat16(self) -> bool:
+        """Whether one of the rows computes in bfloat16."""
+        return "bf16" in self.first or "bf16" in self.second
+
 
 _BARS_F32 = {"train": 1.0, "log_prob": 1.0, "sample": 1.0}
 _BARS_BF16 = {"train": 1.0, "log_prob": 1.3, "sample": 1.3}

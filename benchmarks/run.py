@@ -16,6 +16,7 @@ from benchmarks import plan, report
 from benchmarks.comparison import compare
 from benchmarks.contenders.contender import NotAvailable
 from benchmarks.machine import busy_cores, describe_machine
+from benchmarks.matrix_rate import bfloat16_pays
 from benchmarks.sizes import SIZES
 from benchmarks.spec import Spec, num_cores
 from benchmarks.worker_process import WorkerError
@@ -24,6 +25,7 @@ __all__ = ["main"]
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _DEFAULT_SIZES = ("small", "cifar10", "images64")
+_NO_BFLOAT16 = "left out: no instructions for bfloat16 (--only and --pair measure it all the same)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,20 +35,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not comparisons:
         raise SystemExit("no comparison is left: see --help for rows, sizes and operations")
     results = {"machine": describe_machine(flags.threads), "entries": []}
+    has_bfloat16 = bfloat16_pays(results["machine"]["matrix_gflops"])
     with contextlib.ExitStack() as stack:
         log = None
         if flags.output_dir is not None:
             flags.output_dir.mkdir(parents=True, exist_ok=True)
             log = stack.enter_context(open(flags.output_dir / "workers.log", "w"))
         for size, what, comparison in comparisons:
-            entry = _measure(size, what, comparison, flags, log)
+            is_asked_for = flags.pair is not None or flags.only
+            if comparison.uses_bfloat16 and not (has_bfloat16 or is_asked_for):
+                entry = {**_heading(size, what, comparison), "reason": _NO_BFLOAT16}
+            else:
+                entry = _measure(size, what, comparison, flags, log)
             results["entries"].append(entry)
             print(report.sentence(entry), flush=True)
             # At each, so that an interrupted run leaves what it has.
             _write(results, flags.output_dir)
         if flags.quality_data is not None:
             results["quality"] = list(_quality_runs(flags, log))
-            results["precision"] = _program("precision", log, data=flags.quality_data.resolve())
+            if has_bfloat16:
+                results["precision"] = _program("precision", log, data=flags.quality_data.resolve())
             _write(results, flags.output_dir)
         if flags.pair is None and flags.only is None:
             results["pipeline"] = _program("pipeline", log)
@@ -152,6 +160,19 @@ def _chosen(
                     yield size, what, comparison
 
 
+def _heading(size: str, what: str | tuple[str, str], comparison: plan.Comparison) -> dict[str, Any]:
+    label = what if isinstance(what, str) else " / ".join(what)
+    entry = {
+        "size": size,
+        "what": label,
+        "first": comparison.first,
+        "second": comparison.second,
+    }
+    if size == "small" and label in comparison.at_least:
+        entry["at_least"] = comparison.at_least[label]
+    return entry
+
+
 def _measure(
     size: str,
     what: str | tuple[str, str],
@@ -163,16 +184,7 @@ def _measure(
     for row in (comparison.first, comparison.second):
         contender, options = plan.ROWS[row]
         specs.append(Spec(contender, SIZES[size], options, flags.threads))
-    label = what if isinstance(what, str) else " / ".join(what)
-    entry = {
-        "size": size,
-        "what": label,
-        "first": comparison.first,
-        "second": comparison.second,
-        "busy_cores": busy_cores(),
-    }
-    if size == "small" and label in comparison.at_least:
-        entry["at_least"] = comparison.at_least[label]
+    entry = {**_heading(size, what, comparison), "busy_cores": busy_cores()}
     try:
         measurement = compare(
             *specs,

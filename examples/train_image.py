@@ -18,6 +18,7 @@ import math
 import pathlib
 import sys
 
+import onednn  # noqa: F401  (before TensorFlow)
 import keras
 import numpy as np
 import run_folder

@@ -18,6 +18,7 @@ import json
 import math
 import pathlib
 
+import onednn  # noqa: F401  (before TensorFlow)
 import keras
 import run_folder
 import tensorflow as tf
