@@ -51,7 +51,7 @@ def in_order() -> Iterator[None]:
 
     A graph runs what is ready, on several threads: gradients by kernels wait, and the maps that
     they are computed from with them, while gradients by maps go ahead. In the order in which a tape
-    makes them few maps are kept at a time, and always as many.
+    makes them fewer maps are kept at a time.
 
     #### Example
 
