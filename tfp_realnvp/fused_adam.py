@@ -19,7 +19,7 @@ __all__ = ["FusedAdam"]
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FusedAdam(keras.optimizers.Adam):
-    r"""`keras.optimizers.Adam` with one kernel for each variable, where Keras has about forty.
+    r"""`keras.optimizers.Adam` with a kernel for a variable or 32, where Keras has forty for each.
 
     The update is the same: with the gradient g, at step t,
 
@@ -29,7 +29,10 @@ class FusedAdam(keras.optimizers.Adam):
     ```
 
     A Real NVP has hundreds of small variables, and a training step built from Keras's operations
-    spends more time in being traced and optimised than all the rest of it together.
+    spends more time in being traced and optimised than all the rest of it together. Up to 32 of them
+    are updated at once: among `variables`, their moments lie end to end (those of a variable alone
+    where there is a `tf.distribute` strategy). What is saved is what Keras's Adam saves: either loads
+    the other's.
 
     #### Example
 
