@@ -29,10 +29,9 @@ class FusedAdam(keras.optimizers.Adam):
     ```
 
     A Real NVP has hundreds of small variables, and a training step built from Keras's operations
-    spends more time in being traced and optimised than all the rest of it together. Up to 32 of them
-    are updated at once: among `variables`, their moments lie end to end (those of a variable alone
-    where there is a `tf.distribute` strategy). What is saved is what Keras's Adam saves: either loads
-    the other's.
+    spends more time in being traced and optimised than all the rest of it together. Up to 32 of
+    them are updated at once: their moments lie end to end in one of `variables`, unless there is a
+    `tf.distribute` strategy. What is saved is what Keras's Adam saves, and either loads the other's.
 
     #### Example
 
