@@ -31,7 +31,7 @@ class FusedAdam(keras.optimizers.Adam):
     A Real NVP has hundreds of small variables, and a training step built from Keras's operations
     spends more time in being traced and optimised than all the rest of it together. Up to 32 of
     them are updated at once: their moments lie end to end in one of `variables`, unless there is a
-    `tf.distribute` strategy. What is saved is what Keras's Adam saves, and either loads the other's.
+    `tf.distribute` strategy. What is saved is what Keras's Adam saves; either loads the other's.
 
     #### Example
 
