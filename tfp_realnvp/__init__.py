@@ -17,9 +17,9 @@ from tfp_realnvp.bijectors import (
 from tfp_realnvp.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.diagnosis import NonFiniteLossError
 from tfp_realnvp.export import export_saved_model
-from tfp_realnvp.fused_adam import FusedAdam
 from tfp_realnvp.model import FlowModel
 from tfp_realnvp.networks import Conditioner, ConvResNet, ShallowConv, WeightNormConv2D
+from tfp_realnvp.optimizers import FusedAdam
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 
 __all__ = [

@@ -12,9 +12,9 @@ from tfp_realnvp import pixels, replicas, tracking
 from tfp_realnvp.bare_function import BareFunction
 from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, FlowChain
 from tfp_realnvp.diagnosis import NonFiniteLossError, first_non_finite_part
-from tfp_realnvp.finite_steps import apply_if_finite
 from tfp_realnvp.groups import map_in_groups, read, sum_in_groups
 from tfp_realnvp.image_input import images_of_batch
+from tfp_realnvp.optimizers import apply_if_finite
 
 __all__ = ["LikelihoodModel", "ReplicatedMean"]
 

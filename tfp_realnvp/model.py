@@ -14,9 +14,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import checks, export, files, saving
-from tfp_realnvp.fused_adam import FusedAdam
 from tfp_realnvp.image_input import check_images
 from tfp_realnvp.likelihood import LikelihoodModel, ReplicatedMean
+from tfp_realnvp.optimizers import FusedAdam
 
 __all__ = ["FlowModel"]
 
