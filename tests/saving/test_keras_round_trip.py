@@ -66,7 +66,8 @@ def assert_same(model, loaded):
 
 def test_another_process_goes_on_from_a_saved_model(tmp_path):
     flow = tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL))
-    model = trained_model(flow, scale_l2=1e-3)
+    # An ε that is not small keeps Adam from making a step of each rounding error.
+    model = trained_model(flow, optimizer=tfr.FusedAdam(1e-3, epsilon=1e-1), scale_l2=1e-3)
     images = grey_levels(8, SHAPE, seed=1)
     np.save(tmp_path / "images.npy", images)
     model.save(tmp_path / "flow.keras")
