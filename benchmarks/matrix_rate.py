@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["bfloat16_pays", "matrix_rates"]
+__all__ = ["bfloat16_pays", "matrix_rates", "rate_of"]
 
 
 def matrix_rates(side: int = 2048, rounds: int = 5) -> dict[str, float]:
@@ -20,14 +22,19 @@ def matrix_rates(side: int = 2048, rounds: int = 5) -> dict[str, float]:
     for dtype in (tf.float32, tf.bfloat16):
         matrix = tf.cast(tf.random.normal([side, side]), dtype)
         product = tf.function(tf.matmul)
-        product(matrix, matrix).numpy()
-        seconds = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            product(matrix, matrix).numpy()
-            seconds.append(time.perf_counter() - start)
-        rates[dtype.name] = 2 * side**3 / statistics.median(seconds) / 1e9
+        rates[dtype.name] = rate_of(lambda x, f=product: f(x, x).numpy(), matrix, rounds)
     return rates
+
+
+def rate_of(square: Callable[[Any], Any], matrix: Any, rounds: int) -> float:
+    """Returns GFLOP/s of a function that multiplies a square matrix by itself and waits for it."""
+    square(matrix)
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        square(matrix)
+        seconds.append(time.perf_counter() - start)
+    return 2 * int(matrix.shape[0]) ** 3 / statistics.median(seconds) / 1e9
 
 
 def bfloat16_pays(rates: dict[str, float]) -> bool:

@@ -13,8 +13,8 @@ from tfp_realnvp import replicas
 
 __all__ = ["in_order", "recompute_gradient", "recording"]
 
-# Types of operations, and of their gradients. Not those that take little memory or time, whose
-# order would cost more than it saves.
+# How types of operations, and of their gradients, begin. Not those that take little memory or time,
+# whose order would cost more than it saves.
 _IN_ORDER = ("Conv", "DepthwiseConv", "FusedBatchNorm")
 
 
