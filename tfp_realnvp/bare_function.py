@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import function_pb2
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
 
@@ -45,19 +47,22 @@ class BareFunction:
           function: called once. Gradient tapes do not see what it does when it is called.
           *arguments: examples of what it will be called with, or specifications.
           optimized: whether TensorFlow may optimise its graph; the functions that it calls are
-            optimised in any case.
+            optimised in any case. If not, errors do not tell where in Python the operations of this
+            graph were made, only those of such functions.
         """
         traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
         runs = traced.inference_fn
-        # Its namesake, which owns what was registered to run, not the graph that it was made of.
+        name = runs.name if optimized else _registered_without_places(runs.definition)
+        # It owns what is registered to run by that name, not the graph that it was made of.
         self._function = atomic_function.AtomicFunction(
-            runs.name, context.context(), runs.function_type, runs.children, runs.call_options
+            name, context.context(), runs.function_type, runs.children, runs.call_options
         )
         self._captured = list(traced.captured_inputs)
         self._optimized = optimized
         del traced, runs
         # Graphs are full of cycles. What comes next, the first call, needs the room.
         gc.collect()
+        _return_free_memory()
 
     def __call__(self, *arguments: Any) -> Any:
         """Returns what the function returns for these arguments."""
@@ -70,3 +75,22 @@ class BareFunction:
                 len(self._function.function_type.flat_outputs),
             )
         return self._function.function_type.pack_output(outputs)
+
+
+def _registered_without_places(definition: function_pb2.FunctionDef) -> str:
+    """Registers the function again, and returns its new name.
+
+    TensorFlow keeps a Python stack for each operation of the first one, and several copies of what
+    its arguments were called.
+    """
+    definition.signature.name += "_as_traced"
+    definition.arg_attr.clear()
+    context.context().add_function_def(definition)
+    return definition.signature.name
+
+
+def _return_free_memory() -> None:
+    # Of the C library, which would keep it for this thread: what runs is built by others. Not all
+    # libraries have it.
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
