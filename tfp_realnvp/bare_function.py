@@ -53,9 +53,11 @@ class BareFunction:
         traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
         runs = traced.inference_fn
         name = runs.name if optimized else _registered_without_places(runs.definition)
+        # A copy, which says nothing of what is captured: that is some objects for each variable.
+        function_type = runs.function_type.replace()
         # It owns what is registered to run by that name, not the graph that it was made of.
         self._function = atomic_function.AtomicFunction(
-            name, context.context(), runs.function_type, runs.children, runs.call_options
+            name, context.context(), function_type, runs.children, runs.call_options
         )
         self._captured = list(traced.captured_inputs)
         self._optimized = optimized
