@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +15,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
 
 from tfp_realnvp.graph_optimizer import no_graph_optimizer
+from tfp_realnvp.packed_handles import can_be_packed, pack_handles, take_packed_handles
 
 __all__ = ["BareFunction"]
 
@@ -52,14 +54,15 @@ class BareFunction:
         """
         traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
         runs = traced.inference_fn
-        name = runs.name if optimized else _registered_without_places(runs.definition)
+        name, self._captured = runs.name, list(traced.captured_inputs)
+        if not optimized:
+            name, self._captured = _registered_with_less(runs.definition, self._captured)
         # A copy, which says nothing of what is captured: that is some objects for each variable.
         function_type = runs.function_type.replace()
         # It owns what is registered to run by that name, not the graph that it was made of.
         self._function = atomic_function.AtomicFunction(
             name, context.context(), function_type, runs.children, runs.call_options
         )
-        self._captured = list(traced.captured_inputs)
         self._optimized = optimized
         del traced, runs
         # Graphs are full of cycles. What comes next, the first call, needs the room.
@@ -79,16 +82,22 @@ class BareFunction:
         return self._function.function_type.pack_output(outputs)
 
 
-def _registered_without_places(definition: function_pb2.FunctionDef) -> str:
-    """Registers the function again, and returns its new name.
+def _registered_with_less(
+    definition: function_pb2.FunctionDef, captured: Sequence[tf.Tensor]
+) -> tuple[str, list[tf.Tensor]]:
+    """Registers the function again, and returns its new name and what it captures now.
 
-    TensorFlow keeps a Python stack for each operation of the first one, and several copies of what
-    its arguments were called.
+    TensorFlow keeps a Python stack for each operation of the first one, and several copies of each
+    of its arguments, of which there are thousands where variables are captured.
     """
+    are_packed = [can_be_packed(tensor) for tensor in captured]
+    before = len(definition.signature.input_arg) - len(captured)
+    take_packed_handles(definition, [before + i for i, packed in enumerate(are_packed) if packed])
     definition.signature.name += "_as_traced"
-    definition.arg_attr.clear()
     context.context().add_function_def(definition)
-    return definition.signature.name
+    left = [tensor for tensor, packed in zip(captured, are_packed, strict=True) if not packed]
+    handles = itertools.compress(captured, are_packed)
+    return definition.signature.name, [*left, *pack_handles(list(handles))]
 
 
 def _return_free_memory() -> None:

@@ -82,30 +82,6 @@ def test_gradients_against_layer_by_layer(name):
         np.testing.assert_allclose(our, plain, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("traced", [False, True])
-@pytest.mark.parametrize("name", ["resnet", "resnet_board", "resnet_no_block"])
-def test_normalising_again_in_the_gradient(name, traced):
-    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
-
-    def run(renormalize):
-        keras.utils.set_random_seed(0)
-        layer = _network(name, dtype="float64")
-        variables = [variable.value for variable in layer.trainable_variables]
-
-        def gradients():
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                outputs = layer(x, training=True, renormalize=renormalize)
-                loss = tf.reduce_sum(outputs**3)
-            return [outputs, *tape.gradient(loss, [x, *variables])]
-
-        results = (tf.function(gradients) if traced else gradients)()
-        return [*results, *layer.non_trainable_variables]
-
-    for ours, plain in zip(run(True), run(False), strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-10)
-
-
 @pytest.mark.parametrize("parity", [0, 1])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["resnet_board", "shallow_board"])

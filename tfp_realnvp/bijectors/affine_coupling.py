@@ -18,8 +18,7 @@ from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
 
 __all__ = ["AffineCoupling"]
 
-# Keyword arguments of a network's call, for those that have them.
-_STATIC_OPTIONS = ("training", "renormalize")
+# Keyword arguments of a network's call beside `training`, for those that have them.
 _TENSOR_OPTIONS = ("conditional_input", "checkerboard_parity")
 
 
@@ -111,7 +110,7 @@ class AffineCoupling(FlowBijector):
             self._network_variables = _LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._network_options = tuple(
-                option for option in (*_STATIC_OPTIONS, *_TENSOR_OPTIONS) if option in signature
+                option for option in ("training", *_TENSOR_OPTIONS) if option in signature
             )
             super().__init__(
                 dtype=dtype,
@@ -211,8 +210,7 @@ class AffineCoupling(FlowBijector):
           scale: of tanh.
           inverse: the direction.
           parity: instead of the mask's; `None` if not `accepts_parity`.
-          **options: `training`, `conditional_input`, `recompute`, and `renormalize` for a network
-            that can do with less memory.
+          **options: `training`, `conditional_input`, `recompute`.
         """
         mask = self._mask
         if parity is not None:
@@ -267,11 +265,8 @@ class AffineCoupling(FlowBijector):
         )
 
     def _static(self, options: dict[str, Any]) -> dict[str, bool]:
-        return {
-            option: options.get(option, False)
-            for option in _STATIC_OPTIONS
-            if option in self._network_options
-        }
+        takes = "training" in self._network_options
+        return {"training": options.get("training", False)} if takes else {}
 
 
 def _check_mask(mask: Any, name: str) -> None:

@@ -190,7 +190,7 @@ class _CouplingFunction:
         with in_order():
             with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
-                *outputs, _ = self._of_values(image, parity, values, renormalize=True)
+                *outputs, _ = self._of_values(image, parity, values)
             return tape.gradient(
                 outputs,
                 sources,
@@ -203,14 +203,12 @@ class _CouplingFunction:
         image: tf.Tensor,
         parity: tf.Tensor | None,
         values: Sequence[tf.Tensor],
-        **options: bool,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Returns the image, the log det, and what becomes of the network's variables."""
         variables = self._coupling.network.variables
         scale = values[-1] if len(values) > len(variables) else None
         with keras.StatelessScope(list(zip(variables, values, strict=False))) as scope:
-            options = {**self._options, **options}
-            outputs = self._coupling.pure_call(image, scale, parity=parity, **options)
+            outputs = self._coupling.pure_call(image, scale, parity=parity, **self._options)
         return *outputs, [scope.get_current_value(variable) for variable in variables]
 
 

@@ -79,8 +79,8 @@ class BatchNorm(keras.layers.Layer):
             for v in (self.offset, self.moving_mean, self.moving_variance)
         )
         if training and (replicas.statistics_are_global() or not _has_kernel(inputs)):
-            outputs, *batch = self.by_batch(inputs, offset)
-            self.move(*batch)
+            outputs, *batch = self._by_batch(inputs, offset)
+            self._move(*batch)
             return outputs
         if inputs.dtype == tf.float64:
             # The fused kernel is for single and half precision.
@@ -104,35 +104,19 @@ class BatchNorm(keras.layers.Layer):
             replicas.assign(self.moving_variance, variance)
         return outputs
 
-    def by_batch(
+    def _by_batch(
         self, inputs: tf.Tensor, offset: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns what `call` gives in training, and the batch's mean and unbiased variance.
-
-        Args:
-          inputs: [B, H, W, C].
-          offset: what is added, [C].
-        """
+        """Returns normalised inputs, and the batch's mean and unbiased variance, [C]."""
         if inputs.dtype == tf.float64 or replicas.statistics_are_global():
             values = tf.cast(inputs, offset.dtype)
             mean, variance, count = replicas.batch_moments(values, shift=self.moving_mean.value)
             outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
             unbiased = variance * count / tf.maximum(count - 1, 1)
             return tf.cast(outputs, inputs.dtype), mean, unbiased
-        if not _has_kernel(inputs):
-            return _normalize_rows(inputs, offset, self.epsilon)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.ones_like(offset),
-            offset=offset,
-            mean=offset,
-            variance=offset,
-            epsilon=self.epsilon,
-            is_training=True,
-        )
-        return outputs, mean, variance
+        return _normalize_rows(inputs, offset, self.epsilon)
 
-    def move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+    def _move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         """Moves the moving statistics towards a batch's, each [C]."""
         for statistic, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             before = tf.convert_to_tensor(statistic.value)

@@ -14,7 +14,7 @@ class Conditioner(keras.layers.Layer):
     for it; see `bijectors/traced_coupling.py`. A subclass reads its variables by `value` and writes
     them by `assign` only, that Keras can put tensors in their place. Its call may take
     `checkerboard_parity`, to be told the board instead of its own, so that couplings of both
-    parities share one function, and `renormalize`, as that of `ConvResNet` does.
+    parities share one function, as that of `ConvResNet` does.
 
     #### Example
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,7 +12,6 @@ from tfp_realnvp import checks
 from tfp_realnvp.masks import CheckerboardMask
 from tfp_realnvp.networks.batch_norm import BatchNorm
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.normed_conv import convolve_normed
 from tfp_realnvp.networks.weight_norm_conv import (
     WeightNormConv2D,
     convolve,
@@ -143,7 +143,6 @@ class ConvResNet(Conditioner):
         inputs: tf.Tensor,
         training: bool = False,
         checkerboard_parity: int | tf.Tensor | None = None,
-        renormalize: bool = False,
     ) -> tf.Tensor:
         """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
 
@@ -151,38 +150,27 @@ class ConvResNet(Conditioner):
           inputs: images.
           training: normalise by batch statistics, and update the moving ones.
           checkerboard_parity: another one than the layer's, for this call; may be a tensor.
-          renormalize: normalise once more in the gradient instead of keeping what was normalised:
-            in training half as much memory, for a few percent of time.
         """
         mask = self._mask if checkerboard_parity is None else CheckerboardMask(checkerboard_parity)
         convs = [each for each in self._flatten_layers() if isinstance(each, WeightNormConv2D)]
         with normalized_at_once(convs):
-            h = self.input_conv(self._both_signs(inputs, training, mask))
-            if training:
-                return self._train(h, mask, renormalize)
-            return self._infer(h, mask)
+            return self._call(inputs, training, mask)
 
-    def _train(self, h: tf.Tensor, mask: CheckerboardMask | None, renormalize: bool) -> tf.Tensor:
-        options = {"training": True, "renormalize": renormalize}
-        pointwise, last = self._skips(h, **options)
-        skips = sum(convolve(*skip) for skip in pointwise)
-        if last is not None:
-            skips += convolve_normed(*last, **options)
-        kernel_and_bias = self.output_conv.kernel_and_bias()
-        outputs = convolve_normed(self.output_norm, skips, *kernel_and_bias, **options)
-        return outputs if mask is None else mask.restrict(outputs)
-
-    def _infer(self, h: tf.Tensor, mask: CheckerboardMask | None) -> tf.Tensor:
+    def _call(self, inputs: tf.Tensor, training: bool, mask: CheckerboardMask | None) -> tf.Tensor:
+        h = self.input_conv(self._both_signs(inputs, training, mask))
+        if training:
+            skips = sum(convolve(*skip) for skip in self._skips(h, training=True))
+            return self._output(self.output_norm(skips, training=True), mask)
         # By moving statistics, normalising what convolutions give only changes their kernels.
-        pointwise, last = self._skips(h, *self.output_norm.factor_and_shift())
+        skips = self._skips(h, False, *self.output_norm.factor_and_shift())
+        if mask is None or not mask.is_static or not _has_cells(inputs.shape):
+            return self._output(sum(convolve(*skip) for skip in skips), mask)
         kernel_and_bias = self.output_conv.kernel_and_bias()
-        if mask is not None and mask.is_static and _has_cells(h.shape):
-            halves = map(tf.nn.relu, _at_changed_positions(mask, pointwise, last))
-            return mask.put_changed([convolve(half, *kernel_and_bias) for half in halves])
-        skips = sum(convolve(*skip) for skip in pointwise)
-        if last is not None:
-            skips += convolve_normed(*last)
-        outputs = convolve(tf.nn.relu(skips), *kernel_and_bias)
+        halves = map(tf.nn.relu, _at_changed_positions(mask, list(skips)))
+        return mask.put_changed([convolve(half, *kernel_and_bias) for half in halves])
+
+    def _output(self, skips: tf.Tensor, mask: CheckerboardMask | None) -> tf.Tensor:
+        outputs = self.output_conv(tf.nn.relu(skips))
         return outputs if mask is None else mask.restrict(outputs)
 
     def _both_signs(
@@ -206,35 +194,32 @@ class ConvResNet(Conditioner):
     def _skips(
         self,
         h: tf.Tensor,
+        training: bool,
         factor: tf.Tensor | None = None,
         shift: tf.Tensor | None = None,
-        *,
-        training: bool = False,
-        renormalize: bool = False,
-    ) -> tuple[list[tuple[tf.Tensor, ...]], tuple[Any, ...] | None]:
-        """Returns arguments of `convolve`, and maybe of `convolve_normed`, for what adds up."""
-        options = {"training": training, "renormalize": renormalize}
-        pointwise = []
+    ) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Yields maps, kernels and biases, whose convolutions add up to the output's input."""
         skip_kernel, skip_bias = self.input_skip.kernel_and_bias(factor, shift)
         for i, (norm1, conv1, norm2, conv2, skip) in enumerate(self.blocks, start=1):
+            residual = tf.nn.relu(norm1(h, training=training))
             if training:
-                after, kernel_and_bias = norm2, conv1.kernel_and_bias()
+                residual = norm2(conv1(residual), training=True)
             else:
-                after, kernel_and_bias = None, conv1.kernel_and_bias(*norm2.factor_and_shift())
-            residual = convolve_normed(norm1, h, *kernel_and_bias, **options)
+                residual = convolve(residual, *conv1.kernel_and_bias(*norm2.factor_and_shift()))
+            residual = tf.nn.relu(residual)
             kernel, bias = skip.kernel_and_bias(factor)
             if i == self.num_blocks and self._joins_last(h):
                 # skip(h + conv(residual)) is linear: both skips of h are one, and that of the
                 # residual is part of its convolution.
-                pointwise.append((h, skip_kernel + kernel, skip_bias + bias))
+                yield h, skip_kernel + kernel, skip_bias + bias
                 joined, joined_bias = conv2.kernel_and_bias()
                 bias = tf.linalg.matvec(kernel[0, 0], joined_bias, transpose_a=True)
-                return pointwise, (after, residual, tf.tensordot(joined, kernel[0, 0], 1), bias)
-            pointwise.append((h, skip_kernel, skip_bias))
-            h += convolve_normed(after, residual, *conv2.kernel_and_bias(), **options)
+                yield residual, tf.tensordot(joined, kernel[0, 0], 1), bias
+                return
+            yield h, skip_kernel, skip_bias
+            h += conv2(residual)
             skip_kernel, skip_bias = kernel, bias
-        pointwise.append((h, skip_kernel, skip_bias))
-        return pointwise, None
+        yield h, skip_kernel, skip_bias
 
     def _joins_last(self, h: tf.Tensor) -> bool:
         # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions, of all
@@ -266,19 +251,15 @@ def _has_cells(shape: tf.TensorShape) -> bool:
 
 
 def _at_changed_positions(
-    mask: CheckerboardMask,
-    pointwise: list[tuple[tf.Tensor, ...]],
-    last: tuple[Any, ...] | None,
+    mask: CheckerboardMask, skips: list[tuple[tf.Tensor, ...]]
 ) -> list[tf.Tensor]:
     # The coupling asks for no others, half of the image, and they are computed by themselves.
+    pointwise = [skip for skip in skips if skip[1].shape[0] == 1]
     maps, kernels, biases = zip(*pointwise, strict=True)
     kernel, bias = tf.concat(kernels, axis=2), sum(biases)
     halves = []
     for (i, j), *taken in zip(mask.changed_in_cell, *map(mask.take_changed, maps), strict=True):
         half = convolve(tf.concat(taken, axis=-1), kernel, bias)
-        if last is not None:
-            _, residual, *last_kernel_and_bias = last
-            padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
-            half += convolve(tf.nn.relu(residual), *last_kernel_and_bias, 2, padding)
-        halves.append(half)
+        padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
+        halves.append(sum((convolve(*skip, 2, padding) for skip in skips[len(pointwise) :]), half))
     return halves

@@ -1,0 +1,79 @@
+import gc
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from tfp_realnvp.bare_function import BareFunction
+from tfp_realnvp.packed_handles import can_be_packed, pack_handles, take_packed_handles
+
+
+@pytest.mark.parametrize("number", [1, 63, 64, 65, 200])
+def test_a_function_reads_and_writes_what_it_did(number):
+    rng = np.random.default_rng(number)
+    values = [rng.normal(size=[1 + i % 3]).astype("float32") for i in range(number)]
+    variables = [tf.Variable(value) for value in values]
+    steps = tf.Variable(5, dtype=tf.int64)
+    factor = tf.constant(2.0)
+
+    def function(x):
+        for i, variable in enumerate(variables):
+            variable.assign(variable + factor * x + i)
+        steps.assign_add(1)
+        return variables[0] * 1.0, tf.add_n([tf.reduce_sum(v) for v in variables]), steps
+
+    bare = BareFunction(function, tf.constant(0.0), optimized=False)
+    for _ in range(2):
+        first, total, count = bare(tf.constant(10.0))
+        values = [value + 20 + i for i, value in enumerate(values)]
+        np.testing.assert_allclose(first, values[0], rtol=1e-6)
+        np.testing.assert_allclose(total, sum(map(np.sum, values)), rtol=1e-5)
+        for variable, value in zip(variables, values, strict=True):
+            np.testing.assert_allclose(variable, value, rtol=1e-6)
+    assert int(count) == 7
+
+
+def test_one_argument_for_64_handles():
+    variables = [tf.Variable(float(i)) for i in range(100)]
+    constant = tf.constant(1.0)
+
+    def function(x):
+        return x + constant + tf.add_n([tf.convert_to_tensor(v) for v in variables])
+
+    traced = tf.function(function).get_concrete_function(tf.TensorSpec([]))
+    definition = traced.function_def
+    captured = list(traced.captured_inputs)
+    are_handles = [tensor.dtype == tf.resource for tensor in captured]
+    assert are_handles.count(True) == 100
+    take_packed_handles(definition, [1 + i for i, handle in enumerate(are_handles) if handle])
+    dtypes = [tf.as_dtype(argument.type) for argument in definition.signature.input_arg]
+    assert dtypes == [tf.float32, tf.float32, tf.resource, tf.resource]
+    definition.signature.name += "_packed"
+    name = definition.signature.name.encode()
+    context.context().add_function_def(definition)
+    packed = pack_handles([tensor for tensor in captured if tensor.dtype == tf.resource])
+    inputs = [tf.constant(2.0), constant, *packed]
+    [total] = context.context().call_function(name, inputs, 1)
+    assert float(total) == 3 + sum(range(100))
+    context.context().remove_function(name)
+
+
+def test_a_handle_may_be_a_result():
+    variable = tf.Variable(3.0)
+    bare = BareFunction(lambda: variable.handle, optimized=False)
+    assert float(tf.raw_ops.ReadVariableOp(resource=bare(), dtype=tf.float32)) == 3
+
+
+def test_packing_leaves_no_function():
+    handles = [tf.Variable(1.0).handle, tf.Variable([2.0]).handle]
+    before = set(context.context().list_function_names())
+    pack_handles(handles)
+    gc.collect()
+    assert set(context.context().list_function_names()) == before
+
+
+def test_what_can_be_packed():
+    assert can_be_packed(tf.Variable(1.0).handle)
+    assert not can_be_packed(tf.constant(1.0))
+    assert not can_be_packed(pack_handles([tf.Variable(1.0).handle])[0])
