@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from tfp_realnvp.bare_function import BareFunction
-from tfp_realnvp.packed_handles import can_be_packed, pack_handles, take_packed_handles
+from tfp_realnvp.packed_handles import pack_handles
 
 
 @pytest.mark.parametrize("number", [1, 63, 64, 65, 200])
@@ -43,18 +43,15 @@ def test_one_argument_for_64_handles():
 
     traced = tf.function(function).get_concrete_function(tf.TensorSpec([]))
     definition = traced.function_def
-    captured = list(traced.captured_inputs)
-    are_handles = [tensor.dtype == tf.resource for tensor in captured]
-    assert are_handles.count(True) == 100
-    take_packed_handles(definition, [1 + i for i, handle in enumerate(are_handles) if handle])
+    captured = traced.captured_inputs
+    assert [tensor.dtype for tensor in captured].count(tf.resource) == 100
+    captured = pack_handles(definition, captured)
     dtypes = [tf.as_dtype(argument.type) for argument in definition.signature.input_arg]
     assert dtypes == [tf.float32, tf.float32, tf.resource, tf.resource]
     definition.signature.name += "_packed"
     name = definition.signature.name.encode()
     context.context().add_function_def(definition)
-    packed = pack_handles([tensor for tensor in captured if tensor.dtype == tf.resource])
-    inputs = [tf.constant(2.0), constant, *packed]
-    [total] = context.context().call_function(name, inputs, 1)
+    [total] = context.context().call_function(name, [tf.constant(2.0), *captured], 1)
     assert float(total) == 3 + sum(range(100))
     context.context().remove_function(name)
 
@@ -66,14 +63,22 @@ def test_a_handle_may_be_a_result():
 
 
 def test_packing_leaves_no_function():
-    handles = [tf.Variable(1.0).handle, tf.Variable([2.0]).handle]
+    x, y = tf.Variable(1.0), tf.Variable([2.0])
+    traced = tf.function(lambda: x + y).get_concrete_function()
+    gc.collect()
     before = set(context.context().list_function_names())
-    pack_handles(handles)
+    assert len(pack_handles(traced.function_def, traced.captured_inputs)) == 1
     gc.collect()
     assert set(context.context().list_function_names()) == before
 
 
-def test_what_can_be_packed():
-    assert can_be_packed(tf.Variable(1.0).handle)
-    assert not can_be_packed(tf.constant(1.0))
-    assert not can_be_packed(pack_handles([tf.Variable(1.0).handle])[0])
+def test_nothing_to_pack():
+    given, constant = tf.Variable(1.0), tf.constant(2.0)
+    traced = tf.function(lambda handle: constant).get_concrete_function(given.handle)
+    definition = traced.function_def
+    assert pack_handles(definition, traced.captured_inputs) == [constant]
+    assert len(definition.signature.input_arg) == 2
+    traced = tf.function(lambda handle: tf.constant(2.0)).get_concrete_function(given.handle)
+    definition = traced.function_def
+    assert pack_handles(definition, traced.captured_inputs) == []
+    assert len(definition.signature.input_arg) == 1

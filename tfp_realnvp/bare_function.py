@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -15,7 +14,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
 
 from tfp_realnvp.graph_optimizer import no_graph_optimizer
-from tfp_realnvp.packed_handles import can_be_packed, pack_handles, take_packed_handles
+from tfp_realnvp.packed_handles import pack_handles
 
 __all__ = ["BareFunction"]
 
@@ -83,21 +82,17 @@ class BareFunction:
 
 
 def _registered_with_less(
-    definition: function_pb2.FunctionDef, captured: Sequence[tf.Tensor]
+    definition: function_pb2.FunctionDef, captured: list[tf.Tensor]
 ) -> tuple[str, list[tf.Tensor]]:
     """Registers the function again, and returns its new name and what it captures now.
 
     TensorFlow keeps a Python stack for each operation of the first one, and several copies of each
-    of its arguments, of which there are thousands where variables are captured.
+    argument.
     """
-    are_packed = [can_be_packed(tensor) for tensor in captured]
-    before = len(definition.signature.input_arg) - len(captured)
-    take_packed_handles(definition, [before + i for i, packed in enumerate(are_packed) if packed])
+    captured = pack_handles(definition, captured)
     definition.signature.name += "_as_traced"
     context.context().add_function_def(definition)
-    left = [tensor for tensor, packed in zip(captured, are_packed, strict=True) if not packed]
-    handles = itertools.compress(captured, are_packed)
-    return definition.signature.name, [*left, *pack_handles(list(handles))]
+    return definition.signature.name, captured
 
 
 def _return_free_memory() -> None:

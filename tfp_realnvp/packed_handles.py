@@ -2,85 +2,90 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, types_pb2
 
-__all__ = ["can_be_packed", "pack_handles", "take_packed_handles"]
+__all__ = ["pack_handles"]
 
 # One function packs all of them, and one kind of operation unpacks them.
 _SIZE = 64
+_CPU = "/device:CPU:0"
 
 
-def can_be_packed(tensor: tf.Tensor) -> bool:
-    """Returns whether a tensor is the handle of a resource on the CPU.
+def pack_handles(
+    definition: function_pb2.FunctionDef, captured: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Rewrites a function: handles of variables that it captures come by 64 in one argument.
 
-    TensorFlow places what a function does to its arguments where each of them is, and of a tensor
-    of many handles it looks at the first: those of other devices stay arguments of their own.
-    """
-    device = tf.DeviceSpec.from_string(tensor.device)
-    return tensor.dtype == tf.resource and tensor.shape.rank == 0 and device.device_type == "CPU"
-
-
-def pack_handles(handles: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns tensors of 64 handles each; the last one repeats some.
+    TensorFlow keeps several copies of each argument, 6 kB altogether, but next to nothing of each
+    output of an operation.
 
     #### Example
 
     >>> import tensorflow as tf
-    >>> [packed] = pack_handles([tf.Variable(1.0).handle, tf.Variable(2.0).handle])
-    >>> packed.shape, packed.dtype
-    (TensorShape([64]), tf.resource)
+    >>> x, y = tf.Variable(1.0), tf.Variable(2.0)
+    >>> traced = tf.function(lambda: x + y).get_concrete_function()
+    >>> definition = traced.function_def
+    >>> [packed] = pack_handles(definition, traced.captured_inputs)
+    >>> [argument.name for argument in definition.signature.input_arg], packed.shape
+    (['packed_handles_0'], TensorShape([64]))
 
     Args:
-      handles: of which each `can_be_packed`.
+      definition: of a function whose last arguments are `captured`; is changed. What is said of its
+        arguments beside their names and types is lost.
+      captured: tensors of any kind.
+
+    Returns:
+      What the function captures now: what cannot be packed, and tensors of 64 handles, of which the
+      last one repeats some.
     """
-    specs = [tf.TensorSpec([], tf.resource)] * _SIZE
+    are_packed = [_can_be_packed(tensor) for tensor in captured]
+    arguments = list(definition.signature.input_arg)[-len(captured) :] if captured else []
+    _take_packed(definition, [each.name for each in itertools.compress(arguments, are_packed)])
+    left = [tensor for tensor, packed in zip(captured, are_packed, strict=True) if not packed]
+    return left + _packed(list(itertools.compress(captured, are_packed)))
+
+
+def _can_be_packed(tensor: tf.Tensor) -> bool:
+    # TensorFlow places what is done to a variable where that is, and of a tensor of many handles it
+    # looks at the first one's: those of a GPU stay arguments of their own.
+    device = tf.DeviceSpec.from_string(tensor.device)
+    return tensor.dtype == tf.resource and tensor.shape.rank == 0 and device.device_type == "CPU"
+
+
+def _packed(handles: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    groups = [list(handles[i : i + _SIZE]) for i in range(0, len(handles), _SIZE)]
+
     # An operation on handles of other types and shapes is another kernel, which TensorFlow keeps:
     # those of a function it lets go with the function.
-    pack = tf.function(lambda *handles: tf.raw_ops.Pack(values=handles), autograph=False)
-    pack = pack.get_concrete_function(*specs)
-    groups = [list(handles[i : i + _SIZE]) for i in range(0, len(handles), _SIZE)]
+    @tf.function(input_signature=[tf.TensorSpec([], tf.resource)] * _SIZE, autograph=False)
+    def pack(*handles: tf.Tensor) -> tf.Tensor:
+        with tf.device(_CPU):
+            return tf.raw_ops.Pack(values=handles)
+
     return [pack(*group, *group[:1] * (_SIZE - len(group))) for group in groups]
 
 
-def take_packed_handles(definition: function_pb2.FunctionDef, indices: Sequence[int]) -> None:
-    """Rewrites a function that takes handles: it takes what `pack_handles` makes of them.
-
-    These come after the arguments that are left. TensorFlow keeps several copies of each argument,
-    6 kB altogether, but of an output of an operation next to nothing.
-
-    Args:
-      definition: is changed.
-      indices: the handles among its arguments, in their order. What is said of arguments beside
-        their names and types is lost.
-    """
-    arguments = list(definition.signature.input_arg)
-    num_packed = -(-len(indices) // _SIZE)
-    unpacked = {}
-    for k, i in enumerate(indices):
-        group, position = divmod(k, _SIZE)
-        unpacked[arguments[i].name] = f"{_name(group)}:output:{position}"
-    left = [argument for argument in arguments if argument.name not in unpacked]
-    del definition.signature.input_arg[:]
-    definition.signature.input_arg.extend(left)
+def _take_packed(definition: function_pb2.FunctionDef, names: Sequence[str]) -> None:
+    signature, known = definition.signature, set(names)
+    groups = [names[i : i + _SIZE] for i in range(0, len(names), _SIZE)]
+    left = [argument for argument in signature.input_arg if argument.name not in known]
+    del signature.input_arg[:]
+    signature.input_arg.extend(left)
     definition.arg_attr.clear()
     definition.resource_arg_unique_id.clear()
-    for node in definition.node_def:
-        for i, name in enumerate(node.input):
-            node.input[i] = unpacked.get(name, name)
-    for result, name in definition.ret.items():
-        definition.ret[result] = unpacked.get(name, name)
-    for group in range(num_packed):
-        packed = definition.signature.input_arg.add(type=types_pb2.DT_RESOURCE)
-        packed.name = f"packed_handles_{group}"
-        node = definition.node_def.add()
-        node.name, node.op = _name(group), "Unpack"
+    unpacked = {}
+    for i, group in enumerate(groups):
+        packed = signature.input_arg.add(name=f"packed_handles_{i}", type=types_pb2.DT_RESOURCE)
+        node = definition.node_def.add(name=f"unpacked_handles_{i}", op="Unpack", device=_CPU)
         node.input.append(packed.name)
         node.attr["T"].type = types_pb2.DT_RESOURCE
         node.attr["num"].i = _SIZE
-
-
-def _name(group: int) -> str:
-    return f"unpacked_handles_{group}"
+        unpacked |= {name: f"{node.name}:output:{position}" for position, name in enumerate(group)}
+    for node in definition.node_def:
+        node.input[:] = [unpacked.get(name, name) for name in node.input]
+    for result, name in definition.ret.items():
+        definition.ret[result] = unpacked.get(name, name)
