@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,3 +84,30 @@ def test_nothing_to_pack():
     definition = traced.function_def
     assert pack_handles(definition, traced.captured_inputs) == []
     assert len(definition.signature.input_arg) == 1
+
+
+_OTHER_DEVICE = """
+import tensorflow as tf
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tfp_realnvp.bare_function import BareFunction
+
+first, second = tf.Variable(1.0), tf.Variable(2.0)
+with tf.device("CPU:1"):
+    there = tf.Variable(4.0)
+variables = [first, there, second]
+assert there.handle.device.endswith("CPU:1")
+
+def function(x):
+    for variable in variables:
+        variable.assign_add(x)
+    return tf.add_n([tf.convert_to_tensor(variable) for variable in variables])
+
+print("sum", float(BareFunction(function, tf.constant(1.0), optimized=False)(tf.constant(1.0))))
+"""
+
+
+def test_variables_of_other_devices_stay_there():
+    command = [sys.executable, "-c", _OTHER_DEVICE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert "sum 10.0" in done.stdout, done.stderr

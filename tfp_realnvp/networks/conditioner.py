@@ -13,8 +13,8 @@ class Conditioner(keras.layers.Layer):
     So two networks of equal configuration are one function of both, and can share what was traced
     for it; see `bijectors/traced_coupling.py`. A subclass reads its variables by `value` and writes
     them by `assign` only, that Keras can put tensors in their place. Its call may take
-    `checkerboard_parity`, to be told the board instead of its own, so that couplings of both
-    parities share one function, as that of `ConvResNet` does.
+    `checkerboard_parity`, as that of `ConvResNet` does, to be told the board instead of its own, so
+    that couplings of both parities share one function.
 
     #### Example
 
