@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
 
 from tfp_realnvp import checks, replicas
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.recomputed_run import Pass, apply_run
 from tfp_realnvp.groups import map_in_groups
 
 __all__ = ["BatchNormalization"]
@@ -137,12 +137,19 @@ class BatchNormalization(FlowBijector):
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._moving.build(y.shape[-1], self.dtype)
         if options.get("training"):
-            return self._normalize_batch(y)
+            x, [ildj] = apply_run([self.inverse_step], y)
+            return x, ildj
         variance = self._moving.variance + self._epsilon
         x = (y - self._moving.mean) * tf.math.rsqrt(variance)
         return x, _inverse_log_det(y, variance)
 
-    def _normalize_batch(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def joins_run(self, **options: Any) -> bool:
+        """Whether it normalises by batch statistics: then its gradient is its own."""
+        return bool(options.get("training"))
+
+    def inverse_step(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor, Pass]:
+        """Returns `x`, the log det and the way back, of a training pass."""
+        self._moving.build(y.shape[-1], self.dtype)
         moving = (self._moving.mean, self._moving.variance, self._moving.num_updates)
         before = [tf.convert_to_tensor(variable) for variable in moving]
         axes = tuple(range(y.shape.rank - 1))
@@ -155,33 +162,37 @@ class BatchNormalization(FlowBijector):
                 return function(*args, axes=axes, **static)
             return map_in_groups(function, [args], axes=axes, **static)[0]
 
-        with record.stop_recording():
-            moments = replicas.batch_moments(y, shift=before[0]) if is_global else ()
-            x, ildj, *moved, inverse_std, distance, share = call(
-                _normalize,
-                y,
-                *before,
-                *moments,
-                momentum=self._momentum,
-                epsilon=self._epsilon,
-                by_batch=self._statistics == "batch",
-            )
-            x.set_shape(y.shape)
-            ildj.set_shape(y.shape[:-3])
-            for variable, value in zip(moving, moved, strict=True):
-                value.set_shape(variable.shape)
-                replicas.assign(variable, value)
+        moments = replicas.batch_moments(y, shift=before[0]) if is_global else ()
+        x, ildj, *moved, mean, inverse_std, distance, share = call(
+            _normalize,
+            y,
+            *before,
+            *moments,
+            momentum=self._momentum,
+            epsilon=self._epsilon,
+            by_batch=self._statistics == "batch",
+        )
+        shape = y.shape
+        x.set_shape(shape)
+        ildj.set_shape(shape[:-3])
+        for variable, value in zip(moving, moved, strict=True):
+            value.set_shape(variable.shape)
+            replicas.assign(variable, value)
 
-        def gradient(by_x: tf.Tensor, by_ildj: tf.Tensor) -> list[tf.Tensor]:
+        def repeat(y: tf.Tensor) -> tf.Tensor:
+            return _normalized(y, mean, inverse_std)
+
+        def gradient(
+            by_x: tf.Tensor, by_ildj: tf.Tensor, y: tf.Tensor | None, x: tf.Tensor
+        ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+            # It needs no image but x, which the next bijector keeps anyhow.
             sums = [_sums(by_x, by_ildj, x, axes)] if is_global else []
             sums = replicas.sum_over_replicas(sums)
             by_y = call(_gradient, by_x, by_ildj, x, inverse_std, distance, share, *sums)
-            by_y.set_shape(y.shape)
-            return [by_y]
+            by_y.set_shape(shape)
+            return by_y, [], x / inverse_std + mean if y is None else y
 
-        # By hand: it needs no image but x, which the next bijector keeps anyhow.
-        record.record_operation("BatchNormalization", [x, ildj], [y], gradient)
-        return x, ildj
+        return x, ildj, Pass(gradient, repeat=repeat)
 
 
 def _normalize(
@@ -209,8 +220,9 @@ def _normalize(
       by_batch: whether to normalise by the batch's moments, not by the moving ones.
 
     Returns:
-      x and its ildj; mean, variance and number of updates, moved; and for the gradient 1 / σ, the
-      distance of the mean from the batch's, and the share of each value of the batch in it.
+      x and its ildj; mean, variance and number of updates, moved; and for the gradient the mean and
+      1 / σ that it is normalised by, the distance of that mean from the batch's, and the share of
+      each value of the batch in it.
     """
     if moments:
         batch_mean, batch_variance, count = moments
@@ -226,10 +238,14 @@ def _normalize(
         used_mean, used_variance, weight = batch_mean, batch_variance, tf.ones_like(kept)
     used_variance += epsilon
     inverse_std = tf.math.rsqrt(used_variance)
-    x = (y - used_mean) * inverse_std
+    x = _normalized(y, used_mean, inverse_std)
     ildj = _inverse_log_det(y, used_variance)
     moved = moved_mean, moved_variance, num_updates + 1
-    return x, ildj, *moved, inverse_std, used_mean - batch_mean, weight / count
+    return x, ildj, *moved, used_mean, inverse_std, used_mean - batch_mean, weight / count
+
+
+def _normalized(y: tf.Tensor, mean: tf.Tensor, inverse_std: tf.Tensor) -> tf.Tensor:
+    return (y - mean) * inverse_std
 
 
 def _gradient(

@@ -161,6 +161,15 @@ class FlowBijector(tfb.Bijector):
         """The variables of its own, not of its parts, that a training pass writes."""
         return ()
 
+    def joins_run(self, **options: Any) -> bool:
+        """Whether `recompute` may take it and its neighbours as one, as in `recomputed_run`."""
+        del options
+        return False
+
+    def inverse_step(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
+        """Returns `x`, the log det and the `Pass` that goes back; for what `joins_run`."""
+        raise NotImplementedError(f"{self.name} joins no run.")
+
     # The public pair.
 
     def forward_and_log_det(

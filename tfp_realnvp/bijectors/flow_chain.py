@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import checks
 from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.recomputed_run import Pass, apply_run, runs_of
 
 __all__ = ["FlowChain"]
 
@@ -108,9 +109,16 @@ class FlowChain(FlowBijector):
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
         options = self._with_recompute(options)
-        for part in self._bijectors:
-            y, ildj = parts.inverse_and_log_det(part, y, **options)
-            log_dets.append(ildj)
+        runs = [[part] for part in self._bijectors]
+        if options.get("recompute"):
+            runs = runs_of(self._bijectors, **options)
+        for run in runs:
+            if len(run) == 1:
+                y, ildj = parts.inverse_and_log_det(run[0], y, **options)
+                log_dets.append(ildj)
+            else:
+                y, ildjs = apply_run([_step_of(part, options) for part in run], y)
+                log_dets.extend(ildjs)
         return y, _sum(log_dets, y)
 
     def _with_recompute(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +143,14 @@ class FlowChain(FlowBijector):
         for part in self._bijectors:
             output_shape = part.inverse_event_shape_tensor(output_shape)
         return output_shape
+
+
+def _step_of(part: FlowBijector, options: dict[str, Any]) -> Callable[[tf.Tensor], Any]:
+    def step(y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Pass]:
+        part._check_shape(y.shape, inverse=True)
+        return part.inverse_step(y, **options)
+
+    return step
 
 
 def _sum(log_dets: list[tf.Tensor], image: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ __all__ = [
     "call_options",
     "forward_and_log_det",
     "inverse_and_log_det",
+    "is_observed",
     "observe_inverse",
 ]
 
@@ -79,6 +80,11 @@ def observe_inverse(observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], Non
         yield
     finally:
         _observer.reset(token)
+
+
+def is_observed() -> bool:
+    """Returns whether someone wants to see each part's result, as in `observe_inverse`."""
+    return _observer.get() is not None
 
 
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:

@@ -11,16 +11,15 @@ from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import record
-from tensorflow.python.ops import resource_variable_ops
 
 from tfp_realnvp.bijectors.recomputation import in_order, recording
+from tfp_realnvp.bijectors.recomputed_run import Pass
 from tfp_realnvp.groups import unfolded
 from tfp_realnvp.masks import CheckerboardMask, Mask
 from tfp_realnvp.networks import Conditioner
 from tfp_realnvp.networks.weight_norm_conv import kernels_are_fixed
 
-__all__ = ["CouplingFunctions", "apply_recomputed", "can_be_traced"]
+__all__ = ["CouplingFunctions", "can_be_traced", "recomputed_step"]
 
 # By the configuration of the couplings that they stand for, and for as long as one of these lives.
 _functions: weakref.WeakValueDictionary[Any, _CouplingFunction] = weakref.WeakValueDictionary()
@@ -51,9 +50,14 @@ class Coupling(Protocol):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the image, changed, and the log det."""
 
+    def pure_call_again(
+        self, given: tf.Tensor, is_result: tf.Tensor, scale: Any, **options: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the same, and the image, also from its result."""
+
 
 def can_be_traced(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether `apply_recomputed` may be asked for a coupling of it, here and now."""
+    """Returns whether `recomputed_step` may be asked for a coupling of it, here and now."""
     return (
         isinstance(network, Conditioner)
         and network.built
@@ -64,10 +68,10 @@ def can_be_traced(network: Callable[..., tf.Tensor]) -> bool:
     )
 
 
-def apply_recomputed(
+def recomputed_step(
     coupling: Coupling, image: tf.Tensor, **options: bool
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `coupling.pure_call`, of which the gradient keeps nothing but the image.
+) -> tuple[tf.Tensor, tf.Tensor, Pass]:
+    """Returns `coupling.pure_call` and the way back, which keeps nothing of it.
 
     The backward pass runs the coupling a second time and differentiates that. Both are functions of
     the image, the parity of the mask and the coupling's variables, which all couplings of equal
@@ -80,7 +84,7 @@ def apply_recomputed(
       **options: `inverse`, and those of the network's call.
 
     Returns:
-      The image, and the log det. Moving statistics of the network move, once.
+      The image, the log det and the way back. Moving statistics of the network move, once.
     """
     # A network that takes `training` does less without it, if it knows the parity.
     takes_parity = coupling.accepts_parity and options.get("training", True)
@@ -88,21 +92,28 @@ def apply_recomputed(
     function = _function_of(coupling, image, takes_parity, options)
     variables = _variables(coupling)
     trainable = list(itertools.compress(variables, function.is_trainable))
-    for variable in trainable:
-        resource_variable_ops.variable_accessed(variable)
     handles = [variable.handle for variable in variables]
-    with record.stop_recording():
-        *outputs, values = function.apply(image, parity, handles)
+    result, log_det, values = function.apply(image, parity, handles)
+    shape = image.shape
+    result.set_shape(shape)
+    log_det.set_shape(shape[:-3])
 
-    def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
-        return function.gradient(image, parity, values, upstream)
+    def gradient(
+        by_result: tf.Tensor,
+        by_log_det: tf.Tensor,
+        image: tf.Tensor | None,
+        result: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        given, is_result = (result, True) if image is None else (image, False)
+        upstream = by_result, by_log_det
+        seen, by_image, *by_variables = function.gradient(
+            given, tf.constant(is_result), parity, values, upstream
+        )
+        for tensor in (seen, by_image):
+            tensor.set_shape(shape)
+        return by_image, by_variables, seen if image is None else image
 
-    # The variables are sources as they are: `tf.custom_gradient` would add operations for each.
-    sources = [image, *(variable.handle for variable in trainable)]
-    record.record_operation("Coupling", outputs, sources, gradient)
-    for output, shape in zip(outputs, (image.shape, image.shape[:-3]), strict=True):
-        output.set_shape(shape)
-    return tuple(outputs)
+    return result, log_det, Pass(gradient, trainable)
 
 
 def _variables(coupling: Coupling) -> list[tf.Variable]:
@@ -160,10 +171,15 @@ class _CouplingFunction:
 
     @functools.cached_property
     def gradient(self) -> Callable[..., Any]:
-        """From image, parity, variables and gradients to those by image and variables."""
+        """From what is kept, whether it is the result, parity, variables and gradients.
+
+        To the image, and the gradients by it and by variables. One function for images and results:
+        each takes megabytes, and its time to be optimised.
+        """
         log_det = tf.TensorSpec(self._image.shape[:-3], self._image.dtype)
+        is_result = tf.TensorSpec([], tf.bool)
         upstream = self._image, log_det
-        return _traced(self._gradient, self._image, self._parity, self._specs, upstream)
+        return _traced(self._gradient, self._image, is_result, self._parity, self._specs, upstream)
 
     def _apply(
         self, image: tf.Tensor, parity: tf.Tensor | None, handles: Sequence[tf.Tensor]
@@ -173,7 +189,7 @@ class _CouplingFunction:
             value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=spec.dtype)
             value.set_shape(spec.shape)
             values.append(value)
-        *outputs, moved = self._of_values(image, parity, values)
+        *outputs, moved = self._of_values(self._coupling.pure_call, [image], parity, values)
         for handle, before, after in zip(handles, values, moved, strict=False):
             if after is not before:
                 tf.raw_ops.AssignVariableOp(resource=handle, value=after)
@@ -181,34 +197,38 @@ class _CouplingFunction:
 
     def _gradient(
         self,
-        image: tf.Tensor,
+        given: tf.Tensor,
+        is_result: tf.Tensor,
         parity: tf.Tensor | None,
         values: Sequence[tf.Tensor],
         upstream: Sequence[tf.Tensor],
     ) -> list[tf.Tensor]:
-        sources = [image, *itertools.compress(values, self.is_trainable)]
+        sources = [given, *itertools.compress(values, self.is_trainable)]
+        again = self._coupling.pure_call_again
         with in_order():
             with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
-                *outputs, _ = self._of_values(image, parity, values)
-            return tape.gradient(
+                *outputs, image, _ = self._of_values(again, [given, is_result], parity, values)
+            gradients = tape.gradient(
                 outputs,
                 sources,
                 output_gradients=list(upstream),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
+        return [image, *gradients]
 
     def _of_values(
         self,
-        image: tf.Tensor,
+        call: Callable[..., tuple[tf.Tensor, ...]],
+        image: Sequence[tf.Tensor],
         parity: tf.Tensor | None,
         values: Sequence[tf.Tensor],
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns the image, the log det, and what becomes of the network's variables."""
+    ) -> tuple[Any, ...]:
+        """Returns what `call` gives, and what becomes of the network's variables."""
         variables = self._coupling.network.variables
         scale = values[-1] if len(values) > len(variables) else None
         with keras.StatelessScope(list(zip(variables, values, strict=False))) as scope:
-            outputs = self._coupling.pure_call(image, scale, parity=parity, **self._options)
+            outputs = call(*image, scale, parity=parity, **self._options)
         return *outputs, [scope.get_current_value(variable) for variable in variables]
 
 
