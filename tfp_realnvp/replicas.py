@@ -20,6 +20,7 @@ __all__ = [
     "batch_moments",
     "global_statistics",
     "is_chief",
+    "local_moments",
     "num_replicas",
     "num_workers",
     "part_of_batch",
@@ -104,7 +105,7 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     axes = list(range(images.shape.rank - 1))
     count = tf.cast(tf.reduce_prod(tf.shape(images)[:-1]), images.dtype)
     if not statistics_are_global():
-        return *tf.nn.moments(images, axes), count
+        return *local_moments(images, axes), count
     shift = tf.stop_gradient(shift)
     distance = images - shift
     sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(tf.square(distance), axes)]
@@ -115,6 +116,22 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     count = tf.reshape(count, [])
     mean, square = mean / count, square / count
     return mean + shift, tf.maximum(square - tf.square(mean), 0.0), count
+
+
+def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the mean and the biased variance over `axes`, the first ones, of this replica.
+
+    `tf.nn.moments` has wrong second derivatives: it takes the mean in the variance for a constant.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> mean, variance = local_moments(tf.constant([1.0, 3.0]), [0])
+    >>> float(mean), float(variance)
+    (2.0, 1.0)
+    """
+    mean = tf.reduce_mean(images, axes)
+    return mean, tf.reduce_mean(tf.math.squared_difference(images, mean), axes)
 
 
 class BatchPart(NamedTuple):

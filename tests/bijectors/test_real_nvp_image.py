@@ -242,6 +242,54 @@ def test_recompute_gives_the_same_gradients_and_statistics(traced, dtype, tolera
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_second_derivatives(recompute, training):
+    flow = ft.image_flow((4, 4, 1), recompute=recompute, dtype=tf.float64, alpha=None)
+    points = [ft.normal([3, 4, 4, 1], tf.float64), *map(tf.identity, flow.trainable_variables)]
+    state = [variable for variable in flow.variables if not variable.trainable]
+    before = [tf.identity(variable) for variable in state]
+
+    def squared_gradient(y):
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            z, ildj = flow.inverse_and_log_det(y, training=training)
+            loss = tf.reduce_sum(z**3) + tf.reduce_sum(ildj**2)
+        gradient = tape.gradient(loss, y)
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(value)
+        return tf.reduce_sum(gradient**2)
+
+    with tf.GradientTape() as tape:
+        tape.watch(points[0])
+        squared = squared_gradient(points[0])
+    sources = [points[0], *flow.trainable_variables]
+    gradients = tape.gradient(squared, sources)
+    # By differences: along a direction in the images, and along one in the variables.
+    directions = [
+        ft.normal(p.shape, tf.float64, seed=i) * (1e-2 + tf.abs(p)) for i, p in enumerate(points)
+    ]
+    for chosen in (slice(1), slice(1, None)):
+        along = sum(
+            float(tf.reduce_sum(g * d))
+            for g, d in zip(gradients[chosen], directions[chosen], strict=True)
+        )
+        moved = []
+        for step in (1e-6, -1e-6):
+            y, *values = (p + step * d for p, d in zip(points, directions, strict=True))
+            if chosen.stop == 1:
+                moved.append(squared_gradient(y))
+                continue
+            for variable, value in zip(flow.trainable_variables, values, strict=True):
+                variable.assign(value)
+            moved.append(squared_gradient(tf.identity(points[0])))
+        for variable, value in zip(flow.trainable_variables, points[1:], strict=True):
+            variable.assign(value)
+        difference = float(moved[0] - moved[1]) / 2e-6
+        assert abs(difference) > 1
+        np.testing.assert_allclose(along, difference, rtol=1e-5)
+
+
 def test_recompute_traces_both_parities_once():
     # A scale of checkerboards, channels, and a last scale with another number of channels.
     flow = ft.image_flow((8, 8, 1), num_couplings=4, recompute=True)

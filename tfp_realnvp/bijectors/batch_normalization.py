@@ -162,19 +162,22 @@ class BatchNormalization(FlowBijector):
                 return function(*args, axes=axes, **static)
             return map_in_groups(function, [args], axes=axes, **static)[0]
 
-        moments = replicas.batch_moments(y, shift=before[0]) if is_global else ()
-        x, ildj, *moved, mean, inverse_std, distance, share = call(
-            _normalize,
-            y,
-            *before,
-            *moments,
-            momentum=self._momentum,
-            epsilon=self._epsilon,
-            by_batch=self._statistics == "batch",
-        )
+        def normalize(y: tf.Tensor) -> list[tf.Tensor]:
+            x, ildj, *others = call(
+                _normalize,
+                y,
+                *before,
+                *(replicas.batch_moments(y, shift=before[0]) if is_global else ()),
+                momentum=self._momentum,
+                epsilon=self._epsilon,
+                by_batch=self._statistics == "batch",
+            )
+            x.set_shape(shape)
+            ildj.set_shape(shape[:-3])
+            return [x, ildj, *others]
+
         shape = y.shape
-        x.set_shape(shape)
-        ildj.set_shape(shape[:-3])
+        x, ildj, *moved, mean, inverse_std, distance, share = normalize(y)
         for variable, value in zip(moving, moved, strict=True):
             value.set_shape(variable.shape)
             replicas.assign(variable, value)
@@ -192,7 +195,7 @@ class BatchNormalization(FlowBijector):
             by_y.set_shape(shape)
             return by_y, [], x / inverse_std + mean if y is None else y
 
-        return x, ildj, Pass(gradient, repeat=repeat)
+        return x, ildj, Pass(gradient, lambda y: tuple(normalize(y)[:2]), repeat=repeat)
 
 
 def _normalize(
@@ -227,7 +230,7 @@ def _normalize(
     if moments:
         batch_mean, batch_variance, count = moments
     else:
-        batch_mean, batch_variance = tf.nn.moments(y, axes)
+        batch_mean, batch_variance = replicas.local_moments(y, axes)
         count = tf.cast(tf.reduce_prod(tf.shape(y)[:-1]), y.dtype)
     # The first batch stands alone: there is nothing to average it with.
     kept = tf.where(num_updates > 0, tf.constant(momentum, y.dtype), 0)

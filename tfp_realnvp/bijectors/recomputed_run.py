@@ -32,11 +32,14 @@ class Pass:
     Attributes:
       gradient: from the gradients by its result and its log det, the image (`None` if it is not
         kept) and the result, to the gradients by the image and by the variables, and the image.
+      again: the result and the log det, of the image, by operations that a tape can follow; it
+        writes no variable.
       variables: of which the gradient is.
       repeat: the result, of the image; `None` if that takes a network.
     """
 
     gradient: Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor], tf.Tensor]]
+    again: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     variables: Sequence[tf.Variable] = ()
     repeat: Callable[[tf.Tensor], tf.Tensor] | None = None
 
@@ -69,7 +72,8 @@ def apply_run(
     """Returns what steps make of an image, of which the gradient keeps the first and the last.
 
     The gradient goes from the last step to the first. Those before the first network are repeated,
-    which gives the very same; what the others were applied to, each gradient recovers.
+    which gives the very same; what the others were applied to, each gradient recovers. Where a tape
+    records the gradient, for the gradient of that, it is one of all that the steps do.
 
     Args:
       steps: from an image to the result, the log det and the way back; at least one.
@@ -86,28 +90,50 @@ def apply_run(
             passes.append(back)
     # All before this one are repeated. Without a network none is, for all need only results.
     first = next((i for i, each in enumerate(passes) if each.repeat is None), -1)
-    kept_image = None if first < 0 else image
     kept_result = None if first == len(passes) - 1 else result
+    variables = list(itertools.chain.from_iterable(each.variables for each in passes))
 
     def gradient(by_image: tf.Tensor, *by_log_dets: tf.Tensor) -> list[tf.Tensor]:
+        if record.could_possibly_record():
+            return _gradient_to_record(passes, image, variables, [by_image, *by_log_dets])
         after, images = kept_result, {}
         by_variables: list[tf.Tensor] = []
         for i in reversed(range(len(passes))):
             if i == first:
-                images = _images_until(first, passes, kept_image, by_image)
+                images = _images_until(first, passes, image, by_image)
             by_image, by_own, after = passes[i].gradient(
                 by_image, by_log_dets[i], images.get(i), after
             )
             by_variables = [*by_own, *by_variables]
         return [by_image, *by_variables]
 
-    variables = list(itertools.chain.from_iterable(each.variables for each in passes))
     for variable in variables:
         resource_variable_ops.variable_accessed(variable)
     # The variables are sources as they are: `tf.custom_gradient` would add operations for each.
     sources = [image, *(variable.handle for variable in variables)]
     record.record_operation("FlowRun", [result, *log_dets], sources, gradient)
     return result, log_dets
+
+
+def _gradient_to_record(
+    passes: Sequence[Pass],
+    image: tf.Tensor,
+    variables: Sequence[tf.Variable],
+    upstream: Sequence[tf.Tensor],
+) -> list[tf.Tensor]:
+    sources = [image, *variables]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        result, log_dets = image, []
+        for each in passes:
+            result, log_det = each.again(result)
+            log_dets.append(log_det)
+    return tape.gradient(
+        [result, *log_dets],
+        sources,
+        output_gradients=upstream,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
 
 
 def _images_until(

@@ -113,7 +113,18 @@ def recomputed_step(
             tensor.set_shape(shape)
         return by_image, by_variables, seen if image is None else image
 
-    return result, log_det, Pass(gradient, trainable)
+    def again(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        followed = map(_as_it_was, variables, values)
+        *outputs, _ = function.of_values(coupling.pure_call, [image], parity, list(followed))
+        return tuple(outputs)
+
+    return result, log_det, Pass(gradient, again, trainable)
+
+
+def _as_it_was(variable: tf.Variable, value: tf.Tensor) -> tf.Tensor:
+    # Of that value, with the gradient of the variable.
+    now = tf.convert_to_tensor(variable)
+    return value + (now - tf.stop_gradient(now)) if value.dtype.is_floating else value
 
 
 def _variables(coupling: Coupling) -> list[tf.Variable]:
@@ -189,7 +200,7 @@ class _CouplingFunction:
             value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=spec.dtype)
             value.set_shape(spec.shape)
             values.append(value)
-        *outputs, moved = self._of_values(self._coupling.pure_call, [image], parity, values)
+        *outputs, moved = self.of_values(self._coupling.pure_call, [image], parity, values)
         for handle, before, after in zip(handles, values, moved, strict=False):
             if after is not before:
                 tf.raw_ops.AssignVariableOp(resource=handle, value=after)
@@ -208,7 +219,7 @@ class _CouplingFunction:
         with in_order():
             with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
-                *outputs, image, _ = self._of_values(again, [given, is_result], parity, values)
+                *outputs, image, _ = self.of_values(again, [given, is_result], parity, values)
             gradients = tape.gradient(
                 outputs,
                 sources,
@@ -217,7 +228,7 @@ class _CouplingFunction:
             )
         return [image, *gradients]
 
-    def _of_values(
+    def of_values(
         self,
         call: Callable[..., tuple[tf.Tensor, ...]],
         image: Sequence[tf.Tensor],
