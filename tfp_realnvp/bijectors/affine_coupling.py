@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import record
 
 from tfp_realnvp import checks
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
@@ -204,6 +203,14 @@ class AffineCoupling(FlowBijector):
         """Whether it can be traced."""
         return self.can_be_traced
 
+    def completes(self, other: FlowBijector) -> bool:
+        """Whether it changes what another coupling keeps, and keeps what that changes."""
+        if not (isinstance(other, AffineCoupling) and type(self._mask) is type(other.mask)):
+            return False
+        parities = self._mask.parity, other.mask.parity
+        has_halves = type(self._mask) in (CheckerboardMask, ChannelMask)
+        return has_halves and parities in ((0, 1), (1, 0))
+
     def inverse_step(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor, Pass]:
         """Returns `x`, the log det and the way back."""
         return recomputed_step(self, y, inverse=True, **self._static(options))
@@ -227,65 +234,38 @@ class AffineCoupling(FlowBijector):
           **options: `training`, `conditional_input`, `recompute`.
         """
         mask = self._mask_of(parity)
+        if parity is not None and type(mask) is CheckerboardMask:
+            options["checkerboard_parity"] = parity
         kept, changed = mask.split(image)
-        shift, log_scale = self._shift_and_log_scale(kept, changed, scale, mask, parity, options)
-        result = mask.merge(kept, _changed(changed, shift, log_scale, inverse))
-        return result, _log_det(changed, log_scale, inverse)
+        output = self._network_output(kept, changed.shape[-1], options)
+        # Zero where the coupling keeps: tanh leaves it zero, and zero moves nothing.
+        shift, log_scale = mask.restrict(output), None
+        if self._use_scale:
+            shift, log_scale = tf.split(shift, 2, axis=-1)
+            log_scale = scale * tf.tanh(log_scale)
+        if log_scale is None:
+            log_det = tf.zeros(tf.shape(image)[:-3], image.dtype)
+            changed = changed + shift if inverse else changed - shift
+        elif inverse:
+            log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+            changed = changed * tf.exp(log_scale) + shift
+        else:
+            log_det = -tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+            changed = (changed - shift) * tf.exp(-log_scale)
+        return mask.merge(kept, changed), log_det
 
-    def pure_call_again(
-        self,
-        given: tf.Tensor,
-        is_result: tf.Tensor,
-        scale: Any,
-        *,
-        inverse: bool,
-        parity: tf.Tensor | None = None,
-        **options: Any,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns what `pure_call` gives, and the image, also from its result.
-
-        The network sees the same in both, so that from a result gradients are the same but for the
-        rounding of what is recovered of the image.
-
-        Args:
-          given: the image, or the result; the gradient by it is that by the image.
-          is_result: scalar `bool`: which of both.
-          scale: as in `pure_call`, as all others.
-          inverse: the direction.
-          parity: of the mask.
-          **options: of the network.
-        """
+    def join(
+        self, kept_of: tf.Tensor, changed_of: tf.Tensor, parity: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Returns the image with what it keeps of one and what it changes of another."""
         mask = self._mask_of(parity)
-        kept, changed = mask.split(given)
-        shift, log_scale = self._shift_and_log_scale(kept, changed, scale, mask, parity, options)
-        with record.stop_recording():
-            recovered = _changed(changed, shift, log_scale, not inverse)
-            recovered = tf.where(is_result, recovered, changed)
-        record.record_operation("Recovered", [recovered], [changed], lambda upstream: [upstream])
-        result = mask.merge(kept, _changed(recovered, shift, log_scale, inverse))
-        return result, _log_det(recovered, log_scale, inverse), mask.merge(kept, recovered)
+        kept, changed = mask.split(kept_of)[0], mask.split(changed_of)[1]
+        if type(mask) is CheckerboardMask:
+            return kept + mask.restrict(changed)
+        return mask.merge(kept, changed)
 
     def _mask_of(self, parity: tf.Tensor | None) -> Mask:
         return self._mask if parity is None else type(self._mask)(parity)
-
-    def _shift_and_log_scale(
-        self,
-        kept: tf.Tensor,
-        changed: tf.Tensor,
-        scale: Any,
-        mask: Mask,
-        parity: tf.Tensor | None,
-        options: dict[str, Any],
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        if parity is not None and type(mask) is CheckerboardMask:
-            options = {**options, "checkerboard_parity": parity}
-        output = self._network_output(kept, changed.shape[-1], options)
-        # Zero where the coupling keeps: tanh leaves it zero, and zero moves nothing.
-        shift = mask.restrict(output)
-        if not self._use_scale:
-            return shift, None
-        shift, log_scale = tf.split(shift, 2, axis=-1)
-        return shift, scale * tf.tanh(log_scale)
 
     def _network_output(self, kept: tf.Tensor, channels: int, options: dict[str, Any]) -> tf.Tensor:
         images = flatten_batch(kept)
@@ -319,21 +299,6 @@ class AffineCoupling(FlowBijector):
     def _static(self, options: dict[str, Any]) -> dict[str, bool]:
         takes = "training" in self._network_options
         return {"training": options.get("training", False)} if takes else {}
-
-
-def _changed(
-    half: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor | None, inverse: bool
-) -> tf.Tensor:
-    if log_scale is None:
-        return half + shift if inverse else half - shift
-    return half * tf.exp(log_scale) + shift if inverse else (half - shift) * tf.exp(-log_scale)
-
-
-def _log_det(half: tf.Tensor, log_scale: tf.Tensor | None, inverse: bool) -> tf.Tensor:
-    if log_scale is None:
-        return tf.zeros(tf.shape(half)[:-3], half.dtype)
-    total = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
-    return total if inverse else -total
 
 
 def _check_mask(mask: Any, name: str) -> None:

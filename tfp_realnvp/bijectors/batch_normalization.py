@@ -187,13 +187,13 @@ class BatchNormalization(FlowBijector):
 
         def gradient(
             by_x: tf.Tensor, by_ildj: tf.Tensor, y: tf.Tensor | None, x: tf.Tensor
-        ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor | None]:
             # It needs no image but x, which the next bijector keeps anyhow.
             sums = [_sums(by_x, by_ildj, x, axes)] if is_global else []
             sums = replicas.sum_over_replicas(sums)
             by_y = call(_gradient, by_x, by_ildj, x, inverse_std, distance, share, *sums)
             by_y.set_shape(shape)
-            return by_y, [], x / inverse_std + mean if y is None else y
+            return by_y, [], y
 
         return x, ildj, Pass(gradient, lambda y: tuple(normalize(y)[:2]), repeat=repeat)
 

@@ -162,13 +162,9 @@ class FlowBijector(tfb.Bijector):
         return ()
 
     def joins_run(self, **options: Any) -> bool:
-        """Whether `recompute` may take it and its neighbours as one, as in `recomputed_run`."""
+        """Whether it has an `inverse_step`, that `recompute` may take together with others'."""
         del options
         return False
-
-    def inverse_step(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
-        """Returns `x`, the log det and the `Pass` that goes back; for what `joins_run`."""
-        raise NotImplementedError(f"{self.name} joins no run.")
 
     # The public pair.
 

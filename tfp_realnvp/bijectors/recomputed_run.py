@@ -1,4 +1,4 @@
-"""Several parts of a flow as one for the gradient, which goes back from their result."""
+"""Couplings that the gradient takes two at a time, so that half of the images are kept."""
 
 from __future__ import annotations
 
@@ -19,26 +19,23 @@ __all__ = ["Pass", "apply_run", "runs_of"]
 
 tfb = tfp.bijectors
 
-# Those of a run that have a network. What the second one changed is recovered from its result, with
-# rounding; what it kept, and all that its network computes from that, is exact. With more of them
-# networks would compute from what was recovered, and errors grow.
-_NUM_NETWORKS = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
     """How to go back after a part was applied to an image.
 
     Attributes:
-      gradient: from the gradients by its result and its log det, the image (`None` if it is not
-        kept) and the result, to the gradients by the image and by the variables, and the image.
+      gradient: from the gradients by result and log det, the image and the result, to the gradients
+        by image and variables, and the image. A part without a network needs the result only; one
+        with needs its changed half from the image, and the other one from any of both.
       again: the result and the log det, of the image, by operations that a tape can follow; it
         writes no variable.
       variables: of which the gradient is.
-      repeat: the result, of the image; `None` if that takes a network.
+      repeat: the result, of the image, for each position and channel alone; `None` if there is a
+        network.
     """
 
-    gradient: Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor], tf.Tensor]]
+    gradient: Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor], tf.Tensor | None]]
     again: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     variables: Sequence[tf.Variable] = ()
     repeat: Callable[[tf.Tensor], tf.Tensor] | None = None
@@ -47,23 +44,32 @@ class Pass:
 def runs_of(bijectors: Sequence[tfb.Bijector], **options: Any) -> Iterator[list[tfb.Bijector]]:
     """Yields the parts of an inverse pass, those together that `apply_run` takes as one.
 
-    A run ends with its second network, so that the next one starts with the normalisation of its
-    result. Other parts come alone, and so do all where each is asked for what it gives.
+    A run ends with its second coupling, and the next one starts with the normalisation of what that
+    gives. Other parts come alone, and so do all where each is asked for what it gives.
     """
-    run, num_networks = [], 0
+    run: list[FlowBijector] = []
     for part in bijectors:
         joins = isinstance(part, FlowBijector) and part.joins_run(**options)
         joins = joins and not (part.validate_args or parts.is_observed())
-        if run and not (joins and num_networks < _NUM_NETWORKS):
+        if run and not (joins and _fits(run, part)):
             yield run
-            run, num_networks = [], 0
+            run = []
         if joins:
             run.append(part)
-            num_networks += bool(part.layers)
         else:
             yield [part]
     if run:
         yield run
+
+
+def _fits(run: Sequence[FlowBijector], part: FlowBijector) -> bool:
+    with_networks = [each for each in run if each.layers]
+    if not with_networks:
+        return True
+    if part.layers:
+        return len(with_networks) == 1 and part.completes(with_networks[0])
+    # Of two normalisations the first one's result would be lost.
+    return run[-1] is with_networks[0] and len(with_networks) == 1
 
 
 def apply_run(
@@ -71,12 +77,14 @@ def apply_run(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns what steps make of an image, of which the gradient keeps the first and the last.
 
-    The gradient goes from the last step to the first. Those before the first network are repeated,
-    which gives the very same; what the others were applied to, each gradient recovers. Where a tape
-    records the gradient, for the gradient of that, it is one of all that the steps do.
+    What the second coupling kept is in its result. What it changed the first one kept: that is in
+    the first image, but for normalisations, which are repeated. So each coupling's gradient has the
+    very image that the coupling had. Where a tape records the gradient, for the gradient of that,
+    it is one of all that the steps do.
 
     Args:
-      steps: from an image to the result, the log det and the way back; at least one.
+      steps: from an image to the result, the log det and the way back; as `runs_of` puts parts
+        together, or a single one.
       image: [..., H, W, C].
 
     Returns:
@@ -88,21 +96,21 @@ def apply_run(
             result, log_det, back = step(result)
             log_dets.append(log_det)
             passes.append(back)
-    # All before this one are repeated. Without a network none is, for all need only results.
-    first = next((i for i, each in enumerate(passes) if each.repeat is None), -1)
-    kept_result = None if first == len(passes) - 1 else result
     variables = list(itertools.chain.from_iterable(each.variables for each in passes))
+    # A single coupling has all that it needs in its image.
+    needs_none = passes[-1].repeat is None and all(each.repeat for each in passes[:-1])
+    kept = [image, None if needs_none else result]
 
     def gradient(by_image: tf.Tensor, *by_log_dets: tf.Tensor) -> list[tf.Tensor]:
         if record.could_possibly_record():
             return _gradient_to_record(passes, image, variables, [by_image, *by_log_dets])
-        after, images = kept_result, {}
+        # Not before the gradient arrives: a graph runs what is ready, and would keep it until then.
+        with tf.control_dependencies([by_image]):
+            images = _images(passes, *kept)
         by_variables: list[tf.Tensor] = []
         for i in reversed(range(len(passes))):
-            if i == first:
-                images = _images_until(first, passes, image, by_image)
-            by_image, by_own, after = passes[i].gradient(
-                by_image, by_log_dets[i], images.get(i), after
+            by_image, by_own, images[i] = passes[i].gradient(
+                by_image, by_log_dets[i], images[i], images[i + 1]
             )
             by_variables = [*by_own, *by_variables]
         return [by_image, *by_variables]
@@ -113,6 +121,26 @@ def apply_run(
     sources = [image, *(variable.handle for variable in variables)]
     record.record_operation("FlowRun", [result, *log_dets], sources, gradient)
     return result, log_dets
+
+
+def _images(
+    passes: Sequence[Pass], image: tf.Tensor, result: tf.Tensor | None
+) -> list[tf.Tensor | None]:
+    """Returns each pass's image, and last the result; `None` for what no gradient needs.
+
+    That of a second coupling only has the half that the coupling changes.
+    """
+    couplings = [i for i, each in enumerate(passes) if each.repeat is None]
+    first, *second = couplings or [len(passes)]
+    images = [image, *[None] * (len(passes) - 1), result]
+    for i in range(min(first, len(passes) - 1)):
+        images[i + 1] = passes[i].repeat(images[i])
+    if second:
+        half = images[first]
+        for each in passes[first + 1 : second[0]]:
+            half = each.repeat(half)
+        images[second[0]] = half
+    return images
 
 
 def _gradient_to_record(
@@ -134,14 +162,3 @@ def _gradient_to_record(
         output_gradients=upstream,
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
-
-
-def _images_until(
-    end: int, passes: Sequence[Pass], image: tf.Tensor, upstream: tf.Tensor
-) -> dict[int, tf.Tensor]:
-    images = [image]
-    # Not before the gradient arrives: a graph runs what is ready, and would keep them until then.
-    with tf.control_dependencies([upstream]):
-        for each in passes[:end]:
-            images.append(each.repeat(images[-1]))
-    return dict(enumerate(images))

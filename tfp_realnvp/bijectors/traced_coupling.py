@@ -50,10 +50,8 @@ class Coupling(Protocol):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the image, changed, and the log det."""
 
-    def pure_call_again(
-        self, given: tf.Tensor, is_result: tf.Tensor, scale: Any, **options: Any
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the same, and the image, also from its result."""
+    def join(self, kept_of: tf.Tensor, changed_of: tf.Tensor, parity: Any) -> tf.Tensor:
+        """Returns the image with what it keeps of one and what it changes of another."""
 
 
 def can_be_traced(network: Callable[..., tf.Tensor]) -> bool:
@@ -101,21 +99,19 @@ def recomputed_step(
     def gradient(
         by_result: tf.Tensor,
         by_log_det: tf.Tensor,
-        image: tf.Tensor | None,
+        image: tf.Tensor,
         result: tf.Tensor | None,
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        given, is_result = (result, True) if image is None else (image, False)
         upstream = by_result, by_log_det
-        seen, by_image, *by_variables = function.gradient(
-            given, tf.constant(is_result), parity, values, upstream
-        )
-        for tensor in (seen, by_image):
+        kept_of = image if result is None else result
+        image, by_image, *by_variables = function.gradient(kept_of, image, parity, values, upstream)
+        for tensor in (image, by_image):
             tensor.set_shape(shape)
-        return by_image, by_variables, seen if image is None else image
+        return by_image, by_variables, image
 
     def again(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         followed = map(_as_it_was, variables, values)
-        *outputs, _ = function.of_values(coupling.pure_call, [image], parity, list(followed))
+        *outputs, _ = function.of_values(image, parity, list(followed))
         return tuple(outputs)
 
     return result, log_det, Pass(gradient, again, trainable)
@@ -182,15 +178,13 @@ class _CouplingFunction:
 
     @functools.cached_property
     def gradient(self) -> Callable[..., Any]:
-        """From what is kept, whether it is the result, parity, variables and gradients.
+        """From what has either half of the image, parity, variables and gradients.
 
-        To the image, and the gradients by it and by variables. One function for images and results:
-        each takes megabytes, and its time to be optimised.
+        To the image, and the gradients by it and by variables.
         """
-        log_det = tf.TensorSpec(self._image.shape[:-3], self._image.dtype)
-        is_result = tf.TensorSpec([], tf.bool)
-        upstream = self._image, log_det
-        return _traced(self._gradient, self._image, is_result, self._parity, self._specs, upstream)
+        image = self._image
+        upstream = image, tf.TensorSpec(image.shape[:-3], image.dtype)
+        return _traced(self._gradient, image, image, self._parity, self._specs, upstream)
 
     def _apply(
         self, image: tf.Tensor, parity: tf.Tensor | None, handles: Sequence[tf.Tensor]
@@ -200,7 +194,7 @@ class _CouplingFunction:
             value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=spec.dtype)
             value.set_shape(spec.shape)
             values.append(value)
-        *outputs, moved = self.of_values(self._coupling.pure_call, [image], parity, values)
+        *outputs, moved = self.of_values(image, parity, values)
         for handle, before, after in zip(handles, values, moved, strict=False):
             if after is not before:
                 tf.raw_ops.AssignVariableOp(resource=handle, value=after)
@@ -208,18 +202,18 @@ class _CouplingFunction:
 
     def _gradient(
         self,
-        given: tf.Tensor,
-        is_result: tf.Tensor,
+        kept_of: tf.Tensor,
+        changed_of: tf.Tensor,
         parity: tf.Tensor | None,
         values: Sequence[tf.Tensor],
         upstream: Sequence[tf.Tensor],
     ) -> list[tf.Tensor]:
-        sources = [given, *itertools.compress(values, self.is_trainable)]
-        again = self._coupling.pure_call_again
+        image = self._coupling.join(kept_of, changed_of, parity)
+        sources = [image, *itertools.compress(values, self.is_trainable)]
         with in_order():
             with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
-                *outputs, image, _ = self.of_values(again, [given, is_result], parity, values)
+                *outputs, _ = self.of_values(image, parity, values)
             gradients = tape.gradient(
                 outputs,
                 sources,
@@ -230,16 +224,15 @@ class _CouplingFunction:
 
     def of_values(
         self,
-        call: Callable[..., tuple[tf.Tensor, ...]],
-        image: Sequence[tf.Tensor],
+        image: tf.Tensor,
         parity: tf.Tensor | None,
         values: Sequence[tf.Tensor],
-    ) -> tuple[Any, ...]:
-        """Returns what `call` gives, and what becomes of the network's variables."""
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns the image, the log det, and what becomes of the network's variables."""
         variables = self._coupling.network.variables
         scale = values[-1] if len(values) > len(variables) else None
         with keras.StatelessScope(list(zip(variables, values, strict=False))) as scope:
-            outputs = call(*image, scale, parity=parity, **self._options)
+            outputs = self._coupling.pure_call(image, scale, parity=parity, **self._options)
         return *outputs, [scope.get_current_value(variable) for variable in variables]
 
 
