@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfp_realnvp import checks
 from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.layer_variables import LayerVariables
 from tfp_realnvp.bijectors.recomputation import recompute_gradient
 from tfp_realnvp.bijectors.recomputed_run import Pass, apply_run
 from tfp_realnvp.bijectors.traced_coupling import CouplingFunctions, can_be_traced, recomputed_step
@@ -109,7 +110,7 @@ class AffineCoupling(FlowBijector):
             self._use_scale = use_scale
             self._functions = CouplingFunctions()
             self._is_layer = isinstance(network, keras.layers.Layer)
-            self._network_variables = _LayerVariables(network) if self._is_layer else ()
+            self._network_variables = LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._network_options = tuple(
                 option for option in ("training", *_TENSOR_OPTIONS) if option in signature
@@ -318,30 +319,3 @@ def _check_scale(scale: Any, dtype: tf.DType, name: str) -> None:
         checks.real(scale, lambda number: abs(number) <= dtype.max, expected)
     elif scale.dtype != dtype or scale.shape.rank != 0:
         raise TypeError(f"{expected}, got {scale!r}.")
-
-
-class _LayerVariables(Sequence):
-    """A layer's variables as `tf.Variable`s, whenever `tf.Module` asks for them.
-
-    `tf.Module` collects `tf.Variable`s from attributes and looks into sequences, but a Keras 3
-    variable only wraps one.
-    """
-
-    def __init__(self, layer: keras.layers.Layer) -> None:
-        self._layer = layer
-
-    def __len__(self) -> int:
-        return len(self._layer.variables)
-
-    def __getitem__(self, index: int) -> tf.Variable:
-        return _native(self._layer.variables[index])
-
-    def __iter__(self) -> Iterator[tf.Variable]:
-        return map(_native, self._layer.variables)
-
-
-def _native(variable: keras.Variable) -> tf.Variable:
-    value = variable.value
-    # Keras keeps `layer.trainable = False` to itself; TFP and the tape look at this flag.
-    value._trainable = variable.trainable
-    return value
