@@ -38,9 +38,10 @@ def rate_of(square: Callable[[Any], Any], matrix: Any, rounds: int) -> float:
 
 
 def bfloat16_pays(rates: dict[str, float]) -> bool:
-    """Returns whether the machine has instructions for bfloat16, by the outcome of `matrix_rates`.
+    """Returns whether the machine is faster in bfloat16, by the outcome of `matrix_rates`.
 
-    Without them convolutions in bfloat16 are ten times slower than in float32.
+    Without instructions for it convolutions are ten times slower than in float32, and not all
+    machines that have some gain by them.
     """
     return rates["bfloat16"] > 1.2 * rates["float32"]
 

@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _DEFAULT_SIZES = ("small", "cifar10", "images64")
-_NO_BFLOAT16 = "left out: no instructions for bfloat16 (--only and --pair measure it all the same)"
+_NO_BFLOAT16 = "left out: no faster in bfloat16 (--only and --pair measure it all the same)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
