@@ -79,6 +79,7 @@ def test_parts_that_are_looked_at_come_alone():
         ([tfr.CheckerboardMask(i % 2) for i in range(5)], 1),
         ([tfr.ChannelMask(i % 2) for i in range(4)], 2),
         ([tfr.ChannelMask(i) for i in (0, 0, 1)], 4),
+        ([tfr.ChannelMask(tf.constant(i)) for i in (0, 1)], 2),
         ([_Thirds(), _Thirds(), tfr.CheckerboardMask(1), tfr.CheckerboardMask(0)], 3),
     ],
 )

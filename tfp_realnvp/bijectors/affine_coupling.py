@@ -209,8 +209,10 @@ class AffineCoupling(FlowBijector):
         if not (isinstance(other, AffineCoupling) and type(self._mask) is type(other.mask)):
             return False
         parities = self._mask.parity, other.mask.parity
+        # That of a tensor is not known now, and that of another mask may mean anything.
+        is_known = not any(tf.is_tensor(parity) for parity in parities)
         has_halves = type(self._mask) in (CheckerboardMask, ChannelMask)
-        return has_halves and parities in ((0, 1), (1, 0))
+        return has_halves and is_known and sum(parities) == 1
 
     def inverse_step(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor, Pass]:
         """Returns `x`, the log det and the way back."""

@@ -135,10 +135,10 @@ class BatchNormalization(FlowBijector):
         return y, -_inverse_log_det(x, variance)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        self._moving.build(y.shape[-1], self.dtype)
         if options.get("training"):
             x, [ildj] = apply_run([self.inverse_step], y)
             return x, ildj
+        self._moving.build(y.shape[-1], self.dtype)
         variance = self._moving.variance + self._epsilon
         x = (y - self._moving.mean) * tf.math.rsqrt(variance)
         return x, _inverse_log_det(y, variance)
@@ -162,7 +162,7 @@ class BatchNormalization(FlowBijector):
                 return function(*args, axes=axes, **static)
             return map_in_groups(function, [args], axes=axes, **static)[0]
 
-        def normalize(y: tf.Tensor) -> list[tf.Tensor]:
+        def normalize(y: tf.Tensor) -> tuple[tf.Tensor, ...]:
             x, ildj, *others = call(
                 _normalize,
                 y,
@@ -174,7 +174,7 @@ class BatchNormalization(FlowBijector):
             )
             x.set_shape(shape)
             ildj.set_shape(shape[:-3])
-            return [x, ildj, *others]
+            return x, ildj, *others
 
         shape = y.shape
         x, ildj, *moved, mean, inverse_std, distance, share = normalize(y)
@@ -195,7 +195,7 @@ class BatchNormalization(FlowBijector):
             by_y.set_shape(shape)
             return by_y, [], y
 
-        return x, ildj, Pass(gradient, lambda y: tuple(normalize(y)[:2]), repeat=repeat)
+        return x, ildj, Pass(gradient, lambda y: normalize(y)[:2], repeat=repeat)
 
 
 def _normalize(

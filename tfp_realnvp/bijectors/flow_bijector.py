@@ -162,7 +162,10 @@ class FlowBijector(tfb.Bijector):
         return ()
 
     def joins_run(self, **options: Any) -> bool:
-        """Whether it has an `inverse_step`, that `recompute` may take together with others'."""
+        """Whether it has an `inverse_step`, that `recompute` may take together with others'.
+
+        One with a network also has `completes`; see `recomputed_run.py`.
+        """
         del options
         return False
 
