@@ -14,13 +14,13 @@ from tfp_realnvp.bijectors import (
     RealNVPImage,
     Squeeze,
 )
-from tfp_realnvp.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
-from tfp_realnvp.diagnosis import NonFiniteLossError
-from tfp_realnvp.export import export_saved_model
-from tfp_realnvp.model import FlowModel
 from tfp_realnvp.networks import Conditioner, ConvResNet, ShallowConv, WeightNormConv2D
-from tfp_realnvp.optimizers import FusedAdam
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
+from tfp_realnvp.serialization.saved_model import export_saved_model
+from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
+from tfp_realnvp.training.diagnosis import NonFiniteLossError
+from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.optimizers import FusedAdam
 
 __all__ = [
     "PAPER_CONFIGURATIONS",

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import checks, pixels
+from tfp_realnvp import pixels
+from tfp_realnvp.internal import validation
 
 __all__ = ["PAPER_RESULTS", "Evaluation", "PaperResult", "as_json", "as_markdown", "bits_per_dim"]
 
@@ -120,11 +121,11 @@ def bits_per_dim(
         an argument is out of range, or a log density is not finite.
     """
     num_draws, batch_size = (
-        checks.integer(value, 1, f"bits_per_dim: expected {argument} of at least 1")
+        validation.integer(value, 1, f"bits_per_dim: expected {argument} of at least 1")
         for argument, value in (("num_draws", num_draws), ("batch_size", batch_size))
     )
     int32 = range(-(2**31), 2**31)
-    seed = int(checks.real(seed, lambda x: x in int32, "bits_per_dim: expected an int32 seed"))
+    seed = int(validation.real(seed, lambda x: x in int32, "bits_per_dim: expected an int32 seed"))
     # One graph for all batches, of which the last may be smaller.
     spec = tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)
     log_prob_fn = tf.function(distribution.log_prob, input_signature=[spec])

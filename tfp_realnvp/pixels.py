@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp.internal import validation
 
 __all__ = ["bits_per_dim", "dequantize", "evaluation_seed", "image_component", "to_uint8"]
 
@@ -149,7 +149,7 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
     """
     images = np.asarray(images)
     expected = "to_uint8: expected num_values in [1, 256]"
-    checks.real(num_values, lambda number: 1 <= number <= 256, expected)
+    validation.real(num_values, lambda number: 1 <= number <= 256, expected)
     if not np.isfinite(images).all():
         raise ValueError(
             f"to_uint8: expected finite values, got {np.count_nonzero(~np.isfinite(images))} that "

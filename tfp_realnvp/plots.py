@@ -1,6 +1,6 @@
 """Pictures of images and of training curves, written to PNG files.
 
-A file appears whole or not at all, see `written_whole`.
+A file appears whole or not at all, see `atomic_write`.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.files import written_whole
+from tfp_realnvp.internal.atomic_files import atomic_write
 
 __all__ = ["image_grid", "save_curves", "save_image_grid", "save_labelled_grid"]
 
@@ -129,7 +129,7 @@ def save_image_grid(
     grid = grid.repeat(upscale, axis=0).repeat(upscale, axis=1)
     if grid.shape[-1] == 1:
         grid = grid[..., 0]
-    with written_whole(path) as (file, path):
+    with atomic_write(path) as (file, path):
         Image.fromarray(grid).save(file, format="PNG")
     return path
 
@@ -212,7 +212,7 @@ def save_labelled_grid(
         [] if row_labels is None else 0.5 + height / 2 + (height + 1) * np.arange(rows),
         row_labels,
     )
-    with written_whole(path) as (file, path):
+    with atomic_write(path) as (file, path):
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
     return path
 
@@ -271,7 +271,7 @@ def save_curves(
         # A lone point is invisible without a marker.
         axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None)
     axes.legend()
-    with written_whole(path) as (file, path):
+    with atomic_write(path) as (file, path):
         figure.savefig(file, format="png")
     return path
 

@@ -6,10 +6,10 @@ from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.bijectors.squeeze import Squeeze
-from tfp_realnvp.masks import ChannelMask, CheckerboardMask
 
 __all__ = [
     "PAPER_CONFIGURATIONS",

@@ -1,4 +1,4 @@
-"""A learned scale and shift of each channel that start from the first batch."""
+"""A learned scale and shift of each channel, initialized by the first batch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp import checks, replicas
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import replicas, validation
 
 __all__ = ["ActNorm"]
 
@@ -23,7 +23,7 @@ class ActNorm(FlowBijector):
 
     The first inverse pass with `training=True` sets `shift` to the mean and `log_scale` to minus
     the log of the standard deviation of each channel over the batch and all positions, so that `x`
-    has mean 0 and variance 1 there. Unlike batch normalisation it is the same map in training and
+    has mean 0 and variance 1 there. Unlike batch normalization it is the same map in training and
     evaluation, and for any size of batch.
 
     #### Example
@@ -53,27 +53,29 @@ class ActNorm(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          num_channels: makes the variables now; `None` makes them at the first call.
+          num_channels: creates the variables now; `None` creates them at the first call.
           epsilon: added to the first batch's variance, positive.
-          learned: the variables, if they are to be shared with another bijector.
+          learned: variables to share with another bijector.
           dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to look for values that are not finite.
+          validate_args: whether to assert that values are finite.
           name: of the operations.
 
         Raises:
           ValueError: if `epsilon` is not positive.
-          TypeError: if `dtype` is another one.
+          TypeError: if `dtype` is not float32 or float64, or an argument has another wrong type.
         """
         parameters = dict(locals())
-        dtype = checks.float_dtype(dtype, name)
-        checks.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
+        dtype = validation.float_dtype(dtype, name)
+        validation.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
         if not (learned is None or isinstance(learned, LearnedAffine)):
             raise TypeError(f"{name}: expected a LearnedAffine as learned, got {learned!r}.")
         if num_channels is not None:
-            num_channels = checks.integer(num_channels, 1, f"{name}: expected num_channels from 1")
+            num_channels = validation.integer(
+                num_channels, 1, f"{name}: expected num_channels from 1"
+            )
         with tf.name_scope(name):
             self._epsilon = epsilon
-            # A copy shares the variables, made or not.
+            # A copy shares the variables, whether they were created or not.
             self._learned = LearnedAffine() if learned is None else learned
             parameters["learned"] = self._learned
             if num_channels is not None:
@@ -89,13 +91,20 @@ class ActNorm(FlowBijector):
 
     @property
     def is_built(self) -> bool:
-        """Whether the variables were made."""
+        """Whether the variables exist."""
         return self._learned.shift is not None
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
         """The variables: the first training pass sets them."""
         return tuple(self._learned.variables)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make an equal bijector with its own variables."""
+        config = {**self.parameters, "num_channels": self._learned.num_channels}
+        del config["learned"]
+        return config
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         channels = self._learned.num_channels
@@ -138,7 +147,7 @@ class LearnedAffine(tf.Module):
         return None if self.shift is None else self.shift.shape[0]
 
     def build(self, num_channels: int, dtype: Any) -> None:
-        """Makes the variables, once: the identity."""
+        """Creates the variables, unless they exist: those of the identity."""
         if self.shift is not None:
             return
         mean = {"aggregation": tf.VariableAggregation.MEAN}
@@ -148,7 +157,7 @@ class LearnedAffine(tf.Module):
             self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **mean)
 
     def set_once(self, images: tf.Tensor, epsilon: float) -> None:
-        """Sets the variables by the moments of `images`, unless that was done before."""
+        """Sets the variables by the moments of `images`, unless they were set before."""
         mean, variance, _ = replicas.batch_moments(tf.stop_gradient(images), shift=self.shift)
         values = (mean, -0.5 * tf.math.log(variance + epsilon))
         for variable, value in zip((self.shift, self.log_scale), values, strict=True):

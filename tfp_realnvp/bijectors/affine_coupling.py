@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp import checks
-from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.layer_variables import LayerVariables
-from tfp_realnvp.bijectors.recomputation import recompute_gradient
-from tfp_realnvp.bijectors.recomputed_run import Pass, apply_run
-from tfp_realnvp.bijectors.traced_coupling import CouplingFunctions, can_be_traced, recomputed_step
-from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
+from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
+from tfp_realnvp.internal.layer_variables import LayerVariables
+from tfp_realnvp.internal.recompute import recompute
 
 __all__ = ["AffineCoupling"]
 
-# Keyword arguments of a network's call beside `training`, for those that have them.
-_TENSOR_OPTIONS = ("conditional_input", "checkerboard_parity")
-
 
 class AffineCoupling(FlowBijector):
-    r"""Keeps one half of an image, and changes the other as a network says that sees the first.
+    r"""Keeps one half of an image, and transforms the other with parameters predicted from the first.
 
-    With the mask `b`, and `c` the number of channels of the changed half, the network gives `2c`
-    channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
+    With the mask `b`, and `c` the number of channels of the transformed half, the network gives
+    `2c` channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
 
     ```
     forward (latent -> data):  x = b * z + (1 - b) * (z - t(b * z)) * exp(-s(b * z))
@@ -41,8 +35,8 @@ class AffineCoupling(FlowBijector):
     direction inverts the network, so any network will do. `use_scale=False` gives the additive
     coupling of NICE: `c` channels, `s = 0`, a log det of zero.
 
-    A network that is a Keras layer or model, or a `tf.Module`, brings its variables along. One that
-    is built later, at its first call, does so from then on.
+    The variables of a network that is a Keras layer or model, or a `tf.Module`, are variables of
+    the coupling, also if the network creates them at its first call.
 
     #### Example
 
@@ -58,7 +52,7 @@ class AffineCoupling(FlowBijector):
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.2 to 3.4, eq. 7 to 9.
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.2 to 3.4, eq. 7 to 9.
     Dinh, Krueger, Bengio: NICE, section 3.2, for the additive coupling.
     """
 
@@ -76,26 +70,26 @@ class AffineCoupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, a `ChannelMask`, or another with their methods.
+          mask: a `CheckerboardMask`, a `ChannelMask`, or an object with their methods.
           network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, 2c]: `t`, then
-            what `s` comes from ([B, H, W, c] if not `use_scale`). Called with the keyword
-            arguments `training` and `conditional_input` if it has them, and with those of
-            `Conditioner`. It may compute in another dtype.
+            the argument of tanh ([B, H, W, c] if not `use_scale`). Called with the keyword
+            arguments `training` and `conditional_input` if it has them. Its dtype may differ from
+            `dtype`.
           use_scale: `False` gives the additive coupling.
           scale: the initial value of the trainable scale of tanh, or the variable itself.
           dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to look for values that are not finite.
+          validate_args: whether to assert that values are finite.
           name: of the operations.
 
         Raises:
-          TypeError: if `mask` is none, `network` not callable, `scale` neither number nor variable,
-            `dtype` another one, or a flag no bool.
+          TypeError: if `mask` is not a mask, `network` is not callable, `scale` is neither a number
+            nor a variable, `dtype` is not float32 or float64, or a flag is not a bool.
           ValueError: if `scale` is not finite.
         """
         parameters = dict(locals())
         _check_mask(mask, name)
-        checks.flag(use_scale, f"{name}: expected a bool as use_scale")
-        dtype = checks.float_dtype(dtype, name)
+        validation.flag(use_scale, f"{name}: expected a bool as use_scale")
+        dtype = validation.float_dtype(dtype, name)
         if use_scale:
             _check_scale(scale, dtype, name)
         if not callable(network):
@@ -108,13 +102,11 @@ class AffineCoupling(FlowBijector):
             self._mask = mask
             self._network = network
             self._use_scale = use_scale
-            self._functions = CouplingFunctions()
             self._is_layer = isinstance(network, keras.layers.Layer)
             self._network_variables = LayerVariables(network) if self._is_layer else ()
             signature = inspect.signature(network.call if self._is_layer else network).parameters
-            self._network_options = tuple(
-                option for option in ("training", *_TENSOR_OPTIONS) if option in signature
-            )
+            self._takes_training = "training" in signature
+            self._takes_condition = "conditional_input" in signature
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=not use_scale,
@@ -139,42 +131,23 @@ class AffineCoupling(FlowBijector):
         return self._scale
 
     @property
-    def can_be_traced(self) -> bool:
-        """Whether `recompute` makes it a function of its own, here and now."""
-        return can_be_traced(self._network) and not self.accepts_conditional_input
-
-    @property
-    def functions(self) -> CouplingFunctions:
-        """What was traced of it, for `recompute`."""
-        return self._functions
-
-    @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
         """The network, if it is a Keras layer."""
         return (self._network,) if self._is_layer else ()
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """What the network counts as not trainable: moving statistics, random seeds."""
+        """The variables of the network that are not trainable: moving statistics, random seeds."""
         return tuple(v for v in self._network_variables if not v.trainable)
 
     @property
     def accepts_conditional_input(self) -> bool:
         """Whether the network takes `conditional_input`."""
-        return "conditional_input" in self._network_options
-
-    @property
-    def accepts_parity(self) -> bool:
-        """Whether the parity of the mask may be another one for a call, as in `pure_call`."""
-        if type(self._mask) is CheckerboardMask:
-            takes = "checkerboard_parity" in self._network_options
-            own = getattr(self._network, "checkerboard_parity", None)
-            return takes and own == self._mask.parity
-        return type(self._mask) is ChannelMask
+        return self._takes_condition
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # `tf.train.Checkpoint` does not find all that a Keras 3 layer holds, for example not the
-        # layers in tuples in a list, and leaves those out without a word.
+        # `tf.train.Checkpoint` does not find all variables of a Keras 3 layer, for example not those
+        # of layers in tuples in a list, and leaves them out silently.
         children = super()._trackable_children(*args, **kwargs)
         variables = {f"network_variable{i}": v for i, v in enumerate(self._network_variables)}
         return {**children, **variables}
@@ -185,94 +158,96 @@ class AffineCoupling(FlowBijector):
         self._mask.changed_channels(shape[-1])
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._apply(x, inverse=False, options=options)
+        return self._pass(x, inverse=False, **options)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._apply(y, inverse=True, options=options)
+        return self._pass(y, inverse=True, **options)
 
-    def _apply(
-        self, image: tf.Tensor, inverse: bool, options: dict[str, Any]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if options.get("recompute") and self.can_be_traced:
-            static = self._static(options)
-            step = functools.partial(recomputed_step, self, inverse=inverse, **static)
-            result, [log_det] = apply_run([step], image)
-            return result, log_det
-        return self.pure_call(image, self._scale, inverse=inverse, **options)
-
-    def joins_run(self, **options: Any) -> bool:
-        """Whether it can be traced."""
-        return self.can_be_traced
-
-    def completes(self, other: FlowBijector) -> bool:
-        """Whether it changes what another coupling keeps, and keeps what that changes."""
-        if not (isinstance(other, AffineCoupling) and type(self._mask) is type(other.mask)):
-            return False
-        parities = self._mask.parity, other.mask.parity
-        # That of a tensor is not known now, and that of another mask may mean anything.
-        is_known = not any(tf.is_tensor(parity) for parity in parities)
-        has_halves = type(self._mask) in (CheckerboardMask, ChannelMask)
-        return has_halves and is_known and sum(parities) == 1
-
-    def inverse_step(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor, Pass]:
-        """Returns `x`, the log det and the way back."""
-        return recomputed_step(self, y, inverse=True, **self._static(options))
-
-    def pure_call(
+    def _pass(
         self,
         image: tf.Tensor,
-        scale: Any,
         *,
         inverse: bool,
-        parity: tf.Tensor | None = None,
-        **options: Any,
+        training: bool = False,
+        conditional_input: Any = None,
+        recompute: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what both directions do, and the log det, as a function of all that they use.
+        if recompute and self._is_layer and self._network.built:
+            return self._recomputed_pass(image, inverse, training, conditional_input)
 
-        Args:
-          image: [..., H, W, C].
-          scale: of tanh.
-          inverse: the direction.
-          parity: instead of the mask's; `None` if not `accepts_parity`.
-          **options: `training`, `conditional_input`, `recompute`.
-        """
-        mask = self._mask_of(parity)
-        if parity is not None and type(mask) is CheckerboardMask:
-            options["checkerboard_parity"] = parity
-        kept, changed = mask.split(image)
-        output = self._network_output(kept, changed.shape[-1], options)
-        # Zero where the coupling keeps: tanh leaves it zero, and zero moves nothing.
-        shift, log_scale = mask.restrict(output), None
+        def network(images: tf.Tensor) -> tf.Tensor:
+            return self._network(images, **self._network_options(training, conditional_input))
+
+        return self._transform(image, network, self._scale, inverse)
+
+    def _recomputed_pass(
+        self, image: tf.Tensor, inverse: bool, training: bool, conditional_input: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the same as `_pass`; its gradient computes the network again."""
+        network = self._network
+        weights = list(network.trainable_variables)
+        state = list(network.non_trainable_variables)
+        values = [tf.convert_to_tensor(variable.value) for variable in (*weights, *state)]
+        weight_values, state_values = values[: len(weights)], values[len(weights) :]
+        inputs = {"image": image, "weights": weight_values}
         if self._use_scale:
-            shift, log_scale = tf.split(shift, 2, axis=-1)
-            log_scale = scale * tf.tanh(log_scale)
-        if log_scale is None:
-            log_det = tf.zeros(tf.shape(image)[:-3], image.dtype)
+            inputs["scale"] = tf.convert_to_tensor(self._scale)
+        if tf.is_tensor(conditional_input) and conditional_input.dtype.is_floating:
+            inputs["condition"] = conditional_input
+
+        def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
+            given = tf.nest.pack_sequence_as(inputs, flat)
+            condition = given.get("condition", conditional_input)
+            options = self._network_options(training, condition)
+            # The network reads these values instead of its variables, and writes none.
+            variables = zip((*weights, *state), (*given["weights"], *state_values), strict=True)
+            with keras.StatelessScope(list(variables)) as scope:
+                outputs = self._transform(
+                    given["image"],
+                    lambda images: network(images, **options),
+                    given.get("scale"),
+                    inverse,
+                )
+            return outputs, [scope.get_current_value(variable) for variable in state]
+
+        (result, log_det), new_state = recompute(function, tf.nest.flatten(inputs))
+        for variable, before, after in zip(state, state_values, new_state, strict=True):
+            if after is not before:
+                replicas.assign(variable, after)
+        return result, log_det
+
+    def _network_options(self, training: bool, conditional_input: Any) -> dict[str, Any]:
+        options = {"training": training} if self._takes_training else {}
+        if self._takes_condition and conditional_input is not None:
+            options["conditional_input"] = conditional_input
+        return options
+
+    def _transform(
+        self,
+        image: tf.Tensor,
+        network: Callable[[tf.Tensor], tf.Tensor],
+        scale: tf.Tensor | tf.Variable | None,
+        inverse: bool,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, changed = self._mask.split(image)
+        # Zeros where the coupling keeps the image: tanh leaves them zero.
+        shift = self._mask.restrict(self._parameters_of(kept, changed.shape[-1], network))
+        if not self._use_scale:
             changed = changed + shift if inverse else changed - shift
-        elif inverse:
-            log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
-            changed = changed * tf.exp(log_scale) + shift
-        else:
-            log_det = -tf.reduce_sum(log_scale, axis=[-3, -2, -1])
-            changed = (changed - shift) * tf.exp(-log_scale)
-        return mask.merge(kept, changed), log_det
+            return self._mask.merge(kept, changed), tf.zeros(tf.shape(image)[:-3], image.dtype)
+        shift, log_scale = tf.split(shift, 2, axis=-1)
+        log_scale = scale * tf.tanh(log_scale)
+        log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
+        if inverse:
+            return self._mask.merge(kept, changed * tf.exp(log_scale) + shift), log_det
+        return self._mask.merge(kept, (changed - shift) * tf.exp(-log_scale)), -log_det
 
-    def join(
-        self, kept_of: tf.Tensor, changed_of: tf.Tensor, parity: tf.Tensor | None
+    def _parameters_of(
+        self, kept: tf.Tensor, channels: int, network: Callable[[tf.Tensor], tf.Tensor]
     ) -> tf.Tensor:
-        """Returns the image with what it keeps of one and what it changes of another."""
-        mask = self._mask_of(parity)
-        kept, changed = mask.split(kept_of)[0], mask.split(changed_of)[1]
-        if type(mask) is CheckerboardMask:
-            return kept + mask.restrict(changed)
-        return mask.merge(kept, changed)
-
-    def _mask_of(self, parity: tf.Tensor | None) -> Mask:
-        return self._mask if parity is None else type(self._mask)(parity)
-
-    def _network_output(self, kept: tf.Tensor, channels: int, options: dict[str, Any]) -> tf.Tensor:
+        """Returns the network's output for the kept half, with its leading dimensions."""
         images = flatten_batch(kept)
-        output = self._apply_network(images, options)
+        output = network(images)
         expected = 2 * channels if self._use_scale else channels
         if output.shape.rank != 4 or output.shape[-1] != expected:
             raise ValueError(
@@ -282,31 +257,10 @@ class AffineCoupling(FlowBijector):
             )
         return unflatten_batch(tf.cast(output, self.dtype), like=kept)
 
-    def _apply_network(self, images: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
-        static = self._static(options)
-        tensors = {
-            option: options[option]
-            for option in _TENSOR_OPTIONS
-            if option in self._network_options and options.get(option) is not None
-        }
-        if not options.get("recompute"):
-            return self._network(images, **static, **tensors)
-        return recompute_gradient(
-            lambda images, *values: self._network(
-                images, **static, **dict(zip(tensors, values, strict=True))
-            ),
-            [images, *tensors.values()],
-            self.variables_set_in_training,
-        )
-
-    def _static(self, options: dict[str, Any]) -> dict[str, bool]:
-        takes = "training" in self._network_options
-        return {"training": options.get("training", False)} if takes else {}
-
 
 def _check_mask(mask: Any, name: str) -> None:
     methods = ("split", "restrict", "merge", "changed_channels")
-    # A class has them too, but no instance whose halves they are.
+    # A class has the methods too, but it is not a mask.
     missing = [each for each in methods if not callable(getattr(mask, each, None))]
     if isinstance(mask, type) or missing:
         raise TypeError(
@@ -318,6 +272,6 @@ def _check_mask(mask: Any, name: str) -> None:
 def _check_scale(scale: Any, dtype: tf.DType, name: str) -> None:
     expected = f"{name}: expected a finite number or a scalar {dtype.name} variable as scale"
     if not isinstance(scale, tf.Variable):
-        checks.real(scale, lambda number: abs(number) <= dtype.max, expected)
+        validation.real(scale, lambda number: abs(number) <= dtype.max, expected)
     elif scale.dtype != dtype or scale.shape.rank != 0:
         raise TypeError(f"{expected}, got {scale!r}.")

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import parts
+from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 
 __all__ = ["FactorOut"]
@@ -53,11 +53,11 @@ class FactorOut(FlowBijector):
         Args:
           bijector: acts on the half that goes on, [..., H, W, C/2], and keeps its shape.
           dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to look for values that are not finite.
+          validate_args: whether to assert that values are finite.
           name: of the operations.
 
         Raises:
-          TypeError: if `bijector` is none, or `dtype` another one.
+          TypeError: if `bijector` is not a bijector, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
         if not isinstance(bijector, tfb.Bijector):
@@ -80,7 +80,7 @@ class FactorOut(FlowBijector):
     @property
     def accepts_conditional_input(self) -> bool:
         """Whether the inner bijector takes `conditional_input`."""
-        return parts.accepts_conditional_input(self._bijector)
+        return nested.accepts_conditional_input(self._bijector)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None or shape[-1] % 2:
@@ -88,10 +88,10 @@ class FactorOut(FlowBijector):
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         going_on, factored_out = tf.split(x, 2, axis=-1)
-        going_on, fldj = parts.forward_and_log_det(self._bijector, going_on, **options)
+        going_on, fldj = nested.forward_and_log_det(self._bijector, going_on, **options)
         return tf.concat([going_on, factored_out], axis=-1), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         going_on, factored_out = tf.split(y, 2, axis=-1)
-        going_on, ildj = parts.inverse_and_log_det(self._bijector, going_on, **options)
+        going_on, ildj = nested.inverse_and_log_det(self._bijector, going_on, **options)
         return tf.concat([going_on, factored_out], axis=-1), ildj

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import checks
-from tfp_realnvp.bijectors.one_pass_cache import OnePassCache
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.one_pass_cache import OnePassCache
 
 __all__ = ["FlowBijector"]
 
@@ -28,18 +28,17 @@ class FlowBijector(tfb.Bijector):
     _inverse_and_log_det(y, *, training, conditional_input) -> (x, ildj)   # data -> latent
     ```
 
-    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the shape that is left
-    of the input's without its last three dimensions. This class derives the four hooks of
-    `tfb.Bijector` from them, and a cache sees to it that
-    `tfd.TransformedDistribution.log_prob`, which asks for the value and then for the log det,
-    evaluates each network once.
+    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the input's shape without
+    its last three dimensions. This class derives the four hooks of `tfb.Bijector` from them. With
+    its cache, `tfd.TransformedDistribution.log_prob`, which calls the hooks for the value and for
+    the log det one after the other, evaluates each network once.
 
     All hooks take two keyword arguments:
 
-    *   `training` (Python `bool`, default `False`): normalise by batch statistics, and update the
-        moving ones, once a pass.
-    *   `conditional_input` (`Tensor`): handed to the networks of a bijector that has one which
-        takes it; any other bijector says that it cannot use it.
+    *   `training` (Python `bool`, default `False`): normalize by batch statistics, and update the
+        moving ones once a pass.
+    *   `conditional_input` (`Tensor`): passed to the networks that take it. A bijector without such
+        a network raises a `ValueError`.
 
     Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
@@ -77,18 +76,18 @@ class FlowBijector(tfb.Bijector):
 
         Args:
           dtype: `tf.float32` or `tf.float64`, of the values and of the log det.
-          is_constant_jacobian: whether the log det depends on the value.
+          is_constant_jacobian: whether the log det is the same for all values.
           validate_args: whether to assert that inputs, results and log dets are finite, with an
             `InvalidArgumentError` that names this bijector (costs a pass over them).
-          parameters: the subclass's constructor arguments, with all that holds variables: a copy
-            and a bijector of equal parameters share them.
+          parameters: the subclass's constructor arguments, including all objects that hold
+            variables. Copies, and bijectors of equal parameters, share these objects.
           name: of the operations.
 
         Raises:
-          TypeError: if `dtype` is another one, or `validate_args` no bool.
+          TypeError: if `dtype` is not float32 or float64, or `validate_args` is not a bool.
         """
-        dtype = checks.float_dtype(dtype, name)
-        checks.flag(validate_args, f"{name}: expected a bool as validate_args")
+        dtype = validation.float_dtype(dtype, name)
+        validation.flag(validate_args, f"{name}: expected a bool as validate_args")
         self._state_variables = self._hash = None
         super().__init__(
             dtype=dtype,
@@ -112,7 +111,7 @@ class FlowBijector(tfb.Bijector):
 
     __eq__ = tfb.Bijector.__eq__
 
-    # What a subclass says of itself.
+    # Methods and properties that a subclass overrides.
 
     @abc.abstractmethod
     def _forward_and_log_det(
@@ -127,47 +126,47 @@ class FlowBijector(tfb.Bijector):
         """Returns `x` and `log |det dx/dy|`."""
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        """Raises `ValueError` if images of `shape` [H, W, C], maybe unknown, do not fit."""
+        """Raises `ValueError` if events of `shape` [H, W, C], maybe partly unknown, do not fit."""
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
-        """Returns what `validate_args` asserts of an input."""
+        """Returns the assertions that `validate_args` makes of an input."""
         del inverse
         return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
 
     @property
     def accepts_conditional_input(self) -> bool:
-        """Whether a network here takes `conditional_input`."""
+        """Whether a network of this bijector takes `conditional_input`."""
         return False
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The Keras layers that this bijector itself holds, not those of its parts."""
+        """The Keras layers of this bijector itself, without those of nested bijectors."""
         return ()
 
     @property
     def state_variables(self) -> tuple[tf.Variable, ...]:
-        """`variables`, collected once: all that a result depends on beside its input."""
+        """`variables`, collected once: a result depends on them and on the input."""
         if self._state_variables is None or not self.is_built:
             self._state_variables = self._no_dependency(tuple(self.variables))
         return self._state_variables
 
     @property
     def is_built(self) -> bool:
-        """Whether its own variables, not those of its parts, were all made."""
+        """Whether its own variables, without those of nested bijectors, exist."""
         return all(layer.built for layer in self.layers)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables of its own, not of its parts, that a training pass writes."""
+        """Its own variables, without those of nested bijectors, that a training pass writes."""
         return ()
 
-    def joins_run(self, **options: Any) -> bool:
-        """Whether it has an `inverse_step`, that `recompute` may take together with others'.
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make an equal bijector with variables of its own.
 
-        One with a network also has `completes`; see `recomputed_run.py`.
+        They are `parameters`, without arguments that hold variables to be shared.
         """
-        del options
-        return False
+        return dict(self.parameters)
 
     # The public pair.
 
@@ -178,18 +177,18 @@ class FlowBijector(tfb.Bijector):
 
         Args:
           x: latents, [..., H, W, C], of this bijector's dtype.
-          training: use and update batch statistics.
+          training: whether to use and update batch statistics.
           conditional_input: for the networks.
 
         Returns:
           `y`, and the log det in nats, of shape `x.shape[:-3]`.
 
         Raises:
-          TypeError: if the dtype is another one.
+          TypeError: if the dtype is not this bijector's.
           ValueError: if the shape does not fit.
         """
         options = {"training": training, "conditional_input": conditional_input}
-        return self.forward(x, **options), self.forward_log_det_jacobian(x, **options)
+        return self._both(x, inverse=False, **options)
 
     def inverse_and_log_det(
         self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
@@ -198,18 +197,23 @@ class FlowBijector(tfb.Bijector):
 
         Args:
           y: data, [..., H, W, C], of this bijector's dtype.
-          training: use and update batch statistics.
+          training: whether to use and update batch statistics.
           conditional_input: for the networks.
 
         Returns:
           `x`, and the log det in nats, of shape `y.shape[:-3]`.
 
         Raises:
-          TypeError: if the dtype is another one.
+          TypeError: if the dtype is not this bijector's.
           ValueError: if the shape does not fit.
         """
         options = {"training": training, "conditional_input": conditional_input}
-        return self.inverse(y, **options), self.inverse_log_det_jacobian(y, **options)
+        return self._both(y, inverse=True, **options)
+
+    def _both(self, value: Any, inverse: bool, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.name_scope(self.name):
+            value = self._as_input(value, inverse)
+            return self.validated_pass(value, inverse=inverse, **self._cache_key(options))
 
     # TFP's hooks, derived.
 
@@ -286,7 +290,7 @@ class FlowBijector(tfb.Bijector):
                 f"{self.name}: expected images [..., height, width, channels], of rank at least 3, "
                 f"got shape {shape}."
             )
-        # TensorFlow's convolutions of nothing fail, or give another shape than they should.
+        # TensorFlow's convolutions of empty tensors fail, or give a wrong shape.
         if 0 in shape:
             raise ValueError(
                 f"{self.name}: expected an image or more, of a pixel or more, got shape {shape}."
@@ -294,7 +298,7 @@ class FlowBijector(tfb.Bijector):
         self._check_event_shape(shape[-3:], inverse)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Returns the keyword arguments, equal calls by equal ones."""
+        """Returns the keyword arguments in one form for all calls that mean the same."""
         kwargs = dict(kwargs)
         training = kwargs.pop("training", False)
         condition = kwargs.pop("conditional_input", None)
@@ -317,11 +321,11 @@ class FlowBijector(tfb.Bijector):
     def validated_pass(
         self, value: tf.Tensor, *, inverse: bool, **options: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns a direction's value and log det, asserting what `validate_args` says of all."""
+        """Returns a direction's value and log det, with the assertions of `validate_args`."""
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         if not self.validate_args:
             return one_pass(value, **options)
-        # Eager assertions are `None`: they have raised by now.
+        # In eager mode an assertion that holds returns `None`.
         assertions = [each for each in self._assertions(value, inverse) if each is not None]
         with tf.control_dependencies(assertions):
             result, log_det = one_pass(tf.identity(value), **options)

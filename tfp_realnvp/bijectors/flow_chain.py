@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import checks
-from tfp_realnvp.bijectors import parts
+from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.recomputed_run import Pass, apply_run, runs_of
+from tfp_realnvp.internal import validation
 
 __all__ = ["FlowChain"]
 
@@ -22,8 +21,8 @@ class FlowChain(FlowBijector):
     r"""Composes bijectors as `tfb.Chain` does: `FlowChain([f, g]).forward(x) = f(g(x))`.
 
     The first bijector is the one next to the data, the last the one next to the latents. Log dets
-    are added up in the same pass that gives the value, and all parts of this package get the
-    keyword arguments `training` and `conditional_input`, where `tfb.Chain` routes them by name.
+    are summed in the same pass that gives the value. All bijectors of this package get the keyword
+    arguments `training` and `conditional_input`, which `tfb.Chain` routes by name.
 
     #### Example
 
@@ -50,19 +49,20 @@ class FlowChain(FlowBijector):
           bijectors: bijectors on [..., H, W, C], of this package or of TFP; may be empty.
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, instead of keeping them: less memory for one more forward pass.
+            It applies to networks that are Keras layers.
           dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to look for values that are not finite.
+          validate_args: whether to assert that values are finite.
           name: of the operations.
 
         Raises:
-          TypeError: if `bijectors` is no list, one of them not a bijector, `dtype` another one, or
-            a flag no bool.
+          TypeError: if `bijectors` is not a list, one of them is not a bijector, `dtype` is not
+            float32 or float64 or differs from a bijector's, or a flag is not a bool.
         """
         parameters = dict(locals())
         if not isinstance(bijectors, Sequence) or isinstance(bijectors, (str, bytes)):
             raise TypeError(f"{name}: expected a list of bijectors, got {bijectors!r}.")
         parameters["bijectors"] = bijectors = tuple(bijectors)
-        dtype = checks.float_dtype(dtype, name)
+        dtype = validation.float_dtype(dtype, name)
         for part in bijectors:
             if not isinstance(part, tfb.Bijector):
                 raise TypeError(f"{name}: expected bijectors, got {part!r}.")
@@ -71,7 +71,7 @@ class FlowChain(FlowBijector):
                     f"{name}: expected parts of dtype {dtype.name}, got {part.name} of "
                     f"{tf.as_dtype(part.dtype).name}."
                 )
-        checks.flag(recompute, f"{name}: expected a bool as recompute")
+        validation.flag(recompute, f"{name}: expected a bool as recompute")
         with tf.name_scope(name):
             self._bijectors = bijectors
             self._recompute = recompute
@@ -85,7 +85,7 @@ class FlowChain(FlowBijector):
 
     @property
     def bijectors(self) -> tuple[tfb.Bijector, ...]:
-        """The parts, the one next to the data first."""
+        """The bijectors, the one next to the data first."""
         return tuple(self._bijectors)
 
     @property
@@ -95,30 +95,21 @@ class FlowChain(FlowBijector):
 
     @property
     def accepts_conditional_input(self) -> bool:
-        """Whether a part takes `conditional_input`."""
-        return any(parts.accepts_conditional_input(part) for part in self._bijectors)
+        """Whether a nested bijector takes `conditional_input`."""
+        return any(nested.accepts_conditional_input(part) for part in self._bijectors)
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
-        options = self._with_recompute(options)
         for part in reversed(self._bijectors):
-            x, fldj = parts.forward_and_log_det(part, x, **options)
+            x, fldj = nested.forward_and_log_det(part, x, **self._with_recompute(options))
             log_dets.append(fldj)
         return x, _sum(log_dets, x)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
-        options = self._with_recompute(options)
-        runs = [[part] for part in self._bijectors]
-        if options.get("recompute"):
-            runs = runs_of(self._bijectors, **options)
-        for run in runs:
-            if len(run) == 1:
-                y, ildj = parts.inverse_and_log_det(run[0], y, **options)
-                log_dets.append(ildj)
-            else:
-                y, ildjs = apply_run([_step_of(part, options) for part in run], y)
-                log_dets.extend(ildjs)
+        for part in self._bijectors:
+            y, ildj = nested.inverse_and_log_det(part, y, **self._with_recompute(options))
+            log_dets.append(ildj)
         return y, _sum(log_dets, y)
 
     def _with_recompute(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -145,14 +136,6 @@ class FlowChain(FlowBijector):
         return output_shape
 
 
-def _step_of(part: FlowBijector, options: dict[str, Any]) -> Callable[[tf.Tensor], Any]:
-    def step(y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Pass]:
-        part._check_shape(y.shape, inverse=True)
-        return part.inverse_step(y, **options)
-
-    return step
-
-
 def _sum(log_dets: list[tf.Tensor], image: tf.Tensor) -> tf.Tensor:
-    # One operation: those of a chain of additions, and of its gradient, are many.
+    # One operation instead of a chain of additions, and of their gradients.
     return tf.add_n(log_dets) if log_dets else tf.zeros(tf.shape(image)[:-3], image.dtype)

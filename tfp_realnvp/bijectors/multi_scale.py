@@ -1,4 +1,4 @@
-"""The multi-scale architecture: which couplings, squeezes and networks follow each other."""
+"""The multi-scale architecture: the sequence of couplings, squeezes and factor-outs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import checks
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask
 from tfp_realnvp.bijectors.squeeze import Squeeze
-from tfp_realnvp.masks import ChannelMask, CheckerboardMask, Mask
+from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConvResNet, ShallowConv
 
 __all__ = [
@@ -38,7 +38,7 @@ NORMALIZATIONS = ("batch", "actnorm", None)
 
 
 class MultiScaleBuilder:
-    """Makes the flow between latents and logits, scale by scale."""
+    """Builds the flow between latents and logits, scale by scale."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class MultiScaleBuilder:
         momentum: float,
         use_scale: bool,
         network_fn: Callable[..., Callable[..., tf.Tensor]] | None,
+        network_dtype: str,
         dtype: tf.DType,
     ) -> None:
         self._channels = image_shape[-1]
@@ -66,6 +67,7 @@ class MultiScaleBuilder:
         self._momentum = momentum
         self._use_scale = use_scale
         self._network_fn = network_fn or self._conv_resnet
+        self._network_dtype = network_dtype
         self._dtype = dtype
 
     def build(self) -> FlowChain:
@@ -89,8 +91,8 @@ class MultiScaleBuilder:
         return FlowChain(
             [
                 *checkerboard,
-                # To the channels and back, and there again in the other order: as in the authors'
-                # code, so that the half that goes on is a checkerboard of the image.
+                # Squeezed, restored, and squeezed again in another order, as in the authors' code:
+                # so the half that goes on is a checkerboard of the image.
                 tfb.Invert(plain),
                 *channelwise,
                 plain,
@@ -116,7 +118,7 @@ class MultiScaleBuilder:
                 output_channels=2 * changed if self._use_scale else changed,
                 num_filters=filters,
                 name=f"{name}{index}",
-                dtype="float64" if self._dtype == tf.float64 else None,
+                dtype=self._network_dtype,
             )
             if isinstance(network, keras.layers.Layer) and not network.built:
                 network.build((None, None, None, input_channels))
@@ -162,7 +164,7 @@ def shallow_conv(
     dtype: str | None = None,
     **kwargs: Any,
 ) -> ShallowConv:
-    """Returns the network of a coupling of `RealNVPImage.compact`, a `network_fn`."""
+    """Returns the network of a coupling of `RealNVPImage.compact`: its `network_fn`."""
     del kwargs
     parity = mask.parity if isinstance(mask, CheckerboardMask) else None
     return ShallowConv(
@@ -181,7 +183,7 @@ def checked_image_shape(
     if len(shape) != 3 or shape[-1] is None:
         raise ValueError(f"{expected}, got {image_shape!r}.")
     expected = f"{expected}, got {image_shape!r}: expected positive sizes"
-    return tuple(None if size is None else checks.integer(size, 1, expected) for size in shape)
+    return tuple(None if size is None else validation.integer(size, 1, expected) for size in shape)
 
 
 def default_num_scales(image_shape: tuple[int | None, int | None, int], name: str) -> int:

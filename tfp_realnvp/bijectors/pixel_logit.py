@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp import checks
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import validation
 
 __all__ = ["PixelLogit"]
 
@@ -67,13 +67,13 @@ class PixelLogit(FlowBijector):
 
         Raises:
           ValueError: if `alpha` or `num_values` is out of range, or `dtype` too coarse for them.
-          TypeError: if one of them is no number, or `dtype` another one.
+          TypeError: if one of them is not a number, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        checks.real(
+        validation.real(
             alpha, lambda number: 0 < number < 0.5, f"{name}: expected an alpha in (0, 0.5)"
         )
-        num_values = checks.integer(num_values, 2, f"{name}: expected at least 2 num_values")
+        num_values = validation.integer(num_values, 2, f"{name}: expected at least 2 num_values")
         with tf.name_scope(name):
             super().__init__(
                 dtype=dtype, validate_args=validate_args, parameters=parameters, name=name

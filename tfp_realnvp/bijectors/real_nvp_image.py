@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import checks
-from tfp_realnvp.bijectors import multi_scale, parts, squeeze
+from tfp_realnvp.bijectors import multi_scale, nested, squeeze
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.internal import validation
 
 __all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
 
@@ -36,11 +37,11 @@ PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 class RealNVPImage(FlowBijector):
-    r"""The multi-scale Real NVP of images: a bijector between latents and pixel values.
+    r"""The multi-scale Real NVP for images: a bijector between latents and pixel values.
 
     Each scale but the last has three checkerboard couplings, a squeeze, three channel-wise
     couplings, and factors out half of the dimensions; the last has four checkerboard couplings.
-    Masks alternate, and each coupling is followed by batch normalisation of its output. The feature
+    Masks alternate, and each coupling is followed by batch normalization of its output. The feature
     maps of the networks double with each scale, and for the channel-wise couplings within a scale.
     The last step towards the data is `PixelLogit`, so that events are pixel values:
 
@@ -53,11 +54,10 @@ class RealNVPImage(FlowBijector):
     convolutional, so that a model samples and scores any height and width that its scales can
     squeeze, with a base distribution of that event shape.
 
-    An image that is nothing like those that the statistics came from can be so far out that its
-    latents overflow: each of the normalisations divides by a standard deviation, which is at least
-    sqrt(ε) = 0.01, and n of them in a row, with those in the networks between, multiply a pixel by
-    up to 100ⁿ. Its log density is then -inf or NaN; in float64 it is still the finite number that
-    it should be. Neither `log_prob` nor `sample` looks for such values unless `validate_args`.
+    The latents of an image that is far from the training data can overflow. Each normalization
+    divides by a standard deviation, which is at least sqrt(ε) = 0.01, so that n of them multiply a
+    pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.
+    `log_prob` and `sample` check for such values only with `validate_args`.
 
     #### Example
 
@@ -93,63 +93,67 @@ class RealNVPImage(FlowBijector):
         alpha: float | None = 0.05,
         num_values: int = 256,
         network_fn: Callable[..., Callable[..., tf.Tensor]] | None = None,
+        network_dtype: str | None = None,
         flow: FlowChain | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "real_nvp_image",
     ) -> None:
-        """Constructs the model, with its networks.
+        """Constructs the model and its networks.
 
         Args:
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
-            given; they serve to choose it, and to check that the scales fit.
-          num_scales: number of scales; `None` takes as many as end with a side of about 4.
+            given. They determine the default of `num_scales`, and are checked against it.
+          num_scales: number of scales; by default so many that the last one has a side of about 4.
           num_blocks: residual blocks of each network.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale; the last one has one more.
-          num_channel_couplings: channel-wise couplings of each scale but the last; `None` takes as
-            many as `num_couplings`.
-          filter_growth: what the feature maps are multiplied by when the side is halved.
-          normalization: `'batch'`: batch normalisation after each coupling; `'actnorm'`: an
+          num_channel_couplings: channel-wise couplings of each scale but the last; by default
+            `num_couplings`.
+          filter_growth: factor of the number of feature maps when the side is halved.
+          normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
-          momentum: of the moving statistics of this normalisation.
+          momentum: of the moving statistics of this normalization.
           use_scale: `False` makes all couplings additive, as in NICE.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
           alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
-          num_values: number of grey levels.
+          num_values: number of gray levels.
           network_fn: makes the network of a coupling from the keyword arguments `mask`,
-            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (of a Keras
-            layer); `None` makes the paper's `ConvResNet`. A Keras layer is built here.
-          flow: the flow between latents and logits that another model of the same configuration
-            holds, to share it; this is how a copy shares its networks.
-          dtype: `tf.float32` or `tf.float64`, of values and log det. The networks compute as the
-            global Keras dtype policy says (`mixed_bfloat16`, for example), or in float64.
-          validate_args: whether to assert that values and log dets are finite, in and out, and data
-            in the range of `PixelLogit`.
+            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
+            `network_dtype`); by default the paper's `ConvResNet`. A Keras layer is built here.
+          network_dtype: name of the Keras dtype policy of the networks, for example
+            `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
+          flow: the flow between latents and logits of another model of the same configuration, to
+            share its networks, as copies do.
+          dtype: `tf.float32` or `tf.float64`, of values and log det.
+          validate_args: whether to assert that values and log dets are finite, and that data is in
+            the range of `PixelLogit`.
           name: of the operations.
 
         Raises:
           ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
             of range.
-          TypeError: if an argument is of another type, or `dtype` another one.
+          TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
         image_shape = multi_scale.checked_image_shape(image_shape, name)
         if num_scales is None:
             num_scales = multi_scale.default_num_scales(image_shape, name)
-        num_scales = checks.integer(num_scales, 1, f"{name}: expected num_scales of at least 1")
+        num_scales = validation.integer(num_scales, 1, f"{name}: expected num_scales of at least 1")
         multi_scale.check_num_scales(num_scales, image_shape, name)
-        checks.choice(
+        validation.choice(
             normalization, multi_scale.NORMALIZATIONS, f"{name}: expected a normalization"
         )
-        dtype = checks.float_dtype(dtype, name)
+        dtype = validation.float_dtype(dtype, name)
         for argument, value in (("use_scale", use_scale), ("recompute", recompute)):
-            checks.flag(value, f"{name}: expected a bool as {argument}")
+            validation.flag(value, f"{name}: expected a bool as {argument}")
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
         num_blocks, num_filters, num_couplings, num_channel_couplings = (
-            checks.integer(value, at_least, f"{name}: expected {argument} of at least {at_least}")
+            validation.integer(
+                value, at_least, f"{name}: expected {argument} of at least {at_least}"
+            )
             for argument, value, at_least in (
                 ("num_blocks", num_blocks, 0),
                 ("num_filters", num_filters, 1),
@@ -157,12 +161,15 @@ class RealNVPImage(FlowBijector):
                 ("num_channel_couplings", num_channel_couplings, 0),
             )
         )
-        checks.real(
+        validation.real(
             filter_growth, lambda x: 0 < x < math.inf, f"{name}: expected a positive filter_growth"
         )
         if not (network_fn is None or callable(network_fn)):
             raise TypeError(f"{name}: expected a function as network_fn, got {network_fn!r}.")
-        # What the networks and statistics in `flow` were made for.
+        if network_dtype is None:
+            is_double = dtype == tf.float64
+            network_dtype = "float64" if is_double else keras.config.dtype_policy().name
+        # The networks and statistics in `flow` are specific to these.
         architecture = {
             "image_shape": image_shape,
             "num_scales": num_scales,
@@ -175,6 +182,7 @@ class RealNVPImage(FlowBijector):
             "momentum": momentum,
             "use_scale": use_scale,
             "network_fn": network_fn,
+            "network_dtype": network_dtype,
             "dtype": dtype,
         }
         with tf.name_scope(name):
@@ -182,7 +190,12 @@ class RealNVPImage(FlowBijector):
                 flow = multi_scale.MultiScaleBuilder(**architecture).build()
                 flow.architecture = self._no_dependency(architecture)
             _check_shared_flow(flow, architecture, name)
-            parameters.update(image_shape=image_shape, num_scales=num_scales, flow=flow)
+            parameters.update(
+                image_shape=image_shape,
+                num_scales=num_scales,
+                network_dtype=network_dtype,
+                flow=flow,
+            )
             self._flow = flow
             self._image_shape = self._no_dependency(image_shape)
             self._num_scales = num_scales
@@ -213,22 +226,22 @@ class RealNVPImage(FlowBijector):
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`: `'cifar10'`, `'imagenet32'`, `'imagenet64'`,
             `'lsun/bedroom'`, `'lsun/tower'`, `'lsun/church_outdoor'` or `'celeb_a'`.
-          **overrides: arguments of the constructor that are to differ.
+          **overrides: other arguments of the constructor, or other values of them.
 
         Raises:
           ValueError: if the paper has no such dataset.
         """
         names = sorted(PAPER_CONFIGURATIONS)
-        checks.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper, one")
+        validation.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper, one")
         return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
 
     @classmethod
     def compact(cls, image_shape: Sequence[int | None], **overrides: Any) -> RealNVPImage:
-        """Returns a model for small compute: more bits per second than the paper's.
+        """Returns a model for small compute, which reaches lower bits/dim in little time.
 
-        Shallow networks that start at zero, an `ActNorm` before each coupling instead of batch
-        normalisation, three scales where the image can be halved twice. Found by measured runs of
-        ten minutes on two cores, see `benchmarks/README.md`.
+        It has shallow networks that start at zero, an `ActNorm` before each coupling instead of
+        batch normalization, and three scales if the image can be halved twice. It was chosen by
+        runs of ten minutes on two cores, see `benchmarks/README.md`.
 
         #### Example
 
@@ -238,7 +251,7 @@ class RealNVPImage(FlowBijector):
 
         Args:
           image_shape: (height, width, channels).
-          **overrides: arguments of the constructor that are to differ.
+          **overrides: other arguments of the constructor, or other values of them.
         """
         image_shape = multi_scale.checked_image_shape(image_shape, "RealNVPImage.compact")
         sides = [side for side in image_shape[:2] if side is not None]
@@ -252,8 +265,13 @@ class RealNVPImage(FlowBijector):
         return cls(image_shape, **{**configuration, **overrides})
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make an equal bijector with its own networks."""
+        return {key: value for key, value in self.parameters.items() if key != "flow"}
+
+    @property
     def image_shape(self) -> tuple[int | None, int | None, int]:
-        """(height, width, channels) that the model was made for."""
+        """(height, width, channels), the argument."""
         return tuple(self._image_shape)
 
     @property
@@ -263,13 +281,13 @@ class RealNVPImage(FlowBijector):
 
     @property
     def flow(self) -> FlowChain:
-        """The flow between latents and logits: all that has weights."""
+        """The flow between latents and logits, which holds all weights."""
         return self._flow
 
     @property
     def accepts_conditional_input(self) -> bool:
         """Whether a network takes `conditional_input`."""
-        return parts.accepts_conditional_input(self._flow)
+        return nested.accepts_conditional_input(self._flow)
 
     def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
         """Returns the latents by scale, the finest first.
@@ -282,7 +300,7 @@ class RealNVPImage(FlowBijector):
           the coarsest, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
 
         Raises:
-          TypeError: if the dtype is another one.
+          TypeError: if the dtype is not the bijector's.
           ValueError: if the shape does not fit.
         """
         going_on = self._as_input(latents, inverse=False)
@@ -300,7 +318,7 @@ class RealNVPImage(FlowBijector):
           by_scale: `num_scales` tensors, the finest scale first.
 
         Raises:
-          ValueError: if their number is another one.
+          ValueError: if their number is not `num_scales`.
         """
         if len(by_scale) != self._num_scales:
             raise ValueError(
@@ -328,7 +346,7 @@ class RealNVPImage(FlowBijector):
         return self._chain._forward_and_log_det(x, **options)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return parts.inverse_and_log_det(self._chain, y, **options)
+        return nested.inverse_and_log_det(self._chain, y, **options)
 
 
 def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:

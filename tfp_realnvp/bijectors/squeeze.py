@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp import checks
-from tfp_realnvp.bijectors.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
 __all__ = ["Squeeze"]
 
@@ -59,16 +59,18 @@ class Squeeze(FlowBijector):
           block_size: the side `k` of a block, at least 2.
           order: `'plain'` or `'factor_out'`.
           dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to look for values that are not finite.
+          validate_args: whether to assert that values are finite.
           name: of the operations.
 
         Raises:
-          ValueError: if `block_size` is below 2 or `order` another one.
-          TypeError: if `block_size` is no number or `dtype` another one.
+          ValueError: if `block_size` is below 2 or `order` is not one of them.
+          TypeError: if `block_size` is not a number or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        block_size = checks.integer(block_size, 2, f"{name}: expected a block_size of at least 2")
-        checks.choice(order, _ORDERS, f"{name}: expected an order")
+        block_size = validation.integer(
+            block_size, 2, f"{name}: expected a block_size of at least 2"
+        )
+        validation.choice(order, _ORDERS, f"{name}: expected an order")
         with tf.name_scope(name):
             self._block_size = block_size
             self._order = order

@@ -6,7 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp.internal import validation
 
 __all__ = ["BatchPlan"]
 
@@ -58,18 +58,22 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         for name in ("training", "flip"):
-            checks.flag(getattr(self, name), f"Expected a bool as {name}")
+            validation.flag(getattr(self, name), f"Expected a bool as {name}")
         sizes = {"batch_size": 1, "num_shards": 1, "epoch": 0, "step": 0, "shard_index": 0}
         for name, at_least in sizes.items():
-            number = checks.integer(
+            number = validation.integer(
                 getattr(self, name), at_least, f"Expected {name} of at least {at_least}"
             )
             # The class is frozen; 4.0 goes on as 4.
             object.__setattr__(self, name, number)
         if self.num_epochs is not None:
-            number = checks.integer(self.num_epochs, 1, "Expected num_epochs of at least 1 or None")
+            number = validation.integer(
+                self.num_epochs, 1, "Expected num_epochs of at least 1 or None"
+            )
             object.__setattr__(self, "num_epochs", number)
-        seed = checks.real(self.seed, lambda x: x in range(2**31), "Expected a seed in [0, 2**31)")
+        seed = validation.real(
+            self.seed, lambda x: x in range(2**31), "Expected a seed in [0, 2**31)"
+        )
         object.__setattr__(self, "seed", int(seed))
         if not self.shard_index < self.num_shards:
             raise ValueError(

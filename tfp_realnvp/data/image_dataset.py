@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp import checks
 from tfp_realnvp.data.preprocessing import flip_some
+from tfp_realnvp.internal import validation
 
 __all__ = ["image_dataset"]
 
@@ -53,11 +53,11 @@ def image_dataset(
 
     """
     images = np.asarray(images)
-    batch_size = checks.integer(batch_size, 1, "Expected a batch_size of at least 1")
-    seed = checks.integer(seed, -(2**63), "Expected an int64 seed")
+    batch_size = validation.integer(batch_size, 1, "Expected a batch_size of at least 1")
+    seed = validation.integer(seed, -(2**63), "Expected an int64 seed")
     flags = {"shuffle": shuffle, "flip": flip, "repeat": repeat, "drop_remainder": drop_remainder}
     for name, value in flags.items():
-        checks.flag(value, f"Expected a bool as {name}")
+        validation.flag(value, f"Expected a bool as {name}")
     _check(images, batch_size, drop_remainder)
     # The host keeps the images, even where there is a GPU; only indices are shuffled.
     with tf.device("CPU"):

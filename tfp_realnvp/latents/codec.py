@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp import checks, tfp_types
 from tfp_realnvp.bijectors import RealNVPImage
+from tfp_realnvp.internal import private_api, validation
 
 __all__ = ["Flow", "Reconstruction", "bijector_of", "decode", "encode", "reconstruct"]
 
@@ -133,7 +133,7 @@ def bijector_of(flow: Flow) -> RealNVPImage:
     Raises:
       TypeError: if there is none.
     """
-    bijector = flow.bijector if isinstance(flow, tfp_types.TransformedDistribution) else flow
+    bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, RealNVPImage):
         raise TypeError(
             "expected a RealNVPImage, or a tfd.TransformedDistribution with one, got "
@@ -167,7 +167,7 @@ def _batched(
     bijector: RealNVPImage,
     batch_size: int,
 ) -> np.ndarray:
-    batch_size = checks.integer(batch_size, 1, "expected a batch_size of at least 1")
+    batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
     flat = values.reshape(-1, *values.shape[-3:])
     # A new tensor for each batch, so that no cache knows what it came from.
     batches = [

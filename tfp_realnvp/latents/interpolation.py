@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_realnvp import checks
+from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import Flow, decode, encode
 
 __all__ = ["interpolate"]
@@ -63,7 +63,7 @@ def interpolate(
             f"interpolate: expected two images of the same shape, got {np.shape(first)} and "
             f"{np.shape(second)}."
         )
-    num_steps = checks.integer(num_steps, 2, "interpolate: expected num_steps of at least 2")
+    num_steps = validation.integer(num_steps, 2, "interpolate: expected num_steps of at least 2")
     z1, z2 = (encode(flow, image)[..., np.newaxis, :, :, :] for image in (first, second))
     t = np.linspace(0, 1, num_steps)[:, np.newaxis, np.newaxis, np.newaxis]
     return decode(flow, _spherical(z1, z2, t) if spherical else (1 - t) * z1 + t * z2)

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp import tfp_types
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode
 from tfp_realnvp.latents.sampling import sample_latents, stateless_seed
 
@@ -63,7 +63,7 @@ def levels_of_representation(
         raise ValueError(f"levels_of_representation: expected 'redraw' or 'zero', got {mode!r}.")
     bijector = bijector_of(flow)
     latents = encode(flow, images)
-    if base is None and isinstance(flow, tfp_types.TransformedDistribution):
+    if base is None and isinstance(flow, private_api.TransformedDistribution):
         base = flow.distribution
     if mode == "zero":
         others = np.zeros_like(latents)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp import checks
+from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode
 
 __all__ = ["extrapolate", "sample_latents", "stateless_seed"]
@@ -59,10 +59,10 @@ def sample_latents(
       ValueError: if an argument is out of range.
     """
     expected = "sample_latents: expected a finite temperature of at least 0"
-    checks.real(temperature, lambda x: 0 <= x < math.inf, expected)
+    validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
     if truncation is not None:
         expected = "sample_latents: expected a positive truncation"
-        checks.real(truncation, lambda x: x > 0, expected)
+        validation.real(truncation, lambda x: x > 0, expected)
     full_shape = [*np.atleast_1d(num).tolist(), *shape]
     if any(size < 1 for size in full_shape):
         raise ValueError(f"sample_latents: expected at least one latent, got shape {full_shape}.")

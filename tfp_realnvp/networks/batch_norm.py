@@ -1,34 +1,107 @@
-"""Batch normalisation inside a conditioner, by TensorFlow's fused kernel."""
+"""Batch normalization of feature maps: a pure function, and a layer that keeps its statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp import checks, replicas
+from tfp_realnvp.internal import replicas, validation
 
-__all__ = ["BatchNorm"]
-
-# The fused kernel is slow on the CPU for a number of channels that is no multiple of this one.
-_VECTOR = 16
+__all__ = ["BatchNorm", "Normalized", "batch_norm"]
 
 
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
-class BatchNorm(keras.layers.Layer):
-    r"""Normalises each channel of [B, H, W, C] by batch or moving statistics, and adds an offset.
+class Normalized(NamedTuple):
+    """The outputs of `batch_norm`, and the moving statistics after it."""
+
+    outputs: tf.Tensor
+    moving_mean: tf.Tensor
+    moving_variance: tf.Tensor
+
+
+def batch_norm(
+    inputs: tf.Tensor,
+    offset: tf.Tensor,
+    moving_mean: tf.Tensor,
+    moving_variance: tf.Tensor,
+    *,
+    training: bool,
+    momentum: float = 0.9,
+    epsilon: float = 1e-4,
+) -> Normalized:
+    r"""Normalizes each channel and adds an offset; returns the new moving statistics as values.
 
     ```
     y = (x - mean) / sqrt(variance + epsilon) + offset
     ```
 
-    With `training=True` by those of the batch, and the moving ones follow with `momentum`. There
-    is no scale: a weight-normalised convolution comes next. `keras.layers.BatchNormalization` does
-    the same by separate operations, which in float32 on a CPU takes three times as long, and casts
-    half precision up; here the statistics are float32 and the images stay as they are. The moving
-    variance is the unbiased one, as that of the fused kernel.
+    With `training=True` the mean and variance are those of the batch, over all positions, and over
+    the batch of all replicas within `replicas.global_statistics`; the moving ones follow,
+    `moving <- momentum * moving + (1 - momentum) * batch`, with the unbiased variance. Otherwise
+    the moving ones normalize and stay as they are. There is no scale: a weight-normalized
+    convolution comes next.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> x = tf.random.normal([64, 8, 8, 3], mean=5.0, stddev=2.0)
+    >>> y, mean, variance = batch_norm(x, tf.zeros(3), tf.zeros(3), tf.ones(3), training=True)
+    >>> bool(tf.abs(tf.math.reduce_std(y) - 1) < 1e-2), bool(mean[0] > 0.4)
+    (True, True)
+
+    Args:
+      inputs: [B, H, W, C], of float32, float64 or half precision.
+      offset: [C], of float32, or float64 with inputs of float64; like all other vectors.
+      moving_mean: [C].
+      moving_variance: [C].
+      training: whether to normalize by the batch.
+      momentum: of the moving statistics.
+      epsilon: added to the variance.
+
+    Returns:
+      The outputs, [B, H, W, C] in the dtype of the inputs, and the moving mean and variance, [C].
+
+    #### References
+
+    Ioffe, Szegedy: Batch Normalization, algorithm 1.
+    """
+    moving = moving_mean, moving_variance
+    is_global = training and replicas.statistics_are_global()
+    if inputs.dtype != tf.float64 and not is_global:
+        # One fused kernel. While training it gives the statistics after the update.
+        outputs, *moved = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.ones_like(offset),
+            offset=offset,
+            mean=moving_mean,
+            variance=moving_variance,
+            epsilon=epsilon,
+            exponential_avg_factor=1 - momentum if training else 1.0,
+            is_training=training,
+        )[:3]
+        return Normalized(outputs, *(moved if training else moving))
+    # The kernel has no double precision, and sees one replica only.
+    values = tf.cast(inputs, offset.dtype)
+    mean, variance = moving
+    if training:
+        mean, variance, count = replicas.batch_moments(values, shift=moving_mean)
+        unbiased = variance * count / tf.maximum(count - 1, 1)
+        moving = tuple(
+            before + (1 - momentum) * (batch - before)
+            for before, batch in zip(moving, (mean, unbiased), strict=True)
+        )
+    outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, epsilon)
+    return Normalized(tf.cast(outputs, inputs.dtype), *moving)
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class BatchNorm(keras.layers.Layer):
+    r"""`batch_norm` as a layer, with a learned offset and its own moving statistics.
+
+    `keras.layers.BatchNormalization` computes the same by separate operations, which in float32 on
+    a CPU takes three times as long, and casts half precision up. Here the statistics are float32
+    and the images keep their precision.
 
     #### Example
 
@@ -53,18 +126,16 @@ class BatchNorm(keras.layers.Layer):
 
         Raises:
           ValueError: if `momentum` or `epsilon` is out of range.
-          TypeError: if one of them is no number.
+          TypeError: if one of them is not a number.
         """
         super().__init__(**kwargs)
-        checks.momentum(momentum, self.name)
-        checks.positive(epsilon, f"{self.name}: expected a positive epsilon")
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.momentum = validation.momentum(momentum, self.name)
+        self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the variables for inputs of `input_shape`, [B, H, W, C]."""
+        """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""
         shape = (input_shape[-1],)
-        # In the variables' own precision, also when the layer computes in half of it.
+        # float32 also when the layer computes in half precision.
         self.offset = self.add_weight(
             name="offset", shape=shape, initializer="zeros", autocast=False
         )
@@ -73,118 +144,24 @@ class BatchNorm(keras.layers.Layer):
         self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the normalised inputs, [B, H, W, C]."""
-        offset, moving_mean, moving_variance = (
-            tf.convert_to_tensor(v.value)
-            for v in (self.offset, self.moving_mean, self.moving_variance)
-        )
-        if training and (replicas.statistics_are_global() or not _has_kernel(inputs)):
-            outputs, *batch = self._by_batch(inputs, offset)
-            self._move(*batch)
-            return outputs
-        if inputs.dtype == tf.float64:
-            # The fused kernel is for single and half precision.
-            return tf.nn.batch_normalization(
-                inputs, moving_mean, moving_variance, offset, None, self.epsilon
-            )
-        scale = tf.ones_like(offset)
-        # While training the kernel normalises by the batch's statistics, and gives the moved ones.
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=scale,
-            offset=offset,
-            mean=moving_mean,
-            variance=moving_variance,
+        """Returns the normalized inputs, [B, H, W, C]."""
+        variables = self.offset, self.moving_mean, self.moving_variance
+        normalized = batch_norm(
+            inputs,
+            *(tf.convert_to_tensor(variable.value) for variable in variables),
+            training=training,
+            momentum=self.momentum,
             epsilon=self.epsilon,
-            exponential_avg_factor=1 - self.momentum if training else 1.0,
-            is_training=training,
         )
         if training:
-            replicas.assign(self.moving_mean, mean)
-            replicas.assign(self.moving_variance, variance)
-        return outputs
-
-    def _by_batch(
-        self, inputs: tf.Tensor, offset: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns normalised inputs, and the batch's mean and unbiased variance, [C]."""
-        if inputs.dtype == tf.float64 or replicas.statistics_are_global():
-            values = tf.cast(inputs, offset.dtype)
-            mean, variance, count = replicas.batch_moments(values, shift=self.moving_mean.value)
-            outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, self.epsilon)
-            unbiased = variance * count / tf.maximum(count - 1, 1)
-            return tf.cast(outputs, inputs.dtype), mean, unbiased
-        return _normalize_rows(inputs, offset, self.epsilon)
-
-    def _move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        """Moves the moving statistics towards a batch's, each [C]."""
-        for statistic, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            before = tf.convert_to_tensor(statistic.value)
-            replicas.assign(statistic, before + (1 - self.momentum) * (batch - before))
-
-    def factor_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns f and s, [C], of `y = x * f + s`, what this is with `training=False`."""
-        offset, mean, variance = (
-            tf.convert_to_tensor(v.value)
-            for v in (self.offset, self.moving_mean, self.moving_variance)
-        )
-        factor = tf.math.rsqrt(variance + self.epsilon)
-        return factor, offset - mean * factor
+            replicas.assign(self.moving_mean, normalized.moving_mean)
+            replicas.assign(self.moving_variance, normalized.moving_variance)
+        return normalized.outputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the output for that of an input."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs."""
+        """Returns the arguments of `from_config`."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
-
-
-def _has_kernel(images: tf.Tensor) -> bool:
-    """Returns whether TensorFlow's fused kernel takes the images, and is fast."""
-    return images.dtype != tf.float64 and images.shape[-1] % _VECTOR == 0
-
-
-@tf.custom_gradient
-def _normalize_rows(
-    images: tf.Tensor, offset: tf.Tensor, epsilon: float
-) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], Callable]:
-    """Returns normalised images, [B, H, W, C], and mean and unbiased variance of the batch, [C].
-
-    The rows of all images are a matrix of W * C columns, for few channels do not fill a vector.
-    """
-    shape = tf.shape(images)
-    width, channels = shape[2], images.shape[-1]
-
-    def as_rows(images: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(tf.cast(images, offset.dtype), [-1, width * channels])
-
-    def as_images(rows: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.reshape(rows, shape), images.dtype)
-
-    def total(rows: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(tf.reshape(tf.reduce_sum(rows, 0), [width, channels]), 0)
-
-    def along(values: tf.Tensor) -> tf.Tensor:
-        return tf.tile(values, [width])
-
-    count = tf.cast(tf.reduce_prod(shape[:3]), offset.dtype)
-    rows = as_rows(images)
-    mean = total(rows) / count
-    rows -= along(mean)
-    square = total(tf.square(rows))
-    inverse_deviation = tf.math.rsqrt(square / count + epsilon)
-    normalized = rows * along(inverse_deviation)
-
-    def gradient(
-        upstream: tf.Tensor, *of_statistics: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, None]:
-        del of_statistics  # They only move the moving ones.
-        upstream = as_rows(upstream)
-        by_offset = total(upstream)
-        by_scale = total(upstream * normalized)
-        upstream -= along(by_offset / count) + normalized * along(by_scale / count)
-        return as_images(upstream * along(inverse_deviation)), by_offset, None
-
-    outputs = as_images(normalized + along(offset))
-    return (outputs, mean, square / tf.maximum(count - 1, 1)), gradient

@@ -1,24 +1,43 @@
-"""The paper's conditioner: a weight-normalised convolutional ResNet with skip connections."""
+"""The paper's conditioner: a weight-normalized convolutional ResNet with skip connections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp import checks
-from tfp_realnvp.masks import CheckerboardMask
-from tfp_realnvp.networks.batch_norm import BatchNorm
+from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.weight_norm_conv import (
-    WeightNormConv2D,
-    convolve,
-    normalized_at_once,
-)
+from tfp_realnvp.networks.folded_inference import folded_inference
+from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
 __all__ = ["ConvResNet"]
+
+
+class ResNetWeights(NamedTuple):
+    """The weights of a `ConvResNet` as tensors, kernels normalized, those of the blocks stacked.
+
+    Attributes:
+      input_kernel: [3, 3, 2 C, F], with one more channel for the board.
+      input_bias: [F].
+      block_kernels: [2 B, 3, 3, F, F], both of the first block, then both of the second, ....
+      block_biases: [B, F], of the second convolution of each block.
+      skip_kernels: [B + 1, 1, 1, F, F], of the input's features, then of each block.
+      skip_bias: [F], the sum of those of all skip connections.
+      output_kernel: [1, 1, F, K].
+      output_bias: [K].
+    """
+
+    input_kernel: tf.Tensor
+    input_bias: tf.Tensor
+    block_kernels: tf.Tensor
+    block_biases: tf.Tensor
+    skip_kernels: tf.Tensor
+    skip_bias: tf.Tensor
+    output_kernel: tf.Tensor
+    output_bias: tf.Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -26,14 +45,17 @@ class ConvResNet(Conditioner):
     r"""Residual blocks of 3×3 convolutions, with a 1×1 skip connection from each to the output.
 
     ```
-    input:   x -> BN, concatenated with its negative (and the mask), ReLU, 3×3 convolution
+    input:   x -> BN, concatenated with its negative, ReLU, (the board,) 3×3 convolution -> h
     block:   h -> h + conv(ReLU(BN(conv(ReLU(BN(h))))))
     output:  sum of 1×1 convolutions of the input's and of each block's h -> BN, ReLU, 1×1
     ```
 
-    Every convolution is weight-normalised; batch normalisation has no scale. For a checkerboard
-    coupling half of the input is zero: the normalised input is doubled, and the board goes in as
-    one more channel. Its output is zero where the coupling keeps the image.
+    Every convolution is weight-normalized; batch normalization has no scale. For a checkerboard
+    coupling half of the input is zero: the normalized input is doubled, and the board is one more
+    input channel. The output is zero where the coupling keeps the image.
+
+    The weights of all blocks are one variable of each kind, with the block as first axis. Batch
+    statistics are read and written once a call.
 
     #### Example
 
@@ -41,11 +63,13 @@ class ConvResNet(Conditioner):
     >>> network = ConvResNet(6, num_blocks=2, num_filters=16, checkerboard_parity=0)
     >>> network(tf.ones([2, 8, 8, 3])).shape
     TensorShape([2, 8, 8, 6])
+    >>> network.block_kernels.shape
+    (4, 3, 3, 16, 16)
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.7 and 4.1; details as
-    in the authors' code.
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.7 and 4.1; details
+    as in the authors' code.
     """
 
     def __init__(
@@ -54,7 +78,6 @@ class ConvResNet(Conditioner):
         num_blocks: int = 4,
         num_filters: int = 32,
         *,
-        checkerboard_parity: int | None = None,
         output_scale: float = 0.1,
         momentum: float = 0.9,
         epsilon: float = 1e-4,
@@ -63,203 +86,172 @@ class ConvResNet(Conditioner):
         """Constructs the network.
 
         Args:
-          output_channels: channels of the output.
-          num_blocks: number of residual blocks.
-          num_filters: feature maps of each convolution but the last.
-          checkerboard_parity: of the coupling's `CheckerboardMask`; `None` for channel-wise ones.
-          output_scale: what the norms of the last convolution's filters start with; small, so that
-            a coupling starts near the identity and the first steps of training are calm.
-          momentum: of the moving statistics of batch normalisation.
+          output_channels: K, channels of the output.
+          num_blocks: B, number of residual blocks.
+          num_filters: F, feature maps of each convolution but the last.
+          output_scale: initial norm of the filters of the last convolution; small, so that a
+            coupling starts near the identity and the first steps of training are stable.
+          momentum: of the moving statistics of batch normalization.
           epsilon: added to the variance.
-          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
+          **kwargs: `checkerboard_parity`, as in `Conditioner`; `name`, `dtype`, as in
+            `keras.layers.Layer`.
 
         Raises:
           ValueError: if a number is out of range.
-          TypeError: if one of them is no number.
+          TypeError: if one of them is not a number.
         """
-        super().__init__(**kwargs)
-        output_channels, num_blocks, num_filters = (
-            checks.integer(
-                value, at_least, f"{self.name}: expected {argument} of at least {at_least}"
-            )
-            for argument, value, at_least in (
-                ("output_channels", output_channels, 1),
-                ("num_blocks", num_blocks, 0),
-                ("num_filters", num_filters, 1),
-            )
+        super().__init__(output_channels, **kwargs)
+        self.num_blocks = validation.integer(
+            num_blocks, 0, f"{self.name}: expected num_blocks of at least 0"
         )
-        checks.finite(output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0")
-        checks.momentum(momentum, self.name)
-        checks.positive(epsilon, f"{self.name}: expected a positive epsilon")
-        self.output_channels = output_channels
-        self.num_blocks = num_blocks
-        self.num_filters = num_filters
-        self.checkerboard_parity = checkerboard_parity
-        self.output_scale = output_scale
-        self.momentum = momentum
-        self.epsilon = epsilon
-
-        self._mask = None if checkerboard_parity is None else CheckerboardMask(checkerboard_parity)
-        self.input_norm = self._norm("input_norm")
-        self.input_conv = self._conv(num_filters, 3, "input_conv")
-        self.input_skip = self._conv(num_filters, 1, "input_skip")
-        self.blocks = [
-            (
-                self._norm(f"block{i}_norm1"),
-                self._conv(num_filters, 3, f"block{i}_conv1", use_bias=False),
-                self._norm(f"block{i}_norm2"),
-                self._conv(num_filters, 3, f"block{i}_conv2"),
-                self._conv(num_filters, 1, f"block{i}_skip"),
-            )
-            for i in range(num_blocks)
-        ]
-        self.output_norm = self._norm("output_norm")
-        self.output_conv = self._conv(output_channels, 1, "output_conv", initial_scale=output_scale)
-
-    def _norm(self, name: str) -> keras.layers.Layer:
-        return BatchNorm(
-            momentum=self.momentum, epsilon=self.epsilon, dtype=self.dtype_policy, name=name
+        self.num_filters = validation.integer(
+            num_filters, 1, f"{self.name}: expected num_filters of at least 1"
         )
-
-    def _conv(self, filters: int, size: int, name: str, **kwargs: Any) -> WeightNormConv2D:
-        return WeightNormConv2D(filters, size, dtype=self.dtype_policy, name=name, **kwargs)
+        self.output_scale = validation.finite(
+            output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0"
+        )
+        self.momentum = validation.momentum(momentum, self.name)
+        self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the variables for inputs of `input_shape`, [B, H, W, C]."""
-        image = tuple(input_shape[:-1])
-        channels, hidden = input_shape[-1], (*image, self.num_filters)
-        self.input_norm.build((*image, channels))
-        doubled = 2 * channels + (self._mask is not None)
-        self.input_conv.build((*image, doubled))
-        self.input_skip.build(hidden)
-        for block in self.blocks:
-            for layer in block:
-                layer.build(hidden)
-        self.output_norm.build(hidden)
-        self.output_conv.build(hidden)
+        """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""
+        channels, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
+        doubled = 2 * channels + (self.checkerboard_parity is not None)
+        self.input_offset = self._weight("input_offset", [channels])
+        self.input_mean = self._statistic("input_moving_mean", [channels], "zeros")
+        self.input_variance = self._statistic("input_moving_variance", [channels], "ones")
+        self.input_kernel, self.input_scale = self._conv("input", [3, 3, doubled, filters])
+        self.input_bias = self._weight("input_bias", [filters])
+        if blocks:
+            shape = [2 * blocks, 3, 3, filters, filters]
+            self.block_kernels, self.block_scales = self._conv("block", shape, stacked=True)
+            self.block_biases = self._weight("block_biases", [blocks, filters])
+        shape = [blocks + 1, 1, 1, filters, filters]
+        self.skip_kernels, self.skip_scales = self._conv("skip", shape, stacked=True)
+        self.skip_biases = self._weight("skip_biases", [blocks + 1, filters])
+        # Of both normalizations of the first block, ..., and last of the output.
+        shape = [2 * blocks + 1, filters]
+        self.offsets = self._weight("offsets", shape)
+        self.moving_means = self._statistic("moving_means", shape, "zeros")
+        self.moving_variances = self._statistic("moving_variances", shape, "ones")
+        self.output_kernel, self.output_scales = self._conv(
+            "output", [1, 1, filters, self.output_channels], initial_scale=self.output_scale
+        )
+        self.output_bias = self._weight("output_bias", [self.output_channels])
 
-    def call(
-        self,
-        inputs: tf.Tensor,
-        training: bool = False,
-        checkerboard_parity: int | tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
+    def _weight(
+        self, name: str, shape: list[int], initializer: Any = "zeros", **kwargs: Any
+    ) -> keras.Variable:
+        # In the variables' own precision, also where the layer computes in half of it.
+        return self.add_weight(
+            name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
+        )
+
+    def _statistic(self, name: str, shape: list[int], initializer: str) -> keras.Variable:
+        return self._weight(name, shape, initializer, trainable=False, aggregation="mean")
+
+    def _conv(
+        self, name: str, shape: list[int], *, stacked: bool = False, initial_scale: float = 1.0
+    ) -> tuple[keras.Variable, keras.Variable]:
+        # Only the direction of a filter counts, so any isotropic initializer will do.
+        plural = "s" if stacked else ""
+        kernel = self._weight(f"{name}_kernel{plural}", shape, "random_normal")
+        shape = [shape[0], shape[-1]] if stacked else [shape[-1]]
+        initializer = keras.initializers.Constant(initial_scale)
+        return kernel, self._weight(f"{name}_scale{plural}", shape, initializer)
+
+    @property
+    def weight_norm_scales(self) -> list[keras.Variable]:
+        """The scales of all filters, on which `FlowModel` puts its L2 penalty."""
+        blocks = [self.block_scales] if self.num_blocks else []
+        return [self.input_scale, *blocks, self.skip_scales, self.output_scales]
+
+    def normalized_weights(self) -> ResNetWeights:
+        """Returns the weights as tensors, with normalized kernels."""
+        filters = self.num_filters
+        if self.num_blocks:
+            block_kernels = weight_norm(*_values(self.block_kernels, self.block_scales))
+            [block_biases] = _values(self.block_biases)
+        else:
+            block_kernels = tf.zeros([0, 3, 3, filters, filters], self.variable_dtype)
+            block_biases = tf.zeros([0, filters], self.variable_dtype)
+        input_bias, skip_biases, output_bias = _values(
+            self.input_bias, self.skip_biases, self.output_bias
+        )
+        return ResNetWeights(
+            weight_norm(*_values(self.input_kernel, self.input_scale)),
+            input_bias,
+            block_kernels,
+            block_biases,
+            weight_norm(*_values(self.skip_kernels, self.skip_scales)),
+            tf.reduce_sum(skip_biases, axis=0),
+            weight_norm(*_values(self.output_kernel, self.output_scales)),
+            output_bias,
+        )
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns [B, H, W, K] for inputs [B, H, W, C].
 
         Args:
-          inputs: images.
-          training: normalise by batch statistics, and update the moving ones.
-          checkerboard_parity: another one than the layer's, for this call; may be a tensor.
+          inputs: the kept half of images.
+          training: whether to normalize by batch statistics, and to update the moving ones.
         """
-        mask = self._mask if checkerboard_parity is None else CheckerboardMask(checkerboard_parity)
-        convs = [each for each in self._flatten_layers() if isinstance(each, WeightNormConv2D)]
-        with normalized_at_once(convs):
-            return self._call(inputs, training, mask)
+        if not training:
+            return folded_inference(self, inputs)
+        weights = self.normalized_weights()
+        kernels, biases, skips = map(
+            tf.unstack, (weights.block_kernels, weights.block_biases, weights.skip_kernels)
+        )
+        norms = iter(zip(*map(tf.unstack, self._norms()), strict=True))
+        moved = []
 
-    def _call(self, inputs: tf.Tensor, training: bool, mask: CheckerboardMask | None) -> tf.Tensor:
-        h = self.input_conv(self._both_signs(inputs, training, mask))
-        if training:
-            skips = sum(convolve(*skip) for skip in self._skips(h, training=True))
-            return self._output(self.output_norm(skips, training=True), mask)
-        # By moving statistics, normalising what convolutions give only changes their kernels.
-        skips = self._skips(h, False, *self.output_norm.factor_and_shift())
-        if mask is None or not mask.is_static or not _has_cells(inputs.shape):
-            return self._output(sum(convolve(*skip) for skip in skips), mask)
-        kernel_and_bias = self.output_conv.kernel_and_bias()
-        halves = map(tf.nn.relu, _at_changed_positions(mask, list(skips)))
-        return mask.put_changed([convolve(half, *kernel_and_bias) for half in halves])
-
-    def _output(self, skips: tf.Tensor, mask: CheckerboardMask | None) -> tf.Tensor:
-        outputs = self.output_conv(tf.nn.relu(skips))
-        return outputs if mask is None else mask.restrict(outputs)
-
-    def _both_signs(
-        self, inputs: tf.Tensor, training: bool, mask: CheckerboardMask | None
-    ) -> tf.Tensor:
-        doubled = 1.0 if mask is None else 2.0
-        if training:
-            x = doubled * self.input_norm(inputs, training=True)
-            x = tf.concat([x, -x], axis=-1)
-        else:
-            factor, shift = (doubled * s for s in self.input_norm.factor_and_shift())
-            signs = tf.linalg.diag(factor)
-            kernel = tf.concat([signs, -signs], axis=-1)[tf.newaxis, tf.newaxis]
-            x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
-        x = tf.nn.relu(x)
-        if mask is None:
+        def normalize(x: tf.Tensor, norm: tuple[tf.Tensor, ...]) -> tf.Tensor:
+            x, *statistics = batch_norm(
+                x, *norm, training=True, momentum=self.momentum, epsilon=self.epsilon
+            )
+            moved.append(statistics)
             return x
-        board = tf.broadcast_to(mask.board(x), tf.shape(x[..., :1]))
-        return tf.concat([x, board], axis=-1)
 
-    def _skips(
-        self,
-        h: tf.Tensor,
-        training: bool,
-        factor: tf.Tensor | None = None,
-        shift: tf.Tensor | None = None,
-    ) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """Yields maps, kernels and biases, whose convolutions add up to the output's input."""
-        skip_kernel, skip_bias = self.input_skip.kernel_and_bias(factor, shift)
-        for i, (norm1, conv1, norm2, conv2, skip) in enumerate(self.blocks, start=1):
-            residual = tf.nn.relu(norm1(h, training=training))
-            if training:
-                residual = norm2(conv1(residual), training=True)
-            else:
-                residual = convolve(residual, *conv1.kernel_and_bias(*norm2.factor_and_shift()))
-            residual = tf.nn.relu(residual)
-            kernel, bias = skip.kernel_and_bias(factor)
-            if i == self.num_blocks and self._joins_last(h):
-                # skip(h + conv(residual)) is linear: both skips of h are one, and that of the
-                # residual is part of its convolution.
-                yield h, skip_kernel + kernel, skip_bias + bias
-                joined, joined_bias = conv2.kernel_and_bias()
-                bias = tf.linalg.matvec(kernel[0, 0], joined_bias, transpose_a=True)
-                yield residual, tf.tensordot(joined, kernel[0, 0], 1), bias
-                return
-            yield h, skip_kernel, skip_bias
-            h += conv2(residual)
-            skip_kernel, skip_bias = kernel, bias
-        yield h, skip_kernel, skip_bias
+        x = normalize(inputs, _values(self.input_offset, self.input_mean, self.input_variance))
+        x = self.input_factor * tf.concat([x, -x], axis=-1)
+        h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
+        total = convolve(h, skips[0])
+        for i in range(self.num_blocks):
+            x = convolve(tf.nn.relu(normalize(h, next(norms))), kernels[2 * i])
+            h += convolve(tf.nn.relu(normalize(x, next(norms))), kernels[2 * i + 1], biases[i])
+            total += convolve(h, skips[i + 1])
+        x = tf.nn.relu(normalize(total + tf.cast(weights.skip_bias, h.dtype), next(norms)))
+        self._assign_statistics(moved)
+        outputs = convolve(x, weights.output_kernel, weights.output_bias)
+        return self.at_changed_positions(outputs)
 
-    def _joins_last(self, h: tf.Tensor) -> bool:
-        # To join kernels costs as much as a 1x1 convolution at 9 * num_filters positions, of all
-        # images together: a batch of five is enough.
-        positions = h.shape[1:3].num_elements()
-        return positions is not None and positions >= 2 * self.num_filters
+    @property
+    def input_factor(self) -> float:
+        """What the normalized input is multiplied by: for a checkerboard half of it is zero."""
+        return 1.0 if self.checkerboard_parity is None else 2.0
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for that of an input."""
-        return (*input_shape[:-1], self.output_channels)
+    def _norms(self) -> list[tf.Tensor]:
+        return _values(self.offsets, self.moving_means, self.moving_variances)
+
+    def _assign_statistics(self, moved: list[list[tf.Tensor]]) -> None:
+        (input_mean, input_variance), *others = moved
+        means, variances = map(tf.stack, zip(*others, strict=True))
+        replicas.assign(self.input_mean, input_mean)
+        replicas.assign(self.input_variance, input_variance)
+        replicas.assign(self.moving_means, means)
+        replicas.assign(self.moving_variances, variances)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs."""
+        """Returns the arguments of `from_config`."""
         return {
             **super().get_config(),
-            "output_channels": self.output_channels,
             "num_blocks": self.num_blocks,
             "num_filters": self.num_filters,
-            "checkerboard_parity": self.checkerboard_parity,
             "output_scale": self.output_scale,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
         }
 
 
-def _has_cells(shape: tf.TensorShape) -> bool:
-    """Returns whether images of this shape surely consist of 2×2 cells."""
-    return all(side is not None and side % 2 == 0 for side in shape[1:3])
-
-
-def _at_changed_positions(
-    mask: CheckerboardMask, skips: list[tuple[tf.Tensor, ...]]
-) -> list[tf.Tensor]:
-    # The coupling asks for no others, half of the image, and they are computed by themselves.
-    pointwise = [skip for skip in skips if skip[1].shape[0] == 1]
-    maps, kernels, biases = zip(*pointwise, strict=True)
-    kernel, bias = tf.concat(kernels, axis=2), sum(biases)
-    halves = []
-    for (i, j), *taken in zip(mask.changed_in_cell, *map(mask.take_changed, maps), strict=True):
-        half = convolve(tf.concat(taken, axis=-1), kernel, bias)
-        padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
-        halves.append(sum((convolve(*skip, 2, padding) for skip in skips[len(pointwise) :]), half))
-    return halves
+def _values(*variables: keras.Variable) -> list[tf.Tensor]:
+    return [tf.convert_to_tensor(variable.value) for variable in variables]

@@ -1,0 +1,108 @@
+"""A save or export that fails in the middle leaves what was there."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+from flow_testing import flow_distribution
+
+import tfp_realnvp as tfr
+from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal.atomic_files import atomic_replace
+
+# The file by its path: importing the package would take seconds.
+KILLED = """
+import os, runpy, signal, sys
+atomic_replace = runpy.run_path(sys.argv[2])["atomic_replace"]
+with atomic_replace(sys.argv[1]) as whole:
+    whole.mkdir()
+    (whole / "text").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def small_flow():
+    return flow_distribution((4, 4, 1), num_scales=1, num_blocks=0, num_couplings=1)
+
+
+class Failure(Exception):
+    """Something that goes wrong."""
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "flow.keras"
+    model = tfr.FlowModel(small_flow())
+    model.save(path)
+    before = contents(tmp_path)
+
+    def fail(*args, **kwargs):
+        raise Failure
+
+    # The configuration is written by then, the weights are not.
+    monkeypatch.setattr(type(model.networks[-1]), "save_own_variables", fail)
+    with pytest.raises(Failure):
+        model.save(path)
+    assert contents(tmp_path) == before
+
+
+def test_a_failed_export_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "1"
+    path.mkdir()
+    (path / "old").write_text("old")
+    before = contents(tmp_path)
+
+    def fail(module, folder, **kwargs):
+        pathlib.Path(folder).mkdir()
+        (pathlib.Path(folder) / "saved_model.pb").write_text("half")
+        raise Failure
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(Failure):
+        tfr.export_saved_model(small_flow(), path)
+    assert contents(tmp_path) == before
+
+
+def test_a_killed_writer_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "text").write_text("old")
+    process = subprocess.run([sys.executable, "-c", KILLED, path, atomic_files.__file__], check=False)
+    assert process.returncode == -9
+    assert (path / "text").read_text() == "old"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr("tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False)
+    path = tmp_path / "deep" / "model"
+    for text in ("old", "new"):
+        with atomic_replace(path) as whole:
+            whole.mkdir()
+            (whole / text).write_text(text)
+    assert [each.name for each in path.iterdir()] == ["new"]
+    assert [each.name for each in path.parent.iterdir()] == ["model"]
+
+
+def test_an_unzipped_model_is_replaced_too(tmp_path):
+    model = tfr.FlowModel(small_flow())
+    for _ in range(2):
+        model.save(tmp_path / "flow", zipped=False)
+    assert [each.name for each in tmp_path.iterdir()] == ["flow"]
+    assert len(keras.models.load_model(tmp_path / "flow").weights) == len(model.weights)
+
+
+def test_overwriting_can_be_forbidden(tmp_path):
+    model = tfr.FlowModel(small_flow())
+    model.save(tmp_path / "flow.keras", overwrite=False)
+    with pytest.raises(FileExistsError, match=r"flow\.keras"):
+        model.save(tmp_path / "flow.keras", overwrite=False)

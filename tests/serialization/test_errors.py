@@ -1,0 +1,160 @@
+"""What cannot be saved says so, and nothing that is loaded runs code."""
+
+import functools
+import json
+import os
+import zipfile
+
+import keras
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from flow_testing import flow_distribution, standard_normal
+
+import tfp_realnvp as tfr
+from tfp_realnvp.networks import ShallowConv
+from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+SHAPE = (4, 4, 1)
+
+
+def unregistered(*, output_channels, num_filters, name, **_):
+    return ShallowConv(output_channels, num_filters, name=name)
+
+
+class UnknownLayer(keras.layers.Layer):
+    def call(self, inputs):
+        return tf.concat([inputs, inputs], axis=-1)
+
+
+def flow_of(network_fn):
+    bijector = tfr.RealNVPImage(SHAPE, num_scales=1, num_filters=4, network_fn=network_fn)
+    return tfd.TransformedDistribution(standard_normal(SHAPE), bijector)
+
+
+@pytest.mark.parametrize(
+    "network_fn",
+    [unregistered, lambda **kwargs: unregistered(**kwargs), functools.partial(unregistered)],
+    ids=["function", "lambda", "partial"],
+)
+def test_an_unregistered_network_fn_is_named_when_saving(tmp_path, network_fn):
+    path = tmp_path / "flow.keras"
+    model = tfr.FlowModel(flow_of(network_fn))
+    with pytest.raises(TypeError, match=r"distribution\.bijector\.network_fn cannot be saved"):
+        model.save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: UnknownLayer(),
+        lambda: keras.layers.Lambda(lambda x: tf.concat([x, x], axis=-1)),
+        lambda: tf.identity,
+    ],
+    ids=["unregistered layer", "lambda layer", "function"],
+)
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_network_that_keras_cannot_load_is_named(network):
+    chain = tfr.FlowChain([tfr.AffineCoupling(tfr.CheckerboardMask(), network())])
+    flow = tfd.TransformedDistribution(standard_normal(SHAPE), chain)
+    match = r"distribution\.bijector\.bijectors\[0\]\.network cannot be saved"
+    with pytest.raises(TypeError, match=match):
+        serialize_distribution(flow)
+
+
+def test_a_base_with_a_function_is_named():
+    base = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda x: tfd.Normal(x, 1.0)])
+    with pytest.raises(TypeError, match=r"distribution\.model\[1\] cannot be saved"):
+        serialize_distribution(base)
+
+
+def test_shared_networks_of_different_bijectors_are_refused():
+    bijector = tfr.RealNVPImage(SHAPE, num_scales=1, num_blocks=0, num_filters=4, alpha=None)
+    copy = bijector.copy(name="other")
+    chain = tfr.FlowChain([bijector, copy])
+    flow = tfd.TransformedDistribution(standard_normal(SHAPE), chain)
+    with pytest.raises(TypeError, match=r"bijectors\[1\] cannot be saved: it shares variables"):
+        serialize_distribution(flow)
+
+
+def edited(source, target, edit):
+    """Copies a `.keras` file with its configuration changed by `edit`."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                edit(config["config"]["distribution"]["arguments"])
+                content = json.dumps(config).encode()
+            changed.writestr(name, content)
+    return target
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "subprocess.Popen", "tfp.distributions.np", "tfp_realnvp.FlowModel", "x"]
+)
+def test_a_file_cannot_name_any_other_class(tmp_path, name):
+    tfr.FlowModel(flow_distribution(SHAPE, num_scales=1, num_blocks=0, num_couplings=1)).save(
+        tmp_path / "flow.keras"
+    )
+    path = edited(
+        tmp_path / "flow.keras",
+        tmp_path / "bad.keras",
+        lambda arguments: arguments["bijector"].update({"class": name}),
+    )
+    with pytest.raises(ValueError, match="expected a public distribution or bijector"):
+        keras.models.load_model(path)
+
+
+def test_a_lambda_in_a_file_is_refused(tmp_path):
+    tfr.FlowModel(flow_distribution(SHAPE, num_scales=1, num_blocks=0, num_couplings=1)).save(
+        tmp_path / "flow.keras"
+    )
+    evil = {"class_name": "__lambda__", "config": {"value": "AAAA"}}
+    path = edited(
+        tmp_path / "flow.keras",
+        tmp_path / "bad.keras",
+        lambda arguments: arguments["bijector"]["arguments"].update(
+            network_fn={"kind": "keras", "config": evil}
+        ),
+    )
+    with pytest.raises(ValueError, match="lambda"):
+        keras.models.load_model(path)
+
+
+@pytest.mark.parametrize("kind", ["lambda layer", "function of a module", "class of a module"])
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_no_code_of_a_file_is_run(tmp_path, kind):
+    marker = str(tmp_path / "ran")
+    layer = keras.layers.Lambda(lambda x: open(marker, "w") and tf.concat([x, x], axis=-1))
+    evil = {
+        "lambda layer": keras.saving.serialize_keras_object(layer),
+        "function of a module": {"module": "os", "class_name": "function", "config": "system"},
+        "class of a module": {"module": "subprocess", "class_name": "Popen", "config": {}},
+    }[kind]
+    network = {"kind": "keras", "config": {"registered_name": evil["class_name"], **evil}}
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(), tfr.ShallowConv(2, 4))
+    flow = tfd.TransformedDistribution(standard_normal(SHAPE), tfr.FlowChain([coupling]))
+    tfr.FlowModel(flow).save(tmp_path / "flow.keras")
+    path = edited(
+        tmp_path / "flow.keras",
+        tmp_path / "bad.keras",
+        lambda arguments: arguments["bijector"]["arguments"]["bijectors"][0]["arguments"].update(
+            network=network
+        ),
+    )
+    with pytest.raises((TypeError, ValueError), match=r"arbitrary code|Could not locate"):
+        keras.models.load_model(path)
+    assert not os.path.exists(marker)
+
+
+def test_a_configuration_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="expected a configuration of one of the kinds"):
+        deserialize_distribution({"kind": "pickle"})
+    with pytest.raises(ValueError, match="expected the configuration of a distribution"):
+        deserialize_distribution({"kind": "dtype", "name": "float32"})
+    with pytest.raises(ValueError, match="expected the configuration of a distribution"):
+        deserialize_distribution({"kind": "dtype"})

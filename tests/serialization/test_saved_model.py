@@ -1,0 +1,193 @@
+"""A SavedModel gives what the distribution gives."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from flow_testing import flow_distribution, grey_levels, image_flow, normal, pixels
+
+import tfp_realnvp as tfr
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+SHAPE = (4, 4, 1)
+SMALL = {"num_couplings": 1, "num_filters": 4}
+NAMES = ["log_prob", "bits_per_dim", "encode", "decode", "sample", "reconstruct"]
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return flow_distribution(SHAPE, num_values=100, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def served(flow, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "1"
+    tfr.export_saved_model(tfr.FlowModel(flow), path)
+    return tf.saved_model.load(path)
+
+
+def standard_log_prob(flow, images):
+    """Returns the log density of images of any size."""
+    latents, ildj = flow.bijector.inverse_and_log_det(images)
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), images.shape[1:])
+    return base.log_prob(latents) + ildj
+
+
+def test_signatures(served):
+    assert set(served.signatures) == {*NAMES, *(f"{name}_uint8" for name in NAMES)}
+    inputs = served.signatures["sample"].structured_input_signature[1]
+    assert {name: spec.dtype.name for name, spec in inputs.items()} == {
+        "num_samples": "int32",
+        "seed": "int32",
+        "temperature": "float32",
+    }
+    assert served.signatures["log_prob"].inputs[0].shape.as_list() == [None, None, None, 1]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4, 1), (1, 4, 4, 1), (2, 8, 6, 1)])
+def test_densities_and_latents_are_the_distribution_s(flow, served, shape):
+    images = pixels(shape) * 0.39
+    log_prob = standard_log_prob(flow, images)
+    close = {"rtol": 1e-5, "atol": 1e-4}
+
+    np.testing.assert_allclose(served.log_prob(images)["log_prob"], log_prob, **close)
+    bits = -log_prob / (np.prod(shape[1:]) * np.log(2))
+    np.testing.assert_allclose(served.bits_per_dim(images)["bits_per_dim"], bits, **close)
+    latents = served.signatures["encode"](images=images)["latents"]
+    np.testing.assert_allclose(latents, flow.bijector.inverse(images), **close)
+    decoded = served.decode(latents=latents)["images"]
+    np.testing.assert_allclose(decoded, flow.bijector.forward(latents), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(served.reconstruct(images)["images"], images, atol=1e-2)
+
+
+def test_grey_levels_get_seeded_noise(flow, served):
+    images = grey_levels(4, SHAPE) % 100
+    noisy = tfr.dequantize(images, seed=(3, 0))
+    expected = flow.log_prob(noisy)
+    close = {"rtol": 1e-5, "atol": 1e-4}
+    np.testing.assert_allclose(served.log_prob_uint8(images, 3)["log_prob"], expected, **close)
+    assert np.abs(served.log_prob_uint8(images, 4)["log_prob"] - expected).max() > 1e-2
+    latents = served.encode_uint8(images, seed=3)["latents"]
+    np.testing.assert_allclose(latents, flow.bijector.inverse(noisy), **close)
+
+
+def test_grey_levels_come_back(served):
+    images = grey_levels(8, SHAPE) % 100
+    reconstructed = served.reconstruct_uint8(images, seed=0)["images"]
+    assert reconstructed.dtype == tf.uint8
+    # Rounding down turns a rounding error at the end of the noise's range into a grey level.
+    assert np.mean(reconstructed == images) > 0.99
+    assert np.abs(np.int32(reconstructed) - np.int32(images)).max() <= 1
+    latents = 5 * normal((4, *SHAPE))
+    decoded = served.decode_uint8(latents)["images"]
+    expected = tfr.to_uint8(served.decode(latents)["images"], 100)
+    np.testing.assert_array_equal(decoded, expected)
+    assert expected.max() == 99
+
+
+def test_samples_are_set_by_the_seed_and_scaled_by_the_temperature(flow, served):
+    sample = served.signatures["sample"]
+    inputs = {"num_samples": tf.constant(3), "seed": tf.constant(7)}
+    images = sample(**inputs, temperature=tf.constant(1.0))["images"]
+    expected = flow.sample(3, seed=tf.constant([7, 0]))
+    np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(images, served.sample(3, 7, 1.0)["images"])
+    assert np.abs(images - served.sample(3, 8, 1.0)["images"]).max() > 1
+
+    latents = flow.distribution.sample(3, seed=tf.constant([7, 0]))
+    cool = served.sample(3, 7, 0.5)["images"]
+    expected = flow.bijector.forward(0.5 * latents)
+    np.testing.assert_allclose(cool, expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(
+        served.sample_uint8(3, 7, 0.5)["images"], tfr.to_uint8(cool, num_values=100)
+    )
+    named = served.sample_uint8(num_samples=3, seed=7, temperature=0.5)["images"]
+    np.testing.assert_array_equal(named, tfr.to_uint8(cool, num_values=100))
+
+
+def test_what_does_not_fit_is_refused(served):
+    error = tf.errors.InvalidArgumentError
+    with pytest.raises(error, match="height and width divisible by 2"):
+        served.log_prob(tf.ones([1, 5, 4, 1]))
+    with pytest.raises(error, match="height and width divisible by 2"):
+        served.decode(tf.ones([1, 4, 5, 1]))
+    for value in (-60.0, 160.0, np.nan):
+        with pytest.raises(error, match="expected pixel values"):
+            served.log_prob(tf.fill([1, *SHAPE], value))
+    with pytest.raises(error, match="at least one image"):
+        served.log_prob(tf.ones([0, *SHAPE]))
+    with pytest.raises(error, match="num_samples of at least 1"):
+        served.sample(0, 7, 1.0)
+    with pytest.raises((TypeError, ValueError)):
+        served.log_prob(tf.ones([1, 4, 4, 3]))
+
+
+def test_kernels_are_normalised_before_they_are_served(flow, served):
+    function = served.signatures["log_prob"]
+    library = function.graph.as_graph_def().library.function
+    nodes = [node for each in library for node in each.node_def]
+    kinds = {node.op for node in nodes}
+    assert {"Conv2D", "FusedBatchNormV3"} <= kinds
+    # A kernel's norm is a sum of squares: the only squares are those of the latents.
+    squares = [node for node in nodes if node.op in ("Square", "L2Loss")]
+    assert len(squares) <= 1
+    assert not any("Rsqrt" in n.op and "conv" in n.name for n in nodes)
+    shapes = [tuple(variable.shape) for variable in served.served_variables]
+    raw = sum(int(np.prod(v.shape)) for v in flow.trainable_variables)
+    assert sum(int(np.prod(shape)) for shape in shapes) < raw + 300
+
+
+def trainable_flow():
+    base = tfd.Independent(
+        tfd.Normal(
+            tf.Variable(np.full(SHAPE, 0.2, np.float32)),
+            tfp.util.TransformedVariable(np.full(SHAPE, 1.4, np.float32), tfb.Softplus()),
+        ),
+        3,
+    )
+    return tfd.TransformedDistribution(base, image_flow(SHAPE, num_scales=1, alpha=None, **SMALL))
+
+
+def test_a_trainable_base(tmp_path):
+    flow = trainable_flow()
+    tfr.FlowModel(flow).export(tmp_path / "1")
+    served = tf.saved_model.load(tmp_path / "1")
+
+    # No grey levels without `PixelLogit`, and one size: that of the base.
+    assert sorted(served.signatures) == sorted(NAMES)
+    assert served.signatures["log_prob"].inputs[0].shape.as_list() == [None, *SHAPE]
+    images = normal((3, *SHAPE))
+    expected = flow.log_prob(images)
+    np.testing.assert_allclose(served.log_prob(images)["log_prob"], expected, rtol=1e-5)
+    expected = flow.sample(2, seed=tf.constant([5, 0]))
+    np.testing.assert_allclose(served.sample(2, 5, 1.0)["images"], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected temperature 1"):
+        served.sample(2, 5, 0.9)
+
+
+def test_an_export_keeps_the_weights_of_its_moment(tmp_path):
+    flow = flow_distribution(SHAPE, num_scales=1, num_blocks=0, **SMALL)
+    images = pixels((2, *SHAPE))
+    before = flow.log_prob(images)
+    tfr.export_saved_model(flow, tmp_path / "1", image_shape=SHAPE)
+    for variable in flow.trainable_variables:
+        variable.assign_add(tf.ones_like(variable))
+    served = tf.saved_model.load(tmp_path / "1")
+    np.testing.assert_allclose(served.log_prob(images)["log_prob"], before, rtol=1e-5)
+    assert np.abs(flow.log_prob(images) - before).max() > 1
+    assert served.signatures["log_prob"].inputs[0].shape.as_list() == [None, *SHAPE]
+
+
+def test_errors(tmp_path):
+    with pytest.raises(TypeError, match=r"expected a tfd\.TransformedDistribution"):
+        tfr.export_saved_model(tfd.Normal(0.0, 1.0), tmp_path / "1")
+    vector = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [4]), tfb.Scale(2.0))
+    with pytest.raises(ValueError, match="expected a distribution over images"):
+        tfr.export_saved_model(vector, tmp_path / "1")
+    with pytest.raises(ValueError, match="the only one of this base"):
+        tfr.export_saved_model(trainable_flow(), tmp_path / "1", image_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match="expected 1 channels"):
+        flow = flow_distribution(SHAPE, num_scales=1, num_blocks=0, **SMALL)
+        tfr.export_saved_model(flow, tmp_path / "1", image_shape=(4, 4, 3))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,118 @@
+"""Calls nested bijectors, ours or TFP's."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import private_api
+
+__all__ = [
+    "accepts_conditional_input",
+    "call_options",
+    "forward_and_log_det",
+    "inverse_and_log_det",
+    "observe_inverse",
+]
+
+tfb = tfp.bijectors
+
+_observer: contextvars.ContextVar[Callable[..., None] | None] = contextvars.ContextVar(
+    "observer", default=None
+)
+
+
+def forward_and_log_det(
+    bijector: tfb.Bijector, x: tf.Tensor, **options: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `bijector.forward(x)` and its log det.
+
+    A `FlowBijector` computes both in one pass, also under `tfb.Invert`, with the options. Any other
+    bijector is called by its public methods, without options.
+
+    Args:
+      bijector: the nested bijector.
+      x: [..., H, W, C].
+      **options: `training`, `conditional_input`.
+
+    Returns:
+      The value, and the log det in nats, of shape `x.shape[:-3]`.
+    """
+    if isinstance(bijector, FlowBijector):
+        bijector._check_shape(x.shape, inverse=False)
+        return bijector.validated_pass(x, inverse=False, **options)
+    if isinstance(bijector, private_api.Invert):
+        return inverse_and_log_det(bijector.bijector, x, **options)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
+    return bijector.forward(x), tf.broadcast_to(fldj, tf.shape(x)[:-3])
+
+
+def inverse_and_log_det(
+    bijector: tfb.Bijector, y: tf.Tensor, **options: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `bijector.inverse(y)` and its log det; see `forward_and_log_det`."""
+    if isinstance(bijector, FlowBijector):
+        bijector._check_shape(y.shape, inverse=True)
+        x, ildj = bijector.validated_pass(y, inverse=True, **options)
+    elif isinstance(bijector, private_api.Invert):
+        return forward_and_log_det(bijector.bijector, y, **options)
+    else:
+        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+        x, ildj = bijector.inverse(y), tf.broadcast_to(ildj, tf.shape(y)[:-3])
+    observer = _observer.get()
+    if observer is not None:
+        observer(bijector, x, ildj)
+    return x, ildj
+
+
+@contextlib.contextmanager
+def observe_inverse(observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], None]) -> Iterator:
+    """Calls `observer(bijector, x, ildj)` after each nested inverse pass, inner ones first."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
+    """Returns whether a network of `bijector` takes `conditional_input`."""
+    if isinstance(bijector, private_api.Invert):
+        bijector = bijector.bijector
+    return isinstance(bijector, FlowBijector) and bijector.accepts_conditional_input
+
+
+def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
+    """Returns the keyword arguments that route `options` to each `FlowBijector` in `bijector`.
+
+    `tfb.Chain` routes keyword arguments by the names of its bijectors; `tfb.Invert` passes them on.
+
+    #### Example
+
+    >>> import tensorflow_probability as tfp
+    >>> from tfp_realnvp.bijectors import Squeeze
+    >>> chain = tfp.bijectors.Chain([tfp.bijectors.Exp(), tfp.bijectors.Invert(Squeeze(name='s'))])
+    >>> call_options(chain, training=True)
+    {'invert_s': {'training': True}}
+
+    Args:
+      bijector: any TFP bijector.
+      **options: `training`, `conditional_input`.
+
+    Returns:
+      The keyword arguments for a method of `bijector`, empty without a `FlowBijector` in it.
+    """
+    if isinstance(bijector, FlowBijector):
+        return dict(options)
+    if isinstance(bijector, private_api.Invert):
+        return call_options(bijector.bijector, **options)
+    if isinstance(bijector, private_api.Chain):
+        routed = {part.name: call_options(part, **options) for part in bijector.bijectors}
+        return {name: kwargs for name, kwargs in routed.items() if kwargs}
+    return {}

@@ -1,0 +1,1 @@
+"""Shared infrastructure, not part of the public interface."""

@@ -1,0 +1,75 @@
+"""Gradients that compute activations again instead of keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.internal import private_api
+
+__all__ = ["recompute"]
+
+
+def recompute(
+    function: Callable[..., tuple[Sequence[tf.Tensor], Any]], inputs: Sequence[tf.Tensor]
+) -> tuple[Sequence[tf.Tensor], Any]:
+    r"""Returns `function(*inputs)`; its gradient keeps the inputs, not the activations.
+
+    The gradient calls the function a second time, under a tape of its own, when the gradient of
+    the outputs has arrived: the memory of one function at a time, for one more forward pass. It
+    consists of ordinary operations, so that second derivatives are right.
+
+    A tape outside of a `tf.function` differentiates the operations inside: the gradients are the
+    same, and the activations are kept.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> x = tf.constant(2.0)
+    >>> with tf.GradientTape() as tape:
+    ...   tape.watch(x)
+    ...   [y], note = recompute(lambda x: ([x**3], 'auxiliary'), [x])
+    >>> float(tape.gradient(y, x)), note
+    (12.0, 'auxiliary')
+
+    Args:
+      function: a pure function of the inputs. It returns its outputs, a sequence of floating
+        tensors, and an auxiliary value that has no gradient. It neither writes variables nor
+        depends on trainable ones other than through `inputs`.
+      inputs: floating tensors. The recomputation waits by way of the first one, which most of the
+        work has to depend on.
+
+    Returns:
+      The outputs and the auxiliary value, of the first call.
+    """
+    inputs = [tf.convert_to_tensor(each) for each in inputs]
+    with private_api.stop_recording():
+        outputs, auxiliary = function(*inputs)
+
+    def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+        again = [_after(inputs[0], upstream[0]), *map(tf.identity, inputs[1:])]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(again)
+            recomputed, _ = function(*again)
+        return tape.gradient(
+            recomputed,
+            again,
+            output_gradients=upstream,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    private_api.record_operation("Recompute", list(outputs), inputs, gradient)
+    return outputs, auxiliary
+
+
+def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """Returns `value` as a tensor that cannot be computed before `upstream`.
+
+    A graph would otherwise run the recomputation at once, or merge it with the first call. XLA
+    ignores control dependencies, so that this is one of data: zero, in a form that is not
+    simplified.
+    """
+    element = tf.reshape(upstream, [-1])[0]
+    return value + tf.cast(tf.minimum(tf.abs(element), 0), value.dtype)

@@ -1,0 +1,219 @@
+"""Operations that make the replicas of a `tf.distribute.Strategy` compute as one device.
+
+Without a strategy, or with one replica, they cost nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.internal import private_api
+
+__all__ = [
+    "BatchPart",
+    "assign",
+    "average",
+    "batch_moments",
+    "global_statistics",
+    "local_moments",
+    "num_replicas",
+    "part_of_batch",
+    "statistics_are_global",
+    "sum_over_replicas",
+]
+
+_statistics_are_global: contextvars.ContextVar[bool]
+_statistics_are_global = contextvars.ContextVar("statistics_are_global", default=False)
+
+
+def num_replicas() -> int:
+    """Returns the number of replicas that run the current code, each on its part of the batch.
+
+    It is 1 outside of a strategy and in a cross-replica context.
+
+    #### Example
+
+    >>> num_replicas()
+    1
+    """
+    if tf.distribute.in_cross_replica_context():
+        return 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+@contextlib.contextmanager
+def global_statistics(enabled: bool = True) -> Iterator[None]:
+    """Makes batch normalization use the statistics of the batch of all replicas.
+
+    `FlowModel.fit` does so. A custom training loop wraps the forward pass and its gradient, within
+    the function that `strategy.run` runs. Each normalization then waits twice for the other
+    replicas, to sum `2 C + 1` numbers forward and as many backward.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> strategy = tf.distribute.get_strategy()
+    >>> def step(images):
+    ...   with global_statistics():
+    ...     return batch_moments(images, shift=tf.zeros([1]))[0]
+    >>> float(strategy.run(step, args=[tf.constant([[1.0], [3.0]])])[0])
+    2.0
+
+    Args:
+      enabled: `False` makes each replica use the statistics of its own part.
+    """
+    token = _statistics_are_global.set(enabled)
+    try:
+        yield
+    finally:
+        _statistics_are_global.reset(token)
+
+
+def statistics_are_global() -> bool:
+    """Returns whether batch statistics are currently those of several replicas."""
+    return _statistics_are_global.get() and num_replicas() > 1
+
+
+def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the mean and variance of each channel over all other axes.
+
+    Within `global_statistics` they are those over all replicas, whose parts of the batch may have
+    different sizes, or be empty.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> mean, variance, count = batch_moments(tf.constant([[1.0], [3.0]]), shift=tf.zeros([1]))
+    >>> float(mean[0]), float(variance[0]), int(count)
+    (2.0, 1.0, 2)
+
+    Args:
+      images: [..., C].
+      shift: [C], the same on all replicas and near the mean, for example the moving mean. The sums
+        are those of the distance from it and of its square, to avoid cancellation.
+
+    Returns:
+      The mean and the biased variance, [C], and the number of values in each channel.
+    """
+    axes = list(range(images.shape.rank - 1))
+    count = tf.cast(tf.reduce_prod(tf.shape(images)[:-1]), images.dtype)
+    if not statistics_are_global():
+        return *local_moments(images, axes), count
+    shift = tf.stop_gradient(shift)
+    distance = images - shift
+    sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(tf.square(distance), axes)]
+    channels = images.shape[-1]
+    # One message, not three.
+    summed = sum_over_replicas([tf.concat([sums[0][tf.newaxis], *sums[1:]], axis=0)])[0]
+    count, mean, square = tf.split(summed, [1, channels, channels])
+    count = tf.reshape(count, [])
+    mean, square = mean / count, square / count
+    return mean + shift, tf.maximum(square - tf.square(mean), 0.0), count
+
+
+def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the mean and the biased variance over the leading `axes`, on this replica.
+
+    `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance as a constant.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> mean, variance = local_moments(tf.constant([1.0, 3.0]), [0])
+    >>> float(mean), float(variance)
+    (2.0, 1.0)
+    """
+    mean = tf.reduce_mean(images, axes)
+    return mean, tf.reduce_mean(tf.math.squared_difference(images, mean), axes)
+
+
+class BatchPart(NamedTuple):
+    """A replica's part of a batch.
+
+    Attributes:
+      first: number of images of the replicas before this one; the Python integer 0 for one replica.
+      total: number of images of all replicas, int32.
+    """
+
+    first: tf.Tensor | int
+    total: tf.Tensor
+
+
+def part_of_batch(number: tf.Tensor) -> BatchPart:
+    """Returns this replica's part of the batch, given its number of images.
+
+    #### Example
+
+    >>> part = part_of_batch(tf.constant(4))
+    >>> part.first, int(part.total)
+    (0, 4)
+    """
+    if num_replicas() == 1:
+        return BatchPart(0, number)
+    context = tf.distribute.get_replica_context()
+    replica = context.replica_id_in_sync_group
+    # float32 is exact up to 2²⁴, and all devices can sum it.
+    own = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
+    numbers = tf.cast(sum_over_replicas([own])[0], tf.int32)
+    return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
+
+
+def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the sums of floating tensors over all replicas, on each; differentiable.
+
+    #### Example
+
+    >>> [float(each) for each in sum_over_replicas([tf.constant(2.0)])]
+    [2.0]
+    """
+    if num_replicas() == 1:
+        return list(tensors)
+    if not tensors:
+        return []
+    context = tf.distribute.get_replica_context()
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+
+
+def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
+    """Assigns a value to this replica's copy of a variable.
+
+    The method `assign` would average over replicas. The caller makes sure that all replicas assign
+    the same value. Outside of a replica, all copies get it.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> variable = tf.Variable(1.0)
+    >>> assign(variable, 2.0)
+    >>> float(variable)
+    2.0
+    """
+    if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
+        variable = variable.value
+    # Within a `keras.StatelessScope` a Keras variable stays one: its `assign` writes to the scope.
+    if num_replicas() == 1 or not isinstance(variable, tf.Variable):
+        variable.assign(value)
+    else:
+        private_api.assign_on_replica(variable, tf.convert_to_tensor(value, variable.dtype))
+
+
+def average(variables: Sequence[tf.Variable]) -> None:
+    """Assigns the mean over replicas to all copies of floating variables.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> average([tf.Variable(1.0)])
+    """
+    if num_replicas() == 1:
+        return
+    variables = [variable for variable in variables if variable.dtype.is_floating]
+    own = [variable / num_replicas() for variable in variables]
+    for variable, value in zip(variables, sum_over_replicas(own), strict=True):
+        assign(variable, value)

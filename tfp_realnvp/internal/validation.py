@@ -1,0 +1,85 @@
+"""Argument checks. Each error says what was expected and what came."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "choice",
+    "finite",
+    "flag",
+    "float_dtype",
+    "integer",
+    "momentum",
+    "positive",
+    "real",
+    "require",
+]
+
+
+def require(condition: bool, expected: str, value: Any, error: type = ValueError) -> None:
+    """Raises `error` with "`expected`, got `value`." unless the condition holds."""
+    if not condition:
+        raise error(f"{expected}, got {value!r}.")
+
+
+def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
+    """Returns a Python or NumPy number for which `is_valid`, written so that NaN fails it."""
+    require(isinstance(value, numbers.Real), expected, value, TypeError)
+    if not is_valid(value):
+        raise ValueError(f"{expected}, got {value}.")
+    return value
+
+
+def integer(value: Any, at_least: int, expected: str) -> int:
+    """Returns a whole number of at least `at_least` as an `int`; 4.0 counts as 4."""
+    whole = real(value, lambda x: at_least <= x < float("inf") and x == int(x), expected)
+    return int(whole)
+
+
+def finite(value: Any, at_least: float, expected: str) -> Any:
+    """Returns a number of at least `at_least` that is finite in float32."""
+    return real(value, lambda x: at_least <= x <= float(np.finfo(np.float32).max), expected)
+
+
+def positive(value: Any, expected: str, dtype: Any = tf.float32) -> Any:
+    """Returns a number that is positive and finite in `dtype`: 1e-50 is 0 in float32."""
+    limits = np.finfo(tf.as_dtype(dtype).as_numpy_dtype)
+    return real(value, lambda x: float(limits.tiny) <= x <= float(limits.max), expected)
+
+
+def momentum(value: Any, owner: str) -> Any:
+    """Returns the momentum of moving statistics, in [0, 1)."""
+    return real(value, lambda x: 0 <= x < 1, f"{owner}: expected a momentum in [0, 1)")
+
+
+def flag(value: Any, expected: str) -> bool:
+    """Returns a `bool`. Anything else would silently count as true or false."""
+    require(isinstance(value, (bool, np.bool_)), expected, value, TypeError)
+    return bool(value)
+
+
+def choice(value: Any, choices: Sequence[str | None], expected: str) -> str | None:
+    """Returns one of `choices`."""
+    is_word = isinstance(value, str) or value is None
+    require(is_word and value in choices, f"{expected} of {tuple(choices)}", value)
+    return value
+
+
+def float_dtype(dtype: Any, owner: str) -> tf.DType:
+    """Returns `tf.float32` or `tf.float64`."""
+    expected = f"{owner}: expected dtype float32 or float64"
+    # `tf.as_dtype` takes 1 and True as float32.
+    require(not isinstance(dtype, (numbers.Real, np.ndarray)), expected, dtype, TypeError)
+    try:
+        given = tf.as_dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"{expected}, got {dtype!r}.") from error
+    if given not in (tf.float32, tf.float64):
+        raise TypeError(f"{expected}, got {given.name}.")
+    return given

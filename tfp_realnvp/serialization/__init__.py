@@ -1,0 +1,6 @@
+"""Keras configurations and SavedModels of flows."""
+
+from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
+from tfp_realnvp.serialization.saved_model import export_saved_model
+
+__all__ = ["deserialize_distribution", "export_saved_model", "serialize_distribution"]

@@ -1,0 +1,305 @@
+"""Converts a distribution to a JSON-compatible configuration and back."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import bijectors
+from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FlowBijector
+
+__all__ = ["deserialize_distribution", "serialize_distribution"]
+
+tfd = tfp.distributions
+
+# The module that a class is looked up in by name, and its required base classes. Loading
+# constructs no other classes, except through Keras.
+_NAMESPACES = {
+    "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
+    "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
+    "tfp_realnvp": (bijectors, (FlowBijector, ChannelMask, CheckerboardMask)),
+}
+
+_PLAIN = (str, bool, int, float, types.NoneType)
+
+
+def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
+    """Returns a configuration from which `deserialize_distribution` makes an equal distribution.
+
+    The configuration holds the constructor arguments of the distribution, its base and its
+    bijectors, and the values of `tf.Variable` and `tfp.util.TransformedVariable` arguments. It
+    holds no network weights and no moving statistics: `FlowModel.save` and `tf.train.Checkpoint`
+    save those. It holds no code.
+
+    Supported are the distributions and bijectors of this package and of TFP. Networks, and the
+    `network_fn` of `RealNVPImage`, must be loadable by Keras in its safe mode: Keras layers, and
+    functions or objects with a `get_config` that are registered with
+    `keras.saving.register_keras_serializable`.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(tf.Variable(1.), 2.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_blocks=1))
+    >>> loaded = deserialize_distribution(serialize_distribution(flow))
+    >>> float(loaded.distribution.distribution.loc), len(loaded.variables) == len(flow.variables)
+    (1.0, True)
+
+    Args:
+      distribution: the distribution.
+
+    Returns:
+      A dictionary of strings, numbers, `None`, lists and dictionaries.
+
+    Raises:
+      TypeError: if a part of the distribution is not supported; the message names the part.
+    """
+    return _Serializer().describe(distribution, "distribution")
+
+
+def deserialize_distribution(config: dict[str, Any]) -> tfd.Distribution:
+    """Returns the distribution of a configuration, with newly initialized networks.
+
+    Args:
+      config: the result of `serialize_distribution`.
+
+    Returns:
+      The distribution.
+
+    Raises:
+      ValueError: if the configuration is malformed, or names a class that is not a distribution
+        or bijector of TFP or of this package.
+      TypeError: if a constructor rejects its arguments.
+    """
+    try:
+        distribution = _Deserializer().restore(config)
+    except ValueError:
+        raise
+    except Exception as error:
+        # Missing keys, and errors of constructors that do not check their arguments.
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            "expected the configuration of a distribution, but constructing it failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(distribution, tfd.Distribution):
+        raise ValueError(f"expected the configuration of a distribution, got {distribution!r}.")
+    return distribution
+
+
+class _Serializer:
+    """Describes each object once; later occurrences are references to the first."""
+
+    def __init__(self) -> None:
+        self._ids: dict[int, int] = {}
+        self._claimed_variables: set[int] = set()
+
+    def describe(self, value: Any, path: str) -> Any:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, tf.TensorShape):
+            value = value.as_list()
+        if isinstance(value, (list, tuple)):
+            return [self.describe(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        if isinstance(value, tf.DType):
+            return {"kind": "dtype", "name": value.name}
+        if isinstance(value, np.ndarray) or _is_constant(value):
+            return {"kind": "tensor", **_tensor_config(value)}
+        if id(value) in self._ids:
+            return {"kind": "reference", "to": self._ids[id(value)]}
+        self._ids[id(value)] = len(self._ids)
+        return {"id": self._ids[id(value)], **self._describe_object(value, path)}
+
+    def _describe_object(self, value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, tf.Variable):
+            self._claim([value], path)
+            return {
+                "kind": "variable",
+                "name": value.name.split(":")[0],
+                "trainable": value.trainable,
+                **_tensor_config(value),
+            }
+        if isinstance(value, tfp.util.TransformedVariable):
+            return {
+                "kind": "transformed_variable",
+                "variable": self.describe(value.pretransformed_input, path),
+                "bijector": self.describe(value.bijector, f"{path}.bijector"),
+            }
+        for namespace, (module, bases) in _NAMESPACES.items():
+            if isinstance(value, bases) and (name := _public_name(module, value)):
+                return {
+                    "kind": "object",
+                    "class": f"{namespace}.{name}",
+                    "arguments": self._describe_arguments(value, path),
+                }
+        if isinstance(value, keras.layers.Layer):
+            self._claim([variable.value for variable in value.variables], path)
+        return {"kind": "keras", "config": _keras_config(value, path)}
+
+    def _describe_arguments(self, value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, FlowBijector):
+            arguments = value.config
+            for name in value.parameters.keys() - arguments.keys():
+                self._claim(value.parameters[name].variables, path)
+        elif isinstance(value, (tfd.Distribution, tfp.bijectors.Bijector)):
+            arguments = value.parameters
+        else:
+            # Masks: their attributes are their arguments.
+            arguments = vars(value)
+        defaults = inspect.signature(type(value).__init__).parameters
+        return {
+            name: self.describe(argument, f"{path}.{name}")
+            for name, argument in arguments.items()
+            if name not in defaults or argument is not defaults[name].default
+        }
+
+    def _claim(self, variables: Sequence[tf.Variable], path: str) -> None:
+        """Raises `TypeError` if another object has one of `variables`: they would be duplicated."""
+        ids = {id(variable) for variable in variables}
+        if ids & self._claimed_variables:
+            raise TypeError(
+                f"{path} cannot be saved: it shares variables with another part of the "
+                "distribution; expected one object that is used in both places."
+            )
+        self._claimed_variables |= ids
+
+
+class _Deserializer:
+    """Constructs the described objects."""
+
+    def __init__(self) -> None:
+        self._objects: dict[int, Any] = {}
+        self._constructors: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "reference": lambda config: self._objects[config["to"]],
+            "dtype": lambda config: tf.as_dtype(config["name"]),
+            "tensor": _tensor,
+            "variable": self._variable,
+            "transformed_variable": self._transformed_variable,
+            "object": self._object,
+            # Uses the caller's setting of safe mode, which is on by default.
+            "keras": lambda config: keras.saving.deserialize_keras_object(config["config"]),
+        }
+
+    def restore(self, config: Any) -> Any:
+        if isinstance(config, _PLAIN):
+            return config
+        if isinstance(config, (list, tuple)):
+            return [self.restore(item) for item in config]
+        if config.get("kind") not in self._constructors:
+            kinds = sorted(self._constructors)
+            raise ValueError(
+                f"expected a configuration of one of the kinds {kinds}, got {config!r}."
+            )
+        value = self._constructors[config["kind"]](config)
+        if "id" in config:
+            self._objects[config["id"]] = value
+        return value
+
+    def _variable(self, config: dict[str, Any]) -> tf.Variable:
+        return tf.Variable(_tensor(config), trainable=config["trainable"], name=config["name"])
+
+    def _transformed_variable(self, config: dict[str, Any]) -> tfp.util.TransformedVariable:
+        variable, bijector = self.restore(config["variable"]), self.restore(config["bijector"])
+        transformed = tfp.util.TransformedVariable(
+            bijector.forward(variable),
+            bijector,
+            dtype=variable.dtype,
+            trainable=variable.trainable,
+            name=config["variable"]["name"],
+        )
+        # The constructor applies the inverse of the bijector, which rounds.
+        transformed.pretransformed_input.assign(variable)
+        return transformed
+
+    def _object(self, config: dict[str, Any]) -> Any:
+        namespace, _, name = config["class"].rpartition(".")
+        module, bases = _NAMESPACES.get(namespace, (None, ()))
+        found = getattr(module, name, None)
+        if not (isinstance(found, type) and issubclass(found, bases)):
+            raise ValueError(
+                "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
+                f"tfp_realnvp, got {config['class']!r}."
+            )
+        return found(**{name: self.restore(value) for name, value in config["arguments"].items()})
+
+
+def _public_name(module: types.ModuleType, value: Any) -> str | None:
+    # Constructors of TFP return private base classes: `tfd.Independent(...)` an `_Independent`.
+    name = type(value).__name__.lstrip("_")
+    public = getattr(module, name, None)
+    return name if isinstance(public, type) and issubclass(public, type(value)) else None
+
+
+def _is_constant(value: Any) -> bool:
+    # `tf.is_tensor` is true for variables and TFP's deferred tensors as well.
+    return isinstance(value, tf.Tensor) and hasattr(value, "numpy")
+
+
+def _tensor_config(value: Any) -> dict[str, Any]:
+    return {"value": np.asarray(value).tolist(), "dtype": tf.as_dtype(value.dtype).name}
+
+
+def _tensor(config: dict[str, Any]) -> tf.Tensor:
+    return tf.constant(config["value"], config["dtype"])
+
+
+def _keras_config(value: Any, path: str) -> Any:
+    """Returns the Keras configuration of a layer, registered function or registered object."""
+    if not (isinstance(value, types.FunctionType) or hasattr(value, "get_config")):
+        raise TypeError(
+            f"{path} cannot be saved: expected numbers, tensors, variables, distributions and "
+            "bijectors of TFP and of this package, Keras layers, or functions registered with "
+            f"keras.saving.register_keras_serializable, got {value!r}."
+        )
+    try:
+        if isinstance(value, types.FunctionType):
+            # `serialize_keras_object` omits the registered name of a function.
+            name = keras.saving.get_registered_name(value)
+            config = {
+                "module": None,
+                "class_name": "function",
+                "config": name,
+                "registered_name": name,
+            }
+        else:
+            config = keras.saving.serialize_keras_object(value)
+    except (NotImplementedError, TypeError) as error:
+        raise TypeError(f"{path} cannot be saved: Keras does not serialize it: {error}") from error
+    for part in _keras_objects(config):
+        if not _keras_can_load(part):
+            raise TypeError(
+                f"{path} cannot be saved: {part.get('registered_name') or part['class_name']} is "
+                "not registered with Keras; expected a named function or a class registered with "
+                f"keras.saving.register_keras_serializable, got {value!r}."
+            )
+    return config
+
+
+def _keras_objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Yields the configurations of all objects in a Keras configuration."""
+    if isinstance(config, dict):
+        if "class_name" in config and "config" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            yield from _keras_objects(item)
+
+
+def _keras_can_load(config: dict[str, Any]) -> bool:
+    name = config["class_name"]
+    if name.startswith("__"):
+        return name != "__lambda__"
+    if (config.get("module") or "").split(".")[0] in ("keras", "builtins"):
+        return True
+    return keras.saving.get_registered_object(config.get("registered_name")) is not None

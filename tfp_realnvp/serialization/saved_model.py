@@ -1,0 +1,268 @@
+"""Exports a distribution as a SavedModel that TensorFlow alone can serve."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import pixels
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
+from tfp_realnvp.internal import atomic_files, private_api
+
+__all__ = ["export_saved_model"]
+
+tfd = tfp.distributions
+
+Outputs = dict[str, tf.Tensor]
+
+
+def export_saved_model(
+    distribution: tfd.Distribution | keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    image_shape: Sequence[int | None] | None = None,
+) -> None:
+    r"""Writes a SavedModel that runs in TensorFlow or TensorFlow Serving without other packages.
+
+    Each name below is a signature, `loaded.signatures[name]`, and a method, `loaded.name`. Both
+    return a dictionary. With the flow x = forward(z), B images of shape [H, W, C] and D = H W C:
+
+    | name | inputs | outputs |
+    | --- | --- | --- |
+    | `log_prob` | `images` [B, H, W, C] | `log_prob` [B], nats |
+    | `bits_per_dim` | `images` | `bits_per_dim` [B]: -log_prob / (D ln 2) |
+    | `encode` | `images` | `latents`: inverse(images) |
+    | `decode` | `latents` | `images`: forward(latents) |
+    | `sample` | `num_samples`, `seed`, `temperature`: scalars | `images`, of the base's shape |
+    | `reconstruct` | `images` | `images`: forward(inverse(images)) |
+
+    Images are continuous pixel values of the distribution's dtype. In a flow with `PixelLogit`,
+    those of uint8 images are in [0, 256). If that flow has at most 256 gray levels, each name has
+    a variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
+    uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
+    rounded down and clipped. `reconstruct_uint8` therefore returns its input.
+
+    `num_samples` and `seed` are int32. The same seed gives the same images, those of
+    `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
+    latents if the base distribution is standard normal; values below 1 give more probable images.
+    For any other base distribution a temperature other than 1 is an error.
+
+    The batch size is at least 1 and otherwise free. Height and width are free as well if the base
+    is standard normal and the bijector is one of this package: `decode` samples other sizes from
+    latents of their shape. Sizes that the scales cannot halve, and pixel values out of range, raise
+    an `InvalidArgumentError`.
+
+    The weights are copied at the time of the call. Normalizations use their moving statistics. The
+    folder is written beside `path` and then replaces it, so an interrupted export leaves the old
+    folder intact.
+
+    #### Example
+
+    >>> import tempfile, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> flow = tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
+    ...     tfr.RealNVPImage((4, 4, 1), num_blocks=0, num_filters=4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_saved_model(flow, f'{folder}/1')
+    ...     served = tf.saved_model.load(f'{folder}/1')
+    >>> images = served.sample(num_samples=2, seed=0, temperature=0.7)['images']
+    >>> images.shape, served.log_prob(images)['log_prob'].shape
+    (TensorShape([2, 4, 4, 1]), TensorShape([2]))
+    >>> served.log_prob_uint8(tf.zeros([3, 8, 8, 1], tf.uint8), seed=1)['log_prob'].shape
+    TensorShape([3])
+
+    Args:
+      distribution: a `tfd.TransformedDistribution` over images, or a `FlowModel` of one.
+      path: the folder to write. TensorFlow Serving requires its name to be a version number.
+      image_shape: (height, width, channels) of the images that the signatures accept, with `None`
+        for any size. `None` leaves height and width free where that is possible, as above.
+
+    Raises:
+      TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
+      ValueError: if its events are not images of known shape, or `image_shape` does not fit.
+    """
+    if isinstance(distribution, keras.Model):
+        distribution = distribution.distribution
+    if not isinstance(distribution, private_api.TransformedDistribution):
+        raise TypeError(
+            "export_saved_model: expected a tfd.TransformedDistribution, or a FlowModel of one, "
+            f"got {distribution!r}."
+        )
+    event_shape = distribution.event_shape
+    if not event_shape.is_fully_defined() or event_shape.rank != 3:
+        raise ValueError(
+            "export_saved_model: expected a distribution over images [height, width, channels] of "
+            f"known shape, got event_shape {event_shape}."
+        )
+    functions = _ServedFlow(distribution, image_shape).functions()
+    module = tf.Module()
+    for name, function in functions.items():
+        setattr(module, name, function)
+    # A SavedModel stores the variables that the module refers to.
+    module.served_variables = list(distribution.variables)
+    signatures = {name: function.get_concrete_function() for name, function in functions.items()}
+    with atomic_files.atomic_replace(path) as temporary:
+        tf.saved_model.save(module, os.fspath(temporary), signatures=signatures)
+
+
+class _ServedFlow:
+    """The functions of the SavedModel of a distribution."""
+
+    def __init__(
+        self, distribution: tfd.Distribution, image_shape: Sequence[int | None] | None
+    ) -> None:
+        self._base = distribution.distribution
+        self._bijector = distribution.bijector
+        self._dtype = tf.as_dtype(distribution.dtype)
+        self._is_standard_normal = _is_standard_normal(self._base)
+        event_shape = distribution.event_shape
+        has_any_size = self._is_standard_normal and isinstance(self._bijector, FlowBijector)
+        if image_shape is None:
+            image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
+        image_shape = tf.TensorShape(image_shape)
+        if not has_any_size and image_shape != event_shape:
+            raise ValueError(
+                f"export_saved_model: expected image_shape {event_shape}, the only one of this "
+                f"base distribution and bijector, got {image_shape}."
+            )
+        latent_shape = self._bijector.inverse_event_shape(image_shape)
+        self._images = tf.TensorSpec([None, *image_shape], self._dtype, "images")
+        self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
+        parts = [self._bijector, *self._bijector.submodules]
+        halvings = [part.num_scales - 1 for part in parts if isinstance(part, RealNVPImage)]
+        self._divisor = 2 ** max(halvings, default=0)
+        self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
+        # All signatures call these two, so that the SavedModel has each graph once.
+        self._inverse = tf.function(
+            self._inverse_pass, input_signature=[self._images], autograph=False
+        )
+        self._forward = tf.function(
+            self._bijector.forward, input_signature=[self._latents], autograph=False
+        )
+
+    def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+        """Returns the functions by name, each with its input signature."""
+        seed = tf.TensorSpec([], tf.int32, "seed")
+        num_samples = tf.TensorSpec([], tf.int32, "num_samples")
+        temperature = tf.TensorSpec([], self._dtype, "temperature")
+        inputs = {
+            self.log_prob: [self._images],
+            self.bits_per_dim: [self._images],
+            self.encode: [self._images],
+            self.decode: [self._latents],
+            self.sample: [num_samples, seed, temperature],
+            self.reconstruct: [self._images],
+        }
+        signatures = {function.__name__: (function, specs) for function, specs in inputs.items()}
+        if self._logit is not None and self._num_values <= 256:
+            uint8_images = tf.TensorSpec(self._images.shape, tf.uint8, "images")
+            for function, specs in inputs.items():
+                outputs_uint8 = self._with_uint8_outputs(function)
+                signatures[f"{function.__name__}_uint8"] = (
+                    (self._with_uint8_inputs(outputs_uint8), [uint8_images, seed])
+                    if specs[0] is self._images
+                    else (outputs_uint8, specs)
+                )
+        return {
+            name: tf.function(function, input_signature=specs, autograph=False)
+            for name, (function, specs) in signatures.items()
+        }
+
+    def log_prob(self, images: tf.Tensor) -> Outputs:
+        return {"log_prob": self._encoded(images)[1]}
+
+    def bits_per_dim(self, images: tf.Tensor) -> Outputs:
+        num_dims = tf.reduce_prod(tf.shape(images)[1:])
+        return {"bits_per_dim": pixels.bits_per_dim(self._encoded(images)[1], num_dims)}
+
+    def encode(self, images: tf.Tensor) -> Outputs:
+        return {"latents": self._encoded(images)[0]}
+
+    def decode(self, latents: tf.Tensor) -> Outputs:
+        with tf.control_dependencies(self._size_assertions(latents)):
+            return {"images": self._forward(latents)}
+
+    def sample(self, num_samples: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> Outputs:
+        message = "expected num_samples of at least 1"
+        assertions = [tf.debugging.assert_positive(num_samples, message)]
+        if not self._is_standard_normal:
+            message = "expected temperature 1: the base distribution is not standard normal"
+            one = tf.ones_like(temperature)
+            assertions.append(tf.debugging.assert_equal(temperature, one, message))
+        with tf.control_dependencies(assertions):
+            latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]))
+            if self._is_standard_normal:
+                latents *= temperature
+            return {"images": self._forward(latents)}
+
+    def reconstruct(self, images: tf.Tensor) -> Outputs:
+        return {"images": self._forward(self._encoded(images)[0])}
+
+    @property
+    def _num_values(self) -> int:
+        return self._logit.parameters["num_values"]
+
+    def _inverse_pass(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns latents and log densities."""
+        latents, ildj = nested.inverse_and_log_det(self._bijector, images)
+        if not self._is_standard_normal:
+            return latents, self._base.log_prob(latents) + ildj
+        # The base distribution has one event shape, the images any.
+        log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
+        return latents, tf.reduce_sum(log_probs, axis=[-3, -2, -1]) + ildj
+
+    def _encoded(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns latents and log densities of images that were checked."""
+        assertions = self._size_assertions(images)
+        if self._logit is not None:
+            low, high = (tf.constant(v, self._dtype) for v in (self._logit.low, self._logit.high))
+            message = f"expected pixel values above {self._logit.low} and below {self._logit.high}"
+            assertions.append(tf.debugging.assert_greater(images, low, message))
+            assertions.append(tf.debugging.assert_less(images, high, message))
+        with tf.control_dependencies(assertions):
+            return self._inverse(images)
+
+    def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
+        # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
+        batch_size = tf.shape(images)[0]
+        assertions = [tf.debugging.assert_positive(batch_size, "expected at least one image")]
+        if not images.shape[1:].is_fully_defined():
+            message = f"expected a height and width divisible by {self._divisor}"
+            remainder = tf.shape(images)[1:3] % self._divisor
+            assertions.append(tf.debugging.assert_equal(remainder, 0, message))
+        return assertions
+
+    def _with_uint8_outputs(self, function: Callable[..., Outputs]) -> Callable[..., Outputs]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Outputs:
+            outputs = function(*args, **kwargs)
+            if "images" in outputs:
+                levels = tf.clip_by_value(tf.floor(outputs["images"]), 0, self._num_values - 1)
+                outputs["images"] = tf.cast(levels, tf.uint8)
+            return outputs
+
+        return wrapped
+
+    def _with_uint8_inputs(self, function: Callable[..., Outputs]) -> Callable[..., Outputs]:
+        def wrapped(images: tf.Tensor, seed: tf.Tensor) -> Outputs:
+            return function(pixels.dequantize(images, tf.stack([seed, 0]), self._dtype))
+
+        return wrapped
+
+
+def _is_standard_normal(base: tfd.Distribution) -> bool:
+    # A base with variables may become another distribution in training.
+    if base.variables or not isinstance(base, (tfd.Sample, private_api.Independent)):
+        return False
+    normal = base.distribution
+    if not isinstance(normal, tfd.Normal):
+        return False
+    return bool(np.all(np.equal(normal.loc, 0)) and np.all(np.equal(normal.scale, 1)))

@@ -1,0 +1,313 @@
+"""Keras callbacks for training flows."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.training import workers
+from tfp_realnvp.training.flow_model import FlowModel
+
+__all__ = ["LearningRateBudget", "TrainingCheckpoint", "save_weights"]
+
+
+class LearningRateBudget(keras.callbacks.Callback):
+    r"""Warms the learning rate up, holds it, and anneals it to zero at the end of a budget.
+
+    With the fraction `f` of the budget that is used up, in steps or in seconds of wall time,
+
+    ```
+    learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
+    ```
+
+    and training stops at `f = 1`: the best use of a fixed time, however fast the machine. Much of
+    a flow's gain comes in the last, annealed part. Of several workers all go by the chief's clock.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), tfr.RealNVPImage((4, 4, 1), num_filters=4)))
+    >>> model.compile()
+    >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
+    >>> history = model.fit(images, batch_size=8, epochs=9, verbose=0,
+    ...                     callbacks=[LearningRateBudget(1e-3, steps=12)])
+    >>> len(history.epoch), float(model.optimizer.learning_rate) < 1e-4
+    (3, True)
+    """
+
+    def __init__(
+        self,
+        peak: float = 1e-3,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        warmup_steps: int = 100,
+        hold: float = 0.5,
+        used_seconds: float = 0.0,
+    ) -> None:
+        """Constructs the callback.
+
+        Args:
+          peak: the highest learning rate.
+          steps: the budget in steps of the optimizer, or
+          seconds: in seconds, within `fit`; exactly one of them.
+          warmup_steps: steps until the peak is reached.
+          hold: fraction of the budget at which annealing begins, in [0, 1).
+          used_seconds: seconds of the budget that earlier runs have used up.
+
+        Raises:
+          ValueError: if not exactly one budget is given, or an argument is out of range.
+        """
+        super().__init__()
+        if (steps is None) == (seconds is None):
+            raise ValueError(
+                "LearningRateBudget: expected either a positive number of steps or of seconds, got "
+                f"steps={steps}, seconds={seconds}."
+            )
+        for value, is_valid, expected in (
+            (steps if seconds is None else seconds, lambda x: x > 0, "positive steps or seconds"),
+            (peak, lambda x: 0 < x < math.inf, "a positive peak"),
+            (warmup_steps, lambda x: 1 <= x < math.inf, "at least 1 warmup_steps"),
+            (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
+            (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
+        ):
+            validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
+        self.peak = peak
+        self.steps = steps
+        self.seconds = seconds
+        self.warmup_steps = warmup_steps
+        self.hold = hold
+        self.used_seconds = used_seconds
+        self._start = None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the budget that is used up, from 0."""
+        if self.steps is not None:
+            return _step(self.model) / self.steps
+        return self.elapsed_seconds / self.seconds
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, those of earlier runs included."""
+        return self.used_seconds + (0 if self._start is None else time.monotonic() - self._start)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Stops the clock."""
+        self.used_seconds, self._start = self.elapsed_seconds, None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate."""
+        step = _step(self.model)
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        annealed = min(1.0, max(0.0, 1 - self._common_fraction()) / (1 - self.hold))
+        self.model.optimizer.learning_rate = self.peak * warm * annealed
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops when the budget is used up."""
+        if self._common_fraction() >= 1:
+            self.model.stop_training = True
+
+    def _common_fraction(self) -> float:
+        # Workers of different learning rates would part, and one that stops alone leaves the others
+        # waiting.
+        if self.steps is not None:
+            return self.fraction
+        return workers.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Saves all that training needs to go on, and the weights of the best epoch apart.
+
+    After each epoch, and within one every `save_seconds`. Training stops when `patience` epochs in
+    succession were not better than the best before them.
+
+    A checkpoint holds the distribution's variables, the optimizer, the seconds used so far, the
+    best value of `monitor` and how long ago it was. It counts once it is whole: a process that is
+    killed at any point goes on from the one before (`tf.train.CheckpointManager`). The optimizer's
+    iterations are the number of steps done, and with them the position in the data and the seeds of
+    the noise. Of several workers the chief alone writes; all have to see the folder.
+
+    #### Example
+
+    >>> import tempfile, numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> def make():
+    ...   flow = tfr.RealNVPImage((4, 4, 1), num_blocks=0, num_filters=4)
+    ...   model = tfr.FlowModel(
+    ...       tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), flow))
+    ...   model.compile()
+    ...   return model
+    >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
+    >>> folder = tempfile.mkdtemp()
+    >>> checkpoint = TrainingCheckpoint(folder, make())
+    >>> history = checkpoint.model.fit(images, batch_size=8, verbose=0, callbacks=[checkpoint])
+    >>> again = TrainingCheckpoint(folder, make())
+    >>> again.restore(), int(again.model.optimizer.iterations)
+    (True, 4)
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        model: FlowModel,
+        *,
+        budget: LearningRateBudget | None = None,
+        monitor: str = "val_bits_per_dim",
+        best_weights: str = "best.weights.h5",
+        save_seconds: float | None = None,
+        patience: int | None = None,
+    ) -> None:
+        """Constructs the callback.
+
+        Args:
+          folder: for the checkpoints, in `folder/checkpoints`, and the best weights.
+          model: the compiled model.
+          budget: whose used seconds are to be kept.
+          monitor: the smaller, the better; without it in the logs, no weights are the best.
+          best_weights: the file name of the weights of the best epoch.
+          save_seconds: the longest time without a checkpoint; `None` has them after epochs only.
+          patience: epochs without a better one, at which training stops; `None` never stops it.
+
+        Raises:
+          TypeError: if an argument is of another type.
+          ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not
+            end in `.weights.h5`.
+        """
+        super().__init__()
+        if not isinstance(model, FlowModel):
+            raise TypeError(f"TrainingCheckpoint: expected a FlowModel, got {model!r}.")
+        if not (budget is None or isinstance(budget, LearningRateBudget)):
+            raise TypeError(f"TrainingCheckpoint: expected a budget or None, got {budget!r}.")
+        for argument, value in (("monitor", monitor), ("best_weights", best_weights)):
+            if not isinstance(value, str):
+                raise TypeError(f"TrainingCheckpoint: expected {argument} as a str, got {value!r}.")
+        if not best_weights.endswith(".weights.h5"):
+            raise ValueError(
+                f"TrainingCheckpoint: expected best_weights '*.weights.h5', got {best_weights!r}."
+            )
+        if save_seconds is not None:
+            expected = "TrainingCheckpoint: expected positive save_seconds or None"
+            validation.real(save_seconds, lambda x: x > 0, expected)
+        if patience is not None:
+            patience = validation.integer(
+                patience, 1, "TrainingCheckpoint: expected a positive patience or None"
+            )
+        self.set_model(model)
+        self._budget = budget
+        self._monitor = monitor
+        self._best_path = pathlib.Path(folder) / best_weights
+        self._seconds = tf.Variable(0.0, dtype=tf.float64)
+        self._best = tf.Variable(float("inf"), dtype=tf.float64)
+        self._epochs_since_best = tf.Variable(0, dtype=tf.int64)
+        self._save_seconds = save_seconds
+        self._patience = patience
+        self._last_save = 0.0
+        model.build_optimizer()
+        checkpoint = tf.train.Checkpoint(
+            distribution=model.distribution,
+            optimizer=model.optimizer,
+            seconds=self._seconds,
+            best=self._best,
+            epochs_since_best=self._epochs_since_best,
+        )
+        self._manager = tf.train.CheckpointManager(
+            checkpoint, str(pathlib.Path(folder) / "checkpoints"), max_to_keep=2
+        )
+
+    def restore(self) -> bool:
+        """Takes up the latest checkpoint; returns whether there was one.
+
+        Raises:
+          FileNotFoundError: if a worker has not the checkpoint that the chief has.
+        """
+        latest = self._manager.latest_checkpoint
+        if latest is not None:
+            self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
+        strategy = self.model.distribute_strategy
+        step = _step(self.model)
+        step_of_chief = int(workers.broadcast_from_chief(strategy, float(step)))
+        if step != step_of_chief:
+            raise FileNotFoundError(
+                f"TrainingCheckpoint: expected a checkpoint of step {step_of_chief}, as the chief "
+                f"has, in {self._manager.directory!r}, got one of step {step}: all workers have to "
+                "see the same folder."
+            )
+        if latest is None:
+            return False
+        if self._budget is not None:
+            self._budget.used_seconds = float(self._seconds.numpy())
+        return True
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the best epoch was `patience` epochs ago."""
+        return self._patience is not None and int(self._epochs_since_best.numpy()) >= self._patience
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._last_save = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves, if the last checkpoint is old."""
+        if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
+            return
+        # The end of an epoch has its own checkpoint: one before its validation would pass it over.
+        if not self.model.stop_training and batch + 1 != self.params.get("steps"):
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves, and looks whether this was the best epoch."""
+        value = float((logs or {}).get(self._monitor, float("inf")))
+        if value < float(self._best.numpy()):
+            self._best.assign(value)
+            self._epochs_since_best.assign(0)
+            if self._writes:
+                save_weights(self.model, self._best_path)
+        else:
+            self._epochs_since_best.assign_add(1)
+        self._save()
+        if self.is_out_of_patience:
+            self.model.stop_training = True
+
+    @property
+    def _writes(self) -> bool:
+        return workers.is_chief(self.model.distribute_strategy)
+
+    def _save(self) -> None:
+        self._last_save = time.monotonic()
+        if not self._writes:
+            return
+        if self._budget is not None:
+            self._seconds.assign(self._budget.elapsed_seconds)
+        self._manager.save(_step(self.model))
+
+
+def _step(model: keras.Model) -> int:
+    # A variable of several devices is no number for Python.
+    return int(model.optimizer.iterations.numpy())
+
+
+def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Saves weights to `path`, `*.weights.h5`, which is replaced when the new file is whole."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        model.save_weights(whole)
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""Locates the first value of a training step that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["FiniteRecord", "NonFiniteLossError", "find_non_finite_variable"]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A training step gave a loss or gradient that is not finite. The weights were not changed.
+
+    Attributes:
+      step: the training step, counted from 0.
+      part: the first part of the step whose values are not finite.
+    """
+
+    def __init__(self, step: int, part: str) -> None:
+        super().__init__(
+            f"the loss or its gradient is not finite at step {step}, first in {part}; the weights "
+            "are those before that step. A smaller learning rate or gradient norm may help."
+        )
+        self.step = step
+        self.part = part
+
+
+class FiniteRecord:
+    """Collects the parts of a step in the order of computation, and whether each is finite.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> record = FiniteRecord()
+    >>> record.add('the data', tf.constant([1.0]))
+    >>> record.add('the loss', tf.constant([1.0, float('nan')]))
+    >>> record.names[int(record.first(record.are_not_finite()))]
+    'the loss'
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._are_finite: list[tf.Tensor] = []
+
+    def add(self, name: str, *tensors: tf.Tensor) -> None:
+        """Appends a part with all of its tensors."""
+        self.names.append(name)
+        finite = [tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]
+        self._are_finite.append(tf.reduce_all(tf.stack(finite)))
+
+    def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
+        """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
+        self.add(f"the bijector {bijector.name}", value, log_det)
+
+    def are_not_finite(self) -> tf.Tensor:
+        """Returns 1 for each part that is not finite and 0 for others, float32."""
+        return 1 - tf.cast(tf.stack(self._are_finite), tf.float32)
+
+    def first(self, are_not_finite: tf.Tensor) -> tf.Tensor:
+        """Returns the index of the first positive entry, or the number of parts, int64."""
+        return tf.argmax(tf.concat([are_not_finite > 0, [True]], axis=0))
+
+
+def find_non_finite_variable(variables: Sequence[Any]) -> str | None:
+    """Returns the path of the first variable with a value that is not finite, if there is one."""
+    for variable in variables:
+        if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):
+            return variable.path
+    return None

@@ -1,0 +1,122 @@
+"""The data that `FlowModel` takes: arrays and datasets of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp import pixels
+from tfp_realnvp.internal.tf_data import without_autotune
+
+__all__ = ["as_dataset", "check_images", "images_of_batch"]
+
+
+def check_images(x: Any, *, gray_levels: bool) -> None:
+    """Checks data before training, as far as possible without reading it.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> check_images(np.zeros([2, 4, 4, 1], np.uint8), gray_levels=True)
+
+    Args:
+      x: images, or a dataset of them.
+      gray_levels: whether the values have to be integers, of any dtype.
+
+    Raises:
+      ValueError: if there are no images, or they are not [B, H, W, C] with gray levels.
+    """
+    if isinstance(x, tf.data.Dataset):
+        if x.cardinality() == 0:
+            raise ValueError("FlowModel: expected images, got an empty dataset.")
+        return
+    images = pixels.image_component(x)
+    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
+        return
+    if len(images.shape) != 4 or images.shape[0] == 0:
+        raise ValueError(
+            f"FlowModel: expected images [number, height, width, channels], at least one, got "
+            f"shape {tuple(images.shape)}."
+        )
+    if gray_levels and not tf.as_dtype(images.dtype).is_integer:
+        largest = float(np.max(images))
+        if largest <= 1.0 and float(np.max(np.asarray(images) % 1)) > 0:
+            raise ValueError(
+                "FlowModel: expected grey levels 0, 1, 2, …, got fractions up to "
+                f"{largest}: multiply images in [0, 1] by 255 again, or pass dequantize=False."
+            )
+
+
+def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = False) -> Any:
+    """Returns arrays as a dataset of batches, and datasets and others as they are.
+
+    Arrays are batched as `keras.Model.fit` does, and datasets are kept, but both without autotuning
+    by `tf.data`; see `without_autotune`.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> batches = as_dataset((np.zeros([5, 4, 4, 1]), np.arange(5)), batch_size=2)
+    >>> [labels.numpy().tolist() for _, labels in batches]
+    [[0, 1], [2, 3], [4]]
+
+    Args:
+      data: a NumPy array or tensor, or a tuple or dictionary of such of equal length; a
+        `tf.data.Dataset`; or other data that Keras takes.
+      batch_size: of the batches made of arrays; by default 32.
+      shuffle: whether to shuffle arrays, anew for each epoch.
+
+    Raises:
+      ValueError: if the lengths of the arrays differ.
+    """
+    if isinstance(data, tf.data.Dataset):
+        return without_autotune(data)
+    leaves = tf.nest.flatten(data)
+    if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
+        return data
+    lengths = sorted({len(leaf) for leaf in leaves})
+    if len(lengths) > 1:
+        raise ValueError(f"FlowModel: expected arrays of equal length, got lengths {lengths}.")
+    with tf.device("CPU"):
+        arrays = tf.nest.map_structure(tf.convert_to_tensor, data)
+    indices = tf.data.Dataset.range(lengths[0])
+    if shuffle:
+        indices = indices.shuffle(lengths[0])
+    dataset = indices.batch(32 if batch_size is None else batch_size)
+    dataset = dataset.map(
+        lambda batch: tf.nest.map_structure(lambda array: tf.gather(array, batch), arrays),
+        num_parallel_calls=2,
+    ).prefetch(2)
+    options = tf.data.Options()
+    # Workers that are given the same arrays divide them.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return without_autotune(dataset.with_options(options))
+
+
+def images_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
+    """Returns the images [B, H, W, C] of a batch, which may also have labels.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow as tf
+    >>> batch = (np.zeros([2, 4, 4, 1]), np.zeros([2]))
+    >>> images_of_batch(batch, tf.TensorShape([4, 4, 1])).shape
+    TensorShape([2, 4, 4, 1])
+
+    Args:
+      data: as `pixels.image_component` takes it.
+      event_shape: of the distribution.
+
+    Raises:
+      ValueError: if the shape does not fit.
+    """
+    images = tf.convert_to_tensor(pixels.image_component(data))
+    expected = event_shape
+    if images.shape.rank != 4 or not images.shape[1:].is_compatible_with(expected):
+        raise ValueError(
+            f"FlowModel: expected images [batch, {', '.join(map(str, expected))}], got shape "
+            f"{images.shape}."
+        )
+    return images

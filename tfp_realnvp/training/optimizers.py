@@ -1,0 +1,88 @@
+"""Optimizer steps that are made under a condition, and Adam by TensorFlow's fused kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.internal import replicas
+
+__all__ = ["FusedAdam", "apply_if"]
+
+
+def apply_if(
+    condition: tf.Tensor,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Applies gradients if a condition holds, and otherwise changes nothing, not even moments.
+
+    With several replicas all make the same step, with gradients that were summed over them, so
+    that the norm by which they are clipped is that of the sum.
+
+    #### Example
+
+    >>> import keras, tensorflow as tf
+    >>> variable, optimizer = keras.Variable(1.0), keras.optimizers.SGD(0.5)
+    >>> optimizer.build([variable])
+    >>> apply_if(tf.constant(False), optimizer, [tf.constant(1.0)], [variable])
+    >>> float(variable), int(optimizer.iterations)
+    (1.0, 0)
+
+    Args:
+      condition: a scalar `bool`, the same on all replicas.
+      optimizer: any Keras optimizer, built.
+      gradients: of `variables`, the same on all replicas.
+      variables: those that the optimizer was built for.
+    """
+    if replicas.num_replicas() == 1:
+        tf.cond(
+            condition, lambda: _apply(optimizer, gradients, variables), lambda: tf.constant(False)
+        )
+        return
+    # Keras communicates within `apply`, which no branch may contain: the step is undone instead.
+    state = [variable.value for variable in (*variables, *optimizer.variables)]
+    before = [tf.convert_to_tensor(variable) for variable in state]
+    # Keras sums over replicas once more: the first one passes the sum, the others zeros.
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    counts = condition & tf.equal(replica, 0)
+    gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
+    optimizer.apply(gradients, variables)
+    for variable, value in zip(state, before, strict=True):
+        replicas.assign(variable, tf.where(condition, variable, value))
+
+
+def _apply(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> tf.Tensor:
+    optimizer.apply(gradients, variables)
+    return tf.constant(True)
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class FusedAdam(keras.optimizers.Adam):
+    """Adam by the fused kernel."""
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        """Updates one variable."""
+        index = self._get_variable_index(variable)
+        dtype = variable.dtype
+        step = tf.cast(self.iterations.value, dtype) + 1
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(tf.constant(self.beta_1, dtype), step),
+            beta2_power=tf.pow(tf.constant(self.beta_2, dtype), step),
+            lr=tf.cast(learning_rate, dtype),
+            beta1=tf.constant(self.beta_1, dtype),
+            beta2=tf.constant(self.beta_2, dtype),
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=tf.cast(gradient, dtype),
+        )

@@ -1,0 +1,84 @@
+"""Connects the variables and options of a distribution with Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, nested
+from tfp_realnvp.internal import private_api
+
+__all__ = ["TrackedVariables", "build_networks", "find_scales", "log_prob_options"]
+
+tfd = tfp.distributions
+
+
+class TrackedVariables(keras.layers.Layer):
+    """Makes `tf.Variable`s known to Keras, which tracks only Keras variables.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> layer = TrackedVariables([tf.Variable([1.0, 2.0])], name='layer')
+    >>> layer.count_params()
+    2
+    """
+
+    def __init__(self, variables: list[tf.Variable], name: str) -> None:
+        super().__init__(name=name)
+        self.wrapped = [
+            keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=f"variable_{i}")
+            for i, v in enumerate(variables)
+        ]
+        self.built = True
+
+
+def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijector]) -> None:
+    """Creates the variables of bijectors that create them at their first call.
+
+    Args:
+      distribution: the distribution.
+      bijectors: all bijectors within it.
+
+    Raises:
+      ValueError: if variables are missing, and the distribution has no known event shape.
+    """
+    if all(part.is_built for part in bijectors):
+        return
+    if not distribution.event_shape.is_fully_defined():
+        raise ValueError(
+            "FlowModel: expected built networks, or a distribution of known event_shape, got "
+            f"{distribution.event_shape}."
+        )
+    image = tf.zeros([1, *distribution.event_shape], distribution.dtype)
+    distribution.log_prob(image)
+
+
+def find_scales(
+    networks: Sequence[keras.layers.Layer], bijectors: Sequence[FlowBijector]
+) -> list[tf.Variable]:
+    """Returns the scales with an L2 penalty: those of weight normalization and of tanh.
+
+    A layer has scales of weight normalization if it has an attribute `weight_norm_scales`.
+    """
+    layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
+    of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
+    couplings = [part for part in bijectors if isinstance(part, AffineCoupling)]
+    return of_layers + [part.scale for part in couplings if part.scale is not None]
+
+
+def log_prob_options(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
+    """Returns the keyword arguments of `log_prob` that route `options` to the nested bijectors."""
+    if isinstance(distribution, private_api.TransformedDistribution):
+        routed = {
+            "distribution_kwargs": log_prob_options(distribution.distribution, **options),
+            "bijector_kwargs": nested.call_options(distribution.bijector, **options),
+        }
+        return {name: kwargs for name, kwargs in routed.items() if kwargs}
+    if isinstance(distribution, private_api.Independent):
+        return log_prob_options(distribution.distribution, **options)
+    return {}
