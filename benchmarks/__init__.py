@@ -1,7 +1,7 @@
-"""Speed, memory and quality of this package, side by side with others."""
+"""Speed, memory and bits/dim of this package, measured against other implementations."""
 
 import os
 
-# Read when TensorFlow is imported, here and in the workers. By itself TensorFlow has oneDNN only on
-# x86 processors with instructions for neural networks; PyTorch has it on all.
+# Read when TensorFlow is imported, here and in child processes. TensorFlow itself enables oneDNN
+# only on x86 processors with VNNI instructions; PyTorch always uses it.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

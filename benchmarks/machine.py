@@ -1,98 +1,87 @@
-"""The machine and the versions that a result belongs to."""
+"""The machine and the versions that a result belongs to; Linux only.
+
+`python -m benchmarks.machine` prints the rate of a matrix product, GFLOP/s by dtype, as JSON.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
+import re
+import statistics
 import subprocess
 import sys
 import time
 from typing import Any
 
-from benchmarks.spec import num_cores
+__all__ = ["ROOT", "bfloat16_pays", "describe_machine", "matrix_rates", "num_cores"]
 
-__all__ = ["busy_cores", "describe_machine"]
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "torch")
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-_PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "tf-keras", "torch")
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Returns what a result depends on beside the code.
+    """Returns what a result depends on besides the code.
 
     Args:
-      threads: that each contender's framework is given.
+      threads: number of threads of each contender's framework.
     """
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu[1] if cpu else platform.machine(),
         "cores": num_cores(),
         "threads": threads,
-        "memory_gb": _memory_gb(),
-        "system": f"{platform.system()} {platform.machine()}",
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
-        "matrix_gflops": _matrix_rates(),
+        **{package: installed.get(package, "not installed") for package in _PACKAGES},
+        "matrix_gflops": matrix_rates(),
     }
 
 
-def busy_cores(seconds: float = 1.0) -> float | None:
-    """Returns how many cores others keep busy while this process waits; `None` where unknown.
+def matrix_rates() -> dict[str, float]:
+    """Returns GFLOP/s of a matrix product in float32 and bfloat16, which bounds every contender.
 
-    What else runs on the machine falsifies a comparison, and does not do so evenly: OpenMP
-    threads, which PyTorch has, wait for each other at every operation.
+    It is measured in a process of its own, so that the caller does not import TensorFlow.
     """
-    before = _idle_and_total()
-    if before is None:
-        return None
-    time.sleep(seconds)
-    idle, total = (b - a for a, b in zip(before, _idle_and_total(), strict=True))
-    return round(num_cores() * max(0.0, 1 - idle / max(total, 1)), 2)
-
-
-def _idle_and_total() -> tuple[int, int] | None:
-    path = pathlib.Path("/proc/stat")
-    if not path.exists():
-        return None
-    # user, nice, system, idle, iowait, …
-    times = [int(field) for field in path.read_text().split("\n")[0].split()[1:9]]
-    return times[3] + times[4], sum(times)
-
-
-def _cpu_model() -> str:
-    return _field("/proc/cpuinfo", "model name") or platform.processor() or "unknown"
-
-
-def _memory_gb() -> float | None:
-    kilobytes = _field("/proc/meminfo", "MemTotal")
-    return round(int(kilobytes.split()[0]) * 1024 / 1e9, 1) if kilobytes else None
-
-
-def _field(path: str, name: str) -> str | None:
-    if not pathlib.Path(path).exists():
-        return None
-    for line in pathlib.Path(path).read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _matrix_rates() -> dict[str, float]:
-    # In a process of its own, as the contenders are.
-    program = subprocess.run(
-        [sys.executable, "-m", "benchmarks.matrix_rate"],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-m", "benchmarks.machine"]
+    program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(program.stdout.splitlines()[-1])
+
+
+def bfloat16_pays(rates: dict[str, float]) -> bool:
+    """Returns whether the result of `matrix_rates` promises a gain from bfloat16.
+
+    Without instructions for bfloat16, convolutions are ten times slower than in float32; and not
+    every processor that has such instructions gains from them.
+    """
+    return rates["bfloat16"] > 1.2 * rates["float32"]
+
+
+def _measure_matrix_rates(side: int = 2048, rounds: int = 5) -> dict[str, float]:
+    import tensorflow as tf
+
+    square = tf.function(lambda matrix: matrix @ matrix)
+    rates = {}
+    for dtype in (tf.float32, tf.bfloat16):
+        matrix = tf.cast(tf.random.normal([side, side]), dtype)
+        square(matrix)
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            square(matrix).numpy()
+            seconds.append(time.perf_counter() - start)
+        rates[dtype.name] = 2 * side**3 / statistics.median(seconds) / 1e9
+    return rates
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_matrix_rates()))

@@ -2,91 +2,56 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.sizes import SIZES, multiply_adds
 
-__all__ = ["markdown", "sentence", "table"]
-
-# So many cores kept busy by others are worth a remark.
-BUSY = 0.2
+__all__ = ["markdown", "sentence"]
 
 
 def markdown(results: dict[str, Any]) -> str:
     """Returns the report of a run.
 
     Args:
-      results: `machine`, and `entries`: of each comparison its `size`, `what`, `first`, `second`,
-        and either a `measurement` (see `benchmarks.comparison.Measurement`) or a `reason` why
-        there is none. Maybe `quality`: what `benchmarks.quality` says of each contender; and
-        `precision` and `pipeline`, what the programs of these names say.
+      results: `machine`, and `entries`: each with `size`, `what`, the two `rows`, and either the
+        result of `benchmarks.comparison.compare` or a `reason` why there is none. Optionally
+        `quality`: the outcomes of `benchmarks.quality`.
     """
     parts = [_machine(results["machine"])]
-    disturbed = sum((entry.get("busy_cores") or 0.0) > BUSY for entry in results["entries"])
-    if disturbed:
-        parts.append(
-            f"**Others used the machine at the start of {disturbed} of {len(results['entries'])} "
-            "comparisons: these figures are not to be relied on.**"
-        )
     for size in dict.fromkeys(entry["size"] for entry in results["entries"]):
         entries = [entry for entry in results["entries"] if entry["size"] == size]
-        parts.append(_heading(size))
-        parts.append(_speed(entries))
-        parts.append(_contenders(entries))
-        if any(_is_memory(entry) for entry in entries):
-            parts.append(_memory(entries))
+        parts += [_heading(size), _speed(entries)]
+        measured = [entry for entry in entries if "reason" not in entry]
+        if measured:
+            parts.append(_contenders(measured))
+        memory = [entry for entry in measured if all(map(_is_memory_row, entry["rows"]))]
+        if memory:
+            parts.append(_memory(memory))
     if results.get("quality"):
         parts.append(_quality(results["quality"]))
-    if results.get("precision"):
-        parts.append(_precision(results["precision"]))
-    if results.get("pipeline"):
-        parts.append(_pipeline(results["pipeline"]))
     return "\n\n".join(parts) + "\n"
 
 
 def sentence(entry: dict[str, Any]) -> str:
     """Returns the outcome of one comparison in a line."""
-    heading = f"{entry['size']}, {entry['what']}: {entry['first']} against {entry['second']}"
-    if entry.get("reason"):
-        return f"{heading}: {entry['reason']}"
-    measured = entry["measurement"]
-    first, second = measured["first"], measured["second"]
-    busy = entry.get("busy_cores") or 0.0
-    remarks = f" (others kept {busy:.1f} cores busy)" if busy > BUSY else ""
-    for name, side in ((entry["first"], first), (entry["second"], second)):
-        if not side["is_finite"]:
-            remarks += f" (results of {name} are not finite)"
-    return (
-        f"{heading}: {measured['ratio']:.2f}× ({min(measured['ratios']):.2f} to "
-        f"{max(measured['ratios']):.2f}), {first['images_per_second']:.1f} and "
-        f"{second['images_per_second']:.1f} images/s{remarks}"
-    )
+    first, second, outcome, *speeds = _speed_cells(entry)
+    of_each = f", {' and '.join(speeds)} images/s" if "reason" not in entry else ""
+    return f"{entry['size']}, {entry['what']}: {first} against {second}: {outcome}{of_each}"
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Returns a Markdown table.
-
-    #### Example
-
-    >>> print(table(['a', 'b'], [[1, 2]]))
-    | a | b |
-    | --- | --- |
-    | 1 | 2 |
-    """
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
+def _table(header: str, rows: Iterable[Iterable[Any]]) -> str:
+    columns = header.split(" | ")
+    lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def _machine(machine: dict[str, Any]) -> str:
-    machine = dict(machine)
-    rates = machine.pop("matrix_gflops")
-    rows = [[key.replace("_", " "), value] for key, value in machine.items()]
-    rows += [[f"matrix product, {dtype}", f"{rate:.0f} GFLOP/s"] for dtype, rate in rates.items()]
-    return "### Machine\n\n" + table(["", ""], rows)
+    rows = [[key.replace("_", " "), machine[key]] for key in machine if key != "matrix_gflops"]
+    for dtype, rate in machine["matrix_gflops"].items():
+        rows.append([f"matrix product, {dtype}", f"{rate:.0f} GFLOP/s"])
+    return "### Machine\n\n" + _table("machine | value", rows)
 
 
 def _heading(name: str) -> str:
@@ -100,159 +65,86 @@ def _heading(name: str) -> str:
 
 
 def _speed(entries: list[dict[str, Any]]) -> str:
-    rows = []
-    for entry in entries:
-        name = [entry["what"], entry["first"], entry["second"]]
-        goal = entry.get("at_least")
-        goal = "" if goal is None else f"≥ {goal:g}"
-        if entry.get("reason"):
-            rows.append([*name, "–", "–", entry["reason"], goal])
-            continue
-        measured = entry["measurement"]
-        ratios = measured["ratios"]
-        for i, side in enumerate(("first", "second"), start=1):
-            if not measured[side]["is_finite"]:
-                name[i] += " (results not finite)"
-        rows.append(
-            [
-                *name,
-                f"{measured['first']['images_per_second']:.1f}",
-                f"{measured['second']['images_per_second']:.1f}",
-                f"**{measured['ratio']:.2f}** ({min(ratios):.2f}–{max(ratios):.2f})",
-                goal,
-            ]
-        )
-    header = ["what", "first", "second", "first, images/s", "second, images/s", "ratio", "bar"]
-    return table(header, rows)
+    rows = [[entry["what"], *_speed_cells(entry)] for entry in entries]
+    return _table("what | first | second | ratio | first, images/s | second, images/s", rows)
+
+
+def _speed_cells(entry: dict[str, Any]) -> list[str]:
+    if "reason" in entry:
+        return [*entry["rows"], entry["reason"], "–", "–"]
+    names = [
+        row if side["is_finite"] else f"{row} (results not finite)"
+        for row, side in zip(entry["rows"], entry["sides"], strict=True)
+    ]
+    ratios = entry["ratios"]
+    ratio = f"**{entry['ratio']:.2f}** ({min(ratios):.2f}–{max(ratios):.2f})"
+    return [*names, ratio, *(f"{side['images_per_second']:.1f}" for side in entry["sides"])]
 
 
 def _contenders(entries: list[dict[str, Any]]) -> str:
-    """Returns what is measured of a process by itself: the median over its comparisons."""
+    """Returns what is measured of a process alone: the median over its comparisons."""
+    by_row: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in entries:
+        for row, side in zip(entry["rows"], entry["sides"], strict=True):
+            by_row.setdefault((entry["what"], row), []).append(side)
     rows = []
-    for (what, name), sides in _sides(entries).items():
-
-        def median(key: str, sides: list[dict[str, Any]] = sides) -> float:
-            return statistics.median(side[key] for side in sides)
-
+    for (what, row), sides in by_row.items():
+        side = {key: statistics.median(side[key] for side in sides) for key in sides[0]}
+        # The first step of the other rows is on a full batch.
+        activations = side["peak_mb"] - side["first_step_mb"]
         rows.append(
             [
                 what,
-                name,
-                f"{sides[0]['num_parameters']:,}",
-                f"{median('images_per_second'):.1f}",
-                f"{median('build_seconds'):.1f}",
-                f"{median('first_step_seconds'):.1f}",
-                f"{median('built_mb'):.0f}",
-                f"{median('peak_mb'):.0f}",
-                f"{median('peak_mb') - median('built_mb'):.0f}",
+                row,
+                f"{side['num_parameters']:,.0f}",
+                f"{side['images_per_second']:.1f}",
+                f"{side['first_step_seconds']:.1f}",
+                f"{side['built_mb']:.0f}",
+                f"{side['peak_mb'] - side['built_mb']:.0f}",
+                f"{activations:.0f}" if _is_memory_row(row) else "–",
             ]
         )
-    header = [
-        "what",
-        "contender",
-        "parameters",
-        "images/s",
-        "build, s",
-        "to the end of the first step, s",
-        "memory after building, MB",
-        "peak memory, MB",
-        "peak − building, MB",
-    ]
-    return table(header, rows)
+    return _table(
+        "what | contender | parameters | images/s | first step, s | built, MB | "
+        "peak − built, MB | activations, MB",
+        rows,
+    )
 
 
 def _memory(entries: list[dict[str, Any]]) -> str:
-    """Returns peaks of activations as multiples of each other."""
+    """Returns ratios of memory, and of the time that is paid for it."""
     rows = []
-    for entry in filter(_is_memory, entries):
-        if entry.get("reason"):
-            rows.append([entry["first"], entry["second"], entry["reason"], "–", "–"])
-            continue
-        sides = [entry["measurement"]["first"], entry["measurement"]["second"]]
-        over_building = [side["peak_mb"] - side["built_mb"] for side in sides]
-        over_graph = [side["peak_mb"] - side["traced_mb"] for side in sides]
-        rows.append(
-            [
-                entry["first"],
-                entry["second"],
-                f"{over_building[0] / over_building[1]:.2f}",
-                f"{over_graph[0] / over_graph[1]:.2f}",
-                f"{1 / entry['measurement']['ratio']:.2f}",
-            ]
-        )
-    header = [
-        "first",
-        "second",
-        "peak − building, ratio",
-        "peak − (building, graph, a step on one image), ratio",
-        "step time, ratio",
-    ]
-    return table(header, rows)
+    for entry in entries:
+        memory = []
+        for start in ("built_mb", "first_step_mb"):
+            first, second = (side["peak_mb"] - side[start] for side in entry["sides"])
+            memory.append(f"{first / second:.2f}")
+        rows.append([*entry["rows"], *memory, f"{1 / entry['ratio']:.2f}"])
+    return _table("first | second | peak − built, ratio | activations, ratio | time, ratio", rows)
+
+
+def _is_memory_row(row: str) -> bool:
+    return row.startswith("memory-")
 
 
 def _quality(outcomes: list[dict[str, Any]]) -> str:
+    formats = {
+        "contender": "",
+        "bits_per_dim": ".3f",
+        "train_bits_per_dim": ".3f",
+        "steps": ",",
+        "num_parameters": ",",
+        "samples": ",",
+        "finite_samples": ",",
+        "largest_latent_error": ".1e",
+    }
     rows = []
     for outcome in outcomes:
-        if outcome.get("reason"):
-            rows.append([outcome["contender"], outcome["reason"], *["–"] * 5])
-            continue
-        errors = "–"
-        if "largest_latent_error" in outcome:
-            errors = f"{outcome['largest_latent_error']:.1e}"
-        rows.append(
-            [
-                outcome["contender"],
-                f"{outcome['bits_per_dim']:.3f}",
-                outcome["steps"],
-                f"{outcome.get('trained_seconds', math.nan):.0f}",
-                f"{outcome.get('num_parameters', 0):,}",
-                f"{outcome['finite_samples']} of {outcome['samples']}",
-                errors,
-            ]
-        )
-    header = [
-        "contender",
-        "test bits/dim",
-        "steps",
-        "time, s",
-        "parameters",
-        "finite samples",
-        "largest error of a sample's latents",
-    ]
-    return "### Bits/dim after a given time\n\n" + table(header, rows)
-
-
-def _precision(outcome: dict[str, Any]) -> str:
-    if outcome.get("reason"):
-        return f"Equal steps in two precisions: {outcome['reason']}."
-    bits = outcome["bits_per_dim"]
-    return (
-        f"After {outcome['steps']} equal steps, size {outcome['size']}, test bits/dim: "
-        f"{bits['float32']:.3f} in float32, {bits['mixed_bfloat16']:.3f} in mixed_bfloat16."
-    )
-
-
-def _pipeline(outcome: dict[str, Any]) -> str:
-    if outcome.get("reason"):
-        return f"Input pipeline: {outcome['reason']}."
-    return (
-        f"Input pipeline alone, {outcome['dataset']}: "
-        f"{outcome['pipeline_images_per_second']:,.0f} images/s, {outcome['ratio']:,.0f} times "
-        f"those of training at size {outcome['size']}."
-    )
-
-
-def _is_memory(entry: dict[str, Any]) -> bool:
-    return all(entry[side].startswith("memory-") for side in ("first", "second"))
-
-
-def _sides(entries: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    sides = {}
-    for entry in entries:
-        if entry.get("reason"):
-            continue
-        whats = entry["what"].split(" / ")
-        for what, which in ((whats[0], "first"), (whats[-1], "second")):
-            key = (what, entry[which])
-            sides.setdefault(key, []).append(entry["measurement"][which])
-    return sides
+        if "reason" in outcome:
+            rows.append([outcome["contender"], outcome["reason"], *["–"] * (len(formats) - 2)])
+        else:
+            rows.append(
+                [format(outcome[k], f) if k in outcome else "–" for k, f in formats.items()]
+            )
+    header = " | ".join(formats).replace("_", " ")
+    return "### Bits/dim after a given time\n\n" + _table(header, rows)

@@ -1,4 +1,4 @@
-"""The sizes of model that are measured, and what one evaluation of each costs."""
+"""The model sizes that are measured, and the arithmetic that one evaluation of each costs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["SIZES", "Size", "multiply_adds"]
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A Real NVP architecture and the batch that it is measured on.
+    """A Real NVP architecture and the batch it is measured on.
 
     Attributes:
       image_shape: (height, width, channels).
       num_scales: number of scales.
       num_blocks: residual blocks of each network.
-      num_filters: feature maps of the networks of the first scale's checkerboard couplings.
+      num_filters: feature maps in the networks of the first scale's checkerboard couplings.
       batch_size: images in a batch.
-      rounds: timed rounds of each comparison.
+      rounds: timed turns of each contender.
     """
 
     image_shape: tuple[int, int, int]
@@ -27,26 +27,20 @@ class Size:
     batch_size: int
     rounds: int
 
-    def __post_init__(self) -> None:
-        # JSON has lists only.
-        object.__setattr__(self, "image_shape", tuple(self.image_shape))
-
 
 SIZES: dict[str, Size] = {
-    # For tests: all the parts, no work.
-    "tiny": Size((8, 8, 3), 2, 1, 4, batch_size=4, rounds=2),
+    "tiny": Size((8, 8, 3), 2, 1, 4, batch_size=4, rounds=2),  # for tests
     "small": Size((32, 32, 3), 2, 4, 32, batch_size=64, rounds=5),
-    # Two processes of half the paper's batch fit into 16 GB.
+    # The paper's architectures. Two processes with half of its batch fit into 16 GB.
     "cifar10": Size((32, 32, 3), 2, 8, 64, batch_size=32, rounds=3),
     "images64": Size((64, 64, 3), 5, 2, 32, batch_size=32, rounds=3),
 }
 
 
 def multiply_adds(size: Size) -> int:
-    """Returns the multiply-adds of all convolutions for one image's `log_prob`.
+    """Returns the multiply-adds of all convolutions in `log_prob` of one image.
 
-    Every network runs once; a training step costs about three times as much. This is what the
-    rate of the machine's matrix product bounds.
+    Every network runs once. A training step costs about three times as much.
 
     #### Example
 
@@ -64,8 +58,7 @@ def multiply_adds(size: Size) -> int:
             height, width, channels, filters = height // 2, width // 2, 4 * channels, 2 * filters
             channelwise = _network(channels, channels, size.num_blocks, filters)
             total += 3 * height * width * channelwise
-            # Half of the dimensions goes on.
-            channels //= 2
+            channels //= 2  # half of the dimensions is factored out
     return total
 
 

@@ -1,79 +1,58 @@
-"""A process with one contender in it, which works when told to.
+"""A process with one contender, which works when asked to.
 
-It reads requests from stdin and writes replies to stdout, one JSON object a line:
+Its argument is a JSON object: `contender`, `options`, `size` (a key of `SIZES`), `threads` and
+`checkout`, the folder with the package to measure (`null` takes the package beside this one). It
+builds the contender and writes one reply, then one for each request that it reads from stdin, each
+a JSON object on a line:
 
 ```
-{"do": "build", "spec": {...}}           -> {"build_seconds", "num_parameters", "resident_mb"}
-{"do": "run", "what": "train", "steps": 3}    -> {"seconds", "value", "peak_mb", "resident_mb"}
-{"do": "close"}                          -> {}
+                               -> {"build_seconds", "num_parameters", "resident_mb"}
+{"what": "train", "steps": 3}  -> {"seconds", "value", "peak_mb", "resident_mb"}
 ```
 
-`what` is `train`, `log_prob` or `sample`. The spec is that of `benchmarks.spec.Spec`. Seconds of
-building count from after the imports. A reply with `unavailable` or `error` says why there is no
-other. Whatever a framework prints goes to stderr.
+A reply {"error": ...} is the last one. What a framework prints goes to stderr.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pathlib
+import re
 import sys
 import time
 import traceback
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any
 
-from benchmarks.contenders import Contender, NotAvailable, contender_class
-from benchmarks.memory import peak_mb, resident_mb
-from benchmarks.spec import Spec
-
-__all__ = ["Worker", "main"]
+from benchmarks.contenders import contender_class
+from benchmarks.sizes import SIZES
 
 
-class Worker:
-    """Answers requests."""
-
-    def __init__(self) -> None:
-        self._contender: Contender | None = None
-
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Returns the reply to a request; errors become replies."""
-        try:
-            return getattr(self, f"_{request.pop('do')}")(**request)
-        except NotAvailable as reason:
-            return {"unavailable": str(reason)}
-        except Exception as error:
-            traceback.print_exc()
-            first_line = str(error).strip().split("\n")[0]
-            return {"error": f"{type(error).__name__}: {first_line}"}
-
-    def _build(self, spec: dict[str, Any]) -> dict[str, Any]:
-        spec = Spec.from_json(spec)
-        make = contender_class(spec.contender)
-        _set_threads(spec.contender, spec.threads)
+def _replies(
+    contender: str, options: dict[str, Any], size: str, threads: int, checkout: str | None
+) -> Iterator[dict[str, Any]]:
+    if checkout is not None:
+        # `benchmarks` is imported already, and stays the one of this file.
+        sys.path.insert(0, checkout)
+    make = contender_class(contender)
+    _set_threads(contender, threads)
+    start = time.perf_counter()
+    model = make(SIZES[size], **options)
+    yield {
+        "build_seconds": time.perf_counter() - start,
+        "num_parameters": model.num_parameters,
+        "resident_mb": _memory_mb("VmRSS"),
+    }
+    for line in sys.stdin:
         start = time.perf_counter()
-        self._contender = make(spec.size, **spec.options)
-        return {
-            "build_seconds": time.perf_counter() - start,
-            "num_parameters": self._contender.num_parameters,
-            "resident_mb": resident_mb(),
-        }
-
-    def _run(self, what: str, steps: int) -> dict[str, Any]:
-        if self._contender is None:
-            raise RuntimeError("expected a `build` first")
-        start = time.perf_counter()
-        result = self._contender.run(what, steps)
-        seconds = time.perf_counter() - start
-        value = float(result.mean()) if hasattr(result, "mean") else float(result)
-        return {
-            "seconds": seconds,
+        value = model.run(**json.loads(line))
+        yield {
+            "seconds": time.perf_counter() - start,
             "value": value,
-            "peak_mb": peak_mb(),
-            "resident_mb": resident_mb(),
+            "peak_mb": _memory_mb("VmHWM"),
+            "resident_mb": _memory_mb("VmRSS"),
         }
-
-    def _close(self) -> dict[str, Any]:
-        return {}
 
 
 def _set_threads(contender: str, threads: int) -> None:
@@ -88,20 +67,24 @@ def _set_threads(contender: str, threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def main(requests: TextIO, replies: TextIO) -> None:
-    """Answers requests until told to close, or until there are no more."""
-    worker = Worker()
-    for line in requests:
-        request = json.loads(line)
-        is_last = request["do"] == "close"
-        replies.write(json.dumps(worker.answer(request)) + "\n")
-        replies.flush()
-        if is_last:
-            break
+def _memory_mb(field: str) -> float:
+    """Returns the kernel's count for this process, in 10⁶ bytes."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024 / 1e6
+
+
+def _main() -> None:
+    # Replies get the only handle of the real stdout; what libraries print joins stderr.
+    stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        for reply in _replies(**json.loads(sys.argv[1])):
+            print(json.dumps(reply), file=stdout, flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+        print(json.dumps({"error": message}), file=stdout, flush=True)
 
 
 if __name__ == "__main__":
-    # Replies get the only handle of the real stdout; what libraries print joins stderr.
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    main(sys.stdin, replies)
+    _main()

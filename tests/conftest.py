@@ -4,6 +4,7 @@ TensorFlow is imported late: the process that only hands out tests to workers ne
 """
 
 import os
+import pathlib
 import sys
 
 import pytest
@@ -19,6 +20,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: threads on top of processes only get in each other's way.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+# What `make test-versions` runs with other releases of TensorFlow and Keras.
+_CORE = (
+    "bijectors/test_",
+    "internal/test_",
+    "networks/test_",
+    "serialization/test_",
+    "training/test_flow_model.py",
+    "training/test_optimizers.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of the files in `_CORE` as `core`."""
+    folder = pathlib.Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(folder).as_posix().startswith(_CORE):
+            item.add_marker("core")
 
 
 @pytest.fixture(autouse=True)

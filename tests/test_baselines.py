@@ -10,12 +10,12 @@ from tfp_realnvp.data import load_arrays
 
 def _random_images(count, seed=0, shape=(2, 3, 2), num_values=256):
     rng = np.random.default_rng(seed)
-    # A common brightness correlates the pixels.
+    # The random brightness of each image correlates its pixels.
     brightness = rng.integers(num_values // 2, size=[count, 1, 1, 1])
     return (brightness + rng.integers(num_values // 2, size=[count, *shape])).astype(np.uint8)
 
 
-def test_gaussian_is_the_multivariate_normal_of_the_dequantised_pixels():
+def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels():
     train, test = _random_images(300), _random_images(40, seed=1)
     pixels = train.reshape(300, -1).astype(np.float64)
     normal = tfp.distributions.MultivariateNormalFullCovariance(
@@ -28,7 +28,7 @@ def test_gaussian_is_the_multivariate_normal_of_the_dequantised_pixels():
     np.testing.assert_allclose(gaussian.bits_per_dim(test, seed=7), expected, rtol=1e-10)
 
 
-def test_gaussian_agrees_with_moments_of_drawn_noise():
+def test_gaussian_agrees_with_moments_of_sampled_noise():
     train = _random_images(50, num_values=4)
     gaussian = FullCovarianceGaussian.fit(train, 4)
     noise = np.random.default_rng(0).random([4000, 50, 12])
@@ -37,8 +37,8 @@ def test_gaussian_agrees_with_moments_of_drawn_noise():
     np.testing.assert_allclose(gaussian.covariance, np.cov(x, rowvar=False, bias=True), atol=0.01)
 
 
-def test_gaussian_with_flips_is_the_fit_to_images_and_mirrored_images():
-    # More images than are converted at a time.
+def test_gaussian_with_flips_is_the_fit_to_images_and_their_mirror_images():
+    # More images than one chunk.
     train = _random_images(1500)
     both = np.concatenate([train, train[:, :, ::-1]])
     flipped = FullCovarianceGaussian.fit(train, 256, flip=True)
@@ -48,13 +48,13 @@ def test_gaussian_with_flips_is_the_fit_to_images_and_mirrored_images():
     assert not np.allclose(flipped.mean, FullCovarianceGaussian.fit(train, 256).mean, atol=1e-3)
 
 
-def test_gaussian_of_a_constant_pixel_is_that_of_the_noise():
+def test_gaussian_of_a_constant_pixel_has_the_variance_of_the_noise():
     gaussian = FullCovarianceGaussian.fit(np.full([5, 1, 1, 1], 3, np.uint8), 17)
     assert gaussian.mean == pytest.approx(3.5)
     assert gaussian.covariance == pytest.approx(1 / 12)
 
 
-def test_histograms_against_a_count_by_hand():
+def test_histograms_of_known_counts():
     # Two dimensions, three images, four levels.
     train = np.array([[0, 3], [0, 2], [1, 3]], np.uint8).reshape([3, 1, 2, 1])
     histograms = IndependentHistograms.fit(train, 4)

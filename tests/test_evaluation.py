@@ -25,7 +25,7 @@ def flow():
 
 
 def _by_hand(distribution, images, num_draws, seed, batch_size):
-    """Log densities [K, N], by the definition of the noise written out once more."""
+    """Log densities [K, N], with an independent implementation of the noise."""
     log_prob = []
     for draw in range(num_draws):
         row = []
@@ -40,8 +40,8 @@ def _by_hand(distribution, images, num_draws, seed, batch_size):
     return np.asarray(log_prob, np.float64)
 
 
-def test_the_identity_of_the_numbers(flow):
-    # FlowModel.evaluate, bits_per_dim and log_prob by hand.
+def test_evaluations_agree(flow):
+    # FlowModel.evaluate, bits_per_dim and log_prob.
     seed, batch_size = 5, 4
     model = tfr.FlowModel(flow, seed=seed)
     model.compile()
@@ -51,7 +51,7 @@ def test_the_identity_of_the_numbers(flow):
     assert result.bits_per_dim == pytest.approx(by_model["bits_per_dim"], abs=1e-4)
     assert result.bits_per_dim == pytest.approx(by_hand.mean(), abs=1e-4)
     assert result.importance_weighted == pytest.approx(result.bits_per_dim, abs=1e-12)
-    # Another seed is another figure: it is the noise that agrees.
+    # The noise agrees, too: another seed gives another result.
     other = evaluation.bits_per_dim(flow, _IMAGES, seed=seed + 1, batch_size=batch_size)
     assert abs(other.bits_per_dim - result.bits_per_dim) > 1e-4
 
@@ -85,7 +85,7 @@ def test_both_bounds_and_the_probability_of_integers():
 
 
 def test_datasets():
-    # Any density with an event of an image will do.
+    # Any density with image events.
     flow = tfd.Sample(tfd.Normal(128.0, 60.0), _SHAPE)
     expected = evaluation.bits_per_dim(flow, _IMAGES, 2, batch_size=4)
     labels = np.arange(len(_IMAGES))
@@ -112,21 +112,21 @@ def _uniform(high=256.0):
     ("images", "message"),
     [
         (_IMAGES[:0], "expected images, got none"),
-        (_IMAGES[..., 0], r"expected images \[number, 8, 8, 1\], got shape \(11, 8, 8\)"),
+        (_IMAGES[..., 0], r"expected images \[batch, 8, 8, 1\], got shape \(11, 8, 8\)"),
         (_IMAGES[:, :4], r"got shape \(11, 4, 8, 1\) in batch 1"),
-        (_IMAGES / 255, "multiply images in"),
-        (np.where(_IMAGES > 9, np.nan, 1.0), "finite grey levels in batch 1"),
+        (_IMAGES / 255, "Multiply images in"),
+        (np.where(_IMAGES > 9, np.nan, 1.0), "finite gray levels in batch 1"),
         (tf.data.Dataset.from_tensors(_IMAGES).repeat(), "finite dataset"),
         (tf.data.Dataset.from_tensors({"x": _IMAGES}), "key 'image'"),
     ],
-    ids=["none", "rank", "shape", "fractions", "nan", "endless", "key"],
+    ids=["none", "rank", "shape", "fractions", "nan", "infinite", "key"],
 )
 def test_bad_images(images, message):
     with pytest.raises(ValueError, match=message):
         evaluation.bits_per_dim(_uniform(), images)
 
 
-def test_densities_that_are_not_finite():
+def test_infinite_log_densities():
     images = np.zeros([5, *_SHAPE], np.uint8)
     images[3, 2, 2] = 200
     with pytest.raises(ValueError, match=r"got \[-inf -inf\] for image 1 of batch 2"):
@@ -139,14 +139,14 @@ def test_bad_arguments(argument):
         evaluation.bits_per_dim(_uniform(), _IMAGES, **{argument: 0})
 
 
-def test_one_image_has_no_error():
+def test_one_image_has_no_standard_error():
     result = evaluation.bits_per_dim(_uniform(), _IMAGES[:1])
     assert math.isnan(result.standard_error)
     assert "| 1 | 8.000 | 8.000 (K = 1) |" in evaluation.as_markdown({"test": result})
     assert evaluation.as_json({"test": result})["results"]["test"]["standard_error"] is None
 
 
-def test_the_paper_has_a_result_for_each_configuration():
+def test_each_configuration_has_a_result_of_the_paper():
     assert set(evaluation.PAPER_RESULTS) == set(tfr.PAPER_CONFIGURATIONS)
 
 
@@ -163,7 +163,7 @@ def test_tables():
     ]
     assert len({line.count("|") for line in lines}) == 1
     assert len(evaluation.as_markdown(by_split, "digits").splitlines()) == 4
-    figures = json.loads(json.dumps(evaluation.as_json(by_split, "imagenet32"), allow_nan=False))
-    assert figures["results"]["train"]["importance_weighted"] == 3.9
-    assert figures["paper"]["real_nvp"] == 4.28
+    parsed = json.loads(json.dumps(evaluation.as_json(by_split, "imagenet32"), allow_nan=False))
+    assert parsed["results"]["train"]["importance_weighted"] == 3.9
+    assert parsed["paper"]["real_nvp"] == 4.28
     assert evaluation.as_json(by_split, "digits")["paper"] is None

@@ -17,7 +17,7 @@ _IMAGES = ft.grey_levels(4, _SHAPE)
 @pytest.fixture(scope="module")
 def flow():
     keras.utils.set_random_seed(0)
-    # Random weights: a flow near the identity would hide mistakes.
+    # Random weights: a flow close to the identity would hide errors.
     return ft.image_flow(_SHAPE, num_scales=3, num_blocks=0, num_couplings=1)
 
 
@@ -31,7 +31,7 @@ def _base(**kwargs):
 
 
 def _same(actual, expected, tolerance=0.05):
-    """Compares pixels, to a twentieth of a grey level."""
+    """Compares pixels with a tolerance of 0.05 gray levels."""
     assert np.shape(actual) == np.shape(expected)
     np.testing.assert_allclose(actual, expected, atol=tolerance)
 
@@ -53,7 +53,7 @@ def test_batches_and_leading_shapes(flow, encoded):
     np.testing.assert_allclose(twice.reshape(encoded.shape), encoded, atol=1e-4)
 
 
-def test_a_distribution_is_as_good_as_its_bijector(flow, encoded):
+def test_encode_with_a_distribution(flow, encoded):
     distribution = tfd.TransformedDistribution(_base(), flow)
     np.testing.assert_array_equal(latents.encode(distribution, _IMAGES), encoded)
 
@@ -87,7 +87,7 @@ def test_bad_latents(flow):
         latents.decode(flow, np.where(np.arange(64) == 9, np.inf, 0.0).reshape(_SHAPE))
 
 
-def test_something_else_than_a_flow():
+def test_objects_that_are_not_flows():
     with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got Exp"):
         latents.encode(tfp.bijectors.Exp(), _IMAGES)
     with pytest.raises(TypeError, match="expected a RealNVPImage"):
@@ -114,7 +114,7 @@ def test_the_manifold_is_equation_19(flow, encoded):
 
 
 @pytest.mark.parametrize("number", [3, 5])
-def test_a_manifold_of_another_number_of_images(flow, number):
+def test_manifolds_need_four_images(flow, number):
     with pytest.raises(ValueError, match=rf"four images .* got shape \({number}, 8, 8, 1\)"):
         latents.manifold(flow, ft.grey_levels(number, _SHAPE))
     with pytest.raises(ValueError, match="num_angles of at least 1"):
@@ -138,13 +138,13 @@ def test_the_middle_of_an_interpolation(flow, encoded):
     z1, z2 = encoded[:2]
     linear = latents.interpolate(flow, _IMAGES[0], _IMAGES[1], 3, spherical=False)
     _same(linear[1], latents.decode(flow, (z1 + z2) / 2))
-    # Half way on the arc both weights are 1 / (2 cos(ω / 2)).
+    # In the middle of the arc both weights are 1 / (2 cos(ω / 2)).
     cosine = np.sum(z1 * z2) / np.sqrt(np.sum(z1**2) * np.sum(z2**2))
     half = (z1 + z2) / (2 * np.cos(np.arccos(cosine) / 2))
     _same(latents.interpolate(flow, _IMAGES[0], _IMAGES[1], 3)[1], latents.decode(flow, half))
 
 
-def test_from_an_image_to_itself(flow):
+def test_interpolation_between_equal_images(flow):
     steps = latents.interpolate(flow, _IMAGES[0], _IMAGES[0], 3)
     _same(steps, np.stack([_IMAGES[0] + 0.5] * 3))
 
@@ -181,7 +181,7 @@ def test_levels_keep_the_coarse_latents(flow, encoded, mode):
             replaced[scale] = found[scale]
 
 
-def test_levels_draw_from_the_base(flow):
+def test_levels_sample_from_the_base(flow):
     base = _base(loc=0.7)
     by_base = latents.levels_of_representation(flow, _IMAGES, base, seed=1)
     distribution = tfd.TransformedDistribution(base, flow)
@@ -195,7 +195,7 @@ def test_levels_draw_from_the_base(flow):
     np.testing.assert_allclose(finest, drawn, atol=2e-3)
 
 
-def test_levels_by_seed(flow):
+def test_levels_depend_on_the_seed(flow):
     one, same, other = (
         latents.levels_of_representation(flow, _IMAGES[:1], seed=seed) for seed in (1, 1, 2)
     )
@@ -206,14 +206,14 @@ def test_levels_by_seed(flow):
 def test_bad_levels(flow):
     with pytest.raises(ValueError, match="got 'keep'"):
         latents.levels_of_representation(flow, _IMAGES, mode="keep")
-    with pytest.raises(ValueError, match=r"base over \(8, 8, 1\), got event_shape \(4, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"event_shape \(8, 8, 1\), got \(4, 4, 1\)"):
         latents.levels_of_representation(flow, _IMAGES, ft.standard_normal((4, 4, 1)))
 
 
 # sampling
 
 
-def test_latents_are_normal_and_seeded():
+def test_latents_are_normal_and_depend_on_the_seed():
     z = latents.sample_latents((16, 16, 3), 20, seed=3)
     assert z.shape == (20, 16, 16, 3)
     assert z.dtype == np.float32
@@ -234,7 +234,7 @@ def test_truncation():
     z = latents.sample_latents((16, 16, 3), 20, seed=1, truncation=1.0, dtype=tf.float64)
     assert z.dtype == np.float64
     assert 0.99 < np.abs(z).max() <= 1
-    # Of a normal within one standard deviation: sqrt(1 - 2 φ(1) / (2 Φ(1) - 1)).
+    # Truncated to one standard deviation: sqrt(1 - 2 φ(1) / (2 Φ(1) - 1)).
     assert z.std() == pytest.approx(0.5396, abs=0.02)
     half = latents.sample_latents((16, 16, 3), 20, 1, 0.5, truncation=1.0, dtype=tf.float64)
     np.testing.assert_allclose(half, z / 2)
@@ -270,7 +270,7 @@ def test_extrapolate_at_temperature_0(flow):
     _same(images[:1], latents.decode(flow, np.zeros([1, 16, 16, 1])))
 
 
-def test_extrapolate_to_a_size_that_does_not_fit(flow):
+def test_extrapolate_to_an_invalid_size(flow):
     with pytest.raises(ValueError, match=r"divisible by 4, got shape \(4, 10, 16, 1\)"):
         latents.extrapolate(flow, (10, 16, 1))
     with pytest.raises(ValueError, match="height, width, 1"):

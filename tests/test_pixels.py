@@ -18,7 +18,7 @@ def test_noise_stays_within_the_level(dtype):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
 def test_the_largest_noise_stays_within_the_highest_level(dtype, monkeypatch):
-    # A stream that gives the largest number below 1, which 255 would round up to 256.
+    # A generator that returns the largest number below 1. Its sum with 255 rounds to 256.
     largest = np.nextafter(dtype.as_numpy_dtype(1), dtype.as_numpy_dtype(0))
     monkeypatch.setattr(
         tf.random, "stateless_uniform", lambda shape, **kwargs: tf.fill(shape, largest)
@@ -49,8 +49,8 @@ def test_noise_is_the_same_in_a_function(dtype):
     np.testing.assert_array_equal(function(tf.constant([0, 1])), expected)
 
 
-def test_noise_under_xla_is_noise_as_well():
-    # XLA's generator gives other numbers for the same seed, but always the same ones.
+def test_noise_under_xla():
+    # XLA generates different numbers from the same seed, but is deterministic.
     images = np.repeat(np.arange(256, dtype=np.uint8), 100)
     function = tf.function(lambda seed: tfr.dequantize(images, seed), jit_compile=True)
     noisy = function(tf.constant([0, 1]))
@@ -59,14 +59,14 @@ def test_noise_under_xla_is_noise_as_well():
     assert np.abs(function(tf.constant([0, 2])) - noisy).max() > 0.1
 
 
-def test_noise_on_noise_is_fresh_noise():
+def test_noise_is_replaced():
     images = np.arange(16, dtype=np.float32)
     first = tfr.dequantize(images, seed=(0, 1))
     np.testing.assert_array_equal(np.floor(tfr.dequantize(first, seed=(0, 2))), images)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float32, np.float64])
-def test_grey_levels_of_any_dtype(kind):
+def test_gray_levels_of_any_dtype(kind):
     images = np.arange(256).astype(kind)
     expected = tfr.dequantize(np.arange(256, dtype=np.uint8), seed=(0, 1))
     np.testing.assert_array_equal(tfr.dequantize(images, seed=(0, 1)), expected)
@@ -81,13 +81,13 @@ def test_to_uint8():
     np.testing.assert_array_equal(tfr.to_uint8(images), images)
 
 
-def test_to_uint8_undoes_dequantize():
+def test_to_uint8_inverts_dequantize():
     images = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(tfr.to_uint8(tfr.dequantize(images, seed=(0, 1))), images)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_to_uint8_of_what_is_no_number(value):
+def test_to_uint8_of_values_that_are_not_finite(value):
     with pytest.raises(ValueError, match="expected finite values, got 2 that are not"):
         tfr.to_uint8([0.0, value, value])
 
@@ -108,8 +108,8 @@ def test_bits_per_dim():
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize("image_shape", [(4, 4, 3), (3, 3, 1)])
-def test_noise_of_a_part_is_that_of_the_whole(image_shape, dtype):
-    # Also where the numbers of an image are no multiple of those that philox makes at a time.
+def test_noise_of_a_part_of_a_batch(image_shape, dtype):
+    # Philox generates 4 float32 or 2 float64 numbers at a time; 3 × 3 is not a multiple.
     images = tf.zeros([6, *image_shape])
     whole = tfr.dequantize(images, (3, 5), dtype)
     for first in range(1, 6):

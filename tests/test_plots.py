@@ -23,7 +23,7 @@ def test_grid_is_as_square_as_possible():
     assert image_grid(np.zeros([7, 4, 6, 3], np.uint8), padding=0).shape == (12, 18, 3)
 
 
-def test_grid_stretches_grey_levels():
+def test_grid_scales_gray_levels():
     images = np.array([0, 4, 16], np.uint8).reshape([3, 1, 1, 1])
     grid = image_grid(images, columns=3, padding=0, num_values=17)
     np.testing.assert_array_equal(grid[..., 0], [[0, 64, 255]])
@@ -42,20 +42,20 @@ def test_saved_grid_reads_back(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "factor"), [(8, 8), (32, 2), (64, 1), (100, 1)])
-def test_small_grey_images_are_enlarged(tmp_path, size, factor):
+def test_small_grayscale_images_are_enlarged(tmp_path, size, factor):
     path = save_image_grid(tmp_path / "a.png", np.zeros([1, size, size, 1], np.uint8), padding=0)
     with Image.open(path) as image:
         assert image.mode == "L"
         assert image.size == (size * factor, size * factor)
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     images = np.zeros([1, 8, 8, 1], np.uint8)
     path = save_image_grid(tmp_path / "a.png", images)
     before = path.read_bytes()
 
     def write_half(self, file, format):
-        file.write(b"half a picture")
+        file.write(b"half an image")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", write_half)

@@ -1,11 +1,11 @@
-"""What a flow has to beat: two simple densities of images, in bits/dim.
+"""Baselines for a flow: two simple densities over images, in bits/dim.
 
-Both are densities over dequantised pixels x = pixel + u, u ~ U[0, 1), with x in [0, num_values),
-so that their bits/dim compare with a flow's on the same data:
+Both are densities over dequantized pixels x = pixel + u, u ~ U[0, 1), with x in [0, num_values).
+Their bits/dim are comparable with those of a flow on the same data:
 
     bits/dim = −log₂ p(x) / D,    D = H·W·C.
 
-Uniform noise over all levels would score log₂(num_values): 8 bits/dim for 256 levels.
+The uniform density on [0, num_values) has log₂(num_values) bits/dim, which is 8 for 256 levels.
 """
 
 import math
@@ -14,35 +14,35 @@ import numpy as np
 
 __all__ = ["FullCovarianceGaussian", "IndependentHistograms"]
 
-# Rows converted to float64 at a time, to keep memory small beside the covariance.
+# Images converted to float64 at a time, so that they need little memory.
 _CHUNK = 1024
 
 
 class FullCovarianceGaussian:
-    """A Gaussian over all pixels and channels of an image, with a full covariance.
+    """A Gaussian over all pixels and channels of an image with a full covariance matrix.
 
-    With m and S the mean and covariance of the integer training pixels, dequantised pixels have
+    With the mean m and covariance S of the integer training pixels, dequantized pixels have
 
         mean μ = m + ½,    covariance Σ = S + I/12,
 
-    exactly, as the noise U[0, 1) has mean ½ and variance 1/12. So fitting draws no noise, Σ is
-    never singular (a pixel that is constant in training keeps the noise's variance), and there
-    is no shrinkage to tune. The estimate is good when there are several times more images than
-    dimensions. The Gaussian's mass outside [0, num_values) is not cut off.
+    exactly, because the noise U[0, 1) has mean ½ and variance 1/12. Fitting therefore needs no
+    noise samples and no shrinkage, and Σ is never singular: a pixel that is constant in the
+    training images has the variance of the noise. The estimate is good if there are several times
+    more images than dimensions. The density is not truncated to [0, num_values).
 
-    Make one with `FullCovarianceGaussian.fit`.
+    Use `FullCovarianceGaussian.fit` to construct one.
 
     Attributes:
       mean: `float64` array of shape `[D]`, in pixel values.
       covariance: `float64` array of shape `[D, D]`, in squared pixel values.
-      num_values: number of levels of a pixel.
+      num_values: number of pixel levels.
 
     #### Example
 
     >>> import numpy as np
     >>> images = np.random.default_rng(0).integers(256, size=[200, 2, 2, 1], dtype=np.uint8)
     >>> gaussian = FullCovarianceGaussian.fit(images, num_values=256)
-    >>> 8.0 < gaussian.bits_per_dim(images) < 8.5  # a uniform density would score 8
+    >>> 8.0 < gaussian.bits_per_dim(images) < 8.5  # the uniform density has 8
     True
 
     """
@@ -60,27 +60,26 @@ class FullCovarianceGaussian:
         self._image_shape = tuple(image_shape)
         cholesky = np.linalg.cholesky(covariance)
         self._log_det = 2.0 * np.log(np.diagonal(cholesky)).sum()
-        # Applied to row vectors, it whitens them.
+        # Whitens row vectors.
         self._whitening = np.linalg.inv(cholesky).T
 
     @classmethod
     def fit(
         cls, train: np.ndarray, num_values: int, *, flip: bool = False
     ) -> "FullCovarianceGaussian":
-        """Fits the Gaussian by maximum likelihood, up to the exact treatment of the noise.
+        """Fits the Gaussian to images by their mean and covariance and those of the noise.
 
         Args:
           train: integer array of shape `[N, H, W, C]`, with values in `[0, num_values)`.
-          num_values: number of levels of a pixel.
-          flip: whether to count the mirrored images as well, which is what a flow sees in
-            training with random horizontal flips.
+          num_values: number of pixel levels.
+          flip: whether to include the mirrored images, as in training with random horizontal flips.
 
         Returns:
           The fitted `FullCovarianceGaussian`.
 
         Raises:
-          ValueError: `train` is not an integer array of rank 4 with elements, or has values
-            outside `[0, num_values)`.
+          ValueError: if `train` is not a nonempty integer array of rank 4, or has values outside
+            `[0, num_values)`.
 
         """
         _check(train, num_values)
@@ -97,18 +96,18 @@ class FullCovarianceGaussian:
         return cls(mean + 0.5, covariance, train.shape[1:], num_values)
 
     def bits_per_dim(self, images: np.ndarray, seed: int = 0) -> float:
-        """Returns the mean bits/dim of dequantised images.
+        """Returns the mean bits/dim of dequantized images.
 
         Args:
           images: integer array of shape `[M, H, W, C]`, with values in `[0, num_values)`.
-          seed: seed of the dequantisation noise.
+          seed: seed of the dequantization noise.
 
         Returns:
           Bits/dim, the mean over the images.
 
         Raises:
-          ValueError: `images` is not an integer array of the fitted image shape, has no
-            elements, or has values outside `[0, num_values)`.
+          ValueError: if `images` is not a nonempty integer array of images of the fitted shape, or
+            has values outside `[0, num_values)`.
 
         """
         _check(images, self.num_values, self._image_shape)
@@ -124,21 +123,21 @@ class FullCovarianceGaussian:
 
 
 class IndependentHistograms:
-    """A histogram for each pixel and channel, all independent of each other.
+    """Independent histograms, one for each pixel and channel.
 
-    With n_d(k) the number of the N training images whose dimension d has value k, add-one
-    (Laplace) smoothing gives
+    With the number n_d(k) of the N training images that have the value k in dimension d, and
+    add-one (Laplace) smoothing,
 
         P_d(k) = (n_d(k) + 1) / (N + num_values),    p(x) = Π_d P_d(⌊x_d⌋).
 
-    The density is constant over each unit cell of dequantised pixels, so its bits/dim are those
-    of the integer images, with no noise to draw.
+    The density is constant on each unit cell of dequantized pixels. Its bits/dim are therefore
+    those of the integer images and do not depend on noise.
 
-    Make one with `IndependentHistograms.fit`.
+    Use `IndependentHistograms.fit` to construct one.
 
     Attributes:
-      probabilities: `float64` array of shape `[D, num_values]`; its rows sum to one.
-      num_values: number of levels of a pixel.
+      probabilities: `float64` array of shape `[D, num_values]`. Its rows sum to one.
+      num_values: number of pixel levels.
 
     #### Example
 
@@ -157,18 +156,18 @@ class IndependentHistograms:
 
     @classmethod
     def fit(cls, train: np.ndarray, num_values: int) -> "IndependentHistograms":
-        """Counts the training images.
+        """Fits the histograms to images.
 
         Args:
           train: integer array of shape `[N, H, W, C]`, with values in `[0, num_values)`.
-          num_values: number of levels of a pixel.
+          num_values: number of pixel levels.
 
         Returns:
           The fitted `IndependentHistograms`.
 
         Raises:
-          ValueError: `train` is not an integer array of rank 4 with elements, or has values
-            outside `[0, num_values)`.
+          ValueError: if `train` is not a nonempty integer array of rank 4, or has values outside
+            `[0, num_values)`.
 
         """
         _check(train, num_values)
@@ -186,8 +185,8 @@ class IndependentHistograms:
           Bits/dim, the mean over the images.
 
         Raises:
-          ValueError: `images` is not an integer array of the fitted image shape, has no
-            elements, or has values outside `[0, num_values)`.
+          ValueError: if `images` is not a nonempty integer array of images of the fitted shape, or
+            has values outside `[0, num_values)`.
 
         """
         _check(images, self.num_values, self._image_shape)

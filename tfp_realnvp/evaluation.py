@@ -1,4 +1,4 @@
-"""Bits per dimension of a data set, with errors and bounds, beside the paper's."""
+"""Bits per dimension of a dataset, with standard errors and bounds, and the paper's results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.tf_data import without_autotune
 
 __all__ = ["PAPER_RESULTS", "Evaluation", "PaperResult", "as_json", "as_markdown", "bits_per_dim"]
 
@@ -21,15 +22,15 @@ tfd = tfp.distributions
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `bits_per_dim` finds on one set of images.
+    """The result of `bits_per_dim` on one set of images.
 
     Attributes:
-      bits_per_dim: the mean over images and draws of noise.
-      standard_error: of this mean, as images were drawn at random; NaN for a single image.
-      importance_weighted: the tighter bound, the mean over images; not above `bits_per_dim`.
-      importance_weighted_error: the standard error of this one.
+      bits_per_dim: mean over images and noise samples.
+      standard_error: standard error of `bits_per_dim` over random images; NaN for a single image.
+      importance_weighted: the tighter bound, mean over images; at most `bits_per_dim`.
+      importance_weighted_error: standard error of `importance_weighted`.
       num_images: number of images.
-      num_draws: number of draws of noise for each image, K.
+      num_draws: number of noise samples for each image, K.
     """
 
     bits_per_dim: float
@@ -42,14 +43,14 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class PaperResult:
-    """A row of table 1 of the paper, in bits/dim; `None` where it has no figure.
+    """A row of table 1 of the paper, in bits/dim; `None` where the table has no entry.
 
     Attributes:
-      real_nvp: of Real NVP, on the test or validation images.
-      real_nvp_train: on the training images.
-      pixel_rnn: of PixelRNN.
-      conv_draw: of Conv DRAW, an upper bound.
-      iaf_vae: of IAF-VAE, an upper bound.
+      real_nvp: Real NVP, on the test or validation images.
+      real_nvp_train: Real NVP, on the training images.
+      pixel_rnn: PixelRNN.
+      conv_draw: Conv DRAW, an upper bound.
+      iaf_vae: IAF-VAE, an upper bound.
     """
 
     real_nvp: float
@@ -78,18 +79,19 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
-    r"""Evaluates a density over pixel values on a set of grey level images.
+    r"""Evaluates a density over pixel values on a set of images.
 
-    With K draws u₁ … u_K of noise from U[0, 1)ᴰ for each image x, and D = H W C,
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, and D = H W C,
 
     ```
     average             = mean over x of    -1/D mean_k log2 p(x + u_k)
     importance_weighted = mean over x of    -1/D log2 mean_k p(x + u_k)
     ```
 
-    Both bound the bits/dim of the integer images, `-1/D log2 ∫ p(x + u) du`, from above in
-    expectation; the second is the tighter, the more so the larger K, and with K = 1 they are equal.
-    Draw 0 is the noise of `FlowModel.evaluate` of a model with this `seed`, at the same batches.
+    In expectation both are upper bounds on the bits/dim of the integer images,
+    `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
+    The first noise sample is that of `FlowModel.evaluate`, for a model with this `seed` and equal
+    batches.
 
     #### Example
 
@@ -106,19 +108,19 @@ def bits_per_dim(
     Burda, Grosse, Salakhutdinov: Importance weighted autoencoders, section 3.
 
     Args:
-      distribution: over continuous pixel values [H, W, C] in [0, number of levels).
-      images: grey levels, [N, H, W, C]; or a finite `tf.data.Dataset` of batches of them, of tuples
-        whose first element they are, or of dictionaries with `'image'`.
-      num_draws: K.
-      seed: of the noise.
-      batch_size: images in a batch; a dataset has its own.
+      distribution: distribution over continuous pixel values [H, W, C] in [0, number of levels).
+      images: gray levels, [N, H, W, C]; or a finite `tf.data.Dataset` of batches of them, of tuples
+        with the batch as first element, or of dictionaries with the batch as `'image'`.
+      num_draws: number of noise samples K.
+      seed: seed of the noise.
+      batch_size: number of images in a batch. Not used for a dataset.
 
     Returns:
       An `Evaluation`.
 
     Raises:
-      ValueError: if there are no images, their shape or values are not those of grey level images,
-        an argument is out of range, or a log density is not finite.
+      ValueError: if there are no images, if their shape or values are not those of gray levels, if
+        an argument is out of range, or if a log density is not finite.
     """
     num_draws, batch_size = (
         validation.integer(value, 1, f"bits_per_dim: expected {argument} of at least 1")
@@ -126,7 +128,7 @@ def bits_per_dim(
     )
     int32 = range(-(2**31), 2**31)
     seed = int(validation.real(seed, lambda x: x in int32, "bits_per_dim: expected an int32 seed"))
-    # One graph for all batches, of which the last may be smaller.
+    # The unknown batch size avoids a second trace for a smaller last batch.
     spec = tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)
     log_prob_fn = tf.function(distribution.log_prob, input_signature=[spec])
     average, importance_weighted = [], []
@@ -162,7 +164,7 @@ def bits_per_dim(
 
 
 def as_markdown(results: Mapping[str, Evaluation], dataset: str | None = None) -> str:
-    """Returns a table of results, with the paper's figures for the same data set.
+    """Returns a table of results and those of the paper on the same dataset.
 
     #### Example
 
@@ -177,8 +179,8 @@ def as_markdown(results: Mapping[str, Evaluation], dataset: str | None = None) -
     | IAF-VAE | test | | < 3.28 | |
 
     Args:
-      results: by the name of the split.
-      dataset: a key of `PAPER_RESULTS`; the table has no other models for another one.
+      results: the results, by name of the split.
+      dataset: a key of `PAPER_RESULTS`. For other names the table has no rows of the paper.
     """
     rows = [
         ["model", "split", "images", "bits/dim", "importance-weighted"],
@@ -210,15 +212,15 @@ def as_markdown(results: Mapping[str, Evaluation], dataset: str | None = None) -
 
 
 def as_json(results: Mapping[str, Evaluation], dataset: str | None = None) -> dict[str, Any]:
-    """Returns what `as_markdown` shows as a dictionary that JSON has a form for.
+    """Returns the content of `as_markdown` as a dictionary that is serializable as JSON.
 
     Args:
-      results: by the name of the split.
-      dataset: a key of `PAPER_RESULTS`, or another data set.
+      results: the results, by name of the split.
+      dataset: a key of `PAPER_RESULTS`, or another name.
 
     Returns:
       `{"dataset": …, "results": {split: {…}}, "paper": {…} or None}`, with the attributes of
-      `Evaluation` and `PaperResult`; an error that is not known is `None`.
+      `Evaluation` and `PaperResult`. Standard errors that are NaN become `None`.
     """
     paper = PAPER_RESULTS.get(dataset or "")
     return {
@@ -237,8 +239,8 @@ def as_json(results: Mapping[str, Evaluation], dataset: str | None = None) -> di
 def _batches(images: Any, batch_size: int) -> Iterator[np.ndarray]:
     if isinstance(images, tf.data.Dataset):
         if images.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("bits_per_dim: expected a finite dataset, got one without end.")
-        for batch in images.as_numpy_iterator():
+            raise ValueError("bits_per_dim: expected a finite dataset, got an infinite one.")
+        for batch in without_autotune(images).as_numpy_iterator():
             yield np.asarray(pixels.image_component(batch))
         return
     images = np.asarray(pixels.image_component(images))
@@ -249,16 +251,16 @@ def _batches(images: Any, batch_size: int) -> Iterator[np.ndarray]:
 def _checked(images: np.ndarray, event_shape: tf.TensorShape, number: int) -> np.ndarray:
     if images.ndim != 4 or not event_shape.is_compatible_with(images.shape[1:]):
         raise ValueError(
-            f"bits_per_dim: expected images [number, {', '.join(map(str, event_shape))}], got "
+            f"bits_per_dim: expected images [batch, {', '.join(map(str, event_shape))}], got "
             f"shape {images.shape} in batch {number}."
         )
     if np.issubdtype(images.dtype, np.floating):
         if not np.isfinite(images).all():
-            raise ValueError(f"bits_per_dim: expected finite grey levels in batch {number}.")
+            raise ValueError(f"bits_per_dim: expected finite gray levels in batch {number}.")
         if images.max() <= 1 and (images % 1).any():
             raise ValueError(
-                "bits_per_dim: expected grey levels 0, 1, 2, …, got fractions up to "
-                f"{images.max()}: multiply images in [0, 1] by 255 again."
+                "bits_per_dim: expected gray levels 0, 1, 2, …, got fractions up to "
+                f"{images.max()}. Multiply images in [0, 1] by 255."
             )
     return images
 

@@ -1,4 +1,4 @@
-"""Pixel values: from integers to a density's continuous ones, and back."""
+"""Conversions between integer gray levels and continuous pixel values, and bits per dimension."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from tfp_realnvp.internal import validation
 
 __all__ = ["bits_per_dim", "dequantize", "evaluation_seed", "image_component", "to_uint8"]
 
-# Training's noise is seeded by its seed and the step: evaluation's must be another.
+# The noise of training depends on its seed and step. That of evaluation has to differ.
 _EVALUATION_STREAM = 0x5EED
 
 
 def dequantize(
     images: tf.Tensor, seed: Any, dtype: Any = tf.float32, *, first: tf.Tensor | int = 0
 ) -> tf.Tensor:
-    """Adds uniform noise to grey levels: `floor(images) + U[0, 1)`.
+    """Adds uniform noise to gray levels: `floor(images) + U[0, 1)`.
 
-    For a density p over the result, `E[log p] <= log P`, where P is the probability of the integer
-    images (Theis, van den Oord, Bethge 2016, section 3.1): the bits per dimension of the one bound
-    those of the other from above. Images that have noise already get fresh noise.
+    For a density p over the result, `E[log p] <= log P` with the probability P of the integer
+    images (Theis, van den Oord, Bethge 2016, section 3.1): the bits per dimension of the density
+    are an upper bound on those of the integer images. Noise that images already contain is
+    replaced.
 
     #### Example
 
@@ -34,38 +35,38 @@ def dequantize(
     True
 
     Args:
-      images: grey levels, of any shape and integer or floating dtype.
-      seed: two integers; the same give the same noise.
-      dtype: of the result, `tf.float32` or `tf.float64`.
-      first: number of images before these in a larger batch, along the first axis: the noise is
-        that part of the larger batch's.
+      images: gray levels, of any shape and any integer or floating dtype.
+      seed: two integers. Equal seeds give equal noise.
+      dtype: dtype of the result, `tf.float32` or `tf.float64`.
+      first: index of the first of these images in a larger batch, along the first axis. The noise
+        is the corresponding part of the noise of the larger batch.
 
     Returns:
-      Values in [0, n) for grey levels 0 … n - 1.
+      Values in [0, n) for gray levels 0 … n - 1.
 
     Raises:
-      ValueError: if `seed` is something else.
-      TypeError: if `dtype` is another one.
+      ValueError: if `seed` is not two integers.
+      TypeError: if `dtype` is not float32 or float64.
     """
     if tf.as_dtype(dtype) not in (tf.float32, tf.float64):
-        # Half precision has no room for noise on 255.
+        # In half precision 255 has no fraction bits left for noise.
         raise TypeError(f"dequantize: expected dtype float32 or float64, got {dtype!r}.")
     seed = tf.convert_to_tensor(seed)
     if not (seed.dtype.is_integer and seed.shape.is_compatible_with([2])):
         raise ValueError(f"dequantize: expected two integers as seed, got {seed!r}.")
     levels = tf.floor(tf.cast(images, dtype))
     if isinstance(first, int) and first == 0:
-        # By name: left open, each device takes its own. (XLA may still derive another key.)
+        # The default algorithm depends on the device. (XLA derives a different key from the seed.)
         noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype, alg="philox")
     else:
         noise = _later_noise(tf.shape(levels), seed, dtype, first)
-    # 255 + (1 - 2⁻²⁴) would round to 256, which is the next level's.
+    # 255 + (1 - 2⁻²⁴) would round to 256, the next level.
     largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
     return levels + tf.minimum(noise, tf.constant(largest, dtype))
 
 
 def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int) -> tf.Tensor:
-    # Philox makes numbers from a counter, 16 bytes a count: what comes before is not computed.
+    # Philox computes 16 bytes from each value of a counter, so that earlier noise can be skipped.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
     size, skipped = tf.reduce_prod(shape), tf.cast(first, tf.int64)
     skipped *= tf.cast(tf.reduce_prod(shape[1:]), tf.int64)
@@ -85,7 +86,7 @@ def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int
 def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
     """Returns the seed of `dequantize` for one batch of an evaluation.
 
-    All that evaluates takes it from here, so that their figures are those of the same noise.
+    All evaluations use it, so that their results are for the same noise.
 
     #### Example
 
@@ -93,9 +94,9 @@ def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
     [24301, 1]
 
     Args:
-      seed: of the evaluation.
+      seed: seed of the evaluation.
       batch: number of the batch, from 1.
-      draw: number of the draw of noise, from 0; `FlowModel.evaluate` makes draw 0 alone.
+      draw: number of the noise sample, from 0. `FlowModel.evaluate` uses only sample 0.
 
     Returns:
       Two integers, int32.
@@ -107,7 +108,7 @@ def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
 
 
 def image_component(data: Any) -> Any:
-    """Returns the images of a batch that may also hold labels.
+    """Returns the images of a batch with or without labels.
 
     #### Example
 
@@ -115,10 +116,10 @@ def image_component(data: Any) -> Any:
     ('images', 'images')
 
     Args:
-      data: images; a tuple whose first element they are; or a dictionary with `'image'`.
+      data: images, a tuple with images as first element, or a dictionary with images as `'image'`.
 
     Raises:
-      ValueError: if a dictionary has no such key.
+      ValueError: if a dictionary has no key `'image'`.
     """
     if isinstance(data, (tuple, list)):
         data = data[0]
@@ -130,7 +131,7 @@ def image_component(data: Any) -> Any:
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
-    """Rounds continuous pixel values down to grey levels, clipped to [0, num_values).
+    """Rounds continuous pixel values down to gray levels, clipped to [0, num_values).
 
     #### Example
 
@@ -139,13 +140,13 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 
     Args:
       images: finite pixel values, of any shape.
-      num_values: number of grey levels, at most 256.
+      num_values: number of gray levels, at most 256.
 
     Returns:
       A uint8 array of the same shape.
 
     Raises:
-      ValueError: if a value is not finite, or `num_values` above 256.
+      ValueError: if a value is not finite, or if `num_values` is above 256.
     """
     images = np.asarray(images)
     expected = "to_uint8: expected num_values in [1, 256]"
@@ -153,7 +154,7 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
     if not np.isfinite(images).all():
         raise ValueError(
             f"to_uint8: expected finite values, got {np.count_nonzero(~np.isfinite(images))} that "
-            "are not."
+            "are not finite."
         )
     return np.clip(np.floor(images), 0, num_values - 1).astype(np.uint8)
 
@@ -168,7 +169,7 @@ def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
     8.0
 
     Args:
-      log_prob: nats, of any shape.
+      log_prob: log densities in nats, of any shape.
       num_dims: D = height × width × channels.
 
     Returns:

@@ -1,12 +1,10 @@
-"""Pictures of images and of training curves, written to PNG files.
-
-A file appears whole or not at all, see `atomic_write`.
-"""
+"""Image grids and training curves as PNG files, which are written atomically."""
 
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,21 +23,21 @@ def image_grid(
     padding: int = 1,
     num_values: int = 256,
 ) -> np.ndarray:
-    """Lays images out as one picture, row by row, on a white ground.
+    """Arranges images row by row in one image with a white background.
 
     Args:
-      images: `uint8` array of shape `[N, H, W, C]`, with `C` 1 (grey) or 3 (RGB) and values in
+      images: `uint8` array of shape `[N, H, W, C]`, with `C` 1 (grayscale) or 3 (RGB) and values in
         `[0, num_values)`.
-      columns: number of images in a row; as square as possible unless given.
-      padding: width, in pixels, of the lines between and around the images.
-      num_values: number of levels of a pixel; level `num_values − 1` is shown as 255.
+      columns: number of images in a row. By default the grid is as square as possible.
+      padding: width in pixels of the lines between and around the images.
+      num_values: number of pixel levels. The level `num_values − 1` becomes 255.
 
     Returns:
       `uint8` array of shape `[rows·(H + padding) + padding, columns·(W + padding) + padding, C]`.
 
     Raises:
-      ValueError: `images` is not such an array, `columns` is less than one, `padding` is
-        negative, or `num_values` is not in [2, 256].
+      ValueError: if `images` is not such an array, `columns` is less than 1, `padding` is negative,
+        or `num_values` is not in [2, 256].
 
     #### Example
 
@@ -90,23 +88,23 @@ def save_image_grid(
     upscale: int | None = None,
     num_values: int = 256,
 ) -> pathlib.Path:
-    """Writes `image_grid` to a PNG file, enlarged so that small images can be seen.
+    """Writes `image_grid` to a PNG file, with small images enlarged.
 
     Args:
-      path: the file to write; its folder is made if it is missing.
+      path: path of the file. Missing folders are created.
       images: as in `image_grid`.
       columns: as in `image_grid`.
       padding: as in `image_grid`, before enlarging.
-      upscale: whole factor by which each pixel is repeated in both directions. Unless given,
-        images of fewer than 64 pixels are enlarged to about 64.
+      upscale: integer factor by which pixels are repeated in both directions. By default, images of
+        fewer than 64 pixels are enlarged to about 64.
       num_values: as in `image_grid`.
 
     Returns:
       The path of the file.
 
     Raises:
-      ValueError: the arguments are not as `image_grid` needs them, or `upscale` is less than 1.
-      ImportError: pillow is not installed.
+      ValueError: if an argument is invalid for `image_grid`, or if `upscale` is less than 1.
+      ImportError: if pillow is not installed.
 
     #### Example
 
@@ -142,42 +140,37 @@ def save_labelled_grid(
     column_labels: Sequence[str] | None = None,
     num_values: int = 256,
 ) -> pathlib.Path:
-    """Draws a table of images with a title and labels, and writes it to a PNG file.
+    """Draws a grid of images with a title and labels to a PNG file.
 
-    Matplotlib's global state stays as it is.
+    The global state of Matplotlib is unchanged.
 
     Args:
-      path: the file to write; its folder is made if it is missing.
+      path: path of the file. Missing folders are created.
       images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`.
-      title: above the table.
-      row_labels: left of the rows; as many as there are.
-      column_labels: above the columns; as many as there are.
+      title: title above the grid.
+      row_labels: one label for each row, on the left.
+      column_labels: one label for each column, at the top.
       num_values: as in `image_grid`.
 
     Returns:
       The path of the file.
 
     Raises:
-      ValueError: `images` is not such an array, or the number of labels is another one.
-      ImportError: matplotlib is not installed.
+      ValueError: if `images` is not such an array, or if the number of labels differs from that of
+        rows or columns.
+      ImportError: if matplotlib is not installed.
 
     #### Example
 
     >>> import numpy as np, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = save_labelled_grid(
-    ...         f"{folder}/grey.png", np.full([2, 3, 8, 8, 1], 99, np.uint8), "grey",
+    ...         f"{folder}/gray.png", np.full([2, 3, 8, 8, 1], 99, np.uint8), "gray",
     ...         row_labels=["first", "second"])
     ...     path.name, path.exists()
-    ('grey.png', True)
+    ('gray.png', True)
 
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise _missing("matplotlib") from error
-
     images = np.asarray(images)
     if images.ndim != 5:
         raise ValueError(f"Expected images [rows, columns, H, W, C], got shape {images.shape}.")
@@ -188,10 +181,9 @@ def save_labelled_grid(
     grid = image_grid(images.reshape(-1, *images.shape[2:]), columns, 1, num_values)
     tile = min(2.5, 8 / max(rows, columns))  # inches
     scale = tile / max(height, width)
-    # Room for the labels and the title.
+    # Space for labels and title.
     size = (grid.shape[1] * scale + 1.6, grid.shape[0] * scale + 1.0)
-    figure = Figure(figsize=(max(4.5, size[0]), size[1]), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure((max(4.5, size[0]), size[1]), dpi=100)
     axes = figure.add_subplot()
     axes.imshow(
         grid[..., 0] if grid.shape[-1] == 1 else grid,
@@ -223,22 +215,23 @@ def save_curves(
     xlabel: str,
     ylabel: str,
 ) -> pathlib.Path:
-    """Draws named curves in one plot and writes it to a PNG file.
+    """Plots named curves to a PNG file.
 
-    Matplotlib's global state, such as its backend and current figure, stays as it is.
+    The global state of Matplotlib, such as its backend and current figure, is unchanged.
 
     Args:
-      path: the file to write; its folder is made if it is missing.
-      curves: for each name in the legend, its `(x, y)`, two sequences of equal length.
-      xlabel: name of the x axis.
-      ylabel: name of the y axis, with the unit.
+      path: path of the file. Missing folders are created.
+      curves: a dictionary from names in the legend to pairs `(x, y)` of sequences of equal length.
+      xlabel: label of the x axis.
+      ylabel: label of the y axis, with the unit.
 
     Returns:
       The path of the file.
 
     Raises:
-      ValueError: there is no curve, or an `x` and its `y` are not vectors of equal length.
-      ImportError: matplotlib is not installed.
+      ValueError: if there is no curve, or if the `x` and `y` of a curve are not vectors of equal
+        length.
+      ImportError: if matplotlib is not installed.
 
     #### Example
 
@@ -250,16 +243,9 @@ def save_curves(
     ('curves.png', True)
 
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise _missing("matplotlib") from error
-
     if not curves:
         raise ValueError("Expected at least one curve, got none.")
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure((7, 4.5), dpi=120)
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     for name, (x, y) in curves.items():
@@ -268,12 +254,24 @@ def save_curves(
                 f"Expected x and y of curve {name!r} to be vectors of equal length, got shapes "
                 f"{np.shape(x)} and {np.shape(y)}."
             )
-        # A lone point is invisible without a marker.
+        # A single point is invisible without a marker.
         axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None)
     axes.legend()
     with atomic_write(path) as (file, path):
         figure.savefig(file, format="png")
     return path
+
+
+def _new_figure(size: tuple[float, float], dpi: int) -> Any:
+    """Returns a Matplotlib figure of `size` inches that is not registered with pyplot."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _missing("matplotlib") from error
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _missing(package: str) -> ImportError:

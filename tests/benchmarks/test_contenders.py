@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -11,18 +12,19 @@ TINY = SIZES["tiny"]
 GLOW = {"num_blocks": 2, "num_steps": 1, "num_hidden": 4}
 
 
-def _make(name, **options):
+def _make(name, size=TINY, **options):
     if name == "pytorch":
         # Test processes that run side by side share the cores.
         pytest.importorskip("torch").set_num_threads(1)
-    return contender_class(name)(TINY, **options)
+    return contender_class(name)(size, **options)
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("ours", {}), ("plain_tfp", {}), ("glow", GLOW), ("pytorch", {})]
+    ("name", "options"),
+    [("ours", {}), ("plain_tfp", {}), ("glow", GLOW), ("pytorch", {})],
 )
 def test_operations(name, options):
-    contender = _make(name, **options)
+    contender = _make(name, dataclasses.replace(TINY, num_scales=1), **options)
     values = contender.images + np.float32(0.5)
     log_prob, samples = contender.log_prob(values), contender.sample()
     assert log_prob.shape == (TINY.batch_size,)

@@ -29,7 +29,7 @@ def test_arrays_by_split(tmp_path, train_key, test_key, validation_key):
 
 
 @pytest.mark.parametrize("key", ["images", "data", "x", "arr_0", None])
-def test_one_array_is_divided_in_the_same_way_each_time(tmp_path, key):
+def test_a_single_array_is_split_identically_on_every_call(tmp_path, key):
     if key is None:
         path = tmp_path / "images.npy"
         np.save(path, _numbered(50))
@@ -48,7 +48,7 @@ def test_one_array_is_divided_in_the_same_way_each_time(tmp_path, key):
     ("arrays", "message"),
     [
         ({"images": np.zeros([4, 8, 8, 3])}, "images in .*a.npz of dtype uint8, got float64"),
-        ({"x_train": np.zeros([4, 8, 8], np.uint8)}, r"\[N, H, W, C\], got \(4, 8, 8\).*Grey"),
+        ({"x_train": np.zeros([4, 8, 8], np.uint8)}, r"\[N, H, W, C\], got \(4, 8, 8\).*Grayscale"),
         ({"train": np.zeros([0, 8, 8, 1], np.uint8)}, r"\[N, H, W, C\], got \(0, 8, 8, 1\)\."),
         ({"pixels": np.zeros([4, 8, 8, 1], np.uint8)}, r"one of the names .* got .*'pixels'"),
         (
@@ -87,7 +87,7 @@ def test_damaged_archive(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
-def test_file_that_is_no_array(tmp_path, content):
+def test_files_that_are_not_arrays(tmp_path, content):
     path = tmp_path / "images.npy"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"Cannot read .*images.npy"):

@@ -1,4 +1,4 @@
-"""One contract for both ways to make batches: from memory, and from files."""
+"""Batches from memory and from files have the same properties."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ _NUM_IMAGES = 50
 
 
 def _images(count=_NUM_IMAGES):
-    """Images whose columns are (index, 100, 200): they show their index and direction."""
+    """Images with columns (index, 100, 200), which identify the image and its direction."""
     images = np.empty([count, 2, 3, 1], np.uint8)
     images[:, :, 0, 0] = np.arange(count)[:, None]
     images[:, :, 1:, 0] = [100, 200]
@@ -44,7 +44,7 @@ def _from_files(plan, count=_NUM_IMAGES):
     return stream_batches(_source(count), plan)
 
 
-def _from_files_of_unknown_number(plan, count=_NUM_IMAGES):
+def _from_files_with_unknown_size(plan, count=_NUM_IMAGES):
     return stream_batches(_source(count, known=False), plan)
 
 
@@ -69,7 +69,7 @@ def test_evaluation_is_one_pass_in_order(make):
     np.testing.assert_array_equal(np.concatenate(batches), _images())
 
 
-def test_training_epochs_differ_and_have_each_image_at_most_once(make):
+def test_training_epochs_differ_and_contain_each_image_at_most_once(make):
     dataset = make(_training())
     assert dataset.element_spec == tf.TensorSpec([8, 2, 3, 1], tf.uint8)
     batches = _batches(dataset, 18)
@@ -80,7 +80,7 @@ def test_training_epochs_differ_and_have_each_image_at_most_once(make):
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
-def test_full_epoch_has_every_image(make):
+def test_a_full_epoch_contains_every_image(make):
     assert sorted(_indices(_batches(make(_training(batch_size=10, num_epochs=1))))) == list(
         range(50)
     )
@@ -91,7 +91,7 @@ def test_number_of_epochs(make):
     assert len(_batches(make(_training(num_epochs=2, epoch=3, step=4)))) == 8
 
 
-def test_batches_depend_on_seed_epoch_and_step_alone(make):
+def test_batches_depend_only_on_seed_epoch_and_step(make):
     tf.random.set_seed(1)
     whole = _batches(make(_training(flip=True, seed=5)), 22)
     np.testing.assert_array_equal(whole, _batches(make(_training(flip=True, seed=5)), 22))
@@ -105,12 +105,12 @@ def test_batches_depend_on_seed_epoch_and_step_alone(make):
     assert _indices(other[:6]) != _indices(whole[:6])
 
 
-def test_iterating_again_starts_again(make):
+def test_a_second_iteration_is_equal(make):
     dataset = make(_training(flip=True))
     np.testing.assert_array_equal(_batches(dataset, 7), _batches(dataset, 7))
 
 
-def test_flips_change_direction_only(make):
+def test_flips_change_only_the_direction(make):
     plain, flipped = (
         np.concatenate(_batches(make(_training(flip=flip)), 24)) for flip in (False, True)
     )
@@ -132,7 +132,7 @@ def test_evaluation_never_flips(make):
     )
 
 
-def test_shards_divide_each_step(make):
+def test_shards_partition_each_step(make):
     whole = _batches(make(_training(batch_size=6)), 16)
     shards = [
         _batches(make(_training(batch_size=2, num_shards=3, shard_index=i)), 16) for i in range(3)
@@ -142,7 +142,7 @@ def test_shards_divide_each_step(make):
         np.testing.assert_array_equal(together, batch)
 
 
-def test_shards_divide_evaluation(make):
+def test_shards_partition_evaluation(make):
     shards = [
         np.concatenate(_batches(make(BatchPlan(4, num_shards=3, shard_index=i)))) for i in range(3)
     ]
@@ -174,20 +174,20 @@ def test_too_few_images(make):
         ({"training": False, "step": 1}, "only with training=True"),
     ],
 )
-def test_plans_that_make_no_sense(make, kwargs, message):
+def test_invalid_plans(make, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(_training(**kwargs))
 
 
-def test_source_of_unknown_number_of_images(make):
+def test_a_source_of_unknown_size(make):
     del make
-    make = _from_files_of_unknown_number
+    make = _from_files_with_unknown_size
     known = _batches(_from_files(_training()), 14)
     np.testing.assert_array_equal(_batches(make(_training()), 14), known)
     np.testing.assert_array_equal(_batches(make(_training(epoch=1, step=2)), 3), known[8:11])
 
 
-def test_augmentation_has_its_own_seed_for_each_image_and_epoch(make):
+def test_augmentation_has_a_seed_for_each_image_and_epoch(make):
     del make
 
     def augment(image, seed):

@@ -6,7 +6,7 @@ from tfp_realnvp.data import image_dataset
 
 
 def _numbered(count, height=2, width=3, channels=1):
-    """Images whose first row is (index, 100, ..., 100): they show their index and direction."""
+    """Images with rows (index, 100, ..., 100), which identify the image and its direction."""
     images = np.full([count, height, width, channels], 100, np.uint8)
     images[:, :, 0] = np.arange(count).reshape([count, 1, 1])
     return images
@@ -20,7 +20,7 @@ def _indices(images):
     return images.min(axis=(1, 2, 3))
 
 
-def test_plain_batches_are_the_images_in_order():
+def test_batches_are_the_images_in_order():
     images = _numbered(10)
     dataset = image_dataset(images, 4)
     assert [len(batch) for batch in dataset] == [4, 4, 2]
@@ -37,7 +37,7 @@ def test_drop_remainder_makes_the_batch_size_static(flip):
     assert len(_epoch(dataset)) == 8
 
 
-def test_shuffled_epochs_have_all_images_each_in_its_own_order():
+def test_shuffled_epochs_contain_all_images_in_different_orders():
     images = _numbered(50)
     dataset = image_dataset(images, 8, shuffle=True)
     first, second = _epoch(dataset), _epoch(dataset)
@@ -47,7 +47,7 @@ def test_shuffled_epochs_have_all_images_each_in_its_own_order():
     assert (_indices(first) != _indices(second)).any()
 
 
-def test_flips_mirror_half_of_the_images_and_do_nothing_else():
+def test_flips_mirror_half_of_the_images():
     images = _numbered(90)
     dataset = image_dataset(images, 16, flip=True)
     first, second = _epoch(dataset), _epoch(dataset)
@@ -69,7 +69,7 @@ def test_the_seed_determines_order_and_flips():
     assert (np.array(epochs(3)) != np.array(epochs(4))).any()
 
 
-def test_repeat_goes_on_epoch_by_epoch():
+def test_repeat_continues_with_further_epochs():
     dataset = image_dataset(_numbered(10), 4, shuffle=True, flip=True, repeat=True)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     batches = [batch.numpy() for batch in dataset.take(6)]

@@ -35,7 +35,7 @@ def _by_rows(images):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
-def test_png_images_are_divided_in_the_same_way_each_time(tmp_path, cache_bytes):
+def test_png_images_are_split_identically_on_every_call(tmp_path, cache_bytes):
     folder = _folder(tmp_path)
     train, test = (_loaded(folder, split, cache_bytes=cache_bytes) for split in ("train", "test"))
     assert len(train) == 18 and len(test) == 2
@@ -52,7 +52,7 @@ def test_validation_is_held_out_of_train(tmp_path):
     np.testing.assert_array_equal(_by_rows(np.concatenate(parts)), _by_rows(everything))
 
 
-def test_splits_are_sub_folders(tmp_path):
+def test_splits_are_subfolders(tmp_path):
     for split, indices in {"train": range(6), "validation": (6, 7), "test": (8, 9)}.items():
         for index in indices:
             _write(tmp_path / split / "class" / f"{index}.PNG", _image(index))
@@ -80,7 +80,7 @@ def test_jpeg_images_are_resized_and_cropped(tmp_path, training):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
-def test_grey_images(tmp_path, mode):
+def test_grayscale_images(tmp_path, mode):
     for index in range(4):
         image = Image.fromarray(_image(index, channels=1)).convert(mode)
         image.save(tmp_path / f"{index}.png")
@@ -91,11 +91,11 @@ def test_grey_images(tmp_path, mode):
     for split in ("train", "test"):
         _write(tmp_path / "mixed" / split / "1.png", _image(0, channels=1))
         _write(tmp_path / "mixed" / split / "2.png", _image(0))
-    with pytest.raises(ValueError, match=r"Expected grey images, .*colour image .*2\.png"):
+    with pytest.raises(ValueError, match=r"grayscale images like .*, got color image .*2\.png"):
         load(str(tmp_path / "mixed"), batch_size=2)
 
 
-def test_transparency_is_dropped_and_grey_becomes_colour(tmp_path):
+def test_transparency_is_dropped_and_grayscale_is_converted_to_rgb(tmp_path):
     rgba = np.concatenate([_image(0), _image(1)[..., :1]], -1)
     _write(tmp_path / "train" / "1.png", rgba)
     _write(tmp_path / "train" / "2.png", _image(2, channels=1))
@@ -115,7 +115,7 @@ def _damage(folder):
     return ["truncated.png", "truncated.jpg", "empty.png", "text.jpeg"]
 
 
-def test_damaged_images_are_named_in_an_error_or_skipped(tmp_path, caplog):
+def test_damaged_images_raise_an_error_or_are_skipped(tmp_path, caplog):
     _folder(tmp_path / "train", count=6)
     names = _damage(tmp_path / "train")
     with pytest.raises(ValueError, match=r"Cannot read image .*train.empty\.png"):
@@ -131,7 +131,7 @@ def test_damaged_images_are_named_in_an_error_or_skipped(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["truncated.png", "truncated.jpg", "empty.png", "text.jpeg"])
-def test_each_damage_alone(tmp_path, name):
+def test_each_damaged_image_alone(tmp_path, name):
     _write(tmp_path / "train" / "0.png", _image(0))
     for other in set(_damage(tmp_path / "train")) - {name}:
         (tmp_path / "train" / other).unlink()
@@ -142,14 +142,14 @@ def test_each_damage_alone(tmp_path, name):
 def test_only_damaged_images(tmp_path):
     (tmp_path / "train").mkdir()
     _damage(tmp_path / "train")
-    with pytest.raises(ValueError, match="got 4 unreadable ones"):
+    with pytest.raises(ValueError, match="got 4 unreadable files"):
         load(str(tmp_path), batch_size=1, on_error="skip")
 
 
-def test_image_of_another_size(tmp_path):
+def test_images_of_different_sizes(tmp_path):
     _write(tmp_path / "train" / "1.png", _image(0))
     _write(tmp_path / "train" / "2.png", _image(0, height=9))
-    with pytest.raises(ValueError, match=r"8×8 pixels, .*2\.png of 9×8; an image_size"):
+    with pytest.raises(ValueError, match=r"8×8 pixels like .*2\.png of 9×8\. Set image_size"):
         load(str(tmp_path), batch_size=1)
 
 
@@ -162,6 +162,6 @@ def test_folders_without_images(tmp_path):
         list_images(tmp_path)
 
 
-def test_unknown_way_to_treat_errors(tmp_path):
+def test_unknown_on_error(tmp_path):
     with pytest.raises(ValueError, match="on_error to be 'raise' or 'skip', got 'ignore'"):
         load(str(_folder(tmp_path)), batch_size=2, on_error="ignore")

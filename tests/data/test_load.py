@@ -13,7 +13,7 @@ def _images(found, count=-1):
     ("name", "num_values", "flip"), [("digits", 17, False), ("photos", 256, True)]
 )
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_embedded_data(name, num_values, flip, split):
+def test_embedded_datasets(name, num_values, flip, split):
     arrays = load_arrays(name)
     found = load(name, batch_size=300, split=split)
     images = getattr(arrays, split)
@@ -62,7 +62,7 @@ def test_array_file(tmp_path):
     assert (found.name, found.num_values, found.flip) == (path, 256, False)
     np.testing.assert_array_equal(_images(found), images[8:])
     assert load(path, batch_size=4, training=True, flip=True).steps_per_epoch == 2
-    with pytest.raises(ValueError, match=r"Unknown split 'validation' of .*\['train', 'test'\]"):
+    with pytest.raises(ValueError, match=r"\['train', 'test'\], got 'validation'"):
         load(path, batch_size=4, split="validation")
 
 
@@ -79,8 +79,8 @@ def test_options(kwargs, policy):
         )
 
 
-def test_fit_goes_on_from_epoch_to_epoch():
-    # Keras draws steps_per_epoch batches for each epoch from one iterator.
+def test_an_iterator_continues_with_the_next_epoch():
+    # In `fit` with steps_per_epoch, Keras takes the batches of all epochs from one iterator.
     digits = load("digits", batch_size=500, training=True)
     iterator = iter(digits.dataset)
     for epoch in range(3):
@@ -92,13 +92,13 @@ def test_fit_goes_on_from_epoch_to_epoch():
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("digits", {"split": "valid"}, r"Unknown split 'valid' of 'digits'; .*'train', 'test'"),
-        ("digits", {"split": "validation"}, "num_validation above 0 holds out"),
+        ("digits", {"split": "valid"}, r"a split of 'digits' in \['train', 'test'\], got 'valid'"),
+        ("digits", {"split": "validation"}, "With num_validation above 0"),
         ("digits", {"num_validation": 1500}, "fewer than all of 1500 images, got 1500"),
         ("digits", {"image_size": 8}, "no image_size for 'digits'"),
         ("digits", {"batch_size": 1501, "training": True}, "full batch of 1501 .* got 1500"),
         ("digits", {"step": 3}, "only with training=True"),
-        ("no_such_data", {}, "Unknown data set 'no_such_data'"),
+        ("no_such_data", {}, "a dataset of .* got 'no_such_data'"),
     ],
 )
 def test_errors(name, kwargs, message):

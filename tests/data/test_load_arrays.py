@@ -19,7 +19,7 @@ def _by_rows(images):
         ("photos", (13440, 32, 32, 3), (450, 32, 32, 3), 256, True),
     ],
 )
-def test_contract(name, train_shape, test_shape, num_values, flip):
+def test_shapes_and_values(name, train_shape, test_shape, num_values, flip):
     arrays = load_arrays(name)
     assert arrays.name == name
     assert arrays.train.shape == train_shape
@@ -47,7 +47,7 @@ def test_digits_are_all_of_scikit_learns_digits():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_photos_are_patches_of_their_own_region(split, monkeypatch):
-    # Pictures whose pixels tell where they are: (column / 4, row / 4, picture).
+    # Pixels (column / 4, row / 4, photograph), which identify their position.
     row, column = np.indices([427, 640])
     pictures = [np.stack([column // 4, row // 4, np.full_like(row, k)], -1) for k in (0, 1)]
     images = [picture.astype(np.uint8) for picture in pictures]
@@ -58,7 +58,7 @@ def test_photos_are_patches_of_their_own_region(split, monkeypatch):
     assert patches[..., 0].min() == first // 4
     assert patches[..., 0].max() == (last - 1) // 4
     assert set(patches[:, 0, 0, 2]) == {0, 1}
-    # Coordinates grow along their own axis, by a patch's size, and are constant along the other.
+    # Each coordinate increases along its own axis and is constant along the other.
     assert (patches[:, 0, :, 0] == patches[:, -1, :, 0]).all()
     assert (patches[:, :, 0, 1] == patches[:, :, -1, 1]).all()
     assert set(patches[:, 0, -1, 0] - patches[:, 0, 0, 0]) <= {7, 8}
@@ -71,7 +71,7 @@ class _Bunch:
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"'cifar11'; the known ones are \['digits', 'photos'\]"):
+    with pytest.raises(ValueError, match=r"\['digits', 'photos'\], got 'cifar11'"):
         load_arrays("cifar11")
 
 

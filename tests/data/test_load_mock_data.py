@@ -1,4 +1,4 @@
-"""Every data set of the paper, with the random images that tensorflow-datasets makes of each."""
+"""The datasets of the paper, with random images from the mock data of TensorFlow Datasets."""
 
 import io
 
@@ -13,7 +13,7 @@ from tfp_realnvp.data import DATASETS, load
 
 _NUM_IMAGES = 10
 _CASES = {
-    # name: (tensorflow-datasets' name, image shape, flip, splits, split of the paper's table)
+    # name: (name in TensorFlow Datasets, image shape, flip, splits, evaluation split)
     "cifar10": ("cifar10", (32, 32, 3), True, "train test", "test"),
     "imagenet32": ("downsampled_imagenet/32x32", (32, 32, 3), False, "train validation", None),
     "imagenet64": ("downsampled_imagenet/64x64", (64, 64, 3), False, "train validation", None),
@@ -41,7 +41,7 @@ def _batches(name, count=None, **kwargs):
 
 
 def _original_images(name):
-    # Mock images depend on which features are asked for.
+    # Mock images depend on the requested features.
     decoders = tfds.decode.PartialDecoding(
         {"image": True}, decoders={"image": tfds.decode.SkipDecoding()}
     )
@@ -51,7 +51,7 @@ def _original_images(name):
 
 
 def _average(image, height, width):
-    """Area averages by the exact integral of the image, which is piecewise linear in each axis."""
+    """Area averages from the exact integral of the image, piecewise linear along each axis."""
     for axis, size in ((0, height), (1, width)):
         image = np.moveaxis(image.astype(float), axis, 0)
         old = len(image)
@@ -81,7 +81,7 @@ def test_the_table_is_complete():
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_contract(name):
+def test_shapes_splits_and_flips(name):
     tfds_name, image_shape, flip, splits, evaluation_split = _CASES[name]
     found = load(name, batch_size=4, training=True)
     assert (found.name, found.split) == (name, "train")
@@ -120,13 +120,13 @@ def test_training_epochs(name):
     assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
 
 
-def test_the_seed_matters():
+def test_batches_depend_on_the_seed():
     batches = [_batches("cifar10", 2, training=True, seed=seed) for seed in (3, 4)]
     assert (np.stack(batches[0]) != np.stack(batches[1])).any()
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_flips_in_training_only(name):
+def test_flips_only_in_training(name):
     flip = _CASES[name][2]
     plain = np.concatenate(_batches(name, 12, training=True, flip=False))
     flipped = np.concatenate(_batches(name, 12, training=True))
@@ -140,7 +140,7 @@ def test_flips_in_training_only(name):
 
 
 @pytest.mark.parametrize("name", _LSUN[:1])
-def test_crops_are_random_in_training_only(name):
+def test_crops_are_random_only_in_training(name):
     crops = np.concatenate(_batches(name, 20, training=True, flip=False))
     central = np.concatenate(_batches(name))
     assert len(np.unique(crops, axis=0)) > 3 * len(central)
@@ -160,17 +160,22 @@ def test_the_warning_about_imagenet_resized_is_logged_once(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "split", "kwargs", "message"),
     [
-        ("cifar10", "validation", {}, r"'validation' of 'cifar10'; .*\['train', 'test'\].*num_val"),
-        ("imagenet32", "test", {}, r"split 'test' of 'imagenet32'; .*\['train', 'validation'\]\."),
-        ("celeb_a", "train", {"num_validation": 5}, "num_validation only for a data set"),
+        (
+            "cifar10",
+            "validation",
+            {},
+            r"in \['train', 'test'\], got 'validation'.*num_val",
+        ),
+        ("imagenet32", "test", {}, r"'imagenet32' in \['train', 'validation'\], got 'test'\."),
+        ("celeb_a", "train", {"num_validation": 5}, "num_validation only for a dataset"),
         ("cifar10", "train", {"num_validation": -5}, "num_validation of at least 0, got -5"),
         ("cifar10", "train", {"image_size": 16}, "no image_size for 'cifar10'"),
         ("oxford_flowers102", "train", {}, "an image_size for 'oxford_flowers102'"),
-        ("ag_news_subset", "train", {}, "a feature 'image' of uint8, got 'ag_news_subset'"),
-        ("cifar11", "train", {}, "Unknown data set 'cifar11'"),
-        ("lsun/attic", "train", {}, "Unknown data set 'lsun/attic'"),
-        ("mnist:9.9.9", "train", {}, "Unknown data set 'mnist:9.9.9'"),
-        ("./no/folder", "train", {}, "Unknown data set .* a folder of images that exists"),
+        ("ag_news_subset", "train", {}, "a uint8 feature 'image', got 'ag_news_subset'"),
+        ("cifar11", "train", {}, "a dataset of .* got 'cifar11'"),
+        ("lsun/attic", "train", {}, "a dataset of .* got 'lsun/attic'"),
+        ("mnist:9.9.9", "train", {}, "a dataset of .* got 'mnist:9.9.9'"),
+        ("./no/folder", "train", {}, "an existing folder of images, got './no/folder'"),
     ],
 )
 def test_errors(name, split, kwargs, message):
@@ -178,6 +183,6 @@ def test_errors(name, split, kwargs, message):
         load(name, batch_size=4, split=split, **kwargs)
 
 
-def test_image_size_makes_one_size_of_many():
+def test_image_size_resizes_all_images():
     batches = _batches("oxford_flowers102", 2, image_size=16, training=True)
     assert [batch.shape for batch in batches] == [(4, 16, 16, 3)] * 2

@@ -1,4 +1,4 @@
-"""Data that tensorflow-datasets prepares and stores, from files as their authors publish them."""
+"""Data prepared and stored by TensorFlow Datasets, from files in their original formats."""
 
 import io
 import sys
@@ -29,21 +29,21 @@ def _encoded(image, file_format):
 
 
 def _prepare(name, data_dir, downloads, monkeypatch, num_shards=None):
-    """Lets tensorflow-datasets prepare a data set from `downloads` in place of the real ones."""
-    # tensorflow-datasets 4.9.10 needs it to prepare data, and does not declare it.
+    """Prepares a dataset with TensorFlow Datasets from the files that `downloads` returns."""
+    # tensorflow-datasets 4.9.10 needs it to prepare data, but does not declare it.
     pytest.importorskip("importlib_resources")
     manager = tfds.download.DownloadManager
     with monkeypatch.context() as patch:
         patch.setattr(manager, "download", lambda self, urls: downloads(urls))
         patch.setattr(manager, "download_and_extract", lambda self, urls: downloads(urls))
-        # It does not look for space on the disk, nor for checksums.
+        # This skips the checks of disk space and checksums.
         config = tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
         tfds.builder(name, data_dir=data_dir).download_and_prepare(download_config=config)
 
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
-    """Fifty training images in four files and ten test images, each of one colour, its number."""
+    """50 training images in four files and 10 test images, with their number as pixels."""
     root = tmp_path_factory.mktemp("cifar10")
     source = root / "source" / "cifar-10-batches-bin"
     source.mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_cifar10(cifar10, cache_bytes):
     assert _indices(test.dataset) == _indices(load("cifar10", split="test", **common).dataset)
 
 
-def test_files_are_read_in_another_order_in_each_epoch(cifar10):
+def test_the_order_of_files_differs_between_epochs(cifar10):
     train = load(
         "cifar10", batch_size=50, training=True, data_dir=cifar10, cache_bytes=0, shuffle_buffer=1
     )
@@ -102,11 +102,11 @@ def test_held_out_validation(cifar10):
     train, validation, test = (set(_flat(_indices(part.dataset))) for part in parts)
     assert (len(train), len(validation), len(test)) == (38, 12, 10)
     assert train | validation == set(range(50))
-    with pytest.raises(ValueError, match=r"num_validation of less than 50, .* got 50"):
+    with pytest.raises(ValueError, match=r"num_validation less than 50, .* got 50"):
         load("cifar10", batch_size=4, data_dir=cifar10, num_validation=50)
 
 
-def test_what_the_command_prints(cifar10, capsys):
+def test_the_output_of_the_command(cifar10, capsys):
     main(["--dataset=cifar10", f"--data_dir={cifar10}"])
     assert capsys.readouterr().out.splitlines() == [
         "cifar10: images of shape (32, 32, 3) with values in [0, 256), evaluated on test",
@@ -181,7 +181,7 @@ def test_celeb_a(tmp_path, monkeypatch):
             assert min(np.abs(read - image).max(axis=(1, 2, 3))) <= 1
 
 
-def test_image_folder_holds_the_images_that_tensorflow_datasets_finds(tmp_path):
+def test_image_folders_contain_the_images_of_tfds_image_folder(tmp_path):
     for index in range(6):
         path = tmp_path / ("train" if index < 4 else "test") / f"label{index % 2}"
         path.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def test_image_folder_holds_the_images_that_tensorflow_datasets_finds(tmp_path):
         ("svhn_cropped", ""),
     ],
 )
-def test_absent_data(tmp_path, name, note):
+def test_missing_data(tmp_path, name, note):
     with pytest.raises(FileNotFoundError) as error:
         load(name, batch_size=4, data_dir=str(tmp_path))
     message = str(error.value)
@@ -215,7 +215,7 @@ def test_absent_data(tmp_path, name, note):
     assert not list(tmp_path.iterdir())
 
 
-def test_download_prepares_absent_data(tmp_path, monkeypatch):
+def test_download_prepares_missing_data(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
         tfds.core.DatasetBuilder, "download_and_prepare", lambda self: calls.append(self.name)

@@ -1,4 +1,4 @@
-"""The reference is Pillow: enlarged by repetition to a common multiple, then averaged by blocks."""
+"""Preprocessing against Pillow, which enlarges to a common multiple and averages blocks."""
 
 import fractions
 
@@ -42,7 +42,7 @@ def _assert_within_one_level(actual, expected):
     difference = np.abs(actual.astype(int) - np.asarray(expected).astype(int))
     assert difference.shape == actual.shape
     assert difference.max() <= 1, difference.max()
-    # Halves may be rounded either way.
+    # Halves can be rounded up or down.
     assert (difference > 0).mean() < 0.2
 
 
@@ -65,7 +65,7 @@ def test_celeb_a(reference):
     _assert_within_one_level(preprocessing.prepare_celeb_a(tf.constant(image)), expected)
 
 
-def test_celeb_a_of_another_shape():
+def test_celeb_a_with_another_shape():
     with pytest.raises(tf.errors.InvalidArgumentError, match="218"):
         preprocessing.prepare_celeb_a(tf.zeros([178, 218, 3], tf.uint8))
 
@@ -79,7 +79,7 @@ def test_celeb_a_of_another_shape():
         ((47, 17), (265, 96)),
     ],
 )
-def test_lsun_in_evaluation_is_the_centre(old, resized):
+def test_lsun_in_evaluation_is_the_center(old, resized):
     image = _image(*old)
     expected = _resize_with_numpy(image, *resized)
     top, left = (resized[0] - 64) // 2, (resized[1] - 64) // 2
@@ -92,20 +92,20 @@ def test_lsun_in_training_is_a_random_crop():
     resized = preprocessing.resize_smallest_side(image, 96).numpy()
     assert resized.shape == (96, 128, 3)
     windows = np.lib.stride_tricks.sliding_window_view(resized, (64, 64), (0, 1))
-    places = set()
+    positions = set()
     for seed in range(40):
         crop = preprocessing.prepare_lsun(image, tf.constant([seed, 7])).numpy()
         again = preprocessing.prepare_lsun(image, tf.constant([seed, 7])).numpy()
         np.testing.assert_array_equal(crop, again)
         equal = (np.moveaxis(windows, 2, -1) == crop).all(axis=(2, 3, 4))
-        places.update(zip(*np.nonzero(equal), strict=True))
-    rows, columns = zip(*places, strict=True)
-    assert len(places) > 30
+        positions.update(zip(*np.nonzero(equal), strict=True))
+    rows, columns = zip(*positions, strict=True)
+    assert len(positions) > 30
     assert min(rows) < 8 and max(rows) > 24
     assert min(columns) < 16 and max(columns) > 48
 
 
-def test_random_crops_reach_every_place():
+def test_random_crops_reach_every_position():
     image = tf.reshape(tf.range(16), [4, 4, 1])
     seen = {
         int(preprocessing.random_crop(image, 2, tf.constant([0, seed]))[0, 0, 0])
@@ -115,13 +115,13 @@ def test_random_crops_reach_every_place():
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_imagenet_stays_as_it_is(size):
+def test_imagenet_is_unchanged(size):
     image = _image(size, size)
     actual = preprocessing.prepare_square(tf.constant(image), size)
     np.testing.assert_array_equal(actual, image)
 
 
-def test_imagenet_of_another_size_is_shrunk_and_cropped():
+def test_images_of_another_size_are_resized_and_cropped():
     image = _image(43, 33)
     expected = _resize_with_numpy(image, 42, 32)[5:37]
     _assert_within_one_level(preprocessing.prepare_square(tf.constant(image), 32), expected)

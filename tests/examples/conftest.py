@@ -1,4 +1,4 @@
-"""Runs the scripts of examples/ in this process, so that TensorFlow starts once."""
+"""Runs the scripts of examples/ in this process, so that TensorFlow starts only once."""
 
 import importlib.util
 import pathlib
@@ -9,13 +9,13 @@ from absl import flags
 
 _EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
-# What the scripts share is beside them.
+# The scripts import modules from their own folder.
 sys.path.insert(0, str(_EXAMPLES))
 
 
 @pytest.fixture(scope="session")
 def run_script():
-    """Returns a function of a script's name and its flags."""
+    """Returns a function that runs a script by name with flags."""
     return _run
 
 
@@ -29,7 +29,7 @@ def _run(name, *arguments):
         flags.FLAGS([name, *map(str, arguments)])
         script.main([])
     finally:
-        # Scripts have flags of the same name.
+        # Scripts define flags of the same names.
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
         del sys.modules[name]

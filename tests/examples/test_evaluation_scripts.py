@@ -1,4 +1,4 @@
-"""The scripts that look at a trained model."""
+"""The scripts that evaluate a trained model."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def _by_hand(distribution, images, seed, batch_size):
-    """Bits/dim by the definition, with the noise written out once more."""
+    """Bits/dim by definition, with an independent implementation of the noise."""
     log_prob = []
     for number, start in enumerate(range(0, len(images), batch_size), start=1):
         batch = images[start : start + batch_size].astype(np.float32)
@@ -50,29 +50,29 @@ def _by_hand(distribution, images, seed, batch_size):
     return -np.concatenate(log_prob).mean() / (math.prod(images.shape[1:]) * math.log(2))
 
 
-def test_the_identity_of_the_numbers(folder, tmp_path, run_script, capsys):
-    # evaluate.py, FlowModel.evaluate and log_prob by hand.
+def test_evaluations_agree(folder, tmp_path, run_script, capsys):
+    # evaluate.py, FlowModel.evaluate and log_prob.
     run_script("evaluate", f"--results_dir={folder}", f"--output={tmp_path}", "--num_draws=1")
     printed = capsys.readouterr().out
     assert "| this model | test | 5 |" in printed
     assert (tmp_path / "evaluation.md").read_text() in printed
-    figures = json.loads((tmp_path / "evaluation.json").read_text())["results"]
+    results = json.loads((tmp_path / "evaluation.json").read_text())["results"]
     model, config = run_folder.load_run(folder)
     model.compile()
     images = np.load(config["dataset"])
-    assert set(figures) == {"train", "test"}
-    for split, result in figures.items():
+    assert set(results) == {"train", "test"}
+    for split, result in results.items():
         by_model = model.evaluate(images[split], batch_size=2, verbose=0, return_dict=True)
         by_hand = _by_hand(model.distribution, images[split], config["seed"], 2)
         assert result["bits_per_dim"] == pytest.approx(by_model["bits_per_dim"], abs=1e-4)
         assert result["bits_per_dim"] == pytest.approx(by_hand, abs=1e-4)
         assert result["importance_weighted"] == pytest.approx(by_hand, abs=1e-4)
-    # It is the noise that agrees: another seed is another figure.
+    # The noise agrees, too: another seed gives another result.
     other = _by_hand(model.distribution, images["test"], config["seed"] + 1, 2)
-    assert abs(other - figures["test"]["bits_per_dim"]) > 1e-4
+    assert abs(other - results["test"]["bits_per_dim"]) > 1e-4
 
 
-def test_evaluate_some_batches(folder, tmp_path, run_script):
+def test_evaluate_with_a_number_of_batches(folder, tmp_path, run_script):
     run_script(
         "evaluate",
         f"--results_dir={folder}",
@@ -126,7 +126,7 @@ def test_samples(folder, tmp_path, run_script):
     assert (zero == zero[:1]).all()
 
 
-def test_a_picture_of_samples(folder, tmp_path, run_script):
+def test_a_grid_of_samples(folder, tmp_path, run_script):
     path = tmp_path / "samples.png"
     run_script("sample", f"--results_dir={folder}", f"--output={path}", "--num_images=4")
     with Image.open(path) as image:

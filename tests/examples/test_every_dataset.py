@@ -1,4 +1,4 @@
-"""A training step, an evaluation and all figures, for each data set, by the scripts themselves."""
+"""Training, evaluation and all figures for each dataset, by the scripts."""
 
 import json
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 _TINY = ("--num_scales=1", "--num_blocks=0", "--num_filters=2", "--batch_size=4")
 _DATASETS = {
-    # name: (image shape, split that is reported on)
+    # name: (image shape, evaluation split)
     "cifar10": ((32, 32, 3), "test"),
     "imagenet32": ((32, 32, 3), "validation"),
     "imagenet64": ((64, 64, 3), "validation"),
@@ -28,20 +28,20 @@ _DATASETS = {
     "images.npz": ((8, 8, 1), "test"),
     "images.npy": ((8, 8, 3), "test"),
 }
-# One of each shape, and 8×8×1 is in test_evaluation_scripts.py; nothing else matters to them.
+# One dataset for each image shape. test_evaluation_scripts.py has 8×8×1.
 _LATENT_SPACE = ("cifar10", "celeb_a", "mnist", "folder")
 
 
 @pytest.fixture(autouse=True)
 def _mock_data(monkeypatch):
-    # The Gaussian beside the model takes longer than all else here.
+    # Fitting the baselines would take most of the time.
     monkeypatch.setattr(run_report, "_MAX_IMAGES", 0)
     with tfds.testing.mock_data(num_examples=20):
         yield
 
 
 def _dataset(name, folder):
-    """Returns what `--dataset` is to be; writes files where it is a path."""
+    """Returns the value of `--dataset`, and writes the files if it is a path."""
     image_shape, _ = _DATASETS[name]
     images = ft.grey_levels(60, image_shape)
     path = folder / name

@@ -1,4 +1,4 @@
-"""Training that is killed at any time goes on as if nothing had happened."""
+"""A training run that is killed and restarted has the results of an uninterrupted run."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def _start(folder, images, save_minutes):
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Sums of one thread are always in the same order.
+            # One thread makes the order of sums deterministic.
             env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
         )
 
@@ -69,7 +69,7 @@ def test_killed_three_times(tmp_path):
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was faster than the signal"
+        assert process.wait() == -signal.SIGKILL, "the process ended before the signal"
         latest = tf.train.latest_checkpoint(state.parent)
         steps.append(int(latest.rsplit("-", 1)[1]))
     _finish(_start(killed, images, save_minutes=2e-3), killed)
@@ -85,7 +85,7 @@ def test_killed_three_times(tmp_path):
         expected = np.minimum(_LOG_STEPS * (log["epoch"] + 1), _STEPS)
         np.testing.assert_array_equal(log["step"], expected)
         assert log["step"][-1] == _STEPS
-    # Training figures of an epoch that was broken off are of its last steps only.
+    # The training metrics of an interrupted epoch cover only its last steps.
     np.testing.assert_array_equal(logs[0]["val_bits_per_dim"], logs[1]["val_bits_per_dim"])
     for name in ("best.weights.h5", "final.weights.h5"):
         np.testing.assert_equal(_arrays(killed / name), _arrays(whole / name))

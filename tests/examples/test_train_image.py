@@ -63,7 +63,7 @@ def test_a_run_is_repeated_from_its_folder(trained, tmp_path, run_script):
         np.testing.assert_allclose(_log(tmp_path)[column], _log(first)[column], rtol=1e-5)
 
 
-def test_the_same_command_again_changes_nothing(trained, run_script):
+def test_the_same_command_changes_nothing(trained, run_script):
     folder, options = trained
     names = ("log.csv", "best.weights.h5", "report.json", "config.json", "flags.txt")
     before = {name: (folder / name).read_bytes() for name in names}
@@ -71,16 +71,16 @@ def test_the_same_command_again_changes_nothing(trained, run_script):
     assert before == {name: (folder / name).read_bytes() for name in names}
 
 
-def test_another_configuration_is_refused_and_nothing_overwritten(trained, run_script):
+def test_another_configuration_is_refused(trained, run_script):
     folder, options = trained
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"(?s)num_filters: 2 there, 3 here.*seed: 5 there, 1"):
+    with pytest.raises(ValueError, match=r"(?s)num_filters: 2 in .*, 3 exp.*seed: 5 in .*, 1 exp"):
         run_script("train_image", *options, "--num_filters=3", "--seed=1")
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_early_stop(train):
-    # Random images and a large learning rate: it does not get better for long.
+    # Random images and a large learning rate: validation soon stops improving.
     options = ("--epochs=100", "--log_steps=2", "--patience=3", "--learning_rate=0.3")
     options += ("--notensorboard",)
     folder = train("run", *options)
@@ -124,9 +124,9 @@ def test_tensorboard(trained):
 def test_mixed_precision_and_recompute(train):
     folder = train("run", "--epochs=0.2", "--mixed_precision", "--recompute")
     assert run_folder.read_config(folder)["bijector"]["arguments"]["recompute"]
-    # The run's own precision, unless another is asked for; and nothing stays behind.
-    for asked, expected in ((None, "mixed_bfloat16"), (False, "float32")):
-        model, _ = run_folder.load_run(folder, mixed_precision=asked)
+    # `None` means the precision of the run. The global policy is unchanged.
+    for requested, expected in ((None, "mixed_bfloat16"), (False, "float32")):
+        model, _ = run_folder.load_run(folder, mixed_precision=requested)
         assert {layer.dtype_policy.name for layer in model.networks} == {expected}
         assert keras.config.dtype_policy().name == "float32"
 
@@ -162,7 +162,7 @@ def test_presets(preset, tmp_path, run_script, monkeypatch):
     assert config["bijector"]["arguments"] == {**paper, "num_values": 256}
 
 
-def test_the_paper_s_model_on_other_data(images, tmp_path, run_script, monkeypatch):
+def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
     def stop(config):
         raise _Stop
 
@@ -184,12 +184,12 @@ def test_the_paper_s_model_on_other_data(images, tmp_path, run_script, monkeypat
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (["--dataset=no_such_data"], ValueError, "Unknown data set 'no_such_data'"),
+        (["--dataset=no_such_data"], ValueError, "a dataset of .* got 'no_such_data'"),
         (["--dataset=absent.npz"], FileNotFoundError, "No file absent.npz"),
         (["--dataset=cifar10", "--data_dir=/nowhere"], FileNotFoundError, "--download"),
     ],
 )
-def test_bad_data(options, error, message, tmp_path, run_script):
+def test_missing_data(options, error, message, tmp_path, run_script):
     with pytest.raises(error, match=message):
         run_script("train_image", *options, f"--output_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()

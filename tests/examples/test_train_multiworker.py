@@ -1,4 +1,4 @@
-"""Two workers, of which one is killed: all start again, and end where they were to end."""
+"""Two workers resume from the last checkpoint after one of them was killed."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ def _start(folder, images):
         f"--arguments={json.dumps(_ARGUMENTS)}",
         "--batch_size=6",
         "--num_validation=12",
-        # 48 images, 8 steps a pass.
+        # 48 training images, 8 steps in a pass.
         f"--epochs={_STEPS // 8}",
         f"--log_steps={_LOG_STEPS}",
     ]
@@ -54,12 +54,12 @@ def test_a_worker_is_killed(tmp_path):
 
     st.finish_workers(_start(tmp_path, images), tmp_path)
     output = (tmp_path / "worker0.txt").read_text()
-    assert f"going on after step {step}" in output and f"{_STEPS} steps" in output
+    assert f"resuming after step {step}" in output and f"{_STEPS} steps" in output
     assert _last_step(tmp_path) == _STEPS
     log = np.genfromtxt(tmp_path / "results" / "log.csv", delimiter=",", names=True)
     assert log["epoch"][-1] == _STEPS / _LOG_STEPS - 1
     assert np.isfinite(log["val_bits_per_dim"]).all()
-    # The chief alone has written.
+    # Only the chief writes.
     names = {path.name for path in (tmp_path / "results").iterdir()}
     expected = {"checkpoints", "config.json", "log.csv", "best.weights.h5", "final.weights.h5"}
     assert names == expected

@@ -1,4 +1,4 @@
-"""`model.save` and `keras.models.load_model`, in this process and in another."""
+"""`model.save` and `keras.models.load_model` in the same process and in another one."""
 
 import subprocess
 import sys
@@ -50,13 +50,13 @@ def trained_model(distribution, **compile_arguments):
 
 
 def next_step(model):
-    """Returns the loss of one more step, and the weights after it."""
+    """Returns the loss of one more training step, and the weights after it."""
     history = model.fit(grey_levels(8, SHAPE, seed=1), verbose=0, shuffle=False)
     return history.history["loss"][0], [w.numpy() for w in model.weights]
 
 
 def assert_same(model, loaded):
-    # Levels that all models here have.
+    # Gray levels below the smallest num_values here.
     images = grey_levels(8, SHAPE, seed=2) % 17
     expected = model.predict(images, verbose=0)
     assert np.isfinite(expected).all()
@@ -64,9 +64,9 @@ def assert_same(model, loaded):
     assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
 
 
-def test_another_process_goes_on_from_a_saved_model(tmp_path):
+def test_training_continues_in_another_process(tmp_path):
     flow = tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL))
-    # An ε that is not small keeps Adam from making a step of each rounding error.
+    # A large ε: with a small one, Adam turns rounding errors of small gradients into full steps.
     model = trained_model(flow, optimizer=tfr.FusedAdam(1e-3, epsilon=1e-1), scale_l2=1e-3)
     images = grey_levels(8, SHAPE, seed=1)
     np.save(tmp_path / "images.npy", images)
@@ -74,7 +74,7 @@ def test_another_process_goes_on_from_a_saved_model(tmp_path):
     log_prob = model.predict(images, verbose=0)
     loss, weights = next_step(model)
 
-    # Sums come out the same when as many threads make them.
+    # Sums are rounded equally for equal numbers of threads.
     threading = tf.config.threading
     intra_op = threading.get_intra_op_parallelism_threads()
     inter_op = threading.get_inter_op_parallelism_threads()
@@ -86,11 +86,11 @@ def test_another_process_goes_on_from_a_saved_model(tmp_path):
     np.testing.assert_allclose(loaded_log_prob, log_prob, rtol=1e-6)
     np.testing.assert_allclose(loaded_loss, loss, rtol=1e-6)
     for loaded, expected in zip(loaded_weights, weights, strict=True):
-        # The step itself is 1e-3 long.
+        # The step size is 1e-3.
         np.testing.assert_allclose(loaded, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_optimizer_and_penalty_come_back(tmp_path):
+def test_optimizer_and_penalty_round_trip(tmp_path):
     model = trained_model(flow_distribution(SHAPE, **SMALL), scale_l2=0.25)
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
@@ -105,12 +105,12 @@ def test_optimizer_and_penalty_come_back(tmp_path):
     assert_same(model, loaded)
 
 
-def test_a_schedule_and_another_optimizer_come_back(tmp_path):
+def test_schedule_and_other_optimizer_round_trip(tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(1e-2, 2, 0.5)
     flow = flow_distribution(SHAPE, **SMALL)
     model = tfr.FlowModel(flow)
     model.compile(keras.optimizers.SGD(schedule, momentum=0.5))
-    # Before the first step too, and without a warning.
+    # Before the first step, and without warnings.
     model.save(tmp_path / "flow.keras")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -122,7 +122,7 @@ def test_a_schedule_and_another_optimizer_come_back(tmp_path):
 
 @keras.saving.register_keras_serializable(package="tests")
 class NetworkFactory:
-    """A `network_fn` with an argument of its own."""
+    """A `network_fn` with a constructor argument."""
 
     def __init__(self, size):
         self.size = size
@@ -145,7 +145,7 @@ class NetworkFactory:
 
 
 def chain_of_parts():
-    """A flow made by hand, with each kind of bijector, and one network that it uses twice."""
+    """Returns a flow of all kinds of bijectors, with one coupling used twice."""
     coupling = tfr.AffineCoupling(tfr.ChannelMask(1), network(2, 4), scale=0.5)
     inner = tfr.FlowChain([tfr.ActNorm(num_channels=4), coupling, tfr.BatchNormalization(0.8)])
     return tfr.FlowChain(
@@ -195,7 +195,7 @@ BASES = {
     ("bijector", "base"),
     [*((name, "sample") for name in BIJECTORS), *(("compact", name) for name in BASES)],
 )
-def test_any_part_comes_back(tmp_path, bijector, base):
+def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
     flow = tfd.TransformedDistribution(BASES[base](), BIJECTORS[bijector]())
     flow.log_prob(tf.ones([1, *SHAPE]))
     model = tfr.FlowModel(randomize(flow))
@@ -203,13 +203,13 @@ def test_any_part_comes_back(tmp_path, bijector, base):
     loaded = keras.models.load_model(tmp_path / "flow.keras")
 
     assert_same(model, loaded)
-    # Parts that were one are one again: each variable is there once.
+    # An object that is used twice is loaded as one object: no variable is duplicated.
     assert len(loaded.distribution.variables) == len(flow.variables)
     trainable = [len(each.trainable_variables) for each in (loaded.distribution, flow)]
     assert trainable[0] == trainable[1] > 0
 
 
-def test_networks_keep_their_dtype_policy(tmp_path):
+def test_dtype_policy_of_networks_round_trips(tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -224,7 +224,7 @@ def test_networks_keep_their_dtype_policy(tmp_path):
     assert_same(model, loaded)
 
 
-def test_double_precision_comes_back(tmp_path):
+def test_float64_round_trips(tmp_path):
     model = tfr.FlowModel(flow_distribution(SHAPE, dtype=tf.float64, **SMALL))
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
@@ -232,7 +232,7 @@ def test_double_precision_comes_back(tmp_path):
     assert_same(model, loaded)
 
 
-def test_weights_go_to_a_fresh_model(tmp_path):
+def test_weights_load_into_a_new_model(tmp_path):
     model = trained_model(tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL)))
     model.save_weights(tmp_path / "flow.weights.h5")
     fresh = tfd.TransformedDistribution(

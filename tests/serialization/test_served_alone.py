@@ -1,4 +1,4 @@
-"""A SavedModel in a process that has TensorFlow and nothing else."""
+"""A SavedModel in a process that can import TensorFlow only."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import tensorflow as tf
-# TensorFlow itself looks for Keras when it is imported. From here on there is none.
+# TensorFlow imports Keras. Remove it, and make any further import of it fail.
 for name in [name for name in sys.modules if name.split(".")[0] == "keras"]:
     sys.modules[name] = None
 
@@ -41,7 +41,7 @@ assert "tensorflow_probability" not in sys.modules
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "serve.py"
 
 
-def test_plain_tensorflow_serves_it(tmp_path):
+def test_tensorflow_serves_it_without_other_packages(tmp_path):
     flow = flow_distribution((4, 4, 1), num_couplings=1)
     tfr.export_saved_model(flow, tmp_path / "1")
     batches = [pixels((1, 4, 4, 1)), pixels((3, 4, 4, 1)), pixels((2, 8, 4, 1))]

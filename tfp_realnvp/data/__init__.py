@@ -1,4 +1,4 @@
-"""Image data: by name, from files, or from arrays that need no network, as uint8 batches."""
+"""Image datasets, by name, from files or from arrays, as batches of `uint8` pixels."""
 
 from tfp_realnvp.data.array_file import load_array_file
 from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec

@@ -1,20 +1,24 @@
-"""Fetches a data set, or says what is there: `python -m tfp_realnvp.data --dataset=cifar10`."""
+"""Describes a dataset and, with `--download`, fetches it first.
+
+Usage: `python -m tfp_realnvp.data --dataset=cifar10 --download`.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
+from tfp_realnvp.data.dataset_spec import DATASETS
 from tfp_realnvp.data.load import ImageBatches, load
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints what `load` makes of a data set, and downloads it before if asked to.
+    """Prints the image shape, the splits and the split sizes of a dataset, as `load` returns it.
 
     Args:
-      arguments: of the command line; `None` takes the program's own.
+      arguments: command-line arguments; `None` means those of the process.
 
     #### Example
 
@@ -24,11 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test: 297 images
 
     """
-    parser = argparse.ArgumentParser(prog="python -m tfp_realnvp.data", description=__doc__)
-    parser.add_argument("--dataset", required=True, help="a name, a file or a folder")
-    parser.add_argument("--data_dir", help="folder of the data of tensorflow-datasets")
-    parser.add_argument("--download", action="store_true", help="fetch what is absent")
-    parser.add_argument("--image_size", type=int, help="height and width, for images of many sizes")
+    names = ", ".join(["digits", "photos", *(spec.name for spec in DATASETS)])
+    parser = argparse.ArgumentParser(
+        prog="python -m tfp_realnvp.data",
+        description="Describes a dataset and, with --download, fetches it first.",
+        epilog=f"Names: {names}, and other image datasets of TensorFlow Datasets.",
+    )
+    parser.add_argument("--dataset", required=True, help="a name, an array file or a folder")
+    parser.add_argument("--data_dir", help="data directory of TensorFlow Datasets")
+    parser.add_argument("--download", action="store_true", help="download missing data")
+    parser.add_argument("--image_size", type=int, help="height and width to resize images to")
     flags = parser.parse_args(arguments)
 
     def loaded(split: str) -> ImageBatches:

@@ -1,4 +1,4 @@
-"""Batches of images that are in memory."""
+"""Batches of images in memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import tensorflow as tf
 
 from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.batch_plan import BatchPlan
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS
 
 __all__ = ["array_batches"]
 
 
 def array_batches(images: np.ndarray, plan: BatchPlan) -> tf.data.Dataset:
-    """Returns the batches of a plan over `images`.
+    """Returns the batches of `images` that a plan describes.
 
-    A batch is computed from its number alone, in parallel with others: nothing is read to get to
-    a later epoch or step, and each epoch's order is a random permutation of all images.
+    Each batch is a function of its number, so that batches are computed in parallel and training
+    resumes at any epoch and step without reading earlier batches. The order of each epoch is a
+    uniformly random permutation of all images.
 
     Args:
       images: `uint8` array of shape `[N, H, W, C]`.
@@ -25,7 +27,7 @@ def array_batches(images: np.ndarray, plan: BatchPlan) -> tf.data.Dataset:
       A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`.
 
     Raises:
-      ValueError: there are too few images for one batch.
+      ValueError: if there are too few images for one batch.
 
     #### Example
 
@@ -37,7 +39,7 @@ def array_batches(images: np.ndarray, plan: BatchPlan) -> tf.data.Dataset:
 
     """
     num_images, steps = len(images), plan.steps_per_epoch(len(images))
-    # The host keeps the images, even where there is a GPU.
+    # Keep the images in host memory, also on machines with a GPU.
     with tf.device("CPU"):
         images = tf.constant(images)
 
@@ -59,11 +61,11 @@ def array_batches(images: np.ndarray, plan: BatchPlan) -> tf.data.Dataset:
     if not plan.training:
         indices = tf.data.Dataset.range(plan.shard_index, num_images, plan.num_shards)
         return indices.batch(plan.batch_size).map(
-            lambda batch: tf.gather(images, batch), num_parallel_calls=tf.data.AUTOTUNE
+            lambda batch: tf.gather(images, batch), num_parallel_calls=PARALLEL_CALLS
         )
     first = plan.epoch * steps + plan.step
     if plan.num_epochs is None:
         numbers = tf.data.Dataset.counter(first)
     else:
         numbers = tf.data.Dataset.range(first, (plan.epoch + plan.num_epochs) * steps)
-    return numbers.map(training_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return numbers.map(training_batch, num_parallel_calls=PARALLEL_CALLS)

@@ -1,4 +1,4 @@
-"""Images in NumPy's files."""
+"""Images in NumPy files."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ _KEYS = {
     "validation": ("validation_images", "val_images", "x_validation", "x_val", "validation", "val"),
     "test": ("test_images", "x_test", "test"),
 }
-_KEYS_OF_ALL = ("images", "data", "x", "arr_0")
+_UNSPLIT_KEYS = ("images", "data", "x", "arr_0")
 
 
 def load_array_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Loads the images of an `.npy` or `.npz` file.
 
-    An `.npz` file may have an array for each split: `train_images`, `x_train` or `train`, and
-    likewise for test and, optionally, validation (also `val`). Otherwise it has one array,
-    `images`, `data`, `x` or `arr_0` (the name that `np.savez` gives), which is divided, as an
-    `.npy` file's is, at random but always in the same way: a tenth is the test split. Other
-    arrays, such as labels, are not read.
+    An `.npz` file can contain one array for each split: `train_images`, `x_train` or `train`, the
+    same with `test`, and optionally the same with `validation` or `val`. Otherwise it contains one
+    array named `images`, `data`, `x` or `arr_0` (the default name in `np.savez`). This array, or
+    that of an `.npy` file, is split at random, identically on every call: one tenth of the images
+    is the test split. Other arrays, such as labels, are ignored.
 
     Args:
-      path: name of the file.
+      path: path of the file.
 
     Returns:
-      By split, in the order train, validation, test, `uint8` arrays of shape `[N, H, W, C]`.
+      A dictionary from split names, in the order train, validation, test, to `uint8` arrays of
+      shape `[N, H, W, C]`.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is no such file or is damaged, it has none of these arrays, or one of
-        another dtype or shape; or it has pickled objects, which are never loaded.
+      FileNotFoundError: if the file does not exist.
+      ValueError: if the file is damaged or not an `.npy` or `.npz` file, if it contains none of
+        these arrays, if an array is not `uint8` or not of shape `[N, H, W, C]`, or if it contains
+        pickled objects, which are never loaded.
 
     #### Example
 
@@ -57,14 +59,14 @@ def load_array_file(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     with _reading(path):
         loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
-        return _divide(path, _checked(path, path.name, loaded))
+        return _split(path, _checked(path, path.name, loaded))
     with loaded:
         return _read_archive(path, loaded)
 
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[None]:
-    """Names the file in whatever NumPy and the decompression have to say about it."""
+    """Adds the path to errors of NumPy and of the decompression."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
@@ -83,14 +85,14 @@ def _read_archive(path: pathlib.Path, archive: np.lib.npyio.NpzFile) -> dict[str
         if len(set(shapes.values())) > 1:
             raise ValueError(f"Expected images of one shape in {path}, got {shapes}.")
         return arrays
-    key = next((key for key in _KEYS_OF_ALL if key in archive), None)
+    key = next((key for key in _UNSPLIT_KEYS if key in archive), None)
     if key is None:
-        known = [*(keys[0] for keys in _KEYS.values()), *_KEYS_OF_ALL]
+        known = [*(keys[0] for keys in _KEYS.values()), *_UNSPLIT_KEYS]
         raise ValueError(
-            f"Expected an array of images in {path} under one of the names {known}, got the names "
+            f"Expected an array of images in {path} with one of the names {known}, got "
             f"{list(archive)}."
         )
-    return _divide(path, _read(path, archive, key))
+    return _split(path, _read(path, archive, key))
 
 
 def _read(path: pathlib.Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
@@ -103,15 +105,15 @@ def _checked(path: pathlib.Path, key: str, images: np.ndarray) -> np.ndarray:
     if images.dtype != np.uint8:
         raise ValueError(f"Expected {key} in {path} of dtype uint8, got {images.dtype}.")
     if images.ndim != 4 or 0 in images.shape:
-        hint = " Grey images need a last axis of length 1." if images.ndim == 3 else ""
+        hint = " Grayscale images need a last axis of length 1." if images.ndim == 3 else ""
         raise ValueError(
             f"Expected {key} in {path} of shape [N, H, W, C], got {images.shape}.{hint}"
         )
     return images
 
 
-def _divide(path: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
+def _split(path: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     if len(images) < 2:
-        raise ValueError(f"Expected at least two images in {path} to divide, got {len(images)}.")
+        raise ValueError(f"Expected at least two images in {path}, got {len(images)}.")
     train, test = hold_out(len(images), max(1, len(images) // 10))
     return {"train": images[train], "test": images[test]}

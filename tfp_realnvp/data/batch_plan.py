@@ -1,4 +1,4 @@
-"""Which images make up which batch."""
+"""The assignment of images to batches."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ __all__ = ["BatchPlan"]
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """How to go through the images of a split; the same for all sources.
+    """The order of the images of a split and their division into batches.
 
-    In training, each epoch goes through the images in a random order that depends on `seed` and
-    the number of the epoch alone, in full batches; the images that are left over after the last
-    full batch, others in each epoch, are left out. In evaluation there is one pass over all
-    images, in order, and the last batch may be smaller.
+    In training, each epoch visits the images in a random order that depends only on `seed` and the
+    number of the epoch. All batches are full; the images that remain after the last full batch
+    are skipped, which ones differs from epoch to epoch. Evaluation is one pass over all images in
+    order, and its last batch can be smaller.
 
     Attributes:
       batch_size: number of images in a batch of one shard.
-      training: whether to shuffle, augment and go on epoch after epoch.
-      flip: whether to mirror half of the images, in training.
-      seed: of order and augmentation, in [0, 2³¹).
-      epoch: the first epoch, from 0.
-      step: number of the first batch within the first epoch, from 0.
-      num_epochs: number of epochs in training; `None` goes on forever.
-      num_shards: number of workers that divide the images among them. A step's batches of all
-        shards together are a batch of `num_shards * batch_size` images.
-      shard_index: this worker's number, from 0.
+      training: whether to shuffle, to augment and to repeat.
+      flip: whether to mirror each image with probability 1/2 in training.
+      seed: seed of order and augmentation, in [0, 2³¹).
+      epoch: first epoch, counted from 0.
+      step: first batch within the first epoch, counted from 0.
+      num_epochs: number of training epochs; `None` means unlimited.
+      num_shards: number of workers that divide the images among them. In each step, the batches of
+        all shards together form a batch of `num_shards * batch_size` images.
+      shard_index: index of this worker, from 0.
 
     Raises:
-      TypeError: a number is none, or a flag no bool.
-      ValueError: a number is out of range, or `epoch`, `step` or `num_epochs` is given without
-        `training`.
+      TypeError: if a number or a bool is of another type.
+      ValueError: if a number is out of range, or if `epoch`, `step` or `num_epochs` is given
+        without `training`.
 
     #### Example
 
@@ -64,7 +64,7 @@ class BatchPlan:
             number = validation.integer(
                 getattr(self, name), at_least, f"Expected {name} of at least {at_least}"
             )
-            # The class is frozen; 4.0 goes on as 4.
+            # The dataclass is frozen. 4.0 becomes 4.
             object.__setattr__(self, name, number)
         if self.num_epochs is not None:
             number = validation.integer(
@@ -84,14 +84,14 @@ class BatchPlan:
 
     @property
     def global_batch_size(self) -> int:
-        """The number of images in a step of all shards."""
+        """The number of images in one step of all shards."""
         return self.batch_size * self.num_shards
 
     def steps_per_epoch(self, num_images: int) -> int:
-        """The number of this shard's batches in an epoch over `num_images` images.
+        """Returns the number of batches of this shard in an epoch over `num_images` images.
 
         Raises:
-          ValueError: not one batch can be made.
+          ValueError: if there are too few images for one batch.
         """
         if self.training:
             steps = num_images // self.global_batch_size
@@ -107,5 +107,5 @@ class BatchPlan:
         return steps
 
     def epoch_seed(self, epoch: tf.Tensor) -> tf.Tensor:
-        """Returns the two integers that determine all that is random in an epoch."""
+        """Returns the stateless seed of an epoch, two integers."""
         return tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])

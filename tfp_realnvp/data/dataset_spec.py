@@ -1,4 +1,4 @@
-"""What the paper does with each data set of tensorflow-datasets."""
+"""The datasets of the paper and their preparation."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from tfp_realnvp.data import preprocessing
 __all__ = ["DATASETS", "DatasetSpec", "find_spec"]
 
 
-def _as_it_is(image: tf.Tensor) -> tf.Tensor:
+def _unchanged(image: tf.Tensor) -> tf.Tensor:
     return image
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """A data set of tensorflow-datasets and its preparation.
+    """A dataset in TensorFlow Datasets and its preparation.
 
     Attributes:
-      name: the short name.
-      tfds_name: the name in tensorflow-datasets.
-      splits: names of its splits.
-      evaluation_split: the split whose bits/dim the paper's table shows.
-      image_shape: `(H, W, C)` after `prepare`.
+      name: name in `tfp_realnvp.data.load`.
+      tfds_name: name in TensorFlow Datasets.
+      splits: names of the splits.
+      evaluation_split: the split whose bits/dim the paper reports.
+      image_shape: shape `(H, W, C)` of prepared images.
       flip: whether images are mirrored at random in training.
-      prepare: maps a `uint8` image `[h, w, C]` to `image_shape`.
-      augment: maps a `uint8` image and a seed of two integers to `image_shape`; replaces
-        `prepare` in training where that is random beyond flips.
-      fetch_note: what to know before fetching it.
+      prepare: a function of a `uint8` image `[h, w, C]` that returns one of shape `image_shape`.
+      augment: a function of a `uint8` image and a seed of two integers that returns an image of
+        shape `image_shape`. It replaces `prepare` in training. `None` if flips are the only
+        augmentation.
+      fetch_note: a note on the download, shown when the data are missing.
 
     #### Example
 
@@ -47,7 +48,7 @@ class DatasetSpec:
     evaluation_split: str
     image_shape: tuple[int, int, int]
     flip: bool = False
-    prepare: Callable[[tf.Tensor], tf.Tensor] = _as_it_is
+    prepare: Callable[[tf.Tensor], tf.Tensor] = _unchanged
     augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     fetch_note: str = ""
 
@@ -74,15 +75,15 @@ def _lsun(category: str, fetch_note: str) -> DatasetSpec:
         flip=True,
         prepare=preprocessing.prepare_lsun,
         augment=preprocessing.prepare_lsun,
-        fetch_note=f"{fetch_note} Its database is read with tensorflow-io.",
+        fetch_note=f"{fetch_note} Preparation needs tensorflow-io.",
     )
 
 
 _ORIGINAL = (
-    "The original archives are not always to be had; imagenet_resized is another set, whose "
+    "The original archives are not always available. imagenet_resized is a different dataset; its "
     "bits/dim are not comparable."
 )
-_RESIZED = "The archives come from the official ImageNet site."
+_RESIZED = "The archives are on the ImageNet website."
 
 DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("cifar10", "cifar10", ("train", "test"), "test", (32, 32, 3), flip=True),
@@ -99,8 +100,8 @@ DATASETS: tuple[DatasetSpec, ...] = (
         flip=True,
         prepare=preprocessing.prepare_celeb_a,
         fetch_note=(
-            "About 1.4 GB from a file host with a daily quota: where the download fails, fetch the "
-            "archive and its lists by hand and put them into data_dir/downloads/manual."
+            "About 1.4 GB from a file host with a daily quota. If the download fails, download the "
+            "archive and its lists by hand to data_dir/downloads/manual."
         ),
     ),
     _lsun("bedroom", "About 43 GB."),
@@ -111,7 +112,9 @@ DATASETS: tuple[DatasetSpec, ...] = (
 
 
 def find_spec(name: str) -> DatasetSpec | None:
-    """Returns the data set called `name`, here or in tensorflow-datasets, or `None`.
+    """Returns the entry of `DATASETS` whose name, or name in TensorFlow Datasets, is `name`.
+
+    Returns `None` if there is no such entry.
 
     #### Example
 

@@ -14,11 +14,11 @@ _SPLIT_SEED = 0
 def load_digits() -> ImageArrays:
     """Returns scikit-learn's 1,797 handwritten digits.
 
-    Images are `[8, 8, 1]` with 17 grey levels, 0 (background) to 16. A fixed random split
-    gives 1,500 training and 297 test images. `flip` is false: a mirrored digit is no digit.
+    Images have shape `[8, 8, 1]` and 17 gray levels, from 0 (background) to 16. A fixed random
+    split gives 1,500 training and 297 test images. `flip` is false: mirrored digits are not digits.
 
     Raises:
-      ImportError: scikit-learn is not installed.
+      ImportError: if scikit-learn is not installed.
 
     #### Example
 

@@ -1,4 +1,4 @@
-"""From a name to the images of a split, wherever they are."""
+"""Finds the images of a split by the name of the dataset."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _EMBEDDED = ("digits", "photos")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitImages:
-    """A split's images, and what is known about its data set.
+    """The images of a split and the properties of the dataset.
 
     Attributes:
-      images: `uint8` array of shape `[N, H, W, C]`, or where to read them.
-      splits: the names of all splits.
+      images: `uint8` array of shape `[N, H, W, C]`, or a source to read images from.
+      splits: names of all splits.
       evaluation_split: the split to report bits/dim on.
-      num_values: number of levels of a pixel.
+      num_values: number of pixel levels.
       flip: whether images are mirrored at random in training.
     """
 
@@ -51,7 +51,7 @@ def find_images(
     download: bool = False,
     shuffle_buffer: int = 10_000,
 ) -> SplitImages:
-    """Returns the images of a split; arguments and errors are those of `load`.
+    """Returns the images of a split. The arguments and errors are those of `load`.
 
     #### Example
 
@@ -64,7 +64,7 @@ def find_images(
         return _from_folder(path, split, num_validation, image_size, on_error)
     if name in _EMBEDDED or path.suffix in (".npy", ".npz"):
         if image_size is not None:
-            raise ValueError(f"Expected no image_size for {name!r}, its size is fixed.")
+            raise ValueError(f"Expected no image_size for {name!r}, whose image size is fixed.")
         return _from_arrays(name, split, num_validation)
     return _from_tfds(name, split, num_validation, image_size, data_dir, download, shuffle_buffer)
 
@@ -118,11 +118,11 @@ def _from_tfds(
     if spec.tfds_name.startswith("imagenet_resized"):
         logging.log_first_n(
             logging.WARNING,
-            "imagenet_resized is not the down-sampled ImageNet of the literature (imagenet32, "
-            "imagenet64): bits/dim of the two are not comparable.",
+            "imagenet_resized is not the downsampled ImageNet of the paper (imagenet32 and "
+            "imagenet64). Bits/dim on the two are not comparable.",
             1,
         )
-    # A data set that is neither known nor there has no splits yet; that it is absent comes next.
+    # A dataset outside `DATASETS` has no splits before it is prepared; `tfds_source` then raises.
     splits = check_split(name, split, spec.splits, num_validation) if spec.splits else ()
     source = tfds_source.tfds_source(
         spec, builder, split, num_validation=num_validation, shuffle_buffer=shuffle_buffer

@@ -1,4 +1,4 @@
-"""The in-memory form of a data set."""
+"""A dataset in memory."""
 
 import dataclasses
 
@@ -9,15 +9,15 @@ __all__ = ["ImageArrays"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageArrays:
-    """The training and test images of a data set.
+    """The training and test images of a dataset.
 
     Attributes:
-      name: the data set's name.
+      name: name of the dataset.
       train: `uint8` array of shape `[N, H, W, C]`.
       test: `uint8` array of shape `[M, H, W, C]`.
-      num_values: number of levels of a pixel; pixels are integers in `[0, num_values)`.
-      flip: whether a mirrored image is as likely as the image itself, so that random
-        horizontal flips are a fair augmentation in training.
+      num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
+      flip: whether an image and its mirror image are equally likely, so that random horizontal
+        flips are a valid augmentation.
 
     #### Example
 

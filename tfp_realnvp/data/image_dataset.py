@@ -1,10 +1,11 @@
-"""From an array of images to batches."""
+"""Batches of an array of images."""
 
 import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.data.preprocessing import flip_some
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = ["image_dataset"]
 
@@ -19,29 +20,28 @@ def image_dataset(
     repeat: bool = False,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
-    """Returns batches of images, prepared in the background while a model uses the last one.
+    """Returns a dataset of batches of images, which are prepared in the background.
 
-    Order and flips follow from `seed` (and from `tf.random.set_seed`, where that is used): two
-    data sets built with equal arguments yield equal batches, epoch by epoch. Within one data
-    set each epoch has a new order and new flips.
+    Order and flips depend on `seed` and on `tf.random.set_seed` if it was called. Two datasets with
+    equal arguments yield equal batches in each epoch. Within one dataset, order and flips differ
+    from epoch to epoch.
 
     Args:
       images: `uint8` array of shape `[N, H, W, C]`.
-      batch_size: number of images in a batch; the last batch of an epoch may be smaller.
-      shuffle: whether each epoch goes through the images in a new, uniformly random order.
-      flip: whether each image is mirrored horizontally with probability 1/2.
-      seed: integer that determines order and flips.
-      repeat: whether to go on forever rather than for one epoch.
-      drop_remainder: whether to leave out a smaller last batch, which makes the batch size
-        static.
+      batch_size: number of images in a batch. The last batch of an epoch can be smaller.
+      shuffle: whether each epoch visits the images in a new, uniformly random order.
+      flip: whether to mirror each image horizontally with probability 1/2.
+      seed: seed of order and flips.
+      repeat: whether to repeat without end instead of stopping after one epoch.
+      drop_remainder: whether to drop a smaller last batch, which makes the batch size static.
 
     Returns:
       A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`.
 
     Raises:
-      ValueError: `images` is not `uint8`, is not of rank 4 or has no elements, `batch_size` is
-        less than one, or `drop_remainder` would leave no batch at all.
-      TypeError: a number is none, or a flag no bool.
+      ValueError: if `images` is not `uint8`, not of rank 4 or empty, if `batch_size` is less than
+        1, or if `drop_remainder` leaves no batch.
+      TypeError: if a number or a bool is of another type.
 
     #### Example
 
@@ -59,7 +59,7 @@ def image_dataset(
     for name, value in flags.items():
         validation.flag(value, f"Expected a bool as {name}")
     _check(images, batch_size, drop_remainder)
-    # The host keeps the images, even where there is a GPU; only indices are shuffled.
+    # Keep the images in host memory, also on machines with a GPU. Only indices are shuffled.
     with tf.device("CPU"):
         images = tf.constant(images)
     indices = tf.data.Dataset.range(len(images))
@@ -73,18 +73,18 @@ def image_dataset(
         )
         batches = tf.data.Dataset.zip(batches, seeds).map(
             lambda batch, flip_seed: flip_some(tf.gather(images, batch), flip_seed),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=PARALLEL_CALLS,
             deterministic=True,
         )
     else:
         batches = batches.map(
             lambda batch: tf.gather(images, batch),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=PARALLEL_CALLS,
             deterministic=True,
         )
     if repeat:
         batches = batches.repeat()
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return without_autotune(batches.prefetch(PREFETCHED_BATCHES))
 
 
 def _check(images: np.ndarray, batch_size: int, drop_remainder: bool) -> None:

@@ -1,4 +1,4 @@
-"""Images in a folder of PNG and JPEG files."""
+"""Folders of PNG and JPEG files."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ _SPLITS = ("train", "validation", "test")
 
 
 def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Returns the names of all PNG and JPEG files in a folder and the folders within, by split.
+    """Returns the paths of all PNG and JPEG files in a folder and its subfolders, by split.
 
-    Sub-folders `train`, `validation` and `test` are the splits, if `train` is there. Otherwise a
-    tenth of the files, chosen at random but always in the same way, is the test split.
+    If there is a subfolder `train`, the subfolders `train`, `validation` and `test` are the splits.
+    Otherwise the files are split at random, identically on every call: one tenth of them is the
+    test split.
 
     Args:
-      folder: name of the folder.
+      folder: path of the folder.
 
     Returns:
-      By split, names in alphabetical order.
+      A dictionary from split names to paths in alphabetical order.
 
     Raises:
-      ValueError: a split has no images, or there are fewer than two images to divide.
+      ValueError: if a split has no images, or if there are fewer than two images to split.
 
     #### Example
 
@@ -69,21 +70,25 @@ def folder_source(
     image_size: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> ImageSource:
-    """Returns a source of the images in files, each of which is read once to see if it can be.
+    """Returns a source of the images in a list of files, after decoding each file once as a check.
 
     Args:
-      paths: names of the files.
-      first: the file that sets the number of channels, 1 or 3, and without `image_size` the
-        height and width. Grey images become colour images where that number is 3; transparency
+      paths: paths of the files.
+      first: the file that determines the number of channels, 1 or 3, and, without `image_size`, the
+        height and width. If the number is 3, grayscale images are converted to RGB. Transparency
         is dropped.
-      image_size: height and width to which images are resized and cropped; `None` leaves images
-        as they are, which must then be of one size.
-      on_error: what an unreadable or truncated file leads to: an error, or a warning and its
-        absence. Each warning names one file, and a last one has their number.
+      image_size: height and width to which images are resized and cropped. `None` leaves images
+        unchanged; all must then have the same size.
+      on_error: whether an unreadable or truncated file raises an error (`'raise'`), or is skipped
+        with a warning (`'skip'`). A final warning reports the number of skipped files.
+
+    Returns:
+      An `ImageSource`.
 
     Raises:
-      ValueError: `on_error` is neither; a file cannot be read and `on_error` is `'raise'`, or
-        none can; an image has another size, or it has colour where the first one is grey.
+      ValueError: if `on_error` is not `'raise'` or `'skip'`, if a file cannot be read and
+        `on_error` is `'raise'`, if no file can be read, if the image sizes differ without
+        `image_size`, or if the first image is grayscale and another is not.
 
     #### Example
 
@@ -111,18 +116,18 @@ def folder_source(
     if len(readable) < len(paths):
         logging.warning("Skipped %d of %d images.", len(paths) - len(readable), len(paths))
     if not readable:
-        raise ValueError(f"Expected readable images, got {len(paths)} unreadable ones.")
+        raise ValueError(f"Expected readable images, got {len(paths)} unreadable files.")
 
     first = first if first in shapes else readable[0]
     height, width, channels = shapes[first]
     channels = 1 if channels <= 2 else 3
     for path in readable:
         if channels == 1 and shapes[path][-1] > 2:
-            raise ValueError(f"Expected grey images, as {first} is, got a colour image {path}.")
+            raise ValueError(f"Expected grayscale images like {first}, got color image {path}.")
         if image_size is None and shapes[path][:2] != (height, width):
             raise ValueError(
-                f"Expected images of {height}×{width} pixels, as {first} is, got {path} of "
-                f"{shapes[path][0]}×{shapes[path][1]}; an image_size resizes and crops them."
+                f"Expected images of {height}×{width} pixels like {first}, got {path} of "
+                f"{shapes[path][0]}×{shapes[path][1]}. Set image_size to resize and crop images."
             )
     if image_size is not None:
         height = width = image_size
@@ -151,7 +156,7 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _shape(path: pathlib.Path) -> tuple[int, int, int] | str:
-    """Returns the shape of an image as it is stored, or why it cannot be read."""
+    """Returns the shape of the image in a file, or the error message if it cannot be decoded."""
     try:
         with tf.device("CPU"):
             return tuple(preprocessing.decode(tf.io.read_file(str(path))).shape)

@@ -1,4 +1,4 @@
-"""Batches of images that are read and decoded on the way."""
+"""Batches of images that are read from files and decoded on the fly."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import tensorflow as tf
 
 from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.batch_plan import BatchPlan
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, without_autotune
 
 __all__ = ["ImageSource", "read_array", "stream_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSource:
-    """The images of a split, in files.
+    """The images of a split that are stored in files.
 
     Attributes:
-      num_images: how many there are, or `None` where that is not known.
-      image_shape: `(H, W, C)` of an image that is ready for a batch.
-      records: maps an integer seed to a `tf.data.Dataset` of strings in a random order that
-        depends on this seed alone, and `None` to one in a fixed order.
-      decode: maps such a string to a `uint8` image `[h, w, C]`.
-      prepare: maps this image to `image_shape`.
-      augment: maps it and a seed of two integers to `image_shape`, in place of `prepare` in
-        training; `None` where that is not random.
+      num_images: number of images, or `None` if it is unknown.
+      image_shape: shape `(H, W, C)` of prepared images.
+      records: a function of an integer seed that returns a `tf.data.Dataset` of strings in a random
+        order that depends only on the seed. With the seed `None` the order is fixed.
+      decode: a function of such a string that returns a `uint8` image `[h, w, C]`.
+      prepare: a function of a decoded image that returns one of shape `image_shape`.
+      augment: a function of a decoded image and a seed of two integers that returns an image of
+        shape `image_shape`. It replaces `prepare` in training. `None` if preparation is not random.
 
     """
 
@@ -39,16 +40,16 @@ class ImageSource:
 
     @property
     def num_bytes(self) -> float:
-        """The size of all images in memory."""
+        """The size of all prepared images in bytes; infinite if their number is unknown."""
         count = float("inf") if self.num_images is None else self.num_images
         return count * float(np.prod(self.image_shape))
 
 
 def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
-    """Returns the batches of a plan over a source, decoded in parallel.
+    """Returns the batches of a source that a plan describes, decoded in parallel.
 
-    An epoch that starts in its midst reads over the images before without decoding them. A shard
-    reads all images, and decodes its own.
+    Starting in the middle of an epoch reads the earlier images without decoding them. Each shard
+    reads all images and decodes only its own.
 
     Args:
       source: an `ImageSource`.
@@ -58,7 +59,7 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
       A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, *image_shape]`.
 
     Raises:
-      ValueError: the source knows that it has too few images for one batch.
+      ValueError: if `source.num_images` is too small for one batch.
 
     #### Example
 
@@ -78,7 +79,7 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
         records = source.records(None).shard(plan.num_shards, plan.shard_index)
         images = records.map(
             lambda record: _shaped(source.prepare(source.decode(record)), source),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=PARALLEL_CALLS,
         )
         return images.batch(plan.batch_size)
 
@@ -88,7 +89,7 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 
     @tf.autograph.experimental.do_not_convert
     def records_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        # `tf.data` mixes the global seed into its own: fixed here, for this function's graph only.
+        # `tf.data` combines the global seed with its own. This sets the seed of this graph only.
         tf.random.set_seed(1)
         seed = plan.epoch_seed(epoch)
         order = tf.random.stateless_uniform([], seed, maxval=2**31 - 1, dtype=tf.int64)
@@ -115,13 +116,13 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
     else:
         epochs = tf.data.Dataset.range(first_epoch, plan.epoch + plan.num_epochs)
     records = epochs.flat_map(records_of_epoch)
-    images = records.map(image, num_parallel_calls=tf.data.AUTOTUNE)
-    # Each epoch has a multiple of `batch_size` images: no batch has images of two epochs.
+    images = records.map(image, num_parallel_calls=PARALLEL_CALLS)
+    # Each epoch has a multiple of `batch_size` images, so that no batch spans two epochs.
     return images.batch(plan.batch_size, drop_remainder=True)
 
 
 def read_array(source: ImageSource) -> np.ndarray:
-    """Returns all images of a source, prepared but not augmented, in order.
+    """Returns all images of a source in order, prepared but not augmented.
 
     Args:
       source: an `ImageSource`.
@@ -130,7 +131,8 @@ def read_array(source: ImageSource) -> np.ndarray:
       `uint8` array of shape `[N, H, W, C]`.
 
     """
-    return np.concatenate([batch.numpy() for batch in stream_batches(source, BatchPlan(256))])
+    batches = without_autotune(stream_batches(source, BatchPlan(256)))
+    return np.concatenate(list(batches.as_numpy_iterator()))
 
 
 def _shaped(image: tf.Tensor, source: ImageSource) -> tf.Tensor:

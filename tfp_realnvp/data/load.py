@@ -1,4 +1,4 @@
-"""The one way in: batches of any data set, by name."""
+"""Batches of a dataset by name."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from tfp_realnvp.data.array_batches import array_batches
 from tfp_realnvp.data.batch_plan import BatchPlan
 from tfp_realnvp.data.find_images import find_images
 from tfp_realnvp.data.image_source import ImageSource, read_array, stream_batches
+from tfp_realnvp.internal.tf_data import PREFETCHED_BATCHES, without_autotune
 
 __all__ = ["ImageBatches", "load"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Batches of a data set, and what a model or a script needs to know about it.
+    """Batches of a split and the properties of the dataset.
 
     Attributes:
-      name: the data set's name.
-      split: the split's name.
+      name: name of the dataset.
+      split: name of the split.
       dataset: a `tf.data.Dataset` of `uint8` tensors `[batch_size, H, W, C]`.
-      image_shape: the shape `(H, W, C)` of one image.
-      num_values: number of levels of a pixel; pixels are integers in `[0, num_values)`.
-      num_images: number of images of the split, over all shards; `None` if it is not known.
-      steps_per_epoch: number of batches of an epoch; `None` if it is not known.
+      image_shape: shape `(H, W, C)` of one image.
+      num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
+      num_images: number of images in the split, over all shards; `None` if it is unknown.
+      steps_per_epoch: number of batches in an epoch of this shard; `None` if it is unknown.
       flip: whether images are mirrored at random in training.
-      splits: the names of all splits.
-      evaluation_split: the split to report bits/dim on; for the paper's data sets the paper's.
+      splits: names of all splits.
+      evaluation_split: the split to report bits/dim on, as in the paper for its datasets.
     """
 
     name: str
@@ -66,70 +67,74 @@ def load(
     shuffle_buffer: int = 10_000,
     deterministic: bool = True,
 ) -> ImageBatches:
-    """Loads a data set.
+    """Loads a dataset.
 
     | name                                       | images      | splits            | flips |
     | ------------------------------------------ | ----------- | ----------------- | ----- |
     | `cifar10`                                  | [32, 32, 3] | train, test       | yes   |
-    | `imagenet32`, `imagenet64`                 | by its name | train, validation | no    |
-    | `imagenet_resized/32x32`, `/64x64`         | by its name | train, validation | no    |
+    | `imagenet32`, `imagenet64`                 | by name     | train, validation | no    |
+    | `imagenet_resized/32x32`, `/64x64`         | by name     | train, validation | no    |
     | `celeb_a`                                  | [64, 64, 3] | train, validation, test | yes |
     | `lsun/bedroom`, `/tower`, `/church_outdoor` | [64, 64, 3] | train, validation | yes  |
     | `mnist`                                    | [28, 28, 1] | train, test       | no    |
-    | another of tensorflow-datasets             | its `image` | its own           | no    |
+    | another name in TensorFlow Datasets        | its `image` | its own           | no    |
     | `digits`, `photos`                         | see `load_arrays` | train, test | no, yes |
     | an `.npz` or `.npy` file                   | see `load_array_file` | its own | no    |
     | a folder of PNG and JPEG files             | see `list_images` | its own     | no    |
 
-    Warning: `imagenet32` and `imagenet64` are the original down-sampled sets (van den Oord et al.,
-    2016), which the paper used. `imagenet_resized` are the sets that ImageNet released later, made
-    by another method, smoother and easier to compress: bits/dim on one say nothing about the other.
+    Warning: `imagenet32` and `imagenet64` are the original downsampled datasets (van den Oord et
+    al., 2016), which the paper used. `imagenet_resized` are datasets that ImageNet released later.
+    They were downsampled by another method and are smoother and easier to compress, so that
+    bits/dim on the two are not comparable.
 
-    In training, batches are full, shuffled, flipped and randomly cropped as the data set has it,
-    and go on epoch after epoch. What a batch holds depends on `seed`, the epoch and the step in
-    it alone (not on `tf.random.set_seed`): a run that was stopped after step k of epoch e goes on
-    with `epoch=e, step=k`. Without `training` there is one pass over all images in order, with
+    Training batches are full, shuffled and, depending on the dataset, flipped and randomly cropped,
+    and continue epoch after epoch. A batch depends only on `seed`, its epoch and its step within
+    the epoch, not on `tf.random.set_seed`: to resume a run that stopped after step k of epoch e,
+    pass `epoch=e, step=k`. Without `training` there is one pass over all images in order, with
     central crops and without flips.
 
     Args:
-      name: as in the table.
+      name: a name, file or folder, see the table.
       batch_size: number of images in a batch.
-      split: `'train'`, `'validation'` or `'test'`, as the data set has it.
-      training: whether the batches are for training rather than for evaluation, which may be on
-        the training split.
-      flip: whether to mirror half of the images in training; `None` is as in the table.
-      image_size: height and width for a folder, or for another data set of tensorflow-datasets:
-        the smallest side is resized to it, and the centre taken. `None` keeps images as they are.
-      num_validation: number of training images that make up the split `'validation'`, and are
-        left out of `'train'`, always the same ones; for a data set that has no such split. (The
-        patches of `photos` overlap, so that this tells little there.)
-      seed: of order and augmentation, in [0, 2³¹).
-      epoch: the epoch to start at, in training.
-      step: number of the step to start at in this epoch, in training.
-      num_epochs: number of epochs, in training; `None` goes on forever.
-      num_shards: number of workers that load parts of each step's images. With a
-        `tf.distribute.InputContext` this is `num_input_pipelines`, and `batch_size` what its
-        `get_per_replica_batch_size` returns. Left at 1, `tf.distribute` divides the data itself,
-        by elements.
-      shard_index: this worker's number, `input_pipeline_id`.
-      data_dir: folder of tensorflow-datasets' data; `None` is its default.
-      download: whether to fetch what `data_dir` does not have.
-      on_error: whether a damaged image in a folder is an error, or skipped with a warning.
-      cache_bytes: prepared images that need no more memory than this are decoded once, here;
-        others, and those with random crops, are read and decoded anew in each epoch. Epochs'
-        orders differ between the two.
-      shuffle_buffer: number of encoded images among which the next is drawn, for data of
-        tensorflow-datasets that are not in memory. The order of their files is random, too.
-      deterministic: `False` lets a slow image or batch be overtaken, for speed.
+      split: `'train'`, `'validation'` or `'test'`; see the table for those of each dataset.
+      training: whether the batches are for training and not for evaluation. Evaluation on the
+        training split is possible.
+      flip: whether to mirror each image with probability 1/2 in training. `None` means the default
+        in the table.
+      image_size: height and width for a folder, or for a TensorFlow Datasets name that is not in
+        the table. The smaller side is resized to it and the center is cropped. `None` leaves images
+        unchanged.
+      num_validation: number of training images that are moved from `'train'` to a new split
+        `'validation'`, the same ones on every call. Only for datasets without such a split. (The
+        patches of `photos` overlap, so that validation on them is close to training.)
+      seed: seed of order and augmentation, in [0, 2³¹).
+      epoch: epoch to start at, in training.
+      step: step to start at within this epoch, in training.
+      num_epochs: number of epochs, in training; `None` means unlimited.
+      num_shards: number of workers that each load a part of each step's images. With a
+        `tf.distribute.InputContext`, pass its `num_input_pipelines`, and as `batch_size` the result
+        of its `get_per_replica_batch_size`. With the default, 1, `tf.distribute` shards the data
+        itself by elements.
+      shard_index: index of this worker; the `input_pipeline_id` of a `tf.distribute.InputContext`.
+      data_dir: data directory of TensorFlow Datasets; `None` means its default.
+      download: whether to download data that are missing in `data_dir`.
+      on_error: whether a damaged image in a folder raises an error or is skipped with a warning.
+      cache_bytes: datasets that need at most this much memory are decoded once, in this call.
+        Larger ones, and training with random crops, read and decode images anew in each epoch. The
+        order of an epoch differs between the two.
+      shuffle_buffer: size of the shuffle buffer, in encoded images, for data of TensorFlow Datasets
+        that are not in memory. Their files are read in random order, too.
+      deterministic: `False` allows images and batches to change places when one is slow, for speed.
 
     Returns:
       `ImageBatches`.
 
     Raises:
-      ValueError: unknown data set or split, an argument out of range, or data of a wrong dtype,
-        shape or format.
-      FileNotFoundError: the data are absent; the message says which command fetches them.
-      ImportError: tensorflow-datasets or scikit-learn is needed and not installed.
+      ValueError: if the dataset or split is unknown, an argument is out of range, or the data have
+        a wrong dtype, shape or format.
+      FileNotFoundError: if the data are missing. The message contains the command that downloads
+        them.
+      ImportError: if TensorFlow Datasets or scikit-learn is needed and not installed.
 
     #### Example
 
@@ -199,4 +204,4 @@ def _finished(batches: tf.data.Dataset, deterministic: bool, num_shards: int) ->
     options.experimental_distribute.auto_shard_policy = (
         policy.DATA if num_shards == 1 else policy.OFF
     )
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return without_autotune(batches.with_options(options).prefetch(PREFETCHED_BATCHES))

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Embedded datasets by name."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _LOADERS: dict[str, Callable[[], ImageArrays]] = {
 
 
 def load_arrays(name: str) -> ImageArrays:
-    """Loads a data set that needs no network into memory; every call returns the same arrays.
+    """Loads a dataset that needs no download. Every call returns the same arrays.
 
     | name     | images      | levels | train  | test | flips |
     | -------- | ----------- | ------ | ------ | ---- | ----- |
@@ -29,8 +29,8 @@ def load_arrays(name: str) -> ImageArrays:
       `ImageArrays`, with `uint8` images of shape `[N, H, W, C]`.
 
     Raises:
-      ValueError: `name` is none of the known names.
-      ImportError: scikit-learn, which the images come with, is not installed.
+      ValueError: if the name is unknown.
+      ImportError: if scikit-learn, which contains the images, is not installed.
 
     #### Example
 
@@ -40,5 +40,5 @@ def load_arrays(name: str) -> ImageArrays:
 
     """
     if name not in _LOADERS:
-        raise ValueError(f"Unknown data set {name!r}; the known ones are {sorted(_LOADERS)}.")
+        raise ValueError(f"Expected a dataset of {sorted(_LOADERS)}, got {name!r}.")
     return _LOADERS[name]()

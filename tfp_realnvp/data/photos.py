@@ -1,4 +1,4 @@
-"""Colour patches of 32×32 pixels cut from two photographs."""
+"""Color patches of 32×32 pixels from two photographs."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from tfp_realnvp.data.scikit_learn import import_datasets
 __all__ = ["load_photos"]
 
 _PATCH_SIZE = 32
-# A photograph is 640 pixels wide: 448 for training, a gap of one patch, 160 for the test.
+# Of 640 columns, 448 are for training, 32 (one patch) are skipped, and 160 are for the test.
 _TRAIN_COLUMNS = slice(0, 448)
 _TEST_COLUMNS = slice(480, 640)
 _TRAIN_STRIDE = 5
@@ -17,19 +17,19 @@ _ORDER_SEED = 0
 
 
 def load_photos() -> ImageArrays:
-    """Returns 32×32 colour patches of scikit-learn's two photographs, a temple and a flower.
+    """Returns 32×32 color patches of scikit-learn's two photographs, a temple and a flower.
 
-    Training patches come from the left 448 columns of each photograph, one at every fifth
-    pixel in both directions (13,440 patches). Test patches come from the right 160 columns,
-    one at every sixteenth pixel (450 patches). The 32 columns in between are left out, so that
-    no pixel is shared and the nearest training and test patches lie a patch apart. The patches
-    are in a fixed random order, so that any first part of an array is a fair sample of it.
+    Training patches come from the left 448 columns of each photograph, one at every fifth pixel in
+    both directions (13,440 patches). Test patches come from the right 160 columns, one at every
+    sixteenth pixel (450 patches). The 32 columns in between are not used, so that training and test
+    patches share no pixel and are at least one patch apart. The order of the patches is random
+    and fixed: the first n patches are a random sample.
 
-    Patches of one region overlap, and two photographs are a small world: bits/dim on them
-    compare models with each other, not with models of other data.
+    Patches of one region overlap, and they come from only two photographs. Compare bits/dim on them
+    between models, but not with bits/dim on other data.
 
     Raises:
-      ImportError: scikit-learn, or pillow, which it reads photographs with, is not installed.
+      ImportError: if scikit-learn, or pillow, with which it reads photographs, is not installed.
 
     #### Example
 

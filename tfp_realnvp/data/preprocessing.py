@@ -1,10 +1,10 @@
-"""From the images of a data set to those that the paper models, in TensorFlow operations.
+"""Preparation of images as in the paper, in TensorFlow operations.
 
-Every function takes and returns `uint8` pixels in [0, 256). Shrinking averages areas: a pixel of
-the result is the mean of the rectangle that it covers in the source, partly covered pixels by
-their covered part, rounded to the nearest grey level. No method is as well defined, none aliases.
-The authors' own code shrinks CelebA by bilinear interpolation, which leaves out pixels, and LSUN
-after a Gaussian blur; bits/dim depend on the choice a little.
+Every function takes and returns `uint8` pixels in [0, 256). Images are downsampled by averaging
+areas: each pixel of the result is the mean of the rectangle that it covers in the source, in which
+pixels count by the area covered, rounded to the nearest gray level. This is well defined and does
+not alias. The authors' code downsamples CelebA by bilinear interpolation, which skips pixels, and
+LSUN after a Gaussian blur. Bits/dim depend slightly on the method.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = [
 def decode(content: tf.Tensor, channels: int = 0) -> tf.Tensor:
     """Decodes a JPEG or PNG image.
 
-    TensorFlow's default for JPEG is a fast transform that makes images darker by a grey level or
-    two; this is the accurate one, as in other libraries.
+    JPEG images are decoded with the accurate transform, as in other libraries. TensorFlow's default
+    is a faster one that makes images darker by one or two gray levels.
 
     Args:
       content: scalar string, the bytes of the file.
-      channels: 1 for grey, 3 for colour, or 0 for what the image has.
+      channels: 1 for grayscale, 3 for RGB, or 0 for the number of channels in the file.
 
     Returns:
       `uint8` tensor of shape `[h, w, channels]`.
@@ -44,7 +44,7 @@ def decode(content: tf.Tensor, channels: int = 0) -> tf.Tensor:
     [[[1], [2]]]
 
     """
-    # The operation looks at the content and decodes PNG as well.
+    # In spite of its name this operation also decodes PNG.
     return tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
 
 
@@ -64,9 +64,9 @@ def resize_area(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tenso
 
 
 def resize_smallest_side(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes a `uint8` image `[h, w, C]` so that its smallest side is `size`.
+    """Resizes a `uint8` image `[h, w, C]` so that its smaller side is `size`.
 
-    The other side keeps the proportions, rounded to the nearest integer, halves up.
+    The other side keeps the aspect ratio, rounded to the nearest integer, with halves rounded up.
 
     #### Example
 
@@ -84,9 +84,9 @@ def resize_smallest_side(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the central `[size, size, C]` of an image `[h, w, C]` with h, w ≥ `size`.
+    """Returns the central `[size, size, C]` crop of an image `[h, w, C]` with h, w ≥ `size`.
 
-    An odd margin is one pixel smaller at the top or left.
+    If a margin is odd, the top or left part is one pixel smaller.
 
     #### Example
 
@@ -98,12 +98,12 @@ def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def random_crop(image: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns a `[size, size, C]` part of an image `[h, w, C]`, each possible one equally likely.
+    """Returns a random `[size, size, C]` crop of an image `[h, w, C]`, uniform over all positions.
 
     Args:
       image: `[h, w, C]` with h, w ≥ `size`.
       size: height and width of the result.
-      seed: two integers, which determine the place.
+      seed: two integers that determine the position.
 
     #### Example
 
@@ -112,19 +112,19 @@ def random_crop(image: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
 
     """
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    places = tf.unstack(tf.shape(image)[:2] - size + 1)
+    positions = tf.unstack(tf.shape(image)[:2] - size + 1)
     corner = [
-        tf.random.stateless_uniform([], side_seed, maxval=side_places, dtype=tf.int32)
-        for side_seed, side_places in zip(seeds, places, strict=True)
+        tf.random.stateless_uniform([], side_seed, maxval=num_positions, dtype=tf.int32)
+        for side_seed, num_positions in zip(seeds, positions, strict=True)
     ]
     return _crop(image, tf.stack(corner), size)
 
 
 def prepare_celeb_a(image: tf.Tensor) -> tf.Tensor:
-    """Returns a CelebA image as `[64, 64, 3]`: its rows 40–187 and columns 15–162, shrunk.
+    """Returns rows 40–187 and columns 15–162 of a CelebA image, downsampled to `[64, 64, 3]`.
 
     Args:
-      image: `uint8`, `[218, 178, 3]`; another shape is an error.
+      image: `uint8`, `[218, 178, 3]`. Other shapes raise an error.
 
     #### Example
 
@@ -136,11 +136,11 @@ def prepare_celeb_a(image: tf.Tensor) -> tf.Tensor:
 
 
 def prepare_lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns a `[64, 64, C]` crop of an LSUN image whose smallest side is first made 96.
+    """Resizes the smaller side of an LSUN image to 96 and returns a `[64, 64, C]` crop.
 
     Args:
       image: `uint8`, `[h, w, C]`.
-      seed: two integers, which determine the crop's place; `None` takes the centre.
+      seed: two integers that determine the position of the crop; `None` means the center.
 
     #### Example
 
@@ -153,13 +153,14 @@ def prepare_lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def prepare_square(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the centre of an image at `[size, size, C]`; one that has this size stays as it is.
+    """Resizes the smaller side of an image to `size` and returns the central square.
 
-    Down-sampled ImageNet comes in its final size, so that nothing happens to it here.
+    The result has shape `[size, size, C]`. Images of this shape, such as those of downsampled
+    ImageNet, are returned unchanged.
 
     Args:
       image: `uint8`, `[h, w, C]`.
-      size: height and width of the result, to which the smallest side is resized.
+      size: height and width of the result.
 
     #### Example
 
@@ -171,9 +172,9 @@ def prepare_square(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def flip_some(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors each image of `[B, H, W, C]` with probability 1/2, decided by `seed`.
+    """Mirrors each image of `[B, H, W, C]` horizontally with probability 1/2, as `seed` determines.
 
-    The same seed applied twice gives back the images.
+    Applied twice with the same seed, it returns the original images.
 
     #### Example
 

@@ -1,4 +1,4 @@
-"""Access to scikit-learn's data sets, which come with its installation."""
+"""Access to the datasets that are installed with scikit-learn."""
 
 import types
 
@@ -9,7 +9,7 @@ def import_datasets() -> types.ModuleType:
     """Returns the module `sklearn.datasets`.
 
     Raises:
-      ImportError: scikit-learn is not installed; the message says how to install it.
+      ImportError: if scikit-learn is not installed. The message says how to install it.
 
     #### Example
 
@@ -21,7 +21,7 @@ def import_datasets() -> types.ModuleType:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError(
-            "The embedded images come with scikit-learn, which is not installed. Install it with "
+            "This dataset is part of scikit-learn, which is not installed. Install it with "
             '`pip install "tfp_realnvp[examples]"`.'
         ) from error
     return datasets

@@ -1,4 +1,4 @@
-"""Splits of images that come without any."""
+"""Splits of datasets."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["check_split", "hold_out"]
 
 
 def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divides images in two at random, but for equal arguments always in the same way.
+    """Splits images into two parts at random, identically for equal arguments.
 
     Args:
-      num_images: the number of images.
-      num_held_out: the number of those in the second part.
+      num_images: number of images.
+      num_held_out: number of images in the second part.
 
     Returns:
       The indices of both parts, each in ascending order.
 
     Raises:
-      ValueError: one of the parts would have no images.
+      ValueError: if one of the parts is empty.
 
     #### Example
 
@@ -29,7 +29,7 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
     """
     if not 0 < num_held_out < num_images:
         raise ValueError(
-            f"Expected to hold out at least one and fewer than all of {num_images} images, got "
+            f"Expected to hold out at least 1 and fewer than all of {num_images} images, got "
             f"{num_held_out}."
         )
     order = np.random.default_rng(0).permutation(num_images)
@@ -39,16 +39,16 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
 def check_split(
     name: str, split: str, splits: tuple[str, ...], num_validation: int = 0
 ) -> tuple[str, ...]:
-    """Returns the splits that a data set has with `num_validation` images held out of training.
+    """Returns the names of all splits, with `'validation'` if training images are held out.
 
     Args:
-      name: the data set's name.
-      split: the split that is asked for.
-      splits: the splits that the data set comes with.
-      num_validation: number of training images that make up the split `'validation'`.
+      name: name of the dataset.
+      split: name of the requested split.
+      splits: names of the splits of the dataset itself.
+      num_validation: number of training images that are held out as the split `'validation'`.
 
     Raises:
-      ValueError: there is no such split, or the data set has a split `'validation'` already.
+      ValueError: if there is no such split, or if the dataset already has a split `'validation'`.
 
     #### Example
 
@@ -61,15 +61,13 @@ def check_split(
     if num_validation:
         if "validation" in splits or "train" not in splits:
             raise ValueError(
-                f"Expected num_validation only for a data set with a split 'train' and without a "
+                f"Expected num_validation only for a dataset with a split 'train' and without a "
                 f"split 'validation', got {name!r} with the splits {list(splits)}."
             )
         splits = (*splits, "validation")
     if split not in splits:
         hint = ""
         if split == "validation":
-            hint = " A num_validation above 0 holds out a part of 'train' for 'validation'."
-        raise ValueError(
-            f"Unknown split {split!r} of {name!r}; the known ones are {list(splits)}.{hint}"
-        )
+            hint = " With num_validation above 0, part of 'train' is held out as 'validation'."
+        raise ValueError(f"Expected a split of {name!r} in {list(splits)}, got {split!r}.{hint}")
     return splits

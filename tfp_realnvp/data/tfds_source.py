@@ -1,4 +1,4 @@
-"""Images of tensorflow-datasets."""
+"""Images of TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def import_tfds() -> types.ModuleType:
     """Returns the module `tensorflow_datasets`.
 
     Raises:
-      ImportError: it is not installed; the message says how to install it.
+      ImportError: if it is not installed. The message says how to install it.
 
     #### Example
 
@@ -31,23 +31,23 @@ def import_tfds() -> types.ModuleType:
         import tensorflow_datasets
     except ImportError as error:
         raise ImportError(
-            "This data set comes through tensorflow-datasets, which is not installed. Install it "
-            'with `pip install "tfp_realnvp[examples]"`.'
+            "This dataset needs tensorflow-datasets, which is not installed. Install it with "
+            '`pip install "tfp_realnvp[examples]"`.'
         ) from error
     return tensorflow_datasets
 
 
 def find_builder(name: str, data_dir: str | None = None, download: bool = False) -> Any:
-    """Returns the `tfds.core.DatasetBuilder` of a data set.
+    """Returns the `tfds.core.DatasetBuilder` of a dataset.
 
     Args:
-      name: a name of `DATASETS`, or any of tensorflow-datasets.
-      data_dir: the folder of all data sets; `None` is tensorflow-datasets' default.
-      download: whether to download and prepare what is absent from `data_dir`.
+      name: a name in `DATASETS` or in TensorFlow Datasets.
+      data_dir: data directory of TensorFlow Datasets; `None` means its default.
+      download: whether to download and prepare data that are missing in `data_dir`.
 
     Raises:
-      ImportError: tensorflow-datasets is not installed.
-      ValueError: there is no such data set.
+      ImportError: if TensorFlow Datasets is not installed.
+      ValueError: if the name is unknown.
 
     #### Example
 
@@ -59,11 +59,11 @@ def find_builder(name: str, data_dir: str | None = None, download: bool = False)
     spec = find_spec(name)
     try:
         builder = tfds.builder(name if spec is None else spec.tfds_name, data_dir=data_dir)
-    except (ValueError, AssertionError) as error:  # whatever is wrong with the name
+    except (ValueError, AssertionError) as error:  # unknown or malformed names
         names = [spec.name for spec in DATASETS]
         raise ValueError(
-            f"Unknown data set {name!r}: expected one of {names}, 'digits', 'photos', another name "
-            "of tensorflow-datasets, an .npz or .npy file, or a folder of images that exists."
+            f"Expected a dataset of {names}, 'digits', 'photos', another name in TensorFlow "
+            f"Datasets, an .npz or .npy file, or an existing folder of images, got {name!r}."
         ) from error
     if download:
         builder.download_and_prepare()
@@ -71,17 +71,17 @@ def find_builder(name: str, data_dir: str | None = None, download: bool = False)
 
 
 def spec_of(name: str, builder: Any, image_size: int | None = None) -> DatasetSpec:
-    """Returns the known preparation of a data set, or a plain one from its own description.
+    """Returns the entry of a dataset in `DATASETS`, or a new one with the features of its builder.
 
     Args:
-      name: the data set's name.
+      name: name of the dataset.
       builder: its builder.
-      image_size: for a data set that is not in `DATASETS`: height and width to which images are
-        resized and cropped; `None` leaves them as they are, which needs one size for all.
+      image_size: for a dataset that is not in `DATASETS`, the height and width to which images are
+        resized and cropped. `None` leaves images unchanged; all must then have the same size.
 
     Raises:
-      ValueError: the data set has no feature `image` of `uint8`, or it has images of many sizes
-        and there is no `image_size`; or one is given for a data set of `DATASETS`.
+      ValueError: if the dataset has no `uint8` feature `'image'`, if its image sizes differ and
+        there is no `image_size`, or if there is one for a dataset in `DATASETS`.
 
     #### Example
 
@@ -92,14 +92,14 @@ def spec_of(name: str, builder: Any, image_size: int | None = None) -> DatasetSp
     spec = find_spec(name)
     if spec is not None:
         if image_size is not None:
-            raise ValueError(f"Expected no image_size for {name!r}, its size is fixed.")
+            raise ValueError(f"Expected no image_size for {name!r}, whose image size is fixed.")
         return spec
     features = builder.info.features
     feature = features["image"] if "image" in features else None
     if not isinstance(feature, import_tfds().features.Image) or feature.np_dtype != np.uint8:
         raise ValueError(
-            f"Expected a data set with a feature 'image' of uint8, got {name!r} with "
-            f"the features {dict(features)}."
+            f"Expected a dataset with a uint8 feature 'image', got {name!r} with the features "
+            f"{dict(features)}."
         )
     height, width, channels = feature.shape
     splits = tuple(builder.info.splits)
@@ -111,7 +111,7 @@ def spec_of(name: str, builder: Any, image_size: int | None = None) -> DatasetSp
             return preprocessing.prepare_square(image, image_size)
 
     if None in (height, width, channels):
-        raise ValueError(f"Expected an image_size for {name!r}, its images have many sizes.")
+        raise ValueError(f"Expected an image_size for {name!r}, whose image sizes differ.")
     return DatasetSpec(
         name=name,
         tfds_name=name,
@@ -133,17 +133,20 @@ def tfds_source(
     """Returns the images of a split.
 
     Args:
-      spec: how images are prepared.
-      builder: the data set's builder.
+      spec: the preparation of the images.
+      builder: builder of the dataset.
       split: `'train'`, `'validation'`, ...
-      num_validation: number of images at the end of the training split that make up the split
-        `'validation'`. (tensorflow-datasets shuffled them when it wrote them.)
-      shuffle_buffer: files are read in a random order, and their images pass through a buffer of
-        this size.
+      num_validation: number of images at the end of the training split that are held out as the
+        split `'validation'`. (TensorFlow Datasets writes images in random order.)
+      shuffle_buffer: size of the shuffle buffer, in encoded images. Files are read in random order.
+
+    Returns:
+      An `ImageSource`.
 
     Raises:
-      FileNotFoundError: the data are absent; the message says which command fetches them.
-      ValueError: there are not more than `num_validation` training images.
+      FileNotFoundError: if the data are missing. The message contains the command that downloads
+        them.
+      ValueError: if there are at most `num_validation` training images.
     """
     tfds = import_tfds()
     if num_validation:
@@ -160,7 +163,7 @@ def tfds_source(
             split=split,
             shuffle_files=seed is not None,
             decoders=image_only,
-            read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False),
+            read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False, skip_prefetch=True),
         )
         encoded = examples.map(lambda example: example["image"])
         return encoded if seed is None else encoded.shuffle(shuffle_buffer, seed=seed)
@@ -170,8 +173,8 @@ def tfds_source(
         num_train = splits["train"].num_examples
         if num_validation >= num_train:
             raise ValueError(
-                f"Expected a num_validation of less than {num_train}, the number of training "
-                f"images of {spec.name!r}, got {num_validation}."
+                f"Expected num_validation less than {num_train}, the number of training images of "
+                f"{spec.name!r}, got {num_validation}."
             )
     try:
         records(None)
@@ -190,7 +193,7 @@ def tfds_source(
 def _missing(spec: DatasetSpec, builder: Any) -> str:
     data_dir = builder.data_dir_root
     message = (
-        f"No data of {spec.name!r} in {data_dir}. This command fetches them:\n"
+        f"No data of {spec.name!r} in {data_dir}. To download them:\n"
         f"python -m tfp_realnvp.data --dataset={spec.name} --data_dir={data_dir} --download"
     )
     return f"{message}\n{spec.fetch_note}" if spec.fetch_note else message

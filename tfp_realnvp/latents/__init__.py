@@ -1,4 +1,4 @@
-"""What the latents of a trained model hold: the paper's experiments, as functions of arrays."""
+"""The paper's experiments with the latents of a trained model, as functions of arrays."""
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
 from tfp_realnvp.latents.interpolation import interpolate

@@ -1,4 +1,4 @@
-"""From images to latents and back, checked and batch by batch."""
+"""Latents of images and images of latents."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Flow = RealNVPImage | tfd.Distribution
 
 
 class Reconstruction(NamedTuple):
-    """What `reconstruct` returns.
+    """The result of `reconstruct`.
 
     Attributes:
-      images: the decoded images, continuous pixel values, [..., H, W, C].
-      largest_error: the largest difference of a pixel, in grey levels.
+      images: decoded images, continuous pixel values, [..., H, W, C].
+      largest_error: largest absolute error of a pixel, in gray levels.
     """
 
     images: np.ndarray
@@ -33,7 +33,7 @@ class Reconstruction(NamedTuple):
 
 
 def encode(flow: Flow, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
-    """Returns the latents of images, `flow.bijector.inverse`.
+    """Returns the latents of images, by `flow.bijector.inverse`.
 
     #### Example
 
@@ -46,16 +46,16 @@ def encode(flow: Flow, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
 
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      images: [..., H, W, C]: continuous pixel values; or integer grey levels, which stand for the
-        middle of their level (0.5 is added).
-      batch_size: images at a time.
+      images: [..., H, W, C], continuous pixel values or integer gray levels. 0.5 is added to
+        integers, which gives the center of the level.
+      batch_size: number of images that are encoded at a time.
 
     Returns:
       Latents, of the same shape.
 
     Raises:
       TypeError: if `flow` has no `RealNVPImage`.
-      ValueError: if the images are not finite, not of the model's shape or out of its range.
+      ValueError: if images are not finite, or if their shape or range does not match the model.
     """
     bijector = bijector_of(flow)
     images = np.asarray(images)
@@ -66,39 +66,41 @@ def encode(flow: Flow, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
     if not np.isfinite(latents).all():
         raise ValueError(
             "expected images in the range of pixel values of the model, got values in "
-            f"[{images.min()}, {images.max()}] whose latents are not finite."
+            f"[{images.min()}, {images.max()}], whose latents are not finite."
         )
     return latents
 
 
 def decode(flow: Flow, latents: ArrayLike, batch_size: int = 64) -> np.ndarray:
-    """Returns the images of latents, `flow.bijector.forward`; see `encode` for an example.
+    """Returns the images of latents, by `flow.bijector.forward`. See `encode` for an example.
 
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      latents: [..., H, W, C], of any height and width that the scales can squeeze.
-      batch_size: images at a time.
+      latents: [..., H, W, C], with H and W divisible by 2^(num_scales - 1). They can differ from
+        those of the training images.
+      batch_size: number of images that are decoded at a time.
 
     Returns:
-      Continuous pixel values, of the same shape; `to_uint8` makes grey levels of them.
+      Continuous pixel values, of the same shape. `to_uint8` converts them to gray levels.
 
     Raises:
       TypeError: if `flow` has no `RealNVPImage`.
-      ValueError: if latents or images are not finite, or the shape does not fit the model.
+      ValueError: if latents or images are not finite, or if the shape does not match the model.
     """
     bijector = bijector_of(flow)
     latents = _checked(np.asarray(latents), bijector, "latents")
     images = _batched(bijector.forward, latents, bijector, batch_size)
     if not np.isfinite(images).all():
         raise ValueError(
-            f"expected latents of finite images, got latents in [{latents.min()}, {latents.max()}] "
-            f"and {np.count_nonzero(~np.isfinite(images))} pixels that are not finite."
+            "expected latents whose images are finite, got latents in "
+            f"[{latents.min()}, {latents.max()}] with {np.count_nonzero(~np.isfinite(images))} "
+            "pixels that are not finite."
         )
     return images
 
 
 def reconstruct(flow: Flow, images: ArrayLike, batch_size: int = 64) -> Reconstruction:
-    """Encodes and decodes images, which gives them back up to rounding (section 3.3).
+    """Encodes and decodes images, which reproduces them up to rounding (section 3.3).
 
     #### Example
 
@@ -110,11 +112,11 @@ def reconstruct(flow: Flow, images: ArrayLike, batch_size: int = 64) -> Reconstr
     Args:
       flow: as in `encode`.
       images: as in `encode`.
-      batch_size: images at a time.
+      batch_size: number of images that are processed at a time.
 
     Returns:
-      A `Reconstruction`; the error is against continuous pixel values, the middle of the level for
-      integer images.
+      A `Reconstruction`. The reference for its error is the continuous pixel value, for integer
+      images the center of the level.
 
     Raises:
       TypeError: see `encode`.
@@ -131,7 +133,7 @@ def bijector_of(flow: Flow) -> RealNVPImage:
     """Returns the `RealNVPImage` of a distribution, or the bijector itself.
 
     Raises:
-      TypeError: if there is none.
+      TypeError: if there is no `RealNVPImage`.
     """
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, RealNVPImage):
@@ -147,7 +149,7 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
     channels = bijector.image_shape[-1]
     if len(shape) < 3 or shape[-1] != channels or shape[-3] % divisor or shape[-2] % divisor:
         raise ValueError(
-            f"expected {what} [..., height, width, {channels}], with a height and width divisible "
+            f"expected {what} [..., height, width, {channels}], with height and width divisible "
             f"by {divisor}, got shape {shape}."
         )
     if not values.size:
@@ -156,7 +158,7 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
     if not np.isfinite(values).all():
         raise ValueError(
             f"expected finite {what}, got {np.count_nonzero(~np.isfinite(values))} values that are "
-            "not."
+            "not finite."
         )
     return values
 
@@ -169,7 +171,7 @@ def _batched(
 ) -> np.ndarray:
     batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
     flat = values.reshape(-1, *values.shape[-3:])
-    # A new tensor for each batch, so that no cache knows what it came from.
+    # New tensors, so that TFP's cache does not return the value that they were computed from.
     batches = [
         function(tf.constant(flat[start : start + batch_size], bijector.dtype)).numpy()
         for start in range(0, len(flat), batch_size)

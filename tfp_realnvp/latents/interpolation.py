@@ -1,4 +1,4 @@
-"""From one image to another."""
+"""Interpolation between images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def interpolate(
     *,
     spherical: bool = True,
 ) -> np.ndarray:
-    r"""Decodes latents on the way from one image to another.
+    r"""Decodes latents between those of two images.
 
     With the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps,
 
@@ -28,8 +28,8 @@ def interpolate(
     linear:     z = (1 - t) z₁ + t z₂
     ```
 
-    Standard normal latents of many dimensions lie close to a sphere. The spherical way stays near
-    it; the linear one cuts through the inside, where a sample never lies.
+    Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation stays
+    near it. Linear interpolation passes through its interior, where samples do not lie.
 
     #### Example
 
@@ -46,17 +46,17 @@ def interpolate(
 
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      first: [..., H, W, C], as `encode` takes it.
-      second: of the same shape.
-      num_steps: number of images on the way, both ends included.
-      spherical: whether the way is spherical or linear.
+      first: images [..., H, W, C], as in `encode`.
+      second: images of the same shape.
+      num_steps: number of interpolated images, including both ends.
+      spherical: whether to interpolate spherically or linearly.
 
     Returns:
       Continuous pixel values, [..., num_steps, H, W, C].
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the shapes differ, or there are fewer than two steps; see `encode`.
+      ValueError: if the shapes differ, or if there are fewer than two steps; see also `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
@@ -75,7 +75,7 @@ def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray) -> np.ndarray:
     norms = np.sqrt(np.sum(z1**2, event, keepdims=True) * np.sum(z2**2, event, keepdims=True))
     cosine = np.sum(z1 * z2, event, keepdims=True) / np.maximum(norms, np.finfo(norms.dtype).tiny)
     angle = np.arccos(np.clip(cosine, -1, 1))
-    # Latents in one line, or at zero, have no arc between them.
+    # Parallel latents, or latents at zero, have no unique arc between them.
     has_arc = np.sin(angle) > 1e-6
     angle = np.where(has_arc, angle, np.pi / 2)
     on_arc = (np.sin((1 - t) * angle) * z1 + np.sin(t * angle) * z2) / np.sin(angle)

@@ -1,4 +1,4 @@
-"""What the latents of each scale stand for."""
+"""The levels of representation: the effect of the latents of each scale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode
 from tfp_realnvp.latents.sampling import sample_latents, stateless_seed
 
@@ -25,12 +25,12 @@ def levels_of_representation(
     mode: Literal["redraw", "zero"] = "redraw",
     seed: int = 0,
 ) -> np.ndarray:
-    """Keeps the latents of the coarsest scales, and replaces those of finer ones (Appendix D).
+    """Keeps the latents of the coarsest scales and replaces those of finer scales (Appendix D).
 
-    The last column keeps the latents of all scales, and is the reconstruction; the one before it
-    replaces those that were factored out first, half of all; and so on to the first, which keeps
-    the latents of the coarsest scale alone. What is kept is what the coarse latents hold: the
-    composition rather than the texture.
+    Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
+    latents and is the reconstruction. The column before it replaces those that are factored out
+    first, one half of the latents. The first column keeps only the coarsest scale. The images of a
+    row share what the coarse latents represent, such as composition and not texture.
 
     #### Example
 
@@ -46,21 +46,20 @@ def levels_of_representation(
 
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      images: [..., H, W, C], as `encode` takes them.
-      base: over latents [H, W, C], to draw from; `None` is the base of `flow`, or a standard normal
-        for a bijector.
-      mode: whether the other latents are drawn anew, the same ones in each column, or are zero.
-      seed: of the draw.
+      images: images [..., H, W, C], as in `encode`.
+      base: distribution over latents [H, W, C] to draw from. `None` means the base distribution of
+        `flow`, or the standard normal if `flow` is a bijector.
+      mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
+      seed: seed of the samples.
 
     Returns:
-      Continuous pixel values, [..., num_scales, H, W, C]: column k keeps the k + 1 coarsest scales.
+      Continuous pixel values, [..., num_scales, H, W, C].
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if there is no such mode, or `base` has another shape; see `encode`.
+      ValueError: if the mode is unknown, or if `base` has another event shape; see also `encode`.
     """
-    if mode not in ("redraw", "zero"):
-        raise ValueError(f"levels_of_representation: expected 'redraw' or 'zero', got {mode!r}.")
+    validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     bijector = bijector_of(flow)
     latents = encode(flow, images)
     if base is None and isinstance(flow, private_api.TransformedDistribution):
@@ -72,8 +71,8 @@ def levels_of_representation(
     else:
         if not base.event_shape.is_compatible_with(latents.shape[-3:]):
             raise ValueError(
-                f"levels_of_representation: expected a base over {latents.shape[-3:]}, got "
-                f"event_shape {base.event_shape}."
+                f"levels_of_representation: expected a base with event_shape {latents.shape[-3:]}, "
+                f"got {base.event_shape}."
             )
         others = base.sample(latents.shape[:-3], seed=stateless_seed(seed)).numpy()
     kept, replaced = (bijector.split_latents(tf.constant(z)) for z in (latents, others))

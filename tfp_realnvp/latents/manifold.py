@@ -1,28 +1,29 @@
-"""The manifold that four images span."""
+"""The manifold spanned by four images."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import Flow, decode, encode
 
 __all__ = ["manifold"]
 
 
 def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndarray:
-    r"""Decodes a torus of latents through those of four images (equation 19).
+    r"""Decodes a torus of latents that contains those of four images (equation 19).
 
-    With the latents z₁ … z₄ of the images, and angles φ (rows) and φ′ (columns) at equal distances
-    in [0, 2π),
+    With the latents z₁ … z₄ of the images, and equally spaced angles φ (rows) and φ′ (columns) in
+    [0, 2π),
 
     ```
     z = cos φ (cos φ′ z₁ + sin φ′ z₂) + sin φ (cos φ′ z₃ + sin φ′ z₄)
     ```
 
-    When `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
-    and (n/4, n/4). The combination of four independent standard normal latents is standard normal
-    for each pair of angles.
+    If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
+    and (n/4, n/4). For each pair of angles, the combination of four independent standard normal
+    latents is standard normal.
 
     #### Example
 
@@ -38,23 +39,22 @@ def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndar
 
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      four_images: [4, H, W, C], as `encode` takes them.
-      num_angles: number of values of each of the angles.
+      four_images: images [4, H, W, C], as in `encode`.
+      num_angles: number of values of each angle.
 
     Returns:
       Continuous pixel values, [num_angles, num_angles, H, W, C].
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if there are not four images, or no angles; see `encode`.
+      ValueError: if the number of images is not four, or if there are no angles; see also `encode`.
     """
     shape = np.shape(four_images)
     if len(shape) != 4 or shape[0] != 4:
         raise ValueError(
             f"manifold: expected four images [4, height, width, channels], got shape {shape}."
         )
-    if num_angles < 1:
-        raise ValueError(f"manifold: expected num_angles of at least 1, got {num_angles}.")
+    num_angles = validation.integer(num_angles, 1, "manifold: expected num_angles of at least 1")
     latents = encode(flow, four_images)
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])

@@ -1,4 +1,4 @@
-"""Latents to sample images from: colder, truncated, larger."""
+"""Samples with a temperature, with truncation, and of other sizes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def sample_latents(
     truncation: float | None = None,
     dtype: Any = tf.float32,
 ) -> np.ndarray:
-    r"""Draws normal latents of some temperature, whole or truncated.
+    r"""Samples normal latents with a temperature and, optionally, truncation.
 
     ```
     z = temperature * n,    n ~ N(0, 1), or N(0, 1) given |n| <= truncation
     ```
 
-    Both make samples that are more alike and more probable than those of the model, which
-    `temperature=1` without truncation are.
+    A temperature below 1, or truncation, reduces the diversity of samples and increases their
+    density. `temperature=1` without truncation samples the model itself.
 
     #### Example
 
@@ -45,12 +45,12 @@ def sample_latents(
     Brock, Donahue, Simonyan: Large scale GAN training (2019), section 3.1, for truncation.
 
     Args:
-      shape: of one image, (height, width, channels).
-      num: number of images, or a shape of several leading dimensions.
-      seed: an integer, or two; the same give the same latents.
-      temperature: the standard deviation, at least 0.
-      truncation: in standard deviations, more than 0.
-      dtype: of the latents.
+      shape: shape of one image, (height, width, channels).
+      num: number of images, or their leading dimensions.
+      seed: one or two integers. Equal seeds give equal latents.
+      temperature: standard deviation, at least 0.
+      truncation: bound in standard deviations, more than 0; `None` means no truncation.
+      dtype: dtype of the latents, `tf.float32` or `tf.float64`.
 
     Returns:
       Latents, [num, height, width, channels].
@@ -87,10 +87,10 @@ def extrapolate(
     seed: int | Sequence[int] = 0,
     temperature: float = 1.0,
 ) -> np.ndarray:
-    """Samples images of another size than the model was trained on (Appendix C).
+    """Samples images of a size other than that of the training images (Appendix C).
 
-    The networks are convolutional, so that a model has latents of any size that its scales can
-    squeeze; they are standard normal here.
+    The networks are convolutional, so that the bijector applies to any height and width divisible
+    by 2^(num_scales - 1). The latents are normal with the standard deviation `temperature`.
 
     #### Example
 
@@ -100,8 +100,9 @@ def extrapolate(
     (2, 8, 16, 1)
 
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one, whose base is not used.
-      image_shape: (height, width, channels) of the samples.
+      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one. Its base distribution is
+        not used.
+      image_shape: shape (height, width, channels) of one sample.
       num_images: number of samples.
       seed: see `sample_latents`.
       temperature: see `sample_latents`.
@@ -111,12 +112,12 @@ def extrapolate(
 
     Raises:
       TypeError: see `decode`.
-      ValueError: if the shape does not fit the model, or samples are not finite.
+      ValueError: if the shape does not match the model, or if samples are not finite.
     """
     dtype = bijector_of(flow).dtype
     return decode(flow, sample_latents(image_shape, num_images, seed, temperature, dtype=dtype))
 
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:
-    """Returns the two integers that stateless draws need, from one or two."""
+    """Returns the seed of a stateless random operation, two integers, from one or two integers."""
     return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(seed), tf.int32)

@@ -1,4 +1,4 @@
-"""How far the latents of images are from the standard normal that they should be."""
+"""Statistics of the latents of images, to compare with those of the standard normal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["ScaleStatistics", "latent_statistics"]
 class ScaleStatistics:
     """Moments of the latents of one scale, over images, positions and channels.
 
-    For a standard normal they are 0, 1, 0 and 0.
+    For the standard normal, the mean, standard deviation, skewness and excess kurtosis are 0, 1, 0
+    and 0.
 
     Attributes:
-      shape: of the latents of an image, (height, width, channels).
+      shape: shape of the latents of one image at this scale, (height, width, channels).
       mean: the mean.
       std: the standard deviation σ.
       skewness: E[(z - mean)³] / σ³.
@@ -39,7 +40,7 @@ class ScaleStatistics:
 def latent_statistics(
     flow: Flow, images: ArrayLike, batch_size: int = 64
 ) -> tuple[ScaleStatistics, ...]:
-    """Returns the moments of the latents of images by scale, the finest first.
+    """Returns the moments of the latents of images for each scale, from fine to coarse.
 
     #### Example
 
@@ -51,8 +52,8 @@ def latent_statistics(
 
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      images: [..., H, W, C], as `encode` takes them.
-      batch_size: images at a time.
+      images: images [..., H, W, C], as in `encode`.
+      batch_size: number of images that are encoded at a time.
 
     Returns:
       One `ScaleStatistics` for each scale, in the order of `RealNVPImage.split_latents`.

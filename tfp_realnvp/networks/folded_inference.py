@@ -1,9 +1,11 @@
-"""A `ConvResNet` in inference, with normalizations folded into convolutions.
+"""A `ConvResNet` in inference, with as little work as the weights allow.
 
-By moving statistics a batch normalization is an affine map of each channel, `x * factor + shift`.
-After a convolution it only changes kernel and bias. For a checkerboard coupling, moreover, the end
-of the network is computed only at the positions that the coupling changes. Together this makes
-`log_prob` and `sample` faster; see `benchmarks/README.md`.
+*   By moving statistics a batch normalization is an affine map of each channel, `x * factor +
+    shift`. After a convolution it only changes kernel and bias.
+*   The last block's second convolution and its skip connection are one linear map.
+*   A checkerboard coupling uses half of the output: the last convolutions compute only that half.
+
+`benchmarks/README.md` has what it gains in `log_prob` and `sample`.
 """
 
 from __future__ import annotations
@@ -12,70 +14,83 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.weight_norm import convolve
 
 if TYPE_CHECKING:
+    import keras
+
     from tfp_realnvp.networks.conv_resnet import ConvResNet
 
 __all__ = ["folded_inference"]
 
 
 def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns what `network` gives for `inputs`, [B, H, W, C], by moving statistics."""
+    """Returns the output of `network` for `inputs`, [B, H, W, C], by moving statistics."""
     weights = network.normalized_weights()
-    factors, shifts = _affine(
-        network.offsets, network.moving_means, network.moving_variances, network.epsilon
-    )
-    # The even ones normalize h, the odd ones what the first convolution of a block gives.
+    variables = network.offsets, network.moving_means, network.moving_variances
+    factors, shifts = _affine(*variables, network.epsilon)
+    # The even normalizations are those of h, the odd ones those after a block's first convolution.
+    norms = zip(*(tf.unstack(v.value[:-1:2]) for v in variables), strict=True)
     first_kernels = weights.block_kernels[0::2] * factors[1::2, None, None, None]
     first_convs = zip(tf.unstack(first_kernels), tf.unstack(shifts[1::2]), strict=True)
     second_convs = zip(
         tf.unstack(weights.block_kernels[1::2]), tf.unstack(weights.block_biases), strict=True
     )
-    norms = zip(tf.unstack(factors[:-1:2]), tf.unstack(shifts[:-1:2]), strict=True)
     skips = tf.unstack(weights.skip_kernels * factors[-1])
     bias = weights.skip_bias * factors[-1] + shifts[-1]
 
     h = convolve(_both_signs(network, inputs), weights.input_kernel, weights.input_bias)
-    maps = [h]
-    for norm, first, second in zip(norms, first_convs, second_convs, strict=True):
-        factor, shift = (tf.cast(each, h.dtype) for each in norm)
-        x = tf.nn.relu(convolve(tf.nn.relu(h * factor + shift), *first))
-        h += convolve(x, *second)
-        maps.append(h)
+    # The maps and kernels whose convolutions add up to the input of the output convolution.
+    terms = [(h, skips[0])]
+    for i, (norm, first, second) in enumerate(zip(norms, first_convs, second_convs, strict=True)):
+        x = tf.nn.relu(batch_norm(h, *norm, training=False, epsilon=network.epsilon).outputs)
+        x = tf.nn.relu(convolve(x, *first))
+        skip = skips[i + 1]
+        if i == network.num_blocks - 1 and _is_large(h, network.num_filters):
+            # skip(h + second(x)) without the sum: h has two skips, x has the product of kernels.
+            terms[-1] = (h, skips[i] + skip)
+            terms.append((x, tf.tensordot(second[0], skip[0, 0], 1)))
+            bias += tf.linalg.matvec(skip[0, 0], second[1], transpose_a=True)
+        else:
+            h += convolve(x, *second)
+            terms.append((h, skip))
     output_conv = weights.output_kernel, weights.output_bias
     if network.checkerboard_parity is None or not _has_cells(inputs):
-        total = tf.add_n([convolve(*pair) for pair in zip(maps, skips, strict=True)])
-        total += tf.cast(bias, total.dtype)
+        # The bias goes into the first convolution, where TensorFlow fuses it.
+        total = convolve(*terms[0], bias)
+        total = tf.add_n([total, *(convolve(*term) for term in terms[1:])])
         return network.at_changed_positions(convolve(tf.nn.relu(total), *output_conv))
-    # One 1×1 convolution of all maps, at the changed positions only.
-    kernel = tf.concat(skips, axis=2)
-    halves = [_take_changed(each, network.checkerboard_parity) for each in maps]
-    outputs = [
-        convolve(tf.nn.relu(convolve(tf.concat(rows, axis=-1), kernel, bias)), *output_conv)
-        for rows in zip(*halves, strict=True)
-    ]
+    halves = _sum_at_changed_positions(terms, bias, network.checkerboard_parity)
+    outputs = [convolve(tf.nn.relu(half), *output_conv) for half in halves]
     return _put_changed(outputs, network.checkerboard_parity)
 
 
-def _affine(offset, mean, variance, epsilon: float) -> tuple[tf.Tensor, tf.Tensor]:
+def _affine(
+    offset: keras.Variable, mean: keras.Variable, variance: keras.Variable, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     offset, mean, variance = (tf.convert_to_tensor(v.value) for v in (offset, mean, variance))
     factor = tf.math.rsqrt(variance + epsilon)
     return factor, offset - mean * factor
 
 
 def _both_signs(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns the input of the first convolution; normalizing and doubling is one 1×1 kernel."""
-    factor, shift = (
-        network.input_factor * each
-        for each in _affine(
-            network.input_offset, network.input_mean, network.input_variance, network.epsilon
-        )
+    """Returns the input of the first convolution; its normalization is a 1×1 convolution."""
+    factor, shift = _affine(
+        network.input_offset, network.input_mean, network.input_variance, network.epsilon
     )
-    signs = tf.linalg.diag(factor)
-    kernel = tf.concat([signs, -signs], axis=-1)[None, None]
+    signs = network.input_factor * tf.linalg.diag(factor)
+    shift *= network.input_factor
+    kernel = tf.concat([signs, -signs], axis=-1)[tf.newaxis, tf.newaxis]
     x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
     return network.with_board(tf.nn.relu(x))
+
+
+def _is_large(images: tf.Tensor, num_filters: int) -> bool:
+    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions of all
+    # images together: five images of this size are enough to gain.
+    positions = images.shape[1:3].num_elements()
+    return positions is not None and positions >= 2 * num_filters
 
 
 def _has_cells(images: tf.Tensor) -> bool:
@@ -83,21 +98,44 @@ def _has_cells(images: tf.Tensor) -> bool:
     return all(side is not None and side % 2 == 0 for side in images.shape[1:3])
 
 
+def _sum_at_changed_positions(
+    terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
+) -> list[tf.Tensor]:
+    """Returns the sum of convolutions and the bias, at the changed positions as `_take_changed`."""
+    # The 1×1 convolutions of all maps are one.
+    maps, kernels = zip(*(term for term in terms if term[1].shape[0] == 1), strict=True)
+    kernel = tf.concat(kernels, axis=2)
+    taken = zip(*(_take_changed(each, parity) for each in maps), strict=True)
+    halves = [convolve(tf.concat(each, axis=-1), kernel, bias) for each in taken]
+    for images, kernel in terms:
+        if kernel.shape[0] != 1:
+            # With a stride of 2 and this padding a 3×3 kernel is centered at those positions.
+            for k, (i, j) in enumerate(_changed_in_cell(parity)):
+                padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
+                halves[k] += convolve(images, kernel, strides=2, padding=padding)
+    return halves
+
+
+def _changed_in_cell(parity: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns row and column of both changed positions of a 2×2 cell."""
+    return (0, parity), (1, 1 - parity)
+
+
 def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
     """Returns the changed positions of even and of odd rows, each [B, H/2, W/2, C]."""
     _, height, width, channels = images.shape
     # Both positions of a row of a cell lie side by side, as channels.
     cells = tf.reshape(images, [-1, height // 2, 2, width // 2, 2 * channels])
-    columns = parity, 1 - parity
-    return [cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in enumerate(columns)]
+    return [
+        cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in _changed_in_cell(parity)
+    ]
 
 
 def _put_changed(halves: list[tf.Tensor], parity: int) -> tf.Tensor:
     """Returns [B, H, W, C] with zeros where `_take_changed` takes nothing."""
     _, height, width, channels = halves[0].shape
-    columns = parity, 1 - parity
     rows = [
         tf.stack([tf.zeros_like(half), half] if j else [half, tf.zeros_like(half)], axis=3)
-        for half, j in zip(halves, columns, strict=True)
+        for half, (_, j) in zip(halves, _changed_in_cell(parity), strict=True)
     ]
     return tf.reshape(tf.stack(rows, axis=2), [-1, 2 * height, 2 * width, channels])

@@ -30,13 +30,15 @@ class NonFiniteLossError(ArithmeticError):
 class FiniteRecord:
     """Collects the parts of a step in the order of computation, and whether each is finite.
 
+    A tensor counts as finite if its sum of squares is, which is a single operation.
+
     #### Example
 
     >>> import tensorflow as tf
     >>> record = FiniteRecord()
     >>> record.add('the data', tf.constant([1.0]))
     >>> record.add('the loss', tf.constant([1.0, float('nan')]))
-    >>> record.names[int(record.first(record.are_not_finite()))]
+    >>> record.names[int(tf.argmax(record.are_finite() < 1))]
     'the loss'
     """
 
@@ -45,22 +47,18 @@ class FiniteRecord:
         self._are_finite: list[tf.Tensor] = []
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
-        """Appends a part with all of its tensors."""
-        self.names.append(name)
-        finite = [tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]
-        self._are_finite.append(tf.reduce_all(tf.stack(finite)))
+        """Appends the tensors of a part."""
+        for tensor in tensors:
+            self.names.append(name)
+            self._are_finite.append(tf.math.is_finite(tf.nn.l2_loss(tensor)))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
         """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
         self.add(f"the bijector {bijector.name}", value, log_det)
 
-    def are_not_finite(self) -> tf.Tensor:
-        """Returns 1 for each part that is not finite and 0 for others, float32."""
-        return 1 - tf.cast(tf.stack(self._are_finite), tf.float32)
-
-    def first(self, are_not_finite: tf.Tensor) -> tf.Tensor:
-        """Returns the index of the first positive entry, or the number of parts, int64."""
-        return tf.argmax(tf.concat([are_not_finite > 0, [True]], axis=0))
+    def are_finite(self) -> tf.Tensor:
+        """Returns 1 for each tensor that is finite and 0 for others, float32."""
+        return tf.cast(tf.stack(self._are_finite), tf.float32)
 
 
 def find_non_finite_variable(variables: Sequence[Any]) -> str | None:

@@ -235,28 +235,27 @@ class FlowModel(keras.Model):
             )
         name = f"the log density of {self.distribution.name}, after its bijectors"
         record.add(name, log_prob)
-        loss, are_not_finite, *gradients = replicas.sum_over_replicas(
-            [loss, record.are_not_finite(), *gradients]
+        loss, are_finite, *gradients = replicas.sum_over_replicas(
+            [loss, record.are_finite() / replicas.num_replicas(), *gradients]
         )
         if not self.global_statistics:
             replicas.average(self._set_in_training)
-        after = FiniteRecord()
+        record_after = FiniteRecord()
         for variable, gradient in zip(variables, gradients, strict=True):
-            # Finite if the gradient and its norm are.
-            after.add(f"the gradient of {variable.path}", tf.nn.l2_loss(gradient))
-        after.add("the sum over the batch or the penalty", loss, penalty)
-        are_not_finite = tf.concat([are_not_finite, after.are_not_finite()], axis=0)
-        self._part_names = record.names + after.names
+            record_after.add(f"the gradient of {variable.path}", gradient)
+        record_after.add("the sum over the batch or the penalty", loss + penalty)
+        are_finite = tf.concat([are_finite, record_after.are_finite()], axis=0)
+        self._part_names = record.names + record_after.names
         # After a step that failed, later ones of the same execution change nothing either.
-        before = tf.convert_to_tensor(self._failure)
-        fails = tf.reduce_any(are_not_finite > 0)
-        is_applied = tf.logical_not(fails | (before[0] >= 0))
+        failure = tf.convert_to_tensor(self._failure)
+        fails, failed_before = tf.reduce_any(are_finite < 1), failure[0] >= 0
+        is_applied = tf.logical_not(fails | failed_before)
         apply_if(is_applied, self.optimizer, gradients, variables)
         for variable, value in zip(self._set_in_training, statistics, strict=True):
             replicas.assign(variable, tf.where(is_applied, variable, value))
-        is_first = fails & (before[0] < 0)
-        failure = tf.where(is_first, tf.stack([step, after.first(are_not_finite)]), before)
-        replicas.assign(self._failure, failure)
+        new_failure = tf.stack([step, tf.argmax(are_finite < 1)])
+        is_first = tf.logical_not(is_applied | failed_before)
+        replicas.assign(self._failure, tf.where(is_first, new_failure, failure))
         self._update_metrics(loss, images, part)
         return self._logs()
 
@@ -294,8 +293,8 @@ class FlowModel(keras.Model):
         return self.distribution.log_prob(values, **options)
 
     def _penalty(self) -> tf.Tensor:
-        squares = [tf.reduce_sum(tf.square(tf.cast(v, tf.float32))) for v in self._scales]
-        return self.scale_l2 * tf.add_n(squares) if squares else tf.zeros([])
+        halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
+        return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
     def _evaluation_log_prob(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, replicas.BatchPart]:
         images = images_of_batch(data, self.distribution.event_shape)

@@ -1,0 +1,103 @@
+"""Which packages of `tfp_realnvp` import which, and which module uses private APIs."""
+
+import ast
+import pathlib
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1] / "tfp_realnvp"
+
+# The packages that each package may import.
+_ALLOWED_IMPORTS = {
+    "internal": set(),
+    "pixels": {"internal"},
+    "networks": {"internal", "pixels"},
+    "bijectors": {"internal", "pixels", "networks"},
+    "serialization": {"internal", "pixels", "networks", "bijectors"},
+    "training": {"internal", "pixels", "networks", "bijectors", "serialization"},
+    "latents": {"internal", "pixels", "bijectors"},
+    "evaluation": {"internal", "pixels", "bijectors"},
+    "data": {"internal", "pixels"},
+    "baselines": {"internal", "pixels"},
+    "plots": {"internal", "pixels"},
+}
+
+_PRIVATE = ("tensorflow.python", "tensorflow.core", "tensorflow_probability.python", "keras.src")
+
+
+def _imported_packages(source, path):
+    """Yields the line and the package of each import of `tfp_realnvp` in a module.
+
+    Args:
+      source: the module's code.
+      path: the module's file, relative to `tfp_realnvp`.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            folder = ["tfp_realnvp", *path.parts[:-1]]
+            base = folder[: len(folder) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            root, _, inner = name.partition(".")
+            if root == "tfp_realnvp":
+                yield node.lineno, inner.partition(".")[0]
+
+
+def _modules():
+    return sorted(path.relative_to(_ROOT) for path in _ROOT.rglob("*.py"))
+
+
+def _package(path):
+    return path.parts[0].removesuffix(".py")
+
+
+def test_lower_packages_do_not_import_higher_ones():
+    violations = []
+    for path in _modules():
+        package = _package(path)
+        if package == "__init__":
+            continue
+        assert package in _ALLOWED_IMPORTS, f"add {package} to the table in {__file__}"
+        allowed = _ALLOWED_IMPORTS[package]
+        violations += [
+            f"tfp_realnvp/{path}:{line}: {package} imports {imported or 'tfp_realnvp'}; "
+            f"it may import {', '.join(sorted(allowed)) or 'none of the other packages'}"
+            for line, imported in _imported_packages((_ROOT / path).read_text(), path)
+            if imported not in {package, *allowed}
+        ]
+    assert not violations, "\n" + "\n".join(violations)
+
+
+def test_only_private_api_uses_private_apis():
+    uses = [
+        f"tfp_realnvp/{path}:{number}: {line.strip()}"
+        for path in _modules()
+        if path != pathlib.Path("internal/private_api.py")
+        for number, line in enumerate((_ROOT / path).read_text().splitlines(), start=1)
+        if any(name in line for name in _PRIVATE)
+    ]
+    message = "private APIs belong into tfp_realnvp/internal/private_api.py:\n"
+    assert not uses, message + "\n".join(uses)
+
+
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [
+        ("import tfp_realnvp.training.optimizers", "training"),
+        ("import tfp_realnvp", ""),
+        ("from tfp_realnvp import training", "training"),
+        ("from tfp_realnvp.training import optimizers", "training"),
+        ("def f():\n    from tfp_realnvp.training.flow_model import FlowModel", "training"),
+        ("from . import masks", "bijectors"),
+        ("from .. import training", "training"),
+        ("from ..training.optimizers import FusedAdam", "training"),
+    ],
+)
+def test_imports_are_found(source, package):
+    path = pathlib.Path("bijectors/squeeze.py")
+    assert [name for _, name in _imported_packages(source, path)] == [package]
