@@ -73,14 +73,14 @@ def _from_arrays(name: str, split: str, num_validation: int) -> SplitImages:
     if name in _EMBEDDED:
         embedded = load_arrays(name)
         arrays = {"train": embedded.train, "test": embedded.test}
-        facts = {"num_values": embedded.num_values, "flip": embedded.flip}
+        properties = {"num_values": embedded.num_values, "flip": embedded.flip}
     else:
-        arrays, facts = load_array_file(name), {}
+        arrays, properties = load_array_file(name), {}
     splits = check_split(name, split, tuple(arrays), num_validation)
     if num_validation and split != "test":
         rest, held_out = hold_out(len(arrays["train"]), num_validation)
         arrays["train"], arrays["validation"] = arrays["train"][rest], arrays["train"][held_out]
-    return SplitImages(arrays[split], splits, _evaluation_split(arrays), **facts)
+    return SplitImages(arrays[split], splits, _evaluation_split(arrays), **properties)
 
 
 def _from_folder(

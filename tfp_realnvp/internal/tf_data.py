@@ -25,7 +25,7 @@ def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     #### Example
 
     >>> dataset = without_autotune(tf.data.Dataset.range(3))
-    >>> dataset.options().autotune.enabled, list(dataset.as_numpy_iterator())
+    >>> dataset.options().autotune.enabled, [int(number) for number in dataset]
     (False, [0, 1, 2])
 
     Args:
@@ -34,7 +34,7 @@ def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     Returns:
       A `tf.data.Dataset` with the same elements.
     """
-    if True or dataset.options().autotune.enabled is not None:
+    if dataset.options().autotune.enabled is not None:
         return dataset
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -24,9 +24,9 @@ class ResNetWeights(NamedTuple):
       input_bias: [F].
       block_kernels: [2 B, 3, 3, F, F], both of the first block, then both of the second, ....
       block_biases: [B, F], of the second convolution of each block.
-      skip_kernels: [B + 1, 1, 1, F, F], of the input's features, then of each block.
+      skip_kernels: [B + 1, F, F], of the input's features, then of each block.
       skip_bias: [F], the sum of those of all skip connections.
-      output_kernel: [1, 1, F, K].
+      output_kernel: [F, K].
       output_bias: [K].
     """
 
@@ -126,7 +126,7 @@ class ConvResNet(Conditioner):
             shape = [2 * blocks, 3, 3, filters, filters]
             self.block_kernels, self.block_scales = self._conv("block", shape, stacked=True)
             self.block_biases = self._weight("block_biases", [blocks, filters])
-        shape = [blocks + 1, 1, 1, filters, filters]
+        shape = [blocks + 1, filters, filters]
         self.skip_kernels, self.skip_scales = self._conv("skip", shape, stacked=True)
         self.skip_biases = self._weight("skip_biases", [blocks + 1, filters])
         # Of both normalizations of the first block, ..., and last of the output.
@@ -135,7 +135,7 @@ class ConvResNet(Conditioner):
         self.moving_means = self._statistic("moving_means", shape, "zeros")
         self.moving_variances = self._statistic("moving_variances", shape, "ones")
         self.output_kernel, self.output_scales = self._conv(
-            "output", [1, 1, filters, self.output_channels], initial_scale=self.output_scale
+            "output", [filters, self.output_channels], initial_scale=self.output_scale
         )
         self.output_bias = self._weight("output_bias", [self.output_channels])
 

@@ -50,8 +50,8 @@ def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
         if i == network.num_blocks - 1 and _is_large(h, network.num_filters):
             # skip(h + second(x)) without the sum: h has two skips, x has the product of kernels.
             terms[-1] = (h, skips[i] + skip)
-            terms.append((x, tf.tensordot(second[0], skip[0, 0], 1)))
-            bias += tf.linalg.matvec(skip[0, 0], second[1], transpose_a=True)
+            terms.append((x, tf.tensordot(second[0], skip, 1)))
+            bias += tf.linalg.matvec(skip, second[1], transpose_a=True)
         else:
             h += convolve(x, *second)
             terms.append((h, skip))
@@ -81,7 +81,7 @@ def _both_signs(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
     )
     signs = network.input_factor * tf.linalg.diag(factor)
     shift *= network.input_factor
-    kernel = tf.concat([signs, -signs], axis=-1)[tf.newaxis, tf.newaxis]
+    kernel = tf.concat([signs, -signs], axis=-1)
     x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
     return network.with_board(tf.nn.relu(x))
 
@@ -103,12 +103,12 @@ def _sum_at_changed_positions(
 ) -> list[tf.Tensor]:
     """Returns the sum of convolutions and the bias, at the changed positions as `_take_changed`."""
     # The 1×1 convolutions of all maps are one.
-    maps, kernels = zip(*(term for term in terms if term[1].shape[0] == 1), strict=True)
-    kernel = tf.concat(kernels, axis=2)
+    maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
+    kernel = tf.concat(kernels, axis=0)
     taken = zip(*(_take_changed(each, parity) for each in maps), strict=True)
     halves = [convolve(tf.concat(each, axis=-1), kernel, bias) for each in taken]
     for images, kernel in terms:
-        if kernel.shape[0] != 1:
+        if kernel.shape.rank == 4:
             # With a stride of 2 and this padding a 3×3 kernel is centered at those positions.
             for k, (i, j) in enumerate(_changed_in_cell(parity)):
                 padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
