@@ -1,20 +1,26 @@
-# Needs Python >= 3.10, git and make; everything else is installed into $(VENV).
+# Needs Python 3.10 to 3.13, git and make. Everything else is installed into $(VENV).
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_FLAGS ?= -n auto --maxprocesses=4
 
+# TensorFlow 2.18 and 2.19 have no wheels for Python 3.13.
+OLD_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.11 python3.10; do \
+  $$python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' 2>/dev/null && \
+  echo $$python && break; done)
+
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-versions lint bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
-	  awk -F ':.*## ' '{ printf "make %-6s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
+	  awk -F ':.*## ' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs no data set)
 	$(BIN)/python examples/train_image.py --output_dir=results/digits
@@ -23,6 +29,12 @@ demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs
 
 test: lint  ## lint, then run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-versions: test-tf2.18 test-tf2.21  ## run the core tests with the oldest and newest releases
+
+# test-tf2.19 and test-tf2.20 work as well.
+test-tf%: .venv-tf%/.dev
+	.venv-tf$*/bin/python -m pytest -m core $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check .
@@ -34,8 +46,8 @@ bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz a
 	@echo "The results are in results/bench:"
 	@ls results/bench
 
-clean:  ## remove the environment, caches and results
-	rm -rf $(VENV) build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the environments, caches and results
+	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is older than pyproject.toml only when the dependencies may have changed.
@@ -53,3 +65,18 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,bench]'
 	@touch $@ $(VENV)/.examples
+
+# Installs the lower bounds of pyproject.toml: "keras>=3.5,<4" becomes keras==3.5.*
+.venv-tf2.18/.dev: pyproject.toml
+	$(or $(OLD_PYTHON),$(error found no Python 3.10 to 3.12; give one as OLD_PYTHON)) \
+	  -m venv --clear $(@D)
+	sed -nE 's/^  "([a-z_-]+)>=([0-9.]+).*/\1==\2.*/p' pyproject.toml > $(@D)/lowest.txt
+	$(@D)/bin/python $(INSTALL) -e '.[examples,dev]' -c $(@D)/lowest.txt
+	@touch $@
+
+# pip chooses the tf-keras of the same version, and the newest of everything else.
+.PRECIOUS: .venv-tf%/.dev
+.venv-tf%/.dev: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python $(INSTALL) -e '.[examples,dev]' 'tensorflow==$*.*'
+	@touch $@

@@ -1,9 +1,9 @@
-"""Evaluates a training run: bits/dim with errors and bounds, beside the paper's.
+"""Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
 
     python examples/evaluate.py --results_dir=results/digits
     python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_draws=16
 
-Prints a table, and writes it to `evaluation.md` and `evaluation.json` in the output folder.
+Prints a table and writes it to `evaluation.md` and `evaluation.json` in the output folder.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import pathlib
 import run_folder
 from absl import app, flags
 
-from tfp_realnvp import data, evaluation, files
+from tfp_realnvp import data, evaluation
+from tfp_realnvp.internal import atomic_files
 
-flags.DEFINE_string("results_dir", None, "The folder of a run of train_image.py.", required=True)
-flags.DEFINE_string("weights", None, "Other weights than the best of the run.")
-flags.DEFINE_string("dataset", None, "As in train_image.py; None: that of the run.")
-flags.DEFINE_list("split", "train,evaluation", "Splits; `evaluation`: what the paper reports on.")
-flags.DEFINE_integer("num_draws", 4, "Draws of noise for each image.", lower_bound=1)
-flags.DEFINE_integer("batch_size", None, "Images in a batch; None: as in training.", lower_bound=1)
-flags.DEFINE_integer("num_batches", None, "The first batches only; None: all.", lower_bound=1)
-flags.DEFINE_integer("seed", None, "Of the noise; None: that of the run.")
-flags.DEFINE_string("output", None, "Where the tables go; None: the results folder.")
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
-flags.DEFINE_bool("download", False, "Whether to fetch data that is absent.")
+flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
+flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in train_image.py; default: that of the run.")
+flags.DEFINE_list("split", "train,evaluation", "Splits; `evaluation`: as in the paper.")
+flags.DEFINE_integer("num_draws", 4, "Number of noise samples for each image.", lower_bound=1)
+flags.DEFINE_integer("batch_size", None, "Batch size; default: as in training.", lower_bound=1)
+flags.DEFINE_integer("num_batches", None, "Number of batches; default: all.", lower_bound=1)
+flags.DEFINE_integer("seed", None, "Seed of the noise; default: that of the run.")
+flags.DEFINE_string("output", None, "Output folder; default: the results folder.")
+flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
+flags.DEFINE_bool("download", False, "Download missing data.")
 
 FLAGS = flags.FLAGS
 
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> None:
     table = evaluation.as_markdown(results, dataset)
     print(table)
     output = pathlib.Path(FLAGS.output or FLAGS.results_dir)
-    files.write_text(output / "evaluation.md", table + "\n")
-    files.write_json(output / "evaluation.json", evaluation.as_json(results, dataset))
+    atomic_files.write_text(output / "evaluation.md", table + "\n")
+    atomic_files.write_json(output / "evaluation.json", evaluation.as_json(results, dataset))
 
 
 def load_split(config: dict, split: str) -> data.ImageBatches:

@@ -1,16 +1,16 @@
-"""Draws what the latents of a trained model hold: the paper's experiments, one figure each.
+"""Draws figures of the latent space of a trained model: the paper's experiments.
 
     python examples/latent_space.py --results_dir=results/digits
 
 | file | figure |
 | --- | --- |
-| `reconstructions.png` | images, encoded and decoded |
-| `manifold.png` | the manifold of four images (equation 19) |
-| `interpolation.png` | from one image to another |
+| `reconstructions.png` | images, and their latents decoded |
+| `manifold.png` | manifold of four images (equation 19) |
+| `interpolation.png` | interpolation between pairs of images |
 | `levels_redraw.png`, `levels_zero.png` | levels of representation (Appendix D) |
 | `extrapolation_2x.png`, `extrapolation_4x.png` | samples larger than the training images |
-| `temperatures.png` | colder and truncated samples |
-| `latents.md` | moments of the latents by scale |
+| `temperatures.png` | samples by temperature and truncation |
+| `latents.md` | moments of the latents of each scale |
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import files, latents, plots
+from tfp_realnvp import latents, plots
+from tfp_realnvp.internal import atomic_files
 
-flags.DEFINE_string("results_dir", None, "The folder of a run of train_image.py.", required=True)
-flags.DEFINE_string("weights", None, "Other weights than the best of the run.")
-flags.DEFINE_string("dataset", None, "As in train_image.py; None: that of the run.")
-flags.DEFINE_string("split", "evaluation", "Of the images; `evaluation`: the paper's choice.")
-flags.DEFINE_string("output_dir", None, "Where the figures go; None: the results folder.")
-flags.DEFINE_integer("seed", 0, "Of the samples, and the choice of images.")
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
-flags.DEFINE_bool("download", False, "Whether to fetch data that is absent.")
+flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
+flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in train_image.py; default: that of the run.")
+flags.DEFINE_string("split", "evaluation", "Split; `evaluation`: as in the paper.")
+flags.DEFINE_string("output_dir", None, "Output folder; default: the results folder.")
+flags.DEFINE_integer("seed", 0, "Seed of the samples and of the choice of images.")
+flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
+flags.DEFINE_bool("download", False, "Download missing data.")
 
 FLAGS = flags.FLAGS
 
-_NUM_IMAGES = 256  # of which moments are taken
+_NUM_IMAGES = 256  # for the moments
 _NUM_COLUMNS = 8
 _ANGLES = ("0", "π/4", "π/2", "3π/4", "π", "5π/4", "3π/2", "7π/4")
 
@@ -45,7 +46,7 @@ tfd = tfp.distributions
 
 def main(argv: list[str]) -> None:
     del argv
-    # Networks in float32, for an exact way there and back.
+    # Float32 networks make the inverse exact.
     model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights, mixed_precision=False)
     flow = model.distribution
     images = load_images({**config, "dataset": FLAGS.dataset or config["dataset"]})
@@ -65,14 +66,14 @@ def main(argv: list[str]) -> None:
 
 
 class Figures:
-    """The folder that figures go to."""
+    """Writes figures to a folder."""
 
     def __init__(self, folder: pathlib.Path, num_values: int) -> None:
         self.folder = folder
         self.num_values = num_values
 
     def save(self, name: str, images: np.ndarray, title: str, **labels: list[str]) -> None:
-        """Draws continuous pixel values [rows, columns, H, W, C]."""
+        """Saves a grid of continuous pixel values [rows, columns, H, W, C]."""
         plots.save_labelled_grid(
             self.folder / name,
             tfr.to_uint8(images, self.num_values),
@@ -83,7 +84,7 @@ class Figures:
 
 
 def load_images(config: dict) -> np.ndarray:
-    """Returns some images of the split, in random order."""
+    """Returns the first images of the split in random order."""
     batches = run_folder.load_split(
         config,
         FLAGS.split,
@@ -94,7 +95,8 @@ def load_images(config: dict) -> np.ndarray:
     images = next(batches.dataset.as_numpy_iterator())
     if len(images) < 4:
         raise ValueError(
-            f"Expected at least 4 images in {batches.name} {batches.split}, got {len(images)}."
+            f"Expected at least 4 images in split {batches.split!r} of {batches.name!r}, got "
+            f"{len(images)}."
         )
     return np.random.default_rng(FLAGS.seed).permutation(images)
 
@@ -104,7 +106,7 @@ def draw_reconstructions(figures: Figures, flow: tfd.Distribution, images: np.nd
     figures.save(
         "reconstructions.png",
         np.stack([images + 0.5, decoded]),
-        f"Reconstructions, largest error {error:.2g} grey levels",
+        f"Reconstructions, largest error {error:.2g} gray levels",
         row_labels=["image", "decoded"],
     )
 
@@ -113,7 +115,7 @@ def draw_manifold(figures: Figures, flow: tfd.Distribution, images: np.ndarray) 
     figures.save(
         "manifold.png",
         latents.manifold(flow, images, len(_ANGLES)),
-        "Manifold of four images, which are at the angles 0 and π/2",
+        "Manifold of four images at the angles 0 and π/2",
         row_labels=[f"φ = {angle}" for angle in _ANGLES],
         column_labels=[f"φ′ = {angle}" for angle in _ANGLES],
     )
@@ -131,7 +133,7 @@ def draw_interpolation(figures: Figures, flow: tfd.Distribution, images: np.ndar
 
 def draw_levels(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
     kept = [2.0**-k for k in reversed(range(flow.bijector.num_scales))]
-    for mode, done in (("redraw", "drawn anew"), ("zero", "zero")):
+    for mode, replacement in (("redraw", "sampled"), ("zero", "zero")):
         figures.save(
             f"levels_{mode}.png",
             np.concatenate(
@@ -141,7 +143,7 @@ def draw_levels(figures: Figures, flow: tfd.Distribution, images: np.ndarray) ->
                 ],
                 axis=1,
             ),
-            f"Coarsest latents kept, the others {done}",
+            f"Coarsest latents kept, others {replacement}",
             column_labels=["image", *(f"{100 * fraction:.3g} %" for fraction in kept)],
         )
 
@@ -154,23 +156,23 @@ def draw_extrapolation(figures: Figures, flow: tfd.Distribution) -> None:
         figures.save(
             f"extrapolation_{factor}x.png",
             samples.reshape(2, 2, *size),
-            f"Samples of {size[0]}×{size[1]} from a model of {height}×{width}",
+            f"Samples of {size[0]}×{size[1]} pixels, trained at {height}×{width}",
         )
 
 
 def draw_temperatures(figures: Figures, flow: tfd.Distribution) -> None:
-    ways = [(each, None) for each in (0.0, 0.5, 0.7, 0.85, 1.0)] + [(1.0, 2.0), (1.0, 1.0)]
+    settings = [(each, None) for each in (0.0, 0.5, 0.7, 0.85, 1.0)] + [(1.0, 2.0), (1.0, 1.0)]
     rows = [
         latents.sample_latents(
-            flow.bijector.image_shape, _NUM_COLUMNS, FLAGS.seed, *way, dtype=flow.dtype
+            flow.bijector.image_shape, _NUM_COLUMNS, FLAGS.seed, *setting, dtype=flow.dtype
         )
-        for way in ways
+        for setting in settings
     ]
     figures.save(
         "temperatures.png",
         latents.decode(flow, np.stack(rows)),
-        "Samples by temperature T, and of latents truncated to |z| ≤ t",
-        row_labels=[f"T = {each}" if to is None else f"t = {to}" for each, to in ways],
+        "Samples by temperature T, or with latents truncated to |z| ≤ t",
+        row_labels=[f"T = {each}" if to is None else f"t = {to}" for each, to in settings],
     )
 
 
@@ -185,7 +187,7 @@ def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, images: np.nd
         lines.append(f"| {number} | {shape} | " + " | ".join(f"{m:.3f}" for m in moments) + " |")
     table = "\n".join(lines)
     print(table)
-    files.write_text(folder / "latents.md", table + "\n")
+    atomic_files.write_text(folder / "latents.md", table + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Convolutions by oneDNN on all x86 processors: to be imported before TensorFlow.
+"""Turns on oneDNN on all x86 processors. Import it before TensorFlow.
 
-By itself TensorFlow uses it on processors with instructions for neural networks only (AVX-512 VNNI,
-AVX-VNNI). On the others it makes training about 1.4 times as fast as it would be.
+By default TensorFlow uses oneDNN only on processors with AVX-512 VNNI or AVX-VNNI instructions. On
+others it makes training about 1.4 times as fast.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The results folder of a training run: its configuration, and the model that it describes.
+"""The results folder of a training run: its configuration and its model.
 
-A folder has `config.json`, with the flags of the run and, under `"bijector"`, the model:
+A folder contains `config.json`, with the flags of the run and, as `"bijector"`, the model:
 
 ```
 {"dataset": "digits", "seed": 0, ...,
@@ -8,7 +8,7 @@ A folder has `config.json`, with the flags of the run and, under `"bijector"`, t
               "arguments": {"image_shape": [8, 8, 1], "num_values": 17, ...}}}
 ```
 
-and the weights, `best.weights.h5` and `final.weights.h5`.
+and the weights `best.weights.h5` and `final.weights.h5`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data
-from tfp_realnvp.files import write_json
+from tfp_realnvp.internal.atomic_files import write_json
 
 __all__ = [
     "BEST_WEIGHTS",
@@ -37,6 +37,7 @@ __all__ = [
     "check_same_config",
     "load_run",
     "load_split",
+    "num_validation",
     "num_values",
     "read_config",
     "write_config",
@@ -54,17 +55,17 @@ _CONFIGURATIONS = {"paper": tfr.RealNVPImage, "compact": tfr.RealNVPImage.compac
 
 
 def write_config(folder: Folder, config: Mapping[str, Any]) -> pathlib.Path:
-    """Writes the configuration of a run to its folder, whole or not at all.
+    """Writes the configuration of a run to its folder, atomically.
 
     Args:
-      folder: the results folder, made if it is missing.
-      config: as at the top of this file.
+      folder: the results folder, created if it is missing.
+      config: the configuration, as in the docstring of this file.
 
     Returns:
       The path of the file.
 
     Raises:
-      TypeError: if JSON has no form for a value.
+      TypeError: if a value is not serializable as JSON.
     """
     return write_json(pathlib.Path(folder) / CONFIG, dict(config))
 
@@ -73,19 +74,19 @@ def read_config(folder: Folder) -> dict[str, Any]:
     """Returns the configuration of the run in a folder.
 
     Raises:
-      FileNotFoundError: if the folder has no run.
-      ValueError: if its configuration is not readable.
+      FileNotFoundError: if the folder contains no run.
+      ValueError: if the configuration is damaged.
     """
     path = pathlib.Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"Expected the results of examples/train_image.py in {os.fspath(folder)!r}, but there "
-            f"is no {CONFIG}."
+            f"Expected the results of examples/train_image.py in {os.fspath(folder)!r}, found no "
+            f"{CONFIG}."
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+        raise ValueError(f"Expected JSON in {path}: {error}.") from error
     if not isinstance(config, dict) or "bijector" not in config:
         raise ValueError(f"Expected a key 'bijector' in {path}.")
     return config
@@ -94,32 +95,35 @@ def read_config(folder: Folder) -> dict[str, Any]:
 def check_same_config(
     folder: Folder, config: Mapping[str, Any], ignore: Collection[str] = ()
 ) -> None:
-    """Makes sure that a folder has no run of another configuration.
+    """Checks that a folder does not contain a run with another configuration.
 
     Args:
-      folder: the results folder, which may have no run or not exist.
-      config: the configuration to go on with.
-      ignore: keys, at the top, that may differ.
+      folder: the results folder, which can be empty or missing.
+      config: the expected configuration.
+      ignore: top-level keys that may differ.
 
     Raises:
-      ValueError: if the folder has one; it names what differs.
+      ValueError: if the configuration in the folder differs. The message lists the differences.
     """
     if not (pathlib.Path(folder) / CONFIG).exists():
         return
     found = dict(_entries(read_config(folder)))
     wanted = dict(_entries(json.loads(json.dumps(dict(config)))))
-    absent = object()
+    missing = object()
     differing = [
         key
         for key in sorted({*found, *wanted})
-        if key.split(".")[0] not in ignore and found.get(key, absent) != wanted.get(key, absent)
+        if key.split(".")[0] not in ignore and found.get(key, missing) != wanted.get(key, missing)
     ]
     if differing:
-        lines = [f"  {k}: {found.get(k, '-')} there, {wanted.get(k, '-')} here" for k in differing]
+        lines = [
+            f"  {key}: {found.get(key, '-')} in the folder, {wanted.get(key, '-')} expected"
+            for key in differing
+        ]
         raise ValueError(
-            f"{os.fspath(folder)!r} has the results of another configuration:\n"
+            f"{os.fspath(folder)!r} contains results of another configuration:\n"
             + "\n".join(lines)
-            + "\nTake another folder, or these flags."
+            + "\nUse another folder or the flags of that run."
         )
 
 
@@ -127,11 +131,12 @@ def build_bijector(spec: Mapping[str, Any]) -> tfr.RealNVPImage:
     """Returns a bijector with new weights.
 
     Args:
-      spec: `"configuration"`: `"paper"`, which is `RealNVPImage`, or `"compact"`,
-        `RealNVPImage.compact`; `"arguments"`: the keyword arguments, with dtypes by name.
+      spec: a dictionary with `"configuration"`, which is `"paper"` for `RealNVPImage` or
+        `"compact"` for `RealNVPImage.compact`, and `"arguments"`, the keyword arguments, with the
+        dtype by name.
 
     Raises:
-      ValueError: if a key is missing, or the configuration or an argument is unknown.
+      ValueError: if a key is missing, or if the configuration or an argument is unknown.
     """
     missing = {"configuration", "arguments"} - set(spec)
     if missing:
@@ -146,16 +151,16 @@ def build_bijector(spec: Mapping[str, Any]) -> tfr.RealNVPImage:
     try:
         return _CONFIGURATIONS[configuration](**arguments)
     except TypeError as error:
-        raise ValueError(f"Arguments that do not fit a RealNVPImage: {error}") from error
+        raise ValueError(f"Expected arguments of RealNVPImage: {error}") from error
 
 
 def build_model(config: Mapping[str, Any], mixed_precision: bool | None = None) -> tfr.FlowModel:
     """Returns the model of a configuration, with new weights and a standard normal base.
 
     Args:
-      config: of a run.
-      mixed_precision: whether the networks compute in bfloat16; `None` is as the run did. The round
-        trip is exact without.
+      config: configuration of a run.
+      mixed_precision: whether the networks compute in bfloat16; `None` means as in the run. The
+        inverse is exact only without mixed precision.
     """
     if mixed_precision is None:
         mixed_precision = config.get("mixed_precision", False)
@@ -172,17 +177,17 @@ def load_run(
     weights: str | os.PathLike[str] | None = None,
     mixed_precision: bool | None = None,
 ) -> tuple[tfr.FlowModel, dict[str, Any]]:
-    """Returns the model of a run, with its weights, and its configuration.
+    """Returns the trained model of a run, and its configuration.
 
     Args:
       folder: the results folder.
-      weights: the file of weights, of `FlowModel.save_weights`; `None` takes the best of the run,
-        and if there are none the final ones.
+      weights: weights file of `FlowModel.save_weights`; `None` means the best weights of the run,
+        or the final ones if there are no best weights.
       mixed_precision: see `build_model`.
 
     Raises:
-      FileNotFoundError: if the folder has no run, or there are no weights.
-      ValueError: if the weights are those of another model.
+      FileNotFoundError: if the folder contains no run, or if there is no weights file.
+      ValueError: if the weights do not match the model.
     """
     config = read_config(folder)
     if weights is None:
@@ -191,24 +196,26 @@ def load_run(
         candidates = [pathlib.Path(weights)]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"Expected weights in {' or '.join(map(str, candidates))}.")
+        raise FileNotFoundError(
+            f"Expected weights in {' or '.join(map(str, candidates))}, found none."
+        )
     model = build_model(config, mixed_precision)
     try:
         model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"{path} has no weights of the model that {folder}/{CONFIG} describes: {error}"
+            f"Expected weights of the model in {folder}/{CONFIG}, got {path}: {error}"
         ) from error
     return model, config
 
 
 def load_split(config: Mapping[str, Any], split: str, **options: Any) -> data.ImageBatches:
-    """Returns the batches of a split of the run's data, once through and in order.
+    """Returns the batches of a split of the data of a run.
 
     Args:
-      config: of the run; only `"dataset"` is needed.
-      split: its name; `"evaluation"` is the one that the data set is evaluated on.
-      **options: as `data.load` takes them; they come before those of the run.
+      config: configuration of the run. Only `"dataset"` is required.
+      split: name of the split, or `"evaluation"` for the evaluation split of the dataset.
+      **options: arguments of `data.load`, which take precedence over those of the run.
 
     Raises:
       ValueError: see `data.load`.
@@ -224,8 +231,25 @@ def load_split(config: Mapping[str, Any], split: str, **options: Any) -> data.Im
     return data.load(config["dataset"], split=split, **options)
 
 
+def num_validation(images: data.ImageBatches, requested: int | None = None) -> int:
+    """Returns the number of training images to hold out for validation.
+
+    Args:
+      images: the training images.
+      requested: the number to hold out; `None` means one tenth, at most 1,000.
+
+    Returns:
+      0 if the dataset has a split `'validation'`, otherwise the number.
+    """
+    if "validation" in images.splits:
+        return 0
+    if requested is not None:
+        return requested
+    return min((images.num_images or 10_000) // 10, 1_000)
+
+
 def num_values(config: Mapping[str, Any]) -> int:
-    """Returns the number of grey levels of a run's model."""
+    """Returns the number of gray levels of the model of a run."""
     return config["bijector"]["arguments"].get("num_values", 256)
 
 

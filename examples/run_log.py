@@ -1,4 +1,4 @@
-"""The log of a training run, `log.csv`: a line for each epoch, also over restarts."""
+"""The log of a training run, `log.csv`, with one row for each epoch, also across restarts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import keras
 
 import tfp_realnvp as tfr
-from tfp_realnvp.files import write_text
+from tfp_realnvp.internal.atomic_files import write_text
 
 __all__ = ["Progress", "keep_epochs"]
 
 
 class Progress(keras.callbacks.Callback):
-    """Adds to the logs of the callbacks that follow it: steps, seconds and the learning rate."""
+    """Adds steps, seconds and the learning rate to the logs of subsequent callbacks."""
 
     def __init__(self, budget: tfr.LearningRateBudget) -> None:
         super().__init__()
@@ -27,16 +27,16 @@ class Progress(keras.callbacks.Callback):
 
 
 def keep_epochs(path: pathlib.Path, num_epochs: int) -> None:
-    """Drops from a log what comes after `num_epochs` epochs, since it will be done again.
+    """Removes the rows after the first `num_epochs` epochs, which training is going to repeat.
 
     Args:
-      path: of the log, which may be absent.
-      num_epochs: that the last checkpoint has.
+      path: path of the log, which need not exist.
+      num_epochs: number of epochs in the last checkpoint.
     """
     if not path.exists():
         return
     header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
     kept = [line for line in lines if line.split(",")[0].isdigit()]
     kept = [line for line in kept if int(line.split(",")[0]) < num_epochs]
-    # Without a line the header is not needed either, and may have been cut off.
+    # Without rows, remove the header too: it may be truncated, and CSVLogger writes it again.
     write_text(path, "".join([header, *kept]) if kept else "")

@@ -1,4 +1,4 @@
-"""The report of a training run: bits/dim beside two simple densities, and pictures."""
+"""The report of a training run: bits/dim, also of two baselines, and figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 import tfp_realnvp as tfr
 from tfp_realnvp import baselines, data, latents, plots
-from tfp_realnvp.files import write_json
+from tfp_realnvp.internal.atomic_files import write_json
 
 __all__ = ["write_report"]
 
-# Of the simple densities.
+# Limits for fitting the baselines.
 _MAX_DIMS = 3_072
 _MAX_IMAGES = 50_000
-# The report is to take a small part of the time of training; evaluate.py takes the whole split.
+# Keeps the report short compared with training. evaluate.py evaluates whole splits.
 _MAX_BATCHES = 32
 
 
@@ -32,18 +32,18 @@ def write_report(
     """Prints and writes bits/dim, and draws samples, reconstructions and learning curves.
 
     Args:
-      model: trained and compiled.
-      train: the training images, once through.
-      evaluation: the images to report on, once through.
-      output_dir: for `report.json`, `samples.png`, `reconstructions.png` and `curve.png`, which is
-        made of the `log.csv` there.
-      num_steps: of the whole training, of which the best weights may have had fewer.
-      seed: of the samples.
+      model: the trained and compiled model.
+      train: one pass over the training images.
+      evaluation: one pass over the images to report on.
+      output_dir: folder for `report.json`, `samples.png`, `reconstructions.png` and `curve.png`,
+        which shows the `log.csv` in this folder.
+      num_steps: number of training steps. The best weights can be from an earlier step.
+      seed: seed of the samples.
     """
     splits = {"train": train, evaluation.split: evaluation}
     bits = {"Real NVP": {name: _bits_per_dim(model, split) for name, split in splits.items()}}
     num_dims = math.prod(train.image_shape)
-    # With fewer images than dimensions a Gaussian only knows the training images by heart.
+    # With fewer images than dimensions, a Gaussian with full covariance overfits.
     if num_dims <= _MAX_DIMS and num_dims < (train.num_images or 0) <= _MAX_IMAGES:
         bits |= _baselines(splits)
     images = next(iter(evaluation.dataset))[:32].numpy()
@@ -61,16 +61,10 @@ def write_report(
     print(f"\n{'bits/dim':<18}" + "".join(f"{name:>12}" for name in splits))
     for name, by_split in bits.items():
         print(f"{name:<18}" + "".join(f"{value:>12.3f}" for value in by_split.values()))
-    print(f"largest error of decode(encode(x)): {error:.2g} grey levels")
+    print(f"largest error of decode(encode(x)): {error:.2g} gray levels")
     print(f"results are in {output_dir}")
-    write_json(
-        output_dir / "report.json",
-        {
-            "bits_per_dim": bits,
-            "reconstruction_error": error,
-            "steps": num_steps,
-        },
-    )
+    report = {"bits_per_dim": bits, "reconstruction_error": error, "steps": num_steps}
+    write_json(output_dir / "report.json", report)
 
 
 def _bits_per_dim(model: tfr.FlowModel, images: data.ImageBatches) -> float:

@@ -1,14 +1,14 @@
-r"""Scores images and draws samples with an exported model: TensorFlow is all it needs.
+r"""Evaluates and samples an exported model. Needs only TensorFlow and NumPy.
 
     python -c "import keras, tfp_realnvp; keras.models.load_model('flow.keras').export('flow/1')"
     python examples/serve.py flow/1 --images=images.npy --output=samples.npy
 
-TensorFlow Serving takes the same folder, whose name is the model's version:
+TensorFlow Serving reads the same folder, whose name is the version of the model:
 
     docker run -p 8501:8501 -v "$PWD/flow:/models/flow" -e MODEL_NAME=flow tensorflow/serving
 
-Its REST interface takes the inputs of a signature by name. Here two grey-level images of 2 x 2
-pixels with one channel, and the seed of the noise that makes them continuous:
+Its REST API takes the inputs of a signature by name. Here they are two images of 2×2 pixels with
+one channel, and the seed of the dequantization noise:
 
     curl http://localhost:8501/v1/models/flow:predict -d '{
       "signature_name": "bits_per_dim_uint8",
@@ -18,8 +18,8 @@ pixels with one channel, and the seed of the noise that makes them continuous:
       }
     }'
 
-The answer has one output, which the interface then leaves unnamed: `{"outputs": [7.98, 5.12]}`.
-Sixteen samples, as grey levels, the same for the same seed:
+The API does not name a single output: `{"outputs": [7.98, 5.12]}`. This request returns 16 samples
+as gray levels. Equal seeds give equal samples:
 
     curl http://localhost:8501/v1/models/flow:predict -d '{
       "signature_name": "sample_uint8",
@@ -34,13 +34,15 @@ import tensorflow as tf
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Uses an exported model.")
+    parser = argparse.ArgumentParser(description="Evaluates and samples an exported model.")
     parser.add_argument("model", help="folder of the SavedModel")
     parser.add_argument("--images", help=".npy file of uint8 images, [N, H, W, C]")
-    parser.add_argument("--output", default="samples.npy", help="for samples, uint8")
-    parser.add_argument("--num_samples", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--output", default="samples.npy", help=".npy file for samples")
+    parser.add_argument("--num_samples", type=int, default=16, help="number of samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of noise and samples")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="standard deviation of the latents"
+    )
     flags = parser.parse_args()
 
     model = tf.saved_model.load(flags.model)
@@ -49,15 +51,13 @@ def main() -> None:
         bits = model.bits_per_dim_uint8(images, seed=flags.seed)["bits_per_dim"]
         print(f"{len(images)} images: {float(tf.reduce_mean(bits)):.3f} bits/dim")
         latents = model.encode_uint8(images, seed=flags.seed)["latents"]
-        print(
-            f"their latents have a standard deviation of {float(tf.math.reduce_std(latents)):.3f}"
-        )
+        print(f"standard deviation of their latents: {float(tf.math.reduce_std(latents)):.3f}")
 
     samples = model.sample_uint8(
         num_samples=flags.num_samples, seed=flags.seed, temperature=flags.temperature
     )["images"]
     np.save(flags.output, samples.numpy())
-    print(f"{flags.num_samples} samples in {flags.output}")
+    print(f"wrote {flags.num_samples} samples to {flags.output}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Trains a Real NVP on images, and shows what it has learned.
+"""Trains Real NVP on images and reports the results.
 
     python examples/train_image.py                                   # handwritten digits
     python examples/train_image.py --dataset=photos --limit_minutes=10
     python examples/train_image.py --dataset=images.npz --configuration=compact
     python examples/train_image.py --preset=cifar10 --data_dir=...   # a row of the paper's table
 
-The output folder gets the configuration, a log, checkpoints, weights, samples, reconstructions,
-learning curves and a report. A run that was stopped, in whatever way, goes on when the same command
-is given again. To repeat a run, with other flags if need be:
+Writes the configuration, a log, checkpoints, weights, samples, reconstructions, learning curves and
+a report to the output folder. The same command resumes an interrupted run. To repeat a run,
+optionally with other flags:
 
     python examples/train_image.py --flagfile=results/digits/flags.txt --output_dir=results/again
 """
@@ -28,38 +28,39 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, files, plots
+from tfp_realnvp import data, plots
+from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string(
-    "dataset", None, "A name that `tfp_realnvp.data.load` knows, or a path; None: the preset's."
+    "dataset", None, "Name, file or folder, as in data.load; default: the preset's."
 )
 flags.DEFINE_enum(
-    "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "A row of the paper's table: data and model."
+    "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "Dataset and model of the paper."
 )
 flags.DEFINE_enum(
-    "configuration", None, ["paper", "compact"], "The model; None: `paper` for digits and presets."
+    "configuration", None, ["paper", "compact"], "Model; default: paper for digits and presets."
 )
 flags.DEFINE_integer("num_scales", None, "Number of scales.", lower_bound=1)
-flags.DEFINE_integer("num_blocks", None, "Residual blocks of a network.", lower_bound=0)
+flags.DEFINE_integer("num_blocks", None, "Residual blocks of each network.", lower_bound=0)
 flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.", lower_bound=1)
-flags.DEFINE_float("epochs", None, "Passes over the data; None: 20, if there is no time limit.")
-flags.DEFINE_float("limit_minutes", None, "Time to train, all in all, over restarts.")
+flags.DEFINE_float("epochs", None, "Passes over the data; default: 20 without a time limit.")
+flags.DEFINE_float("limit_minutes", None, "Total training time, also across restarts.")
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-flags.DEFINE_float("learning_rate", None, "The peak; None: 1e-3, and 2e-3 for `compact`.")
-flags.DEFINE_integer("log_steps", None, "Steps between validations; None: a pass over the data.")
-flags.DEFINE_float("save_minutes", 1.0, "Minutes between checkpoints; each validation has one.")
-flags.DEFINE_integer("patience", None, "Validations without a better one until training stops.")
-flags.DEFINE_integer("num_validation", None, "Training images to validate on; None: a tenth.")
-flags.DEFINE_integer("seed", 0, "Of weights, noise and the order of the data.")
-flags.DEFINE_string("output_dir", None, "Where results go; None: results/ and the data's name.")
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
-flags.DEFINE_bool("download", False, "Whether to fetch data that is absent.")
-flags.DEFINE_integer("image_size", None, "Height and width, for images of many sizes.")
-flags.DEFINE_bool("flip", None, "Mirror half of the images; None: as the paper does.")
-flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "What to do with a damaged image.")
-flags.DEFINE_bool("mixed_precision", False, "Networks in bfloat16.")
-flags.DEFINE_bool("xla", False, "Training step compiled by XLA.")
-flags.DEFINE_bool("recompute", False, "Less memory for more time.")
+flags.DEFINE_float("learning_rate", None, "Peak learning rate; default: 1e-3, 2e-3 for compact.")
+flags.DEFINE_integer("log_steps", None, "Steps between validations; default: a pass over the data.")
+flags.DEFINE_float("save_minutes", 1.0, "Minutes between checkpoints, in addition to validations.")
+flags.DEFINE_integer("patience", None, "Validations without improvement before training stops.")
+flags.DEFINE_integer("num_validation", None, "Training images to hold out; default: a tenth.")
+flags.DEFINE_integer("seed", 0, "Seed of weights, noise and data order.")
+flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>.")
+flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
+flags.DEFINE_bool("download", False, "Download missing data.")
+flags.DEFINE_integer("image_size", None, "Height and width to resize images to.")
+flags.DEFINE_bool("flip", None, "Mirror half of the images; default: as in the paper.")
+flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "Whether to skip damaged images.")
+flags.DEFINE_bool("mixed_precision", False, "Compute networks in bfloat16.")
+flags.DEFINE_bool("xla", False, "Compile training steps with XLA.")
+flags.DEFINE_bool("recompute", False, "Recompute activations in gradients to save memory.")
 flags.DEFINE_bool("tensorboard", True, "Write a TensorBoard log, with samples.")
 flags.mark_flags_as_mutual_exclusive(["epochs", "limit_minutes"])
 
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
     run_folder.check_same_config(output_dir, config)
     run_folder.write_config(output_dir, config)
     given = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
-    files.write_text(output_dir / "flags.txt", "\n".join(filter(None, given)) + "\n")
+    atomic_files.write_text(output_dir / "flags.txt", "\n".join(filter(None, given)) + "\n")
 
     model = run_folder.build_model(config)
     model.compile(jit_compile=FLAGS.xla)
@@ -96,14 +97,14 @@ def main(argv: list[str]) -> None:
 
 
 def load(config: dict, split: str, **options: int) -> data.ImageBatches:
-    """Returns the batches of a split."""
+    """Returns batches of a split."""
     return run_folder.load_split(
         config, split, data_dir=FLAGS.data_dir, download=FLAGS.download, **options
     )
 
 
 def make_config() -> dict:
-    """Returns what describes the run: it is written beside the results."""
+    """Returns the configuration of the run."""
     config = {
         "dataset": FLAGS.dataset or FLAGS.preset or "digits",
         "batch_size": FLAGS.batch_size,
@@ -118,7 +119,7 @@ def make_config() -> dict:
         arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
     elif config["dataset"] == "digits":
         arguments = {"num_blocks": 1, "num_filters": 32}
-    # Of the data, which may be others than the preset's.
+    # Of the dataset, which can differ from the preset's.
     arguments |= {"image_shape": images.image_shape, "num_values": images.num_values}
     for name in ("num_scales", "num_blocks", "num_filters"):
         if FLAGS[name].value is not None:
@@ -129,7 +130,7 @@ def make_config() -> dict:
     configuration = FLAGS.configuration or default
     return {
         **config,
-        "num_validation": num_validation(images),
+        "num_validation": run_folder.num_validation(images, FLAGS.num_validation),
         "learning_rate": FLAGS.learning_rate or {"paper": 1e-3, "compact": 2e-3}[configuration],
         "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
         "limit_minutes": FLAGS.limit_minutes,
@@ -141,19 +142,10 @@ def make_config() -> dict:
     }
 
 
-def num_validation(images: data.ImageBatches) -> int:
-    """Returns how many training images are held out, where there is no split to validate on."""
-    if "validation" in images.splits:
-        return 0
-    if FLAGS.num_validation is not None:
-        return FLAGS.num_validation
-    return min((images.num_images or 10_000) // 10, 1_000)
-
-
 def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
-    """Trains until the steps or the minutes are used up, from the last checkpoint on."""
+    """Trains from the last checkpoint until the limit of steps or minutes."""
     images = load(config, "train", training=True)
-    print(f"{images.name}: {images.num_images} images {images.image_shape} to train on")
+    print(f"{images.name}: {images.num_images} training images {images.image_shape}")
     steps_per_pass = images.steps_per_epoch or 1_000
     log_steps = config["log_steps"] or steps_per_pass
     if config["limit_minutes"]:
@@ -175,8 +167,7 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
 
     if checkpoint.restore():
         done = int(model.optimizer.iterations)
-        print(f"going on after step {done}")
-        # The batches go on where the checkpoint was made.
+        print(f"resuming after step {done}")
         images = load(config, "train", training=True, step=done)
     if is_done():
         return
@@ -197,7 +188,7 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
         "verbose": 1 if sys.stdout.isatty() else 2,
     }
     if step:
-        # The epoch that was broken off comes to its end first.
+        # Complete the interrupted epoch first.
         model.fit(
             images.dataset,
             steps_per_epoch=log_steps - step,
@@ -216,7 +207,7 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
 
 
 class SampleImages(keras.callbacks.Callback):
-    """Writes samples to TensorBoard after each epoch, always of the same latents."""
+    """Writes samples to TensorBoard after each epoch, always from the same latents."""
 
     def __init__(self, folder: pathlib.Path, num_values: int) -> None:
         super().__init__()

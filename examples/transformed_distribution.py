@@ -1,4 +1,4 @@
-"""Real NVP as a plain `tfd.TransformedDistribution`, with a training loop of one's own."""
+"""Real NVP as a plain `tfd.TransformedDistribution` with a custom training loop."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -31,7 +31,8 @@ def main(num_steps: int = 100) -> None:
         bits = train_step(images, tf.constant(step))
         if step % 20 == 19:
             print(f"step {step + 1}: {float(bits):.3f} bits/dim")
-    print("samples", flow.sample(4).shape, "log densities", flow.log_prob(flow.sample(4)).numpy())
+    samples = flow.sample(4)
+    print("samples", samples.shape, "log densities", flow.log_prob(samples).numpy())
 
 
 if __name__ == "__main__":

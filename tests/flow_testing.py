@@ -18,6 +18,8 @@ def randomize(module, seed=0):
     """
     rng = np.random.default_rng(seed)
     for variable in module.variables:
+        if not tf.as_dtype(variable.dtype).is_floating:
+            continue
         name, shape = variable.name, variable.shape
         if "variance" in name:
             value = rng.uniform(0.5, 2.0, shape)
@@ -133,8 +135,9 @@ class ConditionedNetwork(keras.layers.Layer):
 
     def __init__(self, channels_out, **kwargs):
         super().__init__(**kwargs)
-        self.image_layer = keras.layers.Conv2D(channels_out, 3, padding="same")
-        self.condition_layer = keras.layers.Dense(channels_out)
+        dtype = self.dtype_policy
+        self.image_layer = keras.layers.Conv2D(channels_out, 3, padding="same", dtype=dtype)
+        self.condition_layer = keras.layers.Dense(channels_out, dtype=dtype)
 
     def build(self, input_shape):
         self.image_layer.build(input_shape)

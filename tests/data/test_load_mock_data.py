@@ -29,10 +29,17 @@ _CASES = {
 _LSUN = [name for name in _CASES if name.startswith("lsun")]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _mock_data():
     with tfds.testing.mock_data(num_examples=_NUM_IMAGES):
         yield
+
+
+@pytest.fixture(scope="module", params=_CASES)
+def training(request, _mock_data):
+    """The name of a dataset, its `ImageBatches` for training, and the batches of six epochs."""
+    found = load(request.param, batch_size=4, training=True, seed=3)
+    return request.param, found, [batch.numpy() for batch in found.dataset.take(12)]
 
 
 def _batches(name, count=None, **kwargs):
@@ -80,22 +87,20 @@ def test_the_table_is_complete():
     assert {spec.name for spec in DATASETS} == set(_CASES) - {"svhn_cropped"}
 
 
-@pytest.mark.parametrize("name", _CASES)
-def test_shapes_splits_and_flips(name):
+def test_shapes_splits_and_flips(training):
+    name, found, batches = training
     tfds_name, image_shape, flip, splits, evaluation_split = _CASES[name]
-    found = load(name, batch_size=4, training=True)
     assert (found.name, found.split) == (name, "train")
     assert (found.image_shape, found.num_values, found.flip) == (image_shape, 256, flip)
     assert found.dataset.element_spec == tf.TensorSpec([4, *image_shape], tf.uint8)
     if splits is not None:
         assert found.splits == tuple(splits.split())
         assert found.evaluation_split == (evaluation_split or "validation")
-    batches = [batch.numpy() for batch in found.dataset.take(4)]
     assert all(batch.shape == (4, *image_shape) for batch in batches)
     values = np.stack(batches)
     assert values.dtype == np.uint8 and values.min() < 60 and values.max() > 190
     if tfds_name is not None:
-        np.testing.assert_array_equal(batches, _batches(tfds_name, 4, training=True))
+        np.testing.assert_array_equal(batches[:4], _batches(tfds_name, 4, training=True, seed=3))
 
 
 @pytest.mark.parametrize("name", _CASES)
@@ -111,11 +116,10 @@ def test_evaluation_images_are_the_prepared_originals(name):
     np.testing.assert_array_equal(np.concatenate(_batches(name, split=split)), images)
 
 
-@pytest.mark.parametrize("name", _CASES)
-def test_training_epochs(name):
-    batches = _batches(name, 6, training=True, seed=3)
+def test_training_epochs(training):
+    name, _, batches = training
     resumed = _batches(name, 4, training=True, seed=3, epoch=1)
-    np.testing.assert_array_equal(resumed, batches[2:])
+    np.testing.assert_array_equal(resumed, batches[2:6])
     epochs = [np.concatenate(batches[i : i + 2]) for i in (0, 2, 4)]
     assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
 
@@ -125,15 +129,14 @@ def test_batches_depend_on_the_seed():
     assert (np.stack(batches[0]) != np.stack(batches[1])).any()
 
 
-@pytest.mark.parametrize("name", _CASES)
-def test_flips_only_in_training(name):
-    flip = _CASES[name][2]
-    plain = np.concatenate(_batches(name, 12, training=True, flip=False))
-    flipped = np.concatenate(_batches(name, 12, training=True))
+def test_flips(training):
+    name, found, batches = training
+    plain = np.concatenate(_batches(name, 12, training=True, flip=False, seed=3))
+    flipped = np.concatenate(batches)
     mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     unchanged = (flipped == plain).all(axis=(1, 2, 3))
     assert (mirrored ^ unchanged).all()
-    assert 12 <= mirrored.sum() <= 36 if flip else not mirrored.any()
+    assert 12 <= mirrored.sum() <= 36 if found.flip else not mirrored.any()
     np.testing.assert_array_equal(
         np.where(mirrored[:, None, None, None], flipped[:, :, ::-1], flipped), plain
     )

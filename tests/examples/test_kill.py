@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_image.py"
-_NUM_KILLS = 3
+_NUM_KILLS = 2
 _LOG_STEPS = 30
 _STEPS = 300
 
@@ -54,7 +54,7 @@ def _log(folder):
     return np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
 
 
-def test_killed_three_times(tmp_path):
+def test_killed_twice(tmp_path):
     images = tmp_path / "images.npz"
     np.savez(images, train=ft.grey_levels(120, (8, 8, 1)), test=ft.grey_levels(10, (8, 8, 1)))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -75,7 +75,7 @@ def test_killed_three_times(tmp_path):
     _finish(_start(killed, images, save_minutes=2e-3), killed)
     _finish(undisturbed, whole)
 
-    assert 0 < steps[0] < steps[1] < steps[2] < _STEPS, steps
+    assert 0 < steps[0] < steps[1] < _STEPS, steps
     reports = [json.loads((folder / "report.json").read_text()) for folder in (killed, whole)]
     assert [report["steps"] for report in reports] == [_STEPS, _STEPS]
     assert reports[0] == reports[1]

@@ -99,7 +99,7 @@ def test_early_stop(train):
 
 
 def test_a_limit_in_minutes(train):
-    folder = train("run", "--limit_minutes=0.02", "--log_steps=5")
+    folder = train("run", "--limit_minutes=0.02", "--log_steps=5", "--notensorboard")
     seconds = _log(folder)["seconds"]
     assert (np.diff(seconds) > 0).all()
     assert seconds[-1] >= 1.2
@@ -122,7 +122,7 @@ def test_tensorboard(trained):
 
 
 def test_mixed_precision_and_recompute(train):
-    folder = train("run", "--epochs=0.2", "--mixed_precision", "--recompute")
+    folder = train("run", "--epochs=0.2", "--mixed_precision", "--recompute", "--notensorboard")
     assert run_folder.read_config(folder)["bijector"]["arguments"]["recompute"]
     # `None` means the precision of the run. The global policy is unchanged.
     for requested, expected in ((None, "mixed_bfloat16"), (False, "float32")):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_multiworker.py"
 _ARGUMENTS = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 3}
-_STEPS, _LOG_STEPS = 120, 8
+_STEPS, _LOG_STEPS = 64, 8
 
 
 def _start(folder, images):

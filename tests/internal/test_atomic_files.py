@@ -75,7 +75,9 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
     (path / "text").write_text("old")
-    process = subprocess.run([sys.executable, "-c", KILLED, path, atomic_files.__file__], check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, path, atomic_files.__file__], check=False
+    )
     assert process.returncode == -9
     assert (path / "text").read_text() == "old"
 
@@ -83,7 +85,9 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exchange):
     if not can_exchange:
-        monkeypatch.setattr("tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False)
+        monkeypatch.setattr(
+            "tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False
+        )
     path = tmp_path / "deep" / "model"
     for text in ("old", "new"):
         with atomic_replace(path) as whole:

@@ -1,61 +1,375 @@
-"""Tests of what recomputed gradients are made of."""
+"""Gradients that compute activations again equal those of activations that are kept."""
 
-import itertools
+import functools
 
+import flow_testing as ft
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tests import flow_testing as ft
-from tfp_realnvp.bijectors.traced_coupling import _function_of
-from tfp_realnvp.internal.recompute import in_order
+from tfp_realnvp.internal.recompute import recompute
+
+tfd = tfp.distributions
+
+_MODES = {
+    "eager": lambda function: function,
+    "function": tf.function,
+    "xla": functools.partial(tf.function, jit_compile=True),
+}
+each_mode = pytest.mark.parametrize("mode", _MODES)
 
 
-def test_in_order():
-    kernel = ft.normal([3, 3, 2, 2])
-
-    @tf.function
-    def both(x):
-        before = tf.nn.conv2d(-x, kernel, 1, "SAME")
-        with in_order():
-            first = tf.nn.conv2d(x, kernel, 1, "SAME")
-            second = tf.nn.conv2d(tf.nn.relu(x), kernel, 1, "SAME")
-        return before + second, first
-
-    graph = both.get_concrete_function(tf.TensorSpec([1, 4, 4, 2])).graph
-    _, first, second = [op for op in graph.get_operations() if op.type == "Conv2D"]
-    assert not first.control_inputs
-    assert second.control_inputs == [first]
+def _assert_close(actual, expected, tolerance):
+    """Asserts that all tensors together differ by little, relative to their norm."""
+    for one, other in zip(actual, expected, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+    actual, expected = (
+        np.concatenate([np.ravel(tf.cast(each, tf.float64)) for each in tensors])
+        for tensors in (actual, expected)
+    )
+    assert np.isfinite(expected).all() and np.abs(expected).max() > 0
+    assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
 
 
-def test_in_order_of_an_error():
-    @tf.function
-    def fails(x):
-        with in_order():
-            tf.nn.relu(x)
-            raise KeyError("of the body")
+# The function.
 
-    with pytest.raises(KeyError, match="of the body"):
-        fails(tf.ones([1]))
+_X, _W = ft.normal([3, 2], tf.float64), ft.normal([2, 2], tf.float64, seed=1)
 
 
-def test_a_gradient_that_is_traced_keeps_the_order():
-    coupling = ft.coupling(tfr.CheckerboardMask(), 3)
-    options = {"inverse": True, "training": True}
-    function = _function_of(coupling, ft.normal([2, 4, 4, 3]), True, options)
-    operations = function.gradient.graph.get_operations()
-    convolutions = [op for op in operations if op.type.startswith("Conv")]
-    assert len({op.type for op in convolutions}) == 3  # forward, by images, by kernels
-    for before, after in itertools.pairwise(convolutions):
-        assert before in _ancestors(after)
+def _two_outputs(x, w):
+    h = tf.sin(x @ w)
+    return [tf.reduce_sum(h * tf.exp(h), axis=-1), h @ tf.transpose(w)], tf.shape(h)
 
 
-def _ancestors(operation):
-    found, rest = set(), [operation]
-    while rest:
-        op = rest.pop()
-        for other in (*op.control_inputs, *(x.op for x in op.inputs)):
-            if other not in found:
-                found.add(other)
-                rest.append(other)
-    return found
+_LOSSES = {
+    "both": lambda y, z: tf.reduce_sum(y) + tf.reduce_sum(z**2),
+    "first": lambda y, z: tf.reduce_sum(y**2),
+    "second": lambda y, z: tf.reduce_sum(z**3),
+}
+each_loss = pytest.mark.parametrize("loss", _LOSSES)
+
+
+def _gradients(function, loss, x, w):
+    with tf.GradientTape() as tape:
+        tape.watch([x, w])
+        outputs, _ = function(x, w)
+        value = _LOSSES[loss](*outputs)
+    return [*outputs, *tape.gradient(value, [x, w])]
+
+
+def _recomputed(x, w):
+    return recompute(_two_outputs, [x, w])
+
+
+@each_mode
+@each_loss
+def test_values_and_gradients(loss, mode):
+    # Also of a loss that uses only one of the outputs.
+    actual = _MODES[mode](lambda: _gradients(_recomputed, loss, _X, _W))()
+    _assert_close(actual, _gradients(_two_outputs, loss, _X, _W), 1e-12)
+
+
+def _second_derivatives(function, loss, x, w):
+    with tf.GradientTape() as tape:
+        tape.watch([x, w])
+        *_, by_x, by_w = _gradients(function, loss, x, w)
+        value = tf.reduce_sum(by_x**2) + tf.reduce_sum(tf.sin(by_w))
+    return tape.gradient(value, [x, w])
+
+
+@each_mode
+@each_loss
+def test_second_derivatives_of_a_function(loss, mode):
+    actual = _MODES[mode](lambda: _second_derivatives(_recomputed, loss, _X, _W))()
+    _assert_close(actual, _second_derivatives(_two_outputs, loss, _X, _W), 1e-12)
+
+
+def test_a_tape_outside_of_a_function():
+    actual = _gradients(tf.function(_recomputed), "both", _X, _W)
+    _assert_close(actual, _gradients(_two_outputs, "both", _X, _W), 1e-12)
+    actual = _second_derivatives(tf.function(_recomputed), "both", _X, _W)
+    _assert_close(actual, _second_derivatives(_two_outputs, "both", _X, _W), 1e-12)
+
+
+def test_the_function_is_called_again_for_a_gradient_only():
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        return [x**2], None
+
+    recompute(function, [_X])
+    assert len(calls) == 1
+    with tf.GradientTape() as tape:
+        tape.watch(_X)
+        [y], _ = recompute(function, [_X])
+    assert len(calls) == 2
+    np.testing.assert_allclose(tape.gradient(y, _X), 2 * _X, rtol=1e-12)
+    assert len(calls) == 3
+
+
+def test_the_auxiliary_value_is_that_of_the_first_call():
+    numbers = iter(range(9))
+    with tf.GradientTape() as tape:
+        tape.watch(_X)
+        [y], auxiliary = recompute(lambda x: ([x**2], next(numbers)), [_X])
+    tape.gradient(y, _X)
+    assert auxiliary == 0
+
+
+def test_an_input_without_effect_has_a_gradient_of_zeros():
+    with tf.GradientTape() as tape:
+        tape.watch([_X, _W])
+        [y], _ = recompute(lambda x, w: ([x**2], None), [_X, _W])
+    gradients = tape.gradient(y, [_X, _W])
+    np.testing.assert_array_equal(gradients[1], tf.zeros_like(_W))
+
+
+def test_a_gradient_where_recording_is_stopped():
+    with tf.GradientTape() as tape:
+        tape.watch([_X, _W])
+        outputs, _ = _recomputed(_X, _W)
+        loss = _LOSSES["both"](*outputs)
+        with tape.stop_recording():
+            gradients = tape.gradient(loss, [_X, _W])
+    _assert_close(gradients, _gradients(_two_outputs, "both", _X, _W)[2:], 1e-12)
+
+
+# Bijectors.
+
+_SHAPE = (4, 4, 2)
+
+
+def _chain(masks, networks, recompute, dtype):
+    """Returns two couplings with a batch normalization between them."""
+    first, second = (
+        tfr.AffineCoupling(mask, network, dtype=dtype)
+        for mask, network in zip(masks, networks, strict=True)
+    )
+    norm = tfr.BatchNormalization(num_channels=2, dtype=dtype)
+    return tfr.FlowChain([first, norm, second], recompute=recompute, dtype=dtype)
+
+
+_CHECKERBOARDS = tfr.CheckerboardMask(0), tfr.CheckerboardMask(1)
+_BOTH_KINDS = tfr.CheckerboardMask(0), tfr.ChannelMask(1)
+
+
+def _image(recompute, dtype, num_scales=2, **kwargs):
+    sizes = {"num_couplings": 1, "num_blocks": 0, "num_filters": 3}
+    return tfr.RealNVPImage(
+        _SHAPE, num_scales, recompute=recompute, dtype=dtype, **{**sizes, **kwargs}
+    )
+
+
+def _resnets(recompute, dtype, parities=(0, None)):
+    networks = [
+        ft.network(channels_in, 2 * channels_in, dtype.name, checkerboard_parity=parity)
+        for channels_in, parity in zip((2, 1), parities, strict=True)
+    ]
+    return _chain(_BOTH_KINDS, networks, recompute, dtype)
+
+
+def _boards_of_other_masks(recompute, dtype):
+    # Odd, but allowed: the network's board is not the coupling's.
+    return _resnets(recompute, dtype, parities=(1, 0))
+
+
+def _one_frozen(recompute, dtype):
+    chain = _resnets(recompute, dtype)
+    chain.bijectors[0].network.trainable = False
+    return chain
+
+
+def _conditioned(recompute, dtype):
+    networks = [ft.ConditionedNetwork(4, dtype=dtype.name) for _ in range(2)]
+    for network in networks:
+        network.build((None, None, None, 2))
+    return _chain(_CHECKERBOARDS, networks, recompute, dtype)
+
+
+def _user_network(dtype):
+    layers = [
+        keras.layers.Conv2D(5, 3, padding="same", dtype=dtype.name),
+        keras.layers.BatchNormalization(momentum=0.8, dtype=dtype.name),
+        keras.layers.Dropout(0.4, seed=7, dtype=dtype.name),
+        keras.layers.Activation("tanh", dtype=dtype.name),
+        keras.layers.Conv2D(4, 3, padding="same", dtype=dtype.name),
+    ]
+    return keras.Sequential([keras.Input([None, None, 2], dtype=dtype.name), *layers])
+
+
+def _user_networks(recompute, dtype):
+    networks = [_user_network(dtype), _user_network(dtype)]
+    # A frozen layer within a network.
+    networks[1].layers[-1].trainable = False
+    return _chain(_CHECKERBOARDS, networks, recompute, dtype)
+
+
+def _plain_functions(recompute, dtype):
+    kernel = ft.normal([3, 3, 2, 4], dtype)
+    networks = [lambda x: tf.nn.conv2d(tf.sin(x), kernel, 1, "SAME")] * 2
+    return _chain(_CHECKERBOARDS, networks, recompute, dtype)
+
+
+_BFLOAT16 = functools.partial(_image, num_scales=1, network_dtype="mixed_bfloat16")
+_CASES = {
+    "image": (_image, tf.float64),
+    "image_float32": (functools.partial(_image, num_scales=1, num_blocks=1), tf.float32),
+    "image_bfloat16": (_BFLOAT16, tf.float32),
+    "resnets": (_resnets, tf.float64),
+    "resnets_float32": (_resnets, tf.float32),
+    "boards_of_other_masks": (_boards_of_other_masks, tf.float64),
+    "one_frozen": (_one_frozen, tf.float64),
+    "conditioned": (_conditioned, tf.float64),
+    "user_networks": (_user_networks, tf.float64),
+    "plain_functions": (_plain_functions, tf.float64),
+}
+
+
+def _sources(name, seed=0):
+    """Returns data, and the condition if there is one."""
+    dtype = _CASES[name][1]
+    make = ft.pixels if name.startswith("image") else ft.normal
+    condition = [ft.normal([3, 2], dtype, seed=seed + 1)] if name == "conditioned" else []
+    return [make([3, *_SHAPE], dtype, seed=seed), *condition]
+
+
+def _bijector(name, recompute):
+    keras.utils.set_random_seed(0)
+    make, dtype = _CASES[name]
+    return ft.randomize(make(recompute, dtype))
+
+
+def _options(condition, training):
+    return {"training": training, **({"conditional_input": condition[0]} if condition else {})}
+
+
+@functools.cache
+def _step(name, recompute, mode):
+    """Returns what one training pass gives, its gradients, and all variables after it."""
+    bijector = _bijector(name, recompute)
+    dtype = _CASES[name][1]
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE, dtype), bijector)
+
+    @_MODES[mode]
+    def log_prob_and_gradients(y, *condition):
+        with tf.GradientTape() as tape:
+            tape.watch([y, *condition])
+            log_prob = flow.log_prob(y, bijector_kwargs=_options(condition, training=True))
+        return log_prob, tape.gradient(log_prob, [y, *condition, *flow.trainable_variables])
+
+    log_prob, gradients = log_prob_and_gradients(*_sources(name))
+    return log_prob, gradients, [variable.numpy() for variable in flow.variables]
+
+
+def _tolerance(name):
+    return 1e-10 if _CASES[name][1] == tf.float64 else 1e-4
+
+
+@each_mode
+@pytest.mark.parametrize("name", _CASES)
+def test_a_training_pass(name, mode):
+    log_prob, gradients, variables = _step(name, True, mode)
+    # XLA draws other dropout masks, and rounds to bfloat16 at other places.
+    mode = mode if name in ("user_networks", "image_bfloat16") else "eager"
+    expected_log_prob, expected_gradients, expected_variables = _step(name, False, mode)
+    tolerance = _tolerance(name)
+    _assert_close([log_prob], [expected_log_prob], tolerance)
+    # The input and the condition on their own: the variables could hide them.
+    number = len(_sources(name))
+    for gradient, expected in zip(gradients[:number], expected_gradients[:number], strict=True):
+        _assert_close([gradient], [expected], tolerance)
+    _assert_close(gradients[number:], expected_gradients[number:], tolerance)
+    # The statistics are moved once, and the seeds of dropout as well.
+    for variable, expected in zip(variables, expected_variables, strict=True):
+        np.testing.assert_allclose(variable, expected, rtol=tolerance, atol=tolerance)
+
+
+@each_mode
+def test_inference_and_the_other_direction(mode):
+    results = []
+    for recompute_ in (True, False):
+        bijector = _bijector("resnets", recompute_)
+
+        @_MODES[mode]
+        def results_and_gradients(x, bijector=bijector):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y, fldj = bijector.forward_and_log_det(x)
+                loss = tf.reduce_sum(tf.sin(y)) + tf.reduce_sum(fldj**2)
+            return [y, fldj, *tape.gradient(loss, [x, *bijector.trainable_variables])]
+
+        results.append(results_and_gradients(*_sources("resnets")))
+    _assert_close(*results, 1e-10)
+
+
+def test_dropout_masks_differ_between_passes():
+    # Otherwise equal masks of the pass and its recomputation would say nothing.
+    bijector = _bijector("user_networks", True)
+    [y] = _sources("user_networks")
+    first, second = (bijector.inverse(tf.identity(y), training=True) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-2
+
+
+def test_several_steps_in_a_function():
+    weights = []
+    for recompute_ in (True, False):
+        bijector = _bijector("resnets", recompute_)
+
+        @tf.function
+        def train(y, bijector=bijector):
+            for _ in tf.range(3):
+                with tf.GradientTape() as tape:
+                    z, ildj = bijector.inverse_and_log_det(y, training=True)
+                    loss = tf.reduce_sum(z**2) - tf.reduce_sum(ildj)
+                variables = bijector.trainable_variables
+                for variable, gradient in zip(
+                    variables, tape.gradient(loss, variables), strict=True
+                ):
+                    variable.assign_sub(1e-3 * gradient)
+
+        train(*_sources("resnets"))
+        weights.append([variable.numpy() for variable in bijector.variables])
+    _assert_close(*weights, 1e-9)
+
+
+def _second_derivatives_of(name, recompute, mode, training):
+    bijector = _bijector(name, recompute)
+
+    def loss_of(y, *condition):
+        z, ildj = bijector.inverse_and_log_det(y, **_options(condition, training))
+        return tf.reduce_sum(z**3) + tf.reduce_sum(ildj**2)
+
+    # The tapes are outside of a function, inside, or there is none.
+    loss_of = tf.function(loss_of) if mode == "tapes_outside" else loss_of
+
+    def gradients(*sources):
+        with tf.GradientTape() as outer:
+            outer.watch(sources)
+            with tf.GradientTape() as tape:
+                tape.watch(sources)
+                loss = loss_of(*sources)
+            squared = tf.add_n(
+                [
+                    tf.reduce_sum(gradient**2)
+                    for gradient in tape.gradient(loss, [*sources, *bijector.trainable_variables])
+                ]
+            )
+        return outer.gradient(squared, [*sources, *bijector.trainable_variables])
+
+    return _MODES["function" if mode == "function" else "eager"](gradients)(*_sources(name))
+
+
+@pytest.mark.parametrize("mode", ["eager", "function", "tapes_outside"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["resnets", "conditioned"])
+def test_second_derivatives(name, training, mode):
+    actual = _second_derivatives_of(name, True, mode, training)
+    expected = _second_derivatives_of(name, False, mode, training)
+    number = len(_sources(name))
+    for one, other in zip(actual[:number], expected[:number], strict=True):
+        _assert_close([one], [other], 1e-10)
+    _assert_close(actual[number:], expected[number:], 1e-10)

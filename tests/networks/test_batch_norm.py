@@ -1,57 +1,157 @@
+import functools
+
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.networks import BatchNorm
+from tfp_realnvp.networks import BatchNorm, batch_norm
+
+_OPTIONS = {"momentum": 0.8, "epsilon": 1e-3}
+# One channel, a few, a vector of them, and more than one vector: the kernels differ.
+_CHANNELS = [1, 3, 16, 24]
+
+
+def _arguments(channels, dtype=tf.float32, shape=(4, 5, 6)):
+    """Returns inputs, offset, moving mean and moving variance."""
+    vector_dtype = tf.float64 if dtype == tf.float64 else tf.float32
+    offset, mean, log_variance = (
+        ft.normal([channels], vector_dtype, seed=seed) for seed in (1, 2, 3)
+    )
+    x = tf.cast(3 * ft.normal([*shape, channels], tf.float64) + 2, dtype)
+    return [x, offset, mean, tf.exp(0.3 * log_variance)]
+
+
+def _definition(x, offset, moving_mean, moving_variance, training):
+    """Returns the outputs and the moving statistics after them."""
+    if not training:
+        y = (x - moving_mean) / tf.sqrt(moving_variance + _OPTIONS["epsilon"]) + offset
+        return y, moving_mean, moving_variance
+    mean = tf.reduce_mean(x, [0, 1, 2])
+    variance = tf.reduce_mean((x - mean) ** 2, [0, 1, 2])
+    count = tf.cast(tf.size(x) / x.shape[-1], x.dtype)
+    unbiased = variance * count / tf.maximum(count - 1, 1)
+    y = (x - mean) / tf.sqrt(variance + _OPTIONS["epsilon"]) + offset
+    rho = _OPTIONS["momentum"]
+    return (
+        y,
+        rho * moving_mean + (1 - rho) * mean,
+        rho * moving_variance + (1 - rho) * unbiased,
+    )
+
+
+def _assert_close(actual, expected, tolerance):
+    """Asserts that the difference is small beside the largest value."""
+    actual = tf.cast(actual, tf.float64)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+_TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 2e-2, tf.float64: 1e-12}
+each_dtype = pytest.mark.parametrize("dtype", _TOLERANCES, ids=lambda dtype: dtype.name)
+
+
+@each_dtype
+@pytest.mark.parametrize("channels", _CHANNELS)
+@pytest.mark.parametrize("training", [True, False])
+def test_against_the_definition(channels, dtype, training):
+    arguments = _arguments(channels, dtype)
+    exact = [tf.cast(each, tf.float64) for each in arguments]
+    upstream = tf.cast(ft.normal(arguments[0].shape, tf.float64, seed=4), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        result = batch_norm(*arguments, training=training, **_OPTIONS)
+    gradients = tape.gradient(result.outputs, arguments[:2], output_gradients=upstream)
+    with tf.GradientTape() as tape:
+        tape.watch(exact)
+        y, *moving = _definition(*exact, training)
+    expected = tape.gradient(y, exact[:2], output_gradients=tf.cast(upstream, tf.float64))
+    assert result.outputs.dtype == dtype
+    for actual, value in zip([result.outputs, *gradients], [y, *expected], strict=True):
+        _assert_close(actual, value, _TOLERANCES[dtype])
+    # Statistics are in the dtype of the vectors, whatever that of the inputs.
+    for actual, value in zip(result[1:], moving, strict=True):
+        assert actual.dtype == arguments[1].dtype
+        _assert_close(actual, value, 1e-12 if dtype == tf.float64 else 1e-5)
+
+
+def test_nothing_is_written():
+    x, *vectors = _arguments(3)
+    variables = [tf.Variable(each, trainable=False) for each in vectors]
+    result = batch_norm(x, *map(tf.convert_to_tensor, variables), training=True)
+    for variable, value in zip(variables, vectors, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    # The new statistics are values, away from the old ones, and another call gives the same.
+    for value, before in zip(result[1:], vectors[1:], strict=True):
+        assert np.abs(value - before).max() > 0.1
+    again = batch_norm(x, *vectors, training=True)
+    for value, other in zip(again, result, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_inference_returns_the_statistics_that_it_was_given():
+    arguments = _arguments(3)
+    result = batch_norm(*arguments, training=False)
+    np.testing.assert_array_equal(result.moving_mean, arguments[2])
+    np.testing.assert_array_equal(result.moving_variance, arguments[3])
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
+def test_second_derivatives_while_training(dtype):
+    x, offset, mean, variance = _arguments(3, dtype)
+    weights = ft.normal(x.shape, dtype, seed=5)
+
+    def second(function, x, weights):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(weights * function(x) ** 3)
+            squared = tf.reduce_sum(tape.gradient(loss, x) ** 2)
+        return outer.gradient(squared, x)
+
+    actual = second(
+        lambda x: batch_norm(x, offset, mean, variance, training=True, **_OPTIONS).outputs,
+        x,
+        weights,
+    )
+    exact = [tf.cast(each, tf.float64) for each in (offset, mean, variance)]
+    expected = second(
+        lambda x: _definition(x, *exact, True)[0],
+        tf.cast(x, tf.float64),
+        tf.cast(weights, tf.float64),
+    )
+    _assert_close(actual, expected, 1e-10 if dtype == tf.float64 else 1e-4)
+
+
+# The layer.
 
 
 def _layer(channels, **kwargs):
-    layer = BatchNorm(momentum=0.8, epsilon=1e-3, **kwargs)
+    layer = BatchNorm(**_OPTIONS, **kwargs)
     layer.build((None, None, None, channels))
     return ft.randomize(layer)
 
 
-# Few channels, one vector of them, and more: the kernels differ.
-@pytest.mark.parametrize("channels", [1, 3, 16, 24])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
-def test_training_against_the_definition(channels, dtype):
-    layer = _layer(channels, dtype=dtype)
-    compute = tf.as_dtype(layer.compute_dtype)
-    x = tf.cast(3 * ft.normal([4, 5, 6, channels], tf.float64) + 2, compute)
-    exact = tf.cast(x, tf.float64)
-    offset, moving_mean, moving_variance = (np.float64(v.numpy()) for v in layer.variables)
-    upstream = tf.cast(ft.normal(x.shape, tf.float64, seed=1), compute)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = layer(x, training=True)
-    gradients = tape.gradient(y, [x, layer.offset.value], output_gradients=upstream)
-    with tf.GradientTape() as tape:
-        inputs = [exact, tf.constant(offset)]
-        tape.watch(inputs)
-        mean, variance = tf.nn.moments(exact, [0, 1, 2])
-        expected = (exact - mean) / tf.sqrt(variance + 1e-3) + inputs[1]
-    expected_gradients = tape.gradient(
-        expected, inputs, output_gradients=tf.cast(upstream, tf.float64)
-    )
-    assert y.dtype == compute
-    tolerance = {"float32": 1e-5, "mixed_bfloat16": 2e-2, "float64": 1e-12}[dtype]
-    for ours, theirs in zip([y, *gradients], [expected, *expected_gradients], strict=True):
-        scale = np.abs(theirs).max()
-        np.testing.assert_allclose(tf.cast(ours, tf.float64), theirs, atol=tolerance * scale)
-    # Statistics are float32 whatever the network computes in.
-    tolerance = 1e-12 if dtype == "float64" else 1e-5
-    unbiased = variance * 120 / 119
-    np.testing.assert_allclose(
-        layer.moving_mean, 0.8 * moving_mean + 0.2 * mean, rtol=tolerance, atol=tolerance
-    )
-    np.testing.assert_allclose(
-        layer.moving_variance, 0.8 * moving_variance + 0.2 * unbiased, rtol=tolerance
-    )
+def test_the_layer_is_the_function_and_keeps_the_statistics(dtype):
+    layer = _layer(3, dtype=dtype)
+    x = _arguments(3, tf.as_dtype(layer.compute_dtype))[0]
+    vectors = [tf.convert_to_tensor(variable.value) for variable in layer.variables]
+    function = functools.partial(batch_norm, x, *vectors, **_OPTIONS)
+    inference, training = function(training=False), function(training=True)
+    np.testing.assert_array_equal(layer(x), inference.outputs)
+    for variable, value in zip(layer.variables, vectors, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    np.testing.assert_array_equal(layer(x, training=True), training.outputs)
+    np.testing.assert_array_equal(layer.moving_mean, training.moving_mean)
+    np.testing.assert_array_equal(layer.moving_variance, training.moving_variance)
+    expected = "float64" if dtype == "float64" else "float32"
+    assert {variable.dtype for variable in layer.variables} == {expected}
 
 
 @pytest.mark.parametrize("channels", [3, 16])
-def test_training_with_a_size_that_is_known_late(channels):
+def test_training_with_unknown_sizes(channels):
     layer, again = _layer(channels), _layer(channels)
     again.set_weights(layer.get_weights())
     signature = [tf.TensorSpec([None, None, None, channels], tf.float32)]
@@ -63,9 +163,10 @@ def test_training_with_a_size_that_is_known_late(channels):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [3, 16])
-def test_factor_and_shift_are_inference(channels):
-    layer = _layer(channels)
-    x = ft.normal([2, 4, 4, channels])
-    factor, shift = layer.factor_and_shift()
-    np.testing.assert_allclose(layer(x), x * factor + shift, rtol=1e-4, atol=1e-5)
+def test_serialization():
+    layer = _layer(3, name="norm")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is BatchNorm and again.get_config() == layer.get_config()
+    again.set_weights(layer.get_weights())
+    x = _arguments(3)[0]
+    np.testing.assert_array_equal(again(x), layer(x))

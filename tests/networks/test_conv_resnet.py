@@ -16,10 +16,180 @@ _MAKERS = {
 each_network = pytest.mark.parametrize("name", _MAKERS)
 
 
-def _network(name, /, **kwargs):
-    layer = _MAKERS[name](**kwargs)
+def _built(layer):
     layer.build((None, None, None, 2))
     return ft.randomize(layer)
+
+
+def _network(name, /, **kwargs):
+    return _built(_MAKERS[name](**kwargs))
+
+
+def _training(name):
+    return {"training": True} if "resnet" in name else {}
+
+
+# Against the definition.
+
+
+def _board(images, parity):
+    """Returns the mask of the kept positions, number by number."""
+    board = np.zeros([*images.shape[:-1], 1])
+    for image, row, column in np.ndindex(*images.shape[:-1]):
+        board[image, row, column] = (row + column + parity) % 2
+    return board
+
+
+class _Reference:
+    """A `ConvResNet` layer by layer, from its variables and operations of TensorFlow alone.
+
+    Calling it returns the outputs and the moving statistics after it, in the order of the layers.
+    """
+
+    def __init__(self, network, training):
+        self.network, self.training = network, training
+
+    def __call__(self, x):
+        v, parity = self.network, self.network.checkerboard_parity
+        self.moved = []
+        x = self._norm(x, v.input_offset, v.input_mean, v.input_variance)
+        inputs = tf.concat([x, -x], axis=-1) * (1 if parity is None else 2)
+        if parity is not None:
+            # The board is an input channel.
+            board = _board(x, parity)
+            inputs = tf.concat([inputs, board], axis=-1)
+        h = self._conv(tf.nn.relu(inputs), v.input_kernel, v.input_scale) + v.input_bias
+        total = self._skip(h, 0)
+        for block in range(v.num_blocks):
+            x = self._block_conv(tf.nn.relu(self._stacked_norm(h, 2 * block)), 2 * block)
+            x = self._block_conv(tf.nn.relu(self._stacked_norm(x, 2 * block + 1)), 2 * block + 1)
+            h = h + x + v.block_biases[block]
+            total += self._skip(h, block + 1)
+        x = tf.nn.relu(self._stacked_norm(total, -1))
+        outputs = self._conv(x, v.output_kernel, v.output_scales) + v.output_bias
+        return outputs if parity is None else outputs * (1 - board), self.moved
+
+    def _conv(self, x, kernel, scale):
+        kernel, scale = tf.convert_to_tensor(kernel), tf.convert_to_tensor(scale)
+        norm = tf.sqrt(tf.reduce_sum(kernel**2, [0, 1, 2]))
+        return tf.nn.conv2d(x, scale * kernel / norm, 1, "SAME")
+
+    def _block_conv(self, x, index):
+        return self._conv(x, self.network.block_kernels[index], self.network.block_scales[index])
+
+    def _skip(self, h, index):
+        v = self.network
+        return self._conv(h, v.skip_kernels[index], v.skip_scales[index]) + v.skip_biases[index]
+
+    def _stacked_norm(self, x, index):
+        v = self.network
+        return self._norm(x, v.offsets[index], v.moving_means[index], v.moving_variances[index])
+
+    def _norm(self, x, offset, mean, variance):
+        mean, variance = tf.convert_to_tensor(mean), tf.convert_to_tensor(variance)
+        rho = self.network.momentum
+        if self.training:
+            batch_mean = tf.reduce_mean(x, [0, 1, 2])
+            batch_variance = tf.reduce_mean((x - batch_mean) ** 2, [0, 1, 2])
+            count = np.prod(x.shape[:-1])
+            unbiased = batch_variance * count / (count - 1)
+            moved = rho * mean + (1 - rho) * batch_mean, rho * variance + (1 - rho) * unbiased
+            mean, variance = batch_mean, batch_variance
+        else:
+            moved = mean, variance
+        self.moved.append(moved)
+        return (x - mean) / tf.sqrt(variance + self.network.epsilon) + offset
+
+
+def _statistics(network):
+    """Returns the moving statistics in the order of the layers."""
+    return [
+        (network.input_mean, network.input_variance),
+        *zip(tf.unstack(network.moving_means), tf.unstack(network.moving_variances), strict=True),
+    ]
+
+
+def _value_and_gradients(function, x, variables):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = function(x)
+    upstream = ft.normal(outputs.shape, outputs.dtype, seed=8)
+    return outputs, tape.gradient(outputs, [x, *variables], output_gradients=upstream)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("num_blocks", [0, 1, 3])
+@pytest.mark.parametrize("parity", [None, 0, 1])
+def test_against_layer_by_layer(parity, num_blocks, training):
+    network = _built(
+        tfr.ConvResNet(4, num_blocks, 6, momentum=0.8, checkerboard_parity=parity, dtype="float64")
+    )
+    variables = [variable.value for variable in network.trainable_variables]
+    reference = _Reference(network, training)
+    # With many positions or few, and with an even or an odd side: inference takes other ways.
+    for shape in ((4, 6), (2, 4), (5, 3), (1, 3)):
+        x = ft.normal([3, *shape, 2], tf.float64)
+        expected, expected_gradients = _value_and_gradients(lambda x: reference(x)[0], x, variables)
+        moved = reference.moved
+        actual, gradients = _value_and_gradients(
+            lambda x: network(x, training=training), x, variables
+        )
+        assert np.abs(expected).max() > 1e-2
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+        for gradient, value in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(gradient, value, rtol=1e-10, atol=1e-10)
+        for pair, values in zip(_statistics(network), moved, strict=True):
+            for statistic, value in zip(pair, values, strict=True):
+                np.testing.assert_allclose(statistic, value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_statistics_move_once_a_call(mode):
+    network = _network("resnet_board", dtype="float64")
+    x = 2 * ft.normal([8, 4, 4, 2], tf.float64) + 3
+    before = [variable.numpy() for variable in network.non_trainable_variables]
+    inference = network(x)
+    for variable, value in zip(network.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    _, moved = _Reference(network, True)(x)
+    call = tf.function(network) if mode == "function" else network
+    training = call(x, training=True)
+    for pair, values in zip(_statistics(network), moved, strict=True):
+        for statistic, value in zip(pair, values, strict=True):
+            np.testing.assert_allclose(statistic, value, rtol=1e-10)
+    assert np.abs(training - inference).max() > 1e-2
+
+
+def test_weights_are_stacked():
+    one, four = (tfr.ConvResNet(4, blocks, 6) for blocks in (1, 4))
+    for network in (one, four):
+        network.build((None, None, None, 2))
+    assert len(one.variables) == len(four.variables)
+    assert one.block_kernels.shape == (2, 3, 3, 6, 6)
+    assert four.block_kernels.shape == (8, 3, 3, 6, 6)
+    assert four.moving_means.shape == (9, 6)
+    # The input twice, with both signs, and the board.
+    assert one.input_kernel.shape == (3, 3, 4, 6)
+    assert _network("resnet_board").input_kernel.shape == (3, 3, 5, 6)
+    assert {id(v) for v in four.weight_norm_scales} == {
+        id(v) for v in four.trainable_variables if "scale" in v.name
+    }
+
+
+def test_a_frozen_network():
+    network = _network("resnet")
+    variables = list(network.trainable_variables)
+    x = ft.normal([2, 4, 4, 2])
+    before = network(x)
+    network.trainable = False
+    assert not network.trainable_variables
+    assert {id(v) for v in network.non_trainable_variables} >= {id(v) for v in variables}
+    np.testing.assert_array_equal(network(x), before)
+    network.trainable = True
+    assert [id(v) for v in network.trainable_variables] == [id(v) for v in variables]
+
+
+# What all networks have in common.
 
 
 @each_network
@@ -29,78 +199,6 @@ def test_shapes(name):
     # A second batch size, and other heights and widths.
     for shape in ((1, 4, 4, 2), (3, 4, 4, 2), (2, 7, 5, 2)):
         assert layer(ft.normal(shape)).shape == (*shape[:-1], 4)
-
-
-# The last skip connection is part of other convolutions or not, and there are cells of 2x2 or not.
-@pytest.mark.parametrize("shape", [(4, 6), (2, 4), (5, 3), (1, 3)])
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["resnet", "resnet_board", "resnet_no_block"])
-def test_against_layer_by_layer(name, training, shape):
-    layer, again = (_network(name, dtype="float64") for _ in range(2))
-    again.set_weights(layer.get_weights())
-    x = ft.normal([3, *shape, 2], dtype=tf.float64)
-    outputs = layer(x, training=training)
-    np.testing.assert_allclose(outputs, _layer_by_layer(again, x, training), rtol=1e-10, atol=1e-10)
-    for ours, theirs in zip(layer.variables, again.variables, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
-
-
-def _layer_by_layer(network, x, training):
-    def relu_of(norm, h):
-        return tf.nn.relu(norm(h, training=training))
-
-    mask = tfr.CheckerboardMask(1) if network.checkerboard_parity else None
-    normed = network.input_norm(x, training=training)
-    if mask is None:
-        inputs = tf.concat([normed, -normed], axis=-1)
-    else:
-        board = tf.broadcast_to(mask.board(x), tf.shape(x[..., :1]))
-        inputs = tf.concat([2 * normed, -2 * normed, board], axis=-1)
-    h = network.input_conv(tf.nn.relu(inputs))
-    skips = network.input_skip(h)
-    for norm1, conv1, norm2, conv2, skip in network.blocks:
-        h = h + conv2(relu_of(norm2, conv1(relu_of(norm1, h))))
-        skips += skip(h)
-    outputs = network.output_conv(relu_of(network.output_norm, skips))
-    return outputs if mask is None else mask.restrict(outputs)
-
-
-@pytest.mark.parametrize("name", ["resnet", "resnet_board"])
-def test_gradients_against_layer_by_layer(name):
-    layer = _network(name, dtype="float64")
-    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
-    variables = [variable.value for variable in layer.trainable_variables]
-
-    def gradients(function):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(function(x) ** 3)
-        return tape.gradient(loss, variables)
-
-    ours = gradients(lambda x: layer(x, training=True))
-    for our, plain in zip(ours, gradients(lambda x: _layer_by_layer(layer, x, True)), strict=True):
-        # Batch normalisation leaves nothing but rounding of the gradients of some biases.
-        np.testing.assert_allclose(our, plain, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("parity", [0, 1])
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["resnet_board", "shallow_board"])
-def test_parity_of_a_call(name, training, parity):
-    layer = _network(name, dtype="float64")
-    config = {**layer.get_config(), "checkerboard_parity": parity}
-    expected = type(layer).from_config(config)
-    expected.build((None, None, None, 2))
-    expected.set_weights(layer.get_weights())
-    x = ft.normal([3, 4, 6, 2], dtype=tf.float64)
-    options = {"training": training} if "resnet" in name else {}
-    expected = expected(x, **options)
-
-    @tf.function(reduce_retracing=True)
-    def call(parity):
-        return layer(x, checkerboard_parity=parity, **options)
-
-    for given in (parity, tf.constant(parity)):
-        np.testing.assert_allclose(call(given), expected, rtol=1e-9, atol=1e-10)
 
 
 @each_network
@@ -113,10 +211,10 @@ def test_unknown_height_and_width(name):
 
 
 @each_network
-def test_build_makes_all_variables(name):
+def test_build_creates_all_variables(name):
     layer = _network(name)
     before = len(layer.variables)
-    layer(ft.normal([1, 4, 4, 2]), **({"training": True} if "resnet" in name else {}))
+    layer(ft.normal([1, 4, 4, 2]), **_training(name))
     assert layer.built and len(layer.variables) == before
     # And so does the first call.
     unbuilt = _MAKERS[name]()
@@ -136,7 +234,7 @@ def test_config_round_trip(name):
 
 
 @each_network
-def test_serialisation(name):
+def test_serialization(name):
     layer = _network(name)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer) and again.get_config() == layer.get_config()
@@ -157,14 +255,16 @@ def test_within_a_saved_keras_model(name, tmp_path):
 
 
 @each_network
-def test_mixed_precision(name):
+@pytest.mark.parametrize("training", [False, True])
+def test_mixed_precision(name, training):
     layer, single = _network(name, dtype="mixed_bfloat16"), _network(name)
     assert {str(variable.dtype) for variable in layer.variables} == {"float32"}
     x = ft.normal([2, 4, 4, 2])
-    assert layer(x).dtype == tf.bfloat16
     single.set_weights(layer.get_weights())
-    expected = single(x)
-    error = np.abs(tf.cast(layer(x), tf.float32) - expected)
+    options = _training(name) if training else {}
+    outputs, expected = layer(x, **options), single(x, **options)
+    assert outputs.dtype == tf.bfloat16
+    error = np.abs(tf.cast(outputs, tf.float32) - expected)
     assert error.max() < 0.1 * np.abs(expected).max() + 0.05
 
 
@@ -182,70 +282,41 @@ def test_the_global_policy(name):
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients_of_all_variables(name, training):
     layer = _network(name)
-    options = {"training": training} if "resnet" in name else {}
-    x = ft.normal([4, 4, 4, 2])
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        loss = tf.reduce_sum(layer(x, **options) ** 2)
+    options = _training(name) if training else {}
     variables = [variable.value for variable in layer.trainable_variables]
-    for gradient in tape.gradient(loss, [x, *variables]):
+    _, gradients = _value_and_gradients(
+        lambda x: layer(x, **options), ft.normal([4, 4, 4, 2]), variables
+    )
+    for gradient in gradients:
         assert gradient is not None and np.isfinite(gradient).all()
         assert np.abs(gradient).max() > 0
 
 
-@pytest.mark.parametrize("name", ["resnet", "resnet_board"])
-def test_training_moves_statistics(name):
-    layer = _network(name)
-    x = 2 * ft.normal([8, 4, 4, 2]) + 3
-    before = layer.input_norm.moving_mean.numpy()
-    evaluation = layer(x)
-    np.testing.assert_array_equal(layer.input_norm.moving_mean, before)
-    training = layer(x, training=True)
-    expected = 0.9 * before + 0.1 * x.numpy().mean((0, 1, 2))
-    np.testing.assert_allclose(layer.input_norm.moving_mean, expected, rtol=1e-5)
-    assert np.abs(training - evaluation).max() > 1e-2
-
-
-def test_batch_norm_in_double_is_that_in_single():
+@pytest.mark.parametrize("training", [False, True])
+def test_single_precision_agrees_with_double(training):
     single, double = _network("resnet"), _network("resnet", dtype="float64")
     double.set_weights(single.get_weights())
     x = 2 * ft.normal([8, 4, 4, 2], tf.float64) + 3
-    for training in (True, False):
-        np.testing.assert_allclose(
-            single(tf.cast(x, tf.float32), training=training),
-            double(x, training=training),
-            rtol=1e-3,
-            atol=1e-3,
-        )
-    # The moving statistics too.
+    np.testing.assert_allclose(
+        single(tf.cast(x, tf.float32), training=training),
+        double(x, training=training),
+        rtol=1e-3,
+        atol=1e-3,
+    )
     for one, other in zip(single.variables, double.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_structure():
-    layer = _network("resnet_board")
-    assert len(layer.blocks) == 2
-    # BN and its negative, and the board.
-    assert layer.input_conv.kernel.shape == (3, 3, 5, 6)
-    assert layer.output_conv.kernel.shape == (1, 1, 6, 4)
-    assert [block[1].bias for block in layer.blocks] == [None, None]
-    assert _network("resnet").input_conv.kernel.shape == (3, 3, 4, 6)
-
-
-def test_the_skips_are_summed():
-    # With all convolutions of the blocks at zero, each skip still sees the input's features.
-    layer = _network("resnet")
-    x = ft.normal([2, 4, 4, 2])
-    before = layer(x)
-    layer.blocks[0][4].bias.assign_add(tf.ones([6]))
-    assert np.abs(layer(x) - before).max() > 1e-3
-
-
-def test_the_board_tells_where_a_zero_is_kept():
-    # Without it a kept zero and a hidden pixel would look the same.
-    zeros = tf.zeros([1, 4, 4, 2])
-    y = _network("resnet_board")(zeros).numpy()[0, 1:3, 1:3]
-    assert np.abs(y[0, 0] - y[0, 1]).max() > 1e-3
+@pytest.mark.parametrize("parity", [None, 0, 1])
+def test_shallow_against_layer_by_layer(parity):
+    network = _built(tfr.ShallowConv(4, 6, checkerboard_parity=parity, dtype="float64"))
+    x = ft.normal([3, 4, 6, 2], tf.float64)
+    inputs = x if parity is None else tf.concat([x, _board(x, parity)], axis=-1)
+    kernel1, bias1, kernel2, bias2, kernel3, bias3 = (v.numpy() for v in network.variables)
+    h = tf.nn.relu(tf.nn.conv2d(inputs, kernel1, 1, "SAME") + bias1)
+    h = tf.nn.relu(tf.nn.conv2d(h, kernel2, 1, "SAME") + bias2)
+    expected = tf.nn.conv2d(h, kernel3, 1, "SAME") + bias3
+    np.testing.assert_allclose(network(x), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_shallow_starts_at_zero():

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.networks.weight_norm import convolve, fixed_kernels
+from tfp_realnvp.networks import weight_norm
 
 
 def _layer(filters=5, kernel_size=3, channels=2, **kwargs):
@@ -14,14 +14,118 @@ def _layer(filters=5, kernel_size=3, channels=2, **kwargs):
     return ft.randomize(layer)
 
 
-def test_the_norm_of_each_filter_is_its_scale():
-    layer = _layer()
-    norms = np.sqrt((layer.normalized_kernel().numpy() ** 2).sum((0, 1, 2)))
-    np.testing.assert_allclose(norms, np.abs(layer.scale.numpy()), rtol=1e-6)
+# The function.
+
+_SHAPES = {
+    "matrix": ([3, 5], [5]),
+    "kernel": ([3, 3, 2, 5], [5]),
+    "stack": ([4, 3, 3, 2, 5], [4, 5]),
+    "two_axes": ([2, 4, 1, 1, 2, 5], [2, 4, 5]),
+}
+each_shape = pytest.mark.parametrize("name", _SHAPES)
+
+
+def _kernel_and_scale(name, dtype=tf.float64):
+    kernel_shape, scale_shape = _SHAPES[name]
+    scale = 0.5 + tf.abs(ft.normal(scale_shape, dtype, seed=1))
+    return ft.normal(kernel_shape, dtype), scale * tf.sign(ft.normal(scale_shape, dtype, seed=2))
+
+
+def _one_by_one(kernel, scale):
+    """Returns the definition, filter by filter, in NumPy."""
+    kernel, scale = kernel.numpy(), scale.numpy()
+    result = np.empty_like(kernel)
+    for *stack, filter_ in np.ndindex(scale.shape):
+        direction = kernel[(*stack, ..., filter_)]
+        result[(*stack, ..., filter_)] = (
+            scale[(*stack, filter_)] * direction / np.linalg.norm(direction.ravel())
+        )
+    return result
+
+
+def _definition(kernel, scale):
+    """Returns the definition as TensorFlow differentiates it."""
+    axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
+    norm = tf.sqrt(tf.reduce_sum(kernel * kernel, axes, keepdims=True))
+    return tf.reshape(scale, tf.shape(norm)) * kernel / norm
+
+
+@each_shape
+def test_against_the_definition(name):
+    kernel, scale = _kernel_and_scale(name)
+    np.testing.assert_allclose(
+        weight_norm(kernel, scale), _one_by_one(kernel, scale), rtol=1e-12, atol=1e-14
+    )
+
+
+def test_stacked_kernels_equal_each_on_its_own():
+    kernels, scales = _kernel_and_scale("stack", tf.float32)
+    stacked = weight_norm(kernels, scales)
+    for kernel, scale, result in zip(kernels, scales, stacked, strict=True):
+        np.testing.assert_allclose(weight_norm(kernel, scale), result, rtol=1e-6)
+
+
+@each_shape
+def test_gradients_against_the_definition(name):
+    arguments = _kernel_and_scale(name)
+    upstream = ft.normal(arguments[0].shape, tf.float64, seed=3)
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            result = function(*arguments)
+        return tape.gradient(result, arguments, output_gradients=upstream)
+
+    for actual, expected in zip(gradients(weight_norm), gradients(_definition), strict=True):
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["kernel", "stack"])
+def test_second_derivatives_against_differences(name):
+    arguments = _kernel_and_scale(name)
+    weights = [ft.normal(each.shape, tf.float64, seed=4 + i) for i, each in enumerate(arguments)]
+    upstream = ft.normal(arguments[0].shape, tf.float64, seed=3)
+
+    def weighted_gradient(kernel, scale):
+        with tf.GradientTape() as tape:
+            tape.watch([kernel, scale])
+            result = tf.reduce_sum(upstream * weight_norm(kernel, scale) ** 2)
+        gradients = tape.gradient(result, [kernel, scale])
+        return tf.add_n([tf.reduce_sum(w * g) for w, g in zip(weights, gradients, strict=True)])
+
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        value = weighted_gradient(*arguments)
+    gradients = tape.gradient(value, arguments)
+    for index, gradient in enumerate(gradients):
+        direction = ft.normal(gradient.shape, tf.float64, seed=6)
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = list(arguments)
+            moved[index] += step * direction
+            ends.append(weighted_gradient(*moved))
+        expected = float(ends[0] - ends[1]) / 2e-6
+        assert abs(expected) > 0.1
+        np.testing.assert_allclose(tf.reduce_sum(gradient * direction), expected, rtol=1e-6)
+
+
+def test_a_filter_of_zeros_stays_zero():
+    kernel, scale = _kernel_and_scale("stack", tf.float32)
+    kernel *= tf.constant([1.0, 0.0, 1.0, 1.0, 1.0])
+    with tf.GradientTape() as tape:
+        tape.watch([kernel, scale])
+        result = weight_norm(kernel, scale)
+    np.testing.assert_array_equal(result[..., 1], tf.zeros_like(result[..., 1]))
+    assert np.abs(result[..., 0]).min() > 0
+    assert all(np.isfinite(gradient).all() for gradient in tape.gradient(result, [kernel, scale]))
+
+
+# The layer.
 
 
 @pytest.mark.parametrize("initial_scale", [1.0, 0.1])
-def test_the_scale_starts_as_asked(initial_scale):
+def test_the_initial_scale_is_the_norm_of_each_filter(initial_scale):
     layer = tfr.WeightNormConv2D(4, 3, initial_scale=initial_scale)
     layer.build((None, None, None, 3))
     norms = np.sqrt((layer.normalized_kernel().numpy() ** 2).sum((0, 1, 2)))
@@ -48,36 +152,14 @@ def test_against_a_plain_convolution(kernel_size, use_bias):
     assert len(layer.trainable_variables) == 2 + use_bias
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("is_fixed", [True, False])
-def test_kernel_and_bias_scale_and_shift_the_output(use_bias, is_fixed):
-    layer = _layer(use_bias=use_bias)
-    x, factor, shift = ft.normal([2, 4, 3, 2]), ft.normal([5], seed=1), ft.normal([5], seed=2)
-    expected = layer(x) * factor
-    with fixed_kernels({layer: tf.Variable(layer.normalized_kernel())} if is_fixed else {}):
-        scaled = convolve(x, *layer.kernel_and_bias(factor))
-        shifted = convolve(x, *layer.kernel_and_bias(factor, shift))
-    np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(shifted, expected + shift, rtol=1e-4, atol=1e-5)
-
-
 def test_unit_input_gives_unit_output():
     layer = tfr.WeightNormConv2D(64, 3)
     y = layer(ft.normal([8, 16, 16, 32]))[:, 1:-1, 1:-1]
     assert float(tf.reduce_mean(y**2)) == pytest.approx(1, rel=0.1)
 
 
-def test_a_filter_of_zeros_is_no_nan():
-    layer = _layer()
-    layer.kernel.assign(tf.zeros_like(layer.kernel.value))
-    with tf.GradientTape() as tape:
-        y = layer(ft.normal([1, 4, 4, 2]))
-    gradients = tape.gradient(y, [v.value for v in layer.trainable_variables])
-    assert np.isfinite(y).all() and all(np.isfinite(gradient).all() for gradient in gradients)
-
-
 def test_the_gradient_of_the_kernel_is_orthogonal_to_it():
-    # Weight normalisation, section 2.2: the length of the kernel is not learned.
+    # Weight normalization, section 2.2: the length of the kernel is not learned.
     layer = _layer()
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(ft.normal([2, 4, 4, 2])) ** 2)
@@ -97,12 +179,12 @@ def test_config_round_trip():
     np.testing.assert_array_equal(again(x), layer(x))
 
 
-def test_serialisation():
+def test_serialization():
     layer = _layer()
     config = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is tfr.WeightNormConv2D and again.get_config() == layer.get_config()
-    # A layer that was built comes back built.
+    # A layer that was built is deserialized as a built one.
     again.set_weights(layer.get_weights())
     x = ft.normal([1, 4, 4, 2])
     np.testing.assert_array_equal(again(x), layer(x))

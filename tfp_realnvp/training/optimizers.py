@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import replicas
+from tfp_realnvp.internal import replicas, validation
 
 __all__ = ["FusedAdam", "apply_if"]
 
@@ -76,7 +76,8 @@ class FusedAdam(keras.optimizers.Adam):
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    A training step is traced and optimized faster; see `benchmarks/README.md`.
+    A training step is traced and optimized faster (see `benchmarks/README.md`), and its graph is
+    freed with the model.
 
     #### Example
 
@@ -92,35 +93,77 @@ class FusedAdam(keras.optimizers.Adam):
     Kingma, Ba: Adam, algorithm 1 and the end of section 2.
     """
 
-    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
-        """Applies gradients, as in `keras.optimizers.Optimizer`."""
-        self._scalars = {}
-        super().apply(grads, trainable_variables)
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Constructs the optimizer.
+
+        Args:
+          learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
+          beta_1: β₁, in [0, 1).
+          beta_2: β₂, in [0, 1).
+          epsilon: ε, positive.
+          amsgrad: must be `False`: the kernel has no such variant.
+          **kwargs: as in `keras.optimizers.Adam`, for example `global_clipnorm`.
+
+        Raises:
+          ValueError: if `amsgrad`, or a number is out of range.
+        """
+        if amsgrad:
+            raise ValueError("FusedAdam: expected amsgrad=False, got True; keras's Adam has it.")
+        for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
+            validation.real(beta, lambda x: 0 <= x < 1, f"FusedAdam: expected {name} in [0, 1)")
+        validation.positive(epsilon, "FusedAdam: expected a positive epsilon")
+        if (clip := kwargs.get("global_clipnorm")) is not None:
+            validation.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable."""
+        self._update(gradient, variable, self._scalars(learning_rate, variable.dtype))
+
+    def _backend_update_step(
+        self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        if tf.distribute.has_strategy():
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        # Keras sums gradients over replicas, also over a single one, by a `tf.custom_gradient`,
+        # which keeps the graph of the step for the life of the process.
+        dtypes = {tf.as_dtype(variable.dtype) for variable in trainable_variables}
+        scalars = {dtype: self._scalars(learning_rate, dtype) for dtype in dtypes}
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self._update(gradient, variable.value, scalars[tf.as_dtype(variable.dtype)])
+
+    def _update(
+        self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]
+    ) -> None:
         index = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            grad=tf.cast(gradient, variable.dtype),
-            **self._scalars_of(tf.as_dtype(variable.dtype), learning_rate),
+            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
+            **scalars,
         )
 
-    def _scalars_of(self, dtype: tf.DType, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the scalar arguments of the kernel, computed once for each step."""
-        if dtype not in self._scalars:
-            step = tf.cast(self.iterations.value, dtype) + 1
-            beta1, beta2, epsilon = (
-                tf.constant(value, dtype) for value in (self.beta_1, self.beta_2, self.epsilon)
-            )
-            self._scalars[dtype] = {
-                "beta1_power": tf.pow(beta1, step),
-                "beta2_power": tf.pow(beta2, step),
-                "lr": tf.cast(learning_rate, dtype),
-                "beta1": beta1,
-                "beta2": beta2,
-                "epsilon": epsilon,
-            }
-        return self._scalars[dtype]
+    def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
+        """Returns the scalar arguments of the kernel."""
+        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), dtype) + 1
+        beta1, beta2, epsilon = (
+            tf.constant(value, dtype) for value in (self.beta_1, self.beta_2, self.epsilon)
+        )
+        return {
+            "beta1_power": tf.pow(beta1, step),
+            "beta2_power": tf.pow(beta2, step),
+            "lr": tf.cast(learning_rate, dtype),
+            "beta1": beta1,
+            "beta2": beta2,
+            "epsilon": epsilon,
+        }
