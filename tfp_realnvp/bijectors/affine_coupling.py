@@ -230,8 +230,19 @@ class AffineCoupling(FlowBijector):
         inverse: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         kept, changed = self._mask.split(image)
+        images = flatten_batch(kept)
+        output = network(images)
+        channels = changed.shape[-1]
+        expected = 2 * channels if self._use_scale else channels
+        if output.shape.rank != 4 or output.shape[-1] != expected:
+            raise ValueError(
+                f"{self.name}: expected {expected} channels from the network, "
+                f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
+                f"got shape {output.shape} for an input of shape {images.shape}."
+            )
+        output = unflatten_batch(tf.cast(output, self.dtype), like=kept)
         # Zeros where the coupling keeps the image: tanh leaves them zero.
-        shift = self._mask.restrict(self._parameters_of(kept, changed.shape[-1], network))
+        shift = self._mask.restrict(output)
         if not self._use_scale:
             changed = changed + shift if inverse else changed - shift
             return self._mask.merge(kept, changed), tf.zeros(tf.shape(image)[:-3], image.dtype)
@@ -241,21 +252,6 @@ class AffineCoupling(FlowBijector):
         if inverse:
             return self._mask.merge(kept, changed * tf.exp(log_scale) + shift), log_det
         return self._mask.merge(kept, (changed - shift) * tf.exp(-log_scale)), -log_det
-
-    def _parameters_of(
-        self, kept: tf.Tensor, channels: int, network: Callable[[tf.Tensor], tf.Tensor]
-    ) -> tf.Tensor:
-        """Returns the network's output for the kept half, with its leading dimensions."""
-        images = flatten_batch(kept)
-        output = network(images)
-        expected = 2 * channels if self._use_scale else channels
-        if output.shape.rank != 4 or output.shape[-1] != expected:
-            raise ValueError(
-                f"{self.name}: expected {expected} channels from the network, "
-                f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
-                f"got shape {output.shape} for an input of shape {images.shape}."
-            )
-        return unflatten_batch(tf.cast(output, self.dtype), like=kept)
 
 
 def _check_mask(mask: Any, name: str) -> None:

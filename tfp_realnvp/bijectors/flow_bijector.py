@@ -28,10 +28,10 @@ class FlowBijector(tfb.Bijector):
     _inverse_and_log_det(y, *, training, conditional_input) -> (x, ildj)   # data -> latent
     ```
 
-    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the input's shape without
-    its last three dimensions. This class derives the four hooks of `tfb.Bijector` from them. With
-    its cache, `tfd.TransformedDistribution.log_prob`, which calls the hooks for the value and for
-    the log det one after the other, evaluates each network once.
+    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the input's shape
+    without its last three dimensions. This class derives the four hooks of `tfb.Bijector` from
+    them. With its cache, `tfd.TransformedDistribution.log_prob`, which calls the hooks for the
+    value and for the log det one after the other, evaluates each network once.
 
     All hooks take two keyword arguments:
 

@@ -199,7 +199,7 @@ class RealNVPImage(FlowBijector):
             self._flow = flow
             self._image_shape = self._no_dependency(image_shape)
             self._num_scales = num_scales
-            bijectors = [flow]
+            bijectors = list(flow.bijectors)
             if alpha is not None:
                 logit = PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)
                 bijectors.insert(0, logit)
@@ -346,7 +346,7 @@ class RealNVPImage(FlowBijector):
         return self._chain._forward_and_log_det(x, **options)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return nested.inverse_and_log_det(self._chain, y, **options)
+        return self._chain._inverse_and_log_det(y, **options)
 
 
 def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:

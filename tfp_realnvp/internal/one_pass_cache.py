@@ -48,8 +48,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         )
 
     def _storage_here(self) -> _Storage:
-        # One storage a thread: a result that is recorded on the tape of one thread, or half computed
-        # by it, is of no use to another.
+        # One storage a thread: a result that the tape of one thread recorded, or that is half
+        # computed, is of no use to another.
         if tf.executing_eagerly():
             if not hasattr(self._thread, "storage"):
                 self._thread.storage = _Storage()

@@ -45,8 +45,8 @@ class Conditioner(keras.layers.Layer):
 
         Args:
           output_channels: K, channels of the output.
-          checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for a channel-wise
-            coupling, which needs no board.
+          checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for a
+            channel-wise coupling, which needs no board.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:

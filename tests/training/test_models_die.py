@@ -1,0 +1,132 @@
+"""A model that nothing refers to is freed, whatever was traced with it."""
+
+import gc
+import weakref
+
+import flow_testing as ft
+import keras
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+
+_WRAPS = {
+    "flow": lambda flow: flow,
+    "chain": lambda flow: tfb.Chain([tfb.Scale(2.0), flow]),
+    "invert": lambda flow: tfb.Invert(tfb.Invert(flow)),
+}
+
+
+def _distribution(recompute, wrap="flow"):
+    network = ft.network(1, 2, checkerboard_parity=0)
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    norm = tfr.BatchNormalization(num_channels=1)
+    flow = tfr.FlowChain([tfr.PixelLogit(), coupling, norm], recompute=recompute)
+    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), _WRAPS[wrap](ft.randomize(flow)))
+
+
+def _references(distribution):
+    """Returns weak references to the distribution and what it consists of, by name."""
+    flows = [part for part in distribution.submodules if isinstance(part, tfr.FlowBijector)]
+    couplings = [part for part in flows if isinstance(part, tfr.AffineCoupling)]
+    return {
+        "the distribution": weakref.ref(distribution),
+        **{f"the bijector {part.name}": weakref.ref(part) for part in flows},
+        "the network": weakref.ref(couplings[0].network),
+        "a variable": weakref.ref(couplings[0].scale),
+    }
+
+
+def _assert_freed(references):
+    keras.backend.clear_session()
+    gc.collect()
+    alive = [name for name, reference in references.items() if reference() is not None]
+    assert not alive
+
+
+def _log_prob(distribution, jit_compile=False):
+    tf.function(distribution.log_prob, jit_compile=jit_compile)(ft.pixels([2, *_SHAPE]))
+
+
+def _gradient(distribution, jit_compile=False):
+    @tf.function(jit_compile=jit_compile)
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(distribution.log_prob(x))
+        return tape.gradient(loss, distribution.trainable_variables)
+
+    gradients(ft.pixels([2, *_SHAPE]))
+
+
+def _sample(distribution, jit_compile=False):
+    tf.function(lambda: distribution.sample(2, seed=(0, 1)), jit_compile=jit_compile)()
+
+
+each_recompute = pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
+each_jit_compile = pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+
+
+@each_recompute
+def test_after_eager_calls(recompute):
+    distribution = _distribution(recompute)
+    references = _references(distribution)
+    x = ft.pixels([2, *_SHAPE])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(distribution.log_prob(x))
+    tape.gradient(loss, distribution.trainable_variables)
+    # The cache holds results for as long as their input lives.
+    del distribution, tape, loss, x
+    _assert_freed(references)
+
+
+@each_recompute
+@pytest.mark.parametrize("use", [_log_prob, _gradient, _sample], ids=lambda use: use.__name__[1:])
+@pytest.mark.parametrize("wrap", _WRAPS)
+def test_after_a_function(wrap, use, recompute):
+    distribution = _distribution(recompute, wrap)
+    references = _references(distribution)
+    use(distribution)
+    del distribution
+    _assert_freed(references)
+
+
+@each_recompute
+@pytest.mark.parametrize("use", [_log_prob, _gradient, _sample], ids=lambda use: use.__name__[1:])
+def test_after_a_compiled_function(use, recompute):
+    distribution = _distribution(recompute)
+    references = _references(distribution)
+    use(distribution, jit_compile=True)
+    del distribution
+    _assert_freed(references)
+
+
+@each_jit_compile
+@each_recompute
+@pytest.mark.parametrize("method", ["predict", "evaluate", "fit"])
+def test_after_keras(method, recompute, jit_compile):
+    model = tfr.FlowModel(_distribution(recompute))
+    model.compile(jit_compile=jit_compile)
+    references = {
+        **_references(model.distribution),
+        "the model": weakref.ref(model),
+        "the optimizer": weakref.ref(model.optimizer),
+    }
+    getattr(model, method)(ft.grey_levels(4), batch_size=4, verbose=0)
+    del model
+    _assert_freed(references)
+
+
+def test_after_validation_in_fit():
+    model = tfr.FlowModel(_distribution(False))
+    model.compile()
+    references = {**_references(model.distribution), "the model": weakref.ref(model)}
+    images = ft.grey_levels(4)
+    model.fit(images, validation_data=images, batch_size=4, epochs=2, verbose=0)
+    del model
+    _assert_freed(references)
