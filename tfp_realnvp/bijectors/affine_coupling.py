@@ -20,7 +20,7 @@ __all__ = ["AffineCoupling"]
 
 
 class AffineCoupling(FlowBijector):
-    r"""Keeps one half of an image, and transforms the other with parameters predicted from the first.
+    r"""Keeps half of an image and transforms the other with parameters predicted from the first.
 
     With the mask `b`, and `c` the number of channels of the transformed half, the network gives
     `2c` channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
@@ -52,7 +52,7 @@ class AffineCoupling(FlowBijector):
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.2 to 3.4, eq. 7 to 9.
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.2 to 3.4, eq. 7-9.
     Dinh, Krueger, Bengio: NICE, section 3.2, for the additive coupling.
     """
 
@@ -146,8 +146,8 @@ class AffineCoupling(FlowBijector):
         return self._takes_condition
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # `tf.train.Checkpoint` does not find all variables of a Keras 3 layer, for example not those
-        # of layers in tuples in a list, and leaves them out silently.
+        # `tf.train.Checkpoint` does not find all variables of a Keras 3 layer, for example those of
+        # layers in tuples in a list, and leaves them out silently.
         children = super()._trackable_children(*args, **kwargs)
         variables = {f"network_variable{i}": v for i, v in enumerate(self._network_variables)}
         return {**children, **variables}

@@ -71,7 +71,7 @@ class BatchNormalization(FlowBijector):
           momentum: ρ, in [0, 1).
           num_channels: creates the moving statistics now; `None` creates them at the first call.
           epsilon: added to the variance, positive.
-          statistics: `'running'` (Appendix E) or `'batch'`: the ones to normalize by while training.
+          statistics: those to normalize by while training, `'running'` (Appendix E) or `'batch'`.
           moving: moving statistics to share with another bijector.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.

@@ -53,9 +53,9 @@ class FlowModel(keras.Model):
     *   `predict`, and `evaluate` in its metrics, give the log density of each image in nats, with
         moving statistics, and with the same noise each time.
     *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise.
-    *   In the scope of a `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy`, in which
-        also the distribution and the optimizer are constructed, training on several devices or
-        machines equals training on one with the same batch; see `compile` for batch statistics.
+    *   Constructed in the scope of a `tf.distribute.MirroredStrategy` or
+        `MultiWorkerMirroredStrategy`, with the distribution and the optimizer, it trains on several
+        devices or machines as on one with the same batch; see `compile` for batch statistics.
 
     A loss or gradient that is not finite changes nothing: weights, statistics and optimizer stay
     as they were before that step, and `fit` raises a `NonFiniteLossError`.
