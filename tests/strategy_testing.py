@@ -20,7 +20,7 @@ STEPS = 20
 
 
 def make_model(strategy=None, optimizer=lambda: None, dequantize=True, **options):
-    """Returns a compiled model of random weights, with batch normalisation everywhere."""
+    """Returns a compiled model of random weights, with batch normalization everywhere."""
     names = ("global_statistics", "run_eagerly")
     compile_options = {name: options.pop(name) for name in names if name in options}
     with (strategy or tf.distribute.get_strategy()).scope():

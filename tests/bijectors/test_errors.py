@@ -417,7 +417,7 @@ def test_odd_channels_to_factor_out():
 
 
 @pytest.mark.parametrize("make", [tfr.BatchNormalization, tfr.ActNorm])
-def test_other_channels_to_a_normalisation(make):
+def test_other_channels_to_a_normalization(make):
     bijector = make(num_channels=2)
     for hook in (bijector.inverse, bijector.forward):
         with pytest.raises(ValueError, match=r"expected 2 channels, got \(4, 4, 3\)"):

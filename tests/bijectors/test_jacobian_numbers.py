@@ -73,7 +73,7 @@ def test_forward_log_det_in_float32(double, single, latents):
 
 def test_training_log_det_holds_the_statistics_fixed():
     # With `training=True` the statistics depend on the batch. The log det is that of the map with
-    # these statistics held fixed, as for every flow with batch normalisation: the value of the
+    # these statistics held fixed, as for every flow with batch normalization: the value of the
     # same pass, with its statistics as moving ones.
     bijector = ft.randomize(tfr.BatchNormalization(num_channels=2, dtype=tf.float64))
     y = 3 * ft.normal([5, 4, 4, 2], tf.float64) + 2
@@ -162,13 +162,13 @@ def test_samples_and_log_prob_agree_by_the_helper_of_tfp():
     helpers = _Helpers()
     # It asks for a command-line flag.
     flags.FLAGS.mark_as_parsed()
-    centre = flow.sample(2000, seed=(0, 1)).numpy().mean(0)
+    center = flow.sample(2000, seed=(0, 1)).numpy().mean(0)
     helpers.run_test_sample_consistent_log_prob(
         helpers.evaluate,
         flow,
         num_samples=100_000,
         radius=1.0,
-        center=centre,
+        center=center,
         seed=1,
         rtol=0.03,
     )

@@ -31,7 +31,7 @@ class Case:
 
 
 def _shallow(dtype):
-    """The network of the compact model, away from its start at zero when randomised."""
+    """The network of the compact model, away from its start at zero when randomized."""
 
     def network_fn(*, mask, output_channels, name, **_):
         parity = mask.parity if isinstance(mask, tfr.CheckerboardMask) else None
@@ -146,7 +146,7 @@ CASES = {
         4, couplings_per_scale=1, num_scales=2, normalization="actnorm", networks=_shallow
     ),
     "image_recompute": _image(4, (4, 4, 1), recompute=True),
-    "image_grey_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
+    "image_gray_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
     "image_4x8": _image(10, (4, 8, 1), num_scales=2, networks=_one_convolution),
 }
 DTYPES = [tf.float32, tf.float64]
@@ -156,7 +156,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 # parts that others have as well.
 _LIKE_OTHERS = {
     *("image_2_scales", "image_no_logit", "image_no_normalization"),
-    *("image_additive", "image_grey_17", "image_4x8"),
+    *("image_additive", "image_gray_17", "image_4x8"),
 }
 each_traced_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)

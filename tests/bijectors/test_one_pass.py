@@ -5,6 +5,7 @@ import weakref
 
 import flow_testing as ft
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -133,11 +134,15 @@ def test_each_network_is_evaluated_once(setup, call, mode):
     assert [layer.count for layer in layers] == [1] * len(layers)
 
 
+_FLOW_SETUPS = [each for each in _setups() if each.__name__ in ("image", "coupling", "flow_chain")]
+
+
 @each_mode
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
-def test_the_public_pair_is_one_pass(direction, training, mode):
-    bijector, layers = _counted_flow()
+@pytest.mark.parametrize("setup", _FLOW_SETUPS, ids=lambda setup: setup.__name__)
+def test_the_public_pair_is_one_pass(setup, direction, training, mode):
+    bijector, layers = setup()
     value = ft.pixels([3, *_SHAPE])
 
     def call(value):
@@ -147,6 +152,22 @@ def test_the_public_pair_is_one_pass(direction, training, mode):
         layer.count = 0
     (call if mode == "eager" else tf.function(call).get_concrete_function)(value)
     assert [layer.count for layer in layers] == [1] * len(layers)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_each_call_of_the_public_pair_is_a_pass(direction):
+    bijector, layer = _counted_coupling()
+    value = ft.normal([3, *_SHAPE])
+    layer.count = 0
+    method = getattr(bijector, f"{direction}_and_log_det")
+    first, second = method(value), method(value)
+    assert layer.count == 2
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # The four hooks give the same.
+    np.testing.assert_array_equal(getattr(bijector, direction)(value), first[0])
+    log_det = getattr(bijector, f"{direction}_log_det_jacobian")(value, event_ndims=3)
+    np.testing.assert_array_equal(log_det, first[1])
 
 
 def test_log_det_first_then_value():

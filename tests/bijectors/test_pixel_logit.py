@@ -105,7 +105,7 @@ def test_samples_as_images():
     assert (images[values < 0] == 0).all() and (images[values >= 256] == 255).all()
 
 
-def test_to_uint8_undoes_dequantisation_through_the_bijector():
+def test_to_uint8_undoes_dequantization_through_the_bijector():
     images = ft.grey_levels(4, (8, 8, 3))
     logit = tfr.PixelLogit(dtype=tf.float64)
     noisy = tfr.dequantize(images, seed=(0, 1), dtype=tf.float64)

@@ -65,14 +65,14 @@ def test_latents_far_out(name, sigma):
     assert tfr.to_uint8(images).shape == images.shape
 
 
-@pytest.mark.parametrize("batch", ["black", "one_image", "one_grey_level"])
+@pytest.mark.parametrize("batch", ["black", "one_image", "one_gray_level"])
 @pytest.mark.parametrize("dequantize", [True, False])
 @pytest.mark.parametrize("name", FLOWS)
 def test_training_on_a_batch_without_variance(name, dequantize, batch):
     images = {
         "black": np.zeros([4, *SHAPE], np.uint8),
         "one_image": ft.grey_levels(1, SHAPE),
-        "one_grey_level": np.full([1, *SHAPE], 7, np.uint8),
+        "one_gray_level": np.full([1, *SHAPE], 7, np.uint8),
     }[batch]
     flow = distribution(name)
     if name == "compact":
@@ -132,7 +132,7 @@ def with_variances(part, value, **kwargs):
 @pytest.mark.parametrize("value", [0.0, 1e-6])
 def test_overflow_of_log_prob_is_announced(value):
     images = ft.pixels([2, *SHAPE])
-    # Each normalisation multiplies by up to 100, of which single precision holds nineteen in a row;
+    # Each normalization multiplies by up to 100, of which single precision holds nineteen in a row;
     # in double precision all is finite, so that it is an overflow and nothing else.
     double = with_variances("networks", value, dtype=tf.float64)
     log_prob = double.log_prob(tf.cast(images, tf.float64))

@@ -66,7 +66,7 @@ class _Reference:
             h = h + x + v.block_biases[block]
             total += self._skip(h, block + 1)
         x = tf.nn.relu(self._stacked_norm(total, -1))
-        outputs = self._conv(x, v.output_kernel, v.output_scales) + v.output_bias
+        outputs = self._pointwise(x, v.output_kernel, v.output_scales) + v.output_bias
         return outputs if parity is None else outputs * (1 - board), self.moved
 
     def _conv(self, x, kernel, scale):
@@ -74,12 +74,17 @@ class _Reference:
         norm = tf.sqrt(tf.reduce_sum(kernel**2, [0, 1, 2]))
         return tf.nn.conv2d(x, scale * kernel / norm, 1, "SAME")
 
+    def _pointwise(self, x, kernel, scale):
+        return self._conv(x, kernel[None, None], scale)
+
     def _block_conv(self, x, index):
         return self._conv(x, self.network.block_kernels[index], self.network.block_scales[index])
 
     def _skip(self, h, index):
         v = self.network
-        return self._conv(h, v.skip_kernels[index], v.skip_scales[index]) + v.skip_biases[index]
+        return (
+            self._pointwise(h, v.skip_kernels[index], v.skip_scales[index]) + v.skip_biases[index]
+        )
 
     def _stacked_norm(self, x, index):
         v = self.network

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 from tfp_realnvp.networks import weight_norm
+from tfp_realnvp.networks.weight_norm import convolve
 
 
 def _layer(filters=5, kernel_size=3, channels=2, **kwargs):
@@ -119,6 +120,18 @@ def test_a_filter_of_zeros_stays_zero():
     np.testing.assert_array_equal(result[..., 1], tf.zeros_like(result[..., 1]))
     assert np.abs(result[..., 0]).min() > 0
     assert all(np.isfinite(gradient).all() for gradient in tape.gradient(result, [kernel, scale]))
+
+
+@pytest.mark.parametrize("bias", [None, ft.normal([5], seed=1)], ids=["no_bias", "bias"])
+def test_a_matrix_is_a_kernel_of_one_by_one(bias):
+    x, kernel = ft.normal([2, 4, 3, 2]), ft.normal([2, 5], seed=2)
+    expected = convolve(x, kernel[None, None], bias)
+    np.testing.assert_allclose(convolve(x, kernel, bias), expected, rtol=1e-5, atol=1e-6)
+    late = tf.function(
+        lambda x: convolve(x, kernel, bias),
+        input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)],
+    )
+    np.testing.assert_allclose(late(x), expected, rtol=1e-5, atol=1e-6)
 
 
 # The layer.

@@ -87,7 +87,21 @@ def test_after_eager_calls(recompute):
 
 @each_recompute
 @pytest.mark.parametrize("use", [_log_prob, _gradient, _sample], ids=lambda use: use.__name__[1:])
-@pytest.mark.parametrize("wrap", _WRAPS)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "flow",
+        "invert",
+        pytest.param(
+            "chain",
+            marks=pytest.mark.xfail(
+                reason="TFP's own cache, which `tfb.Chain` uses, keeps the tensors of a traced "
+                "function, also for TFP's bijectors alone",
+                strict=True,
+            ),
+        ),
+    ],
+)
 def test_after_a_function(wrap, use, recompute):
     distribution = _distribution(recompute, wrap)
     references = _references(distribution)
