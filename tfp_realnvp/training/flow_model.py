@@ -514,13 +514,19 @@ def _bound_arguments(method: Callable[..., Any], *args: Any, **kwargs: Any) -> d
 def _data(arguments: dict[str, Any]) -> Any:
     """Takes `x` and `y` out of the arguments of a call."""
     images, labels = arguments.pop("x", None), arguments.pop("y", None)
-    return images if labels is None else (images, labels)
+    if labels is None:
+        return images
+    if isinstance(images, tf.data.Dataset):
+        raise ValueError("FlowModel: expected no y beside a dataset, which has its own labels.")
+    return images, labels
 
 
 def _split(arrays: Any, fraction: float) -> tuple[Any, Any]:
     """Returns arrays without their last part, a fraction of all images, and that part or `None`."""
     if not fraction:
         return arrays, None
+    if isinstance(arrays, tf.data.Dataset):
+        raise ValueError("FlowModel.fit: expected arrays with a validation_split, got a dataset.")
     validation.real(
         fraction, lambda x: 0 < x < 1, "FlowModel: expected a validation_split in (0, 1)"
     )
