@@ -22,7 +22,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
 	  awk -F ':.*## ' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs no data set)
+demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs no dataset)
 	$(BIN)/python examples/train_image.py --output_dir=results/digits
 	@echo "The results are in results/digits:"
 	@ls results/digits

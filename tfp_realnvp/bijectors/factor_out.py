@@ -16,7 +16,7 @@ tfb = tfp.bijectors
 
 
 class FactorOut(FlowBijector):
-    r"""Applies a bijector to the first half of the channels, and passes the second on as latents.
+    r"""Applies a bijector to the first half of the channels; the second half is latents.
 
     ```
     (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
@@ -24,9 +24,8 @@ class FactorOut(FlowBijector):
     ildj = ildj of the inner bijector at h
     ```
 
-    The half that goes on is the first: after `Squeeze(order='factor_out')` a checkerboard of the
-    image. The inner bijector keeps the shape of its half, so that latents have the shape of the
-    image.
+    After `Squeeze(order='factor_out')` the first half is a checkerboard of the image. The inner
+    bijector keeps the shape of its half, so that latents have the shape of the image.
 
     #### Example
 
@@ -51,7 +50,7 @@ class FactorOut(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          bijector: acts on the half that goes on, [..., H, W, C/2], and keeps its shape.
+          bijector: transforms the first half, [..., H, W, C/2], and keeps its shape.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -74,7 +73,7 @@ class FactorOut(FlowBijector):
 
     @property
     def bijector(self) -> tfb.Bijector:
-        """The bijector of the half that goes on."""
+        """The bijector of the first half."""
         return self._bijector
 
     @property

@@ -1,4 +1,4 @@
-"""Between pixel values and the whole real line."""
+"""A logit transform between pixel values and the real line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PixelLogit"]
 
 
 class PixelLogit(FlowBijector):
-    r"""From R to the open interval (-α', n + α'), which holds all pixel values [0, n) well inside.
+    r"""Maps R to the open interval (-α', n + α'), which contains all pixel values [0, n).
 
     With `n = num_values` and `α' = n α / (1 - 2α)`, for each dimension
 
@@ -24,13 +24,13 @@ class PixelLogit(FlowBijector):
     ildj = sum(log(n + 2α') - log(y + α') - log(n + α' - y))
     ```
 
-    The factor 1/n is in it: a density on the latents becomes one over pixel values, whose
-    -log2 / D is bits/dim. A sample may fall a little outside [0, n): it stays exactly invertible,
-    and `to_uint8` clips it for display.
+    The log det includes the factor 1/n: the result is a density over pixel values, whose -log2 / D
+    is bits/dim. A sample can lie a little outside of [0, n). It stays exactly invertible, and
+    `to_uint8` clips it for display.
 
-    The inverse works with the distances from both ends, which floating point gives exactly, so it
-    is finite on the whole open interval. Far out, where the sigmoid rounds to an end, the forward
-    direction gives the last number inside.
+    The inverse uses the distances from both ends, which are exact in floating point, so that it is
+    finite on the whole open interval. Where the sigmoid rounds to an end, the forward direction
+    returns the closest number inside.
 
     #### Example
 
@@ -60,7 +60,7 @@ class PixelLogit(FlowBijector):
 
         Args:
           alpha: α, in (0, 0.5).
-          num_values: the number n of grey levels, at least 2.
+          num_values: the number n of gray levels, at least 2.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that data is finite and within the open interval.
           name: of the operations.
@@ -81,7 +81,8 @@ class PixelLogit(FlowBijector):
             numpy_dtype = self.dtype.as_numpy_dtype
             margin = num_values * (alpha / (1 - 2 * alpha))
             low, high = -margin, num_values + margin
-            # Else the lowest grey level is an end of the interval, or noise on the highest is lost.
+            # Otherwise the lowest gray level rounds to an end of the interval, or the noise on the
+            # highest one is lost.
             limits = np.finfo(numpy_dtype)
             if -low < float(limits.tiny) or high * float(limits.eps) > 2**-4:
                 raise ValueError(

@@ -44,7 +44,7 @@ def check_images(x: Any, *, gray_levels: bool) -> None:
         largest = float(np.max(images))
         if largest <= 1.0 and float(np.max(np.asarray(images) % 1)) > 0:
             raise ValueError(
-                "FlowModel: expected grey levels 0, 1, 2, …, got fractions up to "
+                "FlowModel: expected gray levels 0, 1, 2, …, got fractions up to "
                 f"{largest}: multiply images in [0, 1] by 255 again, or pass dequantize=False."
             )
 
