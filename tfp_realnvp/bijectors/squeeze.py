@@ -19,15 +19,15 @@ _ORDERS = ("plain", "factor_out")
 class Squeeze(FlowBijector):
     r"""Space to depth: [..., H, W, C] to [..., H/k, W/k, k²C], without loss; `k` is `block_size`.
 
-    Each block of k × k pixels becomes one pixel. Its sub-pixels (row, column), of `C` channels each,
+    Each block of k × k pixels becomes one pixel. Its sub-pixels (row, column), `C` channels each,
     are arranged in one of two orders:
 
     *   `'plain'`: row by row, as `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
     *   `'factor_out'`: those with an even sum first: (0,0), (1,1), (0,1), (1,0). The first half of
         the channels is then a checkerboard of the image. `FactorOut` transforms that half further.
 
-    The inverse is depth to space. Both are permutations: the log det is zero. A model, whose forward
-    direction is latent to data, uses it as `tfb.Invert(Squeeze())`.
+    The inverse is depth to space. Both are permutations: the log det is zero. A model, whose
+    forward direction is latent to data, uses it as `tfb.Invert(Squeeze())`.
 
     #### Example
 

@@ -27,8 +27,8 @@ class LearningRateBudget(keras.callbacks.Callback):
     learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
     ```
 
-    and training stops at `f = 1`: the best use of a fixed time, however fast the machine. Much of
-    a flow's gain comes in the last, annealed part. Of several workers all go by the chief's clock.
+    and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
+    a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
 
     #### Example
 
@@ -122,24 +122,24 @@ class LearningRateBudget(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _common_fraction(self) -> float:
-        # Workers of different learning rates would part, and one that stops alone leaves the others
-        # waiting.
+        # With different learning rates the workers' weights would diverge, and a worker that stops
+        # alone leaves the others waiting.
         if self.steps is not None:
             return self.fraction
         return workers.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Saves all that training needs to go on, and the weights of the best epoch apart.
+    """Saves the state of training, and separately the weights of the best epoch.
 
-    After each epoch, and within one every `save_seconds`. Training stops when `patience` epochs in
-    succession were not better than the best before them.
+    It saves after each epoch, and within an epoch every `save_seconds`. Training stops when
+    `patience` successive epochs were not better than the best one before them.
 
     A checkpoint holds the distribution's variables, the optimizer, the seconds used so far, the
-    best value of `monitor` and how long ago it was. It counts once it is whole: a process that is
-    killed at any point goes on from the one before (`tf.train.CheckpointManager`). The optimizer's
-    iterations are the number of steps done, and with them the position in the data and the seeds of
-    the noise. Of several workers the chief alone writes; all have to see the folder.
+    best value of `monitor` and the number of epochs since. A process that is killed at any point
+    resumes from the last complete checkpoint (`tf.train.CheckpointManager`). The optimizer's
+    iterations are the number of steps done, which also determines the position in the data and the
+    seeds of the noise. With several workers, only the chief writes; all have to see the folder.
 
     #### Example
 
@@ -174,16 +174,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Constructs the callback.
 
         Args:
-          folder: for the checkpoints, in `folder/checkpoints`, and the best weights.
+          folder: of the checkpoints, in `folder/checkpoints`, and of the best weights.
           model: the compiled model.
-          budget: whose used seconds are to be kept.
-          monitor: the smaller, the better; without it in the logs, no weights are the best.
+          budget: a budget whose used seconds are saved.
+          monitor: a key of the logs; smaller is better. Without it, no best weights are saved.
           best_weights: the file name of the weights of the best epoch.
-          save_seconds: the longest time without a checkpoint; `None` has them after epochs only.
-          patience: epochs without a better one, at which training stops; `None` never stops it.
+          save_seconds: the longest time without a checkpoint; `None` saves after epochs only.
+          patience: number of epochs without improvement after which training stops; `None` never
+            stops it.
 
         Raises:
-          TypeError: if an argument is of another type.
+          TypeError: if an argument has a wrong type.
           ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not
             end in `.weights.h5`.
         """
@@ -229,10 +230,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
 
     def restore(self) -> bool:
-        """Takes up the latest checkpoint; returns whether there was one.
+        """Restores the latest checkpoint; returns whether there was one.
 
         Raises:
-          FileNotFoundError: if a worker has not the checkpoint that the chief has.
+          FileNotFoundError: if a worker does not find the checkpoint that the chief has.
         """
         latest = self._manager.latest_checkpoint
         if latest is not None:
@@ -262,15 +263,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._last_save = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves, if the last checkpoint is old."""
+        """Saves if the last checkpoint is older than `save_seconds`."""
         if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
             return
-        # The end of an epoch has its own checkpoint: one before its validation would pass it over.
+        # The end of an epoch has its own checkpoint. One before the validation would skip it.
         if not self.model.stop_training and batch + 1 != self.params.get("steps"):
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves, and looks whether this was the best epoch."""
+        """Saves, and checks whether this was the best epoch."""
         value = float((logs or {}).get(self._monitor, float("inf")))
         if value < float(self._best.numpy()):
             self._best.assign(value)
@@ -297,12 +298,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
 
 def _step(model: keras.Model) -> int:
-    # A variable of several devices is no number for Python.
+    # A variable of several devices does not convert to a Python number.
     return int(model.optimizer.iterations.numpy())
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Saves weights to `path`, `*.weights.h5`, which is replaced when the new file is whole."""
+    """Saves weights to `path`, `*.weights.h5`, which is replaced when the new file is complete."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_name(f".{os.getpid()}.{path.name}")
