@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes of files and folders."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ __all__ = ["atomic_replace", "atomic_write", "write_json", "write_text"]
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathlib.Path]]:
-    """Opens a temporary file that takes the place of `path` once the block has succeeded.
+    """Opens a temporary file that replaces `path` when the block succeeds.
 
     #### Example
 
@@ -26,14 +26,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
     (False, b'hello')
 
     Args:
-      path: the file; its folder is made if it is missing.
+      path: the file; its folder is created if it is missing.
 
     Yields:
-      The temporary file, open for writing bytes, and the path of the file that it will be.
+      The temporary file, open for writing bytes, and the final path.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since only a rename within one file system is atomic.
+    # In the same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -45,10 +45,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a path whose file or folder takes the place of `path` once the block has succeeded.
+    """Yields a temporary path whose file or folder replaces `path` when the block succeeds.
 
-    For writers that want a name and not an open file. The yielded path has the same last part, so
-    that a suffix keeps its meaning. Whoever is killed in the block leaves what was at `path`.
+    For writers that take a name, not an open file. The yielded path has the same last component, and
+    so the same suffix. A process that is killed in the block leaves `path` as it was.
 
     #### Example
 
@@ -63,7 +63,7 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     ('new', 1)
 
     Args:
-      path: the file or folder; its parent is made if it is missing.
+      path: the file or folder; its parent is created if it is missing.
 
     Yields:
       The path to write to, in a temporary folder beside `path`.
@@ -81,9 +81,9 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
-    """Lets two paths change places, atomically, if the system can; returns whether it did."""
-    # A rename does not replace a folder that holds something; Linux can swap the two, which leaves
-    # no moment without either.
+    """Exchanges two paths atomically if the system supports it; returns whether it did."""
+    # A rename does not replace a folder that is not empty. Linux can exchange the two, so that there
+    # is always a folder at the path.
     at_working_directory, exchange = -100, 2
     try:
         rename = ctypes.CDLL(None).renameat2
@@ -94,17 +94,17 @@ def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> pathlib.Path:
-    """Writes text as UTF-8, whole or not at all; returns the path."""
+    """Writes text as UTF-8, atomically; returns the path."""
     with atomic_write(path) as (file, path):
         file.write(text.encode())
     return path
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> pathlib.Path:
-    """Writes a value as indented JSON, whole or not at all; returns the path.
+    """Writes a value as indented JSON, atomically; returns the path.
 
     Raises:
-      TypeError: if JSON has no form for the value.
+      TypeError: if the value has no JSON representation.
       ValueError: if a number in it is not finite.
     """
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
