@@ -47,8 +47,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path whose file or folder replaces `path` when the block succeeds.
 
-    For writers that take a name, not an open file. The yielded path has the same last component, and
-    so the same suffix. A process that is killed in the block leaves `path` as it was.
+    For writers that take a name, not an open file. The yielded path has the same last component,
+    and so the same suffix. A process that is killed in the block leaves `path` as it was.
 
     #### Example
 
@@ -82,8 +82,8 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
     """Exchanges two paths atomically if the system supports it; returns whether it did."""
-    # A rename does not replace a folder that is not empty. Linux can exchange the two, so that there
-    # is always a folder at the path.
+    # A rename does not replace a folder that is not empty. Linux can exchange the two, so that
+    # there is always a folder at the path.
     at_working_directory, exchange = -100, 2
     try:
         rename = ctypes.CDLL(None).renameat2
