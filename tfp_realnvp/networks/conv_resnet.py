@@ -63,7 +63,7 @@ class ConvResNet(Conditioner):
     >>> network = ConvResNet(6, num_blocks=2, num_filters=16, checkerboard_parity=0)
     >>> network(tf.ones([2, 8, 8, 3])).shape
     TensorShape([2, 8, 8, 6])
-    >>> network.block_kernels.shape
+    >>> tuple(network.block_kernels.shape)
     (4, 3, 3, 16, 16)
 
     #### References

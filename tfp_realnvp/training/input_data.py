@@ -73,6 +73,9 @@ def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = Fals
     """
     if isinstance(data, tf.data.Dataset):
         return without_autotune(data)
+    if isinstance(data, tuple):
+        # Keras allows (images, None) for images without labels.
+        data = tuple(each for each in data if each is not None)
     leaves = tf.nest.flatten(data)
     if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
         return data

@@ -128,6 +128,14 @@ class FusedAdam(keras.optimizers.Adam):
         """Updates one variable."""
         self._update(gradient, variable, self._scalars(learning_rate, variable.dtype))
 
+    def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        if self.global_clipnorm is None or len({gradient.dtype for gradient in grads}) == 1:
+            return super()._clip_gradients(grads)
+        # Keras's own fails for gradients of several dtypes.
+        norm = tf.linalg.global_norm([tf.cast(gradient, tf.float64) for gradient in grads])
+        factor = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
+        return [gradient * tf.cast(factor, gradient.dtype) for gradient in grads]
+
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
@@ -136,10 +144,11 @@ class FusedAdam(keras.optimizers.Adam):
             return
         # Keras sums gradients over replicas, also over a single one, by a `tf.custom_gradient`,
         # which keeps the graph of the step for the life of the process.
-        dtypes = {tf.as_dtype(variable.dtype) for variable in trainable_variables}
+        variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
+        dtypes = {variable.dtype for variable in variables}
         scalars = {dtype: self._scalars(learning_rate, dtype) for dtype in dtypes}
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            self._update(gradient, variable.value, scalars[tf.as_dtype(variable.dtype)])
+        for gradient, variable in zip(grads, variables, strict=True):
+            self._update(gradient, variable, scalars[variable.dtype])
 
     def _update(
         self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]
