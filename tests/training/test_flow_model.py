@@ -511,6 +511,7 @@ _WAYS = {
     "recompute_xla": {"recompute": True, "jit_compile": True},
 }
 each_way = pytest.mark.parametrize("way", _WAYS)
+each_basic_way = pytest.mark.parametrize("way", ["graph", "xla", "eager", "recompute"])
 
 
 def _failing_model(way, make=_resnets, *, dequantize=False, optimizer=None, **kwargs):
@@ -521,7 +522,7 @@ def _failing_model(way, make=_resnets, *, dequantize=False, optimizer=None, **kw
 
 
 @pytest.mark.parametrize("optimizer", [None, "adam", "sgd"])
-@pytest.mark.parametrize("way", ["graph", "xla", "eager", "recompute"])
+@each_basic_way
 def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     bad, good = (_failing_model(way, _distribution, optimizer=optimizer) for _ in range(2))
     # In the second of three batches: the third must not be trained on.
@@ -575,7 +576,7 @@ def test_the_bijector_that_overflows_is_named(way):
     _assert_equal(_all_state(model)[: len(before)], before)
 
 
-@each_way
+@each_basic_way
 def test_a_variable_that_is_not_finite_is_named(way):
     model = _failing_model(way)
     bias = _couplings(model)[1].network.output_bias
@@ -585,7 +586,7 @@ def test_a_variable_that_is_not_finite_is_named(way):
     assert (error.value.step, error.value.part) == (0, f"the variable {bias.path}")
 
 
-@each_way
+@each_basic_way
 def test_a_base_distribution_that_is_not_finite_is_named(way):
     base = tfd.Independent(tfd.Uniform(tf.fill(_SHAPE, -1e-3), 1e-3), 3)
     model = _failing_model(way, _distribution, base=base)
@@ -605,7 +606,7 @@ class _RootOfZero(keras.layers.Layer):
         return tf.sqrt(self.kernel * tf.concat([inputs, inputs], axis=-1) ** 2)
 
 
-@each_way
+@each_basic_way
 def test_a_gradient_that_is_not_finite_is_named(way):
     model = _failing_model(
         way, _distribution, normalization=None, network_fn=lambda name, **_: _RootOfZero(name=name)

@@ -303,6 +303,13 @@ def test_weights_of_classes_are_refused():
         _model().fit(_IMAGES, class_weight={0: 1.0}, verbose=0)
 
 
+def test_weights_of_images_in_validation_data_are_refused():
+    with pytest.raises(ValueError, match="expected no sample_weight, each image counts once"):
+        _model().fit(
+            _IMAGES, validation_data=(_IMAGES, _LABELS, np.ones(_NUMBER)), epochs=1, verbose=0
+        )
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_images_and_labels_of_unequal_length(method):
     with pytest.raises(ValueError, match=r"arrays of equal length, got lengths \[9, 10\]"):
@@ -322,30 +329,62 @@ class _Slow(keras.callbacks.Callback):
     on_train_batch_end = on_test_batch_end = on_predict_batch_end = _sleep
 
 
-def _seconds_after_last_batch(method, data):
-    slow = _Slow()
-    model = _model()
-    options = {"batch_size": 1} if isinstance(data, np.ndarray) else {}
-    getattr(model, method)(data, verbose=0, callbacks=[slow], **options)
-    return time.monotonic() - slow.end
-
-
-def _user_dataset(options=None):
+def _user_dataset(enabled=None):
     dataset = tf.data.Dataset.from_tensor_slices(_IMAGES[:6]).map(lambda x: x).batch(1).prefetch(2)
-    return dataset if options is None else dataset.with_options(options)
-
-
-@pytest.mark.parametrize("data", ["array", "dataset"])
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_slow_batches_are_not_waited_for(method, data):
-    # With autotuning, whose thread sleeps for longer and longer, it is 3 s and more.
-    data = _IMAGES[:6] if data == "array" else _user_dataset()
-    assert _seconds_after_last_batch(method, data) < 1
-
-
-def test_options_of_a_user_are_respected():
     options = tf.data.Options()
-    options.autotune.enabled = True
-    dataset = as_dataset(_user_dataset(options))
-    assert dataset.options().autotune.enabled is True
-    assert as_dataset(_user_dataset()).options().autotune.enabled is False
+    if enabled is not None:
+        options.autotune.enabled = enabled
+    return dataset.with_options(options)
+
+
+_SLOW_DATA = {
+    "array": lambda: {"x": _IMAGES[:6], "batch_size": 1},
+    "dataset": lambda: {"x": _user_dataset()},
+}
+each_method = pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+each_slow_data = pytest.mark.parametrize("data", _SLOW_DATA)
+
+
+@each_slow_data
+@each_method
+def test_slow_batches_are_not_waited_for(method, data):
+    slow, model = _Slow(), _model()
+    getattr(model, method)(**_SLOW_DATA[data](), verbose=0, callbacks=[slow])
+    assert time.monotonic() - slow.end < 1
+
+
+def test_iterators_over_slow_batches_end_at_once():
+    # The destructor of an iterator with autotuning waits only now and then, for up to seconds.
+    for dataset in (as_dataset(_IMAGES[:6], 1, shuffle=True), as_dataset(_user_dataset())):
+        iterators = [iter(dataset) for _ in range(40)]
+        for _ in range(5):
+            for iterator in iterators:
+                next(iterator)
+            time.sleep(0.35)
+        del iterator
+        while iterators:
+            start = time.monotonic()
+            iterators.pop()
+            assert time.monotonic() - start < 0.3
+
+
+@each_slow_data
+@each_method
+def test_keras_gets_datasets_without_autotuning(method, data, monkeypatch):
+    given = {}
+
+    def record(self, x=None, validation_data=None, **kwargs):
+        given.update(x=x, validation_data=validation_data)
+        raise StopIteration
+
+    monkeypatch.setattr(keras.Model, method, record)
+    options = {"validation_data": _SLOW_DATA[data]()["x"]} if method == "fit" else {}
+    with pytest.raises(StopIteration):
+        getattr(_model(), method)(**_SLOW_DATA[data](), **options)
+    for name in ("x", "validation_data") if method == "fit" else ("x",):
+        assert given[name].options().autotune.enabled is False, name
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_options_of_a_user_are_respected(enabled):
+    assert as_dataset(_user_dataset(enabled)).options().autotune.enabled is enabled

@@ -33,6 +33,7 @@ tfd = tfp.distributions
 
 _INT32 = range(-(2**31), 2**31)
 _FIRST = tf.VariableAggregation.ONLY_FIRST_REPLICA
+_NO_WEIGHTS = "FlowModel: expected no {}, each image counts once."
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -362,6 +363,10 @@ class FlowModel(keras.Model):
         batch_size = options.pop("batch_size", None)
         images, validation_images = _split(_data(options), options.pop("validation_split", 0.0))
         validation_images = options.pop("validation_data", validation_images)
+        if isinstance(validation_images, tuple) and any(
+            w is not None for w in validation_images[2:]
+        ):
+            raise ValueError(_NO_WEIGHTS.format("sample_weight"))
         options["x"] = as_dataset(images, batch_size, shuffle=options.pop("shuffle", True))
         if validation_images is not None:
             size = options.pop("validation_batch_size", None) or batch_size
@@ -507,7 +512,7 @@ def _bound_arguments(method: Callable[..., Any], *args: Any, **kwargs: Any) -> d
     arguments.update(arguments.pop("kwargs", {}))
     for name in ("sample_weight", "class_weight"):
         if arguments.get(name) is not None:
-            raise ValueError(f"FlowModel: expected no {name}, each image counts once.")
+            raise ValueError(_NO_WEIGHTS.format(name))
     return {name: value for name, value in arguments.items() if name != "self"}
 
 
