@@ -29,23 +29,21 @@ def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
     """Returns the output of `network` for `inputs`, [B, H, W, C], by moving statistics."""
     weights = network.normalized_weights()
     variables = network.offsets, network.moving_means, network.moving_variances
-    factors, shifts = _affine(*variables, network.epsilon)
+    factors, shifts = map(tf.unstack, _affine(*variables, network.epsilon))
     # The even normalizations are those of h, the odd ones those after a block's first convolution.
-    norms = zip(*(tf.unstack(v.value[:-1:2]) for v in variables), strict=True)
-    first_kernels = weights.block_kernels[0::2] * factors[1::2, None, None, None]
-    first_convs = zip(tf.unstack(first_kernels), tf.unstack(shifts[1::2]), strict=True)
-    second_convs = zip(
-        tf.unstack(weights.block_kernels[1::2]), tf.unstack(weights.block_biases), strict=True
-    )
+    norms = list(zip(*(tf.unstack(v.value) for v in variables), strict=True))
+    kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
     skips = tf.unstack(weights.skip_kernels * factors[-1])
     bias = weights.skip_bias * factors[-1] + shifts[-1]
 
     h = convolve(_both_signs(network, inputs), weights.input_kernel, weights.input_bias)
     # The maps and kernels whose convolutions add up to the input of the output convolution.
     terms = [(h, skips[0])]
-    for i, (norm, first, second) in enumerate(zip(norms, first_convs, second_convs, strict=True)):
+    for i in range(network.num_blocks):
+        norm = norms[2 * i]
         x = tf.nn.relu(batch_norm(h, *norm, training=False, epsilon=network.epsilon).outputs)
-        x = tf.nn.relu(convolve(x, *first))
+        x = tf.nn.relu(convolve(x, kernels[2 * i] * factors[2 * i + 1], shifts[2 * i + 1]))
+        second = kernels[2 * i + 1], biases[i]
         skip = skips[i + 1]
         if i == network.num_blocks - 1 and _is_large(h, network.num_filters):
             # skip(h + second(x)) without the sum: h has two skips, x has the product of kernels.
@@ -57,9 +55,10 @@ def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
             terms.append((h, skip))
     output_conv = weights.output_kernel, weights.output_bias
     if network.checkerboard_parity is None or not _has_cells(inputs):
-        # The bias goes into the first convolution, where TensorFlow fuses it.
-        total = convolve(*terms[0], bias)
-        total = tf.add_n([total, *(convolve(*term) for term in terms[1:])])
+        # The bias goes into the last convolution, where TensorFlow fuses it, the sum and the ReLU.
+        total = convolve(*terms[-1], bias)
+        if network.num_blocks:
+            total += tf.add_n([convolve(*term) for term in terms[:-1]])
         return network.at_changed_positions(convolve(tf.nn.relu(total), *output_conv))
     halves = _sum_at_changed_positions(terms, bias, network.checkerboard_parity)
     outputs = [convolve(tf.nn.relu(half), *output_conv) for half in halves]
@@ -106,13 +105,16 @@ def _sum_at_changed_positions(
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)
     taken = zip(*(_take_changed(each, parity) for each in maps), strict=True)
-    halves = [convolve(tf.concat(each, axis=-1), kernel, bias) for each in taken]
-    for images, kernel in terms:
-        if kernel.shape.rank == 4:
-            # With a stride of 2 and this padding a 3×3 kernel is centered at those positions.
-            for k, (i, j) in enumerate(_changed_in_cell(parity)):
-                padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
-                halves[k] += convolve(images, kernel, strides=2, padding=padding)
+    taken = [tf.concat(each, axis=-1) for each in taken]
+    if len(maps) == len(terms):
+        return [convolve(each, kernel, bias) for each in taken]
+    images, wide_kernel = terms[-1]
+    halves = []
+    for each, (i, j) in zip(taken, _changed_in_cell(parity), strict=True):
+        # With a stride of 2 and this padding a 3×3 kernel is centered at those positions.
+        padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
+        half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
+        halves.append(half + convolve(each, kernel))
     return halves
 
 
