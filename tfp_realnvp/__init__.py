@@ -7,6 +7,7 @@ from tfp_realnvp.bijectors import (
     BatchNormalization,
     ChannelMask,
     CheckerboardMask,
+    EmbeddedCondition,
     FactorOut,
     FlowBijector,
     FlowChain,
@@ -14,7 +15,19 @@ from tfp_realnvp.bijectors import (
     RealNVPImage,
     Squeeze,
 )
-from tfp_realnvp.networks import Conditioner, ConvResNet, ShallowConv, WeightNormConv2D
+from tfp_realnvp.distributions import (
+    ConditionalDistribution,
+    ConditionedDistribution,
+    class_log_probs,
+    condition,
+)
+from tfp_realnvp.networks import (
+    ConditionEmbedding,
+    Conditioner,
+    ConvResNet,
+    ShallowConv,
+    WeightNormConv2D,
+)
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
@@ -29,8 +42,12 @@ __all__ = [
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "ConditionEmbedding",
+    "ConditionalDistribution",
+    "ConditionedDistribution",
     "Conditioner",
     "ConvResNet",
+    "EmbeddedCondition",
     "FactorOut",
     "FlowBijector",
     "FlowChain",
@@ -45,6 +62,8 @@ __all__ = [
     "TrainingCheckpoint",
     "WeightNormConv2D",
     "bits_per_dim",
+    "class_log_probs",
+    "condition",
     "dequantize",
     "export_saved_model",
     "save_weights",

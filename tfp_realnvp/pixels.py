@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["bits_per_dim", "dequantize", "evaluation_seed", "image_component", "to_uint8"]
+__all__ = [
+    "bits_per_dim",
+    "dequantize",
+    "evaluation_seed",
+    "image_component",
+    "to_uint8",
+    "uniform_noise",
+]
 
 # The noise of training depends on its seed and step. That of evaluation has to differ.
 _EVALUATION_STREAM = 0x5EED
@@ -55,14 +62,34 @@ def dequantize(
     if not (seed.dtype.is_integer and seed.shape.is_compatible_with([2])):
         raise ValueError(f"dequantize: expected two integers as seed, got {seed!r}.")
     levels = tf.floor(tf.cast(images, dtype))
-    if isinstance(first, int) and first == 0:
-        # The default algorithm depends on the device. (XLA derives a different key from the seed.)
-        noise = tf.random.stateless_uniform(tf.shape(levels), seed=seed, dtype=dtype, alg="philox")
-    else:
-        noise = _later_noise(tf.shape(levels), seed, dtype, first)
+    noise = uniform_noise(tf.shape(levels), seed, dtype, first=first)
     # 255 + (1 - 2⁻²⁴) would round to 256, the next level.
     largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
     return levels + tf.minimum(noise, tf.constant(largest, dtype))
+
+
+def uniform_noise(
+    shape: Any, seed: Any, dtype: Any = tf.float32, *, first: tf.Tensor | int = 0
+) -> tf.Tensor:
+    """Returns U[0, 1) of `shape`: a part of that of a larger batch, from the row `first` on.
+
+    #### Example
+
+    >>> whole = uniform_noise([5, 2], (0, 1))
+    >>> rest = uniform_noise([3, 2], (0, 1), first=tf.constant(2))
+    >>> bool(tf.reduce_all(whole[2:] == rest))
+    True
+
+    Args:
+      shape: of the result.
+      seed: two integers.
+      dtype: of the result.
+      first: index of the first row in the larger batch.
+    """
+    if isinstance(first, int) and first == 0:
+        # The default algorithm depends on the device. (XLA derives a different key from the seed.)
+        return tf.random.stateless_uniform(shape, seed=seed, dtype=dtype, alg="philox")
+    return _later_noise(tf.convert_to_tensor(shape), seed, dtype, first)
 
 
 def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -18,6 +19,7 @@ __all__ = [
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "EmbeddedCondition",
     "FactorOut",
     "FlowBijector",
     "FlowChain",

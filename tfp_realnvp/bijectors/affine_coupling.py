@@ -12,11 +12,11 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.internal import replicas, validation
-from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
-from tfp_realnvp.internal.layer_variables import LayerVariables
+from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute
+from tfp_realnvp.networks.conditioner import checked_condition_shape
 
-__all__ = ["AffineCoupling"]
+__all__ = ["AffineCoupling", "takes_condition"]
 
 
 class AffineCoupling(FlowBijector):
@@ -37,6 +37,10 @@ class AffineCoupling(FlowBijector):
 
     The variables of a network that is a Keras layer or model, or a `tf.Module`, are variables of
     the coupling, also if the network creates them at its first call.
+
+    A network with an argument `conditional_input` gets the condition of the call, for example
+    `coupling.forward(x, conditional_input=c)`. If its shape is declared, `conditional_event_shape`,
+    the leading shapes of images and condition broadcast, and a missing condition is an error.
 
     #### Example
 
@@ -63,6 +67,7 @@ class AffineCoupling(FlowBijector):
         *,
         use_scale: bool = True,
         scale: float | tf.Variable = 1.0,
+        conditional_event_shape: Sequence[int | None] | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "affine_coupling",
@@ -77,6 +82,10 @@ class AffineCoupling(FlowBijector):
             `dtype`.
           use_scale: `False` gives the additive coupling.
           scale: the initial value of the trainable scale of tanh, or the variable itself.
+          conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
+            an image [H, W, K]; by default the attribute of that name of the network. `None` passes
+            a condition on as it is. An image that has more pixels than the network's is squeezed:
+            4 channels for each 2×2 square.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -84,7 +93,8 @@ class AffineCoupling(FlowBijector):
         Raises:
           TypeError: if `mask` is not a mask, `network` is not callable, `scale` is neither a number
             nor a variable, `dtype` is not float32 or float64, or a flag is not a bool.
-          ValueError: if `scale` is not finite.
+          ValueError: if `scale` is not finite, or `conditional_event_shape` is given for a network
+            without `conditional_input`.
         """
         parameters = dict(locals())
         _check_mask(mask, name)
@@ -103,10 +113,12 @@ class AffineCoupling(FlowBijector):
             self._network = network
             self._use_scale = use_scale
             self._is_layer = isinstance(network, keras.layers.Layer)
-            self._network_variables = LayerVariables(network) if self._is_layer else ()
+            if self._is_layer:
+                self._track_layer(network)
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._takes_training = "training" in signature
-            self._takes_condition = "conditional_input" in signature
+            self._takes_condition = takes_condition(network)
+            self._condition_shape = _condition_shape(network, conditional_event_shape, name)
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=not use_scale,
@@ -138,19 +150,17 @@ class AffineCoupling(FlowBijector):
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
         """The variables of the network that are not trainable: moving statistics, random seeds."""
-        return tuple(v for v in self._network_variables if not v.trainable)
+        return tuple(v for v in self._layer_variables if not v.trainable)
 
     @property
     def accepts_conditional_input(self) -> bool:
         """Whether the network takes `conditional_input`."""
         return self._takes_condition
 
-    def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # `tf.train.Checkpoint` does not find all variables of a Keras 3 layer, for example those of
-        # layers in tuples in a list, and leaves them out silently.
-        children = super()._trackable_children(*args, **kwargs)
-        variables = {f"network_variable{i}": v for i, v in enumerate(self._network_variables)}
-        return {**children, **variables}
+    @property
+    def conditional_event_shape(self) -> tf.TensorShape | None:
+        """Shape of one `conditional_input`; `None` if it is not declared."""
+        return self._condition_shape
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None:
@@ -172,6 +182,7 @@ class AffineCoupling(FlowBijector):
         conditional_input: Any = None,
         recompute: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        image, conditional_input = self._with_condition(image, conditional_input)
         if recompute and self._is_layer and self._network.built:
             return self._recomputed_pass(image, inverse, training, conditional_input)
 
@@ -192,7 +203,8 @@ class AffineCoupling(FlowBijector):
         inputs = {"image": image, "weights": weight_values}
         if self._use_scale:
             inputs["scale"] = tf.convert_to_tensor(self._scale)
-        if tf.is_tensor(conditional_input) and conditional_input.dtype.is_floating:
+        is_tensor = self._takes_condition and tf.is_tensor(conditional_input)
+        if is_tensor and conditional_input.dtype.is_floating:
             inputs["condition"] = conditional_input
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
@@ -215,6 +227,30 @@ class AffineCoupling(FlowBijector):
             if after is not before:
                 replicas.assign(variable, after)
         return result, log_det
+
+    def _with_condition(
+        self, image: tf.Tensor, conditional_input: Any
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns the image, and the condition as the network takes it, [B, ...]."""
+        shape = self._condition_shape
+        if shape is None:
+            return image, conditional_input
+        if conditional_input is None:
+            raise ValueError(
+                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got None."
+            )
+        condition = tf.convert_to_tensor(conditional_input, dtype_hint=self.dtype)
+        if shape.rank == 3:
+            while condition.shape[-1] < shape[-1]:
+                squeezed = tf.nn.space_to_depth(flatten_batch(condition), 2)
+                condition = unflatten_batch(squeezed, like=condition)
+        if not condition.shape[-shape.rank :].is_compatible_with(shape):
+            raise ValueError(
+                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got shape "
+                f"{condition.shape}."
+            )
+        image, condition = broadcast_batch(image, condition, shape.rank)
+        return image, flatten_batch(condition, shape.rank)
 
     def _network_options(self, training: bool, conditional_input: Any) -> dict[str, Any]:
         options = {"training": training} if self._takes_training else {}
@@ -252,6 +288,32 @@ class AffineCoupling(FlowBijector):
         if inverse:
             return self._mask.merge(kept, changed * tf.exp(log_scale) + shift), log_det
         return self._mask.merge(kept, (changed - shift) * tf.exp(-log_scale)), -log_det
+
+
+def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
+    """Returns whether a network has a `conditional_input` and does not declare that it has none."""
+    function = network.call if isinstance(network, keras.layers.Layer) else network
+    has_argument = "conditional_input" in inspect.signature(function).parameters
+    return has_argument and getattr(network, "conditional_event_shape", ()) is not None
+
+
+def _condition_shape(
+    network: Callable[..., tf.Tensor], given: Sequence[int | None] | None, name: str
+) -> tf.TensorShape | None:
+    if given is None:
+        given = getattr(network, "conditional_event_shape", None)
+    if given is None:
+        return None
+    if not takes_condition(network):
+        raise ValueError(
+            f"{name}: expected a network with an argument `conditional_input`, for "
+            f"conditional_event_shape={given}, got {network!r}."
+        )
+    return tf.TensorShape(checked_condition_shape(given, name))
+
+
+def _sizes(shape: tf.TensorShape) -> str:
+    return ", ".join("any" if size is None else str(size) for size in shape)
 
 
 def _check_mask(mask: Any, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.one_pass_cache import OnePassCache
 
 __all__ = ["FlowBijector"]
@@ -60,6 +62,9 @@ class FlowBijector(tfb.Bijector):
     >>> fldj.shape, round(float(fldj[0]), 3)
     (TensorShape([5]), 2.773)
     """
+
+    # Of its own layer, if it has one.
+    _layer_variables: Sequence[tf.Variable] = ()
 
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
@@ -142,6 +147,17 @@ class FlowBijector(tfb.Bijector):
     def layers(self) -> tuple[keras.layers.Layer, ...]:
         """The Keras layers of this bijector itself, without those of nested bijectors."""
         return ()
+
+    def _track_layer(self, layer: keras.layers.Layer) -> None:
+        """Makes the variables of a Keras layer variables of this bijector; before `__init__`."""
+        self._layer_variables = LayerVariables(layer)
+
+    def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # `tf.train.Checkpoint` does not find all variables of a Keras 3 layer, for example those of
+        # layers in tuples in a list, and leaves them out silently.
+        children = super()._trackable_children(*args, **kwargs)
+        variables = {f"layer_variable{i}": v for i, v in enumerate(self._layer_variables)}
+        return {**children, **variables}
 
     @property
     def state_variables(self) -> tuple[tf.Variable, ...]:

@@ -103,14 +103,14 @@ class FlowChain(FlowBijector):
         for part in reversed(self._bijectors):
             x, fldj = nested.forward_and_log_det(part, x, **self._with_recompute(options))
             log_dets.append(fldj)
-        return x, _sum(log_dets, x)
+        return x, _sum(log_dets, x, _has_condition(options))
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
         for part in self._bijectors:
             y, ildj = nested.inverse_and_log_det(part, y, **self._with_recompute(options))
             log_dets.append(ildj)
-        return y, _sum(log_dets, y)
+        return y, _sum(log_dets, y, _has_condition(options))
 
     def _with_recompute(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "recompute": True} if self._recompute else options
@@ -136,6 +136,13 @@ class FlowChain(FlowBijector):
         return output_shape
 
 
-def _sum(log_dets: list[tf.Tensor], image: tf.Tensor) -> tf.Tensor:
+def _has_condition(options: dict[str, Any]) -> bool:
+    # Parts without the condition may see fewer leading dimensions than those with it.
+    return options.get("conditional_input") is not None
+
+
+def _sum(log_dets: list[tf.Tensor], image: tf.Tensor, broadcasts: bool) -> tf.Tensor:
+    if not log_dets:
+        return tf.zeros(tf.shape(image)[:-3], image.dtype)
     # One operation instead of a chain of additions, and of their gradients.
-    return tf.add_n(log_dets) if log_dets else tf.zeros(tf.shape(image)[:-3], image.dtype)
+    return sum(log_dets) if broadcasts else tf.add_n(log_dets)

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling, takes_condition
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
@@ -55,6 +55,7 @@ class MultiScaleBuilder:
         network_fn: Callable[..., Callable[..., tf.Tensor]] | None,
         network_dtype: str,
         dtype: tf.DType,
+        condition_shape: tuple[int | None, ...] | None = None,
     ) -> None:
         self._channels = image_shape[-1]
         self._num_scales = num_scales
@@ -69,6 +70,8 @@ class MultiScaleBuilder:
         self._network_fn = network_fn or self._conv_resnet
         self._network_dtype = network_dtype
         self._dtype = dtype
+        # Of a condition as the networks of the first scale get it.
+        self._condition_shape = condition_shape
 
     def build(self) -> FlowChain:
         """Returns the flow, with its networks."""
@@ -112,6 +115,8 @@ class MultiScaleBuilder:
         for index, mask in enumerate(masks):
             changed = mask.changed_channels(channels)
             input_channels = channels if changed == channels else channels - changed
+            condition_shape = self._condition_shape_after(halvings)
+            condition = {"conditional_event_shape": condition_shape} if condition_shape else {}
             network = self._network_fn(
                 mask=mask,
                 input_channels=input_channels,
@@ -119,6 +124,7 @@ class MultiScaleBuilder:
                 num_filters=filters,
                 name=f"{name}{index}",
                 dtype=self._network_dtype,
+                **condition,
             )
             if isinstance(network, keras.layers.Layer) and not network.built:
                 network.build((None, None, None, input_channels))
@@ -126,6 +132,7 @@ class MultiScaleBuilder:
                 mask,
                 network,
                 use_scale=self._use_scale,
+                conditional_event_shape=condition_shape if takes_condition(network) else None,
                 dtype=self._dtype,
                 name=f"{name}{index}_coupling",
             )
@@ -141,35 +148,32 @@ class MultiScaleBuilder:
                 bijectors.append(BatchNormalization(self._momentum, **options))
         return bijectors
 
+    def _condition_shape_after(self, halvings: int) -> tuple[int | None, ...] | None:
+        """Returns the shape of a condition at a scale; images are squeezed as often as halved."""
+        if self._condition_shape is None or len(self._condition_shape) == 1:
+            return self._condition_shape
+        return None, None, self._condition_shape[-1] * 4**halvings
+
     def _conv_resnet(
-        self, *, mask: Mask, output_channels: int, num_filters: int, name: str, dtype: Any, **_: Any
+        self, *, mask: Mask, input_channels: int, output_channels: int, **kwargs: Any
     ) -> ConvResNet:
-        return ConvResNet(
-            output_channels,
-            self._num_blocks,
-            num_filters,
-            checkerboard_parity=mask.parity if isinstance(mask, CheckerboardMask) else None,
-            dtype=dtype,
-            name=name,
-        )
+        del input_channels
+        parity = mask.parity if isinstance(mask, CheckerboardMask) else None
+        return ConvResNet(output_channels, self._num_blocks, checkerboard_parity=parity, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 def shallow_conv(
     *,
     mask: Mask,
+    input_channels: int,
     output_channels: int,
-    num_filters: int,
-    name: str,
-    dtype: str | None = None,
     **kwargs: Any,
 ) -> ShallowConv:
     """Returns the network of a coupling of `RealNVPImage.compact`: its `network_fn`."""
-    del kwargs
+    del input_channels
     parity = mask.parity if isinstance(mask, CheckerboardMask) else None
-    return ShallowConv(
-        output_channels, num_filters, checkerboard_parity=parity, dtype=dtype, name=name
-    )
+    return ShallowConv(output_channels, checkerboard_parity=parity, **kwargs)
 
 
 def checked_image_shape(

@@ -103,12 +103,14 @@ def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
 
     Args:
       bijector: any TFP bijector.
-      **options: `training`, `conditional_input`.
+      **options: `training`, `conditional_input`; the latter goes to bijectors that take it.
 
     Returns:
       The keyword arguments for a method of `bijector`, empty without a `FlowBijector` in it.
     """
     if isinstance(bijector, FlowBijector):
+        if not bijector.accepts_conditional_input:
+            options.pop("conditional_input", None)
         return dict(options)
     if isinstance(bijector, private_api.Invert):
         return call_options(bijector.bijector, **options)

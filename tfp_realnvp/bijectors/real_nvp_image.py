@@ -11,10 +11,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import multi_scale, nested, squeeze
+from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
 
@@ -94,6 +96,10 @@ class RealNVPImage(FlowBijector):
         num_values: int = 256,
         network_fn: Callable[..., Callable[..., tf.Tensor]] | None = None,
         network_dtype: str | None = None,
+        conditional_event_shape: Sequence[int | None] | None = None,
+        num_classes: int | None = None,
+        condition_dropout: float | None = None,
+        embedding_size: int = 64,
         flow: FlowChain | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
@@ -121,9 +127,19 @@ class RealNVPImage(FlowBijector):
           num_values: number of gray levels.
           network_fn: makes the network of a coupling from the keyword arguments `mask`,
             `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
-            `network_dtype`); by default the paper's `ConvResNet`. A Keras layer is built here.
+            `network_dtype`), and of a conditional flow `conditional_event_shape`, that of the
+            embedded condition; by default the paper's `ConvResNet`. A Keras layer is built here.
           network_dtype: name of the Keras dtype policy of the networks, for example
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
+          conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
+            K] for an image. The flow then needs a `conditional_input` of this shape, [..., K] or
+            [..., H, W, K], see `ConditionEmbedding`. An image is resized to the height and width of
+            the data, and squeezed as the data is.
+          num_classes: the same for integer labels in [0, num_classes), of shape [...].
+          condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of
+            an image. `conditional_input=None` then gives the density without a condition.
+          embedding_size: length of the embedding of labels and vectors, from which each network
+            predicts shifts of its activations.
           flow: the flow between latents and logits of another model of the same configuration, to
             share its networks, as copies do.
           dtype: `tf.float32` or `tf.float64`, of values and log det.
@@ -185,11 +201,17 @@ class RealNVPImage(FlowBijector):
             "network_dtype": network_dtype,
             "dtype": dtype,
         }
+        condition = {
+            "conditional_event_shape": conditional_event_shape,
+            "num_classes": num_classes,
+            "size": embedding_size,
+            "dropout": condition_dropout,
+        }
         with tf.name_scope(name):
             if flow is None:
-                flow = multi_scale.MultiScaleBuilder(**architecture).build()
-                flow.architecture = self._no_dependency(architecture)
-            _check_shared_flow(flow, architecture, name)
+                flow = _new_flow(architecture, condition, name)
+                flow.architecture = self._no_dependency({**architecture, **condition})
+            _check_shared_flow(flow, {**architecture, **condition}, name)
             parameters.update(
                 image_shape=image_shape,
                 num_scales=num_scales,
@@ -289,6 +311,12 @@ class RealNVPImage(FlowBijector):
         """Whether a network takes `conditional_input`."""
         return nested.accepts_conditional_input(self._flow)
 
+    @property
+    def condition_embedding(self) -> ConditionEmbedding | None:
+        """The embedding of the condition; `None` without one."""
+        parts = [each for each in self._flow.bijectors if isinstance(each, EmbeddedCondition)]
+        return parts[0].embedding if parts else None
+
     def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
         """Returns the latents by scale, the finest first.
 
@@ -347,6 +375,24 @@ class RealNVPImage(FlowBijector):
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return self._chain._inverse_and_log_det(y, **options)
+
+
+def _new_flow(architecture: dict[str, Any], condition: dict[str, Any], name: str) -> FlowChain:
+    if condition["conditional_event_shape"] is None and condition["num_classes"] is None:
+        validation.require(
+            condition["dropout"] is None,
+            f"{name}: expected no condition_dropout without a condition",
+            condition["dropout"],
+        )
+        return multi_scale.MultiScaleBuilder(**architecture).build()
+    dtype = architecture["dtype"]
+    # Conditions and their embedding are few numbers: in full precision.
+    embedding = ConditionEmbedding(**condition, dtype=dtype.name, name=f"{name}_condition")
+    builder = multi_scale.MultiScaleBuilder(
+        **architecture, condition_shape=embedding.embedded_shape
+    )
+    flow = EmbeddedCondition(builder.build(), embedding, dtype=dtype, name=name)
+    return FlowChain([flow], dtype=dtype, name=f"{name}_flow")
 
 
 def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:

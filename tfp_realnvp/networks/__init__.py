@@ -1,6 +1,7 @@
 """Conditioner networks, as Keras layers."""
 
 from tfp_realnvp.networks.batch_norm import BatchNorm, batch_norm
+from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.shallow_conv import ShallowConv
@@ -8,6 +9,7 @@ from tfp_realnvp.networks.weight_norm import WeightNormConv2D, weight_norm
 
 __all__ = [
     "BatchNorm",
+    "ConditionEmbedding",
     "Conditioner",
     "ConvResNet",
     "ShallowConv",

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 
-__all__ = ["Conditioner"]
+__all__ = ["Conditioner", "checked_condition_shape", "film", "shifted"]
+
+
+def film(condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
+    """Returns one term for each of N activations, from the condition, to add or multiply.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> [term.shape for term in film(tf.ones([5, 8]), tf.ones([8, 2, 16]), tf.float32)]
+    [TensorShape([5, 1, 1, 16]), TensorShape([5, 1, 1, 16])]
+
+    Args:
+      condition: [B, E].
+      kernel: [E, N, F].
+      dtype: of the result.
+
+    Returns:
+      N tensors [B, 1, 1, F].
+
+    #### References
+
+    Perez, Strub, de Vries, Dumoulin, Courville: FiLM, section 2.1.
+    """
+    terms = tf.tensordot(tf.cast(condition, kernel.dtype), kernel, 1)
+    return tf.unstack(tf.cast(terms[:, None, None], dtype), axis=3)
+
+
+def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
+    """Returns `x + shift`, or `x` without a shift."""
+    return x if shift is None else x + shift
+
+
+def checked_condition_shape(shape: Any, name: str) -> tuple[int | None, ...]:
+    """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises if it is none."""
+    expected = f"{name}: expected a conditional_event_shape [K] or [H, W, K]"
+    is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
+    validation.require(is_shape and not isinstance(shape, str), expected, shape, TypeError)
+    shape = tuple(shape)
+    validation.require(len(shape) in (1, 3) and shape[-1] is not None, expected, shape)
+    return tuple(None if n is None else validation.integer(n, 1, expected) for n in shape)
 
 
 class Conditioner(keras.layers.Layer):
@@ -20,6 +62,10 @@ class Conditioner(keras.layers.Layer):
     this package share: the number K of output channels, and the checkerboard. For a checkerboard
     coupling half of the input is zero, so that the board goes in as one more channel, to tell a
     kept zero from a masked pixel.
+
+    A network whose `conditional_event_shape` is declared takes a `conditional_input`, a vector or
+    an image for each image. The weights that it is multiplied by start at zero, so that the network
+    starts as the one without a condition.
 
     #### Example
 
@@ -39,7 +85,12 @@ class Conditioner(keras.layers.Layer):
     """
 
     def __init__(
-        self, output_channels: int, *, checkerboard_parity: int | None = None, **kwargs: Any
+        self,
+        output_channels: int,
+        *,
+        checkerboard_parity: int | None = None,
+        conditional_event_shape: Sequence[int | None] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Constructs the base.
 
@@ -47,6 +98,8 @@ class Conditioner(keras.layers.Layer):
           output_channels: K, channels of the output.
           checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for a
             channel-wise coupling, which needs no board.
+          conditional_event_shape: shape of one `conditional_input`: a vector [E], or an image
+            [H, W, E], where H and W can be `None`; `None` without a condition.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
@@ -60,6 +113,28 @@ class Conditioner(keras.layers.Layer):
         if checkerboard_parity is not None:
             checkerboard_parity = check_parity(checkerboard_parity)
         self.checkerboard_parity = checkerboard_parity
+        if conditional_event_shape is not None:
+            conditional_event_shape = checked_condition_shape(conditional_event_shape, self.name)
+        self.conditional_event_shape = conditional_event_shape
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether the condition is a vector."""
+        return self.conditional_event_shape is not None and len(self.conditional_event_shape) == 1
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the condition is an image."""
+        return self.conditional_event_shape is not None and len(self.conditional_event_shape) == 3
+
+    def required(self, condition: tf.Tensor | None) -> tf.Tensor:
+        """Returns the condition; raises `ValueError` if it is `None`."""
+        if condition is None:
+            raise ValueError(
+                f"{self.name}: expected a conditional_input [batch, ...] with events of shape "
+                f"{self.conditional_event_shape}, got None."
+            )
+        return condition
 
     def with_board(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, C + 1], the board as last channel, or the inputs without a board."""
@@ -84,4 +159,5 @@ class Conditioner(keras.layers.Layer):
             **super().get_config(),
             "output_channels": self.output_channels,
             "checkerboard_parity": self.checkerboard_parity,
+            "conditional_event_shape": self.conditional_event_shape,
         }

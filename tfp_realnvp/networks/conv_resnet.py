@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.networks.batch_norm import batch_norm
-from tfp_realnvp.networks.conditioner import Conditioner
+from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
 from tfp_realnvp.networks.folded_inference import folded_inference
 from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
@@ -54,6 +54,10 @@ class ConvResNet(Conditioner):
     coupling half of the input is zero: the normalized input is doubled, and the board is one more
     input channel. The output is zero where the coupling keeps the image.
 
+    A vector as condition shifts the output of each batch normalization of the blocks and of the
+    output, by a linear map of its own. An image as condition goes through a 3×3 convolution of its
+    own, whose result is added to the first h.
+
     The weights of all blocks are one variable of each kind, with the block as first axis. Batch
     statistics are read and written once a call.
 
@@ -93,8 +97,8 @@ class ConvResNet(Conditioner):
             coupling starts near the identity and the first steps of training are stable.
           momentum: of the moving statistics of batch normalization.
           epsilon: added to the variance.
-          **kwargs: `checkerboard_parity`, as in `Conditioner`; `name`, `dtype`, as in
-            `keras.layers.Layer`.
+          **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
+            `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
           ValueError: if a number is out of range.
@@ -138,6 +142,12 @@ class ConvResNet(Conditioner):
             "output", [filters, self.output_channels], initial_scale=self.output_scale
         )
         self.output_bias = self._weight("output_bias", [self.output_channels])
+        if self.takes_vector:
+            shape = [*self.conditional_event_shape, 2 * blocks + 1, filters]
+            self.condition_kernel = self._weight("condition_kernel", shape)
+        elif self.takes_image:
+            shape = [3, 3, self.conditional_event_shape[-1], filters]
+            self.condition_kernel = self._weight("condition_kernel", shape)
 
     def _weight(
         self, name: str, shape: list[int], initializer: Any = "zeros", **kwargs: Any
@@ -189,20 +199,27 @@ class ConvResNet(Conditioner):
             output_bias,
         )
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool = False,
+        conditional_input: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns [B, H, W, K] for inputs [B, H, W, C].
 
         Args:
           inputs: the kept half of images.
           training: whether to normalize by batch statistics, and to update the moving ones.
+          conditional_input: [B, *conditional_event_shape], if that is declared.
         """
         if not training:
-            return folded_inference(self, inputs)
+            return folded_inference(self, inputs, conditional_input)
         weights = self.normalized_weights()
         kernels, biases, skips = map(
             tf.unstack, (weights.block_kernels, weights.block_biases, weights.skip_kernels)
         )
         norms = iter(zip(*map(tf.unstack, self._norms()), strict=True))
+        shifts = iter(self.condition_shifts(conditional_input))
         moved = []
 
         def normalize(x: tf.Tensor, norm: tuple[tf.Tensor, ...]) -> tf.Tensor:
@@ -212,18 +229,35 @@ class ConvResNet(Conditioner):
             moved.append(statistics)
             return x
 
+        def activate(x: tf.Tensor) -> tf.Tensor:
+            return tf.nn.relu(shifted(normalize(x, next(norms)), next(shifts)))
+
         x = normalize(inputs, _values(self.input_offset, self.input_mean, self.input_variance))
         x = self.input_factor * tf.concat([x, -x], axis=-1)
         h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
+        h = shifted(h, self.convolved_condition(conditional_input))
         total = convolve(h, skips[0], weights.skip_bias)
         for i in range(self.num_blocks):
-            x = convolve(tf.nn.relu(normalize(h, next(norms))), kernels[2 * i])
-            h += convolve(tf.nn.relu(normalize(x, next(norms))), kernels[2 * i + 1], biases[i])
+            x = convolve(activate(h), kernels[2 * i])
+            h += convolve(activate(x), kernels[2 * i + 1], biases[i])
             total += convolve(h, skips[i + 1])
-        x = tf.nn.relu(normalize(total, next(norms)))
+        outputs = convolve(activate(total), weights.output_kernel, weights.output_bias)
         self._assign_statistics(moved)
-        outputs = convolve(x, weights.output_kernel, weights.output_bias)
         return self.at_changed_positions(outputs)
+
+    def condition_shifts(self, condition: tf.Tensor | None) -> list[tf.Tensor | None]:
+        """Returns the shift of each normalized activation by a vector, [B, 1, 1, F]."""
+        if not self.takes_vector:
+            return [None] * (2 * self.num_blocks + 1)
+        kernel = tf.convert_to_tensor(self.condition_kernel.value)
+        return film(self.required(condition), kernel, self.compute_dtype)
+
+    def convolved_condition(self, condition: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns what an image as condition adds to the first feature maps, [B, H, W, F]."""
+        if not self.takes_image:
+            return None
+        condition = tf.cast(self.required(condition), self.compute_dtype)
+        return convolve(condition, *_values(self.condition_kernel))
 
     @property
     def input_factor(self) -> float:

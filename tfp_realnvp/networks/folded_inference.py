@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from tfp_realnvp.networks.batch_norm import batch_norm
+from tfp_realnvp.networks.conditioner import shifted
 from tfp_realnvp.networks.weight_norm import convolve
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["folded_inference"]
 
 
-def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
+def folded_inference(
+    network: ConvResNet, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None
+) -> tf.Tensor:
     """Returns the output of `network` for `inputs`, [B, H, W, C], by moving statistics."""
     weights = network.normalized_weights()
     variables = network.offsets, network.moving_means, network.moving_variances
@@ -36,13 +39,17 @@ def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
     skips = tf.unstack(weights.skip_kernels * factors[-1])
     bias = weights.skip_bias * factors[-1] + shifts[-1]
 
+    condition_shifts = network.condition_shifts(conditional_input)
     h = convolve(_both_signs(network, inputs), weights.input_kernel, weights.input_bias)
+    h = shifted(h, network.convolved_condition(conditional_input))
     # The maps and kernels whose convolutions add up to the input of the output convolution.
     terms = [(h, skips[0])]
     for i in range(network.num_blocks):
         norm = norms[2 * i]
-        x = tf.nn.relu(batch_norm(h, *norm, training=False, epsilon=network.epsilon).outputs)
-        x = tf.nn.relu(convolve(x, kernels[2 * i] * factors[2 * i + 1], shifts[2 * i + 1]))
+        x = batch_norm(h, *norm, training=False, epsilon=network.epsilon).outputs
+        x = tf.nn.relu(shifted(x, condition_shifts[2 * i]))
+        x = convolve(x, kernels[2 * i] * factors[2 * i + 1], shifts[2 * i + 1])
+        x = tf.nn.relu(shifted(x, condition_shifts[2 * i + 1]))
         second = kernels[2 * i + 1], biases[i]
         skip = skips[i + 1]
         if i == network.num_blocks - 1 and _is_large(h, network.num_filters):
@@ -59,9 +66,11 @@ def folded_inference(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
         total = convolve(*terms[-1], bias)
         if network.num_blocks:
             total += tf.add_n([convolve(*term) for term in terms[:-1]])
-        return network.at_changed_positions(convolve(tf.nn.relu(total), *output_conv))
+        x = tf.nn.relu(shifted(total, condition_shifts[-1]))
+        return network.at_changed_positions(convolve(x, *output_conv))
     halves = _sum_at_changed_positions(terms, bias, network.checkerboard_parity)
-    outputs = [convolve(tf.nn.relu(half), *output_conv) for half in halves]
+    halves = [tf.nn.relu(shifted(half, condition_shifts[-1])) for half in halves]
+    outputs = [convolve(half, *output_conv) for half in halves]
     return _put_changed(outputs, network.checkerboard_parity)
 
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks.conditioner import Conditioner
+from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
 
 __all__ = ["ShallowConv"]
 
@@ -20,6 +20,10 @@ class ShallowConv(Conditioner):
     A coupling with it starts as the identity, so that many of them can be stacked and trained from
     the first step at a high learning rate. For a checkerboard coupling the board is one more input
     channel.
+
+    A vector as condition scales and shifts the results of the first two convolutions, `x -> (1 + a)
+    x + b`, with a and b linear in the condition. An image as condition goes through a 3×3
+    convolution of its own, whose result is added to that of the first.
 
     #### Example
 
@@ -39,8 +43,8 @@ class ShallowConv(Conditioner):
         Args:
           output_channels: channels of the output.
           num_filters: feature maps of the first two convolutions.
-          **kwargs: `checkerboard_parity`, as in `Conditioner`; `name`, `dtype`, as in
-            `keras.layers.Layer`.
+          **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
+            `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
           ValueError: if a number is out of range.
@@ -50,16 +54,27 @@ class ShallowConv(Conditioner):
         self.num_filters = validation.integer(
             num_filters, 1, f"{self.name}: expected num_filters of at least 1"
         )
-        he_normal = {"activation": "relu", "kernel_initializer": "he_normal"}
         self.convs = [
-            self._conv(self.num_filters, 3, "conv1", **he_normal),
-            self._conv(self.num_filters, 1, "conv2", **he_normal),
-            self._conv(self.output_channels, 3, "conv3", kernel_initializer="zeros"),
+            self._conv(self.num_filters, 3, "conv1", "he_normal"),
+            self._conv(self.num_filters, 1, "conv2", "he_normal"),
+            self._conv(self.output_channels, 3, "conv3", "zeros"),
         ]
+        if self.takes_image:
+            self.condition_conv = self._conv(
+                self.num_filters, 3, "condition_conv", "zeros", use_bias=False
+            )
 
-    def _conv(self, filters: int, size: int, name: str, **kwargs: Any) -> keras.layers.Conv2D:
+    def _conv(
+        self, filters: int, size: int, name: str, initializer: str, **kwargs: Any
+    ) -> keras.layers.Conv2D:
         return keras.layers.Conv2D(
-            filters, size, padding="same", dtype=self.dtype_policy, name=name, **kwargs
+            filters,
+            size,
+            padding="same",
+            kernel_initializer=initializer,
+            dtype=self.dtype_policy,
+            name=name,
+            **kwargs,
         )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -69,14 +84,39 @@ class ShallowConv(Conditioner):
         for conv in self.convs:
             conv.build((*image, channels))
             channels = conv.filters
+        if self.takes_image:
+            self.condition_conv.build((*image, self.conditional_event_shape[-1]))
+        elif self.takes_vector:
+            # Factor and shift of both activations.
+            shape = (*self.conditional_event_shape, 4, self.num_filters)
+            self.condition_kernel = self.add_weight(
+                name="condition_kernel", shape=shape, initializer="zeros", autocast=False
+            )
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for inputs [B, H, W, C]."""
-        x = self.with_board(inputs)
-        for conv in self.convs:
-            x = conv(x)
-        return x
+    def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
+
+        Args:
+          inputs: the kept half of images.
+          conditional_input: [B, *conditional_event_shape], if that is declared.
+        """
+        conv1, conv2, conv3 = self.convs
+        maps = None
+        if self.takes_image:
+            maps = self.condition_conv(self.required(conditional_input))
+        terms = [None] * 4
+        if self.takes_vector:
+            kernel = tf.convert_to_tensor(self.condition_kernel.value)
+            terms = film(self.required(conditional_input), kernel, self.compute_dtype)
+        x = shifted(conv1(self.with_board(inputs)), maps)
+        x = tf.nn.relu(_modulated(x, *terms[:2]))
+        x = tf.nn.relu(_modulated(conv2(x), *terms[2:]))
+        return conv3(x)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
         return {**super().get_config(), "num_filters": self.num_filters}
+
+
+def _modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -> tf.Tensor:
+    return x if factor is None else x + x * factor + shift

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import bijectors
+from tfp_realnvp import bijectors, distributions
 from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FlowBijector
 
 __all__ = ["deserialize_distribution", "serialize_distribution"]
@@ -25,6 +25,7 @@ _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
     "tfp_realnvp": (bijectors, (FlowBijector, ChannelMask, CheckerboardMask)),
+    "tfp_realnvp.distributions": (distributions, tfp.distributions.Distribution),
 }
 
 _PLAIN = (str, bool, int, float, types.NoneType)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import pixels
+from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import FlowBijector, nested
 from tfp_realnvp.internal import atomic_files, replicas, validation
 from tfp_realnvp.serialization import keras_config, saved_model
@@ -24,13 +24,21 @@ from tfp_realnvp.training.diagnosis import (
     NonFiniteLossError,
     find_non_finite_variable,
 )
-from tfp_realnvp.training.input_data import as_dataset, check_images, images_of_batch
+from tfp_realnvp.training.input_data import (
+    as_dataset,
+    check_condition,
+    check_images,
+    condition_of_batch,
+    images_of_batch,
+)
 from tfp_realnvp.training.optimizers import FusedAdam, apply_if
 
 __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
+# The dropout of conditions and the noise of a step differ.
+_DROPOUT_STREAM = 0xD809
 _INT32 = range(-(2**31), 2**31)
 _FIRST = tf.VariableAggregation.ONLY_FIRST_REPLICA
 _NO_WEIGHTS = "FlowModel: expected no {}, each image counts once."
@@ -50,10 +58,15 @@ class FlowModel(keras.Model):
     the mean negative log-likelihood in nats per image (without the penalty), and `bits_per_dim`.
 
     *   `fit`, `evaluate`, `predict` take NumPy arrays, tensors, and `tf.data` of images, of tuples
-        whose first element is the images (labels are ignored), or of dictionaries with `'image'`.
+        whose first element is the images, or of dictionaries with `'image'`.
+    *   A distribution that takes a condition gets the second element as `conditional_input`, or of
+        a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
+        `predict((images, labels))`. Other distributions ignore labels. With the flow's
+        `condition_dropout=p`, each step leaves out the condition of a share p of the images.
     *   `predict`, and `evaluate` in its metrics, give the log density of each image in nats, with
         moving statistics, and with the same noise each time.
-    *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise.
+    *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise; with a condition
+        `model((x, c))`.
     *   Constructed in the scope of a `tf.distribute.MirroredStrategy` or
         `MultiWorkerMirroredStrategy`, with the distribution and the optimizer, it trains on several
         devices or machines as on one with the same batch; see `compile` for batch statistics.
@@ -118,10 +131,14 @@ class FlowModel(keras.Model):
         expected = "FlowModel: expected an int32 seed"
         seed = int(validation.real(seed, lambda x: x in _INT32, expected))
         _check_scope("the distribution", distribution.variables)
+        takes_condition = distributions.takes_condition(distribution)
+        embedding = distributions.find_embedding(distribution)
         super().__init__(name=name)
         self.distribution = distribution
         self.dequantize = dequantize
         self.seed = seed
+        self.takes_condition = takes_condition
+        self._embedding = embedding
         bijectors = [part for part in distribution.submodules if isinstance(part, FlowBijector)]
         tracking.build_networks(distribution, bijectors)
         # Keras tracks the networks, which are layers; all other variables are wrapped in one.
@@ -201,9 +218,16 @@ class FlowModel(keras.Model):
 
     # Steps on a batch.
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C]."""
-        return self._log_prob(tf.cast(images, self.distribution.dtype), training=training)
+    def call(self, images: Any, training: bool = False) -> tf.Tensor:
+        """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C].
+
+        Args:
+          images: [B, H, W, C], or a tuple of images and their conditions.
+          training: whether to use and update batch statistics.
+        """
+        condition = self._condition(images)
+        images = tf.cast(pixels.image_component(images), self.distribution.dtype)
+        return self._log_prob(images, condition, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
@@ -216,7 +240,9 @@ class FlowModel(keras.Model):
             )
             tf.debugging.assert_positive(tf.shape(images)[0], message)
         step = tf.cast(self.optimizer.iterations.value, tf.int64)
-        values = self._values(images, (self.seed, tf.cast(step, tf.int32)), part)
+        seed = self.seed, tf.cast(step, tf.int32)
+        values = self._values(images, seed, part)
+        condition = self._with_dropout(self._condition(data), seed, part)
         variables = self.trainable_variables
         statistics = [tf.convert_to_tensor(variable) for variable in self._set_in_training]
         record = FiniteRecord()
@@ -224,7 +250,7 @@ class FlowModel(keras.Model):
         with replicas.global_statistics(self.global_statistics):
             with tf.GradientTape() as tape:
                 with nested.observe_inverse(record.add_bijector):
-                    log_prob = self._log_prob(values, training=True)
+                    log_prob = self._log_prob(values, condition, training=True)
                 # The sum over replicas is the mean over the batch, plus the penalty.
                 loss = -tf.reduce_sum(log_prob) / tf.cast(part.total, log_prob.dtype)
                 penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
@@ -289,9 +315,42 @@ class FlowModel(keras.Model):
         self.train_function = checked
         return checked
 
-    def _log_prob(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
-        options = tracking.log_prob_options(self.distribution, training=training)
-        return self.distribution.log_prob(values, **options)
+    def _log_prob(
+        self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
+    ) -> tf.Tensor:
+        options = {"training": training}
+        if condition is not None:
+            options["conditional_input"] = condition
+        return self.distribution.log_prob(
+            values, **distributions.route(self.distribution, **options)
+        )
+
+    def _condition(self, data: Any) -> tf.Tensor | None:
+        """Returns the condition of a batch, `None` for a distribution that takes none."""
+        if not self.takes_condition:
+            return None
+        condition = condition_of_batch(data)
+        embedding = self._embedding
+        if embedding is None:
+            return condition
+        if condition is not None:
+            return embedding.as_condition(condition, "FlowModel")
+        if embedding.dropout is None:
+            raise ValueError(
+                f"FlowModel: expected images and conditions, {embedding.description}, for example "
+                "`fit(images, labels)` or `predict((images, labels))`, got images only."
+            )
+        return None
+
+    def _with_dropout(
+        self, condition: tf.Tensor | None, seed: Any, part: replicas.BatchPart
+    ) -> tf.Tensor | None:
+        rate = self._embedding.dropout if self._embedding is not None else None
+        if condition is None or not rate:
+            return condition
+        seed = tf.stack([seed[0] ^ _DROPOUT_STREAM, seed[1]])
+        noise = pixels.uniform_noise(tf.shape(condition)[:1], seed, first=part.first)
+        return self._embedding.without(condition, noise < rate)
 
     def _penalty(self) -> tf.Tensor:
         halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
@@ -301,12 +360,14 @@ class FlowModel(keras.Model):
         images = images_of_batch(data, self.distribution.event_shape)
         number = tf.shape(images)[0]
         part = replicas.part_of_batch(number)
+        condition = self._condition(data)
         if replicas.num_replicas() > 1:
             images = _at_least_one(images)
+            condition = None if condition is None else _at_least_one(condition)
         batch = self._evaluation_batch + 1
         replicas.assign(self._evaluation_batch, batch)
         values = self._values(images, pixels.evaluation_seed(self.seed, batch), part)
-        return images, self._log_prob(values)[:number], part
+        return images, self._log_prob(values, condition)[:number], part
 
     def _values(self, images: tf.Tensor, seed: Any, part: replicas.BatchPart) -> tf.Tensor:
         if not self.dequantize:
@@ -348,8 +409,8 @@ class FlowModel(keras.Model):
         """Trains as `keras.Model.fit` does.
 
         Args:
-          x: images.
-          *args: as in `keras.Model.fit`.
+          x: images, or a dataset of images and conditions.
+          *args: as in `keras.Model.fit`; `y` are conditions.
           **kwargs: as in `keras.Model.fit`, except `sample_weight` and `class_weight`.
 
         Raises:
@@ -359,6 +420,7 @@ class FlowModel(keras.Model):
         """
         check_images(x, gray_levels=self.dequantize)
         options = _bound_arguments(keras.Model.fit, self, x, *args, **kwargs)
+        check_condition((x, options.get("y")), self._embedding)
         self._failure.assign([-1, -1])
         batch_size = options.pop("batch_size", None)
         images, validation_images = _split(_data(options), options.pop("validation_split", 0.0))
@@ -385,7 +447,9 @@ class FlowModel(keras.Model):
         if not kwargs.get("_use_cached_eval_dataset"):
             check_images(x, gray_levels=self.dequantize)
             kwargs = _bound_arguments(keras.Model.evaluate, self, x, *args, **kwargs)
-            args, x = (), as_dataset(_data(kwargs), kwargs.pop("batch_size", None))
+            x = _data(kwargs)
+            check_condition(x, self._embedding)
+            args, x = (), as_dataset(x, kwargs.pop("batch_size", None))
         results = super().evaluate(x, *args, **kwargs)
         if not self._bits_per_dim.count.numpy():
             raise ValueError("FlowModel.evaluate: expected images, got an empty dataset.")
@@ -398,6 +462,7 @@ class FlowModel(keras.Model):
         Warns with a `RuntimeWarning` of those that are not finite.
         """
         check_images(x, gray_levels=self.dequantize)
+        check_condition(x, self._embedding)
         options = _bound_arguments(keras.Model.predict, self, x, *args, **kwargs)
         images = as_dataset(options.pop("x"), options.pop("batch_size", None))
         self._evaluation_batch.assign(0)
@@ -542,12 +607,12 @@ def _split(arrays: Any, fraction: float) -> tuple[Any, Any]:
     )
 
 
-def _at_least_one(images: tf.Tensor) -> tf.Tensor:
+def _at_least_one(values: tf.Tensor) -> tf.Tensor:
     # A replica may have no image of a last batch, and convolutions of empty tensors fail. It then
     # computes one image of zeros, which does not count.
-    missing = tf.cast(tf.equal(tf.shape(images)[0], 0), tf.int32)
-    filled = tf.pad(images, tf.stack([[0, missing], [0, 0], [0, 0], [0, 0]]))
-    return tf.ensure_shape(filled, [None, *images.shape[1:]])
+    missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
+    filled = tf.pad(values, tf.stack([[0, missing], *[[0, 0]] * (values.shape.rank - 1)]))
+    return tf.ensure_shape(filled, [None, *values.shape[1:]])
 
 
 def _warn_unless_finite(values: Any, method: str) -> None:

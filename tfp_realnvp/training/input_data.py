@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tfp_realnvp import pixels
 from tfp_realnvp.internal.tf_data import without_autotune
+from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["as_dataset", "check_images", "images_of_batch"]
+__all__ = ["as_dataset", "check_condition", "check_images", "condition_of_batch", "images_of_batch"]
 
 
 def check_images(x: Any, *, gray_levels: bool) -> None:
@@ -47,6 +48,55 @@ def check_images(x: Any, *, gray_levels: bool) -> None:
                 "FlowModel: expected gray levels 0, 1, 2, …, got fractions up to "
                 f"{largest}: multiply images in [0, 1] by 255 again, or pass dequantize=False."
             )
+
+
+def check_condition(x: Any, embedding: ConditionEmbedding | None) -> None:
+    """Checks arrays of conditions before training: labels all, of vectors and images the first.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> images = np.zeros([2, 4, 4, 1], np.uint8)
+    >>> check_condition((images, np.array([0, 9])), tfr.ConditionEmbedding(num_classes=10))
+
+    Args:
+      x: images and conditions, or a dataset of them.
+      embedding: of the declared condition.
+
+    Raises:
+      ValueError: if a condition is not as declared.
+    """
+    condition = condition_of_batch(x)
+    if embedding is None or not isinstance(condition, (np.ndarray, tf.Tensor)):
+        return
+    is_labels = embedding.num_classes is not None and len(condition.shape) == 1
+    embedding.as_condition(condition if is_labels else condition[:1], "FlowModel")
+    if len(condition.shape) != 1 + embedding.event_ndims and is_labels is False:
+        is_weights = embedding.num_classes is not None and len(condition.shape) == 2
+        if not is_weights:
+            raise ValueError(
+                f"FlowModel: expected conditions {embedding.description}, one for each image, got "
+                f"shape {tuple(condition.shape)}."
+            )
+
+
+def condition_of_batch(data: Any) -> Any:
+    """Returns the condition of a batch, or `None`.
+
+    #### Example
+
+    >>> condition_of_batch(("images", "labels")), condition_of_batch({"image": 0, "label": 3})
+    ('labels', 3)
+
+    Args:
+      data: images; a tuple of images and conditions; or a dictionary with the condition as
+        `'conditional_input'`, or labels as `'label'`.
+    """
+    if isinstance(data, (tuple, list)):
+        return data[1] if len(data) > 1 else condition_of_batch(data[0])
+    if isinstance(data, dict):
+        return data.get("conditional_input", data.get("label"))
+    return None
 
 
 def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = False) -> Any:

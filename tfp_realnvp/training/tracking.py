@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import AffineCoupling, FlowBijector, nested
+from tfp_realnvp.bijectors import AffineCoupling, FlowBijector
+from tfp_realnvp.distributions import find_embedding, route
 from tfp_realnvp.internal import private_api
 
-__all__ = ["TrackedVariables", "build_networks", "find_scales", "log_prob_options"]
+__all__ = ["TrackedVariables", "build_networks", "find_scales"]
 
 tfd = tfp.distributions
 
@@ -55,7 +55,13 @@ def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijec
             f"{distribution.event_shape}."
         )
     image = tf.zeros([1, *distribution.event_shape], distribution.dtype)
-    distribution.log_prob(image)
+    embedding = find_embedding(distribution)
+    options = {}
+    if embedding is not None:
+        condition = tf.zeros([1, *(n or 1 for n in embedding.conditional_event_shape)])
+        dtype = tf.int32 if embedding.num_classes is not None else distribution.dtype
+        options = route(distribution, conditional_input=tf.cast(condition, dtype))
+    distribution.log_prob(image, **options)
 
 
 def find_scales(
@@ -69,16 +75,3 @@ def find_scales(
     of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
     couplings = [part for part in bijectors if isinstance(part, AffineCoupling)]
     return of_layers + [part.scale for part in couplings if part.scale is not None]
-
-
-def log_prob_options(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
-    """Returns the keyword arguments of `log_prob` that route `options` to the nested bijectors."""
-    if isinstance(distribution, private_api.TransformedDistribution):
-        routed = {
-            "distribution_kwargs": log_prob_options(distribution.distribution, **options),
-            "bijector_kwargs": nested.call_options(distribution.bijector, **options),
-        }
-        return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    if isinstance(distribution, private_api.Independent):
-        return log_prob_options(distribution.distribution, **options)
-    return {}

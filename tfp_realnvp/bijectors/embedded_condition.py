@@ -1,0 +1,164 @@
+"""A flow whose condition is embedded once, for all of its networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.bijectors import nested
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import broadcast_batch
+from tfp_realnvp.networks import ConditionEmbedding
+
+__all__ = ["EmbeddedCondition"]
+
+
+class EmbeddedCondition(FlowBijector):
+    r"""Embeds `conditional_input` and hands the embedding to the networks of a bijector.
+
+    ```
+    forward(x, c) = bijector.forward(x, embedding(c))
+    ```
+
+    The leading shapes of the images and of the condition broadcast. An image as condition is
+    resized to the height and width of the data, bilinearly.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.ShallowConv(2, conditional_event_shape=[8])
+    >>> coupling = tfr.AffineCoupling(tfr.ChannelMask(), network)
+    >>> flow = tfr.EmbeddedCondition(coupling, tfr.ConditionEmbedding(num_classes=10, size=8))
+    >>> z, ildj = flow.inverse_and_log_det(tf.ones([5, 4, 4, 2]), conditional_input=[[3], [7]])
+    >>> z.shape, ildj.shape
+    (TensorShape([2, 5, 4, 4, 2]), TensorShape([2, 5]))
+    """
+
+    def __init__(
+        self,
+        bijector: FlowBijector,
+        embedding: ConditionEmbedding,
+        *,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "embedded_condition",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          bijector: the flow, with a network at least that takes `conditional_input`.
+          embedding: of the condition, shared by all networks.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to assert that values are finite.
+          name: of the operations; errors begin with it.
+
+        Raises:
+          TypeError: if an argument has a wrong type, or dtypes differ.
+          ValueError: if no network of the bijector takes `conditional_input`.
+        """
+        parameters = dict(locals())
+        expected = f"{name}: expected a FlowBijector"
+        validation.require(isinstance(bijector, FlowBijector), expected, bijector, TypeError)
+        expected = f"{name}: expected a ConditionEmbedding"
+        is_embedding = isinstance(embedding, ConditionEmbedding)
+        validation.require(is_embedding, expected, embedding, TypeError)
+        dtype = validation.float_dtype(dtype, name)
+        if bijector.dtype != dtype:
+            raise TypeError(
+                f"{name}: expected a bijector of dtype {dtype.name}, got {bijector.dtype.name}."
+            )
+        if not nested.accepts_conditional_input(bijector):
+            raise ValueError(
+                f"{name}: expected a network whose call has an argument `conditional_input`, got "
+                "none in the whole flow."
+            )
+        with tf.name_scope(name):
+            self._bijector = bijector
+            self._embedding = embedding
+            self._track_layer(embedding)
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=bijector.is_constant_jacobian,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def bijector(self) -> FlowBijector:
+        """The flow that gets the embedding."""
+        return self._bijector
+
+    @property
+    def embedding(self) -> ConditionEmbedding:
+        """The embedding of the condition."""
+        return self._embedding
+
+    @property
+    def layers(self) -> tuple[keras.layers.Layer, ...]:
+        """The embedding."""
+        return (self._embedding,)
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """True: it needs one."""
+        return True
+
+    def _forward_and_log_det(
+        self, x: tf.Tensor, *, conditional_input: Any = None, **options: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        x, embedded = self._embed(x, conditional_input)
+        options["conditional_input"] = embedded
+        return nested.forward_and_log_det(self._bijector, x, **options)
+
+    def _inverse_and_log_det(
+        self, y: tf.Tensor, *, conditional_input: Any = None, **options: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        y, embedded = self._embed(y, conditional_input)
+        options["conditional_input"] = embedded
+        return nested.inverse_and_log_det(self._bijector, y, **options)
+
+    def _embed(self, image: tf.Tensor, conditional_input: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the image and the embedded condition, with equal leading shapes."""
+        embedding, size = self._embedding, tf.shape(image)[-3:-1]
+        if conditional_input is not None:
+            embedded = embedding(embedding.as_condition(conditional_input, self.name))
+            if embedding.event_ndims == 3:
+                embedded = _resized(embedded, image)
+        elif embedding.dropout is not None:
+            embedded = tf.convert_to_tensor(embedding.no_condition)
+            if embedding.event_ndims == 3:
+                embedded = tf.broadcast_to(embedded, tf.concat([size, tf.shape(embedded)], 0))
+        else:
+            raise ValueError(
+                f"{self.name}: expected a conditional_input of {embedding.description}, got None."
+            )
+        return broadcast_batch(image, embedded, len(embedding.embedded_shape))
+
+    def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        return self._bijector.forward_event_shape(input_shape)
+
+    def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
+        return self._bijector.inverse_event_shape(output_shape)
+
+    def _forward_event_shape_tensor(self, input_shape: tf.Tensor) -> tf.Tensor:
+        return self._bijector.forward_event_shape_tensor(input_shape)
+
+    def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
+        return self._bijector.inverse_event_shape_tensor(output_shape)
+
+
+def _resized(condition: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """Returns [..., h, w, K] with the height and width of `image`, [..., H, W, C]."""
+    sides, wanted = condition.shape[-3:-1], image.shape[-3:-1]
+    if sides.is_fully_defined() and sides == wanted:
+        return condition
+    flat = tf.reshape(condition, tf.concat([[-1], tf.shape(condition)[-3:]], axis=0))
+    flat = tf.image.resize(flat, tf.shape(image)[-3:-1])
+    shape = tf.concat([tf.shape(condition)[:-3], tf.shape(flat)[1:]], axis=0)
+    resized = tf.reshape(tf.cast(flat, condition.dtype), shape)
+    resized.set_shape([*condition.shape[:-3], *wanted, condition.shape[-1]])
+    return resized

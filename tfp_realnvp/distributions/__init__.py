@@ -1,0 +1,16 @@
+"""Distributions with a condition: fixed, for each class, or as a base."""
+
+from tfp_realnvp.distributions.class_log_probs import class_log_probs
+from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
+from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
+from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
+
+__all__ = [
+    "ConditionalDistribution",
+    "ConditionedDistribution",
+    "class_log_probs",
+    "condition",
+    "find_embedding",
+    "route",
+    "takes_condition",
+]

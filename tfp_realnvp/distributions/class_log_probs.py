@@ -1,0 +1,77 @@
+"""Classification by Bayes' rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.distributions.routing import find_embedding, route
+
+__all__ = ["class_log_probs"]
+
+tfd = tfp.distributions
+
+
+def class_log_probs(
+    distribution: tfd.Distribution, x: tf.Tensor, prior: Any = None, **options: Any
+) -> tf.Tensor:
+    r"""Returns log p(y | x) in nats for all classes y of a class-conditional distribution.
+
+    ```
+    log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
+    ```
+
+    All classes are evaluated in one call, as a batch that is `num_classes` times as large.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_probs = class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
+    >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
+    (TensorShape([5, 3]), [0.5, 0.25, 0.25])
+
+    Args:
+      distribution: with a `RealNVPImage(..., num_classes=K)`, or a `ConditionalDistribution`.
+      x: events [..., H, W, C], continuous pixel values, of the distribution's dtype.
+      prior: p(y), [K], which sum to one; by default 1 / K. Needed without `num_classes`.
+      **options: `training`, as the bijectors take it.
+
+    Returns:
+      Log probabilities [..., K].
+
+    Raises:
+      ValueError: if the number of classes is unknown, or `prior` is not K probabilities.
+    """
+    embedding = find_embedding(distribution)
+    num_classes = embedding.num_classes if embedding is not None else None
+    if num_classes is None and prior is None:
+        raise ValueError(
+            "class_log_probs: expected a distribution with num_classes, or a prior of the classes, "
+            f"got {distribution}."
+        )
+    dtype = distribution.dtype
+    if prior is None:
+        prior = np.full([num_classes], 1 / num_classes)
+    prior = np.asarray(prior, dtype.as_numpy_dtype)
+    num_classes = num_classes or len(prior)
+    is_distribution = prior.shape == (num_classes,) and (prior >= 0).all()
+    if not (is_distribution and abs(prior.sum() - 1) < 1e-3):
+        raise ValueError(
+            f"class_log_probs: expected a prior of {num_classes} probabilities that sum to one, "
+            f"got {prior}."
+        )
+    x = tf.convert_to_tensor(x, dtype)
+    batch_ndims = x.shape.rank - distribution.event_shape.rank
+    labels = tf.reshape(tf.range(num_classes), [num_classes] + [1] * batch_ndims)
+    x = tf.broadcast_to(x, tf.concat([[num_classes], tf.shape(x)], axis=0))
+    options = route(distribution, conditional_input=labels, **options)
+    # [K, ...] to [..., K].
+    log_probs = distribution.log_prob(x, **options)
+    log_probs = tf.transpose(log_probs, [*range(1, batch_ndims + 1), 0])
+    return tf.nn.log_softmax(log_probs + tf.math.log(prior), axis=-1)

@@ -1,0 +1,140 @@
+"""A distribution with its condition fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import AffineCoupling
+from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
+from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
+from tfp_realnvp.internal import validation
+
+__all__ = ["ConditionedDistribution", "condition"]
+
+tfd = tfp.distributions
+
+
+def condition(
+    distribution: tfd.Distribution, conditional_input: Any, *, name: str | None = None
+) -> ConditionedDistribution:
+    r"""Returns p(x | c) for a fixed condition, whose leading dimensions are the batch shape.
+
+    #### Example
+
+    >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
+    >>> given = condition(flow, [3, 7])
+    >>> given.batch_shape, given.sample(5).shape, given.log_prob(given.sample(5)).shape
+    (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
+
+    Args:
+      distribution: with a bijector or a base that takes `conditional_input`.
+      conditional_input: the condition, with any leading dimensions: labels, vectors or images.
+      name: of the operations.
+
+    Raises:
+      ValueError: if no part of the distribution takes a condition, or it is not as declared.
+      TypeError: if `distribution` is not a `tfd.Distribution`.
+    """
+    return ConditionedDistribution(distribution, conditional_input, name=name)
+
+
+class ConditionedDistribution(tfd.Distribution):
+    """The result of `condition`."""
+
+    def __init__(
+        self, distribution: tfd.Distribution, conditional_input: Any, name: str | None = None
+    ) -> None:
+        """Constructs the distribution; see `condition`."""
+        parameters = dict(locals())
+        is_distribution = isinstance(distribution, tfd.Distribution)
+        expected = "condition: expected a tfd.Distribution"
+        validation.require(is_distribution, expected, distribution, TypeError)
+        if not takes_condition(distribution):
+            raise ValueError(
+                f"condition: expected a distribution with a part that takes a conditional_input, "
+                f"got {distribution}."
+            )
+        with tf.name_scope(name or f"conditioned_{distribution.name}") as name:
+            embedding = find_embedding(distribution)
+            if embedding is not None:
+                conditional_input = embedding.as_condition(conditional_input, "condition")
+            conditional_input = tf.convert_to_tensor(conditional_input)
+            parameters["conditional_input"] = conditional_input
+            self._distribution = distribution
+            self._conditional_input = conditional_input
+            self._own_batch_shape = self._no_dependency(
+                _batch_shape(distribution, conditional_input)
+            )
+            super().__init__(
+                dtype=distribution.dtype,
+                reparameterization_type=distribution.reparameterization_type,
+                validate_args=distribution.validate_args,
+                allow_nan_stats=distribution.allow_nan_stats,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def distribution(self) -> tfd.Distribution:
+        """The distribution without its condition."""
+        return self._distribution
+
+    @property
+    def conditional_input(self) -> tf.Tensor:
+        """The condition."""
+        return self._conditional_input
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:
+        return {}
+
+    def _event_shape(self) -> tf.TensorShape:
+        return self._distribution.event_shape
+
+    def _event_shape_tensor(self) -> tf.Tensor:
+        return self._distribution.event_shape_tensor()
+
+    def _batch_shape(self) -> tf.TensorShape:
+        return self._own_batch_shape
+
+    def _batch_shape_tensor(self) -> tf.Tensor:
+        if self._own_batch_shape.is_fully_defined():
+            return tf.constant(self._own_batch_shape, tf.int32)
+        return tf.shape(self._conditional_input)[: self._own_batch_shape.rank]
+
+    def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return route(self._distribution, conditional_input=self._conditional_input, **kwargs)
+
+    def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._distribution.log_prob(value, **self._options(kwargs))
+
+    def _sample_n(self, n: tf.Tensor, seed: Any = None, **kwargs: Any) -> tf.Tensor:
+        shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
+        return self._distribution.sample(shape, seed=seed, **self._options(kwargs))
+
+    def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
+        return self._distribution.experimental_default_event_space_bijector()
+
+
+def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -> tf.TensorShape:
+    embedding = find_embedding(distribution)
+    if embedding is not None:
+        return embedding.batch_shape(conditional_input)
+    parts = [distribution, *distribution.submodules]
+    for part in parts:
+        if isinstance(part, ConditionalDistribution):
+            return part.given(conditional_input).batch_shape
+    for part in parts:
+        if isinstance(part, AffineCoupling) and part.conditional_event_shape is not None:
+            ndims = part.conditional_event_shape.rank
+            return conditional_input.shape[: conditional_input.shape.rank - ndims]
+    raise ValueError(
+        "condition: expected couplings with a conditional_event_shape, to know the batch shape of "
+        f"a conditional_input of shape {conditional_input.shape}, got none in {distribution}."
+    )

@@ -1,0 +1,223 @@
+"""A declared condition and its embedding, which all networks of a flow share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.networks.conditioner import checked_condition_shape
+
+__all__ = ["ConditionEmbedding"]
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class ConditionEmbedding(keras.layers.Layer):
+    r"""Checks a condition and embeds it.
+
+    | argument | condition | embedding |
+    | --- | --- | --- |
+    | `num_classes=K` | integer labels [...] | a row of a learned table, [..., E] |
+    | | weights of the classes [..., K] | the weighted sum of its rows |
+    | `conditional_event_shape=[K]` | vectors [..., K] | two dense layers, [..., E] |
+    | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
+
+    With `dropout` there is also "no condition", a learned embedding that starts at zero. It stands
+    for `None`, for a negative label, and for a vector or an image that contains a NaN.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> embedding = ConditionEmbedding(num_classes=10, size=16)
+    >>> embedding(tf.constant([3, 7])).shape, embedding.event_ndims
+    (TensorShape([2, 16]), 0)
+    """
+
+    def __init__(
+        self,
+        conditional_event_shape: Sequence[int | None] | None = None,
+        *,
+        num_classes: int | None = None,
+        size: int = 64,
+        dropout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Constructs the embedding, with its variables.
+
+        Args:
+          conditional_event_shape: [K], or [H, W, K], where H and W can be `None`.
+          num_classes: K, for labels in [0, K), instead of a `conditional_event_shape`.
+          size: E, length of the embedding of labels and vectors.
+          dropout: the probability with which `FlowModel.fit` leaves out the condition of an image;
+            `None` if there always is a condition.
+          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
+
+        Raises:
+          ValueError: if not exactly one of the first two arguments is given, or one of the
+            arguments is out of range.
+          TypeError: if one has a wrong type.
+        """
+        super().__init__(**kwargs)
+        if (conditional_event_shape is None) == (num_classes is None):
+            raise ValueError(
+                f"{self.name}: expected either a conditional_event_shape or num_classes, got "
+                f"{conditional_event_shape} and {num_classes}."
+            )
+        if num_classes is not None:
+            num_classes = validation.integer(
+                num_classes, 1, f"{self.name}: expected num_classes of at least 1"
+            )
+        else:
+            conditional_event_shape = checked_condition_shape(conditional_event_shape, self.name)
+        if dropout is not None:
+            expected = f"{self.name}: expected a condition_dropout in [0, 1)"
+            dropout = float(validation.real(dropout, lambda x: 0 <= x < 1, expected))
+        self.conditional_event_shape = conditional_event_shape or ()
+        self.num_classes = num_classes
+        self.size = validation.integer(size, 1, f"{self.name}: expected a size of at least 1")
+        self.dropout = dropout
+        self._build()
+
+    def _build(self) -> None:
+        depth = self.num_classes or self.conditional_event_shape[-1]
+        if self.num_classes is not None:
+            self.table = self.add_weight(
+                name="table", shape=(depth, self.size), initializer="random_normal"
+            )
+        elif self.event_ndims == 1:
+            self.dense = [
+                keras.layers.Dense(self.size, activation, dtype=self.dtype_policy, name=name)
+                for name, activation in (("dense1", "swish"), ("dense2", None))
+            ]
+            self.dense[0].build([None, depth])
+            self.dense[1].build([None, self.size])
+        if self.dropout is not None:
+            width = self.embedded_shape[-1]
+            self.no_condition = self.add_weight(
+                name="no_condition", shape=(width,), initializer="zeros"
+            )
+        self.built = True
+
+    @property
+    def event_ndims(self) -> int:
+        """Rank of one condition: 0 for labels, 1 for vectors, 3 for images."""
+        return len(self.conditional_event_shape)
+
+    @property
+    def embedded_shape(self) -> tuple[int | None, ...]:
+        """Shape of one embedded condition: (E,), or (H, W, K)."""
+        return self.conditional_event_shape if self.event_ndims == 3 else (self.size,)
+
+    def as_condition(self, value: Any, owner: str) -> tf.Tensor:
+        """Returns a condition as a tensor: int32 labels, or floats.
+
+        Args:
+          value: a tensor, an array or a number.
+          owner: the name that an error begins with.
+
+        Raises:
+          ValueError: if it is not a condition as declared; labels are checked where they are known.
+        """
+        if not tf.is_tensor(value):
+            value = np.asarray(value)
+            if value.dtype == np.float64:
+                value = value.astype(self.compute_dtype)
+        value = tf.convert_to_tensor(value)
+        if self.num_classes is not None and value.dtype.is_integer:
+            return self._checked_labels(tf.cast(value, tf.int32), owner)
+        fits = value.dtype.is_floating or (self.num_classes is None and value.dtype.is_integer)
+        shape = [self.num_classes] if self.num_classes is not None else self.conditional_event_shape
+        if value.shape.rank is not None:
+            event = value.shape[max(value.shape.rank - len(shape), 0) :]
+            fits = fits and event.is_compatible_with(shape)
+        if not fits:
+            raise ValueError(
+                f"{owner}: expected a conditional_input of {self.description}, got "
+                f"{value.dtype.name} of shape {value.shape}."
+            )
+        return tf.cast(value, self.compute_dtype)
+
+    def _checked_labels(self, labels: tf.Tensor, owner: str) -> tf.Tensor:
+        lowest = 0 if self.dropout is None else -1
+        known = tf.get_static_value(labels)
+        expected = f"{owner}: expected a conditional_input of {self.description}"
+        if known is not None:
+            wrong = known[(known < lowest) | (known >= self.num_classes)]
+            if wrong.size:
+                raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
+            return labels
+        assertions = [
+            tf.debugging.assert_greater_equal(labels, lowest, expected),
+            tf.debugging.assert_less(labels, self.num_classes, expected),
+        ]
+        with tf.control_dependencies(assertions):
+            return tf.identity(labels)
+
+    @property
+    def description(self) -> str:
+        """The declared condition in words, for errors."""
+        if self.num_classes is not None:
+            lowest = "" if self.dropout is None else " or -1"
+            k = self.num_classes
+            return f"integer labels in [0, {k}){lowest}, or weights of the classes [..., {k}]"
+        sizes = ", ".join("any" if n is None else str(n) for n in self.conditional_event_shape)
+        return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
+
+    def batch_shape(self, condition: tf.Tensor) -> tf.TensorShape:
+        """Returns the static leading shape of a condition, as `as_condition` gives it."""
+        ndims = self.event_ndims
+        if self.num_classes is not None and condition.dtype.is_floating:
+            ndims = 1
+        return condition.shape[: condition.shape.rank - ndims]
+
+    def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
+        """Returns conditions [B, ...] with "no condition" where `is_left_out`, [B]."""
+        nothing = tf.constant(-1 if condition.dtype.is_integer else np.nan, condition.dtype)
+        rank = condition.shape.rank
+        is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
+        return tf.where(is_left_out, nothing, condition)
+
+    def call(self, condition: tf.Tensor) -> tf.Tensor:
+        """Returns the embedded condition, [..., *embedded_shape]."""
+        if self.num_classes is not None and condition.dtype.is_integer:
+            is_given = condition[..., tf.newaxis] >= 0
+            embedded = tf.gather(self.table, tf.maximum(condition, 0))
+        else:
+            axes = [-1] if self.event_ndims < 3 else [-3, -2, -1]
+            is_nan = tf.math.is_nan(condition)
+            is_given = ~tf.reduce_any(is_nan, axes, keepdims=True)
+            # Both branches of tf.where have gradients, and that of a NaN would be NaN.
+            if self.dropout is not None:
+                condition = tf.where(is_nan, tf.zeros_like(condition), condition)
+            embedded = self._embed(condition)
+        if self.dropout is None:
+            return embedded
+        return tf.where(is_given, embedded, self.no_condition)
+
+    def _embed(self, condition: tf.Tensor) -> tf.Tensor:
+        if self.num_classes is not None:
+            return tf.tensordot(condition, tf.convert_to_tensor(self.table), 1)
+        if self.event_ndims == 1:
+            for dense in self.dense:
+                condition = dense(condition)
+        return condition
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the embedding of integer labels, vectors or images."""
+        batch = input_shape[: len(input_shape) - self.event_ndims]
+        return (*batch, *self.embedded_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `from_config`."""
+        shape = None if self.num_classes is not None else list(self.conditional_event_shape)
+        return {
+            **super().get_config(),
+            "conditional_event_shape": shape,
+            "num_classes": self.num_classes,
+            "size": self.size,
+            "dropout": self.dropout,
+        }
