@@ -34,7 +34,7 @@ def forward_and_log_det(
     """Returns `bijector.forward(x)` and its log det.
 
     A `FlowBijector` computes both in one pass, also under `tfb.Invert`, with the options. Any other
-    bijector is called by its public methods, without options.
+    bijector is called by its public methods; a `tfb.Chain` hands the options to its parts.
 
     Args:
       bijector: the nested bijector.
@@ -49,8 +49,10 @@ def forward_and_log_det(
         return bijector.validated_pass(x, inverse=False, **options)
     if isinstance(bijector, private_api.Invert):
         return inverse_and_log_det(bijector.bijector, x, **options)
-    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
-    return bijector.forward(x), tf.broadcast_to(fldj, tf.shape(x)[:-3])
+    kwargs = _public_options(bijector, options)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3, **kwargs)
+    y = bijector.forward(x, **kwargs)
+    return y, tf.broadcast_to(fldj, tf.shape(y)[:-3])
 
 
 def inverse_and_log_det(
@@ -63,12 +65,20 @@ def inverse_and_log_det(
     elif isinstance(bijector, private_api.Invert):
         return forward_and_log_det(bijector.bijector, y, **options)
     else:
-        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
-        x, ildj = bijector.inverse(y), tf.broadcast_to(ildj, tf.shape(y)[:-3])
+        kwargs = _public_options(bijector, options)
+        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3, **kwargs)
+        x = bijector.inverse(y, **kwargs)
+        ildj = tf.broadcast_to(ildj, tf.shape(x)[:-3])
     observer = _observer.get()
     if observer is not None:
         observer(bijector, x, ildj)
     return x, ildj
+
+
+def _public_options(bijector: tfb.Bijector, options: dict[str, Any]) -> dict[str, Any]:
+    # `recompute` is no keyword argument of the public methods.
+    public = ("training", "conditional_input")
+    return call_options(bijector, **{name: options[name] for name in public if name in options})
 
 
 @contextlib.contextmanager

@@ -14,13 +14,16 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
+from tfp_realnvp.distributions import find_embedding, route, takes_condition
 from tfp_realnvp.internal import atomic_files, private_api
+from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["export_saved_model"]
 
 tfd = tfp.distributions
 
 Outputs = dict[str, tf.Tensor]
+Condition = tf.Tensor | None
 
 
 def export_saved_model(
@@ -42,6 +45,12 @@ def export_saved_model(
     | `decode` | `latents` | `images`: forward(latents) |
     | `sample` | `num_samples`, `seed`, `temperature`: scalars | `images`, of the base's shape |
     | `reconstruct` | `images` | `images`: forward(inverse(images)) |
+    | `classify` | `images` | `log_probs` [B, K]: log p(y \| images), `labels` [B]: the argmax |
+
+    A flow that declares a condition has one more input, the last one, of all functions but
+    `classify`: `conditional_input`, int32 labels [B], vectors [B, K] or images [B, H, W, K]. For
+    `sample` B is `num_samples` or 1. Only a flow with `num_classes` has `classify`; its classes are
+    equally probable.
 
     Images are continuous pixel values of the distribution's dtype. In a flow with `PixelLogit`,
     those of uint8 images are in [0, 256). If that flow has at most 256 gray levels, each name has
@@ -87,7 +96,8 @@ def export_saved_model(
 
     Raises:
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
-      ValueError: if its events are not images of known shape, or `image_shape` does not fit.
+      ValueError: if its events are not images of known shape, `image_shape` does not fit, or it
+        takes a condition that it does not declare.
     """
     if isinstance(distribution, keras.Model):
         distribution = distribution.distribution
@@ -121,6 +131,12 @@ class _ServedFlow:
     ) -> None:
         self._base = distribution.distribution
         self._bijector = distribution.bijector
+        self._embedding = find_embedding(distribution)
+        if self._embedding is None and takes_condition(distribution):
+            raise ValueError(
+                "export_saved_model: expected a declared condition, by num_classes or "
+                f"conditional_event_shape, got {distribution}."
+            )
         self._dtype = tf.as_dtype(distribution.dtype)
         self._is_standard_normal = _is_standard_normal(self._base)
         event_shape = distribution.event_shape
@@ -140,12 +156,17 @@ class _ServedFlow:
         halvings = [part.num_scales - 1 for part in parts if isinstance(part, RealNVPImage)]
         self._divisor = 2 ** max(halvings, default=0)
         self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
+        self._condition = [] if self._embedding is None else [_condition_spec(self._embedding)]
         # All signatures call these two, so that the SavedModel has each graph once.
         self._inverse = tf.function(
-            self._inverse_pass, input_signature=[self._images], autograph=False
+            self._inverse_pass,
+            input_signature=[self._images, *self._condition],
+            autograph=False,
         )
         self._forward = tf.function(
-            self._bijector.forward, input_signature=[self._latents], autograph=False
+            self._forward_pass,
+            input_signature=[self._latents, *self._condition],
+            autograph=False,
         )
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
@@ -161,13 +182,16 @@ class _ServedFlow:
             self.sample: [num_samples, seed, temperature],
             self.reconstruct: [self._images],
         }
+        inputs = {function: [*specs, *self._condition] for function, specs in inputs.items()}
+        if self._embedding is not None and self._embedding.num_classes is not None:
+            inputs[self.classify] = [self._images]
         signatures = {function.__name__: (function, specs) for function, specs in inputs.items()}
         if self._logit is not None and self._num_values <= 256:
             uint8_images = tf.TensorSpec(self._images.shape, tf.uint8, "images")
             for function, specs in inputs.items():
                 outputs_uint8 = self._with_uint8_outputs(function)
                 signatures[f"{function.__name__}_uint8"] = (
-                    (self._with_uint8_inputs(outputs_uint8), [uint8_images, seed])
+                    (self._with_uint8_inputs(outputs_uint8), [uint8_images, seed, *specs[1:]])
                     if specs[0] is self._images
                     else (outputs_uint8, specs)
                 )
@@ -176,21 +200,32 @@ class _ServedFlow:
             for name, (function, specs) in signatures.items()
         }
 
-    def log_prob(self, images: tf.Tensor) -> Outputs:
-        return {"log_prob": self._encoded(images)[1]}
+    # Without a declared condition `conditional_input` is no part of the signatures.
 
-    def bits_per_dim(self, images: tf.Tensor) -> Outputs:
+    def log_prob(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
+        return {"log_prob": self._encoded(images, conditional_input)[1]}
+
+    def bits_per_dim(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
         num_dims = tf.reduce_prod(tf.shape(images)[1:])
-        return {"bits_per_dim": pixels.bits_per_dim(self._encoded(images)[1], num_dims)}
+        log_prob = self._encoded(images, conditional_input)[1]
+        return {"bits_per_dim": pixels.bits_per_dim(log_prob, num_dims)}
 
-    def encode(self, images: tf.Tensor) -> Outputs:
-        return {"latents": self._encoded(images)[0]}
+    def encode(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
+        return {"latents": self._encoded(images, conditional_input)[0]}
 
-    def decode(self, latents: tf.Tensor) -> Outputs:
+    def decode(self, latents: tf.Tensor, conditional_input: Condition = None) -> Outputs:
         with tf.control_dependencies(self._size_assertions(latents)):
-            return {"images": self._forward(latents)}
+            return {"images": self._decoded(latents, conditional_input)}
 
-    def sample(self, num_samples: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> Outputs:
+    def sample(
+        self,
+        num_samples: tf.Tensor,
+        seed: tf.Tensor,
+        temperature: tf.Tensor,
+        conditional_input: Condition = None,
+    ) -> Outputs:
+        if conditional_input is not None:
+            conditional_input = _repeated(conditional_input, num_samples)
         message = "expected num_samples of at least 1"
         assertions = [tf.debugging.assert_positive(num_samples, message)]
         if not self._is_standard_normal:
@@ -198,28 +233,54 @@ class _ServedFlow:
             one = tf.ones_like(temperature)
             assertions.append(tf.debugging.assert_equal(temperature, one, message))
         with tf.control_dependencies(assertions):
-            latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]))
+            options = _options(route, self._base, conditional_input)
+            latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]), **options)
             if self._is_standard_normal:
                 latents *= temperature
-            return {"images": self._forward(latents)}
+            return {"images": self._decoded(latents, conditional_input)}
 
-    def reconstruct(self, images: tf.Tensor) -> Outputs:
-        return {"images": self._forward(self._encoded(images)[0])}
+    def reconstruct(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
+        latents = self._encoded(images, conditional_input)[0]
+        return {"images": self._decoded(latents, conditional_input)}
+
+    def classify(self, images: tf.Tensor) -> Outputs:
+        # Each image with each class, in one batch.
+        batch_size, num_classes = tf.shape(images)[0], self._embedding.num_classes
+        labels = tf.tile(tf.range(num_classes), [batch_size])
+        _, log_prob = self._encoded(tf.repeat(images, num_classes, axis=0), labels)
+        log_probs = tf.nn.log_softmax(tf.reshape(log_prob, [batch_size, num_classes]))
+        return {
+            "log_probs": log_probs,
+            "labels": tf.argmax(log_probs, axis=-1, output_type=tf.int32),
+        }
 
     @property
     def _num_values(self) -> int:
         return self._logit.parameters["num_values"]
 
-    def _inverse_pass(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_pass(self, latents: tf.Tensor, conditional_input: Condition = None) -> tf.Tensor:
+        options = _options(nested.call_options, self._bijector, conditional_input)
+        return self._bijector.forward(latents, **options)
+
+    def _decoded(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
+        return self._forward(latents, *([] if conditional_input is None else [conditional_input]))
+
+    def _inverse_pass(
+        self, images: tf.Tensor, conditional_input: Condition = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns latents and log densities."""
-        latents, ildj = nested.inverse_and_log_det(self._bijector, images)
+        options = {} if conditional_input is None else {"conditional_input": conditional_input}
+        latents, ildj = nested.inverse_and_log_det(self._bijector, images, **options)
         if not self._is_standard_normal:
-            return latents, self._base.log_prob(latents) + ildj
+            options = _options(route, self._base, conditional_input)
+            return latents, self._base.log_prob(latents, **options) + ildj
         # The base distribution has one event shape, the images any.
         log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
         return latents, tf.reduce_sum(log_probs, axis=[-3, -2, -1]) + ildj
 
-    def _encoded(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _encoded(
+        self, images: tf.Tensor, conditional_input: Condition
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns latents and log densities of images that were checked."""
         assertions = self._size_assertions(images)
         if self._logit is not None:
@@ -227,8 +288,9 @@ class _ServedFlow:
             message = f"expected pixel values above {self._logit.low} and below {self._logit.high}"
             assertions.append(tf.debugging.assert_greater(images, low, message))
             assertions.append(tf.debugging.assert_less(images, high, message))
+        given = [] if conditional_input is None else [conditional_input]
         with tf.control_dependencies(assertions):
-            return self._inverse(images)
+            return self._inverse(images, *given)
 
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
@@ -252,10 +314,34 @@ class _ServedFlow:
         return wrapped
 
     def _with_uint8_inputs(self, function: Callable[..., Outputs]) -> Callable[..., Outputs]:
-        def wrapped(images: tf.Tensor, seed: tf.Tensor) -> Outputs:
-            return function(pixels.dequantize(images, tf.stack([seed, 0]), self._dtype))
+        def wrapped(
+            images: tf.Tensor, seed: tf.Tensor, conditional_input: Condition = None
+        ) -> Outputs:
+            values = pixels.dequantize(images, tf.stack([seed, 0]), self._dtype)
+            given = [] if conditional_input is None else [conditional_input]
+            return function(values, *given)
 
         return wrapped
+
+
+def _condition_spec(embedding: ConditionEmbedding) -> tf.TensorSpec:
+    dtype = tf.int32 if embedding.num_classes is not None else embedding.compute_dtype
+    return tf.TensorSpec([None, *embedding.conditional_event_shape], dtype, "conditional_input")
+
+
+def _options(
+    route_to: Callable[..., dict[str, Any]], part: Any, conditional_input: Condition
+) -> dict[str, Any]:
+    return {} if conditional_input is None else route_to(part, conditional_input=conditional_input)
+
+
+def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """Returns `number` conditions, for that many or a single one."""
+    message = "expected as many conditions as num_samples, or one"
+    is_one_of = tf.reduce_any(tf.shape(condition)[0] == [1, number])
+    with tf.control_dependencies([tf.debugging.assert_equal(is_one_of, True, message)]):
+        shape = tf.concat([[number], tf.shape(condition)[1:]], axis=0)
+        return tf.ensure_shape(tf.broadcast_to(condition, shape), condition.shape)
 
 
 def _is_standard_normal(base: tfd.Distribution) -> bool:
