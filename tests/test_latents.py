@@ -299,3 +299,241 @@ def test_statistics_of_normal_latents(flow):
     for scale in latents.latent_statistics(flow, images):
         figures = (scale.mean, scale.std - 1, scale.skewness, scale.excess_kurtosis)
         np.testing.assert_allclose(figures, 0, atol=0.3)
+
+
+# conditions
+
+
+_KINDS = {
+    "labels": {"num_classes": 3},
+    "vectors": {"conditional_event_shape": [5]},
+    "images": {"conditional_event_shape": [8, 8, 2]},
+}
+
+
+def _conditions(kind):
+    """Four conditions."""
+    if kind == "labels":
+        return np.array([2, 0, 1, 0])
+    return ft.normal([4, *_KINDS[kind]["conditional_event_shape"]], seed=1).numpy()
+
+
+@pytest.fixture(scope="module")
+def flows():
+    """Conditional flows with random weights."""
+    keras.utils.set_random_seed(0)
+    kinds = {**_KINDS, "dropout": {"num_classes": 3, "condition_dropout": 0.1}}
+    options = {"num_scales": 2, "num_blocks": 0, "num_couplings": 1}
+    return {kind: ft.image_flow(_SHAPE, **options, **kwargs) for kind, kwargs in kinds.items()}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_images_and_conditions_are_cut_together(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    values = tf.constant(_IMAGES + np.float32(0.5))
+    expected = flow.inverse(values, conditional_input=conditions)
+    encoded = latents.encode(flow, _IMAGES, 3, conditional_input=conditions)
+    np.testing.assert_allclose(encoded, expected, atol=1e-5)
+    _same(latents.decode(flow, encoded, 3, conditional_input=conditions), _IMAGES + 0.5)
+    images, error = latents.reconstruct(flow, _IMAGES, 3, conditional_input=conditions)
+    assert 0 < error < 0.05
+    _same(images, _IMAGES + 0.5)
+    # The condition matters.
+    other = latents.encode(flow, _IMAGES, conditional_input=np.roll(conditions, 1, axis=0))
+    assert np.abs(other - encoded).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_conditions_broadcast_with_images(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    each = latents.encode(flow, _IMAGES[:2], 3, conditional_input=conditions[:, np.newaxis])
+    assert each.shape == (4, 2, *_SHAPE)
+    for index, condition in enumerate(conditions):
+        one = latents.encode(flow, _IMAGES[:2], conditional_input=condition)
+        np.testing.assert_allclose(each[index], one, atol=1e-5)
+    of_one_image = latents.encode(flow, _IMAGES[0], conditional_input=conditions)
+    np.testing.assert_allclose(of_one_image, each[:, 0], atol=1e-5)
+
+
+def test_labels_are_weights_of_classes(flows):
+    flow = flows["labels"]
+    labels, weights = [2, 0, 1, 0], np.eye(3)[[2, 0, 1, 0]]
+    np.testing.assert_allclose(
+        latents.encode(flow, _IMAGES, conditional_input=weights),
+        latents.encode(flow, _IMAGES, conditional_input=labels),
+        atol=1e-5,
+    )
+
+
+def test_no_condition(flows):
+    flow = flows["dropout"]
+    nothing = latents.encode(flow, _IMAGES)
+    np.testing.assert_allclose(
+        latents.encode(flow, _IMAGES, conditional_input=-1), nothing, atol=1e-5
+    )
+    some = latents.encode(flow, _IMAGES, conditional_input=[-1, 2, -1, 2])
+    np.testing.assert_allclose(some[::2], nothing[::2], atol=1e-5)
+    assert np.abs(some[1::2] - nothing[1::2]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "condition", "message"),
+    [
+        ("labels", None, r"integer labels in \[0, 3\), .*got None"),
+        ("labels", [0, 1, 2, 3], r"integer labels in \[0, 3\), .*got \[3\]"),
+        ("labels", [0.0, 1.0, 2.0, 1.0], r"weights of the classes \[..., 3\], got float32"),
+        ("labels", [0, 1, 2], r"broadcast, got \(4,\) and \(3,\)"),
+        ("vectors", np.zeros([4, 6]), r"vectors \[..., 5\], got float32 of shape \(4, 6\)"),
+        ("images", np.zeros([4, 8, 8, 3]), r"images \[..., 8, 8, 2\], got float32"),
+    ],
+)
+def test_bad_conditions(flows, kind, condition, message):
+    with pytest.raises(ValueError, match=message):
+        latents.encode(flows[kind], _IMAGES, conditional_input=condition)
+    with pytest.raises(ValueError, match=message):
+        latents.decode(flows[kind], np.zeros([4, *_SHAPE]), conditional_input=condition)
+
+
+def test_flows_without_a_condition(flow):
+    with pytest.raises(ValueError, match="got one that declares no condition"):
+        latents.encode(flow, _IMAGES, conditional_input=[0, 1, 2, 1])
+    with pytest.raises(ValueError, match="got one that declares no condition"):
+        latents.interpolate_conditions(flow, _IMAGES, 0, 1)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_swap_condition(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    swapped = latents.swap_condition(flow, _IMAGES, conditions, conditions[::-1], batch_size=3)
+    z = latents.encode(flow, _IMAGES, conditional_input=conditions)
+    _same(swapped, latents.decode(flow, z, conditional_input=conditions[::-1]))
+    assert np.abs(swapped - _IMAGES).max() > 1
+    # Back to the images, and each image under each condition.
+    _same(latents.swap_condition(flow, swapped, conditions[::-1], conditions), _IMAGES + 0.5)
+    each = latents.swap_condition(flow, _IMAGES, conditions, conditions[:, np.newaxis])
+    _same(each[np.arange(4), np.arange(4)], _IMAGES + 0.5)
+    _same(each[np.arange(4)[::-1], np.arange(4)], swapped)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_interpolate_conditions(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    steps = latents.interpolate_conditions(flow, _IMAGES, conditions, conditions[0], 3, 5)
+    assert steps.shape == (4, 3, *_SHAPE)
+    _same(steps[:, 0], _IMAGES + 0.5)
+    _same(steps[:, 2], latents.swap_condition(flow, _IMAGES, conditions, conditions[0]))
+    numbers = np.eye(3)[conditions] if kind == "labels" else conditions
+    z = latents.encode(flow, _IMAGES, conditional_input=conditions)
+    middle = latents.decode(flow, z, conditional_input=(numbers + numbers[0]) / 2)
+    _same(steps[:, 1], middle)
+    assert np.abs(steps[1, 1] - steps[1, 0]).max() > 0.1
+
+
+def test_bad_interpolations_of_conditions(flows):
+    for start in (None, -1, [0, 1, -1, 0]):
+        with pytest.raises(ValueError, match="got no condition: None, a label -1 or a NaN"):
+            latents.interpolate_conditions(flows["dropout"], _IMAGES, start, 2)
+    with pytest.raises(ValueError, match="num_steps of at least 2, got 1"):
+        latents.interpolate_conditions(flows["labels"], _IMAGES, 0, 1, 1)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_interpolation_under_conditions(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    pair, first, second = (_IMAGES[:2], _IMAGES[2:]), conditions[:2], conditions[2:]
+    own = latents.interpolate(
+        flow, *pair, 3, conditional_input=first, second_conditional_input=second
+    )
+    _same(own[:, 0], pair[0] + 0.5)
+    _same(own[:, 2], pair[1] + 0.5)
+    linear = latents.interpolate(
+        flow,
+        *pair,
+        3,
+        spherical=False,
+        conditional_input=first,
+        second_conditional_input=second,
+    )
+    z1 = latents.encode(flow, pair[0], conditional_input=first)
+    z2 = latents.encode(flow, pair[1], conditional_input=second)
+    numbers = np.eye(3)[conditions] if kind == "labels" else conditions
+    middle = (numbers[:2] + numbers[2:]) / 2
+    _same(linear[:, 1], latents.decode(flow, (z1 + z2) / 2, conditional_input=middle))
+    # One condition for both.
+    same = latents.interpolate(flow, *pair, 3, spherical=False, conditional_input=first)
+    _same(same[:, 2], pair[1] + 0.5)
+    z2 = latents.encode(flow, pair[1], conditional_input=first)
+    _same(same[:, 1], latents.decode(flow, (z1 + z2) / 2, conditional_input=first))
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_manifolds_under_conditions(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    grid = latents.manifold(flow, _IMAGES, 8, conditional_input=conditions)
+    corners = np.stack([grid[0, 0], grid[0, 2], grid[2, 0], grid[2, 2]])
+    _same(corners, _IMAGES + 0.5)
+    # Between the first two images the weights are 1 / √2, and their squares 1/2.
+    z = latents.encode(flow, _IMAGES, conditional_input=conditions)
+    numbers = np.eye(3)[conditions] if kind == "labels" else conditions
+    middle = latents.decode(
+        flow, (z[0] + z[1]) / np.sqrt(2), conditional_input=numbers[:2].mean(axis=0)
+    )
+    _same(grid[0, 1], middle)
+    one = latents.manifold(flow, _IMAGES, 4, conditional_input=conditions[1])
+    z = latents.encode(flow, _IMAGES, conditional_input=conditions[1])
+    _same(one[2, 1], latents.decode(flow, -z[1], conditional_input=conditions[1]))
+    with pytest.raises(ValueError, match=r"four conditions, or one, got \(2, 4\) latents"):
+        latents.manifold(flow, _IMAGES, conditional_input=np.stack([conditions, conditions]))
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_levels_under_conditions(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    levels = latents.levels_of_representation(
+        flow, _IMAGES, mode="zero", conditional_input=conditions
+    )
+    _same(levels[:, 1], _IMAGES + 0.5)
+    found = latents.encode(flow, levels[:, 0], conditional_input=conditions)
+    fine, coarse = flow.split_latents(tf.constant(found))
+    expected = latents.encode(flow, _IMAGES, conditional_input=conditions)
+    np.testing.assert_allclose(fine, 0, atol=2e-3)
+    np.testing.assert_allclose(coarse, flow.split_latents(tf.constant(expected))[1], atol=2e-3)
+
+
+def test_levels_sample_from_a_conditional_base(flow):
+    base = tfr.ConditionalDistribution(
+        lambda label: tfd.Independent(
+            tfd.Normal(
+                3.0 * tf.cast(label, tf.float32)[..., None, None, None] + tf.zeros(_SHAPE), 0.1
+            ),
+            3,
+        ),
+        event_shape=_SHAPE,
+    )
+    distribution = tfd.TransformedDistribution(base, flow)
+    labels = [0, 1, 0, 1]
+    levels = latents.levels_of_representation(distribution, _IMAGES, conditional_input=labels)
+    _same(levels[:, -1], _IMAGES + 0.5)
+    finest = flow.split_latents(tf.constant(latents.encode(flow, levels[:, 0])))[0]
+    np.testing.assert_allclose(np.mean(finest, axis=(1, 2, 3)), 3.0 * np.array(labels), atol=0.1)
+    # Encoding and decoding have no part in it.
+    encoded = latents.encode(distribution, _IMAGES, conditional_input=labels)
+    np.testing.assert_array_equal(encoded, latents.encode(flow, _IMAGES))
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_extrapolation_under_conditions(flows, kind):
+    flow, conditions = flows[kind], _conditions(kind)
+    images = latents.extrapolate(flow, (16, 8, 1), 4, conditional_input=conditions)
+    z = latents.sample_latents((16, 8, 1), 4)
+    _same(images, flow.forward(tf.constant(z), conditional_input=conditions), 0.01)
+    same = latents.extrapolate(flow, (16, 8, 1), 4, conditional_input=conditions[0])
+    assert np.abs(same[0] - images[0]).max() < 0.01 < np.abs(same[1] - images[1]).max()
+
+
+def test_statistics_under_conditions(flows):
+    flow, labels = flows["labels"], _conditions("labels")
+    scales = latents.latent_statistics(flow, _IMAGES, batch_size=3, conditional_input=labels)
+    encoded = latents.encode(flow, _IMAGES, conditional_input=labels)
+    for scale, z in zip(scales, flow.split_latents(tf.constant(encoded)), strict=True):
+        assert scale.mean == pytest.approx(np.mean(z), abs=1e-5)

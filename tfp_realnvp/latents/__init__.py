@@ -1,6 +1,7 @@
 """The paper's experiments with the latents of a trained model, as functions of arrays."""
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
+from tfp_realnvp.latents.conditions import interpolate_conditions, swap_condition
 from tfp_realnvp.latents.interpolation import interpolate
 from tfp_realnvp.latents.levels import levels_of_representation
 from tfp_realnvp.latents.manifold import manifold
@@ -14,9 +15,11 @@ __all__ = [
     "encode",
     "extrapolate",
     "interpolate",
+    "interpolate_conditions",
     "latent_statistics",
     "levels_of_representation",
     "manifold",
     "reconstruct",
     "sample_latents",
+    "swap_condition",
 ]

@@ -11,9 +11,20 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.bijectors import RealNVPImage
+from tfp_realnvp.distributions import takes_condition
 from tfp_realnvp.internal import private_api, validation
 
-__all__ = ["Flow", "Reconstruction", "bijector_of", "decode", "encode", "reconstruct"]
+__all__ = [
+    "Condition",
+    "Flow",
+    "Reconstruction",
+    "bijector_of",
+    "condition_of",
+    "decode",
+    "encode",
+    "reconstruct",
+    "with_axis",
+]
 
 tfd = tfp.distributions
 
@@ -32,7 +43,36 @@ class Reconstruction(NamedTuple):
     largest_error: float
 
 
-def encode(flow: Flow, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
+class Condition(NamedTuple):
+    """Conditions of a flow, as an array.
+
+    Attributes:
+      values: conditions [..., *event].
+      event_ndims: rank of one condition: 0 for labels, 1 for vectors and weights of classes, 3 for
+        images.
+    """
+
+    values: np.ndarray
+    event_ndims: int
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading dimensions."""
+        return self.values.shape[: self.values.ndim - self.event_ndims]
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one condition."""
+        return self.values.shape[self.values.ndim - self.event_ndims :]
+
+
+def encode(
+    flow: Flow,
+    images: ArrayLike,
+    batch_size: int = 64,
+    *,
+    conditional_input: ArrayLike | None = None,
+) -> np.ndarray:
     """Returns the latents of images, by `flow.bijector.inverse`.
 
     #### Example
@@ -44,25 +84,37 @@ def encode(flow: Flow, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
     >>> latents.shape, bool((np.floor(decode(flow, latents) + 1e-3) == images).all())
     ((3, 4, 4, 1), True)
 
+    The latents of each image under each of ten labels:
+
+    >>> flow = tfr.RealNVPImage(
+    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
+    >>> encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
+    (10, 3, 4, 4, 1)
+
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
       images: [..., H, W, C], continuous pixel values or integer gray levels. 0.5 is added to
         integers, which gives the center of the level.
       batch_size: number of images that are encoded at a time.
+      conditional_input: the condition of the images, as the flow declares it: labels [...],
+        vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with that of
+        the images.
 
     Returns:
-      Latents, of the same shape.
+      Latents [..., H, W, C], of the shape of the images broadcast with the conditions.
 
     Raises:
       TypeError: if `flow` has no `RealNVPImage`.
-      ValueError: if images are not finite, or if their shape or range does not match the model.
+      ValueError: if images are not finite, if their shape or range does not match the model, or if
+        the condition is missing, unexpected, or not as declared.
     """
     bijector = bijector_of(flow)
     images = np.asarray(images)
     if np.issubdtype(images.dtype, np.integer):
         images = images + 0.5
     images = _checked(images, bijector, "images")
-    latents = _batched(bijector.inverse, images, bijector, batch_size)
+    condition = condition_of(flow, conditional_input)
+    latents = _batched(bijector.inverse, images, condition, batch_size)
     if not np.isfinite(latents).all():
         raise ValueError(
             "expected images in the range of pixel values of the model, got values in "
@@ -71,7 +123,13 @@ def encode(flow: Flow, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
     return latents
 
 
-def decode(flow: Flow, latents: ArrayLike, batch_size: int = 64) -> np.ndarray:
+def decode(
+    flow: Flow,
+    latents: ArrayLike,
+    batch_size: int = 64,
+    *,
+    conditional_input: ArrayLike | None = None,
+) -> np.ndarray:
     """Returns the images of latents, by `flow.bijector.forward`. See `encode` for an example.
 
     Args:
@@ -79,17 +137,21 @@ def decode(flow: Flow, latents: ArrayLike, batch_size: int = 64) -> np.ndarray:
       latents: [..., H, W, C], with H and W divisible by 2^(num_scales - 1). They can differ from
         those of the training images.
       batch_size: number of images that are decoded at a time.
+      conditional_input: see `encode`; broadcasts with the latents.
 
     Returns:
-      Continuous pixel values, of the same shape. `to_uint8` converts them to gray levels.
+      Continuous pixel values, of the shape of the latents broadcast with the conditions. `to_uint8`
+      converts them to gray levels.
 
     Raises:
       TypeError: if `flow` has no `RealNVPImage`.
-      ValueError: if latents or images are not finite, or if the shape does not match the model.
+      ValueError: if latents or images are not finite, if the shape does not match the model, or if
+        the condition is missing, unexpected, or not as declared.
     """
     bijector = bijector_of(flow)
     latents = _checked(np.asarray(latents), bijector, "latents")
-    images = _batched(bijector.forward, latents, bijector, batch_size)
+    condition = condition_of(flow, conditional_input)
+    images = _batched(bijector.forward, latents, condition, batch_size)
     if not np.isfinite(images).all():
         raise ValueError(
             "expected latents whose images are finite, got latents in "
@@ -99,7 +161,13 @@ def decode(flow: Flow, latents: ArrayLike, batch_size: int = 64) -> np.ndarray:
     return images
 
 
-def reconstruct(flow: Flow, images: ArrayLike, batch_size: int = 64) -> Reconstruction:
+def reconstruct(
+    flow: Flow,
+    images: ArrayLike,
+    batch_size: int = 64,
+    *,
+    conditional_input: ArrayLike | None = None,
+) -> Reconstruction:
     """Encodes and decodes images, which reproduces them up to rounding (section 3.3).
 
     #### Example
@@ -113,6 +181,7 @@ def reconstruct(flow: Flow, images: ArrayLike, batch_size: int = 64) -> Reconstr
       flow: as in `encode`.
       images: as in `encode`.
       batch_size: number of images that are processed at a time.
+      conditional_input: see `encode`.
 
     Returns:
       A `Reconstruction`. The reference for its error is the continuous pixel value, for integer
@@ -122,7 +191,8 @@ def reconstruct(flow: Flow, images: ArrayLike, batch_size: int = 64) -> Reconstr
       TypeError: see `encode`.
       ValueError: see `encode` and `decode`.
     """
-    decoded = decode(flow, encode(flow, images, batch_size), batch_size)
+    latents = encode(flow, images, batch_size, conditional_input=conditional_input)
+    decoded = decode(flow, latents, batch_size, conditional_input=conditional_input)
     images = np.asarray(images)
     if np.issubdtype(images.dtype, np.integer):
         images = images + 0.5
@@ -142,6 +212,69 @@ def bijector_of(flow: Flow) -> RealNVPImage:
             f"{type(flow).__name__}."
         )
     return bijector
+
+
+def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition | None:
+    """Returns the condition of the bijector of a flow.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPImage(
+    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
+    >>> condition_of(flow, [2, 0])
+    Condition(values=array([2, 0], dtype=int32), event_ndims=0)
+
+    Args:
+      flow: as in `encode`.
+      conditional_input: as in `encode`.
+
+    Returns:
+      The condition; `None` if there is none, or if only the base distribution takes it.
+
+    Raises:
+      TypeError: if `flow` has no `RealNVPImage`.
+      ValueError: if the flow declares no condition, or another one.
+    """
+    bijector = bijector_of(flow)
+    if conditional_input is None:
+        return None
+    embedding = bijector.condition_embedding
+    if embedding is None:
+        if flow is not bijector and takes_condition(flow.distribution):
+            return None
+        raise ValueError(
+            f"{bijector.name}: expected a RealNVPImage with num_classes or a "
+            "conditional_event_shape for a conditional_input, got one that declares no condition."
+        )
+    values = embedding.as_condition(conditional_input, bijector.name)
+    event_ndims = values.shape.rank - embedding.batch_shape(values).rank
+    return Condition(values.numpy(), event_ndims)
+
+
+def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
+    """Returns conditions [..., 1, *event], each for several images; `None` without a condition.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPImage(
+    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
+    >>> with_axis(flow, [2, 0]).tolist()
+    [[2], [0]]
+
+    Args:
+      flow: as in `encode`.
+      conditional_input: conditions [..., *event], as in `encode`.
+
+    Raises:
+      TypeError: see `condition_of`.
+      ValueError: see `condition_of`.
+    """
+    condition = condition_of(flow, conditional_input)
+    if condition is None:
+        return None
+    return np.expand_dims(condition.values, -1 - condition.event_ndims)
 
 
 def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarray:
@@ -164,16 +297,38 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
 
 
 def _batched(
-    function: Callable[[tf.Tensor], tf.Tensor],
+    function: Callable[..., tf.Tensor],
     values: np.ndarray,
-    bijector: RealNVPImage,
+    condition: Condition | None,
     batch_size: int,
 ) -> np.ndarray:
     batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
-    flat = values.reshape(-1, *values.shape[-3:])
-    # New tensors, so that TFP's cache does not return the value that they were computed from.
-    batches = [
-        function(tf.constant(flat[start : start + batch_size], bijector.dtype)).numpy()
-        for start in range(0, len(flat), batch_size)
-    ]
-    return np.concatenate(batches).reshape(values.shape)
+    batch_shape, event_shape = values.shape[:-3], values.shape[-3:]
+    options = {}
+    if condition is not None:
+        batch_shape = _broadcast_shape(values, condition)
+        options["conditional_input"] = _flat(condition.values, batch_shape, condition.event_shape)
+    flat, results = _flat(values, batch_shape, event_shape), []
+    for start in range(0, len(flat), batch_size):
+        part = slice(start, start + batch_size)
+        # New tensors, so that TFP's cache does not return the value that they were computed from.
+        given = {name: tf.constant(each[part]) for name, each in options.items()}
+        results.append(function(tf.constant(flat[part]), **given).numpy())
+    return np.concatenate(results).reshape(*batch_shape, *event_shape)
+
+
+def _flat(
+    values: np.ndarray, batch_shape: tuple[int, ...], event_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Returns [..., *event_shape], broadcast to leading dimensions `batch_shape`, as one batch."""
+    return np.broadcast_to(values, (*batch_shape, *event_shape)).reshape(-1, *event_shape)
+
+
+def _broadcast_shape(values: np.ndarray, condition: Condition) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(values.shape[:-3], condition.batch_shape)
+    except ValueError as error:
+        raise ValueError(
+            "expected leading shapes of images and conditional_input that broadcast, got "
+            f"{values.shape[:-3]} and {condition.batch_shape}."
+        ) from error

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, decode, encode
+from tfp_realnvp.latents.codec import Flow, decode, encode, with_axis
+from tfp_realnvp.latents.conditions import linear_steps
 
 __all__ = ["interpolate"]
 
@@ -18,6 +19,8 @@ def interpolate(
     num_steps: int = 8,
     *,
     spherical: bool = True,
+    conditional_input: ArrayLike | None = None,
+    second_conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     r"""Decodes latents between those of two images.
 
@@ -30,6 +33,9 @@ def interpolate(
 
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation stays
     near it. Linear interpolation passes through its interior, where samples do not lie.
+
+    If the second image has a condition of its own, conditions are interpolated linearly with the
+    same t, labels as weights of the classes (`interpolate_conditions`).
 
     #### Example
 
@@ -49,14 +55,18 @@ def interpolate(
       first: images [..., H, W, C], as in `encode`.
       second: images of the same shape.
       num_steps: number of interpolated images, including both ends.
-      spherical: whether to interpolate spherically or linearly.
+      spherical: whether to interpolate latents spherically or linearly.
+      conditional_input: the condition of `first`, and of `second` if that has none of its own; as
+        in `encode`.
+      second_conditional_input: the condition of `second`.
 
     Returns:
       Continuous pixel values, [..., num_steps, H, W, C].
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the shapes differ, or if there are fewer than two steps; see also `encode`.
+      ValueError: if the shapes differ, if there are fewer than two steps, or if one of two
+        conditions is "no condition"; see also `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
@@ -64,9 +74,19 @@ def interpolate(
             f"{np.shape(second)}."
         )
     num_steps = validation.integer(num_steps, 2, "interpolate: expected num_steps of at least 2")
-    z1, z2 = (encode(flow, image)[..., np.newaxis, :, :, :] for image in (first, second))
+    steps = last = conditional_input
+    if second_conditional_input is None:
+        steps = with_axis(flow, conditional_input)
+    else:
+        last = second_conditional_input
+        steps = linear_steps(flow, conditional_input, last, num_steps)
+    z1, z2 = (
+        encode(flow, image, conditional_input=condition)[..., np.newaxis, :, :, :]
+        for image, condition in ((first, conditional_input), (second, last))
+    )
     t = np.linspace(0, 1, num_steps)[:, np.newaxis, np.newaxis, np.newaxis]
-    return decode(flow, _spherical(z1, z2, t) if spherical else (1 - t) * z1 + t * z2)
+    latents = _spherical(z1, z2, t) if spherical else (1 - t) * z1 + t * z2
+    return decode(flow, latents, conditional_input=steps)
 
 
 def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.distributions import route
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode
+from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, with_axis
 from tfp_realnvp.latents.sampling import sample_latents, stateless_seed
 
 __all__ = ["levels_of_representation"]
@@ -24,6 +25,8 @@ def levels_of_representation(
     base: tfd.Distribution | None = None,
     mode: Literal["redraw", "zero"] = "redraw",
     seed: int = 0,
+    *,
+    conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Keeps the latents of the coarsest scales and replaces those of finer scales (Appendix D).
 
@@ -51,6 +54,8 @@ def levels_of_representation(
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
       seed: seed of the samples.
+      conditional_input: the condition of the images, as in `encode`, under which also a conditional
+        base is sampled.
 
     Returns:
       Continuous pixel values, [..., num_scales, H, W, C].
@@ -61,7 +66,7 @@ def levels_of_representation(
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     bijector = bijector_of(flow)
-    latents = encode(flow, images)
+    latents = encode(flow, images, conditional_input=conditional_input)
     if base is None and isinstance(flow, private_api.TransformedDistribution):
         base = flow.distribution
     if mode == "zero":
@@ -74,10 +79,14 @@ def levels_of_representation(
                 f"levels_of_representation: expected a base with event_shape {latents.shape[-3:]}, "
                 f"got {base.event_shape}."
             )
-        others = base.sample(latents.shape[:-3], seed=stateless_seed(seed)).numpy()
+        given = {} if conditional_input is None else {"conditional_input": conditional_input}
+        others = base.sample(
+            latents.shape[:-3], seed=stateless_seed(seed), **route(base, **given)
+        ).numpy()
     kept, replaced = (bijector.split_latents(tf.constant(z)) for z in (latents, others))
     columns = [
         bijector.merge_latents([*replaced[:number], *kept[number:]])
         for number in reversed(range(bijector.num_scales))
     ]
-    return decode(flow, tf.stack(columns, axis=-4))
+    conditions = with_axis(flow, conditional_input)
+    return decode(flow, tf.stack(columns, axis=-4), conditional_input=conditions)

@@ -6,12 +6,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, decode, encode
+from tfp_realnvp.latents.codec import Flow, condition_of, decode, encode
+from tfp_realnvp.latents.conditions import as_vectors
 
 __all__ = ["manifold"]
 
 
-def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndarray:
+def manifold(
+    flow: Flow,
+    four_images: ArrayLike,
+    num_angles: int = 8,
+    *,
+    conditional_input: ArrayLike | None = None,
+) -> np.ndarray:
     r"""Decodes a torus of latents that contains those of four images (equation 19).
 
     With the latents z₁ … z₄ of the images, and equally spaced angles φ (rows) and φ′ (columns) in
@@ -23,7 +30,8 @@ def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndar
 
     If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
     and (n/4, n/4). For each pair of angles, the combination of four independent standard normal
-    latents is standard normal.
+    latents is standard normal: the squares of its weights add up to one. With these squares as
+    weights, conditions of the four images are averaged, labels as one-hot vectors.
 
     #### Example
 
@@ -41,13 +49,15 @@ def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndar
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
       four_images: images [4, H, W, C], as in `encode`.
       num_angles: number of values of each angle.
+      conditional_input: the conditions of the images, or one for all, as in `encode`.
 
     Returns:
       Continuous pixel values, [num_angles, num_angles, H, W, C].
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the number of images is not four, or if there are no angles; see also `encode`.
+      ValueError: if the number of images or conditions is not four, if there are no angles, or if a
+        condition is "no condition"; see also `encode`.
     """
     shape = np.shape(four_images)
     if len(shape) != 4 or shape[0] != 4:
@@ -55,8 +65,22 @@ def manifold(flow: Flow, four_images: ArrayLike, num_angles: int = 8) -> np.ndar
             f"manifold: expected four images [4, height, width, channels], got shape {shape}."
         )
     num_angles = validation.integer(num_angles, 1, "manifold: expected num_angles of at least 1")
-    latents = encode(flow, four_images)
+    latents = encode(flow, four_images, conditional_input=conditional_input)
+    if latents.shape != shape:
+        raise ValueError(
+            f"manifold: expected four conditions, or one, got {latents.shape[:-3]} latents."
+        )
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])
-    corners = latents.reshape(2, 2, *latents.shape[1:])
-    return decode(flow, np.einsum("ir,jc,ij...->rc...", circle, circle, corners))
+    conditions = None
+    if condition_of(flow, conditional_input) is not None:
+        conditions = as_vectors(flow, conditional_input)
+        four = np.broadcast_to(conditions.values, (4, *conditions.event_shape))
+        conditions = _combined(four, circle**2)
+    return decode(flow, _combined(latents, circle), conditional_input=conditions)
+
+
+def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
+    """Returns combinations [R, R, ...] of [4, ...], by products of weights [2, R]."""
+    corners = corners.reshape(2, 2, *corners.shape[1:])
+    return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)

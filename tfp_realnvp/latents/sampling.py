@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode
@@ -86,6 +87,8 @@ def extrapolate(
     num_images: int = 4,
     seed: int | Sequence[int] = 0,
     temperature: float = 1.0,
+    *,
+    conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Samples images of a size other than that of the training images (Appendix C).
 
@@ -106,6 +109,8 @@ def extrapolate(
       num_images: number of samples.
       seed: see `sample_latents`.
       temperature: see `sample_latents`.
+      conditional_input: the condition of the samples, as in `encode`. Images as condition are
+        resized by the flow.
 
     Returns:
       Continuous pixel values, [num_images, height, width, channels].
@@ -115,7 +120,8 @@ def extrapolate(
       ValueError: if the shape does not match the model, or if samples are not finite.
     """
     dtype = bijector_of(flow).dtype
-    return decode(flow, sample_latents(image_shape, num_images, seed, temperature, dtype=dtype))
+    latents = sample_latents(image_shape, num_images, seed, temperature, dtype=dtype)
+    return decode(flow, latents, conditional_input=conditional_input)
 
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:

@@ -38,7 +38,11 @@ class ScaleStatistics:
 
 
 def latent_statistics(
-    flow: Flow, images: ArrayLike, batch_size: int = 64
+    flow: Flow,
+    images: ArrayLike,
+    batch_size: int = 64,
+    *,
+    conditional_input: ArrayLike | None = None,
 ) -> tuple[ScaleStatistics, ...]:
     """Returns the moments of the latents of images for each scale, from fine to coarse.
 
@@ -54,6 +58,7 @@ def latent_statistics(
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
       images: images [..., H, W, C], as in `encode`.
       batch_size: number of images that are encoded at a time.
+      conditional_input: the condition of the images, as in `encode`.
 
     Returns:
       One `ScaleStatistics` for each scale, in the order of `RealNVPImage.split_latents`.
@@ -62,10 +67,9 @@ def latent_statistics(
       TypeError: see `encode`.
       ValueError: see `encode`.
     """
-    latents = tf.constant(encode(flow, images, batch_size))
-    return tuple(
-        _statistics(z.numpy().astype(np.float64)) for z in bijector_of(flow).split_latents(latents)
-    )
+    latents = encode(flow, images, batch_size, conditional_input=conditional_input)
+    by_scale = bijector_of(flow).split_latents(tf.constant(latents))
+    return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)
 
 
 def _statistics(z: np.ndarray) -> ScaleStatistics:
