@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfp_realnvp.data.array_batches import array_batches
 from tfp_realnvp.data.batch_plan import BatchPlan
-from tfp_realnvp.data.image_source import ImageSource, read_array, stream_batches
+from tfp_realnvp.data.image_source import ImageSource, read_arrays, stream_batches
 
 _NUM_IMAGES = 50
 
@@ -198,4 +198,4 @@ def test_augmentation_has_a_seed_for_each_image_and_epoch(make):
     values = np.stack(batches)[:, :, 0, 0, 0]
     assert len(set(values.ravel().tolist())) > 60
     assert (values[:6] != values[6:]).mean() > 0.9
-    np.testing.assert_array_equal(read_array(_source(augment=augment)), _images())
+    np.testing.assert_array_equal(read_arrays(_source(augment=augment)), _images())

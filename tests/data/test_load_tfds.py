@@ -13,7 +13,7 @@ from PIL import Image
 
 from tfp_realnvp.data import load
 from tfp_realnvp.data.__main__ import main
-from tfp_realnvp.data.tfds_source import import_tfds
+from tfp_realnvp.data.tfds_package import import_tfds
 
 
 def _noise(index, height, width):

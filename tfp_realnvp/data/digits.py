@@ -16,6 +16,7 @@ def load_digits() -> ImageArrays:
 
     Images have shape `[8, 8, 1]` and 17 gray levels, from 0 (background) to 16. A fixed random
     split gives 1,500 training and 297 test images. `flip` is false: mirrored digits are not digits.
+    Labels are the ten digits.
 
     Raises:
       ImportError: if scikit-learn is not installed.
@@ -25,14 +26,21 @@ def load_digits() -> ImageArrays:
     >>> digits = load_digits()
     >>> digits.train.shape, digits.test.shape, digits.num_values
     ((1500, 8, 8, 1), (297, 8, 8, 1), 17)
+    >>> digits.train_labels.shape, digits.num_classes
+    ((1500,), 10)
 
     """
-    images = import_datasets().load_digits().images.astype(np.uint8)[..., np.newaxis]
-    images = images[np.random.default_rng(_SPLIT_SEED).permutation(len(images))]
+    digits = import_datasets().load_digits()
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(digits.images))
+    images = digits.images[order].astype(np.uint8)[..., np.newaxis]
+    labels = digits.target[order].astype(np.int32)
     return ImageArrays(
         name="digits",
         train=images[:_NUM_TRAIN],
         test=images[_NUM_TRAIN:],
         num_values=17,
         flip=False,
+        num_classes=10,
+        train_labels=labels[:_NUM_TRAIN],
+        test_labels=labels[_NUM_TRAIN:],
     )

@@ -18,6 +18,9 @@ class ImageArrays:
       num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
       flip: whether an image and its mirror image are equally likely, so that random horizontal
         flips are a valid augmentation.
+      num_classes: number of classes; `None` without labels.
+      train_labels: integer array of shape `[N]`, with values in `[0, num_classes)`.
+      test_labels: integer array of shape `[M]`.
 
     #### Example
 
@@ -39,6 +42,9 @@ class ImageArrays:
     test: np.ndarray
     num_values: int
     flip: bool
+    num_classes: int | None = None
+    train_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

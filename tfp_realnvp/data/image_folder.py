@@ -14,7 +14,7 @@ from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.image_source import ImageSource
 from tfp_realnvp.data.splits import hold_out
 
-__all__ = ["folder_source", "list_images"]
+__all__ = ["class_labels", "folder_source", "list_images"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SPLITS = ("train", "validation", "test")
@@ -63,10 +63,56 @@ def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
     return paths
 
 
+def class_labels(
+    folder: str | pathlib.Path, paths: dict[str, list[pathlib.Path]]
+) -> tuple[dict[str, list[int]], int]:
+    """Returns the labels of images that are stored in one subfolder for each class.
+
+    The classes are the subfolders of the folder, or of the subfolders of its splits, in
+    alphabetical order.
+
+    Args:
+      folder: path of the folder.
+      paths: the result of `list_images`.
+
+    Returns:
+      A dictionary from split names to labels in the order of the paths, and the number of classes.
+
+    Raises:
+      ValueError: if an image is not in a subfolder.
+
+    #### Example
+
+    >>> folder = pathlib.Path("images")
+    >>> paths = {"train": [folder / "cat" / "1.png", folder / "dog" / "2.png"],
+    ...          "test": [folder / "dog" / "3.png"]}
+    >>> class_labels(folder, paths)
+    ({'train': [0, 1], 'test': [1]}, 2)
+
+    """
+    folder = pathlib.Path(folder)
+    are_splits = (folder / "train").is_dir()
+    classes = {}
+    for split, names in paths.items():
+        root = folder / split if are_splits else folder
+        for path in names:
+            parts = path.relative_to(root).parts
+            if len(parts) < 2:
+                raise ValueError(
+                    f"Expected a subfolder of {root} for each class, for the condition 'label', "
+                    f"got the image {path}."
+                )
+            classes[path] = parts[0]
+    labels = {name: label for label, name in enumerate(sorted(set(classes.values())))}
+    by_split = {split: [labels[classes[path]] for path in names] for split, names in paths.items()}
+    return by_split, len(labels)
+
+
 def folder_source(
     paths: list[pathlib.Path],
     *,
     first: pathlib.Path,
+    labels: list[int] | None = None,
     image_size: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> ImageSource:
@@ -77,6 +123,7 @@ def folder_source(
       first: the file that determines the number of channels, 1 or 3, and, without `image_size`, the
         height and width. If the number is 3, grayscale images are converted to RGB. Transparency
         is dropped.
+      labels: labels of the images, their conditions; `None` for images only.
       image_size: height and width to which images are resized and cropped. `None` leaves images
         unchanged; all must then have the same size.
       on_error: whether an unreadable or truncated file raises an error (`'raise'`), or is skipped
@@ -131,10 +178,13 @@ def folder_source(
             )
     if image_size is not None:
         height = width = image_size
-    names = tf.constant([str(path) for path in readable])
+    stored = tf.constant([str(path) for path in readable])
+    if labels is not None:
+        label_of = dict(zip(paths, labels, strict=True))
+        stored = stored, tf.constant([label_of[path] for path in readable], tf.int32)
 
     def records(seed: tf.Tensor | None) -> tf.data.Dataset:
-        files = tf.data.Dataset.from_tensor_slices(names)
+        files = tf.data.Dataset.from_tensor_slices(stored)
         return files if seed is None else files.shuffle(len(readable), seed=seed)
 
     def prepare(image: tf.Tensor) -> tf.Tensor:

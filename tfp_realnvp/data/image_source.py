@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,7 @@ from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.batch_plan import BatchPlan
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, without_autotune
 
-__all__ = ["ImageSource", "read_array", "stream_batches"]
+__all__ = ["ImageSource", "read_arrays", "stream_batches", "with_image"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,9 @@ class ImageSource:
     Attributes:
       num_images: number of images, or `None` if it is unknown.
       image_shape: shape `(H, W, C)` of prepared images.
-      records: a function of an integer seed that returns a `tf.data.Dataset` of strings in a random
-        order that depends only on the seed. With the seed `None` the order is fixed.
+      records: a function of an integer seed that returns a `tf.data.Dataset` of strings, or of
+        tuples of a string and the condition of its image, in a random order that depends only on
+        the seed. With the seed `None` the order is fixed.
       decode: a function of such a string that returns a `uint8` image `[h, w, C]`.
       prepare: a function of a decoded image that returns one of shape `image_shape`.
       augment: a function of a decoded image and a seed of two integers that returns an image of
@@ -45,6 +47,24 @@ class ImageSource:
         return count * float(np.prod(self.image_shape))
 
 
+def with_image(function: Callable[[Any], Any], example: Any) -> Any:
+    """Returns an example with its image, or what stands for it, replaced by a function of it.
+
+    #### Example
+
+    >>> with_image(abs, -3), with_image(abs, (-3, "label"))
+    (3, (3, 'label'))
+
+    Args:
+      function: a function of the image.
+      example: an image, or a tuple of an image and its condition.
+    """
+    if isinstance(example, tuple):
+        image, condition = example
+        return function(image), condition
+    return function(example)
+
+
 def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
     """Returns the batches of a source that a plan describes, decoded in parallel.
 
@@ -56,7 +76,8 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
       plan: a `BatchPlan`.
 
     Returns:
-      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, *image_shape]`.
+      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, *image_shape]`, or of tuples of
+      images and conditions.
 
     Raises:
       ValueError: if `source.num_images` is too small for one batch.
@@ -77,11 +98,15 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
     steps = None if source.num_images is None else plan.steps_per_epoch(source.num_images)
     if not plan.training:
         records = source.records(None).shard(plan.num_shards, plan.shard_index)
-        images = records.map(
-            lambda record: _shaped(source.prepare(source.decode(record)), source),
-            num_parallel_calls=PARALLEL_CALLS,
+
+        def prepared(content: tf.Tensor) -> tf.Tensor:
+            return _shaped(source.prepare(source.decode(content)), source)
+
+        # Of a tuple, `map` would pass each part as an argument.
+        examples = records.enumerate().map(
+            lambda _, record: with_image(prepared, record), num_parallel_calls=PARALLEL_CALLS
         )
-        return images.batch(plan.batch_size)
+        return examples.batch(plan.batch_size)
 
     first_epoch, first_step = plan.epoch, plan.step
     if steps is not None:
@@ -96,43 +121,49 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
         batches = source.records(order).enumerate().batch(plan.global_batch_size, True)
         batches = batches.skip(tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0)))
         own = slice(plan.shard_index, None, plan.num_shards)
-        records = batches.map(lambda position, record: (position[own], record[own])).unbatch()
+        records = batches.map(
+            lambda *batch: tf.nest.map_structure(lambda values: values[own], batch)
+        ).unbatch()
         return records.map(lambda position, record: (seed, position, record))
 
-    def image(epoch_seed: tf.Tensor, position: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-        decoded = source.decode(record)
+    def example(epoch_seed: tf.Tensor, position: tf.Tensor, record: Any) -> Any:
         seed = tf.random.experimental.stateless_fold_in(epoch_seed, position)
         augment_seed, flip_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        if source.augment is None:
-            result = source.prepare(decoded)
-        else:
-            result = source.augment(decoded, augment_seed)
-        if plan.flip:
-            result = preprocessing.flip_some(result[tf.newaxis], flip_seed)[0]
-        return _shaped(result, source)
+
+        def augmented(content: tf.Tensor) -> tf.Tensor:
+            decoded = source.decode(content)
+            if source.augment is None:
+                image = source.prepare(decoded)
+            else:
+                image = source.augment(decoded, augment_seed)
+            if plan.flip:
+                image = preprocessing.flip_some(image[tf.newaxis], flip_seed)[0]
+            return _shaped(image, source)
+
+        return with_image(augmented, record)
 
     if plan.num_epochs is None:
         epochs = tf.data.Dataset.counter(first_epoch)
     else:
         epochs = tf.data.Dataset.range(first_epoch, plan.epoch + plan.num_epochs)
     records = epochs.flat_map(records_of_epoch)
-    images = records.map(image, num_parallel_calls=PARALLEL_CALLS)
+    examples = records.map(example, num_parallel_calls=PARALLEL_CALLS)
     # Each epoch has a multiple of `batch_size` images, so that no batch spans two epochs.
-    return images.batch(plan.batch_size, drop_remainder=True)
+    return examples.batch(plan.batch_size, drop_remainder=True)
 
 
-def read_array(source: ImageSource) -> np.ndarray:
+def read_arrays(source: ImageSource) -> Any:
     """Returns all images of a source in order, prepared but not augmented.
 
     Args:
       source: an `ImageSource`.
 
     Returns:
-      `uint8` array of shape `[N, H, W, C]`.
+      `uint8` array of shape `[N, H, W, C]`, or a tuple of it and of the array of conditions.
 
     """
     batches = without_autotune(stream_batches(source, BatchPlan(256)))
-    return np.concatenate(list(batches.as_numpy_iterator()))
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator())
 
 
 def _shaped(image: tf.Tensor, source: ImageSource) -> tf.Tensor:

@@ -7,11 +7,13 @@ from typing import Literal
 
 import tensorflow as tf
 
+from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.array_batches import array_batches
 from tfp_realnvp.data.batch_plan import BatchPlan
 from tfp_realnvp.data.find_images import find_images
-from tfp_realnvp.data.image_source import ImageSource, read_array, stream_batches
-from tfp_realnvp.internal.tf_data import PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.data.image_source import ImageSource, read_arrays, stream_batches
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = ["ImageBatches", "load"]
 
@@ -23,7 +25,8 @@ class ImageBatches:
     Attributes:
       name: name of the dataset.
       split: name of the split.
-      dataset: a `tf.data.Dataset` of `uint8` tensors `[batch_size, H, W, C]`.
+      dataset: a `tf.data.Dataset` of `uint8` tensors `[batch_size, H, W, C]`, or, with a condition,
+        of tuples of such images and their conditions.
       image_shape: shape `(H, W, C)` of one image.
       num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
       num_images: number of images in the split, over all shards; `None` if it is unknown.
@@ -31,6 +34,9 @@ class ImageBatches:
       flip: whether images are mirrored at random in training.
       splits: names of all splits.
       evaluation_split: the split to report bits/dim on, as in the paper for its datasets.
+      num_classes: number of classes, if the conditions are labels; an argument of `RealNVPImage`.
+      conditional_event_shape: shape of the condition of an image, if conditions are vectors or
+        images; an argument of `RealNVPImage`.
     """
 
     name: str
@@ -43,6 +49,8 @@ class ImageBatches:
     flip: bool
     splits: tuple[str, ...]
     evaluation_split: str
+    num_classes: int | None = None
+    conditional_event_shape: tuple[int, ...] | None = None
 
 
 def load(
@@ -52,6 +60,7 @@ def load(
     split: str = "train",
     training: bool = False,
     flip: bool | None = None,
+    condition: str | None = None,
     image_size: int | None = None,
     num_validation: int = 0,
     seed: int = 0,
@@ -93,6 +102,18 @@ def load(
     pass `epoch=e, step=k`. Without `training` there is one pass over all images in order, with
     central crops and without flips.
 
+    With a `condition`, batches are tuples of images and their conditions, as `FlowModel.fit` takes
+    them for a `RealNVPImage` with the same `num_classes` or `conditional_event_shape`:
+
+    | condition | of | conditions |
+    | --- | --- | --- |
+    | `label` | `digits`, `.npz` files with labels, folders of one subfolder a class | int32 [B] |
+    | a feature of TensorFlow Datasets | a `ClassLabel`, such as `label` of `cifar10` | int32 [B] |
+    | | numbers, such as `attributes` of `celeb_a` | float32 [B, K], sorted by name |
+    | `gray` | color images; their luminance in [0, 1] | float32 [B, H, W, 1] |
+
+    Flips and crops do not change labels and vectors.
+
     Args:
       name: a name, file or folder, see the table.
       batch_size: number of images in a batch.
@@ -101,6 +122,7 @@ def load(
         training split is possible.
       flip: whether to mirror each image with probability 1/2 in training. `None` means the default
         in the table.
+      condition: name of the condition, see the table; `None` for images only.
       image_size: height and width for a folder, or for a TensorFlow Datasets name that is not in
         the table. The smaller side is resized to it and the center is cropped. `None` leaves images
         unchanged.
@@ -130,8 +152,8 @@ def load(
       `ImageBatches`.
 
     Raises:
-      ValueError: if the dataset or split is unknown, an argument is out of range, or the data have
-        a wrong dtype, shape or format.
+      ValueError: if the dataset or split is unknown, an argument is out of range, the data have a
+        wrong dtype, shape or format, or there is no such condition.
       FileNotFoundError: if the data are missing. The message contains the command that downloads
         them.
       ImportError: if TensorFlow Datasets or scikit-learn is needed and not installed.
@@ -146,6 +168,10 @@ def load(
     >>> test = load("digits", batch_size=100, split="test")
     >>> [len(batch) for batch in test.dataset]
     [100, 100, 97]
+    >>> labeled = load("digits", batch_size=100, condition="label")
+    >>> images, labels = next(iter(labeled.dataset))
+    >>> images.shape, labels.shape, labels.dtype, labeled.num_classes
+    (TensorShape([100, 8, 8, 1]), TensorShape([100]), tf.int32, 10)
 
     #### References
 
@@ -162,9 +188,17 @@ def load(
         num_shards=num_shards,
         shard_index=shard_index,
     )
+    validation.require(
+        condition is None or isinstance(condition, str),
+        "Expected a condition by name or None",
+        condition,
+        TypeError,
+    )
+    is_gray = condition == "gray"
     found = find_images(
         name,
         split,
+        condition=None if is_gray else condition,
         num_validation=num_validation,
         image_size=image_size,
         on_error=on_error,
@@ -179,14 +213,20 @@ def load(
         num_images, image_shape = images.num_images, images.image_shape
         random = training and images.augment is not None
         if not random and images.num_bytes <= cache_bytes:
-            images = read_array(images)
+            images = read_arrays(images)
     else:
-        num_images, image_shape = len(images), images.shape[1:]
-    batches = stream_batches if isinstance(images, ImageSource) else array_batches
+        array = tf.nest.flatten(images)[0]
+        num_images, image_shape = len(array), array.shape[1:]
+    make_batches = stream_batches if isinstance(images, ImageSource) else array_batches
+    batches = make_batches(images, plan)
+    conditional_event_shape = found.conditional_event_shape
+    if is_gray:
+        batches = _with_luminance(batches, name, image_shape, found.num_values)
+        conditional_event_shape = (*image_shape[:2], 1)
     return ImageBatches(
         name=name,
         split=split,
-        dataset=_finished(batches(images, plan), deterministic, num_shards),
+        dataset=_finished(batches, deterministic, num_shards),
         image_shape=image_shape,
         num_values=found.num_values,
         num_images=num_images,
@@ -194,6 +234,22 @@ def load(
         flip=flip,
         splits=found.splits,
         evaluation_split=found.evaluation_split,
+        num_classes=found.num_classes,
+        conditional_event_shape=conditional_event_shape,
+    )
+
+
+def _with_luminance(
+    batches: tf.data.Dataset, name: str, image_shape: tuple[int, ...], num_values: int
+) -> tf.data.Dataset:
+    if image_shape[-1] != 3:
+        raise ValueError(
+            f"Expected color images [H, W, 3] for the condition 'gray', got {name!r} with images "
+            f"of shape {image_shape}."
+        )
+    return batches.map(
+        lambda images: (images, preprocessing.luminance(images, num_values)),
+        num_parallel_calls=PARALLEL_CALLS,
     )
 
 

@@ -17,10 +17,10 @@ _LOADERS: dict[str, Callable[[], ImageArrays]] = {
 def load_arrays(name: str) -> ImageArrays:
     """Loads a dataset that needs no download. Every call returns the same arrays.
 
-    | name     | images      | levels | train  | test | flips |
-    | -------- | ----------- | ------ | ------ | ---- | ----- |
-    | `digits` | [8, 8, 1]   | 17     | 1,500  | 297  | no    |
-    | `photos` | [32, 32, 3] | 256    | 13,440 | 450  | yes   |
+    | name     | images      | levels | train  | test | flips | labels |
+    | -------- | ----------- | ------ | ------ | ---- | ----- | ------ |
+    | `digits` | [8, 8, 1]   | 17     | 1,500  | 297  | no    | 10     |
+    | `photos` | [32, 32, 3] | 256    | 13,440 | 450  | yes   | none   |
 
     Args:
       name: `'digits'` or `'photos'`.

@@ -15,6 +15,7 @@ __all__ = [
     "center_crop",
     "decode",
     "flip_some",
+    "luminance",
     "prepare_celeb_a",
     "prepare_lsun",
     "prepare_square",
@@ -188,6 +189,27 @@ def flip_some(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """
     chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
     return tf.where(chosen, tf.reverse(images, axis=[2]), images)
+
+
+def luminance(images: tf.Tensor, num_values: int = 256) -> tf.Tensor:
+    """Returns the luminance 0.299 R + 0.587 G + 0.114 B of color images, in [0, 1].
+
+    #### Example
+
+    >>> luminance(tf.constant([[[[0, 0, 0], [255, 0, 0]]]], tf.uint8)).numpy().round(3).tolist()
+    [[[[0.0], [0.29899999499320984]]]]
+
+    Args:
+      images: `uint8`, `[..., H, W, 3]`.
+      num_values: number of pixel levels; the level `num_values - 1` becomes 1.
+
+    Returns:
+      `float32` tensor of shape `[..., H, W, 1]`.
+    """
+    weighted = tf.cast(images, tf.float32) * [0.299, 0.587, 0.114]
+    gray = tf.reduce_sum(weighted, axis=-1, keepdims=True) / (num_values - 1)
+    # The three weights add up to one only up to rounding.
+    return tf.minimum(gray, 1.0)
 
 
 def _crop(image: tf.Tensor, corner: tf.Tensor, size: int) -> tf.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import numpy as np
@@ -11,30 +10,10 @@ import tensorflow as tf
 from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec, find_spec
 from tfp_realnvp.data.image_source import ImageSource
+from tfp_realnvp.data.tfds_condition import TfdsCondition
+from tfp_realnvp.data.tfds_package import import_tfds
 
-__all__ = ["find_builder", "import_tfds", "spec_of", "tfds_source"]
-
-
-def import_tfds() -> types.ModuleType:
-    """Returns the module `tensorflow_datasets`.
-
-    Raises:
-      ImportError: if it is not installed. The message says how to install it.
-
-    #### Example
-
-    >>> import_tfds().__name__
-    'tensorflow_datasets'
-
-    """
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(
-            "This dataset needs tensorflow-datasets, which is not installed. Install it with "
-            '`pip install "tfp_realnvp[examples]"`.'
-        ) from error
-    return tensorflow_datasets
+__all__ = ["find_builder", "spec_of", "tfds_source"]
 
 
 def find_builder(name: str, data_dir: str | None = None, download: bool = False) -> Any:
@@ -127,15 +106,17 @@ def tfds_source(
     builder: Any,
     split: str,
     *,
+    condition: TfdsCondition | None = None,
     num_validation: int = 0,
     shuffle_buffer: int = 10_000,
 ) -> ImageSource:
-    """Returns the images of a split.
+    """Returns the images of a split, with their conditions if there is a `condition`.
 
     Args:
       spec: the preparation of the images.
       builder: builder of the dataset.
       split: `'train'`, `'validation'`, ...
+      condition: the feature that is the condition; `None` for images only.
       num_validation: number of images at the end of the training split that are held out as the
         split `'validation'`. (TensorFlow Datasets writes images in random order.)
       shuffle_buffer: size of the shuffle buffer, in encoded images. Files are read in random order.
@@ -154,18 +135,22 @@ def tfds_source(
             "train": f"train[:-{num_validation}]",
             "validation": f"train[-{num_validation}:]",
         }.get(split, split)
-    image_only = tfds.decode.PartialDecoding(
-        {"image": True}, decoders={"image": tfds.decode.SkipDecoding()}
-    )
+    features = {"image": True} if condition is None else {"image": True, condition.feature: True}
+    decoders = tfds.decode.PartialDecoding(features, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def record(example: dict[str, Any]) -> Any:
+        if condition is None:
+            return example["image"]
+        return example["image"], condition.convert(example[condition.feature])
 
     def records(seed: tf.Tensor | None) -> tf.data.Dataset:
         examples = builder.as_dataset(
             split=split,
             shuffle_files=seed is not None,
-            decoders=image_only,
+            decoders=decoders,
             read_config=tfds.ReadConfig(shuffle_seed=seed, try_autocache=False, skip_prefetch=True),
         )
-        encoded = examples.map(lambda example: example["image"])
+        encoded = examples.map(record)
         return encoded if seed is None else encoded.shuffle(shuffle_buffer, seed=seed)
 
     splits = builder.info.splits
