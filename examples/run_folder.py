@@ -1,11 +1,12 @@
 """The results folder of a training run: its configuration and its model.
 
-A folder contains `config.json`, with the flags of the run and, as `"bijector"`, the model:
+A folder contains `config.json`, with the flags of the run and, as `"bijector"`, the model, here
+one of digits given their class:
 
 ```
-{"dataset": "digits", "seed": 0, ...,
+{"dataset": "digits", "condition": "label", "seed": 0, ...,
  "bijector": {"configuration": "compact",
-              "arguments": {"image_shape": [8, 8, 1], "num_values": 17, ...}}}
+              "arguments": {"image_shape": [8, 8, 1], "num_classes": 10, ...}}}
 ```
 
 and the weights `best.weights.h5` and `final.weights.h5`.
@@ -35,6 +36,7 @@ __all__ = [
     "build_bijector",
     "build_model",
     "check_same_config",
+    "data_arguments",
     "load_run",
     "load_split",
     "num_validation",
@@ -221,7 +223,7 @@ def load_split(config: Mapping[str, Any], split: str, **options: Any) -> data.Im
       ValueError: see `data.load`.
       FileNotFoundError: see `data.load`.
     """
-    names = ("batch_size", "flip", "image_size", "num_validation", "on_error", "seed")
+    names = ("batch_size", "condition", "flip", "image_size", "num_validation", "on_error", "seed")
     of_run = {name: config[name] for name in names if config.get(name) is not None}
     options = {"batch_size": 64, **of_run, **options}
     if split == "evaluation":
@@ -229,6 +231,13 @@ def load_split(config: Mapping[str, Any], split: str, **options: Any) -> data.Im
             config["dataset"], **{**options, "batch_size": 1, "cache_bytes": 0}
         ).evaluation_split
     return data.load(config["dataset"], split=split, **options)
+
+
+def data_arguments(images: data.ImageBatches) -> dict[str, Any]:
+    """Returns the arguments of `RealNVPImage` that the data determine."""
+    names = ("image_shape", "num_values", "num_classes", "conditional_event_shape")
+    found = {name: getattr(images, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def num_validation(images: data.ImageBatches, requested: int | None = None) -> int:

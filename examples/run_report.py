@@ -1,15 +1,18 @@
-"""The report of a training run: bits/dim, also of two baselines, and figures."""
+"""The report of a training run: bits/dim, also of two baselines, classification, and figures."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 
 import numpy as np
+import run_samples
 
 import tfp_realnvp as tfr
-from tfp_realnvp import baselines, data, latents, plots
+from tfp_realnvp import baselines, data, evaluation, latents, plots
 from tfp_realnvp.internal.atomic_files import write_json
+from tfp_realnvp.pixels import image_component
 
 __all__ = ["write_report"]
 
@@ -18,12 +21,15 @@ _MAX_DIMS = 3_072
 _MAX_IMAGES = 50_000
 # Keeps the report short compared with training. evaluate.py evaluates whole splits.
 _MAX_BATCHES = 32
+# Each image is classified by its density given each class.
+_MAX_CLASSIFIED = 20_000
+_MAX_CLASSIFIED_BATCH = 1_000
 
 
 def write_report(
     model: tfr.FlowModel,
     train: data.ImageBatches,
-    evaluation: data.ImageBatches,
+    held_out: data.ImageBatches,
     output_dir: pathlib.Path,
     *,
     num_steps: int,
@@ -31,50 +37,77 @@ def write_report(
 ) -> None:
     """Prints and writes bits/dim, and draws samples, reconstructions and learning curves.
 
+    Of a model with labels, it also reports the accuracy and the expected calibration error of
+    classification by Bayes' rule, with equal probabilities of all classes.
+
     Args:
       model: the trained and compiled model.
       train: one pass over the training images.
-      evaluation: one pass over the images to report on.
+      held_out: one pass over the images to report on.
       output_dir: folder for `report.json`, `samples.png`, `reconstructions.png` and `curve.png`,
         which shows the `log.csv` in this folder.
       num_steps: number of training steps. The best weights can be from an earlier step.
       seed: seed of the samples.
     """
-    splits = {"train": train, evaluation.split: evaluation}
+    splits = {"train": train, held_out.split: held_out}
     bits = {"Real NVP": {name: _bits_per_dim(model, split) for name, split in splits.items()}}
+    embedding = model.distribution.bijector.condition_embedding
+    if embedding is not None and embedding.dropout is not None:
+        bits["without condition"] = {
+            name: _bits_per_dim(model, split, with_condition=False)
+            for name, split in splits.items()
+        }
     num_dims = math.prod(train.image_shape)
     # With fewer images than dimensions, a Gaussian with full covariance overfits.
     if num_dims <= _MAX_DIMS and num_dims < (train.num_images or 0) <= _MAX_IMAGES:
         bits |= _baselines(splits)
-    images = next(iter(evaluation.dataset))[:32].numpy()
-    decoded, error = latents.reconstruct(model.distribution, images)
-    samples = tfr.to_uint8(model.distribution.sample(64, seed=(0, seed)), train.num_values)
+    batch = next(held_out.dataset.rebatch(32).as_numpy_iterator())
+    images, condition = batch if isinstance(batch, tuple) else (batch, None)
+    decoded, error = latents.reconstruct(model.distribution, images, conditional_input=condition)
+    samples = run_samples.sample_grid(model.distribution, held_out, 8, seed=(0, seed))
     pairs = np.stack([images, tfr.to_uint8(decoded, train.num_values)], axis=1)
     draw = {"num_values": train.num_values, "columns": 8}
-    plots.save_image_grid(output_dir / "samples.png", samples, **draw)
-    plots.save_image_grid(
-        output_dir / "reconstructions.png", pairs.reshape(-1, *pairs.shape[2:]), **draw
-    )
+    for name, rows in (("samples", samples), ("reconstructions", pairs)):
+        plots.save_image_grid(output_dir / f"{name}.png", rows.reshape(-1, *rows.shape[2:]), **draw)
     if (output_dir / "log.csv").exists():
         _save_curves(output_dir)
 
     print(f"\n{'bits/dim':<18}" + "".join(f"{name:>12}" for name in splits))
     for name, by_split in bits.items():
         print(f"{name:<18}" + "".join(f"{value:>12.3f}" for value in by_split.values()))
+    classified = {}
+    if embedding is not None and embedding.num_classes is not None:
+        found = _classification(model, held_out)
+        classified = {"classification": dataclasses.asdict(found)}
+        print(
+            f"classification of {found.num_images:,} {held_out.split} images: {found.accuracy:.1%} "
+            f"right, expected calibration error {found.expected_calibration_error:.3f}"
+        )
     print(f"largest error of decode(encode(x)): {error:.2g} gray levels")
     print(f"results are in {output_dir}")
     report = {"bits_per_dim": bits, "reconstruction_error": error, "steps": num_steps}
-    write_json(output_dir / "report.json", report)
+    write_json(output_dir / "report.json", report | classified)
 
 
-def _bits_per_dim(model: tfr.FlowModel, images: data.ImageBatches) -> float:
+def _bits_per_dim(
+    model: tfr.FlowModel, images: data.ImageBatches, with_condition: bool = True
+) -> float:
     some = images.dataset.take(_MAX_BATCHES)
+    if not with_condition:
+        some = some.map(lambda images, _: images)
     return model.evaluate(some, verbose=0, return_dict=True)["bits_per_dim"]
+
+
+def _classification(model: tfr.FlowModel, images: data.ImageBatches) -> evaluation.Classification:
+    num_classes = images.num_classes
+    some = images.dataset.unbatch().take(max(1, _MAX_CLASSIFIED // num_classes))
+    batches = some.batch(max(1, _MAX_CLASSIFIED_BATCH // num_classes))
+    return evaluation.classification(model.distribution, batches, seed=model.seed)
 
 
 def _baselines(splits: dict[str, data.ImageBatches]) -> dict[str, dict[str, float]]:
     arrays = {
-        name: np.concatenate(list(split.dataset.as_numpy_iterator()))
+        name: np.concatenate([*map(image_component, split.dataset.as_numpy_iterator())])
         for name, split in splits.items()
     }
     train = splits["train"]

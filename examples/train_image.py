@@ -4,6 +4,8 @@
     python examples/train_image.py --dataset=photos --limit_minutes=10
     python examples/train_image.py --dataset=images.npz --configuration=compact
     python examples/train_image.py --preset=cifar10 --data_dir=...   # a row of the paper's table
+    python examples/train_image.py --condition=label                 # digits given their class
+    python examples/train_image.py --dataset=photos --condition=gray --limit_minutes=10
 
 Writes the configuration, a log, checkpoints, weights, samples, reconstructions, learning curves and
 a report to the output folder. The same command resumes an interrupted run. To repeat a run,
@@ -24,6 +26,7 @@ import numpy as np
 import run_folder
 import run_log
 import run_report
+import run_samples
 import tensorflow as tf
 from absl import app, flags, logging
 
@@ -52,10 +55,18 @@ flags.DEFINE_float("save_minutes", 1.0, "Minutes between checkpoints, in additio
 flags.DEFINE_integer("patience", None, "Validations without improvement before training stops.")
 flags.DEFINE_integer("num_validation", None, "Training images to hold out; default: a tenth.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, noise and data order.")
-flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>.")
+flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>[_<condition>].")
 flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
 flags.DEFINE_bool("download", False, "Download missing data.")
 flags.DEFINE_integer("image_size", None, "Height and width to resize images to.")
+flags.DEFINE_string("condition", None, "Condition of the images, as in data.load.")
+flags.DEFINE_float(
+    "condition_dropout",
+    None,
+    "Share of the images that are trained on without their condition.",
+    lower_bound=0,
+    upper_bound=1,
+)
 flags.DEFINE_bool("flip", None, "Mirror half of the images; default: as in the paper.")
 flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "Whether to skip damaged images.")
 flags.DEFINE_bool("mixed_precision", False, "Compute networks in bfloat16.")
@@ -72,7 +83,8 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keras.utils.set_random_seed(FLAGS.seed)
     config = make_config()
-    output_dir = pathlib.Path(FLAGS.output_dir or f"results/{pathlib.Path(config['dataset']).stem}")
+    names = [pathlib.Path(config["dataset"]).stem, *filter(None, [FLAGS.condition])]
+    output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     run_folder.check_same_config(output_dir, config)
     run_folder.write_config(output_dir, config)
     given = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
@@ -113,6 +125,10 @@ def make_config() -> dict:
         "on_error": FLAGS.on_error,
         "seed": FLAGS.seed,
     }
+    if FLAGS.condition:
+        config["condition"] = FLAGS.condition
+    elif FLAGS.condition_dropout is not None:
+        raise ValueError("Expected --condition_dropout only with --condition.")
     images = load(config, "train", training=True, cache_bytes=0)
     arguments = {}
     if FLAGS.preset:
@@ -120,7 +136,9 @@ def make_config() -> dict:
     elif config["dataset"] == "digits":
         arguments = {"num_blocks": 1, "num_filters": 32}
     # Of the dataset, which can differ from the preset's.
-    arguments |= {"image_shape": images.image_shape, "num_values": images.num_values}
+    arguments |= run_folder.data_arguments(images)
+    if FLAGS.condition_dropout is not None:
+        arguments["condition_dropout"] = FLAGS.condition_dropout
     for name in ("num_scales", "num_blocks", "num_filters"):
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value
@@ -171,6 +189,7 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
         images = load(config, "train", training=True, step=done)
     if is_done():
         return
+    validation = load(config, "validation")
     log = output_dir / "log.csv"
     epoch, step = divmod(int(model.optimizer.iterations), log_steps)
     run_log.keep_epochs(log, epoch)
@@ -179,12 +198,12 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
         folder = output_dir / "tensorboard"
         callbacks += [
             keras.callbacks.TensorBoard(folder, write_graph=False),
-            SampleImages(folder, images.num_values),
+            SampleImages(folder, validation),
         ]
     callbacks.append(checkpoint)
     options = {
         "callbacks": callbacks,
-        "validation_data": load(config, "validation").dataset,
+        "validation_data": validation.dataset,
         "verbose": 1 if sys.stdout.isatty() else 2,
     }
     if step:
@@ -209,14 +228,15 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
 class SampleImages(keras.callbacks.Callback):
     """Writes samples to TensorBoard after each epoch, always from the same latents."""
 
-    def __init__(self, folder: pathlib.Path, num_values: int) -> None:
+    def __init__(self, folder: pathlib.Path, images: data.ImageBatches) -> None:
         super().__init__()
         self._writer = tf.summary.create_file_writer(str(folder / "samples"))
-        self._num_values = num_values
+        self._images = images
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        samples = tfr.to_uint8(self.model.distribution.sample(36, seed=(0, 0)), self._num_values)
-        grid = plots.image_grid(samples, num_values=self._num_values)
+        rows = run_samples.sample_grid(self.model.distribution, self._images, 6, seed=(0, 0))
+        samples = rows.reshape(-1, *rows.shape[2:])
+        grid = plots.image_grid(samples, columns=6, num_values=self._images.num_values)
         with self._writer.as_default(step=epoch):
             tf.summary.image("samples", grid[np.newaxis])
         self._writer.flush()

@@ -29,6 +29,7 @@ from tfp_realnvp.training import workers
 flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in data.load.")
 flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>.")
+flags.DEFINE_string("condition", None, "Condition of the images, as in data.load.")
 flags.DEFINE_enum("configuration", "paper", ["paper", "compact"], "Model.")
 flags.DEFINE_string("arguments", "{}", "Arguments of the model, as JSON.")
 flags.DEFINE_integer("batch_size", 64, "Images in a batch, over all devices.", lower_bound=1)
@@ -89,11 +90,12 @@ def main(argv: list[str]) -> None:
 def make_config() -> dict:
     """Returns the configuration of the run."""
     config = {"dataset": FLAGS.dataset, "batch_size": FLAGS.batch_size, "seed": FLAGS.seed}
+    if FLAGS.condition:
+        config["condition"] = FLAGS.condition
     images = run_folder.load_split(
         config, "train", training=True, cache_bytes=0, data_dir=FLAGS.data_dir
     )
-    arguments = {"image_shape": list(images.image_shape), "num_values": images.num_values}
-    arguments |= json.loads(FLAGS.arguments)
+    arguments = run_folder.data_arguments(images) | json.loads(FLAGS.arguments)
     return {
         **config,
         "num_validation": run_folder.num_validation(images, FLAGS.num_validation),
