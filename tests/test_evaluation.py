@@ -167,3 +167,264 @@ def test_tables():
     assert parsed["results"]["train"]["importance_weighted"] == 3.9
     assert parsed["paper"]["real_nvp"] == 4.28
     assert evaluation.as_json(by_split, "digits")["paper"] is None
+
+
+# Conditions.
+
+
+_LABELS = np.arange(11) % 3
+_CONDITIONS = {
+    "labels": ({"num_classes": 3}, _LABELS),
+    "weights": ({"num_classes": 3}, np.eye(3, dtype=np.float32)[_LABELS]),
+    "vectors": ({"conditional_event_shape": [4]}, ft.normal([11, 4]).numpy()),
+    "images": ({"conditional_event_shape": [8, 8, 2]}, ft.normal([11, 8, 8, 2]).numpy()),
+}
+
+
+def _conditional(**kwargs):
+    return ft.flow_distribution(_SHAPE, num_scales=1, num_blocks=0, num_couplings=1, **kwargs)
+
+
+@pytest.mark.parametrize("kind", _CONDITIONS)
+def test_bits_per_dim_under_conditions(kind):
+    declared, conditions = _CONDITIONS[kind]
+    flow = _conditional(**declared)
+    given = tfr.condition(flow, conditions)
+    result = evaluation.bits_per_dim(flow, (_IMAGES, conditions), 2, seed=5, batch_size=4)
+    log_prob = []
+    for draw in range(2):
+        values = [
+            tfr.dequantize(
+                _IMAGES[i : i + 4], evaluation.pixels.evaluation_seed(5, 1 + i // 4, draw)
+            )
+            for i in range(0, 11, 4)
+        ]
+        log_prob.append(given.log_prob(tf.concat(values, axis=0)))
+    by_hand = -np.mean(log_prob) / (_DIMS * math.log(2))
+    assert result.bits_per_dim == pytest.approx(by_hand, abs=1e-5)
+    # The conditions matter.
+    other = tfr.condition(flow, conditions[::-1]).log_prob(tf.concat(values, axis=0))
+    assert abs(np.mean(other) - np.mean(log_prob)) > 0.05
+
+
+def test_bits_per_dim_agrees_with_the_model():
+    flow = _conditional(num_classes=3)
+    model = tfr.FlowModel(flow, seed=3)
+    model.compile()
+    by_model = model.evaluate(_IMAGES, _LABELS, batch_size=4, verbose=0, return_dict=True)
+    result = evaluation.bits_per_dim(flow, (_IMAGES, _LABELS), seed=3, batch_size=4)
+    assert result.bits_per_dim == pytest.approx(by_model["bits_per_dim"], abs=1e-4)
+
+
+def test_bits_per_dim_without_condition():
+    flow = _conditional(num_classes=3, condition_dropout=0.1)
+    without = evaluation.bits_per_dim(flow, _IMAGES)
+    assert without == evaluation.bits_per_dim(flow, (_IMAGES, None))
+    minus_one = evaluation.bits_per_dim(flow, (_IMAGES, np.full([11], -1)))
+    assert without.bits_per_dim == pytest.approx(minus_one.bits_per_dim, abs=1e-5)
+    conditional = evaluation.bits_per_dim(flow, (_IMAGES, _LABELS))
+    assert abs(conditional.bits_per_dim - without.bits_per_dim) > 1e-3
+
+
+def _normal_of_class(**kwargs):
+    """p(x | y) = N(means[y], 20²) for two classes."""
+    means = tf.constant([50.0, 80.0])
+    return tfr.ConditionalDistribution(
+        lambda label: tfd.Independent(
+            tfd.Normal(tf.gather(means, label)[..., None, None, None] + tf.zeros([2, 2, 1]), 20.0),
+            3,
+        ),
+        event_shape=[2, 2, 1],
+        **kwargs,
+    )
+
+
+def test_bits_per_dim_of_a_conditional_base():
+    images = ft.grey_levels(6, (2, 2, 1))
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    result = evaluation.bits_per_dim(_normal_of_class(), (images, labels))
+    values = tfr.dequantize(images, (0x5EED, 1)).numpy()
+    z = (values - np.where(labels, 80, 50)[:, None, None, None]) / 20
+    by_hand = np.mean(z**2 / 2 + np.log(20 * np.sqrt(2 * np.pi))) / math.log(2)
+    assert result.bits_per_dim == pytest.approx(by_hand, rel=1e-5)
+    for elements in (
+        (images, labels),
+        {"image": images, "label": labels},
+        {"image": images, "conditional_input": labels, "label": 1 - labels},
+    ):
+        dataset = tf.data.Dataset.from_tensor_slices(elements).batch(6)
+        assert evaluation.bits_per_dim(_normal_of_class(), dataset) == result
+    swapped = evaluation.bits_per_dim(_normal_of_class(), {"image": images, "label": 1 - labels})
+    assert swapped != result
+    with pytest.raises(ValueError, match="expected a conditional_input, got None"):
+        evaluation.bits_per_dim(_normal_of_class(), images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (_IMAGES, r"images and conditions, integer labels in \[0, 3\), .*, got images only"),
+        ((_IMAGES, _LABELS + 1), r"integer labels in \[0, 3\), .*got \[3\]"),
+        ((_IMAGES, _LABELS / 1), r"integer labels in \[0, 3\), .*got float32 of shape \(11,\)"),
+        ((_IMAGES, _LABELS[:5]), r"one condition for each of 11 images, got shape \(5,\)"),
+        ((_IMAGES, _LABELS[:, None]), r"each of 11 images, got shape \(11, 1\)"),
+    ],
+    ids=["missing", "range", "floats", "length", "shape"],
+)
+def test_bad_conditions(images, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.bits_per_dim(_conditional(num_classes=3), images)
+
+
+# Classification.
+
+
+def test_classification_by_hand():
+    # Two classes, N(50, 20²) and N(80, 20²) for each of four pixels.
+    images = np.random.default_rng(0).integers(30, 110, [50, 2, 2, 1], dtype=np.uint8)
+    labels = (images.mean(axis=(1, 2, 3)) + np.random.default_rng(1).normal(0, 9, 50) > 65).astype(
+        int
+    )
+    result = evaluation.classification(_normal_of_class(), images, labels, [0.5, 0.5], seed=7)
+    values = tfr.dequantize(images, (7 ^ 0x5EED, 1)).numpy().reshape(50, 4).astype(np.float64)
+    # log p(1 | x) - log p(0 | x) = sum of (x - 65) 30 / 20².
+    odds = np.exp(np.sum((values - 65) * 30 / 400, axis=-1))
+    of_label = np.where(labels, odds / (1 + odds), 1 / (1 + odds))
+    assert result.num_images == 50
+    assert 0.6 < result.accuracy < 1
+    assert result.accuracy == np.mean(of_label > 0.5)
+    assert result.log_loss == pytest.approx(-np.mean(np.log(of_label)), rel=1e-4)
+    expected = evaluation.expected_calibration_error(
+        np.maximum(of_label, 1 - of_label), of_label > 0.5
+    )
+    assert result.expected_calibration_error == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_prior_counts():
+    images = np.full([4, 2, 2, 1], 65, np.uint8)
+    labels = np.zeros([4], int)
+    draws = evaluation.classification(_normal_of_class(), images, labels, [0.8, 0.2])
+    values = tfr.dequantize(images, (0x5EED, 1)).numpy().reshape(4, 4)
+    odds = 0.25 * np.exp(np.sum((values - 65) * 30 / 400, axis=-1))
+    assert draws.log_loss == pytest.approx(np.mean(np.log1p(odds)), rel=1e-4)
+    assert draws.accuracy == 1
+    certain = evaluation.classification(_normal_of_class(), images, labels, [1.0, 0.0], num_draws=2)
+    assert certain.log_loss == pytest.approx(0, abs=1e-6)
+    wrong = evaluation.classification(_normal_of_class(), images, labels, [0.0, 1.0])
+    assert wrong.log_loss == math.inf
+    assert evaluation.as_json({}, None, {"test": wrong})["classification"]["test"] == {
+        "accuracy": 0.0,
+        "expected_calibration_error": 1.0,
+        "log_loss": None,
+        "num_images": 4,
+    }
+
+
+def _log_densities_of_classes(flow, num_draws, seed, batch_size):
+    """Means over draws of p(x | y), as logarithms, [N, K]."""
+    classes = [
+        _by_hand(tfr.condition(flow, label), _IMAGES, num_draws, seed, batch_size)
+        for label in range(3)
+    ]
+    return np.logaddexp.reduce(np.stack(classes, axis=-1), axis=0)
+
+
+@pytest.mark.parametrize("num_draws", [1, 3])
+def test_classification_by_the_densities_of_each_class(num_draws):
+    flow = _conditional(num_classes=3)
+    prior = np.array([0.5, 0.2, 0.3])
+    labels = np.arange(11) * 7 % 3
+    log_joint = _log_densities_of_classes(flow, num_draws, 5, 4) + np.log(prior)
+    log_probs = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
+    result = evaluation.classification(
+        flow, _IMAGES, labels, prior, num_draws=num_draws, seed=5, batch_size=4
+    )
+    assert result.accuracy == np.mean(log_probs.argmax(-1) == labels)
+    assert 0 < result.accuracy < 1
+    assert result.log_loss == pytest.approx(-log_probs[np.arange(11), labels].mean(), rel=2e-3)
+    dataset = tf.data.Dataset.from_tensor_slices((_IMAGES, labels)).batch(4)
+    assert result == evaluation.classification(
+        flow, dataset, prior=prior, num_draws=num_draws, seed=5
+    )
+
+
+def test_draws_of_noise_are_weighed_by_their_density():
+    # p(x | 0) is concentrated on u < 1/2, p(x | 1) is uniform on [0, 1).
+    densities = tfr.ConditionalDistribution(
+        lambda label: tfd.Sample(tfd.Beta(1.0, tf.where(tf.equal(label, 0), 3.0, 1.0)), [1, 1, 1]),
+        event_shape=[1, 1, 1],
+    )
+    zeros = np.zeros([200, 1, 1, 1], np.uint8)
+    labels = np.zeros([200], int)
+    result = evaluation.classification(
+        densities, zeros, labels, [0.5, 0.5], num_draws=64, batch_size=200
+    )
+    # Both classes give the integer the probability 1.
+    assert result.log_loss == pytest.approx(math.log(2), abs=0.02)
+    one = evaluation.classification(densities, zeros, labels, [0.5, 0.5], batch_size=200)
+    assert one.log_loss > result.log_loss + 0.1
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (_IMAGES, None, "integer labels in .0, 3., one for each of 11 images in batch 1, got none"),
+        (_IMAGES, _LABELS / 1, "integer labels .* got float64"),
+        (_IMAGES, _LABELS[1:], r"integer labels .* of shape \(10,\)"),
+        (_IMAGES, _LABELS - 1, r"integer labels .* got labels in \[-1, 1\]"),
+        (_IMAGES[:0], _LABELS[:0], "classification: expected images, got none"),
+        (_IMAGES[:, :4], _LABELS, r"classification: expected images \[batch, 8, 8, 1\]"),
+    ],
+    ids=["none", "floats", "number", "range", "empty", "shape"],
+)
+def test_bad_labels(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.classification(_conditional(num_classes=3), images, labels)
+
+
+def test_classification_of_an_unconditional_flow(flow):
+    with pytest.raises(ValueError, match="expected a distribution with num_classes"):
+        evaluation.classification(flow, _IMAGES, _LABELS)
+
+
+# 15 bins: 0.62 and 0.66 are in (9/15, 10/15], 0.68 in the next.
+@pytest.mark.parametrize(
+    ("confidence", "is_correct", "error"),
+    [
+        ([0.62, 0.66, 0.68], [1, 0, 1], (2 * abs(0.5 - 0.64) + 0.32) / 3),
+        ([0.62, 0.66, 0.68], [1, 1, 0], (2 * 0.36 + 0.68) / 3),
+        # A bin includes its upper end: 0.6 is in (8/15, 9/15], with 0.55.
+        ([0.6, 0.55], [1, 0], abs(0.5 - 0.575)),
+        ([0.6, 0.61], [1, 0], (0.4 + 0.61) / 2),
+        ([1.0, 1.0, 1.0, 1.0], [1, 1, 1, 0], 0.25),
+        ([0.5] * 8, [1, 0] * 4, 0.0),
+    ],
+)
+def test_expected_calibration_error(confidence, is_correct, error):
+    found = evaluation.expected_calibration_error(confidence, is_correct)
+    assert found == pytest.approx(error, abs=1e-12)
+
+
+def test_calibration_with_other_bins():
+    confidence, is_correct = [0.2, 0.6, 0.9], [0, 1, 1]
+    one_bin = evaluation.expected_calibration_error(confidence, is_correct, num_bins=1)
+    assert one_bin == pytest.approx(abs(2 / 3 - 1.7 / 3))
+    with pytest.raises(ValueError, match=r"vectors of equal length, got shapes \(3,\) and \(2,\)"):
+        evaluation.expected_calibration_error(confidence, [0, 1])
+    with pytest.raises(ValueError, match=r"got values in \[0.2, 1.6\]"):
+        evaluation.expected_calibration_error([0.2, 1.6], [0, 1])
+
+
+def test_tables_of_classifications():
+    bits = evaluation.Evaluation(4.0, 0.01, 3.9, 0.02, num_images=2_000, num_draws=8)
+    classes = evaluation.Classification(0.97316, 0.012345, 0.0876, num_images=1_797)
+    lines = evaluation.as_markdown({"test": bits}, "digits", {"test": classes}).splitlines()
+    assert lines[3:] == [
+        "",
+        "| split | images | accuracy | expected calibration error | log loss (nats) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| test | 1,797 | 97.32% | 0.0123 | 0.0876 |",
+    ]
+    parsed = evaluation.as_json({"test": bits}, "digits", {"test": classes})
+    assert parsed["classification"]["test"]["expected_calibration_error"] == 0.012345
+    assert evaluation.as_json({"test": bits})["classification"] == {}
