@@ -232,8 +232,10 @@ class ConvResNet(Conditioner):
         def activate(x: tf.Tensor) -> tf.Tensor:
             return tf.nn.relu(shifted(normalize(x, next(norms)), next(shifts)))
 
-        x = normalize(inputs, _values(self.input_offset, self.input_mean, self.input_variance))
-        x = self.input_factor * tf.concat([x, -x], axis=-1)
+        # Of few channels the fused normalization is slow in half precision.
+        x = tf.cast(inputs, self.variable_dtype)
+        x = normalize(x, _values(self.input_offset, self.input_mean, self.input_variance))
+        x = tf.cast(self.input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
         h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
         h = shifted(h, self.convolved_condition(conditional_input))
         total = convolve(h, skips[0], weights.skip_bias)
