@@ -43,7 +43,10 @@ def _prepare(name, data_dir, downloads, monkeypatch, num_shards=None):
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
-    """50 training images in four files and 10 test images, with their number as pixels."""
+    """50 training images in four files and 10 test images, with their number as pixels.
+
+    The last digit of the number is their label.
+    """
     root = tmp_path_factory.mktemp("cifar10")
     source = root / "source" / "cifar-10-batches-bin"
     source.mkdir(parents=True)
@@ -52,6 +55,7 @@ def cifar10(tmp_path_factory):
         [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     ):
         records = np.zeros([10, 1 + 3072], np.uint8)
+        records[:, 0] = np.arange(10)
         records[:, 1:] = np.arange(10 * number, 10 * number + 10)[:, None]
         records.tofile(source / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -92,6 +96,29 @@ def test_the_order_of_files_differs_between_epochs(cifar10):
     )
     orders = {tuple(order) for order in _indices(train.dataset, 6)}
     assert len(orders) > 1
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
+def test_labels(cifar10, cache_bytes):
+    common = {"batch_size": 8, "data_dir": cifar10, "cache_bytes": cache_bytes}
+    images = load("cifar10", training=True, **common)
+    found = load("cifar10", training=True, condition="label", **common)
+    assert (found.num_classes, found.conditional_event_shape) == (10, None)
+    batches = [*found.dataset.take(12).as_numpy_iterator()]
+    for (with_label, labels), expected in zip(batches, images.dataset, strict=False):
+        np.testing.assert_array_equal(with_label, expected)
+        np.testing.assert_array_equal(labels, with_label[:, 0, 0, 0] % 10)
+    resumed = load("cifar10", training=True, condition="label", epoch=1, step=2, **common)
+    for batch, expected in zip(resumed.dataset, batches[8:], strict=False):
+        np.testing.assert_array_equal(batch[0], expected[0])
+        np.testing.assert_array_equal(batch[1], expected[1])
+    numbers = []
+    for split in ("train", "validation", "test"):
+        part = load("cifar10", split=split, condition="label", num_validation=12, **common)
+        for pixels, labels in part.dataset.as_numpy_iterator():
+            np.testing.assert_array_equal(labels, pixels[:, 0, 0, 0] % 10)
+            numbers += pixels[:, 0, 0, 0].tolist()
+    assert sorted(numbers) == list(range(60))
 
 
 def test_held_out_validation(cifar10):
@@ -151,13 +178,20 @@ def test_celeb_a(tmp_path, monkeypatch):
         rows = [f"{name} {values(index)}" for index, name in enumerate(names)]
         return "\n".join([*first, *rows, ""])
 
-    def listed(key):
-        keys = list(features[key])
-        return lines([str(len(names)), " ".join(keys)], lambda _: " ".join(["1"] * len(keys)))
+    def listed(key, value=lambda index, name: "1"):
+        # In another order than that of `load`.
+        keys = sorted(features[key])[::-1]
+        rows = [[value(index, name) for name in keys] for index in range(len(names))]
+        return lines([str(len(names)), " ".join(keys)], lambda index: " ".join(rows[index]))
+
+    def has_attribute(index, name):
+        return (index + len(name)) % 4 < 2
 
     contents = {
         "list_eval_partition": lines([], lambda index: index // 3),
-        "list_attr_celeba": listed("attributes"),
+        "list_attr_celeba": listed(
+            "attributes", lambda index, name: "1" if has_attribute(index, name) else "-1"
+        ),
         "landmarks_celeba": listed("landmarks"),
         "identity_celeba": lines([], str),
     }
@@ -170,6 +204,15 @@ def test_celeb_a(tmp_path, monkeypatch):
     for number, split in enumerate(["train", "validation", "test"]):
         found = load("celeb_a", batch_size=4, split=split, data_dir=str(tmp_path))
         read = np.concatenate([batch.numpy() for batch in found.dataset]).astype(int)
+        found = load(
+            "celeb_a",
+            batch_size=4,
+            split=split,
+            data_dir=str(tmp_path),
+            condition="attributes",
+        )
+        [(again, attributes)] = found.dataset.as_numpy_iterator()
+        np.testing.assert_array_equal(again, read)
         expected = []
         for content in images[3 * number : 3 * number + 3]:
             image = Image.open(io.BytesIO(content)).crop((15, 40, 163, 188))
@@ -177,8 +220,13 @@ def test_celeb_a(tmp_path, monkeypatch):
             large = image.resize((148 * 16, 148 * 16), Image.Resampling.NEAREST)
             expected.append(np.asarray(large.reduce(37)).astype(int))
         assert len(read) == 3
-        for image in expected:
-            assert min(np.abs(read - image).max(axis=(1, 2, 3))) <= 1
+        for index, image in enumerate(expected, start=3 * number):
+            distances = np.abs(read - image).max(axis=(1, 2, 3))
+            assert min(distances) <= 1
+            np.testing.assert_array_equal(
+                attributes[np.argmin(distances)],
+                [has_attribute(index, name) for name in sorted(features["attributes"])],
+            )
 
 
 def test_image_folders_contain_the_images_of_tfds_image_folder(tmp_path):
