@@ -1,5 +1,8 @@
 """Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
 
+The bits/dim of a model with a condition are given the condition of each image; with
+`condition_dropout` also without it. A model of classes is also evaluated as a classifier.
+
     python examples/evaluate.py --results_dir=results/digits
     python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_draws=16
 
@@ -30,25 +33,36 @@ flags.DEFINE_bool("download", False, "Download missing data.")
 
 FLAGS = flags.FLAGS
 
+_MAX_EVALUATIONS = 1_024  # in one batch, to bound memory
+
 
 def main(argv: list[str]) -> None:
     del argv
     model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
+    flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     dataset = FLAGS.dataset or config["dataset"]
-    results = {}
+    embedding = flow.bijector.condition_embedding
+    results, classifications = {}, {}
     for split in FLAGS.split:
         images = load_split({**config, "dataset": dataset}, split)
-        results[images.split] = evaluation.bits_per_dim(
-            model.distribution,
-            images.dataset.take(FLAGS.num_batches or -1),
-            FLAGS.num_draws,
-            seed=model.seed if FLAGS.seed is None else FLAGS.seed,
-        )
-    table = evaluation.as_markdown(results, dataset)
+        batches = images.dataset.take(FLAGS.num_batches or -1)
+        settings = {images.split: batches}
+        if embedding is not None and embedding.dropout is not None:
+            settings[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
+        for name, each in settings.items():
+            results[name] = evaluation.bits_per_dim(flow, each, FLAGS.num_draws, seed=seed)
+        if embedding is not None and embedding.num_classes is not None:
+            # Each image is evaluated with each class.
+            batches = batches.rebatch(max(1, _MAX_EVALUATIONS // embedding.num_classes))
+            classifications[images.split] = evaluation.classification(
+                flow, batches, num_draws=FLAGS.num_draws, seed=seed
+            )
+    table = evaluation.as_markdown(results, dataset, classifications)
     print(table)
     output = pathlib.Path(FLAGS.output or FLAGS.results_dir)
     atomic_files.write_text(output / "evaluation.md", table + "\n")
-    atomic_files.write_json(output / "evaluation.json", evaluation.as_json(results, dataset))
+    values = evaluation.as_json(results, dataset, classifications)
+    atomic_files.write_json(output / "evaluation.json", values)
 
 
 def load_split(config: dict, split: str) -> data.ImageBatches:

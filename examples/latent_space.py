@@ -10,12 +10,19 @@
 | `levels_redraw.png`, `levels_zero.png` | levels of representation (Appendix D) |
 | `extrapolation_2x.png`, `extrapolation_4x.png` | samples larger than the training images |
 | `temperatures.png` | samples by temperature and truncation |
+| `condition_swap.png` | images, decoded under other conditions (Appendix F) |
+| `condition_interpolation.png` | images, decoded under conditions between two |
 | `latents.md` | moments of the latents of each scale |
+
+The two figures of conditions are of a model with a condition. All other figures then take the
+conditions of the images.
 """
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import run_folder
@@ -39,6 +46,7 @@ FLAGS = flags.FLAGS
 
 _NUM_IMAGES = 256  # for the moments
 _NUM_COLUMNS = 8
+_MAX_CLASSES = 10
 _ANGLES = ("0", "π/4", "π/2", "3π/4", "π", "5π/4", "3π/2", "7π/4")
 
 tfd = tfp.distributions
@@ -49,20 +57,35 @@ def main(argv: list[str]) -> None:
     # Float32 networks make the inverse exact.
     model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights, mixed_precision=False)
     flow = model.distribution
-    images = load_images({**config, "dataset": FLAGS.dataset or config["dataset"]})
+    examples = load_examples({**config, "dataset": FLAGS.dataset or config["dataset"]})
     figures = Figures(
         pathlib.Path(FLAGS.output_dir or FLAGS.results_dir),
         run_folder.num_values(config),
     )
-    chosen = images[:_NUM_COLUMNS]
+    chosen = examples.take(range(min(_NUM_COLUMNS, len(examples.images))))
+    four = examples.take(range(4))
     draw_reconstructions(figures, flow, chosen)
-    draw_manifold(figures, flow, images[:4])
-    draw_interpolation(figures, flow, images)
+    draw_manifold(figures, flow, four)
+    draw_interpolation(figures, flow, examples)
     draw_levels(figures, flow, chosen)
-    draw_extrapolation(figures, flow)
-    draw_temperatures(figures, flow)
-    write_statistics(figures.folder, flow, images)
+    draw_extrapolation(figures, flow, four)
+    draw_temperatures(figures, flow, chosen)
+    if chosen.conditions is not None:
+        draw_condition_swap(figures, flow, chosen)
+        draw_condition_interpolation(figures, flow, chosen)
+    write_statistics(figures.folder, flow, examples)
     print(f"figures are in {figures.folder}")
+
+
+class Examples(NamedTuple):
+    """Images [N, H, W, C] and their conditions [N, ...], `None` without."""
+
+    images: np.ndarray
+    conditions: np.ndarray | None
+
+    def take(self, indices: Sequence[int]) -> Examples:
+        """Returns those with the given indices."""
+        return Examples(*(None if each is None else each[np.asarray(indices)] for each in self))
 
 
 class Figures:
@@ -83,7 +106,7 @@ class Figures:
         )
 
 
-def load_images(config: dict) -> np.ndarray:
+def load_examples(config: dict) -> Examples:
     """Returns the first images of the split in random order."""
     batches = run_folder.load_split(
         config,
@@ -92,17 +115,20 @@ def load_images(config: dict) -> np.ndarray:
         data_dir=FLAGS.data_dir,
         download=FLAGS.download,
     )
-    images = next(batches.dataset.as_numpy_iterator())
+    batch = next(batches.dataset.as_numpy_iterator())
+    images, conditions = batch if isinstance(batch, tuple) else (batch, None)
     if len(images) < 4:
         raise ValueError(
             f"Expected at least 4 images in split {batches.split!r} of {batches.name!r}, got "
             f"{len(images)}."
         )
-    return np.random.default_rng(FLAGS.seed).permutation(images)
+    order = np.random.default_rng(FLAGS.seed).permutation(len(images))
+    return Examples(images, conditions).take(order)
 
 
-def draw_reconstructions(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
-    decoded, error = latents.reconstruct(flow, images)
+def draw_reconstructions(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
+    images, conditions = examples
+    decoded, error = latents.reconstruct(flow, images, conditional_input=conditions)
     figures.save(
         "reconstructions.png",
         np.stack([images + 0.5, decoded]),
@@ -111,48 +137,55 @@ def draw_reconstructions(figures: Figures, flow: tfd.Distribution, images: np.nd
     )
 
 
-def draw_manifold(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
+def draw_manifold(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
+    images, conditions = examples
     figures.save(
         "manifold.png",
-        latents.manifold(flow, images, len(_ANGLES)),
+        latents.manifold(flow, images, len(_ANGLES), conditional_input=conditions),
         "Manifold of four images at the angles 0 and π/2",
         row_labels=[f"φ = {angle}" for angle in _ANGLES],
         column_labels=[f"φ′ = {angle}" for angle in _ANGLES],
     )
 
 
-def draw_interpolation(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
-    pairs = min(6, len(images) // 2)
+def draw_interpolation(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
+    pairs = min(6, len(examples.images) // 2)
+    first, second = (examples.take(range(i, i + pairs)) for i in (0, pairs))
     figures.save(
         "interpolation.png",
-        latents.interpolate(flow, images[:pairs], images[pairs : 2 * pairs], _NUM_COLUMNS),
+        latents.interpolate(
+            flow,
+            first.images,
+            second.images,
+            _NUM_COLUMNS,
+            conditional_input=first.conditions,
+            second_conditional_input=second.conditions,
+        ),
         "Spherical interpolation between the images at both ends",
         column_labels=[f"{i}/{_NUM_COLUMNS - 1}" for i in range(_NUM_COLUMNS)],
     )
 
 
-def draw_levels(figures: Figures, flow: tfd.Distribution, images: np.ndarray) -> None:
+def draw_levels(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
+    images, conditions = examples
     kept = [2.0**-k for k in reversed(range(flow.bijector.num_scales))]
     for mode, replacement in (("redraw", "sampled"), ("zero", "zero")):
+        levels = latents.levels_of_representation(
+            flow, images, mode=mode, seed=FLAGS.seed, conditional_input=conditions
+        )
         figures.save(
             f"levels_{mode}.png",
-            np.concatenate(
-                [
-                    images[:, np.newaxis] + 0.5,
-                    latents.levels_of_representation(flow, images, mode=mode, seed=FLAGS.seed),
-                ],
-                axis=1,
-            ),
+            np.concatenate([images[:, np.newaxis] + 0.5, levels], axis=1),
             f"Coarsest latents kept, others {replacement}",
             column_labels=["image", *(f"{100 * fraction:.3g} %" for fraction in kept)],
         )
 
 
-def draw_extrapolation(figures: Figures, flow: tfd.Distribution) -> None:
+def draw_extrapolation(figures: Figures, flow: tfd.Distribution, four: Examples) -> None:
     height, width, channels = flow.bijector.image_shape
     for factor in (2, 4):
         size = (factor * height, factor * width, channels)
-        samples = latents.extrapolate(flow, size, 4, FLAGS.seed)
+        samples = latents.extrapolate(flow, size, 4, FLAGS.seed, conditional_input=four.conditions)
         figures.save(
             f"extrapolation_{factor}x.png",
             samples.reshape(2, 2, *size),
@@ -160,28 +193,71 @@ def draw_extrapolation(figures: Figures, flow: tfd.Distribution) -> None:
         )
 
 
-def draw_temperatures(figures: Figures, flow: tfd.Distribution) -> None:
+def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
+    columns = len(examples.images)
     settings = [(each, None) for each in (0.0, 0.5, 0.7, 0.85, 1.0)] + [(1.0, 2.0), (1.0, 1.0)]
     rows = [
         latents.sample_latents(
-            flow.bijector.image_shape, _NUM_COLUMNS, FLAGS.seed, *setting, dtype=flow.dtype
+            flow.bijector.image_shape, columns, FLAGS.seed, *setting, dtype=flow.dtype
         )
         for setting in settings
     ]
     figures.save(
         "temperatures.png",
-        latents.decode(flow, np.stack(rows)),
+        latents.decode(flow, np.stack(rows), conditional_input=examples.conditions),
         "Samples by temperature T, or with latents truncated to |z| ≤ t",
         row_labels=[f"T = {each}" if to is None else f"t = {to}" for each, to in settings],
     )
 
 
-def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, images: np.ndarray) -> None:
+def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
+    """Draws each image under each class, or else under the condition of each image."""
+    images, conditions = examples
+    embedding = flow.bijector.condition_embedding
+    targets, title = conditions, "Images under the conditions of all images"
+    labels = [f"of image {i}" for i in range(1, 1 + len(images))]
+    if embedding.num_classes is not None:
+        targets = np.arange(min(embedding.num_classes, _MAX_CLASSES))
+        labels, title = [f"as {each}" for each in targets], "Images as other classes"
+    swapped = latents.swap_condition(
+        flow, images[:, np.newaxis], conditions[:, np.newaxis], targets
+    )
+    rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
+    if embedding.event_ndims == 3:
+        # The conditions above their columns, and white above the images.
+        top = np.full([1, *rows.shape[1:]], figures.num_values - 0.5)
+        top[0, 1:] = targets * (figures.num_values - 1) + 0.5
+        rows = np.concatenate([top, rows])
+    figures.save("condition_swap.png", rows, title, column_labels=["image", *labels])
+
+
+def draw_condition_interpolation(
+    figures: Figures, flow: tfd.Distribution, examples: Examples
+) -> None:
+    """Draws images under conditions from their own to the next class, or to that of another."""
+    images, start = examples
+    num_classes = flow.bijector.condition_embedding.num_classes
+    end, row_labels = np.roll(start, 1, axis=0), {}
+    if num_classes is not None:
+        end = (start + 1) % num_classes
+        row_labels = {"row_labels": [f"{i} → {j}" for i, j in zip(start, end, strict=True)]}
+    figures.save(
+        "condition_interpolation.png",
+        latents.interpolate_conditions(flow, images, start, end, _NUM_COLUMNS),
+        "Latents of an image under conditions from its own to another",
+        column_labels=[f"{i}/{_NUM_COLUMNS - 1}" for i in range(_NUM_COLUMNS)],
+        **row_labels,
+    )
+
+
+def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, examples: Examples) -> None:
+    images, conditions = examples
+    scales = latents.latent_statistics(flow, images, conditional_input=conditions)
     lines = [
         "| scale | latents | mean | standard deviation | skewness | excess kurtosis | largest |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for number, scale in enumerate(latents.latent_statistics(flow, images), start=1):
+    for number, scale in enumerate(scales, start=1):
         moments = (scale.mean, scale.std, scale.skewness, scale.excess_kurtosis, scale.largest)
         shape = "×".join(map(str, scale.shape))
         lines.append(f"| {number} | {shape} | " + " | ".join(f"{m:.3f}" for m in moments) + " |")

@@ -1,18 +1,23 @@
-"""Samples images from a trained model, also with a temperature, truncation or another size.
+"""Samples images from a trained model: by condition, with a temperature, or of another size.
 
     python examples/sample.py --results_dir=results/digits
     python examples/sample.py --results_dir=results/digits --temperature=0.7 --size=16,16
     python examples/sample.py --results_dir=results/digits --truncation=2 --output=samples.npy
+    python examples/sample.py --results_dir=results/digits_label --condition=3
 
 Writes a grid of the samples to a `.png` file, or a `uint8` array [N, H, W, C] to an `.npy` file.
+With several conditions the grid has a row for each. Without `--condition` these are the first 20
+classes, or the conditions of the first 8 images of the evaluation split.
 """
 
 from __future__ import annotations
 
+import math
 import pathlib
 
 import numpy as np
 import run_folder
+import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
@@ -21,14 +26,27 @@ from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_integer("num_images", 64, "Number of samples.", lower_bound=1)
+flags.DEFINE_integer("num_images", 64, "Number of samples, at least.", lower_bound=1)
+flags.DEFINE_string(
+    "condition",
+    None,
+    "Labels, or the numbers of a vector, comma-separated; an .npy file of conditions [N, ...]; or "
+    "`none`, for a model trained with condition_dropout.",
+)
 flags.DEFINE_float("temperature", 1.0, "Standard deviation of the latents.", lower_bound=0)
 flags.DEFINE_float("truncation", None, "Bound on latents, in standard deviations.")
 flags.DEFINE_list("size", None, "height,width of the samples; default: as in training.")
 flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 flags.DEFINE_string("output", None, ".png or .npy file; default: drawn.png in the results folder.")
+flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
+flags.DEFINE_bool("download", False, "Download missing data.")
 
 FLAGS = flags.FLAGS
+
+_MAX_CLASSES = 20
+_NUM_ROWS = 8
+
+tfd = tfp.distributions
 
 
 def main(argv: list[str]) -> None:
@@ -41,22 +59,65 @@ def main(argv: list[str]) -> None:
     height, width, channels = flow.bijector.image_shape
     if FLAGS.size:
         height, width = map(int, FLAGS.size)
+    conditions = load_conditions(flow, config)
+    rows = 1 if conditions is None else len(conditions)
+    columns = math.ceil(FLAGS.num_images / rows)
     z = latents.sample_latents(
         (height, width, channels),
-        FLAGS.num_images,
+        (rows, columns),
         FLAGS.seed,
         FLAGS.temperature,
         FLAGS.truncation,
         dtype=flow.dtype,
     )
+    if conditions is not None:
+        conditions = conditions[:, np.newaxis]
     num_values = run_folder.num_values(config)
-    samples = tfr.to_uint8(latents.decode(flow, z), num_values)
+    samples = tfr.to_uint8(latents.decode(flow, z, conditional_input=conditions), num_values)
+    samples = samples.reshape(-1, height, width, channels)
     if output.suffix == ".png":
-        plots.save_image_grid(output, samples, num_values=num_values)
+        columns = columns if rows > 1 else None
+        plots.save_image_grid(output, samples, columns, num_values=num_values)
     else:
         with atomic_files.atomic_write(output) as (file, _):
             np.save(file, samples)
     print(f"wrote {len(samples)} samples of {height}×{width} pixels to {output}")
+
+
+def load_conditions(flow: tfd.Distribution, config: dict) -> np.ndarray | None:
+    """Returns the conditions to sample given, [N, ...], `None` without."""
+    embedding = flow.bijector.condition_embedding
+    if FLAGS.condition is not None and embedding is None:
+        raise ValueError(f"Expected no --condition, the model takes none, got {FLAGS.condition!r}.")
+    if embedding is None or FLAGS.condition == "none":
+        return None
+    if FLAGS.condition is not None:
+        return parse_conditions(FLAGS.condition, is_label=embedding.num_classes is not None)
+    if embedding.num_classes is not None:
+        return np.arange(min(embedding.num_classes, _MAX_CLASSES))
+    batches = run_folder.load_split(
+        config,
+        "evaluation",
+        batch_size=_NUM_ROWS,
+        data_dir=FLAGS.data_dir,
+        download=FLAGS.download,
+    )
+    _, conditions = next(batches.dataset.as_numpy_iterator())
+    return conditions
+
+
+def parse_conditions(text: str, is_label: bool) -> np.ndarray:
+    """Returns labels [N], one vector [1, K], or the array in a file."""
+    if text.endswith(".npy"):
+        return np.load(text)
+    try:
+        numbers = [int(each) if is_label else float(each) for each in text.split(",")]
+    except ValueError as error:
+        expected = "labels" if is_label else "the numbers of a vector"
+        raise ValueError(
+            f"Expected {expected}, an .npy file or `none` as --condition, got {text!r}."
+        ) from error
+    return np.array(numbers if is_label else [numbers])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfp_realnvp as tfr
+from tfp_realnvp import data
 
 _TINY = ("--num_scales=1", "--num_blocks=0", "--num_filters=2", "--batch_size=4")
 _DATASETS = {
@@ -24,6 +25,12 @@ _DATASETS = {
     "folder": ((8, 6, 3), "test"),
     "images.npz": ((8, 8, 1), "test"),
     "images.npy": ((8, 8, 3), "test"),
+}
+# name: (condition, columns before the samples, and after them)
+_CONDITIONS = {
+    "celeb_a": ("attributes", 0, 1),
+    "mnist": ("label", 0, 0),
+    "photos": ("gray", 1, 1),
 }
 # Datasets that differ only in their images, evaluated with the weights of the first.
 _SIMILAR = {
@@ -65,6 +72,39 @@ def _size(path):
     with Image.open(path) as image:
         image.load()
         return image.size[::-1]
+
+
+@pytest.mark.parametrize("name", _CONDITIONS)
+def test_conditions(name, tmp_path, run_script):
+    condition, before, after = _CONDITIONS[name]
+    run_script(
+        "train_image",
+        f"--dataset={name}",
+        f"--condition={condition}",
+        f"--output_dir={tmp_path}",
+        "--epochs=1e-9",  # one step
+        "--num_validation=4",
+        *_TINY,
+    )
+    (height, width, _), split = _DATASETS[name]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["steps"] == 1 and 0 < report["bits_per_dim"]["Real NVP"][split] < 40
+    assert ("classification" in report) == (condition == "label")
+    assert report["reconstruction_error"] < 1
+    rows = 10 if condition == "label" else 8
+    scale = max(1, 64 // max(height, width))
+    with Image.open(tmp_path / "samples.png") as picture:
+        grid = np.asarray(picture)
+        assert grid.shape[:2] == (scale * (rows * (height + 1) + 1), scale * (8 * (width + 1) + 1))
+    # The images whose conditions the rows have.
+    found = data.load(name, batch_size=8, split=split, condition=condition)
+    images, conditions = next(found.dataset.as_numpy_iterator())
+    first = grid[scale : scale * (height + 1), scale : scale * (width + 1)][::scale, ::scale]
+    last = grid[scale : scale * (height + 1), -scale * (width + 1) : -scale][::scale, ::scale]
+    if after:
+        np.testing.assert_array_equal(last, images[0])
+    if before:
+        np.testing.assert_allclose(first, 255 * np.repeat(conditions[0], 3, -1), atol=0.5001)
 
 
 @pytest.mark.parametrize("name", _DATASETS)

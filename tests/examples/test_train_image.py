@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import run_folder
 import run_log
+import run_report
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
 import tfp_realnvp as tfr
+from tfp_realnvp import evaluation
 
 _TINY = (
     "--configuration=paper",
@@ -133,6 +136,92 @@ def test_mixed_precision_and_recompute(train):
 
 class _Stop(Exception):
     pass
+
+
+@pytest.fixture
+def train_labeled(tmp_path, run_script, monkeypatch):
+    """Returns a function that trains a model given three classes in `tmp_path / folder`."""
+    # Fitting the baselines would take most of the time.
+    monkeypatch.setattr(run_report, "_MAX_IMAGES", 0)
+    path = tmp_path / "labeled.npz"
+    images = {"x_train": ft.grey_levels(60, (4, 4, 1)), "x_test": ft.grey_levels(10, (4, 4, 1))}
+    np.savez(path, **images, y_train=np.arange(60) % 3, y_test=np.arange(10) % 3)
+    options = (f"--dataset={path}", "--condition=label", "--condition_dropout=0.2", *_TINY)
+    options += ("--epochs=1", "--log_steps=8")
+
+    def run(folder, *more):
+        output = tmp_path / folder
+        run_script("train_image", *options, f"--output_dir={output}", *more)
+        return output
+
+    return run
+
+
+def test_labels(train_labeled):
+    folder = train_labeled("run")
+    model, config = run_folder.load_run(folder)
+    assert config["condition"] == "label"
+    arguments = config["bijector"]["arguments"]
+    assert (arguments["num_classes"], arguments["condition_dropout"]) == (3, 0.2)
+    embedding = model.distribution.bijector.condition_embedding
+    assert (embedding.num_classes, embedding.dropout) == (3, 0.2)
+
+    report = json.loads((folder / "report.json").read_text())
+    test = run_folder.load_split(config, "evaluation")
+    found = evaluation.classification(model.distribution, test.dataset.rebatch(10))
+    for name, value in report["classification"].items():
+        assert getattr(found, name) == pytest.approx(value, abs=1e-6)
+    model.compile()
+    values = []
+    for name, dataset in (
+        ("Real NVP", test.dataset),
+        ("without condition", test.dataset.map(lambda images, _: images)),
+    ):
+        values.append(model.evaluate(dataset, verbose=0, return_dict=True)["bits_per_dim"])
+        assert report["bits_per_dim"][name]["test"] == pytest.approx(values[-1], abs=1e-5)
+    assert values[0] != values[1]
+
+    # A row for each class; images of 4 pixels are drawn 16 times as large.
+    with Image.open(folder / "samples.png") as picture:
+        assert picture.size == (16 * (8 * 5 + 1), 16 * (3 * 5 + 1))
+    logged = [
+        value.image
+        for path in (folder / "tensorboard" / "samples").rglob("events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert len(logged) == 2
+    for image in logged:
+        pixels = tf.io.decode_png(tf.io.decode_raw(image.encoded_image_string, tf.uint8))
+        assert pixels.shape[:2] == (3 * 5 + 1, 6 * 5 + 1)
+
+
+def test_training_with_labels_resumes_within_an_epoch(train_labeled, monkeypatch):
+    options = ("--notensorboard", "--save_minutes=1e-9")
+    whole = train_labeled("whole", *options)
+    on_train_batch_end = tfr.LearningRateBudget.on_train_batch_end
+
+    def interrupted(budget, batch, logs=None):
+        on_train_batch_end(budget, batch, logs)
+        if int(budget.model.optimizer.iterations) == 7:
+            raise _Stop
+
+    with monkeypatch.context() as patch, pytest.raises(_Stop):
+        patch.setattr(tfr.LearningRateBudget, "on_train_batch_end", interrupted)
+        train_labeled("again", *options)
+    again = train_labeled("again", *options)
+    np.testing.assert_array_equal(_log(again)["step"], _log(whole)["step"])
+    np.testing.assert_allclose(
+        _log(again)["val_bits_per_dim"], _log(whole)["val_bits_per_dim"], rtol=1e-5
+    )
+    models = [run_folder.load_run(folder)[0] for folder in (again, whole)]
+    tables = [m.distribution.bijector.condition_embedding.table.numpy() for m in models]
+    np.testing.assert_allclose(*tables, atol=1e-5)
+
+
+def test_dropout_without_a_condition(train):
+    with pytest.raises(ValueError, match="--condition_dropout only with --condition"):
+        train("run", "--condition_dropout=0.1")
 
 
 @pytest.mark.parametrize("xla", [False, True])

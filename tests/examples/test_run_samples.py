@@ -1,0 +1,67 @@
+"""Grids of samples have the samples of each condition in its row."""
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import run_folder
+import run_samples
+
+import tfp_realnvp as tfr
+from tfp_realnvp import data
+
+_TINY = {"num_scales": 1, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}
+
+
+def _model(images):
+    arguments = run_folder.data_arguments(images) | _TINY
+    model = run_folder.build_model({"bijector": {"configuration": "paper", "arguments": arguments}})
+    return ft.randomize(model.distribution)
+
+
+@pytest.fixture
+def load(tmp_path):
+    path = tmp_path / "images.npz"
+    images = ft.grey_levels(60, (4, 4, 3))
+    np.savez(path, images=images, labels=np.arange(60) % 30)
+
+    def loaded(condition):
+        return data.load(str(path), batch_size=3, split="test", condition=condition)
+
+    return loaded
+
+
+def test_without_a_condition(load):
+    images = load(None)
+    distribution = _model(images)
+    grid = run_samples.sample_grid(distribution, images, 3, seed=(0, 1))
+    samples = tfr.to_uint8(distribution.sample(9, seed=(0, 1)))
+    np.testing.assert_array_equal(grid.reshape(9, 4, 4, 3), samples)
+
+
+def test_a_row_for_each_class(load):
+    images = load("label")
+    distribution = _model(images)
+    grid = run_samples.sample_grid(distribution, images, 4, seed=(0, 1))
+    assert images.num_classes == 30 and grid.shape == (20, 4, 4, 4, 3)
+    bijector = distribution.bijector
+    samples = tfr.condition(distribution, np.arange(20)).sample(4, seed=(0, 1))
+    latents = bijector.inverse(samples, conditional_input=np.arange(20))
+    for label in (0, 19):
+        again = bijector.forward(latents[:, label], conditional_input=label)
+        np.testing.assert_allclose(again - grid[label], 0.5, atol=0.52)
+        other = bijector.forward(latents[:, label], conditional_input=5)
+        assert np.abs(other - grid[label]).max() > 2
+
+
+def test_rows_of_image_conditions(load):
+    images = load("gray")
+    distribution = _model(images)
+    grid = run_samples.sample_grid(distribution, images, 5, seed=(0, 1))
+    originals, gray = next(images.dataset.rebatch(5).as_numpy_iterator())
+    assert grid.shape == (5, 5, 4, 4, 3)
+    np.testing.assert_array_equal(grid[:, -1], originals)
+    np.testing.assert_allclose(grid[:, 0], 255 * np.repeat(gray, 3, -1), atol=0.5001)
+    given = tfr.condition(distribution, gray)
+    samples = tfr.to_uint8(given.sample(3, seed=(0, 1)))
+    np.testing.assert_array_equal(grid[:, 1:4], samples.swapaxes(0, 1))
+    assert (samples[0] != samples[1]).any()
