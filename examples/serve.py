@@ -26,11 +26,11 @@ as gray levels. Equal seeds give equal samples:
       "inputs": {"num_samples": 16, "seed": 1, "temperature": 0.7}
     }'
 
-A conditional model has one more input, here the label 3 for all samples, and one of classes also
-classifies images:
+A conditional model has one more input, here the label 3 for all samples. A model of classes also
+classifies images, and with their labels it prints the accuracy:
 
     python examples/serve.py digits/1 --condition=3
-    python examples/serve.py digits/1 --images=images.npy --image_conditions=labels.npy --condition=3
+    python examples/serve.py digits/1 --images=images.npy --image_conditions=labels.npy
 
     curl http://localhost:8501/v1/models/digits:predict -d '{
       "signature_name": "sample_uint8",
@@ -69,13 +69,16 @@ def main() -> None:
         if getattr(flags, name) is not None and spec is None:
             parser.error(f"expected no --{name}: the model takes no condition")
     if flags.images:
-        images = tf.constant(np.load(flags.images))
-        evaluate(model, images, flags, spec)
+        if spec is not None and not flags.image_conditions and not hasattr(model, "classify"):
+            parser.error(f"expected --image_conditions, {spec}")
+        evaluate(model, tf.constant(np.load(flags.images)), flags, spec)
 
     given = {}
     if spec is not None:
+        if flags.condition is None and flags.images:
+            return
         if flags.condition is None:
-            parser.error(f"expected a --condition of the samples: {spec}")
+            parser.error(f"expected a --condition of the samples, {spec}")
         conditions = read_conditions(flags.condition, spec)
         # As many as samples, one after the other.
         conditions = np.resize(conditions, (flags.num_samples, *conditions.shape[1:]))

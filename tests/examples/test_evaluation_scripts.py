@@ -1,7 +1,11 @@
 """The scripts that evaluate a trained model."""
 
+import functools
 import json
 import math
+import pathlib
+import runpy
+import sys
 
 import flow_testing as ft
 import numpy as np
@@ -9,6 +13,11 @@ import pytest
 import run_folder
 import tensorflow as tf
 from PIL import Image
+
+import tfp_realnvp as tfr
+from tfp_realnvp import evaluation, latents
+
+_EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 _CONFIG = {
     "seed": 4,
@@ -26,18 +35,52 @@ _CONFIG = {
 }
 
 
+def _write_run(folder, **config):
+    """Writes a run with random weights; its data are digits unless the config says other."""
+    config = {**_CONFIG, "dataset": "digits", **config}
+    bijector = config["bijector"]
+    arguments = {**bijector["arguments"], **config.pop("arguments", {})}
+    config["bijector"] = {**bijector, "arguments": arguments}
+    model = run_folder.build_model(config)
+    ft.randomize(model.distribution)
+    run_folder.write_config(folder, config)
+    model.save_weights(folder / "final.weights.h5")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     np.savez(
         folder / "images.npz", train=ft.grey_levels(6, (8, 8, 1)), test=ft.grey_levels(5, (8, 8, 1))
     )
-    config = {**_CONFIG, "dataset": str(folder / "images.npz")}
-    model = run_folder.build_model(config)
-    ft.randomize(model.distribution)
-    run_folder.write_config(folder, config)
-    model.save_weights(folder / "final.weights.h5")
-    return folder
+    return _write_run(folder, dataset=str(folder / "images.npz"))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A class-conditional run, trained also without condition."""
+    arguments = {
+        "num_scales": 1,
+        "num_values": 17,
+        "num_classes": 10,
+        "condition_dropout": 0.1,
+    }
+    return _write_run(tmp_path_factory.mktemp("digits"), condition="label", arguments=arguments)
+
+
+@pytest.fixture(scope="module")
+def gray(tmp_path_factory):
+    """A run of colors given luminance."""
+    folder = tmp_path_factory.mktemp("gray")
+    images = {
+        name: ft.grey_levels(5, (8, 8, 3), seed) for seed, name in enumerate(["train", "test"])
+    }
+    np.savez(folder / "images.npz", **images)
+    arguments = {"image_shape": [8, 8, 3], "conditional_event_shape": [8, 8, 1]}
+    return _write_run(
+        folder, dataset=str(folder / "images.npz"), condition="gray", arguments=arguments
+    )
 
 
 def _by_hand(distribution, images, seed, batch_size):
@@ -135,3 +178,185 @@ def test_a_grid_of_samples(folder, tmp_path, run_script):
         run_script("sample", f"--results_dir={folder}", "--output=samples.gif")
     with pytest.raises(ValueError, match="divisible by 2"):
         run_script("sample", f"--results_dir={folder}", f"--output={path}", "--size=8,7")
+
+
+# Conditions.
+
+
+def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
+    run_script(
+        "evaluate",
+        f"--results_dir={digits}",
+        f"--output={tmp_path}",
+        "--split=test",
+        "--num_batches=3",
+        "--batch_size=4",
+        "--num_draws=1",
+    )
+    printed = capsys.readouterr().out
+    assert "| split | images | accuracy | expected calibration error |" in printed
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    model, config = run_folder.load_run(digits)
+    batches = run_folder.load_split(config, "test", batch_size=4).dataset.take(3)
+    images, labels = next(batches.rebatch(12).as_numpy_iterator())
+    conditional = evaluation.bits_per_dim(
+        model.distribution, (images, labels), seed=model.seed, batch_size=4
+    )
+    without = evaluation.bits_per_dim(model.distribution, images, seed=model.seed, batch_size=4)
+    found = {name: each["bits_per_dim"] for name, each in values["results"].items()}
+    assert found == {
+        "test": pytest.approx(conditional.bits_per_dim, abs=1e-6),
+        "test, no condition": pytest.approx(without.bits_per_dim, abs=1e-6),
+    }
+    assert abs(conditional.bits_per_dim - without.bits_per_dim) > 1e-3
+    classes = evaluation.classification(model.distribution, images, labels, seed=model.seed)
+    assert values["classification"]["test"] == {
+        "accuracy": classes.accuracy,
+        "expected_calibration_error": pytest.approx(classes.expected_calibration_error, abs=1e-5),
+        "log_loss": pytest.approx(classes.log_loss, rel=1e-4),
+        "num_images": 12,
+    }
+
+
+def test_evaluate_a_model_of_colors(gray, tmp_path, run_script):
+    run_script("evaluate", f"--results_dir={gray}", f"--output={tmp_path}", "--split=test")
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(values["results"]) == {"test"}
+    assert values["classification"] == {}
+
+
+def test_samples_of_classes(digits, tmp_path, run_script):
+    path = tmp_path / "samples.npy"
+    flow = run_folder.load_run(digits)[0].distribution
+    samples = _samples(run_script, digits, path, "--num_images=31")
+    # A row for each class.
+    z = latents.sample_latents((8, 8, 1), (10, 4))
+    expected = latents.decode(flow, z, conditional_input=np.arange(10)[:, np.newaxis])
+    np.testing.assert_array_equal(samples, tfr.to_uint8(expected.reshape(-1, 8, 8, 1), 17))
+    for condition, labels in (("3", 3), ("3,7", [[3], [7]]), ("none", None)):
+        samples = _samples(run_script, digits, path, f"--condition={condition}")
+        z = latents.sample_latents((8, 8, 1), (2, 20) if condition == "3,7" else 40)
+        expected = latents.decode(flow, z, conditional_input=labels)
+        np.testing.assert_array_equal(samples, tfr.to_uint8(expected.reshape(-1, 8, 8, 1), 17))
+
+
+def test_a_grid_of_samples_of_classes(digits, tmp_path, run_script):
+    path = tmp_path / "samples.png"
+    run_script("sample", f"--results_dir={digits}", f"--output={path}", "--num_images=30")
+    with Image.open(path) as image:
+        assert image.size == (8 * (3 * 9 + 1), 8 * (10 * 9 + 1))
+
+
+def test_samples_of_colors(gray, tmp_path, run_script):
+    path = tmp_path / "samples.npy"
+    samples = _samples(run_script, gray, path)
+    assert samples.shape == (40, 8, 8, 3)
+    model, config = run_folder.load_run(gray)
+    batches = run_folder.load_split(config, "test", batch_size=8).dataset
+    _, conditions = next(batches.as_numpy_iterator())
+    z = latents.sample_latents((8, 8, 3), (5, 8))
+    expected = latents.decode(model.distribution, z, conditional_input=conditions[:, np.newaxis])
+    np.testing.assert_array_equal(samples, tfr.to_uint8(expected.reshape(-1, 8, 8, 3)))
+    np.save(tmp_path / "conditions.npy", conditions)
+    by_file = _samples(run_script, gray, path, f"--condition={tmp_path / 'conditions.npy'}")
+    np.testing.assert_array_equal(by_file, samples)
+
+
+def test_bad_conditions_of_samples(folder, digits, gray, run_script):
+    for run, condition, message in (
+        (folder, "3", "the model takes none, got '3'"),
+        (digits, "three", "Expected labels, an .npy file or `none` as --condition, got 'three'"),
+        (digits, "10", r"integer labels in \[0, 10\) or -1.*got \[10\]"),
+        (gray, "0.5", r"images \[..., 8, 8, 1\]"),
+        (gray, "none", r"images \[..., 8, 8, 1\], got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_script("sample", f"--results_dir={run}", f"--condition={condition}")
+
+
+@pytest.mark.parametrize("name", ["digits", "gray"])
+def test_figures_of_conditional_models(name, tmp_path, run_script, request):
+    run = request.getfixturevalue(name)
+    run_script("latent_space", f"--results_dir={run}", f"--output_dir={tmp_path}")
+    figures = {path.name for path in tmp_path.glob("*.png")}
+    assert {"condition_swap.png", "condition_interpolation.png", "manifold.png"} <= figures
+    assert len(figures) == 10
+    for figure in figures:
+        with Image.open(tmp_path / figure) as image:
+            image.load()
+
+
+# serve.py.
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Returns a function that runs serve.py with flags; each SavedModel is loaded once."""
+    load = functools.cache(tf.saved_model.load)
+
+    def run(path, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["serve.py", str(path), *map(str, arguments)])
+            patch.setattr(tf.saved_model, "load", load)
+            runpy.run_path(str(_EXAMPLES / "serve.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("served") / "1"
+    run_folder.load_run(digits)[0].export(path)
+    return path
+
+
+def test_serve_an_unconditional_model(tmp_path, serve, capsys):
+    model, _ = run_folder.load_run(_write_run(tmp_path, arguments={"num_scales": 1}))
+    path = tmp_path / "1"
+    model.export(path)
+    images = ft.grey_levels(3, (8, 8, 1))
+    np.save(tmp_path / "images.npy", images)
+    samples = f"--output={tmp_path / 'samples.npy'}"
+    serve(path, f"--images={tmp_path / 'images.npy'}", samples, "--num_samples=3", "--seed=2")
+    values = tfr.dequantize(images, (2, 0))
+    bits = -np.mean(model.distribution.log_prob(values)) / (64 * math.log(2))
+    assert f"3 images: {bits:.3f} bits/dim" in capsys.readouterr().out
+    expected = model.distribution.sample(3, seed=tf.constant([2, 0]))
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), tfr.to_uint8(expected))
+    with pytest.raises(SystemExit):
+        serve(path, "--condition=3")
+    assert "expected no --condition: the model takes no condition" in capsys.readouterr().err
+
+
+def test_serve_samples_of_classes(digits, exported, tmp_path, serve, capsys):
+    flow = run_folder.load_run(digits)[0].distribution
+    path = tmp_path / "samples.npy"
+    for condition, labels in (("3", [3, 3, 3, 3]), ("3,7", [3, 7, 3, 7])):
+        serve(exported, f"--output={path}", "--num_samples=4", f"--condition={condition}")
+        z = flow.distribution.sample(4, seed=tf.constant([0, 0]))
+        expected = flow.bijector.forward(z, conditional_input=labels)
+        np.testing.assert_array_equal(np.load(path), tfr.to_uint8(expected, 17))
+    with pytest.raises(SystemExit):
+        serve(exported)
+    assert "expected a --condition of the samples" in capsys.readouterr().err
+
+
+def test_serve_a_classifier(digits, exported, tmp_path, serve, capsys):
+    flow = run_folder.load_run(digits)[0].distribution
+    images = ft.grey_levels(20, (8, 8, 1)) % 17
+    values = tfr.dequantize(images, (0, 0))
+    expected = np.argmax(tfr.class_log_probs(flow, values), axis=-1)
+    labels = np.where(np.arange(20) < 5, expected, (expected + 1) % 10)
+    for name, array in (("images", images), ("labels", labels)):
+        np.save(tmp_path / f"{name}.npy", array)
+    images_flag = f"--images={tmp_path / 'images.npy'}"
+    serve(exported, images_flag, f"--image_conditions={tmp_path / 'labels.npy'}")
+    printed = capsys.readouterr().out
+    assert f"most probable classes: {expected.tolist()}" in printed
+    assert "accuracy: 25.0%" in printed
+    bits = -np.mean(tfr.condition(flow, labels).log_prob(values)) / (64 * math.log(2))
+    assert f"20 images: {bits:.3f} bits/dim" in printed
+    serve(exported, images_flag)
+    printed = capsys.readouterr().out
+    assert "most probable classes" in printed
+    assert "bits/dim" not in printed
