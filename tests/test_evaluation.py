@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp import evaluation
+from tfp_realnvp import evaluation, pixels
 
 tfd = tfp.distributions
 
@@ -194,9 +194,7 @@ def test_bits_per_dim_under_conditions(kind):
     log_prob = []
     for draw in range(2):
         values = [
-            tfr.dequantize(
-                _IMAGES[i : i + 4], evaluation.pixels.evaluation_seed(5, 1 + i // 4, draw)
-            )
+            tfr.dequantize(_IMAGES[i : i + 4], pixels.evaluation_seed(5, 1 + i // 4, draw))
             for i in range(0, 11, 4)
         ]
         log_prob.append(given.log_prob(tf.concat(values, axis=0)))

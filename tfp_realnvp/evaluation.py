@@ -222,6 +222,9 @@ def classification(
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
     ```
 
+    The means estimate the probabilities of the integers; more samples make them, and with them the
+    classifier, more accurate.
+
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
