@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors.multi_scale import shallow_conv
 
 tfd = tfp.distributions
 
@@ -125,26 +126,82 @@ class CountingLayer(keras.layers.Layer):
         self.count = 0
         self.built = True
 
-    def call(self, inputs, training=False):
+    @property
+    def conditional_event_shape(self):
+        return getattr(self.layer, "conditional_event_shape", None)
+
+    def call(self, inputs, training=False, conditional_input=None):
         self.count += 1
-        return self.layer(inputs, training=training)
+        options = {} if conditional_input is None else {"conditional_input": conditional_input}
+        return self.layer(inputs, training=training, **options)
 
 
+# Conditions.
+
+
+@keras.saving.register_keras_serializable(package="tests")
 class ConditionedNetwork(keras.layers.Layer):
-    """A conditioner with a `conditional_input`, [B, k], added to the channels it sees."""
+    """A user's conditioner, whose `conditional_input`, [B, k] or [B, H, W, k], is added."""
 
-    def __init__(self, channels_out, **kwargs):
+    def __init__(self, channels_out, condition_size=2, **kwargs):
         super().__init__(**kwargs)
+        self.channels_out, self.condition_size = channels_out, condition_size
         dtype = self.dtype_policy
         self.image_layer = keras.layers.Conv2D(channels_out, 3, padding="same", dtype=dtype)
         self.condition_layer = keras.layers.Dense(channels_out, dtype=dtype)
 
     def build(self, input_shape):
         self.image_layer.build(input_shape)
-        self.condition_layer.build((None, 2))
+        self.condition_layer.build((None, self.condition_size))
 
     def call(self, inputs, conditional_input=None):
         outputs = self.image_layer(inputs)
         if conditional_input is not None:
-            outputs += self.condition_layer(conditional_input)[:, None, None, :]
+            added = self.condition_layer(conditional_input)
+            outputs += added if added.shape.rank == 4 else added[:, None, None, :]
         return outputs
+
+    def get_config(self):
+        sizes = {"channels_out": self.channels_out, "condition_size": self.condition_size}
+        return {**super().get_config(), **sizes}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def conditioned_network(*, output_channels, conditional_event_shape, name, dtype, **_):
+    """A user's `network_fn`."""
+    return ConditionedNetwork(output_channels, conditional_event_shape[-1], name=name, dtype=dtype)
+
+
+# Arguments of a `RealNVPImage` of images 4×4. The small image is resized.
+CONDITIONS = {
+    "labels": {"num_classes": 5, "embedding_size": 6},
+    "vectors": {"conditional_event_shape": (3,), "embedding_size": 6},
+    "images": {"conditional_event_shape": (4, 4, 2)},
+    "small_images": {"conditional_event_shape": (2, 2, 1)},
+}
+NETWORKS = {
+    "resnet": {},
+    "shallow": {"network_fn": shallow_conv},
+    "user": {"network_fn": conditioned_network},
+}
+
+
+def condition(kind, batch=(), dtype=tf.float32, seed=0):
+    """Returns random conditions of a kind of `CONDITIONS`."""
+    if kind == "labels":
+        labels = np.random.default_rng(seed).permutation(max(5, int(np.prod(batch)))) % 5
+        return tf.constant(labels[: int(np.prod(batch))].reshape(batch), tf.int32)
+    return normal([*batch, *CONDITIONS[kind]["conditional_event_shape"]], dtype, seed + 7)
+
+
+def conditional_flow(kind, network="resnet", image_shape=(4, 4, 1), **kwargs):
+    """Returns a small `RealNVPImage` under a condition, with random weights."""
+    options = {"num_scales": 1, "num_couplings": 1, **CONDITIONS[kind], **NETWORKS[network]}
+    return image_flow(image_shape, **{**options, **kwargs})
+
+
+def conditional_distribution(kind, network="resnet", image_shape=(4, 4, 1), **kwargs):
+    """Returns a `conditional_flow` as a distribution."""
+    dtype = kwargs.get("dtype", tf.float32)
+    flow = conditional_flow(kind, network, image_shape, **kwargs)
+    return tfd.TransformedDistribution(standard_normal(image_shape, dtype), flow)

@@ -49,9 +49,9 @@ class _Reference:
     def __init__(self, network, training):
         self.network, self.training = network, training
 
-    def __call__(self, x):
+    def __call__(self, x, condition=None):
         v, parity = self.network, self.network.checkerboard_parity
-        self.moved = []
+        self.moved, self.condition = [], condition
         x = self._norm(x, v.input_offset, v.input_mean, v.input_variance)
         inputs = tf.concat([x, -x], axis=-1) * (1 if parity is None else 2)
         if parity is not None:
@@ -59,13 +59,15 @@ class _Reference:
             board = _board(x, parity)
             inputs = tf.concat([inputs, board], axis=-1)
         h = self._conv(tf.nn.relu(inputs), v.input_kernel, v.input_scale) + v.input_bias
+        if v.takes_image:
+            h += tf.nn.conv2d(condition, v.condition_kernel.value, 1, "SAME")
         total = self._skip(h, 0)
         for block in range(v.num_blocks):
-            x = self._block_conv(tf.nn.relu(self._stacked_norm(h, 2 * block)), 2 * block)
-            x = self._block_conv(tf.nn.relu(self._stacked_norm(x, 2 * block + 1)), 2 * block + 1)
+            x = self._block_conv(self._activation(h, 2 * block), 2 * block)
+            x = self._block_conv(self._activation(x, 2 * block + 1), 2 * block + 1)
             h = h + x + v.block_biases[block]
             total += self._skip(h, block + 1)
-        x = tf.nn.relu(self._stacked_norm(total, -1))
+        x = self._activation(total, 2 * v.num_blocks)
         outputs = self._pointwise(x, v.output_kernel, v.output_scales) + v.output_bias
         return outputs if parity is None else outputs * (1 - board), self.moved
 
@@ -86,9 +88,13 @@ class _Reference:
             self._pointwise(h, v.skip_kernels[index], v.skip_scales[index]) + v.skip_biases[index]
         )
 
-    def _stacked_norm(self, x, index):
+    def _activation(self, x, index):
         v = self.network
-        return self._norm(x, v.offsets[index], v.moving_means[index], v.moving_variances[index])
+        x = self._norm(x, v.offsets[index], v.moving_means[index], v.moving_variances[index])
+        if v.takes_vector:
+            shift = self.condition @ v.condition_kernel[:, index]
+            x += shift[:, None, None, :]
+        return tf.nn.relu(x)
 
     def _norm(self, x, offset, mean, variance):
         mean, variance = tf.convert_to_tensor(mean), tf.convert_to_tensor(variance)
@@ -114,31 +120,64 @@ def _statistics(network):
     ]
 
 
-def _value_and_gradients(function, x, variables):
+def _value_and_gradients(function, sources, variables):
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        outputs = function(x)
+        tape.watch(sources)
+        outputs = function(*sources)
     upstream = ft.normal(outputs.shape, outputs.dtype, seed=8)
-    return outputs, tape.gradient(outputs, [x, *variables], output_gradients=upstream)
+    return outputs, tape.gradient(outputs, [*sources, *variables], output_gradients=upstream)
+
+
+_CONDITION_SHAPES = {"none": None, "vector": (3,), "image": (None, None, 2)}
+
+
+def _conditions(kind, images):
+    """Returns a list with the condition of [B, H, W, C] images, empty without one."""
+    batch, height, width, _ = images.shape
+    shape = {"vector": [batch, 3], "image": [batch, height, width, 2]}
+    return [ft.normal(shape[kind], images.dtype, seed=4)] if kind in shape else []
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("num_blocks", [0, 1, 3])
-@pytest.mark.parametrize("parity", [None, 0, 1])
-def test_against_layer_by_layer(parity, num_blocks, training):
+@pytest.mark.parametrize(
+    ("condition", "parity", "num_blocks"),
+    [
+        *[("none", parity, blocks) for parity in (None, 0, 1) for blocks in (0, 1, 3)],
+        *[
+            (kind, *sizes)
+            for kind in ("vector", "image")
+            for sizes in ((None, 0), (None, 2), (1, 1))
+        ],
+    ],
+)
+def test_against_layer_by_layer(condition, parity, num_blocks, training):
     network = _built(
-        tfr.ConvResNet(4, num_blocks, 6, momentum=0.8, checkerboard_parity=parity, dtype="float64")
+        tfr.ConvResNet(
+            4,
+            num_blocks,
+            6,
+            momentum=0.8,
+            checkerboard_parity=parity,
+            conditional_event_shape=_CONDITION_SHAPES[condition],
+            dtype="float64",
+        )
     )
     variables = [variable.value for variable in network.trainable_variables]
     reference = _Reference(network, training)
+
+    def call(x, *conditions):
+        options = {"conditional_input": conditions[0]} if conditions else {}
+        return network(x, training=training, **options)
+
     # With many positions or few, and with an even or an odd side: inference takes other ways.
     for shape in ((4, 6), (2, 4), (5, 3), (1, 3)):
         x = ft.normal([3, *shape, 2], tf.float64)
-        expected, expected_gradients = _value_and_gradients(lambda x: reference(x)[0], x, variables)
-        moved = reference.moved
-        actual, gradients = _value_and_gradients(
-            lambda x: network(x, training=training), x, variables
+        sources = [x, *_conditions(condition, x)]
+        expected, expected_gradients = _value_and_gradients(
+            lambda *sources: reference(*sources)[0], sources, variables
         )
+        moved = reference.moved
+        actual, gradients = _value_and_gradients(call, sources, variables)
         assert np.abs(expected).max() > 1e-2
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
         for gradient, value in zip(gradients, expected_gradients, strict=True):
@@ -290,7 +329,7 @@ def test_gradients_of_all_variables(name, training):
     options = _training(name) if training else {}
     variables = [variable.value for variable in layer.trainable_variables]
     _, gradients = _value_and_gradients(
-        lambda x: layer(x, **options), ft.normal([4, 4, 4, 2]), variables
+        lambda x: layer(x, **options), [ft.normal([4, 4, 4, 2])], variables
     )
     for gradient in gradients:
         assert gradient is not None and np.isfinite(gradient).all()
@@ -312,18 +351,118 @@ def test_single_precision_agrees_with_double(training):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("parity", [None, 0, 1])
-def test_shallow_against_layer_by_layer(parity):
-    network = _built(tfr.ShallowConv(4, 6, checkerboard_parity=parity, dtype="float64"))
+@pytest.mark.parametrize(
+    ("condition", "parity"),
+    [*[("none", parity) for parity in (None, 0, 1)], ("vector", 1), ("image", None)],
+)
+def test_shallow_against_layer_by_layer(condition, parity):
+    network = _built(
+        tfr.ShallowConv(
+            4,
+            6,
+            checkerboard_parity=parity,
+            conditional_event_shape=_CONDITION_SHAPES[condition],
+            dtype="float64",
+        )
+    )
     x = ft.normal([3, 4, 6, 2], tf.float64)
+    conditions = _conditions(condition, x)
     inputs = x if parity is None else tf.concat([x, _board(x, parity)], axis=-1)
-    kernel1, bias1, kernel2, bias2, kernel3, bias3 = (v.numpy() for v in network.variables)
-    h = tf.nn.relu(tf.nn.conv2d(inputs, kernel1, 1, "SAME") + bias1)
-    h = tf.nn.relu(tf.nn.conv2d(h, kernel2, 1, "SAME") + bias2)
-    expected = tf.nn.conv2d(h, kernel3, 1, "SAME") + bias3
-    np.testing.assert_allclose(network(x), expected, rtol=1e-10, atol=1e-12)
+    weights = {variable.path.split("/", 1)[1]: variable.numpy() for variable in network.variables}
+
+    def conv(x, name):
+        return tf.nn.conv2d(x, weights[f"{name}/kernel"], 1, "SAME") + weights[f"{name}/bias"]
+
+    def modulated(x, index):
+        if condition != "vector":
+            return x
+        factor, shift = (
+            (conditions[0] @ weights["condition_kernel"][:, 2 * index + i])[:, None, None]
+            for i in range(2)
+        )
+        return (1 + factor) * x + shift
+
+    h = conv(inputs, "conv1")
+    if condition == "image":
+        h += tf.nn.conv2d(conditions[0], weights["condition_conv/kernel"], 1, "SAME")
+    h = tf.nn.relu(modulated(h, 0))
+    h = tf.nn.relu(modulated(conv(h, "conv2"), 1))
+    options = {"conditional_input": conditions[0]} if conditions else {}
+    np.testing.assert_allclose(network(x, **options), conv(h, "conv3"), rtol=1e-10, atol=1e-12)
 
 
 def test_shallow_starts_at_zero():
     layer = tfr.ShallowConv(4, 6)
     np.testing.assert_array_equal(layer(ft.normal([1, 4, 4, 2])), np.zeros([1, 4, 4, 4]))
+
+
+# Conditions.
+
+_CONDITIONAL = {
+    f"{name}_{kind}": (name, kind)
+    for name in ("resnet_board", "shallow")
+    for kind in ("vector", "image")
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("case", _CONDITIONAL)
+def test_a_new_network_ignores_its_condition(case, training):
+    name, kind = _CONDITIONAL[case]
+    x, options = ft.normal([2, 4, 4, 2]), _training(name) if training else {}
+    outputs = []
+    for shape in (None, _CONDITION_SHAPES[kind]):
+        keras.utils.set_random_seed(0)
+        layer = _MAKERS[name](conditional_event_shape=shape)
+        layer.build((None, None, None, 2))
+        if name == "shallow":
+            # It starts at zero.
+            layer.convs[-1].kernel.assign(ft.normal(layer.convs[-1].kernel.shape))
+        given = {"conditional_input": _conditions(kind, x)[0]} if shape else {}
+        outputs.append(layer(x, **options, **given))
+    assert np.abs(outputs[0]).max() > 1e-2
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("case", _CONDITIONAL)
+def test_a_conditional_network_is_loaded(case):
+    name, kind = _CONDITIONAL[case]
+    layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[kind])
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == layer.get_config()
+    again.set_weights(layer.get_weights())
+    x = ft.normal([2, 4, 4, 2])
+    [condition] = _conditions(kind, x)
+    outputs = layer(x, conditional_input=condition)
+    np.testing.assert_array_equal(again(x, conditional_input=condition), outputs)
+    assert np.abs(outputs - layer(x, conditional_input=condition + 1)).max() > 1e-3
+
+
+@pytest.mark.parametrize("case", _CONDITIONAL)
+def test_conditions_in_mixed_precision(case):
+    name, kind = _CONDITIONAL[case]
+    options = {"conditional_event_shape": _CONDITION_SHAPES[kind]}
+    layer, single = _network(name, dtype="mixed_bfloat16", **options), _network(name, **options)
+    single.set_weights(layer.get_weights())
+    x = ft.normal([2, 4, 4, 2])
+    given = {"conditional_input": _conditions(kind, x)[0]}
+    for training in (_training(name), {}):
+        outputs, expected = layer(x, **training, **given), single(x, **training, **given)
+        assert outputs.dtype == tf.bfloat16
+        error = np.abs(tf.cast(outputs, tf.float32) - expected)
+        assert error.max() < 0.1 * np.abs(expected).max() + 0.05
+
+
+@pytest.mark.parametrize("case", _CONDITIONAL)
+def test_a_missing_condition(case):
+    name, kind = _CONDITIONAL[case]
+    layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[kind])
+    with pytest.raises(ValueError, match=r"expected a conditional_input \[batch, ...\].*got None"):
+        layer(ft.normal([2, 4, 4, 2]))
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (3, 4, None), (0,), "x", 3, (1.5,)])
+def test_conditions_that_no_network_takes(shape):
+    match = r"expected a conditional_event_shape \[K\] or \[H, W, K\], got"
+    with pytest.raises((TypeError, ValueError), match=match):
+        tfr.ConvResNet(2, conditional_event_shape=shape)

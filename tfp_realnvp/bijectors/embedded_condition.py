@@ -75,6 +75,9 @@ class EmbeddedCondition(FlowBijector):
                 f"{name}: expected a network whose call has an argument `conditional_input`, got "
                 "none in the whole flow."
             )
+        if not embedding.built:
+            # After the networks, whose random numbers are those of the flow without a condition.
+            embedding.build()
         with tf.name_scope(name):
             self._bijector = bijector
             self._embedding = embedding
@@ -123,19 +126,10 @@ class EmbeddedCondition(FlowBijector):
 
     def _embed(self, image: tf.Tensor, conditional_input: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the image and the embedded condition, with equal leading shapes."""
-        embedding, size = self._embedding, tf.shape(image)[-3:-1]
-        if conditional_input is not None:
-            embedded = embedding(embedding.as_condition(conditional_input, self.name))
-            if embedding.event_ndims == 3:
-                embedded = _resized(embedded, image)
-        elif embedding.dropout is not None:
-            embedded = tf.convert_to_tensor(embedding.no_condition)
-            if embedding.event_ndims == 3:
-                embedded = tf.broadcast_to(embedded, tf.concat([size, tf.shape(embedded)], 0))
-        else:
-            raise ValueError(
-                f"{self.name}: expected a conditional_input of {embedding.description}, got None."
-            )
+        embedding = self._embedding
+        embedded = embedding(embedding.as_condition(conditional_input, self.name))
+        if embedding.event_ndims == 3:
+            embedded = _resized(embedded, image)
         return broadcast_batch(image, embedded, len(embedding.embedded_shape))
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:

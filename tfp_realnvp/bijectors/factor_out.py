@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal.batch_dims import broadcast_batch
 
 __all__ = ["FactorOut"]
 
@@ -88,9 +89,16 @@ class FactorOut(FlowBijector):
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         going_on, factored_out = tf.split(x, 2, axis=-1)
         going_on, fldj = nested.forward_and_log_det(self._bijector, going_on, **options)
-        return tf.concat([going_on, factored_out], axis=-1), fldj
+        return _merge(going_on, factored_out), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         going_on, factored_out = tf.split(y, 2, axis=-1)
         going_on, ildj = nested.inverse_and_log_det(self._bijector, going_on, **options)
-        return tf.concat([going_on, factored_out], axis=-1), ildj
+        return _merge(going_on, factored_out), ildj
+
+
+def _merge(going_on: tf.Tensor, factored_out: tf.Tensor) -> tf.Tensor:
+    if going_on.shape[:-3] != factored_out.shape[:-3]:
+        # The inner bijector's condition has more leading dimensions than the image.
+        going_on, factored_out = broadcast_batch(going_on, factored_out, 3)
+    return tf.concat([going_on, factored_out], axis=-1)

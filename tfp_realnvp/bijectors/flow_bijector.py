@@ -93,7 +93,7 @@ class FlowBijector(tfb.Bijector):
         """
         dtype = validation.float_dtype(dtype, name)
         validation.flag(validate_args, f"{name}: expected a bool as validate_args")
-        self._state_variables = self._hash = None
+        self._state_variables = self._hash = self._last_array = None
         super().__init__(
             dtype=dtype,
             is_constant_jacobian=is_constant_jacobian,
@@ -332,7 +332,18 @@ class FlowBijector(tfb.Bijector):
                 f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
                 "a network whose call has an argument of that name."
             )
-        return {"training": bool(training), "conditional_input": condition}
+        return {"training": bool(training), "conditional_input": self._unchanging(condition)}
+
+    def _unchanging(self, condition: Any) -> Any:
+        """Returns a condition that keeps its value: TFP's cache knows it by its identity."""
+        if isinstance(condition, (tf.Variable, keras.Variable)):
+            return tf.convert_to_tensor(condition)
+        if not isinstance(condition, np.ndarray):
+            return condition
+        last = self._last_array
+        if last is None or _contents(last) != _contents(condition):
+            self._last_array = last = condition.copy()
+        return last
 
     def validated_pass(
         self, value: tf.Tensor, *, inverse: bool, **options: Any
@@ -352,3 +363,7 @@ class FlowBijector(tfb.Bijector):
         ]
         with tf.control_dependencies([each for each in assertions if each is not None]):
             return tf.identity(result), tf.identity(log_det)
+
+
+def _contents(array: np.ndarray) -> tuple[np.dtype, tuple[int, ...], bytes]:
+    return array.dtype, array.shape, array.tobytes()

@@ -93,9 +93,7 @@ def observe_inverse(observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], Non
 
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
     """Returns whether a network of `bijector` takes `conditional_input`."""
-    if isinstance(bijector, private_api.Invert):
-        bijector = bijector.bijector
-    return isinstance(bijector, FlowBijector) and bijector.accepts_conditional_input
+    return bool(call_options(bijector, conditional_input=None))
 
 
 def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def condition(
     Args:
       distribution: with a bijector or a base that takes `conditional_input`.
       conditional_input: the condition, with any leading dimensions: labels, vectors or images.
+        With `condition_dropout` also `None`, for the distribution without a condition.
       name: of the operations.
 
     Raises:
@@ -114,9 +115,21 @@ class ConditionedDistribution(tfd.Distribution):
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._distribution.log_prob(value, **self._options(kwargs))
 
-    def _sample_n(self, n: tf.Tensor, seed: Any = None, **kwargs: Any) -> tf.Tensor:
-        shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
+    # Not `_sample_n`, whose result is reshaped: the bijector's cache knows samples by identity.
+    def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
+        shape = self._with_batch_shape(sample_shape)
         return self._distribution.sample(shape, seed=seed, **self._options(kwargs))
+
+    def _sample_and_log_prob(
+        self, sample_shape: Any, seed: Any, **kwargs: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._distribution.experimental_sample_and_log_prob(
+            self._with_batch_shape(sample_shape), seed=seed, **self._options(kwargs)
+        )
+
+    def _with_batch_shape(self, sample_shape: Any) -> tf.Tensor:
+        shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
+        return tf.concat([shape, self.batch_shape_tensor()], axis=0)
 
     def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
         return self._distribution.experimental_default_event_space_bijector()

@@ -96,7 +96,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
             return edge
         # Only the log det may be left; it can be stale as well.
         results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
-        if attributes["state"].holds(input, [each for each in results if each is not None]):
+        inputs = [each for each in tf.nest.flatten([input, kwargs]) if tf.is_tensor(each)]
+        if attributes["state"].holds(inputs, [each for each in results if each is not None]):
             return edge
         self._drop(edge)
         return super()._get_or_create_edge(input, forward_name, kwargs)
@@ -142,7 +143,7 @@ class _ComputationState:
         else:
             self._num_operations = len(_operations())
 
-    def holds(self, value: tf.Tensor, results: list[tf.Tensor]) -> bool:
+    def holds(self, inputs: list[tf.Tensor], results: list[tf.Tensor]) -> bool:
         """Returns whether computing again, here and now, would give the same tensors."""
         if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
             return False
@@ -152,7 +153,7 @@ class _ComputationState:
             return True
         # A tape is active that does not know the result. Would it know one that is computed now?
         trainable = any(variable.trainable for variable in self._variables)
-        return not (trainable or private_api.should_record_backprop([value]))
+        return not (trainable or private_api.should_record_backprop(inputs))
 
     def _written_eagerly(self) -> bool:
         return not all(

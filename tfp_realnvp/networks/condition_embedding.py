@@ -46,7 +46,7 @@ class ConditionEmbedding(keras.layers.Layer):
         dropout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Constructs the embedding, with its variables.
+        """Constructs the embedding.
 
         Args:
           conditional_event_shape: [K], or [H, W, K], where H and W can be `None`.
@@ -80,9 +80,9 @@ class ConditionEmbedding(keras.layers.Layer):
         self.num_classes = num_classes
         self.size = validation.integer(size, 1, f"{self.name}: expected a size of at least 1")
         self.dropout = dropout
-        self._build()
 
-    def _build(self) -> None:
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the variables, whatever the leading shape of the conditions."""
         depth = self.num_classes or self.conditional_event_shape[-1]
         if self.num_classes is not None:
             self.table = self.add_weight(
@@ -100,7 +100,6 @@ class ConditionEmbedding(keras.layers.Layer):
             self.no_condition = self.add_weight(
                 name="no_condition", shape=(width,), initializer="zeros"
             )
-        self.built = True
 
     @property
     def event_ndims(self) -> int:
@@ -116,19 +115,21 @@ class ConditionEmbedding(keras.layers.Layer):
         """Returns a condition as a tensor: int32 labels, or floats.
 
         Args:
-          value: a tensor, an array or a number.
+          value: a tensor, an array or a number; with `dropout` also `None`, for "no condition".
           owner: the name that an error begins with.
 
         Raises:
           ValueError: if it is not a condition as declared; labels are checked where they are known.
         """
+        if value is None:
+            return self._nothing(owner)
         if not tf.is_tensor(value):
             value = np.asarray(value)
             if value.dtype == np.float64:
                 value = value.astype(self.compute_dtype)
         value = tf.convert_to_tensor(value)
         if self.num_classes is not None and value.dtype.is_integer:
-            return self._checked_labels(tf.cast(value, tf.int32), owner)
+            return self._checked_labels(value, owner)
         fits = value.dtype.is_floating or (self.num_classes is None and value.dtype.is_integer)
         shape = [self.num_classes] if self.num_classes is not None else self.conditional_event_shape
         if value.shape.rank is not None:
@@ -141,6 +142,16 @@ class ConditionEmbedding(keras.layers.Layer):
             )
         return tf.cast(value, self.compute_dtype)
 
+    def _nothing(self, owner: str) -> tf.Tensor:
+        if self.dropout is None:
+            raise ValueError(
+                f"{owner}: expected a conditional_input of {self.description}, got None."
+            )
+        if self.num_classes is not None:
+            return tf.constant(-1, tf.int32)
+        shape = [size or 1 for size in self.conditional_event_shape]
+        return tf.fill(shape, tf.constant(np.nan, self.compute_dtype))
+
     def _checked_labels(self, labels: tf.Tensor, owner: str) -> tf.Tensor:
         lowest = 0 if self.dropout is None else -1
         known = tf.get_static_value(labels)
@@ -149,13 +160,14 @@ class ConditionEmbedding(keras.layers.Layer):
             wrong = known[(known < lowest) | (known >= self.num_classes)]
             if wrong.size:
                 raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
-            return labels
+            return tf.cast(labels, tf.int32)
+        labels = tf.cast(labels, tf.int64)
         assertions = [
-            tf.debugging.assert_greater_equal(labels, lowest, expected),
-            tf.debugging.assert_less(labels, self.num_classes, expected),
+            tf.debugging.assert_greater_equal(labels, tf.cast(lowest, tf.int64), expected),
+            tf.debugging.assert_less(labels, tf.cast(self.num_classes, tf.int64), expected),
         ]
         with tf.control_dependencies(assertions):
-            return tf.identity(labels)
+            return tf.cast(labels, tf.int32)
 
     @property
     def description(self) -> str:
@@ -202,8 +214,11 @@ class ConditionEmbedding(keras.layers.Layer):
         if self.num_classes is not None:
             return tf.tensordot(condition, tf.convert_to_tensor(self.table), 1)
         if self.event_ndims == 1:
+            # Keras layers expect a batch.
+            batch = condition if condition.shape.rank > 1 else condition[tf.newaxis]
             for dense in self.dense:
-                condition = dense(condition)
+                batch = dense(batch)
+            return batch if condition.shape.rank > 1 else batch[0]
         return condition
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

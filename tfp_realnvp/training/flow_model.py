@@ -28,6 +28,7 @@ from tfp_realnvp.training.input_data import (
     as_dataset,
     check_condition,
     check_images,
+    checked_condition,
     condition_of_batch,
     images_of_batch,
 )
@@ -334,7 +335,7 @@ class FlowModel(keras.Model):
         if embedding is None:
             return condition
         if condition is not None:
-            return embedding.as_condition(condition, "FlowModel")
+            return checked_condition(condition, embedding)
         if embedding.dropout is None:
             raise ValueError(
                 f"FlowModel: expected images and conditions, {embedding.description}, for example "

@@ -11,7 +11,14 @@ from tfp_realnvp import pixels
 from tfp_realnvp.internal.tf_data import without_autotune
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["as_dataset", "check_condition", "check_images", "condition_of_batch", "images_of_batch"]
+__all__ = [
+    "as_dataset",
+    "check_condition",
+    "check_images",
+    "checked_condition",
+    "condition_of_batch",
+    "images_of_batch",
+]
 
 
 def check_images(x: Any, *, gray_levels: bool) -> None:
@@ -69,15 +76,33 @@ def check_condition(x: Any, embedding: ConditionEmbedding | None) -> None:
     condition = condition_of_batch(x)
     if embedding is None or not isinstance(condition, (np.ndarray, tf.Tensor)):
         return
-    is_labels = embedding.num_classes is not None and len(condition.shape) == 1
-    embedding.as_condition(condition if is_labels else condition[:1], "FlowModel")
-    if len(condition.shape) != 1 + embedding.event_ndims and is_labels is False:
-        is_weights = embedding.num_classes is not None and len(condition.shape) == 2
-        if not is_weights:
-            raise ValueError(
-                f"FlowModel: expected conditions {embedding.description}, one for each image, got "
-                f"shape {tuple(condition.shape)}."
-            )
+    is_labels = embedding.num_classes is not None and tf.as_dtype(condition.dtype).is_integer
+    checked_condition(condition if is_labels else condition[:1], embedding)
+
+
+def checked_condition(condition: Any, embedding: ConditionEmbedding) -> tf.Tensor:
+    """Returns the conditions of a batch as a tensor, [B, ...], one for each image.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> checked_condition([3, 7], tfr.ConditionEmbedding(num_classes=10)).shape
+    TensorShape([2])
+
+    Args:
+      condition: labels [B], or [B, ...] as declared.
+      embedding: of the declared condition.
+
+    Raises:
+      ValueError: if they are not as declared, or have more or fewer leading dimensions.
+    """
+    checked = embedding.as_condition(condition, "FlowModel")
+    if embedding.batch_shape(checked).rank != 1:
+        raise ValueError(
+            f"FlowModel: expected conditions {embedding.description}, one for each image, got "
+            f"shape {tuple(checked.shape)}."
+        )
+    return checked
 
 
 def condition_of_batch(data: Any) -> Any:
@@ -93,7 +118,8 @@ def condition_of_batch(data: Any) -> Any:
         `'conditional_input'`, or labels as `'label'`.
     """
     if isinstance(data, (tuple, list)):
-        return data[1] if len(data) > 1 else condition_of_batch(data[0])
+        has_condition = len(data) > 1 and data[1] is not None
+        return data[1] if has_condition else condition_of_batch(data[0])
     if isinstance(data, dict):
         return data.get("conditional_input", data.get("label"))
     return None

@@ -1,0 +1,514 @@
+"""A condition reaches every network, broadcasts with the images, and is never mistaken."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 2)
+each_kind = pytest.mark.parametrize("kind", ft.CONDITIONS)
+each_network = pytest.mark.parametrize("network", ft.NETWORKS)
+
+
+def _flow(kind, network="shallow", **kwargs):
+    return ft.conditional_flow(kind, network, _SHAPE, **kwargs)
+
+
+def _kernel(network):
+    """Returns what a network multiplies its condition by."""
+    if isinstance(network, ft.ConditionedNetwork):
+        return network.condition_layer.kernel
+    is_image = isinstance(network, tfr.ShallowConv) and network.takes_image
+    return network.condition_conv.kernel if is_image else network.condition_kernel
+
+
+@each_network
+@each_kind
+def test_it_reaches_every_network(kind, network):
+    flow = _flow(kind, network, num_scales=2)
+    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
+    assert len(couplings) == 4
+    kernels = [_kernel(coupling.network) for coupling in couplings]
+    embedding = flow.condition_embedding.trainable_variables
+    variables = [variable.value for variable in (*kernels, *embedding)]
+    condition = ft.condition(kind, [3])
+    with tf.GradientTape() as tape:
+        if kind != "labels":
+            tape.watch(condition)
+            variables.append(condition)
+        z, ildj = flow.inverse_and_log_det(ft.pixels([3, *_SHAPE]), conditional_input=condition)
+        loss = tf.reduce_sum(z * ft.normal(z.shape, seed=5)) + tf.reduce_sum(ildj)
+    for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+        gradient = tf.convert_to_tensor(gradient)
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 1e-6, variable
+        if variable is condition:
+            # Each image has its own.
+            assert all(np.abs(each).max() > 1e-6 for each in gradient)
+
+
+# The zero start.
+
+
+@pytest.mark.parametrize("make", [tfr.RealNVPImage, tfr.RealNVPImage.compact])
+@each_kind
+def test_it_starts_as_the_flow_without_condition(kind, make):
+    values = []
+    for options in ({}, {**ft.CONDITIONS[kind], "condition_dropout": 0.1}):
+        keras.utils.set_random_seed(0)
+        flow = make(_SHAPE, num_scales=2, num_blocks=1, num_filters=4, **options)
+        given = {"conditional_input": ft.condition(kind, [3])} if options else {}
+        x = ft.normal([3, *_SHAPE])
+        # Statistics and weights that are not those of the start.
+        training = flow.inverse_and_log_det(ft.pixels([3, *_SHAPE]), training=True, **given)
+        values.append([*training, *flow.forward_and_log_det(x, **given)])
+    for one, other in zip(*values, strict=True):
+        if one.shape.rank == 4:
+            np.testing.assert_array_equal(one, other)
+        else:
+            # That of the logits is added last, not first.
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+# Leading shapes.
+
+
+def _plain_coupling(kind):
+    shape = ft.CONDITIONS[kind]["conditional_event_shape"]
+    network = ft.network(2, 4, checkerboard_parity=0, conditional_event_shape=shape)
+    return ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), network))
+
+
+def _factor_out(kind):
+    shape = ft.CONDITIONS[kind]["conditional_event_shape"]
+    network = ft.network(1, 2, conditional_event_shape=shape)
+    inner = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    return ft.randomize(tfr.FlowChain([tfr.FactorOut(inner), tfr.BatchNormalization()]))
+
+
+_BROADCAST = {
+    **{kind: (kind, _flow) for kind in ft.CONDITIONS},
+    "coupling_given_vectors": ("vectors", _plain_coupling),
+    "coupling_given_images": ("images", _plain_coupling),
+    "factor_out": ("vectors", _factor_out),
+}
+
+
+@pytest.mark.parametrize("hook", ["forward", "inverse"])
+@pytest.mark.parametrize(
+    ("condition_batch", "batch"),
+    [((), ()), ((), (5,)), ((3, 1), (5,)), ((3,), ()), ((1,), (5,)), ((5,), (3, 1)), ((5,), (5,))],
+    ids=str,
+)
+@pytest.mark.parametrize("name", _BROADCAST)
+def test_leading_shapes_broadcast(name, condition_batch, batch, hook):
+    kind, make = _BROADCAST[name]
+    flow, condition = make(kind), ft.condition(kind, condition_batch)
+    value = (ft.normal if hook == "forward" else ft.pixels)([*batch, *_SHAPE]) / 50
+    given = {"conditional_input": condition}
+    result, log_det = getattr(flow, f"{hook}_and_log_det")(value, **given)
+    expected_batch = np.broadcast_shapes(condition_batch, batch)
+    assert result.shape == (*expected_batch, *_SHAPE) and log_det.shape == expected_batch
+    # The hooks, which know the result.
+    np.testing.assert_array_equal(getattr(flow, hook)(value, **given), result)
+    other = getattr(flow, f"{hook}_log_det_jacobian")(value, event_ndims=3, **given)
+    np.testing.assert_array_equal(other, log_det)
+    # Each image under its condition, alone.
+    values = np.broadcast_to(value, result.shape)
+    event = condition.shape[len(condition_batch) :]
+    conditions = np.broadcast_to(condition, (*expected_batch, *event))
+    for index in np.ndindex(expected_batch):
+        one, one_log_det = getattr(flow, f"{hook}_and_log_det")(
+            tf.constant(values[index]), conditional_input=tf.constant(conditions[index])
+        )
+        np.testing.assert_allclose(one, result[index], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(one_log_det, log_det[index], rtol=1e-4, atol=1e-4)
+
+
+@each_kind
+def test_leading_shapes_in_a_function(kind):
+    # Nothing is known but ranks, and the same trace serves other sizes.
+    flow, event = _flow(kind), ft.condition(kind).shape
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, None, _SHAPE[-1]]),
+            tf.TensorSpec([None, None, *event], tf.int32 if kind == "labels" else tf.float32),
+        ]
+    )
+    def both(x, condition):
+        return flow.inverse_and_log_det(x, conditional_input=condition)
+
+    for shape, batch in (((5, 4, 4), (3, 1)), ((5, 4, 4), (1, 5)), ((1, 8, 4), (2, 2))):
+        x, condition = ft.pixels([*shape, 2]), ft.condition(kind, batch)
+        expected = flow.inverse_and_log_det(x, conditional_input=condition)
+        for one, other in zip(both(x, condition), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_through_a_distribution():
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), _flow("labels"))
+    x, labels = ft.pixels([5, *_SHAPE]), [[3], [1], [4]]
+    log_prob = flow.log_prob(x, bijector_kwargs={"conditional_input": labels})
+    assert log_prob.shape == [3, 5]
+    for row, [label] in zip(log_prob, labels, strict=True):
+        expected = flow.log_prob(tf.identity(x), bijector_kwargs={"conditional_input": label})
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+    # The latents are the same, and the conditions are not.
+    samples = flow.sample(5, seed=(0, 1), bijector_kwargs={"conditional_input": labels})
+    assert samples.shape == [3, 5, *_SHAPE]
+    expected = flow.sample(5, seed=(0, 1), bijector_kwargs={"conditional_input": 4})
+    np.testing.assert_allclose(samples[2], expected, rtol=1e-4, atol=1e-3)
+
+
+# By name, and inverted.
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda flow: tfb.Chain([tfb.Scale(2.0), flow]),
+        lambda flow: tfb.Chain([tfb.Chain([flow], name="inner"), tfb.Scale(0.5)]),
+        lambda flow: tfb.Invert(tfb.Invert(flow)),
+        lambda flow: tfb.Chain([tfb.Invert(tfb.Invert(flow))]),
+        lambda flow: tfr.FlowChain([tfb.Scale(2.0), flow]),
+        lambda flow: tfr.FlowChain([tfb.Invert(tfb.Chain([tfb.Scale(2.0), tfb.Invert(flow)]))]),
+        lambda flow: tfr.FlowChain([tfb.Chain([tfb.Scale(2.0), flow])], recompute=True),
+    ],
+    ids=["chain", "chains", "invert", "chain_of_invert", "flow_chain", "inverted", "chain_in_flow"],
+)
+def test_nested(wrap):
+    flow = _flow("labels", "resnet", name="flow")
+    bijector = wrap(flow)
+    given = tfr.condition(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector), 3)
+    other = tfr.condition(given.distribution, 1)
+    x, log_prob = given.experimental_sample_and_log_prob(5, seed=(0, 1))
+    np.testing.assert_allclose(given.log_prob(tf.identity(x)), log_prob, rtol=1e-4)
+    assert np.abs(other.log_prob(tf.identity(x)) - log_prob).min() > 1e-3
+    refs = {variable.ref() for variable in bijector.trainable_variables}
+    assert refs == {variable.ref() for variable in flow.trainable_variables}
+    table = flow.condition_embedding.table.value
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(given.log_prob(x))
+    assert np.abs(tf.convert_to_tensor(tape.gradient(loss, table))).max() > 0
+
+
+def test_names_of_a_chain():
+    flow = _flow("labels", name="flow")
+    chain = tfb.Chain([tfb.Scale(2.0), flow])
+    distribution = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), chain)
+    options = {"bijector_kwargs": {"flow": {"conditional_input": 3}}}
+    x = ft.pixels([2, *_SHAPE])
+    expected, _ = flow.inverse_and_log_det(x / 2, conditional_input=3)
+    np.testing.assert_allclose(chain.inverse(x, flow={"conditional_input": 3}), expected, rtol=1e-4)
+    given = tfr.condition(distribution, 3)
+    np.testing.assert_allclose(distribution.log_prob(x, **options), given.log_prob(x), rtol=1e-5)
+
+
+# The cache.
+
+
+def _counted(kind="labels"):
+    layers = []
+
+    def network_fn(*, input_channels, output_channels, conditional_event_shape, name, **_):
+        shape = {"conditional_event_shape": conditional_event_shape}
+        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **shape)))
+        return layers[-1]
+
+    return ft.conditional_flow(kind, image_shape=_SHAPE, network_fn=network_fn), layers
+
+
+_FORMS = {
+    "number": lambda label: label,
+    "numpy_number": np.int64,
+    "list": lambda label: [label],
+    "array": lambda label: np.array([label]),
+    "tensor": lambda label: tf.constant([label]),
+    "weights": lambda label: np.eye(5)[label],
+}
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_the_same_condition_is_one_pass(form):
+    flow, layers = _counted()
+    x = ft.pixels([2, *_SHAPE])
+    results = []
+    for condition in (_FORMS[form](label) for label in (3, 1, 1)):
+        given = {"conditional_input": condition}
+        # TFP's cache has a result for as long as the caller holds it.
+        results.append((flow.inverse(x, **given), flow.inverse_log_det_jacobian(x, **given)))
+    assert [layer.count for layer in layers] == [3 if form == "tensor" else 2] * 2
+    for pair, label in zip(results, (3, 1, 1), strict=True):
+        expected = flow.inverse_and_log_det(x, conditional_input=label)
+        for result, value in zip(pair, expected, strict=True):
+            np.testing.assert_allclose(result, value, rtol=1e-4, atol=1e-5)
+    assert np.abs(results[0][1] - results[1][1]).min() > 1e-4
+
+
+def test_an_array_that_changes():
+    flow, x = _flow("labels"), ft.pixels([2, *_SHAPE])
+    labels, results = np.zeros(2, int), []
+    for label in range(3):
+        labels[:] = label
+        results.append(flow.inverse_and_log_det(x, conditional_input=labels)[1])
+        hook = flow.inverse_log_det_jacobian(x, event_ndims=3, conditional_input=labels)
+        np.testing.assert_allclose(hook, results[-1], rtol=1e-5)
+    assert np.abs(results[0] - results[1]).min() > 1e-4
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_a_variable_as_condition(mode):
+    flow, x = _flow("vectors"), ft.pixels([2, *_SHAPE])
+    condition, delta = tf.Variable(ft.condition("vectors")), tf.constant(0.5)
+
+    def call():
+        before = flow.inverse(x, conditional_input=condition)
+        condition.assign_add(tf.fill([3], delta))
+        return before, flow.inverse(x, conditional_input=condition)
+
+    start = tf.identity(condition)
+    results = (tf.function(call) if mode == "function" else call)()
+    for result, value in zip(results, (start, start + delta), strict=True):
+        expected = flow.inverse(tf.identity(x), conditional_input=value)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(results[0] - results[1]).max() > 1e-3
+
+
+def test_the_gradient_of_a_condition_through_a_frozen_flow():
+    # Also after a call that no tape saw.
+    flow, x, condition = _flow("vectors"), ft.pixels([2, *_SHAPE]), ft.condition("vectors")
+    for part in flow.submodules:
+        for layer in getattr(part, "layers", ()):
+            layer.trainable = False
+    for variable in flow.trainable_variables:
+        assert "scale" in variable.name
+    frozen = tfr.FlowChain([_without_scales(flow)])
+    assert not frozen.trainable_variables
+    held = frozen.inverse_log_det_jacobian(x, conditional_input=condition)
+    with tf.GradientTape() as tape:
+        tape.watch(condition)
+        ildj = frozen.inverse_log_det_jacobian(x, conditional_input=condition)
+    assert np.abs(tape.gradient(ildj, condition)).max() > 0
+    np.testing.assert_array_equal(held, ildj)
+
+
+def _without_scales(flow):
+    [embedded] = flow.flow.bijectors
+    couplings = [
+        tfr.AffineCoupling(
+            part.mask,
+            part.network,
+            scale=tf.Variable(part.scale, trainable=False),
+            conditional_event_shape=part.conditional_event_shape,
+        )
+        for part in embedded.bijector.bijectors
+        if isinstance(part, tfr.AffineCoupling)
+    ]
+    return tfr.EmbeddedCondition(tfr.FlowChain(couplings), embedded.embedding)
+
+
+# Copies.
+
+
+def test_a_copy_shares_the_embedding():
+    flow = _flow("labels", condition_dropout=0.1)
+    copy = flow.copy(alpha=None, validate_args=True)
+    assert copy.condition_embedding is flow.condition_embedding
+    assert {v.ref() for v in copy.variables} == {v.ref() for v in flow.variables}
+    logits = ft.normal([2, *_SHAPE])
+    expected = flow.inverse(tfr.PixelLogit().forward(logits), conditional_input=3)
+    np.testing.assert_allclose(copy.inverse(logits, conditional_input=3), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"num_classes": 6},
+        {"num_classes": None, "conditional_event_shape": [6]},
+        {"embedding_size": 8},
+        {"condition_dropout": 0.2},
+        {"condition_dropout": None},
+    ],
+    ids=str,
+)
+def test_a_copy_with_another_condition(override):
+    flow = _flow("labels", condition_dropout=0.1)
+    with pytest.raises(ValueError, match=r"expected the configuration that the shared networks"):
+        flow.copy(**override)
+
+
+# No condition.
+
+
+@each_kind
+def test_no_condition(kind):
+    flow, x = _flow(kind, "resnet", condition_dropout=0.1), ft.pixels([3, *_SHAPE])
+    condition = ft.condition(kind, [3]).numpy()
+    nothing = np.full_like(condition, -1 if kind == "labels" else np.nan)
+    expected = flow.inverse_and_log_det(x)
+    given = flow.inverse_and_log_det(x, conditional_input=condition)
+    assert np.abs(given[1] - expected[1]).min() > 1e-4
+    without = flow.inverse_and_log_det(x, conditional_input=nothing)
+    # Of one image of three.
+    condition[1] = nothing[1]
+    mixed = flow.inverse_and_log_det(x, conditional_input=condition)
+    for part, given_part, without_part, mixed_part in zip(
+        expected, given, without, mixed, strict=True
+    ):
+        np.testing.assert_allclose(without_part, part, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(mixed_part[1], part[1], rtol=1e-4, atol=1e-4)
+        for index in (0, 2):
+            np.testing.assert_allclose(mixed_part[index], given_part[index], rtol=1e-4, atol=1e-4)
+    samples = flow.forward(tf.identity(expected[0]))
+    np.testing.assert_allclose(samples, x, atol=1e-2)
+
+
+@each_kind
+def test_a_flow_that_needs_a_condition(kind):
+    flow = _flow(kind)
+    match = r"real_nvp_image: expected a conditional_input of (integer|vectors|images) .*got None"
+    for hook in (flow.inverse, flow.forward, flow.inverse_and_log_det):
+        with pytest.raises(ValueError, match=match):
+            hook(ft.pixels([1, *_SHAPE]))
+
+
+# Half precision.
+
+
+@each_network
+def test_mixed_bfloat16(network):
+    single = _flow("labels", network)
+    flow = _flow("labels", network, network_dtype="mixed_bfloat16")
+    assert flow.condition_embedding.compute_dtype == "float32"
+    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
+    assert {part.network.compute_dtype for part in couplings} == {"bfloat16"}
+    assert {variable.dtype for variable in flow.variables} == {tf.float32}
+    for to, value in zip(flow.variables, single.variables, strict=True):
+        to.assign(value)
+    x, given = ft.pixels([3, *_SHAPE]), {"conditional_input": [3, 1, 0]}
+    z, ildj = flow.inverse_and_log_det(x, **given)
+    assert z.dtype == ildj.dtype == tf.float32
+    # Inverse of itself, whatever the networks round.
+    np.testing.assert_allclose(flow.forward(tf.identity(z), **given), x, atol=1e-2)
+    expected, expected_ildj = single.inverse_and_log_det(x, **given)
+    np.testing.assert_allclose(z, expected, atol=0.1)
+    np.testing.assert_allclose(ildj, expected_ildj, atol=0.3)
+
+
+# Errors.
+
+
+def _coupling(**kwargs):
+    network = ft.network(2, 4, checkerboard_parity=0, **kwargs)
+    return tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+
+
+@pytest.mark.parametrize(
+    ("make", "condition", "match"),
+    [
+        (lambda: _flow("labels"), [3, 5], r"real_nvp_image: .*labels in \[0, 5\).*got \[5\]"),
+        (lambda: _flow("labels"), [0.0, 1.0], r"labels in \[0, 5\).*got float32 of shape \(2,\)"),
+        (lambda: _flow("vectors"), [[1.0, 2.0]], r"vectors \[..., 3\], got float32 .*\(1, 2\)"),
+        (lambda: _flow("images"), np.zeros([2, 2, 2]), r"images \[..., 4, 4, 2\], got"),
+        (lambda: _flow("labels"), [1, 2, 3], r"expected leading shapes.* that broadcast, got .*"),
+        (lambda: _flow("vectors"), np.zeros([3, 3]), r"\(2, 4, 4, 2\) with 3 and \(3, 6\) with 1"),
+        (lambda: _coupling(conditional_event_shape=[3]), None, r"\[..., 3\], got None"),
+        (lambda: _coupling(conditional_event_shape=[3]), np.zeros([4]), r"3\], got shape \(4,\)"),
+        (
+            lambda: _coupling(conditional_event_shape=[None, None, 2]),
+            np.zeros([4, 4, 3]),
+            r"conditional_input \[..., any, any, 2\], got shape \(4, 4, 3\)",
+        ),
+        (
+            lambda: _coupling(conditional_event_shape=[None, None, 2]),
+            np.zeros([2]),
+            r"conditional_input \[..., any, any, 2\], got shape \(2,\)",
+        ),
+        (lambda: _coupling(), 3, "got a `conditional_input`, but no network here takes one"),
+    ],
+)
+def test_conditions_that_do_not_fit(make, condition, match):
+    with pytest.raises(ValueError, match=match):
+        make().inverse(ft.pixels([2, *_SHAPE]), conditional_input=condition)
+
+
+def _needs_no_condition(**_):
+    return keras.layers.Conv2D(4, 3, padding="same")
+
+
+@pytest.mark.parametrize(
+    ("construct", "error", "match"),
+    [
+        (
+            lambda: tfr.RealNVPImage(_SHAPE, num_classes=3, conditional_event_shape=[3]),
+            ValueError,
+            r"expected either a conditional_event_shape or num_classes, got \[3\] and 3",
+        ),
+        (
+            lambda: tfr.RealNVPImage(_SHAPE, condition_dropout=0.1),
+            ValueError,
+            "expected no condition_dropout without a condition, got 0.1",
+        ),
+        (
+            lambda: tfr.RealNVPImage(_SHAPE, num_classes=3, condition_dropout=1),
+            ValueError,
+            r"expected a condition_dropout in \[0, 1\), got 1",
+        ),
+        (
+            lambda: tfr.RealNVPImage(_SHAPE, num_classes=-1),
+            ValueError,
+            "expected num_classes of at least 1, got -1",
+        ),
+        (
+            lambda: tfr.RealNVPImage(_SHAPE, conditional_event_shape=[3, 4]),
+            ValueError,
+            r"expected a conditional_event_shape \[K\] or \[H, W, K\], got \(3, 4\)",
+        ),
+        (
+            lambda: tfr.RealNVPImage(_SHAPE, 1, num_classes=3, network_fn=_needs_no_condition),
+            ValueError,
+            "expected a network whose call has an argument `conditional_input`, got none",
+        ),
+        (
+            lambda: tfr.AffineCoupling(
+                tfr.CheckerboardMask(0), ft.network(2, 4), conditional_event_shape=[3]
+            ),
+            ValueError,
+            r"an argument `conditional_input`, for conditional_event_shape=\[3\], got",
+        ),
+        (
+            lambda: tfr.EmbeddedCondition(tfb.Exp(), tfr.ConditionEmbedding(num_classes=3)),
+            TypeError,
+            "expected a FlowBijector, got",
+        ),
+        (
+            lambda: tfr.EmbeddedCondition(_coupling(conditional_event_shape=[3]), "embedding"),
+            TypeError,
+            "expected a ConditionEmbedding, got 'embedding'",
+        ),
+        (
+            lambda: tfr.EmbeddedCondition(
+                _coupling(conditional_event_shape=[3]),
+                tfr.ConditionEmbedding(num_classes=3),
+                dtype=tf.float64,
+            ),
+            TypeError,
+            "expected a bijector of dtype float64, got float32",
+        ),
+        (
+            lambda: tfr.EmbeddedCondition(_coupling(), tfr.ConditionEmbedding(num_classes=3)),
+            ValueError,
+            "expected a network whose call has an argument `conditional_input`, got none",
+        ),
+    ],
+)
+def test_constructors(construct, error, match):
+    with pytest.raises(error, match=match):
+        construct()

@@ -1,0 +1,108 @@
+"""Classification by Bayes' rule."""
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+_PRIOR = [0.1, 0.2, 0.3, 0.25, 0.15]
+
+
+def _flow():
+    return ft.conditional_distribution("labels", "shallow", dtype=tf.float64)
+
+
+def _base():
+    means = tf.Variable(ft.normal([5, *_SHAPE], tf.float64))
+    return tfr.ConditionalDistribution(
+        lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
+        [means],
+        event_shape=_SHAPE,
+        dtype=tf.float64,
+    )
+
+
+_DISTRIBUTIONS = {"flow": _flow, "base": _base}
+each_distribution = pytest.mark.parametrize("name", _DISTRIBUTIONS)
+
+
+def _by_a_loop(distribution, x, prior):
+    joint = []
+    for label, probability in enumerate(prior):
+        log_prob = tfr.condition(distribution, label).log_prob(tf.identity(x))
+        joint.append(log_prob.numpy() + np.log(probability))
+    joint = np.stack(joint, axis=-1)
+    return (
+        joint
+        - np.log(np.sum(np.exp(joint - joint.max(-1, keepdims=True)), -1, keepdims=True))
+        - (joint.max(-1, keepdims=True))
+    )
+
+
+@each_distribution
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+def test_bayes(name, batch):
+    distribution = _DISTRIBUTIONS[name]()
+    x = (ft.pixels if name == "flow" else ft.normal)([*batch, *_SHAPE], tf.float64)
+    log_probs = tfr.class_log_probs(distribution, x, prior=_PRIOR)
+    assert log_probs.shape == (*batch, 5)
+    expected = _by_a_loop(distribution, x, _PRIOR)
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(tf.reduce_sum(tf.exp(log_probs), axis=-1), np.ones(batch), rtol=1e-9)
+
+
+def test_the_default_prior_is_uniform():
+    flow, x = _flow(), ft.pixels([3, *_SHAPE], tf.float64)
+    expected = tfr.class_log_probs(flow, x, prior=np.full(5, 0.2))
+    np.testing.assert_array_equal(tfr.class_log_probs(flow, x), expected)
+
+
+def test_a_class_that_cannot_be():
+    log_probs = tfr.class_log_probs(_flow(), ft.pixels([3, *_SHAPE], tf.float64), [0, 0, 1, 0, 0])
+    np.testing.assert_allclose(tf.exp(log_probs), np.eye(5)[[2, 2, 2]], atol=1e-12)
+
+
+def test_one_call_for_all_classes():
+    layers = []
+
+    def network_fn(*, input_channels, output_channels, conditional_event_shape, name, **_):
+        shape = {"conditional_event_shape": conditional_event_shape}
+        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **shape)))
+        return layers[-1]
+
+    flow = ft.conditional_distribution("labels", network_fn=network_fn)
+    tfr.class_log_probs(flow, ft.pixels([3, *_SHAPE]))
+    assert [layer.count for layer in layers] == [1, 1]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_in_a_function_of_unknown_batch(jit_compile):
+    flow, x = _flow(), ft.pixels([3, *_SHAPE], tf.float64)
+    function = tf.function(
+        lambda x: tfr.class_log_probs(flow, x, _PRIOR),
+        input_signature=[tf.TensorSpec([None, *_SHAPE], tf.float64)],
+        jit_compile=jit_compile,
+    )
+    np.testing.assert_allclose(function(x), tfr.class_log_probs(flow, x, _PRIOR), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "prior", "match"),
+    [
+        (_base, None, "expected a distribution with num_classes, or a prior of the classes, got"),
+        (lambda: ft.conditional_distribution("vectors"), None, "expected a distribution with num_"),
+        (_flow, [0.5, 0.5], r"a prior of 5 probabilities that sum to one, got \[0.5 0.5\]"),
+        (_flow, [0.2] * 4 + [0.3], "a prior of 5 probabilities that sum to one, got"),
+        (_flow, [0.6, 0.6, -0.2, 0, 0], "a prior of 5 probabilities that sum to one, got"),
+        (_flow, [np.nan] * 5, "a prior of 5 probabilities that sum to one, got"),
+    ],
+)
+def test_errors(make, prior, match):
+    with pytest.raises(ValueError, match=match):
+        tfr.class_log_probs(make(), tf.zeros([1, *_SHAPE], tf.float64), prior)

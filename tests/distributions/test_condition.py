@@ -1,0 +1,296 @@
+"""Distributions with a fixed condition, and bases that depend on one."""
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp.distributions import find_embedding, route, takes_condition
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+
+
+def _class_base(dtype=tf.float64):
+    """A learned Normal for each of five classes."""
+    means = tf.Variable(3 * ft.normal([5, *_SHAPE], dtype), name="means")
+    return tfr.ConditionalDistribution(
+        lambda label, means: tfd.Independent(
+            tfd.Normal(tf.gather(means, label), tf.constant(0.5, dtype)), 3
+        ),
+        [means],
+        event_shape=_SHAPE,
+        dtype=dtype,
+    )
+
+
+def _distribution(kind):
+    if kind == "class_base":
+        flow = ft.image_flow(_SHAPE, num_scales=1, num_couplings=1, dtype=tf.float64)
+        return tfd.TransformedDistribution(_class_base(), flow)
+    if kind == "label_and_class_base":
+        flow = ft.conditional_flow("labels", dtype=tf.float64)
+        return tfd.TransformedDistribution(_class_base(), flow)
+    return ft.conditional_distribution(kind, "shallow", dtype=tf.float64)
+
+
+def _condition(kind, batch, seed=0):
+    return ft.condition("labels" if "class" in kind else kind, batch, tf.float64, seed)
+
+
+_KINDS = [*ft.CONDITIONS, "class_base", "label_and_class_base"]
+each_kind = pytest.mark.parametrize("kind", _KINDS)
+
+
+def _single(distribution, x, condition):
+    """The log density of one event under one condition, from the parts of the distribution."""
+    bijector, base = distribution.bijector, distribution.distribution
+    options = {"conditional_input": condition} if bijector.accepts_conditional_input else {}
+    latents, ildj = bijector.inverse_and_log_det(x[tf.newaxis], **options)
+    if isinstance(base, tfr.ConditionalDistribution):
+        base = base.given(condition)
+    return float(base.log_prob(latents)[0] + ildj[0])
+
+
+@each_kind
+@pytest.mark.parametrize("batch", [(), (2,), (3, 2)], ids=str)
+def test_shapes_and_values(kind, batch):
+    distribution, condition = _distribution(kind), _condition(kind, batch)
+    given = tfr.condition(distribution, condition)
+    assert given.batch_shape == batch and given.event_shape == _SHAPE
+    assert given.batch_shape_tensor().numpy().tolist() == list(batch)
+    assert given.event_shape_tensor().numpy().tolist() == list(_SHAPE)
+    assert given.dtype == tf.float64
+    assert given.sample(seed=(0, 1)).shape == (*batch, *_SHAPE)
+    samples = given.sample([4, 2], seed=(0, 1))
+    assert samples.shape == (4, 2, *batch, *_SHAPE)
+    assert len(np.unique(samples[..., 0, 0, 0])) == 8 * np.prod(batch, dtype=int)
+    x = ft.pixels([2, *batch, *_SHAPE], tf.float64)
+    # By the parts, for each event and its condition.
+    log_prob = given.log_prob(x)
+    assert log_prob.shape == (2, *batch)
+    for index in np.ndindex(2, *batch):
+        expected = _single(distribution, x[index], condition[index[1:]])
+        np.testing.assert_allclose(log_prob[index], expected, rtol=1e-9)
+    # One event under all conditions.
+    event = x[(0,) * (1 + len(batch))]
+    one = given.log_prob(event)
+    assert one.shape == batch
+    for index in np.ndindex(*batch):
+        expected = _single(distribution, event, condition[index])
+        np.testing.assert_allclose(one[index], expected, rtol=1e-9)
+
+
+@each_kind
+def test_samples_follow_their_condition(kind):
+    # Of the same noise, by the parts.
+    distribution, condition = _distribution(kind), _condition(kind, (2,))
+    sample = tfr.condition(distribution, condition).sample(3, seed=(0, 1))
+    options = route(distribution, conditional_input=condition)
+    base = distribution.distribution
+    latents = base.sample([3, 2], seed=(0, 1), **options.get("distribution_kwargs", {}))
+    for index in np.ndindex(3, 2):
+        options = {}
+        if distribution.bijector.accepts_conditional_input:
+            options = {"conditional_input": condition[index[1]]}
+        expected = distribution.bijector.forward(latents[index], **options)
+        np.testing.assert_allclose(sample[index], expected, rtol=1e-9)
+    other = tfr.condition(distribution, _condition(kind, (2,), seed=1)).sample(3, seed=(0, 1))
+    assert np.abs(sample - other).max() > 1e-2
+
+
+@each_kind
+def test_sample_and_log_prob(kind):
+    given = tfr.condition(_distribution(kind), _condition(kind, (2,)))
+    x, log_prob = given.experimental_sample_and_log_prob(3, seed=(0, 1))
+    assert x.shape == (3, 2, *_SHAPE)
+    np.testing.assert_allclose(given.log_prob(tf.identity(x)), log_prob, rtol=1e-8)
+
+
+@each_kind
+def test_in_a_function(kind):
+    distribution, condition = _distribution(kind), _condition(kind, (2,))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *condition.shape[1:]], condition.dtype)])
+    def sample_and_log_prob(condition):
+        given = tfr.condition(distribution, condition)
+        assert given.batch_shape.as_list() == [None]
+        x = given.sample(3, seed=(0, 1))
+        return given.batch_shape_tensor(), x, given.log_prob(x)
+
+    given = tfr.condition(distribution, condition)
+    expected = given.sample(3, seed=(0, 1))
+    batch, x, log_prob = sample_and_log_prob(condition)
+    assert batch.numpy().tolist() == [2]
+    np.testing.assert_allclose(x, expected, rtol=1e-9)
+    np.testing.assert_allclose(log_prob, given.log_prob(tf.identity(x)), rtol=1e-9)
+
+
+@each_kind
+def test_variables_and_gradients(kind):
+    distribution = _distribution(kind)
+    given = tfr.condition(distribution, _condition(kind, (2,)))
+    variables = given.trainable_variables
+    assert {id(v) for v in variables} == {id(v) for v in distribution.trainable_variables}
+    x = ft.pixels([2, *_SHAPE], tf.float64)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(given.log_prob(x))
+    for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+        gradient = tf.convert_to_tensor(gradient)
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, variable.name
+
+
+def test_without_a_condition():
+    flow = ft.conditional_distribution("labels", condition_dropout=0.1)
+    given = tfr.condition(flow, None)
+    x = ft.pixels([2, *_SHAPE])
+    assert given.batch_shape == [] and given.sample(3).shape == (3, *_SHAPE)
+    np.testing.assert_allclose(given.log_prob(x), flow.log_prob(tf.identity(x)), rtol=1e-5)
+    assert np.abs(given.log_prob(x) - tfr.condition(flow, 3).log_prob(x)).max() > 1e-3
+
+
+def test_a_copy_has_the_same_condition():
+    given = tfr.condition(_distribution("labels"), [3, 1])
+    x = ft.pixels([2, *_SHAPE], tf.float64)
+    np.testing.assert_array_equal(given.copy().log_prob(x), given.log_prob(x))
+    other = given.copy(conditional_input=[1, 3])
+    np.testing.assert_allclose(other.log_prob(x[::-1]), given.log_prob(x)[::-1], rtol=1e-9)
+
+
+def test_training_reaches_the_statistics():
+    distribution = ft.conditional_distribution("labels")
+    given = tfr.condition(distribution, [3, 1])
+    [norm, *_] = [
+        part for part in distribution.submodules if isinstance(part, tfr.BatchNormalization)
+    ]
+    before = norm.moving.mean.numpy()
+    given.log_prob(ft.pixels([2, *_SHAPE]), training=True)
+    assert np.abs(norm.moving.mean - before).max() > 0
+
+
+def test_couplings_by_hand():
+    # No embedding: the declared shape of the coupling's condition gives the batch shape.
+    network = ft.network(1, 2, conditional_event_shape=[3])
+    coupling = ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), network))
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), tfb.Chain([coupling]))
+    condition = ft.normal([2, 3])
+    given = tfr.condition(flow, condition)
+    x = given.sample(5, seed=(0, 1))
+    assert given.batch_shape == [2] and x.shape == (5, 2, *_SHAPE)
+    for index in range(2):
+        options = route(flow, conditional_input=condition[index])
+        expected = flow.log_prob(x[:, index], **options)
+        np.testing.assert_allclose(given.log_prob(x)[:, index], expected, rtol=1e-4)
+    network = ft.ConditionedNetwork(2)
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), coupling)
+    with pytest.raises(ValueError, match="expected couplings with a conditional_event_shape, to"):
+        tfr.condition(flow, condition)
+
+
+@pytest.mark.parametrize(
+    ("make", "condition", "error", "match"),
+    [
+        (lambda: "flow", 0, TypeError, "expected a tfd.Distribution, got 'flow'"),
+        (lambda: ft.flow_distribution(_SHAPE), 0, ValueError, "a part that takes a conditional_in"),
+        (lambda: _distribution("labels"), 9, ValueError, r"integer labels in \[0, 5\).*got \[9\]"),
+        (lambda: _distribution("labels"), None, ValueError, r"labels in \[0, 5\).*got None"),
+        (lambda: _distribution("vectors"), [1.0], ValueError, r"vectors \[..., 3\], got float64"),
+    ],
+)
+def test_errors(make, condition, error, match):
+    with pytest.raises(error, match=match):
+        tfr.condition(make(), condition)
+
+
+# A base that depends on the condition.
+
+
+def test_a_conditional_base_alone():
+    base = _class_base()
+    labels = tf.constant([[3], [1]])
+    assert base.batch_shape == [] and base.event_shape == _SHAPE
+    x = base.sample([2, 400], seed=(0, 1), conditional_input=labels)
+    assert x.shape == (2, 400, *_SHAPE)
+    means = tf.gather(base.trainable_variables[0], labels[:, 0])
+    np.testing.assert_allclose(tf.reduce_mean(x, axis=1), means, atol=0.2)
+    expected = tf.reduce_sum(tfd.Normal(means[:, None], 0.5).log_prob(x), axis=[-3, -2, -1])
+    np.testing.assert_allclose(base.log_prob(x, conditional_input=labels), expected, rtol=1e-12)
+    # Fewer dimensions than the condition has: each condition gets a sample.
+    assert base.sample(seed=(0, 1), conditional_input=labels).shape == (2, 1, *_SHAPE)
+
+
+def test_a_missing_condition_of_a_base():
+    base = _class_base()
+    with pytest.raises(ValueError, match=r"ConditionalDistribution.*expected a conditional_input"):
+        base.log_prob(ft.normal([1, *_SHAPE], tf.float64))
+    with pytest.raises(ValueError, match=r"expected a conditional_input, got None"):
+        base.sample(2)
+
+
+def test_errors_of_a_base():
+    with pytest.raises(TypeError, match="expected a function as make_distribution, got 3"):
+        tfr.ConditionalDistribution(3, event_shape=_SHAPE)
+    base = tfr.ConditionalDistribution(
+        lambda label: tfd.Independent(tfd.Normal(tf.zeros([2, 2, 1]), 1.0), 3), event_shape=_SHAPE
+    )
+    with pytest.raises(
+        ValueError, match=r"expected a distribution of event_shape \(4, 4, 1\), got"
+    ):
+        base.log_prob(tf.zeros(_SHAPE), conditional_input=0)
+
+
+# Where the condition goes.
+
+_FLOW = ft.conditional_distribution("labels")
+_NESTED = {
+    "flow": (lambda: _FLOW, {"bijector_kwargs": {"conditional_input": 3}}),
+    "independent": (
+        lambda: tfd.Independent(_FLOW, 0),
+        {"bijector_kwargs": {"conditional_input": 3}},
+    ),
+    "transformed": (
+        lambda: tfd.TransformedDistribution(_FLOW, tfb.Scale(2.0)),
+        {"distribution_kwargs": {"bijector_kwargs": {"conditional_input": 3}}},
+    ),
+    "chain": (
+        lambda: tfd.TransformedDistribution(
+            _FLOW.distribution, tfb.Chain([tfb.Invert(tfb.Invert(_FLOW.bijector)), tfb.Scale(2.0)])
+        ),
+        {"bijector_kwargs": {"invert_invert_real_nvp_image": {"conditional_input": 3}}},
+    ),
+    "base": (
+        lambda: tfd.TransformedDistribution(_class_base(), tfb.Scale(tf.constant(2.0, tf.float64))),
+        {"distribution_kwargs": {"conditional_input": 3}},
+    ),
+    "normal": (lambda: ft.standard_normal(_SHAPE), {}),
+    "unconditional": (lambda: ft.flow_distribution(_SHAPE), {}),
+}
+
+
+@pytest.mark.parametrize("name", _NESTED)
+def test_route(name):
+    make, expected = _NESTED[name]
+    distribution = make()
+    options = route(distribution, conditional_input=3)
+    assert options == expected and takes_condition(distribution) == bool(expected)
+    x = ft.pixels([2, *_SHAPE], distribution.dtype)
+    log_prob = distribution.log_prob(x, **options)
+    assert log_prob.shape == [2] and np.isfinite(log_prob).all()
+    if expected:
+        other = distribution.log_prob(x, **route(distribution, conditional_input=1))
+        assert np.abs(log_prob - other).max() > 1e-3
+
+
+def test_find_embedding():
+    embedding = _FLOW.bijector.condition_embedding
+    nested = tfd.TransformedDistribution(tfd.Independent(_FLOW, 0), tfb.Scale(2.0))
+    assert find_embedding(nested) is find_embedding(_FLOW) is embedding
+    assert find_embedding(ft.standard_normal(_SHAPE)) is None
+    both = tfd.TransformedDistribution(_FLOW, ft.conditional_flow("vectors"))
+    with pytest.raises(ValueError, match="expected one declared condition in"):
+        find_embedding(both)

@@ -1,0 +1,216 @@
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as tfr
+
+_KINDS = {
+    "labels": {"num_classes": 5, "size": 4},
+    "vectors": {"conditional_event_shape": [3], "size": 4},
+    "images": {"conditional_event_shape": [4, 4, 2]},
+    "images_of_any_size": {"conditional_event_shape": (None, None, 2)},
+}
+each_kind = pytest.mark.parametrize("kind", _KINDS)
+
+
+def _embedding(kind, **kwargs):
+    embedding = tfr.ConditionEmbedding(**_KINDS[kind], **kwargs)
+    embedding.build()
+    return ft.randomize(embedding)
+
+
+def _condition(kind, batch, dtype=tf.float32):
+    return ft.condition("images" if "images" in kind else kind, batch, dtype)
+
+
+# What it computes.
+
+
+@each_kind
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("dropout", [None, 0.3])
+def test_shapes(kind, batch, dropout):
+    embedding, condition = _embedding(kind, dropout=dropout), _condition(kind, batch)
+    condition = embedding.as_condition(condition, "test")
+    embedded = embedding(condition)
+    event = (4, 4, 2) if "images" in kind else (4,)
+    assert embedded.shape == (*batch, *event) and embedding.batch_shape(condition) == batch
+    assert tf.TensorShape(embedding.embedded_shape).is_compatible_with(event)
+    output_shape = embedding.compute_output_shape(tuple(condition.shape))
+    assert tf.TensorShape(output_shape).is_compatible_with(embedded.shape)
+    # Each condition on its own gives the same.
+    for index in np.ndindex(batch):
+        np.testing.assert_allclose(embedding(condition[index]), embedded[index], rtol=1e-5)
+
+
+def test_labels_are_rows_of_a_table():
+    embedding = _embedding("labels")
+    for labels in (3, [3, 0], np.array([[4], [1]], np.uint8), tf.constant([2], tf.int64)):
+        condition = embedding.as_condition(labels, "test")
+        expected = embedding.table.numpy()[np.asarray(labels)]
+        np.testing.assert_array_equal(embedding(condition), expected)
+
+
+def test_weights_of_classes_interpolate():
+    embedding = _embedding("labels")
+    one_hot = np.eye(5)[[3, 1]]
+    expected = embedding(embedding.as_condition([3, 1], "test"))
+    np.testing.assert_allclose(embedding(embedding.as_condition(one_hot, "test")), expected)
+    between = embedding(embedding.as_condition(one_hot.mean(0), "test"))
+    np.testing.assert_allclose(between, tf.reduce_mean(expected, axis=0), rtol=1e-6)
+
+
+def test_vectors_by_hand():
+    embedding, condition = _embedding("vectors", dtype="float64"), ft.normal([2, 3], tf.float64)
+    kernel1, bias1, kernel2, bias2 = (variable.numpy() for variable in embedding.variables)
+    expected = tf.nn.swish(condition @ kernel1 + bias1) @ kernel2 + bias2
+    np.testing.assert_allclose(embedding(condition), expected, rtol=1e-12)
+
+
+def _without_condition(kind):
+    """Returns a batch of three, of which only the first is a condition, and that one alone."""
+    condition = _condition(kind, (3,)).numpy()
+    if kind == "labels":
+        condition[1:] = -1
+    else:
+        # One NaN is enough.
+        condition[1:].reshape(2, -1)[:, -1] = np.nan
+    return condition, condition[0]
+
+
+@each_kind
+def test_no_condition(kind):
+    embedding = _embedding(kind, dropout=0.3)
+    condition, given = _without_condition(kind)
+    with tf.GradientTape() as tape:
+        embedded = embedding(embedding.as_condition(condition, "test"))
+        loss = tf.reduce_sum(embedded**2)
+    plain = embedding(embedding.as_condition(given, "test"))
+    np.testing.assert_allclose(embedded[0], plain, rtol=1e-6)
+    nothing = np.broadcast_to(embedding.no_condition.numpy(), embedded[1:].shape)
+    np.testing.assert_array_equal(embedded[1:], nothing)
+    variables = [variable.value for variable in embedding.trainable_variables]
+    for gradient in tape.gradient(loss, variables):
+        gradient = tf.convert_to_tensor(gradient)
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+@each_kind
+def test_none_is_no_condition(kind):
+    embedding = _embedding(kind, dropout=0.3)
+    embedded = embedding(embedding.as_condition(None, "owner"))
+    assert len(embedded.shape) == len(embedding.embedded_shape)
+    nothing = np.broadcast_to(embedding.no_condition.numpy(), embedded.shape)
+    np.testing.assert_array_equal(embedded, nothing)
+
+
+def test_weights_of_classes_with_a_nan_are_no_condition():
+    embedding = _embedding("labels", dropout=0.3)
+    embedded = embedding(embedding.as_condition([[np.nan, 0, 0, 0, 0]], "test"))
+    np.testing.assert_array_equal(embedded[0], embedding.no_condition)
+
+
+@each_kind
+def test_no_condition_starts_at_zero(kind):
+    embedding = tfr.ConditionEmbedding(**_KINDS[kind], dropout=0.0)
+    embedding.build()
+    np.testing.assert_array_equal(embedding.no_condition, np.zeros(embedding.embedded_shape[-1]))
+
+
+@each_kind
+def test_leaving_conditions_out(kind):
+    embedding = _embedding(kind, dropout=0.3)
+    condition = embedding.as_condition(_condition(kind, (3,)), "test")
+    left_out = embedding(embedding.without(condition, tf.constant([False, True, False])))
+    embedded = embedding(condition)
+    np.testing.assert_array_equal(left_out.numpy()[[0, 2]], embedded.numpy()[[0, 2]])
+    nothing = np.broadcast_to(embedding.no_condition.numpy(), embedded[1].shape)
+    np.testing.assert_array_equal(left_out[1], nothing)
+    # Without dropout there is nothing to stand for it.
+    assert not hasattr(_embedding(kind), "no_condition")
+
+
+# Saving.
+
+
+@each_kind
+def test_serialization(kind):
+    embedding = _embedding(kind, dropout=0.25, dtype="float64", name="condition")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(embedding))
+    assert again.get_config() == embedding.get_config()
+    again.set_weights(embedding.get_weights())
+    condition = embedding.as_condition(_condition(kind, (2,), tf.float64), "test")
+    np.testing.assert_array_equal(again(condition), embedding(condition))
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "match"),
+    [
+        (
+            "labels",
+            5,
+            r"integer labels in \[0, 5\), or weights of the classes \[..., 5\], got \[5\]",
+        ),
+        ("labels", None, r"integer labels in \[0, 5\), or weights.*, got None"),
+        ("labels", [0, -1, 7], r"got \[-1, 7\]"),
+        ("labels", 2**32, r"got \[4294967296\]"),
+        ("labels", [0.0, 1.0], r"got float32 of shape \(2,\)"),
+        ("labels", 1.0, r"got float32 of shape \(\)"),
+        ("labels", np.zeros([2, 4]), r"got float32 of shape \(2, 4\)"),
+        ("labels", [True], r"got bool of shape \(1,\)"),
+        ("labels", ["cat"], r"got string of shape \(1,\)"),
+        ("vectors", np.zeros([2, 4]), r"vectors \[..., 3\], got float32 of shape \(2, 4\)"),
+        ("vectors", 1.0, r"vectors \[..., 3\], got float32 of shape \(\)"),
+        ("vectors", np.zeros([3], bool), r"got bool of shape \(3,\)"),
+        ("images", np.zeros([4, 4, 3]), r"images \[..., 4, 4, 2\], got float32 of shape \(4, 4, 3"),
+        ("images", np.zeros([2, 8, 8, 2]), r"images \[..., 4, 4, 2\], got .* \(2, 8, 8, 2\)"),
+        ("images_of_any_size", np.zeros([2]), r"images \[..., any, any, 2\], got .* \(2,\)"),
+    ],
+)
+def test_conditions_that_are_not_as_declared(kind, value, match):
+    with pytest.raises(ValueError, match=f"owner: expected a conditional_input of .*{match}"):
+        _embedding(kind).as_condition(value, "owner")
+
+
+def test_labels_with_dropout():
+    embedding = _embedding("labels", dropout=0.1)
+    assert int(embedding.as_condition(-1, "owner")) == -1
+    with pytest.raises(ValueError, match=r"labels in \[0, 5\) or -1, or weights.*got \[-2\]"):
+        embedding.as_condition(-2, "owner")
+
+
+def test_labels_that_are_known_late():
+    embedding = _embedding("labels")
+    call = tf.function(
+        lambda labels: embedding(embedding.as_condition(labels, "owner")),
+        input_signature=[tf.TensorSpec([None], tf.int32)],
+    )
+    np.testing.assert_array_equal(call(tf.constant([4, 0])), embedding.table.numpy()[[4, 0]])
+    for label in (5, -1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"owner: expected.*in \[0, 5\)"):
+            call(tf.constant([0, label]))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "either a conditional_event_shape or num_classes, got None and None"),
+        ({"conditional_event_shape": [3], "num_classes": 3}, "or num_classes, got"),
+        ({"num_classes": 0}, "num_classes of at least 1, got 0"),
+        ({"num_classes": "ten"}, "num_classes of at least 1, got 'ten'"),
+        ({"conditional_event_shape": [3, 3]}, r"shape \[K\] or \[H, W, K\], got \(3, 3\)"),
+        ({"conditional_event_shape": [4, 4, None]}, r"shape \[K\] or \[H, W, K\], got"),
+        ({"conditional_event_shape": 3}, r"shape \[K\] or \[H, W, K\], got 3"),
+        ({"num_classes": 3, "size": 0}, "a size of at least 1, got 0"),
+        ({"num_classes": 3, "dropout": 1.0}, r"condition_dropout in \[0, 1\), got 1.0"),
+        ({"num_classes": 3, "dropout": "x"}, r"condition_dropout in \[0, 1\), got 'x'"),
+    ],
+)
+def test_constructor_errors(options, match):
+    with pytest.raises((TypeError, ValueError), match=f"expected .*{match}"):
+        tfr.ConditionEmbedding(**options)
