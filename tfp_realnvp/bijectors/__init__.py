@@ -3,27 +3,43 @@
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.bijectors.transformers import (
+    Additive,
+    Affine,
+    LogisticMixture,
+    RationalQuadraticSpline,
+    Transformer,
+)
 
 __all__ = [
     "PAPER_CONFIGURATIONS",
     "ActNorm",
+    "Additive",
+    "Affine",
     "AffineCoupling",
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "Coupling",
     "EmbeddedCondition",
     "FactorOut",
     "FlowBijector",
     "FlowChain",
+    "InvertibleConv1x1",
+    "LogisticMixture",
     "PixelLogit",
+    "RationalQuadraticSpline",
     "RealNVPImage",
     "Squeeze",
+    "Transformer",
 ]

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.coupling import Coupling, check_mask
 from tfp_realnvp.bijectors.masks import Mask
-from tfp_realnvp.internal import replicas, validation
-from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
-from tfp_realnvp.internal.recompute import recompute
-from tfp_realnvp.networks.conditioner import checked_condition_shape
+from tfp_realnvp.bijectors.transformers import Additive, Affine
+from tfp_realnvp.internal import validation
 
-__all__ = ["AffineCoupling", "takes_condition"]
+__all__ = ["AffineCoupling"]
 
 
-class AffineCoupling(FlowBijector):
+class AffineCoupling(Coupling):
     r"""Keeps half of an image and transforms the other with parameters predicted from the first.
 
     With the mask `b`, and `c` the number of channels of the transformed half, the network gives
@@ -97,234 +93,30 @@ class AffineCoupling(FlowBijector):
             without `conditional_input`.
         """
         parameters = dict(locals())
-        _check_mask(mask, name)
+        check_mask(mask, name)
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")
         dtype = validation.float_dtype(dtype, name)
         if use_scale:
             _check_scale(scale, dtype, name)
-        if not callable(network):
-            raise TypeError(f"{name}: expected a layer or a function as network, got {network!r}.")
         with tf.name_scope(name):
-            if use_scale and not isinstance(scale, tf.Variable):
-                scale = tf.Variable(scale, dtype=dtype, name="scale")
-            # A copy shares the variable, as it shares the network.
-            parameters["scale"] = self._scale = scale if use_scale else None
-            self._mask = mask
-            self._network = network
-            self._use_scale = use_scale
-            self._is_layer = isinstance(network, keras.layers.Layer)
-            if self._is_layer:
-                self._track_layer(network)
-            signature = inspect.signature(network.call if self._is_layer else network).parameters
-            self._takes_training = "training" in signature
-            self._takes_condition = takes_condition(network)
-            self._condition_shape = _condition_shape(network, conditional_event_shape, name)
-            super().__init__(
-                dtype=dtype,
-                is_constant_jacobian=not use_scale,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
-
-    @property
-    def mask(self) -> Mask:
-        """The mask."""
-        return self._mask
-
-    @property
-    def network(self) -> Callable[..., tf.Tensor]:
-        """The conditioner."""
-        return self._network
+            transformer = Affine(scale, dtype) if use_scale else Additive()
+        # A copy shares the variable, as it shares the network.
+        parameters["scale"] = transformer.scale if use_scale else None
+        super().__init__(
+            mask,
+            network,
+            transformer,
+            conditional_event_shape=conditional_event_shape,
+            dtype=dtype,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
 
     @property
     def scale(self) -> tf.Variable | None:
         """The learned scale of tanh; `None` for an additive coupling."""
-        return self._scale
-
-    @property
-    def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The network, if it is a Keras layer."""
-        return (self._network,) if self._is_layer else ()
-
-    @property
-    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables of the network that are not trainable: moving statistics, random seeds."""
-        return tuple(v for v in self._layer_variables if not v.trainable)
-
-    @property
-    def accepts_conditional_input(self) -> bool:
-        """Whether the network takes `conditional_input`."""
-        return self._takes_condition
-
-    @property
-    def conditional_event_shape(self) -> tf.TensorShape | None:
-        """Shape of one `conditional_input`; `None` if it is not declared."""
-        return self._condition_shape
-
-    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        if shape[-1] is None:
-            raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
-        self._mask.changed_channels(shape[-1])
-
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(x, inverse=False, **options)
-
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(y, inverse=True, **options)
-
-    def _pass(
-        self,
-        image: tf.Tensor,
-        *,
-        inverse: bool,
-        training: bool = False,
-        conditional_input: Any = None,
-        recompute: bool = False,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        image, conditional_input = self._with_condition(image, conditional_input)
-        if recompute and self._is_layer and self._network.built:
-            return self._recomputed_pass(image, inverse, training, conditional_input)
-
-        def network(images: tf.Tensor) -> tf.Tensor:
-            return self._network(images, **self._network_options(training, conditional_input))
-
-        return self._transform(image, network, self._scale, inverse)
-
-    def _recomputed_pass(
-        self, image: tf.Tensor, inverse: bool, training: bool, conditional_input: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the same as `_pass`; its gradient computes the network again."""
-        network = self._network
-        weights = list(network.trainable_variables)
-        state = list(network.non_trainable_variables)
-        values = [tf.convert_to_tensor(variable.value) for variable in (*weights, *state)]
-        weight_values, state_values = values[: len(weights)], values[len(weights) :]
-        inputs = {"image": image, "weights": weight_values}
-        if self._use_scale:
-            inputs["scale"] = tf.convert_to_tensor(self._scale)
-        is_tensor = self._takes_condition and tf.is_tensor(conditional_input)
-        if is_tensor and conditional_input.dtype.is_floating:
-            inputs["condition"] = conditional_input
-
-        def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
-            given = tf.nest.pack_sequence_as(inputs, flat)
-            condition = given.get("condition", conditional_input)
-            options = self._network_options(training, condition)
-            # The network reads these values instead of its variables, and writes none.
-            variables = zip((*weights, *state), (*given["weights"], *state_values), strict=True)
-            with keras.StatelessScope(list(variables)) as scope:
-                outputs = self._transform(
-                    given["image"],
-                    lambda images: network(images, **options),
-                    given.get("scale"),
-                    inverse,
-                )
-            return outputs, [scope.get_current_value(variable) for variable in state]
-
-        (result, log_det), new_state = recompute(function, tf.nest.flatten(inputs))
-        for variable, before, after in zip(state, state_values, new_state, strict=True):
-            if after is not before:
-                replicas.assign(variable, after)
-        return result, log_det
-
-    def _with_condition(
-        self, image: tf.Tensor, conditional_input: Any
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the image, and the condition as the network takes it, [B, ...]."""
-        shape = self._condition_shape
-        if shape is None:
-            return image, conditional_input
-        if conditional_input is None:
-            raise ValueError(
-                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got None."
-            )
-        condition = tf.convert_to_tensor(conditional_input, dtype_hint=self.dtype)
-        if shape.rank == 3:
-            while condition.shape[-1] < shape[-1]:
-                squeezed = tf.nn.space_to_depth(flatten_batch(condition), 2)
-                condition = unflatten_batch(squeezed, like=condition)
-        if not condition.shape[-shape.rank :].is_compatible_with(shape):
-            raise ValueError(
-                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got shape "
-                f"{condition.shape}."
-            )
-        image, condition = broadcast_batch(image, condition, shape.rank)
-        return image, flatten_batch(condition, shape.rank)
-
-    def _network_options(self, training: bool, conditional_input: Any) -> dict[str, Any]:
-        options = {"training": training} if self._takes_training else {}
-        if self._takes_condition and conditional_input is not None:
-            options["conditional_input"] = conditional_input
-        return options
-
-    def _transform(
-        self,
-        image: tf.Tensor,
-        network: Callable[[tf.Tensor], tf.Tensor],
-        scale: tf.Tensor | tf.Variable | None,
-        inverse: bool,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        kept, changed = self._mask.split(image)
-        images = flatten_batch(kept)
-        output = network(images)
-        channels = changed.shape[-1]
-        expected = 2 * channels if self._use_scale else channels
-        if output.shape.rank != 4 or output.shape[-1] != expected:
-            raise ValueError(
-                f"{self.name}: expected {expected} channels from the network, "
-                f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
-                f"got shape {output.shape} for an input of shape {images.shape}."
-            )
-        output = unflatten_batch(tf.cast(output, self.dtype), like=kept)
-        # Zeros where the coupling keeps the image: tanh leaves them zero.
-        shift = self._mask.restrict(output)
-        if not self._use_scale:
-            changed = changed + shift if inverse else changed - shift
-            return self._mask.merge(kept, changed), tf.zeros(tf.shape(image)[:-3], image.dtype)
-        shift, log_scale = tf.split(shift, 2, axis=-1)
-        log_scale = scale * tf.tanh(log_scale)
-        log_det = tf.reduce_sum(log_scale, axis=[-3, -2, -1])
-        if inverse:
-            return self._mask.merge(kept, changed * tf.exp(log_scale) + shift), log_det
-        return self._mask.merge(kept, (changed - shift) * tf.exp(-log_scale)), -log_det
-
-
-def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network has a `conditional_input` and does not declare that it has none."""
-    function = network.call if isinstance(network, keras.layers.Layer) else network
-    has_argument = "conditional_input" in inspect.signature(function).parameters
-    return has_argument and getattr(network, "conditional_event_shape", ()) is not None
-
-
-def _condition_shape(
-    network: Callable[..., tf.Tensor], given: Sequence[int | None] | None, name: str
-) -> tf.TensorShape | None:
-    if given is None:
-        given = getattr(network, "conditional_event_shape", None)
-    if given is None:
-        return None
-    if not takes_condition(network):
-        raise ValueError(
-            f"{name}: expected a network with an argument `conditional_input`, for "
-            f"conditional_event_shape={given}, got {network!r}."
-        )
-    return tf.TensorShape(checked_condition_shape(given, name))
-
-
-def _sizes(shape: tf.TensorShape) -> str:
-    return ", ".join("any" if size is None else str(size) for size in shape)
-
-
-def _check_mask(mask: Any, name: str) -> None:
-    methods = ("split", "restrict", "merge", "changed_channels")
-    # A class has the methods too, but it is not a mask.
-    missing = [each for each in methods if not callable(getattr(mask, each, None))]
-    if isinstance(mask, type) or missing:
-        raise TypeError(
-            f"{name}: expected a CheckerboardMask, a ChannelMask, or another mask with the methods "
-            f"{', '.join(methods)}, got {mask!r}."
-        )
+        return getattr(self._transformer, "scale", None)
 
 
 def _check_scale(scale: Any, dtype: tf.DType, name: str) -> None:

@@ -62,13 +62,12 @@ class CheckerboardMask:
         return x * self.board(x), x
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `(1 - b) * x`: a zero shift and log scale leave the kept half as it is."""
+        """Returns `(1 - b) * x`: zeros where the coupling keeps the image."""
         return x * (1 - self.board(x))
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
-        """Returns `changed`, which still holds the kept positions."""
-        del kept
-        return changed
+        """Returns `kept + (1 - b) * changed`."""
+        return kept + self.restrict(changed)
 
     def changed_channels(self, channels: int) -> int:
         """Returns `channels`: each channel has positions of both colors."""

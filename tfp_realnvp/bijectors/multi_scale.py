@@ -12,18 +12,26 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.affine_coupling import AffineCoupling, takes_condition
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.bijectors.transformers import (
+    LogisticMixture,
+    RationalQuadraticSpline,
+    Transformer,
+)
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConvResNet, ShallowConv
 
 __all__ = [
     "NORMALIZATIONS",
+    "TRANSFORMERS",
     "MultiScaleBuilder",
     "check_num_scales",
     "checked_image_shape",
@@ -35,6 +43,13 @@ __all__ = [
 tfb = tfp.bijectors
 
 NORMALIZATIONS = ("batch", "actnorm", None)
+
+# By name; `None` is that of `AffineCoupling`, affine or additive.
+TRANSFORMERS: dict[Any, Callable[[], Transformer] | None] = {
+    None: None,
+    "rational_quadratic_spline": RationalQuadraticSpline,
+    "logistic_mixture": LogisticMixture,
+}
 
 
 class MultiScaleBuilder:
@@ -52,6 +67,9 @@ class MultiScaleBuilder:
         normalization: str | None,
         momentum: float,
         use_scale: bool,
+        transformer: str | Callable[[], Transformer] | None,
+        invertible_conv: bool,
+        split_prior: bool,
         network_fn: Callable[..., Callable[..., tf.Tensor]] | None,
         network_dtype: str,
         dtype: tf.DType,
@@ -67,6 +85,9 @@ class MultiScaleBuilder:
         self._normalization = normalization
         self._momentum = momentum
         self._use_scale = use_scale
+        self._new_transformer = TRANSFORMERS.get(transformer, transformer)
+        self._invertible_conv = invertible_conv
+        self._split_prior = split_prior
         self._network_fn = network_fn or self._conv_resnet
         self._network_dtype = network_dtype
         self._dtype = dtype
@@ -89,6 +110,7 @@ class MultiScaleBuilder:
         masks = [ChannelMask(i % 2) for i in range(self._num_channel_couplings)]
         channelwise = self._couplings(masks, 4 * channels, index + 1, f"{name}_channel")
         following = FactorOut(self._scale(index + 1), dtype=dtype, name=f"{name}_factor_out")
+        prior = self._prior(2 * channels, index + 1, f"{name}_prior") if self._split_prior else []
         plain = Squeeze(dtype=dtype)
         factor_out = Squeeze(order="factor_out", dtype=dtype)
         return FlowChain(
@@ -100,6 +122,7 @@ class MultiScaleBuilder:
                 *channelwise,
                 plain,
                 tfb.Invert(factor_out),
+                *prior,
                 following,
                 factor_out,
             ],
@@ -113,40 +136,67 @@ class MultiScaleBuilder:
         filters = round(self._num_filters * self._filter_growth**halvings)
         bijectors = []
         for index, mask in enumerate(masks):
-            changed = mask.changed_channels(channels)
-            input_channels = channels if changed == channels else channels - changed
-            condition_shape = self._condition_shape_after(halvings)
-            condition = {"conditional_event_shape": condition_shape} if condition_shape else {}
-            network = self._network_fn(
-                mask=mask,
-                input_channels=input_channels,
-                output_channels=2 * changed if self._use_scale else changed,
-                num_filters=filters,
-                name=f"{name}{index}",
-                dtype=self._network_dtype,
-                **condition,
+            coupling = self._coupling(
+                self._network_fn, mask, channels, filters, halvings, f"{name}{index}"
             )
-            if isinstance(network, keras.layers.Layer) and not network.built:
-                network.build((None, None, None, input_channels))
-            coupling = AffineCoupling(
-                mask,
-                network,
-                use_scale=self._use_scale,
-                conditional_event_shape=condition_shape if takes_condition(network) else None,
-                dtype=self._dtype,
-                name=f"{name}{index}_coupling",
-            )
-            options = {
-                "num_channels": channels,
-                "dtype": self._dtype,
-                "name": f"{name}{index}_norm",
-            }
+            options = {"num_channels": channels, "dtype": self._dtype}
             if self._normalization == "actnorm":
-                bijectors.append(ActNorm(**options))
+                bijectors.append(ActNorm(**options, name=f"{name}{index}_norm"))
+            if self._invertible_conv:
+                bijectors.append(InvertibleConv1x1(**options, name=f"{name}{index}_conv1x1"))
             bijectors.append(coupling)
             if self._normalization == "batch":
-                bijectors.append(BatchNormalization(self._momentum, **options))
+                norm = BatchNormalization(self._momentum, **options, name=f"{name}{index}_norm")
+                bijectors.append(norm)
         return bijectors
+
+    def _coupling(
+        self,
+        network_fn: Callable[..., Callable[..., tf.Tensor]],
+        mask: Mask,
+        channels: int,
+        filters: int,
+        halvings: int,
+        name: str,
+        *,
+        affine: bool = False,
+    ) -> Coupling:
+        changed = mask.changed_channels(channels)
+        input_channels = channels if changed == channels else channels - changed
+        # An affine transformer has a learned scale: each coupling has its own.
+        transformer = None if affine else self._new_transformer and self._new_transformer()
+        use_scale = affine or self._use_scale
+        if transformer is None:
+            num_parameters = 2 if use_scale else 1
+        else:
+            num_parameters = transformer.num_parameters
+        condition_shape = self._condition_shape_after(halvings)
+        condition = {"conditional_event_shape": condition_shape} if condition_shape else {}
+        network = network_fn(
+            mask=mask,
+            input_channels=input_channels,
+            output_channels=num_parameters * changed,
+            num_filters=filters,
+            name=name,
+            dtype=self._network_dtype,
+            **condition,
+        )
+        if isinstance(network, keras.layers.Layer) and not network.built:
+            network.build((None, None, None, input_channels))
+        options = {
+            "conditional_event_shape": condition_shape if takes_condition(network) else None,
+            "dtype": self._dtype,
+            "name": f"{name}_coupling",
+        }
+        if transformer is None:
+            return AffineCoupling(mask, network, use_scale=use_scale, **options)
+        return Coupling(mask, network, transformer, **options)
+
+    def _prior(self, channels: int, halvings: int, name: str) -> list[Coupling]:
+        """Returns the coupling of a half that is factored out, given the half that goes on."""
+        filters = round(self._num_filters * self._filter_growth**halvings)
+        arguments = shallow_conv, ChannelMask(0), 2 * channels, filters, halvings, name
+        return [self._coupling(*arguments, affine=True)]
 
     def _condition_shape_after(self, halvings: int) -> tuple[int | None, ...] | None:
         """Returns the shape of a condition at a scale; images are squeezed as often as halved."""

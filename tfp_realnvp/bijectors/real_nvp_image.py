@@ -15,6 +15,7 @@ from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.bijectors.transformers import Transformer
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
@@ -91,6 +92,9 @@ class RealNVPImage(FlowBijector):
         normalization: str | None = "batch",
         momentum: float = 0.9,
         use_scale: bool = True,
+        transformer: str | Callable[[], Transformer] | None = None,
+        invertible_conv: bool = False,
+        split_prior: bool = False,
         recompute: bool = False,
         alpha: float | None = 0.05,
         num_values: int = 256,
@@ -121,6 +125,11 @@ class RealNVPImage(FlowBijector):
             `ActNorm` before each coupling; or `None`.
           momentum: of the moving statistics of this normalization.
           use_scale: `False` makes all couplings additive, as in NICE.
+          transformer: of the couplings, instead of the affine one: `'rational_quadratic_spline'`,
+            `'logistic_mixture'`, or a function that returns a new `Transformer`.
+          invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
+          split_prior: whether the half that a scale factors out goes through an affine coupling
+            given the half that goes on, which starts as the identity: a learned prior of it.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
           alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
@@ -162,8 +171,16 @@ class RealNVPImage(FlowBijector):
             normalization, multi_scale.NORMALIZATIONS, f"{name}: expected a normalization"
         )
         dtype = validation.float_dtype(dtype, name)
-        for argument, value in (("use_scale", use_scale), ("recompute", recompute)):
+        for argument, value in (
+            ("use_scale", use_scale),
+            ("invertible_conv", invertible_conv),
+            ("split_prior", split_prior),
+            ("recompute", recompute),
+        ):
             validation.flag(value, f"{name}: expected a bool as {argument}")
+        if not callable(transformer):
+            names = tuple(multi_scale.TRANSFORMERS)
+            validation.choice(transformer, names, f"{name}: expected a function or a transformer")
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
         num_blocks, num_filters, num_couplings, num_channel_couplings = (
@@ -197,6 +214,9 @@ class RealNVPImage(FlowBijector):
             "normalization": normalization,
             "momentum": momentum,
             "use_scale": use_scale,
+            "transformer": transformer,
+            "invertible_conv": invertible_conv,
+            "split_prior": split_prior,
             "network_fn": network_fn,
             "network_dtype": network_dtype,
             "dtype": dtype,

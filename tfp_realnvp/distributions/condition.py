@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import AffineCoupling
+from tfp_realnvp.bijectors import Coupling
 from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
 from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
 from tfp_realnvp.internal import validation
@@ -144,7 +144,7 @@ def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -
         if isinstance(part, ConditionalDistribution):
             return part.given(conditional_input).batch_shape
     for part in parts:
-        if isinstance(part, AffineCoupling) and part.conditional_event_shape is not None:
+        if isinstance(part, Coupling) and part.conditional_event_shape is not None:
             ndims = part.conditional_event_shape.rank
             return conditional_input.shape[: conditional_input.shape.rank - ndims]
     raise ValueError(

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import AffineCoupling, FlowBijector
+from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector
 from tfp_realnvp.distributions import find_embedding, route
 from tfp_realnvp.internal import private_api
 
@@ -73,5 +73,5 @@ def find_scales(
     """
     layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
     of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
-    couplings = [part for part in bijectors if isinstance(part, AffineCoupling)]
-    return of_layers + [part.scale for part in couplings if part.scale is not None]
+    transformers = [part.transformer for part in bijectors if isinstance(part, Coupling)]
+    return of_layers + [each.scale for each in transformers if isinstance(each, Affine)]

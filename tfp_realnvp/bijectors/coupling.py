@@ -1,0 +1,316 @@
+"""Coupling layers: a mask, a network as conditioner, and a transformer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.bijectors.transformers import Transformer
+from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
+from tfp_realnvp.internal.recompute import recompute
+from tfp_realnvp.networks.conditioner import checked_condition_shape
+
+__all__ = ["Coupling", "check_mask", "takes_condition"]
+
+
+class Coupling(FlowBijector):
+    r"""Keeps half of an image and transforms the other with parameters predicted from the first.
+
+    With the mask `b`, the elementwise bijection `f` of the transformer and the network `θ`,
+
+    ```
+    forward (latent -> data):  x = b * z + (1 - b) * f(z; θ(b * z))
+    inverse (data -> latent):  z = b * x + (1 - b) * inverse f(x; θ(b * x))
+    ildj = sum((1 - b) * log |dz/dx|)
+    ```
+
+    Neither direction inverts the network, so any network will do. For c channels of the transformed
+    half and P parameters an element it gives `P c` channels. The variables of a network that is a
+    Keras layer or model, or a `tf.Module`, are variables of the coupling, also if the network
+    creates them at its first call.
+
+    A network with an argument `conditional_input` gets the condition of the call, for example
+    `coupling.forward(x, conditional_input=c)`. If its shape is declared, `conditional_event_shape`,
+    the leading shapes of images and condition broadcast, and a missing condition is an error.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> spline = tfr.RationalQuadraticSpline(num_bins=4)
+    >>> network = tfr.ShallowConv(spline.num_parameters * 2)
+    >>> coupling = tfr.Coupling(tfr.ChannelMask(), network, spline)
+    >>> z, ildj = coupling.inverse_and_log_det(tf.random.normal([5, 4, 4, 4]))
+    >>> z.shape, ildj.shape
+    (TensorShape([5, 4, 4, 4]), TensorShape([5]))
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.2 to 3.4, eq. 7-9.
+    Papamakarios et al.: Normalizing flows, section 3.1.2, for coupling layers with transformers.
+    """
+
+    def __init__(
+        self,
+        mask: Mask,
+        network: Callable[..., tf.Tensor],
+        transformer: Transformer,
+        *,
+        conditional_event_shape: Sequence[int | None] | None = None,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        parameters: dict[str, Any] | None = None,
+        name: str = "coupling",
+    ) -> None:
+        """Constructs the coupling.
+
+        Args:
+          mask: a `CheckerboardMask`, a `ChannelMask`, or an object with their methods.
+          network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, P c]. Called
+            with the keyword arguments `training` and `conditional_input` if it has them. Its dtype
+            may differ from `dtype`.
+          transformer: the elementwise bijection. A copy shares it, as it shares the network.
+          conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
+            an image [H, W, K]; by default the attribute of that name of the network. `None` passes
+            a condition on as it is. An image that has more pixels than the network's is squeezed:
+            4 channels for each 2×2 square.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to assert that values are finite.
+          parameters: the constructor arguments of a subclass.
+          name: of the operations.
+
+        Raises:
+          TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
+            `Transformer`, `dtype` is not float32 or float64, or a flag is not a bool.
+          ValueError: if `conditional_event_shape` is given for a network without
+            `conditional_input`.
+        """
+        if parameters is None:
+            parameters = dict(locals())
+            del parameters["parameters"]
+        check_mask(mask, name)
+        dtype = validation.float_dtype(dtype, name)
+        if not callable(network):
+            raise TypeError(f"{name}: expected a layer or a function as network, got {network!r}.")
+        is_transformer = isinstance(transformer, Transformer)
+        expected = f"{name}: expected a Transformer"
+        validation.require(is_transformer, expected, transformer, TypeError)
+        with tf.name_scope(name):
+            self._mask = mask
+            self._network = network
+            self._transformer = transformer
+            self._is_layer = isinstance(network, keras.layers.Layer)
+            if self._is_layer:
+                self._track_layer(network)
+            signature = inspect.signature(network.call if self._is_layer else network).parameters
+            self._takes_training = "training" in signature
+            self._takes_condition = takes_condition(network)
+            self._condition_shape = _condition_shape(network, conditional_event_shape, name)
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=transformer.is_constant_jacobian,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def mask(self) -> Mask:
+        """The mask."""
+        return self._mask
+
+    @property
+    def network(self) -> Callable[..., tf.Tensor]:
+        """The conditioner."""
+        return self._network
+
+    @property
+    def transformer(self) -> Transformer:
+        """The elementwise bijection."""
+        return self._transformer
+
+    @property
+    def layers(self) -> tuple[keras.layers.Layer, ...]:
+        """The network, if it is a Keras layer."""
+        return (self._network,) if self._is_layer else ()
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The variables of the network that are not trainable: moving statistics, random seeds."""
+        return tuple(v for v in self._layer_variables if not v.trainable)
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether the network takes `conditional_input`."""
+        return self._takes_condition
+
+    @property
+    def conditional_event_shape(self) -> tf.TensorShape | None:
+        """Shape of one `conditional_input`; `None` if it is not declared."""
+        return self._condition_shape
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] is None:
+            raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
+        self._mask.changed_channels(shape[-1])
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._pass(x, inverse=False, **options)
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._pass(y, inverse=True, **options)
+
+    def _pass(
+        self,
+        image: tf.Tensor,
+        *,
+        inverse: bool,
+        training: bool = False,
+        conditional_input: Any = None,
+        recompute: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        image, conditional_input = self._with_condition(image, conditional_input)
+        if recompute and self._is_layer and self._network.built:
+            return self._recomputed_pass(image, inverse, training, conditional_input)
+
+        def network(images: tf.Tensor) -> tf.Tensor:
+            return self._network(images, **self._network_options(training, conditional_input))
+
+        return self._transform(image, network, self._transformer, inverse)
+
+    def _recomputed_pass(
+        self, image: tf.Tensor, inverse: bool, training: bool, conditional_input: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the same as `_pass`; its gradient computes the network again."""
+        network = self._network
+        weights = list(network.trainable_variables)
+        state = list(network.non_trainable_variables)
+        values = [tf.convert_to_tensor(variable.value) for variable in (*weights, *state)]
+        weight_values, state_values = values[: len(weights)], values[len(weights) :]
+        # `tf.nest` sorts by name: the recomputation waits by way of the image, the first input.
+        own_values = [tf.convert_to_tensor(each) for each in self._transformer.variables]
+        inputs = {"image": image, "transformer": own_values, "weights": weight_values}
+        is_tensor = self._takes_condition and tf.is_tensor(conditional_input)
+        if is_tensor and conditional_input.dtype.is_floating:
+            inputs["network_condition"] = conditional_input
+
+        def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
+            given = tf.nest.pack_sequence_as(inputs, flat)
+            condition = given.get("network_condition", conditional_input)
+            options = self._network_options(training, condition)
+            # The network reads these values instead of its variables, and writes none.
+            variables = zip((*weights, *state), (*given["weights"], *state_values), strict=True)
+            with keras.StatelessScope(list(variables)) as scope:
+                outputs = self._transform(
+                    given["image"],
+                    lambda images: network(images, **options),
+                    self._transformer.with_values(given["transformer"]),
+                    inverse,
+                )
+            return outputs, [scope.get_current_value(variable) for variable in state]
+
+        (result, log_det), new_state = recompute(function, tf.nest.flatten(inputs))
+        for variable, before, after in zip(state, state_values, new_state, strict=True):
+            if after is not before:
+                replicas.assign(variable, after)
+        return result, log_det
+
+    def _with_condition(
+        self, image: tf.Tensor, conditional_input: Any
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns the image, and the condition as the network takes it, [B, ...]."""
+        shape = self._condition_shape
+        if shape is None:
+            return image, conditional_input
+        if conditional_input is None:
+            raise ValueError(
+                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got None."
+            )
+        condition = tf.convert_to_tensor(conditional_input, dtype_hint=self.dtype)
+        if shape.rank == 3:
+            while condition.shape[-1] < shape[-1]:
+                squeezed = tf.nn.space_to_depth(flatten_batch(condition), 2)
+                condition = unflatten_batch(squeezed, like=condition)
+        if not condition.shape[-shape.rank :].is_compatible_with(shape):
+            raise ValueError(
+                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got shape "
+                f"{condition.shape}."
+            )
+        image, condition = broadcast_batch(image, condition, shape.rank)
+        return image, flatten_batch(condition, shape.rank)
+
+    def _network_options(self, training: bool, conditional_input: Any) -> dict[str, Any]:
+        options = {"training": training} if self._takes_training else {}
+        if self._takes_condition and conditional_input is not None:
+            options["conditional_input"] = conditional_input
+        return options
+
+    def _transform(
+        self,
+        image: tf.Tensor,
+        network: Callable[[tf.Tensor], tf.Tensor],
+        transformer: Transformer,
+        inverse: bool,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, changed = self._mask.split(image)
+        images = flatten_batch(kept)
+        output = network(images)
+        channels = changed.shape[-1]
+        expected = transformer.num_parameters * channels
+        if output.shape.rank != 4 or output.shape[-1] != expected:
+            raise ValueError(
+                f"{self.name}: expected {expected} channels from the network, "
+                f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
+                f"got shape {output.shape} for an input of shape {images.shape}."
+            )
+        output = unflatten_batch(tf.cast(output, self.dtype), like=kept)
+        # Zeros where the coupling keeps the image: the identity of an affine transformer.
+        parameters = self._mask.restrict(output)
+        transform = transformer.inverse if inverse else transformer.forward
+        changed, log_dets = transform(changed, parameters)
+        log_det = tf.reduce_sum(self._mask.restrict(log_dets), axis=[-3, -2, -1])
+        return self._mask.merge(kept, changed), log_det
+
+
+def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
+    """Returns whether a network has a `conditional_input` and does not declare that it has none."""
+    function = network.call if isinstance(network, keras.layers.Layer) else network
+    has_argument = "conditional_input" in inspect.signature(function).parameters
+    return has_argument and getattr(network, "conditional_event_shape", ()) is not None
+
+
+def _condition_shape(
+    network: Callable[..., tf.Tensor], given: Sequence[int | None] | None, name: str
+) -> tf.TensorShape | None:
+    if given is None:
+        given = getattr(network, "conditional_event_shape", None)
+    if given is None:
+        return None
+    if not takes_condition(network):
+        raise ValueError(
+            f"{name}: expected a network with an argument `conditional_input`, for "
+            f"conditional_event_shape={given}, got {network!r}."
+        )
+    return tf.TensorShape(checked_condition_shape(given, name))
+
+
+def _sizes(shape: tf.TensorShape) -> str:
+    return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def check_mask(mask: Any, name: str) -> None:
+    """Raises `TypeError` if `mask` has not the methods of a mask."""
+    methods = ("split", "restrict", "merge", "changed_channels")
+    # A class has the methods too, but it is not a mask.
+    missing = [each for each in methods if not callable(getattr(mask, each, None))]
+    if isinstance(mask, type) or missing:
+        raise TypeError(
+            f"{name}: expected a CheckerboardMask, a ChannelMask, or another mask with the methods "
+            f"{', '.join(methods)}, got {mask!r}."
+        )

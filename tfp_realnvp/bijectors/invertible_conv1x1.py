@@ -1,0 +1,150 @@
+"""An invertible 1×1 convolution: a learned linear mixing of channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import validation
+
+__all__ = ["InvertibleConv1x1"]
+
+
+class InvertibleConv1x1(FlowBijector):
+    r"""Multiplies the channels of each position by a learned matrix, given by its PLU factors.
+
+    ```
+    inverse (data -> latent):  x = W y,   W = P L (U + diag(sign * exp(log_scale)))
+    forward (latent -> data):  y = inverse(W) x
+    ildj = H W sum(log_scale)
+    ```
+
+    P is a fixed permutation, L lower triangular with a unit diagonal, and U strictly upper
+    triangular. W starts as a random rotation.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> bijector = InvertibleConv1x1(num_channels=6)
+    >>> y = tf.random.normal([5, 4, 4, 6])
+    >>> x, ildj = bijector.inverse_and_log_det(y)
+    >>> bool(tf.reduce_max(abs(bijector.forward(x) - y)) < 1e-4), ildj.shape
+    (True, TensorShape([5]))
+
+    #### References
+
+    Kingma, Dhariwal: Glow, section 3.2. Hoogeboom, van den Berg, Welling: Emerging convolutions,
+    section 3, for the PLU factors as learned variables.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        factors: PLUFactors | None = None,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "invertible_conv1x1",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          num_channels: C.
+          factors: variables to share with another bijector.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to assert that values are finite.
+          name: of the operations.
+
+        Raises:
+          ValueError: if `num_channels` is less than 1.
+          TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
+        """
+        parameters = dict(locals())
+        num_channels = validation.integer(
+            num_channels, 1, f"{name}: expected num_channels of at least 1"
+        )
+        dtype = validation.float_dtype(dtype, name)
+        expected = f"{name}: expected PLUFactors as factors"
+        is_valid = factors is None or isinstance(factors, PLUFactors)
+        validation.require(is_valid, expected, factors, TypeError)
+        with tf.name_scope(name):
+            # A copy shares the variables.
+            self._factors = PLUFactors(num_channels, dtype) if factors is None else factors
+            parameters["factors"] = self._factors
+            self._num_channels = num_channels
+            super().__init__(
+                dtype=dtype,
+                is_constant_jacobian=True,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def factors(self) -> PLUFactors:
+        """The variables."""
+        return self._factors
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make an equal bijector with its own variables."""
+        return {name: value for name, value in self.parameters.items() if name != "factors"}
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] not in (None, self._num_channels):
+            raise ValueError(f"{self.name}: expected {self._num_channels} channels, got {shape}.")
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.matmul(x, self._factors.inverse_matrix(), transpose_b=True), -self._ildj(x)
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.matmul(y, self._factors.matrix(), transpose_b=True), self._ildj(y)
+
+    def _ildj(self, image: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(image)
+        positions = tf.cast(shape[-3] * shape[-2], self.dtype)
+        return tf.fill(shape[:-3], positions * tf.reduce_sum(self._factors.log_scale))
+
+
+class PLUFactors(tf.Module):
+    """The factors of an invertible matrix of C rows; a random rotation at first."""
+
+    def __init__(self, num_channels: int, dtype: Any, name: str | None = None) -> None:
+        super().__init__(name=name)
+        with tf.init_scope():
+            rotation = keras.initializers.Orthogonal()((num_channels, num_channels), "float32")
+            factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
+            diagonal = tf.linalg.diag_part(factors)
+            log_scale = tf.math.log(tf.abs(diagonal))
+            # Not trained, but part of the model.
+            fixed = {"trainable": False}
+            # P L U has the rows of L U in the order of the permutation.
+            order = tf.cast(tf.argsort(permutation), tf.int32)
+            self.order = tf.Variable(order, name="order", **fixed)
+            self.sign = tf.Variable(tf.cast(tf.sign(diagonal), dtype), name="sign", **fixed)
+            self.log_scale = tf.Variable(tf.cast(log_scale, dtype), name="log_scale")
+            # Below the diagonal L, above it U.
+            off_diagonal = tf.cast(tf.linalg.set_diag(factors, tf.zeros_like(diagonal)), dtype)
+            self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
+
+    def _triangular(self) -> tuple[tf.Tensor, tf.Tensor]:
+        off_diagonal = tf.convert_to_tensor(self.off_diagonal)
+        ones = tf.ones_like(self.log_scale)
+        lower = tf.linalg.set_diag(tf.linalg.band_part(off_diagonal, -1, 0), ones)
+        diagonal = self.sign * tf.exp(self.log_scale)
+        return lower, tf.linalg.set_diag(tf.linalg.band_part(off_diagonal, 0, -1), diagonal)
+
+    def matrix(self) -> tf.Tensor:
+        """Returns W = P L U, [C, C]."""
+        lower, upper = self._triangular()
+        return tf.gather(tf.matmul(lower, upper), self.order)
+
+    def inverse_matrix(self) -> tf.Tensor:
+        """Returns the inverse of W."""
+        lower, upper = self._triangular()
+        permutation = tf.one_hot(self.order, self.order.shape[0], dtype=lower.dtype)
+        inverse = tf.linalg.triangular_solve(lower, tf.transpose(permutation))
+        return tf.linalg.triangular_solve(upper, inverse, lower=False)
