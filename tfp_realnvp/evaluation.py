@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import class_log_probs, find_embedding, route, takes_condition
+from tfp_realnvp.distributions import class_log_joint, find_embedding, route, takes_condition
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import without_autotune
 
@@ -261,7 +261,7 @@ def classification(
         images = (pixels.image_component(images), labels)
     spec = tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)
     joint_fn = tf.function(
-        lambda values: _class_log_joint(distribution, values, prior),
+        lambda values: class_log_joint(distribution, values, prior),
         input_signature=[spec],
         autograph=False,
     )
@@ -460,21 +460,12 @@ def _batches(owner: str, data: Any, batch_size: int) -> Iterator[tuple[np.ndarra
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(f"{owner}: expected a finite dataset, got an infinite one.")
         for batch in without_autotune(data).as_numpy_iterator():
-            yield np.asarray(pixels.image_component(batch)), _second_component(batch)
+            yield np.asarray(pixels.image_component(batch)), pixels.condition_component(batch)
         return
-    images, conditions = np.asarray(pixels.image_component(data)), _second_component(data)
+    images, conditions = np.asarray(pixels.image_component(data)), pixels.condition_component(data)
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         yield images[part], None if conditions is None else np.asarray(conditions)[part]
-
-
-def _second_component(data: Any) -> Any:
-    """Returns the conditions or labels of a batch, as `FlowModel` takes them."""
-    if isinstance(data, (tuple, list)):
-        return data[1] if len(data) > 1 else _second_component(data[0])
-    if isinstance(data, dict):
-        return data.get("conditional_input", data.get("label"))
-    return None
 
 
 def _checked_images(
@@ -535,20 +526,6 @@ def _log_prob_function(
     signature = [tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)]
     signature += [tf.TensorSpec([None, *each.shape[1:]], each.dtype) for each in given]
     return tf.function(log_prob, input_signature=signature)
-
-
-def _class_log_joint(distribution: tfd.Distribution, values: tf.Tensor, prior: Any) -> tf.Tensor:
-    """Returns log p(x, y), [B, K], up to a constant."""
-    log_probs = class_log_probs(distribution, values, prior)
-    log_prior = tf.zeros(log_probs.shape[-1:], log_probs.dtype)
-    if prior is not None:
-        log_prior = tf.math.log(tf.convert_to_tensor(prior, log_probs.dtype))
-    # log p(x) weighs the draws of the noise. By Bayes' rule, with any one class y, it is
-    # log p(x | y) + log p(y) - log p(y | x).
-    label = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
-    log_prob = distribution.log_prob(values, **route(distribution, conditional_input=label))
-    log_prob += tf.gather(log_prior, label) - tf.reduce_max(log_probs, axis=-1)
-    return log_probs + log_prob[:, tf.newaxis]
 
 
 def _checked_labels(labels: Any, shape: tuple[int, int], number: int) -> np.ndarray:

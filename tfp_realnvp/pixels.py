@@ -12,6 +12,7 @@ from tfp_realnvp.internal import validation
 
 __all__ = [
     "bits_per_dim",
+    "condition_component",
     "dequantize",
     "evaluation_seed",
     "image_component",
@@ -155,6 +156,25 @@ def image_component(data: Any) -> Any:
             raise ValueError(f"expected a key 'image', got {sorted(data)}.")
         data = data["image"]
     return data
+
+
+def condition_component(data: Any) -> Any:
+    """Returns the condition of a batch, or `None`.
+
+    #### Example
+
+    >>> condition_component(("images", "labels")), condition_component({"image": 0, "label": 3})
+    ('labels', 3)
+
+    Args:
+      data: images; a tuple of images and conditions; or a dictionary with the condition as
+        `'conditional_input'`, or labels as `'label'`.
+    """
+    if isinstance(data, (tuple, list)):
+        return data[1] if len(data) > 1 else condition_component(data[0])
+    if isinstance(data, dict):
+        return data.get("conditional_input", data.get("label"))
+    return None
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:

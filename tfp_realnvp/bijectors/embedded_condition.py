@@ -150,9 +150,19 @@ def _resized(condition: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     sides, wanted = condition.shape[-3:-1], image.shape[-3:-1]
     if sides.is_fully_defined() and sides == wanted:
         return condition
-    flat = tf.reshape(condition, tf.concat([[-1], tf.shape(condition)[-3:]], axis=0))
-    flat = tf.image.resize(flat, tf.shape(image)[-3:-1])
-    shape = tf.concat([tf.shape(condition)[:-3], tf.shape(flat)[1:]], axis=0)
-    resized = tf.reshape(tf.cast(flat, condition.dtype), shape)
-    resized.set_shape([*condition.shape[:-3], *wanted, condition.shape[-1]])
-    return resized
+    # As `tf.image.resize` does, whose result is always of single precision.
+    rows, columns = (
+        _interpolation(tf.shape(condition)[axis], tf.shape(image)[axis], condition.dtype)
+        for axis in (-3, -2)
+    )
+    resized = tf.einsum("ih,...hwk->...iwk", rows, condition)
+    resized = tf.einsum("jw,...iwk->...ijk", columns, resized)
+    return tf.ensure_shape(resized, [*condition.shape[:-3], *wanted, condition.shape[-1]])
+
+
+def _interpolation(size: tf.Tensor, new_size: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns [new_size, size]: for each new pixel the weights of the nearest two."""
+    size, new_size = tf.cast(size, dtype), tf.cast(new_size, dtype)
+    centers = (tf.range(new_size) + 0.5) * (size / new_size) - 0.5
+    centers = tf.clip_by_value(centers, 0, size - 1)
+    return tf.nn.relu(1 - tf.abs(centers[:, tf.newaxis] - tf.range(size)))

@@ -1,6 +1,6 @@
 """Distributions with a condition: fixed, for each class, or as a base."""
 
-from tfp_realnvp.distributions.class_log_probs import class_log_probs
+from tfp_realnvp.distributions.class_log_probs import class_log_joint, class_log_probs
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
 from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
 from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
@@ -8,6 +8,7 @@ from tfp_realnvp.distributions.routing import find_embedding, route, takes_condi
 __all__ = [
     "ConditionalDistribution",
     "ConditionedDistribution",
+    "class_log_joint",
     "class_log_probs",
     "condition",
     "find_embedding",

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions.routing import find_embedding, route
 
-__all__ = ["class_log_probs"]
+__all__ = ["class_log_joint", "class_log_probs"]
 
 tfd = tfp.distributions
 
@@ -48,6 +48,13 @@ def class_log_probs(
     Raises:
       ValueError: if the number of classes is unknown, or `prior` is not K probabilities.
     """
+    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **options), axis=-1)
+
+
+def class_log_joint(
+    distribution: tfd.Distribution, x: tf.Tensor, prior: Any = None, **options: Any
+) -> tf.Tensor:
+    """Returns log p(x, y) = log p(x | y) + log p(y), [..., K]; see `class_log_probs`."""
     embedding = find_embedding(distribution)
     num_classes = embedding.num_classes if embedding is not None else None
     if num_classes is None and prior is None:
@@ -74,4 +81,4 @@ def class_log_probs(
     # [K, ...] to [..., K].
     log_probs = distribution.log_prob(x, **options)
     log_probs = tf.transpose(log_probs, [*range(1, batch_ndims + 1), 0])
-    return tf.nn.log_softmax(log_probs + tf.math.log(prior), axis=-1)
+    return log_probs + tf.math.log(prior)

@@ -197,7 +197,8 @@ class ConditionEmbedding(keras.layers.Layer):
         """Returns the embedded condition, [..., *embedded_shape]."""
         if self.num_classes is not None and condition.dtype.is_integer:
             is_given = condition[..., tf.newaxis] >= 0
-            embedded = tf.gather(self.table, tf.maximum(condition, 0))
+            # Not `tf.gather`: clipping sums the squares of its sparse gradient, label by label.
+            embedded = self._embed(tf.one_hot(condition, self.num_classes, dtype=self.table.dtype))
         else:
             axes = [-1] if self.event_ndims < 3 else [-3, -2, -1]
             is_nan = tf.math.is_nan(condition)

@@ -29,7 +29,6 @@ from tfp_realnvp.training.input_data import (
     check_condition,
     check_images,
     checked_condition,
-    condition_of_batch,
     images_of_batch,
 )
 from tfp_realnvp.training.optimizers import FusedAdam, apply_if
@@ -330,7 +329,7 @@ class FlowModel(keras.Model):
         """Returns the condition of a batch, `None` for a distribution that takes none."""
         if not self.takes_condition:
             return None
-        condition = condition_of_batch(data)
+        condition = pixels.condition_component(data)
         embedding = self._embedding
         if embedding is None:
             return condition

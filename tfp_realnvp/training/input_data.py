@@ -16,7 +16,6 @@ __all__ = [
     "check_condition",
     "check_images",
     "checked_condition",
-    "condition_of_batch",
     "images_of_batch",
 ]
 
@@ -73,7 +72,7 @@ def check_condition(x: Any, embedding: ConditionEmbedding | None) -> None:
     Raises:
       ValueError: if a condition is not as declared.
     """
-    condition = condition_of_batch(x)
+    condition = pixels.condition_component(x)
     if embedding is None or not isinstance(condition, (np.ndarray, tf.Tensor)):
         return
     is_labels = embedding.num_classes is not None and tf.as_dtype(condition.dtype).is_integer
@@ -103,26 +102,6 @@ def checked_condition(condition: Any, embedding: ConditionEmbedding) -> tf.Tenso
             f"shape {tuple(checked.shape)}."
         )
     return checked
-
-
-def condition_of_batch(data: Any) -> Any:
-    """Returns the condition of a batch, or `None`.
-
-    #### Example
-
-    >>> condition_of_batch(("images", "labels")), condition_of_batch({"image": 0, "label": 3})
-    ('labels', 3)
-
-    Args:
-      data: images; a tuple of images and conditions; or a dictionary with the condition as
-        `'conditional_input'`, or labels as `'label'`.
-    """
-    if isinstance(data, (tuple, list)):
-        has_condition = len(data) > 1 and data[1] is not None
-        return data[1] if has_condition else condition_of_batch(data[0])
-    if isinstance(data, dict):
-        return data.get("conditional_input", data.get("label"))
-    return None
 
 
 def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = False) -> Any:
