@@ -25,6 +25,7 @@ from tfp_realnvp.bijectors import (
 from tfp_realnvp.distributions import (
     ConditionalDistribution,
     ConditionedDistribution,
+    VariationalDequantization,
     class_log_probs,
     condition,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Squeeze",
     "TrainingCheckpoint",
     "Transformer",
+    "VariationalDequantization",
     "WeightNormConv2D",
     "bits_per_dim",
     "class_log_probs",

@@ -13,7 +13,13 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import class_log_joint, find_embedding, route, takes_condition
+from tfp_realnvp.distributions import (
+    VariationalDequantization,
+    class_log_joint,
+    find_embedding,
+    route,
+    takes_condition,
+)
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import without_autotune
 
@@ -105,6 +111,7 @@ def bits_per_dim(
     images: Any,
     num_draws: int = 1,
     *,
+    dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
@@ -121,6 +128,9 @@ def bits_per_dim(
     `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
     The first noise sample is that of `FlowModel.evaluate`, for a model with this `seed` and equal
     batches.
+
+    With a `VariationalDequantization` q, the noise is drawn from q(u | x), and p(x + u) / q(u | x)
+    takes the place of p(x + u).
 
     For a distribution that takes a condition, p is p(· | c) with the condition c of each image. A
     flow with `condition_dropout` and images without conditions give the density without condition.
@@ -155,6 +165,7 @@ def bits_per_dim(
         `tf.data.Dataset` of batches of one of these. Distributions that take no condition ignore
         labels.
       num_draws: number of noise samples K.
+      dequantizer: of the noise; by default it is uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset.
 
@@ -169,6 +180,7 @@ def bits_per_dim(
     owner = "bits_per_dim"
     num_draws, batch_size, seed = _checked_arguments(owner, num_draws, batch_size, seed)
     has_condition, log_prob_fn = takes_condition(distribution), None
+    noisy_fn = None if dequantizer is None else tf.function(dequantizer.dequantize, autograph=False)
     average, importance_weighted = [], []
     for number, (batch, condition) in enumerate(_batches(owner, images, batch_size), start=1):
         levels = _checked_images(owner, batch, distribution.event_shape, number)
@@ -177,8 +189,11 @@ def bits_per_dim(
         log_prob = np.empty([num_draws, len(levels)], np.float64)
         for draw in range(num_draws):
             noise_seed = pixels.evaluation_seed(seed, number, draw)
-            values = pixels.dequantize(levels, noise_seed, distribution.dtype)
-            log_prob[draw] = log_prob_fn(values, *given)
+            if noisy_fn is None:
+                values, log_noise = pixels.dequantize(levels, noise_seed, distribution.dtype), 0.0
+            else:
+                values, log_noise = noisy_fn(tf.constant(levels), noise_seed)
+            log_prob[draw] = log_prob_fn(values, *given) - log_noise
         if not np.isfinite(log_prob).all():
             index = int(np.argwhere(~np.isfinite(log_prob))[0, 1])
             raise ValueError(

@@ -16,6 +16,7 @@ __all__ = [
     "dequantize",
     "evaluation_seed",
     "image_component",
+    "largest_noise",
     "to_uint8",
     "uniform_noise",
 ]
@@ -64,9 +65,12 @@ def dequantize(
         raise ValueError(f"dequantize: expected two integers as seed, got {seed!r}.")
     levels = tf.floor(tf.cast(images, dtype))
     noise = uniform_noise(tf.shape(levels), seed, dtype, first=first)
-    # 255 + (1 - 2⁻²⁴) would round to 256, the next level.
-    largest = 1 - 2.0**-11 if tf.as_dtype(dtype) == tf.float32 else 1 - 2.0**-40
-    return levels + tf.minimum(noise, tf.constant(largest, dtype))
+    return levels + tf.minimum(noise, largest_noise(dtype))
+
+
+def largest_noise(dtype: Any) -> tf.Tensor:
+    """Returns the largest noise below 1: 255 + (1 - 2⁻²⁴) would round to 256, the next level."""
+    return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
 def uniform_noise(

@@ -4,10 +4,12 @@ from tfp_realnvp.distributions.class_log_probs import class_log_joint, class_log
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
 from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
 from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
+from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 
 __all__ = [
     "ConditionalDistribution",
     "ConditionedDistribution",
+    "VariationalDequantization",
     "class_log_joint",
     "class_log_probs",
     "condition",

@@ -101,6 +101,7 @@ class FlowModel(keras.Model):
         distribution: tfd.Distribution,
         *,
         dequantize: bool = True,
+        dequantizer: distributions.VariationalDequantization | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
@@ -111,11 +112,15 @@ class FlowModel(keras.Model):
             `RealNVPImage`.
           dequantize: whether images are gray levels that need noise; `False` takes values as they
             are.
+          dequantizer: of the noise, trained with the distribution; by default it is uniform. Then
+            `log p(x)` in the loss, the metrics and `predict` is the bound
+            `log p(x + u) - log q(u | x)`.
           seed: of the noise.
           name: of the model.
 
         Raises:
-          TypeError: if `distribution` is not a `tfd.Distribution`, or `seed` is not a number.
+          TypeError: if `distribution` is not a `tfd.Distribution`, `dequantizer` is not a
+            `VariationalDequantization`, or `seed` is not a number.
           ValueError: if its events are not images, it has batch dimensions, or it was not
             constructed in the scope of the same `tf.distribute.Strategy` as this model.
         """
@@ -128,24 +133,33 @@ class FlowModel(keras.Model):
                 f"{distribution.batch_shape}."
             )
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
+        is_dequantizer = isinstance(dequantizer, distributions.VariationalDequantization)
+        expected = "FlowModel: expected a VariationalDequantization as dequantizer"
+        validation.require(dequantizer is None or is_dequantizer, expected, dequantizer, TypeError)
+        if dequantizer is not None and not dequantize:
+            raise ValueError("FlowModel: expected dequantize=True with a dequantizer, got False.")
         expected = "FlowModel: expected an int32 seed"
         seed = int(validation.real(seed, lambda x: x in _INT32, expected))
-        _check_scope("the distribution", distribution.variables)
+        modules = [distribution] if dequantizer is None else [distribution, dequantizer]
+        all_variables = [variable for module in modules for variable in module.variables]
+        _check_scope("the distribution", all_variables)
         takes_condition = distributions.takes_condition(distribution)
         embedding = distributions.find_embedding(distribution)
         super().__init__(name=name)
         self.distribution = distribution
         self.dequantize = dequantize
+        self.dequantizer = dequantizer
         self.seed = seed
         self.takes_condition = takes_condition
         self._embedding = embedding
-        bijectors = [part for part in distribution.submodules if isinstance(part, FlowBijector)]
+        parts = [part for module in modules for part in module.submodules]
+        bijectors = [part for part in parts if isinstance(part, FlowBijector)]
         tracking.build_networks(distribution, bijectors)
         # Keras tracks the networks, which are layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         of_networks = {id(v.value) for layer in self.networks for v in layer.variables}
         self.other_variables = tracking.TrackedVariables(
-            [v for v in distribution.variables if id(v) not in of_networks],
+            [v for v in all_variables if id(v) not in of_networks],
             name="other_variables",
         )
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
@@ -241,16 +255,16 @@ class FlowModel(keras.Model):
             tf.debugging.assert_positive(tf.shape(images)[0], message)
         step = tf.cast(self.optimizer.iterations.value, tf.int64)
         seed = self.seed, tf.cast(step, tf.int32)
-        values = self._values(images, seed, part)
         condition = self._with_dropout(self._condition(data), seed, part)
         variables = self.trainable_variables
         statistics = [tf.convert_to_tensor(variable) for variable in self._set_in_training]
         record = FiniteRecord()
-        record.add("the data", values)
         with replicas.global_statistics(self.global_statistics):
             with tf.GradientTape() as tape:
+                values, log_noise = self._values(images, seed, part, training=True)
+                record.add("the data", values)
                 with nested.observe_inverse(record.add_bijector):
-                    log_prob = self._log_prob(values, condition, training=True)
+                    log_prob = self._log_prob(values, condition, training=True) - log_noise
                 # The sum over replicas is the mean over the batch, plus the penalty.
                 loss = -tf.reduce_sum(log_prob) / tf.cast(part.total, log_prob.dtype)
                 penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
@@ -366,13 +380,19 @@ class FlowModel(keras.Model):
             condition = None if condition is None else _at_least_one(condition)
         batch = self._evaluation_batch + 1
         replicas.assign(self._evaluation_batch, batch)
-        values = self._values(images, pixels.evaluation_seed(self.seed, batch), part)
-        return images, self._log_prob(values, condition)[:number], part
+        values, log_noise = self._values(images, pixels.evaluation_seed(self.seed, batch), part)
+        return images, (self._log_prob(values, condition) - log_noise)[:number], part
 
-    def _values(self, images: tf.Tensor, seed: Any, part: replicas.BatchPart) -> tf.Tensor:
+    def _values(
+        self, images: tf.Tensor, seed: Any, part: replicas.BatchPart, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor | float]:
+        """Returns pixel values, and the log density of the noise in them."""
+        dtype, seed = self.distribution.dtype, tf.stack(seed)
         if not self.dequantize:
-            return tf.cast(images, self.distribution.dtype)
-        return pixels.dequantize(images, tf.stack(seed), self.distribution.dtype, first=part.first)
+            return tf.cast(images, dtype), 0.0
+        if self.dequantizer is None:
+            return pixels.dequantize(images, seed, dtype, first=part.first), 0.0
+        return self.dequantizer.dequantize(images, seed, first=part.first, training=training)
 
     def _update_metrics(self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart) -> None:
         num_dims = tf.reduce_prod(tf.shape(images)[1:])
@@ -489,6 +509,7 @@ class FlowModel(keras.Model):
             "name": self.name,
             "distribution": keras_config.serialize_distribution(self.distribution),
             "dequantize": self.dequantize,
+            "dequantizer": keras.saving.serialize_keras_object(self.dequantizer),
             "seed": self.seed,
         }
 
@@ -502,7 +523,8 @@ class FlowModel(keras.Model):
         """
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = keras_config.deserialize_distribution(config["distribution"])
-        return cls(**{**config, "distribution": distribution})
+            dequantizer = keras.saving.deserialize_keras_object(config.get("dequantizer"))
+        return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`, serialized."""
