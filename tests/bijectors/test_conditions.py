@@ -167,6 +167,16 @@ def test_through_a_distribution():
     np.testing.assert_allclose(samples[2], expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (4, 8), (6, 4), (8, 8)], ids=str)
+def test_images_are_resized_bilinearly(size):
+    flow = _flow("images", conditional_event_shape=(None, None, 2))
+    x, condition = ft.pixels([3, *_SHAPE]), ft.normal([3, *size, 2])
+    expected = flow.inverse_and_log_det(x, conditional_input=tf.image.resize(condition, (4, 4)))
+    actual = flow.inverse_and_log_det(x, conditional_input=condition)
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 # By name, and inverted.
 
 

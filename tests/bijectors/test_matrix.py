@@ -28,6 +28,8 @@ class Case:
     multiple: int = 1
     # Data is of pixel values in [0, num_values), if that is not 0.
     num_values: int = 0
+    # From a dtype to a condition without leading dimensions: all images have the same.
+    condition: Callable | None = None
 
 
 def _shallow(dtype):
@@ -60,14 +62,41 @@ def _image(num_couplings, shape=(4, 4, 3), networks=lambda dtype: None, **kwargs
     per_scale = kwargs.pop("couplings_per_scale", 3)
     kwargs = {"num_scales": 1, "num_blocks": 1, "num_filters": 4, **kwargs}
     kwargs["num_couplings"] = per_scale
+
+    def make(dtype):
+        return tfr.RealNVPImage(shape, dtype=dtype, **{"network_fn": networks(dtype), **kwargs})
+
     return Case(
-        lambda dtype: tfr.RealNVPImage(shape, dtype=dtype, network_fn=networks(dtype), **kwargs),
+        make,
         shape,
         num_couplings,
         num_couplings if has_norm else 0,
         multiple=2 ** (kwargs["num_scales"] - 1),
         num_values=kwargs.get("num_values", 256) if kwargs.get("alpha", 0.05) else 0,
     )
+
+
+def _conditional(num_couplings, kind, network="user", **kwargs):
+    """A `RealNVPImage` under a condition; a user's network of one convolution is the least."""
+    options = {"couplings_per_scale": 1, "normalization": None}
+    options = {**options, **ft.CONDITIONS[kind], **ft.NETWORKS[network], **kwargs}
+    case = _image(num_couplings, (4, 4, 1), **options)
+    return dataclasses.replace(case, condition=lambda dtype: ft.condition(kind, (), dtype))
+
+
+def _vector(dtype):
+    return ft.normal([2], dtype)
+
+
+def _conditional_resnet(dtype):
+    network = ft.network(4, 8, dtype.name, checkerboard_parity=0, conditional_event_shape=[2])
+    return tfr.AffineCoupling(tfr.CheckerboardMask(0), network, dtype=dtype)
+
+
+def _conditional_network(dtype):
+    network = ft.ConditionedNetwork(4, dtype=dtype.name)
+    network.build((None, None, None, 2))
+    return tfr.AffineCoupling(tfr.ChannelMask(1), network, dtype=dtype)
 
 
 def _flow_chain(dtype):
@@ -148,6 +177,16 @@ CASES = {
     "image_recompute": _image(4, (4, 4, 1), recompute=True),
     "image_gray_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
     "image_4x8": _image(10, (4, 8, 1), num_scales=2, networks=_one_convolution),
+    "coupling_given_vector": Case(_conditional_resnet, (4, 2, 4), 1, condition=_vector),
+    # With a batch dimension: what is not declared reaches the network as it is.
+    "coupling_given_what_its_network_takes": Case(
+        _conditional_network, (4, 2, 4), 1, condition=lambda dtype: _vector(dtype)[tf.newaxis]
+    ),
+    "image_given_label": _conditional(2, "labels", "resnet"),
+    "image_given_vector": _conditional(2, "vectors", "shallow", condition_dropout=0.1),
+    "image_given_image": _conditional(2, "images", "shallow", recompute=True),
+    "image_given_small_image": _conditional(4, "small_images", "resnet", num_scales=2),
+    "image_given_label_with_user_network": _conditional(4, "labels", num_scales=2),
 }
 DTYPES = [tf.float32, tf.float64]
 
@@ -157,6 +196,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 _LIKE_OTHERS = {
     *("image_2_scales", "image_no_logit", "image_no_normalization"),
     *("image_additive", "image_gray_17", "image_4x8"),
+    "image_given_label_with_user_network",
 }
 each_traced_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
@@ -168,6 +208,13 @@ def _bijector(name, dtype=tf.float64):
     return ft.randomize(CASES[name].make(dtype), seed=1)
 
 
+@functools.cache
+def _given(name, dtype=tf.float64):
+    """Returns the keyword arguments of all calls: the condition, if there is one."""
+    make = CASES[name].condition
+    return {"conditional_input": make(dtype)} if make else {}
+
+
 def _latents(name, dtype=tf.float64, batch=(3,), seed=0, more=(0, 0)):
     height, width, channels = CASES[name].latent_shape
     shape = [*batch, height + more[0], width + more[1], channels]
@@ -175,21 +222,22 @@ def _latents(name, dtype=tf.float64, batch=(3,), seed=0, more=(0, 0)):
         # Latents of images: others can be so far out that the sigmoid's end has no inverse.
         shape = _bijector(name, dtype).forward_event_shape(shape)
         data = ft.pixels(shape, dtype, seed) * (CASES[name].num_values / 256)
-        return tf.identity(_bijector(name, dtype).inverse(data))
+        return tf.identity(_bijector(name, dtype).inverse(data, **_given(name, dtype)))
     return ft.normal(shape, dtype, seed)
 
 
 def _data(name, dtype=tf.float64, batch=(3,), seed=0):
-    return tf.identity(_bijector(name, dtype).forward(_latents(name, dtype, batch, seed)))
+    latents = _latents(name, dtype, batch, seed)
+    return tf.identity(_bijector(name, dtype).forward(latents, **_given(name, dtype)))
 
 
-def _all_results(bijector, x, y):
+def _all_results(bijector, x, y, **given):
     """All four hooks, at latents and data that do not come from one another."""
     return (
-        bijector.forward(x),
-        bijector.forward_log_det_jacobian(x, event_ndims=3),
-        bijector.inverse(y),
-        bijector.inverse_log_det_jacobian(y, event_ndims=3),
+        bijector.forward(x, **given),
+        bijector.forward_log_det_jacobian(x, event_ndims=3, **given),
+        bijector.inverse(y, **given),
+        bijector.inverse_log_det_jacobian(y, event_ndims=3, **given),
     )
 
 
@@ -207,45 +255,50 @@ def _tolerance(dtype):
 @each_dtype
 @each_case
 def test_round_trip_from_latents(name, dtype):
+    given = _given(name, dtype)
     bijector, x = _bijector(name, dtype), _latents(name, dtype)
-    y = bijector.forward(x)
+    y = bijector.forward(x, **given)
     assert np.isfinite(y).all()
     # The identity keeps the cache from handing `x` back.
-    np.testing.assert_allclose(bijector.inverse(tf.identity(y)), x, **_tolerance(dtype))
+    np.testing.assert_allclose(bijector.inverse(tf.identity(y), **given), x, **_tolerance(dtype))
 
 
 @each_dtype
 @each_case
 def test_round_trip_from_data(name, dtype):
+    given = _given(name, dtype)
     bijector, y = _bijector(name, dtype), _data(name, dtype)
-    x = bijector.inverse(y)
+    x = bijector.inverse(y, **given)
     assert np.isfinite(x).all()
-    np.testing.assert_allclose(bijector.forward(tf.identity(x)), y, **_tolerance(dtype))
+    np.testing.assert_allclose(bijector.forward(tf.identity(x), **given), y, **_tolerance(dtype))
 
 
 @each_case
 def test_forward_log_det_is_that_of_the_jacobian(name):
     bijector, x = _bijector(name), _latents(name, batch=())
-    expected = ft.jacobian_log_det(bijector.forward, x)
-    actual = bijector.forward_log_det_jacobian(x, event_ndims=3)
+    given = _given(name)
+    expected = ft.jacobian_log_det(lambda x: bijector.forward(x, **given), x)
+    actual = bijector.forward_log_det_jacobian(x, event_ndims=3, **given)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
 
 
 @each_case
 def test_inverse_log_det_is_that_of_the_jacobian(name):
     bijector, y = _bijector(name), _data(name, batch=())
-    expected = ft.jacobian_log_det(bijector.inverse, y)
-    actual = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+    given = _given(name)
+    expected = ft.jacobian_log_det(lambda y: bijector.inverse(y, **given), y)
+    actual = bijector.inverse_log_det_jacobian(y, event_ndims=3, **given)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
 
 
 @each_dtype
 @each_case
 def test_log_dets_are_opposite(name, dtype):
+    given = _given(name, dtype)
     bijector, x = _bijector(name, dtype), _latents(name, dtype)
-    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3)
-    y = tf.identity(bijector.forward(x))
-    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3, **given)
+    y = tf.identity(bijector.forward(x, **given))
+    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3, **given)
     np.testing.assert_allclose(ildj, -fldj, **_tolerance(dtype))
     assert fldj.dtype == ildj.dtype == dtype
 
@@ -253,19 +306,20 @@ def test_log_dets_are_opposite(name, dtype):
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"flow_chain_empty"}))
 def test_random_weights_make_no_identity(name):
     x = _latents(name)
-    y = _bijector(name).forward(x)
+    y = _bijector(name).forward(x, **_given(name))
     assert y.shape != x.shape or np.abs(y - x).max() > 0.1
 
 
 @each_case
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_gradients_of_all_trainable_variables(name, direction):
+    given = _given(name)
     bijector = _bijector(name)
     value = _latents(name) if direction == "forward" else _data(name)
     with tf.GradientTape() as tape:
         tape.watch(value)
-        result = getattr(bijector, direction)(value)
-        log_det = getattr(bijector, f"{direction}_log_det_jacobian")(value, event_ndims=3)
+        result = getattr(bijector, direction)(value, **given)
+        log_det = getattr(bijector, f"{direction}_log_det_jacobian")(value, event_ndims=3, **given)
         # Random weights: a plain sum could hide gradients that cancel.
         loss = tf.reduce_sum(result * ft.normal(result.shape, tf.float64, seed=5))
         loss += tf.reduce_sum(log_det)
@@ -279,21 +333,23 @@ def test_gradients_of_all_trainable_variables(name, direction):
 @each_case
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=["none", "B", "SB"])
 def test_leading_shapes(name, batch):
+    given = _given(name)
     bijector, x = _bijector(name), _latents(name, batch=batch)
-    y = bijector.forward(x)
+    y = bijector.forward(x, **given)
     assert y.shape[:-3] == batch
-    assert bijector.inverse(tf.identity(y)).shape == x.shape
-    assert bijector.forward_log_det_jacobian(x, event_ndims=3).shape == batch
-    assert bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3).shape == batch
+    assert bijector.inverse(tf.identity(y), **given).shape == x.shape
+    assert bijector.forward_log_det_jacobian(x, event_ndims=3, **given).shape == batch
+    assert bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3, **given).shape == batch
     # Each image on its own gives the same as all at once.
-    flat = bijector.forward(tf.reshape(x, [-1, *CASES[name].latent_shape]))
+    flat = bijector.forward(tf.reshape(x, [-1, *CASES[name].latent_shape]), **given)
     np.testing.assert_allclose(tf.reshape(flat, y.shape), y, rtol=1e-12, atol=1e-12)
 
 
 @each_dtype
 @each_case
 def test_dtype(name, dtype):
-    results = _all_results(_bijector(name, dtype), _latents(name, dtype), _data(name, dtype))
+    values = _latents(name, dtype), _data(name, dtype)
+    results = _all_results(_bijector(name, dtype), *values, **_given(name, dtype))
     assert {result.dtype for result in results} == {dtype}
 
 
@@ -305,28 +361,33 @@ def test_float32_agrees_with_float64(name):
         assert to.name.split("/")[-1] == value.name.split("/")[-1]
         to.assign(tf.cast(value, tf.float32))
     x, y = _latents(name), _data(name, seed=1)
-    actual = _all_results(single, tf.cast(x, tf.float32), tf.cast(y, tf.float32))
-    _assert_all_close(actual, _all_results(double, x, y), rtol=1e-4, atol=1e-3)
+    singles = tf.cast(x, tf.float32), tf.cast(y, tf.float32)
+    actual = _all_results(single, *singles, **_given(name, tf.float32))
+    expected = _all_results(double, x, y, **_given(name))
+    _assert_all_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
 @each_traced_case
 def test_function_equals_eager(name):
+    given = _given(name)
     bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
-    expected = _all_results(bijector, x, y)
-    actual = tf.function(lambda x, y: _all_results(bijector, x, y))(x, y)
+    expected = _all_results(bijector, x, y, **given)
+    actual = tf.function(lambda x, y: _all_results(bijector, x, y, **given))(x, y)
     _assert_all_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @each_traced_case
 def test_xla_equals_eager(name):
+    given = _given(name)
     bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
-    expected = _all_results(bijector, x, y)
-    compiled = tf.function(lambda x, y: _all_results(bijector, x, y), jit_compile=True)
+    expected = _all_results(bijector, x, y, **given)
+    compiled = tf.function(lambda x, y: _all_results(bijector, x, y, **given), jit_compile=True)
     _assert_all_close(compiled(x, y), expected, rtol=1e-9, atol=1e-9)
 
 
 @each_traced_case
 def test_unknown_batch_height_and_width(name):
+    given = _given(name)
     case, bijector = CASES[name], _bijector(name)
 
     def unknown(value):
@@ -334,24 +395,28 @@ def test_unknown_batch_height_and_width(name):
 
     x, y = _latents(name), _data(name, seed=1)
     function = tf.function(
-        lambda x, y: _all_results(bijector, x, y), input_signature=[unknown(x), unknown(y)]
+        lambda x, y: _all_results(bijector, x, y, **given), input_signature=[unknown(x), unknown(y)]
     )
-    _assert_all_close(function(x, y), _all_results(bijector, x, y), rtol=1e-10, atol=1e-10)
+    _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
     # The same trace serves another size.
     x = _latents(name, batch=(2,), more=(2 * case.multiple, case.multiple))
-    y = tf.identity(bijector.forward(x))
-    _assert_all_close(function(x, y), _all_results(bijector, x, y), rtol=1e-10, atol=1e-10)
+    y = tf.identity(bijector.forward(x, **given))
+    _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
 
 @each_traced_case
 def test_unknown_batch_of_two_dimensions(name):
+    given = _given(name)
     bijector, x = _bijector(name), _latents(name, batch=(2, 3))
     function = tf.function(
-        lambda x: (bijector.forward(x), bijector.forward_log_det_jacobian(x, event_ndims=3)),
+        lambda x: (
+            bijector.forward(x, **given),
+            bijector.forward_log_det_jacobian(x, event_ndims=3, **given),
+        ),
         input_signature=[tf.TensorSpec([None, None, *x.shape[-3:]], x.dtype)],
     )
     y, fldj = function(x)
-    np.testing.assert_allclose(y, bijector.forward(x), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(y, bijector.forward(x, **given), rtol=1e-10, atol=1e-10)
     assert fldj.shape == (2, 3)
 
 
@@ -371,42 +436,53 @@ def test_equality_and_hash(name):
     "name", [name for name, case in CASES.items() if case.num_couplings + case.num_normalizations]
 )
 def test_equal_configurations_do_not_share_results(name):
+    given = _given(name)
     first, x = _bijector(name), _latents(name)
     second = ft.randomize(CASES[name].make(tf.float64), seed=2)
-    y = first.forward(x), first.forward_log_det_jacobian(x, event_ndims=3)
+    y = first.forward(x, **given), first.forward_log_det_jacobian(x, event_ndims=3, **given)
     fresh = tf.identity(x)
-    expected = second.forward(fresh), second.forward_log_det_jacobian(fresh, event_ndims=3)
-    actual = second.forward(x), second.forward_log_det_jacobian(x, event_ndims=3)
+    expected = (
+        second.forward(fresh, **given),
+        second.forward_log_det_jacobian(fresh, event_ndims=3, **given),
+    )
+    actual = second.forward(x, **given), second.forward_log_det_jacobian(x, event_ndims=3, **given)
     _assert_all_close(actual, expected, rtol=1e-12)
     assert np.abs(actual[0] - y[0]).max() > 1e-3
 
 
 @each_case
 def test_copy_shares_variables(name):
+    given = _given(name)
     bijector = _bijector(name)
     copy = bijector.copy(name="copied")
     assert copy.name == "copied"
     assert {v.ref() for v in copy.variables} == {v.ref() for v in bijector.variables}
     x, y = _latents(name), _data(name, seed=1)
-    _assert_all_close(_all_results(copy, x, y), _all_results(bijector, x, y), rtol=1e-12)
+    _assert_all_close(
+        _all_results(copy, x, y, **given), _all_results(bijector, x, y, **given), rtol=1e-12
+    )
 
 
 @each_case
 def test_copy_with_validate_args(name):
+    given = _given(name)
     bijector = _bijector(name)
     copy = bijector.copy(validate_args=True)
     assert copy.validate_args and not bijector.validate_args
     assert {v.ref() for v in copy.variables} == {v.ref() for v in bijector.variables}
     x, y = _latents(name), _data(name, seed=1)
-    _assert_all_close(_all_results(copy, x, y), _all_results(bijector, x, y), rtol=1e-12)
+    _assert_all_close(
+        _all_results(copy, x, y, **given), _all_results(bijector, x, y, **given), rtol=1e-12
+    )
 
 
 # The assertions in a graph; a whole image flow has them from these parts.
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("image")])
 def test_validate_args_in_a_function(name):
+    given = _given(name)
     bijector, x, y = _bijector(name).copy(validate_args=True), _latents(name), _data(name, seed=1)
-    traced = tf.function(lambda x, y: _all_results(bijector, x, y))(x, y)
-    _assert_all_close(traced, _all_results(bijector, x, y), rtol=1e-10, atol=1e-10)
+    traced = tf.function(lambda x, y: _all_results(bijector, x, y, **given))(x, y)
+    _assert_all_close(traced, _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
 
 @each_case
@@ -414,7 +490,8 @@ def test_validate_args_in_a_function(name):
 def test_event_shapes(name, batch):
     bijector = _bijector(name)
     x_shape = [*batch, *CASES[name].latent_shape]
-    y_shape = list(bijector.forward(tf.zeros([1, *x_shape], tf.float64)).shape[1:])
+    y = bijector.forward(tf.zeros([1, *x_shape], tf.float64), **_given(name))
+    y_shape = list(y.shape[1:])
     assert bijector.forward_event_shape(x_shape) == y_shape
     assert bijector.inverse_event_shape(y_shape) == x_shape
     assert bijector.forward_event_shape_tensor(x_shape).numpy().tolist() == y_shape
@@ -434,13 +511,14 @@ def test_unknown_event_shapes(name):
 
 @each_case
 def test_event_ndims(name):
+    given = _given(name)
     bijector = _bijector(name)
     assert bijector.forward_min_event_ndims == bijector.inverse_min_event_ndims == 3
     assert bijector.forward_event_ndims(3) == bijector.inverse_event_ndims(3) == 3
     # More event dimensions than three: the log det is the sum over them.
     x = _latents(name, batch=(2, 3))
-    expected = tf.reduce_sum(bijector.forward_log_det_jacobian(x, event_ndims=3), axis=-1)
-    actual = bijector.forward_log_det_jacobian(x, event_ndims=4)
+    expected = tf.reduce_sum(bijector.forward_log_det_jacobian(x, event_ndims=3, **given), axis=-1)
+    actual = bijector.forward_log_det_jacobian(x, event_ndims=4, **given)
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
@@ -456,6 +534,9 @@ def test_variables_are_complete(name):
     for part in couplings:
         trainable += [variable.value for variable in part.network.trainable_variables]
         frozen += [variable.value for variable in part.network.non_trainable_variables]
+    for part in parts:
+        if isinstance(part, tfr.EmbeddedCondition):
+            trainable += [variable.value for variable in part.embedding.trainable_variables]
     for part in norms:
         if isinstance(part, tfr.ActNorm):
             trainable += [part.learned.shift, part.learned.log_scale]
@@ -480,18 +561,19 @@ def test_parameter_properties(name):
 
 @each_case
 def test_distribution(name):
-    bijector, case = _bijector(name), CASES[name]
+    bijector, case, given = _bijector(name), CASES[name], _given(name)
+    options = {"bijector_kwargs": given} if given else {}
     base = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 0.3), case.latent_shape)
     flow = tfd.TransformedDistribution(base, bijector)
-    y = flow.sample([2, 3], seed=(0, 1))
+    y = flow.sample([2, 3], seed=(0, 1), **options)
     assert y.shape == [2, 3, *flow.event_shape]
     assert flow.event_shape_tensor().numpy().tolist() == flow.event_shape.as_list()
     y = tf.identity(y)
-    expected = base.log_prob(bijector.inverse(tf.identity(y)))
-    expected += bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3)
-    np.testing.assert_allclose(flow.log_prob(y), expected, rtol=1e-10)
-    sample, log_prob = flow.experimental_sample_and_log_prob(3, seed=(0, 1))
-    np.testing.assert_allclose(flow.log_prob(tf.identity(sample)), log_prob, rtol=1e-8)
+    expected = base.log_prob(bijector.inverse(tf.identity(y), **given))
+    expected += bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3, **given)
+    np.testing.assert_allclose(flow.log_prob(y, **options), expected, rtol=1e-10)
+    sample, log_prob = flow.experimental_sample_and_log_prob(3, seed=(0, 1), **options)
+    np.testing.assert_allclose(flow.log_prob(tf.identity(sample), **options), log_prob, rtol=1e-8)
 
 
 def test_cases_cover_the_package():

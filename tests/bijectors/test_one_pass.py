@@ -65,7 +65,21 @@ def _setups():
         (one, layer1), (two, layer2) = _counted_coupling(0), _counted_coupling(1)
         return tfr.FlowChain([one, tfb.Invert(two)]), [layer1, layer2]
 
-    return [image, coupling, invert, chain, chain_of_inverted, chain_of_image, flow_chain]
+    def image_given_label():
+        layers = []
+
+        def network_fn(*, input_channels, output_channels, conditional_event_shape, name, **_):
+            shape = {"conditional_event_shape": conditional_event_shape}
+            network = ft.network(input_channels, output_channels, **shape)
+            layers.append(ft.CountingLayer(network, name=name))
+            return layers[-1]
+
+        return ft.conditional_flow("labels", image_shape=_SHAPE, network_fn=network_fn), layers
+
+    return [
+        *(image, coupling, invert, chain, chain_of_inverted, chain_of_image, flow_chain),
+        image_given_label,
+    ]
 
 
 def _log_prob(flow, data):
@@ -95,7 +109,9 @@ def _gradient(flow, data):
 def _training_gradient(flow, data):
     with tf.GradientTape() as tape:
         options = {}
-        if isinstance(flow.bijector, tfr.FlowBijector):
+        if isinstance(flow, tfr.ConditionedDistribution):
+            options = {"training": True}
+        elif isinstance(flow.bijector, tfr.FlowBijector):
             options = {"bijector_kwargs": {"training": True}}
         loss = -tf.reduce_mean(flow.log_prob(data, **options))
     return tape.gradient(loss, flow.trainable_variables)
@@ -123,6 +139,8 @@ each_mode = pytest.mark.parametrize("mode", ["eager", "function"])
 def test_each_network_is_evaluated_once(setup, call, mode):
     bijector, layers = setup()
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+    if setup.__name__ == "image_given_label":
+        flow = tfr.condition(flow, [3, 1, 4])
     data = ft.pixels([3, *_SHAPE])
     for layer in layers:
         layer.count = 0

@@ -190,6 +190,10 @@ def _conditioned(recompute, dtype):
     return _chain(_CHECKERBOARDS, networks, recompute, dtype)
 
 
+def _given(kind, recompute, dtype):
+    return ft.conditional_flow(kind, image_shape=_SHAPE, recompute=recompute, dtype=dtype)
+
+
 def _user_network(dtype):
     layers = [
         keras.layers.Conv2D(5, 3, padding="same", dtype=dtype.name),
@@ -224,8 +228,18 @@ _CASES = {
     "boards_of_other_masks": (_boards_of_other_masks, tf.float64),
     "one_frozen": (_one_frozen, tf.float64),
     "conditioned": (_conditioned, tf.float64),
+    "image_given_classes": (functools.partial(_given, "labels"), tf.float64),
+    "image_given_image": (functools.partial(_given, "small_images"), tf.float64),
     "user_networks": (_user_networks, tf.float64),
     "plain_functions": (_plain_functions, tf.float64),
+}
+
+
+# Of three images. Weights of classes have gradients, which labels have not.
+_CONDITIONS = {
+    "conditioned": [3, 2],
+    "image_given_classes": [3, 5],
+    "image_given_image": [3, 2, 2, 1],
 }
 
 
@@ -233,8 +247,9 @@ def _sources(name, seed=0):
     """Returns data, and the condition if there is one."""
     dtype = _CASES[name][1]
     make = ft.pixels if name.startswith("image") else ft.normal
-    condition = [ft.normal([3, 2], dtype, seed=seed + 1)] if name == "conditioned" else []
-    return [make([3, *_SHAPE], dtype, seed=seed), *condition]
+    shapes = [_CONDITIONS[name]] if name in _CONDITIONS else []
+    conditions = [ft.normal(shape, dtype, seed=seed + 1) for shape in shapes]
+    return [make([3, *_SHAPE], dtype, seed=seed), *conditions]
 
 
 def _bijector(name, recompute):
@@ -271,8 +286,13 @@ def _tolerance(name):
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    # Boards make no difference to XLA.
-    [(n, m) for n in _CASES for m in _MODES if (n, m) != ("boards_of_other_masks", "xla")],
+    [
+        (name, mode)
+        for name in _CASES
+        for mode in _MODES
+        # Boards make no difference to XLA, and an image as condition is as a vector.
+        if mode != "xla" or name not in ("boards_of_other_masks", "image_given_image")
+    ],
 )
 def test_a_training_pass(name, mode):
     log_prob, gradients, variables = _step(name, True, mode)
