@@ -124,7 +124,7 @@ class PLUFactors(tf.Module):
             # P L U has the rows of L U in the order of the permutation.
             order = tf.cast(tf.argsort(permutation), tf.int32)
             self.order = tf.Variable(order, name="order", **fixed)
-            self.sign = tf.Variable(tf.cast(tf.sign(diagonal), dtype), name="sign", **fixed)
+            self.sign = tf.Variable(tf.cast(tf.sign(diagonal), tf.int32), name="sign", **fixed)
             self.log_scale = tf.Variable(tf.cast(log_scale, dtype), name="log_scale")
             # Below the diagonal L, above it U.
             off_diagonal = tf.cast(tf.linalg.set_diag(factors, tf.zeros_like(diagonal)), dtype)
@@ -134,7 +134,7 @@ class PLUFactors(tf.Module):
         off_diagonal = tf.convert_to_tensor(self.off_diagonal)
         ones = tf.ones_like(self.log_scale)
         lower = tf.linalg.set_diag(tf.linalg.band_part(off_diagonal, -1, 0), ones)
-        diagonal = self.sign * tf.exp(self.log_scale)
+        diagonal = tf.cast(self.sign, ones.dtype) * tf.exp(self.log_scale)
         return lower, tf.linalg.set_diag(tf.linalg.band_part(off_diagonal, 0, -1), diagonal)
 
     def matrix(self) -> tf.Tensor:

@@ -29,9 +29,9 @@ class VariationalDequantization(tf.Module):
     log P(x) >= E_q[log p(x + u) - log q(u | x)]
     ```
 
-    with a `RealNVPImage` g whose condition is the image, and the distribution function Φ and density
-    φ of the standard normal distribution. g starts as the identity, so that q starts as the uniform
-    distribution on [0, 1), for which the bound is that of `dequantize`.
+    with a `RealNVPImage` g, whose condition is the image, and the distribution function Φ and the
+    density φ of the standard normal distribution. g starts as the identity, so that q starts as the
+    uniform distribution on [0, 1), for which the bound is that of `dequantize`.
 
     `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. Its loss
     and bits/dim are then bounds; `evaluation.bits_per_dim` also gives the importance-weighted one.

@@ -1,0 +1,173 @@
+"""The elementwise bijections of couplings, with random parameters."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_TRANSFORMERS = {
+    "affine": lambda dtype: tfr.Affine(0.7, dtype),
+    "additive": lambda dtype: tfr.Additive(),
+    "spline": lambda dtype: tfr.RationalQuadraticSpline(num_bins=5, bound=4.0),
+    "mixture": lambda dtype: tfr.LogisticMixture(num_components=3),
+}
+each_transformer = pytest.mark.parametrize("name", _TRANSFORMERS)
+
+
+def _case(name, dtype=tf.float64, number=50):
+    transformer = _TRANSFORMERS[name](dtype)
+    # Some values are beyond the bound of the spline.
+    x = 3 * ft.normal([number, 2], dtype)
+    return transformer, x, ft.normal([number, 2 * transformer.num_parameters], dtype, seed=1)
+
+
+@each_transformer
+def test_log_det_is_that_of_the_derivative(name):
+    transformer, x, parameters = _case(name)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z, log_det = transformer.inverse(x, parameters)
+    slope = tape.gradient(z, x)
+    assert (slope.numpy() > 0).all() and np.abs(z - x).max() > 0.1
+    np.testing.assert_allclose(log_det, np.log(slope), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float64, 1e-9), (tf.float32, 1e-4)])
+@each_transformer
+def test_round_trip(name, dtype, tolerance, jit_compile):
+    transformer, x, parameters = _case(name, dtype)
+    inverse, forward = (
+        tf.function(function, jit_compile=jit_compile, autograph=False)
+        for function in (transformer.inverse, transformer.forward)
+    )
+    z, ildj = inverse(x, parameters)
+    again, fldj = forward(z, parameters)
+    np.testing.assert_allclose(again, x, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(fldj, -ildj, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@each_transformer
+def test_gradients_of_forward(name, jit_compile):
+    # That of the mixture solves an equation.
+    transformer, z, parameters = _case(name, number=10)
+    weights = ft.normal(z.shape, tf.float64, seed=2)
+
+    def objective(z, parameters):
+        x, log_det = transformer.forward(z, parameters)
+        return tf.reduce_sum(weights * x + log_det)
+
+    function = tf.function(objective, jit_compile=jit_compile, autograph=False)
+    with tf.GradientTape() as tape:
+        tape.watch([z, parameters])
+        value = function(z, parameters)
+    gradients = tape.gradient(value, [z, parameters])
+    steps = [
+        1e-5 * ft.normal(each.shape, tf.float64, seed=k) for k, each in ((3, z), (4, parameters))
+    ]
+    ends = [
+        objective(z + sign * steps[0], parameters + sign * steps[1]).numpy() for sign in (1, -1)
+    ]
+    expected = (ends[0] - ends[1]) / 2
+    actual = sum(float(tf.reduce_sum(g * s)) for g, s in zip(gradients, steps, strict=True))
+    assert abs(expected) > 1e-7
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_the_spline_of_zero_parameters_is_the_identity():
+    transformer, x, parameters = _case("spline")
+    z, log_det = transformer.inverse(x, tf.zeros_like(parameters))
+    np.testing.assert_allclose(z, x, rtol=1e-9)
+    np.testing.assert_allclose(log_det, tf.zeros_like(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [30.0, 1e3])
+def test_log_slopes_are_bounded(size):
+    transformer, x, parameters = _case("mixture")
+    log_det = transformer.inverse(x, size * parameters)[1]
+    # Slopes between components can be as small as these are far apart.
+    assert np.isfinite(log_det).all() and np.max(log_det) <= 5 + 3 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: tfr.RationalQuadraticSpline(1), "expected num_bins of at least 2, got 1"),
+        (lambda: tfr.RationalQuadraticSpline(bound=0.0), "expected a positive bound, got 0.0"),
+        (
+            lambda: tfr.RationalQuadraticSpline(4, min_bin_size=0.25),
+            "expected a min_bin_size in .*, got 0.25",
+        ),
+        (lambda: tfr.RationalQuadraticSpline(min_slope=1.0), "min_slope in .*, got 1.0"),
+        (lambda: tfr.LogisticMixture(0), "expected num_components of at least 1, got 0"),
+        (lambda: tfr.LogisticMixture(max_log_scale=-1.0), "positive max_log_scale, got -1.0"),
+        (lambda: tfr.LogisticMixture(max_log_factor=0.0), "positive max_log_factor, got 0.0"),
+    ],
+)
+def test_errors(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.parametrize("name", ["spline", "mixture"])
+def test_a_coupling_keeps_the_kept_half_exactly(name):
+    transformer = _TRANSFORMERS[name](tf.float32)
+    network = ft.randomize(
+        ft.network(2, 2 * transformer.num_parameters, checkerboard_parity=1), seed=4
+    )
+    mask = tfr.CheckerboardMask(1)
+    coupling = tfr.Coupling(mask, network, transformer)
+    x = ft.normal([3, 4, 4, 2])
+    z, _ = coupling.inverse_and_log_det(x)
+    kept = mask.board(x).numpy().astype(bool)[..., 0]
+    np.testing.assert_array_equal(z.numpy()[:, kept], x.numpy()[:, kept])
+    assert np.abs(z - x)[:, ~kept].min() > 0
+    assert coupling.copy().transformer is transformer
+
+
+@pytest.mark.parametrize("transformer", [None, "rational_quadratic_spline", "logistic_mixture"])
+def test_recompute(transformer):
+    gradients, x = [], ft.pixels([2, 4, 4, 2])
+    bijector = ft.image_flow((4, 4, 2), num_scales=1, num_couplings=1, transformer=transformer)
+    for recompute in (False, True):
+        # A copy shares the networks.
+        flow = tfd.TransformedDistribution(
+            ft.standard_normal((4, 4, 2)), bijector.copy(recompute=recompute)
+        )
+
+        @tf.function(autograph=False)
+        def gradient(x, flow=flow):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(flow.log_prob(x))
+            return tape.gradient(loss, flow.trainable_variables)
+
+        gradients.append(gradient(x))
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert np.abs(plain).max() > 0
+        np.testing.assert_allclose(recomputed, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_transformer():
+    with pytest.raises(
+        ValueError, match=r"expected a function or a transformer of .*, got 'cubic'"
+    ):
+        tfr.RealNVPImage((4, 4, 1), transformer="cubic")
+    with pytest.raises(TypeError, match="expected a Transformer, got None"):
+        tfr.Coupling(tfr.ChannelMask(), lambda x: x, None)
+
+
+def test_the_affine_transformer_is_the_paper_s_coupling_to_the_last_bit():
+    log_probs = []
+    for options in ({}, {"transformer": lambda: tfr.Affine(1.0)}):
+        keras.utils.set_random_seed(0)
+        bijector = tfr.RealNVPImage((4, 4, 3), 2, 1, 4, **options)
+        flow = tfd.TransformedDistribution(ft.standard_normal((4, 4, 3)), bijector)
+        log_probs.append(flow.log_prob(ft.pixels([3, 4, 4, 3])).numpy())
+    np.testing.assert_array_equal(*log_probs)

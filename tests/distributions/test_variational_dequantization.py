@@ -1,0 +1,144 @@
+"""Learned noise, on a distribution whose answer is known."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp import evaluation
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+_LOC, _SCALE = 7.3, 0.6
+
+
+def _images(number):
+    values = np.random.default_rng(0).logistic(_LOC, _SCALE, [number, *_SHAPE])
+    return np.clip(np.floor(values), 0, 15).astype(np.uint8)
+
+
+def _density():
+    return tfd.Independent(tfd.Logistic(tf.fill(_SHAPE, _LOC), tf.fill(_SHAPE, _SCALE)), 3)
+
+
+def _exact_bits(images):
+    """Bits/dim of the integers: differences of the distribution function."""
+    low = (images.astype(np.float64) - _LOC) / _SCALE
+    probabilities = 1 / (1 + np.exp(-low - 1 / _SCALE)) - 1 / (1 + np.exp(-low))
+    return -np.log2(probabilities).mean()
+
+
+def _dequantizer(**kwargs):
+    options = {"num_values": 16, "num_filters": 16, "num_couplings": 2, **kwargs}
+    return tfr.VariationalDequantization(_SHAPE, **options)
+
+
+def _move(dequantizer):
+    # With weights that are large as those of `ft.randomize` all noise rounds to 0 or 1.
+    rng = np.random.default_rng(0)
+    for variable in dequantizer.trainable_variables:
+        variable.assign_add(0.05 * rng.normal(size=variable.shape))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    keras.utils.set_random_seed(0)
+    model = tfr.FlowModel(_density(), dequantizer=_dequantizer())
+    model.compile(keras.optimizers.Adam(5e-3))
+    images = _images(2048)
+    start = model.evaluate(images, verbose=0)
+    model.fit(images, batch_size=64, epochs=8, verbose=0)
+    return model, images, start
+
+
+def test_starts_as_uniform_noise(trained):
+    _, images, start = trained
+    uniform = tfr.FlowModel(_density())
+    uniform.compile()
+    np.testing.assert_allclose(start, uniform.evaluate(images, verbose=0), rtol=1e-5)
+
+
+def test_bounds(trained):
+    model, images, _ = trained
+    images = images[:512]
+    uniform, learned = (
+        evaluation.bits_per_dim(model.distribution, images, 32, dequantizer=each, batch_size=256)
+        for each in (None, model.dequantizer)
+    )
+    exact = _exact_bits(images)
+    assert learned.bits_per_dim < uniform.bits_per_dim - 0.02
+    # An upper bound up to the randomness of the noise.
+    assert exact - 1e-3 < learned.importance_weighted <= learned.bits_per_dim
+    assert abs(learned.importance_weighted - uniform.importance_weighted) < 0.01
+    assert abs(learned.importance_weighted - exact) < 0.01
+
+
+def test_density_of_the_noise():
+    dequantizer = _dequantizer(dtype=tf.float64)
+    _move(dequantizer)
+    images = tf.constant(_images(2))
+    values, log_q = dequantizer.dequantize(images, (1, 2))
+    normal = tfd.Normal(np.float64(0), 1)
+    for image, u, actual in zip(images, values % 1, log_q, strict=True):
+        condition = tf.cast(image, tf.float64) / 7.5 - 1
+
+        def noise_of(u, condition=condition):
+            latents = normal.quantile(u)
+            return dequantizer.bijector.inverse(latents, conditional_input=condition)
+
+        # q is the normal density of the noise times |det dnoise / du|.
+        log_normal = tf.reduce_sum(normal.log_prob(noise_of(u)))
+        expected = log_normal + ft.jacobian_log_det(noise_of, u)
+        assert abs(expected) > 0.1
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_noise_is_in_the_unit_interval_and_reproducible():
+    dequantizer = _dequantizer()
+    _move(dequantizer)
+    images = tf.constant(_images(8))
+    values, log_q = dequantizer.dequantize(images, (1, 2))
+    np.testing.assert_array_equal(tf.floor(values), tf.cast(images, tf.float32))
+    again, _ = dequantizer.dequantize(images, (1, 2))
+    np.testing.assert_array_equal(values, again)
+    other, _ = dequantizer.dequantize(images, (1, 3))
+    assert np.abs(values - other).max() > 0.1
+    # A part of a batch gets the same noise as within the batch.
+    part, log_q_part = dequantizer.dequantize(images[3:], (1, 2), first=tf.constant(3))
+    np.testing.assert_allclose(part, values[3:], rtol=1e-6)
+    np.testing.assert_allclose(log_q_part, log_q[3:], rtol=1e-4, atol=1e-4)
+
+
+def test_save_and_load(trained, tmp_path):
+    model, images, _ = trained
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(images[:64], verbose=0), model.predict(images[:64], verbose=0)
+    )
+
+
+def test_trains_with_a_flow_under_xla():
+    distribution = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_values=16)
+    dequantizer = _dequantizer()
+    model = tfr.FlowModel(distribution, dequantizer=dequantizer)
+    model.compile(jit_compile=True)
+    variables = [*distribution.trainable_variables, *dequantizer.trainable_variables]
+    assert len(model.trainable_variables) == len(variables)
+    before = [variable.numpy() for variable in variables]
+    model.fit(_images(64), batch_size=32, epochs=2, verbose=0)
+    changed = [np.abs(v - old).max() > 0 for v, old in zip(variables, before, strict=True)]
+    assert all(changed)
+
+
+def test_errors():
+    with pytest.raises(TypeError, match="expected a VariationalDequantization as dequantizer"):
+        tfr.FlowModel(_density(), dequantizer=3)
+    with pytest.raises(ValueError, match="expected dequantize=True with a dequantizer, got False"):
+        tfr.FlowModel(_density(), dequantize=False, dequantizer=_dequantizer())
+    with pytest.raises(ValueError, match="expected num_values of at least 2, got 1"):
+        _dequantizer(num_values=1)
