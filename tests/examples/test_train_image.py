@@ -165,7 +165,7 @@ def test_labels(labeled):
 
     report = json.loads((folder / "report.json").read_text())
     test = run_folder.load_split(config, "evaluation")
-    found = evaluation.classification(model.distribution, test.dataset.rebatch(10))
+    found = evaluation.classification(model.distribution, test.dataset.rebatch(10), num_draws=4)
     for name, value in report["classification"].items():
         assert getattr(found, name) == pytest.approx(value, abs=1e-6)
     model.compile()
