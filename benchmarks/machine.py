@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["ROOT", "bfloat16_pays", "describe_machine", "matrix_rates", "num_cores"]
+__all__ = ["ROOT", "bfloat16_pays", "cpu_name", "describe_machine", "matrix_rates", "num_cores"]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "torch")
@@ -28,16 +28,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def cpu_name() -> str:
+    """Returns the name of the processor."""
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    return cpu[1] if cpu else platform.machine()
+
+
 def describe_machine(threads: int) -> dict[str, Any]:
     """Returns what a result depends on besides the code.
 
     Args:
       threads: number of threads of each contender's framework.
     """
-    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return {
-        "cpu": cpu[1] if cpu else platform.machine(),
+        "cpu": cpu_name(),
         "cores": num_cores(),
         "threads": threads,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),

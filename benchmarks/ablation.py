@@ -1,0 +1,199 @@
+"""What each addition to `RealNVPImage.compact` gains: `python -m benchmarks.ablation --help`.
+
+Each row trains from scratch in a process of its own, alone on the machine, for equal time or for
+equal steps, and is evaluated on the test images:
+
+```
+python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1
+python -m benchmarks.ablation --data=images.npz --steps=2000 --rows=compact,split-prior
+python -m benchmarks.ablation --data=images.npz --seconds=600 --rows=conv1x1+split-prior
+```
+
+`+` combines rows. Results are in `results.json` in the output folder, one after the other; the same
+command goes on where it was interrupted. `results.md` is the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import ROOT, cpu_name, num_cores
+from tfp_realnvp.internal import atomic_files
+
+__all__ = ["ROWS", "main"]
+
+# Changes of the flow, of the optimizer, and of the noise.
+ROWS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "additive": {"flow": {"use_scale": False}},
+    "spline": {"flow": {"transformer": "rational_quadratic_spline"}},
+    "mixture": {"flow": {"transformer": "logistic_mixture"}},
+    "conv1x1": {"flow": {"invertible_conv": True}},
+    "split-prior": {"flow": {"split_prior": True}},
+    "variational": {"dequantizer": {}},
+    "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 4e-3}},
+    "adamw": {"optimizer": {"class": "AdamW", "learning_rate": 2e-3}},
+    "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},
+}
+
+_LEARNING_RATE, _BATCH_SIZE, _NUM_DRAWS = 2e-3, 16, 4
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Trains the rows that have no result yet; returns and writes all results."""
+    flags = _parser().parse_args(arguments)
+    if flags.worker is not None:
+        row, seed = flags.worker
+        print(json.dumps(train_row(row, int(seed), flags)))
+        return []
+    output = flags.output_dir
+    path = output / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else []
+    done = {(each["row"], each["seed"], each["limit"]) for each in results}
+    for seed in flags.seeds.split(","):
+        for row in flags.rows.split(","):
+            row_settings(row)
+            if (row, int(seed), _limit(flags)) in done:
+                continue
+            command = [sys.executable, "-m", "benchmarks.ablation", f"--worker={row}:{seed}"]
+            command += [f"--data={flags.data.resolve()}", f"--seconds={flags.seconds}"]
+            command += [] if flags.steps is None else [f"--steps={flags.steps}"]
+            process = subprocess.run(
+                command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+            )
+            results.append(json.loads(process.stdout.splitlines()[-1]))
+            atomic_files.write_json(path, results)
+            atomic_files.write_text(output / "results.md", as_markdown(results))
+            print(json.dumps(results[-1]), flush=True)
+    return results
+
+
+def row_settings(row: str) -> dict[str, Any]:
+    """Returns the settings of a row, or of several joined by `+`.
+
+    #### Example
+
+    >>> row_settings('conv1x1+split-prior')
+    {'flow': {'invertible_conv': True, 'split_prior': True}}
+
+    Raises:
+      ValueError: if there is no such row.
+    """
+    settings: dict[str, Any] = {}
+    for name in row.split("+"):
+        if name not in ROWS:
+            raise ValueError(f"expected rows of {list(ROWS)}, joined by '+', got {name!r}.")
+        for part, values in ROWS[name].items():
+            settings[part] = {**settings.get(part, {}), **values}
+    return settings
+
+
+def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
+    """Trains a row and evaluates it."""
+    start = time.perf_counter()
+    import keras
+    import tensorflow_probability as tfp
+
+    import tfp_realnvp as tfr
+    from tfp_realnvp import evaluation
+    from tfp_realnvp.data.image_dataset import image_dataset
+
+    settings = row_settings(row)
+    keras.utils.set_random_seed(seed)
+    with np.load(flags.data) as arrays:
+        train, test = arrays["train_images"], arrays["test_images"]
+    shape = train.shape[1:]
+    base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), shape)
+    flow = tfp.distributions.TransformedDistribution(
+        base, tfr.RealNVPImage.compact(shape, **settings.get("flow", {}))
+    )
+    dequantizer = None
+    if "dequantizer" in settings:
+        dequantizer = tfr.VariationalDequantization(shape, **settings["dequantizer"])
+    model = tfr.FlowModel(flow, dequantizer=dequantizer, seed=seed)
+    options = {"learning_rate": _LEARNING_RATE, **settings.get("optimizer", {})}
+    peak = options["learning_rate"]
+    optimizer_class = getattr(keras.optimizers, options.pop("class", ""), tfr.FusedAdam)
+    model.compile(optimizer_class(**options, global_clipnorm=100.0))
+    batches = image_dataset(
+        train, _BATCH_SIZE, shuffle=True, flip=True, repeat=True, drop_remainder=True, seed=seed
+    )
+    if flags.steps is not None:
+        limit = {"steps": flags.steps}
+    else:
+        limit = {"seconds": flags.seconds - (time.perf_counter() - start)}
+    budget = tfr.LearningRateBudget(peak, **limit)
+    history = model.fit(
+        batches, steps_per_epoch=flags.steps or 10**9, callbacks=[budget], verbose=0
+    )
+    seconds = time.perf_counter() - start
+    result = evaluation.bits_per_dim(flow, test, _NUM_DRAWS, dequantizer=dequantizer)
+    steps = int(model.optimizer.iterations)
+    return {
+        "row": row,
+        "seed": seed,
+        "limit": _limit(flags),
+        "bits_per_dim": result.bits_per_dim,
+        "importance_weighted": result.importance_weighted,
+        "training_bits_per_dim": history.history["bits_per_dim"][-1],
+        "steps": steps,
+        "images_per_second": steps * _BATCH_SIZE / seconds,
+        "num_parameters": model.count_params(),
+        "machine": f"{cpu_name()}, {num_cores()} cores",
+    }
+
+
+def as_markdown(results: Sequence[dict[str, Any]]) -> str:
+    """Returns a table with a row for each limit and row, means over seeds."""
+    lines = [
+        f"Bits/dim of test images; importance-weighted with {_NUM_DRAWS} noise samples. "
+        f"{results[-1]['machine']}.",
+        "",
+        "| limit | row | bits/dim | importance-weighted | by seed | images/s | parameters |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in results:
+        groups.setdefault((each["limit"], each["row"]), []).append(each)
+    for (limit, row), group in groups.items():
+        mean = {
+            key: float(np.mean([each[key] for each in group]))
+            for key in ("bits_per_dim", "importance_weighted", "images_per_second")
+        }
+        by_seed = ", ".join(f"{each['bits_per_dim']:.3f}" for each in group)
+        lines.append(
+            f"| {limit} | {row} | {mean['bits_per_dim']:.3f} | {mean['importance_weighted']:.3f} | "
+            f"{by_seed} | {mean['images_per_second']:.1f} | {group[0]['num_parameters']:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _limit(flags: argparse.Namespace) -> str:
+    return f"{flags.seconds:g} s" if flags.steps is None else f"{flags.steps:,} steps"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="an .npz file")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of training, imports and all")
+    parser.add_argument("--steps", type=int, help="equal steps instead of equal time")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--rows", default=",".join(ROWS), help="names, joined by + to combine")
+    parser.add_argument("--output_dir", type=pathlib.Path, default=pathlib.Path("results/ablation"))
+    parser.add_argument("--worker", type=lambda text: text.split(":"), help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

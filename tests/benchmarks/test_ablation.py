@@ -1,0 +1,38 @@
+"""The ablation of additions to the compact model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+
+
+def test_rows_combine():
+    combined = ablation.row_settings("spline+split-prior+average")
+    assert combined["flow"] == {"transformer": "rational_quadratic_spline", "split_prior": True}
+    assert combined["optimizer"]["use_ema"]
+    # The rows are not changed by it.
+    assert "split_prior" not in ablation.ROWS["spline"]["flow"]
+    with pytest.raises(ValueError, match=r"expected rows of .*, joined by '\+', got 'cubic'"):
+        ablation.row_settings("spline+cubic")
+
+
+def test_a_row_is_trained_once(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, [48, 8, 8, 1], dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", train_images=images[:32], test_images=images[32:])
+    arguments = [
+        f"--data={tmp_path / 'images.npz'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--rows=conv1x1+variational",
+        "--seeds=3",
+        "--steps=2",
+    ]
+    [result] = ablation.main(arguments)
+    assert result["steps"] == 2 and result["seed"] == 3 and result["limit"] == "2 steps"
+    # An untrained model is near 8 bits/dim on uniform noise.
+    assert 7 < result["importance_weighted"] <= result["bits_per_dim"] < 10
+    saved = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert saved == [result] == ablation.main(arguments)
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert f"| 2 steps | conv1x1+variational | {result['bits_per_dim']:.3f} |" in table
