@@ -185,8 +185,7 @@ CASES = {
     "image_given_label": _conditional(2, "labels", "resnet"),
     "image_given_vector": _conditional(2, "vectors", "shallow", condition_dropout=0.1),
     "image_given_image": _conditional(2, "images", "shallow", recompute=True),
-    "image_given_small_image": _conditional(4, "small_images", "resnet", num_scales=2),
-    "image_given_label_with_user_network": _conditional(4, "labels", num_scales=2),
+    "image_given_small_image": _conditional(4, "small_images", num_scales=2),
 }
 DTYPES = [tf.float32, tf.float64]
 
@@ -196,7 +195,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 _LIKE_OTHERS = {
     *("image_2_scales", "image_no_logit", "image_no_normalization"),
     *("image_additive", "image_gray_17", "image_4x8"),
-    "image_given_label_with_user_network",
+    *("image_given_image", "coupling_given_vector", "coupling_given_what_its_network_takes"),
 }
 each_traced_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)

@@ -128,19 +128,27 @@ class ConditionEmbedding(keras.layers.Layer):
             if value.dtype == np.float64:
                 value = value.astype(self.compute_dtype)
         value = tf.convert_to_tensor(value)
+        self.check_spec(value, owner)
         if self.num_classes is not None and value.dtype.is_integer:
             return self._checked_labels(value, owner)
-        fits = value.dtype.is_floating or (self.num_classes is None and value.dtype.is_integer)
-        shape = [self.num_classes] if self.num_classes is not None else self.conditional_event_shape
-        if value.shape.rank is not None:
-            event = value.shape[max(value.shape.rank - len(shape), 0) :]
-            fits = fits and event.is_compatible_with(shape)
+        return tf.cast(value, self.compute_dtype)
+
+    def check_spec(self, spec: tf.Tensor | tf.TensorSpec, owner: str) -> None:
+        """Raises `ValueError` if dtype and shape are not those of conditions as declared."""
+        event = self._event_shape_of(spec.dtype)
+        fits = spec.dtype.is_floating or spec.dtype.is_integer
+        if spec.shape.rank is not None:
+            ends = spec.shape[max(spec.shape.rank - len(event), 0) :]
+            fits = fits and ends.is_compatible_with(event)
         if not fits:
             raise ValueError(
                 f"{owner}: expected a conditional_input of {self.description}, got "
-                f"{value.dtype.name} of shape {value.shape}."
+                f"{spec.dtype.name} of shape {spec.shape}."
             )
-        return tf.cast(value, self.compute_dtype)
+
+    def _event_shape_of(self, dtype: tf.DType) -> tuple[int | None, ...]:
+        is_weights = self.num_classes is not None and dtype.is_floating
+        return (self.num_classes,) if is_weights else self.conditional_event_shape
 
     def _nothing(self, owner: str) -> tf.Tensor:
         if self.dropout is None:
@@ -179,12 +187,10 @@ class ConditionEmbedding(keras.layers.Layer):
         sizes = ", ".join("any" if n is None else str(n) for n in self.conditional_event_shape)
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
 
-    def batch_shape(self, condition: tf.Tensor) -> tf.TensorShape:
-        """Returns the static leading shape of a condition, as `as_condition` gives it."""
-        ndims = self.event_ndims
-        if self.num_classes is not None and condition.dtype.is_floating:
-            ndims = 1
-        return condition.shape[: condition.shape.rank - ndims]
+    def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
+        """Returns the static leading shape of a condition that is as declared."""
+        event = self._event_shape_of(condition.dtype)
+        return condition.shape[: condition.shape.rank - len(event)]
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
         """Returns conditions [B, ...] with "no condition" where `is_left_out`, [B]."""

@@ -57,7 +57,7 @@ def check_images(x: Any, *, gray_levels: bool) -> None:
 
 
 def check_condition(x: Any, embedding: ConditionEmbedding | None) -> None:
-    """Checks arrays of conditions before training: labels all, of vectors and images the first.
+    """Checks arrays of conditions before training: dtype and shape, and all labels.
 
     #### Example
 
@@ -75,8 +75,10 @@ def check_condition(x: Any, embedding: ConditionEmbedding | None) -> None:
     condition = pixels.condition_component(x)
     if embedding is None or not isinstance(condition, (np.ndarray, tf.Tensor)):
         return
-    is_labels = embedding.num_classes is not None and tf.as_dtype(condition.dtype).is_integer
-    checked_condition(condition if is_labels else condition[:1], embedding)
+    dtype = tf.as_dtype(condition.dtype)
+    _check_spec(tf.TensorSpec(condition.shape, dtype), embedding)
+    if embedding.num_classes is not None and dtype.is_integer:
+        embedding.as_condition(condition, "FlowModel")
 
 
 def checked_condition(condition: Any, embedding: ConditionEmbedding) -> tf.Tensor:
@@ -95,13 +97,18 @@ def checked_condition(condition: Any, embedding: ConditionEmbedding) -> tf.Tenso
     Raises:
       ValueError: if they are not as declared, or have more or fewer leading dimensions.
     """
-    checked = embedding.as_condition(condition, "FlowModel")
-    if embedding.batch_shape(checked).rank != 1:
+    condition = embedding.as_condition(condition, "FlowModel")
+    _check_spec(condition, embedding)
+    return condition
+
+
+def _check_spec(spec: tf.Tensor | tf.TensorSpec, embedding: ConditionEmbedding) -> None:
+    embedding.check_spec(spec, "FlowModel")
+    if embedding.batch_shape(spec).rank != 1:
         raise ValueError(
             f"FlowModel: expected conditions {embedding.description}, one for each image, got "
-            f"shape {tuple(checked.shape)}."
+            f"shape {tuple(spec.shape)}."
         )
-    return checked
 
 
 def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = False) -> Any:

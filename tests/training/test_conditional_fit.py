@@ -1,0 +1,438 @@
+"""`FlowModel` with labels, vectors and images as conditions."""
+
+import functools
+import itertools
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+_IMAGES = ft.grey_levels(8)
+_LABELS = np.array([0, 1, 2, 3, 4, 0, 1, 2])
+
+
+def _model(kind="labels", network="user", *, dequantize=False, seed=0, flow=None, **compiled):
+    """Returns a compiled model in which nothing is random but dropped conditions."""
+    keras.utils.set_random_seed(0)
+    options = {"network_dtype": "float32", **(flow or {})}
+    distribution = ft.conditional_distribution(kind, network, **options)
+    model = tfr.FlowModel(distribution, dequantize=dequantize, seed=seed)
+    model.compile(**{"optimizer": keras.optimizers.SGD(1e-3), **compiled})
+    return model
+
+
+def _conditions(kind="labels", number=8):
+    return _LABELS if kind == "labels" else ft.condition(kind, [number]).numpy()
+
+
+def _values(model):
+    return [variable.numpy() for variable in model.distribution.variables]
+
+
+def _assert_close(actual, expected, **kwargs):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, **kwargs)
+
+
+# Kinds of data.
+
+
+def _dataset(values):
+    return tf.data.Dataset.from_tensor_slices(values).batch(4)
+
+
+_FORMS = {
+    "labels_as_y": lambda: [_IMAGES, _LABELS],
+    "tuple": lambda: [(_IMAGES, _LABELS)],
+    "tensors": lambda: [tf.constant(_IMAGES), tf.constant(_LABELS, tf.uint8)],
+    "one_hot": lambda: [_IMAGES, np.eye(5)[_LABELS]],
+    "dict_of_condition": lambda: [{"image": _IMAGES, "conditional_input": _LABELS}],
+    "dataset_of_dicts": lambda: [_dataset({"image": _IMAGES, "label": _LABELS})],
+}
+
+
+def _run(args):
+    model = _model()
+    is_dataset = isinstance(args[0], tf.data.Dataset)
+    size, order = ({}, {}) if is_dataset else ({"batch_size": 4}, {"shuffle": False})
+    history = model.fit(*args, epochs=2, verbose=0, **size, **order).history
+    results = model.evaluate(*args, verbose=0, return_dict=True, **size)
+    data = args[0] if len(args) == 1 else tuple(args)
+    return history["loss"], [results["loss"]], model.predict(data, verbose=0, **size)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return _run(_FORMS["labels_as_y"]())
+
+
+@pytest.mark.parametrize("form", [form for form in _FORMS if form != "labels_as_y"])
+def test_fit_evaluate_and_predict_on(form, trained):
+    _assert_close(_run(_FORMS[form]()), trained, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["labels", "vectors", "small_images"])
+def test_each_image_has_its_condition(kind):
+    model, conditions = _model(kind), _conditions(kind)
+    history = model.fit(_IMAGES, conditions, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    log_prob = model.predict((_IMAGES, conditions), batch_size=4, verbose=0)
+    assert log_prob.shape == (8,)
+    images = tf.cast(_IMAGES, tf.float32)
+    for index in range(8):
+        expected = tfr.condition(model.distribution, conditions[index]).log_prob(images[index])
+        np.testing.assert_allclose(log_prob[index], expected, rtol=1e-4)
+    np.testing.assert_allclose(model((images, conditions)), log_prob, rtol=1e-4)
+    loss = model.evaluate(_IMAGES, conditions, batch_size=4, verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(-log_prob.mean(), rel=1e-5)
+    assert np.abs(model.predict((_IMAGES, conditions[::-1]), verbose=0) - log_prob).max() > 1e-2
+
+
+def test_shuffling_keeps_pairs():
+    # Of two images and their labels, whatever their order.
+    images, labels = np.repeat(_IMAGES[:2], 4, 0), np.repeat([1, 3], 4)
+    model = _model(optimizer=keras.optimizers.SGD(0.0), flow={"normalization": None})
+    expected = model.evaluate(images, labels, verbose=0, return_dict=True)["loss"]
+    history = model.fit(images, labels, batch_size=8, epochs=2, verbose=0).history
+    np.testing.assert_allclose(history["loss"], [expected] * 2, rtol=1e-5)
+
+
+def test_validation():
+    model = _model()
+    history = model.fit(
+        _IMAGES,
+        _LABELS,
+        batch_size=4,
+        validation_data=(_IMAGES[:3], _LABELS[:3]),
+        shuffle=False,
+        verbose=0,
+    ).history
+    expected = model.evaluate(_IMAGES[:3], _LABELS[:3], batch_size=4, verbose=0, return_dict=True)
+    assert history["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
+    split = _model().fit(_IMAGES, _LABELS, validation_split=0.25, batch_size=4, verbose=0).history
+    assert np.isfinite(split["val_loss"]).all()
+
+
+# Training.
+
+
+def test_every_variable_is_trained():
+    # Adam, which makes a step of each rounding error: before a normalization a bias has no effect.
+    compiled = {"jit_compile": True, "optimizer": None}
+    model = _model("vectors", "resnet", flow={"condition_dropout": 0.4}, **compiled)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    embedding = model.distribution.bijector.condition_embedding
+    ids = {id(variable) for variable in model.trainable_variables}
+    assert {id(variable) for variable in embedding.trainable_variables} <= ids
+    assert len(ids) == len(before) == len(model.distribution.trainable_variables)
+    model.fit(_IMAGES, _conditions("vectors"), batch_size=4, epochs=2, verbose=0)
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        assert np.abs(variable - value).max() > 0, variable.path
+
+
+def test_one_step_by_hand():
+    # With clipping, for which a label that occurs twice in a batch has one gradient.
+    optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
+    model = _model(scale_l2=0.0, optimizer=optimizer)
+    distribution = model.distribution
+    variables = list(distribution.trainable_variables)
+    statistics = {id(v): v.numpy() for v in distribution.non_trainable_variables}
+    options = {"training": True, "conditional_input": _LABELS}
+    with tf.GradientTape() as tape:
+        images = tf.cast(_IMAGES, tf.float32)
+        loss = -tf.reduce_mean(distribution.log_prob(images, bijector_kwargs=options))
+    gradients = [tf.convert_to_tensor(each) for each in tape.gradient(loss, variables)]
+    norm = tf.linalg.global_norm(gradients)
+    assert norm > 1
+    expected = [v - 0.05 / norm * g for v, g in zip(variables, gradients, strict=True)]
+    for variable in distribution.non_trainable_variables:
+        variable.assign(statistics[id(variable)])
+    history = model.fit(_IMAGES, _LABELS, batch_size=8, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
+    _assert_close(variables, expected, rtol=1e-4, atol=1e-6)
+
+
+_WAYS = {
+    "xla": {"jit_compile": True},
+    "several_steps": {"steps_per_execution": 2},
+    "recompute": {"flow": {"recompute": True}},
+    "recompute_xla": {"flow": {"recompute": True}, "jit_compile": True},
+}
+
+
+@functools.cache
+def _trained(kind, way=None):
+    options = dict(_WAYS[way]) if way else {}
+    flow = {"num_blocks": 0, **options.pop("flow", {})}
+    model = _model(kind, "resnet", flow=flow, **options)
+    model.fit(_IMAGES, _conditions(kind), batch_size=4, epochs=2, shuffle=False, verbose=0)
+    return _values(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        *(("labels", way) for way in ("xla", "several_steps", "recompute")),
+        ("small_images", "recompute_xla"),
+    ],
+)
+def test_ways_to_train_are_one(kind, way):
+    _assert_close(_trained(kind, way), _trained(kind), rtol=1e-3, atol=1e-5)
+
+
+def test_mixed_bfloat16():
+    model = _model("labels", "resnet", flow={"network_dtype": "mixed_bfloat16"})
+    embedding = model.distribution.bijector.condition_embedding
+    before = embedding.table.numpy()
+    history = model.fit(_IMAGES, _LABELS, batch_size=4, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    single = _model("labels", "resnet")
+    expected = single.fit(_IMAGES, _LABELS, batch_size=4, epochs=2, verbose=0).history
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-2)
+    assert np.abs(embedding.table - before).max() > 0
+    assert model.predict((_IMAGES, _LABELS), verbose=0).dtype == np.float32
+
+
+def test_a_run_that_is_resumed(tmp_path):
+    options = {"flow": {"condition_dropout": 0.4}, "optimizer": None, "dequantize": True}
+    data = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    whole, first, second = (_model(**options) for _ in range(3))
+    whole.fit(_IMAGES, _LABELS, epochs=3, **data)
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, first, monitor="loss")
+    first.fit(_IMAGES, _LABELS, epochs=2, callbacks=[checkpoint], **data)
+    for variable in second.distribution.variables:
+        variable.assign(tf.ones_like(variable))
+    assert tfr.TrainingCheckpoint(tmp_path, second, monitor="loss").restore()
+    second.fit(_IMAGES, _LABELS, **data)
+    _assert_close(_values(second), _values(whole), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_flow_conditional", [False, True])
+def test_a_base_for_each_class(is_flow_conditional):
+    means = tf.Variable(ft.normal([5, *_SHAPE]), name="means")
+    base = tfr.ConditionalDistribution(
+        lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
+        [means],
+        event_shape=_SHAPE,
+    )
+    flow = ft.conditional_flow("labels", "user") if is_flow_conditional else None
+    flow = flow or ft.image_flow(_SHAPE, num_scales=1, num_couplings=1, num_blocks=0)
+    distribution = tfd.TransformedDistribution(base, flow)
+    model = tfr.FlowModel(distribution, dequantize=False)
+    model.compile()
+    before = means.numpy()
+    # Nobody is in the last class.
+    labels = _LABELS % 4
+    model.fit(_IMAGES, labels, batch_size=4, epochs=2, verbose=0)
+    assert np.abs(means - before).max(axis=(1, 2, 3)).min(initial=1, where=np.arange(5) < 4) > 0
+    log_prob = model.predict((_IMAGES, labels), verbose=0)
+    images = tf.cast(_IMAGES, tf.float32)
+    given = tfr.condition(distribution, labels)
+    np.testing.assert_allclose(log_prob, given.log_prob(images), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"expected a conditional_input.*got None|images only"):
+        model.predict(_IMAGES, verbose=0)
+
+
+def test_one_condition_for_all():
+    distribution = ft.conditional_distribution("labels", "user")
+    model = tfr.FlowModel(tfr.condition(distribution, 3), dequantize=False)
+    model.compile()
+    # Labels are ignored, as by any unconditional distribution.
+    model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
+    expected = tfr.condition(distribution, 3).log_prob(tf.cast(_IMAGES, tf.float32))
+    np.testing.assert_allclose(model.predict(_IMAGES, verbose=0), expected, rtol=1e-4)
+
+
+# Conditions that are left out.
+
+
+class _RecordingNetwork(ft.ConditionedNetwork):
+    """Keeps the conditions of all calls."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = []
+
+    def call(self, inputs, conditional_input=None):
+        self.seen.append(conditional_input.numpy())
+        return super().call(inputs, conditional_input)
+
+
+def _recording(rate, seed=0):
+    """Returns a model, and a function to the images whose condition was left out in each call."""
+    networks = []
+
+    def network_fn(*, output_channels, conditional_event_shape, name, dtype, **_):
+        networks.append(
+            _RecordingNetwork(output_channels, conditional_event_shape[-1], name=name, dtype=dtype)
+        )
+        return networks[-1]
+
+    options = {"condition_dropout": rate, "network_fn": network_fn, "normalization": None}
+    model = _model(seed=seed, flow=options, optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
+    nothing = model.distribution.bijector.condition_embedding.no_condition.numpy()
+    networks[0].seen.clear()
+
+    def left_out():
+        seen, networks[0].seen = networks[0].seen, []
+        return np.array([(condition == nothing).all(axis=-1) for condition in seen])
+
+    return model, left_out
+
+
+def test_the_share_of_conditions_that_are_left_out():
+    images, labels = np.repeat(_IMAGES, 50, 0), np.repeat(_LABELS, 50)
+    data = {"batch_size": 200, "shuffle": False, "verbose": 0}
+
+    def dropped(rate, seed=0):
+        model, left_out = _recording(rate, seed)
+        model.fit(images, labels, epochs=2, **data)
+        return left_out()
+
+    steps = dropped(0.3)
+    assert steps.shape == (4, 200)
+    # Five standard deviations.
+    assert abs(steps.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / steps.size)
+    # Each step has its own, which the seed determines.
+    assert all((one != other).any() for one, other in itertools.pairwise(steps))
+    np.testing.assert_array_equal(dropped(0.3), steps)
+    assert (dropped(0.3, seed=1) != steps).any()
+    assert not dropped(0.0).any()
+
+
+def test_nothing_is_left_out_of_an_evaluation():
+    model, left_out = _recording(0.5)
+    model.evaluate(_IMAGES, _LABELS, batch_size=4, verbose=0)
+    model.predict((_IMAGES, _LABELS), batch_size=4, verbose=0)
+    seen = left_out()
+    assert seen.shape == (4, 4) and not seen.any()
+
+
+@pytest.mark.parametrize("kind", ["labels", "vectors"])
+def test_densities_without_a_condition(kind):
+    model = _model(kind, flow={"condition_dropout": 0.5})
+    conditions = _conditions(kind)
+    model.fit(_IMAGES, conditions, batch_size=4, epochs=2, verbose=0)
+    nothing = np.full_like(conditions, -1 if kind == "labels" else np.nan)
+    expected = model.predict(_IMAGES, verbose=0)
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(model.predict((_IMAGES, nothing), verbose=0), expected, rtol=1e-5)
+    results = model.evaluate(_IMAGES, verbose=0, return_dict=True)
+    assert results["loss"] == pytest.approx(-expected.mean(), rel=1e-5)
+    log_prob = model.predict((_IMAGES, conditions), verbose=0)
+    assert np.abs(log_prob - expected).max() > 1e-3
+    # Training without any condition, too.
+    history = model.fit(_IMAGES, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+# Steps that are not finite.
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_part_that_is_not_finite_is_named(jit_compile):
+    model = _model(jit_compile=jit_compile, flow={"normalization": None})
+    couplings = [p for p in model.distribution.submodules if isinstance(p, tfr.AffineCoupling)]
+    scale = couplings[-1].scale.numpy()
+    couplings[-1].scale.assign(1e4)
+    before = _values(model)
+    with pytest.raises(tfr.NonFiniteLossError) as error:
+        model.fit(_IMAGES, _LABELS, batch_size=4, shuffle=False, verbose=0)
+    assert (error.value.step, error.value.part) == (0, f"the bijector {couplings[-1].name}")
+    _assert_close(_values(model), before)
+    couplings[-1].scale.assign(scale)
+    table = model.distribution.bijector.condition_embedding.table
+    table.assign(tf.fill(table.shape, np.nan))
+    with pytest.raises(tfr.NonFiniteLossError) as error:
+        model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
+    assert error.value.part == f"the variable {table.path}"
+
+
+def test_a_nan_in_the_images():
+    model = _model()
+    images = _IMAGES.astype(np.float32)
+    images[5, 0, 0, 0] = np.nan
+    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
+        model.fit(images, _LABELS, batch_size=4, shuffle=False, verbose=0)
+
+
+# Data that cannot be trained on.
+
+each_method = pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+
+
+def _call(model, method, images, conditions):
+    if method == "predict":
+        return model.predict((images, conditions), verbose=0)
+    return getattr(model, method)(images, conditions, verbose=0)
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("kind", "conditions", "match"),
+    [
+        ("labels", _LABELS + 1, r"integer labels in \[0, 5\), or weights.*got \[5\]"),
+        ("labels", -_LABELS, r"integer labels in \[0, 5\), or weights.*got \[-4, -3, -2, -1\]"),
+        (
+            "labels",
+            _LABELS.astype(np.float32),
+            r"labels in \[0, 5\), .*got float32 of shape \(8,\)",
+        ),
+        ("labels", _LABELS[:, None], r"one for each image, got shape \(8, 1\)"),
+        ("labels", np.zeros([8, 4]), r"got float64 of shape \(8, 4\)"),
+        ("vectors", np.zeros([8, 2]), r"vectors \[..., 3\], got float64 of shape \(8, 2\)"),
+        ("vectors", np.zeros([8, 1, 3]), r"one for each image, got shape \(8, 1, 3\)"),
+        ("vectors", _LABELS, r"vectors \[..., 3\], got int64 of shape"),
+        ("images", np.zeros([8, 4, 4, 3]), r"images \[..., 4, 4, 2\], got float64 of shape"),
+    ],
+)
+def test_conditions_that_are_not_as_declared(kind, conditions, match, method):
+    with pytest.raises(ValueError, match=f"FlowModel: expected .*{match}"):
+        _call(_MODELS[kind], method, _IMAGES, conditions)
+
+
+_MODELS = {kind: _model(kind) for kind in ("labels", "vectors", "images")}
+
+
+# Five floats are weights of one condition, if not of a batch of five images.
+@each_method
+@pytest.mark.parametrize("labels", [_LABELS.astype(np.float32), _LABELS[:, None]])
+def test_datasets_of_conditions_that_are_not_as_declared(labels, method):
+    dataset = tf.data.Dataset.from_tensor_slices((_IMAGES, labels)).batch(5)
+    with pytest.raises(ValueError, match=r"one for each image, got shape \((5|None)"):
+        getattr(_MODELS["labels"], method)(dataset, verbose=0)
+
+
+def test_labels_of_a_dataset_that_are_out_of_range():
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"integer labels in \[0, 5\)"):
+        _MODELS["labels"].predict(_dataset((_IMAGES, _LABELS + 1)), verbose=0)
+
+
+@each_method
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_images_only(method, as_dataset):
+    data = _dataset(_IMAGES) if as_dataset else _IMAGES
+    with pytest.raises(
+        ValueError, match=r"expected images and conditions, integer labels in.*only"
+    ):
+        getattr(_MODELS["labels"], method)(data, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_other_labels_beside_a_dataset(method):
+    with pytest.raises(ValueError, match="expected no y beside a dataset, which has its own"):
+        getattr(_MODELS["labels"], method)(_dataset((_IMAGES, _LABELS)), _LABELS, verbose=0)
+
+
+@each_method
+def test_conditions_of_another_number(method):
+    with pytest.raises(ValueError, match=r"arrays of equal length, got lengths \[7, 8\]"):
+        _call(_MODELS["labels"], method, _IMAGES, _LABELS[:7])
