@@ -39,12 +39,13 @@ def apply_if(
       gradients: of `variables`, the same on all replicas.
       variables: those that the optimizer was built for.
     """
-    if replicas.num_replicas() == 1:
+    if not tf.distribute.has_strategy():
         tf.cond(
             condition, lambda: _apply(optimizer, gradients, variables), lambda: tf.constant(False)
         )
         return
-    # Keras communicates within `apply`, which no branch may contain: the step is undone instead.
+    # Keras communicates within `apply`, also with a single replica, and no branch may do that. The
+    # step is undone instead.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
     # Keras sums over replicas once more: the first one passes the sum, the others zeros.
