@@ -141,8 +141,7 @@ class FlowModel(keras.Model):
         expected = "FlowModel: expected an int32 seed"
         seed = int(validation.real(seed, lambda x: x in _INT32, expected))
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
-        all_variables = [variable for module in modules for variable in module.variables]
-        _check_scope("the distribution", all_variables)
+        _check_scope("the distribution", [v for module in modules for v in module.variables])
         takes_condition = distributions.takes_condition(distribution)
         embedding = distributions.find_embedding(distribution)
         super().__init__(name=name)
@@ -159,7 +158,7 @@ class FlowModel(keras.Model):
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         of_networks = {id(v.value) for layer in self.networks for v in layer.variables}
         self.other_variables = tracking.TrackedVariables(
-            [v for v in all_variables if id(v) not in of_networks],
+            [v for module in modules for v in module.variables if id(v) not in of_networks],
             name="other_variables",
         )
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
