@@ -71,6 +71,17 @@ def test_serializing_a_base_with_a_function_raises():
         serialize_distribution(base)
 
 
+def test_serializing_a_conditional_base_with_an_unregistered_function_raises():
+    base = tfr.ConditionalDistribution(
+        lambda label: tfd.Independent(tfd.Normal(tf.zeros([*label.shape, *SHAPE]), 1.0), 3),
+        event_shape=SHAPE,
+    )
+    with pytest.raises(
+        TypeError, match=r"distribution\.make_distribution cannot be saved: .*lambda"
+    ):
+        serialize_distribution(base)
+
+
 def test_serializing_bijectors_that_share_networks_raises():
     bijector = tfr.RealNVPImage(SHAPE, num_scales=1, num_blocks=0, num_filters=4, alpha=None)
     copy = bijector.copy(name="other")

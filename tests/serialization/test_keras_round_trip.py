@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from flow_testing import flow_distribution, grey_levels, image_flow, network, randomize
+from flow_testing import (
+    condition,
+    conditional_flow,
+    flow_distribution,
+    grey_levels,
+    image_flow,
+    network,
+    normal,
+    randomize,
+)
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
+from tfp_realnvp.distributions import find_embedding, takes_condition
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -28,11 +38,12 @@ import tfp_realnvp
 folder, intra_op, inter_op = sys.argv[1:]
 tf.config.threading.set_intra_op_parallelism_threads(int(intra_op))
 tf.config.threading.set_inter_op_parallelism_threads(int(inter_op))
-images = np.load(f"{folder}/images.npy")
-model = keras.models.load_model(f"{folder}/flow.keras")
-log_prob = model.predict(images, verbose=0)
-loss = model.fit(images, verbose=0, shuffle=False).history["loss"][0]
-np.savez(f"{folder}/results.npz", log_prob, loss, *[w.numpy() for w in model.weights])
+images, labels = np.load(f"{folder}/images.npy"), np.load(f"{folder}/labels.npy")
+for name, data in (("flow", images), ("conditional", (images, labels))):
+    model = keras.models.load_model(f"{folder}/{name}.keras")
+    log_prob = model.predict(data, verbose=0)
+    loss = model.fit(data, verbose=0, shuffle=False).history["loss"][0]
+    np.savez(f"{folder}/{name}.npz", log_prob, loss, *[w.numpy() for w in model.weights])
 """
 
 
@@ -42,37 +53,57 @@ def trainable_base():
     return tfd.Independent(normal, 3)
 
 
+def batch_for(distribution, number, seed=0):
+    """Returns images, and their conditions if the distribution takes any."""
+    # Gray levels below the smallest num_values here.
+    images = grey_levels(number, SHAPE, seed) % 17
+    if not takes_condition(distribution):
+        return images
+    embedding = find_embedding(distribution)
+    event = () if embedding is None else embedding.conditional_event_shape
+    kind = {0: "labels", 1: "vectors", 3: "small_images"}[len(event)]
+    return images, condition(kind, [number], seed=seed).numpy()
+
+
 def trained_model(distribution, **compile_arguments):
     model = tfr.FlowModel(distribution, seed=5, name="flow")
     model.compile(**compile_arguments)
-    model.fit(grey_levels(16, SHAPE), batch_size=8, verbose=0, shuffle=False)
+    model.fit(batch_for(distribution, 16), batch_size=8, verbose=0, shuffle=False)
     return model
 
 
-def next_step(model):
+def next_step(model, data):
     """Returns the loss of one more training step, and the weights after it."""
-    history = model.fit(grey_levels(8, SHAPE, seed=1), verbose=0, shuffle=False)
+    history = model.fit(data, verbose=0, shuffle=False)
     return history.history["loss"][0], [w.numpy() for w in model.weights]
 
 
 def assert_same(model, loaded):
-    # Gray levels below the smallest num_values here.
-    images = grey_levels(8, SHAPE, seed=2) % 17
-    expected = model.predict(images, verbose=0)
+    data = batch_for(model.distribution, 8, seed=2)
+    expected = model.predict(data, verbose=0)
     assert np.isfinite(expected).all()
-    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, rtol=1e-6)
+    np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, rtol=1e-6)
     assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
 
 
 def test_training_continues_in_another_process(tmp_path):
-    flow = tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL))
     # A large ε: with a small one, Adam turns rounding errors of small gradients into full steps.
-    model = trained_model(flow, optimizer=tfr.FusedAdam(1e-3, epsilon=1e-1), scale_l2=1e-3)
-    images = grey_levels(8, SHAPE, seed=1)
+    flows = {
+        "flow": image_flow(SHAPE, **SMALL),
+        "conditional": conditional_flow("labels", condition_dropout=0.3),
+    }
+    results = {}
+    for name, flow in flows.items():
+        distribution = tfd.TransformedDistribution(trainable_base(), flow)
+        optimizer = tfr.FusedAdam(1e-3, epsilon=1e-1)
+        model = trained_model(distribution, optimizer=optimizer, scale_l2=1e-3)
+        data = batch_for(model.distribution, 8, seed=1)
+        model.save(tmp_path / f"{name}.keras")
+        log_prob = model.predict(data, verbose=0)
+        results[name] = log_prob, *next_step(model, data)
+    images, labels = data
     np.save(tmp_path / "images.npy", images)
-    model.save(tmp_path / "flow.keras")
-    log_prob = model.predict(images, verbose=0)
-    loss, weights = next_step(model)
+    np.save(tmp_path / "labels.npy", labels)
 
     # Sums are rounded equally for equal numbers of threads.
     threading = tf.config.threading
@@ -81,13 +112,14 @@ def test_training_continues_in_another_process(tmp_path):
     command = [sys.executable, "-c", LOAD_AND_TRAIN, tmp_path, str(intra_op), str(inter_op)]
     subprocess.run(command, check=True)
 
-    with np.load(tmp_path / "results.npz") as results:
-        loaded_log_prob, loaded_loss, *loaded_weights = results.values()
-    np.testing.assert_allclose(loaded_log_prob, log_prob, rtol=1e-6)
-    np.testing.assert_allclose(loaded_loss, loss, rtol=1e-6)
-    for loaded, expected in zip(loaded_weights, weights, strict=True):
-        # The step size is 1e-3.
-        np.testing.assert_allclose(loaded, expected, rtol=1e-5, atol=1e-6)
+    for name, (log_prob, loss, weights) in results.items():
+        with np.load(tmp_path / f"{name}.npz") as loaded:
+            loaded_log_prob, loaded_loss, *loaded_weights = loaded.values()
+        np.testing.assert_allclose(loaded_log_prob, log_prob, rtol=1e-6)
+        np.testing.assert_allclose(loaded_loss, loss, rtol=1e-6)
+        for value, expected in zip(loaded_weights, weights, strict=True):
+            # The step size is 1e-3.
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_optimizer_and_penalty_round_trip(tmp_path):
@@ -161,6 +193,19 @@ def chain_of_parts():
     )
 
 
+def embedded_by_hand():
+    coupling = tfr.AffineCoupling(
+        tfr.CheckerboardMask(0), network(1, 2, conditional_event_shape=[6])
+    )
+    embedding = tfr.ConditionEmbedding(num_classes=5, size=6)
+    return tfr.FlowChain([tfr.PixelLogit(), tfr.EmbeddedCondition(coupling, embedding)])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def normal_of_class(label, means):
+    return tfd.Independent(tfd.Normal(tf.gather(means, label), 1.5), 3)
+
+
 BIJECTORS = {
     "paper": lambda: tfr.RealNVPImage(SHAPE, 2, num_blocks=1, momentum=0.7, **SMALL),
     "compact": lambda: tfr.RealNVPImage.compact(SHAPE, **{"num_scales": 2, **SMALL}),
@@ -173,6 +218,11 @@ BIJECTORS = {
     "registered function": lambda: tfr.RealNVPImage(SHAPE, network_fn=shallow_conv, **SMALL),
     "by hand": chain_of_parts,
     "chain": lambda: tfb.Chain([tfr.RealNVPImage(SHAPE, num_blocks=0, **SMALL), tfb.Shift(0.5)]),
+    "labels": lambda: conditional_flow("labels", condition_dropout=0.1),
+    "vectors": lambda: conditional_flow("vectors", "shallow", normalization="actnorm"),
+    "images": lambda: conditional_flow("small_images", "user", num_scales=2),
+    "labels in a chain": lambda: tfb.Chain([conditional_flow("labels", "user"), tfb.Shift(0.5)]),
+    "labels by hand": embedded_by_hand,
 }
 
 BASES = {
@@ -188,17 +238,24 @@ BASES = {
         ),
         tfb.Reshape(SHAPE),
     ),
+    "of a class": lambda: tfr.ConditionalDistribution(
+        normal_of_class, [tf.Variable(normal([5, *SHAPE]))], event_shape=SHAPE
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("bijector", "base"),
-    [*((name, "sample") for name in BIJECTORS), *(("compact", name) for name in BASES)],
+    [
+        *((name, "sample") for name in BIJECTORS),
+        *(("compact", name) for name in BASES),
+        ("labels", "of a class"),
+    ],
 )
 def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
     flow = tfd.TransformedDistribution(BASES[base](), BIJECTORS[bijector]())
-    flow.log_prob(tf.ones([1, *SHAPE]))
-    model = tfr.FlowModel(randomize(flow))
+    model = tfr.FlowModel(flow)
+    randomize(flow)
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
 
@@ -232,29 +289,34 @@ def test_float64_round_trips(tmp_path):
     assert_same(model, loaded)
 
 
-def test_weights_load_into_a_new_model(tmp_path):
-    model = trained_model(tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL)))
+def small_flow(kind=None, seed=0):
+    options = {"weights_seed": seed, "condition_dropout": 0.1} if kind else {"weights_seed": seed}
+    flow = conditional_flow(kind, **options) if kind else image_flow(SHAPE, **options, **SMALL)
+    return tfd.TransformedDistribution(trainable_base(), flow)
+
+
+each_condition = pytest.mark.parametrize("kind", [None, "labels", "vectors"])
+
+
+@each_condition
+def test_weights_load_into_a_new_model(tmp_path, kind):
+    model = trained_model(small_flow(kind))
     model.save_weights(tmp_path / "flow.weights.h5")
-    fresh = tfd.TransformedDistribution(
-        trainable_base(), image_flow(SHAPE, weights_seed=1, **SMALL)
-    )
+    fresh = small_flow(kind, seed=1)
     other = tfr.FlowModel(fresh, seed=5, name="flow")
     other.load_weights(tmp_path / "flow.weights.h5")
     assert_same(model, other)
 
 
-def test_a_checkpoint_of_the_distribution_has_all_variables(tmp_path):
-    flow = trained_model(
-        tfd.TransformedDistribution(trainable_base(), image_flow(SHAPE, **SMALL))
-    ).distribution
+@each_condition
+def test_a_checkpoint_of_the_distribution_has_all_variables(tmp_path, kind):
+    flow = small_flow(kind)
     path = tf.train.Checkpoint(distribution=flow).save(tmp_path / "flow")
-    fresh = tfd.TransformedDistribution(
-        trainable_base(), image_flow(SHAPE, weights_seed=1, **SMALL)
-    )
+    fresh = small_flow(kind, seed=1)
     status = tf.train.Checkpoint(distribution=fresh).restore(path)
 
     status.assert_consumed()
-    assert len(flow.variables) > 40
+    assert len(flow.variables) > 30
     for restored, expected in zip(fresh.variables, flow.variables, strict=True):
         np.testing.assert_array_equal(restored, expected)
 

@@ -72,6 +72,31 @@ def clipping(two):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+def conditions(two):
+    # Which are left out is the same on any number of devices.
+    options = {"num_classes": 5, "condition_dropout": 0.4, "embedding_size": 6}
+    images, labels = ft.grey_levels(25), np.arange(25) % 5
+    models = []
+    for strategy in (_ONE, two):
+        model = st.make_model(strategy, optimizer=lambda: keras.optimizers.SGD(1e-3), **options)
+        data = {"batch_size": 8, "shuffle": False, "verbose": 0}
+        # A last batch of a single image, which leaves a replica without any, in evaluation only.
+        model.fit(images[:24], labels[:24], validation_data=(images, labels), epochs=2, **data)
+        models.append(model)
+    one, mirrored = (model.predict((images, labels), batch_size=8, verbose=0) for model in models)
+    np.testing.assert_allclose(mirrored, one, rtol=1e-4)
+    for each, expected in zip(*(_state(model) for model in reversed(models)), strict=True):
+        np.testing.assert_allclose(each, expected, rtol=1e-3, atol=1e-5)
+
+
+def recomputed_activations(two):
+    options = {"num_blocks": 1, "optimizer": lambda: keras.optimizers.SGD(1e-3)}
+    expected = _fit(_ONE, ft.grey_levels(24), **options)
+    actual = _fit(two, ft.grey_levels(24), recompute=True, **options)
+    for one, other in zip(_state(actual), _state(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
 def first_batch_of_act_norm(two):
     options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
     states = []
@@ -95,7 +120,7 @@ def a_nan_on_one_replica(two):
         # So that there are moments, which a step of zeros would change.
         model.fit(images[:8], batch_size=8, shuffle=False, verbose=0)
         expected = _state(model)
-        with _raises(tfr.NonFiniteLossError, "at step 1"):
+        with _raises(tfr.NonFiniteLossError, "at step 1, first in the data"):
             model.fit(images[8:], batch_size=8, shuffle=False, verbose=0)
         for one, other in zip(_state(model), expected, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -140,6 +165,8 @@ if __name__ == "__main__":
         training_and_evaluation,
         density_in_and_out_of_the_scope,
         clipping,
+        conditions,
+        recomputed_activations,
         first_batch_of_act_norm,
         a_nan_on_one_replica,
         statistics_of_each_replica,
