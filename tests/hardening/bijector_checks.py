@@ -31,20 +31,21 @@ def built_or_refused(construct):
         return None
 
 
-def assert_bijective(bijector, data, *, resolution):
+def assert_bijective(bijector, data, *, resolution, **given):
     """Checks round trip and log dets of [..., H, W, C] data.
 
     Args:
       bijector: any, on images.
       data: where it is to be invertible, of its dtype.
       resolution: how exact the round trip is, in units of the dtype's epsilon at the largest datum.
+      **given: `conditional_input`.
     """
     epsilon = np.finfo(data.dtype.as_numpy_dtype).eps
-    latents = bijector.inverse(data)
-    ildj = bijector.inverse_log_det_jacobian(data, event_ndims=3)
+    latents = bijector.inverse(data, **given)
+    ildj = bijector.inverse_log_det_jacobian(data, event_ndims=3, **given)
     # Identities: the cache would hand out what it holds.
-    again = bijector.forward(tf.identity(latents))
-    fldj = bijector.forward_log_det_jacobian(tf.identity(latents), event_ndims=3)
+    again = bijector.forward(tf.identity(latents), **given)
+    fldj = bijector.forward_log_det_jacobian(tf.identity(latents), event_ndims=3, **given)
 
     assert again.shape == data.shape and again.dtype == latents.dtype == data.dtype
     assert latents.shape == bijector.inverse_event_shape(data.shape)

@@ -44,16 +44,29 @@ def arguments(**strategies):
     return options_of(**{name: mostly(valid) for name, valid in strategies.items()})
 
 
-def assert_valid(bijector, shape, seed, num_values=None):
+def assert_valid(bijector, shape, seed, num_values=None, **given):
     data = ft.normal(shape, bijector.dtype, seed)
     if num_values is not None:
         data = ft.pixels(shape, bijector.dtype, seed) * (num_values / 256)
-    assert_bijective(bijector, data, resolution=3e4)
+    assert_bijective(bijector, data, resolution=3e4, **given)
 
 
 SEED = st.integers(0, 2**31 - 1)
 NORMALIZATION = st.sampled_from(["batch", "actnorm", None])
 SIZE = st.one_of(st.sampled_from([2, 4, 4, 8, 6, None]), st.integers(1, 9))
+
+
+SMALL_SHAPE = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+
+
+def condition_of(flow, number, dtype):
+    """Returns the keyword arguments with a condition for each image, if the flow takes one."""
+    embedding = flow.condition_embedding
+    if embedding is None:
+        return {}
+    if embedding.num_classes is not None:
+        return {"conditional_input": np.arange(number) % embedding.num_classes}
+    return {"conditional_input": ft.normal([number, *embedding.conditional_event_shape], dtype)}
 
 
 @cases(quick=25, full=200)
@@ -75,13 +88,17 @@ SIZE = st.one_of(st.sampled_from([2, 4, 4, 8, 6, None]), st.integers(1, 9))
         dtype=DTYPE,
         validate_args=st.booleans(),
     ),
+    condition=st.just({})
+    | arguments(num_classes=st.integers(1, 3), condition_dropout=st.floats(0, 0.9))
+    | arguments(conditional_event_shape=SMALL_SHAPE, embedding_size=st.integers(1, 3)),
     compact=st.booleans(),
     seed=SEED,
 )
-def test_image_flows(image_shape, options, compact, seed):
+def test_image_flows(image_shape, options, condition, compact, seed):
     options.setdefault("num_blocks", 0)
     options.setdefault("num_filters", 3)
     options.setdefault("num_couplings", 1)
+    options.update(condition)
     make = tfr.RealNVPImage.compact if compact else tfr.RealNVPImage
     flow = built_or_refused(lambda: make(image_shape, **options))
     if flow is None:
@@ -92,7 +109,8 @@ def test_image_flows(image_shape, options, compact, seed):
     shape = (2, height or 2 * multiple, width or multiple, channels)
     num_values = flow.parameters["num_values"]
     has_logit = flow.parameters["alpha"] is not None
-    assert_valid(flow, shape, seed, num_values if has_logit else None)
+    condition = condition_of(flow, 2, flow.dtype)
+    assert_valid(flow, shape, seed, num_values if has_logit else None, **condition)
 
 
 @cases(quick=40, full=200)
@@ -198,6 +216,7 @@ def test_chains(parts, options):
         num_blocks=st.integers(-1, 1),
         num_filters=st.integers(-1, 3),
         checkerboard_parity=st.sampled_from([None, 0, 1, 2]),
+        conditional_event_shape=st.none() | SMALL_SHAPE,
         output_scale=st.floats(0, 1),
         momentum=st.floats(-0.1, 1.1),
         epsilon=st.floats(-0.1, 1),
@@ -211,9 +230,9 @@ def test_chains(parts, options):
 def test_networks(layer, options, shape):
     names = {
         BatchNorm: "momentum epsilon",
-        tfr.ConvResNet: "output_channels num_blocks num_filters checkerboard_parity output_scale "
-        "momentum epsilon",
-        tfr.ShallowConv: "output_channels num_filters checkerboard_parity",
+        tfr.ConvResNet: "output_channels num_blocks num_filters checkerboard_parity "
+        "conditional_event_shape output_scale momentum epsilon",
+        tfr.ShallowConv: "output_channels num_filters checkerboard_parity conditional_event_shape",
         tfr.WeightNormConv2D: "filters kernel_size use_bias initial_scale",
     }[layer].split()
     defaults = {"output_channels": 2, "filters": 2, "kernel_size": 1, "num_filters": 2}
@@ -227,7 +246,13 @@ def test_networks(layer, options, shape):
 
     network = built_or_refused(build)
     if network is not None:
-        outputs = network(ft.normal(shape))
+        inputs, condition = ft.normal(shape), {}
+        event = getattr(network, "conditional_event_shape", None)
+        if event is not None:
+            # The height and width of the image.
+            event = (*shape[1:3], event[-1]) if len(event) == 3 else event
+            condition = {"conditional_input": ft.normal([shape[0], *event])}
+        outputs = network(inputs, **condition)
         default = shape[-1] if layer is BatchNorm else None
         expected = options.get("output_channels", options.get("filters", default))
         assert outputs.shape == (*shape[:-1], int(expected)) and np.isfinite(outputs).all()

@@ -76,8 +76,8 @@ class Affine(Transformer):
 
     >>> import tensorflow as tf
     >>> z, log_det = Affine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
-    >>> float(z), float(log_det)
-    (3.0, 0.0)
+    >>> z.numpy().tolist(), log_det.numpy().tolist()
+    ([[3.0]], [[0.0]])
 
     #### References
 
@@ -121,8 +121,9 @@ class Additive(Transformer):
     #### Example
 
     >>> import tensorflow as tf
-    >>> float(Additive().inverse(tf.constant([2.0]), tf.constant([1.0]))[0])
-    3.0
+    >>> z, _ = Additive().inverse(tf.constant([2.0]), tf.constant([1.0]))
+    >>> z.numpy().tolist()
+    [3.0]
 
     #### References
 
