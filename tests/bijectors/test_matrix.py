@@ -99,6 +99,13 @@ def _conditional_network(dtype):
     return tfr.AffineCoupling(tfr.ChannelMask(1), network, dtype=dtype)
 
 
+def _spline(dtype):
+    transformer = tfr.RationalQuadraticSpline(num_bins=4, bound=2.0)
+    outputs = 4 * transformer.num_parameters
+    network = ft.network(4, outputs, dtype.name, checkerboard_parity=1)
+    return tfr.Coupling(tfr.CheckerboardMask(1), network, transformer, dtype=dtype)
+
+
 def _flow_chain(dtype):
     return tfr.FlowChain(
         [
@@ -140,6 +147,10 @@ CASES = {
     "checkerboard1_additive": _coupling(tfr.CheckerboardMask(1), use_scale=False),
     "channel0_additive": _coupling(tfr.ChannelMask(0), use_scale=False),
     "channel1_additive": _coupling(tfr.ChannelMask(1), use_scale=False),
+    "coupling_spline": Case(_spline, (4, 2, 4), num_couplings=1),
+    "invertible_conv1x1": Case(
+        lambda dtype: tfr.InvertibleConv1x1(num_channels=3, dtype=dtype), (4, 2, 3)
+    ),
     "batch_normalization": Case(
         lambda dtype: tfr.BatchNormalization(num_channels=3, dtype=dtype),
         (4, 2, 3),
@@ -358,7 +369,7 @@ def test_float32_agrees_with_float64(name):
     # Names sort the variables alike in both.
     for to, value in zip(single.variables, double.variables, strict=True):
         assert to.name.split("/")[-1] == value.name.split("/")[-1]
-        to.assign(tf.cast(value, tf.float32))
+        to.assign(tf.cast(value, to.dtype))
     x, y = _latents(name), _data(name, seed=1)
     singles = tf.cast(x, tf.float32), tf.cast(y, tf.float32)
     actual = _all_results(single, *singles, **_given(name, tf.float32))
@@ -525,17 +536,20 @@ def test_event_ndims(name):
 def test_variables_are_complete(name):
     case, bijector = CASES[name], _bijector(name)
     parts = [bijector, *bijector.submodules]
-    couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
+    couplings = [part for part in parts if isinstance(part, tfr.Coupling)]
     norms = [p for p in parts if isinstance(p, (tfr.BatchNormalization, tfr.ActNorm))]
     assert (len(couplings), len(norms)) == (case.num_couplings, case.num_normalizations)
-    scales = [part.scale for part in couplings if part.scale is not None]
-    trainable, frozen = list(scales), []
+    trainable, frozen = [], []
     for part in couplings:
+        trainable += part.transformer.trainable_variables
         trainable += [variable.value for variable in part.network.trainable_variables]
         frozen += [variable.value for variable in part.network.non_trainable_variables]
     for part in parts:
         if isinstance(part, tfr.EmbeddedCondition):
             trainable += [variable.value for variable in part.embedding.trainable_variables]
+        if isinstance(part, tfr.InvertibleConv1x1):
+            trainable += part.factors.trainable_variables
+            frozen += part.factors.non_trainable_variables
     for part in norms:
         if isinstance(part, tfr.ActNorm):
             trainable += [part.learned.shift, part.learned.log_scale]
