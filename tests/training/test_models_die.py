@@ -145,6 +145,24 @@ def test_after_keras(method, recompute, jit_compile):
     _assert_freed(references)
 
 
+def test_after_fit_with_labels():
+    model = tfr.FlowModel(ft.conditional_distribution("labels", "user", condition_dropout=0.1))
+    model.compile()
+    embedding = model.distribution.bijector.condition_embedding
+    references = {
+        **_references(model.distribution),
+        "the model": weakref.ref(model),
+        "the embedding": weakref.ref(embedding),
+    }
+    labels = ft.condition("labels", [4]).numpy()
+    model.distribution.log_prob(
+        ft.pixels([4, *_SHAPE]), bijector_kwargs={"conditional_input": labels}
+    )
+    model.fit(ft.grey_levels(4), labels, batch_size=4, verbose=0)
+    del model, embedding
+    _assert_freed(references)
+
+
 def test_after_validation_in_fit():
     model = tfr.FlowModel(_distribution(False))
     model.compile()
