@@ -193,6 +193,22 @@ def chain_of_parts():
     )
 
 
+def transformers_by_hand():
+    """Returns a flow of couplings with other transformers, after a mixing of channels."""
+    spline, mixture = tfr.RationalQuadraticSpline(3, 6.0), tfr.LogisticMixture(2)
+    return tfr.FlowChain(
+        [
+            tfr.PixelLogit(),
+            tfb.Invert(tfr.Squeeze()),
+            tfr.InvertibleConv1x1(4),
+            tfr.Coupling(tfr.ChannelMask(0), network(2, 2 * spline.num_parameters), spline),
+            tfr.Coupling(tfr.ChannelMask(1), network(2, 2 * mixture.num_parameters), mixture),
+            tfr.Coupling(tfr.ChannelMask(0), network(2, 4), tfr.Affine(0.5)),
+            tfr.Squeeze(),
+        ]
+    )
+
+
 def embedded_by_hand():
     coupling = tfr.AffineCoupling(
         tfr.CheckerboardMask(0), network(1, 2, conditional_event_shape=[6])
@@ -223,6 +239,7 @@ BIJECTORS = {
     "images": lambda: conditional_flow("small_images", "user", num_scales=2),
     "labels in a chain": lambda: tfb.Chain([conditional_flow("labels", "user"), tfb.Shift(0.5)]),
     "labels by hand": embedded_by_hand,
+    "transformers by hand": transformers_by_hand,
 }
 
 BASES = {

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from flow_testing import flow_distribution, grey_levels, image_flow, normal, pixels
+from flow_testing import (
+    ConditionedNetwork,
+    condition,
+    conditional_distribution,
+    flow_distribution,
+    grey_levels,
+    image_flow,
+    normal,
+    pixels,
+    randomize,
+    standard_normal,
+)
 
 import tfp_realnvp as tfr
 
@@ -176,3 +187,91 @@ def test_errors(tmp_path):
         flow = flow_distribution(SHAPE, num_scales=1, num_blocks=0, **SMALL)
         tfr.export_saved_model(flow, tmp_path / "1", image_shape=(4, 4, 3))
     assert list(tmp_path.iterdir()) == []
+
+
+# Conditions.
+
+
+@pytest.fixture(scope="module", params=["labels", "vectors", "small_images"])
+def conditional(request, tmp_path_factory):
+    """A distribution under a condition, the same served, images, and their conditions."""
+    flow = conditional_distribution(request.param, "shallow", normalization="actnorm")
+    path = tmp_path_factory.mktemp("export") / "1"
+    tfr.export_saved_model(flow, path)
+    return flow, tf.saved_model.load(path), pixels([3, *SHAPE]), condition(request.param, [3])
+
+
+def test_a_condition_is_the_last_input(conditional):
+    flow, served, _, conditions = conditional
+    classifies = flow.bijector.condition_embedding.num_classes is not None
+    names = [*NAMES, "classify"] if classifies else NAMES
+    assert set(served.signatures) == {*names, *(f"{name}_uint8" for name in names)}
+    for name, signature in served.signatures.items():
+        inputs = signature.structured_input_signature[1]
+        if name.startswith("classify"):
+            assert "conditional_input" not in inputs
+            continue
+        spec = inputs["conditional_input"]
+        assert spec.dtype == conditions.dtype and spec.shape[1:] == conditions.shape[1:]
+
+
+def test_densities_and_latents_given_conditions(conditional):
+    flow, served, images, conditions = conditional
+    given = tfr.condition(flow, conditions)
+    log_prob = given.log_prob(images)
+    others = tf.roll(conditions, 1, axis=0)
+    assert np.abs(served.log_prob(images, others)["log_prob"] - log_prob).min() > 1e-3
+    close = {"rtol": 1e-5, "atol": 1e-4}
+    np.testing.assert_allclose(served.log_prob(images, conditions)["log_prob"], log_prob, **close)
+    latents = served.signatures["encode"](images=images, conditional_input=conditions)["latents"]
+    expected = flow.bijector.inverse(images, conditional_input=conditions)
+    np.testing.assert_allclose(latents, expected, **close)
+    decoded = served.decode(latents, conditions)["images"]
+    np.testing.assert_allclose(decoded, images, atol=1e-2)
+
+
+def test_uint8_images_given_conditions(conditional):
+    flow, served, _, conditions = conditional
+    images = grey_levels(3, SHAPE)
+    np.testing.assert_array_equal(served.reconstruct_uint8(images, 1, conditions)["images"], images)
+    expected = tfr.condition(flow, conditions).log_prob(tfr.dequantize(images, seed=(1, 0)))
+    actual = served.log_prob_uint8(images, 1, conditions)["log_prob"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_samples_given_conditions(conditional):
+    flow, served, _, conditions = conditional
+    options = {"bijector_kwargs": {"conditional_input": conditions}}
+    expected = flow.sample(3, seed=tf.constant([7, 0]), **options)
+    actual = served.sample(3, 7, 1.0, conditions)["images"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-2)
+    # One condition is that of all samples.
+    one = served.sample(3, 7, 1.0, conditions[:1])["images"]
+    repeated = tf.repeat(conditions[:1], 3, axis=0)
+    np.testing.assert_allclose(one, served.sample(3, 7, 1.0, repeated)["images"], rtol=1e-5)
+    message = "expected as many conditions as num_samples, or one"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        served.sample(3, 7, 1.0, conditions[:2])
+
+
+def test_classify(conditional):
+    flow, served, images, _ = conditional
+    if flow.bijector.condition_embedding.num_classes is None:
+        assert not hasattr(served, "classify")
+        return
+    outputs = served.classify(images)
+    expected = tfr.class_log_probs(flow, images)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(outputs["log_probs"], expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(outputs["labels"], np.argmax(expected, axis=-1))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"integer labels in \[0, 5\)"):
+        served.log_prob(images, [0, 4, 5])
+
+
+def test_a_condition_that_is_not_declared(tmp_path):
+    network = ConditionedNetwork(2)
+    network.build((None, None, None, 1))
+    bijector = tfr.AffineCoupling(tfr.CheckerboardMask(0), randomize(network))
+    flow = tfd.TransformedDistribution(standard_normal(SHAPE), bijector)
+    with pytest.raises(ValueError, match="expected a declared condition, by num_classes or"):
+        tfr.export_saved_model(flow, tmp_path / "1")

@@ -364,6 +364,14 @@ def test_a_nan_in_the_images():
         model.fit(images, _LABELS, batch_size=4, shuffle=False, verbose=0)
 
 
+def test_a_nan_in_the_conditions():
+    model = _model("vectors")
+    conditions = ft.condition("vectors", [len(_IMAGES)]).numpy()
+    conditions[5, 1] = np.nan
+    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the condition"):
+        model.fit(_IMAGES, conditions, batch_size=4, shuffle=False, verbose=0)
+
+
 # Data that cannot be trained on.
 
 each_method = pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])

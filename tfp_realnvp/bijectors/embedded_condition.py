@@ -49,7 +49,7 @@ class EmbeddedCondition(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          bijector: the flow, with a network at least that takes `conditional_input`.
+          bijector: the flow, with at least one network that takes `conditional_input`.
           embedding: of the condition, shared by all networks.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.

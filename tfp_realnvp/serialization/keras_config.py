@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import bijectors, distributions
-from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FlowBijector
+from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FlowBijector, Transformer
 
 __all__ = ["deserialize_distribution", "serialize_distribution"]
 
@@ -24,7 +24,7 @@ tfd = tfp.distributions
 _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
-    "tfp_realnvp": (bijectors, (FlowBijector, ChannelMask, CheckerboardMask)),
+    "tfp_realnvp": (bijectors, (FlowBijector, ChannelMask, CheckerboardMask, Transformer)),
     "tfp_realnvp.distributions": (distributions, tfp.distributions.Distribution),
 }
 
@@ -148,6 +148,7 @@ class _Serializer:
         return {"kind": "keras", "config": _keras_config(value, path)}
 
     def _describe_arguments(self, value: Any, path: str) -> dict[str, Any]:
+        defaults = inspect.signature(type(value).__init__).parameters
         if isinstance(value, FlowBijector):
             arguments = value.config
             for name in value.parameters.keys() - arguments.keys():
@@ -155,9 +156,8 @@ class _Serializer:
         elif isinstance(value, (tfd.Distribution, tfp.bijectors.Bijector)):
             arguments = value.parameters
         else:
-            # Masks: their attributes are their arguments.
-            arguments = vars(value)
-        defaults = inspect.signature(type(value).__init__).parameters
+            # Masks and transformers: their attributes have the names of the arguments.
+            arguments = {name: getattr(value, name) for name in defaults if hasattr(value, name)}
         return {
             name: self.describe(argument, f"{path}.{name}")
             for name, argument in arguments.items()

@@ -262,6 +262,8 @@ class FlowModel(keras.Model):
             with tf.GradientTape() as tape:
                 values, log_noise = self._values(images, seed, part, training=True)
                 record.add("the data", values)
+                if condition is not None and self._has_no_gaps(condition):
+                    record.add("the condition", condition)
                 with nested.observe_inverse(record.add_bijector):
                     log_prob = self._log_prob(values, condition, training=True) - log_noise
                 # The sum over replicas is the mean over the batch, plus the penalty.
@@ -354,6 +356,11 @@ class FlowModel(keras.Model):
                 "`fit(images, labels)` or `predict((images, labels))`, got images only."
             )
         return None
+
+    def _has_no_gaps(self, condition: Any) -> bool:
+        """Returns whether all elements have to be finite: a NaN may stand for "no condition"."""
+        may_be_missing = self._embedding is not None and self._embedding.dropout is not None
+        return tf.is_tensor(condition) and condition.dtype.is_floating and not may_be_missing
 
     def _with_dropout(
         self, condition: tf.Tensor | None, seed: Any, part: replicas.BatchPart
