@@ -102,13 +102,13 @@ def grey_levels(number, image_shape=(4, 4, 1), seed=0):
 
 
 def jacobian_log_det(function, event):
-    """Returns log |det| of the Jacobian of `function`, [B, H, W, C] to the same of another shape.
+    """Returns log |det| of the Jacobian of `function`, of batches of events to the same.
 
-    One image a row of the Jacobian: `function` treats the images of a batch independently, so the
+    One event a row of the Jacobian: `function` treats the events of a batch independently, so the
     gradient of the i-th output of the i-th copy is the i-th row.
     """
     size = int(tf.size(event))
-    copies = tf.tile(event[tf.newaxis], [size, 1, 1, 1])
+    copies = tf.repeat(event[tf.newaxis], size, axis=0)
     with tf.GradientTape() as tape:
         tape.watch(copies)
         outputs = tf.reshape(function(copies), [size, size])

@@ -19,7 +19,9 @@ from tfp_realnvp.bijectors import (
     PixelLogit,
     RationalQuadraticSpline,
     RealNVPImage,
+    RealNVPVector,
     Squeeze,
+    Standardization,
     Transformer,
 )
 from tfp_realnvp.distributions import (
@@ -33,6 +35,7 @@ from tfp_realnvp.networks import (
     ConditionEmbedding,
     Conditioner,
     ConvResNet,
+    DenseResNet,
     ShallowConv,
     WeightNormConv2D,
 )
@@ -58,6 +61,7 @@ __all__ = [
     "Conditioner",
     "ConvResNet",
     "Coupling",
+    "DenseResNet",
     "EmbeddedCondition",
     "FactorOut",
     "FlowBijector",
@@ -71,8 +75,10 @@ __all__ = [
     "PixelLogit",
     "RationalQuadraticSpline",
     "RealNVPImage",
+    "RealNVPVector",
     "ShallowConv",
     "Squeeze",
+    "Standardization",
     "TrainingCheckpoint",
     "Transformer",
     "VariationalDequantization",

@@ -21,7 +21,7 @@ class Case:
     """A constructor, `make(dtype)`, and the shape of its latents."""
 
     make: Callable
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     num_couplings: int = 0
     num_normalizations: int = 0
     # Height and width of latents of another size have to be multiples of this.
@@ -86,6 +86,31 @@ def _conditional(num_couplings, kind, network="user", **kwargs):
 
 def _vector(dtype):
     return ft.normal([2], dtype)
+
+
+def _label(dtype):
+    return tf.constant(3)
+
+
+def _vector_coupling(dtype):
+    transformer = tfr.LogisticMixture(num_components=3)
+    network = tfr.DenseResNet(2 * transformer.num_parameters, 1, 4, dtype=dtype.name)
+    network.build((None, 1))
+    mask = tfr.ChannelMask(num_first=1)
+    return tfr.Coupling(mask, network, transformer, event_ndims=1, dtype=dtype)
+
+
+def _vectors(size, num_couplings=2, condition=None, **kwargs):
+    """A `RealNVPVector`."""
+    kwargs = {"num_couplings": num_couplings, "num_blocks": 1, "num_filters": 4, **kwargs}
+    num_normalizations = num_couplings if kwargs.get("normalization", "actnorm") else 0
+    return Case(
+        lambda dtype: tfr.RealNVPVector(size, dtype=dtype, **kwargs),
+        (size,),
+        num_couplings,
+        num_normalizations,
+        condition=condition,
+    )
 
 
 def _conditional_resnet(dtype):
@@ -193,6 +218,18 @@ CASES = {
     "coupling_given_what_its_network_takes": Case(
         _conditional_network, (4, 2, 4), 1, condition=lambda dtype: _vector(dtype)[tf.newaxis]
     ),
+    "vector_coupling": Case(_vector_coupling, (3,), 1),
+    "standardization": Case(
+        lambda dtype: tfr.Standardization([1.0, -2.0, 0.5], [0.3, 2.0, 1.0], dtype=dtype), (3,)
+    ),
+    "vector": _vectors(3),
+    "vector_of_1": _vectors(1, 2, transformer=lambda: tfr.RationalQuadraticSpline(4)),
+    "vector_permuted": _vectors(4, mixing="permutation", normalization="batch"),
+    "vector_additive": _vectors(5, use_scale=False, mixing=None, normalization=None),
+    "vector_given_label": _vectors(3, condition=_label, num_classes=5, embedding_size=6),
+    "vector_given_vector": _vectors(
+        2, condition=_vector, conditional_event_shape=[2], embedding_size=6, recompute=True
+    ),
     "image_given_label": _conditional(2, "labels", "resnet"),
     "image_given_vector": _conditional(2, "vectors", "shallow", condition_dropout=0.1),
     "image_given_image": _conditional(2, "images", "shallow", recompute=True),
@@ -225,9 +262,16 @@ def _given(name, dtype=tf.float64):
     return {"conditional_input": make(dtype)} if make else {}
 
 
+def _ndims(name):
+    """Rank of an event: 3 for images, 1 for vectors."""
+    return len(CASES[name].latent_shape)
+
+
 def _latents(name, dtype=tf.float64, batch=(3,), seed=0, more=(0, 0)):
-    height, width, channels = CASES[name].latent_shape
-    shape = [*batch, height + more[0], width + more[1], channels]
+    shape = [*batch, *CASES[name].latent_shape]
+    if any(more):
+        shape[-3] += more[0]
+        shape[-2] += more[1]
     if CASES[name].num_values:
         # Latents of images: others can be so far out that the sigmoid's end has no inverse.
         shape = _bijector(name, dtype).forward_event_shape(shape)
@@ -245,9 +289,9 @@ def _all_results(bijector, x, y, **given):
     """All four hooks, at latents and data that do not come from one another."""
     return (
         bijector.forward(x, **given),
-        bijector.forward_log_det_jacobian(x, event_ndims=3, **given),
+        bijector.forward_log_det_jacobian(x, event_ndims=bijector.forward_min_event_ndims, **given),
         bijector.inverse(y, **given),
-        bijector.inverse_log_det_jacobian(y, event_ndims=3, **given),
+        bijector.inverse_log_det_jacobian(y, event_ndims=bijector.forward_min_event_ndims, **given),
     )
 
 
@@ -288,7 +332,7 @@ def test_forward_log_det_is_that_of_the_jacobian(name):
     bijector, x = _bijector(name), _latents(name, batch=())
     given = _given(name)
     expected = ft.jacobian_log_det(lambda x: bijector.forward(x, **given), x)
-    actual = bijector.forward_log_det_jacobian(x, event_ndims=3, **given)
+    actual = bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -297,7 +341,7 @@ def test_inverse_log_det_is_that_of_the_jacobian(name):
     bijector, y = _bijector(name), _data(name, batch=())
     given = _given(name)
     expected = ft.jacobian_log_det(lambda y: bijector.inverse(y, **given), y)
-    actual = bijector.inverse_log_det_jacobian(y, event_ndims=3, **given)
+    actual = bijector.inverse_log_det_jacobian(y, event_ndims=_ndims(name), **given)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -306,9 +350,9 @@ def test_inverse_log_det_is_that_of_the_jacobian(name):
 def test_log_dets_are_opposite(name, dtype):
     given = _given(name, dtype)
     bijector, x = _bijector(name, dtype), _latents(name, dtype)
-    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3, **given)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given)
     y = tf.identity(bijector.forward(x, **given))
-    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3, **given)
+    ildj = bijector.inverse_log_det_jacobian(y, event_ndims=_ndims(name), **given)
     np.testing.assert_allclose(ildj, -fldj, **_tolerance(dtype))
     assert fldj.dtype == ildj.dtype == dtype
 
@@ -329,7 +373,9 @@ def test_gradients_of_all_trainable_variables(name, direction):
     with tf.GradientTape() as tape:
         tape.watch(value)
         result = getattr(bijector, direction)(value, **given)
-        log_det = getattr(bijector, f"{direction}_log_det_jacobian")(value, event_ndims=3, **given)
+        log_det = getattr(bijector, f"{direction}_log_det_jacobian")(
+            value, event_ndims=_ndims(name), **given
+        )
         # Random weights: a plain sum could hide gradients that cancel.
         loss = tf.reduce_sum(result * ft.normal(result.shape, tf.float64, seed=5))
         loss += tf.reduce_sum(log_det)
@@ -346,10 +392,13 @@ def test_leading_shapes(name, batch):
     given = _given(name)
     bijector, x = _bijector(name), _latents(name, batch=batch)
     y = bijector.forward(x, **given)
-    assert y.shape[:-3] == batch
+    assert y.shape[: -_ndims(name)] == batch
     assert bijector.inverse(tf.identity(y), **given).shape == x.shape
-    assert bijector.forward_log_det_jacobian(x, event_ndims=3, **given).shape == batch
-    assert bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3, **given).shape == batch
+    assert bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given).shape == batch
+    assert (
+        bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=_ndims(name), **given).shape
+        == batch
+    )
     # Each image on its own gives the same as all at once.
     flat = bijector.forward(tf.reshape(x, [-1, *CASES[name].latent_shape]), **given)
     np.testing.assert_allclose(tf.reshape(flat, y.shape), y, rtol=1e-12, atol=1e-12)
@@ -401,7 +450,7 @@ def test_unknown_batch_height_and_width(name):
     case, bijector = CASES[name], _bijector(name)
 
     def unknown(value):
-        return tf.TensorSpec([None, None, None, value.shape[-1]], value.dtype)
+        return tf.TensorSpec([*[None] * _ndims(name), value.shape[-1]], value.dtype)
 
     x, y = _latents(name), _data(name, seed=1)
     function = tf.function(
@@ -409,7 +458,8 @@ def test_unknown_batch_height_and_width(name):
     )
     _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
     # The same trace serves another size.
-    x = _latents(name, batch=(2,), more=(2 * case.multiple, case.multiple))
+    more = (2 * case.multiple, case.multiple) if _ndims(name) == 3 else (0, 0)
+    x = _latents(name, batch=(2,), more=more)
     y = tf.identity(bijector.forward(x, **given))
     _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
@@ -421,9 +471,9 @@ def test_unknown_batch_of_two_dimensions(name):
     function = tf.function(
         lambda x: (
             bijector.forward(x, **given),
-            bijector.forward_log_det_jacobian(x, event_ndims=3, **given),
+            bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given),
         ),
-        input_signature=[tf.TensorSpec([None, None, *x.shape[-3:]], x.dtype)],
+        input_signature=[tf.TensorSpec([None, None, *x.shape[-_ndims(name) :]], x.dtype)],
     )
     y, fldj = function(x)
     np.testing.assert_allclose(y, bijector.forward(x, **given), rtol=1e-10, atol=1e-10)
@@ -449,13 +499,19 @@ def test_equal_configurations_do_not_share_results(name):
     given = _given(name)
     first, x = _bijector(name), _latents(name)
     second = ft.randomize(CASES[name].make(tf.float64), seed=2)
-    y = first.forward(x, **given), first.forward_log_det_jacobian(x, event_ndims=3, **given)
+    y = (
+        first.forward(x, **given),
+        first.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given),
+    )
     fresh = tf.identity(x)
     expected = (
         second.forward(fresh, **given),
-        second.forward_log_det_jacobian(fresh, event_ndims=3, **given),
+        second.forward_log_det_jacobian(fresh, event_ndims=_ndims(name), **given),
     )
-    actual = second.forward(x, **given), second.forward_log_det_jacobian(x, event_ndims=3, **given)
+    actual = (
+        second.forward(x, **given),
+        second.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given),
+    )
     _assert_all_close(actual, expected, rtol=1e-12)
     assert np.abs(actual[0] - y[0]).max() > 1e-3
 
@@ -513,7 +569,8 @@ def test_unknown_event_shapes(name):
     bijector = _bijector(name)
     *_, channels = CASES[name].latent_shape
     y_channels = bijector.forward_event_shape(CASES[name].latent_shape)[-1]
-    x_shape, y_shape = [None, None, channels], [None, None, y_channels]
+    unknown = [None] * (_ndims(name) - 1)
+    x_shape, y_shape = [*unknown, channels], [*unknown, y_channels]
     assert bijector.forward_event_shape(x_shape).as_list() == y_shape
     assert bijector.inverse_event_shape(y_shape).as_list() == x_shape
     assert bijector.forward_event_shape(tf.TensorShape(None)).rank is None
@@ -523,12 +580,15 @@ def test_unknown_event_shapes(name):
 def test_event_ndims(name):
     given = _given(name)
     bijector = _bijector(name)
-    assert bijector.forward_min_event_ndims == bijector.inverse_min_event_ndims == 3
-    assert bijector.forward_event_ndims(3) == bijector.inverse_event_ndims(3) == 3
-    # More event dimensions than three: the log det is the sum over them.
+    assert bijector.forward_min_event_ndims == bijector.inverse_min_event_ndims == _ndims(name)
+    ndims = _ndims(name)
+    assert bijector.forward_event_ndims(ndims) == bijector.inverse_event_ndims(ndims) == ndims
+    # More event dimensions: the log det is the sum over them.
     x = _latents(name, batch=(2, 3))
-    expected = tf.reduce_sum(bijector.forward_log_det_jacobian(x, event_ndims=3, **given), axis=-1)
-    actual = bijector.forward_log_det_jacobian(x, event_ndims=4, **given)
+    expected = tf.reduce_sum(
+        bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given), axis=-1
+    )
+    actual = bijector.forward_log_det_jacobian(x, event_ndims=ndims + 1, **given)
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
@@ -567,9 +627,9 @@ def test_parameter_properties(name):
     # TFP asks these for every bijector that is sliced, batched or made trainable.
     bijector = _bijector(name)
     assert type(bijector).parameter_properties(dtype=tf.float64) is not None
-    assert bijector.experimental_batch_shape(x_event_ndims=3) == []
-    assert bijector.experimental_batch_shape(y_event_ndims=3) == []
-    assert bijector.experimental_batch_shape_tensor(x_event_ndims=3).shape == [0]
+    assert bijector.experimental_batch_shape(x_event_ndims=_ndims(name)) == []
+    assert bijector.experimental_batch_shape(y_event_ndims=_ndims(name)) == []
+    assert bijector.experimental_batch_shape_tensor(x_event_ndims=_ndims(name)).shape == [0]
 
 
 @each_case
@@ -583,7 +643,7 @@ def test_distribution(name):
     assert flow.event_shape_tensor().numpy().tolist() == flow.event_shape.as_list()
     y = tf.identity(y)
     expected = base.log_prob(bijector.inverse(tf.identity(y), **given))
-    expected += bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=3, **given)
+    expected += bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=_ndims(name), **given)
     np.testing.assert_allclose(flow.log_prob(y, **options), expected, rtol=1e-10)
     sample, log_prob = flow.experimental_sample_and_log_prob(3, seed=(0, 1), **options)
     np.testing.assert_allclose(flow.log_prob(tf.identity(sample), **options), log_prob, rtol=1e-8)

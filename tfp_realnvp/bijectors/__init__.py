@@ -12,7 +12,9 @@ from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
+from tfp_realnvp.bijectors.real_nvp_vector import RealNVPVector
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import (
     Additive,
     Affine,
@@ -40,6 +42,8 @@ __all__ = [
     "PixelLogit",
     "RationalQuadraticSpline",
     "RealNVPImage",
+    "RealNVPVector",
     "Squeeze",
+    "Standardization",
     "Transformer",
 ]

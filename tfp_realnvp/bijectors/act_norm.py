@@ -46,6 +46,7 @@ class ActNorm(FlowBijector):
         num_channels: int | None = None,
         epsilon: float = 1e-6,
         learned: LearnedAffine | None = None,
+        event_ndims: int = 3,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "act_norm",
@@ -56,6 +57,7 @@ class ActNorm(FlowBijector):
           num_channels: creates the variables now; `None` creates them at the first call.
           epsilon: added to the first batch's variance, positive.
           learned: variables to share with another bijector.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -81,7 +83,11 @@ class ActNorm(FlowBijector):
             if num_channels is not None:
                 self._learned.build(num_channels, dtype)
             super().__init__(
-                dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
+                event_ndims=event_ndims,
+                dtype=dtype,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
             )
 
     @property
@@ -117,19 +123,15 @@ class ActNorm(FlowBijector):
         self._learned.build(x.shape[-1], self.dtype)
         log_scale = tf.convert_to_tensor(self._learned.log_scale)
         y = x * tf.exp(-log_scale) + self._learned.shift
-        return y, -self._inverse_log_det(x, log_scale)
+        return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale))
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._learned.build(y.shape[-1], self.dtype)
         if options.get("training"):
             self._learned.set_once(y, self._epsilon)
         shift, log_scale = self._learned.shift, tf.convert_to_tensor(self._learned.log_scale)
-        return (y - shift) * tf.exp(log_scale), self._inverse_log_det(y, log_scale)
-
-    def _inverse_log_det(self, image: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(image)
-        positions = tf.cast(shape[-3] * shape[-2], self.dtype)
-        return tf.fill(shape[:-3], positions * tf.reduce_sum(log_scale))
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale))
+        return (y - shift) * tf.exp(log_scale), ildj
 
 
 class LearnedAffine(tf.Module):

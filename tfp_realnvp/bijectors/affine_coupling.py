@@ -16,7 +16,7 @@ __all__ = ["AffineCoupling"]
 
 
 class AffineCoupling(Coupling):
-    r"""Keeps half of an image and transforms the other with parameters predicted from the first.
+    r"""Keeps half of an event and transforms the other with parameters predicted from the first.
 
     With the mask `b`, and `c` the number of channels of the transformed half, the network gives
     `2c` channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
@@ -36,7 +36,7 @@ class AffineCoupling(Coupling):
 
     A network with an argument `conditional_input` gets the condition of the call, for example
     `coupling.forward(x, conditional_input=c)`. If its shape is declared, `conditional_event_shape`,
-    the leading shapes of images and condition broadcast, and a missing condition is an error.
+    the leading shapes of events and condition broadcast, and a missing condition is an error.
 
     #### Example
 
@@ -64,6 +64,7 @@ class AffineCoupling(Coupling):
         use_scale: bool = True,
         scale: float | tf.Variable = 1.0,
         conditional_event_shape: Sequence[int | None] | None = None,
+        event_ndims: int = 3,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "affine_coupling",
@@ -82,6 +83,8 @@ class AffineCoupling(Coupling):
             an image [H, W, K]; by default the attribute of that name of the network. `None` passes
             a condition on as it is. An image that has more pixels than the network's is squeezed:
             4 channels for each 2×2 square.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C], whose network is from
+            [B, k] to [B, 2c].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -89,8 +92,8 @@ class AffineCoupling(Coupling):
         Raises:
           TypeError: if `mask` is not a mask, `network` is not callable, `scale` is neither a number
             nor a variable, `dtype` is not float32 or float64, or a flag is not a bool.
-          ValueError: if `scale` is not finite, or `conditional_event_shape` is given for a network
-            without `conditional_input`.
+          ValueError: if `scale` is not finite, `conditional_event_shape` is given for a network
+            without `conditional_input`, or the mask is a checkerboard and events are vectors.
         """
         parameters = dict(locals())
         check_mask(mask, name)
@@ -107,6 +110,7 @@ class AffineCoupling(Coupling):
             network,
             transformer,
             conditional_event_shape=conditional_event_shape,
+            event_ndims=event_ndims,
             dtype=dtype,
             validate_args=validate_args,
             parameters=parameters,

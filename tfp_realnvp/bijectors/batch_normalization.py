@@ -61,6 +61,7 @@ class BatchNormalization(FlowBijector):
         epsilon: float = 1e-4,
         statistics: str = "running",
         moving: MovingStatistics | None = None,
+        event_ndims: int = 3,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "batch_normalization",
@@ -73,6 +74,7 @@ class BatchNormalization(FlowBijector):
           epsilon: added to the variance, positive.
           statistics: those to normalize by while training, `'running'` (Appendix E) or `'batch'`.
           moving: moving statistics to share with another bijector.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -102,7 +104,11 @@ class BatchNormalization(FlowBijector):
             if num_channels is not None:
                 self._moving.build(num_channels, dtype)
             super().__init__(
-                dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
+                event_ndims=event_ndims,
+                dtype=dtype,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
             )
 
     @property
@@ -138,7 +144,7 @@ class BatchNormalization(FlowBijector):
         self._moving.build(x.shape[-1], self.dtype)
         variance = self._moving.variance + self._epsilon
         y = x * tf.sqrt(variance) + self._moving.mean
-        return y, -_inverse_log_det(x, variance)
+        return y, -self._inverse_log_det(x, variance)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._moving.build(y.shape[-1], self.dtype)
@@ -147,7 +153,10 @@ class BatchNormalization(FlowBijector):
         else:
             mean, variance = self._moving.mean, tf.convert_to_tensor(self._moving.variance)
         variance = variance + self._epsilon
-        return (y - mean) * tf.math.rsqrt(variance), _inverse_log_det(y, variance)
+        return (y - mean) * tf.math.rsqrt(variance), self._inverse_log_det(y, variance)
+
+    def _inverse_log_det(self, value: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+        return self._log_det_of_positions(value, -0.5 * tf.reduce_sum(tf.math.log(variance)))
 
     def _training_moments(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the moving statistics, and returns the mean and variance to normalize by."""
@@ -162,12 +171,6 @@ class BatchNormalization(FlowBijector):
         replicas.assign(moving.variance, moved[1])
         replicas.assign(moving.num_updates, num_updates + 1)
         return tuple(batch if self._statistics == "batch" else moved)
-
-
-def _inverse_log_det(image: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-    shape = tf.shape(image)
-    positions = tf.cast(shape[-3] * shape[-2], image.dtype)
-    return tf.fill(shape[:-3], -0.5 * positions * tf.reduce_sum(tf.math.log(variance)))
 
 
 class MovingStatistics(tf.Module):

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
 from tfp_realnvp.bijectors.transformers import Transformer
 from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
@@ -21,7 +21,7 @@ __all__ = ["Coupling", "check_mask", "takes_condition"]
 
 
 class Coupling(FlowBijector):
-    r"""Keeps half of an image and transforms the other with parameters predicted from the first.
+    r"""Keeps half of an event and transforms the other with parameters predicted from the first.
 
     With the mask `b`, the elementwise bijection `f` of the transformer and the network `θ`,
 
@@ -31,14 +31,15 @@ class Coupling(FlowBijector):
     ildj = sum((1 - b) * log |dz/dx|)
     ```
 
-    Neither direction inverts the network, so any network will do. For c channels of the transformed
-    half and P parameters an element it gives `P c` channels. The variables of a network that is a
+    Events are images [..., H, W, C], or with `event_ndims=1` vectors [..., C]. Neither direction
+    inverts the network, so any network will do. For c channels of the transformed half and P
+    parameters an element it gives `P c` channels. The variables of a network that is a
     Keras layer or model, or a `tf.Module`, are variables of the coupling, also if the network
     creates them at its first call.
 
     A network with an argument `conditional_input` gets the condition of the call, for example
     `coupling.forward(x, conditional_input=c)`. If its shape is declared, `conditional_event_shape`,
-    the leading shapes of images and condition broadcast, and a missing condition is an error.
+    the leading shapes of events and condition broadcast, and a missing condition is an error.
 
     #### Example
 
@@ -63,6 +64,7 @@ class Coupling(FlowBijector):
         transformer: Transformer,
         *,
         conditional_event_shape: Sequence[int | None] | None = None,
+        event_ndims: int = 3,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         parameters: dict[str, Any] | None = None,
@@ -72,14 +74,15 @@ class Coupling(FlowBijector):
 
         Args:
           mask: a `CheckerboardMask`, a `ChannelMask`, or an object with their methods.
-          network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, P c]. Called
-            with the keyword arguments `training` and `conditional_input` if it has them. Its dtype
-            may differ from `dtype`.
+          network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, P c]; of
+            vectors from [B, k] to [B, P c]. Called with the keyword arguments `training` and
+            `conditional_input` if it has them. Its dtype may differ from `dtype`.
           transformer: the elementwise bijection. A copy shares it, as it shares the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]; by default the attribute of that name of the network. `None` passes
             a condition on as it is. An image that has more pixels than the network's is squeezed:
             4 channels for each 2×2 square.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           parameters: the constructor arguments of a subclass.
@@ -89,12 +92,14 @@ class Coupling(FlowBijector):
           TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
             `Transformer`, `dtype` is not float32 or float64, or a flag is not a bool.
           ValueError: if `conditional_event_shape` is given for a network without
-            `conditional_input`.
+            `conditional_input`, or the mask is a checkerboard and events are vectors.
         """
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
         check_mask(mask, name)
+        if event_ndims == 1 and isinstance(mask, CheckerboardMask):
+            raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         dtype = validation.float_dtype(dtype, name)
         if not callable(network):
             raise TypeError(f"{name}: expected a layer or a function as network, got {network!r}.")
@@ -113,6 +118,7 @@ class Coupling(FlowBijector):
             self._takes_condition = takes_condition(network)
             self._condition_shape = _condition_shape(network, conditional_event_shape, name)
             super().__init__(
+                event_ndims=event_ndims,
                 dtype=dtype,
                 is_constant_jacobian=transformer.is_constant_jacobian,
                 validate_args=validate_args,
@@ -168,24 +174,24 @@ class Coupling(FlowBijector):
 
     def _pass(
         self,
-        image: tf.Tensor,
+        event: tf.Tensor,
         *,
         inverse: bool,
         training: bool = False,
         conditional_input: Any = None,
         recompute: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        image, conditional_input = self._with_condition(image, conditional_input)
+        event, conditional_input = self._with_condition(event, conditional_input)
         if recompute and self._is_layer and self._network.built:
-            return self._recomputed_pass(image, inverse, training, conditional_input)
+            return self._recomputed_pass(event, inverse, training, conditional_input)
 
-        def network(images: tf.Tensor) -> tf.Tensor:
-            return self._network(images, **self._network_options(training, conditional_input))
+        def network(kept: tf.Tensor) -> tf.Tensor:
+            return self._network(kept, **self._network_options(training, conditional_input))
 
-        return self._transform(image, network, self._transformer, inverse)
+        return self._transform(event, network, self._transformer, inverse)
 
     def _recomputed_pass(
-        self, image: tf.Tensor, inverse: bool, training: bool, conditional_input: Any
+        self, event: tf.Tensor, inverse: bool, training: bool, conditional_input: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the same as `_pass`; its gradient computes the network again."""
         network = self._network
@@ -193,9 +199,9 @@ class Coupling(FlowBijector):
         state = list(network.non_trainable_variables)
         values = [tf.convert_to_tensor(variable.value) for variable in (*weights, *state)]
         weight_values, state_values = values[: len(weights)], values[len(weights) :]
-        # `tf.nest` sorts by name: the recomputation waits by way of the image, the first input.
+        # `tf.nest` sorts by name: the recomputation waits by way of the event, the first input.
         own_values = [tf.convert_to_tensor(each) for each in self._transformer.variables]
-        inputs = {"image": image, "transformer": own_values, "weights": weight_values}
+        inputs = {"event": event, "transformer": own_values, "weights": weight_values}
         is_tensor = self._takes_condition and tf.is_tensor(conditional_input)
         if is_tensor and conditional_input.dtype.is_floating:
             inputs["network_condition"] = conditional_input
@@ -208,8 +214,8 @@ class Coupling(FlowBijector):
             variables = zip((*weights, *state), (*given["weights"], *state_values), strict=True)
             with keras.StatelessScope(list(variables)) as scope:
                 outputs = self._transform(
-                    given["image"],
-                    lambda images: network(images, **options),
+                    given["event"],
+                    lambda kept: network(kept, **options),
                     self._transformer.with_values(given["transformer"]),
                     inverse,
                 )
@@ -222,12 +228,12 @@ class Coupling(FlowBijector):
         return result, log_det
 
     def _with_condition(
-        self, image: tf.Tensor, conditional_input: Any
+        self, event: tf.Tensor, conditional_input: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the image, and the condition as the network takes it, [B, ...]."""
+        """Returns the event, and the condition as the network takes it, [B, ...]."""
         shape = self._condition_shape
         if shape is None:
-            return image, conditional_input
+            return event, conditional_input
         if conditional_input is None:
             raise ValueError(
                 f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got None."
@@ -242,8 +248,8 @@ class Coupling(FlowBijector):
                 f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got shape "
                 f"{condition.shape}."
             )
-        image, condition = broadcast_batch(image, condition, shape.rank)
-        return image, flatten_batch(condition, shape.rank)
+        event, condition = broadcast_batch(event, self.event_ndims, condition, shape.rank)
+        return event, flatten_batch(condition, shape.rank)
 
     def _network_options(self, training: bool, conditional_input: Any) -> dict[str, Any]:
         options = {"training": training} if self._takes_training else {}
@@ -253,28 +259,30 @@ class Coupling(FlowBijector):
 
     def _transform(
         self,
-        image: tf.Tensor,
+        event: tf.Tensor,
         network: Callable[[tf.Tensor], tf.Tensor],
         transformer: Transformer,
         inverse: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        kept, changed = self._mask.split(image)
-        images = flatten_batch(kept)
-        output = network(images)
+        ndims = self.event_ndims
+        kept, changed = self._mask.split(event)
+        inputs = flatten_batch(kept, ndims)
+        output = network(inputs)
         channels = changed.shape[-1]
         expected = transformer.num_parameters * channels
-        if output.shape.rank != 4 or output.shape[-1] != expected:
+        if output.shape.rank != 1 + ndims or output.shape[-1] != expected:
+            positions = "height, width, " if ndims == 3 else ""
             raise ValueError(
                 f"{self.name}: expected {expected} channels from the network, "
-                f"[batch, height, width, {expected}], for {channels} that the coupling changes, "
-                f"got shape {output.shape} for an input of shape {images.shape}."
+                f"[batch, {positions}{expected}], for {channels} that the coupling changes, "
+                f"got shape {output.shape} for an input of shape {inputs.shape}."
             )
-        output = unflatten_batch(tf.cast(output, self.dtype), like=kept)
+        output = unflatten_batch(tf.cast(output, self.dtype), kept, ndims)
         # Zeros where the coupling keeps the image: the identity of an affine transformer.
         parameters = self._mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
-        log_det = tf.reduce_sum(self._mask.restrict(log_dets), axis=[-3, -2, -1])
+        log_det = self._sum_over_event(self._mask.restrict(log_dets))
         return self._mask.merge(kept, changed), log_det
 
 

@@ -23,7 +23,7 @@ class EmbeddedCondition(FlowBijector):
     forward(x, c) = bijector.forward(x, embedding(c))
     ```
 
-    The leading shapes of the images and of the condition broadcast. An image as condition is
+    The leading shapes of the events and of the condition broadcast. An image as condition is
     resized to the height and width of the data, bilinearly.
 
     #### Example
@@ -57,7 +57,8 @@ class EmbeddedCondition(FlowBijector):
 
         Raises:
           TypeError: if an argument has a wrong type, or dtypes differ.
-          ValueError: if no network of the bijector takes `conditional_input`.
+          ValueError: if no network of the bijector takes `conditional_input`, or the condition is
+            an image for a bijector on vectors.
         """
         parameters = dict(locals())
         expected = f"{name}: expected a FlowBijector"
@@ -75,6 +76,11 @@ class EmbeddedCondition(FlowBijector):
                 f"{name}: expected a network whose call has an argument `conditional_input`, got "
                 "none in the whole flow."
             )
+        if embedding.event_ndims > bijector.event_ndims:
+            raise ValueError(
+                f"{name}: expected a condition of vectors or labels for a bijector on vectors, got "
+                f"{embedding.description}."
+            )
         if not embedding.built:
             # After the networks, whose random numbers are those of the flow without a condition.
             embedding.build()
@@ -83,6 +89,7 @@ class EmbeddedCondition(FlowBijector):
             self._embedding = embedding
             self._track_layer(embedding)
             super().__init__(
+                event_ndims=bijector.event_ndims,
                 dtype=dtype,
                 is_constant_jacobian=bijector.is_constant_jacobian,
                 validate_args=validate_args,
@@ -124,13 +131,14 @@ class EmbeddedCondition(FlowBijector):
         options["conditional_input"] = embedded
         return nested.inverse_and_log_det(self._bijector, y, **options)
 
-    def _embed(self, image: tf.Tensor, conditional_input: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the image and the embedded condition, with equal leading shapes."""
+    def _embed(self, event: tf.Tensor, conditional_input: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the event and the embedded condition, with equal leading shapes."""
         embedding = self._embedding
         embedded = embedding(embedding.as_condition(conditional_input, self.name))
         if embedding.event_ndims == 3:
-            embedded = _resized(embedded, image)
-        return broadcast_batch(image, embedded, len(embedding.embedded_shape))
+            embedded = _resized(embedded, event)
+        condition_ndims = len(embedding.embedded_shape)
+        return broadcast_batch(event, self.event_ndims, embedded, condition_ndims)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         return self._bijector.forward_event_shape(input_shape)

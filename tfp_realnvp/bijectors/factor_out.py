@@ -100,5 +100,5 @@ class FactorOut(FlowBijector):
 def _merge(going_on: tf.Tensor, factored_out: tf.Tensor) -> tf.Tensor:
     if going_on.shape[:-3] != factored_out.shape[:-3]:
         # The inner bijector's condition has more leading dimensions than the image.
-        going_on, factored_out = broadcast_batch(going_on, factored_out, 3)
+        going_on, factored_out = broadcast_batch(going_on, 3, factored_out, 3)
     return tf.concat([going_on, factored_out], axis=-1)

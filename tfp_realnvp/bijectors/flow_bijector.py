@@ -21,7 +21,7 @@ tfb = tfp.bijectors
 
 
 class FlowBijector(tfb.Bijector):
-    r"""A bijector on images [..., H, W, C] that gives its value and log det in one pass.
+    r"""A bijector on images or vectors that gives its value and log det in one pass.
 
     A subclass writes two methods,
 
@@ -31,7 +31,8 @@ class FlowBijector(tfb.Bijector):
     ```
 
     with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the input's shape
-    without its last three dimensions. This class derives the four hooks of `tfb.Bijector` from
+    without the dimensions of an event: three for images [..., H, W, C], the default, and one for
+    vectors [..., D], with `event_ndims=1`. This class derives the four hooks of `tfb.Bijector` from
     them. With its cache, `tfd.TransformedDistribution.log_prob`, which calls the hooks for the
     value and for the log det one after the other, evaluates each network once.
 
@@ -71,6 +72,7 @@ class FlowBijector(tfb.Bijector):
     def __init__(
         self,
         *,
+        event_ndims: int = 3,
         dtype: Any = tf.float32,
         is_constant_jacobian: bool = False,
         validate_args: bool = False,
@@ -80,6 +82,7 @@ class FlowBijector(tfb.Bijector):
         """Constructs the base.
 
         Args:
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].
           dtype: `tf.float32` or `tf.float64`, of the values and of the log det.
           is_constant_jacobian: whether the log det is the same for all values.
           validate_args: whether to assert that inputs, results and log dets are finite, with an
@@ -90,15 +93,18 @@ class FlowBijector(tfb.Bijector):
 
         Raises:
           TypeError: if `dtype` is not float32 or float64, or `validate_args` is not a bool.
+          ValueError: if `event_ndims` is neither 1 nor 3.
         """
         dtype = validation.float_dtype(dtype, name)
+        expected = f"{name}: expected event_ndims of 1 or 3"
+        validation.require(event_ndims in (1, 3), expected, event_ndims)
         validation.flag(validate_args, f"{name}: expected a bool as validate_args")
         self._state_variables = self._hash = self._last_array = None
         super().__init__(
             dtype=dtype,
             is_constant_jacobian=is_constant_jacobian,
             validate_args=validate_args,
-            forward_min_event_ndims=3,
+            forward_min_event_ndims=event_ndims,
             parameters=parameters,
             name=name,
         )
@@ -131,12 +137,17 @@ class FlowBijector(tfb.Bijector):
         """Returns `x` and `log |det dx/dy|`."""
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        """Raises `ValueError` if events of `shape` [H, W, C], maybe partly unknown, do not fit."""
+        """Raises `ValueError` if events of `shape`, maybe partly unknown, do not fit."""
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         """Returns the assertions that `validate_args` makes of an input."""
         del inverse
         return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
+
+    @property
+    def event_ndims(self) -> int:
+        """3 for images [..., H, W, C], 1 for vectors [..., D]."""
+        return self.forward_min_event_ndims
 
     @property
     def accepts_conditional_input(self) -> bool:
@@ -192,12 +203,12 @@ class FlowBijector(tfb.Bijector):
         """Returns `y = forward(x)` and `log |det dy/dx|`, in one pass.
 
         Args:
-          x: latents, [..., H, W, C], of this bijector's dtype.
+          x: latents, [..., H, W, C] or [..., D], of this bijector's dtype.
           training: whether to use and update batch statistics.
           conditional_input: for the networks.
 
         Returns:
-          `y`, and the log det in nats, of shape `x.shape[:-3]`.
+          `y`, and the log det in nats, of the leading shape of `x`.
 
         Raises:
           TypeError: if the dtype is not this bijector's.
@@ -212,12 +223,12 @@ class FlowBijector(tfb.Bijector):
         """Returns `x = inverse(y)` and `log |det dx/dy|`, in one pass.
 
         Args:
-          y: data, [..., H, W, C], of this bijector's dtype.
+          y: data, [..., H, W, C] or [..., D], of this bijector's dtype.
           training: whether to use and update batch statistics.
           conditional_input: for the networks.
 
         Returns:
-          `x`, and the log det in nats, of shape `y.shape[:-3]`.
+          `x`, and the log det in nats, of the leading shape of `y`.
 
         Raises:
           TypeError: if the dtype is not this bijector's.
@@ -289,10 +300,12 @@ class FlowBijector(tfb.Bijector):
         if hasattr(value, "dtype"):
             dtype = tf.as_dtype(value.dtype)
             if dtype != self.dtype:
+                message = f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; cast"
+                if self.event_ndims == 1:
+                    raise TypeError(f"{message} them.")
                 raise TypeError(
-                    f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; cast them, "
-                    "and turn integer pixels into continuous ones by adding uniform noise in "
-                    "[0, 1), see `dequantize`."
+                    f"{message} them, and turn integer pixels into continuous ones by adding "
+                    "uniform noise in [0, 1), see `dequantize`."
                 )
         value = tf.convert_to_tensor(value, dtype=self.dtype)
         self._check_shape(value.shape, inverse)
@@ -301,17 +314,30 @@ class FlowBijector(tfb.Bijector):
     def _check_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape.rank is None:
             return
-        if shape.rank < 3:
+        ndims = self.event_ndims
+        if shape.rank < ndims:
+            events = {1: "vectors [..., size]", 3: "images [..., height, width, channels]"}[ndims]
             raise ValueError(
-                f"{self.name}: expected images [..., height, width, channels], of rank at least 3, "
-                f"got shape {shape}."
+                f"{self.name}: expected {events}, of rank at least {ndims}, got shape {shape}."
             )
         # TensorFlow's convolutions of empty tensors fail, or give a wrong shape.
-        if 0 in shape:
+        if ndims == 3 and 0 in shape:
             raise ValueError(
                 f"{self.name}: expected an image or more, of a pixel or more, got shape {shape}."
             )
-        self._check_event_shape(shape[-3:], inverse)
+        self._check_event_shape(shape[-ndims:], inverse)
+
+    # Log dets.
+
+    def _sum_over_event(self, log_dets: tf.Tensor) -> tf.Tensor:
+        """Returns the log det of an elementwise map from those of its elements."""
+        return tf.reduce_sum(log_dets, axis=list(range(-self.event_ndims, 0)))
+
+    def _log_det_of_positions(self, value: tf.Tensor, log_det: tf.Tensor) -> tf.Tensor:
+        """Returns the log det of a map of channels with `log_det`, which all positions have."""
+        shape, ndims = tf.shape(value), self.event_ndims
+        num_positions = tf.cast(tf.reduce_prod(shape[-ndims:-1]), value.dtype)
+        return tf.fill(shape[:-ndims], num_positions * log_det)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the keyword arguments in one form for all calls that mean the same."""

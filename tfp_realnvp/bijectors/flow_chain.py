@@ -39,6 +39,7 @@ class FlowChain(FlowBijector):
         bijectors: Sequence[tfb.Bijector],
         *,
         recompute: bool = False,
+        event_ndims: int | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "flow_chain",
@@ -46,10 +47,13 @@ class FlowChain(FlowBijector):
         """Constructs the composition.
 
         Args:
-          bijectors: bijectors on [..., H, W, C], of this package or of TFP; may be empty.
+          bijectors: bijectors on [..., H, W, C] or all on [..., D], of this package or of TFP; may
+            be empty.
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, instead of keeping them: less memory for one more forward pass.
             It applies to networks that are Keras layers.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default that of the
+            bijectors of this package, or 3 if there is none.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -57,6 +61,7 @@ class FlowChain(FlowBijector):
         Raises:
           TypeError: if `bijectors` is not a list, one of them is not a bijector, `dtype` is not
             float32 or float64 or differs from a bijector's, or a flag is not a bool.
+          ValueError: if some bijectors are on images and others on vectors.
         """
         parameters = dict(locals())
         if not isinstance(bijectors, Sequence) or isinstance(bijectors, (str, bytes)):
@@ -72,10 +77,12 @@ class FlowChain(FlowBijector):
                     f"{tf.as_dtype(part.dtype).name}."
                 )
         validation.flag(recompute, f"{name}: expected a bool as recompute")
+        event_ndims = _event_ndims(bijectors, event_ndims, name)
         with tf.name_scope(name):
             self._bijectors = bijectors
             self._recompute = recompute
             super().__init__(
+                event_ndims=event_ndims,
                 dtype=dtype,
                 is_constant_jacobian=all(part.is_constant_jacobian for part in bijectors),
                 validate_args=validate_args,
@@ -101,19 +108,26 @@ class FlowChain(FlowBijector):
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
         for part in reversed(self._bijectors):
-            x, fldj = nested.forward_and_log_det(part, x, **self._with_recompute(options))
+            x, fldj = nested.forward_and_log_det(part, x, **self._nested_options(options))
             log_dets.append(fldj)
-        return x, _sum(log_dets, x, _has_condition(options))
+        return x, self._sum(log_dets, x, _has_condition(options))
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
         for part in self._bijectors:
-            y, ildj = nested.inverse_and_log_det(part, y, **self._with_recompute(options))
+            y, ildj = nested.inverse_and_log_det(part, y, **self._nested_options(options))
             log_dets.append(ildj)
-        return y, _sum(log_dets, y, _has_condition(options))
+        return y, self._sum(log_dets, y, _has_condition(options))
 
-    def _with_recompute(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "recompute": True} if self._recompute else options
+    def _nested_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        options = {**options, "recompute": True} if self._recompute else options
+        return {**options, "event_ndims": self.event_ndims}
+
+    def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, broadcasts: bool) -> tf.Tensor:
+        if not log_dets:
+            return tf.zeros(tf.shape(value)[: -self.event_ndims], value.dtype)
+        # One operation instead of a chain of additions, and of their gradients.
+        return sum(log_dets) if broadcasts else tf.add_n(log_dets)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         for part in reversed(self._bijectors):
@@ -141,8 +155,17 @@ def _has_condition(options: dict[str, Any]) -> bool:
     return options.get("conditional_input") is not None
 
 
-def _sum(log_dets: list[tf.Tensor], image: tf.Tensor, broadcasts: bool) -> tf.Tensor:
-    if not log_dets:
-        return tf.zeros(tf.shape(image)[:-3], image.dtype)
-    # One operation instead of a chain of additions, and of their gradients.
-    return sum(log_dets) if broadcasts else tf.add_n(log_dets)
+def _event_ndims(bijectors: Sequence[tfb.Bijector], given: int | None, name: str) -> int:
+    """Returns the rank of events: that of the bijectors of this package."""
+    by_name = {
+        part.name: part.forward_min_event_ndims
+        for part in bijectors
+        if any(isinstance(each, FlowBijector) for each in (part, *part.submodules))
+    }
+    found = {*by_name.values(), *([] if given is None else [given])}
+    if len(found) > 1:
+        of_all = "" if given is None else f"event_ndims={given} and "
+        raise ValueError(
+            f"{name}: expected bijectors with equal event_ndims, got {of_all}{by_name}."
+        )
+    return found.pop() if found else 3

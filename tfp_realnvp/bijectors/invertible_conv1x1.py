@@ -1,4 +1,4 @@
-"""An invertible 1×1 convolution: a learned linear mixing of channels."""
+"""An invertible 1×1 convolution: a learned linear mixing of channels, or of a vector's elements."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class InvertibleConv1x1(FlowBijector):
         num_channels: int,
         *,
         factors: PLUFactors | None = None,
+        event_ndims: int = 3,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "invertible_conv1x1",
@@ -54,6 +55,7 @@ class InvertibleConv1x1(FlowBijector):
         Args:
           num_channels: C.
           factors: variables to share with another bijector.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C], whose elements it mixes.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: of the operations.
@@ -76,6 +78,7 @@ class InvertibleConv1x1(FlowBijector):
             parameters["factors"] = self._factors
             self._num_channels = num_channels
             super().__init__(
+                event_ndims=event_ndims,
                 dtype=dtype,
                 is_constant_jacobian=True,
                 validate_args=validate_args,
@@ -98,15 +101,18 @@ class InvertibleConv1x1(FlowBijector):
             raise ValueError(f"{self.name}: expected {self._num_channels} channels, got {shape}.")
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.matmul(x, self._factors.inverse_matrix(), transpose_b=True), -self._ildj(x)
+        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self._factors.log_scale))
+        return self._multiply(x, self._factors.inverse_matrix()), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.matmul(y, self._factors.matrix(), transpose_b=True), self._ildj(y)
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(self._factors.log_scale))
+        return self._multiply(y, self._factors.matrix()), ildj
 
-    def _ildj(self, image: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(image)
-        positions = tf.cast(shape[-3] * shape[-2], self.dtype)
-        return tf.fill(shape[:-3], positions * tf.reduce_sum(self._factors.log_scale))
+    def _multiply(self, value: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+        # A product of matrices needs an axis before that of the channels.
+        if value.shape.rank == 1:
+            return tf.linalg.matvec(matrix, value)
+        return tf.matmul(value, matrix, transpose_b=True)
 
 
 class PLUFactors(tf.Module):

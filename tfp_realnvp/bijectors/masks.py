@@ -1,4 +1,4 @@
-"""Masks of coupling layers: which half of an image a coupling keeps, and which it transforms."""
+"""Masks of coupling layers: which half of an event a coupling keeps, and which it transforms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 
 __all__ = ["ChannelMask", "CheckerboardMask", "Mask"]
@@ -18,13 +19,13 @@ class Mask(Protocol):
         """Returns the input of the network, and the values that the coupling transforms."""
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns the network's output, with zeros where the coupling keeps the image."""
+        """Returns the network's output, with zeros where the coupling keeps the event."""
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
-        """Returns the image from both results of `split`, the second one transformed."""
+        """Returns the event from both results of `split`, the second one transformed."""
 
     def changed_channels(self, channels: int) -> int:
-        """Returns the number of channels of the transformed half of an image with `channels`."""
+        """Returns the number of channels of the transformed half of an event with `channels`."""
 
 
 class CheckerboardMask:
@@ -84,10 +85,10 @@ class CheckerboardMask:
 
 
 class ChannelMask:
-    """Channel-wise mask (paper, section 3.4 and figure 3, right).
+    """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
-    Parity 0 keeps the first half of the channels and transforms the second, parity 1 the other way
-    round. The input of the network is the kept channels.
+    Parity 0 keeps the first channels and transforms the others, parity 1 the other way round. The
+    input of the network is the kept channels.
 
     #### Example
 
@@ -95,23 +96,33 @@ class ChannelMask:
     >>> kept, changed = ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
     >>> kept.numpy().item(), changed.numpy().item()
     (2.0, 1.0)
+    >>> kept, changed = ChannelMask(num_first=1).split(tf.constant([1., 2., 3.]))
+    >>> kept.numpy().tolist(), changed.numpy().tolist()
+    ([1.0], [2.0, 3.0])
     """
 
-    def __init__(self, parity: int = 0) -> None:
+    def __init__(self, parity: int = 0, *, num_first: int | None = None) -> None:
         """Constructs the mask.
 
         Args:
-          parity: 0 keeps the first half of the channels, 1 the second.
+          parity: 0 keeps the first channels, 1 the others.
+          num_first: how many channels are the first; by default half of them.
 
         Raises:
-          ValueError: if `parity` is neither 0 nor 1.
+          ValueError: if `parity` is neither 0 nor 1, or `num_first` is negative.
+          TypeError: if `num_first` is not a number.
         """
         self.parity = check_parity(parity)
+        if num_first is not None:
+            num_first = validation.integer(
+                num_first, 0, "ChannelMask: expected num_first of at least 0"
+            )
+        self.num_first = num_first
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the kept and the transformed half of the channels, each [..., H, W, C/2]."""
-        self.changed_channels(x.shape[-1])
-        first, second = tf.split(x, 2, axis=-1)
+        """Returns the kept and the transformed channels, each [..., c]."""
+        sizes = self._sizes(x.shape[-1])
+        first, second = tf.split(x, 2 if self.num_first is None else sizes, axis=-1)
         return (second, first) if self.parity else (first, second)
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
@@ -119,27 +130,37 @@ class ChannelMask:
         return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
-        """Returns both halves at their places, [..., H, W, C]."""
+        """Returns both halves at their places, [..., C]."""
         return tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
 
     def changed_channels(self, channels: int) -> int:
-        """Returns `channels / 2`.
+        """Returns the number of channels that are transformed.
 
         Args:
-          channels: the channels of the image.
+          channels: the channels of the event.
 
         Raises:
-          ValueError: if `channels` is odd.
+          ValueError: if they cannot be halved, or none is left to transform.
         """
-        if channels % 2:
-            raise ValueError(f"ChannelMask: expected an even number of channels, got {channels}.")
-        return channels // 2
+        return self._sizes(channels)[1 - self.parity]
+
+    def _sizes(self, channels: int) -> list[int]:
+        if self.num_first is None:
+            if channels % 2:
+                message = f"ChannelMask: expected an even number of channels, got {channels}."
+                raise ValueError(message)
+            return [channels // 2, channels // 2]
+        sizes = [self.num_first, channels - self.num_first]
+        if sizes[1 - self.parity] < 1 or sizes[1] < 0:
+            raise ValueError(f"{self}: expected a channel to transform, got {channels} channels.")
+        return sizes
 
     def __repr__(self) -> str:
-        return f"ChannelMask(parity={self.parity})"
+        first = "" if self.num_first is None else f", num_first={self.num_first}"
+        return f"ChannelMask(parity={self.parity}{first})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.parity == self.parity
+        return type(other) is type(self) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
-        return hash((type(self), self.parity))
+        return hash((type(self), self.parity, self.num_first))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,27 +12,17 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
-from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
-from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
+from tfp_realnvp.bijectors.coupling_layers import CouplingLayers, NetworkFn
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
-from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask
 from tfp_realnvp.bijectors.squeeze import Squeeze
-from tfp_realnvp.bijectors.transformers import (
-    LogisticMixture,
-    RationalQuadraticSpline,
-    Transformer,
-)
+from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConvResNet, ShallowConv
 
 __all__ = [
-    "NORMALIZATIONS",
-    "TRANSFORMERS",
     "MultiScaleBuilder",
     "check_num_scales",
     "checked_image_shape",
@@ -41,15 +32,6 @@ __all__ = [
 ]
 
 tfb = tfp.bijectors
-
-NORMALIZATIONS = ("batch", "actnorm", None)
-
-# By name; `None` is that of `AffineCoupling`, affine or additive.
-TRANSFORMERS: dict[Any, Callable[[], Transformer] | None] = {
-    None: None,
-    "rational_quadratic_spline": RationalQuadraticSpline,
-    "logistic_mixture": LogisticMixture,
-}
 
 
 class MultiScaleBuilder:
@@ -67,10 +49,10 @@ class MultiScaleBuilder:
         normalization: str | None,
         momentum: float,
         use_scale: bool,
-        transformer: str | Callable[[], Transformer] | None,
+        transformer: str | TransformerFn | None,
         invertible_conv: bool,
         split_prior: bool,
-        network_fn: Callable[..., Callable[..., tf.Tensor]] | None,
+        network_fn: NetworkFn | None,
         network_dtype: str,
         dtype: tf.DType,
         condition_shape: tuple[int | None, ...] | None = None,
@@ -82,17 +64,21 @@ class MultiScaleBuilder:
         self._num_couplings = num_couplings
         self._num_channel_couplings = num_channel_couplings
         self._filter_growth = filter_growth
-        self._normalization = normalization
-        self._momentum = momentum
-        self._use_scale = use_scale
-        self._new_transformer = TRANSFORMERS.get(transformer, transformer)
-        self._invertible_conv = invertible_conv
         self._split_prior = split_prior
-        self._network_fn = network_fn or self._conv_resnet
-        self._network_dtype = network_dtype
         self._dtype = dtype
         # Of a condition as the networks of the first scale get it.
         self._condition_shape = condition_shape
+        self._layers = CouplingLayers(
+            network_fn=network_fn or self._conv_resnet,
+            network_dtype=network_dtype,
+            normalization=normalization,
+            momentum=momentum,
+            use_scale=use_scale,
+            transformer=transformer,
+            mixing="lu" if invertible_conv else None,
+            event_ndims=3,
+            dtype=dtype,
+        )
 
     def build(self) -> FlowChain:
         """Returns the flow, with its networks."""
@@ -133,70 +119,18 @@ class MultiScaleBuilder:
     def _couplings(
         self, masks: Sequence[Mask], channels: int, halvings: int, name: str
     ) -> list[FlowBijector]:
-        filters = round(self._num_filters * self._filter_growth**halvings)
-        bijectors = []
-        for index, mask in enumerate(masks):
-            coupling = self._coupling(
-                self._network_fn, mask, channels, filters, halvings, f"{name}{index}"
-            )
-            options = {"num_channels": channels, "dtype": self._dtype}
-            if self._normalization == "actnorm":
-                bijectors.append(ActNorm(**options, name=f"{name}{index}_norm"))
-            if self._invertible_conv:
-                bijectors.append(InvertibleConv1x1(**options, name=f"{name}{index}_conv1x1"))
-            bijectors.append(coupling)
-            if self._normalization == "batch":
-                norm = BatchNormalization(self._momentum, **options, name=f"{name}{index}_norm")
-                bijectors.append(norm)
-        return bijectors
+        filters, condition_shape = self._filters(halvings), self._condition_shape_after(halvings)
+        return self._layers.sequence(masks, channels, filters, condition_shape, name)
 
-    def _coupling(
-        self,
-        network_fn: Callable[..., Callable[..., tf.Tensor]],
-        mask: Mask,
-        channels: int,
-        filters: int,
-        halvings: int,
-        name: str,
-        *,
-        affine: bool = False,
-    ) -> Coupling:
-        changed = mask.changed_channels(channels)
-        input_channels = channels if changed == channels else channels - changed
-        # An affine transformer has a learned scale: each coupling has its own.
-        transformer = None if affine else self._new_transformer and self._new_transformer()
-        use_scale = affine or self._use_scale
-        if transformer is None:
-            num_parameters = 2 if use_scale else 1
-        else:
-            num_parameters = transformer.num_parameters
-        condition_shape = self._condition_shape_after(halvings)
-        condition = {"conditional_event_shape": condition_shape} if condition_shape else {}
-        network = network_fn(
-            mask=mask,
-            input_channels=input_channels,
-            output_channels=num_parameters * changed,
-            num_filters=filters,
-            name=name,
-            dtype=self._network_dtype,
-            **condition,
-        )
-        if isinstance(network, keras.layers.Layer) and not network.built:
-            network.build((None, None, None, input_channels))
-        options = {
-            "conditional_event_shape": condition_shape if takes_condition(network) else None,
-            "dtype": self._dtype,
-            "name": f"{name}_coupling",
-        }
-        if transformer is None:
-            return AffineCoupling(mask, network, use_scale=use_scale, **options)
-        return Coupling(mask, network, transformer, **options)
-
-    def _prior(self, channels: int, halvings: int, name: str) -> list[Coupling]:
+    def _prior(self, channels: int, halvings: int, name: str) -> list[FlowBijector]:
         """Returns the coupling of a half that is factored out, given the half that goes on."""
-        filters = round(self._num_filters * self._filter_growth**halvings)
-        arguments = shallow_conv, ChannelMask(0), 2 * channels, filters, halvings, name
-        return [self._coupling(*arguments, affine=True)]
+        filters, condition_shape = self._filters(halvings), self._condition_shape_after(halvings)
+        affine = {"network_fn": shallow_conv, "transformer": None, "use_scale": True}
+        layers = dataclasses.replace(self._layers, **affine)
+        return [layers.coupling(ChannelMask(0), 2 * channels, filters, condition_shape, name)]
+
+    def _filters(self, halvings: int) -> int:
+        return round(self._num_filters * self._filter_growth**halvings)
 
     def _condition_shape_after(self, halvings: int) -> tuple[int | None, ...] | None:
         """Returns the shape of a condition at a scale; images are squeezed as often as halved."""

@@ -29,7 +29,7 @@ _observer: contextvars.ContextVar[Callable[..., None] | None] = contextvars.Cont
 
 
 def forward_and_log_det(
-    bijector: tfb.Bijector, x: tf.Tensor, **options: Any
+    bijector: tfb.Bijector, x: tf.Tensor, *, event_ndims: int = 3, **options: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `bijector.forward(x)` and its log det.
 
@@ -38,37 +38,38 @@ def forward_and_log_det(
 
     Args:
       bijector: the nested bijector.
-      x: [..., H, W, C].
+      x: [..., H, W, C], or [..., D].
+      event_ndims: 3 for images, 1 for vectors.
       **options: `training`, `conditional_input`.
 
     Returns:
-      The value, and the log det in nats, of shape `x.shape[:-3]`.
+      The value, and the log det in nats, of the leading shape of `x`.
     """
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(x.shape, inverse=False)
         return bijector.validated_pass(x, inverse=False, **options)
     if isinstance(bijector, private_api.Invert):
-        return inverse_and_log_det(bijector.bijector, x, **options)
+        return inverse_and_log_det(bijector.bijector, x, event_ndims=event_ndims, **options)
     kwargs = _public_options(bijector, options)
-    fldj = bijector.forward_log_det_jacobian(x, event_ndims=3, **kwargs)
+    fldj = bijector.forward_log_det_jacobian(x, event_ndims=event_ndims, **kwargs)
     y = bijector.forward(x, **kwargs)
-    return y, tf.broadcast_to(fldj, tf.shape(y)[:-3])
+    return y, tf.broadcast_to(fldj, tf.shape(y)[:-event_ndims])
 
 
 def inverse_and_log_det(
-    bijector: tfb.Bijector, y: tf.Tensor, **options: Any
+    bijector: tfb.Bijector, y: tf.Tensor, *, event_ndims: int = 3, **options: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `bijector.inverse(y)` and its log det; see `forward_and_log_det`."""
     if isinstance(bijector, FlowBijector):
         bijector._check_shape(y.shape, inverse=True)
         x, ildj = bijector.validated_pass(y, inverse=True, **options)
     elif isinstance(bijector, private_api.Invert):
-        return forward_and_log_det(bijector.bijector, y, **options)
+        return forward_and_log_det(bijector.bijector, y, event_ndims=event_ndims, **options)
     else:
         kwargs = _public_options(bijector, options)
-        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=3, **kwargs)
+        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=event_ndims, **kwargs)
         x = bijector.inverse(y, **kwargs)
-        ildj = tf.broadcast_to(ildj, tf.shape(x)[:-3])
+        ildj = tf.broadcast_to(ildj, tf.shape(x)[:-event_ndims])
     observer = _observer.get()
     if observer is not None:
         observer(bijector, x, ildj)

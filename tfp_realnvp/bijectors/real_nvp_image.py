@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import multi_scale, nested, squeeze
-from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors import multi_scale, squeeze
+from tfp_realnvp.bijectors.assembled_flow import AssembledFlow, default_network_dtype
+from tfp_realnvp.bijectors.coupling_layers import NORMALIZATIONS, NetworkFn, check_transformer
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
-from tfp_realnvp.bijectors.transformers import Transformer
+from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
-
-tfb = tfp.bijectors
 
 _CIFAR = {"image_shape": (32, 32, 3), "num_scales": 2, "num_blocks": 8, "num_filters": 64}
 _IMAGENET_32 = {"image_shape": (32, 32, 3), "num_scales": 4, "num_blocks": 4, "num_filters": 32}
@@ -39,7 +34,7 @@ PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class RealNVPImage(FlowBijector):
+class RealNVPImage(AssembledFlow):
     r"""The multi-scale Real NVP for images: a bijector between latents and pixel values.
 
     Each scale but the last has three checkerboard couplings, a squeeze, three channel-wise
@@ -92,13 +87,13 @@ class RealNVPImage(FlowBijector):
         normalization: str | None = "batch",
         momentum: float = 0.9,
         use_scale: bool = True,
-        transformer: str | Callable[[], Transformer] | None = None,
+        transformer: str | TransformerFn | None = None,
         invertible_conv: bool = False,
         split_prior: bool = False,
         recompute: bool = False,
         alpha: float | None = 0.05,
         num_values: int = 256,
-        network_fn: Callable[..., Callable[..., tf.Tensor]] | None = None,
+        network_fn: NetworkFn | None = None,
         network_dtype: str | None = None,
         conditional_event_shape: Sequence[int | None] | None = None,
         num_classes: int | None = None,
@@ -167,9 +162,7 @@ class RealNVPImage(FlowBijector):
             num_scales = multi_scale.default_num_scales(image_shape, name)
         num_scales = validation.integer(num_scales, 1, f"{name}: expected num_scales of at least 1")
         multi_scale.check_num_scales(num_scales, image_shape, name)
-        validation.choice(
-            normalization, multi_scale.NORMALIZATIONS, f"{name}: expected a normalization"
-        )
+        validation.choice(normalization, NORMALIZATIONS, f"{name}: expected a normalization")
         dtype = validation.float_dtype(dtype, name)
         for argument, value in (
             ("use_scale", use_scale),
@@ -178,9 +171,7 @@ class RealNVPImage(FlowBijector):
             ("recompute", recompute),
         ):
             validation.flag(value, f"{name}: expected a bool as {argument}")
-        if not callable(transformer):
-            names = tuple(multi_scale.TRANSFORMERS)
-            validation.choice(transformer, names, f"{name}: expected a function or a transformer")
+        check_transformer(transformer, name)
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
         num_blocks, num_filters, num_couplings, num_channel_couplings = (
@@ -199,9 +190,7 @@ class RealNVPImage(FlowBijector):
         )
         if not (network_fn is None or callable(network_fn)):
             raise TypeError(f"{name}: expected a function as network_fn, got {network_fn!r}.")
-        if network_dtype is None:
-            is_double = dtype == tf.float64
-            network_dtype = "float64" if is_double else keras.config.dtype_policy().name
+        network_dtype = default_network_dtype(network_dtype, dtype)
         # The networks and statistics in `flow` are specific to these.
         architecture = {
             "image_shape": image_shape,
@@ -227,32 +216,32 @@ class RealNVPImage(FlowBijector):
             "size": embedding_size,
             "dropout": condition_dropout,
         }
-        with tf.name_scope(name):
-            if flow is None:
-                flow = _new_flow(architecture, condition, name)
-                flow.architecture = self._no_dependency({**architecture, **condition})
-            _check_shared_flow(flow, {**architecture, **condition}, name)
-            parameters.update(
-                image_shape=image_shape,
-                num_scales=num_scales,
-                network_dtype=network_dtype,
-                flow=flow,
-            )
-            self._flow = flow
-            self._image_shape = self._no_dependency(image_shape)
-            self._num_scales = num_scales
-            bijectors = list(flow.bijectors)
-            if alpha is not None:
-                logit = PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)
-                bijectors.insert(0, logit)
-            self._chain = FlowChain(bijectors, recompute=recompute, dtype=dtype)
-            super().__init__(
-                dtype=dtype,
-                is_constant_jacobian=self._chain.is_constant_jacobian,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        logit = []
+        if alpha is not None:
+            logit = [PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)]
+        self._image_shape = self._no_dependency(image_shape)
+        self._num_scales = num_scales
+        parameters.update(
+            image_shape=image_shape, num_scales=num_scales, network_dtype=network_dtype
+        )
+
+        def build(condition_shape: tuple[int | None, ...] | None) -> FlowChain:
+            options = {**architecture, "condition_shape": condition_shape}
+            return multi_scale.MultiScaleBuilder(**options).build()
+
+        super().__init__(
+            build,
+            architecture,
+            condition,
+            flow,
+            logit,
+            event_ndims=3,
+            recompute=recompute,
+            dtype=dtype,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
 
     @classmethod
     def for_dataset(cls, dataset: str, **overrides: Any) -> RealNVPImage:
@@ -307,11 +296,6 @@ class RealNVPImage(FlowBijector):
         return cls(image_shape, **{**configuration, **overrides})
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with its own networks."""
-        return {key: value for key, value in self.parameters.items() if key != "flow"}
-
-    @property
     def image_shape(self) -> tuple[int | None, int | None, int]:
         """(height, width, channels), the argument."""
         return tuple(self._image_shape)
@@ -320,22 +304,6 @@ class RealNVPImage(FlowBijector):
     def num_scales(self) -> int:
         """The number of scales."""
         return self._num_scales
-
-    @property
-    def flow(self) -> FlowChain:
-        """The flow between latents and logits, which holds all weights."""
-        return self._flow
-
-    @property
-    def accepts_conditional_input(self) -> bool:
-        """Whether a network takes `conditional_input`."""
-        return nested.accepts_conditional_input(self._flow)
-
-    @property
-    def condition_embedding(self) -> ConditionEmbedding | None:
-        """The embedding of the condition; `None` without one."""
-        parts = [each for each in self._flow.bijectors if isinstance(each, EmbeddedCondition)]
-        return parts[0].embedding if parts else None
 
     def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
         """Returns the latents by scale, the finest first.
@@ -389,37 +357,3 @@ class RealNVPImage(FlowBijector):
                 f"{self.name}: expected a height and width divisible by {divisor}, for "
                 f"{self._num_scales} scales, got shape {shape}."
             )
-
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._chain._forward_and_log_det(x, **options)
-
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._chain._inverse_and_log_det(y, **options)
-
-
-def _new_flow(architecture: dict[str, Any], condition: dict[str, Any], name: str) -> FlowChain:
-    if condition["conditional_event_shape"] is None and condition["num_classes"] is None:
-        validation.require(
-            condition["dropout"] is None,
-            f"{name}: expected no condition_dropout without a condition",
-            condition["dropout"],
-        )
-        return multi_scale.MultiScaleBuilder(**architecture).build()
-    dtype = architecture["dtype"]
-    # Conditions and their embedding are few numbers: in full precision.
-    embedding = ConditionEmbedding(**condition, dtype=dtype.name, name=f"{name}_condition")
-    builder = multi_scale.MultiScaleBuilder(
-        **architecture, condition_shape=embedding.embedded_shape
-    )
-    flow = EmbeddedCondition(builder.build(), embedding, dtype=dtype, name=name)
-    return FlowChain([flow], dtype=dtype, name=f"{name}_flow")
-
-
-def _check_shared_flow(flow: FlowChain, architecture: dict[str, Any], name: str) -> None:
-    made_for = getattr(flow, "architecture", {})
-    different = {key: value for key, value in architecture.items() if made_for.get(key) != value}
-    if different:
-        raise ValueError(
-            f"{name}: expected the configuration that the shared networks were made for, got "
-            f"{different}; construct a new RealNVPImage for another architecture."
-        )

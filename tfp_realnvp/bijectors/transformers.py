@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,14 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import private_api, validation
 
-__all__ = ["Additive", "Affine", "LogisticMixture", "RationalQuadraticSpline", "Transformer"]
+__all__ = [
+    "Additive",
+    "Affine",
+    "LogisticMixture",
+    "RationalQuadraticSpline",
+    "Transformer",
+    "TransformerFn",
+]
 
 tfb = tfp.bijectors
 
@@ -50,8 +57,8 @@ class Transformer(tf.Module, abc.ABC):
         """Returns z and log |dz/dx| of each element.
 
         Args:
-          x: data, [..., H, W, c].
-          parameters: [..., H, W, P c].
+          x: data, [..., H, W, c], or [..., c] of vectors.
+          parameters: [..., H, W, P c], or [..., P c].
         """
 
     @abc.abstractmethod
@@ -65,6 +72,10 @@ class Transformer(tf.Module, abc.ABC):
         for variable, value in zip(self.variables, values, strict=True):
             setattr(other, names[id(variable)], value)
         return other
+
+
+# Returns a new transformer.
+TransformerFn = Callable[[], Transformer]
 
 
 class Affine(Transformer):

@@ -4,6 +4,7 @@ from tfp_realnvp.networks.batch_norm import BatchNorm, batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
+from tfp_realnvp.networks.dense_resnet import DenseResNet
 from tfp_realnvp.networks.shallow_conv import ShallowConv
 from tfp_realnvp.networks.weight_norm import WeightNormConv2D, weight_norm
 
@@ -12,6 +13,7 @@ __all__ = [
     "ConditionEmbedding",
     "Conditioner",
     "ConvResNet",
+    "DenseResNet",
     "ShallowConv",
     "WeightNormConv2D",
     "batch_norm",

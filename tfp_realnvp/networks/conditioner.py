@@ -12,10 +12,12 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 
-__all__ = ["Conditioner", "checked_condition_shape", "film", "shifted"]
+__all__ = ["Conditioner", "checked_condition_shape", "film", "modulated", "shifted"]
 
 
-def film(condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
+def film(
+    condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType, event_ndims: int = 3
+) -> list[tf.Tensor]:
     """Returns one term for each of N activations, from the condition, to add or multiply.
 
     #### Example
@@ -28,16 +30,23 @@ def film(condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType) -> list[tf.Te
       condition: [B, E].
       kernel: [E, N, F].
       dtype: of the result.
+      event_ndims: 3 for activations [B, H, W, F], 1 for [B, F].
 
     Returns:
-      N tensors [B, 1, 1, F].
+      N tensors [B, 1, 1, F], or [B, F].
 
     #### References
 
     Perez, Strub, de Vries, Dumoulin, Courville: FiLM, section 2.1.
     """
     terms = tf.tensordot(tf.cast(condition, kernel.dtype), kernel, 1)
-    return tf.unstack(tf.cast(terms[:, None, None], dtype), axis=3)
+    terms = terms[:, None, None] if event_ndims == 3 else terms
+    return tf.unstack(tf.cast(terms, dtype), axis=event_ndims)
+
+
+def modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -> tf.Tensor:
+    """Returns `(1 + factor) x + shift`, or `x` without them."""
+    return x if factor is None else x + x * factor + shift
 
 
 def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
@@ -58,10 +67,10 @@ def checked_condition_shape(shape: Any, name: str) -> tuple[int | None, ...]:
 class Conditioner(keras.layers.Layer):
     r"""A network that predicts a coupling's parameters: [B, H, W, C] -> [B, H, W, K].
 
-    Any Keras layer can be the network of an `AffineCoupling`. This base class has what those of
-    this package share: the number K of output channels, and the checkerboard. For a checkerboard
-    coupling half of the input is zero, so that the board goes in as one more channel, to tell a
-    kept zero from a masked pixel.
+    A network of vectors is from [B, C] to [B, K]. Any Keras layer can be the network of a coupling.
+    This base class has what those of this package share: the number K of output channels, and the
+    checkerboard. For a checkerboard coupling half of the input is zero, so that the board goes in
+    as one more channel, to tell a kept zero from a masked pixel.
 
     A network whose `conditional_event_shape` is declared takes a `conditional_input`, a vector or
     an image for each image. The weights that it is multiplied by start at zero, so that the network

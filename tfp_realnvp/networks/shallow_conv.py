@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
+from tfp_realnvp.networks.conditioner import Conditioner, film, modulated, shifted
 
 __all__ = ["ShallowConv"]
 
@@ -109,14 +109,10 @@ class ShallowConv(Conditioner):
             kernel = tf.convert_to_tensor(self.condition_kernel.value)
             terms = film(self.required(conditional_input), kernel, self.compute_dtype)
         x = shifted(conv1(self.with_board(inputs)), maps)
-        x = tf.nn.relu(_modulated(x, *terms[:2]))
-        x = tf.nn.relu(_modulated(conv2(x), *terms[2:]))
+        x = tf.nn.relu(modulated(x, *terms[:2]))
+        x = tf.nn.relu(modulated(conv2(x), *terms[2:]))
         return conv3(x)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
         return {**super().get_config(), "num_filters": self.num_filters}
-
-
-def _modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -> tf.Tensor:
-    return x if factor is None else x + x * factor + shift

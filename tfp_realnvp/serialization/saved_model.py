@@ -63,6 +63,9 @@ def export_saved_model(
     latents if the base distribution is standard normal; values below 1 give more probable images.
     For any other base distribution a temperature other than 1 is an error.
 
+    A flow of vectors [B, D] has the same functions without `bits_per_dim`, with `x` in the place of
+    `images`, and no variants for uint8.
+
     The batch size is at least 1 and otherwise free. Height and width are free as well if the base
     is standard normal and the bijector is one of this package: `decode` samples other sizes from
     latents of their shape. Sizes that the scales cannot halve, and pixel values out of range, raise
@@ -89,15 +92,16 @@ def export_saved_model(
     TensorShape([3])
 
     Args:
-      distribution: a `tfd.TransformedDistribution` over images, or a `FlowModel` of one.
+      distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
       image_shape: (height, width, channels) of the images that the signatures accept, with `None`
-        for any size. `None` leaves height and width free where that is possible, as above.
+        for any size. `None` leaves height and width free where that is possible, as above, and is
+        the only value for vectors.
 
     Raises:
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
-      ValueError: if its events are not images of known shape, `image_shape` does not fit, or it
-        takes a condition that it does not declare.
+      ValueError: if its events are neither images nor vectors of known shape, `image_shape` does
+        not fit, or it takes a condition that it does not declare.
     """
     if isinstance(distribution, keras.Model):
         distribution = distribution.distribution
@@ -107,10 +111,10 @@ def export_saved_model(
             f"got {distribution!r}."
         )
     event_shape = distribution.event_shape
-    if not event_shape.is_fully_defined() or event_shape.rank != 3:
+    if not event_shape.is_fully_defined() or event_shape.rank not in (1, 3):
         raise ValueError(
-            "export_saved_model: expected a distribution over images [height, width, channels] of "
-            f"known shape, got event_shape {event_shape}."
+            "export_saved_model: expected a distribution over images [height, width, channels] or "
+            f"vectors [size] of known shape, got event_shape {event_shape}."
         )
     functions = _ServedFlow(distribution, image_shape).functions()
     module = tf.Module()
@@ -140,7 +144,9 @@ class _ServedFlow:
         self._dtype = tf.as_dtype(distribution.dtype)
         self._is_standard_normal = _is_standard_normal(self._base)
         event_shape = distribution.event_shape
-        has_any_size = self._is_standard_normal and isinstance(self._bijector, FlowBijector)
+        self._event_ndims = event_shape.rank
+        is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
+        has_any_size = self._is_standard_normal and is_ours
         if image_shape is None:
             image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
         image_shape = tf.TensorShape(image_shape)
@@ -150,7 +156,8 @@ class _ServedFlow:
                 f"base distribution and bijector, got {image_shape}."
             )
         latent_shape = self._bijector.inverse_event_shape(image_shape)
-        self._images = tf.TensorSpec([None, *image_shape], self._dtype, "images")
+        name = "images" if self._event_ndims == 3 else "x"
+        self._images = tf.TensorSpec([None, *image_shape], self._dtype, name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
         parts = [self._bijector, *self._bijector.submodules]
         halvings = [part.num_scales - 1 for part in parts if isinstance(part, RealNVPImage)]
@@ -185,6 +192,12 @@ class _ServedFlow:
         inputs = {function: [*specs, *self._condition] for function, specs in inputs.items()}
         if self._embedding is not None and self._embedding.num_classes is not None:
             inputs[self.classify] = [self._images]
+        if self._event_ndims == 1:
+            del inputs[self.bits_per_dim]
+            inputs = {
+                _of_vectors(function, takes_x=specs[0] is self._images): specs
+                for function, specs in inputs.items()
+            }
         signatures = {function.__name__: (function, specs) for function, specs in inputs.items()}
         if self._logit is not None and self._num_values <= 256:
             uint8_images = tf.TensorSpec(self._images.shape, tf.uint8, "images")
@@ -270,13 +283,14 @@ class _ServedFlow:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns latents and log densities."""
         options = {} if conditional_input is None else {"conditional_input": conditional_input}
+        options["event_ndims"] = self._event_ndims
         latents, ildj = nested.inverse_and_log_det(self._bijector, images, **options)
         if not self._is_standard_normal:
             options = _options(route, self._base, conditional_input)
             return latents, self._base.log_prob(latents, **options) + ildj
         # The base distribution has one event shape, the images any.
         log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
-        return latents, tf.reduce_sum(log_probs, axis=[-3, -2, -1]) + ildj
+        return latents, tf.reduce_sum(log_probs, axis=list(range(-self._event_ndims, 0))) + ildj
 
     def _encoded(
         self, images: tf.Tensor, conditional_input: Condition
@@ -295,7 +309,7 @@ class _ServedFlow:
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
         batch_size = tf.shape(images)[0]
-        assertions = [tf.debugging.assert_positive(batch_size, "expected at least one image")]
+        assertions = [tf.debugging.assert_positive(batch_size, "expected a batch of at least one")]
         if not images.shape[1:].is_fully_defined():
             message = f"expected a height and width divisible by {self._divisor}"
             remainder = tf.shape(images)[1:3] % self._divisor
@@ -322,6 +336,23 @@ class _ServedFlow:
             return function(values, *given)
 
         return wrapped
+
+
+def _of_vectors(function: Callable[..., Outputs], takes_x: bool) -> Callable[..., Outputs]:
+    """Returns the function with the names for vectors: `x` instead of `images`."""
+
+    def renamed(*args: Any, **kwargs: Any) -> Outputs:
+        outputs = function(*args, **kwargs)
+        return {"x" if name == "images" else name: value for name, value in outputs.items()}
+
+    if not takes_x:
+        return functools.wraps(function)(renamed)
+
+    def of_x(x: tf.Tensor, conditional_input: Condition = None) -> Outputs:
+        return renamed(x, *([] if conditional_input is None else [conditional_input]))
+
+    of_x.__name__ = function.__name__
+    return of_x
 
 
 def _condition_spec(embedding: ConditionEmbedding) -> tf.TensorSpec:

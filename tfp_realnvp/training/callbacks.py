@@ -166,7 +166,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         model: FlowModel,
         *,
         budget: LearningRateBudget | None = None,
-        monitor: str = "val_bits_per_dim",
+        monitor: str | None = None,
         best_weights: str = "best.weights.h5",
         save_seconds: float | None = None,
         patience: int | None = None,
@@ -177,7 +177,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
           folder: of the checkpoints, in `folder/checkpoints`, and of the best weights.
           model: the compiled model.
           budget: a budget whose used seconds are saved.
-          monitor: a key of the logs; smaller is better. Without it, no best weights are saved.
+          monitor: a key of the logs; smaller is better. If the logs have no such key, no best
+            weights are saved. By default `'val_bits_per_dim'`, or `'val_loss'` for vectors.
           best_weights: the file name of the weights of the best epoch.
           save_seconds: the longest time without a checkpoint; `None` saves after epochs only.
           patience: number of epochs without improvement after which training stops; `None` never
@@ -193,6 +194,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             raise TypeError(f"TrainingCheckpoint: expected a FlowModel, got {model!r}.")
         if not (budget is None or isinstance(budget, LearningRateBudget)):
             raise TypeError(f"TrainingCheckpoint: expected a budget or None, got {budget!r}.")
+        if monitor is None:
+            monitor = "val_bits_per_dim" if model.event_ndims == 3 else "val_loss"
         for argument, value in (("monitor", monitor), ("best_weights", best_weights)):
             if not isinstance(value, str):
                 raise TypeError(f"TrainingCheckpoint: expected {argument} as a str, got {value!r}.")

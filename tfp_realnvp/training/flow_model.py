@@ -27,9 +27,9 @@ from tfp_realnvp.training.diagnosis import (
 from tfp_realnvp.training.input_data import (
     as_dataset,
     check_condition,
-    check_images,
+    check_events,
     checked_condition,
-    images_of_batch,
+    events_of_batch,
 )
 from tfp_realnvp.training.optimizers import FusedAdam, apply_if
 
@@ -46,13 +46,14 @@ _NO_WEIGHTS = "FlowModel: expected no {}, each image counts once."
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FlowModel(keras.Model):
-    r"""Trains a distribution over images by maximum likelihood, as any Keras model is trained.
+    r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
 
     ```
     loss = -mean log p(x) + scale_l2 * sum(scales²),   x = floor(images) + U[0, 1)
     ```
 
-    Images are uint8 or floating gray levels, [B, H, W, C]. The model adds the noise, new at each
+    Images are uint8 or floating gray levels, [B, H, W, C]. Vectors [B, D] are taken as they are:
+    what follows about noise and bits/dim is for images. The model adds the noise, new at each
     step and determined by `seed` and the step. `model.distribution` is the object that was passed:
     training the model trains it, including a trainable base distribution. The metrics are `loss`,
     the mean negative log-likelihood in nats per image (without the penalty), and `bits_per_dim`.
@@ -100,7 +101,7 @@ class FlowModel(keras.Model):
         self,
         distribution: tfd.Distribution,
         *,
-        dequantize: bool = True,
+        dequantize: bool | None = None,
         dequantizer: distributions.VariationalDequantization | None = None,
         seed: int = 0,
         name: str | None = None,
@@ -108,10 +109,10 @@ class FlowModel(keras.Model):
         """Constructs the model.
 
         Args:
-          distribution: over images [H, W, C], for example a `tfd.TransformedDistribution` with a
-            `RealNVPImage`.
-          dequantize: whether images are gray levels that need noise; `False` takes values as they
-            are.
+          distribution: over images [H, W, C] or vectors [D], for example a
+            `tfd.TransformedDistribution` with a `RealNVPImage` or `RealNVPVector`.
+          dequantize: whether values are integers, as gray levels are, that need noise; `False`
+            takes them as they are. By default `True` for images and `False` for vectors.
           dequantizer: of the noise, trained with the distribution; by default it is uniform. Then
             `log p(x)` in the loss, the metrics and `predict` is the bound
             `log p(x + u) - log q(u | x)`.
@@ -121,17 +122,20 @@ class FlowModel(keras.Model):
         Raises:
           TypeError: if `distribution` is not a `tfd.Distribution`, `dequantizer` is not a
             `VariationalDequantization`, or `seed` is not a number.
-          ValueError: if its events are not images, it has batch dimensions, or it was not
-            constructed in the scope of the same `tf.distribute.Strategy` as this model.
+          ValueError: if its events are neither images nor vectors, it has batch dimensions, or
+            it was not constructed in the scope of the same `tf.distribute.Strategy` as this model.
         """
         if not isinstance(distribution, tfd.Distribution):
             raise TypeError(f"FlowModel: expected a tfd.Distribution, got {distribution!r}.")
-        if distribution.event_shape.rank not in (None, 3) or distribution.batch_shape.rank != 0:
+        event_ndims = distribution.event_shape.rank or 3
+        if event_ndims not in (1, 3) or distribution.batch_shape.rank != 0:
             raise ValueError(
-                "FlowModel: expected a distribution over images [height, width, channels] without "
-                f"batch dimensions, got event_shape {distribution.event_shape} and batch_shape "
-                f"{distribution.batch_shape}."
+                "FlowModel: expected a distribution over images [height, width, channels] or "
+                f"vectors [size] without batch dimensions, got event_shape "
+                f"{distribution.event_shape} and batch_shape {distribution.batch_shape}."
             )
+        if dequantize is None:
+            dequantize = event_ndims == 3
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
         is_dequantizer = isinstance(dequantizer, distributions.VariationalDequantization)
         expected = "FlowModel: expected a VariationalDequantization as dequantizer"
@@ -146,6 +150,8 @@ class FlowModel(keras.Model):
         embedding = distributions.find_embedding(distribution)
         super().__init__(name=name)
         self.distribution = distribution
+        self.event_ndims = event_ndims
+        self._event_name = {3: "images", 1: "vectors"}[event_ndims]
         self.dequantize = dequantize
         self.dequantizer = dequantizer
         self.seed = seed
@@ -221,8 +227,9 @@ class FlowModel(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """`loss` and `bits_per_dim`."""
-        return [self._loss_tracker, self._bits_per_dim] if self.compiled else [self._bits_per_dim]
+        """`loss`, and for images `bits_per_dim`."""
+        loss = [self._loss_tracker] if self.compiled else []
+        return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
     def reset_metrics(self) -> None:
         """Resets the metrics and the noise of evaluation, for each epoch and evaluation."""
@@ -244,7 +251,7 @@ class FlowModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
-        images = images_of_batch(data, self.distribution.event_shape)
+        images = events_of_batch(data, self.distribution.event_shape, self.event_ndims)
         part = replicas.part_of_batch(tf.shape(images)[0])
         if replicas.num_replicas() > 1:
             message = (
@@ -377,7 +384,7 @@ class FlowModel(keras.Model):
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
     def _evaluation_log_prob(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, replicas.BatchPart]:
-        images = images_of_batch(data, self.distribution.event_shape)
+        images = events_of_batch(data, self.distribution.event_shape, self.event_ndims)
         number = tf.shape(images)[0]
         part = replicas.part_of_batch(number)
         condition = self._condition(data)
@@ -401,8 +408,10 @@ class FlowModel(keras.Model):
         return self.dequantizer.dequantize(images, seed, first=part.first, training=training)
 
     def _update_metrics(self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart) -> None:
-        num_dims = tf.reduce_prod(tf.shape(images)[1:])
         self._loss_tracker.update_state(loss, sample_weight=part.total)
+        if self.event_ndims != 3:
+            return
+        num_dims = tf.reduce_prod(tf.shape(images)[1:])
         bits_per_dim = pixels.bits_per_dim(-loss, num_dims)
         self._bits_per_dim.update_state(bits_per_dim, sample_weight=part.total)
 
@@ -431,6 +440,9 @@ class FlowModel(keras.Model):
 
     # Training and evaluation.
 
+    def _check_events(self, x: Any) -> None:
+        check_events(x, event_ndims=self.event_ndims, gray_levels=self.dequantize)
+
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
 
@@ -444,7 +456,7 @@ class FlowModel(keras.Model):
             of images are given.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
-        check_images(x, gray_levels=self.dequantize)
+        self._check_events(x)
         options = _bound_arguments(keras.Model.fit, self, x, *args, **kwargs)
         check_condition((x, options.get("y")), self._embedding)
         self._failure.assign([-1, -1])
@@ -462,7 +474,9 @@ class FlowModel(keras.Model):
         history = super().fit(shuffle=False, **options)
         self._raise_if_not_finite()
         if not history.history.get("loss"):
-            raise ValueError("FlowModel.fit: expected images to train on, got an empty dataset.")
+            raise ValueError(
+                f"FlowModel.fit: expected {self._event_name} to train on, got an empty dataset."
+            )
         return history
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -471,15 +485,17 @@ class FlowModel(keras.Model):
         Warns with a `RuntimeWarning` of a loss that is not finite.
         """
         if not kwargs.get("_use_cached_eval_dataset"):
-            check_images(x, gray_levels=self.dequantize)
+            self._check_events(x)
             kwargs = _bound_arguments(keras.Model.evaluate, self, x, *args, **kwargs)
             x = _data(kwargs)
             check_condition(x, self._embedding)
             args, x = (), as_dataset(x, kwargs.pop("batch_size", None))
         results = super().evaluate(x, *args, **kwargs)
-        if not self._bits_per_dim.count.numpy():
-            raise ValueError("FlowModel.evaluate: expected images, got an empty dataset.")
-        _warn_unless_finite(self._bits_per_dim.result().numpy(), "evaluate")
+        if not self._loss_tracker.count.numpy():
+            raise ValueError(
+                f"FlowModel.evaluate: expected {self._event_name}, got an empty dataset."
+            )
+        _warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
         return results
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -487,7 +503,7 @@ class FlowModel(keras.Model):
 
         Warns with a `RuntimeWarning` of those that are not finite.
         """
-        check_images(x, gray_levels=self.dequantize)
+        self._check_events(x)
         check_condition(x, self._embedding)
         options = _bound_arguments(keras.Model.predict, self, x, *args, **kwargs)
         images = as_dataset(options.pop("x"), options.pop("batch_size", None))
@@ -497,8 +513,9 @@ class FlowModel(keras.Model):
         except UnboundLocalError as error:
             # Keras raises it when there was no batch.
             if self._evaluation_batch.numpy() == 0:
-                message = "FlowModel.predict: expected images, got an empty dataset."
-                raise ValueError(message) from error
+                raise ValueError(
+                    f"FlowModel.predict: expected {self._event_name}, got an empty dataset."
+                ) from error
             raise
         _warn_unless_finite(log_prob, "predict")
         return log_prob

@@ -1,4 +1,4 @@
-"""The data that `FlowModel` takes: arrays and datasets of images."""
+"""The data that `FlowModel` takes: arrays and datasets of images or vectors."""
 
 from __future__ import annotations
 
@@ -14,38 +14,42 @@ from tfp_realnvp.networks import ConditionEmbedding
 __all__ = [
     "as_dataset",
     "check_condition",
-    "check_images",
+    "check_events",
     "checked_condition",
-    "images_of_batch",
+    "events_of_batch",
 ]
 
+# By the rank of an event.
+_NAMES = {3: "images [{}, height, width, channels]", 1: "vectors [{}, size]"}
 
-def check_images(x: Any, *, gray_levels: bool) -> None:
+
+def check_events(x: Any, *, event_ndims: int = 3, gray_levels: bool) -> None:
     """Checks data before training, as far as possible without reading it.
 
     #### Example
 
     >>> import numpy as np
-    >>> check_images(np.zeros([2, 4, 4, 1], np.uint8), gray_levels=True)
+    >>> check_events(np.zeros([2, 4, 4, 1], np.uint8), gray_levels=True)
 
     Args:
-      x: images, or a dataset of them.
+      x: images or vectors, or a dataset of them.
+      event_ndims: 3 for images, 1 for vectors.
       gray_levels: whether the values have to be integers, of any dtype.
 
     Raises:
-      ValueError: if there are no images, or they are not [B, H, W, C] with gray levels.
+      ValueError: if there are none, or they are not [B, H, W, C] with gray levels, or [B, D].
     """
+    events, name = {3: "images", 1: "vectors"}[event_ndims], _NAMES[event_ndims].format("number")
     if isinstance(x, tf.data.Dataset):
         if x.cardinality() == 0:
-            raise ValueError("FlowModel: expected images, got an empty dataset.")
+            raise ValueError(f"FlowModel: expected {events}, got an empty dataset.")
         return
     images = pixels.image_component(x)
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
         return
-    if len(images.shape) != 4 or images.shape[0] == 0:
+    if len(images.shape) != 1 + event_ndims or images.shape[0] == 0:
         raise ValueError(
-            f"FlowModel: expected images [number, height, width, channels], at least one, got "
-            f"shape {tuple(images.shape)}."
+            f"FlowModel: expected {name}, at least one, got shape {tuple(images.shape)}."
         )
     if gray_levels and not tf.as_dtype(images.dtype).is_integer:
         largest = float(np.max(images))
@@ -160,28 +164,29 @@ def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = Fals
     return without_autotune(dataset.with_options(options))
 
 
-def images_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
-    """Returns the images [B, H, W, C] of a batch, which may also have labels.
+def events_of_batch(data: Any, event_shape: tf.TensorShape, event_ndims: int = 3) -> tf.Tensor:
+    """Returns the images [B, H, W, C], or vectors [B, D], of a batch, which may also have labels.
 
     #### Example
 
     >>> import numpy as np, tensorflow as tf
     >>> batch = (np.zeros([2, 4, 4, 1]), np.zeros([2]))
-    >>> images_of_batch(batch, tf.TensorShape([4, 4, 1])).shape
+    >>> events_of_batch(batch, tf.TensorShape([4, 4, 1])).shape
     TensorShape([2, 4, 4, 1])
 
     Args:
       data: as `pixels.image_component` takes it.
       event_shape: of the distribution.
+      event_ndims: 3 for images, 1 for vectors.
 
     Raises:
       ValueError: if the shape does not fit.
     """
-    images = tf.convert_to_tensor(pixels.image_component(data))
-    expected = event_shape
-    if images.shape.rank != 4 or not images.shape[1:].is_compatible_with(expected):
+    events = tf.convert_to_tensor(pixels.image_component(data))
+    if events.shape.rank != 1 + event_ndims or not events.shape[1:].is_compatible_with(event_shape):
+        name = {3: "images", 1: "vectors"}[event_ndims]
         raise ValueError(
-            f"FlowModel: expected images [batch, {', '.join(map(str, expected))}], got shape "
-            f"{images.shape}."
+            f"FlowModel: expected {name} [batch, {', '.join(map(str, event_shape))}], got shape "
+            f"{events.shape}."
         )
-    return images
+    return events

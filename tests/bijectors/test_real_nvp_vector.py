@@ -1,0 +1,282 @@
+"""`RealNVPVector`, beyond what `test_matrix.py` checks of every bijector."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SMALL = {"num_couplings": 3, "num_blocks": 1, "num_filters": 6}
+
+
+def _flow(size, **kwargs):
+    return ft.randomize(tfr.RealNVPVector(size, **{**_SMALL, **kwargs}))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17, 64])
+@pytest.mark.parametrize("transformer", [None, "rational_quadratic_spline", "logistic_mixture"])
+def test_every_size(size, transformer):
+    flow = _flow(size, transformer=transformer, dtype=tf.float64)
+    y = ft.normal([size], tf.float64)
+    x, ildj = flow.inverse_and_log_det(y)
+    np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(ildj, ft.jacobian_log_det(flow.inverse, y), rtol=1e-9, atol=1e-9)
+    assert np.abs(x - y).max() > 0.1
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_starts_as_the_identity_without_mixing(size):
+    flow = tfr.RealNVPVector(size, mixing=None)
+    x = ft.normal([4, size])
+    y, fldj = flow.forward_and_log_det(x)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(fldj, np.zeros(4))
+
+
+def test_every_element_changes_and_is_a_condition():
+    flow = _flow(5, mixing=None, num_couplings=2, dtype=tf.float64)
+    y = ft.normal([5], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        x = flow.inverse(y)
+    jacobian = tape.jacobian(x, y).numpy()
+    # The elements that the first coupling keeps depend on all that it transforms, by the second.
+    assert (jacobian[:2] != 0).all()
+    assert np.count_nonzero(jacobian[2:]) == 3 * 2 + 3
+
+
+def test_one_network_call():
+    layers = []
+
+    def network_fn(*, output_channels, name, dtype, **_):
+        layers.append(ft.CountingLayer(tfr.DenseResNet(output_channels, 1, 4), name=name))
+        layers[-1].layer.build((None, 2 if output_channels == 4 else 3))
+        return layers[-1]
+
+    base = ft.standard_normal([4])
+    flow = tfd.TransformedDistribution(base, _flow(4, network_fn=network_fn))
+    for call in (lambda: flow.log_prob(ft.normal([3, 4])), lambda: flow.log_prob(flow.sample(3))):
+        for layer in layers:
+            layer.count = 0
+        call()
+        assert [layer.count for layer in layers] == [1, 1, 1]
+
+
+def test_any_keras_network():
+    def network_fn(*, input_channels, output_channels, **_):
+        return keras.Sequential(
+            [
+                keras.Input([input_channels]),
+                keras.layers.Dense(8, activation="tanh"),
+                keras.layers.Dense(output_channels),
+            ]
+        )
+
+    flow = _flow(3, network_fn=network_fn)
+    x = ft.normal([2, 5, 3])
+    y, fldj = flow.forward_and_log_det(x)
+    back, ildj = flow.inverse_and_log_det(tf.identity(y))
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    np.testing.assert_allclose(ildj, -fldj, atol=1e-5)
+    assert len(flow.trainable_variables) == 3 * (4 + 1 + 2 + 2)
+
+
+def test_permutations_are_the_same_in_each_model():
+    orders = [
+        [p.permutation.numpy().tolist() for p in flow.submodules if isinstance(p, tfb.Permute)]
+        for flow in (tfr.RealNVPVector(9, mixing="permutation") for _ in range(2))
+    ]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders[0]}) == 8
+
+
+def test_standardization_comes_first():
+    data = np.random.default_rng(0).normal([1.0, 100.0], [0.1, 50.0], [1000, 2]).astype("float32")
+    moments = tfr.Standardization.of(data)
+    flow = tfr.RealNVPVector(2, mixing=None, standardization=moments)
+    z, ildj = flow.inverse_and_log_det(data)
+    np.testing.assert_allclose(np.mean(z, axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(np.std(z, axis=0), 1, atol=1e-4)
+    np.testing.assert_allclose(ildj, -np.log(data.std(axis=0)).sum() * np.ones(1000), rtol=1e-4)
+    assert not moments.variables
+
+
+def test_constant_columns_keep_their_scale():
+    data = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]], np.float32)
+    z = tfr.Standardization.of(data).inverse(data)
+    np.testing.assert_allclose(z[:, 1], 0)
+
+
+def test_shares_networks():
+    flow = _flow(3)
+    same = flow.copy(recompute=True)
+    assert same.flow is flow.flow and same != flow
+    x = ft.normal([2, 3])
+    np.testing.assert_allclose(same.forward(x), flow.forward(x), rtol=1e-6)
+    with pytest.raises(ValueError, match="'num_couplings': 4"):
+        tfr.RealNVPVector(3, **{**_SMALL, "num_couplings": 4}, flow=flow.flow)
+
+
+def test_recompute_gives_the_same_gradients():
+    plain = _flow(4, num_classes=3, dtype=tf.float64)
+    results = []
+    for flow in (plain, plain.copy(recompute=True)):
+        with tf.GradientTape() as tape:
+            _, ildj = flow.inverse_and_log_det(
+                ft.normal([5, 4], tf.float64), training=True, conditional_input=[0, 1, 2, 0, 1]
+            )
+        results.append(tape.gradient(ildj, flow.trainable_variables, "zero"))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+# Conditions.
+
+
+def test_zero_start_with_a_condition():
+    values = []
+    for condition in ({}, {"num_classes": 4}):
+        keras.utils.set_random_seed(0)
+        flow = tfr.RealNVPVector(3, **_SMALL, **condition)
+        options = {"conditional_input": tf.constant([3, 1])} if condition else {}
+        values.append(flow.inverse_and_log_det(ft.normal([2, 3]), **options))
+    for with_condition, without in zip(*values, strict=True):
+        np.testing.assert_allclose(with_condition, without, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_condition_of_a_distribution(size):
+    flow = tfd.TransformedDistribution(
+        ft.standard_normal([size]), _flow(size, conditional_event_shape=[2])
+    )
+    conditions = ft.normal([6, 2])
+    given = tfr.condition(flow, conditions)
+    x = given.sample(5, seed=(0, 1))
+    assert given.batch_shape == [6] and x.shape == [5, 6, size]
+    log_prob = given.log_prob(tf.identity(x))
+    for i in range(6):
+        one = tfr.condition(flow, conditions[i]).log_prob(tf.identity(x[:, i]))
+        np.testing.assert_allclose(log_prob[:, i], one, rtol=1e-4, atol=1e-4)
+    other = tfr.condition(flow, conditions[::-1]).log_prob(tf.identity(x))
+    assert np.abs(other - log_prob).max() > 1e-2
+
+
+def test_routing_by_name():
+    flow = _flow(3, num_classes=2, name="flow")
+    chain = tfb.Chain([tfb.Shift([1.0, 2.0, 3.0]), flow])
+    x = ft.normal([4, 3])
+    y = chain.forward(x, flow={"conditional_input": tf.constant(1)})
+    expected = flow.forward(x, conditional_input=1) + tf.constant([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+
+
+def test_chain_of_vectors():
+    chain = tfr.FlowChain([tfb.Exp(), tfb.Shift(tf.constant([1.0, 2.0, 3.0])), _flow(3)])
+    assert chain.event_ndims == 1
+    x = ft.normal([4, 3])
+    y, fldj = chain.forward_and_log_det(x)
+    assert fldj.shape == [4]
+    expected = chain.bijectors[2].forward_log_det_jacobian(x) + tf.reduce_sum(tf.math.log(y), -1)
+    np.testing.assert_allclose(fldj, expected, rtol=1e-4)
+    assert tfr.FlowChain([tfb.Exp()], event_ndims=1).event_ndims == 1
+
+
+def test_learns_a_density():
+    # x₂ | x₁ ~ N(x₁², 0.5²): the loss is the entropy plus the KL divergence.
+    keras.utils.set_random_seed(0)
+    x1 = np.random.default_rng(0).normal(size=[4000, 1])
+    x2 = np.random.default_rng(1).normal(x1**2, 0.5)
+    data = np.concatenate([x1, x2], axis=1).astype(np.float32)
+    flow = tfr.RealNVPVector(2, 4, 1, 16, standardization=tfr.Standardization.of(data))
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    model.compile(keras.optimizers.Adam(1e-2))
+    history = model.fit(data, batch_size=250, epochs=15, verbose=0)
+    entropy = np.log(2 * np.pi * np.e) + np.log(0.5)
+    assert history.history["loss"][0] > entropy + 0.1
+    assert abs(history.history["loss"][-1] - entropy) < 0.06
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"event_size": 0}, ValueError, "event_size of at least 1, got 0"),
+        ({"event_size": [3]}, TypeError, "event_size of at least 1, got"),
+        ({"num_couplings": 0}, ValueError, "num_couplings of at least 1, got 0"),
+        ({"num_blocks": -1}, ValueError, "num_blocks of at least 0, got -1"),
+        ({"num_filters": 0.5}, ValueError, "num_filters of at least 1, got 0.5"),
+        ({"mixing": "random"}, ValueError, "expected a mixing of .*got 'random'"),
+        ({"normalization": "layer"}, ValueError, "expected a normalization of .*got 'layer'"),
+        ({"transformer": "cubic"}, ValueError, "transformer.*got 'cubic'"),
+        ({"network_fn": 3}, TypeError, "expected a function as network_fn, got 3"),
+        ({"standardization": 3}, TypeError, "expected a Standardization, got 3"),
+        (
+            {"standardization": tfr.Standardization([0.0], [1.0])},
+            ValueError,
+            "of length 3, got one of length 1",
+        ),
+        ({"conditional_event_shape": [4, 4, 1]}, ValueError, r"\[K\], of vectors, got"),
+        ({"condition_dropout": 0.1}, ValueError, "no condition_dropout without a condition"),
+        ({"use_scale": 1}, TypeError, "expected a bool as use_scale"),
+        ({"dtype": tf.float16}, TypeError, "float32 or float64, got float16"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        tfr.RealNVPVector(**{"event_size": 3, **_SMALL, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (tf.zeros([2, 4]), ValueError, r"vectors of length 3, got shape \(4,\)"),
+        (tf.zeros([]), ValueError, r"vectors \[..., size\], of rank at least 1"),
+        (np.zeros([2, 3]), TypeError, "expected float32 values, got float64; cast them."),
+    ],
+)
+def test_bad_vectors(value, error, message):
+    with pytest.raises(error, match=message):
+        _flow(3).inverse(value)
+
+
+def test_bad_conditions():
+    with pytest.raises(ValueError, match="expected a conditional_input of vectors"):
+        _flow(3, conditional_event_shape=[2]).inverse(tf.zeros([1, 3]))
+    with pytest.raises(ValueError, match="no network here takes one"):
+        _flow(3).inverse(tf.zeros([1, 3]), conditional_input=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0.0, 1.0], [1.0]), "vectors of equal length"),
+        (([0.0], [0.0]), "positive standard deviations"),
+        (([np.nan], [1.0]), "finite means"),
+    ],
+)
+def test_bad_moments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfr.Standardization(*arguments)
+
+
+@pytest.mark.parametrize("data", [np.zeros([0, 3]), np.zeros([3]), np.full([2, 2], np.inf)])
+def test_bad_data_of_moments(data):
+    with pytest.raises(ValueError, match=r"expected finite data \[N, D\]"):
+        tfr.Standardization.of(data)
+
+
+def test_images_and_vectors_do_not_mix():
+    with pytest.raises(ValueError, match="equal event_ndims"):
+        tfr.FlowChain([tfr.RealNVPVector(3, **_SMALL), tfr.Squeeze()])
+    with pytest.raises(ValueError, match="expected a ChannelMask for vectors"):
+        tfr.AffineCoupling(tfr.CheckerboardMask(0), tfr.DenseResNet(2), event_ndims=1)
+    with pytest.raises(ValueError, match="event_ndims of 1 or 3, got 2"):
+        tfr.ActNorm(event_ndims=2)

@@ -1,0 +1,115 @@
+"""Data with fixed moments, as a bijector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import validation
+
+__all__ = ["Standardization"]
+
+
+class Standardization(FlowBijector):
+    r"""Subtracts a fixed mean from each element of a vector, and divides by a standard deviation.
+
+    ```
+    inverse (data -> latent):  x = (y - mean) / stddev
+    forward (latent -> data):  y = x * stddev + mean
+    ildj = -sum(log(stddev))
+    ```
+
+    The moments are no variables. They are saved with the configuration of a model.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> rows = np.random.default_rng(0).normal(5., 2., size=[100, 3]).astype('float32')
+    >>> bijector = Standardization.of(rows)
+    >>> z, ildj = bijector.inverse_and_log_det(rows)
+    >>> bool(abs(z.numpy().mean()) < 1e-5), bool(abs(z.numpy().std() - 1) < 1e-5), ildj.shape
+    (True, True, TensorShape([100]))
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        stddev: Sequence[float],
+        *,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "standardization",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          mean: [D].
+          stddev: [D], positive.
+          dtype: `tf.float32` or `tf.float64`.
+          validate_args: whether to assert that values are finite.
+          name: of the operations.
+
+        Raises:
+          ValueError: if the moments are not two vectors of equal length of finite numbers, or a
+            standard deviation is not positive.
+          TypeError: if `dtype` is not float32 or float64.
+        """
+        parameters = dict(locals())
+        dtype = validation.float_dtype(dtype, name)
+        moments = [np.asarray(each, dtype.as_numpy_dtype) for each in (mean, stddev)]
+        self._mean, self._stddev = moments
+        expected = f"{name}: expected a mean and a stddev, vectors of equal length"
+        shapes = [each.shape for each in moments]
+        validation.require(shapes[0] == shapes[1] and len(shapes[0]) == 1, expected, shapes)
+        is_valid = np.isfinite(moments).all() and (self._stddev > 0).all()
+        expected = f"{name}: expected finite means, and finite and positive standard deviations"
+        validation.require(is_valid, expected, [each.tolist() for each in moments])
+        # Numbers, so that bijectors can be compared and saved.
+        parameters["mean"], parameters["stddev"] = (tuple(each.tolist()) for each in moments)
+        with tf.name_scope(name):
+            super().__init__(
+                event_ndims=1,
+                dtype=dtype,
+                is_constant_jacobian=True,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def of(cls, data: np.ndarray, **kwargs: Any) -> Standardization:
+        """Returns the bijector with the moments of data, [N, D].
+
+        A column that is constant keeps its scale.
+
+        Args:
+          data: the training data.
+          **kwargs: of the constructor.
+
+        Raises:
+          ValueError: if `data` is not [N, D] of finite numbers.
+        """
+        data = np.asarray(data, np.float64)
+        expected = f"{cls.__name__}.of: expected finite data [N, D]"
+        validation.require(data.ndim == 2 and len(data) > 0, expected, data.shape)
+        validation.require(np.isfinite(data).all(), expected, "values that are not")
+        stddev = data.std(axis=0)
+        is_constant = stddev <= 1e-12 * np.abs(data).max(axis=0)
+        return cls(data.mean(axis=0), np.where(is_constant, 1.0, stddev), **kwargs)
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        size = len(self._mean)
+        if shape[-1] not in (None, size):
+            raise ValueError(f"{self.name}: expected vectors of length {size}, got shape {shape}.")
+
+    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        fldj = self._log_det_of_positions(x, np.log(self._stddev).sum())
+        return x * self._stddev + self._mean, fldj
+
+    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        ildj = self._log_det_of_positions(y, -np.log(self._stddev).sum())
+        return (y - self._mean) / self._stddev, ildj
