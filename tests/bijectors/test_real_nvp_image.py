@@ -1,6 +1,7 @@
 import copy
 
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -302,3 +303,47 @@ def test_a_base_other_than_the_normal():
     y = ft.pixels([2, 4, 4, 3])
     x, ildj = flow.bijector.inverse_and_log_det(tf.identity(y))
     np.testing.assert_allclose(flow.log_prob(y), base.log_prob(x) + ildj, rtol=1e-5)
+
+
+def test_default_is_the_papers_architecture_to_the_last_bit():
+    size = {"num_blocks": 2, "num_filters": 4}
+
+    def layers(masks, channels, filters):
+        bijectors = []
+        for mask in masks:
+            is_board = isinstance(mask, tfr.CheckerboardMask)
+            network = tfr.ConvResNet(
+                2 * mask.changed_channels(channels),
+                size["num_blocks"],
+                filters,
+                checkerboard_parity=mask.parity if is_board else None,
+            )
+            network.build((None, None, None, channels if is_board else channels // 2))
+            bijectors.append(tfr.AffineCoupling(mask, network))
+            bijectors.append(tfr.BatchNormalization(0.9, num_channels=channels))
+        return bijectors
+
+    keras.utils.set_random_seed(3)
+    flow = tfr.RealNVPImage((8, 8, 3), num_scales=2, **size)
+    keras.utils.set_random_seed(3)
+    fine = layers([tfr.CheckerboardMask(i) for i in (0, 1, 0)], 3, 4)
+    channelwise = layers([tfr.ChannelMask(i) for i in (0, 1, 0)], 12, 8)
+    coarse = layers([tfr.CheckerboardMask(i) for i in (0, 1, 0, 1)], 6, 8)
+    by_hand = tfr.FlowChain(
+        [
+            tfr.PixelLogit(),
+            *fine,
+            tfb.Invert(tfr.Squeeze()),
+            *channelwise,
+            tfr.Squeeze(),
+            tfb.Invert(tfr.Squeeze(order="factor_out")),
+            tfr.FactorOut(tfr.FlowChain(coarse)),
+            tfr.Squeeze(order="factor_out"),
+        ]
+    )
+    y = ft.pixels([4, 8, 8, 3])
+    for training in (True, False):
+        results = [each.inverse_and_log_det(y, training=training) for each in (flow, by_hand)]
+        for actual, expected in zip(*results, strict=True):
+            np.testing.assert_array_equal(actual, expected)
+        assert np.abs(results[0][0] - y).max() > 1
