@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import ROOT, cpu_name, num_cores
+from benchmarks.machine import ROOT, bfloat16_pays, cpu_name, matrix_rates, num_cores
 from tfp_realnvp.internal import atomic_files
 
 __all__ = ["ROWS", "main"]
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     path = output / "results.json"
     results = json.loads(path.read_text()) if path.exists() else []
     done = {(each["row"], each["seed"], each["limit"]) for each in results}
+    policy = "mixed_bfloat16" if bfloat16_pays(matrix_rates()) else "float32"
     for seed in flags.seeds.split(","):
         for row in flags.rows.split(","):
             row_settings(row)
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
                 continue
             command = [sys.executable, "-m", "benchmarks.ablation", f"--worker={row}:{seed}"]
             command += [f"--data={flags.data.resolve()}", f"--seconds={flags.seconds}"]
+            command += [f"--policy={policy}"]
             command += [] if flags.steps is None else [f"--steps={flags.steps}"]
             process = subprocess.run(
                 command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
@@ -109,6 +111,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
 
     settings = row_settings(row)
     keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(flags.policy)
     with np.load(flags.data) as arrays:
         train, test = arrays["train_images"], arrays["test_images"]
     shape = train.shape[1:]
@@ -148,7 +151,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
         "steps": steps,
         "images_per_second": steps * _BATCH_SIZE / seconds,
         "num_parameters": model.count_params(),
-        "machine": f"{cpu_name()}, {num_cores()} cores",
+        "machine": f"{cpu_name()}, {num_cores()} cores, {flags.policy}",
     }
 
 
@@ -191,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--rows", default=",".join(ROWS), help="names, joined by + to combine")
     parser.add_argument("--output_dir", type=pathlib.Path, default=pathlib.Path("results/ablation"))
+    parser.add_argument("--policy", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=lambda text: text.split(":"), help=argparse.SUPPRESS)
     return parser
 
