@@ -33,6 +33,9 @@ def randomize(module, seed=0):
         elif "scale" in name.split("/")[-1] and "log_scale" not in name:
             # Larger ones send random images so far out that a sigmoid rounds them to its ends.
             value = rng.uniform(0.2, 0.6, shape)
+        elif "off_diagonal" in name:
+            # The condition of random triangular matrices grows exponentially with their size.
+            value = np.asarray(variable) + 0.2 / np.sqrt(shape[0]) * rng.normal(size=shape)
         else:
             value = np.asarray(variable) + 0.2 * rng.normal(size=shape)
         variable.assign(tf.cast(value, variable.dtype))

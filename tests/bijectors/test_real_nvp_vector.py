@@ -23,6 +23,10 @@ def _flow(size, **kwargs):
 @pytest.mark.parametrize("transformer", [None, "rational_quadratic_spline", "logistic_mixture"])
 def test_every_size(size, transformer):
     flow = _flow(size, transformer=transformer, dtype=tf.float64)
+    for part in flow.submodules:
+        if isinstance(part, tfr.Coupling):
+            # Splines of larger parameters are ill-conditioned.
+            part.network.output_kernel.assign(0.3 * part.network.output_kernel)
     y = ft.normal([size], tf.float64)
     x, ildj = flow.inverse_and_log_det(y)
     np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=1e-9, atol=1e-9)
@@ -131,7 +135,7 @@ def test_recompute_gives_the_same_gradients():
             _, ildj = flow.inverse_and_log_det(
                 ft.normal([5, 4], tf.float64), training=True, conditional_input=[0, 1, 2, 0, 1]
             )
-        results.append(tape.gradient(ildj, flow.trainable_variables, "zero"))
+        results.append(tape.gradient(ildj, flow.trainable_variables, unconnected_gradients="zero"))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 

@@ -142,7 +142,7 @@ def test_non_finite_data_is_named(trained):
     [
         (np.zeros([5, 3, 1]), r"expected vectors \[number, size\], at least one, got shape"),
         (np.zeros([0, 3]), "at least one, got shape"),
-        (np.zeros([5, 4], np.float32), r"expected vectors \[batch, 3\], got shape \(None, 4\)"),
+        (np.zeros([5, 4], np.float32), r"expected vectors \[batch, 3\], got shape \(5, 4\)"),
     ],
 )
 def test_bad_data(trained, data, message):

@@ -251,7 +251,7 @@ class FlowModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
-        images = events_of_batch(data, self.distribution.event_shape, self.event_ndims)
+        images = events_of_batch(data, self.distribution.event_shape)
         part = replicas.part_of_batch(tf.shape(images)[0])
         if replicas.num_replicas() > 1:
             message = (
@@ -384,7 +384,7 @@ class FlowModel(keras.Model):
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
     def _evaluation_log_prob(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, replicas.BatchPart]:
-        images = events_of_batch(data, self.distribution.event_shape, self.event_ndims)
+        images = events_of_batch(data, self.distribution.event_shape)
         number = tf.shape(images)[0]
         part = replicas.part_of_batch(number)
         condition = self._condition(data)
@@ -441,7 +441,7 @@ class FlowModel(keras.Model):
     # Training and evaluation.
 
     def _check_events(self, x: Any) -> None:
-        check_events(x, event_ndims=self.event_ndims, gray_levels=self.dequantize)
+        check_events(x, self.distribution.event_shape, gray_levels=self.dequantize)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.

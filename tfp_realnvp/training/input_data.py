@@ -14,32 +14,35 @@ from tfp_realnvp.networks import ConditionEmbedding
 __all__ = [
     "as_dataset",
     "check_condition",
+    "check_event_shape",
     "check_events",
     "checked_condition",
     "events_of_batch",
 ]
 
-# By the rank of an event.
-_NAMES = {3: "images [{}, height, width, channels]", 1: "vectors [{}, size]"}
+# Of events and of their axes, by the rank of an event.
+_NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 
-def check_events(x: Any, *, event_ndims: int = 3, gray_levels: bool) -> None:
+def check_events(x: Any, event_shape: tf.TensorShape, *, gray_levels: bool) -> None:
     """Checks data before training, as far as possible without reading it.
 
     #### Example
 
     >>> import numpy as np
-    >>> check_events(np.zeros([2, 4, 4, 1], np.uint8), gray_levels=True)
+    >>> import tensorflow as tf
+    >>> shape = tf.TensorShape([4, 4, 1])
+    >>> check_events(np.zeros([2, 4, 4, 1], np.uint8), shape, gray_levels=True)
 
     Args:
       x: images or vectors, or a dataset of them.
-      event_ndims: 3 for images, 1 for vectors.
+      event_shape: [H, W, C] or [D], of the distribution.
       gray_levels: whether the values have to be integers, of any dtype.
 
     Raises:
       ValueError: if there are none, or they are not [B, H, W, C] with gray levels, or [B, D].
     """
-    events, name = {3: "images", 1: "vectors"}[event_ndims], _NAMES[event_ndims].format("number")
+    events, axes = _NAMES[event_shape.rank or 3]
     if isinstance(x, tf.data.Dataset):
         if x.cardinality() == 0:
             raise ValueError(f"FlowModel: expected {events}, got an empty dataset.")
@@ -47,10 +50,12 @@ def check_events(x: Any, *, event_ndims: int = 3, gray_levels: bool) -> None:
     images = pixels.image_component(x)
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
         return
-    if len(images.shape) != 1 + event_ndims or images.shape[0] == 0:
+    if len(images.shape) != 1 + len(axes.split(",")) or images.shape[0] == 0:
         raise ValueError(
-            f"FlowModel: expected {name}, at least one, got shape {tuple(images.shape)}."
+            f"FlowModel: expected {events} [number, {axes}], at least one, got shape "
+            f"{tuple(images.shape)}."
         )
+    check_event_shape(images, event_shape)
     if gray_levels and not tf.as_dtype(images.dtype).is_integer:
         largest = float(np.max(images))
         if largest <= 1.0 and float(np.max(np.asarray(images) % 1)) > 0:
@@ -164,7 +169,7 @@ def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = Fals
     return without_autotune(dataset.with_options(options))
 
 
-def events_of_batch(data: Any, event_shape: tf.TensorShape, event_ndims: int = 3) -> tf.Tensor:
+def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
     """Returns the images [B, H, W, C], or vectors [B, D], of a batch, which may also have labels.
 
     #### Example
@@ -177,16 +182,19 @@ def events_of_batch(data: Any, event_shape: tf.TensorShape, event_ndims: int = 3
     Args:
       data: as `pixels.image_component` takes it.
       event_shape: of the distribution.
-      event_ndims: 3 for images, 1 for vectors.
 
     Raises:
       ValueError: if the shape does not fit.
     """
     events = tf.convert_to_tensor(pixels.image_component(data))
-    if events.shape.rank != 1 + event_ndims or not events.shape[1:].is_compatible_with(event_shape):
-        name = {3: "images", 1: "vectors"}[event_ndims]
-        raise ValueError(
-            f"FlowModel: expected {name} [batch, {', '.join(map(str, event_shape))}], got shape "
-            f"{events.shape}."
-        )
+    check_event_shape(events, event_shape)
     return events
+
+
+def check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
+    """Raises `ValueError` unless `events` is a batch of events of `event_shape`."""
+    name, axes = _NAMES[event_shape.rank or 3]
+    shape = tf.TensorShape(events.shape)
+    if shape.rank != 1 + len(axes.split(",")) or not shape[1:].is_compatible_with(event_shape):
+        sizes = axes if event_shape.rank is None else ", ".join(map(str, event_shape))
+        raise ValueError(f"FlowModel: expected {name} [batch, {sizes}], got shape {shape}.")
