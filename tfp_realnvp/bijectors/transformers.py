@@ -214,11 +214,11 @@ class RationalQuadraticSpline(Transformer):
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z = spline(x) and its log slope."""
-        return private_api.uncached_forward(self._spline(parameters), x)
+        return _with_shape(x, private_api.uncached_forward(self._spline(parameters), x))
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns x, the inverse of the spline at z, and its log slope."""
-        return private_api.uncached_inverse(self._spline(parameters), z)
+        return _with_shape(z, private_api.uncached_inverse(self._spline(parameters), z))
 
     def _spline(self, parameters: tf.Tensor) -> tfb.Bijector:
         by_parameter = tf.stack(tf.split(parameters, self.num_parameters, axis=-1), axis=-1)
@@ -237,6 +237,13 @@ class RationalQuadraticSpline(Transformer):
     def _bin_sizes(self, parameters: tf.Tensor) -> tf.Tensor:
         free = 1 - self.num_bins * self.min_bin_size
         return 2 * self.bound * (self.min_bin_size + free * tf.nn.softmax(parameters))
+
+
+def _with_shape(x: tf.Tensor, results: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the results with the static shape of `x`, which TFP's spline loses in part."""
+    for each in results:
+        each.set_shape(x.shape)
+    return results
 
 
 class LogisticMixture(Transformer):

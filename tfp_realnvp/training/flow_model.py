@@ -127,7 +127,8 @@ class FlowModel(keras.Model):
         """
         if not isinstance(distribution, tfd.Distribution):
             raise TypeError(f"FlowModel: expected a tfd.Distribution, got {distribution!r}.")
-        event_ndims = distribution.event_shape.rank or 3
+        rank = distribution.event_shape.rank
+        event_ndims = 3 if rank is None else rank
         if event_ndims not in (1, 3) or distribution.batch_shape.rank != 0:
             raise ValueError(
                 "FlowModel: expected a distribution over images [height, width, channels] or "
