@@ -178,9 +178,10 @@ def test_an_export_has_copies_of_the_weights(tmp_path):
 def test_errors(tmp_path):
     with pytest.raises(TypeError, match=r"expected a tfd\.TransformedDistribution"):
         tfr.export_saved_model(tfd.Normal(0.0, 1.0), tmp_path / "1")
-    vector = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [4]), tfb.Scale(2.0))
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), [4, 4])
+    matrices = tfd.TransformedDistribution(base, tfb.Scale(2.0))
     with pytest.raises(ValueError, match="expected a distribution over images"):
-        tfr.export_saved_model(vector, tmp_path / "1")
+        tfr.export_saved_model(matrices, tmp_path / "1")
     with pytest.raises(ValueError, match="the only one of this base"):
         tfr.export_saved_model(trainable_flow(), tmp_path / "1", image_shape=(8, 8, 1))
     with pytest.raises(ValueError, match="expected 1 channels"):

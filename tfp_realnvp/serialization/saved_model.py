@@ -309,7 +309,8 @@ class _ServedFlow:
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
         batch_size = tf.shape(images)[0]
-        assertions = [tf.debugging.assert_positive(batch_size, "expected a batch of at least one")]
+        message = f"expected at least one {'image' if self._event_ndims == 3 else 'vector'}"
+        assertions = [tf.debugging.assert_positive(batch_size, message)]
         if not images.shape[1:].is_fully_defined():
             message = f"expected a height and width divisible by {self._divisor}"
             remainder = tf.shape(images)[1:3] % self._divisor
