@@ -81,6 +81,31 @@ def test_gradients_of_forward(name, jit_compile):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@each_transformer
+def test_second_derivatives_of_forward(name):
+    transformer, z, parameters = _case(name, number=10)
+    weights = ft.normal(z.shape, tf.float64, seed=2)
+    steps = [ft.normal(each.shape, tf.float64, seed=k) for k, each in ((3, z), (4, parameters))]
+
+    def along(distance):
+        x, log_det = transformer.forward(z + distance * steps[0], parameters + distance * steps[1])
+        return tf.reduce_sum(weights * x + log_det)
+
+    distance = tf.constant(0.0, tf.float64)
+    with tf.GradientTape() as outer:
+        outer.watch(distance)
+        with tf.GradientTape() as inner:
+            inner.watch(distance)
+            value = along(distance)
+        first = inner.gradient(value, distance)
+    # None for the additive one, which is linear.
+    second = outer.gradient(first, distance, unconnected_gradients="zero")
+    size = 1e-4
+    expected = (along(size) - 2 * value + along(-size)) / size**2
+    np.testing.assert_allclose(second, expected, rtol=1e-4, atol=1e-5)
+    assert name == "additive" or abs(second) > 1e-2
+
+
 def test_the_spline_of_zero_parameters_is_the_identity():
     transformer, x, parameters = _case("spline")
     z, log_det = transformer.inverse(x, tf.zeros_like(parameters))

@@ -255,8 +255,8 @@ class LogisticMixture(Transformer):
 
     The P = 3K + 2 parameters are the logits of w, m relative to K equidistant points in [-1, 1], s,
     a and b; s and a are bounded by tanh. `forward` solves for x by Newton steps within a bracket
-    that is halved where they leave it. Its gradients are those of the implicit function; its second
-    derivatives are not right.
+    that is halved where they leave it. Its first and second derivatives are those of the implicit
+    function.
 
     #### Example
 
@@ -316,9 +316,11 @@ class LogisticMixture(Transformer):
         mixture, log_factor, shift = self._split(parameters)
         logit = (z - shift) * tf.exp(-log_factor)
         x = tf.stop_gradient(self._solve(logit, *mixture))
-        # One more Newton step, with a constant slope: the gradient of the implicit function.
-        value, log_slope = _mixture_logit(x, *mixture)
-        x -= (value - logit) * tf.exp(-tf.stop_gradient(log_slope))
+        # Newton steps from a constant: one makes the first derivatives those of the implicit
+        # function, two the second ones.
+        for _ in range(2):
+            value, log_slope = _mixture_logit(x, *mixture)
+            x -= (value - logit) * tf.exp(-log_slope)
         _, log_slope = _mixture_logit(x, *mixture)
         return x, -log_slope - log_factor
 
