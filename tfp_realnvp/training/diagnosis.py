@@ -44,13 +44,13 @@ class FiniteRecord:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._are_finite: list[tf.Tensor] = []
+        self._sums: list[tf.Tensor] = []
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
         """Appends the tensors of a part."""
         for tensor in tensors:
             self.names.append(name)
-            self._are_finite.append(tf.math.is_finite(tf.nn.l2_loss(tensor)))
+            self._sums.append(tf.nn.l2_loss(tensor))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
         """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
@@ -58,7 +58,9 @@ class FiniteRecord:
 
     def are_finite(self) -> tf.Tensor:
         """Returns 1 for each tensor that is finite and 0 for others, float32."""
-        return tf.cast(tf.stack(self._are_finite), tf.float32)
+        widest = max({each.dtype for each in self._sums}, key=lambda dtype: dtype.size)
+        sums = tf.stack([tf.cast(each, widest) for each in self._sums])
+        return tf.cast(tf.math.is_finite(sums), tf.float32)
 
 
 def find_non_finite_variable(variables: Sequence[Any]) -> str | None:
