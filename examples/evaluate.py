@@ -1,7 +1,8 @@
 """Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
 
 The bits/dim of a model with a condition are given the condition of each image; with
-`condition_dropout` also without it. A model of classes is also evaluated as a classifier.
+`condition_dropout` also without it. A model of classes is also evaluated as a classifier. With a
+variational dequantizer the bits/dim are a bound, and the importance-weighted ones a tighter bound.
 
     python examples/evaluate.py --results_dir=results/digits
     python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_draws=16
@@ -50,18 +51,27 @@ def main(argv: list[str]) -> None:
         if embedding is not None and embedding.dropout is not None:
             settings[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
         for name, each in settings.items():
-            results[name] = evaluation.bits_per_dim(flow, each, FLAGS.num_draws, seed=seed)
+            results[name] = evaluation.bits_per_dim(
+                flow, each, FLAGS.num_draws, dequantizer=model.dequantizer, seed=seed
+            )
         if embedding is not None and embedding.num_classes is not None:
             # Each image is evaluated with each class.
             batches = batches.rebatch(max(1, _MAX_EVALUATIONS // embedding.num_classes))
             classifications[images.split] = evaluation.classification(
-                flow, batches, num_draws=FLAGS.num_draws, seed=seed
+                flow,
+                batches,
+                num_draws=FLAGS.num_draws,
+                dequantizer=model.dequantizer,
+                seed=seed,
             )
     table = evaluation.as_markdown(results, dataset, classifications)
+    if model.dequantizer is not None:
+        table += "\n\nBits/dim are bounds, with noise of variational dequantization."
     print(table)
     output = pathlib.Path(FLAGS.output or FLAGS.results_dir)
     atomic_files.write_text(output / "evaluation.md", table + "\n")
     values = evaluation.as_json(results, dataset, classifications)
+    values["dequantizer"] = config.get("dequantizer", "uniform")
     atomic_files.write_json(output / "evaluation.json", values)
 
 

@@ -4,7 +4,7 @@ A folder contains `config.json`, with the flags of the run and, as `"bijector"`,
 one of digits given their class:
 
 ```
-{"dataset": "digits", "condition": "label", "seed": 0, ...,
+{"dataset": "digits", "condition": "label", "seed": 0, ..., "dequantizer": "uniform",
  "bijector": {"configuration": "compact",
               "arguments": {"image_shape": [8, 8, 1], "num_classes": 10, ...}}}
 ```
@@ -159,6 +159,8 @@ def build_bijector(spec: Mapping[str, Any]) -> tfr.RealNVPImage:
 def build_model(config: Mapping[str, Any], mixed_precision: bool | None = None) -> tfr.FlowModel:
     """Returns the model of a configuration, with new weights and a standard normal base.
 
+    With `"dequantizer": "variational"` it learns its noise, see `VariationalDequantization`.
+
     Args:
       config: configuration of a run.
       mixed_precision: whether the networks compute in bfloat16; `None` means as in the run. The
@@ -171,7 +173,16 @@ def build_model(config: Mapping[str, Any], mixed_precision: bool | None = None) 
         zero = tf.zeros([], bijector.dtype)
         base = tfd.Sample(tfd.Normal(zero, zero + 1), bijector.image_shape)
         distribution = tfd.TransformedDistribution(base, bijector)
-        return tfr.FlowModel(distribution, seed=int(config.get("seed", 0)))
+        dequantizer = None
+        if config.get("dequantizer", "uniform") == "variational":
+            dequantizer = tfr.VariationalDequantization(
+                bijector.image_shape,
+                num_values=num_values(config),
+                recompute=config["bijector"]["arguments"].get("recompute", False),
+                dtype=bijector.dtype,
+            )
+        seed = int(config.get("seed", 0))
+        return tfr.FlowModel(distribution, dequantizer=dequantizer, seed=seed)
 
 
 def load_run(

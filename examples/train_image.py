@@ -6,6 +6,7 @@
     python examples/train_image.py --preset=cifar10 --data_dir=...   # a row of the paper's table
     python examples/train_image.py --condition=label                 # digits given their class
     python examples/train_image.py --dataset=photos --condition=gray --limit_minutes=10
+    python examples/train_image.py --optimizer=adamax --average=0.998 --dequantizer=variational
 
 Writes the configuration, a log, checkpoints, weights, samples, reconstructions, learning curves and
 a report to the output folder. The same command resumes an interrupted run. To repeat a run,
@@ -46,10 +47,35 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("num_scales", None, "Number of scales.", lower_bound=1)
 flags.DEFINE_integer("num_blocks", None, "Residual blocks of each network.", lower_bound=0)
 flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.", lower_bound=1)
+flags.DEFINE_enum(
+    "transformer",
+    None,
+    ["affine", "rational_quadratic_spline", "logistic_mixture"],
+    "Transformer of the couplings; default: that of the configuration.",
+)
+flags.DEFINE_bool("invertible_conv", None, "An invertible 1×1 convolution before each coupling.")
+flags.DEFINE_bool("split_prior", None, "A learned prior of each half that is factored out.")
+flags.DEFINE_enum(
+    "dequantizer",
+    "uniform",
+    ["uniform", "variational"],
+    "Noise that is added to gray levels: uniform, or learned.",
+)
 flags.DEFINE_float("epochs", None, "Passes over the data; default: 20 without a time limit.")
 flags.DEFINE_float("limit_minutes", None, "Total training time, also across restarts.")
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-flags.DEFINE_float("learning_rate", None, "Peak learning rate; default: 1e-3, 2e-3 for compact.")
+flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
+flags.DEFINE_float(
+    "learning_rate", None, "Peak learning rate; default: 1e-3, 2e-3 for compact; twice for adamax."
+)
+flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
+flags.DEFINE_float(
+    "average",
+    None,
+    "Momentum of moving averages of the weights, which are then evaluated and saved.",
+    lower_bound=0,
+    upper_bound=1,
+)
 flags.DEFINE_integer("log_steps", None, "Steps between validations; default: a pass over the data.")
 flags.DEFINE_float("save_minutes", 1.0, "Minutes between checkpoints, in addition to validations.")
 flags.DEFINE_integer("patience", None, "Validations without improvement before training stops.")
@@ -77,6 +103,13 @@ flags.mark_flags_as_mutual_exclusive(["epochs", "limit_minutes"])
 
 FLAGS = flags.FLAGS
 
+_OPTIMIZERS = {
+    "adam": tfr.FusedAdam,
+    "adamax": keras.optimizers.Adamax,
+    "adamw": keras.optimizers.AdamW,
+}
+_WEIGHT_DECAY = 4e-3
+
 
 def main(argv: list[str]) -> None:
     del argv
@@ -91,7 +124,7 @@ def main(argv: list[str]) -> None:
     atomic_files.write_text(output_dir / "flags.txt", "\n".join(filter(None, given)) + "\n")
 
     model = run_folder.build_model(config)
-    model.compile(jit_compile=FLAGS.xla)
+    model.compile(make_optimizer(config), jit_compile=FLAGS.xla)
     print(f"{model.count_params():,} parameters, {model.distribution.bijector.num_scales} scales")
     fit(model, config, output_dir)
     num_steps = int(model.optimizer.iterations)
@@ -129,6 +162,11 @@ def make_config() -> dict:
         config["condition"] = FLAGS.condition
     elif FLAGS.condition_dropout is not None:
         raise ValueError("Expected --condition_dropout only with --condition.")
+    weight_decay = FLAGS.weight_decay
+    if FLAGS.optimizer == "adamw":
+        weight_decay = _WEIGHT_DECAY if weight_decay is None else weight_decay
+    elif weight_decay is not None:
+        raise ValueError("Expected --weight_decay only with --optimizer=adamw.")
     images = load(config, "train", training=True, cache_bytes=0)
     arguments = {}
     if FLAGS.preset:
@@ -139,17 +177,25 @@ def make_config() -> dict:
     arguments |= run_folder.data_arguments(images)
     if FLAGS.condition_dropout is not None:
         arguments["condition_dropout"] = FLAGS.condition_dropout
-    for name in ("num_scales", "num_blocks", "num_filters"):
+    for name in ("num_scales", "num_blocks", "num_filters", "invertible_conv", "split_prior"):
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value
+    if FLAGS.transformer is not None:
+        arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
     default = "paper" if FLAGS.preset or config["dataset"] == "digits" else "compact"
     configuration = FLAGS.configuration or default
+    learning_rate = {"paper": 1e-3, "compact": 2e-3}[configuration]
+    if FLAGS.optimizer == "adamax":
+        learning_rate *= 2
     return {
         **config,
         "num_validation": run_folder.num_validation(images, FLAGS.num_validation),
-        "learning_rate": FLAGS.learning_rate or {"paper": 1e-3, "compact": 2e-3}[configuration],
+        "optimizer": FLAGS.optimizer,
+        "learning_rate": FLAGS.learning_rate or learning_rate,
+        "weight_decay": weight_decay,
+        "average": FLAGS.average,
         "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
         "limit_minutes": FLAGS.limit_minutes,
         "log_steps": FLAGS.log_steps,
@@ -157,7 +203,18 @@ def make_config() -> dict:
         "mixed_precision": FLAGS.mixed_precision,
         "xla": FLAGS.xla,
         "bijector": {"configuration": configuration, "arguments": arguments},
+        "dequantizer": FLAGS.dequantizer,
     }
+
+
+def make_optimizer(config: dict) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the run; `fit` sets its learning rate."""
+    options = {"learning_rate": config["learning_rate"], "global_clipnorm": 100.0}
+    if config["average"] is not None:
+        options |= {"use_ema": True, "ema_momentum": config["average"]}
+    if config["weight_decay"] is not None:
+        options["weight_decay"] = config["weight_decay"]
+    return _OPTIMIZERS[config["optimizer"]](**options)
 
 
 def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
@@ -188,6 +245,8 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
         print(f"resuming after step {done}")
         images = load(config, "train", training=True, step=done)
     if is_done():
+        # As at the end of `fit`, which leaves averages in the model.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
         return
     validation = load(config, "validation")
     log = output_dir / "log.csv"
@@ -217,6 +276,9 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
         )
         if is_done():
             return
+        if config["average"] is not None:
+            # `fit` left averages in the model. The weights are those of the end of the epoch.
+            checkpoint.restore()
         done = int(model.optimizer.iterations)
         images, epoch = load(config, "train", training=True, step=done), epoch + 1
     last = math.ceil(limit["steps"] / log_steps) if "steps" in limit else 1_000_000
@@ -234,7 +296,8 @@ class SampleImages(keras.callbacks.Callback):
         self._images = images
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        rows = run_samples.sample_grid(self.model.distribution, self._images, 6, seed=(0, 0))
+        with self.model.averaged_weights():
+            rows = run_samples.sample_grid(self.model.distribution, self._images, 6, seed=(0, 0))
         samples = rows.reshape(-1, *rows.shape[2:])
         grid = plots.image_grid(samples, columns=6, num_values=self._images.num_values)
         with self._writer.as_default(step=epoch):

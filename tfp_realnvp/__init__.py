@@ -36,6 +36,7 @@ from tfp_realnvp.networks import (
     Conditioner,
     ConvResNet,
     DenseResNet,
+    SelfAttention,
     ShallowConv,
     WeightNormConv2D,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "RationalQuadraticSpline",
     "RealNVPImage",
     "RealNVPVector",
+    "SelfAttention",
     "ShallowConv",
     "Squeeze",
     "Standardization",

@@ -180,7 +180,7 @@ def bits_per_dim(
     owner = "bits_per_dim"
     num_draws, batch_size, seed = _checked_arguments(owner, num_draws, batch_size, seed)
     has_condition, log_prob_fn = takes_condition(distribution), None
-    noisy_fn = None if dequantizer is None else tf.function(dequantizer.dequantize, autograph=False)
+    noisy_fn = _noisy_function(distribution, dequantizer)
     average, importance_weighted = [], []
     for number, (batch, condition) in enumerate(_batches(owner, images, batch_size), start=1):
         levels = _checked_images(owner, batch, distribution.event_shape, number)
@@ -188,11 +188,7 @@ def bits_per_dim(
         log_prob_fn = log_prob_fn or _log_prob_function(distribution, given)
         log_prob = np.empty([num_draws, len(levels)], np.float64)
         for draw in range(num_draws):
-            noise_seed = pixels.evaluation_seed(seed, number, draw)
-            if noisy_fn is None:
-                values, log_noise = pixels.dequantize(levels, noise_seed, distribution.dtype), 0.0
-            else:
-                values, log_noise = noisy_fn(tf.constant(levels), noise_seed)
+            values, log_noise = noisy_fn(levels, pixels.evaluation_seed(seed, number, draw))
             log_prob[draw] = log_prob_fn(values, *given) - log_noise
         if not np.isfinite(log_prob).all():
             index = int(np.argwhere(~np.isfinite(log_prob))[0, 1])
@@ -225,6 +221,7 @@ def classification(
     prior: ArrayLike | None = None,
     *,
     num_draws: int = 1,
+    dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Classification:
@@ -238,7 +235,8 @@ def classification(
     ```
 
     The means estimate the probabilities of the integers; more samples make them, and with them the
-    classifier, more accurate.
+    classifier, more accurate. With a `VariationalDequantization` q, the noise is drawn from
+    q(u | x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y).
 
     #### Example
 
@@ -259,6 +257,7 @@ def classification(
       labels: integers [N], for images without labels.
       prior: p(y), [K], which sum to one; by default 1 / K. Needed without `num_classes`.
       num_draws: number of noise samples.
+      dequantizer: of the noise; by default it is uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset. The density is evaluated on
         K times as many at a time.
@@ -280,14 +279,15 @@ def classification(
         input_signature=[spec],
         autograph=False,
     )
+    noisy_fn = _noisy_function(distribution, dequantizer)
     log_probs, all_labels = [], []
     for number, (batch, of_batch) in enumerate(_batches(owner, images, batch_size), start=1):
         levels = _checked_images(owner, batch, distribution.event_shape, number)
         draws = []
         for draw in range(num_draws):
-            noise_seed = pixels.evaluation_seed(seed, number, draw)
-            values = pixels.dequantize(levels, noise_seed, distribution.dtype)
-            draws.append(joint_fn(values).numpy().astype(np.float64))
+            values, log_noise = noisy_fn(levels, pixels.evaluation_seed(seed, number, draw))
+            draw_log_joint = joint_fn(values).numpy().astype(np.float64)
+            draws.append(draw_log_joint - np.asarray(log_noise)[..., np.newaxis])
         log_joint = np.logaddexp.reduce(draws)
         log_probs.append(log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True))
         if np.isnan(log_probs[-1]).any():
@@ -526,6 +526,16 @@ def _as_given(
             f"{condition.shape}."
         )
     return [condition]
+
+
+def _noisy_function(
+    distribution: tfd.Distribution, dequantizer: VariationalDequantization | None
+) -> Callable[..., tuple[tf.Tensor, Any]]:
+    """Returns the function from gray levels and a seed to values and the log density of noise."""
+    if dequantizer is None:
+        return lambda levels, seed: (pixels.dequantize(levels, seed, distribution.dtype), 0.0)
+    noisy_fn = tf.function(dequantizer.dequantize, autograph=False)
+    return lambda levels, seed: noisy_fn(tf.constant(levels), seed)
 
 
 def _log_prob_function(

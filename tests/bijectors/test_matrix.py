@@ -131,6 +131,11 @@ def _spline(dtype):
     return tfr.Coupling(tfr.CheckerboardMask(1), network, transformer, dtype=dtype)
 
 
+def _attention(dtype):
+    network = ft.network(4, 8, dtype.name, checkerboard_parity=1, num_heads=2)
+    return tfr.AffineCoupling(tfr.CheckerboardMask(1), network, dtype=dtype)
+
+
 def _flow_chain(dtype):
     return tfr.FlowChain(
         [
@@ -173,6 +178,7 @@ CASES = {
     "channel0_additive": _coupling(tfr.ChannelMask(0), use_scale=False),
     "channel1_additive": _coupling(tfr.ChannelMask(1), use_scale=False),
     "coupling_spline": Case(_spline, (4, 2, 4), num_couplings=1),
+    "coupling_attention": Case(_attention, (4, 2, 4), num_couplings=1),
     "invertible_conv1x1": Case(
         lambda dtype: tfr.InvertibleConv1x1(num_channels=3, dtype=dtype), (4, 2, 3)
     ),

@@ -43,6 +43,11 @@ def _write_run(folder, **config):
     config["bijector"] = {**bijector, "arguments": arguments}
     model = run_folder.build_model(config)
     ft.randomize(model.distribution)
+    if model.dequantizer is not None:
+        # With larger weights all noise would round to 0 or 1.
+        rng = np.random.default_rng(1)
+        for variable in model.dequantizer.trainable_variables:
+            variable.assign_add(0.03 * rng.normal(size=variable.shape))
     run_folder.write_config(folder, config)
     model.save_weights(folder / "final.weights.h5")
     return folder
@@ -71,15 +76,20 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gray(tmp_path_factory):
-    """A run of colors given luminance."""
+    """A run of colors given luminance, with learned noise and other additions."""
     folder = tmp_path_factory.mktemp("gray")
     images = {
         name: ft.grey_levels(5, (8, 8, 3), seed) for seed, name in enumerate(["train", "test"])
     }
     np.savez(folder / "images.npz", **images)
     arguments = {"image_shape": [8, 8, 3], "conditional_event_shape": [8, 8, 1]}
+    arguments |= {"transformer": "rational_quadratic_spline", "invertible_conv": True}
     return _write_run(
-        folder, dataset=str(folder / "images.npz"), condition="gray", arguments=arguments
+        folder,
+        dataset=str(folder / "images.npz"),
+        condition="gray",
+        dequantizer="variational",
+        arguments={**arguments, "split_prior": True},
     )
 
 
@@ -219,11 +229,24 @@ def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
     }
 
 
-def test_evaluate_a_model_of_colors(gray, tmp_path, run_script):
-    run_script("evaluate", f"--results_dir={gray}", f"--output={tmp_path}", "--split=test")
+def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
+    options = (f"--results_dir={gray}", f"--output={tmp_path}", "--split=test", "--num_draws=2")
+    run_script("evaluate", *options)
+    assert "Bits/dim are bounds, with noise of variational" in capsys.readouterr().out
     values = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(values["results"]) == {"test"}
-    assert values["classification"] == {}
+    assert values["classification"] == {} and values["dequantizer"] == "variational"
+    model, config = run_folder.load_run(gray)
+    batches = run_folder.load_split(config, "test").dataset
+    learned, uniform = (
+        evaluation.bits_per_dim(model.distribution, batches, 2, dequantizer=each, seed=model.seed)
+        for each in (model.dequantizer, None)
+    )
+    found = values["results"]["test"]
+    assert found["bits_per_dim"] == pytest.approx(learned.bits_per_dim, abs=1e-5)
+    assert found["importance_weighted"] == pytest.approx(learned.importance_weighted, abs=1e-5)
+    assert found["importance_weighted"] < found["bits_per_dim"]
+    assert abs(learned.bits_per_dim - uniform.bits_per_dim) > 1e-3
 
 
 def test_samples_of_classes(digits, tmp_path, run_script):

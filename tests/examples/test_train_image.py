@@ -220,9 +220,104 @@ def test_dropout_without_a_condition(train):
         train("run", "--condition_dropout=0.1")
 
 
+# Additions.
+
+
+@pytest.fixture(scope="module")
+def additions(images, tmp_path_factory, run_script):
+    """Returns the folder of a run with all additions, and its flags."""
+    folder = tmp_path_factory.mktemp("additions") / "run"
+    options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY, "--num_scales=2")
+    options += ("--transformer=rational_quadratic_spline", "--invertible_conv", "--split_prior")
+    options += ("--dequantizer=variational", "--optimizer=adamw", "--weight_decay=0.1")
+    options += ("--average=0.9", "--epochs=1", "--log_steps=8", "--learning_rate=0.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_report, "_MAX_IMAGES", 0)
+        run_script("train_image", *options)
+    return folder, options
+
+
+def test_additions(additions):
+    folder, _ = additions
+    model, config = run_folder.load_run(folder)
+    names = ("optimizer", "weight_decay", "average", "dequantizer")
+    assert [config[name] for name in names] == ["adamw", 0.1, 0.9, "variational"]
+    parts = model.distribution.bijector.submodules
+    kinds = {type(each) for each in parts}
+    assert {tfr.InvertibleConv1x1, tfr.RationalQuadraticSpline} <= kinds
+    assert any(each.name == "scale0_prior_coupling" for each in parts)
+
+    # The averages, not the weights, were validated and saved.
+    model.compile()
+    validation = run_folder.load_split(config, "validation").dataset
+    found = model.evaluate(validation, verbose=0, return_dict=True)["bits_per_dim"]
+    assert found == pytest.approx(_log(folder)["val_bits_per_dim"].min(), abs=1e-5)
+    report = json.loads((folder / "report.json").read_text())["bits_per_dim"]
+    assert set(report) == {"Real NVP (bound)", "importance-weighted"}
+    test = run_folder.load_split(config, "evaluation").dataset
+    found = model.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]
+    assert report["Real NVP (bound)"]["test"] == pytest.approx(found, abs=1e-5)
+    assert model.dequantizer is not None
+    uniform = tfr.FlowModel(model.distribution)
+    uniform.compile()
+    assert uniform.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"] != found
+    weighted = evaluation.bits_per_dim(
+        model.distribution, test, 4, dequantizer=model.dequantizer, seed=model.seed
+    ).importance_weighted
+    assert report["importance-weighted"]["test"] == pytest.approx(weighted, abs=1e-5)
+
+
+def test_other_additions_are_refused(additions, run_script):
+    _, options = additions
+    others = (
+        "--optimizer=adamax",
+        "--average=0.5",
+        "--dequantizer=uniform",
+        "--transformer=affine",
+    )
+    with pytest.raises(ValueError, match="another configuration") as caught:
+        run_script("train_image", *(each for each in options if "decay" not in each), *others)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert lines == [
+        "average: 0.9 in the folder, 0.5 expected",
+        "bijector.arguments.transformer: rational_quadratic_spline in the folder, None expected",
+        "dequantizer: variational in the folder, uniform expected",
+        "optimizer: adamw in the folder, adamax expected",
+        "weight_decay: 0.1 in the folder, None expected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "learning_rate", "weight_decay"),
+    [
+        (("--optimizer=adamax",), 2e-3, None),
+        (("--optimizer=adamax", "--configuration=compact"), 4e-3, None),
+        (("--optimizer=adamw", "--configuration=compact"), 2e-3, 4e-3),
+        (("--optimizer=adamw", "--weight_decay=0"), 1e-3, 0.0),
+    ],
+)
+def test_optimizers(options, learning_rate, weight_decay, train, monkeypatch, tmp_path):
+    def compile(model, optimizer, **_):
+        assert type(optimizer).__name__.lower() == options[0].split("=")[1]
+        assert (optimizer.global_clipnorm, optimizer.use_ema) == (100, False)
+        assert optimizer.weight_decay == weight_decay
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
+    with pytest.raises(_Stop):
+        train("run", *options)
+    config = run_folder.read_config(tmp_path / "run")
+    assert (config["learning_rate"], config["weight_decay"]) == (learning_rate, weight_decay)
+
+
+def test_weight_decay_of_another_optimizer(train):
+    with pytest.raises(ValueError, match="--weight_decay only with --optimizer=adamw"):
+        train("run", "--weight_decay=0.1")
+
+
 @pytest.mark.parametrize("xla", [False, True])
 def test_xla(train, monkeypatch, xla):
-    def compile(model, **options):
+    def compile(model, optimizer, **options):
         assert options == {"jit_compile": xla}
         raise _Stop
 
@@ -245,6 +340,8 @@ def test_presets(preset, tmp_path, run_script, monkeypatch):
     assert (config["batch_size"], config["learning_rate"]) == (64, 1e-3)
     assert config["bijector"]["configuration"] == "paper"
     assert config["bijector"]["arguments"] == {**paper, "num_values": 256}
+    assert (config["optimizer"], config["weight_decay"], config["average"]) == ("adam", None, None)
+    assert config["dequantizer"] == "uniform"
 
 
 def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):

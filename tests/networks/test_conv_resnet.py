@@ -10,8 +10,12 @@ _MAKERS = {
     "resnet": lambda **kwargs: tfr.ConvResNet(4, 1, 6, **kwargs),
     "resnet_board": lambda **kwargs: tfr.ConvResNet(4, 2, 6, checkerboard_parity=1, **kwargs),
     "resnet_no_block": lambda **kwargs: tfr.ConvResNet(4, 0, 6, **kwargs),
+    "resnet_attention": lambda **kwargs: tfr.ConvResNet(
+        4, 1, 6, num_heads=2, checkerboard_parity=0, **kwargs
+    ),
     "shallow": lambda **kwargs: tfr.ShallowConv(4, 6, **kwargs),
     "shallow_board": lambda **kwargs: tfr.ShallowConv(4, 6, checkerboard_parity=0, **kwargs),
+    "shallow_attention": lambda **kwargs: tfr.ShallowConv(4, 6, num_heads=2, **kwargs),
 }
 each_network = pytest.mark.parametrize("name", _MAKERS)
 
@@ -67,6 +71,9 @@ class _Reference:
             x = self._block_conv(self._activation(x, 2 * block + 1), 2 * block + 1)
             h = h + x + v.block_biases[block]
             total += self._skip(h, block + 1)
+        if v.num_heads:
+            # Against its definition in `test_attention.py`.
+            total = v.attention(total)
         x = self._activation(total, 2 * v.num_blocks)
         outputs = self._pointwise(x, v.output_kernel, v.output_scales) + v.output_bias
         return outputs if parity is None else outputs * (1 - board), self.moved
@@ -140,22 +147,24 @@ def _conditions(kind, images):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
-    ("condition", "parity", "num_blocks"),
+    ("condition", "parity", "num_blocks", "num_heads"),
     [
-        *[("none", parity, blocks) for parity in (None, 0, 1) for blocks in (0, 1, 3)],
+        *[("none", parity, blocks, 0) for parity in (None, 0, 1) for blocks in (0, 1, 3)],
         *[
-            (kind, *sizes)
+            (kind, *sizes, 0)
             for kind in ("vector", "image")
             for sizes in ((None, 0), (None, 2), (1, 1))
         ],
+        *[("none", None, 0, 1), ("none", 0, 2, 2), ("vector", 1, 1, 1)],
     ],
 )
-def test_against_layer_by_layer(condition, parity, num_blocks, training):
+def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, training):
     network = _built(
         tfr.ConvResNet(
             4,
             num_blocks,
             6,
+            num_heads=num_heads,
             momentum=0.8,
             checkerboard_parity=parity,
             conditional_event_shape=_CONDITION_SHAPES[condition],
@@ -352,14 +361,18 @@ def test_single_precision_agrees_with_double(training):
 
 
 @pytest.mark.parametrize(
-    ("condition", "parity"),
-    [*[("none", parity) for parity in (None, 0, 1)], ("vector", 1), ("image", None)],
+    ("condition", "parity", "num_heads"),
+    [
+        *[("none", parity, 0) for parity in (None, 0, 1)],
+        *[("vector", 1, 0), ("image", None, 0), ("vector", 0, 2)],
+    ],
 )
-def test_shallow_against_layer_by_layer(condition, parity):
+def test_shallow_against_layer_by_layer(condition, parity, num_heads):
     network = _built(
         tfr.ShallowConv(
             4,
             6,
+            num_heads=num_heads,
             checkerboard_parity=parity,
             conditional_event_shape=_CONDITION_SHAPES[condition],
             dtype="float64",
@@ -387,6 +400,8 @@ def test_shallow_against_layer_by_layer(condition, parity):
         h += tf.nn.conv2d(conditions[0], weights["condition_conv/kernel"], 1, "SAME")
     h = tf.nn.relu(modulated(h, 0))
     h = tf.nn.relu(modulated(conv(h, "conv2"), 1))
+    if num_heads:
+        h = network.attention(h)
     options = {"conditional_input": conditions[0]} if conditions else {}
     np.testing.assert_allclose(network(x, **options), conv(h, "conv3"), rtol=1e-10, atol=1e-12)
 
@@ -394,6 +409,23 @@ def test_shallow_against_layer_by_layer(condition, parity):
 def test_shallow_starts_at_zero():
     layer = tfr.ShallowConv(4, 6)
     np.testing.assert_array_equal(layer(ft.normal([1, 4, 4, 2])), np.zeros([1, 4, 4, 4]))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["resnet_board", "shallow"])
+def test_a_new_network_is_the_one_without_attention(name, training):
+    x, options = ft.normal([2, 4, 4, 2]), _training(name) if training else {}
+    outputs = []
+    for num_heads in (0, 2):
+        keras.utils.set_random_seed(0)
+        layer = _MAKERS[name](num_heads=num_heads)
+        layer.build((None, None, None, 2))
+        if name == "shallow":
+            # It starts at zero.
+            layer.convs[-1].kernel.assign(ft.normal(layer.convs[-1].kernel.shape))
+        outputs.append(layer(x, **options))
+    assert np.abs(outputs[0]).max() > 1e-2
+    np.testing.assert_allclose(*outputs, rtol=1e-6, atol=1e-6)
 
 
 # Conditions.

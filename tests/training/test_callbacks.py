@@ -85,6 +85,113 @@ def test_no_checkpoint_between_the_end_and_its_validation(tmp_path):
     assert steps == [1, 2, 3]
 
 
+# Averages of the weights.
+
+
+def _values(model):
+    return [variable.numpy() for variable in model.trainable_variables]
+
+
+def _averaging_model(optimizer=tfr.FusedAdam, **options):
+    keras.utils.set_random_seed(0)
+    arguments = {"num_scales": 1, "num_blocks": 0, "num_couplings": 1}
+    model = tfr.FlowModel(
+        ft.flow_distribution((4, 4, 1), **arguments),
+        dequantizer=tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2),
+    )
+    model.compile(optimizer(0.01, global_clipnorm=100.0, use_ema=True, ema_momentum=0.8, **options))
+    return model
+
+
+class _Record(keras.callbacks.Callback):
+    """Records the weights after each step, in each validation and at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained, self.validated, self.at_epoch_end = [], [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.trained.append(_values(self.model))
+
+    def on_test_begin(self, logs=None):
+        self.validated.append(_values(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.at_epoch_end.append(_values(self.model))
+
+
+def test_averages_are_validated_and_saved(tmp_path):
+    model, record = _averaging_model(), _Record()
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
+    history = model.fit(
+        _IMAGES,
+        batch_size=8,
+        epochs=2,
+        verbose=0,
+        validation_data=_IMAGES[:8],
+        callbacks=[record, checkpoint],
+    )
+    averages = []
+    for weights in record.trained:
+        before = averages[-1] if averages else weights
+        averages.append([0.8 * a + 0.2 * w for a, w in zip(before, weights, strict=True)])
+    validated = averages[3::4]
+    for actual, expected in zip(record.validated, validated, strict=True):
+        for one, other in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    moved = [np.abs(w - a).max() for w, a in zip(record.trained[-1], validated[-1], strict=True)]
+    assert max(moved) > 5e-3
+    # Training goes on with the weights as they were, to the last bit, and ends with averages.
+    np.testing.assert_equal(record.at_epoch_end, record.trained[3::4])
+    np.testing.assert_equal(_values(model), record.validated[-1])
+
+    bits = history.history["val_bits_per_dim"]
+    best = _averaging_model()
+    best.load_weights(tmp_path / "best.weights.h5")
+    np.testing.assert_equal(_values(best), record.validated[int(np.argmin(bits))])
+    found = best.evaluate(_IMAGES[:8], batch_size=8, verbose=0, return_dict=True)
+    assert found["bits_per_dim"] == pytest.approx(min(bits), abs=1e-5)
+
+    again = tfr.TrainingCheckpoint(tmp_path, _averaging_model())
+    assert again.restore()
+    np.testing.assert_equal(_values(again.model), record.trained[-1])
+    with pytest.raises(RuntimeError, match="stop"), again.model.averaged_weights():
+        np.testing.assert_equal(_values(again.model), record.validated[-1])
+        raise RuntimeError("stop")
+    np.testing.assert_equal(_values(again.model), record.trained[-1])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [(keras.optimizers.Adamax, {}), (keras.optimizers.AdamW, {"weight_decay": 0.1})],
+)
+def test_averages_resume_exactly(optimizer, options, tmp_path):
+    whole, folder = _Record(), tmp_path
+    data = {"x": _IMAGES, "batch_size": 8, "shuffle": False, "verbose": 0}
+    data["validation_data"] = _IMAGES[:8]
+    _averaging_model(optimizer, **options).fit(**data, epochs=2, callbacks=[whole])
+
+    class Stop(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    checkpoint = tfr.TrainingCheckpoint(folder, _averaging_model(optimizer, **options))
+    checkpoint.model.fit(**data, callbacks=[checkpoint])
+    # A validation that is interrupted leaves no averages in the model.
+    interrupted = _Record()
+    with pytest.raises(KeyboardInterrupt):
+        assert checkpoint.restore()
+        checkpoint.model.fit(**data, callbacks=[interrupted, Stop()])
+    np.testing.assert_equal(_values(checkpoint.model), interrupted.trained[-1])
+    resumed = _Record()
+    checkpoint = tfr.TrainingCheckpoint(folder, _averaging_model(optimizer, **options))
+    assert checkpoint.restore()
+    checkpoint.model.fit(**data, callbacks=[resumed])
+    for record in (interrupted, resumed):
+        np.testing.assert_equal(record.trained, whole.trained[4:])
+        np.testing.assert_equal(record.validated, whole.validated[1:])
+
+
 @pytest.mark.parametrize("argument", ["save_seconds", "patience"])
 def test_bad_arguments(argument, tmp_path):
     with pytest.raises(ValueError, match=r"expected (positive save_seconds|a positive patience)"):

@@ -1,5 +1,6 @@
 """Conditioner networks, as Keras layers."""
 
+from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import BatchNorm, batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
 from tfp_realnvp.networks.conditioner import Conditioner
@@ -14,6 +15,7 @@ __all__ = [
     "Conditioner",
     "ConvResNet",
     "DenseResNet",
+    "SelfAttention",
     "ShallowConv",
     "WeightNormConv2D",
     "batch_norm",

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
 from tfp_realnvp.networks.folded_inference import folded_inference
@@ -56,7 +57,8 @@ class ConvResNet(Conditioner):
 
     A vector as condition shifts the output of each batch normalization of the blocks and of the
     output, by a linear map of its own. An image as condition goes through a 3×3 convolution of its
-    own, whose result is added to the first h.
+    own, whose result is added to the first h. With `num_heads` a `SelfAttention` comes before the
+    normalization of the output.
 
     The weights of all blocks are one variable of each kind, with the block as first axis. Batch
     statistics are read and written once a call.
@@ -82,6 +84,7 @@ class ConvResNet(Conditioner):
         num_blocks: int = 4,
         num_filters: int = 32,
         *,
+        num_heads: int = 0,
         output_scale: float = 0.1,
         momentum: float = 0.9,
         epsilon: float = 1e-4,
@@ -93,6 +96,7 @@ class ConvResNet(Conditioner):
           output_channels: K, channels of the output.
           num_blocks: B, number of residual blocks.
           num_filters: F, feature maps of each convolution but the last.
+          num_heads: heads of the self-attention; 0 for none.
           output_scale: initial norm of the filters of the last convolution; small, so that a
             coupling starts near the identity and the first steps of training are stable.
           momentum: of the moving statistics of batch normalization.
@@ -111,11 +115,18 @@ class ConvResNet(Conditioner):
         self.num_filters = validation.integer(
             num_filters, 1, f"{self.name}: expected num_filters of at least 1"
         )
+        self.num_heads = validation.integer(
+            num_heads, 0, f"{self.name}: expected num_heads of at least 0"
+        )
         self.output_scale = validation.finite(
             output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0"
         )
         self.momentum = validation.momentum(momentum, self.name)
         self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
+        self.attention = None
+        if self.num_heads:
+            options = {"dtype": self.dtype_policy, "name": "attention"}
+            self.attention = SelfAttention(self.num_heads, **options)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""
@@ -148,6 +159,8 @@ class ConvResNet(Conditioner):
         elif self.takes_image:
             shape = [3, 3, self.conditional_event_shape[-1], filters]
             self.condition_kernel = self._weight("condition_kernel", shape)
+        if self.attention is not None:
+            self.attention.build((*input_shape[:-1], filters))
 
     def _weight(
         self, name: str, shape: list[int], initializer: Any = "zeros", **kwargs: Any
@@ -243,6 +256,8 @@ class ConvResNet(Conditioner):
             x = convolve(activate(h), kernels[2 * i])
             h += convolve(activate(x), kernels[2 * i + 1], biases[i])
             total += convolve(h, skips[i + 1])
+        if self.attention is not None:
+            total = self.attention(total)
         outputs = convolve(activate(total), weights.output_kernel, weights.output_bias)
         self._assign_statistics(moved)
         return self.at_changed_positions(outputs)
@@ -283,6 +298,7 @@ class ConvResNet(Conditioner):
             **super().get_config(),
             "num_blocks": self.num_blocks,
             "num_filters": self.num_filters,
+            "num_heads": self.num_heads,
             "output_scale": self.output_scale,
             "momentum": self.momentum,
             "epsilon": self.epsilon,

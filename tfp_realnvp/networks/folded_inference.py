@@ -36,8 +36,10 @@ def folded_inference(
     # The even normalizations are those of h, the odd ones those after a block's first convolution.
     norms = list(zip(*(tf.unstack(v.value) for v in variables), strict=True))
     kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
-    skips = tf.unstack(weights.skip_kernels * factors[-1])
-    bias = weights.skip_bias * factors[-1] + shifts[-1]
+    skips, bias = weights.skip_kernels, weights.skip_bias
+    if network.attention is None:
+        skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
+    skips = tf.unstack(skips)
 
     condition_shifts = network.condition_shifts(conditional_input)
     h = convolve(_both_signs(network, inputs), weights.input_kernel, weights.input_bias)
@@ -61,11 +63,16 @@ def folded_inference(
             h += convolve(x, *second)
             terms.append((h, skip))
     output_conv = weights.output_kernel, weights.output_bias
-    if network.checkerboard_parity is None or not _has_cells(inputs):
+    # Attention needs the sum at all positions, before its normalization.
+    is_whole = network.attention is not None or not _has_cells(inputs)
+    if network.checkerboard_parity is None or is_whole:
         # The bias goes into the last convolution, where TensorFlow fuses it, the sum and the ReLU.
         total = convolve(*terms[-1], bias)
         if network.num_blocks:
             total += tf.add_n([convolve(*term) for term in terms[:-1]])
+        if network.attention is not None:
+            total = network.attention(total)
+            total = batch_norm(total, *norms[-1], training=False, epsilon=network.epsilon).outputs
         x = tf.nn.relu(shifted(total, condition_shifts[-1]))
         return network.at_changed_positions(convolve(x, *output_conv))
     halves = _sum_at_changed_positions(terms, bias, network.checkerboard_parity)

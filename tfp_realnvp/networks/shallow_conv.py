@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner, film, modulated, shifted
 
 __all__ = ["ShallowConv"]
@@ -23,7 +24,8 @@ class ShallowConv(Conditioner):
 
     A vector as condition scales and shifts the results of the first two convolutions, `x -> (1 + a)
     x + b`, with a and b linear in the condition. An image as condition goes through a 3×3
-    convolution of its own, whose result is added to that of the first.
+    convolution of its own, whose result is added to that of the first. With `num_heads` a
+    `SelfAttention` comes before the last convolution.
 
     #### Example
 
@@ -37,12 +39,15 @@ class ShallowConv(Conditioner):
     Kingma, Dhariwal: Glow, section 3.3 and table 1, for the shape of the network and its start.
     """
 
-    def __init__(self, output_channels: int, num_filters: int = 64, **kwargs: Any) -> None:
+    def __init__(
+        self, output_channels: int, num_filters: int = 64, *, num_heads: int = 0, **kwargs: Any
+    ) -> None:
         """Constructs the network.
 
         Args:
           output_channels: channels of the output.
           num_filters: feature maps of the first two convolutions.
+          num_heads: heads of the self-attention; 0 for none.
           **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
             `name`, `dtype`, as in `keras.layers.Layer`.
 
@@ -63,6 +68,13 @@ class ShallowConv(Conditioner):
             self.condition_conv = self._conv(
                 self.num_filters, 3, "condition_conv", "zeros", use_bias=False
             )
+        self.num_heads = validation.integer(
+            num_heads, 0, f"{self.name}: expected num_heads of at least 0"
+        )
+        self.attention = None
+        if self.num_heads:
+            options = {"dtype": self.dtype_policy, "name": "attention"}
+            self.attention = SelfAttention(self.num_heads, **options)
 
     def _conv(
         self, filters: int, size: int, name: str, initializer: str, **kwargs: Any
@@ -92,6 +104,8 @@ class ShallowConv(Conditioner):
             self.condition_kernel = self.add_weight(
                 name="condition_kernel", shape=shape, initializer="zeros", autocast=False
             )
+        if self.attention is not None:
+            self.attention.build((*image, self.num_filters))
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
@@ -111,8 +125,9 @@ class ShallowConv(Conditioner):
         x = shifted(conv1(self.with_board(inputs)), maps)
         x = tf.nn.relu(modulated(x, *terms[:2]))
         x = tf.nn.relu(modulated(conv2(x), *terms[2:]))
-        return conv3(x)
+        return conv3(x if self.attention is None else self.attention(x))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
-        return {**super().get_config(), "num_filters": self.num_filters}
+        own = {"num_filters": self.num_filters, "num_heads": self.num_heads}
+        return {**super().get_config(), **own}

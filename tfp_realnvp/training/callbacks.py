@@ -135,11 +135,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     It saves after each epoch, and within an epoch every `save_seconds`. Training stops when
     `patience` successive epochs were not better than the best one before them.
 
-    A checkpoint holds the distribution's variables, the optimizer, the seconds used so far, the
-    best value of `monitor` and the number of epochs since. A process that is killed at any point
-    resumes from the last complete checkpoint (`tf.train.CheckpointManager`). The optimizer's
-    iterations are the number of steps done, which also determines the position in the data and the
-    seeds of the noise. With several workers, only the chief writes; all have to see the folder.
+    A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
+    seconds used so far, the best value of `monitor` and the number of epochs since. A process that
+    is killed at any point resumes from the last complete checkpoint (`tf.train.CheckpointManager`).
+    The optimizer's iterations are the number of steps done, which also determines the position in
+    the data and the seeds of the noise. With several workers, only the chief writes; all have to
+    see the folder.
+
+    With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds the weights and
+    the averages. The best weights are averages, as those are that `fit` validates.
 
     #### Example
 
@@ -221,8 +225,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._patience = patience
         self._last_save = 0.0
         model.build_optimizer()
+        dequantizer = {} if model.dequantizer is None else {"dequantizer": model.dequantizer}
         checkpoint = tf.train.Checkpoint(
             distribution=model.distribution,
+            **dequantizer,
             optimizer=model.optimizer,
             seconds=self._seconds,
             best=self._best,
@@ -280,7 +286,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._best.assign(value)
             self._epochs_since_best.assign(0)
             if self._writes:
-                save_weights(self.model, self._best_path)
+                with self.model.averaged_weights():
+                    save_weights(self.model, self._best_path)
         else:
             self._epochs_since_best.assign_add(1)
         self._save()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -71,6 +72,10 @@ class FlowModel(keras.Model):
     *   Constructed in the scope of a `tf.distribute.MirroredStrategy` or
         `MultiWorkerMirroredStrategy`, with the distribution and the optimizer, it trains on several
         devices or machines as on one with the same batch; see `compile` for batch statistics.
+
+    An optimizer with `use_ema=True` keeps moving averages of the weights. As in Keras, `fit` leaves
+    the averages in the model at its end; its validation is of them too. Moving statistics are those
+    of training.
 
     A loss or gradient that is not finite changes nothing: weights, statistics and optimizer stay
     as they were before that step, and `fit` raises a `NonFiniteLossError`.
@@ -225,6 +230,26 @@ class FlowModel(keras.Model):
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the averages of an optimizer with `use_ema=True` in place of the weights.
+
+        On exit the weights are what they were. Without such an optimizer, or before its first step,
+        it does nothing.
+        """
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
+            yield
+            return
+        variables = self.trainable_variables
+        weights = [tf.identity(variable.value) for variable in variables]
+        try:
+            optimizer.finalize_variable_values(variables)
+            yield
+        finally:
+            for variable, value in zip(variables, weights, strict=True):
+                variable.value.assign(value)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -485,13 +510,15 @@ class FlowModel(keras.Model):
 
         Warns with a `RuntimeWarning` of a loss that is not finite.
         """
-        if not kwargs.get("_use_cached_eval_dataset"):
+        is_within_fit = kwargs.get("_use_cached_eval_dataset", False)
+        if not is_within_fit:
             self._check_events(x)
             kwargs = _bound_arguments(keras.Model.evaluate, self, x, *args, **kwargs)
             x = _data(kwargs)
             check_condition(x, self._embedding)
             args, x = (), as_dataset(x, kwargs.pop("batch_size", None))
-        results = super().evaluate(x, *args, **kwargs)
+        with self.averaged_weights() if is_within_fit else contextlib.nullcontext():
+            results = super().evaluate(x, *args, **kwargs)
         if not self._loss_tracker.count.numpy():
             raise ValueError(
                 f"FlowModel.evaluate: expected {self._event_name}, got an empty dataset."

@@ -1,0 +1,100 @@
+import math
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as tfr
+
+
+def _layer(num_heads=2, filters=5, dtype="float64"):
+    layer = tfr.SelfAttention(num_heads, dtype=dtype)
+    layer.build((None, None, None, filters))
+    return ft.randomize(layer)
+
+
+def _by_definition(layer, image):
+    """Returns the output for one image [H, W, F], head by head and position by position."""
+    (queries, keys, values), slopes, output = (np.asarray(v) for v in layer.variables)
+    positions = list(np.ndindex(*image.shape[:2]))
+    centered = image - image.mean(-1, keepdims=True)
+    normalized = centered / np.sqrt(image.var(-1, keepdims=True) + 1e-4)
+    result = image.copy()
+    for head in range(layer.num_heads):
+        for i in positions:
+            logits = []
+            for j in positions:
+                product = (normalized[i] @ queries[:, head]) @ (normalized[j] @ keys[:, head])
+                distance = math.dist(i, j)
+                logits.append(product / math.sqrt(queries.shape[-1]) - slopes[head] * distance)
+            weights = np.exp(logits) / np.exp(logits).sum()
+            mixed = sum(
+                w * (normalized[j] @ values[:, head])
+                for w, j in zip(weights, positions, strict=True)
+            )
+            result[i] += mixed @ output[head]
+    return result
+
+
+@pytest.mark.parametrize(("num_heads", "filters"), [(1, 4), (2, 5), (3, 2)])
+def test_against_the_definition(num_heads, filters):
+    layer = _layer(num_heads, filters)
+    x = ft.normal([2, 3, 2, filters], tf.float64)
+    y = layer(x)
+    for image, actual in zip(x.numpy(), y, strict=True):
+        np.testing.assert_allclose(actual, _by_definition(layer, image), rtol=1e-10, atol=1e-12)
+    assert np.abs(y - x).max() > 1e-2
+
+
+def test_second_derivatives():
+    layer, x = _layer(), ft.normal([1, 2, 2, 5], tf.float64)
+    direction = ft.normal(x.shape, tf.float64, seed=1)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(y, x)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        along = tf.reduce_sum(gradient(x) * direction)
+    step = 1e-5
+    expected = (gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(tape.gradient(along, x), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("network", [tfr.ConvResNet, tfr.ShallowConv])
+def test_recomputed_gradients(network, compile):
+    options = {"num_filters": 4, "num_heads": 2, "checkerboard_parity": 0, "dtype": "float64"}
+    layer = network(4, **({"num_blocks": 1} if network is tfr.ConvResNet else {}), **options)
+    layer.build((None, None, None, 2))
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), ft.randomize(layer), dtype=tf.float64)
+    x = ft.normal([3, 4, 2, 2], tf.float64)
+
+    def gradients(recompute):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            z, ildj = coupling.inverse_and_log_det(x, training=True, recompute=recompute)
+            loss = tf.reduce_sum(tf.sin(z)) + tf.reduce_sum(ildj)
+        return tape.gradient(loss, [x, *coupling.trainable_variables])
+
+    kept = gradients(False)
+    recomputed = tf.function(lambda: gradients(True), jit_compile=compile)()
+    for one, other in zip(recomputed, kept, strict=True):
+        assert np.abs(other).max() > 0
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_heads", [0, 1.5])
+def test_bad_arguments(num_heads):
+    with pytest.raises(ValueError, match="expected num_heads of at least 1, got"):
+        tfr.SelfAttention(num_heads)
+
+
+@pytest.mark.parametrize("network", [tfr.ConvResNet, tfr.ShallowConv])
+def test_bad_arguments_of_networks(network):
+    with pytest.raises(ValueError, match="expected num_heads of at least 0, got -1"):
+        network(2, num_heads=-1)

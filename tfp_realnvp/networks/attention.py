@@ -1,0 +1,125 @@
+"""Self-attention between the positions of feature maps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.internal import validation
+
+__all__ = ["SelfAttention"]
+
+_EPSILON = 1e-4
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class SelfAttention(keras.layers.Layer):
+    r"""Adds multi-head self-attention between all positions to feature maps.
+
+    With the features `n_i` of position i, normalized to a mean of 0 and a variance of 1, and N
+    heads of size D = ceil(F / N),
+
+    ```
+    y_i = x_i + sum_h W_h sum_j a_hij V_h n_j
+    a_hij = softmax_j((Q_h n_i)ᵀ (K_h n_j) / sqrt(D) - s_h |i - j|)
+    ```
+
+    `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. It
+    takes the place of an embedding of positions, so that the layer is equivariant to shifts, and
+    takes any height and width. W starts at zero, and the layer as the identity.
+
+    Memory and time grow with the square of the number of positions: it is for coarse scales.
+
+    `keras.layers.MultiHeadAttention` knows no distances, and its last projection has no initializer
+    of its own.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> layer = SelfAttention(num_heads=2)
+    >>> x = tf.random.normal([5, 4, 6, 8])
+    >>> bool(tf.reduce_all(layer(x) == x)), layer.kernels.shape
+    (True, (3, 8, 2, 4))
+
+    #### References
+
+    Vaswani et al.: Attention is all you need, section 3.2.
+    Press, Smith, Lewis: Train short, test long, section 3, for the distances.
+    Ho, Chen, Srinivas, Duan, Abbeel: Flow++, section 3.2.2, for it in couplings.
+    """
+
+    def __init__(self, num_heads: int, **kwargs: Any) -> None:
+        """Constructs the layer.
+
+        Args:
+          num_heads: N, number of heads.
+          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
+
+        Raises:
+          ValueError: if `num_heads` is not positive.
+          TypeError: if it is not a number.
+        """
+        super().__init__(**kwargs)
+        self.num_heads = validation.integer(
+            num_heads, 1, f"{self.name}: expected num_heads of at least 1"
+        )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the variables for inputs of `input_shape`, [B, H, W, F]."""
+        filters, heads = input_shape[-1], self.num_heads
+        size = math.ceil(filters / heads)
+        # Of queries, keys and values. Normalized features give elements with a variance of 1.
+        self.kernels = self.add_weight(
+            name="kernels",
+            shape=(3, filters, heads, size),
+            initializer=keras.initializers.RandomNormal(stddev=filters**-0.5),
+            autocast=False,
+        )
+        zeros = {"initializer": "zeros", "autocast": False}
+        self.slopes = self.add_weight(name="slopes", shape=(heads,), **zeros)
+        self.output_kernel = self.add_weight(
+            name="output_kernel", shape=(heads, size, filters), **zeros
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns [B, H, W, F] for inputs [B, H, W, F]."""
+        kernels, slopes, output_kernel = (
+            tf.convert_to_tensor(variable.value)
+            for variable in (self.kernels, self.slopes, self.output_kernel)
+        )
+        batch, height, width = tf.unstack(tf.shape(inputs)[:3])
+        dtype, precise = inputs.dtype, kernels.dtype
+        x = tf.cast(_normalized(tf.cast(inputs, precise)), dtype)
+        x = tf.reshape(x, [batch, height * width, inputs.shape[-1]])
+        query, key, value = tf.unstack(tf.einsum("bpf,kfhd->kbhpd", x, tf.cast(kernels, dtype)))
+        logits = tf.cast(tf.matmul(query, key, transpose_b=True), precise)
+        distances = _distances(height, width, precise)
+        logits = query.shape[-1] ** -0.5 * logits - slopes[:, None, None] * distances
+        attended = tf.matmul(tf.cast(tf.nn.softmax(logits), dtype), value)
+        added = tf.einsum("bhpd,hdf->bpf", attended, tf.cast(output_kernel, dtype))
+        return inputs + tf.reshape(added, tf.shape(inputs))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the output for that of an input."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `from_config`."""
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+def _normalized(x: tf.Tensor) -> tf.Tensor:
+    # `tf.nn.moments`, of which Keras's normalization is made, has wrong second derivatives.
+    x -= tf.reduce_mean(x, axis=-1, keepdims=True)
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + _EPSILON)
+
+
+def _distances(height: tf.Tensor, width: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns the distances of all pairs of positions, [H W, H W]."""
+    rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
+    positions = tf.reshape(tf.stack([rows, columns], axis=-1), [-1, 2])
+    differences = tf.cast(positions[:, None] - positions, dtype)
+    return tf.sqrt(tf.reduce_sum(tf.square(differences), axis=-1))
