@@ -39,6 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "mixture": {"flow": {"transformer": "logistic_mixture"}},
     "conv1x1": {"flow": {"invertible_conv": True}},
     "split-prior": {"flow": {"split_prior": True}},
+    "attention": {"flow": {"attention": 4}},
     "variational": {"dequantizer": {}},
     "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 4e-3}},
     "adamw": {"optimizer": {"class": "AdamW", "learning_rate": 2e-3}},

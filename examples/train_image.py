@@ -55,6 +55,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_bool("invertible_conv", None, "An invertible 1×1 convolution before each coupling.")
 flags.DEFINE_bool("split_prior", None, "A learned prior of each half that is factored out.")
+flags.DEFINE_integer(
+    "attention", None, "Heads of self-attention in the networks of halved images.", lower_bound=0
+)
 flags.DEFINE_enum(
     "dequantizer",
     "uniform",
@@ -177,7 +180,8 @@ def make_config() -> dict:
     arguments |= run_folder.data_arguments(images)
     if FLAGS.condition_dropout is not None:
         arguments["condition_dropout"] = FLAGS.condition_dropout
-    for name in ("num_scales", "num_blocks", "num_filters", "invertible_conv", "split_prior"):
+    sizes = ("num_scales", "num_blocks", "num_filters")
+    for name in (*sizes, "invertible_conv", "split_prior", "attention"):
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value
     if FLAGS.transformer is not None:

@@ -216,6 +216,17 @@ CASES = {
     "image_actnorm": _image(
         4, couplings_per_scale=1, num_scales=2, normalization="actnorm", networks=_shallow
     ),
+    # Attention in all networks but that of the first coupling.
+    "image_attention": _image(
+        5,
+        (4, 4, 1),
+        couplings_per_scale=1,
+        num_scales=2,
+        num_blocks=0,
+        attention=2,
+        split_prior=True,
+        normalization=None,
+    ),
     "image_recompute": _image(4, (4, 4, 1), recompute=True),
     "image_gray_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
     "image_4x8": _image(10, (4, 8, 1), num_scales=2, networks=_one_convolution),
@@ -248,7 +259,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 # parts that others have as well.
 _LIKE_OTHERS = {
     *("image_2_scales", "image_no_logit", "image_no_normalization"),
-    *("image_additive", "image_gray_17", "image_4x8"),
+    *("image_additive", "image_gray_17", "image_4x8", "image_attention"),
     *("image_given_image", "coupling_given_vector", "coupling_given_what_its_network_takes"),
 }
 each_traced_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])

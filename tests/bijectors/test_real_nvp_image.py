@@ -101,6 +101,29 @@ def test_networks_of_the_default():
     assert len(board) == 7
 
 
+def test_attention_is_for_networks_of_halved_images():
+    made = []
+    options = {"num_couplings": 1, "attention": 3, "network_fn": _record(made)}
+    tfr.RealNVPImage((8, 8, 1), num_scales=3, **options)
+    # A checkerboard and a channel-wise coupling of two scales, and two of the last.
+    assert [each.get("num_heads") for each in made] == [None, 3, 3, 3, 3, 3]
+    made.clear()
+    tfr.RealNVPImage((8, 8, 1), num_scales=3, **{**options, "attention": 0})
+    assert not any("num_heads" in each for each in made)
+
+
+def test_attention_of_priors_and_of_compact():
+    flow = tfr.RealNVPImage.compact((4, 4, 1), num_filters=4, attention=2, split_prior=True)
+    couplings = [part for part in flow.submodules if isinstance(part, tfr.Coupling)]
+    heads = {part.name: part.network.num_heads for part in couplings}
+    assert heads.pop("scale0_prior_coupling") == 2
+    for name, number in heads.items():
+        assert number == (0 if name.startswith("scale0_checkerboard") else 2), name
+    # It starts at zero.
+    y = ft.pixels([2, 4, 4, 1])
+    np.testing.assert_allclose(flow.inverse(y), tfr.PixelLogit().inverse(y), rtol=1e-5, atol=1e-5)
+
+
 def test_every_coupling_is_normalized():
     flow = ft.image_flow((8, 8, 3), num_scales=3)
     couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]

@@ -229,6 +229,7 @@ def additions(images, tmp_path_factory, run_script):
     folder = tmp_path_factory.mktemp("additions") / "run"
     options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY, "--num_scales=2")
     options += ("--transformer=rational_quadratic_spline", "--invertible_conv", "--split_prior")
+    options += ("--attention=1",)
     options += ("--dequantizer=variational", "--optimizer=adamw", "--weight_decay=0.1")
     options += ("--average=0.9", "--epochs=1", "--log_steps=8", "--learning_rate=0.1")
     with pytest.MonkeyPatch.context() as patch:
@@ -246,6 +247,7 @@ def test_additions(additions):
     kinds = {type(each) for each in parts}
     assert {tfr.InvertibleConv1x1, tfr.RationalQuadraticSpline} <= kinds
     assert any(each.name == "scale0_prior_coupling" for each in parts)
+    assert any(layer.num_heads == 1 for layer in model.networks if hasattr(layer, "num_heads"))
 
     # The averages, not the weights, were validated and saved.
     model.compile()

@@ -82,6 +82,7 @@ def condition_of(flow, number, dtype):
         normalization=NORMALIZATION,
         momentum=st.floats(0, 0.99),
         use_scale=st.booleans(),
+        attention=st.integers(0, 2),
         recompute=st.booleans(),
         alpha=st.one_of(st.none(), st.floats(1e-6, 0.45)),
         num_values=st.sampled_from([2, 16, 256, 65536]),

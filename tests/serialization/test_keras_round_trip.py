@@ -224,7 +224,9 @@ def normal_of_class(label, means):
 
 BIJECTORS = {
     "paper": lambda: tfr.RealNVPImage(SHAPE, 2, num_blocks=1, momentum=0.7, **SMALL),
-    "compact": lambda: tfr.RealNVPImage.compact(SHAPE, **{"num_scales": 2, **SMALL}),
+    "compact": lambda: tfr.RealNVPImage.compact(
+        SHAPE, **{"num_scales": 2, "attention": 2, **SMALL}
+    ),
     "additive": lambda: tfr.RealNVPImage(
         SHAPE, num_blocks=0, use_scale=False, normalization=None, num_values=17, **SMALL
     ),

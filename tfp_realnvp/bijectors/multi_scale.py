@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,7 @@ class MultiScaleBuilder:
         transformer: str | TransformerFn | None,
         invertible_conv: bool,
         split_prior: bool,
+        attention: int,
         network_fn: NetworkFn | None,
         network_dtype: str,
         dtype: tf.DType,
@@ -65,6 +67,7 @@ class MultiScaleBuilder:
         self._num_channel_couplings = num_channel_couplings
         self._filter_growth = filter_growth
         self._split_prior = split_prior
+        self._attention = attention
         self._dtype = dtype
         # Of a condition as the networks of the first scale get it.
         self._condition_shape = condition_shape
@@ -120,14 +123,21 @@ class MultiScaleBuilder:
         self, masks: Sequence[Mask], channels: int, halvings: int, name: str
     ) -> list[FlowBijector]:
         filters, condition_shape = self._filters(halvings), self._condition_shape_after(halvings)
-        return self._layers.sequence(masks, channels, filters, condition_shape, name)
+        layers = self._with_attention(self._layers, halvings)
+        return layers.sequence(masks, channels, filters, condition_shape, name)
 
     def _prior(self, channels: int, halvings: int, name: str) -> list[FlowBijector]:
         """Returns the coupling of a half that is factored out, given the half that goes on."""
         filters, condition_shape = self._filters(halvings), self._condition_shape_after(halvings)
         affine = {"network_fn": shallow_conv, "transformer": None, "use_scale": True}
-        layers = dataclasses.replace(self._layers, **affine)
+        layers = self._with_attention(dataclasses.replace(self._layers, **affine), halvings)
         return [layers.coupling(ChannelMask(0), 2 * channels, filters, condition_shape, name)]
+
+    def _with_attention(self, layers: CouplingLayers, halvings: int) -> CouplingLayers:
+        if not (self._attention and halvings):
+            return layers
+        network_fn = functools.partial(layers.network_fn, num_heads=self._attention)
+        return dataclasses.replace(layers, network_fn=network_fn)
 
     def _filters(self, halvings: int) -> int:
         return round(self._num_filters * self._filter_growth**halvings)

@@ -90,6 +90,7 @@ class RealNVPImage(AssembledFlow):
         transformer: str | TransformerFn | None = None,
         invertible_conv: bool = False,
         split_prior: bool = False,
+        attention: int = 0,
         recompute: bool = False,
         alpha: float | None = 0.05,
         num_values: int = 256,
@@ -125,14 +126,17 @@ class RealNVPImage(AssembledFlow):
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether the half that a scale factors out goes through an affine coupling
             given the half that goes on, which starts as the identity: a learned prior of it.
+          attention: heads of the self-attention in all networks that see a halved image, those of
+            the first scale's channel-wise couplings included; 0 for none. It starts at zero.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
           alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
           num_values: number of gray levels.
           network_fn: makes the network of a coupling from the keyword arguments `mask`,
             `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
-            `network_dtype`), and of a conditional flow `conditional_event_shape`, that of the
-            embedded condition; by default the paper's `ConvResNet`. A Keras layer is built here.
+            `network_dtype`), of a conditional flow `conditional_event_shape`, that of the embedded
+            condition, and with attention `num_heads`; by default the paper's `ConvResNet`. A Keras
+            layer is built here.
           network_dtype: name of the Keras dtype policy of the networks, for example
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
           conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
@@ -174,7 +178,7 @@ class RealNVPImage(AssembledFlow):
         check_transformer(transformer, name)
         if num_channel_couplings is None:
             num_channel_couplings = num_couplings
-        num_blocks, num_filters, num_couplings, num_channel_couplings = (
+        num_blocks, num_filters, num_couplings, num_channel_couplings, attention = (
             validation.integer(
                 value, at_least, f"{name}: expected {argument} of at least {at_least}"
             )
@@ -183,6 +187,7 @@ class RealNVPImage(AssembledFlow):
                 ("num_filters", num_filters, 1),
                 ("num_couplings", num_couplings, 1),
                 ("num_channel_couplings", num_channel_couplings, 0),
+                ("attention", attention, 0),
             )
         )
         validation.real(
@@ -206,6 +211,7 @@ class RealNVPImage(AssembledFlow):
             "transformer": transformer,
             "invertible_conv": invertible_conv,
             "split_prior": split_prior,
+            "attention": attention,
             "network_fn": network_fn,
             "network_dtype": network_dtype,
             "dtype": dtype,
