@@ -223,13 +223,38 @@ def test_dropout_without_a_condition(train):
 # Additions.
 
 
+def test_parts_of_the_model(train, monkeypatch, tmp_path):
+    def compile(model, *_, **__):
+        bijector = model.distribution.bijector
+        kinds = {type(part) for part in bijector.submodules}
+        assert {tfr.InvertibleConv1x1, tfr.RationalQuadraticSpline} <= kinds
+        assert "scale0_prior_coupling" in {part.name for part in bijector.submodules}
+        assert {layer.num_heads for layer in model.networks} == {0, 2}
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
+    parts = ("--invertible_conv", "--split_prior", "--attention=2", "--num_scales=2")
+    with pytest.raises(_Stop):
+        train("run", *parts, "--transformer=rational_quadratic_spline")
+    arguments = run_folder.read_config(tmp_path / "run")["bijector"]["arguments"]
+    assert arguments == {
+        "image_shape": [4, 4, 1],
+        "num_values": 256,
+        "num_scales": 2,
+        "num_blocks": 0,
+        "num_filters": 2,
+        "transformer": "rational_quadratic_spline",
+        "invertible_conv": True,
+        "split_prior": True,
+        "attention": 2,
+    }
+
+
 @pytest.fixture(scope="module")
-def additions(images, tmp_path_factory, run_script):
-    """Returns the folder of a run with all additions, and its flags."""
-    folder = tmp_path_factory.mktemp("additions") / "run"
-    options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY, "--num_scales=2")
-    options += ("--transformer=rational_quadratic_spline", "--invertible_conv", "--split_prior")
-    options += ("--attention=1",)
+def averaged(images, tmp_path_factory, run_script):
+    """Returns the folder of a run with averages and learned noise, and its flags."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY, "--notensorboard")
     options += ("--dequantizer=variational", "--optimizer=adamw", "--weight_decay=0.1")
     options += ("--average=0.9", "--epochs=1", "--log_steps=8", "--learning_rate=0.1")
     with pytest.MonkeyPatch.context() as patch:
@@ -238,17 +263,11 @@ def additions(images, tmp_path_factory, run_script):
     return folder, options
 
 
-def test_additions(additions):
-    folder, _ = additions
+def test_averages_and_bounds(averaged):
+    folder, _ = averaged
     model, config = run_folder.load_run(folder)
     names = ("optimizer", "weight_decay", "average", "dequantizer")
     assert [config[name] for name in names] == ["adamw", 0.1, 0.9, "variational"]
-    parts = model.distribution.bijector.submodules
-    kinds = {type(each) for each in parts}
-    assert {tfr.InvertibleConv1x1, tfr.RationalQuadraticSpline} <= kinds
-    assert any(each.name == "scale0_prior_coupling" for each in parts)
-    assert any(layer.num_heads == 1 for layer in model.networks if hasattr(layer, "num_heads"))
-
     # The averages, not the weights, were validated and saved.
     model.compile()
     validation = run_folder.load_split(config, "validation").dataset
@@ -257,32 +276,25 @@ def test_additions(additions):
     report = json.loads((folder / "report.json").read_text())["bits_per_dim"]
     assert set(report) == {"Real NVP (bound)", "importance-weighted"}
     test = run_folder.load_split(config, "evaluation").dataset
-    found = model.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]
-    assert report["Real NVP (bound)"]["test"] == pytest.approx(found, abs=1e-5)
-    assert model.dequantizer is not None
-    uniform = tfr.FlowModel(model.distribution)
-    uniform.compile()
-    assert uniform.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"] != found
-    weighted = evaluation.bits_per_dim(
+    expected = evaluation.bits_per_dim(
         model.distribution, test, 4, dequantizer=model.dequantizer, seed=model.seed
-    ).importance_weighted
-    assert report["importance-weighted"]["test"] == pytest.approx(weighted, abs=1e-5)
-
-
-def test_other_additions_are_refused(additions, run_script):
-    _, options = additions
-    others = (
-        "--optimizer=adamax",
-        "--average=0.5",
-        "--dequantizer=uniform",
-        "--transformer=affine",
     )
+    weighted = report["importance-weighted"]["test"]
+    assert weighted == pytest.approx(expected.importance_weighted, abs=1e-5)
+    bound = model.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]
+    assert report["Real NVP (bound)"]["test"] == pytest.approx(bound, abs=1e-5)
+    assert weighted < expected.bits_per_dim
+
+
+def test_other_averages_are_refused(averaged, run_script):
+    _, options = averaged
+    others = ("--optimizer=adamax", "--average=0.5", "--dequantizer=uniform", "--invertible_conv")
     with pytest.raises(ValueError, match="another configuration") as caught:
         run_script("train_image", *(each for each in options if "decay" not in each), *others)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
     assert lines == [
         "average: 0.9 in the folder, 0.5 expected",
-        "bijector.arguments.transformer: rational_quadratic_spline in the folder, None expected",
+        "bijector.arguments.invertible_conv: - in the folder, True expected",
         "dequantizer: variational in the folder, uniform expected",
         "optimizer: adamw in the folder, adamax expected",
         "weight_decay: 0.1 in the folder, None expected",
