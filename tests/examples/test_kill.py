@@ -35,7 +35,6 @@ def _start(folder, images, save_minutes):
                 "--num_filters=4",
                 "--batch_size=5",
                 "--average=0.9",
-                "--dequantizer=variational",
                 f"--epochs={_STEPS / 20}",
                 "--num_validation=20",
                 f"--log_steps={_LOG_STEPS}",

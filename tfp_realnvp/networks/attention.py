@@ -42,7 +42,7 @@ class SelfAttention(keras.layers.Layer):
     >>> layer = SelfAttention(num_heads=2)
     >>> x = tf.random.normal([5, 4, 6, 8])
     >>> bool(tf.reduce_all(layer(x) == x)), layer.kernels.shape
-    (True, (3, 8, 2, 4))
+    (True, TensorShape([3, 8, 2, 4]))
 
     #### References
 
