@@ -41,8 +41,8 @@ class SelfAttention(keras.layers.Layer):
     >>> import tensorflow as tf
     >>> layer = SelfAttention(num_heads=2)
     >>> x = tf.random.normal([5, 4, 6, 8])
-    >>> bool(tf.reduce_all(layer(x) == x)), layer.kernels.shape
-    (True, TensorShape([3, 8, 2, 4]))
+    >>> bool(tf.reduce_all(layer(x) == x)), tuple(layer.kernels.shape)
+    (True, (3, 8, 2, 4))
 
     #### References
 
