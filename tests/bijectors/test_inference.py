@@ -1,0 +1,346 @@
+"""What joint distributions, `tfp.vi` and `tfp.mcmc` do with a flow of vectors."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SMALL = {"num_couplings": 2, "num_blocks": 1, "num_filters": 6}
+
+
+def _flow(size=3, **kwargs):
+    return ft.randomize(tfr.RealNVPVector(size, **{**_SMALL, **kwargs}))
+
+
+def _distribution(size=3, **kwargs):
+    dtype = kwargs.get("dtype", tf.float32)
+    return tfd.TransformedDistribution(ft.standard_normal([size], dtype), _flow(size, **kwargs))
+
+
+def _counting_flow(size, layers):
+    """Returns a flow that adds its networks to `layers`; each counts its calls."""
+
+    def network_fn(*, input_channels, output_channels, **_):
+        network = tfr.DenseResNet(output_channels, 1, 4)
+        network.build((None, input_channels))
+        layers.append(ft.CountingLayer(network))
+        return layers[-1]
+
+    return _flow(size, network_fn=network_fn)
+
+
+def _counts(layers, call):
+    for layer in layers:
+        layer.count = 0
+    call()
+    return {layer.count for layer in layers}
+
+
+# Joint distributions.
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_part_of_a_joint_distribution(automatic):
+    prior = _distribution()
+    root = (lambda part: part) if automatic else tfd.JointDistributionCoroutine.Root
+
+    def model():
+        z = yield root(prior)
+        yield tfd.Independent(tfd.Normal(2.0 * z, 1.0), 1)
+
+    kind = "JointDistributionCoroutine" + ("AutoBatched" if automatic else "")
+    joint = getattr(tfd, kind)(model)
+    z, y = joint.sample(5, seed=0)
+    expected = prior.log_prob(tf.identity(z)) + tf.reduce_sum(
+        tfd.Normal(2.0 * z, 1.0).log_prob(y), axis=-1
+    )
+    assert z.shape == [5, 3]
+    np.testing.assert_allclose(joint.log_prob(z, y), expected, rtol=1e-5)
+    pinned = joint.experimental_pin(None, y)
+    np.testing.assert_allclose(pinned.unnormalized_log_prob(z), expected, rtol=1e-5)
+
+
+def test_samplers_of_joint_distributions_use_the_latents():
+    # What `tfp.experimental.mcmc.windowed_adaptive_hmc` maps unconstrained vectors by.
+    prior = _distribution()
+    joint = tfd.JointDistributionSequential([prior, lambda z: tfd.HalfNormal(tf.exp(z[..., 0]))])
+    bijector = joint.experimental_pin(None, 1.0).experimental_default_event_space_bijector()
+    z = ft.normal([4, 3])
+    np.testing.assert_allclose(bijector.forward([z])[0], prior.bijector.forward(z), rtol=1e-5)
+
+
+def test_variables_of_a_joint_distribution():
+    prior = _distribution()
+    joint = tfd.JointDistributionSequential([prior, lambda z: tfd.Normal(z[..., 0], 1.0)])
+    assert len(joint.trainable_variables) == len(prior.trainable_variables) > 10
+
+
+def test_constraints():
+    flow = _flow(dtype=tf.float64)
+    chain = tfb.Chain([tfb.Softplus(), tfb.Shift(tf.constant(1.0, tf.float64)), flow])
+    x = ft.normal([3], tf.float64)
+    log_det = chain.forward_log_det_jacobian(x, event_ndims=1)
+    np.testing.assert_allclose(log_det, ft.jacobian_log_det(chain.forward, x), rtol=1e-9)
+    distribution = tfd.TransformedDistribution(ft.standard_normal([3], tf.float64), chain)
+    y = distribution.sample(100, seed=(0, 1))
+    assert np.min(y) > 0
+    np.testing.assert_allclose(chain.forward(chain.inverse(tf.identity(y))), y, rtol=1e-9)
+
+
+def test_sample_and_log_prob_by_one_pass():
+    layers = []
+    flow = tfd.TransformedDistribution(ft.standard_normal([4]), _counting_flow(4, layers))
+    results = []
+    counts = _counts(
+        layers, lambda: results.extend(flow.experimental_sample_and_log_prob(7, seed=(0, 1)))
+    )
+    assert counts == {1}
+    x, log_prob = results
+    np.testing.assert_allclose(flow.log_prob(tf.identity(x)), log_prob, rtol=1e-4)
+
+
+@pytest.fixture
+def split_flow():
+    """A posterior over a structure, and its networks."""
+    joint = tfd.JointDistributionCoroutineAutoBatched(_model)
+    target = joint.experimental_pin(y=0.5)
+    layers = []
+    surrogate = tfp.experimental.vi.build_split_flow_surrogate_posterior(
+        target.event_shape,
+        trainable_bijector=_counting_flow(3, layers),
+        constraining_bijector=target.experimental_default_event_space_bijector(),
+    )
+    return target, surrogate, layers
+
+
+def _model():
+    stddev = yield tfd.HalfNormal(1.0, name="stddev")
+    mean = yield tfd.Sample(tfd.Normal(0.0, stddev), 2, name="mean")
+    yield tfd.Normal(mean[0] * mean[1], 1.0, name="y")
+
+
+def test_split_flow(split_flow):
+    target, surrogate, layers = split_flow
+    results = []
+
+    def sample():
+        results.extend(surrogate.experimental_sample_and_log_prob(6, seed=(0, 1)))
+
+    assert _counts(layers, sample) == {1}
+    parts, log_prob = results
+    assert parts.stddev.shape == [6] and parts.mean.shape == [6, 2]
+    assert np.min(parts.stddev) > 0
+    copies = tf.nest.map_structure(tf.identity, parts)
+    assert _counts(layers, lambda: results.append(surrogate.log_prob(copies))) == {1}
+    np.testing.assert_allclose(results[-1], log_prob, rtol=1e-4)
+    assert target.unnormalized_log_prob(parts).shape == [6]
+    expected = len(surrogate.bijector.bijectors[-1].trainable_variables)
+    assert len(surrogate.trainable_variables) == expected
+
+
+# Variational inference.
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        lambda: keras.optimizers.Adam(0.1),
+        lambda: tfr.FusedAdam(0.1),
+        lambda: tf_keras.optimizers.Adam(0.1),
+    ],
+    ids=["keras", "fused", "tf_keras"],
+)
+def test_fit_surrogate_posterior(make_optimizer):
+    target = tfd.MultivariateNormalDiag([1.0, -2.0], [0.5, 2.0])
+    surrogate = tfd.TransformedDistribution(
+        ft.standard_normal([2]), tfr.RealNVPVector(2, 2, 0, 4, mixing=None)
+    )
+    losses = tfp.vi.fit_surrogate_posterior(
+        target.log_prob, surrogate, make_optimizer(), 60, sample_size=32, seed=(0, 1)
+    )
+    # The loss is the divergence from the target.
+    assert losses[0] > 1
+    assert abs(np.mean(losses[-10:])) < 0.2
+
+
+def test_fit_surrogate_posterior_with_xla():
+    target = tfd.MultivariateNormalDiag([1.0, -2.0])
+    surrogate = tfd.TransformedDistribution(
+        ft.standard_normal([2]), tfr.RealNVPVector(2, 1, 0, 4, mixing=None)
+    )
+    optimizer = keras.optimizers.Adam(0.1)
+    # No variables can be created under XLA.
+    optimizer.build(surrogate.trainable_variables)
+    losses = tfp.vi.fit_surrogate_posterior(
+        target.log_prob, surrogate, optimizer, 60, sample_size=32, jit_compile=True, seed=(0, 1)
+    )
+    assert losses[0] > 1
+    assert abs(np.mean(losses[-10:])) < 0.2
+
+
+class _Stopped:
+    """A distribution whose density has gradients by its argument only, not by the variables."""
+
+    def __init__(self, distribution):
+        self._distribution = distribution
+
+    def log_prob(self, x):
+        stopped = tf.stop_gradient(x)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(stopped)
+            log_prob = self._distribution.log_prob(stopped)
+        gradient = tf.stop_gradient(tape.gradient(log_prob, stopped))
+        return tf.stop_gradient(log_prob) + tf.reduce_sum(gradient * (x - stopped), axis=-1)
+
+
+def _loss_and_gradients(target_log_prob, surrogate, estimator, **kwargs):
+    if estimator == "DOUBLY_REPARAMETERIZED":
+        kwargs["stopped_surrogate_posterior"] = _Stopped(surrogate)
+    with tf.GradientTape() as tape:
+        loss = tfp.vi.monte_carlo_variational_loss(
+            target_log_prob,
+            surrogate,
+            gradient_estimator=tfp.vi.GradientEstimators[estimator],
+            seed=(0, 1),
+            **kwargs,
+        )
+    return loss, tape.gradient(loss, surrogate.trainable_variables)
+
+
+_ESTIMATORS = [
+    ("SCORE_FUNCTION", {}),
+    ("REPARAMETERIZATION", {}),
+    ("REPARAMETERIZATION", {"importance_sample_size": 4}),
+    ("DOUBLY_REPARAMETERIZED", {}),
+    ("DOUBLY_REPARAMETERIZED", {"importance_sample_size": 4}),
+    ("VIMCO", {"importance_sample_size": 4}),
+]
+
+
+@pytest.mark.parametrize(("estimator", "options"), _ESTIMATORS)
+def test_gradient_estimators(estimator, options):
+    surrogate = _distribution(2, num_couplings=1, dtype=tf.float64)
+    zeros = tf.zeros([2], tf.float64)
+    target = tfd.MultivariateNormalDiag(zeros, 2 + zeros)
+    loss, gradients = _loss_and_gradients(
+        target.log_prob, surrogate, estimator, sample_size=20_000, **options
+    )
+    # All estimate the gradient of the same loss.
+    importance = options.get("importance_sample_size", 1)
+    with tf.GradientTape() as tape:
+        samples, log_prob = surrogate.experimental_sample_and_log_prob(
+            [20_000, importance], seed=(2, 3)
+        )
+        log_weights = tf.reduce_logsumexp(target.log_prob(samples) - log_prob, axis=1)
+        expected = -tf.reduce_mean(log_weights) + np.log(importance)
+    expected_gradients = tape.gradient(expected, surrogate.trainable_variables)
+    np.testing.assert_allclose(loss, expected, atol=0.02)
+    for actual, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(actual, other, atol=0.1)
+    norms = [np.abs(gradient).max() for gradient in expected_gradients]
+    assert max(norms) > 0.5
+
+
+def test_sticking_the_landing():
+    # At the optimum the gradient of each sample is zero, that of the plain estimator is not.
+    surrogate = _distribution(dtype=tf.float64)
+    copy = _distribution(dtype=tf.float64)
+    for variable, value in zip(copy.variables, surrogate.variables, strict=True):
+        variable.assign(value)
+    maxima = []
+    for estimator in ("REPARAMETERIZATION", "DOUBLY_REPARAMETERIZED"):
+        loss, gradients = _loss_and_gradients(copy.log_prob, surrogate, estimator, sample_size=4)
+        np.testing.assert_allclose(loss, 0, atol=1e-9)
+        maxima.append(max(np.abs(gradient).max() for gradient in gradients))
+    assert maxima[0] > 0.1 and maxima[1] < 1e-8
+
+
+def test_a_step_under_xla():
+    surrogate = _distribution()
+    target = tfd.MultivariateNormalDiag(tf.ones([3]))
+    eager = _loss_and_gradients(target.log_prob, surrogate, "REPARAMETERIZATION", sample_size=8)
+
+    @tf.function(jit_compile=True)
+    def step(noise):
+        with tf.GradientTape() as tape:
+            x, log_det = surrogate.bijector.forward_and_log_det(noise)
+            loss = tf.reduce_mean(
+                surrogate.distribution.log_prob(noise) - log_det - target.log_prob(x)
+            )
+        return loss, tape.gradient(loss, surrogate.trainable_variables)
+
+    # XLA has other random numbers. These are the same.
+    x = surrogate.sample(8, seed=tfp.random.split_seed((0, 1), 2)[0])
+    compiled = step(surrogate.bijector.inverse(tf.identity(x)))
+    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-4)
+    for actual, expected in zip(compiled[1], eager[1], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+# Markov chains.
+
+
+@pytest.mark.parametrize("num_leapfrog_steps", [1, 3])
+def test_one_pass_for_each_leapfrog_step(num_leapfrog_steps):
+    number = tf.Variable(0)
+
+    class Counting(tfr.DenseResNet):
+        def call(self, inputs):
+            number.assign_add(1)
+            return super().call(inputs)
+
+    def network_fn(*, output_channels, **_):
+        return Counting(output_channels, 1, 4)
+
+    flow = _flow(4, num_couplings=1, network_fn=network_fn)
+    hmc = tfp.mcmc.HamiltonianMonteCarlo(ft.standard_normal([4]).log_prob, 0.1, num_leapfrog_steps)
+    kernel = tfp.mcmc.TransformedTransitionKernel(hmc, flow)
+    state = ft.normal([5, 4])
+    # In eager mode TFP itself computes the density once for its value and once for its gradient.
+    results = tf.function(kernel.bootstrap_results)(state)
+    # To the latents, and the density there with its gradient.
+    assert number.numpy() == 2
+    tf.function(kernel.one_step)(state, results, seed=(0, 1))
+    # And back from the latents, at the end.
+    assert number.numpy() - 2 == num_leapfrog_steps + 1
+
+
+def test_the_density_in_latent_space():
+    distribution = _distribution(dtype=tf.float64)
+    kernel = tfp.mcmc.TransformedTransitionKernel(
+        tfp.mcmc.HamiltonianMonteCarlo(distribution.log_prob, 0.1, 1), distribution.bijector
+    )
+    z = ft.normal([5, 3], tf.float64)
+    results = kernel.bootstrap_results(distribution.bijector.forward(z)).inner_results
+    np.testing.assert_allclose(
+        results.accepted_results.target_log_prob, distribution.distribution.log_prob(z)
+    )
+    np.testing.assert_allclose(results.accepted_results.grads_target_log_prob[0], -z, atol=1e-9)
+
+
+def test_chains_have_the_right_moments():
+    # The flow is a poor fit, and the chains make up for it.
+    target = tfd.MultivariateNormalTriL([1.0, -1.0], [[1.0, 0.0], [0.8, 0.5]])
+    flow = _flow(2)
+
+    @tf.function(autograph=False)
+    def sample():
+        kernel = tfp.mcmc.TransformedTransitionKernel(
+            tfp.mcmc.HamiltonianMonteCarlo(target.log_prob, 0.2, 3), flow
+        )
+        kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(kernel, 100)
+        return tfp.mcmc.sample_chain(
+            200, tf.zeros([100, 2]), kernel=kernel, num_burnin_steps=100, trace_fn=None, seed=(0, 1)
+        )
+
+    draws = sample().numpy().reshape(-1, 2)
+    np.testing.assert_allclose(draws.mean(axis=0), target.mean(), atol=0.1)
+    np.testing.assert_allclose(np.cov(draws.T), target.covariance(), atol=0.15)

@@ -1,0 +1,127 @@
+"""The scripts of variational inference, Markov chains and simulators, shortened."""
+
+import re
+
+import numpy as np
+import posteriors
+import pytest
+from PIL import Image
+
+
+def _numbers(pattern, text):
+    """Returns the numbers of the groups of a pattern, of which there must be one match."""
+    (match,) = re.findall(pattern, text)
+    return [float(number) for number in np.ravel(match)]
+
+
+@pytest.mark.parametrize("optimizer", ["keras3", "tf_keras"])
+def test_evidence_of_a_regression(optimizer, run_script, capsys):
+    run_script(
+        "variational_inference",
+        "--model=conjugate",
+        f"--optimizer={optimizer}",
+        "--num_couplings=2",
+        "--num_filters=8",
+        "--num_steps=400",
+        "--sample_size=16",
+        "--learning_rate=0.03",
+        "--num_samples=20000",
+    )
+    printed = capsys.readouterr().out
+    (error,) = _numbers(r"exact evidence: .* error (.*) nats", printed)
+    bound, _ = _numbers(r"\nevidence lower bound: (\S+) ± (\S+) nats", printed)
+    evidence, standard_error = _numbers(r"importance-weighted evidence: (\S+) ± (\S+)", printed)
+    assert abs(error) < max(0.02, 3 * standard_error)
+    assert evidence - 1 < bound < evidence
+    assert printed.count("weights") >= 6
+
+
+def test_eight_schools_beside_hamiltonian_monte_carlo(run_script, capsys):
+    run_script(
+        "variational_inference",
+        "--check",
+        "--num_couplings=2",
+        "--num_filters=8",
+        "--num_steps=200",
+        "--sample_size=16",
+        "--learning_rate=0.02",
+        "--num_samples=5000",
+        "--num_draws=100",
+    )
+    printed = capsys.readouterr().out
+    (error,) = _numbers(r"weighted: means within (\S+) standard", printed)
+    assert error < 0.3
+    rows = re.findall(r"effects \d(.*)", printed)
+    assert len(rows) == 8 and all(row.count("±") == 3 for row in rows)
+
+
+def test_neutra(run_script, capsys):
+    run_script(
+        "neutra",
+        "--num_couplings=2",
+        "--num_filters=16",
+        "--num_steps=300",
+        "--sample_size=32",
+        "--learning_rate=0.02",
+        "--num_leapfrog_steps=2,8",
+        "--num_chains=16",
+        "--num_adaptation_steps=100",
+        "--num_draws=100",
+        "--noxla",
+    )
+    printed = capsys.readouterr().out
+    (ratio,) = _numbers(r"NeuTra: (\S+) times the effective sample size", printed)
+    assert ratio > 3
+    x1, x1_stddev = _numbers(r"NeuTra: best .*\n.*deviation: (\S+) ± (\S+),", printed)
+    assert abs(x1) < 3 and abs(x1_stddev - 10) < 2
+
+
+@pytest.mark.parametrize("name", ["funnel", "eight_schools"])
+def test_densities_of_vectors(name):
+    posterior = posteriors.MODELS[name]()
+    surrogate = posteriors.flow_posterior(posterior, num_couplings=1, num_filters=4)
+    parts, log_prob = surrogate.experimental_sample_and_log_prob(10, seed=(0, 1))
+    weights = posterior.target.unnormalized_log_prob(parts) - log_prob
+    assert weights.shape == [10] and np.isfinite(weights).all()
+
+
+def test_calibration(run_script, capsys, tmp_path):
+    path = tmp_path / "ranks.png"
+    run_script(
+        "simulation_based_inference",
+        "--num_simulations=20000",
+        "--epochs=5",
+        "--learning_rate=0.01",
+        "--num_couplings=3",
+        "--num_filters=16",
+        "--num_checks=500",
+        "--num_bins=10",
+        "--temperatures=1,0.6",
+        f"--plot={path}",
+    )
+    printed = capsys.readouterr().out
+    divergence, error = _numbers(r"KL divergence .* (\S+) ± (\S+) nats", printed)
+    assert divergence < 0.1 + 3 * error
+    right, narrow = (
+        [float(value) for value in re.findall(r"(?:θ\d|density) ([\d.e+-]+)", line)]
+        for line in re.findall(r"temperature .*", printed)
+    )
+    assert len(right) == len(narrow) == 4
+    assert min(right) > 1e-4 and max(narrow) < 1e-8
+    with Image.open(path) as image:
+        image.load()
+
+
+def test_bimodal_posteriors(run_script, capsys):
+    run_script(
+        "simulation_based_inference",
+        "--simulator=two_moons",
+        "--num_simulations=1000",
+        "--epochs=1",
+        "--num_couplings=2",
+        "--num_filters=8",
+        "--num_checks=100",
+        "--num_bins=4",
+        "--temperatures=1",
+    )
+    assert "temperature 1.0: p-values" in capsys.readouterr().out
