@@ -53,6 +53,17 @@ def test_round_trip(name, dtype, tolerance, jit_compile):
     np.testing.assert_allclose(fldj, -ildj, rtol=10 * tolerance, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@each_transformer
+def test_static_shape_with_an_unknown_batch(name, channels):
+    transformer = _TRANSFORMERS[name](tf.float32)
+    specs = [tf.TensorSpec([None, n]) for n in (channels, transformer.num_parameters * channels)]
+    for method in (transformer.inverse, transformer.forward):
+        function = tf.function(method, input_signature=specs, autograph=False)
+        for output in function.get_concrete_function().outputs:
+            assert output.shape.as_list() == [None, channels]
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @each_transformer
 def test_gradients_of_forward(name, jit_compile):

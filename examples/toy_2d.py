@@ -1,0 +1,207 @@
+"""Trains Real NVP on points in the plane and draws what it does, as figure 1 of the paper.
+
+    python examples/toy_2d.py                           # two moons
+    python examples/toy_2d.py --dataset=checkerboard
+
+Prints held-out nats, beside those of the best kernel density estimate, and for a known density
+(checkerboard, ring, banana) the KL divergence from it. Writes `toy.png`, `report.json` and the
+weights to the output folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import onednn  # noqa: F401  (before TensorFlow)
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+import toys
+from absl import app, flags, logging
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity
+
+import tfp_realnvp as tfr
+from tfp_realnvp.internal import atomic_files
+
+flags.DEFINE_enum("dataset", "moons", toys.NAMES, "The toy.")
+flags.DEFINE_enum(
+    "transformer", "spline", ["affine", "spline"], "What couplings do to a coordinate."
+)
+flags.DEFINE_integer("num_couplings", 6, "Number of couplings.", lower_bound=1)
+flags.DEFINE_integer("num_blocks", 2, "Residual blocks of each network.", lower_bound=0)
+flags.DEFINE_integer("num_filters", 64, "Units of the dense layers.", lower_bound=1)
+flags.DEFINE_integer("num_points", 10_000, "Points to train on, and as many held out.")
+flags.DEFINE_integer("num_steps", 4_000, "Steps of training.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Points in a batch.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 2e-3, "Peak learning rate.")
+flags.DEFINE_bool("kde", True, "Fit a kernel density estimate too.")
+flags.DEFINE_integer("seed", 0, "Seed of weights, points and their order.")
+flags.DEFINE_string("output_dir", None, "Output folder; default: results/toy_<dataset>.")
+
+FLAGS = flags.FLAGS
+
+_STEPS_PER_LINE = 500
+_BANDWIDTHS = np.geomspace(0.02, 0.5, 12)
+_NUM_DRAWN = 3_000  # points in the figure
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    keras.utils.set_random_seed(FLAGS.seed)
+    train, held_out = (
+        toys.sample(FLAGS.dataset, FLAGS.num_points, 2 * FLAGS.seed + i) for i in range(2)
+    )
+    flow = make_flow(train)
+    fit(flow, train)
+    log_probs = {"Real NVP": log_prob(flow, held_out)}
+    if FLAGS.kde:
+        estimate = fit_kde(train)
+        log_probs[f"KDE, bandwidth {estimate.bandwidth:.3f}"] = estimate.score_samples(held_out)
+    nats = {name: _mean(-values) for name, values in log_probs.items()}
+    report = {"dataset": FLAGS.dataset, "num_points": FLAGS.num_points, "held_out_nats": nats}
+    if FLAGS.dataset in toys.KNOWN:
+        target = toys.KNOWN[FLAGS.dataset]().log_prob(held_out).numpy()
+        kl = {name: _mean(target - values) for name, values in log_probs.items()}
+        report["kl_from_known_density"] = kl
+    for quantity in ("held_out_nats", "kl_from_known_density"):
+        for name, (mean, error) in report.get(quantity, {}).items():
+            print(f"{quantity.replace('_', ' ')}, {name}: {mean:.4f} ± {error:.4f}")
+    output_dir = pathlib.Path(FLAGS.output_dir or f"results/toy_{FLAGS.dataset}")
+    atomic_files.write_json(output_dir / "report.json", report)
+    with atomic_files.atomic_write(output_dir / "toy.png") as (file, path):
+        draw(flow, held_out).savefig(file, format="png")
+    print(f"{path} shows the flow")
+
+
+def make_flow(train: np.ndarray) -> tfp.distributions.Distribution:
+    """Returns the flow between a standard normal and the points."""
+    transformer = None
+    if FLAGS.transformer == "spline":
+        transformer = functools.partial(tfr.RationalQuadraticSpline, num_bins=8, bound=4.0)
+    bijector = tfr.RealNVPVector(
+        2,
+        FLAGS.num_couplings,
+        FLAGS.num_blocks,
+        FLAGS.num_filters,
+        transformer=transformer,
+        standardization=tfr.Standardization.of(train),
+    )
+    base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), [2])
+    return tfp.distributions.TransformedDistribution(base, bijector)
+
+
+def fit(flow: tfp.distributions.Distribution, train: np.ndarray) -> None:
+    """Trains the flow, and prints the training loss from time to time."""
+    model = tfr.FlowModel(flow, seed=FLAGS.seed)
+    model.compile(tfr.FusedAdam(FLAGS.learning_rate, global_clipnorm=10.0))
+    print(f"{model.count_params():,} parameters")
+    batches = tf.data.Dataset.from_tensor_slices(train)
+    batches = batches.shuffle(len(train), seed=FLAGS.seed).repeat().batch(FLAGS.batch_size)
+    budget = tfr.LearningRateBudget(FLAGS.learning_rate, steps=FLAGS.num_steps)
+    model.fit(
+        batches,
+        steps_per_epoch=_STEPS_PER_LINE,
+        epochs=-(-FLAGS.num_steps // _STEPS_PER_LINE),
+        callbacks=[budget],
+        verbose=2,
+    )
+
+
+def log_prob(flow: tfp.distributions.Distribution, points: np.ndarray) -> np.ndarray:
+    """Returns log densities, float64."""
+    return np.asarray(flow.log_prob(points), np.float64)
+
+
+def fit_kde(train: np.ndarray) -> KernelDensity:
+    """Returns the kernel density estimate with the bandwidth that cross-validation chooses."""
+    search = GridSearchCV(KernelDensity(rtol=1e-3), {"bandwidth": _BANDWIDTHS}, cv=3)
+    return search.fit(train).best_estimator_
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """Returns the mean and its standard error."""
+    return float(np.mean(values)), float(np.std(values) / np.sqrt(len(values)))
+
+
+# The figure.
+
+
+def draw(flow: tfp.distributions.Distribution, points: np.ndarray) -> Figure:
+    """Returns the figure: the data above, latents below."""
+    forward, inverse = flow.bijector.forward, flow.bijector.inverse
+    center = (points.max(axis=0) + points.min(axis=0)) / 2
+    extent = 1.05 * np.abs(points - center).max()
+    shown = points[:_NUM_DRAWN]
+    latents = np.random.default_rng(FLAGS.seed).normal(size=shown.shape).astype(np.float32)
+    figure = Figure(figsize=(10.4, 5.6), dpi=80, layout="constrained")
+    axes = figure.subplots(2, 4)
+    _scatter(axes[:, 0], shown, inverse(shown).numpy(), shown - center)
+    _scatter(axes[:, 1], forward(latents).numpy(), latents, latents)
+    lines = _grid()
+    for each, curves in zip(axes[:, 2], (forward(lines).numpy(), lines), strict=True):
+        for x, y in curves.transpose(0, 2, 1):
+            each.plot(x, y, color="tab:blue", linewidth=0.6)
+    _draw_densities(axes[:, 3], flow, points, center, extent)
+    titles = [
+        ["data x", "samples x = f(z)", "the grid of z in x", "density of the flow"],
+        ["z of the data", "z from the base", "grid of z", "histogram of the data"],
+    ]
+    if FLAGS.dataset in toys.KNOWN:
+        titles[1][3] = "known density"
+    for each, title in zip(axes.ravel(), np.ravel(titles), strict=True):
+        each.set(aspect="equal", xticks=[], yticks=[], title=title)
+    for each in (*axes[0], axes[1, 3]):
+        each.set_xlim(center[0] - extent, center[0] + extent)
+        each.set_ylim(center[1] - extent, center[1] + extent)
+    for each in axes[1, :3]:
+        each.set(xlim=(-3.8, 3.8), ylim=(-3.8, 3.8))
+    return figure
+
+
+def _scatter(
+    axes: Sequence[Axes], above: np.ndarray, below: np.ndarray, positions: np.ndarray
+) -> None:
+    """Draws the same points in both spaces, with the angle of `positions` as color."""
+    colors = np.arctan2(positions[:, 1], positions[:, 0])
+    for each, points in zip(axes, (above, below), strict=True):
+        each.scatter(*points.T, c=colors, cmap="hsv", s=2.0, linewidths=0)
+
+
+def _grid() -> np.ndarray:
+    """Returns the lines of a grid, float32 [number, points, 2]."""
+    at, along = np.meshgrid(np.linspace(-3, 3, 17), np.linspace(-3, 3, 400), indexing="ij")
+    lines = [np.stack(pair, axis=-1) for pair in ((at, along), (along, at))]
+    return np.concatenate(lines).astype(np.float32)
+
+
+def _draw_densities(
+    axes: Sequence[Axes],
+    flow: tfp.distributions.Distribution,
+    points: np.ndarray,
+    center: np.ndarray,
+    extent: float,
+) -> None:
+    """Draws the density of the flow, and below it the known one or a histogram."""
+    edges = center[:, np.newaxis] + np.linspace(-extent, extent, 151)
+    middles = ((edges[:, 1:] + edges[:, :-1]) / 2).astype(np.float32)
+    grid = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1)
+    density = np.exp(log_prob(flow, grid.reshape(-1, 2))).reshape(grid.shape[:-1])
+    if FLAGS.dataset in toys.KNOWN:
+        below = toys.KNOWN[FLAGS.dataset]().prob(grid).numpy()
+    else:
+        below, _, _ = np.histogram2d(*points.T, bins=edges[:, ::2], density=True)
+    # A few values far above the others would hide them.
+    for each, values in zip(axes, (density, below), strict=True):
+        box = (*edges[0, [0, -1]], *edges[1, [0, -1]])
+        each.imshow(values.T, origin="lower", extent=box, vmax=np.quantile(density, 0.995))
+
+
+if __name__ == "__main__":
+    app.run(main)
