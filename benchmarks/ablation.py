@@ -1,11 +1,13 @@
-"""What each addition to `RealNVPImage.compact` gains: `python -m benchmarks.ablation --help`.
+"""What each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
 
-Each row trains from scratch in a process of its own, alone on the machine, for equal time or for
-equal steps, and is evaluated on the test images:
+The row `plain` is `RealNVPImage.compact` without its 1×1 convolutions and split priors; the others
+add to it, and `conv1x1+split-prior` is `compact`. Each trains from scratch in a process of its own,
+for equal time or for equal steps, and is evaluated on the test images. A run has the machine for
+itself; with `--side_by_side` it has one core, and as many run at once as there are cores.
 
 ```
-python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1
-python -m benchmarks.ablation --data=images.npz --steps=2000 --rows=compact,split-prior
+python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side
+python -m benchmarks.ablation --data=images.npz --steps=2000 --rows=plain,split-prior
 python -m benchmarks.ablation --data=images.npz --seconds=600 --rows=conv1x1+split-prior
 ```
 
@@ -16,7 +18,9 @@ command goes on where it was interrupted. `results.md` is the table.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -33,7 +37,7 @@ __all__ = ["ROWS", "main"]
 
 # Changes of the flow, of the optimizer, and of the noise.
 ROWS: dict[str, dict[str, Any]] = {
-    "compact": {},
+    "plain": {},
     "additive": {"flow": {"use_scale": False}},
     "spline": {"flow": {"transformer": "rational_quadratic_spline"}},
     "mixture": {"flow": {"transformer": "logistic_mixture"}},
@@ -41,12 +45,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "split-prior": {"flow": {"split_prior": True}},
     "attention": {"flow": {"attention": 4}},
     "variational": {"dequantizer": {}},
-    "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 4e-3}},
-    "adamw": {"optimizer": {"class": "AdamW", "learning_rate": 2e-3}},
+    "half-rate": {"optimizer": {"learning_rate": 2e-3}},
+    "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 8e-3}},
+    "adamw": {"optimizer": {"class": "AdamW"}},
     "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},
 }
 
-_LEARNING_RATE, _BATCH_SIZE, _NUM_DRAWS = 2e-3, 16, 4
+_PLAIN = {"invertible_conv": False, "split_prior": False}
+_LEARNING_RATE, _BATCH_SIZE, _NUM_DRAWS = 4e-3, 16, 4
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -56,28 +62,38 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         row, seed = flags.worker
         print(json.dumps(train_row(row, int(seed), flags)))
         return []
-    output = flags.output_dir
-    path = output / "results.json"
+    path = flags.output_dir / "results.json"
     results = json.loads(path.read_text()) if path.exists() else []
     done = {(each["row"], each["seed"], each["limit"]) for each in results}
-    policy = "mixed_bfloat16" if bfloat16_pays(matrix_rates()) else "float32"
-    for seed in flags.seeds.split(","):
-        for row in flags.rows.split(","):
-            row_settings(row)
-            if (row, int(seed), _limit(flags)) in done:
-                continue
-            command = [sys.executable, "-m", "benchmarks.ablation", f"--worker={row}:{seed}"]
-            command += [f"--data={flags.data.resolve()}", f"--seconds={flags.seconds}"]
-            command += [f"--policy={policy}"]
-            command += [] if flags.steps is None else [f"--steps={flags.steps}"]
-            process = subprocess.run(
-                command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-            )
-            results.append(json.loads(process.stdout.splitlines()[-1]))
+    runs = [(row, int(seed)) for row in flags.rows.split(",") for seed in flags.seeds.split(",")]
+    for row, _ in runs:
+        row_settings(row)
+    cores = sorted(os.sched_getaffinity(0))
+    groups = [{core} for core in cores] if flags.side_by_side else [set(cores)]
+    limit = _limit(flags, len(groups[0]))
+    runs = [run for run in runs if (*run, limit) not in done]
+    flags.policy = "mixed_bfloat16" if bfloat16_pays(matrix_rates()) else "float32"
+    for first in range(0, len(runs), len(groups)):
+        at_once = zip(runs[first : first + len(groups)], groups, strict=False)
+        for process in [_start(*run, own, flags) for run, own in at_once]:
+            output, _ = process.communicate()
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+            results.append(json.loads(output.splitlines()[-1]))
             atomic_files.write_json(path, results)
-            atomic_files.write_text(output / "results.md", as_markdown(results))
+            atomic_files.write_text(flags.output_dir / "results.md", as_markdown(results))
             print(json.dumps(results[-1]), flush=True)
     return results
+
+
+def _start(row: str, seed: int, cores: set[int], flags: argparse.Namespace) -> subprocess.Popen:
+    """Starts a run on these cores."""
+    command = [sys.executable, "-m", "benchmarks.ablation", f"--worker={row}:{seed}"]
+    command += [f"--data={flags.data.resolve()}", f"--seconds={flags.seconds}"]
+    command += [f"--policy={flags.policy}"]
+    command += [] if flags.steps is None else [f"--steps={flags.steps}"]
+    pin = functools.partial(os.sched_setaffinity, 0, cores)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=pin)
 
 
 def row_settings(row: str) -> dict[str, Any]:
@@ -118,7 +134,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     shape = train.shape[1:]
     base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), shape)
     flow = tfp.distributions.TransformedDistribution(
-        base, tfr.RealNVPImage.compact(shape, **settings.get("flow", {}))
+        base, tfr.RealNVPImage.compact(shape, **{**_PLAIN, **settings.get("flow", {})})
     )
     dequantizer = None
     if "dequantizer" in settings:
@@ -145,14 +161,14 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     return {
         "row": row,
         "seed": seed,
-        "limit": _limit(flags),
+        "limit": _limit(flags, num_cores()),
         "bits_per_dim": result.bits_per_dim,
         "importance_weighted": result.importance_weighted,
         "training_bits_per_dim": history.history["bits_per_dim"][-1],
         "steps": steps,
         "images_per_second": steps * _BATCH_SIZE / seconds,
         "num_parameters": model.count_params(),
-        "machine": f"{cpu_name()}, {num_cores()} cores, {flags.policy}",
+        "machine": f"{cpu_name()}, {flags.policy}",
     }
 
 
@@ -181,8 +197,10 @@ def as_markdown(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _limit(flags: argparse.Namespace) -> str:
-    return f"{flags.seconds:g} s" if flags.steps is None else f"{flags.steps:,} steps"
+def _limit(flags: argparse.Namespace, cores: int) -> str:
+    if flags.steps is not None:
+        return f"{flags.steps:,} steps"
+    return f"{flags.seconds:g} s, {cores} core{'s' * (cores > 1)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,6 +213,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--rows", default=",".join(ROWS), help="names, joined by + to combine")
     parser.add_argument("--output_dir", type=pathlib.Path, default=pathlib.Path("results/ablation"))
+    parser.add_argument(
+        "--side_by_side", action="store_true", help="one core for each run, several runs at once"
+    )
     parser.add_argument("--policy", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=lambda text: text.split(":"), help=argparse.SUPPRESS)
     return parser

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import onednn  # noqa: F401  (before TensorFlow)
 import keras
@@ -31,13 +32,16 @@ from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_enum("dataset", "moons", toys.NAMES, "The toy.")
 flags.DEFINE_enum(
-    "transformer", "spline", ["affine", "spline"], "What couplings do to a coordinate."
+    "transformer",
+    None,
+    ["affine", "spline"],
+    "What couplings do to a coordinate; default: spline for the checkerboard, else affine.",
 )
-flags.DEFINE_integer("num_couplings", 6, "Number of couplings.", lower_bound=1)
+flags.DEFINE_integer("num_couplings", 8, "Number of couplings.", lower_bound=1)
 flags.DEFINE_integer("num_blocks", 2, "Residual blocks of each network.", lower_bound=0)
 flags.DEFINE_integer("num_filters", 64, "Units of the dense layers.", lower_bound=1)
 flags.DEFINE_integer("num_points", 10_000, "Points to train on, and as many held out.")
-flags.DEFINE_integer("num_steps", 4_000, "Steps of training.", lower_bound=1)
+flags.DEFINE_integer("num_steps", 8_000, "Steps of training.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 256, "Points in a batch.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 2e-3, "Peak learning rate.")
 flags.DEFINE_bool("kde", True, "Fit a kernel density estimate too.")
@@ -82,19 +86,27 @@ def main(argv: list[str]) -> None:
 
 def make_flow(train: np.ndarray) -> tfp.distributions.Distribution:
     """Returns the flow between a standard normal and the points."""
-    transformer = None
-    if FLAGS.transformer == "spline":
-        transformer = functools.partial(tfr.RationalQuadraticSpline, num_bins=8, bound=4.0)
+    name = FLAGS.transformer or ("spline" if FLAGS.dataset == "checkerboard" else "affine")
+    transformers = {
+        "affine": None,
+        "spline": functools.partial(tfr.RationalQuadraticSpline, num_bins=8, bound=4.0),
+    }
     bijector = tfr.RealNVPVector(
         2,
         FLAGS.num_couplings,
-        FLAGS.num_blocks,
-        FLAGS.num_filters,
-        transformer=transformer,
+        num_filters=FLAGS.num_filters,
+        transformer=transformers[name],
+        network_fn=smooth_network,
         standardization=tfr.Standardization.of(train),
     )
     base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), [2])
     return tfp.distributions.TransformedDistribution(base, bijector)
+
+
+def smooth_network(*, mask: Any, input_channels: int, **kwargs: Any) -> tfr.DenseResNet:
+    """Returns the network of a coupling. With ReLU the density would have kinks."""
+    del mask, input_channels
+    return tfr.DenseResNet(num_blocks=FLAGS.num_blocks, activation="swish", **kwargs)
 
 
 def fit(flow: tfp.distributions.Distribution, train: np.ndarray) -> None:

@@ -69,7 +69,7 @@ flags.DEFINE_float("limit_minutes", None, "Total training time, also across rest
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
 flags.DEFINE_float(
-    "learning_rate", None, "Peak learning rate; default: 1e-3, 2e-3 for compact; twice for adamax."
+    "learning_rate", None, "Peak learning rate; default: 1e-3, 4e-3 for compact; twice for adamax."
 )
 flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
 flags.DEFINE_float(
@@ -190,7 +190,7 @@ def make_config() -> dict:
         arguments["recompute"] = True
     default = "paper" if FLAGS.preset or config["dataset"] == "digits" else "compact"
     configuration = FLAGS.configuration or default
-    learning_rate = {"paper": 1e-3, "compact": 2e-3}[configuration]
+    learning_rate = {"paper": 1e-3, "compact": 4e-3}[configuration]
     if FLAGS.optimizer == "adamax":
         learning_rate *= 2
     return {

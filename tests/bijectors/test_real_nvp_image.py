@@ -113,7 +113,7 @@ def test_attention_is_for_networks_of_halved_images():
 
 
 def test_attention_of_priors_and_of_compact():
-    flow = tfr.RealNVPImage.compact((4, 4, 1), num_filters=4, attention=2, split_prior=True)
+    flow = tfr.RealNVPImage.compact((4, 4, 1), num_filters=4, attention=2, invertible_conv=False)
     couplings = [part for part in flow.submodules if isinstance(part, tfr.Coupling)]
     heads = {part.name: part.network.num_heads for part in couplings}
     assert heads.pop("scale0_prior_coupling") == 2
@@ -294,23 +294,40 @@ def test_a_deep_copy_has_variables_of_its_own():
 
 
 def test_compact():
-    flow = ft.randomize(tfr.RealNVPImage.compact((8, 8, 3), num_filters=4, dtype=tf.float64))
+    flow = tfr.RealNVPImage.compact((8, 8, 3), num_filters=4)
     assert flow.num_scales == 3 and flow.image_shape == (8, 8, 3)
     parts = list(flow.submodules)
     couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
     assert {type(part.network) for part in couplings} == {tfr.ShallowConv}
-    assert sum(isinstance(part, tfr.ActNorm) for part in parts) == len(couplings) == 16
+    # The two split priors have a coupling only.
+    assert len(couplings) == 18
+    for kind in (tfr.ActNorm, tfr.InvertibleConv1x1):
+        assert sum(isinstance(part, kind) for part in parts) == 16
+
+
+def test_compact_is_invertible():
+    # One coupling in a row: each magnifies the rounding errors of those before.
+    options = {"num_filters": 4, "num_couplings": 1, "dtype": tf.float64}
+    flow = ft.randomize(tfr.RealNVPImage.compact((8, 8, 3), **options))
     y = ft.pixels([2, 8, 8, 3], tf.float64)
     x = flow.inverse(y)
     # Of gray levels up to 256: a relative error means nothing for a dark pixel.
     np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=0, atol=1e-7)
 
 
-def test_compact_is_invertible_at_its_start():
-    # Zero networks: the identity but for the normalization and the logit.
+def test_the_start_of_compact():
+    # Zero networks: rotations of the channels but for the normalization and the logit.
     flow = tfr.RealNVPImage.compact((8, 8, 3), num_filters=4)
     y = ft.pixels([2, 8, 8, 3])
-    np.testing.assert_allclose(flow.inverse(y), tfr.PixelLogit().inverse(y), rtol=1e-5, atol=1e-5)
+    x, ildj = flow.inverse_and_log_det(tf.identity(y))
+    logits, ildj_of_logit = tfr.PixelLogit().inverse_and_log_det(y)
+    norms = [np.linalg.norm(np.reshape(each, [2, -1]), axis=1) for each in (x, logits)]
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+    np.testing.assert_allclose(ildj, ildj_of_logit, rtol=1e-5)
+    assert np.abs(x - logits).max() > 0.1
+    # And none without them.
+    flow = tfr.RealNVPImage.compact((8, 8, 3), num_filters=4, invertible_conv=False)
+    np.testing.assert_allclose(flow.inverse(tf.identity(y)), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_additive_couplings_have_the_log_det_of_the_rest():

@@ -305,8 +305,8 @@ def test_other_averages_are_refused(averaged, run_script):
     ("options", "learning_rate", "weight_decay"),
     [
         (("--optimizer=adamax",), 2e-3, None),
-        (("--optimizer=adamax", "--configuration=compact"), 4e-3, None),
-        (("--optimizer=adamw", "--configuration=compact"), 2e-3, 4e-3),
+        (("--optimizer=adamax", "--configuration=compact"), 8e-3, None),
+        (("--optimizer=adamw", "--configuration=compact"), 4e-3, 4e-3),
         (("--optimizer=adamw", "--weight_decay=0"), 1e-3, 0.0),
     ],
 )
