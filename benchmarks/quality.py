@@ -33,7 +33,7 @@ __all__ = ["main"]
 _NUM_SAMPLES = 1000
 
 # The peak of ours; the others keep Adam's 1e-3.
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE = 4e-3
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -44,15 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--contender", choices=["ours", "pytorch", "glow"], default="ours")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="an .npz file")
     parser.add_argument("--seconds", type=float, default=600.0, help="of training, imports and all")
+    parser.add_argument("--seed", type=int, default=0, help="of ours")
     flags = parser.parse_args(arguments)
     with np.load(flags.data) as arrays:
         train, test = arrays["train_images"], arrays["test_images"]
     in_bfloat16 = bfloat16_pays(matrix_rates())
     start = time.perf_counter()
-    contender = _make(flags.contender, train.shape[1:], in_bfloat16)
-    steps = _train(contender, train, start, flags.seconds)
+    contender = _make(flags, train.shape[1:], in_bfloat16)
+    steps = _train(contender, train, start, flags)
     outcome = {
         "contender": flags.contender,
+        "seed": flags.seed,
         "seconds": time.perf_counter() - start,
         "steps": steps,
         "num_parameters": contender.num_parameters,
@@ -68,24 +70,26 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return outcome
 
 
-def _make(name: str, image_shape: tuple[int, ...], in_bfloat16: bool) -> Contender:
+def _make(flags: argparse.Namespace, image_shape: tuple[int, ...], in_bfloat16: bool) -> Contender:
+    name = flags.contender
     make = contender_class(name)
     size = Size(image_shape, 2, 4, 32, batch_size=64, rounds=0)
     if name == "pytorch":
         return make(size, autocast=in_bfloat16)
     import keras
 
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(flags.seed)
     if name == "glow":
         return make(size, num_blocks=3, num_steps=4, num_hidden=64)
     policy = "mixed_bfloat16" if in_bfloat16 else "float32"
     return make(dataclasses.replace(size, batch_size=16), policy=policy, compact=True)
 
 
-def _train(contender: Any, images: np.ndarray, start: float, seconds: float) -> int:
-    """Trains until `seconds` after `start`; returns the number of steps."""
+def _train(contender: Any, images: np.ndarray, start: float, flags: argparse.Namespace) -> int:
+    """Trains until `flags.seconds` after `start`; returns the number of steps."""
+    seconds = flags.seconds
     if hasattr(contender, "model"):
-        return _fit(contender, images, seconds - (time.perf_counter() - start))
+        return _fit(contender, images, seconds - (time.perf_counter() - start), flags.seed)
     for step, batch in enumerate(_batches(images, contender.size.batch_size)):
         if time.perf_counter() - start >= seconds:
             return step
@@ -93,7 +97,7 @@ def _train(contender: Any, images: np.ndarray, start: float, seconds: float) -> 
     raise AssertionError("expected batches without end")
 
 
-def _fit(contender: Any, images: np.ndarray, seconds: float) -> int:
+def _fit(contender: Any, images: np.ndarray, seconds: float, seed: int) -> int:
     """Trains ours by `fit`, with the learning rate annealed at the end."""
     import tfp_realnvp as tfr
     from tfp_realnvp.data.image_dataset import image_dataset
@@ -105,6 +109,7 @@ def _fit(contender: Any, images: np.ndarray, seconds: float) -> int:
         flip=True,
         repeat=True,
         drop_remainder=True,
+        seed=seed,
     )
     budget = tfr.LearningRateBudget(_LEARNING_RATE, seconds=seconds)
     contender.model.fit(batches, steps_per_epoch=10**9, callbacks=[budget], verbose=0)
