@@ -43,6 +43,9 @@ flags.DEFINE_string("dataset", "wine", f"One of {', '.join(tables.EMBEDDED)}, or
 flags.DEFINE_enum("uci", None, uci_tables.NAMES, "A UCI table instead.")
 flags.DEFINE_string("data_dir", None, "Folder of the UCI tables, see uci_tables.py.")
 flags.DEFINE_float("limit_minutes", 30.0, "Training time on a UCI table.")
+flags.DEFINE_integer(
+    "num_couplings", None, "Couplings of a flow; default: 8, on a UCI table 10.", lower_bound=1
+)
 flags.DEFINE_integer("num_folds", 5, "Folds of the cross-validation.", lower_bound=2)
 flags.DEFINE_integer("num_members", 5, "Flows of the mixture.", lower_bound=2)
 flags.DEFINE_integer("max_steps", 2_000, "Steps of training of each flow.", lower_bound=1)
@@ -57,11 +60,7 @@ LogProb = Callable[[np.ndarray], np.ndarray]
 _NUM_COMPONENTS = [1, 2, 3, 4, 6, 8, 12]
 _BANDWIDTHS = np.geomspace(0.1, 2.0, 20)
 
-_UCI_ARCHITECTURE = {
-    "num_couplings": 10,
-    "num_filters": 128,
-    "transformer": "rational_quadratic_spline",
-}
+_UCI_ARCHITECTURE = {"num_filters": 128, "transformer": "rational_quadratic_spline"}
 _UCI_LEARNING_RATE = 1e-3
 
 
@@ -111,6 +110,7 @@ def cross_validate() -> list[dict]:
         num_members=FLAGS.num_members,
         max_steps=FLAGS.max_steps,
         noise=FLAGS.noise,
+        num_couplings=FLAGS.num_couplings or 8,
     )
     estimates: dict[str, Callable[[np.ndarray], LogProb]] = {
         "Real NVP": lambda train: committee.fit(train, FLAGS.seed).log_prob,
@@ -189,7 +189,10 @@ def learn_uci(output_dir: pathlib.Path) -> list[dict]:
     size = train.shape[1]
     base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), [size])
     bijector = tfr.RealNVPVector(
-        size, **_UCI_ARCHITECTURE, standardization=tfr.Standardization.of(train)
+        size,
+        FLAGS.num_couplings or 10,
+        **_UCI_ARCHITECTURE,
+        standardization=tfr.Standardization.of(train),
     )
     model = tfr.FlowModel(tfp.distributions.TransformedDistribution(base, bijector))
     model.compile(tfr.FusedAdam(_UCI_LEARNING_RATE, global_clipnorm=10.0))

@@ -72,6 +72,7 @@ def test_cross_validation(tmp_path, run_script, capsys):
         "--num_folds=3",
         "--num_members=2",
         "--max_steps=50",
+        "--num_couplings=2",
         f"--output_dir={tmp_path}",
     )
     results = {
@@ -105,6 +106,7 @@ def test_uci(tmp_path, run_script):
         "--uci=miniboone",
         f"--data_dir={tmp_path}",
         "--limit_minutes=0.02",
+        "--num_couplings=2",
         f"--output_dir={tmp_path / 'out'}",
     )
     run_script(*arguments)
