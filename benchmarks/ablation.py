@@ -1,9 +1,10 @@
 """What each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
 
-The row `plain` is `RealNVPImage.compact` without its 1×1 convolutions and split priors; the others
-add to it, and `conv1x1+split-prior` is `compact`. Each trains from scratch in a process of its own,
-for equal time or for equal steps, and is evaluated on the test images. A run has the machine for
-itself; with `--side_by_side` it has one core, and as many run at once as there are cores.
+The row `plain` has neither 1×1 convolutions nor split priors, and fewer, wider networks than
+`RealNVPImage.compact`. The others add to it; `conv1x1+split-prior+deeper` is `compact`. Each trains
+from scratch in a process of its own, for equal time or for equal steps, and is evaluated on the
+test images. A run has the machine for itself; with `--side_by_side` it has one core, and as many
+run at once as there are cores.
 
 ```
 python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side
@@ -38,6 +39,7 @@ __all__ = ["ROWS", "main"]
 # Changes of the flow, of the optimizer, and of the noise.
 ROWS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "deeper": {"flow": {"num_filters": 64, "num_couplings": 4}},
     "additive": {"flow": {"use_scale": False}},
     "spline": {"flow": {"transformer": "rational_quadratic_spline"}},
     "mixture": {"flow": {"transformer": "logistic_mixture"}},
@@ -51,7 +53,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},
 }
 
-_PLAIN = {"invertible_conv": False, "split_prior": False}
+_PLAIN = {
+    "num_filters": 96,
+    "num_couplings": 3,
+    "invertible_conv": False,
+    "split_prior": False,
+}
 _LEARNING_RATE, _BATCH_SIZE, _NUM_DRAWS = 4e-3, 16, 4
 
 

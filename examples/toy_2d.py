@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import onednn  # noqa: F401  (before TensorFlow)
 import keras
@@ -90,19 +89,14 @@ def make_flow(train: np.ndarray) -> tfp.distributions.Distribution:
     bijector = tfr.RealNVPVector(
         2,
         FLAGS.num_couplings,
-        num_filters=FLAGS.num_filters,
+        FLAGS.num_blocks,
+        FLAGS.num_filters,
+        activation="swish",  # without the kinks of ReLU
         transformer=transformer,
-        network_fn=smooth_network,
         standardization=tfr.Standardization.of(train),
     )
     base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), [2])
     return tfp.distributions.TransformedDistribution(base, bijector)
-
-
-def smooth_network(*, mask: Any, input_channels: int, **kwargs: Any) -> tfr.DenseResNet:
-    """Returns the network of a coupling. With ReLU the density would have kinks."""
-    del mask, input_channels
-    return tfr.DenseResNet(num_blocks=FLAGS.num_blocks, activation="swish", **kwargs)
 
 
 def fit(flow: tfp.distributions.Distribution, train: np.ndarray) -> None:

@@ -44,7 +44,7 @@ flags.DEFINE_enum("uci", None, uci_tables.NAMES, "A UCI table instead.")
 flags.DEFINE_string("data_dir", None, "Folder of the UCI tables, see uci_tables.py.")
 flags.DEFINE_float("limit_minutes", 30.0, "Training time on a UCI table.")
 flags.DEFINE_integer(
-    "num_couplings", None, "Couplings of a flow; default: 8, on a UCI table 10.", lower_bound=1
+    "num_couplings", None, "Couplings of a flow; default: 4, on a UCI table 10.", lower_bound=1
 )
 flags.DEFINE_integer("num_folds", 5, "Folds of the cross-validation.", lower_bound=2)
 flags.DEFINE_integer("num_members", 5, "Flows of the mixture.", lower_bound=2)
@@ -110,7 +110,7 @@ def cross_validate() -> list[dict]:
         num_members=FLAGS.num_members,
         max_steps=FLAGS.max_steps,
         noise=FLAGS.noise,
-        num_couplings=FLAGS.num_couplings or 8,
+        num_couplings=FLAGS.num_couplings or 4,
     )
     estimates: dict[str, Callable[[np.ndarray], LogProb]] = {
         "Real NVP": lambda train: committee.fit(train, FLAGS.seed).log_prob,

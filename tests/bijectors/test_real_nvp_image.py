@@ -300,9 +300,9 @@ def test_compact():
     couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
     assert {type(part.network) for part in couplings} == {tfr.ShallowConv}
     # The two split priors have a coupling only.
-    assert len(couplings) == 18
+    assert len(couplings) == 23
     for kind in (tfr.ActNorm, tfr.InvertibleConv1x1):
-        assert sum(isinstance(part, kind) for part in parts) == 16
+        assert sum(isinstance(part, kind) for part in parts) == 21
 
 
 def test_compact_is_invertible():

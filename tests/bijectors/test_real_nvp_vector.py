@@ -34,6 +34,20 @@ def test_every_size(size, transformer):
     assert np.abs(x - y).max() > 0.1
 
 
+def test_activation():
+    x = ft.normal([5, 4])
+    values = []
+    for name in ("relu", "swish"):
+        keras.utils.set_random_seed(0)
+        flow = _flow(4, activation=name)
+        values.append(flow.inverse(x))
+    assert np.abs(values[0] - values[1]).max() > 1e-3
+    copied = flow.copy(validate_args=True)
+    np.testing.assert_array_equal(copied.inverse(tf.identity(x)), values[1])
+    networks = [part.network for part in copied.submodules if isinstance(part, tfr.Coupling)]
+    assert {network.activation for network in networks} == {"swish"}
+
+
 @pytest.mark.parametrize("size", [1, 6])
 def test_starts_as_the_identity_without_mixing(size):
     flow = tfr.RealNVPVector(size, mixing=None)
@@ -220,6 +234,8 @@ def test_learns_a_density():
         ({"mixing": "random"}, ValueError, "expected a mixing of .*got 'random'"),
         ({"normalization": "layer"}, ValueError, "expected a normalization of .*got 'layer'"),
         ({"transformer": "cubic"}, ValueError, "transformer.*got 'cubic'"),
+        ({"activation": tf.nn.relu}, TypeError, "expected the name of an activation, got <"),
+        ({"activation": "swoosh"}, ValueError, "swoosh"),
         ({"network_fn": 3}, TypeError, "expected a function as network_fn, got 3"),
         ({"standardization": 3}, TypeError, "expected a Standardization, got 3"),
         (

@@ -295,7 +295,8 @@ class RealNVPImage(AssembledFlow):
         sides = [side for side in image_shape[:2] if side is not None]
         configuration = {
             "num_scales": max(1, min(3, multi_scale.max_num_scales(sides))),
-            "num_filters": 96,
+            "num_filters": 64,
+            "num_couplings": 4,
             "filter_growth": 1.5,
             "normalization": "actnorm",
             "invertible_conv": True,

@@ -68,6 +68,7 @@ class RealNVPVector(AssembledFlow):
         num_blocks: int = 2,
         num_filters: int = 64,
         *,
+        activation: str = "relu",
         mixing: str | None = "lu",
         normalization: str | None = "actnorm",
         momentum: float = 0.9,
@@ -93,6 +94,8 @@ class RealNVPVector(AssembledFlow):
           num_couplings: number of couplings.
           num_blocks: residual blocks of each network.
           num_filters: units of each dense layer of the networks.
+          activation: name of a Keras activation, of the networks. With `'swish'` the density has no
+            kinks.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
@@ -139,6 +142,8 @@ class RealNVPVector(AssembledFlow):
                 ("num_filters", num_filters, 1),
             )
         )
+        expected = f"{name}: expected the name of an activation"
+        validation.require(isinstance(activation, str), expected, activation, TypeError)
         validation.choice(mixing, _MIXINGS, f"{name}: expected a mixing")
         validation.choice(normalization, NORMALIZATIONS, f"{name}: expected a normalization")
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")
@@ -169,7 +174,7 @@ class RealNVPVector(AssembledFlow):
 
         def dense_resnet(*, mask: Mask, input_channels: int, **kwargs: Any) -> DenseResNet:
             del mask, input_channels
-            return DenseResNet(num_blocks=num_blocks, **kwargs)
+            return DenseResNet(num_blocks=num_blocks, activation=activation, **kwargs)
 
         def build(condition_shape: tuple[int, ...] | None) -> FlowChain:
             # A single element is never kept.
@@ -190,6 +195,7 @@ class RealNVPVector(AssembledFlow):
                 "num_couplings": num_couplings,
                 "num_blocks": num_blocks,
                 "num_filters": num_filters,
+                "activation": activation,
                 "network_fn": network_fn,
             },
             {
