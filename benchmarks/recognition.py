@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 
 def _vectors(images: np.ndarray) -> np.ndarray:
     if images.shape[1:] != (8, 8, 1):
-        raise ValueError(f"Expected images of shape [N, 8, 8, 1], got {images.shape}.")
+        raise ValueError(f"expected images of shape [N, 8, 8, 1], got {images.shape}.")
     return images.reshape(len(images), -1).astype(np.float64)
 
 
