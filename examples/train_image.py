@@ -41,9 +41,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "Dataset and model of the paper."
 )
-flags.DEFINE_enum(
-    "configuration", None, ["paper", "compact"], "Model; default: paper for digits and presets."
-)
+flags.DEFINE_enum("configuration", None, ["paper", "compact"], "Model; default: paper for presets.")
 flags.DEFINE_integer("num_scales", None, "Number of scales.", lower_bound=1)
 flags.DEFINE_integer("num_blocks", None, "Residual blocks of each network.", lower_bound=0)
 flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.", lower_bound=1)
@@ -66,7 +64,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("epochs", None, "Passes over the data; default: 20 without a time limit.")
 flags.DEFINE_float("limit_minutes", None, "Total training time, also across restarts.")
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size", None, "Images in a batch; default: 64, 32 for digits.", lower_bound=1
+)
 flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
 flags.DEFINE_float(
     "learning_rate", None, "Peak learning rate; default: 1e-3, 4e-3 for compact; twice for adamax."
@@ -75,7 +75,8 @@ flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3."
 flags.DEFINE_float(
     "average",
     None,
-    "Momentum of moving averages of the weights, which are then evaluated and saved.",
+    "Momentum of moving averages of the weights, which are then evaluated and saved; default: no "
+    "averages, 0.98 for digits.",
     lower_bound=0,
     upper_bound=1,
 )
@@ -153,9 +154,14 @@ def load(config: dict, split: str, **options: int) -> data.ImageBatches:
 
 def make_config() -> dict:
     """Returns the configuration of the run."""
+    dataset = FLAGS.dataset or FLAGS.preset or "digits"
+    configuration = FLAGS.configuration or ("paper" if FLAGS.preset else "compact")
+    # Few images: a small model, small batches, and averages against overfitting.
+    is_digits = dataset == "digits"
+    average = 0.98 if FLAGS.average is None and is_digits else FLAGS.average
     config = {
-        "dataset": FLAGS.dataset or FLAGS.preset or "digits",
-        "batch_size": FLAGS.batch_size,
+        "dataset": dataset,
+        "batch_size": FLAGS.batch_size or (32 if is_digits else 64),
         "image_size": FLAGS.image_size,
         "flip": FLAGS.flip,
         "on_error": FLAGS.on_error,
@@ -174,8 +180,8 @@ def make_config() -> dict:
     arguments = {}
     if FLAGS.preset:
         arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
-    elif config["dataset"] == "digits":
-        arguments = {"num_blocks": 1, "num_filters": 32}
+    elif is_digits:
+        arguments = {"num_filters": 32}
     # Of the dataset, which can differ from the preset's.
     arguments |= run_folder.data_arguments(images)
     if FLAGS.condition_dropout is not None:
@@ -188,8 +194,6 @@ def make_config() -> dict:
         arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
-    default = "paper" if FLAGS.preset or config["dataset"] == "digits" else "compact"
-    configuration = FLAGS.configuration or default
     learning_rate = {"paper": 1e-3, "compact": 4e-3}[configuration]
     if FLAGS.optimizer == "adamax":
         learning_rate *= 2
@@ -199,7 +203,7 @@ def make_config() -> dict:
         "optimizer": FLAGS.optimizer,
         "learning_rate": FLAGS.learning_rate or learning_rate,
         "weight_decay": weight_decay,
-        "average": FLAGS.average,
+        "average": average,
         "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
         "limit_minutes": FLAGS.limit_minutes,
         "log_steps": FLAGS.log_steps,

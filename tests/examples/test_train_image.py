@@ -378,6 +378,26 @@ def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("options", "batch_size", "average"),
+    [([], 32, 0.98), (["--batch_size=5", "--average=0"], 5, 0.0)],
+)
+def test_digits(options, batch_size, average, tmp_path, run_script, monkeypatch):
+    def stop(config):
+        raise _Stop
+
+    monkeypatch.setattr(run_folder, "build_model", stop)
+    with pytest.raises(_Stop):
+        run_script("train_image", f"--output_dir={tmp_path}", *options)
+    config = run_folder.read_config(tmp_path)
+    assert (config["dataset"], config["learning_rate"]) == ("digits", 4e-3)
+    assert (config["batch_size"], config["average"]) == (batch_size, average)
+    assert config["bijector"] == {
+        "configuration": "compact",
+        "arguments": {"image_shape": [8, 8, 1], "num_values": 17, "num_filters": 32},
+    }
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         (["--dataset=no_such_data"], ValueError, "a dataset of .* got 'no_such_data'"),
