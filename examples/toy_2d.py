@@ -1,7 +1,7 @@
 """Trains Real NVP on points in the plane and draws what it does, as figure 1 of the paper.
 
     python examples/toy_2d.py                           # two moons
-    python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_filters=64
+    python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
 Prints held-out nats, beside those of the best kernel density estimate, and for a known density
 (checkerboard, ring, banana) the KL divergence from it. Writes `toy.png`, `report.json` and the
