@@ -41,7 +41,9 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "Dataset and model of the paper."
 )
-flags.DEFINE_enum("configuration", None, ["paper", "compact"], "Model; default: paper for presets.")
+flags.DEFINE_enum(
+    "configuration", None, ["paper", "compact"], "Model; default: paper for digits and presets."
+)
 flags.DEFINE_integer("num_scales", None, "Number of scales.", lower_bound=1)
 flags.DEFINE_integer("num_blocks", None, "Residual blocks of each network.", lower_bound=0)
 flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.", lower_bound=1)
@@ -64,12 +66,12 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("epochs", None, "Passes over the data; default: 20 without a time limit.")
 flags.DEFINE_float("limit_minutes", None, "Total training time, also across restarts.")
-flags.DEFINE_integer(
-    "batch_size", None, "Images in a batch; default: 64, 32 for digits.", lower_bound=1
-)
+flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
 flags.DEFINE_float(
-    "learning_rate", None, "Peak learning rate; default: 1e-3, 4e-3 for compact; twice for adamax."
+    "learning_rate",
+    None,
+    "Peak learning rate; default: 1e-3, 2e-3 for digits, 4e-3 for compact; twice for adamax.",
 )
 flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
 flags.DEFINE_float(
@@ -155,13 +157,16 @@ def load(config: dict, split: str, **options: int) -> data.ImageBatches:
 def make_config() -> dict:
     """Returns the configuration of the run."""
     dataset = FLAGS.dataset or FLAGS.preset or "digits"
-    configuration = FLAGS.configuration or ("paper" if FLAGS.preset else "compact")
-    # Few images: a small model, small batches, and averages against overfitting.
     is_digits = dataset == "digits"
-    average = 0.98 if FLAGS.average is None and is_digits else FLAGS.average
+    default = "paper" if FLAGS.preset or is_digits else "compact"
+    configuration = FLAGS.configuration or default
+    learning_rate, average = {"paper": 1e-3, "compact": 4e-3}[configuration], FLAGS.average
+    if is_digits:
+        # Few images and few steps: a high rate, and averages against overfitting.
+        learning_rate, average = 2e-3, 0.98 if average is None else average
     config = {
         "dataset": dataset,
-        "batch_size": FLAGS.batch_size or (32 if is_digits else 64),
+        "batch_size": FLAGS.batch_size,
         "image_size": FLAGS.image_size,
         "flip": FLAGS.flip,
         "on_error": FLAGS.on_error,
@@ -181,7 +186,7 @@ def make_config() -> dict:
     if FLAGS.preset:
         arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
     elif is_digits:
-        arguments = {"num_filters": 32}
+        arguments = {"num_blocks": 1, "num_filters": 32}
     # Of the dataset, which can differ from the preset's.
     arguments |= run_folder.data_arguments(images)
     if FLAGS.condition_dropout is not None:
@@ -194,7 +199,6 @@ def make_config() -> dict:
         arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
-    learning_rate = {"paper": 1e-3, "compact": 4e-3}[configuration]
     if FLAGS.optimizer == "adamax":
         learning_rate *= 2
     return {

@@ -378,10 +378,10 @@ def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "batch_size", "average"),
-    [([], 32, 0.98), (["--batch_size=5", "--average=0"], 5, 0.0)],
+    ("options", "learning_rate", "average"),
+    [([], 2e-3, 0.98), (["--learning_rate=0.1", "--average=0"], 0.1, 0.0)],
 )
-def test_digits(options, batch_size, average, tmp_path, run_script, monkeypatch):
+def test_digits(options, learning_rate, average, tmp_path, run_script, monkeypatch):
     def stop(config):
         raise _Stop
 
@@ -389,12 +389,10 @@ def test_digits(options, batch_size, average, tmp_path, run_script, monkeypatch)
     with pytest.raises(_Stop):
         run_script("train_image", f"--output_dir={tmp_path}", *options)
     config = run_folder.read_config(tmp_path)
-    assert (config["dataset"], config["learning_rate"]) == ("digits", 4e-3)
-    assert (config["batch_size"], config["average"]) == (batch_size, average)
-    assert config["bijector"] == {
-        "configuration": "compact",
-        "arguments": {"image_shape": [8, 8, 1], "num_values": 17, "num_filters": 32},
-    }
+    assert (config["dataset"], config["bijector"]["configuration"]) == ("digits", "paper")
+    assert (config["learning_rate"], config["average"]) == (learning_rate, average)
+    sizes = {"image_shape": [8, 8, 1], "num_values": 17, "num_blocks": 1, "num_filters": 32}
+    assert config["bijector"]["arguments"] == sizes
 
 
 @pytest.mark.parametrize(
