@@ -82,14 +82,18 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     flags.policy = "mixed_bfloat16" if bfloat16_pays(matrix_rates()) else "float32"
     for first in range(0, len(runs), len(groups)):
         at_once = zip(runs[first : first + len(groups)], groups, strict=False)
-        for process in [_start(*run, own, flags) for run, own in at_once]:
-            output, _ = process.communicate()
+        processes = [_start(*run, own, flags) for run, own in at_once]
+        outputs = [process.communicate()[0] for process in processes]
+        for process, output in zip(processes, outputs, strict=True):
             if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, process.args)
+                continue
             results.append(json.loads(output.splitlines()[-1]))
             atomic_files.write_json(path, results)
             atomic_files.write_text(flags.output_dir / "results.md", as_markdown(results))
             print(json.dumps(results[-1]), flush=True)
+        for process in processes:
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
     return results
 
 

@@ -4,8 +4,8 @@
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
 Prints held-out nats, beside those of the best kernel density estimate, and for a known density
-(checkerboard, ring, banana) the KL divergence from it. Writes `toy.png`, `report.json` and the
-weights to the output folder.
+(checkerboard, ring, banana) the KL divergence from it. Writes `toy.png` and `report.json` to the
+output folder.
 """
 
 from __future__ import annotations

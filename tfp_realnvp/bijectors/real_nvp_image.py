@@ -278,7 +278,7 @@ class RealNVPImage(AssembledFlow):
 
         It has shallow networks that start at zero, before each coupling an `ActNorm` instead of
         batch normalization and an `InvertibleConv1x1`, split priors, and three scales if the image
-        can be halved twice. It was chosen by runs of ten minutes on two cores, see
+        can be halved twice. It was chosen by runs of a few minutes on two cores, see
         `benchmarks/README.md`. It takes a high learning rate, 4e-3 of Adam.
 
         #### Example
