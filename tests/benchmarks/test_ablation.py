@@ -25,14 +25,19 @@ def test_a_row_is_trained_once(tmp_path):
         f"--data={tmp_path / 'images.npz'}",
         f"--output_dir={tmp_path / 'out'}",
         "--rows=conv1x1+variational",
-        "--seeds=3",
+        "--seeds=3,4",
         "--steps=2",
+        "--side_by_side",
     ]
-    [result] = ablation.main(arguments)
-    assert result["steps"] == 2 and result["seed"] == 3 and result["limit"] == "2 steps"
-    # An untrained model is near 8 bits/dim on uniform noise.
-    assert 7 < result["importance_weighted"] <= result["bits_per_dim"] < 10
+    results = ablation.main(arguments)
+    assert [result["seed"] for result in results] == [3, 4]
+    values = [result["bits_per_dim"] for result in results]
+    assert values[0] != values[1]
+    for result in results:
+        assert result["steps"] == 2 and result["limit"] == "2 steps"
+        # An untrained model is near 8 bits/dim on uniform noise.
+        assert 7 < result["importance_weighted"] <= result["bits_per_dim"] < 10
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert saved == [result] == ablation.main(arguments)
+    assert saved == results == ablation.main(arguments)
     table = (tmp_path / "out" / "results.md").read_text()
-    assert f"| 2 steps | conv1x1+variational | {result['bits_per_dim']:.3f} |" in table
+    assert f"| 2 steps | conv1x1+variational | {np.mean(values):.3f} |" in table
