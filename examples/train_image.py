@@ -69,16 +69,13 @@ flags.DEFINE_float("limit_minutes", None, "Total training time, also across rest
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
 flags.DEFINE_float(
-    "learning_rate",
-    None,
-    "Peak learning rate; default: 1e-3, 2e-3 for digits, 4e-3 for compact; twice for adamax.",
+    "learning_rate", None, "Peak learning rate; default: 1e-3, 4e-3 for compact; twice for adamax."
 )
 flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
 flags.DEFINE_float(
     "average",
     None,
-    "Momentum of moving averages of the weights, which are then evaluated and saved; default: no "
-    "averages, 0.98 for digits.",
+    "Momentum of moving averages of the weights, which are then evaluated and saved.",
     lower_bound=0,
     upper_bound=1,
 )
@@ -156,16 +153,8 @@ def load(config: dict, split: str, **options: int) -> data.ImageBatches:
 
 def make_config() -> dict:
     """Returns the configuration of the run."""
-    dataset = FLAGS.dataset or FLAGS.preset or "digits"
-    is_digits = dataset == "digits"
-    default = "paper" if FLAGS.preset or is_digits else "compact"
-    configuration = FLAGS.configuration or default
-    learning_rate, average = {"paper": 1e-3, "compact": 4e-3}[configuration], FLAGS.average
-    if is_digits:
-        # Few images and few steps: a high rate, and averages against overfitting.
-        learning_rate, average = 2e-3, 0.98 if average is None else average
     config = {
-        "dataset": dataset,
+        "dataset": FLAGS.dataset or FLAGS.preset or "digits",
         "batch_size": FLAGS.batch_size,
         "image_size": FLAGS.image_size,
         "flip": FLAGS.flip,
@@ -185,7 +174,7 @@ def make_config() -> dict:
     arguments = {}
     if FLAGS.preset:
         arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
-    elif is_digits:
+    elif config["dataset"] == "digits":
         arguments = {"num_blocks": 1, "num_filters": 32}
     # Of the dataset, which can differ from the preset's.
     arguments |= run_folder.data_arguments(images)
@@ -199,6 +188,9 @@ def make_config() -> dict:
         arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
+    default = "paper" if FLAGS.preset or config["dataset"] == "digits" else "compact"
+    configuration = FLAGS.configuration or default
+    learning_rate = {"paper": 1e-3, "compact": 4e-3}[configuration]
     if FLAGS.optimizer == "adamax":
         learning_rate *= 2
     return {
@@ -207,7 +199,7 @@ def make_config() -> dict:
         "optimizer": FLAGS.optimizer,
         "learning_rate": FLAGS.learning_rate or learning_rate,
         "weight_decay": weight_decay,
-        "average": average,
+        "average": FLAGS.average,
         "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
         "limit_minutes": FLAGS.limit_minutes,
         "log_steps": FLAGS.log_steps,

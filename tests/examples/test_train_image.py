@@ -378,24 +378,6 @@ def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "learning_rate", "average"),
-    [([], 2e-3, 0.98), (["--learning_rate=0.1", "--average=0"], 0.1, 0.0)],
-)
-def test_digits(options, learning_rate, average, tmp_path, run_script, monkeypatch):
-    def stop(config):
-        raise _Stop
-
-    monkeypatch.setattr(run_folder, "build_model", stop)
-    with pytest.raises(_Stop):
-        run_script("train_image", f"--output_dir={tmp_path}", *options)
-    config = run_folder.read_config(tmp_path)
-    assert (config["dataset"], config["bijector"]["configuration"]) == ("digits", "paper")
-    assert (config["learning_rate"], config["average"]) == (learning_rate, average)
-    sizes = {"image_shape": [8, 8, 1], "num_values": 17, "num_blocks": 1, "num_filters": 32}
-    assert config["bijector"]["arguments"] == sizes
-
-
-@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         (["--dataset=no_such_data"], ValueError, "a dataset of .* got 'no_such_data'"),
