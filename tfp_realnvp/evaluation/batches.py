@@ -1,0 +1,76 @@
+"""Batches of gray levels, checked, with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import pixels
+from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.tf_data import without_autotune
+
+__all__ = ["checked_arguments", "checked_levels", "image_batches", "noisy_function"]
+
+tfd = tfp.distributions
+
+
+def checked_arguments(
+    owner: str, num_draws: int, batch_size: int, seed: int
+) -> tuple[int, int, int]:
+    """Returns the arguments as integers, or raises a `ValueError` of those out of range."""
+    num_draws, batch_size = (
+        validation.integer(value, 1, f"{owner}: expected {argument} of at least 1")
+        for argument, value in (("num_draws", num_draws), ("batch_size", batch_size))
+    )
+    int32 = range(-(2**31), 2**31)
+    seed = validation.real(seed, lambda x: x in int32, f"{owner}: expected an int32 seed")
+    return num_draws, batch_size, int(seed)
+
+
+def image_batches(owner: str, data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yields batches of images, each with its conditions or labels, `None` without."""
+    if isinstance(data, tf.data.Dataset):
+        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(f"{owner}: expected a finite dataset, got an infinite one.")
+        for batch in without_autotune(data).as_numpy_iterator():
+            yield np.asarray(pixels.image_component(batch)), pixels.condition_component(batch)
+        return
+    images, conditions = np.asarray(pixels.image_component(data)), pixels.condition_component(data)
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        yield images[part], None if conditions is None else np.asarray(conditions)[part]
+
+
+def checked_levels(
+    owner: str, images: np.ndarray, event_shape: tf.TensorShape, number: int
+) -> np.ndarray:
+    """Returns images, or raises a `ValueError` if they are not gray levels of this shape."""
+    if images.ndim != 4 or not event_shape.is_compatible_with(images.shape[1:]):
+        raise ValueError(
+            f"{owner}: expected images [batch, {', '.join(map(str, event_shape))}], got "
+            f"shape {images.shape} in batch {number}."
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        if not np.isfinite(images).all():
+            raise ValueError(f"{owner}: expected finite gray levels in batch {number}.")
+        if images.max() <= 1 and (images % 1).any():
+            raise ValueError(
+                f"{owner}: expected gray levels 0, 1, 2, …, got fractions up to "
+                f"{images.max()}. Multiply images in [0, 1] by 255."
+            )
+    return images
+
+
+def noisy_function(
+    distribution: tfd.Distribution, dequantizer: VariationalDequantization | None
+) -> Callable[..., tuple[tf.Tensor, Any]]:
+    """Returns the function from gray levels and a seed to values and the log density of noise."""
+    if dequantizer is None:
+        return lambda levels, seed: (pixels.dequantize(levels, seed, distribution.dtype), 0.0)
+    noisy_fn = tf.function(dequantizer.dequantize, autograph=False)
+    return lambda levels, seed: noisy_fn(tf.constant(levels), seed)

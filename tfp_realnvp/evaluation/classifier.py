@@ -1,0 +1,200 @@
+"""The classifier that a class-conditional density is, by Bayes' rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from numpy.typing import ArrayLike
+
+from tfp_realnvp import pixels
+from tfp_realnvp.distributions import VariationalDequantization, class_log_joint
+from tfp_realnvp.evaluation.batches import (
+    checked_arguments,
+    checked_levels,
+    image_batches,
+    noisy_function,
+)
+from tfp_realnvp.internal import validation
+
+__all__ = ["Classification", "classification", "expected_calibration_error"]
+
+tfd = tfp.distributions
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """The result of `classification` on one set of images.
+
+    Attributes:
+      accuracy: share of the images whose label is the most probable class.
+      expected_calibration_error: see `expected_calibration_error`.
+      log_loss: mean of -log p(label | image), in nats.
+      num_images: number of images.
+    """
+
+    accuracy: float
+    expected_calibration_error: float
+    log_loss: float
+    num_images: int
+
+
+def classification(
+    distribution: tfd.Distribution,
+    images: Any,
+    labels: ArrayLike | None = None,
+    prior: ArrayLike | None = None,
+    *,
+    num_draws: int = 1,
+    dequantizer: VariationalDequantization | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Classification:
+    r"""Evaluates the classifier that a class-conditional density is, by Bayes' rule.
+
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, the same for all
+    classes and those of `bits_per_dim`,
+
+    ```
+    p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
+    ```
+
+    The means estimate the probabilities of the integers; more samples make them, and with them the
+    classifier, more accurate. With a `VariationalDequantization` q, the noise is drawn from
+    q(u | x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y).
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfp.distributions.TransformedDistribution(
+    ...     base, tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4,
+    ...                            num_classes=2))
+    >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 1], dtype=np.uint8)
+    >>> result = classification(flow, images, np.arange(10) % 2)
+    >>> result.accuracy, round(result.log_loss, 3)   # Before training, classes are alike.
+    (0.5, 0.693)
+
+    Args:
+      distribution: with a `RealNVPImage(..., num_classes=K)`, or a `ConditionalDistribution`.
+      images: gray levels, [N, H, W, C]; or images and labels, as tuple, dictionary or
+        `tf.data.Dataset`, as in `bits_per_dim`.
+      labels: integers [N], for images without labels.
+      prior: p(y), [K], which sum to one; by default 1 / K. Needed without `num_classes`.
+      num_draws: number of noise samples.
+      dequantizer: of the noise; by default it is uniform.
+      seed: seed of the noise.
+      batch_size: number of images in a batch. Not used for a dataset. The density is evaluated on
+        K times as many at a time.
+
+    Returns:
+      A `Classification`.
+
+    Raises:
+      ValueError: if the number of classes is unknown, if labels are missing or no integers in
+        [0, K), or if a probability is NaN; see also `bits_per_dim`.
+    """
+    owner = "classification"
+    num_draws, batch_size, seed = checked_arguments(owner, num_draws, batch_size, seed)
+    if labels is not None:
+        images = (pixels.image_component(images), labels)
+    spec = tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)
+    joint_fn = tf.function(
+        lambda values: class_log_joint(distribution, values, prior),
+        input_signature=[spec],
+        autograph=False,
+    )
+    noisy_fn = noisy_function(distribution, dequantizer)
+    log_probs, all_labels = [], []
+    for number, (batch, of_batch) in enumerate(image_batches(owner, images, batch_size), start=1):
+        levels = checked_levels(owner, batch, distribution.event_shape, number)
+        draws = []
+        for draw in range(num_draws):
+            values, log_noise = noisy_fn(levels, pixels.evaluation_seed(seed, number, draw))
+            draw_log_joint = joint_fn(values).numpy().astype(np.float64)
+            draws.append(draw_log_joint - np.asarray(log_noise)[..., np.newaxis])
+        log_joint = np.logaddexp.reduce(draws)
+        log_probs.append(log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True))
+        if np.isnan(log_probs[-1]).any():
+            raise ValueError(f"{owner}: expected log densities, got NaN in batch {number}.")
+        all_labels.append(_checked_labels(of_batch, log_joint.shape, number))
+    if not log_probs:
+        raise ValueError(f"{owner}: expected images, got none.")
+    log_probs, labels = np.concatenate(log_probs), np.concatenate(all_labels)
+    is_correct = log_probs.argmax(axis=-1) == labels
+    return Classification(
+        accuracy=float(is_correct.mean()),
+        expected_calibration_error=expected_calibration_error(
+            np.exp(log_probs.max(axis=-1)), is_correct
+        ),
+        log_loss=float(-log_probs[np.arange(len(labels)), labels].mean()),
+        num_images=len(labels),
+    )
+
+
+def expected_calibration_error(
+    confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 15
+) -> float:
+    r"""Returns the mean difference between accuracy and confidence, over bins of confidence.
+
+    ```
+    sum over bins of    n_bin / n |accuracy of the bin - mean confidence of the bin|
+    ```
+
+    with bins ((m - 1) / M, m / M].
+
+    #### Example
+
+    Three predictions with a confidence of 0.9, of which two are correct, and one with 0.5:
+
+    >>> round(expected_calibration_error([0.9, 0.9, 0.9, 0.5], [True, True, False, True]), 4)
+    0.3
+
+    #### References
+
+    Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, equation 3.
+
+    Args:
+      confidence: probability of the predicted class, [N].
+      is_correct: whether the prediction is correct, [N].
+      num_bins: number of bins M.
+
+    Raises:
+      ValueError: if they are not two vectors of equal length, or if a confidence is not in [0, 1].
+    """
+    confidence, is_correct = np.asarray(confidence, np.float64), np.asarray(is_correct, np.float64)
+    num_bins = validation.integer(
+        num_bins, 1, "expected_calibration_error: expected num_bins of at least 1"
+    )
+    if confidence.ndim != 1 or confidence.shape != is_correct.shape or not confidence.size:
+        raise ValueError(
+            "expected_calibration_error: expected two vectors of equal length, got shapes "
+            f"{confidence.shape} and {is_correct.shape}."
+        )
+    if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
+        raise ValueError(
+            "expected_calibration_error: expected probabilities as confidence, got values in "
+            f"[{confidence.min()}, {confidence.max()}]."
+        )
+    bins = np.digitize(confidence, np.arange(1, num_bins) / num_bins, right=True)
+    differences = np.bincount(bins, is_correct - confidence, num_bins)
+    return float(np.abs(differences).sum() / len(confidence))
+
+
+def _checked_labels(labels: Any, shape: tuple[int, int], number: int) -> np.ndarray:
+    num_images, num_classes = shape
+    expected = (
+        f"classification: expected integer labels in [0, {num_classes}), one for each of "
+        f"{num_images} images in batch {number}"
+    )
+    if labels is None:
+        raise ValueError(f"{expected}, got none.")
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{expected}, got {labels.dtype} of shape {labels.shape}.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"{expected}, got labels in [{labels.min()}, {labels.max()}].")
+    return labels
