@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import os
 import warnings
@@ -19,15 +18,13 @@ from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import FlowBijector, nested
 from tfp_realnvp.internal import atomic_files, replicas, validation
 from tfp_realnvp.serialization import keras_config, saved_model
-from tfp_realnvp.training import tracking, workers
+from tfp_realnvp.training import keras_arguments, tracking, workers
 from tfp_realnvp.training.diagnosis import (
     FiniteRecord,
     NonFiniteLossError,
     find_non_finite_variable,
 )
 from tfp_realnvp.training.input_data import (
-    as_dataset,
-    check_condition,
     check_events,
     checked_condition,
     events_of_batch,
@@ -42,7 +39,6 @@ tfd = tfp.distributions
 _DROPOUT_STREAM = 0xD809
 _INT32 = range(-(2**31), 2**31)
 _FIRST = tf.VariableAggregation.ONLY_FIRST_REPLICA
-_NO_WEIGHTS = "FlowModel: expected no {}, each image counts once."
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -483,21 +479,9 @@ class FlowModel(keras.Model):
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         self._check_events(x)
-        options = _bound_arguments(keras.Model.fit, self, x, *args, **kwargs)
-        check_condition((x, options.get("y")), self._embedding)
+        arguments = keras_arguments.for_fit(self._embedding, x, *args, **kwargs)
         self._failure.assign([-1, -1])
-        batch_size = options.pop("batch_size", None)
-        images, validation_images = _split(_data(options), options.pop("validation_split", 0.0))
-        validation_images = options.pop("validation_data", validation_images)
-        if isinstance(validation_images, tuple) and any(
-            w is not None for w in validation_images[2:]
-        ):
-            raise ValueError(_NO_WEIGHTS.format("sample_weight"))
-        options["x"] = as_dataset(images, batch_size, shuffle=options.pop("shuffle", True))
-        if validation_images is not None:
-            size = options.pop("validation_batch_size", None) or batch_size
-            options["validation_data"] = as_dataset(validation_images, size)
-        history = super().fit(shuffle=False, **options)
+        history = super().fit(**arguments)
         self._raise_if_not_finite()
         if not history.history.get("loss"):
             raise ValueError(
@@ -513,10 +497,8 @@ class FlowModel(keras.Model):
         is_within_fit = kwargs.get("_use_cached_eval_dataset", False)
         if not is_within_fit:
             self._check_events(x)
-            kwargs = _bound_arguments(keras.Model.evaluate, self, x, *args, **kwargs)
-            x = _data(kwargs)
-            check_condition(x, self._embedding)
-            args, x = (), as_dataset(x, kwargs.pop("batch_size", None))
+            kwargs = keras_arguments.for_evaluate(self._embedding, x, *args, **kwargs)
+            args, x = (), kwargs.pop("x")
         with self.averaged_weights() if is_within_fit else contextlib.nullcontext():
             results = super().evaluate(x, *args, **kwargs)
         if not self._loss_tracker.count.numpy():
@@ -532,12 +514,10 @@ class FlowModel(keras.Model):
         Warns with a `RuntimeWarning` of those that are not finite.
         """
         self._check_events(x)
-        check_condition(x, self._embedding)
-        options = _bound_arguments(keras.Model.predict, self, x, *args, **kwargs)
-        images = as_dataset(options.pop("x"), options.pop("batch_size", None))
+        arguments = keras_arguments.for_predict(self._embedding, x, *args, **kwargs)
         self._evaluation_batch.assign(0)
         try:
-            log_prob = super().predict(images, **options)
+            log_prob = super().predict(**arguments)
         except UnboundLocalError as error:
             # Keras raises it when there was no batch.
             if self._evaluation_batch.numpy() == 0:
@@ -642,42 +622,6 @@ class _ReplicatedMean(keras.metrics.Mean):
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """Creates a variable that is read without communication."""
         return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
-
-
-def _bound_arguments(method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Returns the arguments of a call by name, without `self`."""
-    arguments = inspect.signature(method).bind(*args, **kwargs).arguments
-    arguments.update(arguments.pop("kwargs", {}))
-    for name in ("sample_weight", "class_weight"):
-        if arguments.get(name) is not None:
-            raise ValueError(_NO_WEIGHTS.format(name))
-    return {name: value for name, value in arguments.items() if name != "self"}
-
-
-def _data(arguments: dict[str, Any]) -> Any:
-    """Takes `x` and `y` out of the arguments of a call."""
-    images, labels = arguments.pop("x", None), arguments.pop("y", None)
-    if labels is None:
-        return images
-    if isinstance(images, tf.data.Dataset):
-        raise ValueError("FlowModel: expected no y beside a dataset, which has its own labels.")
-    return images, labels
-
-
-def _split(arrays: Any, fraction: float) -> tuple[Any, Any]:
-    """Returns arrays without their last part, a fraction of all images, and that part or `None`."""
-    if not fraction:
-        return arrays, None
-    if isinstance(arrays, tf.data.Dataset):
-        raise ValueError("FlowModel.fit: expected arrays with a validation_split, got a dataset.")
-    validation.real(
-        fraction, lambda x: 0 < x < 1, "FlowModel: expected a validation_split in (0, 1)"
-    )
-    number = math.floor(len(tf.nest.flatten(arrays)[0]) * (1 - fraction))
-    return tuple(
-        tf.nest.map_structure(lambda array, part=part: array[part], arrays)
-        for part in (slice(None, number), slice(number, None))
-    )
 
 
 def _at_least_one(values: tf.Tensor) -> tf.Tensor:
