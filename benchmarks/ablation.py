@@ -128,7 +128,7 @@ def row_settings(row: str) -> dict[str, Any]:
 
 
 def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains a row and evaluates it."""
+    """Trains a row and evaluates it; the result of a run that diverged has an `error`."""
     start = time.perf_counter()
     import keras
     import tensorflow_probability as tfp
@@ -163,23 +163,22 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     else:
         limit = {"seconds": flags.seconds - (time.perf_counter() - start)}
     budget = tfr.LearningRateBudget(peak, **limit)
-    history = model.fit(
-        batches, steps_per_epoch=flags.steps or 10**9, callbacks=[budget], verbose=0
-    )
+    run = {"row": row, "seed": seed, "limit": _limit(flags, num_cores())}
+    run["num_parameters"] = model.count_params()
+    run["machine"] = f"{cpu_name()}, {flags.policy}"
+    try:
+        model.fit(batches, steps_per_epoch=flags.steps or 10**9, callbacks=[budget], verbose=0)
+    except tfr.NonFiniteLossError as error:
+        return {**run, "error": str(error)}
     seconds = time.perf_counter() - start
     result = evaluation.bits_per_dim(flow, test, _NUM_DRAWS, dequantizer=dequantizer)
     steps = int(model.optimizer.iterations)
     return {
-        "row": row,
-        "seed": seed,
-        "limit": _limit(flags, num_cores()),
+        **run,
         "bits_per_dim": result.bits_per_dim,
         "importance_weighted": result.importance_weighted,
-        "training_bits_per_dim": history.history["bits_per_dim"][-1],
         "steps": steps,
         "images_per_second": steps * _BATCH_SIZE / seconds,
-        "num_parameters": model.count_params(),
-        "machine": f"{cpu_name()}, {flags.policy}",
     }
 
 
@@ -196,16 +195,24 @@ def as_markdown(results: Sequence[dict[str, Any]]) -> str:
     for each in results:
         groups.setdefault((each["limit"], each["row"]), []).append(each)
     for (limit, row), group in groups.items():
-        mean = {
-            key: float(np.mean([each[key] for each in group]))
-            for key in ("bits_per_dim", "importance_weighted", "images_per_second")
-        }
-        by_seed = ", ".join(f"{each['bits_per_dim']:.3f}" for each in group)
-        lines.append(
-            f"| {limit} | {row} | {mean['bits_per_dim']:.3f} | {mean['importance_weighted']:.3f} | "
-            f"{by_seed} | {mean['images_per_second']:.1f} | {group[0]['num_parameters']:,} |"
+        by_seed = ", ".join(
+            "diverged" if "error" in each else f"{each['bits_per_dim']:.3f}" for each in group
         )
+        cells = ["", "", by_seed, ""]
+        if not any("error" in each for each in group):
+            cells = [
+                _mean(group, "bits_per_dim", ".3f"),
+                _mean(group, "importance_weighted", ".3f"),
+                by_seed,
+                _mean(group, "images_per_second", ".1f"),
+            ]
+        cells = [limit, row, *cells, f"{group[0]['num_parameters']:,}"]
+        lines.append("|" + "".join(f" {cell} |" if cell else " |" for cell in cells))
     return "\n".join(lines) + "\n"
+
+
+def _mean(results: Sequence[dict[str, Any]], key: str, spec: str) -> str:
+    return format(float(np.mean([each[key] for each in results])), spec)
 
 
 def _limit(flags: argparse.Namespace, cores: int) -> str:

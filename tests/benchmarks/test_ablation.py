@@ -1,5 +1,6 @@
 """The ablation of additions to the compact model."""
 
+import argparse
 import json
 
 import numpy as np
@@ -41,3 +42,19 @@ def test_a_row_is_trained_once(tmp_path):
     assert saved == results == ablation.main(arguments)
     table = (tmp_path / "out" / "results.md").read_text()
     assert f"| 2 steps | conv1x1+variational | {np.mean(values):.3f} |" in table
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
+    images = np.zeros([32, 4, 4, 1], np.uint8)
+    np.savez(tmp_path / "images.npz", train_images=images, test_images=images)
+    monkeypatch.setitem(ablation.ROWS, "steep", {"optimizer": {"learning_rate": 1e30}})
+    monkeypatch.setattr(ablation, "_NUM_DRAWS", 2)
+    flags = argparse.Namespace(
+        data=tmp_path / "images.npz", policy="float32", steps=5, seconds=None
+    )
+    diverged = ablation.train_row("steep", 0, flags)
+    assert "not finite at step" in diverged["error"]
+    finished = ablation.train_row("plain", 0, flags)
+    rows = ablation.as_markdown([finished, {**diverged, "row": "plain", "seed": 1}, diverged])
+    expected = f"| 5 steps | plain | | | {finished['bits_per_dim']:.3f}, diverged | |"
+    assert expected in rows and "| 5 steps | steep | | | diverged | |" in rows
