@@ -60,22 +60,27 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_enum(
     "dequantizer",
-    "uniform",
+    None,
     ["uniform", "variational"],
-    "Noise that is added to gray levels: uniform, or learned.",
+    "Noise that is added to gray levels: uniform, or learned; default: learned for digits.",
 )
-flags.DEFINE_float("epochs", None, "Passes over the data; default: 20 without a time limit.")
+flags.DEFINE_float("epochs", None, "Passes over the data; default: 20, 9 for digits.")
 flags.DEFINE_float("limit_minutes", None, "Total training time, also across restarts.")
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size", None, "Images in a batch; default: 64, 32 for digits.", lower_bound=1
+)
 flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
 flags.DEFINE_float(
-    "learning_rate", None, "Peak learning rate; default: 1e-3, 4e-3 for compact; twice for adamax."
+    "learning_rate",
+    None,
+    "Peak learning rate; default: 1e-3, 4e-3 for compact and digits; twice for adamax.",
 )
 flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
 flags.DEFINE_float(
     "average",
     None,
-    "Momentum of moving averages of the weights, which are then evaluated and saved.",
+    "Momentum of moving averages of the weights, which are then evaluated and saved; 0 for none; "
+    "default: 0, 0.97 for digits.",
     lower_bound=0,
     upper_bound=1,
 )
@@ -112,6 +117,13 @@ _OPTIMIZERS = {
     "adamw": keras.optimizers.AdamW,
 }
 _WEIGHT_DECAY = 4e-3
+
+# Of flags that are not given.
+_DEFAULTS = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
+# Few images: small networks and batches, averages against overfitting, and learned noise, which
+# counts most where gray levels are few.
+_DIGITS = {"batch_size": 32, "epochs": 9.0, "average": 0.97, "dequantizer": "variational"}
+_DIGITS_MODEL = {"num_blocks": 1, "num_filters": 16}
 
 
 def main(argv: list[str]) -> None:
@@ -153,9 +165,14 @@ def load(config: dict, split: str, **options: int) -> data.ImageBatches:
 
 def make_config() -> dict:
     """Returns the configuration of the run."""
+    dataset = FLAGS.dataset or FLAGS.preset or "digits"
+    is_digits = dataset == "digits" and not FLAGS.preset
+    defaults = _DIGITS if is_digits else _DEFAULTS
+    given = {name: FLAGS[name].value for name in defaults if FLAGS[name].value is not None}
+    values = {**defaults, **given}
     config = {
-        "dataset": FLAGS.dataset or FLAGS.preset or "digits",
-        "batch_size": FLAGS.batch_size,
+        "dataset": dataset,
+        "batch_size": values["batch_size"],
         "image_size": FLAGS.image_size,
         "flip": FLAGS.flip,
         "on_error": FLAGS.on_error,
@@ -174,8 +191,8 @@ def make_config() -> dict:
     arguments = {}
     if FLAGS.preset:
         arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
-    elif config["dataset"] == "digits":
-        arguments = {"num_blocks": 1, "num_filters": 32}
+    elif is_digits:
+        arguments = dict(_DIGITS_MODEL)
     # Of the dataset, which can differ from the preset's.
     arguments |= run_folder.data_arguments(images)
     if FLAGS.condition_dropout is not None:
@@ -188,9 +205,8 @@ def make_config() -> dict:
         arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
-    default = "paper" if FLAGS.preset or config["dataset"] == "digits" else "compact"
-    configuration = FLAGS.configuration or default
-    learning_rate = {"paper": 1e-3, "compact": 4e-3}[configuration]
+    configuration = FLAGS.configuration or ("paper" if FLAGS.preset or is_digits else "compact")
+    learning_rate = 4e-3 if is_digits or configuration == "compact" else 1e-3
     if FLAGS.optimizer == "adamax":
         learning_rate *= 2
     return {
@@ -199,15 +215,15 @@ def make_config() -> dict:
         "optimizer": FLAGS.optimizer,
         "learning_rate": FLAGS.learning_rate or learning_rate,
         "weight_decay": weight_decay,
-        "average": FLAGS.average,
-        "epochs": FLAGS.epochs or (None if FLAGS.limit_minutes else 20.0),
+        "average": values["average"] or None,
+        "epochs": None if FLAGS.limit_minutes else values["epochs"],
         "limit_minutes": FLAGS.limit_minutes,
         "log_steps": FLAGS.log_steps,
         "patience": FLAGS.patience,
         "mixed_precision": FLAGS.mixed_precision,
         "xla": FLAGS.xla,
         "bijector": {"configuration": configuration, "arguments": arguments},
-        "dequantizer": FLAGS.dequantizer,
+        "dequantizer": values["dequantizer"],
     }
 
 

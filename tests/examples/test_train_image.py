@@ -377,6 +377,27 @@ def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
     }
 
 
+def test_digits(tmp_path, run_script, monkeypatch):
+    def stop(config):
+        raise _Stop
+
+    monkeypatch.setattr(run_folder, "build_model", stop)
+    names = ("batch_size", "epochs", "average", "dequantizer", "learning_rate")
+    given = ("--batch_size=7", "--epochs=3", "--average=0", "--dequantizer=uniform")
+    for folder, options, expected in (
+        ("default", (), (32, 9.0, 0.97, "variational", 4e-3)),
+        ("given", (*given, "--learning_rate=0.1"), (7, 3.0, None, "uniform", 0.1)),
+        ("minutes", ("--limit_minutes=1",), (32, None, 0.97, "variational", 4e-3)),
+    ):
+        with pytest.raises(_Stop):
+            run_script("train_image", f"--output_dir={tmp_path / folder}", *options)
+        config = run_folder.read_config(tmp_path / folder)
+        assert tuple(config[name] for name in names) == expected
+        assert (config["dataset"], config["bijector"]["configuration"]) == ("digits", "paper")
+        sizes = {"image_shape": [8, 8, 1], "num_values": 17, "num_blocks": 1, "num_filters": 16}
+        assert config["bijector"]["arguments"] == sizes
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
