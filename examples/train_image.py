@@ -123,7 +123,7 @@ _DEFAULTS = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "u
 # Few images: small networks and batches, averages against overfitting, and learned noise, which
 # counts most where gray levels are few.
 _DIGITS = {"batch_size": 32, "epochs": 9.0, "average": 0.97, "dequantizer": "variational"}
-_DIGITS_MODEL = {"num_blocks": 1, "num_filters": 16}
+_DIGITS_MODEL = {"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True}
 
 
 def main(argv: list[str]) -> None:

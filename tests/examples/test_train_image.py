@@ -394,8 +394,9 @@ def test_digits(tmp_path, run_script, monkeypatch):
         config = run_folder.read_config(tmp_path / folder)
         assert tuple(config[name] for name in names) == expected
         assert (config["dataset"], config["bijector"]["configuration"]) == ("digits", "paper")
-        sizes = {"image_shape": [8, 8, 1], "num_values": 17, "num_blocks": 1, "num_filters": 16}
-        assert config["bijector"]["arguments"] == sizes
+        model = {"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True}
+        data = {"image_shape": [8, 8, 1], "num_values": 17}
+        assert config["bijector"]["arguments"] == {**model, **data}
 
 
 @pytest.mark.parametrize(
