@@ -73,7 +73,8 @@ flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer."
 flags.DEFINE_float(
     "learning_rate",
     None,
-    "Peak learning rate; default: 1e-3, 4e-3 for compact and digits; twice for adamax.",
+    "Peak learning rate; default: 4e-3 for compact and digits with affine couplings and without "
+    "attention, else 1e-3; twice for adamax.",
 )
 flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
 flags.DEFINE_float(
@@ -206,7 +207,9 @@ def make_config() -> dict:
     if FLAGS.recompute:
         arguments["recompute"] = True
     configuration = FLAGS.configuration or ("paper" if FLAGS.preset or is_digits else "compact")
-    learning_rate = 4e-3 if is_digits or configuration == "compact" else 1e-3
+    # Other couplings and attention are unstable in the first steps of a higher rate.
+    is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
+    learning_rate = 4e-3 if is_stable and (is_digits or configuration == "compact") else 1e-3
     if FLAGS.optimizer == "adamax":
         learning_rate *= 2
     return {

@@ -400,6 +400,27 @@ def test_digits(tmp_path, run_script, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("options", "learning_rate"),
+    [
+        ((), 4e-3),
+        (("--transformer=affine", "--optimizer=adamax"), 8e-3),
+        (("--transformer=logistic_mixture",), 1e-3),
+        (("--attention=2",), 1e-3),
+    ],
+)
+def test_the_learning_rate_of_compact(
+    options, learning_rate, images, tmp_path, run_script, monkeypatch
+):
+    def stop(config):
+        raise _Stop
+
+    monkeypatch.setattr(run_folder, "build_model", stop)
+    with pytest.raises(_Stop):
+        run_script("train_image", f"--dataset={images}", f"--output_dir={tmp_path}", *options)
+    assert run_folder.read_config(tmp_path)["learning_rate"] == learning_rate
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         (["--dataset=no_such_data"], ValueError, "a dataset of .* got 'no_such_data'"),
