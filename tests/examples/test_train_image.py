@@ -1,4 +1,5 @@
 import json
+import tempfile
 
 import flow_testing as ft
 import keras
@@ -340,33 +341,40 @@ def test_xla(train, monkeypatch, xla):
         train("run", "--xla" if xla else "--noxla")
 
 
-@pytest.mark.parametrize("preset", tfr.PAPER_CONFIGURATIONS)
-def test_presets(preset, tmp_path, run_script, monkeypatch):
+@pytest.fixture
+def configure(tmp_path, run_script, monkeypatch):
+    """Returns a function that returns the configuration of a run, without training."""
+
     def stop(config):
         raise _Stop
 
     monkeypatch.setattr(run_folder, "build_model", stop)
-    with tfds.testing.mock_data(num_examples=10), pytest.raises(_Stop):
-        run_script("train_image", f"--preset={preset}", f"--output_dir={tmp_path}")
-    config = run_folder.read_config(tmp_path)
+
+    def run(*options):
+        folder = tempfile.mkdtemp(dir=tmp_path)
+        with pytest.raises(_Stop):
+            run_script("train_image", f"--output_dir={folder}", *options)
+        return run_folder.read_config(folder)
+
+    return run
+
+
+@pytest.mark.parametrize("preset", tfr.PAPER_CONFIGURATIONS)
+def test_presets(preset, configure):
+    with tfds.testing.mock_data(num_examples=10):
+        config = configure(f"--preset={preset}")
     paper = json.loads(json.dumps(tfr.PAPER_CONFIGURATIONS[preset]))
     assert config["dataset"] == preset
     assert (config["batch_size"], config["learning_rate"]) == (64, 1e-3)
     assert config["bijector"]["configuration"] == "paper"
     assert config["bijector"]["arguments"] == {**paper, "num_values": 256}
     assert (config["optimizer"], config["weight_decay"], config["average"]) == ("adam", None, None)
-    assert config["dequantizer"] == "uniform"
+    assert (config["dequantizer"], config["epochs"]) == ("uniform", 20.0)
 
 
-def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
-    def stop(config):
-        raise _Stop
-
-    monkeypatch.setattr(run_folder, "build_model", stop)
-    flags = ("--preset=imagenet32", f"--dataset={images}", f"--output_dir={tmp_path}")
-    with pytest.raises(_Stop):
-        run_script("train_image", *flags, "--num_scales=1", "--num_blocks=0", "--batch_size=5")
-    config = run_folder.read_config(tmp_path)
+def test_a_preset_on_other_data(images, configure):
+    sizes = ("--num_scales=1", "--num_blocks=0", "--batch_size=5")
+    config = configure("--preset=imagenet32", f"--dataset={images}", *sizes)
     assert config["dataset"] == str(images)
     assert config["bijector"]["arguments"] == {
         "image_shape": [4, 4, 1],
@@ -377,26 +385,23 @@ def test_a_preset_on_other_data(images, tmp_path, run_script, monkeypatch):
     }
 
 
-def test_digits(tmp_path, run_script, monkeypatch):
-    def stop(config):
-        raise _Stop
-
-    monkeypatch.setattr(run_folder, "build_model", stop)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (32, 9.0, 0.97, "variational", 4e-3)),
+        (("--limit_minutes=1",), (32, None, 0.97, "variational", 4e-3)),
+        (("--batch_size=7", "--epochs=3", "--average=0"), (7, 3.0, None, "variational", 4e-3)),
+        (("--dequantizer=uniform", "--learning_rate=1"), (32, 9.0, 0.97, "uniform", 1.0)),
+    ],
+)
+def test_digits(options, expected, configure):
+    config = configure(*options)
     names = ("batch_size", "epochs", "average", "dequantizer", "learning_rate")
-    given = ("--batch_size=7", "--epochs=3", "--average=0", "--dequantizer=uniform")
-    for folder, options, expected in (
-        ("default", (), (32, 9.0, 0.97, "variational", 4e-3)),
-        ("given", (*given, "--learning_rate=0.1"), (7, 3.0, None, "uniform", 0.1)),
-        ("minutes", ("--limit_minutes=1",), (32, None, 0.97, "variational", 4e-3)),
-    ):
-        with pytest.raises(_Stop):
-            run_script("train_image", f"--output_dir={tmp_path / folder}", *options)
-        config = run_folder.read_config(tmp_path / folder)
-        assert tuple(config[name] for name in names) == expected
-        assert (config["dataset"], config["bijector"]["configuration"]) == ("digits", "paper")
-        model = {"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True}
-        data = {"image_shape": [8, 8, 1], "num_values": 17}
-        assert config["bijector"]["arguments"] == {**model, **data}
+    assert tuple(config[name] for name in names) == expected
+    assert (config["dataset"], config["bijector"]["configuration"]) == ("digits", "paper")
+    model = {"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True}
+    data = {"image_shape": [8, 8, 1], "num_values": 17}
+    assert config["bijector"]["arguments"] == {**model, **data}
 
 
 @pytest.mark.parametrize(
@@ -408,16 +413,10 @@ def test_digits(tmp_path, run_script, monkeypatch):
         (("--attention=2",), 1e-3),
     ],
 )
-def test_the_learning_rate_of_compact(
-    options, learning_rate, images, tmp_path, run_script, monkeypatch
-):
-    def stop(config):
-        raise _Stop
-
-    monkeypatch.setattr(run_folder, "build_model", stop)
-    with pytest.raises(_Stop):
-        run_script("train_image", f"--dataset={images}", f"--output_dir={tmp_path}", *options)
-    assert run_folder.read_config(tmp_path)["learning_rate"] == learning_rate
+def test_the_learning_rate_of_compact(options, learning_rate, images, configure):
+    config = configure(f"--dataset={images}", "--batch_size=5", *options)
+    assert config["bijector"]["configuration"] == "compact"
+    assert config["learning_rate"] == learning_rate
 
 
 @pytest.mark.parametrize(
