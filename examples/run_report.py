@@ -40,7 +40,7 @@ def write_report(
     """Prints and writes bits/dim, and draws samples, reconstructions and learning curves.
 
     With a variational dequantizer the bits/dim are a bound. The importance-weighted ones, a tighter
-    bound, are reported beside them.
+    bound, of the held-out images are reported beside them.
 
     Of a model with labels, it also reports the accuracy and the expected calibration error of
     classification by Bayes' rule, with equal probabilities of all classes.
@@ -59,9 +59,7 @@ def write_report(
     title = "Real NVP (bound)" if is_bound else "Real NVP"
     bits = {title: {name: _bits_per_dim(model, split) for name, split in splits.items()}}
     if is_bound:
-        bits["importance-weighted"] = {
-            name: _importance_weighted(model, split) for name, split in splits.items()
-        }
+        bits["importance-weighted"] = {held_out.split: _importance_weighted(model, held_out)}
     embedding = model.distribution.bijector.condition_embedding
     if embedding is not None and embedding.dropout is not None:
         bits["without condition"] = {
@@ -85,7 +83,8 @@ def write_report(
 
     print(f"\n{'bits/dim':<20}" + "".join(f"{name:>12}" for name in splits))
     for name, by_split in bits.items():
-        print(f"{name:<20}" + "".join(f"{value:>12.3f}" for value in by_split.values()))
+        values = (f"{by_split[split]:.3f}" if split in by_split else "" for split in splits)
+        print(f"{name:<20}" + "".join(f"{value:>12}" for value in values))
     classified = {}
     if embedding is not None and embedding.num_classes is not None:
         found = _classification(model, held_out)

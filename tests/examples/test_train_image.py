@@ -388,10 +388,10 @@ def test_a_preset_on_other_data(images, configure):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), (32, 9.0, 0.97, "variational", 4e-3)),
+        ((), (32, 8.0, 0.97, "variational", 4e-3)),
         (("--limit_minutes=1",), (32, None, 0.97, "variational", 4e-3)),
         (("--batch_size=7", "--epochs=3", "--average=0"), (7, 3.0, None, "variational", 4e-3)),
-        (("--dequantizer=uniform", "--learning_rate=1"), (32, 9.0, 0.97, "uniform", 1.0)),
+        (("--dequantizer=uniform", "--learning_rate=1"), (32, 8.0, 0.97, "uniform", 1.0)),
     ],
 )
 def test_digits(options, expected, configure):
