@@ -195,24 +195,25 @@ def as_markdown(results: Sequence[dict[str, Any]]) -> str:
     for each in results:
         groups.setdefault((each["limit"], each["row"]), []).append(each)
     for (limit, row), group in groups.items():
-        by_seed = ", ".join(
-            "diverged" if "error" in each else f"{each['bits_per_dim']:.3f}" for each in group
-        )
-        cells = ["", "", by_seed, ""]
-        if not any("error" in each for each in group):
-            cells = [
-                _mean(group, "bits_per_dim", ".3f"),
-                _mean(group, "importance_weighted", ".3f"),
-                by_seed,
-                _mean(group, "images_per_second", ".1f"),
-            ]
-        cells = [limit, row, *cells, f"{group[0]['num_parameters']:,}"]
+        seeds = ["diverged" if "error" in run else f"{run['bits_per_dim']:.3f}" for run in group]
+        cells = [
+            limit,
+            row,
+            _mean(group, "bits_per_dim", ".3f"),
+            _mean(group, "importance_weighted", ".3f"),
+            ", ".join(seeds),
+            _mean(group, "images_per_second", ".1f"),
+            f"{group[0]['num_parameters']:,}",
+        ]
         lines.append("|" + "".join(f" {cell} |" if cell else " |" for cell in cells))
     return "\n".join(lines) + "\n"
 
 
 def _mean(results: Sequence[dict[str, Any]], key: str, spec: str) -> str:
-    return format(float(np.mean([each[key] for each in results])), spec)
+    """Returns the formatted mean over runs, or nothing if one of them diverged."""
+    if any("error" in run for run in results):
+        return ""
+    return format(float(np.mean([run[key] for run in results])), spec)
 
 
 def _limit(flags: argparse.Namespace, cores: int) -> str:
