@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "attention": {"flow": {"attention": 4}},
     "variational": {"dequantizer": {}},
     "half-rate": {"optimizer": {"learning_rate": 2e-3}},
+    "quarter-rate": {"optimizer": {"learning_rate": 1e-3}},
     "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 8e-3}},
     "adamw": {"optimizer": {"class": "AdamW"}},
     "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},

@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 import run_samples
+import tensorflow as tf
 
 import tfp_realnvp as tfr
 from tfp_realnvp import baselines, data, evaluation, latents, plots
@@ -19,8 +20,9 @@ __all__ = ["write_report"]
 # Limits for fitting the baselines.
 _MAX_DIMS = 3_072
 _MAX_IMAGES = 50_000
-# Keeps the report short compared with training. evaluate.py evaluates whole splits.
+# Keep the report short compared with training. evaluate.py evaluates whole splits.
 _MAX_BATCHES = 32
+_BATCH_SIZE = 64
 # Noise samples of each image, for the importance-weighted bound and for classification, which
 # evaluates the density of each image given each class.
 _NUM_DRAWS = 4
@@ -99,10 +101,14 @@ def write_report(
     write_json(output_dir / "report.json", report | classified)
 
 
+def _some(images: data.ImageBatches) -> tf.data.Dataset:
+    return images.dataset.rebatch(_BATCH_SIZE).take(_MAX_BATCHES)
+
+
 def _bits_per_dim(
     model: tfr.FlowModel, images: data.ImageBatches, with_condition: bool = True
 ) -> float:
-    some = images.dataset.take(_MAX_BATCHES)
+    some = _some(images)
     if not with_condition:
         some = some.map(lambda images, _: images)
     return model.evaluate(some, verbose=0, return_dict=True)["bits_per_dim"]
@@ -111,7 +117,7 @@ def _bits_per_dim(
 def _importance_weighted(model: tfr.FlowModel, images: data.ImageBatches) -> float:
     result = evaluation.bits_per_dim(
         model.distribution,
-        images.dataset.take(_MAX_BATCHES),
+        _some(images),
         _NUM_DRAWS,
         dequantizer=model.dequantizer,
         seed=model.seed,

@@ -67,7 +67,10 @@ flags.DEFINE_enum(
 flags.DEFINE_float("epochs", None, "Passes over the data; default: 20, 8 for digits.")
 flags.DEFINE_float("limit_minutes", None, "Total training time, also across restarts.")
 flags.DEFINE_integer(
-    "batch_size", None, "Images in a batch; default: 64, 32 for digits.", lower_bound=1
+    "batch_size",
+    None,
+    "Images in a batch; default: 64, 16 for compact, 32 for digits.",
+    lower_bound=1,
 )
 flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer.")
 flags.DEFINE_float(
@@ -120,7 +123,9 @@ _OPTIMIZERS = {
 _WEIGHT_DECAY = 4e-3
 
 # Of flags that are not given.
-_DEFAULTS = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
+_PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
+# More steps in the same time. An hour on a processor is few passes over the data.
+_COMPACT = {**_PAPER, "batch_size": 16}
 # Few images: small networks and batches, averages against overfitting, and learned noise, which
 # counts most where gray levels are few.
 _DIGITS = {"batch_size": 32, "epochs": 8.0, "average": 0.97, "dequantizer": "variational"}
@@ -168,7 +173,8 @@ def make_config() -> dict:
     """Returns the configuration of the run."""
     dataset = FLAGS.dataset or FLAGS.preset or "digits"
     is_digits = dataset == "digits" and not FLAGS.preset
-    defaults = _DIGITS if is_digits else _DEFAULTS
+    configuration = FLAGS.configuration or ("paper" if FLAGS.preset or is_digits else "compact")
+    defaults = _DIGITS if is_digits else _COMPACT if configuration == "compact" else _PAPER
     given = {name: FLAGS[name].value for name in defaults if FLAGS[name].value is not None}
     values = {**defaults, **given}
     config = {
@@ -206,7 +212,6 @@ def make_config() -> dict:
         arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
-    configuration = FLAGS.configuration or ("paper" if FLAGS.preset or is_digits else "compact")
     # Other couplings and attention are unstable in the first steps of a higher rate.
     is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
     learning_rate = 4e-3 if is_stable and (is_digits or configuration == "compact") else 1e-3
