@@ -101,23 +101,24 @@ def write_report(
     write_json(output_dir / "report.json", report | classified)
 
 
-def _some(images: data.ImageBatches) -> tf.data.Dataset:
+def _first_images(images: data.ImageBatches) -> tf.data.Dataset:
+    """Returns batches of up to `_MAX_BATCHES * _BATCH_SIZE` images, whatever the run's batch is."""
     return images.dataset.rebatch(_BATCH_SIZE).take(_MAX_BATCHES)
 
 
 def _bits_per_dim(
     model: tfr.FlowModel, images: data.ImageBatches, with_condition: bool = True
 ) -> float:
-    some = _some(images)
+    batches = _first_images(images)
     if not with_condition:
-        some = some.map(lambda images, _: images)
-    return model.evaluate(some, verbose=0, return_dict=True)["bits_per_dim"]
+        batches = batches.map(lambda images, _: images)
+    return model.evaluate(batches, verbose=0, return_dict=True)["bits_per_dim"]
 
 
 def _importance_weighted(model: tfr.FlowModel, images: data.ImageBatches) -> float:
     result = evaluation.bits_per_dim(
         model.distribution,
-        _some(images),
+        _first_images(images),
         _NUM_DRAWS,
         dequantizer=model.dequantizer,
         seed=model.seed,

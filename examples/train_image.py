@@ -124,7 +124,7 @@ _WEIGHT_DECAY = 4e-3
 
 # Of flags that are not given.
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
-# More steps in the same time. An hour on a processor is few passes over the data.
+# Smaller batches learn more in the same time where the time is short; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
 # Few images: small networks and batches, averages against overfitting, and learned noise, which
 # counts most where gray levels are few.
