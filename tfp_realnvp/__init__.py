@@ -34,6 +34,7 @@ from tfp_realnvp.distributions import (
 from tfp_realnvp.networks import (
     ConditionEmbedding,
     Conditioner,
+    ConditionSpec,
     ConvResNet,
     DenseResNet,
     SelfAttention,
@@ -57,6 +58,7 @@ __all__ = [
     "ChannelMask",
     "CheckerboardMask",
     "ConditionEmbedding",
+    "ConditionSpec",
     "ConditionalDistribution",
     "ConditionedDistribution",
     "Conditioner",

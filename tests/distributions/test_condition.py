@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.distributions import find_embedding, route, takes_condition
+from tfp_realnvp.distributions import find_condition_spec, route, takes_condition
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -284,11 +284,11 @@ def test_route(name):
         assert np.abs(log_prob - other).max() > 1e-3
 
 
-def test_find_embedding():
+def test_find_condition_spec():
     embedding = _FLOW.bijector.condition_embedding
     nested = tfd.TransformedDistribution(tfd.Independent(_FLOW, 0), tfb.Scale(2.0))
-    assert find_embedding(nested) is find_embedding(_FLOW) is embedding
-    assert find_embedding(ft.standard_normal(_SHAPE)) is None
+    assert find_condition_spec(nested) is find_condition_spec(_FLOW) is embedding
+    assert find_condition_spec(ft.standard_normal(_SHAPE)) is None
     both = tfd.TransformedDistribution(_FLOW, ft.conditional_flow("vectors"))
     with pytest.raises(ValueError, match="expected one declared condition in"):
-        find_embedding(both)
+        find_condition_spec(both)

@@ -33,7 +33,7 @@ def _condition(kind, batch, dtype=tf.float32):
 @pytest.mark.parametrize("dropout", [None, 0.3])
 def test_shapes(kind, batch, dropout):
     embedding, condition = _embedding(kind, dropout=dropout), _condition(kind, batch)
-    condition = embedding.as_condition(condition, "test")
+    condition = embedding.spec.as_tensor(condition, "test")
     embedded = embedding(condition)
     event = (4, 4, 2) if "images" in kind else (4,)
     assert embedded.shape == (*batch, *event) and embedding.batch_shape(condition) == batch
@@ -48,7 +48,7 @@ def test_shapes(kind, batch, dropout):
 def test_labels_are_rows_of_a_table():
     embedding = _embedding("labels")
     for labels in (3, [3, 0], np.array([[4], [1]], np.uint8), tf.constant([2], tf.int64)):
-        condition = embedding.as_condition(labels, "test")
+        condition = embedding.spec.as_tensor(labels, "test")
         expected = embedding.table.numpy()[np.asarray(labels)]
         np.testing.assert_array_equal(embedding(condition), expected)
 
@@ -56,9 +56,9 @@ def test_labels_are_rows_of_a_table():
 def test_weights_of_classes_interpolate():
     embedding = _embedding("labels")
     one_hot = np.eye(5)[[3, 1]]
-    expected = embedding(embedding.as_condition([3, 1], "test"))
-    np.testing.assert_allclose(embedding(embedding.as_condition(one_hot, "test")), expected)
-    between = embedding(embedding.as_condition(one_hot.mean(0), "test"))
+    expected = embedding(embedding.spec.as_tensor([3, 1], "test"))
+    np.testing.assert_allclose(embedding(embedding.spec.as_tensor(one_hot, "test")), expected)
+    between = embedding(embedding.spec.as_tensor(one_hot.mean(0), "test"))
     np.testing.assert_allclose(between, tf.reduce_mean(expected, axis=0), rtol=1e-6)
 
 
@@ -85,9 +85,9 @@ def test_no_condition(kind):
     embedding = _embedding(kind, dropout=0.3)
     condition, given = _without_condition(kind)
     with tf.GradientTape() as tape:
-        embedded = embedding(embedding.as_condition(condition, "test"))
+        embedded = embedding(embedding.spec.as_tensor(condition, "test"))
         loss = tf.reduce_sum(embedded**2)
-    plain = embedding(embedding.as_condition(given, "test"))
+    plain = embedding(embedding.spec.as_tensor(given, "test"))
     np.testing.assert_allclose(embedded[0], plain, rtol=1e-6)
     nothing = np.broadcast_to(embedding.no_condition.numpy(), embedded[1:].shape)
     np.testing.assert_array_equal(embedded[1:], nothing)
@@ -100,7 +100,7 @@ def test_no_condition(kind):
 @each_kind
 def test_none_is_no_condition(kind):
     embedding = _embedding(kind, dropout=0.3)
-    embedded = embedding(embedding.as_condition(None, "owner"))
+    embedded = embedding(embedding.spec.as_tensor(None, "owner"))
     assert len(embedded.shape) == len(embedding.embedded_shape)
     nothing = np.broadcast_to(embedding.no_condition.numpy(), embedded.shape)
     np.testing.assert_array_equal(embedded, nothing)
@@ -108,7 +108,7 @@ def test_none_is_no_condition(kind):
 
 def test_weights_of_classes_with_a_nan_are_no_condition():
     embedding = _embedding("labels", dropout=0.3)
-    embedded = embedding(embedding.as_condition([[np.nan, 0, 0, 0, 0]], "test"))
+    embedded = embedding(embedding.spec.as_tensor([[np.nan, 0, 0, 0, 0]], "test"))
     np.testing.assert_array_equal(embedded[0], embedding.no_condition)
 
 
@@ -122,7 +122,7 @@ def test_no_condition_starts_at_zero(kind):
 @each_kind
 def test_leaving_conditions_out(kind):
     embedding = _embedding(kind, dropout=0.3)
-    condition = embedding.as_condition(_condition(kind, (3,)), "test")
+    condition = embedding.spec.as_tensor(_condition(kind, (3,)), "test")
     left_out = embedding(embedding.without(condition, tf.constant([False, True, False])))
     embedded = embedding(condition)
     np.testing.assert_array_equal(left_out.numpy()[[0, 2]], embedded.numpy()[[0, 2]])
@@ -141,7 +141,7 @@ def test_serialization(kind):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(embedding))
     assert again.get_config() == embedding.get_config()
     again.set_weights(embedding.get_weights())
-    condition = embedding.as_condition(_condition(kind, (2,), tf.float64), "test")
+    condition = embedding.spec.as_tensor(_condition(kind, (2,), tf.float64), "test")
     np.testing.assert_array_equal(again(condition), embedding(condition))
 
 
@@ -179,15 +179,15 @@ def test_conditions_that_are_not_as_declared(kind, value, match):
 
 def test_labels_with_dropout():
     embedding = _embedding("labels", dropout=0.1)
-    assert int(embedding.as_condition(-1, "owner")) == -1
+    assert int(embedding.spec.as_tensor(-1, "owner")) == -1
     with pytest.raises(ValueError, match=r"labels in \[0, 5\) or -1, or weights.*got \[-2\]"):
-        embedding.as_condition(-2, "owner")
+        embedding.spec.as_tensor(-2, "owner")
 
 
 def test_labels_that_are_known_late():
     embedding = _embedding("labels")
     call = tf.function(
-        lambda labels: embedding(embedding.as_condition(labels, "owner")),
+        lambda labels: embedding(embedding.spec.as_tensor(labels, "owner")),
         input_signature=[tf.TensorSpec([None], tf.int32)],
     )
     np.testing.assert_array_equal(call(tf.constant([4, 0])), embedding.table.numpy()[[4, 0]])

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.coupling import Coupling, check_mask
+from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.bijectors.transformers import Additive, Affine
 from tfp_realnvp.internal import validation
@@ -96,7 +96,6 @@ class AffineCoupling(Coupling):
             without `conditional_input`, or the mask is a checkerboard and events are vectors.
         """
         parameters = dict(locals())
-        check_mask(mask, name)
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")
         dtype = validation.float_dtype(dtype, name)
         if use_scale:

@@ -14,10 +14,10 @@ from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
 from tfp_realnvp.bijectors.transformers import Transformer
 from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
-from tfp_realnvp.internal.recompute import recompute
-from tfp_realnvp.networks.conditioner import checked_condition_shape
+from tfp_realnvp.internal.recompute import is_enabled, recompute
+from tfp_realnvp.networks import ConditionSpec
 
-__all__ = ["Coupling", "check_mask", "takes_condition"]
+__all__ = ["Coupling", "takes_condition"]
 
 
 class Coupling(FlowBijector):
@@ -97,7 +97,12 @@ class Coupling(FlowBijector):
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        check_mask(mask, name)
+        # A class has the methods of a mask too, but it is none.
+        if isinstance(mask, type) or not isinstance(mask, Mask):
+            raise TypeError(
+                f"{name}: expected a CheckerboardMask, a ChannelMask, or another object with the "
+                f"methods of a mask, got {mask!r}."
+            )
         if event_ndims == 1 and isinstance(mask, CheckerboardMask):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         dtype = validation.float_dtype(dtype, name)
@@ -116,7 +121,7 @@ class Coupling(FlowBijector):
             signature = inspect.signature(network.call if self._is_layer else network).parameters
             self._takes_training = "training" in signature
             self._takes_condition = takes_condition(network)
-            self._condition_shape = _condition_shape(network, conditional_event_shape, name)
+            self._condition_spec = _declared_condition(network, conditional_event_shape, name)
             super().__init__(
                 event_ndims=event_ndims,
                 dtype=dtype,
@@ -159,7 +164,8 @@ class Coupling(FlowBijector):
     @property
     def conditional_event_shape(self) -> tf.TensorShape | None:
         """Shape of one `conditional_input`; `None` if it is not declared."""
-        return self._condition_shape
+        spec = self._condition_spec
+        return None if spec is None else tf.TensorShape(spec.event_shape)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None:
@@ -179,45 +185,40 @@ class Coupling(FlowBijector):
         inverse: bool,
         training: bool = False,
         conditional_input: Any = None,
-        recompute: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        event, conditional_input = self._with_condition(event, conditional_input)
-        if recompute and self._is_layer and self._network.built:
-            return self._recomputed_pass(event, inverse, training, conditional_input)
-
-        def network(kept: tf.Tensor) -> tf.Tensor:
-            return self._network(kept, **self._network_options(training, conditional_input))
-
-        return self._transform(event, network, self._transformer, inverse)
+        event, condition = self._with_condition(event, conditional_input)
+        if is_enabled() and self._is_layer and self._network.built:
+            return self._recomputed_pass(event, condition, inverse, training)
+        return self._transform(event, condition, self._transformer, inverse, training)
 
     def _recomputed_pass(
-        self, event: tf.Tensor, inverse: bool, training: bool, conditional_input: Any
+        self, event: tf.Tensor, condition: Any, inverse: bool, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the same as `_pass`; its gradient computes the network again."""
-        network = self._network
-        weights = list(network.trainable_variables)
-        state = list(network.non_trainable_variables)
-        values = [tf.convert_to_tensor(variable.value) for variable in (*weights, *state)]
-        weight_values, state_values = values[: len(weights)], values[len(weights) :]
-        # `tf.nest` sorts by name: the recomputation waits by way of the event, the first input.
-        own_values = [tf.convert_to_tensor(each) for each in self._transformer.variables]
-        inputs = {"event": event, "transformer": own_values, "weights": weight_values}
-        is_tensor = self._takes_condition and tf.is_tensor(conditional_input)
-        if is_tensor and conditional_input.dtype.is_floating:
-            inputs["network_condition"] = conditional_input
+        """Returns the same as `_transform`; its gradient computes the network again."""
+        weights = list(self._network.trainable_variables)
+        state = list(self._network.non_trainable_variables)
+        weight_values, state_values = (
+            [tf.convert_to_tensor(variable.value) for variable in variables]
+            for variables in (weights, state)
+        )
+        transformer_values = [tf.convert_to_tensor(v) for v in self._transformer.variables]
+        is_floating = tf.is_tensor(condition) and condition.dtype.is_floating
+        conditions = [condition] if is_floating else []
+        inputs = [event, weight_values, transformer_values, conditions]
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
-            given = tf.nest.pack_sequence_as(inputs, flat)
-            condition = given.get("network_condition", conditional_input)
-            options = self._network_options(training, condition)
+            event, weight_values, transformer_values, conditions = tf.nest.pack_sequence_as(
+                inputs, flat
+            )
             # The network reads these values instead of its variables, and writes none.
-            variables = zip((*weights, *state), (*given["weights"], *state_values), strict=True)
+            variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
             with keras.StatelessScope(list(variables)) as scope:
                 outputs = self._transform(
-                    given["event"],
-                    lambda kept: network(kept, **options),
-                    self._transformer.with_values(given["transformer"]),
+                    event,
+                    conditions[0] if conditions else condition,
+                    self._transformer.with_values(transformer_values),
                     inverse,
+                    training,
                 )
             return outputs, [scope.get_current_value(variable) for variable in state]
 
@@ -231,43 +232,34 @@ class Coupling(FlowBijector):
         self, event: tf.Tensor, conditional_input: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns the event, and the condition as the network takes it, [B, ...]."""
-        shape = self._condition_shape
-        if shape is None:
+        spec = self._condition_spec
+        if spec is None:
             return event, conditional_input
-        if conditional_input is None:
-            raise ValueError(
-                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got None."
-            )
-        condition = tf.convert_to_tensor(conditional_input, dtype_hint=self.dtype)
-        if shape.rank == 3:
-            while condition.shape[-1] < shape[-1]:
+        condition = conditional_input
+        if spec.event_ndims == 3 and condition is not None:
+            condition = tf.convert_to_tensor(condition, dtype_hint=self.dtype)
+            while condition.shape[-1] < spec.event_shape[-1]:
                 squeezed = tf.nn.space_to_depth(flatten_batch(condition), 2)
                 condition = unflatten_batch(squeezed, like=condition)
-        if not condition.shape[-shape.rank :].is_compatible_with(shape):
-            raise ValueError(
-                f"{self.name}: expected a conditional_input [..., {_sizes(shape)}], got shape "
-                f"{condition.shape}."
-            )
-        event, condition = broadcast_batch(event, self.event_ndims, condition, shape.rank)
-        return event, flatten_batch(condition, shape.rank)
-
-    def _network_options(self, training: bool, conditional_input: Any) -> dict[str, Any]:
-        options = {"training": training} if self._takes_training else {}
-        if self._takes_condition and conditional_input is not None:
-            options["conditional_input"] = conditional_input
-        return options
+        condition = spec.as_tensor(condition, self.name, self.dtype)
+        event, condition = broadcast_batch(event, self.event_ndims, condition, spec.event_ndims)
+        return event, flatten_batch(condition, spec.event_ndims)
 
     def _transform(
         self,
         event: tf.Tensor,
-        network: Callable[[tf.Tensor], tf.Tensor],
+        condition: Any,
         transformer: Transformer,
         inverse: bool,
+        training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         ndims = self.event_ndims
         kept, changed = self._mask.split(event)
-        inputs = flatten_batch(kept, ndims)
-        output = network(inputs)
+        inputs = self._network_inputs(kept, changed, condition)
+        options = {"training": training} if self._takes_training else {}
+        if self._takes_condition and condition is not None:
+            options["conditional_input"] = condition
+        output = self._network(inputs, **options)
         channels = changed.shape[-1]
         expected = transformer.num_parameters * channels
         if output.shape.rank != 1 + ndims or output.shape[-1] != expected:
@@ -277,13 +269,22 @@ class Coupling(FlowBijector):
                 f"[batch, {positions}{expected}], for {channels} that the coupling changes, "
                 f"got shape {output.shape} for an input of shape {inputs.shape}."
             )
-        output = unflatten_batch(tf.cast(output, self.dtype), kept, ndims)
+        output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
         # Zeros where the coupling keeps the image: the identity of an affine transformer.
         parameters = self._mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
         log_det = self._sum_over_event(self._mask.restrict(log_dets))
         return self._mask.merge(kept, changed), log_det
+
+    def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
+        """Returns the kept half, [B, ..., k]; without any, the condition, or a constant."""
+        if kept.shape[-1] != 0:
+            return flatten_batch(kept, self.event_ndims)
+        spec = self._condition_spec
+        if spec is not None and spec.event_ndims == self.event_ndims:
+            return condition
+        return flatten_batch(tf.ones_like(changed[..., :1]), self.event_ndims)
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
@@ -293,32 +294,16 @@ def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None
 
 
-def _condition_shape(
-    network: Callable[..., tf.Tensor], given: Sequence[int | None] | None, name: str
-) -> tf.TensorShape | None:
-    if given is None:
-        given = getattr(network, "conditional_event_shape", None)
-    if given is None:
+def _declared_condition(
+    network: Callable[..., tf.Tensor], shape: Sequence[int | None] | None, name: str
+) -> ConditionSpec | None:
+    if shape is None:
+        shape = getattr(network, "conditional_event_shape", None)
+    if shape is None:
         return None
     if not takes_condition(network):
         raise ValueError(
             f"{name}: expected a network with an argument `conditional_input`, for "
-            f"conditional_event_shape={given}, got {network!r}."
+            f"conditional_event_shape={shape}, got {network!r}."
         )
-    return tf.TensorShape(checked_condition_shape(given, name))
-
-
-def _sizes(shape: tf.TensorShape) -> str:
-    return ", ".join("any" if size is None else str(size) for size in shape)
-
-
-def check_mask(mask: Any, name: str) -> None:
-    """Raises `TypeError` if `mask` has not the methods of a mask."""
-    methods = ("split", "restrict", "merge", "changed_channels")
-    # A class has the methods too, but it is not a mask.
-    missing = [each for each in methods if not callable(getattr(mask, each, None))]
-    if isinstance(mask, type) or missing:
-        raise TypeError(
-            f"{name}: expected a CheckerboardMask, a ChannelMask, or another mask with the methods "
-            f"{', '.join(methods)}, got {mask!r}."
-        )
+    return ConditionSpec(shape)

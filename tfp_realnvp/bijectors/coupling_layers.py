@@ -119,6 +119,10 @@ class CouplingLayers:
         # A checkerboard transforms all channels, and the network sees all of them.
         sees_all = self.event_ndims == 3 and changed == channels
         input_channels = channels if sees_all else channels - changed
+        if input_channels == 0:
+            # With nothing to keep, the network sees the condition, or a constant.
+            is_input = condition_shape and len(condition_shape) == self.event_ndims
+            input_channels = condition_shape[-1] if is_input else 1
         # An affine transformer has a learned scale: each coupling has its own.
         new_transformer = _TRANSFORMERS.get(self.transformer, self.transformer)
         transformer = None if new_transformer is None else new_transformer()

@@ -76,10 +76,10 @@ class EmbeddedCondition(FlowBijector):
                 f"{name}: expected a network whose call has an argument `conditional_input`, got "
                 "none in the whole flow."
             )
-        if embedding.event_ndims > bijector.event_ndims:
+        if embedding.spec.event_ndims > bijector.event_ndims:
             raise ValueError(
                 f"{name}: expected a condition of vectors or labels for a bijector on vectors, got "
-                f"{embedding.description}."
+                f"{embedding.spec.description}."
             )
         if not embedding.built:
             # After the networks, whose random numbers are those of the flow without a condition.
@@ -134,8 +134,9 @@ class EmbeddedCondition(FlowBijector):
     def _embed(self, event: tf.Tensor, conditional_input: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the event and the embedded condition, with equal leading shapes."""
         embedding = self._embedding
-        embedded = embedding(embedding.as_condition(conditional_input, self.name))
-        if embedding.event_ndims == 3:
+        condition = embedding.spec.as_tensor(conditional_input, self.name, embedding.compute_dtype)
+        embedded = embedding(condition)
+        if embedding.spec.event_ndims == 3:
             embedded = _resized(embedded, event)
         condition_ndims = len(embedding.embedded_shape)
         return broadcast_batch(event, self.event_ndims, embedded, condition_ndims)

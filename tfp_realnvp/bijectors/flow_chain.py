@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.recompute import recomputation
 
 __all__ = ["FlowChain"]
 
@@ -107,21 +108,23 @@ class FlowChain(FlowBijector):
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
-        for part in reversed(self._bijectors):
-            x, fldj = nested.forward_and_log_det(part, x, **self._nested_options(options))
-            log_dets.append(fldj)
+        with recomputation(self._recompute):
+            for part in reversed(self._bijectors):
+                x, fldj = nested.forward_and_log_det(
+                    part, x, event_ndims=self.event_ndims, **options
+                )
+                log_dets.append(fldj)
         return x, self._sum(log_dets, x, _has_condition(options))
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         log_dets = []
-        for part in self._bijectors:
-            y, ildj = nested.inverse_and_log_det(part, y, **self._nested_options(options))
-            log_dets.append(ildj)
+        with recomputation(self._recompute):
+            for part in self._bijectors:
+                y, ildj = nested.inverse_and_log_det(
+                    part, y, event_ndims=self.event_ndims, **options
+                )
+                log_dets.append(ildj)
         return y, self._sum(log_dets, y, _has_condition(options))
-
-    def _nested_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        options = {**options, "recompute": True} if self._recompute else options
-        return {**options, "event_ndims": self.event_ndims}
 
     def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, broadcasts: bool) -> tf.Tensor:
         if not log_dets:

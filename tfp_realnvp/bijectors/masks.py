@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import tensorflow as tf
 
@@ -12,6 +12,7 @@ from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 __all__ = ["ChannelMask", "CheckerboardMask", "Mask"]
 
 
+@runtime_checkable
 class Mask(Protocol):
     """The methods of a mask that a coupling calls; `b` is the mask of eq. 9 of the paper."""
 

@@ -50,7 +50,7 @@ def forward_and_log_det(
         return bijector.validated_pass(x, inverse=False, **options)
     if isinstance(bijector, private_api.Invert):
         return inverse_and_log_det(bijector.bijector, x, event_ndims=event_ndims, **options)
-    kwargs = _public_options(bijector, options)
+    kwargs = call_options(bijector, **options)
     fldj = bijector.forward_log_det_jacobian(x, event_ndims=event_ndims, **kwargs)
     y = bijector.forward(x, **kwargs)
     return y, tf.broadcast_to(fldj, tf.shape(y)[:-event_ndims])
@@ -66,7 +66,7 @@ def inverse_and_log_det(
     elif isinstance(bijector, private_api.Invert):
         return forward_and_log_det(bijector.bijector, y, event_ndims=event_ndims, **options)
     else:
-        kwargs = _public_options(bijector, options)
+        kwargs = call_options(bijector, **options)
         ildj = bijector.inverse_log_det_jacobian(y, event_ndims=event_ndims, **kwargs)
         x = bijector.inverse(y, **kwargs)
         ildj = tf.broadcast_to(ildj, tf.shape(x)[:-event_ndims])
@@ -74,12 +74,6 @@ def inverse_and_log_det(
     if observer is not None:
         observer(bijector, x, ildj)
     return x, ildj
-
-
-def _public_options(bijector: tfb.Bijector, options: dict[str, Any]) -> dict[str, Any]:
-    # `recompute` is no keyword argument of the public methods.
-    public = ("training", "conditional_input")
-    return call_options(bijector, **{name: options[name] for name in public if name in options})
 
 
 @contextlib.contextmanager

@@ -3,17 +3,23 @@
 from tfp_realnvp.distributions.class_log_probs import class_log_joint, class_log_probs
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
 from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
-from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
+from tfp_realnvp.distributions.routing import (
+    as_conditions,
+    find_condition_spec,
+    route,
+    takes_condition,
+)
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 
 __all__ = [
     "ConditionalDistribution",
     "ConditionedDistribution",
     "VariationalDequantization",
+    "as_conditions",
     "class_log_joint",
     "class_log_probs",
     "condition",
-    "find_embedding",
+    "find_condition_spec",
     "route",
     "takes_condition",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.distributions.routing import find_embedding, route
+from tfp_realnvp.distributions.routing import find_condition_spec, route
 
 __all__ = ["class_log_joint", "class_log_probs"]
 
@@ -55,8 +55,8 @@ def class_log_joint(
     distribution: tfd.Distribution, x: tf.Tensor, prior: Any = None, **options: Any
 ) -> tf.Tensor:
     """Returns log p(x, y) = log p(x | y) + log p(y), [..., K]; see `class_log_probs`."""
-    embedding = find_embedding(distribution)
-    num_classes = embedding.num_classes if embedding is not None else None
+    spec = find_condition_spec(distribution)
+    num_classes = spec.num_classes if spec is not None else None
     if num_classes is None and prior is None:
         raise ValueError(
             "class_log_probs: expected a distribution with num_classes, or a prior of the classes, "

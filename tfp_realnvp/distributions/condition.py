@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Coupling
 from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
-from tfp_realnvp.distributions.routing import find_embedding, route, takes_condition
+from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
 from tfp_realnvp.internal import validation
 
 __all__ = ["ConditionedDistribution", "condition"]
@@ -62,9 +62,11 @@ class ConditionedDistribution(tfd.Distribution):
                 f"got {distribution}."
             )
         with tf.name_scope(name or f"conditioned_{distribution.name}") as name:
-            embedding = find_embedding(distribution)
-            if embedding is not None:
-                conditional_input = embedding.as_condition(conditional_input, "condition")
+            spec = find_condition_spec(distribution)
+            if spec is not None:
+                conditional_input = spec.as_tensor(
+                    conditional_input, "condition", distribution.dtype
+                )
             conditional_input = tf.convert_to_tensor(conditional_input)
             parameters["conditional_input"] = conditional_input
             self._distribution = distribution
@@ -136,9 +138,9 @@ class ConditionedDistribution(tfd.Distribution):
 
 
 def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -> tf.TensorShape:
-    embedding = find_embedding(distribution)
-    if embedding is not None:
-        return embedding.batch_shape(conditional_input)
+    spec = find_condition_spec(distribution)
+    if spec is not None:
+        return spec.batch_shape(conditional_input)
     parts = [distribution, *distribution.submodules]
     for part in parts:
         if isinstance(part, ConditionalDistribution):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import EmbeddedCondition, nested
 from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.networks import ConditionEmbedding
+from tfp_realnvp.networks import ConditionSpec
 
-__all__ = ["find_embedding", "route", "takes_condition"]
+__all__ = ["as_conditions", "find_condition_spec", "route", "takes_condition"]
 
 tfd = tfp.distributions
 
@@ -51,14 +52,54 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
     return bool(route(distribution, conditional_input=0))
 
 
-def find_embedding(distribution: tfd.Distribution) -> ConditionEmbedding | None:
-    """Returns the embedding of the condition that a distribution declares, `None` without one.
+def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
+    """Returns the condition that a distribution declares, `None` without one.
 
     Raises:
       ValueError: if parts of the distribution declare different conditions.
     """
-    found = [p.embedding for p in distribution.submodules if isinstance(p, EmbeddedCondition)]
-    declared = {(each.conditional_event_shape, each.num_classes) for each in found}
-    if len(declared) > 1:
-        raise ValueError(f"expected one declared condition in {distribution}, got {declared}.")
-    return found[0] if found else None
+    parts = [part for part in distribution.submodules if isinstance(part, EmbeddedCondition)]
+    specs = {part.embedding.spec for part in parts}
+    if len(specs) > 1:
+        raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
+    return specs.pop() if specs else None
+
+
+def as_conditions(distribution: tfd.Distribution, value: Any, owner: str) -> tf.Tensor | None:
+    """Returns the conditions of a batch of events as a tensor [B, ...].
+
+    #### Example
+
+    >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.distributions import as_conditions
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
+    >>> as_conditions(flow, [3, 7], 'evaluate').numpy().tolist()
+    [3, 7]
+
+    Args:
+      distribution: any distribution.
+      value: conditions, as in `ConditionSpec.as_batch`, or `None`.
+      owner: the name that an error begins with.
+
+    Returns:
+      A tensor; `None` for a distribution that takes no condition, or that may do without and gets
+      none.
+
+    Raises:
+      ValueError: if conditions are missing, or are not as declared.
+    """
+    if not takes_condition(distribution):
+        return None
+    spec = find_condition_spec(distribution)
+    if value is None:
+        if spec is None or spec.may_be_missing:
+            return None
+        raise ValueError(
+            f"{owner}: expected events and conditions, {spec.description}, for example "
+            "`(images, labels)` or `fit(images, labels)`, got events only."
+        )
+    if spec is None:
+        return tf.convert_to_tensor(value)
+    return spec.as_batch(value, owner, distribution.dtype)

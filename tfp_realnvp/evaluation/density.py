@@ -14,9 +14,8 @@ import tensorflow_probability as tfp
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions import (
     VariationalDequantization,
-    find_embedding,
+    as_conditions,
     route,
-    takes_condition,
 )
 from tfp_realnvp.evaluation.batches import (
     checked_arguments,
@@ -124,17 +123,17 @@ def bits_per_dim(
     """
     owner = "bits_per_dim"
     num_draws, batch_size, seed = checked_arguments(owner, num_draws, batch_size, seed)
-    has_condition, log_prob_fn = takes_condition(distribution), None
+    log_prob_fn = None
     noisy_fn = noisy_function(distribution, dequantizer)
     average, importance_weighted = [], []
     for number, (batch, condition) in enumerate(image_batches(owner, images, batch_size), start=1):
         levels = checked_levels(owner, batch, distribution.event_shape, number)
-        given = [] if not has_condition else _as_given(owner, condition, distribution, len(levels))
-        log_prob_fn = log_prob_fn or _log_prob_function(distribution, given)
+        conditions = _conditions(owner, condition, distribution, len(levels))
+        log_prob_fn = log_prob_fn or _log_prob_function(distribution, conditions)
         log_prob = np.empty([num_draws, len(levels)], np.float64)
         for draw in range(num_draws):
             values, log_noise = noisy_fn(levels, pixels.evaluation_seed(seed, number, draw))
-            log_prob[draw] = log_prob_fn(values, *given) - log_noise
+            log_prob[draw] = log_prob_fn(values, *conditions) - log_noise
         if not np.isfinite(log_prob).all():
             index = int(np.argwhere(~np.isfinite(log_prob))[0, 1])
             raise ValueError(
@@ -159,25 +158,14 @@ def bits_per_dim(
     )
 
 
-def _as_given(
+def _conditions(
     owner: str, condition: Any, distribution: tfd.Distribution, num_images: int
 ) -> list[tf.Tensor]:
     """Returns the conditions of a batch as a list of one tensor; an empty one without."""
-    embedding = find_embedding(distribution)
+    condition = as_conditions(distribution, condition, owner)
     if condition is None:
-        if embedding is not None and embedding.dropout is None:
-            raise ValueError(
-                f"{owner}: expected images and conditions, {embedding.description}, for example "
-                "`(images, labels)`, got images only."
-            )
         return []
-    if embedding is None:
-        condition = tf.convert_to_tensor(condition)
-        batch_shape = condition.shape[:1]
-    else:
-        condition = embedding.as_condition(condition, owner)
-        batch_shape = embedding.batch_shape(condition)
-    if batch_shape != [num_images]:
+    if condition.shape[0] != num_images:
         raise ValueError(
             f"{owner}: expected one condition for each of {num_images} images, got shape "
             f"{condition.shape}."
@@ -186,17 +174,17 @@ def _as_given(
 
 
 def _log_prob_function(
-    distribution: tfd.Distribution, given: list[tf.Tensor]
+    distribution: tfd.Distribution, conditions: list[tf.Tensor]
 ) -> Callable[..., tf.Tensor]:
     """Returns `distribution.log_prob` as a function of values, and of conditions if any."""
 
-    def log_prob(values: tf.Tensor, *given: tf.Tensor) -> tf.Tensor:
-        options = {"conditional_input": given[0]} if given else {}
+    def log_prob(values: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
+        options = {"conditional_input": conditions[0]} if conditions else {}
         return distribution.log_prob(values, **route(distribution, **options))
 
     # The unknown batch size avoids a second trace for a smaller last batch.
     signature = [tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)]
-    signature += [tf.TensorSpec([None, *each.shape[1:]], each.dtype) for each in given]
+    signature += [tf.TensorSpec([None, *c.shape[1:]], c.dtype) for c in conditions]
     return tf.function(log_prob, input_signature=signature)
 
 

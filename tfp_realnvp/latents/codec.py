@@ -247,8 +247,8 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
             f"{bijector.name}: expected a RealNVPImage with num_classes or a "
             "conditional_event_shape for a conditional_input, got one that declares no condition."
         )
-    values = embedding.as_condition(conditional_input, bijector.name)
-    event_ndims = values.shape.rank - embedding.batch_shape(values).rank
+    values = embedding.spec.as_tensor(conditional_input, bijector.name, embedding.compute_dtype)
+    event_ndims = values.shape.rank - embedding.spec.batch_shape(values).rank
     return Condition(values.numpy(), event_ndims)
 
 

@@ -162,7 +162,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     if condition is not None and condition.event_ndims == 0:
-        labels, one_hot = condition.values, np.eye(bijector.condition_embedding.num_classes)
+        labels, one_hot = condition.values, np.eye(bijector.condition_embedding.spec.num_classes)
         condition = Condition(np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1)
     if condition is None or np.isnan(condition.values).any():
         raise ValueError(

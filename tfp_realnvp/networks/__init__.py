@@ -3,6 +3,7 @@
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import BatchNorm, batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
+from tfp_realnvp.networks.condition_spec import ConditionSpec
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
@@ -12,6 +13,7 @@ from tfp_realnvp.networks.weight_norm import WeightNormConv2D, weight_norm
 __all__ = [
     "BatchNorm",
     "ConditionEmbedding",
+    "ConditionSpec",
     "Conditioner",
     "ConvResNet",
     "DenseResNet",

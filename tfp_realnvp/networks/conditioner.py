@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
+from tfp_realnvp.networks.condition_spec import checked_condition_shape
 
-__all__ = ["Conditioner", "checked_condition_shape", "film", "modulated", "shifted"]
+__all__ = ["Conditioner", "film", "modulated", "shifted"]
 
 
 def film(
@@ -52,16 +52,6 @@ def modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -
 def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
     """Returns `x + shift`, or `x` without a shift."""
     return x if shift is None else x + shift
-
-
-def checked_condition_shape(shape: Any, name: str) -> tuple[int | None, ...]:
-    """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises if it is none."""
-    expected = f"{name}: expected a conditional_event_shape [K] or [H, W, K]"
-    is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
-    validation.require(is_shape and not isinstance(shape, str), expected, shape, TypeError)
-    shape = tuple(shape)
-    validation.require(len(shape) in (1, 3) and shape[-1] is not None, expected, shape)
-    return tuple(None if n is None else validation.integer(n, 1, expected) for n in shape)
 
 
 class Conditioner(keras.layers.Layer):
@@ -123,7 +113,7 @@ class Conditioner(keras.layers.Layer):
             checkerboard_parity = check_parity(checkerboard_parity)
         self.checkerboard_parity = checkerboard_parity
         if conditional_event_shape is not None:
-            conditional_event_shape = checked_condition_shape(conditional_event_shape, self.name)
+            conditional_event_shape = checked_condition_shape(conditional_event_shape)
         self.conditional_event_shape = conditional_event_shape
 
     @property

@@ -14,9 +14,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
-from tfp_realnvp.distributions import find_embedding, route, takes_condition
+from tfp_realnvp.distributions import find_condition_spec, route, takes_condition
 from tfp_realnvp.internal import atomic_files, private_api
-from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["export_saved_model"]
 
@@ -135,8 +134,8 @@ class _ServedFlow:
     ) -> None:
         self._base = distribution.distribution
         self._bijector = distribution.bijector
-        self._embedding = find_embedding(distribution)
-        if self._embedding is None and takes_condition(distribution):
+        self._spec = find_condition_spec(distribution)
+        if self._spec is None and takes_condition(distribution):
             raise ValueError(
                 "export_saved_model: expected a declared condition, by num_classes or "
                 f"conditional_event_shape, got {distribution}."
@@ -163,7 +162,7 @@ class _ServedFlow:
         halvings = [part.num_scales - 1 for part in parts if isinstance(part, RealNVPImage)]
         self._divisor = 2 ** max(halvings, default=0)
         self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
-        self._condition = [] if self._embedding is None else [_condition_spec(self._embedding)]
+        self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         # All signatures call these two, so that the SavedModel has each graph once.
         self._inverse = tf.function(
             self._inverse_pass,
@@ -190,7 +189,7 @@ class _ServedFlow:
             self.reconstruct: [self._images],
         }
         inputs = {function: [*specs, *self._condition] for function, specs in inputs.items()}
-        if self._embedding is not None and self._embedding.num_classes is not None:
+        if self._spec is not None and self._spec.num_classes is not None:
             inputs[self.classify] = [self._images]
         if self._event_ndims == 1:
             del inputs[self.bits_per_dim]
@@ -258,7 +257,7 @@ class _ServedFlow:
 
     def classify(self, images: tf.Tensor) -> Outputs:
         # Each image with each class, in one batch.
-        batch_size, num_classes = tf.shape(images)[0], self._embedding.num_classes
+        batch_size, num_classes = tf.shape(images)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
         _, log_prob = self._encoded(tf.repeat(images, num_classes, axis=0), labels)
         log_probs = tf.nn.log_softmax(tf.reshape(log_prob, [batch_size, num_classes]))
@@ -354,11 +353,6 @@ def _of_vectors(function: Callable[..., Outputs], takes_x: bool) -> Callable[...
 
     of_x.__name__ = function.__name__
     return of_x
-
-
-def _condition_spec(embedding: ConditionEmbedding) -> tf.TensorSpec:
-    dtype = tf.int32 if embedding.num_classes is not None else embedding.compute_dtype
-    return tf.TensorSpec([None, *embedding.conditional_event_shape], dtype, "conditional_input")
 
 
 def _options(

@@ -26,7 +26,6 @@ from tfp_realnvp.training.diagnosis import (
 )
 from tfp_realnvp.training.input_data import (
     check_events,
-    checked_condition,
     events_of_batch,
 )
 from tfp_realnvp.training.optimizers import FusedAdam, apply_if
@@ -149,7 +148,7 @@ class FlowModel(keras.Model):
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         _check_scope("the distribution", [v for module in modules for v in module.variables])
         takes_condition = distributions.takes_condition(distribution)
-        embedding = distributions.find_embedding(distribution)
+        condition_spec = distributions.find_condition_spec(distribution)
         super().__init__(name=name)
         self.distribution = distribution
         self.event_ndims = event_ndims
@@ -158,7 +157,7 @@ class FlowModel(keras.Model):
         self.dequantizer = dequantizer
         self.seed = seed
         self.takes_condition = takes_condition
-        self._embedding = embedding
+        self.condition_spec = condition_spec
         parts = [part for module in modules for part in module.submodules]
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
         tracking.build_networks(distribution, bijectors)
@@ -371,35 +370,23 @@ class FlowModel(keras.Model):
 
     def _condition(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""
-        if not self.takes_condition:
-            return None
-        condition = pixels.condition_component(data)
-        embedding = self._embedding
-        if embedding is None:
-            return condition
-        if condition is not None:
-            return checked_condition(condition, embedding)
-        if embedding.dropout is None:
-            raise ValueError(
-                f"FlowModel: expected images and conditions, {embedding.description}, for example "
-                "`fit(images, labels)` or `predict((images, labels))`, got images only."
-            )
-        return None
+        condition = pixels.condition_component(data) if self.takes_condition else None
+        return distributions.as_conditions(self.distribution, condition, "FlowModel")
 
     def _has_no_gaps(self, condition: Any) -> bool:
         """Returns whether all elements have to be finite: a NaN may stand for "no condition"."""
-        may_be_missing = self._embedding is not None and self._embedding.dropout is not None
+        may_be_missing = self.condition_spec is not None and self.condition_spec.may_be_missing
         return tf.is_tensor(condition) and condition.dtype.is_floating and not may_be_missing
 
     def _with_dropout(
         self, condition: tf.Tensor | None, seed: Any, part: replicas.BatchPart
     ) -> tf.Tensor | None:
-        rate = self._embedding.dropout if self._embedding is not None else None
+        rate = self.condition_spec.dropout if self.condition_spec is not None else None
         if condition is None or not rate:
             return condition
         seed = tf.stack([seed[0] ^ _DROPOUT_STREAM, seed[1]])
         noise = pixels.uniform_noise(tf.shape(condition)[:1], seed, first=part.first)
-        return self._embedding.without(condition, noise < rate)
+        return self.condition_spec.without(condition, noise < rate)
 
     def _penalty(self) -> tf.Tensor:
         halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
@@ -479,7 +466,7 @@ class FlowModel(keras.Model):
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         self._check_events(x)
-        arguments = keras_arguments.for_fit(self._embedding, x, *args, **kwargs)
+        arguments = keras_arguments.for_fit(self.condition_spec, x, *args, **kwargs)
         self._failure.assign([-1, -1])
         history = super().fit(**arguments)
         self._raise_if_not_finite()
@@ -497,7 +484,7 @@ class FlowModel(keras.Model):
         is_within_fit = kwargs.get("_use_cached_eval_dataset", False)
         if not is_within_fit:
             self._check_events(x)
-            kwargs = keras_arguments.for_evaluate(self._embedding, x, *args, **kwargs)
+            kwargs = keras_arguments.for_evaluate(self.condition_spec, x, *args, **kwargs)
             args, x = (), kwargs.pop("x")
         with self.averaged_weights() if is_within_fit else contextlib.nullcontext():
             results = super().evaluate(x, *args, **kwargs)
@@ -514,7 +501,7 @@ class FlowModel(keras.Model):
         Warns with a `RuntimeWarning` of those that are not finite.
         """
         self._check_events(x)
-        arguments = keras_arguments.for_predict(self._embedding, x, *args, **kwargs)
+        arguments = keras_arguments.for_predict(self.condition_spec, x, *args, **kwargs)
         self._evaluation_batch.assign(0)
         try:
             log_prob = super().predict(**arguments)

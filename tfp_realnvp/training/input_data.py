@@ -9,14 +9,13 @@ import tensorflow as tf
 
 from tfp_realnvp import pixels
 from tfp_realnvp.internal.tf_data import without_autotune
-from tfp_realnvp.networks import ConditionEmbedding
+from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "as_dataset",
     "check_condition",
     "check_event_shape",
     "check_events",
-    "checked_condition",
     "events_of_batch",
 ]
 
@@ -65,59 +64,19 @@ def check_events(x: Any, event_shape: tf.TensorShape, *, gray_levels: bool) -> N
             )
 
 
-def check_condition(x: Any, embedding: ConditionEmbedding | None) -> None:
+def check_condition(x: Any, spec: ConditionSpec | None) -> None:
     """Checks arrays of conditions before training: dtype and shape, and all labels.
-
-    #### Example
-
-    >>> import numpy as np, tfp_realnvp as tfr
-    >>> images = np.zeros([2, 4, 4, 1], np.uint8)
-    >>> check_condition((images, np.array([0, 9])), tfr.ConditionEmbedding(num_classes=10))
 
     Args:
       x: images and conditions, or a dataset of them.
-      embedding: of the declared condition.
+      spec: the declared condition.
 
     Raises:
       ValueError: if a condition is not as declared.
     """
     condition = pixels.condition_component(x)
-    if embedding is None or not isinstance(condition, (np.ndarray, tf.Tensor)):
-        return
-    dtype = tf.as_dtype(condition.dtype)
-    _check_spec(tf.TensorSpec(condition.shape, dtype), embedding)
-    if embedding.num_classes is not None and dtype.is_integer:
-        embedding.as_condition(condition, "FlowModel")
-
-
-def checked_condition(condition: Any, embedding: ConditionEmbedding) -> tf.Tensor:
-    """Returns the conditions of a batch as a tensor, [B, ...], one for each image.
-
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> checked_condition([3, 7], tfr.ConditionEmbedding(num_classes=10)).shape
-    TensorShape([2])
-
-    Args:
-      condition: labels [B], or [B, ...] as declared.
-      embedding: of the declared condition.
-
-    Raises:
-      ValueError: if they are not as declared, or have more or fewer leading dimensions.
-    """
-    condition = embedding.as_condition(condition, "FlowModel")
-    _check_spec(condition, embedding)
-    return condition
-
-
-def _check_spec(spec: tf.Tensor | tf.TensorSpec, embedding: ConditionEmbedding) -> None:
-    embedding.check_spec(spec, "FlowModel")
-    if embedding.batch_shape(spec).rank != 1:
-        raise ValueError(
-            f"FlowModel: expected conditions {embedding.description}, one for each image, got "
-            f"shape {tuple(spec.shape)}."
-        )
+    if spec is not None and isinstance(condition, (np.ndarray, tf.Tensor)):
+        spec.as_batch(condition, "FlowModel")
 
 
 def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = False) -> Any:

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import ConditionEmbedding
+from tfp_realnvp.networks import ConditionSpec
 from tfp_realnvp.training.input_data import as_dataset, check_condition
 
 __all__ = ["for_evaluate", "for_fit", "for_predict"]
@@ -19,11 +19,11 @@ __all__ = ["for_evaluate", "for_fit", "for_predict"]
 _NO_WEIGHTS = "FlowModel: expected no {}, each image counts once."
 
 
-def for_fit(embedding: ConditionEmbedding | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def for_fit(spec: ConditionSpec | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Returns the arguments for a `keras.Model.fit` that gets all data as datasets.
 
     Args:
-      embedding: of the declared condition.
+      spec: of the declared condition.
       *args: as in `keras.Model.fit`.
       **kwargs: as in `keras.Model.fit`.
 
@@ -32,7 +32,7 @@ def for_fit(embedding: ConditionEmbedding | None, *args: Any, **kwargs: Any) -> 
     """
     arguments = _bound(keras.Model.fit, *args, **kwargs)
     data = _take_data(arguments)
-    check_condition(data, embedding)
+    check_condition(data, spec)
     batch_size = arguments.pop("batch_size", None)
     data, held_out = _split(data, arguments.pop("validation_split", 0.0))
     held_out = arguments.pop("validation_data", held_out)
@@ -45,20 +45,20 @@ def for_fit(embedding: ConditionEmbedding | None, *args: Any, **kwargs: Any) -> 
     return {**arguments, "x": as_dataset(data, batch_size, shuffle=shuffle), "shuffle": False}
 
 
-def for_evaluate(embedding: ConditionEmbedding | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def for_evaluate(spec: ConditionSpec | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Returns the arguments for a `keras.Model.evaluate` that gets a dataset; see `for_fit`."""
     arguments = _bound(keras.Model.evaluate, *args, **kwargs)
     data = _take_data(arguments)
-    check_condition(data, embedding)
+    check_condition(data, spec)
     batch_size = arguments.pop("batch_size", None)
     return {**arguments, "x": as_dataset(data, batch_size)}
 
 
-def for_predict(embedding: ConditionEmbedding | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def for_predict(spec: ConditionSpec | None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Returns the arguments for a `keras.Model.predict` that gets a dataset; see `for_fit`."""
     arguments = _bound(keras.Model.predict, *args, **kwargs)
     data = arguments.pop("x")
-    check_condition(data, embedding)
+    check_condition(data, spec)
     batch_size = arguments.pop("batch_size", None)
     return {**arguments, "x": as_dataset(data, batch_size)}
 

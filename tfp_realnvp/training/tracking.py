@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector
-from tfp_realnvp.distributions import find_embedding, route
+from tfp_realnvp.distributions import find_condition_spec, route
 from tfp_realnvp.internal import private_api
 
 __all__ = ["TrackedVariables", "build_networks", "find_scales"]
@@ -55,12 +55,11 @@ def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijec
             f"{distribution.event_shape}."
         )
     image = tf.zeros([1, *distribution.event_shape], distribution.dtype)
-    embedding = find_embedding(distribution)
-    options = {}
-    if embedding is not None:
-        condition = tf.zeros([1, *(n or 1 for n in embedding.conditional_event_shape)])
-        dtype = tf.int32 if embedding.num_classes is not None else distribution.dtype
-        options = route(distribution, conditional_input=tf.cast(condition, dtype))
+    spec, options = find_condition_spec(distribution), {}
+    if spec is not None:
+        condition = spec.tensor_spec(distribution.dtype)
+        zeros = tf.zeros([size or 1 for size in condition.shape], condition.dtype)
+        options = route(distribution, conditional_input=zeros)
     distribution.log_prob(image, **options)
 
 

@@ -1,0 +1,232 @@
+"""What a condition is: its shape, its classes, and whether there may be none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.internal import validation
+
+__all__ = ["ConditionSpec", "checked_condition_shape"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionSpec:
+    r"""Declares a condition. Whatever takes one checks and converts it here.
+
+    | arguments | condition | one condition |
+    | --- | --- | --- |
+    | `num_classes=K` | integer labels [...] in [0, K) | [] |
+    | | floating weights of the classes [..., K] | [K] |
+    | `event_shape=[K]` | vectors [..., K] | [K] |
+    | `event_shape=[H, W, K]` | images [..., H, W, K] | [H, W, K] |
+
+    With `dropout` there may also be no condition: `None`, a label of -1, or a vector or an image
+    that contains a NaN.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> spec = tfr.ConditionSpec(num_classes=10)
+    >>> labels = spec.as_tensor([3, 7])
+    >>> labels.numpy().tolist(), spec.batch_shape(labels)
+    ([3, 7], TensorShape([2]))
+
+    Attributes:
+      event_shape: [K], or [H, W, K], where H and W can be `None`; [] for labels.
+      num_classes: K, for labels.
+      dropout: the probability with which `FlowModel.fit` leaves out the condition of an event;
+        `None` if there always is a condition.
+
+    Raises:
+      ValueError: if not exactly one of `event_shape` and `num_classes` is given, or one of the
+        arguments is out of range.
+      TypeError: if one has a wrong type.
+    """
+
+    event_shape: Sequence[int | None] | None = None
+    num_classes: int | None = None
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.event_shape is None) == (self.num_classes is None):
+            raise ValueError(
+                "expected either a conditional_event_shape or num_classes, got "
+                f"{self.event_shape} and {self.num_classes}."
+            )
+        shape, num_classes, dropout = (), self.num_classes, self.dropout
+        if num_classes is None:
+            shape = checked_condition_shape(self.event_shape)
+        else:
+            expected = "expected num_classes of at least 1"
+            num_classes = validation.integer(num_classes, 1, expected)
+        if dropout is not None:
+            expected = "expected a condition_dropout in [0, 1)"
+            dropout = float(validation.real(dropout, lambda x: 0 <= x < 1, expected))
+        values = {"event_shape": shape, "num_classes": num_classes, "dropout": dropout}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def event_ndims(self) -> int:
+        """Rank of one condition: 0 for labels, 1 for vectors, 3 for images."""
+        return len(self.event_shape)
+
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether there may be no condition."""
+        return self.dropout is not None
+
+    @property
+    def description(self) -> str:
+        """The condition in words, for errors."""
+        if self.num_classes is not None:
+            lowest = " or -1" if self.may_be_missing else ""
+            k = self.num_classes
+            return f"integer labels in [0, {k}){lowest}, or weights of the classes [..., {k}]"
+        sizes = ", ".join("any" if size is None else str(size) for size in self.event_shape)
+        return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
+
+    def as_tensor(
+        self, value: Any, owner: str = "ConditionSpec", dtype: Any = tf.float32
+    ) -> tf.Tensor:
+        """Returns a condition as a tensor: int32 labels, or floats of `dtype`.
+
+        Args:
+          value: a tensor, an array, a pandas frame or series, a list or a number; `None` for no
+            condition, if that is allowed.
+          owner: the name that an error begins with.
+          dtype: of vectors, images, and weights of classes.
+
+        Raises:
+          ValueError: if it is not such a condition. Labels are checked where they are known, and in
+            a graph when it runs.
+        """
+        if value is None:
+            return self._nothing(owner, dtype)
+        if not tf.is_tensor(value):
+            value = np.asarray(value)
+            if value.dtype == object:
+                raise ValueError(
+                    f"{owner}: expected a conditional_input of {self.description}, got values that "
+                    "are not numbers, or rows of different lengths."
+                )
+            if value.dtype == np.float64:
+                value = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
+        value = tf.convert_to_tensor(value)
+        self.check(value, owner)
+        if self.num_classes is not None and value.dtype.is_integer:
+            return self._checked_labels(value, owner)
+        return tf.cast(value, dtype)
+
+    def as_batch(self, value: Any, owner: str, dtype: Any = tf.float32) -> tf.Tensor:
+        """Returns conditions as a tensor [B, ...], one for each event of a batch.
+
+        A column of labels, [B, 1], is taken as labels [B], and for vectors of length 1 numbers [B]
+        as vectors [B, 1].
+
+        Args:
+          value: as in `as_tensor`.
+          owner: the name that an error begins with.
+          dtype: as in `as_tensor`.
+
+        Raises:
+          ValueError: if they are not such conditions, or have more or fewer leading dimensions.
+        """
+        if value is not None and not tf.is_tensor(value):
+            value = np.asarray(value)
+        condition = self.as_tensor(_with_column(value, self), owner, dtype)
+        if value is not None and self.batch_shape(condition).rank != 1:
+            raise ValueError(
+                f"{owner}: expected conditions {self.description}, one for each event, got shape "
+                f"{tuple(value.shape)}."
+            )
+        return condition
+
+    def check(self, value: tf.Tensor | tf.TensorSpec, owner: str) -> None:
+        """Raises `ValueError` if dtype and shape are not those of conditions."""
+        event = self._shape_of_one(value.dtype)
+        fits = value.dtype.is_floating or value.dtype.is_integer
+        if value.shape.rank is not None:
+            ends = value.shape[max(value.shape.rank - len(event), 0) :]
+            fits = fits and ends.is_compatible_with(event)
+        if not fits:
+            raise ValueError(
+                f"{owner}: expected a conditional_input of {self.description}, got "
+                f"{value.dtype.name} of shape {value.shape}."
+            )
+
+    def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
+        """Returns the static leading shape of conditions, the result of `as_tensor`."""
+        event = self._shape_of_one(condition.dtype)
+        return condition.shape[: condition.shape.rank - len(event)]
+
+    def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
+        """Returns conditions [B, ...], with no condition where `is_left_out`, [B]."""
+        rank = condition.shape.rank
+        is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
+        return tf.where(is_left_out, _missing_value(condition.dtype), condition)
+
+    def tensor_spec(self, dtype: Any = tf.float32) -> tf.TensorSpec:
+        """Returns the specification of a batch of conditions [B, ...]."""
+        dtype = tf.int32 if self.num_classes is not None else dtype
+        return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
+
+    def _shape_of_one(self, dtype: tf.DType) -> tuple[int | None, ...]:
+        is_weights = self.num_classes is not None and dtype.is_floating
+        return (self.num_classes,) if is_weights else self.event_shape
+
+    def _nothing(self, owner: str, dtype: Any) -> tf.Tensor:
+        if not self.may_be_missing:
+            raise ValueError(
+                f"{owner}: expected a conditional_input of {self.description}, got None."
+            )
+        dtype = tf.int32 if self.num_classes is not None else tf.as_dtype(dtype)
+        return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))
+
+    def _checked_labels(self, labels: tf.Tensor, owner: str) -> tf.Tensor:
+        lowest = -1 if self.may_be_missing else 0
+        expected = f"{owner}: expected a conditional_input of {self.description}"
+        known = tf.get_static_value(labels)
+        if known is not None:
+            wrong = known[(known < lowest) | (known >= self.num_classes)]
+            if wrong.size:
+                raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
+            return tf.cast(labels, tf.int32)
+        labels = tf.cast(labels, tf.int64)
+        assertions = [
+            tf.debugging.assert_greater_equal(labels, tf.cast(lowest, tf.int64), expected),
+            tf.debugging.assert_less(labels, tf.cast(self.num_classes, tf.int64), expected),
+        ]
+        with tf.control_dependencies(assertions):
+            return tf.cast(labels, tf.int32)
+
+
+def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
+    """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises if it is none."""
+    expected = "expected a conditional_event_shape [K] or [H, W, K]"
+    is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
+    validation.require(is_shape and not isinstance(shape, str), expected, shape, TypeError)
+    shape = tuple(shape)
+    validation.require(len(shape) in (1, 3) and shape[-1] is not None, expected, shape)
+    return tuple(None if n is None else validation.integer(n, 1, expected) for n in shape)
+
+
+def _missing_value(dtype: tf.DType) -> tf.Tensor:
+    return tf.constant(-1 if dtype.is_integer else np.nan, dtype)
+
+
+def _with_column(value: Any, spec: ConditionSpec) -> Any:
+    """Returns labels [B, 1] as [B], and numbers [B] as vectors [B, 1] where those are expected."""
+    if value is None or value.shape is None or len(value.shape) == 0:
+        return value
+    is_integer = tf.as_dtype(value.dtype).is_integer if value.dtype != object else False
+    if spec.num_classes is not None and is_integer and tuple(value.shape[1:]) == (1,):
+        return value[:, 0]
+    if spec.event_shape == (1,) and len(value.shape) == 1:
+        return value[:, np.newaxis]
+    return value
