@@ -6,13 +6,31 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
+from tfp_realnvp.internal import replicas
 
 __all__ = ["ActNorm"]
 
 
-class ActNorm(FlowBijector):
+class LearnedAffine(ChannelVariables):
+    """The trainable shift and log scale of each channel, and whether they were set by data."""
+
+    def _create(self, num_channels: int, dtype: tf.DType) -> None:
+        mean = {"aggregation": tf.VariableAggregation.MEAN}
+        self.shift = tf.Variable(tf.zeros([num_channels], dtype), name="shift", **mean)
+        self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **mean)
+        self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **mean)
+
+    def set_once(self, images: tf.Tensor, epsilon: float) -> None:
+        """Sets the variables by the moments of `images`, unless they were set before."""
+        mean, variance, _ = replicas.batch_moments(tf.stop_gradient(images), shift=self.shift)
+        values = (mean, -0.5 * tf.math.log(variance + epsilon))
+        for variable, value in zip((self.shift, self.log_scale), values, strict=True):
+            replicas.assign(variable, tf.where(self.is_set > 0, variable, value))
+        replicas.assign(self.is_set, tf.ones_like(self.is_set))
+
+
+class ActNorm(ChannelNormalization):
     r"""An affine map of each channel, set by the first training batch and learned from then on.
 
     ```
@@ -39,6 +57,9 @@ class ActNorm(FlowBijector):
 
     Kingma, Dhariwal: Glow, section 3.1.
     """
+
+    _argument = "learned"
+    _variables_type = LearnedAffine
 
     def __init__(
         self,
@@ -67,101 +88,31 @@ class ActNorm(FlowBijector):
           TypeError: if `dtype` is not float32 or float64, or an argument has another wrong type.
         """
         parameters = dict(locals())
-        dtype = validation.float_dtype(dtype, name)
-        validation.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
-        if not (learned is None or isinstance(learned, LearnedAffine)):
-            raise TypeError(f"{name}: expected a LearnedAffine as learned, got {learned!r}.")
-        if num_channels is not None:
-            num_channels = validation.integer(
-                num_channels, 1, f"{name}: expected num_channels from 1"
-            )
-        with tf.name_scope(name):
-            self._epsilon = epsilon
-            # A copy shares the variables, whether they were created or not.
-            self._learned = LearnedAffine() if learned is None else learned
-            parameters["learned"] = self._learned
-            if num_channels is not None:
-                self._learned.build(num_channels, dtype)
-            super().__init__(
-                event_ndims=event_ndims,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        super().__init__(
+            num_channels=num_channels,
+            epsilon=epsilon,
+            event_ndims=event_ndims,
+            dtype=dtype,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
 
     @property
     def learned(self) -> LearnedAffine:
         """The variables."""
-        return self._learned
-
-    @property
-    def is_built(self) -> bool:
-        """Whether the variables exist."""
-        return self._learned.shift is not None
-
-    @property
-    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables: the first training pass sets them."""
-        return tuple(self._learned.variables)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with its own variables."""
-        config = {**self.parameters, "num_channels": self._learned.num_channels}
-        del config["learned"]
-        return config
-
-    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        channels = self._learned.num_channels
-        if shape[-1] is None or channels not in (None, shape[-1]):
-            raise ValueError(
-                f"{self.name}: expected {channels or 'a known number of'} channels, got {shape}."
-            )
+        return self._channels
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        self._learned.build(x.shape[-1], self.dtype)
-        log_scale = tf.convert_to_tensor(self._learned.log_scale)
-        y = x * tf.exp(-log_scale) + self._learned.shift
+        self._channels.build(x.shape[-1], self.dtype)
+        log_scale = tf.convert_to_tensor(self._channels.log_scale)
+        y = x * tf.exp(-log_scale) + self._channels.shift
         return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale))
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        self._learned.build(y.shape[-1], self.dtype)
+        self._channels.build(y.shape[-1], self.dtype)
         if options.get("training"):
-            self._learned.set_once(y, self._epsilon)
-        shift, log_scale = self._learned.shift, tf.convert_to_tensor(self._learned.log_scale)
+            self._channels.set_once(y, self._epsilon)
+        shift, log_scale = self._channels.shift, tf.convert_to_tensor(self._channels.log_scale)
         ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale))
         return (y - shift) * tf.exp(log_scale), ildj
-
-
-class LearnedAffine(tf.Module):
-    """The trainable shift and log scale of each channel, and whether they were set by data."""
-
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__(name=name)
-        self.shift = None
-        self.log_scale = None
-        self.is_set = None
-
-    @property
-    def num_channels(self) -> int | None:
-        """The number of channels; `None` before `build`."""
-        return None if self.shift is None else self.shift.shape[0]
-
-    def build(self, num_channels: int, dtype: Any) -> None:
-        """Creates the variables, unless they exist: those of the identity."""
-        if self.shift is not None:
-            return
-        mean = {"aggregation": tf.VariableAggregation.MEAN}
-        with tf.init_scope():
-            self.shift = tf.Variable(tf.zeros([num_channels], dtype), name="shift", **mean)
-            self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **mean)
-            self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **mean)
-
-    def set_once(self, images: tf.Tensor, epsilon: float) -> None:
-        """Sets the variables by the moments of `images`, unless they were set before."""
-        mean, variance, _ = replicas.batch_moments(tf.stop_gradient(images), shift=self.shift)
-        values = (mean, -0.5 * tf.math.log(variance + epsilon))
-        for variable, value in zip((self.shift, self.log_scale), values, strict=True):
-            replicas.assign(variable, tf.where(self.is_set > 0, variable, value))
-        replicas.assign(self.is_set, tf.ones_like(self.is_set))

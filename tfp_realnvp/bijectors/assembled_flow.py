@@ -1,43 +1,41 @@
-"""What whole flows share: a configuration, networks that copies share, and a condition."""
+"""What whole flows share: an architecture, networks that copies share, and a condition."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import nested
+from tfp_realnvp.bijectors.architecture import Architecture
+from tfp_realnvp.bijectors.coupling_layers import ConditionShape
 from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
-from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["AssembledFlow", "default_network_dtype"]
+__all__ = ["AssembledFlow"]
 
 tfb = tfp.bijectors
 
 
 class AssembledFlow(FlowBijector):
-    """A flow that is built from a configuration: the base class of `RealNVPImage`.
+    """A flow that is built from an architecture: the base class of `RealNVPImage`.
 
     The argument `flow` holds all networks and statistics. Copies share it; `config` leaves it out.
     """
 
     def __init__(
         self,
-        build: Callable[[tuple[int | None, ...] | None], FlowChain],
-        architecture: dict[str, Any],
-        condition: dict[str, Any],
-        flow: FlowChain | None,
+        architecture: Architecture,
+        build: Callable[[Architecture, ConditionShape], FlowChain],
         next_to_data: Sequence[tfb.Bijector],
         *,
-        event_ndims: int,
+        flow: FlowChain | None,
         recompute: bool,
-        dtype: tf.DType,
         validate_args: bool,
         parameters: dict[str, Any],
         name: str,
@@ -45,28 +43,26 @@ class AssembledFlow(FlowBijector):
         """Constructs the base.
 
         Args:
-          build: returns the flow, given the shape of an embedded condition or `None`.
-          architecture: what the networks in `flow` are specific to.
-          condition: the arguments of a `ConditionEmbedding`.
-          flow: that of another bijector of the same configuration, or `None`.
+          architecture: the options of the networks in `flow`.
+          build: returns the flow of an architecture, given the shape of an embedded condition or
+            `None`.
           next_to_data: bijectors between the flow and the data.
-          event_ndims: 3 for images, 1 for vectors.
+          flow: that of another bijector of the same architecture, or `None`.
           recompute: as in `FlowChain`.
-          dtype: as in `FlowBijector`.
           validate_args: as in `FlowBijector`.
           parameters: as in `FlowBijector`; this adds the flow.
           name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `flow` was made for another configuration.
+          ValueError: if `flow` was made for another architecture.
         """
-        configuration = {**architecture, **condition}
+        event_ndims, dtype = architecture.event_ndims, architecture.dtype
         with tf.name_scope(name):
             if flow is None:
-                flow = _new_flow(build, condition, event_ndims, dtype, name)
-                flow.architecture = self._no_dependency(configuration)
-            _check_shared_flow(flow, configuration, name)
-            parameters["flow"] = flow
+                flow = _new_flow(architecture, build, name)
+                flow.architecture = architecture
+            _check_shared_flow(flow, architecture, name)
+            parameters |= {"flow": flow, "network_dtype": architecture.network_dtype}
             self._flow = flow
             self._chain = FlowChain(
                 [*next_to_data, *flow.bijectors],
@@ -82,6 +78,11 @@ class AssembledFlow(FlowBijector):
                 parameters=parameters,
                 name=name,
             )
+
+    @property
+    def architecture(self) -> Architecture:
+        """The options of the networks."""
+        return self._flow.architecture
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,38 +112,37 @@ class AssembledFlow(FlowBijector):
         return self._chain._inverse_and_log_det(y, **options)
 
 
-def default_network_dtype(network_dtype: str | None, dtype: tf.DType) -> str:
-    """Returns the policy of networks: by default the global one, or float64 if the flow's is."""
-    if network_dtype is not None:
-        return network_dtype
-    return "float64" if dtype == tf.float64 else keras.config.dtype_policy().name
-
-
 def _new_flow(
-    build: Callable[..., FlowChain],
-    condition: dict[str, Any],
-    event_ndims: int,
-    dtype: tf.DType,
+    architecture: Architecture,
+    build: Callable[[Architecture, ConditionShape], FlowChain],
     name: str,
 ) -> FlowChain:
-    if condition["conditional_event_shape"] is None and condition["num_classes"] is None:
-        validation.require(
-            condition["dropout"] is None,
-            f"{name}: expected no condition_dropout without a condition",
-            condition["dropout"],
-        )
-        return build(None)
+    spec, dtype = architecture.condition, architecture.dtype
+    if spec is None:
+        return build(architecture, None)
     # Conditions and their embedding are few numbers: in full precision.
-    embedding = ConditionEmbedding(**condition, dtype=dtype.name, name=f"{name}_condition")
-    flow = EmbeddedCondition(build(embedding.embedded_shape), embedding, dtype=dtype, name=name)
-    return FlowChain([flow], event_ndims=event_ndims, dtype=dtype, name=f"{name}_flow")
+    embedding = ConditionEmbedding(
+        spec.event_shape,
+        num_classes=spec.num_classes,
+        size=architecture.embedding_size or 1,
+        dropout=spec.dropout,
+        dtype=dtype.name,
+        name=f"{name}_condition",
+    )
+    flow = build(architecture, embedding.embedded_shape)
+    flow = EmbeddedCondition(flow, embedding, dtype=dtype, name=name)
+    return FlowChain([flow], event_ndims=architecture.event_ndims, dtype=dtype, name=f"{name}_flow")
 
 
-def _check_shared_flow(flow: FlowChain, configuration: dict[str, Any], name: str) -> None:
-    made_for = getattr(flow, "architecture", {})
-    different = {key: value for key, value in configuration.items() if made_for.get(key) != value}
-    if different:
-        raise ValueError(
-            f"{name}: expected the configuration that the shared networks were made for, got "
-            f"{different}; construct a new {name} for another architecture."
-        )
+def _check_shared_flow(flow: FlowChain, architecture: Architecture, name: str) -> None:
+    if flow.architecture == architecture:
+        return
+    different = {
+        field.name: getattr(architecture, field.name)
+        for field in dataclasses.fields(architecture)
+        if getattr(flow.architecture, field.name, None) != getattr(architecture, field.name)
+    }
+    raise ValueError(
+        f"{name}: expected the options that the shared networks were made for, got {different}; "
+        f"construct a new {architecture.owner} for another architecture."
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
 from tfp_realnvp.internal import replicas, validation
 
 __all__ = ["BatchNormalization"]
@@ -14,7 +14,21 @@ __all__ = ["BatchNormalization"]
 _STATISTICS = ("running", "batch")
 
 
-class BatchNormalization(FlowBijector):
+class MovingStatistics(ChannelVariables):
+    """The moving mean and variance of each channel, and the number of their updates."""
+
+    def _create(self, num_channels: int, dtype: tf.DType) -> None:
+        self.mean = _statistic(tf.zeros([num_channels], dtype), "moving_mean")
+        self.variance = _statistic(tf.ones([num_channels], dtype), "moving_variance")
+        self.num_updates = _statistic(tf.zeros([], dtype), "num_updates")
+
+
+def _statistic(value: tf.Tensor, name: str) -> tf.Variable:
+    mean = tf.VariableAggregation.MEAN
+    return tf.Variable(value, trainable=False, name=name, aggregation=mean)
+
+
+class BatchNormalization(ChannelNormalization):
     r"""Normalizes each channel in the direction data -> latent, and inverts that in the other.
 
     With a mean μ and a variance σ² for each channel,
@@ -53,6 +67,9 @@ class BatchNormalization(FlowBijector):
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.7 and Appendix E.
     """
 
+    _argument = "moving"
+    _variables_type = MovingStatistics
+
     def __init__(
         self,
         momentum: float = 0.9,
@@ -84,74 +101,37 @@ class BatchNormalization(FlowBijector):
           TypeError: if `dtype` is not float32 or float64, or an argument has another wrong type.
         """
         parameters = dict(locals())
-        dtype = validation.float_dtype(dtype, name)
         validation.momentum(momentum, name)
-        validation.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
         validation.choice(statistics, _STATISTICS, f"{name}: expected statistics")
-        if not (moving is None or isinstance(moving, MovingStatistics)):
-            raise TypeError(f"{name}: expected MovingStatistics as moving, got {moving!r}.")
-        if num_channels is not None:
-            num_channels = validation.integer(
-                num_channels, 1, f"{name}: expected num_channels from 1"
-            )
-        with tf.name_scope(name):
-            self._momentum = momentum
-            self._epsilon = epsilon
-            self._statistics = statistics
-            # A copy shares the statistics, whether they were created or not.
-            self._moving = MovingStatistics() if moving is None else moving
-            parameters["moving"] = self._moving
-            if num_channels is not None:
-                self._moving.build(num_channels, dtype)
-            super().__init__(
-                event_ndims=event_ndims,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self._momentum = momentum
+        self._statistics = statistics
+        super().__init__(
+            num_channels=num_channels,
+            epsilon=epsilon,
+            event_ndims=event_ndims,
+            dtype=dtype,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
 
     @property
     def moving(self) -> MovingStatistics:
         """The moving statistics."""
-        return self._moving
-
-    @property
-    def is_built(self) -> bool:
-        """Whether the moving statistics exist."""
-        return self._moving.mean is not None
-
-    @property
-    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The moving statistics."""
-        return tuple(self._moving.variables)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with its own statistics."""
-        config = {**self.parameters, "num_channels": self._moving.num_channels}
-        del config["moving"]
-        return config
-
-    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        channels = self._moving.num_channels
-        if shape[-1] is None or channels not in (None, shape[-1]):
-            raise ValueError(
-                f"{self.name}: expected {channels or 'a known number of'} channels, got {shape}."
-            )
+        return self._channels
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        self._moving.build(x.shape[-1], self.dtype)
-        variance = self._moving.variance + self._epsilon
-        y = x * tf.sqrt(variance) + self._moving.mean
+        self._channels.build(x.shape[-1], self.dtype)
+        variance = self._channels.variance + self._epsilon
+        y = x * tf.sqrt(variance) + self._channels.mean
         return y, -self._inverse_log_det(x, variance)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        self._moving.build(y.shape[-1], self.dtype)
+        self._channels.build(y.shape[-1], self.dtype)
         if options.get("training"):
             mean, variance = self._training_moments(y)
         else:
-            mean, variance = self._moving.mean, tf.convert_to_tensor(self._moving.variance)
+            mean, variance = self._channels.mean, tf.convert_to_tensor(self._channels.variance)
         variance = variance + self._epsilon
         return (y - mean) * tf.math.rsqrt(variance), self._inverse_log_det(y, variance)
 
@@ -160,7 +140,7 @@ class BatchNormalization(FlowBijector):
 
     def _training_moments(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the moving statistics, and returns the mean and variance to normalize by."""
-        moving = self._moving
+        moving = self._channels
         before = tf.convert_to_tensor(moving.mean), tf.convert_to_tensor(moving.variance)
         num_updates = tf.convert_to_tensor(moving.num_updates)
         batch = replicas.batch_moments(y, shift=before[0])[:2]
@@ -171,32 +151,3 @@ class BatchNormalization(FlowBijector):
         replicas.assign(moving.variance, moved[1])
         replicas.assign(moving.num_updates, num_updates + 1)
         return tuple(batch if self._statistics == "batch" else moved)
-
-
-class MovingStatistics(tf.Module):
-    """The moving mean and variance of each channel, and the number of their updates."""
-
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__(name=name)
-        self.mean = None
-        self.variance = None
-        self.num_updates = None
-
-    @property
-    def num_channels(self) -> int | None:
-        """The number of channels; `None` before `build`."""
-        return None if self.mean is None else self.mean.shape[0]
-
-    def build(self, num_channels: int, dtype: Any) -> None:
-        """Creates the variables, unless they exist: mean 0, variance 1."""
-        if self.mean is not None:
-            return
-        with tf.init_scope():
-            self.mean = _statistic(tf.zeros([num_channels], dtype), "moving_mean")
-            self.variance = _statistic(tf.ones([num_channels], dtype), "moving_variance")
-            self.num_updates = _statistic(tf.zeros([], dtype), "num_updates")
-
-
-def _statistic(value: tf.Tensor, name: str) -> tf.Variable:
-    mean = tf.VariableAggregation.MEAN
-    return tf.Variable(value, trainable=False, name=name, aggregation=mean)

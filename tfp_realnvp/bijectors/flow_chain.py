@@ -29,11 +29,14 @@ class FlowChain(FlowBijector):
 
     >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfb = tfp.bijectors
-    >>> chain = FlowChain([tfr.PixelLogit(), tfb.Scale(3.), tfb.Invert(tfr.Squeeze())])
+    >>> chain = tfr.FlowChain([tfr.PixelLogit(), tfb.Scale(3.), tfb.Invert(tfr.Squeeze())])
     >>> y, fldj = chain.forward_and_log_det(tf.random.normal([5, 4, 4, 12]))
     >>> y.shape, fldj.shape
     (TensorShape([5, 8, 8, 3]), TensorShape([5]))
     """
+
+    # The options of a whole flow, `RealNVPImage` or `RealNVPVector`, that made this chain.
+    architecture: Any = None
 
     def __init__(
         self,

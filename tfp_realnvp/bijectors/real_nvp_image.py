@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors import multi_scale, squeeze
-from tfp_realnvp.bijectors.assembled_flow import AssembledFlow, default_network_dtype
-from tfp_realnvp.bijectors.coupling_layers import NORMALIZATIONS, NetworkFn, check_transformer
+from tfp_realnvp.bijectors.architecture import (
+    ImageArchitecture,
+    NetworkFn,
+    checked_image_shape,
+    declared_condition,
+    declared_transformer,
+    max_num_scales,
+)
+from tfp_realnvp.bijectors.assembled_flow import AssembledFlow
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.multi_scale import multi_scale_flow, shallow_conv
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.internal import validation
 
@@ -78,14 +85,14 @@ class RealNVPImage(AssembledFlow):
         self,
         image_shape: Sequence[int | None],
         num_scales: int | None = None,
-        num_blocks: int = 4,
+        num_blocks: int | None = None,
         num_filters: int = 32,
         *,
         num_couplings: int = 3,
         num_channel_couplings: int | None = None,
         filter_growth: float = 2.0,
         normalization: str | None = "batch",
-        momentum: float = 0.9,
+        momentum: float | None = None,
         use_scale: bool = True,
         transformer: str | TransformerFn | None = None,
         invertible_conv: bool = False,
@@ -99,7 +106,7 @@ class RealNVPImage(AssembledFlow):
         conditional_event_shape: Sequence[int | None] | None = None,
         num_classes: int | None = None,
         condition_dropout: float | None = None,
-        embedding_size: int = 64,
+        embedding_size: int | None = None,
         flow: FlowChain | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
@@ -111,7 +118,7 @@ class RealNVPImage(AssembledFlow):
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
             given. They determine the default of `num_scales`, and are checked against it.
           num_scales: number of scales; by default so many that the last one has a side of about 4.
-          num_blocks: residual blocks of each network.
+          num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale; the last one has one more.
           num_channel_couplings: channel-wise couplings of each scale but the last; by default
@@ -119,10 +126,11 @@ class RealNVPImage(AssembledFlow):
           filter_growth: factor of the number of feature maps when the side is halved.
           normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
-          momentum: of the moving statistics of this normalization.
-          use_scale: `False` makes all couplings additive, as in NICE.
-          transformer: of the couplings, instead of the affine one: `'rational_quadratic_spline'`,
-            `'logistic_mixture'`, or a function that returns a new `Transformer`.
+          momentum: of the moving statistics of batch normalization; by default 0.9.
+          use_scale: `False` is short for `transformer='additive'`.
+          transformer: of the couplings: `'affine'`, the default, `'additive'` as in NICE,
+            `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
+            `Transformer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether the half that a scale factors out goes through an affine coupling
             given the half that goes on, which starts as the identity: a learned prior of it.
@@ -143,107 +151,62 @@ class RealNVPImage(AssembledFlow):
             K] for an image. The flow then needs a `conditional_input` of this shape, [..., K] or
             [..., H, W, K], see `ConditionEmbedding`. An image is resized to the height and width of
             the data, and squeezed as the data is.
-          num_classes: the same for integer labels in [0, num_classes), of shape [...].
+          num_classes: number of classes, for a flow that needs a `conditional_input` of integer
+            labels [...] in [0, num_classes).
           condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of
             an image. `conditional_input=None` then gives the density without a condition.
           embedding_size: length of the embedding of labels and vectors, from which each network
-            predicts shifts of its activations.
-          flow: the flow between latents and logits of another model of the same configuration, to
-            share its networks, as copies do.
+            predicts shifts of its activations; by default 64.
+          flow: the attribute `flow` of another model of the same architecture, to share its
+            networks, as copies do.
           dtype: `tf.float32` or `tf.float64`, of values and log det.
           validate_args: whether to assert that values and log dets are finite, and that data is in
             the range of `PixelLogit`.
           name: of the operations.
 
         Raises:
-          ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
-            of range.
+          ValueError: if the image cannot be squeezed `num_scales - 1` times, an argument is out of
+            range, or one does not apply beside the others.
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        image_shape = multi_scale.checked_image_shape(image_shape, name)
-        if num_scales is None:
-            num_scales = multi_scale.default_num_scales(image_shape, name)
-        num_scales = validation.integer(num_scales, 1, f"{name}: expected num_scales of at least 1")
-        multi_scale.check_num_scales(num_scales, image_shape, name)
-        validation.choice(normalization, NORMALIZATIONS, f"{name}: expected a normalization")
-        dtype = validation.float_dtype(dtype, name)
-        for argument, value in (
-            ("use_scale", use_scale),
-            ("invertible_conv", invertible_conv),
-            ("split_prior", split_prior),
-            ("recompute", recompute),
-        ):
-            validation.flag(value, f"{name}: expected a bool as {argument}")
-        check_transformer(transformer, name)
-        if num_channel_couplings is None:
-            num_channel_couplings = num_couplings
-        num_blocks, num_filters, num_couplings, num_channel_couplings, attention = (
-            validation.integer(
-                value, at_least, f"{name}: expected {argument} of at least {at_least}"
-            )
-            for argument, value, at_least in (
-                ("num_blocks", num_blocks, 0),
-                ("num_filters", num_filters, 1),
-                ("num_couplings", num_couplings, 1),
-                ("num_channel_couplings", num_channel_couplings, 0),
-                ("attention", attention, 0),
-            )
+        owner = ImageArchitecture.owner
+        architecture = ImageArchitecture(
+            image_shape=image_shape,
+            num_scales=num_scales,
+            num_blocks=num_blocks,
+            num_filters=num_filters,
+            num_couplings=num_couplings,
+            num_channel_couplings=num_channel_couplings,
+            filter_growth=filter_growth,
+            normalization=normalization,
+            momentum=momentum,
+            transformer=declared_transformer(transformer, use_scale, owner),
+            invertible_conv=invertible_conv,
+            split_prior=split_prior,
+            attention=attention,
+            network_fn=network_fn,
+            network_dtype=network_dtype,
+            condition=declared_condition(
+                conditional_event_shape, num_classes, condition_dropout, owner
+            ),
+            embedding_size=embedding_size,
+            dtype=dtype,
         )
-        validation.real(
-            filter_growth, lambda x: 0 < x < math.inf, f"{name}: expected a positive filter_growth"
-        )
-        if not (network_fn is None or callable(network_fn)):
-            raise TypeError(f"{name}: expected a function as network_fn, got {network_fn!r}.")
-        network_dtype = default_network_dtype(network_dtype, dtype)
-        # The networks and statistics in `flow` are specific to these.
-        architecture = {
-            "image_shape": image_shape,
-            "num_scales": num_scales,
-            "num_blocks": num_blocks,
-            "num_filters": num_filters,
-            "num_couplings": num_couplings,
-            "num_channel_couplings": num_channel_couplings,
-            "filter_growth": filter_growth,
-            "normalization": normalization,
-            "momentum": momentum,
-            "use_scale": use_scale,
-            "transformer": transformer,
-            "invertible_conv": invertible_conv,
-            "split_prior": split_prior,
-            "attention": attention,
-            "network_fn": network_fn,
-            "network_dtype": network_dtype,
-            "dtype": dtype,
-        }
-        condition = {
-            "conditional_event_shape": conditional_event_shape,
-            "num_classes": num_classes,
-            "size": embedding_size,
-            "dropout": condition_dropout,
-        }
         logit = []
         if alpha is not None:
+            dtype = architecture.dtype
             logit = [PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)]
-        self._image_shape = self._no_dependency(image_shape)
-        self._num_scales = num_scales
-        parameters.update(
-            image_shape=image_shape, num_scales=num_scales, network_dtype=network_dtype
-        )
-
-        def build(condition_shape: tuple[int | None, ...] | None) -> FlowChain:
-            options = {**architecture, "condition_shape": condition_shape}
-            return multi_scale.MultiScaleBuilder(**options).build()
-
+        parameters |= {
+            "image_shape": architecture.image_shape,
+            "num_scales": architecture.num_scales,
+        }
         super().__init__(
-            build,
             architecture,
-            condition,
-            flow,
+            multi_scale_flow,
             logit,
-            event_ndims=3,
+            flow=flow,
             recompute=recompute,
-            dtype=dtype,
             validate_args=validate_args,
             parameters=parameters,
             name=name,
@@ -291,29 +254,29 @@ class RealNVPImage(AssembledFlow):
           image_shape: (height, width, channels).
           **overrides: other arguments of the constructor, or other values of them.
         """
-        image_shape = multi_scale.checked_image_shape(image_shape, "RealNVPImage.compact")
+        image_shape = checked_image_shape(image_shape, "RealNVPImage.compact")
         sides = [side for side in image_shape[:2] if side is not None]
         configuration = {
-            "num_scales": max(1, min(3, multi_scale.max_num_scales(sides))),
+            "num_scales": max(1, min(3, max_num_scales(sides))),
             "num_filters": 64,
             "num_couplings": 4,
             "filter_growth": 1.5,
             "normalization": "actnorm",
             "invertible_conv": True,
             "split_prior": True,
-            "network_fn": multi_scale.shallow_conv,
+            "network_fn": shallow_conv,
         }
         return cls(image_shape, **{**configuration, **overrides})
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int]:
         """(height, width, channels), the argument."""
-        return tuple(self._image_shape)
+        return self.architecture.image_shape
 
     @property
     def num_scales(self) -> int:
         """The number of scales."""
-        return self._num_scales
+        return self.architecture.num_scales
 
     def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
         """Returns the latents by scale, the finest first.
@@ -329,13 +292,13 @@ class RealNVPImage(AssembledFlow):
           TypeError: if the dtype is not the bijector's.
           ValueError: if the shape does not fit.
         """
-        going_on = self._as_input(latents, inverse=False)
+        coarser = self._as_input(latents, inverse=False)
         by_scale = []
-        for _ in range(self._num_scales - 1):
-            squeezed = squeeze.Squeeze(order="factor_out", dtype=self.dtype).forward(going_on)
-            going_on, factored_out = tf.split(squeezed, 2, axis=-1)
+        for _ in range(self.num_scales - 1):
+            squeezed = Squeeze(order="factor_out", dtype=self.dtype).forward(coarser)
+            coarser, factored_out = tf.split(squeezed, 2, axis=-1)
             by_scale.append(factored_out)
-        return [*by_scale, going_on]
+        return [*by_scale, coarser]
 
     def merge_latents(self, by_scale: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns the latents, [..., H, W, C], that `split_latents` gives as `by_scale`.
@@ -346,24 +309,24 @@ class RealNVPImage(AssembledFlow):
         Raises:
           ValueError: if their number is not `num_scales`.
         """
-        if len(by_scale) != self._num_scales:
+        if len(by_scale) != self.num_scales:
             raise ValueError(
-                f"{self.name}: expected latents of {self._num_scales} scales, got {len(by_scale)}."
+                f"{self.name}: expected latents of {self.num_scales} scales, got {len(by_scale)}."
             )
-        *finer, going_on = by_scale
+        *finer, coarser = by_scale
         for factored_out in reversed(finer):
-            squeezed = tf.concat([going_on, factored_out], axis=-1)
-            going_on = squeeze.Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
-        return going_on
+            squeezed = tf.concat([coarser, factored_out], axis=-1)
+            coarser = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
+        return coarser
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         height, width, channels = shape
-        expected = self._image_shape[-1]
+        expected = self.image_shape[-1]
         if channels != expected:
             raise ValueError(f"{self.name}: expected {expected} channels, got shape {shape}.")
-        divisor = 2 ** (self._num_scales - 1)
+        divisor = 2 ** (self.num_scales - 1)
         if any(size is not None and size % divisor for size in (height, width)):
             raise ValueError(
                 f"{self.name}: expected a height and width divisible by {divisor}, for "
-                f"{self._num_scales} scales, got shape {shape}."
+                f"{self.num_scales} scales, got shape {shape}."
             )

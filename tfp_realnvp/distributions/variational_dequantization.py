@@ -12,7 +12,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import RealNVPImage, multi_scale
+from tfp_realnvp.bijectors import RealNVPImage
+from tfp_realnvp.bijectors.multi_scale import shallow_conv
 from tfp_realnvp.internal import validation
 
 __all__ = ["VariationalDequantization"]
@@ -92,7 +93,7 @@ class VariationalDequantization(tf.Module):
         }
         arguments = {
             "normalization": None,
-            "network_fn": multi_scale.shallow_conv,
+            "network_fn": shallow_conv,
             "alpha": None,
             **kwargs,
         }

@@ -53,15 +53,18 @@ class ConditionSpec:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.event_shape is None) == (self.num_classes is None):
+        shape, num_classes, dropout = self.event_shape, self.num_classes, self.dropout
+        if num_classes is not None and isinstance(shape, tuple) and not shape:
+            shape = None
+        if (shape is None) == (num_classes is None):
             raise ValueError(
                 "expected either a conditional_event_shape or num_classes, got "
-                f"{self.event_shape} and {self.num_classes}."
+                f"{shape} and {num_classes}."
             )
-        shape, num_classes, dropout = (), self.num_classes, self.dropout
         if num_classes is None:
-            shape = checked_condition_shape(self.event_shape)
+            shape = checked_condition_shape(shape)
         else:
+            shape = ()
             expected = "expected num_classes of at least 1"
             num_classes = validation.integer(num_classes, 1, expected)
         if dropout is not None:

@@ -1,0 +1,307 @@
+"""The options of whole flows: each is a field here, with its check."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
+from tfp_realnvp.bijectors.transformers import (
+    Additive,
+    Affine,
+    LogisticMixture,
+    RationalQuadraticSpline,
+    Transformer,
+    TransformerFn,
+)
+from tfp_realnvp.internal import validation
+from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet
+
+__all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture"]
+
+NetworkFn = Callable[..., Callable[..., tf.Tensor]]
+
+_TRANSFORMERS: dict[str, Callable[..., Transformer]] = {
+    "affine": Affine,
+    "additive": Additive,
+    "rational_quadratic_spline": RationalQuadraticSpline,
+    "logistic_mixture": LogisticMixture,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(abc.ABC):
+    """What the networks and statistics of a flow are made for.
+
+    Flows of equal architectures can share their networks. An option that does not apply beside the
+    others is an error. `RealNVPImage` and `RealNVPVector` document the options. A subclass also has
+    an attribute `mixing`, what comes before each coupling: `'lu'`, `'permutation'` or `None`.
+
+    Attributes:
+      num_couplings: number of couplings, of an image of the checkerboard couplings of each scale.
+      num_filters: width of the networks.
+      num_blocks: of the default network; `None` beside a `network_fn`.
+      normalization: `'batch'`, `'actnorm'` or `None`.
+      momentum: of batch normalization; `None` without it.
+      transformer: a name, or a function that returns a new `Transformer`.
+      network_fn: makes a network; `None` for the default one.
+      network_dtype: name of a Keras dtype policy.
+      condition: what the flow is conditional on; `None` without a condition.
+      embedding_size: of labels or vectors; `None` without them.
+      dtype: `tf.float32` or `tf.float64`.
+
+    Raises:
+      ValueError: if an option is out of range, or does not apply.
+      TypeError: if an option has a wrong type.
+    """
+
+    num_couplings: int
+    num_filters: int
+    num_blocks: int | None
+    normalization: str | None
+    momentum: float | None
+    transformer: str | TransformerFn
+    network_fn: NetworkFn | None
+    network_dtype: str | None
+    condition: ConditionSpec | None
+    embedding_size: int | None
+    dtype: tf.DType
+
+    owner: ClassVar[str]
+    event_ndims: ClassVar[int]
+    default_num_blocks: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        self._integer("num_couplings", 1)
+        self._integer("num_filters", 1)
+        self._choice("normalization", ("batch", "actnorm", None))
+        if not callable(self.transformer):
+            self._choice("transformer", tuple(_TRANSFORMERS))
+        if self.network_fn is not None and not callable(self.network_fn):
+            raise TypeError(
+                f"{self.owner}: expected a function as network_fn, got {self.network_fn!r}."
+            )
+        self._set("dtype", validation.float_dtype(self.dtype, self.owner))
+        if self.network_dtype is None:
+            is_double = self.dtype == tf.float64
+            policy = "float64" if is_double else keras.config.dtype_policy().name
+            self._set("network_dtype", policy)
+        is_default = self.network_fn is None
+        self._default("num_blocks", self.default_num_blocks, is_default, "with the default network")
+        if is_default:
+            self._integer("num_blocks", 0)
+        has_batch_norm = self.normalization == "batch"
+        self._default("momentum", 0.9, has_batch_norm, "with normalization='batch'")
+        if has_batch_norm:
+            validation.momentum(self.momentum, self.owner)
+        is_embedded = self.condition is not None and self.condition.event_ndims < 3
+        self._default("embedding_size", 64, is_embedded, "with labels or vectors as condition")
+        if is_embedded:
+            self._integer("embedding_size", 1)
+
+    @abc.abstractmethod
+    def default_network(self, **kwargs: Any) -> keras.layers.Layer:
+        """Returns a network of the default kind; see `network_fn` of the flows."""
+
+    def network(self, **kwargs: Any) -> Callable[..., tf.Tensor]:
+        """Returns the network of a coupling."""
+        make = self.network_fn or self.default_network
+        return make(**kwargs, dtype=self.network_dtype)
+
+    def new_transformer(self) -> Transformer:
+        """Returns the transformer of a coupling: each has its own variables."""
+        if self.transformer == "affine":
+            return Affine(dtype=self.dtype)
+        return _TRANSFORMERS.get(self.transformer, self.transformer)()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _default(self, name: str, default: Any, applies: bool, when: str) -> None:
+        """Sets an option that was not given; raises if it was, and does not apply."""
+        value = getattr(self, name)
+        if value is None and applies:
+            self._set(name, default)
+        elif value is not None and not applies:
+            raise ValueError(f"{self.owner}: expected {name} only {when}, got {value!r}.")
+
+    def _integer(self, name: str, at_least: int) -> None:
+        expected = f"{self.owner}: expected {name} of at least {at_least}"
+        self._set(name, validation.integer(getattr(self, name), at_least, expected))
+
+    def _choice(self, name: str, choices: Sequence[str | None]) -> None:
+        expected = f"{self.owner}: expected a {name}"
+        validation.choice(getattr(self, name), choices, expected)
+
+    def _flag(self, name: str) -> None:
+        validation.flag(getattr(self, name), f"{self.owner}: expected a bool as {name}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageArchitecture(Architecture):
+    """The options of `RealNVPImage`.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      num_scales: number of scales.
+      num_channel_couplings: channel-wise couplings of each scale but the last.
+      filter_growth: factor of the number of feature maps when the side is halved.
+      invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
+      split_prior: whether there is a learned prior of what is factored out.
+      attention: heads of self-attention in networks of halved images.
+    """
+
+    image_shape: Sequence[int | None]
+    num_scales: int | None
+    num_channel_couplings: int | None
+    filter_growth: float
+    invertible_conv: bool
+    split_prior: bool
+    attention: int
+
+    owner: ClassVar[str] = "RealNVPImage"
+    event_ndims: ClassVar[int] = 3
+    default_num_blocks: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("image_shape", checked_image_shape(self.image_shape, self.owner))
+        if self.num_scales is None:
+            self._set("num_scales", _default_num_scales(self.image_shape, self.owner))
+        self._integer("num_scales", 1)
+        sides = [side for side in self.image_shape[:2] if side is not None]
+        if self.num_scales > max_num_scales(sides):
+            raise ValueError(
+                f"{self.owner}: expected a height and width that can be halved "
+                f"{self.num_scales - 1} times to at least 2, for num_scales={self.num_scales}, got "
+                f"image_shape {self.image_shape}."
+            )
+        if self.num_channel_couplings is None:
+            self._set("num_channel_couplings", self.num_couplings)
+        self._integer("num_channel_couplings", 0)
+        expected = f"{self.owner}: expected a positive filter_growth"
+        validation.real(self.filter_growth, lambda x: 0 < x < math.inf, expected)
+        self._flag("invertible_conv")
+        self._flag("split_prior")
+        self._integer("attention", 0)
+
+    @property
+    def mixing(self) -> str | None:
+        """`'lu'` for an `InvertibleConv1x1` before each coupling, or `None`."""
+        return "lu" if self.invertible_conv else None
+
+    def default_network(
+        self, *, mask: Mask, input_channels: int, output_channels: int, **kwargs: Any
+    ) -> ConvResNet:
+        """Returns the paper's network."""
+        del input_channels
+        parity = mask.parity if isinstance(mask, CheckerboardMask) else None
+        return ConvResNet(output_channels, self.num_blocks, checkerboard_parity=parity, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorArchitecture(Architecture):
+    """The options of `RealNVPVector`.
+
+    Attributes:
+      event_size: length of the vectors.
+      mixing: `'lu'`, `'permutation'` or `None`.
+      activation: of the default network; `None` beside a `network_fn`.
+    """
+
+    event_size: int
+    mixing: str | None
+    activation: str | None
+
+    owner: ClassVar[str] = "RealNVPVector"
+    event_ndims: ClassVar[int] = 1
+    default_num_blocks: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._integer("event_size", 1)
+        self._choice("mixing", ("lu", "permutation", None))
+        is_default = self.network_fn is None
+        self._default("activation", "relu", is_default, "with the default network")
+        if is_default:
+            expected = f"{self.owner}: expected the name of an activation"
+            is_name = isinstance(self.activation, str)
+            validation.require(is_name, expected, self.activation, TypeError)
+
+    def default_network(self, *, mask: Mask, input_channels: int, **kwargs: Any) -> DenseResNet:
+        """Returns a residual network of dense layers."""
+        del mask, input_channels
+        return DenseResNet(num_blocks=self.num_blocks, activation=self.activation, **kwargs)
+
+
+def declared_condition(
+    conditional_event_shape: Sequence[int | None] | None,
+    num_classes: int | None,
+    dropout: float | None,
+    owner: str,
+) -> ConditionSpec | None:
+    """Returns the condition that the arguments of a flow declare; `None` without one."""
+    if conditional_event_shape is None and num_classes is None:
+        expected = f"{owner}: expected condition_dropout only with a condition"
+        validation.require(dropout is None, expected, dropout)
+        return None
+    return ConditionSpec(conditional_event_shape, num_classes, dropout)
+
+
+def declared_transformer(
+    transformer: str | TransformerFn | None, use_scale: bool, owner: str
+) -> str | TransformerFn:
+    """Returns the transformer of the arguments of a flow; `use_scale=False` is `'additive'`."""
+    validation.flag(use_scale, f"{owner}: expected a bool as use_scale")
+    if transformer is None:
+        return "affine" if use_scale else "additive"
+    if not use_scale:
+        raise ValueError(
+            f"{owner}: expected use_scale=False, the transformer 'additive', or another "
+            f"transformer, got both: {transformer!r}."
+        )
+    return transformer
+
+
+def checked_image_shape(
+    image_shape: Sequence[int | None], owner: str
+) -> tuple[int | None, int | None, int]:
+    """Returns (height, width, channels), or raises."""
+    expected = f"{owner}: expected an image_shape (height, width, channels)"
+    if not isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape)):
+        raise TypeError(f"{expected}, got {image_shape!r}.")
+    shape = tuple(image_shape)
+    if len(shape) != 3 or shape[-1] is None:
+        raise ValueError(f"{expected}, got {image_shape!r}.")
+    expected = f"{expected}, got {image_shape!r}: expected positive sizes"
+    return tuple(None if size is None else validation.integer(size, 1, expected) for size in shape)
+
+
+def max_num_scales(sides: Sequence[int]) -> int:
+    """Returns how many scales images of such sides can have; 64 if none is known."""
+    num_scales = 0
+    while num_scales < 64 and all(
+        side % 2**num_scales == 0 and side // 2**num_scales >= 2 for side in sides
+    ):
+        num_scales += 1
+    return num_scales
+
+
+def _default_num_scales(image_shape: tuple[int | None, int | None, int], owner: str) -> int:
+    if None in image_shape:
+        raise ValueError(
+            f"{owner}: expected num_scales for images of unknown size, {image_shape}, got None."
+        )
+    num_scales, side = 1, math.gcd(*image_shape[:2])
+    # The recursion ends when the input of the last scale is 4 × 4 (section 4.1); a side that is not
+    # 4 times a power of 2 ends at the last one above that can be halved.
+    while side % 2 == 0 and min(image_shape[:2]) // 2**num_scales >= 4:
+        num_scales, side = num_scales + 1, side // 2
+    return num_scales

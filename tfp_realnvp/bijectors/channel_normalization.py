@@ -1,0 +1,104 @@
+"""What normalizations of channels share: variables that copies share, made at the first call."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.internal import validation
+
+__all__ = ["ChannelNormalization", "ChannelVariables"]
+
+
+class ChannelVariables(tf.Module, abc.ABC):
+    """The variables of a normalization.
+
+    Attributes:
+      num_channels: the number of channels; `None` before `build`.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.num_channels: int | None = None
+
+    def build(self, num_channels: int, dtype: tf.DType) -> None:
+        """Creates the variables, unless they exist."""
+        if self.num_channels is None:
+            with tf.init_scope():
+                self._create(num_channels, dtype)
+            self.num_channels = num_channels
+
+    @abc.abstractmethod
+    def _create(self, num_channels: int, dtype: tf.DType) -> None:
+        """Creates the variables, those of the identity."""
+
+
+class ChannelNormalization(FlowBijector):
+    """The base class of `ActNorm` and `BatchNormalization`.
+
+    A subclass has a constructor argument for the variables, which copies share, whether they were
+    created or not. `config` leaves it out.
+    """
+
+    # The name of that argument, and the type of the variables.
+    _argument: ClassVar[str]
+    _variables_type: ClassVar[type[ChannelVariables]]
+
+    def __init__(
+        self,
+        *,
+        num_channels: int | None,
+        epsilon: float,
+        event_ndims: int,
+        dtype: Any,
+        validate_args: bool,
+        parameters: dict[str, Any],
+        name: str,
+    ) -> None:
+        dtype = validation.float_dtype(dtype, name)
+        validation.positive(epsilon, f"{name}: expected a positive epsilon", dtype)
+        shared = parameters[self._argument]
+        if not (shared is None or isinstance(shared, self._variables_type)):
+            kind = self._variables_type.__name__
+            raise TypeError(f"{name}: expected {kind} as {self._argument}, got {shared!r}.")
+        with tf.name_scope(name):
+            self._epsilon = epsilon
+            self._channels = self._variables_type() if shared is None else shared
+            parameters[self._argument] = self._channels
+            if num_channels is not None:
+                expected = f"{name}: expected num_channels of at least 1"
+                self._channels.build(validation.integer(num_channels, 1, expected), dtype)
+            super().__init__(
+                event_ndims=event_ndims,
+                dtype=dtype,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the variables exist."""
+        return self._channels.num_channels is not None
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The variables."""
+        return tuple(self._channels.variables)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make an equal bijector with its own variables."""
+        config = {**self.parameters, "num_channels": self._channels.num_channels}
+        del config[self._argument]
+        return config
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        channels = self._channels.num_channels
+        if shape[-1] is None or channels not in (None, shape[-1]):
+            raise ValueError(
+                f"{self.name}: expected {channels or 'a known number of'} channels, got {shape}."
+            )
