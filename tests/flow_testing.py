@@ -70,7 +70,9 @@ def coupling(mask, channels, dtype=tf.float32, **kwargs):
 def image_flow(image_shape=(4, 4, 3), **kwargs):
     """Returns a small `RealNVPImage` with random weights."""
     seed = kwargs.pop("weights_seed", 0)
-    kwargs = {"num_scales": 2, "num_blocks": 1, "num_filters": 4, **kwargs}
+    # Only the default network has blocks.
+    blocks = {} if kwargs.get("network_fn") else {"num_blocks": 1}
+    kwargs = {"num_scales": 2, "num_filters": 4, **blocks, **kwargs}
     return randomize(tfr.RealNVPImage(image_shape, **kwargs), seed)
 
 

@@ -39,7 +39,6 @@ from tfp_realnvp.networks import (
     DenseResNet,
     SelfAttention,
     ShallowConv,
-    WeightNormConv2D,
 )
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 from tfp_realnvp.serialization.saved_model import export_saved_model
@@ -86,7 +85,6 @@ __all__ = [
     "TrainingCheckpoint",
     "Transformer",
     "VariationalDequantization",
-    "WeightNormConv2D",
     "bits_per_dim",
     "class_log_probs",
     "condition",

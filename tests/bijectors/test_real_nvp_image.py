@@ -19,7 +19,7 @@ def _record(made):
 
     def network_fn(**kwargs):
         made.append(kwargs)
-        return tfr.WeightNormConv2D(kwargs["output_channels"], 1, name=kwargs["name"])
+        return keras.layers.Conv2D(kwargs["output_channels"], 1, name=kwargs["name"])
 
     return network_fn
 

@@ -1,12 +1,9 @@
-import functools
-
 import flow_testing as ft
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.networks import BatchNorm, batch_norm
+from tfp_realnvp.networks import batch_norm
 
 _OPTIONS = {"momentum": 0.8, "epsilon": 1e-3}
 # One channel, a few, a vector of them, and more than one vector: the kernels differ.
@@ -124,49 +121,16 @@ def test_second_derivatives_while_training(dtype):
     _assert_close(actual, expected, 1e-10 if dtype == tf.float64 else 1e-4)
 
 
-# The layer.
-
-
-def _layer(channels, **kwargs):
-    layer = BatchNorm(**_OPTIONS, **kwargs)
-    layer.build((None, None, None, channels))
-    return ft.randomize(layer)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
-def test_the_layer_is_the_function_and_keeps_the_statistics(dtype):
-    layer = _layer(3, dtype=dtype)
-    x = _arguments(3, tf.as_dtype(layer.compute_dtype))[0]
-    vectors = [tf.convert_to_tensor(variable.value) for variable in layer.variables]
-    function = functools.partial(batch_norm, x, *vectors, **_OPTIONS)
-    inference, training = function(training=False), function(training=True)
-    np.testing.assert_array_equal(layer(x), inference.outputs)
-    for variable, value in zip(layer.variables, vectors, strict=True):
-        np.testing.assert_array_equal(variable, value)
-    np.testing.assert_array_equal(layer(x, training=True), training.outputs)
-    np.testing.assert_array_equal(layer.moving_mean, training.moving_mean)
-    np.testing.assert_array_equal(layer.moving_variance, training.moving_variance)
-    expected = "float64" if dtype == "float64" else "float32"
-    assert {variable.dtype for variable in layer.variables} == {expected}
-
-
 @pytest.mark.parametrize("channels", [3, 16])
 def test_training_with_unknown_sizes(channels):
-    layer, again = _layer(channels), _layer(channels)
-    again.set_weights(layer.get_weights())
     signature = [tf.TensorSpec([None, None, None, channels], tf.float32)]
-    late = tf.function(lambda x: layer(x, training=True), input_signature=signature)
+    vectors = _arguments(channels)[1:]
+
+    def function(x):
+        return batch_norm(x, *vectors, training=True, **_OPTIONS)
+
+    late = tf.function(function, input_signature=signature)
     for shape in ((4, 3, 5), (1, 2, 2), (1, 1, 1)):
         x = ft.normal([*shape, channels])
-        np.testing.assert_allclose(late(x), again(x, training=True), rtol=1e-5, atol=1e-5)
-        for ours, theirs in zip(layer.variables, again.variables, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-
-def test_serialization():
-    layer = _layer(3, name="norm")
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert type(again) is BatchNorm and again.get_config() == layer.get_config()
-    again.set_weights(layer.get_weights())
-    x = _arguments(3)[0]
-    np.testing.assert_array_equal(again(x), layer(x))
+        for actual, expected in zip(late(x), function(x), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

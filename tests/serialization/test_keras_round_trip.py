@@ -22,7 +22,7 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
-from tfp_realnvp.distributions import find_embedding, takes_condition
+from tfp_realnvp.distributions import find_condition_spec, takes_condition
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -59,8 +59,8 @@ def batch_for(distribution, number, seed=0):
     images = grey_levels(number, SHAPE, seed) % 17
     if not takes_condition(distribution):
         return images
-    embedding = find_embedding(distribution)
-    event = () if embedding is None else embedding.conditional_event_shape
+    spec = find_condition_spec(distribution)
+    event = () if spec is None else spec.event_shape
     kind = {0: "labels", 1: "vectors", 3: "small_images"}[len(event)]
     return images, condition(kind, [number], seed=seed).numpy()
 

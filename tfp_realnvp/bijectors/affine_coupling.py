@@ -16,7 +16,7 @@ __all__ = ["AffineCoupling"]
 
 
 class AffineCoupling(Coupling):
-    r"""Keeps half of an event and transforms the other with parameters predicted from the first.
+    r"""A `Coupling` with the transformer `Affine`, or `Additive`.
 
     With the mask `b`, and `c` the number of channels of the transformed half, the network gives
     `2c` channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
@@ -26,17 +26,6 @@ class AffineCoupling(Coupling):
     inverse (data -> latent):  z = b * x + (1 - b) * (x * exp(s(b * x)) + t(b * x))       (eq. 9)
     ildj = sum((1 - b) * s)
     ```
-
-    `scale` is a trainable scalar `tf.Variable`; with tanh it bounds the log scale. Neither
-    direction inverts the network, so any network will do. `use_scale=False` gives the additive
-    coupling of NICE: `c` channels, `s = 0`, a log det of zero.
-
-    The variables of a network that is a Keras layer or model, or a `tf.Module`, are variables of
-    the coupling, also if the network creates them at its first call.
-
-    A network with an argument `conditional_input` gets the condition of the call, for example
-    `coupling.forward(x, conditional_input=c)`. If its shape is declared, `conditional_event_shape`,
-    the leading shapes of events and condition broadcast, and a missing condition is an error.
 
     #### Example
 
@@ -72,28 +61,20 @@ class AffineCoupling(Coupling):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, a `ChannelMask`, or an object with their methods.
-          network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, 2c]: `t`, then
-            the argument of tanh ([B, H, W, c] if not `use_scale`). Called with the keyword
-            arguments `training` and `conditional_input` if it has them. Its dtype may differ from
-            `dtype`.
-          use_scale: `False` gives the additive coupling.
+          mask: as in `Coupling`.
+          network: as in `Coupling`, to [B, H, W, 2c]: `t`, then the argument of tanh; to
+            [B, H, W, c] if not `use_scale`.
+          use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
           scale: the initial value of the trainable scale of tanh, or the variable itself.
-          conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
-            an image [H, W, K]; by default the attribute of that name of the network. `None` passes
-            a condition on as it is. An image that has more pixels than the network's is squeezed:
-            4 channels for each 2×2 square.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C], whose network is from
-            [B, k] to [B, 2c].
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: of the operations.
+          conditional_event_shape: as in `Coupling`.
+          event_ndims: as in `Coupling`.
+          dtype: as in `Coupling`.
+          validate_args: as in `Coupling`.
+          name: as in `Coupling`.
 
         Raises:
-          TypeError: if `mask` is not a mask, `network` is not callable, `scale` is neither a number
-            nor a variable, `dtype` is not float32 or float64, or a flag is not a bool.
-          ValueError: if `scale` is not finite, `conditional_event_shape` is given for a network
-            without `conditional_input`, or the mask is a checkerboard and events are vectors.
+          TypeError: if `scale` is neither a number nor a variable, or as in `Coupling`.
+          ValueError: if `scale` is not finite, or as in `Coupling`.
         """
         parameters = dict(locals())
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.architecture import Architecture
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
@@ -108,12 +109,14 @@ def coupling(
     )
     if isinstance(network, keras.layers.Layer) and not network.built:
         network.build((*[None] * ndims, input_channels))
-    return Coupling(
-        mask,
-        network,
-        transformer,
-        conditional_event_shape=condition_shape if takes_condition(network) else None,
-        event_ndims=ndims,
-        dtype=architecture.dtype,
-        name=f"{name}_coupling",
-    )
+    options = {
+        "conditional_event_shape": condition_shape if takes_condition(network) else None,
+        "event_ndims": ndims,
+        "dtype": architecture.dtype,
+        "name": f"{name}_coupling",
+    }
+    if architecture.transformer == "affine":
+        return AffineCoupling(mask, network, scale=transformer.scale, **options)
+    if architecture.transformer == "additive":
+        return AffineCoupling(mask, network, use_scale=False, **options)
+    return Coupling(mask, network, transformer, **options)

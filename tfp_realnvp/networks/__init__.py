@@ -1,17 +1,16 @@
 """Conditioner networks, as Keras layers."""
 
 from tfp_realnvp.networks.attention import SelfAttention
-from tfp_realnvp.networks.batch_norm import BatchNorm, batch_norm
+from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
 from tfp_realnvp.networks.condition_spec import ConditionSpec
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
 from tfp_realnvp.networks.shallow_conv import ShallowConv
-from tfp_realnvp.networks.weight_norm import WeightNormConv2D, weight_norm
+from tfp_realnvp.networks.weight_norm import weight_norm
 
 __all__ = [
-    "BatchNorm",
     "ConditionEmbedding",
     "ConditionSpec",
     "Conditioner",
@@ -19,7 +18,6 @@ __all__ = [
     "DenseResNet",
     "SelfAttention",
     "ShallowConv",
-    "WeightNormConv2D",
     "batch_norm",
     "weight_norm",
 ]

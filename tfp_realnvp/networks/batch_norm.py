@@ -1,15 +1,14 @@
-"""Batch normalization of feature maps: a pure function, and a layer that keeps its statistics."""
+"""Batch normalization of feature maps, as a pure function."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal import replicas
 
-__all__ = ["BatchNorm", "Normalized", "batch_norm"]
+__all__ = ["Normalized", "batch_norm"]
 
 
 class Normalized(NamedTuple):
@@ -45,6 +44,7 @@ def batch_norm(
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.networks import batch_norm
     >>> x = tf.random.normal([64, 8, 8, 3], mean=5.0, stddev=2.0)
     >>> y, mean, variance = batch_norm(x, tf.zeros(3), tf.zeros(3), tf.ones(3), training=True)
     >>> bool(tf.abs(tf.math.reduce_std(y) - 1) < 1e-2), bool(mean[0] > 0.4)
@@ -93,75 +93,3 @@ def batch_norm(
         )
     outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, epsilon)
     return Normalized(tf.cast(outputs, inputs.dtype), *moving)
-
-
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
-class BatchNorm(keras.layers.Layer):
-    r"""`batch_norm` as a layer, with a learned offset and its own moving statistics.
-
-    `keras.layers.BatchNormalization` computes the same by separate operations, which in float32 on
-    a CPU takes three times as long, and casts half precision up. Here the statistics are float32
-    and the images keep their precision.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> layer = BatchNorm()
-    >>> y = layer(tf.random.normal([64, 8, 8, 3], mean=5.0, stddev=2.0), training=True)
-    >>> bool(tf.abs(tf.math.reduce_std(y) - 1) < 1e-2), bool(layer.moving_mean[0] > 0.4)
-    (True, True)
-
-    #### References
-
-    Ioffe, Szegedy: Batch Normalization, algorithm 1.
-    """
-
-    def __init__(self, *, momentum: float = 0.9, epsilon: float = 1e-4, **kwargs: Any) -> None:
-        """Constructs the layer.
-
-        Args:
-          momentum: of the moving statistics, in [0, 1).
-          epsilon: added to the variance, positive.
-          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
-
-        Raises:
-          ValueError: if `momentum` or `epsilon` is out of range.
-          TypeError: if one of them is not a number.
-        """
-        super().__init__(**kwargs)
-        self.momentum = validation.momentum(momentum, self.name)
-        self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""
-        shape = (input_shape[-1],)
-        # float32 also when the layer computes in half precision.
-        self.offset = self.add_weight(
-            name="offset", shape=shape, initializer="zeros", autocast=False
-        )
-        moving = {"shape": shape, "trainable": False, "aggregation": "mean", "autocast": False}
-        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
-        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
-
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the normalized inputs, [B, H, W, C]."""
-        variables = self.offset, self.moving_mean, self.moving_variance
-        normalized = batch_norm(
-            inputs,
-            *(tf.convert_to_tensor(variable.value) for variable in variables),
-            training=training,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-        )
-        if training:
-            replicas.assign(self.moving_mean, normalized.moving_mean)
-            replicas.assign(self.moving_variance, normalized.moving_variance)
-        return normalized.outputs
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for that of an input."""
-        return tuple(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
