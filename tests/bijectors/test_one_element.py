@@ -1,0 +1,88 @@
+"""Vectors of one element, and images of one channel: a coupling keeps nothing of them."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+
+def _flow(**kwargs):
+    flow = tfr.RealNVPVector(1, num_couplings=2, num_filters=8, dtype=tf.float64, **kwargs)
+    return tfd.TransformedDistribution(ft.standard_normal([1], tf.float64), ft.randomize(flow))
+
+
+@pytest.mark.parametrize("number", [0, 1, 256])
+def test_log_prob_in_a_function(number):
+    # In float32: oneDNN aborts the process where a kernel has no rows.
+    flow = tfr.RealNVPVector(1)
+    distribution = tfd.TransformedDistribution(ft.standard_normal([1]), ft.randomize(flow))
+    x = ft.normal([number, 1])
+    log_prob = tf.function(distribution.log_prob)(x)
+    assert log_prob.shape == [number]
+    np.testing.assert_allclose(log_prob, distribution.log_prob(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("transformer", ["affine", "rational_quadratic_spline"])
+@pytest.mark.parametrize("condition", [{}, {"conditional_event_shape": [2]}, {"num_classes": 3}])
+def test_all_variables_have_gradients(transformer, condition):
+    flow = _flow(transformer=transformer, **condition)
+    given = {} if not condition else {"conditional_input": np.array([0, 2, 1, 1])}
+    if "conditional_event_shape" in condition:
+        given = {"conditional_input": ft.normal([4, 2], tf.float64, seed=1)}
+    with tf.GradientTape() as tape:
+        log_prob = flow.log_prob(ft.normal([4, 1], tf.float64), bijector_kwargs=given)
+        loss = tf.reduce_sum(tf.square(log_prob))
+    variables = flow.trainable_variables
+    gradients = tape.gradient(loss, variables)
+    missing = [v.name for v, g in zip(variables, gradients, strict=True) if g is None]
+    zero = [
+        v.name
+        for v, g in zip(variables, gradients, strict=True)
+        if g is not None and not np.abs(g.numpy()).max() > 0
+    ]
+    # A 1×1 matrix has nothing off its diagonal.
+    assert not missing and all("off_diagonal" in name for name in zero)
+
+
+def test_the_condition_changes_the_density():
+    flow = _flow(conditional_event_shape=[1])
+    x, conditions = ft.normal([4, 1], tf.float64), ft.normal([2, 4, 1], tf.float64, seed=1)
+    log_probs = [flow.log_prob(x, bijector_kwargs={"conditional_input": c}) for c in conditions]
+    assert np.abs(log_probs[0] - log_probs[1]).min() > 1e-3
+    given = tfr.condition(flow, conditions[0])
+    samples = given.sample(seed=1)
+    z = flow.bijector.inverse(tf.identity(samples), conditional_input=conditions[0])
+    base = flow.distribution.sample(4, seed=1)
+    np.testing.assert_allclose(np.sort(z[:, 0]), np.sort(base[:, 0]), atol=1e-9)
+
+
+def test_regression_of_one_number():
+    # y = 2 x + 0.3 ε: the exact loss is the entropy of the noise.
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[2_000, 1]).astype(np.float32)
+    y = (2 * x + 0.3 * rng.normal(size=x.shape)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    flow = tfr.RealNVPVector(1, num_couplings=2, conditional_event_shape=[1])
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([1]), flow))
+    model.compile(tfr.FusedAdam(5e-3))
+    model.fit(y[:1_000], x[:1_000], batch_size=50, epochs=20, verbose=0)
+    exact = 0.5 * np.log(2 * np.pi * np.e * 0.3**2)
+    loss = -np.mean(model.predict((y[1_000:], x[1_000:]), verbose=0))
+    assert loss < exact + 0.1
+
+
+def test_a_network_of_images_of_which_nothing_is_kept():
+    network = keras.layers.Conv2D(2, 3, padding="same")
+    network.build((None, None, None, 1))
+    coupling = tfr.AffineCoupling(tfr.ChannelMask(num_first=0), ft.randomize(network))
+    y, fldj = coupling.forward_and_log_det(ft.normal([3, 4, 4, 1]))
+    z, ildj = coupling.inverse_and_log_det(tf.identity(y))
+    assert np.abs(fldj).min() > 1e-3
+    np.testing.assert_allclose(z, ft.normal([3, 4, 4, 1]), atol=1e-5)
+    np.testing.assert_allclose(fldj, -ildj, rtol=1e-5)
