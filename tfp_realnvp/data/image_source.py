@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.data import preprocessing
-from tfp_realnvp.data.batch_plan import BatchPlan
+from tfp_realnvp.data.batches import BatchPlan, with_image
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, without_autotune
 
-__all__ = ["ImageSource", "read_arrays", "stream_batches", "with_image"]
+__all__ = ["ImageSource", "read_arrays", "stream_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +44,6 @@ class ImageSource:
         """The size of all prepared images in bytes; infinite if their number is unknown."""
         count = float("inf") if self.num_images is None else self.num_images
         return count * float(np.prod(self.image_shape))
-
-
-def with_image(function: Callable[[Any], Any], example: Any) -> Any:
-    """Returns an example with its image, or what stands for it, replaced by a function of it.
-
-    #### Example
-
-    >>> with_image(abs, -3), with_image(abs, (-3, "label"))
-    (3, (3, 'label'))
-
-    Args:
-      function: a function of the image.
-      example: an image, or a tuple of an image and its condition.
-    """
-    if isinstance(example, tuple):
-        image, condition = example
-        return function(image), condition
-    return function(example)
 
 
 def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
@@ -120,9 +101,9 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
         order = tf.random.stateless_uniform([], seed, maxval=2**31 - 1, dtype=tf.int64)
         batches = source.records(order).enumerate().batch(plan.global_batch_size, True)
         batches = batches.skip(tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0)))
-        own = slice(plan.shard_index, None, plan.num_shards)
+        of_shard = slice(plan.shard_index, None, plan.num_shards)
         records = batches.map(
-            lambda *batch: tf.nest.map_structure(lambda values: values[own], batch)
+            lambda *batch: tf.nest.map_structure(lambda values: values[of_shard], batch)
         ).unbatch()
         return records.map(lambda position, record: (seed, position, record))
 
@@ -137,7 +118,7 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
             else:
                 image = source.augment(decoded, augment_seed)
             if plan.flip:
-                image = preprocessing.flip_some(image[tf.newaxis], flip_seed)[0]
+                image = tf.image.stateless_random_flip_left_right(image, flip_seed)
             return _shaped(image, source)
 
         return with_image(augmented, record)
