@@ -93,9 +93,9 @@ def test_the_order_of_files_differs_between_epochs(cifar10):
 def test_labels(cifar10, cache_bytes):
     common = {"batch_size": 8, "data_dir": cifar10, "cache_bytes": cache_bytes}
     images = load("cifar10", training=True, **common)
-    found = load("cifar10", training=True, condition="label", **common)
-    assert (found.num_classes, found.conditional_event_shape) == (10, None)
-    batches = [*found.dataset.take(12).as_numpy_iterator()]
+    image_data = load("cifar10", training=True, condition="label", **common)
+    assert (image_data.num_classes, image_data.conditional_event_shape) == (10, None)
+    batches = [*image_data.dataset.take(12).as_numpy_iterator()]
     for (with_label, labels), expected in zip(batches, images.dataset, strict=False):
         np.testing.assert_array_equal(with_label, expected)
         np.testing.assert_array_equal(labels, with_label[:, 0, 0, 0] % 10)
@@ -144,8 +144,8 @@ def test_celeb_a():
         return tf.data.Dataset.from_tensor_slices({"image": images, "attributes": attributes})
 
     with tfds.testing.mock_data(as_dataset_fn=stored):
-        found = load("celeb_a", batch_size=4, condition="attributes", cache_bytes=0)
-        [(read, conditions)] = found.dataset.as_numpy_iterator()
+        image_data = load("celeb_a", batch_size=4, condition="attributes", cache_bytes=0)
+        [(read, conditions)] = image_data.dataset.as_numpy_iterator()
     np.testing.assert_array_equal(conditions, values)
     for image, content in zip(read, images, strict=True):
         cropped = Image.open(io.BytesIO(content)).crop((15, 40, 163, 188))
@@ -161,8 +161,8 @@ def test_image_folders_contain_the_images_of_tfds_image_folder(tmp_path):
         (path / f"{index}.png").write_bytes(_encoded(_noise(index, 16, 16), "PNG"))
     builder = tfds.ImageFolder(str(tmp_path))
     for split in ("train", "test"):
-        found = load(str(tmp_path), batch_size=1, split=split)
-        ours = {batch.numpy().tobytes() for batch in found.dataset}
+        image_data = load(str(tmp_path), batch_size=1, split=split)
+        ours = {batch.numpy().tobytes() for batch in image_data.dataset}
         theirs = {e["image"].numpy().tobytes() for e in builder.as_dataset(split=split)}
         assert ours == theirs
 

@@ -94,17 +94,19 @@ def folder_images(
     splits = check_split(str(folder), split, tuple(paths), num_validation)
     first = paths["train"][0]
     labels = None if condition is None else _labels(folder, paths)
-    chosen = paths.get(split)
+    split_paths = paths.get(split)
     if num_validation and split != "test":
         rest, held_out = hold_out(len(paths["train"]), num_validation)
-        chosen = [paths["train"][row] for row in (rest if split == "train" else held_out)]
+        split_paths = [paths["train"][row] for row in (rest if split == "train" else held_out)]
 
-    shapes = _shapes([first, *chosen], on_error)
-    readable = [path for path in chosen if path in shapes]
-    if len(readable) < len(chosen):
-        logging.warning("Skipped %d of %d images.", len(chosen) - len(readable), len(chosen))
+    shapes = _shapes([first, *split_paths], on_error)
+    readable = [path for path in split_paths if path in shapes]
+    if len(readable) < len(split_paths):
+        logging.warning(
+            "Skipped %d of %d images.", len(split_paths) - len(readable), len(split_paths)
+        )
     if not readable:
-        raise ValueError(f"Expected readable images, got {len(chosen)} unreadable files.")
+        raise ValueError(f"Expected readable images, got {len(split_paths)} unreadable files.")
     first = first if first in shapes else readable[0]
     height, width, channels = shapes[first]
     channels = 1 if channels <= 2 else 3
@@ -118,13 +120,13 @@ def folder_images(
             )
     if image_size is not None:
         height = width = image_size
-    stored = tf.constant([str(path) for path in readable])
+    files = tf.constant([str(path) for path in readable])
     if labels is not None:
-        stored = stored, tf.constant([labels[path] for path in readable], tf.int32)
+        files = files, tf.constant([labels[path] for path in readable], tf.int32)
 
     def records(seed: tf.Tensor | None) -> tf.data.Dataset:
-        files = tf.data.Dataset.from_tensor_slices(stored)
-        return files if seed is None else files.shuffle(len(readable), seed=seed)
+        dataset = tf.data.Dataset.from_tensor_slices(files)
+        return dataset if seed is None else dataset.shuffle(len(readable), seed=seed)
 
     def prepare(image: tf.Tensor) -> tf.Tensor:
         return image if image_size is None else preprocessing.prepare_square(image, image_size)

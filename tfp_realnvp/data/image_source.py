@@ -81,9 +81,9 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
         records = source.records(None).shard(plan.num_shards, plan.shard_index)
 
         def prepared(content: tf.Tensor) -> tf.Tensor:
-            return _shaped(source.prepare(source.decode(content)), source)
+            return tf.ensure_shape(source.prepare(source.decode(content)), source.image_shape)
 
-        # Of a tuple, `map` would pass each part as an argument.
+        # `map` passes the parts of a tuple as separate arguments. Enumerated, a record is only one.
         examples = records.enumerate().map(
             lambda _, record: with_image(prepared, record), num_parallel_calls=PARALLEL_CALLS
         )
@@ -95,7 +95,8 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 
     @tf.autograph.experimental.do_not_convert
     def records_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        # `tf.data` combines the global seed with its own. This sets the seed of this graph only.
+        # `tf.data` combines the seed of a shuffle with the global seed, so that the order would
+        # depend on both. This sets the global seed of this graph only.
         tf.random.set_seed(1)
         seed = plan.epoch_seed(epoch)
         order = tf.random.stateless_uniform([], seed, maxval=2**31 - 1, dtype=tf.int64)
@@ -107,19 +108,17 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
         ).unbatch()
         return records.map(lambda position, record: (seed, position, record))
 
+    augment = source.augment or (lambda image, seed: source.prepare(image))
+
     def example(epoch_seed: tf.Tensor, position: tf.Tensor, record: Any) -> Any:
         seed = tf.random.experimental.stateless_fold_in(epoch_seed, position)
         augment_seed, flip_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
 
         def augmented(content: tf.Tensor) -> tf.Tensor:
-            decoded = source.decode(content)
-            if source.augment is None:
-                image = source.prepare(decoded)
-            else:
-                image = source.augment(decoded, augment_seed)
+            image = augment(source.decode(content), augment_seed)
             if plan.flip:
                 image = tf.image.stateless_random_flip_left_right(image, flip_seed)
-            return _shaped(image, source)
+            return tf.ensure_shape(image, source.image_shape)
 
         return with_image(augmented, record)
 
@@ -136,16 +135,8 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 def read_arrays(source: ImageSource) -> Any:
     """Returns all images of a source in order, prepared but not augmented.
 
-    Args:
-      source: an `ImageSource`.
-
-    Returns:
-      `uint8` array of shape `[N, H, W, C]`, or a tuple of it and of the array of conditions.
-
+    The result is a `uint8` array of shape `[N, H, W, C]`, or a tuple of it and an array of the
+    conditions.
     """
     batches = without_autotune(stream_batches(source, BatchPlan(256)))
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator())
-
-
-def _shaped(image: tf.Tensor, source: ImageSource) -> tf.Tensor:
-    return tf.ensure_shape(image, source.image_shape)

@@ -192,14 +192,14 @@ def load(
         shard_index=shard_index,
     )
     is_gray = condition == "gray"
-    stored = {"condition": None if is_gray else condition, "num_validation": num_validation}
+    common = {"condition": None if is_gray else condition, "num_validation": num_validation}
     path = pathlib.Path(name)
     if name and name not in EMBEDDED and find_spec(name) is None and path.is_dir():
-        selected = folder_images(path, split, image_size=image_size, on_error=on_error, **stored)
+        selected = folder_images(path, split, image_size=image_size, on_error=on_error, **common)
     elif name in EMBEDDED or path.suffix in (".npy", ".npz"):
         if image_size is not None:
             raise ValueError(f"Expected no image_size for {name!r}, whose image size is fixed.")
-        selected = array_images(name, split, **stored)
+        selected = array_images(name, split, **common)
     else:
         selected = tfds_images(
             name,
@@ -208,7 +208,7 @@ def load(
             data_dir=data_dir,
             download=download,
             shuffle_buffer=shuffle_buffer,
-            **stored,
+            **common,
         )
     flip = selected.flip if flip is None else flip
     plan = dataclasses.replace(plan, flip=flip)

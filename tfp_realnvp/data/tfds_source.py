@@ -27,9 +27,9 @@ class _Condition:
     event_shape: tuple[int] | None = None
 
     def convert(self, value: Any) -> tf.Tensor:
-        """Returns an int32 label, or a float32 vector of a number, vector or dictionary of these.
+        """Converts the value of the feature to an int32 label or a float32 vector.
 
-        The components of a dictionary are in the order of the sorted names.
+        A dictionary of numbers becomes a vector in the order of the sorted names.
         """
         if self.num_classes is not None:
             return tf.cast(value, tf.int32)
