@@ -23,15 +23,12 @@ __all__ = ["array_images", "load_array_file"]
 
 # Names of the arrays of images and of labels, by split.
 _KEYS = {
-    split: (
-        [key for name in names for key in (f"{name}_images", f"x_{name}", name)],
-        [key for name in names for key in (f"{name}_labels", f"y_{name}")],
-    )
-    for split, names in {
-        "train": ["train"],
-        "validation": ["validation", "val"],
-        "test": ["test"],
-    }.items()
+    "train": (["train_images", "x_train", "train"], ["train_labels", "y_train"]),
+    "validation": (
+        ["validation_images", "x_validation", "validation", "val_images", "x_val", "val"],
+        ["validation_labels", "y_validation", "val_labels", "y_val"],
+    ),
+    "test": (["test_images", "x_test", "test"], ["test_labels", "y_test"]),
 }
 _UNSPLIT_KEYS = (["images", "arr_0"], ["labels"])
 

@@ -225,6 +225,7 @@ def image_dataset(
     [(4, 8, 8, 1), (4, 8, 8, 1), (2, 8, 8, 1)]
 
     """
+    images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise ValueError(
             "Expected at least one image, a uint8 array of shape [N, H, W, C], got "
