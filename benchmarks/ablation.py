@@ -136,7 +136,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
 
     import tfp_realnvp as tfr
     from tfp_realnvp import evaluation
-    from tfp_realnvp.data.image_dataset import image_dataset
+    from tfp_realnvp.data import image_dataset
 
     settings = row_settings(row)
     keras.utils.set_random_seed(seed)

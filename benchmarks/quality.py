@@ -100,7 +100,7 @@ def _train(contender: Any, images: np.ndarray, start: float, flags: argparse.Nam
 def _fit(contender: Any, images: np.ndarray, seconds: float, seed: int) -> int:
     """Trains ours by `fit`, with the learning rate annealed at the end."""
     import tfp_realnvp as tfr
-    from tfp_realnvp.data.image_dataset import image_dataset
+    from tfp_realnvp.data import image_dataset
 
     batches = image_dataset(
         images,

@@ -23,7 +23,7 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
-from tfp_realnvp.data.digits import load_digits
+from tfp_realnvp.data import load_arrays
 
 __all__ = ["main"]
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     )
     parser.add_argument("samples", type=pathlib.Path, nargs="*", help="uint8 [N, 8, 8, 1], .npy")
     flags = parser.parse_args(arguments)
-    digits = load_digits()
+    digits = load_arrays("digits")
     rng = np.random.default_rng(0)
     no_digits, others = (rng.permuted(digits.train, axis=0) for _ in range(2))
     # C and gamma are the best of cross-validation on the training digits.

@@ -9,13 +9,16 @@ import pathlib
 import numpy as np
 import run_samples
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp import baselines, data, evaluation, latents, plots
+from tfp_realnvp import data, evaluation, latents, plots
 from tfp_realnvp.internal.atomic_files import write_json
 from tfp_realnvp.pixels import image_component
 
-__all__ = ["write_report"]
+__all__ = ["fit_gaussian", "gaussian_bits_per_dim", "histogram_bits_per_dim", "write_report"]
+
+tfd = tfp.distributions
 
 # Limits for fitting the baselines.
 _MAX_DIMS = 3_072
@@ -140,21 +143,63 @@ def _classification(model: tfr.FlowModel, images: data.ImageBatches) -> evaluati
 
 
 def _baselines(splits: dict[str, data.ImageBatches]) -> dict[str, dict[str, float]]:
+    """Returns the bits/dim of two simple densities that are fitted to the training images."""
     arrays = {
         name: np.concatenate([*map(image_component, split.dataset.as_numpy_iterator())])
         for name, split in splits.items()
     }
-    train = splits["train"]
-    fitted = {
-        "Gaussian": baselines.FullCovarianceGaussian.fit(
-            arrays["train"], train.num_values, flip=train.flip
-        ),
-        "pixel histograms": baselines.IndependentHistograms.fit(arrays["train"], train.num_values),
-    }
+    train, images = splits["train"], arrays["train"]
+    mirrored = [images[:, :, ::-1]] if train.flip else []
+    gaussian = fit_gaussian(np.concatenate([images, *mirrored]))
     return {
-        name: {split: density.bits_per_dim(images) for split, images in arrays.items()}
-        for name, density in fitted.items()
+        "Gaussian": {name: gaussian_bits_per_dim(gaussian, part) for name, part in arrays.items()},
+        "pixel histograms": {
+            name: histogram_bits_per_dim(images, part, train.num_values)
+            for name, part in arrays.items()
+        },
     }
+
+
+def fit_gaussian(images: np.ndarray) -> tfd.MultivariateNormalTriL:
+    """Returns the Gaussian with the mean and covariance of images `[N, H, W, C]` and noise U[0, 1).
+
+    The noise has mean 1/2 and variance 1/12. Its variance keeps the covariance from being singular
+    where a pixel is constant.
+    """
+    mean = images.mean(axis=0, dtype=np.float64).ravel()
+    covariance = np.eye(len(mean)) / 12
+    for pixels in _in_parts(images):
+        covariance += (pixels - mean).T @ (pixels - mean) / len(images)
+    return tfd.MultivariateNormalTriL(mean + 0.5, np.linalg.cholesky(covariance))
+
+
+def gaussian_bits_per_dim(
+    gaussian: tfd.MultivariateNormalTriL, images: np.ndarray, seed: int = 0
+) -> float:
+    """Returns the bits/dim of images with noise U[0, 1), under a Gaussian over their pixels."""
+    rng = np.random.default_rng(seed)
+    log_prob = sum(
+        np.sum(gaussian.log_prob(pixels + rng.random(pixels.shape))) for pixels in _in_parts(images)
+    )
+    return -float(log_prob) / (images.size * math.log(2))
+
+
+def histogram_bits_per_dim(train: np.ndarray, images: np.ndarray, num_values: int) -> float:
+    """Returns the bits/dim of images under independent histograms, one for each pixel and channel.
+
+    A level that n of the N training images have has the probability (n + 1) / (N + num_values).
+    """
+    counts, train_counts = (
+        np.stack([np.bincount(column, minlength=num_values) for column in columns])
+        for columns in (array.reshape(len(array), -1).T for array in (images, train))
+    )
+    bits = -np.log2((train_counts + 1) / (len(train) + num_values))
+    return float(np.sum(counts * bits) / images.size)
+
+
+def _in_parts(images: np.ndarray) -> list[np.ndarray]:
+    """Returns images as vectors, 1,024 at a time, so that float64 copies need little memory."""
+    return np.array_split(images.reshape(len(images), -1), -(-len(images) // 1024))
 
 
 def _save_curves(output_dir: pathlib.Path) -> None:

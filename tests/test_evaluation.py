@@ -189,7 +189,7 @@ def _conditional(**kwargs):
 def test_bits_per_dim_under_conditions(kind):
     declared, conditions = _CONDITIONS[kind]
     flow = _conditional(**declared)
-    given = tfr.condition(flow, conditions)
+    conditioned = tfr.condition(flow, conditions)
     result = evaluation.bits_per_dim(flow, (_IMAGES, conditions), 2, seed=5, batch_size=4)
     log_prob = []
     for draw in range(2):
@@ -197,7 +197,7 @@ def test_bits_per_dim_under_conditions(kind):
             tfr.dequantize(_IMAGES[i : i + 4], pixels.evaluation_seed(5, 1 + i // 4, draw))
             for i in range(0, 11, 4)
         ]
-        log_prob.append(given.log_prob(tf.concat(values, axis=0)))
+        log_prob.append(conditioned.log_prob(tf.concat(values, axis=0)))
     by_hand = -np.mean(log_prob) / (_DIMS * math.log(2))
     assert result.bits_per_dim == pytest.approx(by_hand, abs=1e-5)
     # The conditions matter.

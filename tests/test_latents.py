@@ -346,13 +346,13 @@ def test_images_and_conditions_are_cut_together(flows, kind):
 @pytest.mark.parametrize("kind", _KINDS)
 def test_conditions_broadcast_with_images(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)
-    each = latents.encode(flow, _IMAGES[:2], 3, conditional_input=conditions[:, np.newaxis])
-    assert each.shape == (4, 2, *_SHAPE)
+    by_condition = latents.encode(flow, _IMAGES[:2], 3, conditional_input=conditions[:, np.newaxis])
+    assert by_condition.shape == (4, 2, *_SHAPE)
     for index, condition in enumerate(conditions):
         one = latents.encode(flow, _IMAGES[:2], conditional_input=condition)
-        np.testing.assert_allclose(each[index], one, atol=1e-5)
+        np.testing.assert_allclose(by_condition[index], one, atol=1e-5)
     of_one_image = latents.encode(flow, _IMAGES[0], conditional_input=conditions)
-    np.testing.assert_allclose(of_one_image, each[:, 0], atol=1e-5)
+    np.testing.assert_allclose(of_one_image, by_condition[:, 0], atol=1e-5)
 
 
 def test_labels_are_weights_of_classes(flows):
@@ -410,9 +410,9 @@ def test_swap_condition(flows, kind):
     assert np.abs(swapped - _IMAGES).max() > 1
     # Back to the images, and each image under each condition.
     _same(latents.swap_condition(flow, swapped, conditions[::-1], conditions), _IMAGES + 0.5)
-    each = latents.swap_condition(flow, _IMAGES, conditions, conditions[:, np.newaxis])
-    _same(each[np.arange(4), np.arange(4)], _IMAGES + 0.5)
-    _same(each[np.arange(4)[::-1], np.arange(4)], swapped)
+    by_condition = latents.swap_condition(flow, _IMAGES, conditions, conditions[:, np.newaxis])
+    _same(by_condition[np.arange(4), np.arange(4)], _IMAGES + 0.5)
+    _same(by_condition[np.arange(4)[::-1], np.arange(4)], swapped)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -441,11 +441,11 @@ def test_bad_interpolations_of_conditions(flows):
 def test_interpolation_under_conditions(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)
     pair, first, second = (_IMAGES[:2], _IMAGES[2:]), conditions[:2], conditions[2:]
-    own = latents.interpolate(
+    steps = latents.interpolate(
         flow, *pair, 3, conditional_input=first, second_conditional_input=second
     )
-    _same(own[:, 0], pair[0] + 0.5)
-    _same(own[:, 2], pair[1] + 0.5)
+    _same(steps[:, 0], pair[0] + 0.5)
+    _same(steps[:, 2], pair[1] + 0.5)
     linear = latents.interpolate(
         flow,
         *pair,

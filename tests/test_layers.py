@@ -21,7 +21,6 @@ _ALLOWED_IMPORTS = {
     "latents": {"internal", "pixels", "bijectors", "distributions"},
     "evaluation": {"internal", "pixels", "bijectors", "distributions"},
     "data": {"internal", "pixels"},
-    "baselines": {"internal", "pixels"},
     "plots": {"internal", "pixels"},
 }
 

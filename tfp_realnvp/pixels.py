@@ -12,6 +12,7 @@ from tfp_realnvp.internal import validation
 
 __all__ = [
     "bits_per_dim",
+    "check_gray_levels",
     "condition_component",
     "dequantize",
     "evaluation_seed",
@@ -66,6 +67,25 @@ def dequantize(
     levels = tf.floor(tf.cast(images, dtype))
     noise = uniform_noise(tf.shape(levels), seed, dtype, first=first)
     return levels + tf.minimum(noise, largest_noise(dtype))
+
+
+def check_gray_levels(images: Any, owner: str) -> None:
+    """Raises `ValueError` for images in [0, 1], which were divided by 255.
+
+    Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions.
+
+    Args:
+      images: an array or tensor.
+      owner: name that begins the error message.
+    """
+    images = np.asarray(images)
+    is_floating = tf.as_dtype(images.dtype).is_floating
+    if is_floating and images.max() <= 1 and (images % 1).any():
+        raise ValueError(
+            f"{owner}: expected gray levels 0, 1, 2, …, got fractions up to {images.max()}. "
+            "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
+            "FlowModel."
+        )
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:

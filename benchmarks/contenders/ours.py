@@ -14,7 +14,7 @@ import tensorflow as tf
 import tfp_realnvp as tfr
 from benchmarks.contenders.tf_contender import TFContender
 from benchmarks.sizes import Size
-from tfp_realnvp.data.image_dataset import image_dataset
+from tfp_realnvp.data import image_dataset
 
 __all__ = ["Ours"]
 

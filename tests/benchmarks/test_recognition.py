@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from benchmarks import recognition
-from tfp_realnvp.data.digits import load_digits
+from tfp_realnvp.data import load_arrays
 
 
 def test_shares(tmp_path, capsys):
-    digits = load_digits().test
+    digits = load_arrays("digits").test
     path = tmp_path / "samples.npy"
     # Half of them are gray.
     np.save(path, np.concatenate([digits, np.full_like(digits, 8)]))

@@ -28,7 +28,7 @@ def test_arrays_by_split(tmp_path, train_key, test_key, validation_key):
         np.testing.assert_array_equal(arrays[split], images)
 
 
-@pytest.mark.parametrize("key", ["images", "data", "x", "arr_0", None])
+@pytest.mark.parametrize("key", ["images", "arr_0", None])
 def test_a_single_array_is_split_identically_on_every_call(tmp_path, key):
     if key is None:
         path = tmp_path / "images.npy"
@@ -47,9 +47,12 @@ def test_a_single_array_is_split_identically_on_every_call(tmp_path, key):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros([4, 8, 8, 3])}, "images in .*a.npz of dtype uint8, got float64"),
-        ({"x_train": np.zeros([4, 8, 8], np.uint8)}, r"\[N, H, W, C\], got \(4, 8, 8\).*Grayscale"),
-        ({"train": np.zeros([0, 8, 8, 1], np.uint8)}, r"\[N, H, W, C\], got \(0, 8, 8, 1\)\."),
+        ({"images": np.zeros([4, 8, 8, 3])}, "images in .*a.npz of dtype uint8 .* got float64"),
+        (
+            {"x_train": np.zeros([4, 8, 8], np.uint8)},
+            r"\[N, H, W, C\], got uint8 of shape \(4, 8, 8\).*Grayscale",
+        ),
+        ({"train": np.zeros([0, 8, 8, 1], np.uint8)}, r"\[N, H, W, C\], got .* \(0, 8, 8, 1\)\."),
         ({"pixels": np.zeros([4, 8, 8, 1], np.uint8)}, r"one of the names .* got .*'pixels'"),
         (
             {"train": np.zeros([4, 8, 8, 1], np.uint8), "test": np.zeros([4, 8, 9, 1], np.uint8)},

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.data.array_batches import array_batches
-from tfp_realnvp.data.batch_plan import BatchPlan
+from tfp_realnvp.data.batches import BatchPlan, array_batches
 from tfp_realnvp.data.image_source import ImageSource, read_arrays, stream_batches
 
 _NUM_IMAGES = 50

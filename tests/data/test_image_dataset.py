@@ -83,11 +83,11 @@ def test_repeat_continues_with_further_epochs():
 @pytest.mark.parametrize(
     ("images", "kwargs", "message"),
     [
-        (np.zeros([3, 2, 2, 1], np.float32), {}, "dtype uint8, got float32"),
-        (np.zeros([3, 2, 2], np.uint8), {}, r"\[N, H, W, C\], got shape \(3, 2, 2\)"),
-        (np.zeros([0, 2, 2, 1], np.uint8), {}, r"at least one .* got shape \(0, 2, 2, 1\)"),
-        (np.zeros([3, 2, 2, 1], np.uint8), {"batch_size": 0}, "at least 1, got 0"),
-        (np.zeros([3, 2, 2, 1], np.uint8), {"drop_remainder": True}, "batch of 4 .* got 3"),
+        (np.zeros([3, 2, 2, 1], np.float32), {}, "uint8 array .* got float32"),
+        (np.zeros([3, 2, 2], np.uint8), {}, r"\[N, H, W, C\], got uint8 of shape \(3, 2, 2\)"),
+        (np.zeros([0, 2, 2, 1], np.uint8), {}, r"at least one .* of shape \(0, 2, 2, 1\)"),
+        (np.zeros([3, 2, 2, 1], np.uint8), {"batch_size": 0}, "at least 1, .* got 0"),
+        (np.zeros([3, 2, 2, 1], np.uint8), {"drop_remainder": True}, "at most 3, .* got 4"),
     ],
 )
 def test_errors(images, kwargs, message):

@@ -25,8 +25,8 @@ def _folder(root, count=20, **kwargs):
 
 
 def _loaded(folder, split="train", **kwargs):
-    found = load(str(folder), batch_size=4, split=split, **kwargs)
-    return np.concatenate([batch.numpy() for batch in found.dataset])
+    image_data = load(str(folder), batch_size=4, split=split, **kwargs)
+    return np.concatenate([batch.numpy() for batch in image_data.dataset])
 
 
 def _by_rows(images):
@@ -57,9 +57,13 @@ def test_splits_are_subfolders(tmp_path):
         for index in indices:
             _write(tmp_path / split / "class" / f"{index}.PNG", _image(index))
     (tmp_path / "train" / "notes.txt").write_text("no image")
-    found = load(str(tmp_path), batch_size=2)
-    assert found.splits == ("train", "validation", "test")
-    assert (found.evaluation_split, found.num_images, found.flip) == ("test", 6, False)
+    image_data = load(str(tmp_path), batch_size=2)
+    assert image_data.splits == ("train", "validation", "test")
+    assert (image_data.evaluation_split, image_data.num_images, image_data.flip) == (
+        "test",
+        6,
+        False,
+    )
     np.testing.assert_array_equal(_loaded(tmp_path, "test"), np.stack([_image(8), _image(9)]))
     with pytest.raises(ValueError, match="num_validation only for"):
         load(str(tmp_path), batch_size=2, num_validation=2)
@@ -73,8 +77,8 @@ def test_jpeg_images_are_resized_and_cropped(tmp_path, training):
         _write(tmp_path / f"{index}.jpg", smooth, quality=100, subsampling=0)
     with Image.open(tmp_path / "0.jpg") as image:
         expected = np.asarray(image.reduce(3)).astype(int)[2:17]
-    found = load(str(tmp_path), batch_size=2, image_size=15, training=training)
-    batch = next(iter(found.dataset)).numpy()
+    image_data = load(str(tmp_path), batch_size=2, image_size=15, training=training)
+    batch = next(iter(image_data.dataset)).numpy()
     assert batch.shape == (2, 15, 15, 3)
     assert np.abs(batch - expected).max() <= 1
 
@@ -122,8 +126,8 @@ def test_damaged_images_raise_an_error_or_are_skipped(tmp_path, caplog):
         load(str(tmp_path), batch_size=2)
 
     with caplog.at_level(logging.WARNING):
-        found = load(str(tmp_path), batch_size=2, on_error="skip")
-    assert found.num_images == 6
+        image_data = load(str(tmp_path), batch_size=2, on_error="skip")
+    assert image_data.num_images == 6
     for name in names:
         assert sum(name in record.getMessage() for record in caplog.records) == 1
     assert len(_loaded(tmp_path, on_error="skip")) == 6

@@ -5,8 +5,8 @@ import tensorflow as tf
 from tfp_realnvp.data import load, load_arrays
 
 
-def _images(found, count=-1):
-    return np.concatenate([batch.numpy() for batch in found.dataset.take(count)])
+def _images(image_data, count=-1):
+    return np.concatenate([batch.numpy() for batch in image_data.dataset.take(count)])
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,24 @@ def _images(found, count=-1):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_embedded_datasets(name, num_values, flip, split):
     arrays = load_arrays(name)
-    found = load(name, batch_size=300, split=split)
+    image_data = load(name, batch_size=300, split=split)
     images = getattr(arrays, split)
-    assert (found.name, found.split, found.splits) == (name, split, ("train", "test"))
-    assert (found.num_values, found.flip, found.evaluation_split) == (num_values, flip, "test")
-    assert found.image_shape == arrays.image_shape
-    assert (found.num_images, found.steps_per_epoch) == (len(images), -(-len(images) // 300))
-    np.testing.assert_array_equal(_images(found), images)
+    assert (image_data.name, image_data.split, image_data.splits) == (
+        name,
+        split,
+        ("train", "test"),
+    )
+    assert (image_data.num_values, image_data.flip, image_data.evaluation_split) == (
+        num_values,
+        flip,
+        "test",
+    )
+    assert image_data.image_shape == arrays.image_shape
+    assert (image_data.num_images, image_data.steps_per_epoch) == (
+        len(images),
+        -(-len(images) // 300),
+    )
+    np.testing.assert_array_equal(_images(image_data), images)
 
 
 def test_flips_by_default_and_by_argument():
@@ -58,9 +69,9 @@ def test_array_file(tmp_path):
     path = str(tmp_path / "images.npz")
     images = np.random.default_rng(0).integers(0, 256, [12, 4, 4, 3], np.uint8)
     np.savez(path, x_train=images[:8], x_test=images[8:])
-    found = load(path, batch_size=4, split="test")
-    assert (found.name, found.num_values, found.flip) == (path, 256, False)
-    np.testing.assert_array_equal(_images(found), images[8:])
+    image_data = load(path, batch_size=4, split="test")
+    assert (image_data.name, image_data.num_values, image_data.flip) == (path, 256, False)
+    np.testing.assert_array_equal(_images(image_data), images[8:])
     assert load(path, batch_size=4, training=True, flip=True).steps_per_epoch == 2
     with pytest.raises(ValueError, match=r"\['train', 'test'\], got 'validation'"):
         load(path, batch_size=4, split="validation")
@@ -71,8 +82,8 @@ def test_array_file(tmp_path):
 )
 def test_options(kwargs, policy):
     for deterministic in (True, False):
-        found = load("digits", batch_size=8, deterministic=deterministic, **kwargs)
-        options = found.dataset.options()
+        image_data = load("digits", batch_size=8, deterministic=deterministic, **kwargs)
+        options = image_data.dataset.options()
         assert options.deterministic is deterministic
         assert options.experimental_distribute.auto_shard_policy == getattr(
             tf.data.experimental.AutoShardPolicy, policy

@@ -38,8 +38,8 @@ def _mock_data():
 @pytest.fixture(scope="module", params=_CASES)
 def training(request, _mock_data):
     """The name of a dataset, its `ImageBatches` for training, and the batches of six epochs."""
-    found = load(request.param, batch_size=4, training=True, seed=3)
-    return request.param, found, [batch.numpy() for batch in found.dataset.take(12)]
+    image_data = load(request.param, batch_size=4, training=True, seed=3)
+    return request.param, image_data, [batch.numpy() for batch in image_data.dataset.take(12)]
 
 
 def _batches(name, count=None, **kwargs):
@@ -88,14 +88,18 @@ def test_the_table_is_complete():
 
 
 def test_shapes_splits_and_flips(training):
-    name, found, batches = training
+    name, image_data, batches = training
     tfds_name, image_shape, flip, splits, evaluation_split = _CASES[name]
-    assert (found.name, found.split) == (name, "train")
-    assert (found.image_shape, found.num_values, found.flip) == (image_shape, 256, flip)
-    assert found.dataset.element_spec == tf.TensorSpec([4, *image_shape], tf.uint8)
+    assert (image_data.name, image_data.split) == (name, "train")
+    assert (image_data.image_shape, image_data.num_values, image_data.flip) == (
+        image_shape,
+        256,
+        flip,
+    )
+    assert image_data.dataset.element_spec == tf.TensorSpec([4, *image_shape], tf.uint8)
     if splits is not None:
-        assert found.splits == tuple(splits.split())
-        assert found.evaluation_split == (evaluation_split or "validation")
+        assert image_data.splits == tuple(splits.split())
+        assert image_data.evaluation_split == (evaluation_split or "validation")
     assert all(batch.shape == (4, *image_shape) for batch in batches)
     values = np.stack(batches)
     assert values.dtype == np.uint8 and values.min() < 60 and values.max() > 190
@@ -130,13 +134,13 @@ def test_batches_depend_on_the_seed():
 
 
 def test_flips(training):
-    name, found, batches = training
+    name, image_data, batches = training
     plain = np.concatenate(_batches(name, 12, training=True, flip=False, seed=3))
     flipped = np.concatenate(batches)
     mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     unchanged = (flipped == plain).all(axis=(1, 2, 3))
     assert (mirrored ^ unchanged).all()
-    assert 12 <= mirrored.sum() <= 36 if found.flip else not mirrored.any()
+    assert 12 <= mirrored.sum() <= 36 if image_data.flip else not mirrored.any()
     np.testing.assert_array_equal(
         np.where(mirrored[:, None, None, None], flipped[:, :, ::-1], flipped), plain
     )

@@ -1,9 +1,7 @@
-"""Data prepared and stored by TensorFlow Datasets, from files in their original formats."""
+"""Data that TensorFlow Datasets prepared and stored."""
 
 import io
 import sys
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from PIL import Image
 
 from tfp_realnvp.data import load
 from tfp_realnvp.data.__main__ import main
-from tfp_realnvp.data.tfds_package import import_tfds
 
 
 def _noise(index, height, width):
@@ -26,19 +23,6 @@ def _encoded(image, file_format):
     content = io.BytesIO()
     Image.fromarray(image).save(content, file_format)
     return content.getvalue()
-
-
-def _prepare(name, data_dir, downloads, monkeypatch, num_shards=None):
-    """Prepares a dataset with TensorFlow Datasets from the files that `downloads` returns."""
-    # tensorflow-datasets 4.9.10 needs it to prepare data, but does not declare it.
-    pytest.importorskip("importlib_resources")
-    manager = tfds.download.DownloadManager
-    with monkeypatch.context() as patch:
-        patch.setattr(manager, "download", lambda self, urls: downloads(urls))
-        patch.setattr(manager, "download_and_extract", lambda self, urls: downloads(urls))
-        # This skips the checks of disk space and checksums.
-        config = tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
-        tfds.builder(name, data_dir=data_dir).download_and_prepare(download_config=config)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +42,15 @@ def cifar10(tmp_path_factory):
         records[:, 0] = np.arange(10)
         records[:, 1:] = np.arange(10 * number, 10 * number + 10)[:, None]
         records.tofile(source / name)
+    # tensorflow-datasets 4.9.10 needs it to prepare data, but does not declare it.
+    pytest.importorskip("importlib_resources")
+    # This skips the checks of disk space and checksums.
+    config = tfds.download.DownloadConfig(num_shards=4, try_download_gcs=False)
     with pytest.MonkeyPatch.context() as patch:
-        _prepare("cifar10", root / "data", lambda url: str(source.parent), patch, num_shards=4)
+        manager = tfds.download.DownloadManager
+        patch.setattr(manager, "download_and_extract", lambda self, url: str(source.parent))
+        builder = tfds.builder("cifar10", data_dir=root / "data")
+        builder.download_and_prepare(download_config=config)
     return str(root / "data")
 
 
@@ -102,9 +93,9 @@ def test_the_order_of_files_differs_between_epochs(cifar10):
 def test_labels(cifar10, cache_bytes):
     common = {"batch_size": 8, "data_dir": cifar10, "cache_bytes": cache_bytes}
     images = load("cifar10", training=True, **common)
-    found = load("cifar10", training=True, condition="label", **common)
-    assert (found.num_classes, found.conditional_event_shape) == (10, None)
-    batches = [*found.dataset.take(12).as_numpy_iterator()]
+    image_data = load("cifar10", training=True, condition="label", **common)
+    assert (image_data.num_classes, image_data.conditional_event_shape) == (10, None)
+    batches = [*image_data.dataset.take(12).as_numpy_iterator()]
     for (with_label, labels), expected in zip(batches, images.dataset, strict=False):
         np.testing.assert_array_equal(with_label, expected)
         np.testing.assert_array_equal(labels, with_label[:, 0, 0, 0] % 10)
@@ -142,91 +133,25 @@ def test_the_output_of_the_command(cifar10, capsys):
     ]
 
 
-def test_imagenet32(tmp_path, monkeypatch):
-    images = [_noise(index, 32, 32) for index in range(9)]
+def test_celeb_a():
+    """Crops, and attributes in the order of their sorted names."""
+    images = [_encoded(_noise(index, 218, 178), "JPEG") for index in range(3)]
+    names = sorted(tfds.builder("celeb_a").info.features["attributes"])
+    values = np.random.default_rng(0).integers(0, 2, [3, len(names)])
+    attributes = {name: values[:, i] > 0 for i, name in reversed([*enumerate(names)])}
 
-    def archive(url):
-        path = tmp_path / url.rsplit("/", 1)[-1]
-        with tarfile.open(path, "w") as tar:
-            chosen = range(6) if "train" in path.name else range(6, 9)
-            for index in chosen:
-                content = _encoded(images[index], "PNG")
-                member = tarfile.TarInfo(f"{path.stem}/{index:04}.png")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-        return str(path)
+    def stored(builder, **options):
+        return tf.data.Dataset.from_tensor_slices({"image": images, "attributes": attributes})
 
-    _prepare(
-        "downsampled_imagenet/32x32", tmp_path, lambda urls: [*map(archive, urls)], monkeypatch
-    )
-    for split, chosen in (("train", range(6)), ("validation", range(6, 9))):
-        found = load("imagenet32", batch_size=4, split=split, data_dir=str(tmp_path))
-        read = np.concatenate([batch.numpy() for batch in found.dataset])
-        expected = {images[index].tobytes() for index in chosen}
-        assert {image.tobytes() for image in read} == expected
-
-
-def test_celeb_a(tmp_path, monkeypatch):
-    images = [_encoded(_noise(index, 218, 178), "JPEG") for index in range(9)]
-    names = [f"{index + 1:06}.jpg" for index in range(9)]
-    with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "w") as archive:
-        for name, content in zip(names, images, strict=True):
-            archive.writestr(f"img_align_celeba/{name}", content)
-    features = tfds.builder("celeb_a").info.features
-
-    def lines(first, values):
-        rows = [f"{name} {values(index)}" for index, name in enumerate(names)]
-        return "\n".join([*first, *rows, ""])
-
-    def listed(key, value=lambda index, name: "1"):
-        # In another order than that of `load`.
-        keys = sorted(features[key])[::-1]
-        rows = [[value(index, name) for name in keys] for index in range(len(names))]
-        return lines([str(len(names)), " ".join(keys)], lambda index: " ".join(rows[index]))
-
-    def has_attribute(index, name):
-        return (index + len(name)) % 4 < 2
-
-    contents = {
-        "list_eval_partition": lines([], lambda index: index // 3),
-        "list_attr_celeba": listed(
-            "attributes", lambda index, name: "1" if has_attribute(index, name) else "-1"
-        ),
-        "landmarks_celeba": listed("landmarks"),
-        "identity_celeba": lines([], str),
-    }
-    paths = {"img_align_celeba": str(tmp_path / "img_align_celeba.zip")}
-    for name, content in contents.items():
-        paths[name] = str(tmp_path / f"{name}.txt")
-        (tmp_path / f"{name}.txt").write_text(content)
-
-    _prepare("celeb_a", tmp_path, lambda urls: paths, monkeypatch)
-    for number, split in enumerate(["train", "validation", "test"]):
-        found = load("celeb_a", batch_size=4, split=split, data_dir=str(tmp_path))
-        read = np.concatenate([batch.numpy() for batch in found.dataset]).astype(int)
-        found = load(
-            "celeb_a",
-            batch_size=4,
-            split=split,
-            data_dir=str(tmp_path),
-            condition="attributes",
-        )
-        [(again, attributes)] = found.dataset.as_numpy_iterator()
-        np.testing.assert_array_equal(again, read)
-        expected = []
-        for content in images[3 * number : 3 * number + 3]:
-            image = Image.open(io.BytesIO(content)).crop((15, 40, 163, 188))
-            # 148 / 64 = 37 / 16
-            large = image.resize((148 * 16, 148 * 16), Image.Resampling.NEAREST)
-            expected.append(np.asarray(large.reduce(37)).astype(int))
-        assert len(read) == 3
-        for index, image in enumerate(expected, start=3 * number):
-            distances = np.abs(read - image).max(axis=(1, 2, 3))
-            assert min(distances) <= 1
-            np.testing.assert_array_equal(
-                attributes[np.argmin(distances)],
-                [has_attribute(index, name) for name in sorted(features["attributes"])],
-            )
+    with tfds.testing.mock_data(as_dataset_fn=stored):
+        image_data = load("celeb_a", batch_size=4, condition="attributes", cache_bytes=0)
+        [(read, conditions)] = image_data.dataset.as_numpy_iterator()
+    np.testing.assert_array_equal(conditions, values)
+    for image, content in zip(read, images, strict=True):
+        cropped = Image.open(io.BytesIO(content)).crop((15, 40, 163, 188))
+        # 148 / 64 = 37 / 16
+        large = cropped.resize((148 * 16, 148 * 16), Image.Resampling.NEAREST)
+        assert np.abs(np.asarray(large.reduce(37)).astype(int) - image).max() <= 1
 
 
 def test_image_folders_contain_the_images_of_tfds_image_folder(tmp_path):
@@ -236,8 +161,8 @@ def test_image_folders_contain_the_images_of_tfds_image_folder(tmp_path):
         (path / f"{index}.png").write_bytes(_encoded(_noise(index, 16, 16), "PNG"))
     builder = tfds.ImageFolder(str(tmp_path))
     for split in ("train", "test"):
-        found = load(str(tmp_path), batch_size=1, split=split)
-        ours = {batch.numpy().tobytes() for batch in found.dataset}
+        image_data = load(str(tmp_path), batch_size=1, split=split)
+        ours = {batch.numpy().tobytes() for batch in image_data.dataset}
         theirs = {e["image"].numpy().tobytes() for e in builder.as_dataset(split=split)}
         assert ours == theirs
 
@@ -276,7 +201,7 @@ def test_download_prepares_missing_data(tmp_path, monkeypatch):
 def test_missing_tensorflow_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match=r'pip install "tfp_realnvp\[examples\]"'):
-        import_tfds()
+        load("cifar10", batch_size=4)
 
 
 def test_distribution(cifar10):

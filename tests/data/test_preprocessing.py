@@ -89,13 +89,14 @@ def test_lsun_in_evaluation_is_the_center(old, resized):
 
 def test_lsun_in_training_is_a_random_crop():
     image = tf.constant(_image(256, 341))
+    prepare = tf.function(preprocessing.prepare_lsun)
     resized = preprocessing.resize_smallest_side(image, 96).numpy()
     assert resized.shape == (96, 128, 3)
     windows = np.lib.stride_tricks.sliding_window_view(resized, (64, 64), (0, 1))
     positions = set()
     for seed in range(40):
-        crop = preprocessing.prepare_lsun(image, tf.constant([seed, 7])).numpy()
-        again = preprocessing.prepare_lsun(image, tf.constant([seed, 7])).numpy()
+        crop = prepare(image, tf.constant([seed, 7])).numpy()
+        again = prepare(image, tf.constant([seed, 7])).numpy()
         np.testing.assert_array_equal(crop, again)
         equal = (np.moveaxis(windows, 2, -1) == crop).all(axis=(2, 3, 4))
         positions.update(zip(*np.nonzero(equal), strict=True))
@@ -103,15 +104,6 @@ def test_lsun_in_training_is_a_random_crop():
     assert len(positions) > 30
     assert min(rows) < 8 and max(rows) > 24
     assert min(columns) < 16 and max(columns) > 48
-
-
-def test_random_crops_reach_every_position():
-    image = tf.reshape(tf.range(16), [4, 4, 1])
-    seen = {
-        int(preprocessing.random_crop(image, 2, tf.constant([0, seed]))[0, 0, 0])
-        for seed in range(120)
-    }
-    assert seen == {0, 1, 2, 4, 5, 6, 8, 9, 10}
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -134,14 +126,3 @@ def test_unknown_sizes():
     image = tf.constant(_image(100, 130))
     assert prepare.get_concrete_function().output_shapes == (64, 64, 3)
     np.testing.assert_array_equal(prepare(image), preprocessing.prepare_lsun(image))
-
-
-def test_flips_mirror_half_of_the_images_and_are_their_own_inverse():
-    images = np.stack([_image(4, 6, seed=i) for i in range(100)])
-    flipped = preprocessing.flip_some(tf.constant(images), tf.constant([1, 2])).numpy()
-    mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
-    unchanged = (flipped == images).all(axis=(1, 2, 3))
-    assert (mirrored ^ unchanged).all()
-    assert 35 <= mirrored.sum() <= 65
-    back = preprocessing.flip_some(tf.constant(flipped), tf.constant([1, 2]))
-    np.testing.assert_array_equal(back, images)

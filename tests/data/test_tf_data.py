@@ -56,9 +56,9 @@ def test_options_of_the_user_are_kept(enabled):
     options.deterministic = False
     if enabled is not None:
         options.autotune.enabled = enabled
-    found = without_autotune(tf.data.Dataset.range(3).with_options(options)).options()
-    assert found.autotune.enabled is bool(enabled)
-    assert found.deterministic is False
+    result = without_autotune(tf.data.Dataset.range(3).with_options(options)).options()
+    assert result.autotune.enabled is bool(enabled)
+    assert result.deterministic is False
 
 
 def test_iterators_end_immediately_after_slow_steps():

@@ -36,9 +36,9 @@ class DatasetSpec:
 
     #### Example
 
-    >>> spec = DatasetSpec("mine", "mine", ("train",), "train", (8, 8, 1))
-    >>> spec.flip
-    False
+    >>> from tfp_realnvp import data
+    >>> [(spec.image_shape, spec.flip) for spec in data.DATASETS if spec.name == "celeb_a"]
+    [((64, 64, 3), True)]
 
     """
 

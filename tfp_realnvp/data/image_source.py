@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.data import preprocessing
-from tfp_realnvp.data.batch_plan import BatchPlan
+from tfp_realnvp.data.batches import BatchPlan, with_image
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, without_autotune
 
-__all__ = ["ImageSource", "read_arrays", "stream_batches", "with_image"]
+__all__ = ["ImageSource", "read_arrays", "stream_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +44,6 @@ class ImageSource:
         """The size of all prepared images in bytes; infinite if their number is unknown."""
         count = float("inf") if self.num_images is None else self.num_images
         return count * float(np.prod(self.image_shape))
-
-
-def with_image(function: Callable[[Any], Any], example: Any) -> Any:
-    """Returns an example with its image, or what stands for it, replaced by a function of it.
-
-    #### Example
-
-    >>> with_image(abs, -3), with_image(abs, (-3, "label"))
-    (3, (3, 'label'))
-
-    Args:
-      function: a function of the image.
-      example: an image, or a tuple of an image and its condition.
-    """
-    if isinstance(example, tuple):
-        image, condition = example
-        return function(image), condition
-    return function(example)
 
 
 def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
@@ -100,9 +81,9 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
         records = source.records(None).shard(plan.num_shards, plan.shard_index)
 
         def prepared(content: tf.Tensor) -> tf.Tensor:
-            return _shaped(source.prepare(source.decode(content)), source)
+            return tf.ensure_shape(source.prepare(source.decode(content)), source.image_shape)
 
-        # Of a tuple, `map` would pass each part as an argument.
+        # `map` passes the parts of a tuple as separate arguments. Enumerated, a record is only one.
         examples = records.enumerate().map(
             lambda _, record: with_image(prepared, record), num_parallel_calls=PARALLEL_CALLS
         )
@@ -114,31 +95,30 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 
     @tf.autograph.experimental.do_not_convert
     def records_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        # `tf.data` combines the global seed with its own. This sets the seed of this graph only.
+        # `tf.data` combines the seed of a shuffle with the global seed, so that the order would
+        # depend on both. This sets the global seed of this graph only.
         tf.random.set_seed(1)
         seed = plan.epoch_seed(epoch)
         order = tf.random.stateless_uniform([], seed, maxval=2**31 - 1, dtype=tf.int64)
         batches = source.records(order).enumerate().batch(plan.global_batch_size, True)
         batches = batches.skip(tf.where(epoch == first_epoch, np.int64(first_step), np.int64(0)))
-        own = slice(plan.shard_index, None, plan.num_shards)
+        of_shard = slice(plan.shard_index, None, plan.num_shards)
         records = batches.map(
-            lambda *batch: tf.nest.map_structure(lambda values: values[own], batch)
+            lambda *batch: tf.nest.map_structure(lambda values: values[of_shard], batch)
         ).unbatch()
         return records.map(lambda position, record: (seed, position, record))
+
+    augment = source.augment or (lambda image, seed: source.prepare(image))
 
     def example(epoch_seed: tf.Tensor, position: tf.Tensor, record: Any) -> Any:
         seed = tf.random.experimental.stateless_fold_in(epoch_seed, position)
         augment_seed, flip_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
 
         def augmented(content: tf.Tensor) -> tf.Tensor:
-            decoded = source.decode(content)
-            if source.augment is None:
-                image = source.prepare(decoded)
-            else:
-                image = source.augment(decoded, augment_seed)
+            image = augment(source.decode(content), augment_seed)
             if plan.flip:
-                image = preprocessing.flip_some(image[tf.newaxis], flip_seed)[0]
-            return _shaped(image, source)
+                image = tf.image.stateless_random_flip_left_right(image, flip_seed)
+            return tf.ensure_shape(image, source.image_shape)
 
         return with_image(augmented, record)
 
@@ -155,16 +135,8 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 def read_arrays(source: ImageSource) -> Any:
     """Returns all images of a source in order, prepared but not augmented.
 
-    Args:
-      source: an `ImageSource`.
-
-    Returns:
-      `uint8` array of shape `[N, H, W, C]`, or a tuple of it and of the array of conditions.
-
+    The result is a `uint8` array of shape `[N, H, W, C]`, or a tuple of it and an array of the
+    conditions.
     """
     batches = without_autotune(stream_batches(source, BatchPlan(256)))
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches.as_numpy_iterator())
-
-
-def _shaped(image: tf.Tensor, source: ImageSource) -> tf.Tensor:
-    return tf.ensure_shape(image, source.image_shape)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Literal
 
 import tensorflow as tf
 
-from tfp_realnvp.data import preprocessing
-from tfp_realnvp.data.array_batches import array_batches
-from tfp_realnvp.data.batch_plan import BatchPlan
-from tfp_realnvp.data.find_images import find_images
+from tfp_realnvp.data.array_file import array_images
+from tfp_realnvp.data.batches import BatchPlan, array_batches
+from tfp_realnvp.data.dataset_spec import find_spec
+from tfp_realnvp.data.image_folder import folder_images
 from tfp_realnvp.data.image_source import ImageSource, read_arrays, stream_batches
-from tfp_realnvp.internal import validation
+from tfp_realnvp.data.load_arrays import EMBEDDED
+from tfp_realnvp.data.tfds_source import tfds_images
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = ["ImageBatches", "load"]
@@ -160,15 +162,16 @@ def load(
 
     #### Example
 
-    >>> digits = load("digits", batch_size=100, training=True)
+    >>> from tfp_realnvp import data
+    >>> digits = data.load("digits", batch_size=100, training=True)
     >>> digits.dataset.element_spec
     TensorSpec(shape=(100, 8, 8, 1), dtype=tf.uint8, name=None)
     >>> digits.num_images, digits.steps_per_epoch, digits.num_values
     (1500, 15, 17)
-    >>> test = load("digits", batch_size=100, split="test")
+    >>> test = data.load("digits", batch_size=100, split="test")
     >>> [len(batch) for batch in test.dataset]
     [100, 100, 97]
-    >>> labeled = load("digits", batch_size=100, condition="label")
+    >>> labeled = data.load("digits", batch_size=100, condition="label")
     >>> images, labels = next(iter(labeled.dataset))
     >>> images.shape, labels.shape, labels.dtype, labeled.num_classes
     (TensorShape([100, 8, 8, 1]), TensorShape([100]), tf.int32, 10)
@@ -188,27 +191,28 @@ def load(
         num_shards=num_shards,
         shard_index=shard_index,
     )
-    validation.require(
-        condition is None or isinstance(condition, str),
-        "Expected a condition by name or None",
-        condition,
-        TypeError,
-    )
     is_gray = condition == "gray"
-    found = find_images(
-        name,
-        split,
-        condition=None if is_gray else condition,
-        num_validation=num_validation,
-        image_size=image_size,
-        on_error=on_error,
-        data_dir=data_dir,
-        download=download,
-        shuffle_buffer=shuffle_buffer,
-    )
-    flip = found.flip if flip is None else flip
+    common = {"condition": None if is_gray else condition, "num_validation": num_validation}
+    path = pathlib.Path(name)
+    if name and name not in EMBEDDED and find_spec(name) is None and path.is_dir():
+        selected = folder_images(path, split, image_size=image_size, on_error=on_error, **common)
+    elif name in EMBEDDED or path.suffix in (".npy", ".npz"):
+        if image_size is not None:
+            raise ValueError(f"Expected no image_size for {name!r}, whose image size is fixed.")
+        selected = array_images(name, split, **common)
+    else:
+        selected = tfds_images(
+            name,
+            split,
+            image_size=image_size,
+            data_dir=data_dir,
+            download=download,
+            shuffle_buffer=shuffle_buffer,
+            **common,
+        )
+    flip = selected.flip if flip is None else flip
     plan = dataclasses.replace(plan, flip=flip)
-    images = found.images
+    images = selected.images
     if isinstance(images, ImageSource):
         num_images, image_shape = images.num_images, images.image_shape
         random = training and images.augment is not None
@@ -219,28 +223,28 @@ def load(
         num_images, image_shape = len(array), array.shape[1:]
     make_batches = stream_batches if isinstance(images, ImageSource) else array_batches
     batches = make_batches(images, plan)
-    conditional_event_shape = found.conditional_event_shape
+    conditional_event_shape = selected.conditional_event_shape
     if is_gray:
-        batches = _with_luminance(batches, name, image_shape, found.num_values)
+        batches = _with_luminance(batches, name, image_shape)
         conditional_event_shape = (*image_shape[:2], 1)
     return ImageBatches(
         name=name,
         split=split,
         dataset=_finished(batches, deterministic, num_shards),
         image_shape=image_shape,
-        num_values=found.num_values,
+        num_values=selected.num_values,
         num_images=num_images,
         steps_per_epoch=None if num_images is None else plan.steps_per_epoch(num_images),
         flip=flip,
-        splits=found.splits,
-        evaluation_split=found.evaluation_split,
-        num_classes=found.num_classes,
+        splits=selected.splits,
+        evaluation_split=selected.evaluation_split,
+        num_classes=selected.num_classes,
         conditional_event_shape=conditional_event_shape,
     )
 
 
 def _with_luminance(
-    batches: tf.data.Dataset, name: str, image_shape: tuple[int, ...], num_values: int
+    batches: tf.data.Dataset, name: str, image_shape: tuple[int, ...]
 ) -> tf.data.Dataset:
     if image_shape[-1] != 3:
         raise ValueError(
@@ -248,7 +252,10 @@ def _with_luminance(
             f"of shape {image_shape}."
         )
     return batches.map(
-        lambda images: (images, preprocessing.luminance(images, num_values)),
+        lambda images: (
+            images,
+            tf.image.rgb_to_grayscale(tf.image.convert_image_dtype(images, tf.float32)),
+        ),
         num_parallel_calls=PARALLEL_CALLS,
     )
 

@@ -1,10 +1,9 @@
 """Preparation of images as in the paper, in TensorFlow operations.
 
-Every function takes and returns `uint8` pixels in [0, 256). Images are downsampled by averaging
-areas: each pixel of the result is the mean of the rectangle that it covers in the source, in which
-pixels count by the area covered, rounded to the nearest gray level. This is well defined and does
-not alias. The authors' code downsamples CelebA by bilinear interpolation, which skips pixels, and
-LSUN after a Gaussian blur. Bits/dim depend slightly on the method.
+Images are `uint8` with values in [0, 256). They are downsampled by averaging areas: each pixel of
+the result is the mean of the rectangle that it covers in the source, rounded to the nearest level.
+The authors' code downsamples CelebA by bilinear interpolation, which skips pixels, and LSUN after a
+Gaussian blur. Bits/dim depend slightly on the method.
 """
 
 from __future__ import annotations
@@ -12,14 +11,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 __all__ = [
-    "center_crop",
     "decode",
-    "flip_some",
-    "luminance",
     "prepare_celeb_a",
     "prepare_lsun",
     "prepare_square",
-    "random_crop",
     "resize_area",
     "resize_smallest_side",
 ]
@@ -45,7 +40,7 @@ def decode(content: tf.Tensor, channels: int = 0) -> tf.Tensor:
     [[[1], [2]]]
 
     """
-    # In spite of its name this operation also decodes PNG.
+    # This operation also decodes PNG.
     return tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
 
 
@@ -59,9 +54,7 @@ def resize_area(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tenso
     [[[15]]]
 
     """
-    resized = tf.image.resize(image, tf.stack([height, width]), method="area")
-    resized = tf.cast(tf.round(resized), tf.uint8)
-    return tf.ensure_shape(resized, [*_static_size(height, width), image.shape[-1]])
+    return tf.cast(tf.round(tf.image.resize(image, [height, width], method="area")), tf.uint8)
 
 
 def resize_smallest_side(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -84,43 +77,6 @@ def resize_smallest_side(image: tf.Tensor, size: int) -> tf.Tensor:
     return resize_area(image, scaled(height), scaled(width))
 
 
-def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the central `[size, size, C]` crop of an image `[h, w, C]` with h, w ≥ `size`.
-
-    If a margin is odd, the top or left part is one pixel smaller.
-
-    #### Example
-
-    >>> center_crop(tf.reshape(tf.range(25), [5, 5, 1]), 1).numpy().item()
-    12
-
-    """
-    return _crop(image, (tf.shape(image)[:2] - size) // 2, size)
-
-
-def random_crop(image: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns a random `[size, size, C]` crop of an image `[h, w, C]`, uniform over all positions.
-
-    Args:
-      image: `[h, w, C]` with h, w ≥ `size`.
-      size: height and width of the result.
-      seed: two integers that determine the position.
-
-    #### Example
-
-    >>> tuple(random_crop(tf.zeros([96, 128, 3], tf.uint8), 64, [0, 1]).shape)
-    (64, 64, 3)
-
-    """
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    positions = tf.unstack(tf.shape(image)[:2] - size + 1)
-    corner = [
-        tf.random.stateless_uniform([], side_seed, maxval=num_positions, dtype=tf.int32)
-        for side_seed, num_positions in zip(seeds, positions, strict=True)
-    ]
-    return _crop(image, tf.stack(corner), size)
-
-
 def prepare_celeb_a(image: tf.Tensor) -> tf.Tensor:
     """Returns rows 40–187 and columns 15–162 of a CelebA image, downsampled to `[64, 64, 3]`.
 
@@ -137,10 +93,10 @@ def prepare_celeb_a(image: tf.Tensor) -> tf.Tensor:
 
 
 def prepare_lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Resizes the smaller side of an LSUN image to 96 and returns a `[64, 64, C]` crop.
+    """Resizes the smaller side of an LSUN image to 96 and returns a `[64, 64, 3]` crop.
 
     Args:
-      image: `uint8`, `[h, w, C]`.
+      image: `uint8`, `[h, w, 3]`.
       seed: two integers that determine the position of the crop; `None` means the center.
 
     #### Example
@@ -150,7 +106,9 @@ def prepare_lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
     """
     resized = resize_smallest_side(image, 96)
-    return center_crop(resized, 64) if seed is None else random_crop(resized, 64, seed)
+    if seed is None:
+        return tf.image.resize_with_crop_or_pad(resized, 64, 64)
+    return tf.image.stateless_random_crop(resized, [64, 64, 3], seed)
 
 
 def prepare_square(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -169,53 +127,4 @@ def prepare_square(image: tf.Tensor, size: int) -> tf.Tensor:
     (32, 32, 3)
 
     """
-    return center_crop(resize_smallest_side(image, size), size)
-
-
-def flip_some(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors each image of `[B, H, W, C]` horizontally with probability 1/2, as `seed` determines.
-
-    Applied twice with the same seed, it returns the original images.
-
-    #### Example
-
-    >>> images = tf.reshape(tf.range(32), [8, 1, 4, 1])
-    >>> flipped = flip_some(images, [0, 1])
-    >>> bool(tf.reduce_all(flipped == images))
-    False
-    >>> bool(tf.reduce_all(flip_some(flipped, [0, 1]) == images))
-    True
-
-    """
-    chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
-    return tf.where(chosen, tf.reverse(images, axis=[2]), images)
-
-
-def luminance(images: tf.Tensor, num_values: int = 256) -> tf.Tensor:
-    """Returns the luminance 0.299 R + 0.587 G + 0.114 B of color images, in [0, 1].
-
-    #### Example
-
-    >>> luminance(tf.constant([[[[0, 0, 0], [255, 0, 0]]]], tf.uint8)).numpy().round(3).tolist()
-    [[[[0.0], [0.29899999499320984]]]]
-
-    Args:
-      images: `uint8`, `[..., H, W, 3]`.
-      num_values: number of pixel levels; the level `num_values - 1` becomes 1.
-
-    Returns:
-      `float32` tensor of shape `[..., H, W, 1]`.
-    """
-    weighted = tf.cast(images, tf.float32) * [0.299, 0.587, 0.114]
-    gray = tf.reduce_sum(weighted, axis=-1, keepdims=True) / (num_values - 1)
-    # The three weights add up to one only up to rounding.
-    return tf.minimum(gray, 1.0)
-
-
-def _crop(image: tf.Tensor, corner: tf.Tensor, size: int) -> tf.Tensor:
-    cropped = tf.slice(image, tf.concat([corner, [0]], 0), [size, size, -1])
-    return tf.ensure_shape(cropped, [size, size, image.shape[-1]])
-
-
-def _static_size(*sides: int | tf.Tensor) -> list[int | None]:
-    return [side if isinstance(side, int) else None for side in sides]
+    return tf.image.resize_with_crop_or_pad(resize_smallest_side(image, size), size, size)

@@ -1,10 +1,39 @@
-"""Splits of datasets."""
+"""The images of a split, and the splits of a dataset."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
+
 import numpy as np
 
-__all__ = ["check_split", "hold_out"]
+from tfp_realnvp.data.image_source import ImageSource
+
+__all__ = ["SplitImages", "check_condition", "check_split", "hold_out", "reported_split"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitImages:
+    """The images of a split and the properties of the dataset.
+
+    Attributes:
+      images: `uint8` array of shape `[N, H, W, C]`; a tuple of it and of an array `[N, ...]` of
+        conditions; or a source to read either from.
+      splits: names of all splits.
+      evaluation_split: the split to report bits/dim on.
+      num_values: number of pixel levels.
+      flip: whether images are mirrored at random in training.
+      num_classes: number of classes, if conditions are labels.
+      conditional_event_shape: shape of a condition, if conditions are vectors.
+    """
+
+    images: np.ndarray | tuple[np.ndarray, np.ndarray] | ImageSource
+    splits: tuple[str, ...]
+    evaluation_split: str
+    num_values: int = 256
+    flip: bool = False
+    num_classes: int | None = None
+    conditional_event_shape: tuple[int, ...] | None = None
 
 
 def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,3 +100,16 @@ def check_split(
             hint = " With num_validation above 0, part of 'train' is held out as 'validation'."
         raise ValueError(f"Expected a split of {name!r} in {list(splits)}, got {split!r}.{hint}")
     return splits
+
+
+def check_condition(name: str, condition: str | None, stored: Collection[str]) -> None:
+    """Raises `ValueError` if the condition of a dataset is not `None` or one of those `stored`."""
+    if condition is not None and condition not in stored:
+        raise ValueError(
+            f"Expected a condition of {name!r} in {[*stored, 'gray']}, got {condition!r}."
+        )
+
+
+def reported_split(splits: Collection[str]) -> str:
+    """Returns the split to report bits/dim on: `'test'`, or else `'validation'` or `'train'`."""
+    return next((split for split in ("test", "validation") if split in splits), "train")

@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec, find_spec
 from tfp_realnvp.data.image_source import ImageSource
-from tfp_realnvp.data.tfds_condition import TfdsCondition
-from tfp_realnvp.data.tfds_package import import_tfds
+from tfp_realnvp.data.splits import SplitImages, check_condition, check_split, reported_split
 
-__all__ = ["find_builder", "spec_of", "tfds_source"]
+__all__ = ["tfds_images"]
 
 
-def find_builder(name: str, data_dir: str | None = None, download: bool = False) -> Any:
-    """Returns the `tfds.core.DatasetBuilder` of a dataset.
+@dataclasses.dataclass(frozen=True)
+class _Condition:
+    """A feature that is the condition of images: a label, or a vector of shape `event_shape`."""
 
-    Args:
-      name: a name in `DATASETS` or in TensorFlow Datasets.
-      data_dir: data directory of TensorFlow Datasets; `None` means its default.
-      download: whether to download and prepare data that are missing in `data_dir`.
+    feature: str
+    num_classes: int | None = None
+    event_shape: tuple[int] | None = None
 
-    Raises:
-      ImportError: if TensorFlow Datasets is not installed.
-      ValueError: if the name is unknown.
+    def convert(self, value: Any) -> tf.Tensor:
+        """Converts the value of the feature to an int32 label or a float32 vector.
 
-    #### Example
+        A dictionary of numbers becomes a vector in the order of the sorted names.
+        """
+        if self.num_classes is not None:
+            return tf.cast(value, tf.int32)
+        parts = [tf.reshape(tf.cast(part, tf.float32), [-1]) for part in tf.nest.flatten(value)]
+        return tf.ensure_shape(tf.concat(parts, axis=0), self.event_shape)
 
-    >>> find_builder("imagenet32").info.full_name
-    'downsampled_imagenet/32x32/2.0.0'
 
+def tfds_images(
+    name: str,
+    split: str,
+    *,
+    condition: str | None,
+    num_validation: int,
+    image_size: int | None,
+    data_dir: str | None,
+    download: bool,
+    shuffle_buffer: int,
+) -> SplitImages:
+    """Returns the images of a split of a dataset of TensorFlow Datasets.
+
+    Held-out validation images are the last of the training split, which TensorFlow Datasets stores
+    in random order. The arguments and errors are those of `tfp_realnvp.data.load`.
     """
-    tfds = import_tfds()
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "This dataset needs tensorflow-datasets, which is not installed. Install it with "
+            '`pip install "tfp_realnvp[examples]"`.'
+        ) from error
     spec = find_spec(name)
     try:
         builder = tfds.builder(name if spec is None else spec.tfds_name, data_dir=data_dir)
@@ -46,90 +71,97 @@ def find_builder(name: str, data_dir: str | None = None, download: bool = False)
         ) from error
     if download:
         builder.download_and_prepare()
-    return builder
+    if spec is None:
+        spec = _new_spec(name, builder, image_size)
+    elif image_size is not None:
+        raise ValueError(f"Expected no image_size for {name!r}, whose image size is fixed.")
+    if spec.tfds_name.startswith("imagenet_resized"):
+        logging.log_first_n(
+            logging.WARNING,
+            "imagenet_resized is not the downsampled ImageNet of the paper (imagenet32 and "
+            "imagenet64). Bits/dim on the two are not comparable.",
+            1,
+        )
+    # A dataset outside `DATASETS` has no splits before it is prepared; `_source` then raises.
+    splits = check_split(name, split, spec.splits, num_validation) if spec.splits else ()
+    conditions = _conditions(builder.info.features)
+    check_condition(name, condition, conditions)
+    feature = None if condition is None else conditions[condition]
+    return SplitImages(
+        _source(spec, builder, split, feature, num_validation, shuffle_buffer),
+        splits,
+        spec.evaluation_split,
+        flip=spec.flip,
+        num_classes=None if feature is None else feature.num_classes,
+        conditional_event_shape=None if feature is None else feature.event_shape,
+    )
 
 
-def spec_of(name: str, builder: Any, image_size: int | None = None) -> DatasetSpec:
-    """Returns the entry of a dataset in `DATASETS`, or a new one with the features of its builder.
+def _new_spec(name: str, builder: Any, image_size: int | None) -> DatasetSpec:
+    """Returns the specification of a dataset that is not in `DATASETS`, from its features."""
+    import tensorflow_datasets as tfds
 
-    Args:
-      name: name of the dataset.
-      builder: its builder.
-      image_size: for a dataset that is not in `DATASETS`, the height and width to which images are
-        resized and cropped. `None` leaves images unchanged; all must then have the same size.
-
-    Raises:
-      ValueError: if the dataset has no `uint8` feature `'image'`, if its image sizes differ and
-        there is no `image_size`, or if there is one for a dataset in `DATASETS`.
-
-    #### Example
-
-    >>> spec_of("svhn_cropped", find_builder("svhn_cropped")).image_shape
-    (32, 32, 3)
-
-    """
-    spec = find_spec(name)
-    if spec is not None:
-        if image_size is not None:
-            raise ValueError(f"Expected no image_size for {name!r}, whose image size is fixed.")
-        return spec
     features = builder.info.features
     feature = features["image"] if "image" in features else None
-    if not isinstance(feature, import_tfds().features.Image) or feature.np_dtype != np.uint8:
+    if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
         raise ValueError(
             f"Expected a dataset with a uint8 feature 'image', got {name!r} with the features "
             f"{dict(features)}."
         )
     height, width, channels = feature.shape
-    splits = tuple(builder.info.splits)
-    prepare = DatasetSpec.prepare
+    options = {}
     if image_size is not None:
         height = width = image_size
-
-        def prepare(image: tf.Tensor) -> tf.Tensor:
-            return preprocessing.prepare_square(image, image_size)
-
+        options["prepare"] = functools.partial(preprocessing.prepare_square, size=image_size)
     if None in (height, width, channels):
         raise ValueError(f"Expected an image_size for {name!r}, whose image sizes differ.")
+    splits = tuple(builder.info.splits)
     return DatasetSpec(
         name=name,
         tfds_name=name,
         splits=splits,
-        evaluation_split=next((s for s in ("test", "validation") if s in splits), "train"),
+        evaluation_split=reported_split(splits),
         image_shape=(height, width, channels),
-        prepare=prepare,
+        **options,
     )
 
 
-def tfds_source(
+def _conditions(features: Any) -> dict[str, _Condition]:
+    """Returns the features that can be conditions, by name: labels, numbers and vectors."""
+    import tensorflow_datasets as tfds
+
+    def size(feature: Any) -> int | None:
+        """Returns the length of a number or vector; `None` for other features."""
+        if not isinstance(feature, tfds.features.Tensor):
+            return None
+        is_number = np.issubdtype(feature.np_dtype, np.number) or feature.np_dtype == np.bool_
+        if not is_number or len(feature.shape) > 1 or None in feature.shape:
+            return None
+        return int(np.prod(feature.shape))
+
+    conditions = {}
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.ClassLabel):
+            if feature.num_classes is not None:
+                conditions[name] = _Condition(name, num_classes=feature.num_classes)
+            continue
+        is_dict = isinstance(feature, tfds.features.FeaturesDict)
+        sizes = [size(part) for part in (feature.values() if is_dict else [feature])]
+        if None not in sizes:
+            conditions[name] = _Condition(name, event_shape=(sum(sizes),))
+    return conditions
+
+
+def _source(
     spec: DatasetSpec,
     builder: Any,
     split: str,
-    *,
-    condition: TfdsCondition | None = None,
-    num_validation: int = 0,
-    shuffle_buffer: int = 10_000,
+    condition: _Condition | None,
+    num_validation: int,
+    shuffle_buffer: int,
 ) -> ImageSource:
-    """Returns the images of a split, with their conditions if there is a `condition`.
+    import tensorflow_datasets as tfds
 
-    Args:
-      spec: the preparation of the images.
-      builder: builder of the dataset.
-      split: `'train'`, `'validation'`, ...
-      condition: the feature that is the condition; `None` for images only.
-      num_validation: number of images at the end of the training split that are held out as the
-        split `'validation'`. (TensorFlow Datasets writes images in random order.)
-      shuffle_buffer: size of the shuffle buffer, in encoded images. Files are read in random order.
-
-    Returns:
-      An `ImageSource`.
-
-    Raises:
-      FileNotFoundError: if the data are missing. The message contains the command that downloads
-        them.
-      ValueError: if there are at most `num_validation` training images.
-    """
-    tfds = import_tfds()
     if num_validation:
         split = {
             "train": f"train[:-{num_validation}]",
@@ -163,8 +195,13 @@ def tfds_source(
             )
     try:
         records(None)
-    except AssertionError as error:
-        raise FileNotFoundError(_missing(spec, builder)) from error
+    except AssertionError as error:  # The data are missing.
+        data_dir = builder.data_dir_root
+        message = (
+            f"No data of {spec.name!r} in {data_dir}. To download them:\n"
+            f"python -m tfp_realnvp.data --dataset={spec.name} --data_dir={data_dir} --download"
+        )
+        raise FileNotFoundError(f"{message}\n{spec.fetch_note}".rstrip()) from error
     return ImageSource(
         num_images=splits[split].num_examples if splits else None,
         image_shape=spec.image_shape,
@@ -173,12 +210,3 @@ def tfds_source(
         prepare=spec.prepare,
         augment=spec.augment,
     )
-
-
-def _missing(spec: DatasetSpec, builder: Any) -> str:
-    data_dir = builder.data_dir_root
-    message = (
-        f"No data of {spec.name!r} in {data_dir}. To download them:\n"
-        f"python -m tfp_realnvp.data --dataset={spec.name} --data_dir={data_dir} --download"
-    )
-    return f"{message}\n{spec.fetch_note}" if spec.fetch_note else message

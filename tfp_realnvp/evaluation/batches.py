@@ -55,14 +55,9 @@ def checked_levels(
             f"{owner}: expected images [batch, {', '.join(map(str, event_shape))}], got "
             f"shape {images.shape} in batch {number}."
         )
-    if np.issubdtype(images.dtype, np.floating):
-        if not np.isfinite(images).all():
-            raise ValueError(f"{owner}: expected finite gray levels in batch {number}.")
-        if images.max() <= 1 and (images % 1).any():
-            raise ValueError(
-                f"{owner}: expected gray levels 0, 1, 2, …, got fractions up to "
-                f"{images.max()}. Multiply images in [0, 1] by 255."
-            )
+    if not np.isfinite(images).all():
+        raise ValueError(f"{owner}: expected finite gray levels in batch {number}.")
+    pixels.check_gray_levels(images, owner)
     return images
 
 

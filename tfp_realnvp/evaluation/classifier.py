@@ -109,7 +109,8 @@ def classification(
     )
     noisy_fn = noisy_function(distribution, dequantizer)
     log_probs, all_labels = [], []
-    for number, (batch, of_batch) in enumerate(image_batches(owner, images, batch_size), start=1):
+    batches = image_batches(owner, images, batch_size)
+    for number, (batch, batch_labels) in enumerate(batches, start=1):
         levels = checked_levels(owner, batch, distribution.event_shape, number)
         draws = []
         for draw in range(num_draws):
@@ -120,7 +121,7 @@ def classification(
         log_probs.append(log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True))
         if np.isnan(log_probs[-1]).any():
             raise ValueError(f"{owner}: expected log densities, got NaN in batch {number}.")
-        all_labels.append(_checked_labels(of_batch, log_joint.shape, number))
+        all_labels.append(_checked_labels(batch_labels, log_joint.shape, number))
     if not log_probs:
         raise ValueError(f"{owner}: expected images, got none.")
     log_probs, labels = np.concatenate(log_probs), np.concatenate(all_labels)
@@ -144,18 +145,19 @@ def expected_calibration_error(
     sum over bins of    n_bin / n |accuracy of the bin - mean confidence of the bin|
     ```
 
-    with bins ((m - 1) / M, m / M].
+    The bins are ((m - 1) / M, m / M], as in equation 3 of Guo, Pleiss, Sun, Weinberger: "On
+    calibration of modern neural networks". `tfp.stats.expected_calibration_error` includes the
+    lower end of a bin instead, and takes logits in float32.
 
     #### Example
 
     Three predictions with a confidence of 0.9, of which two are correct, and one with 0.5:
 
-    >>> round(expected_calibration_error([0.9, 0.9, 0.9, 0.5], [True, True, False, True]), 4)
+    >>> from tfp_realnvp import evaluation
+    >>> error = evaluation.expected_calibration_error(
+    ...     confidence=[0.9, 0.9, 0.9, 0.5], is_correct=[True, True, False, True])
+    >>> round(error, 4)
     0.3
-
-    #### References
-
-    Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, equation 3.
 
     Args:
       confidence: probability of the predicted class, [N].
@@ -166,9 +168,8 @@ def expected_calibration_error(
       ValueError: if they are not two vectors of equal length, or if a confidence is not in [0, 1].
     """
     confidence, is_correct = np.asarray(confidence, np.float64), np.asarray(is_correct, np.float64)
-    num_bins = validation.integer(
-        num_bins, 1, "expected_calibration_error: expected num_bins of at least 1"
-    )
+    expected = "expected_calibration_error: expected num_bins of at least 1"
+    num_bins = validation.integer(num_bins, 1, expected)
     if confidence.ndim != 1 or confidence.shape != is_correct.shape or not confidence.size:
         raise ValueError(
             "expected_calibration_error: expected two vectors of equal length, got shapes "

@@ -14,44 +14,22 @@ __all__ = ["as_vectors", "interpolate_conditions", "linear_steps", "swap_conditi
 def swap_condition(
     flow: Flow, images: ArrayLike, source: ArrayLike, target: ArrayLike, batch_size: int = 64
 ) -> np.ndarray:
-    r"""Encodes images under one condition and decodes their latents under another.
+    """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
 
-    ```
-    x' = forward(inverse(x | source) | target)
-    ```
-
-    If the latents are independent of the condition, as those of a perfect model are, x' has the
-    distribution of images under `target`, and keeps of x what the condition does not determine.
+    The arguments, results and errors are those of `encode` and `decode`.
 
     #### Example
 
     Three images, with the labels 5, 0 and 4, as each of ten classes:
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> swap_condition(flow, images, [5, 0, 4], np.arange(10)[:, np.newaxis]).shape
+    >>> latents.swap_condition(flow, images, [5, 0, 4], np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
 
-    #### References
-
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, Appendix F.
-
-    Args:
-      flow: a `RealNVPImage` that declares a condition, or a `tfd.TransformedDistribution` with one.
-      images: images [..., H, W, C], as in `encode`.
-      source: conditions of the images, as in `encode`.
-      target: conditions to decode under. The leading shapes of `source` and `target` broadcast with
-        that of the images.
-      batch_size: number of images that are processed at a time.
-
-    Returns:
-      Continuous pixel values [..., H, W, C].
-
-    Raises:
-      TypeError: see `encode`.
-      ValueError: see `encode` and `decode`.
     """
     latents = encode(flow, images, batch_size, conditional_input=source)
     return decode(flow, latents, batch_size, conditional_input=target)

@@ -90,34 +90,20 @@ def extrapolate(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Samples images of a size other than that of the training images (Appendix C).
+    """Decodes normal latents of a size other than that of the training images (Appendix C).
 
     The networks are convolutional, so that the bijector applies to any height and width divisible
-    by 2^(num_scales - 1). The latents are normal with the standard deviation `temperature`.
+    by 2^(num_scales - 1). A base distribution of `flow` is not used. The arguments, results and
+    errors are those of `sample_latents` and `decode`. Images as condition are resized by the flow.
 
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
-    >>> extrapolate(flow, (8, 16, 1), num_images=2).shape
+    >>> latents.extrapolate(flow, (8, 16, 1), num_images=2).shape
     (2, 8, 16, 1)
 
-    Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one. Its base distribution is
-        not used.
-      image_shape: shape (height, width, channels) of one sample.
-      num_images: number of samples.
-      seed: see `sample_latents`.
-      temperature: see `sample_latents`.
-      conditional_input: the condition of the samples, as in `encode`. Images as condition are
-        resized by the flow.
-
-    Returns:
-      Continuous pixel values, [num_images, height, width, channels].
-
-    Raises:
-      TypeError: see `decode`.
-      ValueError: if the shape does not match the model, or if samples are not finite.
     """
     dtype = bijector_of(flow).dtype
     latents = sample_latents(image_shape, num_images, seed, temperature, dtype=dtype)

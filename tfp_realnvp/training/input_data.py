@@ -55,13 +55,8 @@ def check_events(x: Any, event_shape: tf.TensorShape, *, gray_levels: bool) -> N
             f"{tuple(images.shape)}."
         )
     check_event_shape(images, event_shape)
-    if gray_levels and not tf.as_dtype(images.dtype).is_integer:
-        largest = float(np.max(images))
-        if largest <= 1.0 and float(np.max(np.asarray(images) % 1)) > 0:
-            raise ValueError(
-                "FlowModel: expected gray levels 0, 1, 2, …, got fractions up to "
-                f"{largest}: multiply images in [0, 1] by 255 again, or pass dequantize=False."
-            )
+    if gray_levels:
+        pixels.check_gray_levels(images, "FlowModel")
 
 
 def check_condition(x: Any, spec: ConditionSpec | None) -> None:

@@ -1,0 +1,256 @@
+"""Batches of images, and their order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+
+__all__ = ["BatchPlan", "array_batches", "image_dataset", "with_image"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """The order of the images of a split and their division into batches.
+
+    In training, each epoch visits the images in a random order that depends only on `seed` and the
+    number of the epoch. All batches are full; the images that remain after the last full batch of
+    an epoch are skipped. Evaluation is one pass over all images in order, and its last batch can be
+    smaller.
+
+    Attributes:
+      batch_size: number of images in a batch of one shard.
+      training: whether to shuffle, to augment and to repeat.
+      flip: whether to mirror each image with probability 1/2 in training.
+      seed: seed of order and augmentation, in [0, 2³¹).
+      epoch: first epoch, counted from 0.
+      step: first batch within the first epoch, counted from 0.
+      num_epochs: number of training epochs; `None` means unlimited.
+      num_shards: number of workers that divide the images among them. In each step, the batches of
+        all shards together form a batch of `num_shards * batch_size` images.
+      shard_index: index of this worker, from 0.
+
+    Raises:
+      ValueError: if a number is out of range, or if `epoch`, `step` or `num_epochs` is given
+        without `training`.
+
+    #### Example
+
+    >>> BatchPlan(batch_size=4, training=True).steps_per_epoch(10)
+    2
+    >>> BatchPlan(batch_size=4).steps_per_epoch(10)
+    3
+
+    """
+
+    batch_size: int
+    training: bool = False
+    flip: bool = False
+    seed: int = 0
+    epoch: int = 0
+    step: int = 0
+    num_epochs: int | None = None
+    num_shards: int = 1
+    shard_index: int = 0
+
+    def __post_init__(self) -> None:
+        for name, at_least in (("batch_size", 1), ("num_shards", 1), ("epoch", 0), ("step", 0)):
+            value = getattr(self, name)
+            validation.require(value >= at_least, f"Expected {name} of at least {at_least}", value)
+        validation.require(
+            self.num_epochs is None or self.num_epochs >= 1,
+            "Expected num_epochs of at least 1 or None",
+            self.num_epochs,
+        )
+        validation.require(self.seed in range(2**31), "Expected a seed in [0, 2**31)", self.seed)
+        validation.require(
+            0 <= self.shard_index < self.num_shards,
+            f"Expected a shard_index in [0, {self.num_shards})",
+            self.shard_index,
+        )
+        if not self.training and (self.epoch, self.step, self.num_epochs) != (0, 0, None):
+            raise ValueError("Expected epoch, step and num_epochs only with training=True.")
+
+    @property
+    def global_batch_size(self) -> int:
+        """The number of images in one step of all shards."""
+        return self.batch_size * self.num_shards
+
+    def steps_per_epoch(self, num_images: int) -> int:
+        """Returns the number of batches of this shard in an epoch over `num_images` images.
+
+        Raises:
+          ValueError: if there are too few images for one batch.
+        """
+        if self.training:
+            steps = num_images // self.global_batch_size
+        else:
+            images_of_shard = len(range(self.shard_index, num_images, self.num_shards))
+            steps = -(-images_of_shard // self.batch_size)
+        if steps == 0:
+            raise ValueError(
+                f"Expected at least one {'full ' if self.training else ''}batch of "
+                f"{self.batch_size} images for each of {self.num_shards} shards, got "
+                f"{num_images} images."
+            )
+        return steps
+
+    def epoch_seed(self, epoch: tf.Tensor) -> tf.Tensor:
+        """Returns the stateless seed of an epoch, two integers."""
+        return tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
+
+
+def with_image(function: Callable[[Any], Any], example: Any) -> Any:
+    """Applies a function to an image, or to the image of a tuple of an image and its condition.
+
+    #### Example
+
+    >>> with_image(abs, -3), with_image(abs, (-3, "label"))
+    (3, (3, 'label'))
+
+    """
+    if isinstance(example, tuple):
+        image, condition = example
+        return function(image), condition
+    return function(example)
+
+
+def array_batches(arrays: Any, plan: BatchPlan) -> tf.data.Dataset:
+    """Returns the batches of arrays that a plan describes.
+
+    Each batch is a function of its number, so that batches are computed in parallel and training
+    resumes at any epoch and step without reading earlier batches. The order of each epoch is a
+    uniformly random permutation of all images.
+
+    Args:
+      arrays: images, a `uint8` array of shape `[N, H, W, C]`; or a tuple of images and their
+        conditions, an array of shape `[N, ...]`.
+      plan: a `BatchPlan`.
+
+    Returns:
+      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`, or of tuples of
+      images and conditions.
+
+    Raises:
+      ValueError: if there are too few images for one batch.
+
+    #### Example
+
+    >>> images = np.arange(10, dtype=np.uint8).reshape([10, 1, 1, 1])
+    >>> plan = BatchPlan(batch_size=5, training=True, num_epochs=1)
+    >>> order = np.concatenate([batch.numpy().ravel() for batch in array_batches(images, plan)])
+    >>> sorted(order.tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+    """
+    num_images = len(tf.nest.flatten(arrays)[0])
+    steps = plan.steps_per_epoch(num_images)
+    # Keep the arrays in host memory, also on machines with a GPU.
+    with tf.device("CPU"):
+        arrays = tf.nest.map_structure(tf.constant, arrays)
+
+    def batch_of(indices: tf.Tensor) -> Any:
+        return tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays)
+
+    def training_batch(number: tf.Tensor) -> Any:
+        epoch, step = number // steps, number % steps
+        seed = plan.epoch_seed(epoch)
+        positions = tf.range(plan.batch_size, dtype=tf.int64) * plan.num_shards + plan.shard_index
+        indices = tf.random.experimental.index_shuffle(
+            step * plan.global_batch_size + positions, seed, np.int64(num_images - 1)
+        )
+        batch = batch_of(indices)
+        if plan.flip:
+            part = step * plan.num_shards + plan.shard_index
+            flip_seed = tf.random.experimental.stateless_fold_in(seed, part)
+            batch = with_image(
+                lambda images: tf.image.stateless_random_flip_left_right(images, flip_seed), batch
+            )
+        return batch
+
+    if not plan.training:
+        indices = tf.data.Dataset.range(plan.shard_index, num_images, plan.num_shards)
+        return indices.batch(plan.batch_size).map(batch_of, num_parallel_calls=PARALLEL_CALLS)
+    first = plan.epoch * steps + plan.step
+    if plan.num_epochs is None:
+        numbers = tf.data.Dataset.counter(first)
+    else:
+        numbers = tf.data.Dataset.range(first, (plan.epoch + plan.num_epochs) * steps)
+    return numbers.map(training_batch, num_parallel_calls=PARALLEL_CALLS)
+
+
+def image_dataset(
+    images: np.ndarray,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    flip: bool = False,
+    seed: int = 0,
+    repeat: bool = False,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Returns a dataset of batches of an array of images, prepared in the background.
+
+    Order and flips depend on `seed` and on `tf.random.set_seed` if it was called, and differ from
+    epoch to epoch.
+
+    Args:
+      images: `uint8` array of shape `[N, H, W, C]`.
+      batch_size: number of images in a batch.
+      shuffle: whether each epoch visits the images in a new, uniformly random order.
+      flip: whether to mirror each image horizontally with probability 1/2.
+      seed: seed of order and flips.
+      repeat: whether to repeat without end instead of stopping after one epoch.
+      drop_remainder: whether to drop a smaller last batch, which makes the batch size static.
+
+    Returns:
+      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`.
+
+    Raises:
+      ValueError: if `images` is not as described, or if there is no batch.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> from tfp_realnvp import data
+    >>> images = np.zeros([10, 8, 8, 1], np.uint8)
+    >>> dataset = data.image_dataset(images, batch_size=4, shuffle=True, flip=True)
+    >>> [tuple(batch.shape) for batch in dataset]
+    [(4, 8, 8, 1), (4, 8, 8, 1), (2, 8, 8, 1)]
+
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise ValueError(
+            "Expected at least one image, a uint8 array of shape [N, H, W, C], got "
+            f"{images.dtype} of shape {images.shape}."
+        )
+    if batch_size < 1 or (drop_remainder and batch_size > len(images)):
+        raise ValueError(
+            f"Expected a batch_size of at least 1, and with drop_remainder at most {len(images)}, "
+            f"the number of images, got {batch_size}."
+        )
+    # Keep the images in host memory, also on machines with a GPU. Only indices are shuffled.
+    with tf.device("CPU"):
+        images = tf.constant(images)
+    indices = tf.data.Dataset.range(len(images))
+    if shuffle:
+        indices = indices.shuffle(len(images), seed=seed)
+    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, True)
+
+    def batch_of(indices: tf.Tensor, flip_seed: tf.Tensor) -> tf.Tensor:
+        batch = tf.gather(images, indices)
+        return tf.image.stateless_random_flip_left_right(batch, flip_seed) if flip else batch
+
+    batches = tf.data.Dataset.zip(indices.batch(batch_size, drop_remainder), seeds).map(
+        batch_of, num_parallel_calls=PARALLEL_CALLS
+    )
+    if repeat:
+        batches = batches.repeat()
+    return without_autotune(batches.prefetch(PREFETCHED_BATCHES))
