@@ -87,18 +87,18 @@ class FactorOut(FlowBijector):
             raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        going_on, factored_out = tf.split(x, 2, axis=-1)
-        going_on, fldj = nested.forward_and_log_det(self._bijector, going_on, **options)
-        return _merge(going_on, factored_out), fldj
+        coarser_half, factored_out = tf.split(x, 2, axis=-1)
+        coarser_half, fldj = nested.forward_and_log_det(self._bijector, coarser_half, **options)
+        return _merge(coarser_half, factored_out), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        going_on, factored_out = tf.split(y, 2, axis=-1)
-        going_on, ildj = nested.inverse_and_log_det(self._bijector, going_on, **options)
-        return _merge(going_on, factored_out), ildj
+        coarser_half, factored_out = tf.split(y, 2, axis=-1)
+        coarser_half, ildj = nested.inverse_and_log_det(self._bijector, coarser_half, **options)
+        return _merge(coarser_half, factored_out), ildj
 
 
-def _merge(going_on: tf.Tensor, factored_out: tf.Tensor) -> tf.Tensor:
-    if going_on.shape[:-3] != factored_out.shape[:-3]:
+def _merge(coarser_half: tf.Tensor, factored_out: tf.Tensor) -> tf.Tensor:
+    if coarser_half.shape[:-3] != factored_out.shape[:-3]:
         # The inner bijector's condition has more leading dimensions than the image.
-        going_on, factored_out = broadcast_batch(going_on, 3, factored_out, 3)
-    return tf.concat([going_on, factored_out], axis=-1)
+        coarser_half, factored_out = broadcast_batch(coarser_half, 3, factored_out, 3)
+    return tf.concat([coarser_half, factored_out], axis=-1)

@@ -64,7 +64,7 @@ class FlowBijector(tfb.Bijector):
     (TensorShape([5]), 2.773)
     """
 
-    # Of its own layer, if it has one.
+    # The variables of the Keras layer that `_track_layer` got.
     _layer_variables: Sequence[tf.Variable] = ()
 
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
@@ -179,17 +179,17 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def is_built(self) -> bool:
-        """Whether its own variables, without those of nested bijectors, exist."""
+        """Whether the variables of this bijector, without those of nested ones, exist."""
         return all(layer.built for layer in self.layers)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """Its own variables, without those of nested bijectors, that a training pass writes."""
+        """Variables of this bijector, without those of nested ones, that a training pass writes."""
         return ()
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with variables of its own.
+        """Constructor arguments that make an equal bijector with new variables.
 
         They are `parameters`, without arguments that hold variables to be shared.
         """
@@ -379,7 +379,7 @@ class FlowBijector(tfb.Bijector):
         if not self.validate_args:
             return one_pass(value, **options)
         # In eager mode an assertion that holds returns `None`.
-        assertions = [each for each in self._assertions(value, inverse) if each is not None]
+        assertions = [a for a in self._assertions(value, inverse) if a is not None]
         with tf.control_dependencies(assertions):
             result, log_det = one_pass(tf.identity(value), **options)
         results = ("latents" if inverse else "data", result), ("log dets", log_det)
@@ -387,7 +387,7 @@ class FlowBijector(tfb.Bijector):
             tf.debugging.assert_all_finite(tensor, f"{self.name}: expected finite {what}")
             for what, tensor in results
         ]
-        with tf.control_dependencies([each for each in assertions if each is not None]):
+        with tf.control_dependencies([a for a in assertions if a is not None]):
             return tf.identity(result), tf.identity(log_det)
 
 

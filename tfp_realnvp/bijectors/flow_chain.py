@@ -161,17 +161,17 @@ def _has_condition(options: dict[str, Any]) -> bool:
     return options.get("conditional_input") is not None
 
 
-def _event_ndims(bijectors: Sequence[tfb.Bijector], given: int | None, name: str) -> int:
+def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
     """Returns the rank of events: that of the bijectors of this package."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors
-        if any(isinstance(each, FlowBijector) for each in (part, *part.submodules))
+        if any(isinstance(module, FlowBijector) for module in (part, *part.submodules))
     }
-    found = {*by_name.values(), *([] if given is None else [given])}
-    if len(found) > 1:
-        of_all = "" if given is None else f"event_ndims={given} and "
+    ranks = {*by_name.values(), *([] if event_ndims is None else [event_ndims])}
+    if len(ranks) > 1:
+        argument = "" if event_ndims is None else f"event_ndims={event_ndims} and "
         raise ValueError(
-            f"{name}: expected bijectors with equal event_ndims, got {of_all}{by_name}."
+            f"{name}: expected bijectors with equal event_ndims, got {argument}{by_name}."
         )
-    return found.pop() if found else 3
+    return ranks.pop() if ranks else 3

@@ -292,13 +292,13 @@ class RealNVPImage(AssembledFlow):
           TypeError: if the dtype is not the bijector's.
           ValueError: if the shape does not fit.
         """
-        coarser = self._as_input(latents, inverse=False)
+        coarser_half = self._as_input(latents, inverse=False)
         by_scale = []
         for _ in range(self.num_scales - 1):
-            squeezed = Squeeze(order="factor_out", dtype=self.dtype).forward(coarser)
-            coarser, factored_out = tf.split(squeezed, 2, axis=-1)
+            squeezed = Squeeze(order="factor_out", dtype=self.dtype).forward(coarser_half)
+            coarser_half, factored_out = tf.split(squeezed, 2, axis=-1)
             by_scale.append(factored_out)
-        return [*by_scale, coarser]
+        return [*by_scale, coarser_half]
 
     def merge_latents(self, by_scale: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns the latents, [..., H, W, C], that `split_latents` gives as `by_scale`.
@@ -313,11 +313,11 @@ class RealNVPImage(AssembledFlow):
             raise ValueError(
                 f"{self.name}: expected latents of {self.num_scales} scales, got {len(by_scale)}."
             )
-        *finer, coarser = by_scale
+        *finer, coarser_half = by_scale
         for factored_out in reversed(finer):
-            squeezed = tf.concat([coarser, factored_out], axis=-1)
-            coarser = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
-        return coarser
+            squeezed = tf.concat([coarser_half, factored_out], axis=-1)
+            coarser_half = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
+        return coarser_half
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         height, width, channels = shape

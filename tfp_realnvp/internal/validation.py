@@ -77,9 +77,9 @@ def float_dtype(dtype: Any, owner: str) -> tf.DType:
     # `tf.as_dtype` takes 1 and True as float32.
     require(not isinstance(dtype, (numbers.Real, np.ndarray)), expected, dtype, TypeError)
     try:
-        given = tf.as_dtype(dtype)
+        dtype = tf.as_dtype(dtype)
     except TypeError as error:
         raise TypeError(f"{expected}, got {dtype!r}.") from error
-    if given not in (tf.float32, tf.float64):
-        raise TypeError(f"{expected}, got {given.name}.")
-    return given
+    if dtype not in (tf.float32, tf.float64):
+        raise TypeError(f"{expected}, got {dtype.name}.")
+    return dtype

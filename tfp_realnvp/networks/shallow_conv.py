@@ -129,5 +129,8 @@ class ShallowConv(Conditioner):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
-        own = {"num_filters": self.num_filters, "num_heads": self.num_heads}
-        return {**super().get_config(), **own}
+        return {
+            **super().get_config(),
+            "num_filters": self.num_filters,
+            "num_heads": self.num_heads,
+        }
