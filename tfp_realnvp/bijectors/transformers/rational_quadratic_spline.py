@@ -27,11 +27,13 @@ class RationalQuadraticSpline(Transformer):
     ```
 
     `forward` solves the quadratic equation for ξ. With `ρ = (z - z₀) / h` and
-    `q = δ₀ (1 - ρ) - δ₁ ρ`, its root in [0, 1] is
+    `q = δ₀ (1 - ρ) - δ₁ ρ`, the root in [0, 1] is
 
     ```
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
+
+    The discriminant, b² - 4 a c in the paper, is then a sum of terms that are not negative.
 
     Of the P = 3K - 1 parameters, the first K give the widths of the bins and the next K their
     heights: `2B (m + (1 - K m) softmax(θ))`, with m the `min_bin_size`. The last K - 1 give the
@@ -89,63 +91,68 @@ class RationalQuadraticSpline(Transformer):
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z = spline(x) and its log slope."""
-        is_inside, x_inside = self._inside(x)
-        bins = self._bins(x_inside, parameters, is_data=True)
-        xi = tf.clip_by_value((x_inside - bins.x) / bins.width, 0, 1)
-        share, log_slope = bins.share_and_log_slope(xi)
-        z = bins.z + bins.height * share
+        is_inside, inside = self._inside(x)
+        bins = self._bins(inside, parameters, is_data=True)
+        # Rounding must not move a value out of its bin.
+        xi = tf.clip_by_value((inside - bins.x) / bins.width, 0, 1)
+        rho, log_slope = bins.rho_and_log_slope(xi)
+        z = bins.z + bins.height * rho
         return tf.where(is_inside, z, x), tf.where(is_inside, log_slope, 0)
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns x, the inverse of the spline at z, and its log slope."""
-        is_inside, z_inside = self._inside(z)
-        bins = self._bins(z_inside, parameters, is_data=False)
-        xi = bins.position(tf.clip_by_value((z_inside - bins.z) / bins.height, 0, 1))
-        _, log_slope = bins.share_and_log_slope(xi)
+        is_inside, inside = self._inside(z)
+        bins = self._bins(inside, parameters, is_data=False)
+        xi = bins.xi(tf.clip_by_value((inside - bins.z) / bins.height, 0, 1))
+        _, log_slope = bins.rho_and_log_slope(xi)
         x = bins.x + bins.width * xi
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns whether values are in (-B, B), and zeros instead of those that are not."""
+        """Returns whether values are in (-B, B), and the values, with zeros for the others.
+
+        Without the zeros, the derivatives of values far outside would not be finite.
+        """
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
     def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
-        """Returns the bin that each value is in, by its x, or by its z."""
+        """Returns the bins that `value` is in: between knots of x for data, of z for latents."""
         k = self.num_bins
-        # The bins are the first axis, where broadcasts and sums are fast.
+        # Knots are along the first axis: broadcasts and sums along the last one are slow.
         parts = tf.split(parameters, self.num_parameters, axis=-1)
         x, z = self._knots(parts[:k]), self._knots(parts[k : 2 * k])
         zeros = tf.zeros_like(parts[0])
         slopes = tf.stack([zeros, *parts[2 * k :], zeros])
         knots = x if is_data else z
         one_hot = tf.cast((knots[:-1] <= value) & (value < knots[1:]), value.dtype)
-        at_first = tf.concat([one_hot, zeros[tf.newaxis]], axis=0)
-        at_last = tf.concat([zeros[tf.newaxis], one_hot], axis=0)
-        x0, z0, slope0 = (tf.reduce_sum(at_first * each, axis=0) for each in (x, z, slopes))
-        x1, z1, slope1 = (tf.reduce_sum(at_last * each, axis=0) for each in (x, z, slopes))
+        # Sums instead of `tf.gather`, which gives wrong values under `tf.vectorized_map`.
+        is_lower = tf.concat([one_hot, zeros[tf.newaxis]], axis=0)
+        is_upper = tf.concat([zeros[tf.newaxis], one_hot], axis=0)
+        x0, z0, slope0 = (tf.reduce_sum(is_lower * at_knots, 0) for at_knots in (x, z, slopes))
+        x1, z1, slope1 = (tf.reduce_sum(is_upper * at_knots, 0) for at_knots in (x, z, slopes))
         return _Bins(x0, z0, x1 - x0, z1 - z0, self._slope(slope0), self._slope(slope1))
 
     def _knots(self, parameters: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns the K + 1 knots, [K + 1, ...], of K parameters."""
+        """Returns the K + 1 knots, [K + 1, ...], of the K parameters of their distances."""
+        bound = self.bound * tf.ones_like(parameters[0])
         parameters = tf.stack(parameters)
-        # `tf.nn.softmax` does not take more than five dimensions on all CPUs.
+        # `tf.nn.softmax` fails for more than five dimensions on some CPUs.
         shares = tf.exp(parameters - tf.stop_gradient(tf.reduce_max(parameters, axis=0)))
-        scale = 2 * self.bound * (1 - self.num_bins * self.min_bin_size)
-        sizes = shares * (scale / tf.reduce_sum(shares, axis=0)) + (
-            2 * self.bound * self.min_bin_size
-        )
-        # `tf.cumsum` takes longer than all the rest together. The last knot is exactly B.
-        bound = tf.fill(tf.shape(parameters)[1:], tf.constant(self.bound, parameters.dtype))
-        return tf.stack([*itertools.accumulate(tf.unstack(sizes)[:-1], initial=-bound), bound])
+        least = 2 * self.bound * self.min_bin_size
+        free = 2 * self.bound - self.num_bins * least
+        sizes = least + shares * (free / tf.reduce_sum(shares, axis=0))
+        # `tf.cumsum` would take more time than the rest of the spline. The last knot is exactly B.
+        knots = itertools.accumulate(tf.unstack(sizes)[:-1], initial=-bound)
+        return tf.stack([*knots, bound])
 
     def _slope(self, parameter: tf.Tensor) -> tf.Tensor:
-        slope_of_zero = np.log(np.expm1(1 - self.min_slope))
-        return self.min_slope + tf.nn.softplus(parameter + slope_of_zero)
+        parameter_of_slope_1 = np.log(np.expm1(1 - self.min_slope))
+        return self.min_slope + tf.nn.softplus(parameter + parameter_of_slope_1)
 
 
 class _Bins(NamedTuple):
-    """The bins that values are in: lower knots, sizes, and the slopes at both ends."""
+    """Bins: the knot (x₀, z₀), width w, height h, and the slopes δ₀ and δ₁ at the ends."""
 
     x: tf.Tensor
     z: tf.Tensor
@@ -154,22 +161,22 @@ class _Bins(NamedTuple):
     slope0: tf.Tensor
     slope1: tf.Tensor
 
-    def share_and_log_slope(self, xi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `ρ = (z - z₀) / h` at the position ξ, and log dz/dx."""
+    def rho_and_log_slope(self, xi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `ρ = (z - z₀) / h` and log dz/dx, with slopes divided by s."""
         s = self.height / self.width
-        ratio0, ratio1, eta = self.slope0 / s, self.slope1 / s, xi * (1 - xi)
-        denominator = 1 + (ratio0 + ratio1 - 2) * eta
-        slope = self.slope1 * tf.square(xi) + 2 * s * eta + self.slope0 * tf.square(1 - xi)
-        share = (tf.square(xi) + ratio0 * eta) / denominator
-        return share, tf.math.log(slope) - 2 * tf.math.log(denominator)
+        ratio0, ratio1, product = self.slope0 / s, self.slope1 / s, xi * (1 - xi)
+        denominator = 1 + (ratio0 + ratio1 - 2) * product
+        rho = (tf.square(xi) + ratio0 * product) / denominator
+        slope = self.slope1 * tf.square(xi) + 2 * s * product + self.slope0 * tf.square(1 - xi)
+        return rho, tf.math.log(slope) - 2 * tf.math.log(denominator)
 
-    def position(self, rho: tf.Tensor) -> tf.Tensor:
-        """Returns the position ξ of a share ρ of the height."""
+    def xi(self, rho: tf.Tensor) -> tf.Tensor:
+        """Returns the position `ξ = (x - x₀) / w` of ρ, with slopes divided by s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
+        # A sum of a positive and a negative q would lose digits: for the latter, the root of the
+        # mirrored equation, for 1 - ξ. The derivative of `tf.abs(q)` is wrong at zero.
         is_positive = q > 0
-        # Where q is negative, the root of 1 - ξ, with 1 - ρ, loses no digits. `tf.abs` has no
-        # derivative at zero.
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))
         below = tf.where(is_positive, 2 * rho, root)
         above = tf.where(is_positive, root, 2 * (1 - rho))
