@@ -1,5 +1,7 @@
 """The elementwise bijections of couplings, with random parameters."""
 
+import functools
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -212,20 +214,30 @@ def test_round_trip_of_splines_with_large_parameters(size, direction):
     assert error[rounding < 1e-3].max() < 1e-3
 
 
+@functools.cache
+def _spline_with_gradients(direction, jit_compile):
+    """Returns a compiled function to the value, the log det and their gradients."""
+
+    def function(x, parameters):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x, parameters])
+            results = getattr(tfr.RationalQuadraticSpline(), direction)(x, parameters)
+        return *results, *[tape.gradient(result, [x, parameters]) for result in results]
+
+    return tf.function(function, jit_compile=jit_compile, autograph=False)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @each_direction
 @each_size
-def test_splines_are_finite(size, direction):
-    spline, x, parameters = _many(size, seed=2)
+def test_splines_are_finite(size, direction, jit_compile):
+    _, x, parameters = _many(size, seed=2)
     limits = [0.0, 8.0, -8.0, np.nextafter(np.float32(8), np.float32(0)), 1e8, -1e8]
     x = tf.concat([x[:-600], tf.repeat(tf.constant(limits)[:, tf.newaxis], 100, axis=0)], axis=0)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([x, parameters])
-        value, log_det = getattr(spline, direction)(x, parameters)
-    gradients = [
-        tape.gradient(target, source) for target in (value, log_det) for source in (x, parameters)
-    ]
-    for result in (value, log_det, *gradients):
+    results = _spline_with_gradients(direction, jit_compile)(x, parameters)
+    for result in tf.nest.flatten(results):
         assert np.isfinite(result).all()
+    value, log_det, *_ = results
     outside = np.abs(x) >= 8
     np.testing.assert_array_equal(value[outside], x[outside])
     assert (log_det[outside] == 0).numpy().all()
