@@ -106,20 +106,48 @@ def grey_levels(number, image_shape=(4, 4, 1), seed=0):
     return rng.integers(0, 256, [number, *image_shape], dtype=np.uint8)
 
 
-def jacobian_log_det(function, event):
-    """Returns log |det| of the Jacobian of `function`, of batches of events to the same.
+def jacobian(function, event, num_outputs=None):
+    """Returns the Jacobian of `function`, which treats the events of a batch independently.
 
-    One event a row of the Jacobian: `function` treats the events of a batch independently, so the
-    gradient of the i-th output of the i-th copy is the i-th row.
+    The gradient of the i-th output of the i-th copy of the event is the i-th row, so that one pass
+    is enough. The number of outputs is by default that of the inputs.
     """
-    size = int(tf.size(event))
+    size = int(tf.size(event)) if num_outputs is None else num_outputs
     copies = tf.repeat(event[tf.newaxis], size, axis=0)
     with tf.GradientTape() as tape:
         tape.watch(copies)
         outputs = tf.reshape(function(copies), [size, size])
         diagonal = tf.reduce_sum(tf.linalg.diag_part(outputs))
-    rows = tf.reshape(tape.gradient(diagonal, copies), [size, size])
-    return np.linalg.slogdet(rows.numpy().astype(np.float64))[1]
+    return tf.reshape(tape.gradient(diagonal, copies), [size, -1]).numpy()
+
+
+def jacobian_log_det(function, event):
+    """Returns log |det| of the Jacobian of `function`, of batches of events to the same."""
+    return np.linalg.slogdet(jacobian(function, event).astype(np.float64))[1]
+
+
+def assert_vectorizes(function, events):
+    """Asserts that `tf.vectorized_map` and `batch_jacobian` agree with plain calls.
+
+    Args:
+      function: from a batch of events, or from one event, to values and log dets.
+      events: a float64 batch.
+    """
+    values, log_dets = function(events)
+    for actual, expected in zip(
+        tf.vectorized_map(function, events), (values, log_dets), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+    # The identity keeps TFP's cache from returning values that the tape has not seen.
+    events = tf.identity(events)
+    with tf.GradientTape() as tape:
+        tape.watch(events)
+        values, _ = function(events)
+    num_outputs = int(tf.size(values[0]))
+    expected = [jacobian(lambda x: function(x)[0], event, num_outputs) for event in events]
+    actual = tf.reshape(tape.batch_jacobian(values, events), np.shape(expected))
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 class CountingLayer(keras.layers.Layer):

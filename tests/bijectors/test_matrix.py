@@ -498,6 +498,24 @@ def test_unknown_batch_of_two_dimensions(name):
     assert fldj.shape == (2, 3)
 
 
+# Couplings with each transformer, and flows of them; vectors in all flavors are with transformers.
+_VECTORIZED = ("checkerboard0_affine", "channel1_additive", "coupling_spline", "vector_coupling")
+_VECTORIZED += ("flow_chain", "tfp_chain", "image_actnorm", "image_given_vector")
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recompute"])
+@pytest.mark.parametrize("name", _VECTORIZED)
+def test_vectorized_map_and_batch_jacobian(name, recompute):
+    ndims, given, bijector = _ndims(name), _given(name), _bijector(name)
+    # The chain shares the networks.
+    chain = tfr.FlowChain([bijector], recompute=recompute, event_ndims=ndims, dtype=tf.float64)
+    for method, events in (
+        (chain.forward_and_log_det, _latents(name, batch=(2,))),
+        (chain.inverse_and_log_det, _data(name, batch=(2,))),
+    ):
+        ft.assert_vectorizes(functools.partial(method, **given), events)
+
+
 @each_case
 def test_equality_and_hash(name):
     bijector = _bijector(name)

@@ -1,5 +1,7 @@
 """The elementwise bijections of couplings, with random parameters."""
 
+import functools
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ _TRANSFORMERS = {
     "mixture": lambda dtype: tfr.LogisticMixture(num_components=3),
 }
 each_transformer = pytest.mark.parametrize("name", _TRANSFORMERS)
+each_direction = pytest.mark.parametrize("direction", ["inverse", "forward"])
 
 
 def _case(name, dtype=tf.float64, number=50):
@@ -27,15 +30,44 @@ def _case(name, dtype=tf.float64, number=50):
     return transformer, x, ft.normal([number, 2 * transformer.num_parameters], dtype, seed=1)
 
 
+@each_direction
 @each_transformer
-def test_log_det_is_that_of_the_derivative(name):
+def test_log_det_is_that_of_the_derivative(name, direction):
     transformer, x, parameters = _case(name)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        z, log_det = transformer.inverse(x, parameters)
+        z, log_det = getattr(transformer, direction)(x, parameters)
     slope = tape.gradient(z, x)
     assert (slope.numpy() > 0).all() and np.abs(z - x).max() > 0.1
     np.testing.assert_allclose(log_det, np.log(slope), rtol=1e-9, atol=1e-12)
+
+
+@each_direction
+@each_transformer
+def test_vectorized_map_and_batch_jacobian(name, direction):
+    transformer, x, parameters = _case(name, number=5)
+    # The derivatives by the parameters as well.
+    ft.assert_vectorizes(
+        lambda values: getattr(transformer, direction)(values[..., :2], values[..., 2:]),
+        tf.concat([x, parameters], axis=-1),
+    )
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recompute"])
+@each_transformer
+def test_vectorized_map_and_batch_jacobian_of_a_flow(name, recompute):
+    flow = tfr.RealNVPVector(
+        2,
+        num_couplings=1,
+        num_blocks=0,
+        num_filters=4,
+        transformer=lambda: _TRANSFORMERS[name](tf.float64),
+        recompute=recompute,
+        dtype=tf.float64,
+    )
+    ft.randomize(flow, seed=1)
+    for method in (flow.inverse_and_log_det, flow.forward_and_log_det):
+        ft.assert_vectorizes(method, ft.normal([3, 2], tf.float64))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
@@ -65,14 +97,15 @@ def test_static_shape_with_an_unknown_batch(name, channels):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@each_direction
 @each_transformer
-def test_gradients_of_forward(name, jit_compile):
-    # That of the mixture solves an equation.
+def test_gradients(name, direction, jit_compile):
+    # `forward` of the mixture solves an equation.
     transformer, z, parameters = _case(name, number=10)
     weights = ft.normal(z.shape, tf.float64, seed=2)
 
     def objective(z, parameters):
-        x, log_det = transformer.forward(z, parameters)
+        x, log_det = getattr(transformer, direction)(z, parameters)
         return tf.reduce_sum(weights * x + log_det)
 
     function = tf.function(objective, jit_compile=jit_compile, autograph=False)
@@ -92,14 +125,16 @@ def test_gradients_of_forward(name, jit_compile):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@each_direction
 @each_transformer
-def test_second_derivatives_of_forward(name):
+def test_second_derivatives(name, direction):
     transformer, z, parameters = _case(name, number=10)
     weights = ft.normal(z.shape, tf.float64, seed=2)
     steps = [ft.normal(each.shape, tf.float64, seed=k) for k, each in ((3, z), (4, parameters))]
 
     def along(distance):
-        x, log_det = transformer.forward(z + distance * steps[0], parameters + distance * steps[1])
+        values = z + distance * steps[0], parameters + distance * steps[1]
+        x, log_det = getattr(transformer, direction)(*values)
         return tf.reduce_sum(weights * x + log_det)
 
     distance = tf.constant(0.0, tf.float64)
@@ -117,11 +152,95 @@ def test_second_derivatives_of_forward(name):
     assert name == "additive" or abs(second) > 1e-2
 
 
-def test_the_spline_of_zero_parameters_is_the_identity():
-    transformer, x, parameters = _case("spline")
-    z, log_det = transformer.inverse(x, tf.zeros_like(parameters))
+@each_direction
+def test_the_spline_of_zero_parameters_is_the_identity(direction):
+    transformer, x, _ = _case("spline", number=40)
+    # All knots, all centers of bins, and both ends.
+    grid = np.linspace(-4, 4, 11)[:, np.newaxis] * [1.0, 1.0]
+    x = tf.concat([x, tf.constant(grid)], axis=0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z, log_det = getattr(transformer, direction)(x, tf.zeros([51, 28], tf.float64))
     np.testing.assert_allclose(z, x, rtol=1e-9)
     np.testing.assert_allclose(log_det, tf.zeros_like(x), atol=1e-9)
+    np.testing.assert_allclose(tape.gradient(z, x), tf.ones_like(x), rtol=1e-9)
+
+
+@each_direction
+def test_the_spline_equals_that_of_tfp(direction):
+    spline, x, parameters = _case("spline")
+    # Knots and slopes as `tfb.RationalQuadraticSpline` takes them, [50, 2, ...].
+    by_channel = tf.linalg.matrix_transpose(tf.reshape(parameters, [50, 14, 2]))
+    sizes, slopes = tf.reshape(by_channel[..., :10], [50, 2, 2, 5]), by_channel[..., 10:]
+    widths, heights = tf.unstack(8 * (1e-3 + 0.995 * tf.nn.softmax(sizes)), axis=-2)
+    slopes = 1e-3 + tf.nn.softplus(slopes + np.log(np.expm1(1 - 1e-3)))
+    expected = tfp.bijectors.RationalQuadraticSpline(widths, heights, slopes, range_min=-4.0)
+    expected = tfp.bijectors.Invert(expected) if direction == "forward" else expected
+    value, log_det = getattr(spline, direction)(x, parameters)
+    np.testing.assert_allclose(value, expected.forward(x), rtol=1e-9, atol=1e-9)
+    log_det_of_tfp = expected.forward_log_det_jacobian(x, event_ndims=0)
+    np.testing.assert_allclose(log_det, log_det_of_tfp, rtol=1e-9, atol=1e-9)
+    assert np.abs(log_det).max() > 1
+
+
+each_size = pytest.mark.parametrize("size", [0.1, 1.0, 2.0, 5.0, 20.0])
+
+
+def _many(size, seed=0):
+    """Returns a spline, 20,000 values within its bounds, and parameters of a standard deviation."""
+    spline = tfr.RationalQuadraticSpline()
+    parameters = size * ft.normal([20_000, spline.num_parameters], seed=seed + 1)
+    return spline, tf.clip_by_value(3 * ft.normal([20_000, 1], seed=seed), -8, 8), parameters
+
+
+@each_direction
+@each_size
+def test_round_trip_of_splines_with_large_parameters(size, direction):
+    spline, x, parameters = _many(size)
+    there, back = spline.inverse, spline.forward
+    if direction == "forward":
+        there, back = back, there
+    z, _ = there(x, parameters)
+    again, _ = back(z, parameters)
+    # Slopes of the way back, exactly, at the three values: they differ where `z` is at a knot.
+    parameters = tf.cast(parameters, tf.float64)
+    log_slopes = [-there(tf.cast(value, tf.float64), parameters)[1] for value in (x, again)]
+    log_slopes.append(back(tf.cast(z, tf.float64), parameters)[1])
+    slope = np.maximum(1, np.exp(np.max(log_slopes, axis=0)))
+    # What the rounding of `z` to float32 can make of x.
+    rounding = 8 * np.finfo(np.float32).eps * slope
+    error = np.abs(again - x)
+    assert (error <= 50 * rounding).all()
+    assert error[rounding < 1e-3].max() < 1e-3
+
+
+@functools.cache
+def _spline_with_gradients(direction, jit_compile):
+    """Returns a compiled function to the value, the log det and their gradients."""
+
+    def function(x, parameters):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x, parameters])
+            results = getattr(tfr.RationalQuadraticSpline(), direction)(x, parameters)
+        return *results, *[tape.gradient(result, [x, parameters]) for result in results]
+
+    return tf.function(function, jit_compile=jit_compile, autograph=False)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@each_direction
+@each_size
+def test_splines_are_finite(size, direction, jit_compile):
+    _, x, parameters = _many(size, seed=2)
+    limits = [0.0, 8.0, -8.0, np.nextafter(np.float32(8), np.float32(0)), 1e8, -1e8]
+    x = tf.concat([x[:-600], tf.repeat(tf.constant(limits)[:, tf.newaxis], 100, axis=0)], axis=0)
+    results = _spline_with_gradients(direction, jit_compile)(x, parameters)
+    for result in tf.nest.flatten(results):
+        assert np.isfinite(result).all()
+    value, log_det, *_ = results
+    outside = np.abs(x) >= 8
+    np.testing.assert_array_equal(value[outside], x[outside])
+    assert (log_det[outside] == 0).numpy().all()
 
 
 @pytest.mark.parametrize("size", [30.0, 1e3])

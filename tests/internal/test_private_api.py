@@ -33,8 +33,6 @@ _PURPOSES = {
     "set_trainable": "freezing the variables of a frozen Keras layer for TFP and the tape",
     "should_record_backprop": "knowing whether a gradient tape watches a tensor",
     "stop_recording": "keeping the activations of a part that is computed again off the tape",
-    "uncached_forward": "calling a spline without TFP's cache, which keeps each graph",
-    "uncached_inverse": "calling a spline without TFP's cache, which keeps each graph",
 }
 
 
@@ -93,18 +91,6 @@ def test_bases_of_bijectors(private_api):
         _works("Chain", isinstance(chain, private_api.Chain) and chain.bijectors[0] is inner)
     _works("Invert", not isinstance(tfb.Exp(), private_api.Invert))
     _works("Chain", not isinstance(tfb.Invert(tfb.Exp()), private_api.Chain))
-
-
-def test_calls_past_the_cache(private_api):
-    spline = tfb.RationalQuadraticSpline([1.0, 1.0], [0.5, 1.5], [0.8], range_min=-1.0)
-    for name, value in (("forward", 0.3), ("inverse", -0.4)):
-        value = tf.constant([value])
-        result, log_det = getattr(private_api, f"uncached_{name}")(spline, value)
-        expected = getattr(spline, name)(value)
-        _works(f"uncached_{name}", bool(tf.reduce_all(abs(result - expected) < 1e-6)))
-        expected = getattr(spline, f"{name}_log_det_jacobian")(value, event_ndims=0)
-        _works(f"uncached_{name}", bool(tf.reduce_all(abs(log_det - expected) < 1e-6)))
-        _works(f"uncached_{name}", result is not getattr(spline, name)(value))
 
 
 def test_bases_of_distributions(private_api):

@@ -11,7 +11,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 # Whether a gradient tape is active, or watches a tensor, has no public answer: the cache needs it.
 # `record_operation` gives a tape the gradient of a part that is computed again. The public
@@ -52,11 +51,7 @@ __all__ = [
     "set_trainable",
     "should_record_backprop",
     "stop_recording",
-    "uncached_forward",
-    "uncached_inverse",
 ]
-
-tfb = tfp.bijectors
 
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:
@@ -72,18 +67,3 @@ def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:
     """Assigns to this replica's copy of a variable, without the reduction that `assign` makes."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
-
-
-# TFP's own cache keeps every graph in which a bijector of TFP was called. Bijectors that live for
-# one call, as splines with predicted parameters, gain nothing by it.
-
-
-def uncached_forward(bijector: tfb.Bijector, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `forward(x)` and its log det of an elementwise bijector, past TFP's cache."""
-    return bijector._forward(x), bijector._forward_log_det_jacobian(x)
-
-
-def uncached_inverse(bijector: tfb.Bijector, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `inverse(y)` and its log det of an elementwise bijector, past TFP's cache."""
-    x = bijector._inverse(y)
-    return x, -bijector._forward_log_det_jacobian(x)

@@ -1,0 +1,16 @@
+"""Transformers: the elementwise bijections of a coupling, given parameters from its network."""
+
+from tfp_realnvp.bijectors.transformers.additive import Additive
+from tfp_realnvp.bijectors.transformers.affine import Affine
+from tfp_realnvp.bijectors.transformers.logistic_mixture import LogisticMixture
+from tfp_realnvp.bijectors.transformers.rational_quadratic_spline import RationalQuadraticSpline
+from tfp_realnvp.bijectors.transformers.transformer import Transformer, TransformerFn
+
+__all__ = [
+    "Additive",
+    "Affine",
+    "LogisticMixture",
+    "RationalQuadraticSpline",
+    "Transformer",
+    "TransformerFn",
+]

@@ -1,0 +1,59 @@
+"""Affine transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.transformers.transformer import Transformer
+
+__all__ = ["Affine"]
+
+
+class Affine(Transformer):
+    r"""`z = x exp(s) + t` with `s = scale * tanh(θ₂)`, `t = θ₁`, and a learned `scale` (eq. 9).
+
+    tanh bounds the log scale s.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> z, log_det = Affine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
+    >>> z.numpy().tolist(), log_det.numpy().tolist()
+    ([[3.0]], [[0.0]])
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.2 and 4.1.
+    """
+
+    num_parameters = 2
+
+    def __init__(self, scale: tf.Variable | float = 1.0, dtype: Any = tf.float32) -> None:
+        """Constructs the transformer.
+
+        Args:
+          scale: the initial value of the trainable scale of tanh, or the variable itself.
+          dtype: of the variable.
+        """
+        super().__init__(name="affine")
+        self.scale = (
+            scale
+            if isinstance(scale, tf.Variable)
+            else tf.Variable(scale, dtype=dtype, name="scale")
+        )
+
+    def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns z and s."""
+        shift, log_scale = self._shift_and_log_scale(parameters)
+        return x * tf.exp(log_scale) + shift, log_scale
+
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns x and -s."""
+        shift, log_scale = self._shift_and_log_scale(parameters)
+        return (z - shift) * tf.exp(-log_scale), -log_scale
+
+    def _shift_and_log_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        shift, log_scale = tf.split(parameters, 2, axis=-1)
+        return shift, self.scale * tf.tanh(log_scale)

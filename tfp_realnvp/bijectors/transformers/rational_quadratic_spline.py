@@ -1,0 +1,183 @@
+"""Transformer by a monotone rational-quadratic spline."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.transformers.transformer import Transformer
+from tfp_realnvp.internal import validation
+
+__all__ = ["RationalQuadraticSpline"]
+
+
+class RationalQuadraticSpline(Transformer):
+    r"""A monotone rational-quadratic spline from data to latents on [-B, B], the identity outside.
+
+    In the bin from the knot (x₀, z₀) to (x₁, z₁), of width w and height h, with the mean slope
+    `s = h / w` and the slopes δ₀ and δ₁ at its ends (eq. 4),
+
+    ```
+    z = z₀ + h (s ξ² + δ₀ ξ (1 - ξ)) / (s + (δ₀ + δ₁ - 2 s) ξ (1 - ξ)),   ξ = (x - x₀) / w
+    dz/dx = s² (δ₁ ξ² + 2 s ξ (1 - ξ) + δ₀ (1 - ξ)²) / (s + (δ₀ + δ₁ - 2 s) ξ (1 - ξ))²
+    ```
+
+    `forward` solves the quadratic equation for ξ. With `ρ = (z - z₀) / h` and
+    `q = δ₀ (1 - ρ) - δ₁ ρ`, the root in [0, 1] is
+
+    ```
+    ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
+    ```
+
+    The discriminant, b² - 4 a c in the paper, is then a sum of terms that are not negative.
+
+    Of the P = 3K - 1 parameters, the first K give the widths of the bins and the next K their
+    heights: `2B (m + (1 - K m) softmax(θ))`, with m the `min_bin_size`. The last K - 1 give the
+    slopes at the knots between the bins: `min_slope + softplus(θ + c)`, where the constant c makes
+    the slope of zero parameters 1. The slopes at ±B are 1. Parameters of zero give the identity.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> spline, parameters = tfr.RationalQuadraticSpline(num_bins=4), tf.random.normal([5, 11])
+    >>> x = tf.random.normal([5, 1])
+    >>> z, log_det = spline.inverse(x, parameters)
+    >>> bool(tf.reduce_max(abs(spline.forward(z, parameters)[0] - x)) < 1e-4)
+    True
+
+    #### References
+
+    Durkan, Bekasov, Murray, Papamakarios: Neural spline flows, section 3.1.
+    Gregory, Delbourgo: Piecewise rational quadratic interpolation to monotonic data.
+    """
+
+    def __init__(
+        self,
+        num_bins: int = 8,
+        bound: float = 8.0,
+        *,
+        min_bin_size: float = 1e-3,
+        min_slope: float = 1e-3,
+    ) -> None:
+        """Constructs the transformer.
+
+        Args:
+          num_bins: K.
+          bound: B.
+          min_bin_size: least width and height of a bin, as a share of 2B.
+          min_slope: least slope at a knot; with it the log scales are bounded.
+
+        Raises:
+          ValueError: if a number is out of range.
+          TypeError: if one is not a number.
+        """
+        super().__init__(name="rational_quadratic_spline")
+        name = "RationalQuadraticSpline"
+        self.num_bins = validation.integer(num_bins, 2, f"{name}: expected num_bins of at least 2")
+        self.bound = validation.positive(bound, f"{name}: expected a positive bound")
+        expected = f"{name}: expected a min_bin_size in (0, 1 / num_bins)"
+        self.min_bin_size = validation.real(min_bin_size, lambda x: 0 < x < 1 / num_bins, expected)
+        expected = f"{name}: expected a min_slope in (0, 1)"
+        self.min_slope = validation.real(min_slope, lambda x: 0 < x < 1, expected)
+
+    @property
+    def num_parameters(self) -> int:
+        """3K - 1."""
+        return 3 * self.num_bins - 1
+
+    def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns z = spline(x) and its log slope."""
+        is_inside, inside = self._inside(x)
+        bins = self._bins(inside, parameters, is_data=True)
+        # Rounding must not move a value out of its bin.
+        xi = tf.clip_by_value((inside - bins.x) / bins.width, 0, 1)
+        rho, log_slope = bins.rho_and_log_slope(xi)
+        z = bins.z + bins.height * rho
+        return tf.where(is_inside, z, x), tf.where(is_inside, log_slope, 0)
+
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns x, the inverse of the spline at z, and its log slope."""
+        is_inside, inside = self._inside(z)
+        bins = self._bins(inside, parameters, is_data=False)
+        xi = bins.xi(tf.clip_by_value((inside - bins.z) / bins.height, 0, 1))
+        _, log_slope = bins.rho_and_log_slope(xi)
+        x = bins.x + bins.width * xi
+        return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
+
+    def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns whether values are in (-B, B), and the values, with zeros for the others.
+
+        Without the zeros, the derivatives of values far outside would not be finite.
+        """
+        is_inside = tf.abs(value) < self.bound
+        return is_inside, tf.where(is_inside, value, 0)
+
+    def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
+        """Returns the bins that `value` is in: between knots of x for data, of z for latents."""
+        k = self.num_bins
+        # Knots are along the first axis: broadcasts and sums along the last one are slow.
+        parts = tf.split(parameters, self.num_parameters, axis=-1)
+        x, z = self._knots(parts[:k]), self._knots(parts[k : 2 * k])
+        zeros = tf.zeros_like(parts[0])
+        slopes = tf.stack([zeros, *parts[2 * k :], zeros])
+        knots = x if is_data else z
+        one_hot = tf.cast((knots[:-1] <= value) & (value < knots[1:]), value.dtype)
+        # Sums instead of `tf.gather`, which gives wrong values under `tf.vectorized_map`.
+        is_lower = tf.concat([one_hot, zeros[tf.newaxis]], axis=0)
+        is_upper = tf.concat([zeros[tf.newaxis], one_hot], axis=0)
+        x0, z0, slope0 = (tf.reduce_sum(is_lower * at_knots, 0) for at_knots in (x, z, slopes))
+        x1, z1, slope1 = (tf.reduce_sum(is_upper * at_knots, 0) for at_knots in (x, z, slopes))
+        return _Bins(x0, z0, x1 - x0, z1 - z0, self._slope(slope0), self._slope(slope1))
+
+    def _knots(self, parameters: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the K + 1 knots, [K + 1, ...], of the K parameters of their distances."""
+        bound = self.bound * tf.ones_like(parameters[0])
+        parameters = tf.stack(parameters)
+        # `tf.nn.softmax` fails for more than five dimensions on some CPUs.
+        shares = tf.exp(parameters - tf.stop_gradient(tf.reduce_max(parameters, axis=0)))
+        least = 2 * self.bound * self.min_bin_size
+        free = 2 * self.bound - self.num_bins * least
+        sizes = least + shares * (free / tf.reduce_sum(shares, axis=0))
+        # `tf.cumsum` would take more time than the rest of the spline. The last knot is exactly B.
+        knots = itertools.accumulate(tf.unstack(sizes)[:-1], initial=-bound)
+        return tf.stack([*knots, bound])
+
+    def _slope(self, parameter: tf.Tensor) -> tf.Tensor:
+        parameter_of_slope_1 = np.log(np.expm1(1 - self.min_slope))
+        return self.min_slope + tf.nn.softplus(parameter + parameter_of_slope_1)
+
+
+class _Bins(NamedTuple):
+    """Bins: the knot (x₀, z₀), width w, height h, and the slopes δ₀ and δ₁ at the ends."""
+
+    x: tf.Tensor
+    z: tf.Tensor
+    width: tf.Tensor
+    height: tf.Tensor
+    slope0: tf.Tensor
+    slope1: tf.Tensor
+
+    def rho_and_log_slope(self, xi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `ρ = (z - z₀) / h` and log dz/dx, with slopes divided by s."""
+        s = self.height / self.width
+        ratio0, ratio1, product = self.slope0 / s, self.slope1 / s, xi * (1 - xi)
+        denominator = 1 + (ratio0 + ratio1 - 2) * product
+        rho = (tf.square(xi) + ratio0 * product) / denominator
+        slope = self.slope1 * tf.square(xi) + 2 * s * product + self.slope0 * tf.square(1 - xi)
+        return rho, tf.math.log(slope) - 2 * tf.math.log(denominator)
+
+    def xi(self, rho: tf.Tensor) -> tf.Tensor:
+        """Returns the position `ξ = (x - x₀) / w` of ρ, with slopes divided by s."""
+        s = self.height / self.width
+        q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
+        # A sum of a positive and a negative q would lose digits: for the latter, the root of the
+        # mirrored equation, for 1 - ξ. The derivative of `tf.abs(q)` is wrong at zero.
+        is_positive = q > 0
+        root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))
+        below = tf.where(is_positive, 2 * rho, root)
+        above = tf.where(is_positive, root, 2 * (1 - rho))
+        return below / (below + above)

@@ -1,0 +1,64 @@
+"""The protocol of transformers."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+__all__ = ["Transformer", "TransformerFn"]
+
+
+class Transformer(tf.Module, abc.ABC):
+    r"""An elementwise bijection x = f(z; θ) of latents z and data x, with P parameters an element.
+
+    A coupling predicts the parameters from the half that it keeps. Its network gives `P c` channels
+    for c transformed ones: the first parameter of all channels, then the second, and so on.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> class Double(Transformer):
+    ...   num_parameters = 1
+    ...   def inverse(self, x, parameters):
+    ...     return x * tf.exp(parameters), parameters
+    ...   def forward(self, z, parameters):
+    ...     return z * tf.exp(-parameters), -parameters
+    >>> z, log_det = Double().inverse(tf.ones([2, 4, 4, 3]), tf.zeros([2, 4, 4, 3]))
+    >>> z.shape, log_det.shape
+    (TensorShape([2, 4, 4, 3]), TensorShape([2, 4, 4, 3]))
+
+    #### References
+
+    Papamakarios et al.: Normalizing flows for probabilistic modeling and inference, section 3.1.
+    """
+
+    num_parameters: int
+    is_constant_jacobian = False
+
+    @abc.abstractmethod
+    def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns z and log |dz/dx| of each element.
+
+        Args:
+          x: data, [..., H, W, c], or [..., c] of vectors.
+          parameters: [..., H, W, P c], or [..., P c].
+        """
+
+    @abc.abstractmethod
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns x and log |dx/dz| of each element; see `inverse`."""
+
+    def with_values(self, values: Sequence[tf.Tensor]) -> Transformer:
+        """Returns a transformer that reads `values` instead of its `variables`."""
+        other = copy.copy(self)
+        names = {id(value): name for name, value in vars(self).items()}
+        for variable, value in zip(self.variables, values, strict=True):
+            setattr(other, names[id(variable)], value)
+        return other
+
+
+# Returns a new transformer.
+TransformerFn = Callable[[], Transformer]
