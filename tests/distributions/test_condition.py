@@ -285,9 +285,9 @@ def test_route(name):
 
 
 def test_find_condition_spec():
-    embedding = _FLOW.bijector.condition_embedding
+    spec = _FLOW.bijector.condition_embedding.spec
     nested = tfd.TransformedDistribution(tfd.Independent(_FLOW, 0), tfb.Scale(2.0))
-    assert find_condition_spec(nested) is find_condition_spec(_FLOW) is embedding
+    assert find_condition_spec(nested) is find_condition_spec(_FLOW) is spec
     assert find_condition_spec(ft.standard_normal(_SHAPE)) is None
     both = tfd.TransformedDistribution(_FLOW, ft.conditional_flow("vectors"))
     with pytest.raises(ValueError, match="expected one declared condition in"):

@@ -63,9 +63,9 @@ def condition_of(flow, number, dtype):
     embedding = flow.condition_embedding
     if embedding is None:
         return {}
-    if embedding.num_classes is not None:
-        return {"conditional_input": np.arange(number) % embedding.num_classes}
-    return {"conditional_input": ft.normal([number, *embedding.conditional_event_shape], dtype)}
+    if embedding.spec.num_classes is not None:
+        return {"conditional_input": np.arange(number) % embedding.spec.num_classes}
+    return {"conditional_input": ft.normal([number, *embedding.spec.event_shape], dtype)}
 
 
 @cases(quick=25, full=200)

@@ -36,7 +36,7 @@ def test_shapes(kind, batch, dropout):
     condition = embedding.spec.as_tensor(condition, "test")
     embedded = embedding(condition)
     event = (4, 4, 2) if "images" in kind else (4,)
-    assert embedded.shape == (*batch, *event) and embedding.batch_shape(condition) == batch
+    assert embedded.shape == (*batch, *event) and embedding.spec.batch_shape(condition) == batch
     assert tf.TensorShape(embedding.embedded_shape).is_compatible_with(event)
     output_shape = embedding.compute_output_shape(tuple(condition.shape))
     assert tf.TensorShape(output_shape).is_compatible_with(embedded.shape)
@@ -123,7 +123,7 @@ def test_no_condition_starts_at_zero(kind):
 def test_leaving_conditions_out(kind):
     embedding = _embedding(kind, dropout=0.3)
     condition = embedding.spec.as_tensor(_condition(kind, (3,)), "test")
-    left_out = embedding(embedding.without(condition, tf.constant([False, True, False])))
+    left_out = embedding(embedding.spec.without(condition, tf.constant([False, True, False])))
     embedded = embedding(condition)
     np.testing.assert_array_equal(left_out.numpy()[[0, 2]], embedded.numpy()[[0, 2]])
     nothing = np.broadcast_to(embedding.no_condition.numpy(), embedded[1].shape)
@@ -174,7 +174,7 @@ def test_serialization(kind):
 )
 def test_conditions_that_are_not_as_declared(kind, value, match):
     with pytest.raises(ValueError, match=f"owner: expected a conditional_input of .*{match}"):
-        _embedding(kind).as_condition(value, "owner")
+        _embedding(kind).spec.as_tensor(value, "owner")
 
 
 def test_labels_with_dropout():

@@ -204,7 +204,7 @@ def conditional(request, tmp_path_factory):
 
 def test_a_condition_is_the_last_input(conditional):
     flow, served, _, conditions = conditional
-    classifies = flow.bijector.condition_embedding.num_classes is not None
+    classifies = flow.bijector.condition_embedding.spec.num_classes is not None
     names = [*NAMES, "classify"] if classifies else NAMES
     assert set(served.signatures) == {*names, *(f"{name}_uint8" for name in names)}
     for name, signature in served.signatures.items():
@@ -257,7 +257,7 @@ def test_samples_given_conditions(conditional):
 
 def test_classify(conditional):
     flow, served, images, _ = conditional
-    if flow.bijector.condition_embedding.num_classes is None:
+    if flow.bijector.condition_embedding.spec.num_classes is None:
         assert not hasattr(served, "classify")
         return
     outputs = served.classify(images)

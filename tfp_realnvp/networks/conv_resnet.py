@@ -11,7 +11,11 @@ from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
-from tfp_realnvp.networks.folded_inference import folded_inference
+from tfp_realnvp.networks.folded_inference import (
+    folded_inference,
+    joined_skip,
+    skip_is_joined,
+)
 from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
 __all__ = ["ConvResNet"]
@@ -26,7 +30,7 @@ class ResNetWeights(NamedTuple):
       block_kernels: [2 B, 3, 3, F, F], both of the first block, then both of the second, ....
       block_biases: [B, F], of the second convolution of each block.
       skip_kernels: [B + 1, F, F], of the input's features, then of each block.
-      skip_bias: [F], the sum of those of all skip connections.
+      skip_biases: [B + 1, F].
       output_kernel: [F, K].
       output_bias: [K].
     """
@@ -36,7 +40,7 @@ class ResNetWeights(NamedTuple):
     block_kernels: tf.Tensor
     block_biases: tf.Tensor
     skip_kernels: tf.Tensor
-    skip_bias: tf.Tensor
+    skip_biases: tf.Tensor
     output_kernel: tf.Tensor
     output_bias: tf.Tensor
 
@@ -207,7 +211,7 @@ class ConvResNet(Conditioner):
             block_kernels,
             block_biases,
             weight_norm(*_values(self.skip_kernels, self.skip_scales)),
-            tf.reduce_sum(skip_biases, axis=0),
+            skip_biases,
             weight_norm(*_values(self.output_kernel, self.output_scales)),
             output_bias,
         )
@@ -228,9 +232,8 @@ class ConvResNet(Conditioner):
         if not training:
             return folded_inference(self, inputs, conditional_input)
         weights = self.normalized_weights()
-        kernels, biases, skips = map(
-            tf.unstack, (weights.block_kernels, weights.block_biases, weights.skip_kernels)
-        )
+        kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
+        skips, skip_biases = map(tf.unstack, (weights.skip_kernels, weights.skip_biases))
         norms = iter(zip(*map(tf.unstack, self._norms()), strict=True))
         shifts = iter(self.condition_shifts(conditional_input))
         moved = []
@@ -251,11 +254,22 @@ class ConvResNet(Conditioner):
         x = tf.cast(self.input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
         h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
         h = shifted(h, self.convolved_condition(conditional_input))
-        total = convolve(h, skips[0], weights.skip_bias)
+        # The convolutions whose sum is the input of the output. With a bias in each, TensorFlow
+        # fuses convolution and sum.
+        terms = [(h, skips[0], skip_biases[0])]
         for i in range(self.num_blocks):
-            x = convolve(activate(h), kernels[2 * i])
-            h += convolve(activate(x), kernels[2 * i + 1], biases[i])
-            total += convolve(h, skips[i + 1])
+            x = activate(convolve(activate(h), kernels[2 * i]))
+            skip, skip_bias = skips[i + 1], skip_biases[i + 1]
+            if i == self.num_blocks - 1 and skip_is_joined(h, self.num_filters):
+                terms[-1] = (h, skips[i] + skip, skip_biases[i])
+                joined, joined_bias = joined_skip(kernels[2 * i + 1], biases[i], skip)
+                terms.append((x, joined, joined_bias + skip_bias))
+            else:
+                h += convolve(x, kernels[2 * i + 1], biases[i])
+                terms.append((h, skip, skip_bias))
+        total = convolve(*terms[0])
+        for term in terms[1:]:
+            total += convolve(*term)
         if self.attention is not None:
             total = self.attention(total)
         outputs = convolve(activate(total), weights.output_kernel, weights.output_bias)

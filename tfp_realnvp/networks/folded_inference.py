@@ -2,7 +2,8 @@
 
 *   By moving statistics a batch normalization is an affine map of each channel, `x * factor +
     shift`. After a convolution it only changes kernel and bias.
-*   The last block's second convolution and its skip connection are one linear map.
+*   The last block's second convolution and its skip connection are one linear map (in training,
+    too).
 *   A checkerboard coupling uses half of the output: the last convolutions compute only that half.
 
 `benchmarks/README.md` has what it gains in `log_prob` and `sample`.
@@ -23,7 +24,30 @@ if TYPE_CHECKING:
 
     from tfp_realnvp.networks.conv_resnet import ConvResNet
 
-__all__ = ["folded_inference"]
+__all__ = ["folded_inference", "joined_skip", "skip_is_joined"]
+
+
+def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns kernel and bias of a convolution followed by a skip connection, as one convolution.
+
+    The input of the last skip connection is `h + conv(x)`, and nothing else uses that sum. So the
+    connection of h is added to the one before it, which also is of h, and that of `conv(x)` becomes
+    a part of the convolution: one convolution and two sums of images less.
+
+    Args:
+      kernel: [3, 3, F, F].
+      bias: [F].
+      skip: [F, F], the kernel of the connection.
+    """
+    return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
+
+
+def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
+    """Returns whether `joined_skip` pays for images of this size."""
+    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions of all
+    # images together: five images of this size are enough to gain.
+    positions = images.shape[1:3].num_elements()
+    return positions is not None and positions >= 2 * num_filters
 
 
 def folded_inference(
@@ -36,7 +60,7 @@ def folded_inference(
     # The even normalizations are those of h, the odd ones those after a block's first convolution.
     norms = list(zip(*(tf.unstack(v.value) for v in variables), strict=True))
     kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
-    skips, bias = weights.skip_kernels, weights.skip_bias
+    skips, bias = weights.skip_kernels, tf.reduce_sum(weights.skip_biases, axis=0)
     if network.attention is None:
         skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
     skips = tf.unstack(skips)
@@ -52,15 +76,14 @@ def folded_inference(
         x = tf.nn.relu(shifted(x, condition_shifts[2 * i]))
         x = convolve(x, kernels[2 * i] * factors[2 * i + 1], shifts[2 * i + 1])
         x = tf.nn.relu(shifted(x, condition_shifts[2 * i + 1]))
-        second = kernels[2 * i + 1], biases[i]
-        skip = skips[i + 1]
-        if i == network.num_blocks - 1 and _is_large(h, network.num_filters):
-            # skip(h + second(x)) without the sum: h has two skips, x has the product of kernels.
+        second, skip = kernels[2 * i + 1], skips[i + 1]
+        if i == network.num_blocks - 1 and skip_is_joined(h, network.num_filters):
             terms[-1] = (h, skips[i] + skip)
-            terms.append((x, tf.tensordot(second[0], skip, 1)))
-            bias += tf.linalg.matvec(skip, second[1], transpose_a=True)
+            joined, joined_bias = joined_skip(second, biases[i], skip)
+            terms.append((x, joined))
+            bias += joined_bias
         else:
-            h += convolve(x, *second)
+            h += convolve(x, second, biases[i])
             terms.append((h, skip))
     output_conv = weights.output_kernel, weights.output_bias
     # Attention needs the sum at all positions, before its normalization.
@@ -99,13 +122,6 @@ def _both_signs(network: ConvResNet, inputs: tf.Tensor) -> tf.Tensor:
     kernel = tf.concat([signs, -signs], axis=-1)
     x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
     return network.with_board(tf.nn.relu(x))
-
-
-def _is_large(images: tf.Tensor, num_filters: int) -> bool:
-    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions of all
-    # images together: five images of this size are enough to gain.
-    positions = images.shape[1:3].num_elements()
-    return positions is not None and positions >= 2 * num_filters
 
 
 def _has_cells(images: tf.Tensor) -> bool:
