@@ -292,6 +292,12 @@ def test_lambda(refuse):
     config = keras.saving.serialize_keras_object(layer)
     refuse(_with_network(config), "got 'Lambda' of the module 'keras.layers'")
     refuse(_with_network(config["config"]["function"]), "got '__lambda__'")
+    # Behind the name of an allowed class.
+    disguise = {"registered_name": "tfp_realnvp>ConvResNet"}
+    refuse(_with_network({**config, **disguise}), "got 'Lambda' of the module")
+    refuse(_with_network({**config["config"]["function"], **disguise}), "got '__lambda__'")
+    legacy = {"class_name": "ConvResNet", "config": config["config"], **disguise}
+    refuse(_with_network(legacy), "got 'ConvResNet' of the module 'None'")
     # The user's setting makes no difference.
     try:
         keras.config.enable_unsafe_deserialization()

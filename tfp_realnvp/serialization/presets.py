@@ -323,17 +323,24 @@ def _check_config(config: dict[str, Any]) -> type[keras.Model]:
 
 
 def _check_keras_object(config: dict[str, Any]) -> None:
-    name, module = str(config["class_name"]), str(config.get("module"))
-    # Keras looks registered functions up by `config`, and classes by `registered_name`.
-    registered_name = config.get("config" if name == "function" else "registered_name")
-    is_registered = isinstance(registered_name, str) and (
-        keras.saving.get_registered_object(registered_name) is not None
+    name, module, registered_name = (
+        str(config.get(key)) for key in ("class_name", "module", "registered_name")
     )
-    if is_registered or name in _KERAS_VALUES or name in _KERAS_CLASSES.get(module, ()):
-        return
+    # Keras looks functions up by `config`.
+    key = str(config.get("config")) if name == "function" else registered_name
+    registered = keras.saving.get_registered_object(key)
     namespace, base = _KERAS_BASES.get(module, (None, ()))
     found = getattr(namespace, name, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if name.startswith("__"):
+        is_allowed = name in _KERAS_VALUES
+    elif registered is not None:
+        # With another name, or without a module, Keras may take another object.
+        is_allowed = name in ("function", getattr(registered, "__name__", None))
+    else:
+        is_allowed = name in _KERAS_CLASSES.get(module, ()) or (
+            isinstance(found, type) and issubclass(found, base)
+        )
+    if not (is_allowed and (name in _KERAS_VALUES or "module" in config)):
         raise ValueError(
             f"from_preset: expected layers, initializers, regularizers and constraints of Keras in "
             f"{_CONFIG}, or classes and functions that are registered with Keras or given as "
