@@ -140,7 +140,7 @@ _DIGITS = {
     **{"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True},
 }
 # Flags that may differ when a run is resumed.
-_WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard", "flagfile")
+_WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard")
 
 _BEST_WEIGHTS = "model.weights.h5"  # those of a preset
 
