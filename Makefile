@@ -26,6 +26,7 @@ demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs
 	$(BIN)/python examples/train_image.py --output_dir=results/digits
 	@echo "The results are in results/digits:"
 	@ls results/digits
+	@echo "Load the model: tfr.FlowModel.from_preset('results/digits')"
 
 test: lint  ## lint, then run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -12,11 +12,12 @@ Prints a table and writes it to `evaluation.md` and `evaluation.json` in the out
 
 from __future__ import annotations
 
+import json
 import pathlib
 
-import run_folder
 from absl import app, flags
 
+import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation
 from tfp_realnvp.internal import atomic_files
 
@@ -39,18 +40,22 @@ _MAX_EVALUATIONS = 1_024  # in one batch, to bound memory
 
 def main(argv: list[str]) -> None:
     del argv
-    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
+    results_dir = pathlib.Path(FLAGS.results_dir).absolute()
+    model = tfr.FlowModel.from_preset(results_dir)
+    if FLAGS.weights:
+        model.load_weights(FLAGS.weights)
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
-    dataset = FLAGS.dataset or config["dataset"]
+    settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
+    settings["name"] = FLAGS.dataset or settings["name"]
     embedding = flow.bijector.condition_embedding
     results, classifications = {}, {}
     for split in FLAGS.split:
-        images = load_split({**config, "dataset": dataset}, split)
+        images = load_split(settings, split)
         batches = images.dataset.take(FLAGS.num_batches or -1)
-        settings = {images.split: batches}
+        inputs = {images.split: batches}
         if embedding is not None and embedding.dropout is not None:
-            settings[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
-        for name, each in settings.items():
+            inputs[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
+        for name, each in inputs.items():
             results[name] = evaluation.bits_per_dim(
                 flow, each, FLAGS.num_draws, dequantizer=model.dequantizer, seed=seed
             )
@@ -64,23 +69,25 @@ def main(argv: list[str]) -> None:
                 dequantizer=model.dequantizer,
                 seed=seed,
             )
-    table = evaluation.as_markdown(results, dataset, classifications)
+    table = evaluation.as_markdown(results, settings["name"], classifications)
     if model.dequantizer is not None:
         table += "\n\nBits/dim are bounds, with noise of variational dequantization."
     print(table)
-    output = pathlib.Path(FLAGS.output or FLAGS.results_dir)
+    output = pathlib.Path(FLAGS.output or results_dir)
     atomic_files.write_text(output / "evaluation.md", table + "\n")
-    values = evaluation.as_json(results, dataset, classifications)
-    values["dequantizer"] = config.get("dequantizer", "uniform")
+    values = evaluation.as_json(results, settings["name"], classifications)
+    values["dequantizer"] = "uniform" if model.dequantizer is None else "variational"
     atomic_files.write_json(output / "evaluation.json", values)
 
 
-def load_split(config: dict, split: str) -> data.ImageBatches:
-    """Returns the batches of a split."""
-    batch_size = {} if FLAGS.batch_size is None else {"batch_size": FLAGS.batch_size}
-    return run_folder.load_split(
-        config, split, data_dir=FLAGS.data_dir, download=FLAGS.download, **batch_size
-    )
+def load_split(settings: dict, split: str) -> data.ImageBatches:
+    """Returns the batches of a split of the run's data."""
+    settings = {**settings, "data_dir": FLAGS.data_dir, "download": FLAGS.download}
+    if FLAGS.batch_size is not None:
+        settings["batch_size"] = FLAGS.batch_size
+    if split == "evaluation":
+        split = data.load(**settings, cache_bytes=0).evaluation_split
+    return data.load(**settings, split=split)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,17 @@ conditions of the images.
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import run_folder
 import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import latents, plots
+from tfp_realnvp import data, latents, plots
 from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
@@ -54,13 +54,15 @@ tfd = tfp.distributions
 
 def main(argv: list[str]) -> None:
     del argv
-    # Float32 networks make the inverse exact.
-    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights, mixed_precision=False)
-    flow = model.distribution
-    examples = load_examples({**config, "dataset": FLAGS.dataset or config["dataset"]})
+    results_dir = pathlib.Path(FLAGS.results_dir).absolute()
+    model = tfr.FlowModel.from_preset(results_dir)
+    if FLAGS.weights:
+        model.load_weights(FLAGS.weights)
+    flow = in_full_precision(model.distribution)
+    settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
+    examples = load_examples({**settings, "name": FLAGS.dataset or settings["name"]})
     figures = Figures(
-        pathlib.Path(FLAGS.output_dir or FLAGS.results_dir),
-        run_folder.num_values(config),
+        pathlib.Path(FLAGS.output_dir or results_dir), flow.bijector.parameters["num_values"]
     )
     chosen = examples.take(range(min(_NUM_COLUMNS, len(examples.images))))
     four = examples.take(range(4))
@@ -106,15 +108,27 @@ class Figures:
         )
 
 
-def load_examples(config: dict) -> Examples:
+def in_full_precision(flow: tfd.Distribution) -> tfd.Distribution:
+    """Returns the flow with networks in float32, if they are in bfloat16: its inverse is exact."""
+    config = flow.bijector.config
+    if config["network_dtype"] != "mixed_bfloat16":
+        return flow
+    bijector = type(flow.bijector)(**{**config, "network_dtype": "float32"})
+    for variable, value in zip(bijector.variables, flow.bijector.variables, strict=True):
+        variable.assign(value)
+    return tfd.TransformedDistribution(flow.distribution, bijector)
+
+
+def load_examples(settings: dict) -> Examples:
     """Returns the first images of the split in random order."""
-    batches = run_folder.load_split(
-        config,
-        FLAGS.split,
-        batch_size=_NUM_IMAGES,
-        data_dir=FLAGS.data_dir,
-        download=FLAGS.download,
-    )
+    settings = {
+        **settings,
+        **{"batch_size": _NUM_IMAGES, "data_dir": FLAGS.data_dir, "download": FLAGS.download},
+    }
+    split = FLAGS.split
+    if split == "evaluation":
+        split = data.load(**settings, cache_bytes=0).evaluation_split
+    batches = data.load(**settings, split=split)
     batch = next(batches.dataset.as_numpy_iterator())
     images, conditions = batch if isinstance(batch, tuple) else (batch, None)
     if len(images) < 4:

@@ -16,17 +16,18 @@ Monte Carlo using neural transport, 2019.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import posteriors
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags, logging
 
-flags.DEFINE_enum("target", "banana", list(posteriors.MODELS), "Density.")
+import tfp_realnvp as tfr
+
+flags.DEFINE_enum("target", "banana", ["banana", "funnel", "eight_schools"], "Density.")
 flags.DEFINE_integer("num_couplings", 6, "Couplings of the flow.", lower_bound=1)
 flags.DEFINE_integer("num_filters", 32, "Units of the networks' layers.", lower_bound=1)
 flags.DEFINE_integer("num_steps", 2000, "Steps of the optimizer.", lower_bound=1)
@@ -68,22 +69,24 @@ def main(argv: list[str]) -> None:
     # Effective sample sizes warn of casting complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
-    posterior = posteriors.MODELS[FLAGS.target]()
-    surrogate = posteriors.flow_posterior(posterior, FLAGS.num_couplings, FLAGS.num_filters)
+    densities = {"banana": banana, "funnel": funnel, "eight_schools": eight_schools}
+    density = densities[FLAGS.target]()
+    surrogate = make_surrogate(density)
+    learning_rate = keras.optimizers.schedules.CosineDecay(FLAGS.learning_rate, FLAGS.num_steps)
     start = time.perf_counter()
-    losses = posteriors.fit(
-        posterior,
+    losses = tfp.vi.fit_surrogate_posterior(
+        density.unnormalized_log_prob,
         surrogate,
-        posteriors.make_optimizer(FLAGS.learning_rate, FLAGS.num_steps),
-        num_steps=FLAGS.num_steps,
+        keras.optimizers.Adam(learning_rate, global_clipnorm=100.0),
+        FLAGS.num_steps,
         sample_size=FLAGS.sample_size,
-        seed=FLAGS.seed,
+        seed=(FLAGS.seed, 0),
     )
     print(
         f"flow: evidence lower bound {-np.mean(losses[-100:]):.3f} nats, "
         f"{FLAGS.num_steps * FLAGS.sample_size:,} gradients, {time.perf_counter() - start:.0f} s"
     )
-    target_log_prob, flow = flat_target(posterior, surrogate)
+    target_log_prob, flow = flat_target(density, surrogate)
     starts = flow.forward(surrogate.distribution.sample(FLAGS.num_chains, seed=(FLAGS.seed, 1)))
     best = {}
     for name, bijector in (("HMC", None), ("NeuTra", flow)):
@@ -104,8 +107,79 @@ def main(argv: list[str]) -> None:
     print(f"NeuTra: {ratio:.1f} times the effective sample size per gradient of HMC")
 
 
+# The densities: joint distributions, one of them given the values of a part.
+
+
+def banana() -> Any:
+    """Returns a density in the shape of a banana (Haario et al. 1999)."""
+
+    def model() -> Generator:
+        x1 = yield tfd.Normal(0.0, 10.0, name="x1")
+        yield tfd.Normal(0.03 * (x1**2 - 100.0), 1.0, name="x2")
+
+    return tfd.JointDistributionCoroutineAutoBatched(model)
+
+
+def funnel(size: int = 10) -> Any:
+    """Returns Neal's funnel (2003): `size - 1` normals of a common log variance."""
+
+    def model() -> Generator:
+        log_variance = yield tfd.Normal(0.0, 3.0, name="log_variance")
+        yield tfd.Sample(tfd.Normal(0.0, tf.exp(0.5 * log_variance)), size - 1, name="x")
+
+    return tfd.JointDistributionCoroutineAutoBatched(model)
+
+
+def eight_schools() -> Any:
+    """Returns the effects of coaching in eight schools (Gelman et al., section 5.5).
+
+    The effects are `mean + stddev * standardized`. The standard deviation is positive.
+    """
+    observed = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
+    stddevs = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
+
+    def model() -> Generator:
+        mean = yield tfd.Normal(0.0, 5.0, name="mean")
+        stddev = yield tfd.HalfCauchy(0.0, 5.0, name="stddev")
+        standardized = yield tfd.Sample(tfd.Normal(0.0, 1.0), 8, name="standardized")
+        effects = mean + stddev * standardized
+        yield tfd.Independent(tfd.Normal(effects, stddevs), 1, name="y")
+
+    joint = tfd.JointDistributionCoroutineAutoBatched(model)
+    return joint.experimental_pin(y=tf.constant(observed))
+
+
+# The flow.
+
+
+def make_surrogate(density: Any) -> tfd.TransformedDistribution:
+    """Returns a flow over the parts of a density, untrained.
+
+    Its bijector is a `tfb.Chain`. The last one is the flow, of vectors; those before split a vector
+    into parts, and map them to the support of the density.
+    """
+    support = density.experimental_default_event_space_bijector()
+    parts = support.inverse_event_shape(density.event_shape)
+    size = sum(part.num_elements() for part in tf.nest.flatten(parts))
+
+    def smooth_network(
+        *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
+    ) -> tfr.DenseResNet:
+        # ReLU has a gradient with jumps, which Hamiltonian Monte Carlo does not follow well.
+        return tfr.DenseResNet(
+            output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
+        )
+
+    flow = tfr.RealNVPVector(
+        size, FLAGS.num_couplings, num_filters=FLAGS.num_filters, network_fn=smooth_network
+    )
+    return tfp.experimental.vi.build_split_flow_surrogate_posterior(
+        density.event_shape, trainable_bijector=flow, constraining_bijector=support
+    )
+
+
 def flat_target(
-    posterior: posteriors.Posterior, surrogate: tfd.TransformedDistribution
+    density: Any, surrogate: tfd.TransformedDistribution
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tfb.Bijector]:
     """Returns the log density of unconstrained vectors, and the flow of a surrogate posterior.
 
@@ -117,9 +191,12 @@ def flat_target(
 
     def target_log_prob(vector: tf.Tensor) -> tf.Tensor:
         log_det = to_parts.forward_log_det_jacobian(vector, event_ndims=1)
-        return posterior.target.unnormalized_log_prob(to_parts.forward(vector)) + log_det
+        return density.unnormalized_log_prob(to_parts.forward(vector)) + log_det
 
     return target_log_prob, flow
+
+
+# Markov chains.
 
 
 def make_kernel(

@@ -12,16 +12,16 @@ classes, or the conditions of the first 8 images of the evaluation split.
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 
 import numpy as np
-import run_folder
 import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import latents, plots
+from tfp_realnvp import data, latents, plots
 from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
@@ -54,12 +54,14 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(FLAGS.output or pathlib.Path(FLAGS.results_dir) / "drawn.png")
     if output.suffix not in (".png", ".npy"):
         raise ValueError(f"Expected an output file *.png or *.npy, got {output}.")
-    model, config = run_folder.load_run(FLAGS.results_dir, FLAGS.weights)
+    model = tfr.FlowModel.from_preset(pathlib.Path(FLAGS.results_dir).absolute())
+    if FLAGS.weights:
+        model.load_weights(FLAGS.weights)
     flow = model.distribution
     height, width, channels = flow.bijector.image_shape
     if FLAGS.size:
         height, width = map(int, FLAGS.size)
-    conditions = load_conditions(flow, config)
+    conditions = load_conditions(flow)
     rows = 1 if conditions is None else len(conditions)
     columns = math.ceil(FLAGS.num_images / rows)
     z = latents.sample_latents(
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> None:
     )
     if conditions is not None:
         conditions = conditions[:, np.newaxis]
-    num_values = run_folder.num_values(config)
+    num_values = flow.bijector.parameters["num_values"]
     samples = tfr.to_uint8(latents.decode(flow, z, conditional_input=conditions), num_values)
     samples = samples.reshape(-1, height, width, channels)
     if output.suffix == ".png":
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> None:
     print(f"wrote {len(samples)} samples of {height}×{width} pixels to {output}")
 
 
-def load_conditions(flow: tfd.Distribution, config: dict) -> np.ndarray | None:
+def load_conditions(flow: tfd.Distribution) -> np.ndarray | None:
     """Returns the conditions to sample given, [N, ...], `None` without."""
     embedding = flow.bijector.condition_embedding
     if FLAGS.condition is not None and embedding is None:
@@ -95,13 +97,13 @@ def load_conditions(flow: tfd.Distribution, config: dict) -> np.ndarray | None:
         return parse_conditions(FLAGS.condition, is_label=embedding.num_classes is not None)
     if embedding.num_classes is not None:
         return np.arange(min(embedding.num_classes, _MAX_CLASSES))
-    batches = run_folder.load_split(
-        config,
-        "evaluation",
-        batch_size=_NUM_ROWS,
-        data_dir=FLAGS.data_dir,
-        download=FLAGS.download,
-    )
+    metadata = json.loads((pathlib.Path(FLAGS.results_dir) / "metadata.json").read_text())
+    settings = {
+        **metadata["card"]["data"],
+        **{"batch_size": _NUM_ROWS, "data_dir": FLAGS.data_dir, "download": FLAGS.download},
+    }
+    split = data.load(**settings, cache_bytes=0).evaluation_split
+    batches = data.load(**settings, split=split)
     _, conditions = next(batches.dataset.as_numpy_iterator())
     return conditions
 

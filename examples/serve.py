@@ -1,6 +1,6 @@
 r"""Evaluates and samples an exported model. Needs only TensorFlow and NumPy.
 
-    python -c "import keras, tfp_realnvp; keras.models.load_model('flow.keras').export('flow/1')"
+    python -c "import tfp_realnvp as t; t.FlowModel.from_preset('results/digits').export('flow/1')"
     python examples/serve.py flow/1 --images=images.npy --output=samples.npy
 
 TensorFlow Serving reads the same folder, whose name is the version of the model:

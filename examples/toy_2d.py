@@ -11,25 +11,32 @@ output folder.
 from __future__ import annotations
 
 import functools
+import math
+import os
 import pathlib
 from collections.abc import Sequence
 
-import onednn  # noqa: F401  (before TensorFlow)
+# TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-import toys
 from absl import app, flags, logging
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn import datasets
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
 
-flags.DEFINE_enum("dataset", "moons", toys.NAMES, "The toy.")
+_SAMPLED = ("moons", "circles", "pinwheel", "spirals")
+_KNOWN = ("checkerboard", "ring", "banana")  # of known density
+
+flags.DEFINE_enum("dataset", "moons", [*_SAMPLED, *_KNOWN], "The toy.")
 flags.DEFINE_enum(
     "transformer", "spline", ["affine", "spline"], "What couplings do to a coordinate."
 )
@@ -47,6 +54,9 @@ flags.DEFINE_string("output_dir", None, "Output folder; default: results/toy_<da
 
 FLAGS = flags.FLAGS
 
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
 _STEPS_PER_LINE = 500
 _BANDWIDTHS = np.geomspace(0.02, 0.5, 12)
 _NUM_DRAWN = 3_000  # points in the figure
@@ -57,7 +67,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keras.utils.set_random_seed(FLAGS.seed)
     train, held_out = (
-        toys.sample(FLAGS.dataset, FLAGS.num_points, 2 * FLAGS.seed + i) for i in range(2)
+        sample(FLAGS.dataset, FLAGS.num_points, 2 * FLAGS.seed + i) for i in range(2)
     )
     flow = make_flow(train)
     fit(flow, train)
@@ -67,8 +77,8 @@ def main(argv: list[str]) -> None:
         log_probs[f"KDE, bandwidth {estimate.bandwidth:.3f}"] = estimate.score_samples(held_out)
     nats = {name: _mean(-values) for name, values in log_probs.items()}
     report = {"dataset": FLAGS.dataset, "num_points": FLAGS.num_points, "held_out_nats": nats}
-    if FLAGS.dataset in toys.KNOWN:
-        target = toys.KNOWN[FLAGS.dataset]().log_prob(held_out).numpy()
+    if FLAGS.dataset in _KNOWN:
+        target = known_density(FLAGS.dataset).log_prob(held_out).numpy()
         kl = {name: _mean(target - values) for name, values in log_probs.items()}
         report["kl_from_known_density"] = kl
     for quantity in ("held_out_nats", "kl_from_known_density"):
@@ -81,7 +91,55 @@ def main(argv: list[str]) -> None:
     print(f"{path} shows the flow")
 
 
-def make_flow(train: np.ndarray) -> tfp.distributions.Distribution:
+# The toys.
+
+
+def sample(name: str, number: int, seed: int) -> np.ndarray:
+    """Returns points of a toy, float32 [number, 2]."""
+    if name in _KNOWN:
+        return known_density(name).sample(number, seed=(seed, 0)).numpy()
+    rng = np.random.RandomState(seed)
+    if name == "moons":
+        points, _ = datasets.make_moons(number, noise=0.1, random_state=rng)
+    elif name == "circles":
+        points, _ = datasets.make_circles(number, noise=0.06, factor=0.5, random_state=rng)
+    elif name == "pinwheel":
+        # Normal distributions along five arms, each turned the further the longer it is.
+        along, across = rng.normal(1.0, 0.3, number), rng.normal(0.0, 0.1, number)
+        angle = 2 * math.pi / 5 * rng.randint(5, size=number) + 0.25 * np.exp(along)
+        cos, sin = np.cos(angle), np.sin(angle)
+        points = 2 * np.stack([along * cos - across * sin, along * sin + across * cos], axis=1)
+    else:  # spirals
+        turn = 3 * math.pi * np.sqrt(rng.uniform(size=number))
+        arm = np.stack([-np.cos(turn), np.sin(turn)], axis=1) * turn[:, np.newaxis] / 3
+        sign = rng.choice([-1.0, 1.0], size=[number, 1])
+        points = sign * arm + rng.normal(0.0, 0.1, [number, 2])
+    return points.astype(np.float32)
+
+
+def known_density(name: str) -> tfd.Distribution:
+    """Returns the distribution of a toy of known density."""
+    if name == "checkerboard":
+        # Uniform on the eight black squares of a board of 4×4 unit squares.
+        corners = [[i - 2.0, j - 2.0] for i in range(4) for j in range(4) if (i + j) % 2 == 0]
+        low = tf.constant(corners)
+        parts = tfd.Independent(tfd.Uniform(low, low + 1.0), 1)
+    elif name == "ring":
+        # Eight normal distributions on a circle.
+        angle = tf.range(8.0) * (2 * math.pi / 8)
+        centers = 2 * tf.stack([tf.cos(angle), tf.sin(angle)], axis=-1)
+        parts = tfd.MultivariateNormalDiag(centers, tf.fill([8, 2], 0.2))
+    else:  # banana: x₁ ~ N(0, 1), x₂ ~ N(x₁² - 1, 0.3²)
+        normal = tfd.MultivariateNormalDiag(tf.zeros(2), tf.constant([1.0, 0.3]))
+        bend = tfb.RealNVP(1, shift_and_log_scale_fn=lambda x, _: (x**2 - 1, None))
+        return tfd.TransformedDistribution(normal, bend)
+    return tfd.MixtureSameFamily(tfd.Categorical(logits=tf.zeros(8)), parts)
+
+
+# The flow.
+
+
+def make_flow(train: np.ndarray) -> tfd.Distribution:
     """Returns the flow between a standard normal and the points."""
     transformer = None
     if FLAGS.transformer == "spline":
@@ -95,11 +153,11 @@ def make_flow(train: np.ndarray) -> tfp.distributions.Distribution:
         transformer=transformer,
         standardization=tfr.Standardization.of(train),
     )
-    base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), [2])
-    return tfp.distributions.TransformedDistribution(base, bijector)
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), [2])
+    return tfd.TransformedDistribution(base, bijector)
 
 
-def fit(flow: tfp.distributions.Distribution, train: np.ndarray) -> None:
+def fit(flow: tfd.Distribution, train: np.ndarray) -> None:
     """Trains the flow, and prints the training loss from time to time."""
     model = tfr.FlowModel(flow, seed=FLAGS.seed)
     model.compile(tfr.FusedAdam(FLAGS.learning_rate, global_clipnorm=10.0))
@@ -116,7 +174,7 @@ def fit(flow: tfp.distributions.Distribution, train: np.ndarray) -> None:
     )
 
 
-def log_prob(flow: tfp.distributions.Distribution, points: np.ndarray) -> np.ndarray:
+def log_prob(flow: tfd.Distribution, points: np.ndarray) -> np.ndarray:
     """Returns log densities, float64."""
     return np.asarray(flow.log_prob(points), np.float64)
 
@@ -135,7 +193,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 # The figure.
 
 
-def draw(flow: tfp.distributions.Distribution, points: np.ndarray) -> Figure:
+def draw(flow: tfd.Distribution, points: np.ndarray) -> Figure:
     """Returns the figure: the data above, latents below."""
     forward, inverse = flow.bijector.forward, flow.bijector.inverse
     center = (points.max(axis=0) + points.min(axis=0)) / 2
@@ -155,7 +213,7 @@ def draw(flow: tfp.distributions.Distribution, points: np.ndarray) -> Figure:
         ["data x", "samples x = f(z)", "the grid of z in x", "density of the flow"],
         ["z of the data", "z from the base", "grid of z", "histogram of the data"],
     ]
-    if FLAGS.dataset in toys.KNOWN:
+    if FLAGS.dataset in _KNOWN:
         titles[1][3] = "known density"
     for each, title in zip(axes.ravel(), np.ravel(titles), strict=True):
         each.set(aspect="equal", xticks=[], yticks=[], title=title)
@@ -185,7 +243,7 @@ def _grid() -> np.ndarray:
 
 def _draw_densities(
     axes: Sequence[Axes],
-    flow: tfp.distributions.Distribution,
+    flow: tfd.Distribution,
     points: np.ndarray,
     center: np.ndarray,
     extent: float,
@@ -195,8 +253,8 @@ def _draw_densities(
     middles = ((edges[:, 1:] + edges[:, :-1]) / 2).astype(np.float32)
     grid = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1)
     density = np.exp(log_prob(flow, grid.reshape(-1, 2))).reshape(grid.shape[:-1])
-    if FLAGS.dataset in toys.KNOWN:
-        below = toys.KNOWN[FLAGS.dataset]().prob(grid).numpy()
+    if FLAGS.dataset in _KNOWN:
+        below = known_density(FLAGS.dataset).prob(grid).numpy()
     else:
         below, _, _ = np.histogram2d(*points.T, bins=edges[:, ::2], density=True)
     # A few values far above the others would hide them.

@@ -8,32 +8,37 @@
     python examples/train_image.py --dataset=photos --condition=gray --limit_minutes=10
     python examples/train_image.py --optimizer=adamax --average=0.998 --dequantizer=variational
 
-Writes the configuration, a log, checkpoints, weights, samples, reconstructions, learning curves and
-a report to the output folder. The same command resumes an interrupted run. To repeat a run,
-optionally with other flags:
+The output folder is a preset, which `tfr.FlowModel.from_preset(folder)` loads. Beside it are the
+flags, a log, checkpoints, samples, reconstructions, learning curves and a report. The same command
+resumes an interrupted run, and with more `--epochs` or `--limit_minutes` a finished one.
+
+To repeat a run, optionally with other flags:
 
     python examples/train_image.py --flagfile=results/digits/flags.txt --output_dir=results/again
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import pathlib
 import sys
 
-import onednn  # noqa: F401  (before TensorFlow)
+# TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
+# On other x86 processors it makes training about 1.4 times as fast.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import keras
 import numpy as np
-import run_folder
-import run_log
-import run_report
-import run_samples
 import tensorflow as tf
+import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, plots
+from tfp_realnvp import data, evaluation, latents, plots
 from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.pixels import image_component
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in data.load; default: the preset's."
@@ -115,6 +120,8 @@ flags.mark_flags_as_mutual_exclusive(["epochs", "limit_minutes"])
 
 FLAGS = flags.FLAGS
 
+tfd = tfp.distributions
+
 _OPTIMIZERS = {
     "adam": tfr.FusedAdam,
     "adamax": keras.optimizers.Adamax,
@@ -122,147 +129,224 @@ _OPTIMIZERS = {
 }
 _WEIGHT_DECAY = 4e-3
 
-# Of flags that are not given.
+# Values of flags that are not given.
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
 # Smaller batches learn more in the same time where the time is short; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
 # Few images: small networks and batches, averages against overfitting, and learned noise, which
 # counts most where gray levels are few.
-_DIGITS = {"batch_size": 32, "epochs": 8.0, "average": 0.97, "dequantizer": "variational"}
-_DIGITS_MODEL = {"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True}
+_DIGITS = {
+    **{"batch_size": 32, "epochs": 8.0, "average": 0.97, "dequantizer": "variational"},
+    **{"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True},
+}
+# Flags that may differ when a run is resumed.
+_WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard")
+
+_BEST_WEIGHTS = "model.weights.h5"  # those of a preset
+
+# Limits of the report, which keep it short compared with training. evaluate.py evaluates whole
+# splits.
+_MAX_IMAGES, _BATCH_SIZE = 2_048, 64
+_NUM_DRAWS = 4  # noise samples of each image
+_MAX_DENSITIES, _MAX_DENSITIES_AT_ONCE = 20_000, 1_000  # of images given each class
+_MAX_BASELINE_DIMS, _MAX_BASELINE_IMAGES = 3_072, 50_000
+_MAX_CLASSES = 20  # rows of samples
 
 
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     keras.utils.set_random_seed(FLAGS.seed)
-    config = make_config()
-    names = [pathlib.Path(config["dataset"]).stem, *filter(None, [FLAGS.condition])]
+    if FLAGS.mixed_precision:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    given = [line for line in flag_lines(only_given=True) if flag_name(line) != "output_dir"]
+    images = fill_in_defaults()
+    names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
-    run_folder.check_same_config(output_dir, config)
-    run_folder.write_config(output_dir, config)
-    given = [flag.serialize() for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
-    atomic_files.write_text(output_dir / "flags.txt", "\n".join(filter(None, given)) + "\n")
+    check_same_run(output_dir / "flags.txt")
+    atomic_files.write_text(output_dir / "flags.txt", "\n".join(flag_lines()) + "\n")
 
-    model = run_folder.build_model(config)
-    model.compile(make_optimizer(config), jit_compile=FLAGS.xla)
-    print(f"{model.count_params():,} parameters, {model.distribution.bijector.num_scales} scales")
-    fit(model, config, output_dir)
-    num_steps = int(model.optimizer.iterations)
-    if (output_dir / run_folder.BEST_WEIGHTS).exists():
-        model.load_weights(output_dir / run_folder.BEST_WEIGHTS)
-    tfr.save_weights(model, output_dir / run_folder.FINAL_WEIGHTS)
-    run_report.write_report(
-        model,
-        load(config, "train"),
-        load(config, "evaluation"),
-        output_dir,
-        num_steps=num_steps,
-        seed=FLAGS.seed,
-    )
-
-
-def load(config: dict, split: str, **options: int) -> data.ImageBatches:
-    """Returns batches of a split."""
-    return run_folder.load_split(
-        config, split, data_dir=FLAGS.data_dir, download=FLAGS.download, **options
-    )
-
-
-def make_config() -> dict:
-    """Returns the configuration of the run."""
-    dataset = FLAGS.dataset or FLAGS.preset or "digits"
-    is_digits = dataset == "digits" and not FLAGS.preset
-    configuration = FLAGS.configuration or ("paper" if FLAGS.preset or is_digits else "compact")
-    defaults = _DIGITS if is_digits else _COMPACT if configuration == "compact" else _PAPER
-    given = {name: FLAGS[name].value for name in defaults if FLAGS[name].value is not None}
-    values = {**defaults, **given}
-    config = {
-        "dataset": dataset,
-        "batch_size": values["batch_size"],
-        "image_size": FLAGS.image_size,
-        "flip": FLAGS.flip,
-        "on_error": FLAGS.on_error,
-        "seed": FLAGS.seed,
+    model = make_model(images)
+    card = {
+        "data": data_settings(),
+        "command": " ".join(["python examples/train_image.py", *given]),
     }
-    if FLAGS.condition:
-        config["condition"] = FLAGS.condition
-    elif FLAGS.condition_dropout is not None:
+    # Training writes the weights.
+    model.save_to_preset(output_dir, card=card, weights=False)
+    model.compile(make_optimizer(), jit_compile=FLAGS.xla)
+    print(f"{model.count_params():,} parameters, {model.distribution.bijector.num_scales} scales")
+    seconds = fit(model, output_dir)
+    if (output_dir / _BEST_WEIGHTS).exists():
+        best = tfr.FlowModel.from_preset(output_dir.absolute())
+        model.set_weights(best.get_weights())
+
+    num_steps = int(model.optimizer.iterations)
+    report = write_report(model, load("train"), load("evaluation"), output_dir, num_steps)
+    kind = "upper bounds" if model.dequantizer is not None else "means"
+    bits = next(iter(report["bits_per_dim"].values()))
+    model.save_to_preset(
+        output_dir,
+        card={
+            **card,
+            "steps": num_steps,
+            "seconds": round(seconds),
+            "bits/dim": {split: round(value, 3) for split, value in bits.items()},
+            "limits": f"bits/dim are {kind} of at most {_MAX_IMAGES:,} images of a split",
+        },
+    )
+
+
+# Flags and data.
+
+
+def fill_in_defaults() -> data.ImageBatches:
+    """Sets the flags that are not given to the values of this dataset and model.
+
+    Returns:
+      The training images, for their properties.
+    """
+    if FLAGS.condition_dropout is not None and not FLAGS.condition:
         raise ValueError("Expected --condition_dropout only with --condition.")
-    weight_decay = FLAGS.weight_decay
-    if FLAGS.optimizer == "adamw":
-        weight_decay = _WEIGHT_DECAY if weight_decay is None else weight_decay
-    elif weight_decay is not None:
+    if FLAGS.weight_decay is not None and FLAGS.optimizer != "adamw":
         raise ValueError("Expected --weight_decay only with --optimizer=adamw.")
-    images = load(config, "train", training=True, cache_bytes=0)
-    arguments = {}
-    if FLAGS.preset:
-        arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset])
-    elif is_digits:
-        arguments = dict(_DIGITS_MODEL)
+    FLAGS.dataset = FLAGS.dataset or FLAGS.preset or "digits"
+    is_digits = FLAGS.dataset == "digits" and not FLAGS.preset
+    is_paper = FLAGS.configuration == "paper" or (
+        FLAGS.configuration is None and (FLAGS.preset or is_digits)
+    )
+    FLAGS.configuration = "paper" if is_paper else "compact"
+    defaults = dict(_DIGITS if is_digits else _PAPER if is_paper else _COMPACT)
+    if FLAGS.limit_minutes:
+        del defaults["epochs"]
+    # Other couplings and attention are unstable in the first steps of a higher rate.
+    is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
+    learning_rate = 4e-3 if is_stable and (is_digits or not is_paper) else 1e-3
+    defaults["learning_rate"] = learning_rate * (2 if FLAGS.optimizer == "adamax" else 1)
+    if FLAGS.optimizer == "adamw":
+        defaults["weight_decay"] = _WEIGHT_DECAY
+    images = load("train", training=True, cache_bytes=0, batch_size=1, num_validation=0)
+    if "validation" in images.splits:
+        FLAGS.num_validation = 0
+    defaults["num_validation"] = min((images.num_images or 10_000) // 10, 1_000)
+    for name, value in defaults.items():
+        if FLAGS[name].value is None:
+            setattr(FLAGS, name, value)
+    return images
+
+
+def flag_lines(only_given: bool = False) -> list[str]:
+    """Returns the flags of this script that have a value, as in a flag file."""
+    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    lines = [flag.serialize() for flag in own if flag.present or not only_given]
+    return [line for line in lines if line]
+
+
+def flag_name(line: str) -> str:
+    """Returns the name of a flag in a flag file, where `--noxla` is a value of `xla`."""
+    name = line.removeprefix("--").split("=")[0]
+    return name if name in FLAGS else name.removeprefix("no")
+
+
+def check_same_run(path: pathlib.Path) -> None:
+    """Raises `ValueError` if the flag file is that of another run, more training excepted."""
+    if not path.exists():
+        return
+    there, here = (
+        {flag_name(line): line for line in lines if flag_name(line) not in _WHERE_AND_HOW}
+        for lines in (path.read_text(encoding="utf-8").splitlines(), flag_lines())
+    )
+    for name in ("epochs", "limit_minutes"):
+        if {name} <= there.keys() & here.keys():
+            before, now = (float(lines[name].split("=")[1]) for lines in (there, here))
+            if now > before:
+                there[name] = here[name]
+    differing = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    if differing:
+        lines = [
+            f"  {name}: {there.get(name, '-')} in the folder, {here.get(name, '-')} now"
+            for name in differing
+        ]
+        raise ValueError(
+            f"{str(path.parent)!r} contains results of other flags:\n"
+            + "\n".join(lines)
+            + "\nUse another folder or the flags of that run."
+        )
+
+
+def data_settings() -> dict:
+    """Returns the arguments of `data.load` that say what the run's images are."""
+    names = ("batch_size", "condition", "flip", "image_size", "num_validation", "on_error", "seed")
+    values = {"name": FLAGS.dataset, **{name: FLAGS[name].value for name in names}}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def load(split: str, **options: int) -> data.ImageBatches:
+    """Returns batches of a split; `evaluation` is the one that the paper reports."""
+    settings = {**data_settings(), "data_dir": FLAGS.data_dir, "download": FLAGS.download}
+    if split == "evaluation":
+        split = data.load(**settings, cache_bytes=0).evaluation_split
+    return data.load(**{**settings, **options}, split=split)
+
+
+# Model and training.
+
+
+def make_model(images: data.ImageBatches) -> tfr.FlowModel:
+    """Returns the model of the flags for these images, with new weights."""
+    arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset]) if FLAGS.preset else {}
     # Of the dataset, which can differ from the preset's.
-    arguments |= run_folder.data_arguments(images)
-    if FLAGS.condition_dropout is not None:
-        arguments["condition_dropout"] = FLAGS.condition_dropout
+    for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
+        if getattr(images, name) is not None:
+            arguments[name] = getattr(images, name)
     sizes = ("num_scales", "num_blocks", "num_filters")
-    for name in (*sizes, "invertible_conv", "split_prior", "attention"):
+    for name in (*sizes, "invertible_conv", "split_prior", "attention", "condition_dropout"):
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value
     if FLAGS.transformer is not None:
         arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
-    # Other couplings and attention are unstable in the first steps of a higher rate.
-    is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
-    learning_rate = 4e-3 if is_stable and (is_digits or configuration == "compact") else 1e-3
-    if FLAGS.optimizer == "adamax":
-        learning_rate *= 2
-    return {
-        **config,
-        "num_validation": run_folder.num_validation(images, FLAGS.num_validation),
-        "optimizer": FLAGS.optimizer,
-        "learning_rate": FLAGS.learning_rate or learning_rate,
-        "weight_decay": weight_decay,
-        "average": values["average"] or None,
-        "epochs": None if FLAGS.limit_minutes else values["epochs"],
-        "limit_minutes": FLAGS.limit_minutes,
-        "log_steps": FLAGS.log_steps,
-        "patience": FLAGS.patience,
-        "mixed_precision": FLAGS.mixed_precision,
-        "xla": FLAGS.xla,
-        "bijector": {"configuration": configuration, "arguments": arguments},
-        "dequantizer": values["dequantizer"],
-    }
+    configurations = {"paper": tfr.RealNVPImage, "compact": tfr.RealNVPImage.compact}
+    bijector = configurations[FLAGS.configuration](**arguments)
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), images.image_shape)
+    dequantizer = None
+    if FLAGS.dequantizer == "variational":
+        dequantizer = tfr.VariationalDequantization(
+            images.image_shape, num_values=images.num_values, recompute=FLAGS.recompute
+        )
+    flow = tfd.TransformedDistribution(base, bijector)
+    return tfr.FlowModel(flow, dequantizer=dequantizer, seed=FLAGS.seed, name="real_nvp")
 
 
-def make_optimizer(config: dict) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of the run; `fit` sets its learning rate."""
-    options = {"learning_rate": config["learning_rate"], "global_clipnorm": 100.0}
-    if config["average"] is not None:
-        options |= {"use_ema": True, "ema_momentum": config["average"]}
-    if config["weight_decay"] is not None:
-        options["weight_decay"] = config["weight_decay"]
-    return _OPTIMIZERS[config["optimizer"]](**options)
+def make_optimizer() -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the flags; `fit` sets its learning rate."""
+    options = {"learning_rate": FLAGS.learning_rate, "global_clipnorm": 100.0}
+    if FLAGS.average:
+        options |= {"use_ema": True, "ema_momentum": FLAGS.average}
+    if FLAGS.weight_decay is not None:
+        options["weight_decay"] = FLAGS.weight_decay
+    return _OPTIMIZERS[FLAGS.optimizer](**options)
 
 
-def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
-    """Trains from the last checkpoint until the limit of steps or minutes."""
-    images = load(config, "train", training=True)
+def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
+    """Trains from the last checkpoint until the limit of steps or minutes; returns the seconds."""
+    images = load("train", training=True)
     print(f"{images.name}: {images.num_images} training images {images.image_shape}")
     steps_per_pass = images.steps_per_epoch or 1_000
-    log_steps = config["log_steps"] or steps_per_pass
-    if config["limit_minutes"]:
-        limit = {"seconds": 60 * config["limit_minutes"]}
+    log_steps = FLAGS.log_steps or steps_per_pass
+    if FLAGS.limit_minutes:
+        limit = {"seconds": 60 * FLAGS.limit_minutes}
     else:
-        limit = {"steps": max(1, round(config["epochs"] * steps_per_pass))}
-    budget = tfr.LearningRateBudget(config["learning_rate"], **limit)
+        limit = {"steps": max(1, round(FLAGS.epochs * steps_per_pass))}
+    budget = tfr.LearningRateBudget(FLAGS.learning_rate, **limit)
     budget.set_model(model)
     checkpoint = tfr.TrainingCheckpoint(
         output_dir,
         model,
         budget=budget,
+        best_weights=_BEST_WEIGHTS,
         save_seconds=60 * FLAGS.save_minutes,
-        patience=config["patience"],
+        patience=FLAGS.patience,
     )
 
     def is_done() -> bool:
@@ -271,16 +355,16 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
     if checkpoint.restore():
         done = int(model.optimizer.iterations)
         print(f"resuming after step {done}")
-        images = load(config, "train", training=True, step=done)
+        images = load("train", training=True, step=done)
     if is_done():
         # As at the end of `fit`, which leaves averages in the model.
         model.optimizer.finalize_variable_values(model.trainable_variables)
-        return
-    validation = load(config, "validation")
+        return budget.used_seconds
+    validation = load("validation")
     log = output_dir / "log.csv"
     epoch, step = divmod(int(model.optimizer.iterations), log_steps)
-    run_log.keep_epochs(log, epoch)
-    callbacks = [budget, run_log.Progress(budget), keras.callbacks.CSVLogger(log, append=True)]
+    keep_epochs(log, epoch)
+    callbacks = [budget, Progress(budget), keras.callbacks.CSVLogger(log, append=True)]
     if FLAGS.tensorboard:
         folder = output_dir / "tensorboard"
         callbacks += [
@@ -303,16 +387,71 @@ def fit(model: tfr.FlowModel, config: dict, output_dir: pathlib.Path) -> None:
             **options,
         )
         if is_done():
-            return
-        if config["average"] is not None:
+            return budget.used_seconds
+        if FLAGS.average:
             # `fit` left averages in the model. The weights are those of the end of the epoch.
             checkpoint.restore()
         done = int(model.optimizer.iterations)
-        images, epoch = load(config, "train", training=True, step=done), epoch + 1
+        images, epoch = load("train", training=True, step=done), epoch + 1
     last = math.ceil(limit["steps"] / log_steps) if "steps" in limit else 1_000_000
     model.fit(
         images.dataset, steps_per_epoch=log_steps, initial_epoch=epoch, epochs=last, **options
     )
+    return budget.used_seconds
+
+
+class Progress(keras.callbacks.Callback):
+    """Adds steps, seconds and the learning rate to the logs of subsequent callbacks."""
+
+    def __init__(self, budget: tfr.LearningRateBudget) -> None:
+        super().__init__()
+        self._budget = budget
+
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        logs["step"] = int(self.model.optimizer.iterations)
+        logs["seconds"] = round(self._budget.elapsed_seconds, 3)
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def keep_epochs(log: pathlib.Path, num_epochs: int) -> None:
+    """Removes the rows of the log after those epochs: training is going to repeat them."""
+    if not log.exists():
+        return
+    header, *lines = log.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    kept = [line for line in lines if line.split(",")[0].isdigit()]
+    kept = [line for line in kept if int(line.split(",")[0]) < num_epochs]
+    # Without rows, remove the header too: it may be truncated, and CSVLogger writes it again.
+    atomic_files.write_text(log, "".join([header, *kept]) if kept else "")
+
+
+# Samples.
+
+
+def sample_grid(
+    flow: tfd.Distribution, images: data.ImageBatches, columns: int, seed: int
+) -> np.ndarray:
+    """Returns samples as gray levels, `uint8` [rows, columns, H, W, C].
+
+    Without a condition there are as many rows as columns. With labels there is a row for each
+    class, of the first 20. With vectors, a row has samples given the vector of an image, and then
+    this image. With images, a row begins with the condition.
+    """
+    embedding = flow.bijector.condition_embedding
+    if embedding is None:
+        samples = tfr.to_uint8(flow.sample(columns**2, seed=(0, seed)), images.num_values)
+        return samples.reshape(columns, columns, *samples.shape[1:])
+    before, after = [], []
+    if embedding.num_classes is not None:
+        conditions = np.arange(min(embedding.num_classes, _MAX_CLASSES))
+    else:
+        originals, conditions = next(images.dataset.rebatch(columns).as_numpy_iterator())
+        after = [originals]
+        if embedding.event_ndims == 3:
+            levels = np.rint(conditions * (images.num_values - 1)).astype(np.uint8)
+            before = [np.broadcast_to(levels, originals.shape)]
+    number = columns - len(before) - len(after)
+    samples = tfr.condition(flow, conditions).sample(number, seed=(0, seed))
+    return np.stack([*before, *tfr.to_uint8(samples, images.num_values), *after], axis=1)
 
 
 class SampleImages(keras.callbacks.Callback):
@@ -325,12 +464,170 @@ class SampleImages(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         with self.model.averaged_weights():
-            rows = run_samples.sample_grid(self.model.distribution, self._images, 6, seed=(0, 0))
+            rows = sample_grid(self.model.distribution, self._images, 6, seed=0)
         samples = rows.reshape(-1, *rows.shape[2:])
         grid = plots.image_grid(samples, columns=6, num_values=self._images.num_values)
         with self._writer.as_default(step=epoch):
             tf.summary.image("samples", grid[np.newaxis])
         self._writer.flush()
+
+
+# The report.
+
+
+def write_report(
+    model: tfr.FlowModel,
+    train: data.ImageBatches,
+    held_out: data.ImageBatches,
+    output_dir: pathlib.Path,
+    num_steps: int,
+) -> dict:
+    """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
+
+    Beside the model's are those of two baselines; with `condition_dropout` those without a
+    condition; with a variational dequantizer, whose bits/dim are a bound, the importance-weighted
+    ones of the held-out images, a tighter bound. A model of labels is a classifier by Bayes' rule.
+    """
+    splits = {"train": train, held_out.split: held_out}
+    num_values, embedding = train.num_values, model.distribution.bijector.condition_embedding
+    noise = {"num_draws": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
+
+    def mean_bits(split: data.ImageBatches, with_condition: bool = True) -> float:
+        batches = first_images(split)
+        if not with_condition:
+            batches = batches.map(lambda images, _: images)
+        # Keras warns at the end of batches whose number it does not know.
+        number = min(split.num_images or _MAX_IMAGES, _MAX_IMAGES)
+        steps = math.ceil(number / _BATCH_SIZE)
+        return model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["bits_per_dim"]
+
+    title = "Real NVP" if model.dequantizer is None else "Real NVP (bound)"
+    bits = {title: {name: mean_bits(split) for name, split in splits.items()}}
+    if model.dequantizer is not None:
+        found = evaluation.bits_per_dim(model.distribution, first_images(held_out), **noise)
+        bits["importance-weighted"] = {held_out.split: found.importance_weighted}
+    if embedding is not None and embedding.dropout is not None:
+        bits["without condition"] = {
+            name: mean_bits(split, with_condition=False) for name, split in splits.items()
+        }
+    bits |= baseline_bits(splits)
+
+    batch = next(held_out.dataset.rebatch(32).as_numpy_iterator())
+    images, condition = batch if isinstance(batch, tuple) else (batch, None)
+    decoded, error = latents.reconstruct(model.distribution, images, conditional_input=condition)
+    pairs = np.stack([images, tfr.to_uint8(decoded, num_values)], axis=1)
+    samples = sample_grid(model.distribution, held_out, 8, FLAGS.seed)
+    for name, rows in (("samples", samples), ("reconstructions", pairs)):
+        rows = rows.reshape(-1, *rows.shape[2:])
+        plots.save_image_grid(output_dir / f"{name}.png", rows, 8, num_values=num_values)
+    save_curves(output_dir)
+
+    print(f"\n{'bits/dim':<20}" + "".join(f"{name:>12}" for name in splits))
+    for name, by_split in bits.items():
+        values = (f"{by_split[split]:.3f}" if split in by_split else "" for split in splits)
+        print(f"{name:<20}" + "".join(f"{value:>12}" for value in values))
+    report = {"bits_per_dim": bits, "reconstruction_error": error, "steps": num_steps}
+    if embedding is not None and embedding.num_classes is not None:
+        number = max(1, _MAX_DENSITIES // (_NUM_DRAWS * embedding.num_classes))
+        at_once = max(1, _MAX_DENSITIES_AT_ONCE // embedding.num_classes)
+        images = held_out.dataset.unbatch().take(number).batch(at_once)
+        found = evaluation.classification(model.distribution, images, **noise)
+        report["classification"] = dataclasses.asdict(found)
+        print(
+            f"classification of {found.num_images:,} {held_out.split} images: {found.accuracy:.1%} "
+            f"right, expected calibration error {found.expected_calibration_error:.3f}"
+        )
+    print(f"largest error of decode(encode(x)): {error:.2g} gray levels")
+    print(f"results are in {output_dir}: tfr.FlowModel.from_preset({str(output_dir)!r})")
+    atomic_files.write_json(output_dir / "report.json", report)
+    return report
+
+
+def first_images(images: data.ImageBatches) -> tf.data.Dataset:
+    """Returns batches of the first images, whatever the run's batch size is."""
+    return images.dataset.rebatch(_BATCH_SIZE).take(_MAX_IMAGES // _BATCH_SIZE)
+
+
+def baseline_bits(splits: dict[str, data.ImageBatches]) -> dict[str, dict[str, float]]:
+    """Returns the bits/dim of a Gaussian and of pixel histograms, fitted to the training images."""
+    train = splits["train"]
+    num_dims, number = math.prod(train.image_shape), train.num_images or 0
+    # With fewer images than dimensions, a Gaussian with full covariance overfits.
+    if not (num_dims <= _MAX_BASELINE_DIMS and num_dims < number <= _MAX_BASELINE_IMAGES):
+        print(
+            f"no baselines: they need more images than dimensions, at most {_MAX_BASELINE_IMAGES:,}"
+            f" images and {_MAX_BASELINE_DIMS:,} dimensions; here are {number:,} and {num_dims:,}"
+        )
+        return {}
+    arrays = {
+        name: np.concatenate([*map(image_component, split.dataset.as_numpy_iterator())])
+        for name, split in splits.items()
+    }
+    images = arrays["train"]
+    mirrored = [images[:, :, ::-1]] if train.flip else []
+    gaussian = fit_gaussian(np.concatenate([images, *mirrored]))
+    return {
+        "Gaussian": {name: gaussian_bits_per_dim(gaussian, part) for name, part in arrays.items()},
+        "pixel histograms": {
+            name: histogram_bits_per_dim(images, part, train.num_values)
+            for name, part in arrays.items()
+        },
+    }
+
+
+def fit_gaussian(images: np.ndarray) -> tfd.MultivariateNormalTriL:
+    """Returns the Gaussian with the mean and covariance of images `[N, H, W, C]` and noise U[0, 1).
+
+    The noise has mean 1/2 and variance 1/12. Its variance keeps the covariance from being singular
+    where a pixel is constant.
+    """
+    mean = images.mean(axis=0, dtype=np.float64).ravel()
+    covariance = np.eye(len(mean)) / 12
+    for pixels in in_parts(images):
+        covariance += (pixels - mean).T @ (pixels - mean) / len(images)
+    return tfd.MultivariateNormalTriL(mean + 0.5, np.linalg.cholesky(covariance))
+
+
+def gaussian_bits_per_dim(
+    gaussian: tfd.MultivariateNormalTriL, images: np.ndarray, seed: int = 0
+) -> float:
+    """Returns the bits/dim of images with noise U[0, 1), under a Gaussian over their pixels."""
+    rng = np.random.default_rng(seed)
+    log_prob = sum(
+        np.sum(gaussian.log_prob(pixels + rng.random(pixels.shape))) for pixels in in_parts(images)
+    )
+    return -float(log_prob) / (images.size * math.log(2))
+
+
+def histogram_bits_per_dim(train: np.ndarray, images: np.ndarray, num_values: int) -> float:
+    """Returns the bits/dim of images under independent histograms, one for each pixel and channel.
+
+    A level that n of the N training images have has the probability (n + 1) / (N + num_values).
+    """
+    counts, train_counts = (
+        np.stack([np.bincount(column, minlength=num_values) for column in columns])
+        for columns in (array.reshape(len(array), -1).T for array in (images, train))
+    )
+    bits = -np.log2((train_counts + 1) / (len(train) + num_values))
+    return float(np.sum(counts * bits) / images.size)
+
+
+def in_parts(images: np.ndarray) -> list[np.ndarray]:
+    """Returns images as vectors, 1,024 at a time, so that float64 copies need little memory."""
+    return np.array_split(images.reshape(len(images), -1), -(-len(images) // 1024))
+
+
+def save_curves(output_dir: pathlib.Path) -> None:
+    """Draws the bits/dim in the log by step."""
+    log = output_dir / "log.csv"
+    if not log.exists():
+        return
+    rows = np.genfromtxt(log, delimiter=",", names=True, ndmin=1)
+    curves = {
+        label: (rows["step"], rows[column])
+        for label, column in (("training", "bits_per_dim"), ("validation", "val_bits_per_dim"))
+    }
+    plots.save_curves(output_dir / "curve.png", curves, "step", "bits/dim")
 
 
 if __name__ == "__main__":

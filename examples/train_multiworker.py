@@ -6,24 +6,31 @@ Run the same command on each machine. Only the index in `TF_CONFIG` differs:
                 "task": {"type": "worker", "index": 0}}' \
       python examples/train_multiworker.py --dataset=cifar10 --output_dir=/shared/cifar10
 
-All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, weights and
-the configuration for `examples/evaluate.py`. If a worker dies, restart all; they resume from the
-last checkpoint. Without `TF_CONFIG`, one process trains on all GPUs of the machine.
+All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, and the
+weights with the best validation as a preset, also for `examples/evaluate.py`. If a worker dies,
+restart all; they resume from the last checkpoint. Without `TF_CONFIG`, one process trains on all
+GPUs of the machine.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
+import sys
 
-import onednn  # noqa: F401  (before TensorFlow)
+# TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import keras
-import run_folder
 import tensorflow as tf
+import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
+from tfp_realnvp import data
+from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.training import workers
 
 flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in data.load.")
@@ -42,6 +49,10 @@ flags.DEFINE_bool("global_statistics", True, "Batch normalization over all devic
 
 FLAGS = flags.FLAGS
 
+tfd = tfp.distributions
+
+_BEST_WEIGHTS = "model.weights.h5"  # those of a preset
+
 
 def main(argv: list[str]) -> None:
     del argv
@@ -51,76 +62,109 @@ def main(argv: list[str]) -> None:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(FLAGS.seed)
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{pathlib.Path(FLAGS.dataset).stem}")
-    config = make_config()
-    run_folder.check_same_config(output_dir, config)
+    check_same_flags(output_dir / "flags.txt")
+    settings = data_settings()
+    images = data.load(**settings, training=True)
     with strategy.scope():
-        model = run_folder.build_model(config)
+        model = make_model(images)
         model.compile(global_statistics=FLAGS.global_statistics)
 
-    images = run_folder.load_split(config, "train", training=True, data_dir=FLAGS.data_dir)
     steps_per_pass = images.steps_per_epoch or 1_000
     log_steps = FLAGS.log_steps or steps_per_pass
     steps = FLAGS.epochs * steps_per_pass
     budget = tfr.LearningRateBudget(FLAGS.learning_rate, steps=steps)
-    checkpoint = tfr.TrainingCheckpoint(output_dir, model, budget=budget)
+    checkpoint = tfr.TrainingCheckpoint(
+        output_dir, model, budget=budget, best_weights=_BEST_WEIGHTS
+    )
+    card = {"data": {key: value for key, value in settings.items() if key != "data_dir"}}
     is_chief = workers.is_chief(strategy)
     callbacks = [budget, checkpoint]
     if is_chief:
-        run_folder.write_config(output_dir, config)
+        atomic_files.write_text(output_dir / "flags.txt", flag_lines())
+        # Training writes the weights.
+        model.save_to_preset(output_dir, card=card, weights=False)
         callbacks.append(keras.callbacks.CSVLogger(output_dir / "log.csv", append=True))
     if checkpoint.restore() and is_chief:
         print(f"resuming after step {int(model.optimizer.iterations.numpy())}", flush=True)
     done = int(model.optimizer.iterations.numpy())
     if done < steps:
-        validation = run_folder.load_split(config, "validation", data_dir=FLAGS.data_dir)
         model.fit(
-            training_data(strategy, config, done),
+            training_data(strategy, settings, done),
             steps_per_epoch=log_steps,
             initial_epoch=done // log_steps,
             epochs=math.ceil(steps / log_steps),
-            validation_data=validation.dataset,
+            validation_data=data.load(**settings, split="validation").dataset,
             callbacks=callbacks,
             verbose=2 if is_chief else 0,
         )
     if is_chief:
-        tfr.save_weights(model, output_dir / run_folder.FINAL_WEIGHTS)
-        print(f"{int(model.optimizer.iterations.numpy())} steps; results are in {output_dir}")
+        done = int(model.optimizer.iterations.numpy())
+        if (output_dir / _BEST_WEIGHTS).exists():
+            model = tfr.FlowModel.from_preset(output_dir.absolute())
+        model.save_to_preset(output_dir, card={**card, "steps": done})
+        print(f"{done} steps; results are in {output_dir}")
 
 
-def make_config() -> dict:
-    """Returns the configuration of the run."""
-    config = {"dataset": FLAGS.dataset, "batch_size": FLAGS.batch_size, "seed": FLAGS.seed}
-    if FLAGS.condition:
-        config["condition"] = FLAGS.condition
-    images = run_folder.load_split(
-        config, "train", training=True, cache_bytes=0, data_dir=FLAGS.data_dir
-    )
-    arguments = run_folder.data_arguments(images) | json.loads(FLAGS.arguments)
-    return {
-        **config,
-        "num_validation": run_folder.num_validation(images, FLAGS.num_validation),
-        "bijector": {"configuration": FLAGS.configuration, "arguments": arguments},
+def flag_lines() -> str:
+    """Returns the flags of this script that determine the run, as a flag file."""
+    own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    lines = [flag.serialize() for flag in own if flag.name not in ("output_dir", "data_dir")]
+    return "\n".join(filter(None, lines)) + "\n"
+
+
+def check_same_flags(path: pathlib.Path) -> None:
+    """Raises `ValueError` if the flag file is that of another run."""
+    if path.exists() and path.read_text(encoding="utf-8") != flag_lines():
+        raise ValueError(
+            f"Expected the flags in {path}, or another output folder, got:\n{flag_lines()}"
+        )
+
+
+def data_settings() -> dict:
+    """Returns the arguments of `data.load` that say what the run's images are."""
+    settings = {
+        "name": FLAGS.dataset,
+        "batch_size": FLAGS.batch_size,
+        "condition": FLAGS.condition,
+        "seed": FLAGS.seed,
+        "data_dir": FLAGS.data_dir,
     }
+    images = data.load(**settings, training=True, cache_bytes=0)
+    if "validation" not in images.splits:
+        tenth = min((images.num_images or 10_000) // 10, 1_000)
+        settings["num_validation"] = tenth if FLAGS.num_validation is None else FLAGS.num_validation
+    return settings
+
+
+def make_model(images: data.ImageBatches) -> tfr.FlowModel:
+    """Returns the model of the flags for these images, with new weights."""
+    arguments = {
+        "num_values": images.num_values,
+        "num_classes": images.num_classes,
+        "conditional_event_shape": images.conditional_event_shape,
+        **json.loads(FLAGS.arguments),
+    }
+    configurations = {"paper": tfr.RealNVPImage, "compact": tfr.RealNVPImage.compact}
+    bijector = configurations[FLAGS.configuration](images.image_shape, **arguments)
+    base = tfd.Sample(tfd.Normal(tf.zeros([], bijector.dtype), 1.0), images.image_shape)
+    return tfr.FlowModel(tfd.TransformedDistribution(base, bijector), seed=FLAGS.seed)
 
 
 def training_data(
-    strategy: tf.distribute.Strategy, config: dict, step: int
+    strategy: tf.distribute.Strategy, settings: dict, step: int
 ) -> tf.distribute.DistributedDataset:
     """Returns batches from a step onward. Each worker loads its own part of each batch."""
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        images = run_folder.load_split(
-            config,
-            "train",
+        own = {**settings, "batch_size": FLAGS.batch_size // context.num_input_pipelines}
+        images = data.load(
+            **own,
             training=True,
-            batch_size=config["batch_size"] // context.num_input_pipelines,
             num_shards=context.num_input_pipelines,
             shard_index=context.input_pipeline_id,
             step=step,
-            data_dir=FLAGS.data_dir,
         )
-        per_device = context.get_per_replica_batch_size(config["batch_size"])
-        return images.dataset.rebatch(per_device)
+        return images.dataset.rebatch(context.get_per_replica_batch_size(FLAGS.batch_size))
 
     return strategy.distribute_datasets_from_function(of_worker)
 

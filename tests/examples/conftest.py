@@ -1,35 +1,56 @@
 """Runs the scripts of examples/ in this process, so that TensorFlow starts only once."""
 
+import contextlib
 import importlib.util
 import pathlib
 import sys
 
+import keras
 import pytest
 from absl import flags
 
 _EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
-# The scripts import modules from their own folder.
-sys.path.insert(0, str(_EXAMPLES))
-
 
 @pytest.fixture(scope="session")
 def run_script():
-    """Returns a function that runs a script by name with flags."""
-    return _run
+    """Returns a function that runs a script by name with flags.
+
+    Keyword arguments replace constants of the script.
+    """
+
+    def run(name, *arguments, **constants):
+        with _loaded(name) as script:
+            vars(script).update(constants)
+            flags.FLAGS([name, *map(str, arguments)])
+            script.main([])
+
+    return run
 
 
-def _run(name, *arguments):
+@pytest.fixture(scope="session")
+def load_script():
+    """Returns a function that returns a script as a module, for functions that use no flags."""
+
+    def load(name):
+        with _loaded(name) as script:
+            return script
+
+    return load
+
+
+@contextlib.contextmanager
+def _loaded(name):
     before = set(flags.FLAGS)
     spec = importlib.util.spec_from_file_location(name, _EXAMPLES / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     sys.modules[name] = script
     try:
         spec.loader.exec_module(script)
-        flags.FLAGS([name, *map(str, arguments)])
-        script.main([])
+        yield script
     finally:
         # Scripts define flags of the same names.
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
         del sys.modules[name]
+        keras.config.set_dtype_policy("float32")

@@ -10,47 +10,42 @@ import sys
 import flow_testing as ft
 import numpy as np
 import pytest
-import run_folder
 import tensorflow as tf
+import tensorflow_probability as tfp
 from PIL import Image
 
 import tfp_realnvp as tfr
-from tfp_realnvp import evaluation, latents
+from tfp_realnvp import data, evaluation, latents
 
 _EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
-_CONFIG = {
-    "seed": 4,
-    "batch_size": 2,
-    "bijector": {
-        "configuration": "paper",
-        "arguments": {
-            "image_shape": [8, 8, 1],
-            "num_scales": 2,
-            "num_blocks": 0,
-            "num_filters": 4,
-            "num_couplings": 1,
-        },
-    },
-}
+_SMALL = {"num_scales": 2, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}
 
 
-def _write_run(folder, **config):
-    """Writes a run with random weights; its data are digits unless the config says other."""
-    config = {**_CONFIG, "dataset": "digits", **config}
-    bijector = config["bijector"]
-    arguments = {**bijector["arguments"], **config.pop("arguments", {})}
-    config["bijector"] = {**bijector, "arguments": arguments}
-    model = run_folder.build_model(config)
-    ft.randomize(model.distribution)
-    if model.dequantizer is not None:
+def _write_run(folder, dequantizer=None, image_shape=(8, 8, 1), dataset="digits", **arguments):
+    """Writes a preset with random weights; its data are digits unless another dataset is given."""
+    condition = arguments.pop("condition", None)
+    flow = ft.randomize(tfr.RealNVPImage(image_shape, **{**_SMALL, **arguments}))
+    base = ft.standard_normal(image_shape)
+    if dequantizer is not None:
         # With larger weights all noise would round to 0 or 1.
         rng = np.random.default_rng(1)
-        for variable in model.dequantizer.trainable_variables:
+        for variable in dequantizer.trainable_variables:
             variable.assign_add(0.03 * rng.normal(size=variable.shape))
-    run_folder.write_config(folder, config)
-    model.save_weights(folder / "final.weights.h5")
+    model = tfr.FlowModel(
+        tfp.distributions.TransformedDistribution(base, flow), dequantizer=dequantizer, seed=4
+    )
+    settings = {"name": str(dataset), "batch_size": 2, "seed": 4}
+    if condition is not None:
+        settings["condition"] = condition
+    model.save_to_preset(folder, card={"data": settings})
     return folder
+
+
+def _load(folder):
+    """Returns the model of a run and the arguments of `data.load`."""
+    settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
+    return tfr.FlowModel.from_preset(folder), settings
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +54,7 @@ def folder(tmp_path_factory):
     np.savez(
         folder / "images.npz", train=ft.grey_levels(6, (8, 8, 1)), test=ft.grey_levels(5, (8, 8, 1))
     )
-    return _write_run(folder, dataset=str(folder / "images.npz"))
+    return _write_run(folder, dataset=folder / "images.npz")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def digits(tmp_path_factory):
         "num_classes": 10,
         "condition_dropout": 0.1,
     }
-    return _write_run(tmp_path_factory.mktemp("digits"), condition="label", arguments=arguments)
+    return _write_run(tmp_path_factory.mktemp("digits"), condition="label", **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +77,16 @@ def gray(tmp_path_factory):
         name: ft.grey_levels(5, (8, 8, 3), seed) for seed, name in enumerate(["train", "test"])
     }
     np.savez(folder / "images.npz", **images)
-    arguments = {"image_shape": [8, 8, 3], "conditional_event_shape": [8, 8, 1]}
-    arguments |= {"transformer": "rational_quadratic_spline", "invertible_conv": True}
     return _write_run(
         folder,
-        dataset=str(folder / "images.npz"),
+        tfr.VariationalDequantization((8, 8, 3)),
+        (8, 8, 3),
+        folder / "images.npz",
         condition="gray",
-        dequantizer="variational",
-        arguments={**arguments, "split_prior": True},
+        conditional_event_shape=(8, 8, 1),
+        transformer="rational_quadratic_spline",
+        invertible_conv=True,
+        split_prior=True,
     )
 
 
@@ -110,18 +107,18 @@ def test_evaluations_agree(folder, tmp_path, run_script, capsys):
     assert "| this model | test | 5 |" in printed
     assert (tmp_path / "evaluation.md").read_text() in printed
     results = json.loads((tmp_path / "evaluation.json").read_text())["results"]
-    model, config = run_folder.load_run(folder)
+    model, settings = _load(folder)
     model.compile()
-    images = np.load(config["dataset"])
+    images = np.load(settings["name"])
     assert set(results) == {"train", "test"}
     for split, result in results.items():
         by_model = model.evaluate(images[split], batch_size=2, verbose=0, return_dict=True)
-        by_hand = _by_hand(model.distribution, images[split], config["seed"], 2)
+        by_hand = _by_hand(model.distribution, images[split], model.seed, 2)
         assert result["bits_per_dim"] == pytest.approx(by_model["bits_per_dim"], abs=1e-4)
         assert result["bits_per_dim"] == pytest.approx(by_hand, abs=1e-4)
         assert result["importance_weighted"] == pytest.approx(by_hand, abs=1e-4)
     # The noise agrees, too: another seed gives another result.
-    other = _by_hand(model.distribution, images["test"], config["seed"] + 1, 2)
+    other = _by_hand(model.distribution, images["test"], model.seed + 1, 2)
     assert abs(other - results["test"]["bits_per_dim"]) > 1e-4
 
 
@@ -136,6 +133,40 @@ def test_evaluate_with_a_number_of_batches(folder, tmp_path, run_script):
     )
     result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
     assert (result["num_images"], result["num_draws"]) == (4, 2)
+
+
+def test_other_weights(folder, tmp_path, run_script):
+    model, _ = _load(folder)
+    ft.randomize(model.distribution, seed=1)
+    path = tmp_path / "other.weights.h5"
+    model.save_weights(path)
+    run_script(
+        "evaluate",
+        f"--results_dir={folder}",
+        f"--weights={path}",
+        f"--output={tmp_path}",
+        "--split=test",
+        "--num_draws=1",
+    )
+    result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
+    images = np.load(folder / "images.npz")["test"]
+    by_hand = _by_hand(model.distribution, images, model.seed, 2)
+    assert result["bits_per_dim"] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_folder_without_a_run(tmp_path, run_script):
+    for script in ("evaluate", "sample", "latent_space"):
+        with pytest.raises(ValueError, match=r"got no file metadata\.json"):
+            run_script(script, f"--results_dir={tmp_path}")
+
+
+def test_latents_of_a_run_in_mixed_precision(tmp_path, run_script, folder):
+    # The inverse is exact only in float32.
+    images = folder / "images.npz"
+    run = _write_run(tmp_path / "run", dataset=images, network_dtype="mixed_bfloat16")
+    run_script("latent_space", f"--results_dir={run}", f"--output_dir={tmp_path}")
+    networks = _load(run)[0].networks
+    assert {layer.dtype_policy.name for layer in networks} == {"mixed_bfloat16"}
 
 
 def test_latent_space(folder, tmp_path, run_script, capsys):
@@ -206,8 +237,8 @@ def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
     printed = capsys.readouterr().out
     assert "| split | images | accuracy | expected calibration error |" in printed
     values = json.loads((tmp_path / "evaluation.json").read_text())
-    model, config = run_folder.load_run(digits)
-    batches = run_folder.load_split(config, "test", batch_size=4).dataset.take(3)
+    model, settings = _load(digits)
+    batches = data.load(**{**settings, "batch_size": 4}, split="test").dataset.take(3)
     images, labels = next(batches.rebatch(12).as_numpy_iterator())
     conditional = evaluation.bits_per_dim(
         model.distribution, (images, labels), seed=model.seed, batch_size=4
@@ -236,8 +267,8 @@ def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
     values = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(values["results"]) == {"test"}
     assert values["classification"] == {} and values["dequantizer"] == "variational"
-    model, config = run_folder.load_run(gray)
-    batches = run_folder.load_split(config, "test").dataset
+    model, settings = _load(gray)
+    batches = data.load(**settings, split="test").dataset
     learned, uniform = (
         evaluation.bits_per_dim(model.distribution, batches, 2, dequantizer=each, seed=model.seed)
         for each in (model.dequantizer, None)
@@ -251,7 +282,7 @@ def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
 
 def test_samples_of_classes(digits, tmp_path, run_script):
     path = tmp_path / "samples.npy"
-    flow = run_folder.load_run(digits)[0].distribution
+    flow = _load(digits)[0].distribution
     samples = _samples(run_script, digits, path, "--num_images=31")
     # A row for each class.
     z = latents.sample_latents((8, 8, 1), (10, 4))
@@ -275,8 +306,8 @@ def test_samples_of_colors(gray, tmp_path, run_script):
     path = tmp_path / "samples.npy"
     samples = _samples(run_script, gray, path)
     assert samples.shape == (40, 8, 8, 3)
-    model, config = run_folder.load_run(gray)
-    batches = run_folder.load_split(config, "test", batch_size=8).dataset
+    model, settings = _load(gray)
+    batches = data.load(**{**settings, "batch_size": 8}, split="test").dataset
     _, conditions = next(batches.as_numpy_iterator())
     z = latents.sample_latents((8, 8, 3), (5, 8))
     expected = latents.decode(model.distribution, z, conditional_input=conditions[:, np.newaxis])
@@ -330,12 +361,12 @@ def serve():
 @pytest.fixture(scope="module")
 def exported(digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "1"
-    run_folder.load_run(digits)[0].export(path)
+    _load(digits)[0].export(path)
     return path
 
 
 def test_serve_an_unconditional_model(tmp_path, serve, capsys):
-    model, _ = run_folder.load_run(_write_run(tmp_path, arguments={"num_scales": 1}))
+    model, _ = _load(_write_run(tmp_path / "run", num_scales=1))
     path = tmp_path / "1"
     model.export(path)
     images = ft.grey_levels(3, (8, 8, 1))
@@ -353,7 +384,7 @@ def test_serve_an_unconditional_model(tmp_path, serve, capsys):
 
 
 def test_serve_samples_of_classes(digits, exported, tmp_path, serve, capsys):
-    flow = run_folder.load_run(digits)[0].distribution
+    flow = _load(digits)[0].distribution
     path = tmp_path / "samples.npy"
     for condition, labels in (("3", [3, 3, 3, 3]), ("3,7", [3, 7, 3, 7])):
         serve(exported, f"--output={path}", "--num_samples=4", f"--condition={condition}")
@@ -366,7 +397,7 @@ def test_serve_samples_of_classes(digits, exported, tmp_path, serve, capsys):
 
 
 def test_serve_a_classifier(digits, exported, tmp_path, serve, capsys):
-    flow = run_folder.load_run(digits)[0].distribution
+    flow = _load(digits)[0].distribution
     images = ft.grey_levels(20, (8, 8, 1)) % 17
     values = tfr.dequantize(images, (0, 0))
     expected = np.argmax(tfr.class_log_probs(flow, values), axis=-1)

@@ -5,7 +5,6 @@ import json
 import flow_testing as ft
 import numpy as np
 import pytest
-import run_report
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -43,9 +42,7 @@ _LATENT_SPACE = ("cifar10", "celeb_a", "mnist", "folder")
 
 
 @pytest.fixture(autouse=True)
-def _mock_data(monkeypatch):
-    # Fitting the baselines would take most of the time.
-    monkeypatch.setattr(run_report, "_MAX_IMAGES", 0)
+def _mock_data():
     with tfds.testing.mock_data(num_examples=20):
         yield
 
@@ -85,6 +82,7 @@ def test_conditions(name, tmp_path, run_script):
         "--epochs=1e-9",  # one step
         "--num_validation=4",
         *_TINY,
+        _MAX_BASELINE_IMAGES=0,  # Fitting the baselines would take most of the time.
     )
     (height, width, _), split = _DATASETS[name]
     report = json.loads((tmp_path / "report.json").read_text())
@@ -119,6 +117,7 @@ def test_from_training_to_figures(name, tmp_path, run_script):
         "--num_validation=4",
         "--notensorboard",
         *_TINY,
+        _MAX_BASELINE_IMAGES=0,
     )
     report = json.loads((results / "report.json").read_text())
     assert report["steps"] == 1

@@ -3,7 +3,6 @@
 import re
 
 import numpy as np
-import posteriors
 import pytest
 from PIL import Image
 
@@ -77,12 +76,23 @@ def test_neutra(run_script, capsys):
 
 
 @pytest.mark.parametrize("name", ["funnel", "eight_schools"])
-def test_densities_of_vectors(name):
-    posterior = posteriors.MODELS[name]()
-    surrogate = posteriors.flow_posterior(posterior, num_couplings=1, num_filters=4)
+def test_densities_of_vectors(name, load_script):
+    script = load_script("variational_inference")
+    posterior = getattr(script, name)()
+    surrogate = script.flow_posterior(posterior, num_couplings=1, num_filters=4)
     parts, log_prob = surrogate.experimental_sample_and_log_prob(10, seed=(0, 1))
     weights = posterior.target.unnormalized_log_prob(parts) - log_prob
     assert weights.shape == [10] and np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("name", ["banana", "funnel", "eight_schools"])
+def test_targets_of_chains(name, load_script):
+    neutra, inference = load_script("neutra"), load_script("variational_inference")
+    target = getattr(inference, name)().target
+    parts = getattr(inference, name)().joint.sample(seed=(0, 1))._asdict()
+    parts.pop("y", None)
+    here, there = (d.unnormalized_log_prob(**parts) for d in (getattr(neutra, name)(), target))
+    np.testing.assert_array_equal(here, there)
 
 
 def test_calibration(run_script, capsys, tmp_path):

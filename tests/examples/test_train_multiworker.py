@@ -10,6 +10,8 @@ import numpy as np
 import strategy_testing as st
 import tensorflow as tf
 
+import tfp_realnvp as tfr
+
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_multiworker.py"
 _ARGUMENTS = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 3}
 _STEPS, _LOG_STEPS = 64, 8
@@ -61,5 +63,8 @@ def test_a_worker_is_killed(tmp_path):
     assert np.isfinite(log["val_bits_per_dim"]).all()
     # Only the chief writes.
     names = {path.name for path in (tmp_path / "results").iterdir()}
-    expected = {"checkpoints", "config.json", "log.csv", "best.weights.h5", "final.weights.h5"}
-    assert names == expected
+    preset = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
+    assert names == preset | {"checkpoints", "flags.txt", "log.csv"}
+    model = tfr.FlowModel.from_preset(tmp_path / "results")
+    bits = model.predict(ft.grey_levels(3, (8, 8, 1)), verbose=0)
+    assert np.isfinite(bits).all()

@@ -2,13 +2,9 @@
 
 import json
 
-import linear_map
 import numpy as np
 import pytest
-import tables
 import tensorflow_probability as tfp
-import uci_tables
-from flow_committee import FlowCommittee
 from sklearn.model_selection import KFold
 
 tfd = tfp.distributions
@@ -22,17 +18,22 @@ def _rows(number, seed=0):
 
 
 @pytest.fixture(scope="module")
-def committee():
-    return FlowCommittee(
+def script(load_script):
+    return load_script("train_table")
+
+
+@pytest.fixture(scope="module")
+def committee(script):
+    return script.FlowCommittee(
         2, num_members=2, max_steps=100, num_couplings=2, num_blocks=1, num_filters=8
     )
 
 
-def test_the_committee_is_a_density(committee):
+def test_the_committee_is_a_density(committee, script):
     rows = _rows(60)
     committee.fit(rows)
     # Along the axes of the covariance, since the density is narrow.
-    to_white = linear_map.whitening(rows)
+    to_white = script.whitening(rows)
     along = np.linspace(-10, 10, 201)
     white = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
     matrix = np.linalg.inv(to_white(np.eye(2)) - to_white(np.zeros([1, 2])))
@@ -51,9 +52,9 @@ def test_the_committee_starts_anew(committee):
 
 
 @pytest.mark.parametrize("name", ["standardizing", "whitening"])
-def test_linear_maps(name):
+def test_linear_maps(name, script):
     rows = _rows(50)
-    to_unit = getattr(linear_map, name)(rows)
+    to_unit = getattr(script, name)(rows)
     z = to_unit(rows)
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(z.std(axis=0), 1)
@@ -63,7 +64,7 @@ def test_linear_maps(name):
     assert to_unit.log_det == pytest.approx(np.log(abs(np.linalg.det(matrix))))
 
 
-def test_cross_validation(tmp_path, run_script, capsys):
+def test_cross_validation(tmp_path, run_script, capsys, script):
     path = tmp_path / "table.csv"
     np.savetxt(path, _rows(60), delimiter=",", header="a,b", comments="")
     run_script(
@@ -80,7 +81,7 @@ def test_cross_validation(tmp_path, run_script, capsys):
     }
     assert len(results) == 4
     # The normal distribution by hand.
-    rows, log_probs = tables.dequantize(_rows(60), 0), np.zeros(60)
+    rows, log_probs = script.dequantize(_rows(60), 0), np.zeros(60)
     for train, test in KFold(3, shuffle=True, random_state=0).split(rows):
         cholesky = np.linalg.cholesky(np.cov(rows[train].T, ddof=0))
         normal = tfd.MultivariateNormalTriL(rows[train].mean(axis=0), cholesky)
@@ -97,7 +98,7 @@ def test_cross_validation(tmp_path, run_script, capsys):
     assert f"| Real NVP | {flow[0]:.3f} ± {flow[1]:.3f} |  |" in table
 
 
-def test_uci(tmp_path, run_script):
+def test_uci(tmp_path, run_script, script):
     (tmp_path / "miniboone").mkdir()
     rows = np.random.default_rng(0).normal(size=[400, 3])
     np.save(tmp_path / "miniboone" / "data.npy", rows)
@@ -112,7 +113,7 @@ def test_uci(tmp_path, run_script):
     run_script(*arguments)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     found = {each["estimate"]: each["log_likelihood"] for each in results}
-    published = {f"{name}, published" for name in uci_tables.PUBLISHED}
+    published = {f"{name}, published" for name in script._PUBLISHED}
     assert set(found) == {"Real NVP", "normal distribution", *published}
     assert found["MAF (10), published"] == [-12.24]
     # That of standard normal rows is -3 (1 + log 2π) / 2.
@@ -135,37 +136,37 @@ def test_uci(tmp_path, run_script):
         ("digits", (1797, 64)),
     ],
 )
-def test_embedded_tables(name, shape):
-    rows = tables.load(name)
+def test_embedded_tables(name, shape, script):
+    rows = script.load_table(name)
     assert rows.shape == shape and rows.dtype == np.float64
-    noisy = tables.dequantize(rows, 0)
-    widths = tables.rounding_widths(rows)
+    noisy = script.dequantize(rows, 0)
+    widths = script.rounding_widths(rows)
     assert ((noisy >= rows) & (noisy - rows <= widths)).all()
     # No two rows are equal now.
     assert len(np.unique(noisy, axis=0)) == len(rows)
 
 
-def test_rounding_widths():
+def test_rounding_widths(script):
     rows = [[1.0, 0.25, 3.0, 1 / 3], [20.0, 0.5, 4.5, 2 / 3], [7.0, 0.75, 5.0, 1 / 7]]
-    np.testing.assert_allclose(tables.rounding_widths(np.array(rows)), [1, 0.01, 1, 1e-9])
+    np.testing.assert_allclose(script.rounding_widths(np.array(rows)), [1, 0.01, 1, 1e-9])
 
 
-def test_files(tmp_path):
+def test_files(tmp_path, script):
     rows = _rows(5)
     np.save(tmp_path / "rows.npy", rows.astype(np.float32))
     np.savetxt(tmp_path / "rows.csv", rows, delimiter=",")
     np.savetxt(tmp_path / "header.csv", rows, delimiter=",", header="a,b", comments="")
     for name in ("rows.npy", "rows.csv", "header.csv"):
-        np.testing.assert_allclose(tables.load(str(tmp_path / name)), rows, rtol=1e-6)
+        np.testing.assert_allclose(script.load_table(str(tmp_path / name)), rows, rtol=1e-6)
 
 
-def test_bad_files(tmp_path):
+def test_bad_files(tmp_path, script):
     with pytest.raises(FileNotFoundError, match=r"one of wine, .*, or a file, got 'beer'"):
-        tables.load("beer")
+        script.load_table("beer")
     path = tmp_path / "rows.csv"
     path.write_text("1,2\n3,red\n")
     with pytest.raises(ValueError, match=r"got shape \(2, 2\), 1 values not finite"):
-        tables.load(str(path))
+        script.load_table(str(path))
     np.save(tmp_path / "rows.npy", np.zeros([3]))
     with pytest.raises(ValueError, match=r"got shape \(3,\)"):
-        tables.load(str(tmp_path / "rows.npy"))
+        script.load_table(str(tmp_path / "rows.npy"))

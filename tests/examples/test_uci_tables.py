@@ -5,7 +5,11 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import uci_tables
+
+
+@pytest.fixture(scope="module")
+def load_uci(load_script):
+    return load_script("train_table").load_uci
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +49,8 @@ def folder(tmp_path_factory):
         ("bsds300", [(20, 63), (5, 63), (7, 63)]),
     ],
 )
-def test_splits(folder, name, shapes):
-    splits = uci_tables.load(name, folder)
+def test_splits(folder, name, shapes, load_uci):
+    splits = load_uci(name, folder)
     assert list(splits) == ["train", "validation", "test"]
     assert [rows.shape for rows in splits.values()] == shapes
     assert all(rows.dtype == np.float32 for rows in splits.values())
@@ -60,9 +64,9 @@ def test_splits(folder, name, shapes):
         np.testing.assert_allclose(rows.std(axis=0, ddof=1), 1, rtol=1e-5)
 
 
-def test_power_keeps_its_columns_and_adds_noise(folder):
+def test_power_keeps_its_columns_and_adds_noise(folder, load_uci):
     raw = np.load(folder / "power" / "data.npy")
-    rows = np.concatenate(list(uci_tables.load("power", folder).values()))
+    rows = np.concatenate(list(load_uci("power", folder).values()))
     for column, original in enumerate([0, 2, 4, 5, 6, 7]):
         # Shuffled and scaled.
         expected = np.sort(raw[:, original])
@@ -71,19 +75,19 @@ def test_power_keeps_its_columns_and_adds_noise(folder):
         assert largest < (1.5 if original in (4, 5, 6) else 0.02)
 
 
-def test_gas_drops_the_first_of_similar_columns(folder):
+def test_gas_drops_the_first_of_similar_columns(folder, load_uci):
     raw = np.load(folder / "gas" / "ethylene_CO.npy")
-    rows = np.concatenate(list(uci_tables.load("gas", folder).values()))
+    rows = np.concatenate(list(load_uci("gas", folder).values()))
     correlation = np.corrcoef(rows.T, raw.T)[:2, 2:]
     np.testing.assert_allclose([correlation[0, 1], correlation[1, 3]], 1, atol=1e-6)
 
 
-def test_missing_files(tmp_path):
+def test_missing_files(tmp_path, load_uci):
     with pytest.raises(FileNotFoundError, match=r"data\.npy"):
-        uci_tables.load("power", tmp_path)
+        load_uci("power", tmp_path)
 
 
-def test_the_pickle_needs_pandas(tmp_path, monkeypatch):
+def test_the_pickle_needs_pandas(tmp_path, monkeypatch, load_uci):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"Reading .*ethylene_CO.pickle needs pandas"):
-        uci_tables.load("gas", tmp_path)
+        load_uci("gas", tmp_path)

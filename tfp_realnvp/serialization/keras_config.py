@@ -15,7 +15,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import bijectors, distributions
 from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FlowBijector, Transformer
 
-__all__ = ["deserialize_distribution", "serialize_distribution"]
+__all__ = ["deserialize_distribution", "find_class", "serialize_distribution"]
 
 tfd = tfp.distributions
 
@@ -223,15 +223,25 @@ class _Deserializer:
         return transformed
 
     def _object(self, config: dict[str, Any]) -> Any:
-        namespace, _, name = config["class"].rpartition(".")
-        module, bases = _NAMESPACES.get(namespace, (None, ()))
-        found = getattr(module, name, None)
-        if not (isinstance(found, type) and issubclass(found, bases)):
-            raise ValueError(
-                "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
-                f"tfp_realnvp, got {config['class']!r}."
-            )
+        found = find_class(config["class"])
         return found(**{name: self.restore(value) for name, value in config["arguments"].items()})
+
+
+def find_class(path: Any) -> type:
+    """Returns the class that a configuration names, such as `tfp_realnvp.RealNVPImage`.
+
+    Raises:
+      ValueError: if it is not a public distribution or bijector of TFP or of this package.
+    """
+    namespace, _, name = str(path).rpartition(".")
+    module, bases = _NAMESPACES.get(namespace, (None, ()))
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        raise ValueError(
+            "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
+            f"tfp_realnvp, got {path!r}."
+        )
+    return found
 
 
 def _public_name(module: types.ModuleType, value: Any) -> str | None:

@@ -17,7 +17,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import FlowBijector, nested
 from tfp_realnvp.internal import atomic_files, replicas, validation
-from tfp_realnvp.serialization import keras_config, saved_model
+from tfp_realnvp.serialization import keras_config, presets, saved_model
 from tfp_realnvp.training import keras_arguments, tracking, workers
 from tfp_realnvp.training.diagnosis import (
     FiniteRecord,
@@ -597,6 +597,33 @@ class FlowModel(keras.Model):
           **kwargs: as in `export_saved_model`.
         """
         saved_model.export_saved_model(self.distribution, filepath, **kwargs)
+
+    def save_to_preset(self, folder: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes configuration, weights and a model card to a folder, for `from_preset`.
+
+        Args:
+          folder: created if it is missing; other files in it stay.
+          **kwargs: as in `tfp_realnvp.serialization.presets.save_to_preset`; `card` is a dictionary
+            of facts for the model card.
+        """
+        presets.save_to_preset(self, folder, **kwargs)
+
+    @classmethod
+    def from_preset(
+        cls, handle: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None
+    ) -> FlowModel:
+        """Returns the model of a preset, with its weights; no code from the preset is run.
+
+        Args:
+          handle: a folder of `save_to_preset`, the name of a preset of this package,
+            `hf://user/repo`, or `kaggle://user/model/keras/variation`.
+          custom_objects: the caller's own layers and functions, by name.
+
+        Raises:
+          ValueError: if there is no such preset, or it is not a valid one.
+          ImportError: if the handle needs a library that is not installed.
+        """
+        return presets.from_preset(handle, custom_objects)
 
 
 class _ReplicatedMean(keras.metrics.Mean):

@@ -4,10 +4,14 @@ import math
 
 import numpy as np
 import pytest
-import run_report
 import tensorflow_probability as tfp
 
 from tfp_realnvp.data import load_arrays
+
+
+@pytest.fixture
+def train_image(load_script):
+    return load_script("train_image")
 
 
 def _random_images(count, seed=0, shape=(2, 3, 2), num_values=256):
@@ -17,7 +21,7 @@ def _random_images(count, seed=0, shape=(2, 3, 2), num_values=256):
     return (brightness + rng.integers(num_values // 2, size=[count, *shape])).astype(np.uint8)
 
 
-def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels():
+def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels(train_image):
     # More images than one part.
     train, test = _random_images(1500), _random_images(40, seed=1)
     pixels = train.reshape(1500, -1).astype(np.float64)
@@ -26,37 +30,37 @@ def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels():
     )
     x = test.reshape(40, -1) + np.random.default_rng(7).random([40, 12])
     expected = -normal.log_prob(x).numpy().mean() / (12 * math.log(2))
-    bits = run_report.gaussian_bits_per_dim(run_report.fit_gaussian(train), test, seed=7)
+    bits = train_image.gaussian_bits_per_dim(train_image.fit_gaussian(train), test, seed=7)
     np.testing.assert_allclose(bits, expected, rtol=1e-10)
 
 
-def test_gaussian_agrees_with_moments_of_sampled_noise():
+def test_gaussian_agrees_with_moments_of_sampled_noise(train_image):
     train = _random_images(50, num_values=4)
-    gaussian = run_report.fit_gaussian(train)
+    gaussian = train_image.fit_gaussian(train)
     noise = np.random.default_rng(0).random([4000, 50, 12])
     x = (train.reshape(50, 12) + noise).reshape(-1, 12)
     np.testing.assert_allclose(gaussian.mean(), x.mean(0), atol=0.01)
     np.testing.assert_allclose(gaussian.covariance(), np.cov(x, rowvar=False, bias=True), atol=0.01)
 
 
-def test_gaussian_of_a_constant_pixel_has_the_variance_of_the_noise():
-    gaussian = run_report.fit_gaussian(np.full([5, 1, 1, 1], 3, np.uint8))
+def test_gaussian_of_a_constant_pixel_has_the_variance_of_the_noise(train_image):
+    gaussian = train_image.fit_gaussian(np.full([5, 1, 1, 1], 3, np.uint8))
     assert gaussian.mean().numpy() == pytest.approx(3.5)
     assert gaussian.covariance().numpy() == pytest.approx(1 / 12)
 
 
-def test_histograms_of_known_counts():
+def test_histograms_of_known_counts(train_image):
     # Two dimensions, three images, four levels: probabilities (3, 2, 1, 1) / 7, (1, 1, 2, 3) / 7.
     train = np.array([[0, 3], [0, 2], [1, 3]], np.uint8).reshape([3, 1, 2, 1])
     test = np.array([[0, 0], [3, 3]], np.uint8).reshape([2, 1, 2, 1])
     expected = -(math.log2(3 / 7) + math.log2(1 / 7) + math.log2(1 / 7) + math.log2(3 / 7)) / 4
-    assert run_report.histogram_bits_per_dim(train, test, 4) == pytest.approx(expected)
+    assert train_image.histogram_bits_per_dim(train, test, 4) == pytest.approx(expected)
 
 
-def test_digits():
+def test_digits(train_image):
     digits = load_arrays("digits")
-    gaussian = run_report.fit_gaussian(digits.train)
-    bits = run_report.gaussian_bits_per_dim(gaussian, digits.test)
+    gaussian = train_image.fit_gaussian(digits.train)
+    bits = train_image.gaussian_bits_per_dim(gaussian, digits.test)
     assert bits == pytest.approx(2.943, abs=0.01)
-    bits = run_report.histogram_bits_per_dim(digits.train, digits.test, digits.num_values)
+    bits = train_image.histogram_bits_per_dim(digits.train, digits.test, digits.num_values)
     assert bits == pytest.approx(2.421, abs=0.001)

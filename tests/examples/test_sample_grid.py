@@ -3,8 +3,7 @@
 import flow_testing as ft
 import numpy as np
 import pytest
-import run_folder
-import run_samples
+import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data
@@ -12,10 +11,16 @@ from tfp_realnvp import data
 _TINY = {"num_scales": 1, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}
 
 
-def _model(images):
-    arguments = run_folder.data_arguments(images) | _TINY
-    model = run_folder.build_model({"bijector": {"configuration": "paper", "arguments": arguments}})
-    return ft.randomize(model.distribution)
+def _flow(images):
+    names = ("image_shape", "num_values", "num_classes", "conditional_event_shape")
+    arguments = {name: getattr(images, name) for name in names}
+    flow = ft.randomize(tfr.RealNVPImage(**arguments, **_TINY))
+    return tfp.distributions.TransformedDistribution(ft.standard_normal(images.image_shape), flow)
+
+
+@pytest.fixture(scope="module")
+def sample_grid(load_script):
+    return load_script("train_image").sample_grid
 
 
 @pytest.fixture
@@ -30,18 +35,18 @@ def load(tmp_path):
     return loaded
 
 
-def test_without_a_condition(load):
+def test_without_a_condition(load, sample_grid):
     images = load(None)
-    distribution = _model(images)
-    grid = run_samples.sample_grid(distribution, images, 3, seed=(0, 1))
+    distribution = _flow(images)
+    grid = sample_grid(distribution, images, 3, seed=1)
     samples = tfr.to_uint8(distribution.sample(9, seed=(0, 1)))
     np.testing.assert_array_equal(grid.reshape(9, 4, 4, 3), samples)
 
 
-def test_a_row_for_each_class(load):
+def test_a_row_for_each_class(load, sample_grid):
     images = load("label")
-    distribution = _model(images)
-    grid = run_samples.sample_grid(distribution, images, 4, seed=(0, 1))
+    distribution = _flow(images)
+    grid = sample_grid(distribution, images, 4, seed=1)
     assert images.num_classes == 30 and grid.shape == (20, 4, 4, 4, 3)
     # Latents whose images under the label of a row are those in the row.
     bijector = distribution.bijector
@@ -54,10 +59,10 @@ def test_a_row_for_each_class(load):
         assert np.abs(tfr.to_uint8(other) - images_of_row.astype(int)).max() > 9
 
 
-def test_rows_of_image_conditions(load):
+def test_rows_of_image_conditions(load, sample_grid):
     images = load("gray")
-    distribution = _model(images)
-    grid = run_samples.sample_grid(distribution, images, 5, seed=(0, 1))
+    distribution = _flow(images)
+    grid = sample_grid(distribution, images, 5, seed=1)
     originals, gray = next(images.dataset.rebatch(5).as_numpy_iterator())
     assert grid.shape == (5, 5, 4, 4, 3)
     np.testing.assert_array_equal(grid[:, -1], originals)

@@ -1,0 +1,467 @@
+"""Presets: round trips, handles, and folders that are refused without running anything."""
+
+import copy
+import json
+import os
+import pickle
+import shutil
+import sys
+import types
+
+import flow_testing as ft
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras.src.backend.common import global_state
+
+import tfp_realnvp as tfr
+from tfp_realnvp.serialization import presets
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+_FILES = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
+
+
+class _Doubled(keras.layers.Layer):
+    """A caller's conditioner that is not registered with Keras."""
+
+    def __init__(self, channels_out, **kwargs):
+        super().__init__(**kwargs)
+        self.channels_out = channels_out
+        self.conv = keras.layers.Conv2D(channels_out, 3, padding="same")
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "channels_out": self.channels_out}
+
+
+def _coupling_of(network):
+    """Returns a flow of 4×4 images by one coupling with this network."""
+    flow = tfr.FlowChain([tfr.AffineCoupling(tfr.CheckerboardMask(), network)])
+    return tfd.TransformedDistribution(ft.standard_normal((4, 4, 1)), flow)
+
+
+def _image_model():
+    model = tfr.FlowModel(
+        ft.flow_distribution(
+            (4, 4, 1), num_couplings=1, invertible_conv=True, split_prior=True, attention=2
+        ),
+        dequantizer=tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=4),
+        seed=3,
+    )
+    ft.randomize(model.dequantizer)
+    return model, ft.grey_levels(6, (4, 4, 1))
+
+
+def _conditional_model():
+    model = tfr.FlowModel(ft.conditional_distribution("labels", condition_dropout=0.3))
+    return model, (ft.grey_levels(6, (4, 4, 1)), np.arange(6) % 5)
+
+
+def _vector_model():
+    scale = tfp.util.TransformedVariable(np.float32(1.3), tfb.Softplus())
+    base = tfd.Sample(tfd.Normal(tf.Variable(0.2), scale), [3])
+    flow = ft.randomize(tfr.RealNVPVector(3, 2, num_filters=4))
+    return tfr.FlowModel(tfd.TransformedDistribution(base, flow)), ft.normal([6, 3]).numpy()
+
+
+def _keras_model():
+    network = keras.Sequential(
+        [
+            keras.layers.Conv2D(4, 3, padding="same", activation="swish"),
+            keras.layers.Conv2D(2, 1, kernel_initializer="he_normal", kernel_regularizer="l2"),
+        ]
+    )
+    network.build((None, 4, 4, 1))
+    ft.randomize(network)
+    return tfr.FlowModel(_coupling_of(network)), ft.grey_levels(6, (4, 4, 1))
+
+
+@pytest.mark.parametrize("make", [_image_model, _conditional_model, _vector_model, _keras_model])
+def test_round_trip(make, tmp_path):
+    model, data = make()
+    model.compile()
+    model.build_optimizer()
+    (tmp_path / "log.csv").write_text("kept")
+    for _ in range(2):
+        model.save_to_preset(tmp_path)
+    loaded = tfr.FlowModel.from_preset(tmp_path)
+    expected = model.predict(data, verbose=0)
+    assert expected.dtype == np.float32 and np.isfinite(expected).all()
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), expected)
+    assert loaded.seed == model.seed and not loaded.compiled
+    assert {path.name for path in tmp_path.iterdir()} == _FILES | {"log.csv"}
+    # A file that `model.save_weights` writes during training, with the optimizer.
+    model.save_weights(tmp_path / "model.weights.h5")
+    for value, expected in zip(
+        tfr.FlowModel.from_preset(str(tmp_path)).get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_metadata_and_card(tmp_path):
+    model, _ = _vector_model()
+    card = {"data": {"name": "moons", "seed": 1}, "steps": 10, "limits": "two|lines\nhere"}
+    model.save_to_preset(tmp_path / "moons", card=card)
+    metadata = json.loads((tmp_path / "moons" / "metadata.json").read_text())
+    assert metadata["card"] == card
+    assert metadata["parameter_count"] == model.count_params()
+    assert metadata["keras_version"] == keras.__version__
+    assert metadata["tensorflow_version"] == tf.__version__
+    text = (tmp_path / "moons" / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: tfp_realnvp\n")
+    for line in ("# moons", "| data | name: moons, seed: 1 |", "| limits | two\\|lines here |"):
+        assert line in text.splitlines()
+    config = json.loads((tmp_path / "moons" / "config.json").read_text())
+    assert set(config) == {"module", "class_name", "config", "registered_name"}
+
+
+def test_the_weights_of_a_run_in_progress_stay(tmp_path):
+    model, _ = _vector_model()
+    model.save_to_preset(tmp_path, weights=False)
+    with pytest.raises(ValueError, match=r"got no file model\.weights\.h5"):
+        tfr.FlowModel.from_preset(tmp_path)
+    model.save_weights(tmp_path / "model.weights.h5")
+    before = (tmp_path / "model.weights.h5").read_bytes()
+    model.save_to_preset(tmp_path, weights=False)
+    assert (tmp_path / "model.weights.h5").read_bytes() == before
+    tfr.FlowModel.from_preset(tmp_path)
+
+
+def test_a_save_that_fails_changes_nothing(tmp_path, monkeypatch):
+    model, data = _vector_model()
+    model.save_to_preset(tmp_path)
+    expected = model.predict(data, verbose=0)
+    ft.randomize(model.distribution, seed=1)
+
+    def failing(*args, **kwargs):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr(h5py.File, "copy", failing)
+        model.save_to_preset(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == _FILES
+    loaded = tfr.FlowModel.from_preset(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), expected)
+
+
+def test_a_layer_of_the_caller(tmp_path):
+    name = "tests.presets>_Doubled"
+    with keras.saving.custom_object_scope({name: _Doubled}):
+        keras.saving.register_keras_serializable("tests.presets")(_Doubled)
+        network = _Doubled(2, name="doubled")
+        network.build((None, 4, 4, 1))
+        model = tfr.FlowModel(_coupling_of(network))
+        model.save_to_preset(tmp_path)
+        tfr.FlowModel.from_preset(tmp_path)  # registered with Keras
+    del keras.saving.get_custom_objects()[name]
+    loaded = tfr.FlowModel.from_preset(tmp_path, custom_objects={name: _Doubled})
+    images = ft.grey_levels(3, (4, 4, 1))
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), model.predict(images, verbose=0)
+    )
+    with pytest.raises(ValueError, match="custom_objects, got '_Doubled' of the module"):
+        tfr.FlowModel.from_preset(tmp_path)
+
+
+# Handles.
+
+
+def test_a_bundled_name(tmp_path, monkeypatch):
+    model, data = _vector_model()
+    model.save_to_preset(tmp_path / "presets" / "moons")
+    monkeypatch.setattr(presets, "_BUNDLED", tmp_path / "presets")
+    loaded = tfr.FlowModel.from_preset("moons")
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    with pytest.raises(ValueError, match=r"one of the names \['moons'\], a folder.*got 'sunset'"):
+        tfr.FlowModel.from_preset("sunset")
+
+
+@pytest.mark.parametrize(
+    ("handle", "library"),
+    [("hf://user/flow", "huggingface_hub"), ("kaggle://user/flow/keras/small", "kagglehub")],
+)
+def test_handles_of_hubs(handle, library, tmp_path, monkeypatch):
+    # As the hubs' caches are: that of Hugging Face has links to files elsewhere in it.
+    model, data = _vector_model()
+    snapshot = tmp_path / "models--user--flow" / "snapshots" / "1"
+    model.save_to_preset(snapshot)
+    if library == "huggingface_hub":
+        blobs = snapshot.parents[1] / "blobs"
+        blobs.mkdir()
+        for path in list(snapshot.iterdir()):
+            shutil.move(path, blobs / path.name)
+            path.symlink_to(f"../../blobs/{path.name}")
+
+    def fetch(repository, **_):
+        assert handle.endswith(f"://{repository}")
+        return str(snapshot)
+
+    hub = types.SimpleNamespace(snapshot_download=fetch, model_download=fetch)
+    monkeypatch.setitem(sys.modules, library, hub)
+    loaded = tfr.FlowModel.from_preset(handle)
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=f"`pip install {library}`"):
+        tfr.FlowModel.from_preset(handle)
+
+
+# Crafted folders.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Returns the folder of a valid preset."""
+    folder = tmp_path_factory.mktemp("presets") / "whole"
+    network = keras.Sequential([keras.layers.Conv2D(2, 3, padding="same")])
+    network.build((None, 4, 4, 1))
+    tfr.FlowModel(_coupling_of(ft.randomize(network))).save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture
+def refuse(whole, tmp_path):
+    """Returns a function that crafts a folder from the valid one, and asserts its refusal.
+
+    Nothing may write the file that all payloads write.
+    """
+    canary = tmp_path / "canary"
+
+    def run(craft, message):
+        folder = tmp_path / "crafted"
+        shutil.copytree(whole, folder)
+        craft(folder)
+        with pytest.raises(ValueError, match=message) as caught:
+            tfr.FlowModel.from_preset(folder)
+        assert str(caught.value).startswith(("from_preset: expected", "expected a public"))
+        assert not canary.exists()
+        shutil.rmtree(folder)
+
+    run.canary = canary
+    return run
+
+
+def _edit(name, edit):
+    """Returns a function that edits a JSON file of a folder."""
+
+    def craft(folder):
+        value = json.loads((folder / name).read_text())
+        edit(value)
+        (folder / name).write_text(json.dumps(value))
+
+    return craft
+
+
+def _with_network(config):
+    """Returns a function that puts the configuration of an object in the place of a network."""
+
+    def edit(model):
+        coupling = model["config"]["distribution"]["arguments"]["bijector"]["arguments"]
+        network = coupling["bijectors"][0]["arguments"]["network"]
+        network["config"]["config"]["layers"][0] = copy.deepcopy(config)
+
+    return _edit("config.json", edit)
+
+
+def _with_weights(edit):
+    """Returns a function that edits the weights file: `edit(file, name)` of its largest array."""
+
+    def craft(folder):
+        with h5py.File(folder / "model.weights.h5", "r+") as file:
+            arrays = {}
+            file.visititems(
+                lambda name, item: arrays.update({name: item.size} if hasattr(item, "size") else {})
+            )
+            edit(file, max(arrays, key=arrays.get))
+
+    return craft
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_lambda(refuse):
+    canary = str(refuse.canary)
+    layer = keras.layers.Lambda(lambda x: open(canary, "w") and x)
+    config = keras.saving.serialize_keras_object(layer)
+    refuse(_with_network(config), "got 'Lambda' of the module 'keras.layers'")
+    refuse(_with_network(config["config"]["function"]), "got '__lambda__'")
+    # Behind the name of an allowed class.
+    disguise = {"registered_name": "tfp_realnvp>ConvResNet"}
+    refuse(_with_network({**config, **disguise}), "got 'Lambda' of the module")
+    refuse(_with_network({**config["config"]["function"], **disguise}), "got '__lambda__'")
+    legacy = {"class_name": "ConvResNet", "config": config["config"], **disguise}
+    refuse(_with_network(legacy), "got 'ConvResNet' of the module 'None'")
+    # The user's setting makes no difference.
+    try:
+        keras.config.enable_unsafe_deserialization()
+        refuse(_with_network(config), "got 'Lambda' of the module 'keras.layers'")
+    finally:
+        global_state.set_global_attribute("safe_mode_saving", None)
+
+
+@pytest.mark.parametrize(
+    ("module", "class_name", "config"),
+    [
+        ("os", "function", "system"),
+        ("subprocess", "Popen", {"args": ["touch", "canary"]}),
+        ("builtins", "function", "exec"),
+        # Of Keras itself: they download, read files or change what is safe.
+        ("keras.utils", "function", "get_file"),
+        ("keras.config", "function", "enable_unsafe_deserialization"),
+        ("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}),
+        ("keras.layers", "TFSMLayer", {"filepath": "elsewhere"}),
+        ("keras.models", "function", "load_model"),
+        ("keras.initializers", "function", "get"),
+        (["keras.layers"], "Dense", {"units": 2}),
+    ],
+)
+def test_foreign_modules(refuse, module, class_name, config):
+    if class_name == "Popen":
+        config = {"args": ["touch", str(refuse.canary)]}
+    evil = {"module": module, "class_name": class_name, "config": config, "registered_name": None}
+    refuse(_with_network(evil), "layers, initializers.* of Keras in config.json.*, got")
+
+
+@pytest.mark.parametrize("name", ["tfp_realnvp.FlowPicture", "tfp.bijectors.tf", "os.system", None])
+def test_renamed_classes(refuse, name):
+    def edit(model):
+        model["config"]["distribution"]["arguments"]["bijector"]["class"] = name
+
+    refuse(_edit("config.json", edit), f"a public distribution or bijector .*, got {name!r}")
+
+
+@pytest.mark.parametrize("name", ["tfp_realnvp>Flow", "tfp_realnvp>ConvResNet", ["x"], None])
+def test_other_models(refuse, name):
+    edit = _edit("config.json", lambda model: model.update(registered_name=name))
+    refuse(edit, "expected the configuration of a FlowModel")
+
+
+def test_wrong_shapes(refuse):
+    def replace(file, name, values):
+        del file[name]
+        file[name] = values
+
+    zeros = np.zeros([1], np.float32)
+    for edit, got in (
+        (lambda file, name: replace(file, name, zeros), r"float32\(1,\)"),
+        (lambda file, name: replace(file, name, file[name][...].astype("f8")), r"float64\("),
+        (lambda file, name: replace(file, name, file[name].shape), r"int64\("),
+        (lambda file, name: file.pop(name), "no such array"),
+        (lambda file, name: file.create_dataset("other", data=zeros), r"float32\(1,\)"),
+    ):
+        refuse(_with_weights(edit), rf"the weights of the model in config.json, .*got {got}")
+
+
+def test_paths_outside_of_the_folder(refuse, whole, tmp_path):
+    elsewhere = shutil.copy(whole / "model.weights.h5", tmp_path / "elsewhere.h5")
+
+    def link(folder):
+        (folder / "model.weights.h5").unlink()
+        (folder / "model.weights.h5").symlink_to(elsewhere)
+
+    refuse(link, r"model\.weights\.h5 in .*, got a link to .*elsewhere\.h5")
+
+    def external_link(file, name):
+        del file[name]
+        file[name] = h5py.ExternalLink(elsewhere, name)
+
+    refuse(_with_weights(external_link), "got no such array")
+
+    def external_values(file, name):
+        shape = file[name].shape
+        del file[name]
+        file.create_dataset(name, shape, "f4", external=[(elsewhere, 0, h5py.h5f.UNLIMITED)])
+
+    refuse(_with_weights(external_values), "the values of .*, got a reference to another file")
+
+    def virtual(file, name):
+        shape = file[name].shape
+        del file[name]
+        layout = h5py.VirtualLayout(shape, "f4")
+        layout[...] = h5py.VirtualSource(elsewhere, name, shape)
+        file.create_virtual_dataset(name, layout)
+
+    refuse(_with_weights(virtual), "the values of .*, got a reference to another file")
+
+
+class _Payload:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+def test_pickled_objects(refuse):
+    payload = pickle.dumps(_Payload(refuse.canary))
+    for name, message in (
+        ("config.json", "expected JSON in"),
+        ("metadata.json", "expected JSON in"),
+        ("model.weights.h5", "expected weights in the HDF5 format"),
+    ):
+        refuse(lambda folder, name=name: (folder / name).write_bytes(payload), message)
+
+    def objects(file, name):
+        del file[name]
+        file.create_dataset(name, data=np.void(payload))
+        assert pickle.loads  # What a careless reader would call.
+
+    refuse(_with_weights(objects), r"the weights of the model in config.json, .*got \|V")
+
+
+def test_sizes_that_are_not_plausible(refuse):
+    # Terabytes of zeros in a small file.
+    def compressed(file, name):
+        del file[name]
+        file.create_dataset(name, (2**20, 2**20), "f4", chunks=(1024, 1024), compression="gzip")
+
+    refuse(_with_weights(compressed), r"weights of at most the .* bytes of .*, got arrays of 4,")
+
+    def large(units):
+        return _with_network(
+            {
+                "module": "keras.layers",
+                "class_name": "Conv2D",
+                "config": {"filters": units, "kernel_size": [3, 3], "padding": "same"},
+                "registered_name": None,
+            }
+        )
+
+    refuse(large(10**12), "got a config.json of a larger one")
+    refuse(large(200), "got a config.json of a larger one")
+
+    def long(folder):
+        with (folder / "config.json").open("r+b") as file:
+            file.truncate(2**40)
+
+    refuse(long, r"expected at most .* bytes in .*, got 1,099,511,627,776")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
+def test_missing_files(refuse, name):
+    refuse(lambda folder: (folder / name).unlink(), f"got no file {name}")
+
+
+@pytest.mark.parametrize("version", [2, 1.5, "1", None, {}])
+def test_newer_versions(refuse, version):
+    edit = _edit("metadata.json", lambda metadata: metadata.update(format_version=version))
+    refuse(edit, "expected format_version 1 to 1 in .*a newer version of tfp_realnvp")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "[" * 100_000, "\xff"])
+def test_broken_json(refuse, text):
+    for name in ("config.json", "metadata.json"):
+        craft = lambda folder, name=name: (folder / name).write_text(text, "latin-1")  # noqa: E731
+        refuse(craft, r"expected (a )?JSON")
+
+
+@pytest.mark.parametrize("key", ["config", "class_name"])
+def test_incomplete_configurations(refuse, key):
+    refuse(_edit("config.json", lambda model: model.pop(key)), "from_preset: expected")

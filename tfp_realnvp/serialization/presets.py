@@ -1,0 +1,455 @@
+"""Presets: a trained model as a folder, in the form of keras-hub."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.serialization import keras_config
+
+__all__ = ["from_preset", "save_to_preset"]
+
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_CARD = "README.md"
+_FORMAT_VERSION = 1
+_BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
+
+_MAX_JSON_BYTES = 2**26
+# Of the model, but not in the weights file: counters and metrics.
+_NUM_OTHER_ELEMENTS = 1_000
+
+# Objects of Keras that a configuration may name. None of them runs code or reads files.
+_KERAS_CLASSES = {
+    "keras": ("DTypePolicy", "Sequential"),
+    "keras.src.models.functional": ("Functional",),
+    "keras.layers": (
+        *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate"),
+        *("Conv1D", "Conv2D", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "Dropout", "ELU"),
+        *("Embedding", "Flatten", "GlobalAveragePooling2D", "GroupNormalization", "Identity"),
+        *("InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "MultiHeadAttention"),
+        *("Multiply", "PReLU", "Permute", "RMSNormalization", "ReLU", "RepeatVector", "Rescaling"),
+        *("Reshape", "Resizing", "SeparableConv2D", "Softmax", "SpectralNormalization"),
+        *("Subtract", "UnitNormalization", "UpSampling2D", "ZeroPadding2D"),
+    ),
+}
+_KERAS_BASES = {
+    "keras.constraints": (keras.constraints, keras.constraints.Constraint),
+    "keras.initializers": (keras.initializers, keras.initializers.Initializer),
+    "keras.regularizers": (keras.regularizers, keras.regularizers.Regularizer),
+}
+# Keras' notation for values, which are in the file as lists of numbers.
+_KERAS_VALUES = ("__keras_tensor__", "__numpy__", "__tensor__")
+
+
+def save_to_preset(
+    model: keras.Model,
+    folder: str | os.PathLike[str],
+    *,
+    card: Mapping[str, Any] | None = None,
+    weights: bool = True,
+) -> None:
+    """Writes a model to a folder, for `from_preset`.
+
+    | file | content |
+    | --- | --- |
+    | `config.json` | Keras' configuration of the model, without that of `compile` |
+    | `model.weights.h5` | the weights, also for `model.load_weights`; without the optimizer's |
+    | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
+    | `README.md` | a model card for the Hugging Face Hub, with the entries of `card` as a table |
+
+    Each file is replaced when its successor is complete. Other files in the folder stay.
+
+    #### Example
+
+    >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.serialization import presets
+    >>> tfd = tfp.distributions
+    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     presets.save_to_preset(model, folder, card={"data": "two moons", "steps": 4_000})
+    ...     loaded = presets.from_preset(folder)
+    >>> loaded.count_params() == model.count_params()
+    True
+
+    Args:
+      model: a `FlowModel`.
+      folder: created if it is missing.
+      card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
+        `bits/dim` and `limits`. Values are JSON.
+      weights: `False` leaves the weights file in the folder as it is, where something else writes
+        it, for example a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
+
+    Raises:
+      TypeError: if a part of the distribution cannot be described; the message names it.
+    """
+    folder, card = pathlib.Path(folder), dict(card or {})
+    serialized = keras.saving.serialize_keras_object(model)
+    config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
+    metadata = {
+        "format_version": _FORMAT_VERSION,
+        "tfp_realnvp_version": _version("tfp_realnvp"),
+        "keras_version": keras.__version__,
+        "tensorflow_version": tf.__version__,
+        "parameter_count": model.count_params(),
+        "date_saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "card": card,
+    }
+    if weights:
+        _save_weights(model, folder / _WEIGHTS)
+    atomic_files.write_json(folder / _CONFIG, config)
+    atomic_files.write_text(folder / _CARD, _model_card(folder.absolute().name, metadata))
+    atomic_files.write_json(folder / _METADATA, metadata)
+
+
+def from_preset(
+    handle: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None
+) -> keras.Model:
+    """Returns the model of a preset, with its weights, not compiled.
+
+    | handle | |
+    | --- | --- |
+    | a name | of a preset that comes with this package |
+    | `results/digits` | a folder of `save_to_preset` |
+    | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
+    | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
+
+    Loading runs no code from the preset. Before anything is constructed, its configuration is
+    checked: it names only layers, initializers, regularizers and constraints of Keras, public
+    distributions and bijectors of TFP, classes of this package, and what the caller gives as
+    `custom_objects` or has registered with `keras.saving.register_keras_serializable`. The weights
+    are plain arrays in the folder itself, with the names, shapes and dtypes of the model's.
+
+    Args:
+      handle: see the table. A name of this package takes precedence over a folder of that name;
+        `./name` is the folder.
+      custom_objects: the caller's own layers and functions, by their names in the configuration.
+
+    Raises:
+      ValueError: if there is no such preset, or it is not a valid one. The message says what was
+        expected and what came.
+      ImportError: if the handle needs a library that is not installed; the message has the command
+        that installs it.
+    """
+    folder, root = _locate(os.fspath(handle))
+    files = {name: _file(folder, root, name) for name in (_METADATA, _CONFIG, _WEIGHTS)}
+    _check_version(files[_METADATA])
+    config = _read_json(files[_CONFIG])
+    declared = _declared_weights(files[_WEIGHTS])
+    custom_objects = dict(custom_objects or {})
+    with keras.saving.custom_object_scope(custom_objects):
+        model_class = _check_config(config)
+        num_elements = sum(size for _, _, size in declared.values())
+        model = _construct(model_class, config, custom_objects, num_elements)
+    _check_weights(model, declared, files[_WEIGHTS])
+    try:
+        model.load_weights(files[_WEIGHTS])
+    except Exception as error:
+        raise _refusal(f"readable weights in {files[_WEIGHTS]}", error) from error
+    return model
+
+
+# Saving.
+
+
+def _save_weights(model: keras.Model, path: pathlib.Path) -> None:
+    with atomic_files.atomic_replace(path) as whole:
+        with_optimizer = whole.with_name(f"all.{path.name}")
+        model.save_weights(with_optimizer)
+        with h5py.File(with_optimizer) as source, h5py.File(whole, "w") as target:
+            for name in source:
+                if name != "optimizer":
+                    source.copy(name, target)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _model_card(name: str, metadata: Mapping[str, Any]) -> str:
+    facts = {"parameters": f"{metadata['parameter_count']:,}", **metadata["card"]}
+    rows = "\n".join(f"| {key} | {_as_cell(value)} |" for key, value in facts.items())
+    return f"""---
+library_name: tfp_realnvp
+tags:
+- density-estimation
+- normalizing-flow
+---
+
+# {name}
+
+A normalizing flow: exact densities and samples, as a distribution of TensorFlow Probability.
+
+```python
+import tfp_realnvp as tfr
+
+model = tfr.FlowModel.from_preset("{name}")  # this folder, or its hf:// or kaggle:// handle
+```
+
+`model.distribution` has `sample` and `log_prob`; `model.predict` takes the data as it is.
+
+| | |
+| --- | --- |
+{rows}
+
+Written by tfp_realnvp {metadata["tfp_realnvp_version"]}, Keras {metadata["keras_version"]} and
+TensorFlow {metadata["tensorflow_version"]} on {metadata["date_saved"][:10]}.
+"""
+
+
+def _as_cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key}: {inner}" for key, inner in value.items())
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+# Finding the files.
+
+
+def _locate(handle: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the folder of a preset, and the folder that its files must not leave."""
+    if handle.startswith("hf://"):
+        try:
+            import huggingface_hub
+        except ImportError as error:
+            raise _missing(handle, "huggingface_hub") from error
+        names = [_CONFIG, _METADATA, _WEIGHTS, _CARD]
+        repository = handle.removeprefix("hf://")
+        folder = pathlib.Path(
+            huggingface_hub.snapshot_download(repository, allow_patterns=names)
+        ).resolve()
+        # The files of repository/snapshots/revision are links to repository/blobs.
+        return folder, folder.parents[1]
+    if handle.startswith("kaggle://"):
+        try:
+            import kagglehub
+        except ImportError as error:
+            raise _missing(handle, "kagglehub") from error
+        folder = pathlib.Path(kagglehub.model_download(handle.removeprefix("kaggle://")))
+    else:
+        bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
+        folder = _BUNDLED / handle if handle in bundled else pathlib.Path(handle)
+        if not folder.is_dir():
+            raise ValueError(
+                f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "
+                f"a handle hf://user/repo or kaggle://user/model/keras/variation, got {handle!r}."
+            )
+    folder = folder.resolve()
+    return folder, folder
+
+
+def _missing(handle: str, package: str) -> ImportError:
+    return ImportError(
+        f"from_preset: {handle!r} needs {package}; install it with `pip install {package}`."
+    )
+
+
+def _file(folder: pathlib.Path, root: pathlib.Path, name: str) -> pathlib.Path:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"from_preset: expected {name} in {folder}, got a link to {path}.")
+    if not path.is_file():
+        raise ValueError(
+            f"from_preset: expected {_CONFIG}, {_METADATA} and {_WEIGHTS} in {folder}, got no file "
+            f"{name}."
+        )
+    return path
+
+
+# Checks before anything is constructed.
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(
+            f"from_preset: expected at most {_MAX_JSON_BYTES:,} bytes in {path}, got "
+            f"{path.stat().st_size:,}."
+        )
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _refusal(f"JSON in {path}", error) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"from_preset: expected a JSON object in {path}, got {value!r:.80}.")
+    return value
+
+
+def _check_version(path: pathlib.Path) -> None:
+    version = _read_json(path).get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= _FORMAT_VERSION:
+        raise ValueError(
+            f"from_preset: expected format_version 1 to {_FORMAT_VERSION} in {path}, got "
+            f"{version!r:.80}; a newer version of tfp_realnvp may be able to read it."
+        )
+
+
+def _check_config(config: dict[str, Any]) -> type[keras.Model]:
+    """Returns the class of the model, or raises `ValueError` if anything is not allowed."""
+    model_class = keras.saving.get_registered_object(str(config.get("registered_name")))
+    is_model = isinstance(model_class, type) and issubclass(model_class, keras.Model)
+    if not (is_model and {"class_name", "config"} <= config.keys()):
+        raise ValueError(
+            f"from_preset: expected the configuration of a FlowModel in {_CONFIG}, got one with "
+            f"{sorted(config)}, of {config.get('registered_name')!r:.80}."
+        )
+    pending: list[Any] = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            if "class_name" in value:
+                _check_keras_object(value)
+            if value.get("kind") == "object":
+                keras_config.find_class(value.get("class"))
+            pending += value.values()
+    return model_class
+
+
+def _check_keras_object(config: dict[str, Any]) -> None:
+    name, module, registered_name = (
+        str(config.get(key)) for key in ("class_name", "module", "registered_name")
+    )
+    # Keras looks functions up by `config`.
+    key = str(config.get("config")) if name == "function" else registered_name
+    registered = keras.saving.get_registered_object(key)
+    namespace, base = _KERAS_BASES.get(module, (None, ()))
+    found = getattr(namespace, name, None)
+    if name.startswith("__"):
+        is_allowed = name in _KERAS_VALUES
+    elif registered is not None:
+        # With another name, or without a module, Keras may take another object.
+        is_allowed = name in ("function", getattr(registered, "__name__", None))
+    else:
+        is_allowed = name in _KERAS_CLASSES.get(module, ()) or (
+            isinstance(found, type) and issubclass(found, base)
+        )
+    if not (is_allowed and (name in _KERAS_VALUES or "module" in config)):
+        raise ValueError(
+            f"from_preset: expected layers, initializers, regularizers and constraints of Keras in "
+            f"{_CONFIG}, or classes and functions that are registered with Keras or given as "
+            f"custom_objects, got {name!r:.80} of the module {module!r:.80}, registered as "
+            f"{registered_name!r:.80}."
+        )
+
+
+def _declared_weights(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str, int]]:
+    """Returns shape, dtype and size of all arrays by name; those behind links do not count."""
+    declared, num_bytes = {}, 0
+
+    def add(name: str, item: Any) -> None:
+        nonlocal num_bytes
+        # The optimizer is in the files that `model.save_weights` writes during training.
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
+            return
+        if item.external or item.is_virtual:
+            raise ValueError(
+                f"from_preset: expected the values of {name} in {path}, got a reference to another "
+                "file."
+            )
+        declared[name] = (item.shape, str(item.dtype), item.size or 0)
+        num_bytes += item.nbytes
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(add)
+    except OSError as error:
+        raise _refusal(f"weights in the HDF5 format in {path}", error) from error
+    if num_bytes > path.stat().st_size:
+        raise ValueError(
+            f"from_preset: expected weights of at most the {path.stat().st_size:,} bytes of {path},"
+            f" got arrays of {num_bytes:,} bytes."
+        )
+    return declared
+
+
+# Construction.
+
+
+def _construct(
+    model_class: type[keras.Model],
+    config: dict[str, Any],
+    custom_objects: dict[str, Any],
+    num_elements: int,
+) -> keras.Model:
+    try:
+        with _limited_variables(num_elements):
+            return model_class.from_config(config["config"], custom_objects)
+    except _TooLargeError:
+        raise
+    except Exception as error:
+        raise _refusal(f"a {_CONFIG} from which a model can be constructed", error) from error
+
+
+class _TooLargeError(ValueError):
+    pass
+
+
+@contextlib.contextmanager
+def _limited_variables(num_elements: int) -> Iterator[None]:
+    """Raises an error if the variables that are created have more elements than that."""
+    left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
+
+    def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
+        nonlocal left
+        value, variable = kwargs["initial_value"], None
+        if callable(value):
+            # In a graph its result has a shape, but takes no memory.
+            try:
+                with graph.as_default():
+                    value = value()
+            except RuntimeError:  # It uses an eager tensor.
+                value = variable = next_creator(**kwargs)
+        left -= tf.TensorShape(np.shape(value)).num_elements()
+        if left < 0:
+            raise _TooLargeError(
+                f"from_preset: expected a model with the {num_elements:,} numbers in {_WEIGHTS}, "
+                f"got a {_CONFIG} of a larger one."
+            )
+        return next_creator(**kwargs) if variable is None else variable
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+def _check_weights(
+    model: keras.Model,
+    declared: dict[str, tuple[tuple[int, ...], str, int]],
+    path: pathlib.Path,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_weights(f"{folder}/{_WEIGHTS}")
+        expected = _declared_weights(pathlib.Path(folder) / _WEIGHTS)
+    for name in sorted({*expected, *declared}):
+        here, there = (
+            "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
+            for arrays in (expected, declared)
+        )
+        if here != there:
+            raise ValueError(
+                f"from_preset: expected the weights of the model in {_CONFIG}, {name}: {here}, in "
+                f"{path}, got {there}."
+            )
+
+
+def _refusal(expected: str, error: BaseException) -> ValueError:
+    # Keras' own sentence is around the reason, with the whole configuration.
+    while reason := error.__cause__ or error.__context__:
+        error = reason
+    return ValueError(f"from_preset: expected {expected}, got {type(error).__name__}: {error}")
