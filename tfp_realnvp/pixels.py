@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,6 +12,8 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 
 __all__ = [
+    "NoNoise",
+    "UniformNoise",
     "bits_per_dim",
     "condition_component",
     "dequantize",
@@ -66,6 +69,43 @@ def dequantize(
     levels = tf.floor(tf.cast(images, dtype))
     noise = uniform_noise(tf.shape(levels), seed, dtype, first=first)
     return levels + tf.minimum(noise, largest_noise(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformNoise:
+    """`dequantize` in the form of `VariationalDequantization`.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> values, log_q = UniformNoise(tf.float32).dequantize(tf.constant([[3]]), seed=(0, 1))
+    >>> float(tf.floor(values)), log_q
+    (3.0, 0.0)
+
+    Attributes:
+      dtype: of the values.
+    """
+
+    dtype: Any
+
+    def dequantize(
+        self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
+    ) -> tuple[tf.Tensor, float]:
+        """Returns values with noise, and the log density of the noise, 0; see `dequantize`."""
+        del training
+        return dequantize(images, seed, self.dtype, first=first), 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NoNoise(UniformNoise):
+    """Takes values as they are, in the form of `VariationalDequantization`."""
+
+    def dequantize(
+        self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
+    ) -> tuple[tf.Tensor, float]:
+        """Returns the values, and 0."""
+        del seed, first, training
+        return tf.cast(images, self.dtype), 0.0
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
@@ -154,7 +194,7 @@ def image_component(data: Any) -> Any:
       ValueError: if a dictionary has no key `'image'`.
     """
     if isinstance(data, (tuple, list)):
-        data = data[0]
+        return image_component(data[0])
     if isinstance(data, dict):
         if "image" not in data:
             raise ValueError(f"expected a key 'image', got {sorted(data)}.")
