@@ -101,10 +101,10 @@ class NoNoise(UniformNoise):
     """Takes values as they are, in the form of `VariationalDequantization`."""
 
     def dequantize(
-        self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
+        self, images: tf.Tensor, seed: Any = None, **kwargs: Any
     ) -> tuple[tf.Tensor, float]:
         """Returns the values, and 0."""
-        del seed, first, training
+        del seed, kwargs
         return tf.cast(images, self.dtype), 0.0
 
 

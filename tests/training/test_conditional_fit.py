@@ -237,7 +237,7 @@ def test_a_base_for_each_class(is_flow_conditional):
     images = tf.cast(_IMAGES, tf.float32)
     given = tfr.condition(distribution, labels)
     np.testing.assert_allclose(log_prob, given.log_prob(images), rtol=1e-4)
-    with pytest.raises(ValueError, match=r"expected a conditional_input.*got None|images only"):
+    with pytest.raises(ValueError, match=r"expected a conditional_input.*got None|events only"):
         model.predict(_IMAGES, verbose=0)
 
 
@@ -395,11 +395,11 @@ def _call(model, method, images, conditions):
             r"labels in \[0, 5\), .*got float32 of shape \(8,\)",
         ),
         ("labels", np.stack([_LABELS] * 2, 1), r"one for each event, got shape \(8, 2\)"),
-        ("labels", np.zeros([8, 4]), r"got float64 of shape \(8, 4\)"),
-        ("vectors", np.zeros([8, 2]), r"vectors \[..., 3\], got float64 of shape \(8, 2\)"),
+        ("labels", np.zeros([8, 4]), r"got float32 of shape \(8, 4\)"),
+        ("vectors", np.zeros([8, 2]), r"vectors \[..., 3\], got float32 of shape \(8, 2\)"),
         ("vectors", np.zeros([8, 1, 3]), r"one for each event, got shape \(8, 1, 3\)"),
         ("vectors", _LABELS, r"vectors \[..., 3\], got int64 of shape"),
-        ("images", np.zeros([8, 4, 4, 3]), r"images \[..., 4, 4, 2\], got float64 of shape"),
+        ("images", np.zeros([8, 4, 4, 3]), r"images \[..., 4, 4, 2\], got float32 of shape"),
     ],
 )
 def test_conditions_that_are_not_as_declared(kind, conditions, match, method):

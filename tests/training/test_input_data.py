@@ -8,6 +8,7 @@ them.
 import functools
 import importlib.util
 import time
+import types
 
 import flow_testing as ft
 import keras
@@ -137,7 +138,7 @@ def _records(model, method, **kwargs):
     return model.records, result
 
 
-# The table: of each call the arguments, made anew for each model.
+# The table.
 
 
 class _Sequence(keras.utils.PyDataset):
@@ -173,187 +174,134 @@ def _torch_loader():
     return torch.utils.data.DataLoader(rows, batch_size=4)
 
 
-_ORDERED = {"batch_size": 4, "shuffle": False}
+_BATCHES = {"batch_size": 4, "shuffle": False}
+_LABELED = {"y": _LABELS, **_BATCHES}
 _HELD_OUT = {"validation_data": (_VALIDATION, _VALIDATION_LABELS)}
+_SPLIT = {"validation_split": 0.25}
+_LABEL_FRAME = pd.DataFrame({"label": _LABELS})
 
-# Name: the condition of the model, and the arguments of `fit`.
+
+def _row(x, condition=None, **arguments):
+    """Returns the condition of a model, and arguments of a call or functions that make them."""
+    return condition, {"x": x, **arguments}
+
+
+def _made(arguments):
+    return {
+        name: value() if isinstance(value, types.FunctionType) else value
+        for name, value in arguments.items()
+    }
+
+
 _FITS = {
     # Forms.
-    "array": (None, lambda: {"x": _X, **_ORDERED}),
-    "array of integers": (None, lambda: {"x": _X.astype(np.int32), **_ORDERED}),
-    "array of float64": (None, lambda: {"x": _X.astype(np.float64), **_ORDERED}),
-    "tensor": (None, lambda: {"x": tf.constant(_X), **_ORDERED}),
-    "list of one array": (None, lambda: {"x": [_X], **_ORDERED}),
-    "list of arrays": ("labels", lambda: {"x": [_X, _LABELS], **_ORDERED}),
-    "tuple": ("labels", lambda: {"x": (_X, _LABELS), **_ORDERED}),
-    "tuple of tensors": ("labels", lambda: {"x": (tf.constant(_X), _LABELS), **_ORDERED}),
-    "dict": ("labels", lambda: {"x": {"image": _X, "label": _LABELS}, **_ORDERED}),
-    "nested": (None, lambda: {"x": ({"image": _X}, (_LABELS, _LABELS)), **_ORDERED}),
-    "y": ("labels", lambda: {"x": _X, "y": _LABELS, **_ORDERED}),
-    "y without a condition": (None, lambda: {"x": _X, "y": _LABELS, **_ORDERED}),
-    "dataset": (None, lambda: {"x": _dataset(_X)}),
-    "dataset of tuples": ("labels", lambda: {"x": _dataset((_X, _LABELS))}),
-    "dataset of dicts": ("labels", lambda: {"x": _dataset({"image": _X, "label": _LABELS})}),
-    "PyDataset": (None, lambda: {"x": _Sequence(_X), "shuffle": False}),
-    "PyDataset, shuffled": ("labels", lambda: {"x": _Sequence(_rows(32), np.arange(32) % 4)}),
-    "generator": (None, lambda: {"x": _generator(_X), "epochs": 1, "shuffle": False}),
-    "generator of tuples": (
-        "labels",
-        lambda: {"x": _generator(_X, _LABELS), "epochs": 1, "shuffle": False},
-    ),
+    "array": _row(_X, **_BATCHES),
+    "array of integers": _row(_X.astype(np.int32), **_BATCHES),
+    "array of float64": _row(_X.astype(np.float64), **_BATCHES),
+    "tensor": _row(lambda: tf.constant(_X), **_BATCHES),
+    "list of one array": _row([_X], **_BATCHES),
+    "list of arrays": _row([_X, _LABELS], "labels", **_BATCHES),
+    "tuple": _row((_X, _LABELS), "labels", **_BATCHES),
+    "tuple of tensors": _row(lambda: (tf.constant(_X), _LABELS), "labels", **_BATCHES),
+    "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
+    "nested": _row(({"image": _X}, (_LABELS, _LABELS)), **_BATCHES),
+    "y": _row(_X, "labels", **_LABELED),
+    "y without a condition": _row(_X, **_LABELED),
+    "dataset": _row(lambda: _dataset(_X)),
+    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
+    "PyDataset": _row(lambda: _Sequence(_X), shuffle=False),
+    "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
+    "generator": _row(lambda: _generator(_X), epochs=1, shuffle=False),
+    "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
     # Batches.
-    "batch_size of the default": (None, lambda: {"x": _rows(40), "shuffle": False}),
-    "batch_size above the number": (None, lambda: {"x": _X, "batch_size": 50, "shuffle": False}),
-    "batch_size=10": (None, lambda: {"x": _X, "batch_size": 10, "shuffle": False}),
-    "shuffle by default": (None, lambda: {"x": _X, "batch_size": 4}),
-    "shuffle=True": ("labels", lambda: {"x": _X, "y": _LABELS, "batch_size": 4, "shuffle": True}),
-    "shuffle='batch'": (None, lambda: {"x": _X, "batch_size": 5, "shuffle": "batch"}),
-    "steps_per_epoch": (None, lambda: {"x": _X, "steps_per_epoch": 2, "shuffle": False}),
-    "steps_per_epoch, batch_size": (None, lambda: {"x": _X, "steps_per_epoch": 2, **_ORDERED}),
-    "steps_per_epoch of a dataset": (
-        None,
-        lambda: {"x": _dataset(_X).repeat(), "steps_per_epoch": 2},
-    ),
+    "batch_size of the default": _row(_rows(40), shuffle=False),
+    "batch_size above the number": _row(_X, batch_size=50, shuffle=False),
+    "batch_size=10": _row(_X, batch_size=10, shuffle=False),
+    "shuffle by default": _row(_X, batch_size=4),
+    "shuffle=True": _row(_X, "labels", y=_LABELS, batch_size=4, shuffle=True),
+    "shuffle='batch'": _row(_X, batch_size=5, shuffle="batch"),
+    "steps_per_epoch": _row(_X, steps_per_epoch=2, shuffle=False),
+    "steps_per_epoch, batch_size": _row(_X, steps_per_epoch=2, **_BATCHES),
+    "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
     # Validation.
-    "validation_split": ("labels", lambda: {"x": _X, "y": _LABELS, "validation_split": 0.25}),
-    "validation_split of a tuple": (
+    "validation_split": _row(_X, "labels", y=_LABELS, **_SPLIT),
+    "validation_split of a tuple": _row((_X, _LABELS), "labels", **_SPLIT, **_BATCHES),
+    "validation_split of a dict": _row({"image": _X}, **_SPLIT, **_BATCHES),
+    "validation_data": _row(_X, "labels", **_HELD_OUT, **_LABELED),
+    "validation_data, an array": _row(_X, validation_data=_VALIDATION, **_BATCHES),
+    "validation_data, a list": _row(
+        _X, "labels", validation_data=[_VALIDATION, _VALIDATION_LABELS], **_LABELED
+    ),
+    "validation_data, (x, None)": _row(_X, validation_data=(_VALIDATION, None), **_BATCHES),
+    "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
+    "validation_data, a dataset": _row(
+        _X, validation_data=lambda: _dataset(_VALIDATION, 2), **_BATCHES
+    ),
+    "validation_data, a dataset of tuples": _row(
+        _X,
         "labels",
-        lambda: {"x": (_X, _LABELS), "validation_split": 0.25, **_ORDERED},
+        validation_data=lambda: _dataset((_VALIDATION, _VALIDATION_LABELS)),
+        **_LABELED,
     ),
-    "validation_split of a dict": (
-        None,
-        lambda: {"x": {"image": _X}, "validation_split": 0.25, **_ORDERED},
+    "validation_data, a PyDataset": _row(
+        _X, validation_data=lambda: _Sequence(_VALIDATION), **_BATCHES
     ),
-    "validation_data": ("labels", lambda: {"x": _X, "y": _LABELS, **_HELD_OUT, **_ORDERED}),
-    "validation_data, an array": (
-        None,
-        lambda: {"x": _X, "validation_data": _VALIDATION, **_ORDERED},
+    "validation_data of a dataset": _row(
+        lambda: _dataset(_X), validation_data=_VALIDATION, validation_batch_size=5
     ),
-    "validation_data, a list": (
-        "labels",
-        lambda: {
-            "x": _X,
-            "y": _LABELS,
-            "validation_data": [_VALIDATION, _VALIDATION_LABELS],
-            **_ORDERED,
-        },
+    "validation_data beside validation_split": _row(
+        _X, "labels", **_HELD_OUT, **_SPLIT, **_LABELED
     ),
-    "validation_data, (x, None)": (
-        None,
-        lambda: {"x": _X, "validation_data": (_VALIDATION, None), **_ORDERED},
+    "validation_data=None beside validation_split": _row(
+        _X, validation_data=None, **_SPLIT, **_BATCHES
     ),
-    "validation_data, a dict": (
-        None,
-        lambda: {"x": _X, "validation_data": {"image": _VALIDATION}, **_ORDERED},
+    "validation_batch_size": _row(
+        _X, validation_data=_VALIDATION, validation_batch_size=1, validation_freq=2, **_BATCHES
     ),
-    "validation_data, a dataset": (
-        None,
-        lambda: {"x": _X, "validation_data": _dataset(_VALIDATION, 2), **_ORDERED},
+    "validation_batch_size of a split": _row(
+        _X, validation_split=0.5, validation_batch_size=3, **_BATCHES
     ),
-    "validation_data, a dataset of tuples": (
-        "labels",
-        lambda: {
-            "x": _X,
-            "y": _LABELS,
-            "validation_data": _dataset((_VALIDATION, _VALIDATION_LABELS)),
-            **_ORDERED,
-        },
+    "validation_steps": _row(_X, validation_data=_VALIDATION, validation_steps=1, **_BATCHES),
+    "validation_steps, no batch_size": _row(
+        _X, validation_data=_VALIDATION, validation_steps=2, shuffle=False
     ),
-    "validation_data, a PyDataset": (
-        None,
-        lambda: {"x": _X, "validation_data": _Sequence(_VALIDATION), **_ORDERED},
+    # Of pandas.
+    "DataFrame": _row(_frame(), shuffle=False),
+    "DataFrame, batch_size": _row(_frame(), **_BATCHES),
+    "DataFrame, validation_split": _row(_frame(), **_SPLIT, **_BATCHES),
+    "DataFrame, validation_data": _row(
+        _frame(), validation_data=(_frame(6, 100), None), **_BATCHES
     ),
-    "validation_data of a dataset": (
-        None,
-        lambda: {"x": _dataset(_X), "validation_data": _VALIDATION, "validation_batch_size": 5},
+    "labels in a Series": _row(_frame(), "labels", y=pd.Series(_LABELS), **_BATCHES),
+    "labels in a DataFrame": _row(_X, "labels", y=_LABEL_FRAME, **_BATCHES),
+    "labels in a DataFrame, validation_split": _row(
+        _frame(), "labels", y=_LABEL_FRAME, **_SPLIT, **_BATCHES
     ),
-    "validation_data beside validation_split": (
-        "labels",
-        lambda: {"x": _X, "y": _LABELS, **_HELD_OUT, "validation_split": 0.25, **_ORDERED},
-    ),
-    "validation_data=None beside validation_split": (
-        None,
-        lambda: {"x": _X, "validation_data": None, "validation_split": 0.25, **_ORDERED},
-    ),
-    "validation_batch_size": (
-        None,
-        lambda: {
-            "x": _X,
-            "validation_data": _VALIDATION,
-            "validation_batch_size": 1,
-            "validation_freq": 2,
-            **_ORDERED,
-        },
-    ),
-    "validation_batch_size of a split": (
-        None,
-        lambda: {"x": _X, "validation_split": 0.5, "validation_batch_size": 3, **_ORDERED},
-    ),
-    "validation_steps": (
-        None,
-        lambda: {"x": _X, "validation_data": _VALIDATION, "validation_steps": 1, **_ORDERED},
-    ),
-    "validation_steps, no batch_size": (
-        None,
-        lambda: {"x": _X, "validation_data": _VALIDATION, "validation_steps": 2, "shuffle": False},
-    ),
-    # Of pandas, and lists.
-    "DataFrame": (None, lambda: {"x": _frame(), "shuffle": False}),
-    "DataFrame, batch_size": (None, lambda: {"x": _frame(), **_ORDERED}),
-    "DataFrame, validation_split": (
-        None,
-        lambda: {"x": _frame(), "validation_split": 0.25, **_ORDERED},
-    ),
-    "DataFrame, validation_data": (
-        None,
-        lambda: {"x": _frame(), "validation_data": (_frame(6, 100), None), **_ORDERED},
-    ),
-    "labels in a Series": ("labels", lambda: {"x": _frame(), "y": pd.Series(_LABELS), **_ORDERED}),
-    "labels in a DataFrame": (
-        "labels",
-        lambda: {"x": _X, "y": pd.DataFrame({"label": _LABELS}), **_ORDERED},
-    ),
-    "labels in a DataFrame, validation_split": (
-        "labels",
-        lambda: {
-            "x": _frame(),
-            "y": pd.DataFrame({"label": _LABELS}),
-            "validation_split": 0.25,
-            **_ORDERED,
-        },
-    ),
-    "labels [N, 1]": ("labels", lambda: {"x": _X, "y": _LABELS[:, np.newaxis], **_ORDERED}),
-    "conditions in a DataFrame": ("vectors", lambda: {"x": _X, "y": _frame(), **_ORDERED}),
-    "numbers in a Series": ("numbers", lambda: {"x": _X, "y": pd.Series(_X[:, 1]), **_ORDERED}),
-    "numbers [N]": ("numbers", lambda: {"x": _X, "y": _X[:, 1], **_ORDERED}),
+    "labels [N, 1]": _row(_X, "labels", y=_LABELS[:, np.newaxis], **_BATCHES),
+    "conditions in a DataFrame": _row(_X, "vectors", y=_frame(), **_BATCHES),
+    "numbers in a Series": _row(_X, "numbers", y=pd.Series(_X[:, 1]), **_BATCHES),
+    "numbers [N]": _row(_X, "numbers", y=_X[:, 1], **_BATCHES),
     # A plain Keras model takes no lists of numbers: it gets arrays.
-    "labels in a list": ("labels", lambda: {"x": _X, "y": _LABELS.tolist(), **_ORDERED}),
-    "labels in a list, in a tuple": (
-        "labels",
-        lambda: {"x": (_X, _LABELS.tolist()), **_ORDERED},
-    ),
-    "conditions in a list": ("vectors", lambda: {"x": _X, "y": _X.tolist(), **_ORDERED}),
-    "validation labels in a list": (
-        "labels",
-        lambda: {
-            "x": _X,
-            "y": _LABELS,
-            "validation_data": (_VALIDATION, _VALIDATION_LABELS.tolist()),
-            **_ORDERED,
-        },
+    "labels in a list": _row(_X, "labels", y=_LABELS.tolist(), **_BATCHES),
+    "labels in a list, in a tuple": _row((_X, _LABELS.tolist()), "labels", **_BATCHES),
+    "conditions in a list": _row(_X, "vectors", y=_X.tolist(), **_BATCHES),
+    "validation labels in a list": _row(
+        _X, "labels", validation_data=(_VALIDATION, _VALIDATION_LABELS.tolist()), **_LABELED
     ),
 }
 if importlib.util.find_spec("torch"):
-    _FITS["torch DataLoader"] = ("labels", lambda: {"x": _torch_loader(), "shuffle": False})
+    _FITS["torch DataLoader"] = _row(lambda: _torch_loader(), "labels", shuffle=False)
 
 
 def _without_lists(value):
-    """Returns an argument with lists of numbers as arrays."""
-    if isinstance(value, list) and not hasattr(value[0], "shape"):
-        dtype = np.float32 if isinstance(value[0], list) else None
-        return np.array(value, dtype)
+    """Returns arguments with lists of numbers as arrays."""
+    if isinstance(value, dict):
+        return {name: _without_lists(part) for name, part in value.items()}
     if isinstance(value, tuple):
         return tuple(_without_lists(part) for part in value)
+    if isinstance(value, list) and not hasattr(value[0], "shape"):
+        return np.array(value, np.float32 if isinstance(value[0], list) else None)
     return value
 
 
@@ -361,36 +309,35 @@ def _without_lists(value):
 @pytest.mark.parametrize("row", _FITS)
 def test_fit_sees_the_batches_of_a_plain_keras_model(row):
     condition, arguments = _FITS[row]
-    actual, history = _records(_flow_model(condition), "fit", **{"epochs": 2, **arguments()})
-    arguments_of_keras = {key: _without_lists(value) for key, value in arguments().items()}
-    arguments_of_keras = {"epochs": 2, **arguments_of_keras}
-    expected, expected_history = _records(_PlainModel(), "fit", **arguments_of_keras)
+    arguments = {"epochs": 2, **arguments}
+    actual, history = _records(_flow_model(condition), "fit", **_made(arguments))
+    arguments = _without_lists(_made(arguments))
+    expected, expected_history = _records(_PlainModel(), "fit", **arguments)
     assert np.isfinite(history.history["loss"]).all()
     assert history.epoch == expected_history.epoch
     assert history.params["steps"] == expected_history.params["steps"]
     assert actual == expected
     end = 1 + actual[1:].index(("epoch",)) if len(history.epoch) > 1 else None
     epoch = [row for record in actual[1:end] if record[0] == "train" for row in record[-1]]
-    is_shuffled = not isinstance(arguments()["x"], tf.data.Dataset)
-    is_shuffled = is_shuffled and arguments().get("shuffle", True)
+    is_dataset = isinstance(arguments["x"], tf.data.Dataset)
+    is_shuffled = arguments.get("shuffle", True) and not is_dataset
     assert (epoch != sorted(epoch)) == bool(is_shuffled)
 
 
-# Name: the condition of the model, and the arguments of `evaluate` and of `predict`.
 _EVALUATIONS = {
-    "array": (None, lambda: {"x": _X, "batch_size": 4}),
-    "array, no batch_size": (None, lambda: {"x": _rows(40)}),
-    "tuple": ("labels", lambda: {"x": (_X, _LABELS), "batch_size": 4}),
-    "tuple with None": (None, lambda: {"x": (_X, None)}),
-    "dict": ("labels", lambda: {"x": {"image": _X, "label": _LABELS}, "batch_size": 4}),
-    "dataset of tuples": ("labels", lambda: {"x": _dataset((_X, _LABELS))}),
-    "PyDataset": ("labels", lambda: {"x": _Sequence(_X, _LABELS)}),
-    "generator": (None, lambda: {"x": _generator(_X)}),
-    "steps": (None, lambda: {"x": _X, "steps": 2}),
-    "steps, batch_size": (None, lambda: {"x": _X, "batch_size": 2, "steps": 2}),
-    "DataFrame": (None, lambda: {"x": _frame(), "batch_size": 4}),
-    "labels in a Series": ("labels", lambda: {"x": (_frame(), pd.Series(_LABELS))}),
-    "labels in a list": ("labels", lambda: {"x": (_X, _LABELS.tolist()), "batch_size": 4}),
+    "array": _row(_X, batch_size=4),
+    "array, no batch_size": _row(_rows(40)),
+    "tuple": _row((_X, _LABELS), "labels", batch_size=4),
+    "tuple with None": _row((_X, None)),
+    "dict": _row({"image": _X, "label": _LABELS}, "labels", batch_size=4),
+    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "PyDataset": _row(lambda: _Sequence(_X, _LABELS), "labels"),
+    "generator": _row(lambda: _generator(_X)),
+    "steps": _row(_X, steps=2),
+    "steps, batch_size": _row(_X, batch_size=2, steps=2),
+    "DataFrame": _row(_frame(), batch_size=4),
+    "labels in a Series": _row((_frame(), pd.Series(_LABELS)), "labels"),
+    "labels in a list": _row((_X, _LABELS.tolist()), "labels", batch_size=4),
 }
 
 
@@ -398,12 +345,12 @@ _EVALUATIONS = {
 @pytest.mark.parametrize("row", _EVALUATIONS)
 def test_evaluation_sees_the_batches_of_a_plain_keras_model(row, method):
     condition, arguments = _EVALUATIONS[row]
-    actual, result = _records(_flow_model(condition), method, **arguments())
-    arguments_of_keras = {key: _without_lists(value) for key, value in arguments().items()}
+    actual, result = _records(_flow_model(condition), method, **_made(arguments))
+    arguments = _without_lists(_made(arguments))
     if row == "tuple with None":
         # Keras 3.10 fails for it.
-        arguments_of_keras = {"x": (_X,)}
-    expected, expected_result = _records(_PlainModel(), method, **arguments_of_keras)
+        arguments["x"] = (_X,)
+    expected, expected_result = _records(_PlainModel(), method, **arguments)
     assert np.isfinite(result).all()
     assert actual == expected
     if method == "predict":

@@ -161,8 +161,8 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group
     # float32 is exact up to 2²⁴, and all devices can sum it.
-    own = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
-    numbers = tf.cast(sum_over_replicas([own])[0], tf.int32)
+    numbers = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
+    numbers = tf.cast(sum_over_replicas([numbers])[0], tf.int32)
     return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
 
 
@@ -203,7 +203,7 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
     #### Example
 
-    >>> [float(each) for each in sum_over_replicas([tf.constant(2.0)])]
+    >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
     [2.0]
     """
     if num_replicas() == 1:
@@ -248,6 +248,6 @@ def average(variables: Sequence[tf.Variable]) -> None:
     if num_replicas() == 1:
         return
     variables = [variable for variable in variables if variable.dtype.is_floating]
-    own = [variable / num_replicas() for variable in variables]
-    for variable, value in zip(variables, sum_over_replicas(own), strict=True):
+    summands = [variable / num_replicas() for variable in variables]
+    for variable, value in zip(variables, sum_over_replicas(summands), strict=True):
         assign(variable, value)

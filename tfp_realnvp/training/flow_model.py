@@ -445,8 +445,10 @@ class FlowModel(keras.Model):
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`, serialized."""
         config = super().get_compile_config()
-        own = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
-        return {**config, **own} if config else config
+        if not config:
+            return config
+        options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
+        return {**config, **options}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles with the arguments that `get_compile_config` returned."""
