@@ -424,9 +424,12 @@ def test_vectors_and_labels_of_unequal_number(method):
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_no_data(method):
-    with pytest.raises(ValueError, match="expected vectors, got None"):
-        getattr(_flow_model(), method)(None, verbose=0)
+@pytest.mark.parametrize(
+    ("data", "match"), [(None, "got None"), (_frame(0), r"at least one, got shape \(0, 2\)")]
+)
+def test_no_data(data, match, method):
+    with pytest.raises(ValueError, match=f"expected vectors.*{match}"):
+        getattr(_flow_model(), method)(data, verbose=0)
 
 
 def test_a_split_of_a_dataset():

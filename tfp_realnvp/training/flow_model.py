@@ -49,9 +49,9 @@ class FlowModel(keras.Model):
 
     *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
         pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
-        whose first element is the images, or a dictionary with `'image'`. As always in Keras,
-        arrays of floats are converted to `keras.config.floatx()`; a `tf.data` pipeline keeps its
-        dtype.
+        whose first element is the images, or a dictionary with `'image'`. As in any Keras model,
+        arrays of floats become `keras.config.floatx()`, and with `keras.utils.set_random_seed` they
+        are shuffled in the same order in each epoch. A `tf.data` pipeline does neither.
     *   A distribution that takes a condition gets the second element as `conditional_input`, or of
         a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
         `predict((images, labels))`. Other distributions ignore labels. With the flow's

@@ -153,7 +153,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
         return
     if hasattr(events, "to_numpy"):
         # Keras makes a column of a pandas series.
-        events = events.to_numpy().reshape([len(events), -1])
+        events = events.to_numpy() if events.ndim == 2 else events.to_numpy()[:, np.newaxis]
     if len(events.shape) != 1 + len(axes.split(",")) or events.shape[0] == 0:
         raise ValueError(
             f"FlowModel: expected {name} [number, {axes}], at least one, got shape "
