@@ -79,8 +79,8 @@ class UniformNoise:
 
     >>> import tensorflow as tf
     >>> values, log_q = UniformNoise(tf.float32).dequantize(tf.constant([[3]]), seed=(0, 1))
-    >>> float(tf.floor(values)), log_q
-    (3.0, 0.0)
+    >>> tf.floor(values).numpy().tolist(), log_q
+    ([[3.0]], 0.0)
 
     Attributes:
       dtype: of the values.

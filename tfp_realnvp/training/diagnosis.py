@@ -82,8 +82,7 @@ class FiniteGuard:
     >>> weights, mean = tf.Variable([1.0]), tf.Variable(2.0)
     >>> guard, record = FiniteGuard([mean]), FiniteRecord()
     >>> before = guard.statistics()
-    >>> mean.assign(float('nan'))   # the forward pass of a bad batch
-    <tf.Variable 'Variable:0' shape=() dtype=float32, numpy=nan>
+    >>> _ = mean.assign(float('nan'))   # the forward pass of a bad batch
     >>> record.add('the data', tf.constant([float('nan')]))
     >>> is_applied = guard.check(tf.constant(7, tf.int64), record, record.are_finite(), {})
     >>> guard.restore_unless(is_applied, before)

@@ -40,7 +40,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
 
     #### Example
 
-    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
     >>> model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [4, 4, 1]))
     >>> arguments = arguments_for_keras(model, 'fit', np.zeros([5, 4, 4, 1]), batch_size=2)
