@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,6 +12,8 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 
 __all__ = [
+    "NoNoise",
+    "UniformNoise",
     "bits_per_dim",
     "check_gray_levels",
     "condition_component",
@@ -86,6 +89,43 @@ def check_gray_levels(images: Any, owner: str) -> None:
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
             "FlowModel."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformNoise:
+    """`dequantize` in the form of `VariationalDequantization`.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> values, log_q = UniformNoise(tf.float32).dequantize(tf.constant([[3]]), seed=(0, 1))
+    >>> tf.floor(values).numpy().tolist(), log_q
+    ([[3.0]], 0.0)
+
+    Attributes:
+      dtype: of the values.
+    """
+
+    dtype: Any
+
+    def dequantize(
+        self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
+    ) -> tuple[tf.Tensor, float]:
+        """Returns values with noise, and the log density of the noise, 0; see `dequantize`."""
+        del training
+        return dequantize(images, seed, self.dtype, first=first), 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NoNoise(UniformNoise):
+    """Takes values as they are, in the form of `VariationalDequantization`."""
+
+    def dequantize(
+        self, images: tf.Tensor, seed: Any = None, **kwargs: Any
+    ) -> tuple[tf.Tensor, float]:
+        """Returns the values, and 0."""
+        del seed, kwargs
+        return tf.cast(images, self.dtype), 0.0
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
@@ -174,7 +214,7 @@ def image_component(data: Any) -> Any:
       ValueError: if a dictionary has no key `'image'`.
     """
     if isinstance(data, (tuple, list)):
-        data = data[0]
+        return image_component(data[0])
     if isinstance(data, dict):
         if "image" not in data:
             raise ValueError(f"expected a key 'image', got {sorted(data)}.")

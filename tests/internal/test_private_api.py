@@ -1,38 +1,53 @@
-"""The private APIs that `internal/private_api.py` uses exist, and do what they are used for.
+"""The private APIs that `internal/private_api.py` names exist, do what they are for, and are all.
 
-A failure says which one a new release of TensorFlow, TFP or Keras has moved or changed.
+A failure says which one a new release of TensorFlow, TFP or Keras has moved or changed, or which
+one the package uses without naming it there.
 """
 
 import ast
 import importlib
+import inspect
 import pathlib
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+
+from tfp_realnvp.internal.private_api import HOOKS, INHERITED, OVERRIDDEN
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 _FILE = "tfp_realnvp/internal/private_api.py"
-_CODE = (pathlib.Path(__file__).parents[2] / _FILE).read_text()
+_ROOT = pathlib.Path(__file__).parents[2]
+_CODE = (_ROOT / _FILE).read_text()
 
 # What each name is for.
 _PURPOSES = {
+    "ArrayDataAdapter": "making the batches that Keras makes, without autotuning",
     "BijectorCacheWithGreedyAttrs": "the cache of one network pass for value and log det",
     "Chain": "recognizing a `tfb.Chain` of bijectors that hold networks",
     "EphemeralDict": "the storage of the cache",
+    "HOOKS": "naming the methods that TFP documents for subclasses",
+    "INHERITED": "naming the attributes that classes inherit and use",
     "Independent": "recognizing a `tfd.Independent` of a flow",
     "Invert": "recognizing a `tfb.Invert` of a bijector that holds networks",
+    "NoBatchError": "telling `FlowModel.predict` that there was no data",
+    "OVERRIDDEN": "naming the methods that classes override",
     "TransformedDistribution": "recognizing a distribution with a flow",
+    "WITHIN_FIT": "using averaged weights in the validation of `FlowModel.fit`",
+    "adam_moments": "updating the moments of Adam in one kernel",
     "assign_on_replica": "assigning to the copy of a variable on one replica",
+    "can_convert_arrays": "telling arrays from datasets as Keras does",
     "could_possibly_record": "knowing whether a gradient tape is active",
     "flatten_layers": "finding the scales of weight normalization within a network",
     "record_operation": "giving a tape the gradient of a part that is computed again",
     "set_trainable": "freezing the variables of a frozen Keras layer for TFP and the tape",
     "should_record_backprop": "knowing whether a gradient tape watches a tensor",
     "stop_recording": "keeping the activations of a part that is computed again off the tape",
+    "train_validation_split": "splitting arrays as Keras does",
 }
 
 
@@ -43,7 +58,7 @@ def _imports():
         for node in ast.walk(ast.parse(_CODE))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
-        if ".python." in node.module
+        if ".python." in node.module or node.module.startswith("keras.src")
     ]
 
 
@@ -73,6 +88,120 @@ def _works(name, condition):
 
 def test_every_name_has_a_purpose(private_api):
     assert sorted(_PURPOSES) == sorted(private_api.__all__)
+
+
+# Attributes and methods that begin with an underscore.
+
+_LISTED = [
+    (owner, name)
+    for names in (HOOKS, OVERRIDDEN, INHERITED)
+    for owner in names
+    for name in names[owner]
+]
+_OF_OTHERS = ("tensorflow", "tensorflow_probability", "keras")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), _LISTED, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_the_attribute_exists(owner, name):
+    # Some are set in `__init__`, and some hooks have no definition in the base class.
+    exists = hasattr(owner, name) or any(
+        f"self.{name}" in inspect.getsource(base) for base in owner.__mro__[:-1]
+    )
+    reasons = {**OVERRIDDEN.get(owner, {}), **INHERITED.get(owner, {})}
+    assert exists, (
+        f"{owner.__name__}.{name} does not exist in this release; {_FILE} names it: "
+        f"{reasons.get(name, 'TFP documents it for subclasses')}."
+    )
+
+
+def _is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def _trees():
+    """Returns the syntax trees of the package, by path, without that of `private_api.py`."""
+    paths = (_ROOT / "tfp_realnvp").rglob("*.py")
+    paths = sorted(path.relative_to(_ROOT) for path in paths)
+    return {path: ast.parse((_ROOT / path).read_text()) for path in paths if str(path) != _FILE}
+
+
+def _defined_names(node):
+    """Returns the private names that code defines: functions, variables and attributes."""
+    names = set()
+    for part in ast.walk(node):
+        if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+            names.add(part.name)
+        elif isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+            names.add(part.attr)
+        elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            names.add(part.id)
+    return {name for name in names if _is_private(name)}
+
+
+def _unknown_attributes(trees, known):
+    """Returns where code uses a private attribute that is not known."""
+    return [
+        f"{path}:{node.lineno}: {node.attr}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in known
+    ]
+
+
+def _overridden(cls, names):
+    """Returns those of the private names that a class of another library defines or calls."""
+    bases = [b for b in cls.__mro__ if b.__module__.split(".")[0] in _OF_OTHERS]
+    return {name for name in names if any(hasattr(base, name) for base in bases)}
+
+
+def test_the_package_uses_no_other_attributes():
+    trees = _trees()
+    known = {name for _, name in _LISTED}.union(*map(_defined_names, trees.values()))
+    unknown = _unknown_attributes(trees, known)
+    assert not unknown, f"name these private attributes in {_FILE}:\n" + "\n".join(unknown)
+
+
+def test_the_package_overrides_no_other_methods():
+    unknown = []
+    for path, tree in _trees().items():
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        try:
+            module = importlib.import_module(".".join(path.with_suffix("").parts))
+        except ModuleNotFoundError as error:
+            # Of the companions, for a library that is not a requirement.
+            assert "tfp_realnvp" not in error.name
+            continue
+        for name, node in classes.items():
+            cls = getattr(module, name)
+            listed = {attribute for owner, attribute in _LISTED if issubclass(cls, owner)}
+            others = _overridden(cls, _defined_names(node)) - listed
+            unknown += [f"{path}: {name}.{attribute}" for attribute in sorted(others)]
+    assert not unknown, f"name these methods, with a reason, in {_FILE}:\n" + "\n".join(unknown)
+
+
+def test_every_listed_attribute_is_used():
+    code = "".join(ast.unparse(tree) for tree in _trees().values())
+    unused = [name for _, name in _LISTED if name not in code]
+    assert not unused, f"{_FILE} names {unused}, which nothing uses."
+
+
+def test_attributes_and_methods_are_found():
+    code = """
+class Model(keras.Model):
+    def __init__(self):
+        self._own = 1
+        self._tracker = 2
+
+    def _symbolic_build(self):
+        return self._own, self._distribute_strategy
+"""
+    tree = ast.parse(code)
+    names = _defined_names(tree)
+    assert names == {"_own", "_tracker", "_symbolic_build"}
+    assert _unknown_attributes({"model.py": tree}, names) == ["model.py:8: _distribute_strategy"]
+    assert _overridden(keras.Model, names) == {"_symbolic_build"}
 
 
 class _Exp(tfb.Bijector):
@@ -208,3 +337,66 @@ def test_assigning_on_a_replica(private_api):
     value = tf.constant([3.0, 4.0])
     private_api.assign_on_replica(variable, value)
     _works("assign_on_replica", variable.numpy().tolist() == value.numpy().tolist())
+
+
+def test_the_moments_of_adam(private_api):
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable(3.0)]
+    optimizer = keras.optimizers.Adam(beta_1=0.5, beta_2=0.75)
+    optimizer.apply([tf.constant([2.0, 4.0]), tf.constant(6.0)], variables)
+    for variable, gradient in zip(variables, ([2.0, 4.0], 6.0), strict=True):
+        first, second = private_api.adam_moments(optimizer, variable)
+        _works("adam_moments", np.allclose(first, np.multiply(0.5, gradient)))
+        _works("adam_moments", np.allclose(second, np.multiply(0.25, np.square(gradient))))
+
+
+class _Plain(keras.Model):
+    """Keeps the batches of its steps and the options of `evaluate`."""
+
+    def __init__(self):
+        super().__init__()
+        self.built = True
+        self.seen, self.options = [], []
+        self.compile(run_eagerly=True)
+
+    def train_step(self, data):
+        self.seen.append(data.numpy().tolist())
+        return {"loss": tf.zeros([])}
+
+    test_step = train_step
+
+    def predict_step(self, data):
+        return data
+
+    def evaluate(self, *args, **kwargs):
+        self.options.append(kwargs)
+        return super().evaluate(*args, **kwargs)
+
+
+def test_batches_of_arrays(private_api):
+    arrays = np.arange(5.0)
+    _works("can_convert_arrays", private_api.can_convert_arrays((arrays, None)))
+    dataset = tf.data.Dataset.range(3)
+    _works("can_convert_arrays", not private_api.can_convert_arrays((dataset, None)))
+    (x, y), (held_out, _) = private_api.train_validation_split((arrays, None), 0.4)
+    _works("train_validation_split", (len(x), y, held_out.tolist()) == (3, None, [3.0, 4.0]))
+    # `fit` takes the adapter as it is.
+    adapters = [private_api.ArrayDataAdapter(part, batch_size=2) for part in (x, held_out)]
+    model = _Plain()
+    model.fit(adapters[0], validation_data=adapters[1], shuffle=False, verbose=0)
+    _works("ArrayDataAdapter", model.seen == [[0.0, 1.0], [2.0], [3.0, 4.0]])
+
+
+def test_the_validation_within_fit(private_api):
+    model = _Plain()
+    model.fit(np.zeros([2]), validation_data=np.zeros([2]), verbose=0)
+    model.evaluate(np.zeros([2]), verbose=0)
+    within, alone = (options.get(private_api.WITHIN_FIT, False) for options in model.options)
+    _works("WITHIN_FIT", within and not alone)
+
+
+def test_predict_without_a_batch(private_api):
+    try:
+        _Plain().predict(tf.data.Dataset.range(2).batch(2).filter(lambda _: False), verbose=0)
+    except private_api.NoBatchError:
+        return
+    _works("NoBatchError", False)

@@ -1,319 +1,440 @@
-"""Arrays and datasets become the batches that Keras makes of them, and `fit` returns at once."""
+"""`fit`, `evaluate` and `predict` see the batches of a plain Keras model, and return at once.
 
+Each row of the table is a call. A `FlowModel` and a plain `keras.Model` make it, and both record
+their batches: of what kind, how many, of what shape and dtype, and which rows of the data are in
+them.
+"""
+
+import functools
+import importlib.util
 import time
+import types
 
 import flow_testing as ft
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training.input_data import as_dataset
+from tfp_realnvp.training.input_data import arguments_for_keras
 
 tfd = tfp.distributions
 
-_SHAPE = (4, 4, 1)
 _NUMBER = 10
-_IMAGES = ft.grey_levels(_NUMBER, _SHAPE)
-_LABELS = np.arange(_NUMBER)
+_LABELS = np.arange(_NUMBER) % 4
 
 
-def _model(**kwargs):
-    """Returns a model whose losses differ between batches, and in which nothing is random."""
-    keras.utils.set_random_seed(0)
-    network = keras.layers.Conv2D(2, 3, padding="same")
-    network.build((None, None, None, 1))
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
-    flow = ft.randomize(tfr.FlowChain([tfr.PixelLogit(), coupling]))
-    distribution = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow)
-    model = tfr.FlowModel(distribution, dequantize=False)
-    model.compile(keras.optimizers.SGD(1e-3), **kwargs)
-    return model
+def _rows(number=_NUMBER, first=0):
+    """Returns vectors whose first element is their number."""
+    index = np.arange(first, first + number, dtype=np.float32)
+    return np.stack([index, np.cos(index)], axis=-1)
 
 
-class _Batches(keras.callbacks.Callback):
-    """Counts batches of training, by epoch, and of evaluation."""
+_X = _rows()
+_VALIDATION = _rows(6, first=100)
+_VALIDATION_LABELS = np.arange(6) % 4
 
-    def __init__(self):
-        super().__init__()
-        self.training, self.testing = [], 0
 
+# Models that record their batches.
+
+
+def _description(data):
+    """Returns the kind of a batch, the shapes and dtypes of its parts, and its rows."""
+    leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(data) if leaf is not None]
+    signature = tuple((leaf.shape, leaf.dtype.name) for leaf in leaves)
+    rows = tuple(int(row) for row in next(leaf for leaf in leaves if leaf.ndim == 2)[:, 0])
+    return type(data).__name__, signature, rows
+
+
+class _PlainModel(keras.Model):
+    """A Keras model that records the batches of its steps, and computes nothing."""
+
+    def start(self):
+        self.compile(run_eagerly=True)
+        self.built = True
+        self.records = []
+
+    def train_step(self, data):
+        self.records.append(("train", *_description(data)))
+        return {"loss": tf.zeros([])}
+
+    def test_step(self, data):
+        self.records.append(("test", *_description(data)))
+        return {"loss": tf.zeros([])}
+
+    def predict_step(self, data):
+        self.records.append(("predict", *_description(data)))
+        return tf.zeros(len(tf.nest.flatten(data)[0]))
+
+
+class _RecordingFlowModel(tfr.FlowModel):
+    """Records the batches of its steps; makes one step for each kind and shape of batches."""
+
+    def start(self):
+        if not self.compiled:
+            self.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+            self.known = set()
+        self.records = []
+
+    def is_known(self, step, data):
+        self.records.append((step, *_description(data)))
+        kind = self.records[-1][:-1]
+        is_known = kind in self.known
+        self.known.add(kind)
+        return is_known
+
+    def train_step(self, data):
+        return self.no_step() if self.is_known("train", data) else super().train_step(data)
+
+    def test_step(self, data):
+        return self.no_step() if self.is_known("test", data) else super().test_step(data)
+
+    def predict_step(self, data):
+        is_known = self.is_known("predict", data)
+        return tf.zeros(len(self.records[-1][-1])) if is_known else super().predict_step(data)
+
+    def no_step(self):
+        for metric in self.metrics:
+            metric.update_state(0.0)
+        return self.get_metrics_result()
+
+
+class _Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
-        self.training.append(0)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.training[-1] += 1
-
-    def on_test_batch_end(self, batch, logs=None):
-        self.testing += 1
+        self.model.records.append(("epoch",))
 
 
-# `as_dataset`.
+def _normal():
+    return tfd.Independent(tfd.Normal(tf.Variable([1.0, 1.0]), [50.0, 1.0]), 1)
 
-_FORMS = {
-    "array": lambda: _IMAGES,
-    "tensor": lambda: tf.constant(_IMAGES),
-    "tuple": lambda: (_IMAGES, _LABELS),
-    "dict": lambda: {"image": _IMAGES, "label": _LABELS},
-    "nested": lambda: ({"image": _IMAGES}, (_LABELS, _LABELS)),
+
+def _vector_flow(**kwargs):
+    flow = tfr.RealNVPVector(2, num_couplings=1, num_filters=4, num_blocks=1, **kwargs)
+    return tfd.TransformedDistribution(ft.standard_normal([2]), flow)
+
+
+_DISTRIBUTIONS = {
+    None: _normal,
+    "labels": lambda: _vector_flow(num_classes=4, standardization=tfr.Standardization.of(_X)),
+    "vectors": lambda: _vector_flow(conditional_event_shape=[2]),
+    "numbers": lambda: _vector_flow(conditional_event_shape=[1]),
 }
 
 
-@pytest.mark.parametrize("form", _FORMS)
-@pytest.mark.parametrize("batch_size", [None, 4, 10, 50])
-def test_batches_of_arrays(form, batch_size):
-    data = _FORMS[form]()
-    batches = list(as_dataset(data, batch_size))
-    expected = list(tf.data.Dataset.from_tensor_slices(data).batch(batch_size or 32))
-    assert len(batches) == len(expected)
-    for batch, other in zip(batches, expected, strict=True):
-        tf.nest.assert_same_structure(batch, other)
-        for one, two in zip(tf.nest.flatten(batch), tf.nest.flatten(other), strict=True):
-            assert one.dtype == two.dtype
-            np.testing.assert_array_equal(one, two)
+@functools.cache
+def _flow_model(condition=None):
+    return _RecordingFlowModel(_DISTRIBUTIONS[condition]())
 
 
-def _epoch(dataset):
-    return np.concatenate([np.ravel(labels) for _, labels in dataset])
+def _records(model, method, **kwargs):
+    """Returns the batches of a call of a model, and its result."""
+    keras.utils.set_random_seed(0)
+    model.start()
+    callbacks = [_Epochs()] if method == "fit" else []
+    result = getattr(model, method)(verbose=0, callbacks=callbacks, **kwargs)
+    return model.records, result
 
 
-def test_shuffled_arrays():
-    dataset = as_dataset((_IMAGES, _LABELS), 4, shuffle=True)
-    epochs = [_epoch(dataset) for _ in range(4)]
-    for epoch in epochs:
-        # Each image once.
-        np.testing.assert_array_equal(np.sort(epoch), _LABELS)
-    # In an order of its own in each epoch.
-    assert len({tuple(epoch) for epoch in [_LABELS, *epochs]}) == 5
-    for images, labels in dataset:
-        np.testing.assert_array_equal(images, _IMAGES[labels.numpy()])
+# The table.
 
 
-def test_arrays_in_their_order():
-    dataset = as_dataset((_IMAGES, _LABELS), 4)
-    for _ in range(2):
-        np.testing.assert_array_equal(_epoch(dataset), _LABELS)
+class _Sequence(keras.utils.PyDataset):
+    """Batches of four, with labels if there are any."""
+
+    def __init__(self, *arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return -(-len(self.arrays[0]) // 4)
+
+    def __getitem__(self, index):
+        return tuple(array[4 * index : 4 * index + 4] for array in self.arrays)
 
 
-def test_arrays_of_unequal_length():
-    with pytest.raises(ValueError, match=r"expected arrays of equal length, got lengths \[9, 10\]"):
-        as_dataset((_IMAGES, _LABELS[:9]))
+def _generator(*arrays):
+    yield from (_Sequence(*arrays)[index] for index in range(len(_Sequence(*arrays))))
 
 
-def test_a_dataset_keeps_its_elements_and_options():
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = 3
-    dataset = tf.data.Dataset.from_tensor_slices(_IMAGES).batch(4).with_options(options)
-    result = as_dataset(dataset)
-    for batch, expected in zip(result, dataset, strict=True):
-        np.testing.assert_array_equal(batch, expected)
-    assert result.options().deterministic is True
-    assert result.options().threading.private_threadpool_size == 3
-    assert result.cardinality() == 3
-
-
-def test_other_data_is_left_to_keras():
-    class Sequence(keras.utils.PyDataset):
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            return (_IMAGES[4 * index : 4 * index + 4],)
-
-    data = Sequence()
-    assert as_dataset(data) is data
-    expected = _model().predict(_IMAGES[:8], verbose=0)
-    np.testing.assert_allclose(_model().predict(data, verbose=0), expected, rtol=1e-5)
-
-
-# `fit`, `evaluate` and `predict`, compared with those of `keras.Model`.
-
-
-def _weights(model):
-    return [variable.numpy() for variable in model.distribution.trainable_variables]
-
-
-def _assert_trained_alike(model, history, expected, expected_history):
-    assert sorted(history.history) == sorted(expected_history.history)
-    for name, values in history.history.items():
-        np.testing.assert_allclose(values, expected_history.history[name], rtol=1e-6)
-    for one, other in zip(_weights(model), _weights(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-
-
-def _batched(data, batch_size=4):
+def _dataset(data, batch_size=4):
     return tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
 
 
-_FIT_FORMS = {**_FORMS, "labels_as_y": lambda: (_IMAGES, _LABELS)}
+def _frame(number=_NUMBER, first=0):
+    return pd.DataFrame(_rows(number, first).astype(np.float64), columns=["row", "cosine"])
 
 
-@pytest.mark.parametrize("form", ["array", "tuple", "dict", "labels_as_y"])
-def test_fit_equals_that_of_keras_with_a_dataset(form):
-    data = _FIT_FORMS[form]()
-    model, expected = _model(), _model()
-    args = data if form == "labels_as_y" else [data]
-    history = model.fit(*args, batch_size=4, epochs=2, shuffle=False, verbose=0)
-    expected_history = keras.Model.fit(expected, _batched(data), epochs=2, verbose=0)
-    _assert_trained_alike(model, history, expected, expected_history)
-    results = model.evaluate(*args, batch_size=4, verbose=0)
-    np.testing.assert_allclose(
-        results, keras.Model.evaluate(expected, _batched(data), verbose=0), rtol=1e-6
-    )
-    if form != "labels_as_y":
-        np.testing.assert_allclose(
-            model.predict(data, batch_size=4, verbose=0),
-            keras.Model.predict(expected, _batched(data), verbose=0),
-            rtol=1e-6,
-        )
+def _torch_loader():
+    import torch
+
+    rows = torch.utils.data.TensorDataset(torch.tensor(_X), torch.tensor(_LABELS))
+    return torch.utils.data.DataLoader(rows, batch_size=4)
 
 
-def test_the_default_batch_size_is_that_of_keras():
-    batches = _Batches()
-    images = ft.grey_levels(70, _SHAPE)
-    _model().fit(images, verbose=0, callbacks=[batches])
-    assert batches.training == [3]
+_BATCHES = {"batch_size": 4, "shuffle": False}
+_LABELED = {"y": _LABELS, **_BATCHES}
+_HELD_OUT = {"validation_data": (_VALIDATION, _VALIDATION_LABELS)}
+_SPLIT = {"validation_split": 0.25}
+_LABEL_FRAME = pd.DataFrame({"label": _LABELS})
 
 
-@pytest.mark.parametrize("form", ["array", "tuple", "dict"])
-def test_validation_split_takes_the_last_images(form):
-    data = _FORMS[form]()
-    model, expected = _model(), _model()
-    history = model.fit(
-        data, batch_size=4, epochs=2, shuffle=False, validation_split=0.25, verbose=0
-    )
-    first, last = (
-        tf.nest.map_structure(lambda array, part=part: array[part], data)
-        for part in (slice(7), slice(7, None))
-    )
-    expected_history = keras.Model.fit(
-        expected, _batched(first), epochs=2, validation_data=_batched(last), verbose=0
-    )
-    _assert_trained_alike(model, history, expected, expected_history)
+def _row(x, condition=None, **arguments):
+    """Returns the condition of a model, and arguments of a call or functions that make them."""
+    return condition, {"x": x, **arguments}
+
+
+def _made(arguments):
+    return {
+        name: value() if isinstance(value, types.FunctionType) else value
+        for name, value in arguments.items()
+    }
+
+
+_FITS = {
+    # Forms.
+    "array": _row(_X, **_BATCHES),
+    "array of integers": _row(_X.astype(np.int32), **_BATCHES),
+    "array of float64": _row(_X.astype(np.float64), **_BATCHES),
+    "tensor": _row(lambda: tf.constant(_X), **_BATCHES),
+    "list of one array": _row([_X], **_BATCHES),
+    "list of arrays": _row([_X, _LABELS], "labels", **_BATCHES),
+    "tuple": _row((_X, _LABELS), "labels", **_BATCHES),
+    "tuple of tensors": _row(lambda: (tf.constant(_X), _LABELS), "labels", **_BATCHES),
+    "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
+    "nested": _row(({"image": _X}, (_LABELS, _LABELS)), **_BATCHES),
+    "y": _row(_X, "labels", **_LABELED),
+    "y without a condition": _row(_X, **_LABELED),
+    "dataset": _row(lambda: _dataset(_X)),
+    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
+    "PyDataset": _row(lambda: _Sequence(_X), shuffle=False),
+    "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
+    "generator": _row(lambda: _generator(_X), epochs=1, shuffle=False),
+    "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
+    # Batches.
+    "batch_size of the default": _row(_rows(40), shuffle=False),
+    "batch_size above the number": _row(_X, batch_size=50, shuffle=False),
+    "batch_size=10": _row(_X, batch_size=10, shuffle=False),
+    "shuffle by default": _row(_X, batch_size=4),
+    "shuffle=True": _row(_X, "labels", y=_LABELS, batch_size=4, shuffle=True),
+    "shuffle='batch'": _row(_X, batch_size=5, shuffle="batch"),
+    "steps_per_epoch": _row(_X, steps_per_epoch=2, shuffle=False),
+    "steps_per_epoch, batch_size": _row(_X, steps_per_epoch=2, **_BATCHES),
+    "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
+    # Validation.
+    "validation_split": _row(_X, "labels", y=_LABELS, **_SPLIT),
+    "validation_split of a tuple": _row((_X, _LABELS), "labels", **_SPLIT, **_BATCHES),
+    "validation_split of a dict": _row({"image": _X}, **_SPLIT, **_BATCHES),
+    "validation_data": _row(_X, "labels", **_HELD_OUT, **_LABELED),
+    "validation_data, an array": _row(_X, validation_data=_VALIDATION, **_BATCHES),
+    "validation_data, a list": _row(
+        _X, "labels", validation_data=[_VALIDATION, _VALIDATION_LABELS], **_LABELED
+    ),
+    "validation_data, (x, None)": _row(_X, validation_data=(_VALIDATION, None), **_BATCHES),
+    "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
+    "validation_data, a dataset": _row(
+        _X, validation_data=lambda: _dataset(_VALIDATION, 2), **_BATCHES
+    ),
+    "validation_data, a dataset of tuples": _row(
+        _X,
+        "labels",
+        validation_data=lambda: _dataset((_VALIDATION, _VALIDATION_LABELS)),
+        **_LABELED,
+    ),
+    "validation_data, a PyDataset": _row(
+        _X, validation_data=lambda: _Sequence(_VALIDATION), **_BATCHES
+    ),
+    "validation_data of a dataset": _row(
+        lambda: _dataset(_X), validation_data=_VALIDATION, validation_batch_size=5
+    ),
+    "validation_data beside validation_split": _row(
+        _X, "labels", **_HELD_OUT, **_SPLIT, **_LABELED
+    ),
+    "validation_data=None beside validation_split": _row(
+        _X, validation_data=None, **_SPLIT, **_BATCHES
+    ),
+    "validation_batch_size": _row(
+        _X, validation_data=_VALIDATION, validation_batch_size=1, validation_freq=2, **_BATCHES
+    ),
+    "validation_batch_size of a split": _row(
+        _X, validation_split=0.5, validation_batch_size=3, **_BATCHES
+    ),
+    "validation_steps": _row(_X, validation_data=_VALIDATION, validation_steps=1, **_BATCHES),
+    "validation_steps, no batch_size": _row(
+        _X, validation_data=_VALIDATION, validation_steps=2, shuffle=False
+    ),
+    # Of pandas.
+    "DataFrame": _row(_frame(), shuffle=False),
+    "DataFrame, batch_size": _row(_frame(), **_BATCHES),
+    "DataFrame, validation_split": _row(_frame(), **_SPLIT, **_BATCHES),
+    "DataFrame, validation_data": _row(
+        _frame(), validation_data=(_frame(6, 100), None), **_BATCHES
+    ),
+    "labels in a Series": _row(_frame(), "labels", y=pd.Series(_LABELS), **_BATCHES),
+    "labels in a DataFrame": _row(_X, "labels", y=_LABEL_FRAME, **_BATCHES),
+    "labels in a DataFrame, validation_split": _row(
+        _frame(), "labels", y=_LABEL_FRAME, **_SPLIT, **_BATCHES
+    ),
+    "labels [N, 1]": _row(_X, "labels", y=_LABELS[:, np.newaxis], **_BATCHES),
+    "conditions in a DataFrame": _row(_X, "vectors", y=_frame(), **_BATCHES),
+    "numbers in a Series": _row(_X, "numbers", y=pd.Series(_X[:, 1]), **_BATCHES),
+    "numbers [N]": _row(_X, "numbers", y=_X[:, 1], **_BATCHES),
+    # A plain Keras model takes no lists of numbers: it gets arrays.
+    "labels in a list": _row(_X, "labels", y=_LABELS.tolist(), **_BATCHES),
+    "labels in a list, in a tuple": _row((_X, _LABELS.tolist()), "labels", **_BATCHES),
+    "conditions in a list": _row(_X, "vectors", y=_X.tolist(), **_BATCHES),
+    "validation labels in a list": _row(
+        _X, "labels", validation_data=(_VALIDATION, _VALIDATION_LABELS.tolist()), **_LABELED
+    ),
+}
+if importlib.util.find_spec("torch"):
+    _FITS["torch DataLoader"] = _row(lambda: _torch_loader(), "labels", shuffle=False)
+
+
+def _without_lists(value):
+    """Returns arguments with lists of numbers as arrays."""
+    if isinstance(value, dict):
+        return {name: _without_lists(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_without_lists(part) for part in value)
+    if isinstance(value, list) and not hasattr(value[0], "shape"):
+        return np.array(value, np.float32 if isinstance(value[0], list) else None)
+    return value
+
+
+@pytest.mark.filterwarnings("ignore:.*(steps_per_epoch|shuffle=True).*:UserWarning")
+@pytest.mark.parametrize("row", _FITS)
+def test_fit_sees_the_batches_of_a_plain_keras_model(row):
+    condition, arguments = _FITS[row]
+    arguments = {"epochs": 2, **arguments}
+    actual, history = _records(_flow_model(condition), "fit", **_made(arguments))
+    arguments = _without_lists(_made(arguments))
+    expected, expected_history = _records(_PlainModel(), "fit", **arguments)
+    assert np.isfinite(history.history["loss"]).all()
+    assert history.epoch == expected_history.epoch
+    assert history.params["steps"] == expected_history.params["steps"]
+    assert actual == expected
+    end = 1 + actual[1:].index(("epoch",)) if len(history.epoch) > 1 else None
+    epoch = [row for record in actual[1:end] if record[0] == "train" for row in record[-1]]
+    is_dataset = isinstance(arguments["x"], tf.data.Dataset)
+    is_shuffled = arguments.get("shuffle", True) and not is_dataset
+    assert (epoch != sorted(epoch)) == bool(is_shuffled)
+
+
+_EVALUATIONS = {
+    "array": _row(_X, batch_size=4),
+    "array, no batch_size": _row(_rows(40)),
+    "tuple": _row((_X, _LABELS), "labels", batch_size=4),
+    "tuple with None": _row((_X, None)),
+    "dict": _row({"image": _X, "label": _LABELS}, "labels", batch_size=4),
+    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "PyDataset": _row(lambda: _Sequence(_X, _LABELS), "labels"),
+    "generator": _row(lambda: _generator(_X)),
+    "steps": _row(_X, steps=2),
+    "steps, batch_size": _row(_X, batch_size=2, steps=2),
+    "DataFrame": _row(_frame(), batch_size=4),
+    "labels in a Series": _row((_frame(), pd.Series(_LABELS)), "labels"),
+    "labels in a list": _row((_X, _LABELS.tolist()), "labels", batch_size=4),
+}
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+@pytest.mark.parametrize("row", _EVALUATIONS)
+def test_evaluation_sees_the_batches_of_a_plain_keras_model(row, method):
+    condition, arguments = _EVALUATIONS[row]
+    actual, result = _records(_flow_model(condition), method, **_made(arguments))
+    arguments = _without_lists(_made(arguments))
+    if row == "tuple with None":
+        # Keras 3.10 fails for it.
+        arguments["x"] = (_X,)
+    expected, expected_result = _records(_PlainModel(), method, **arguments)
+    assert np.isfinite(result).all()
+    assert actual == expected
+    if method == "predict":
+        assert result.shape == expected_result.shape
+
+
+def test_evaluate_with_y():
+    arguments = {"x": _X, "y": _LABELS, "batch_size": 4}
+    actual, _ = _records(_flow_model("labels"), "evaluate", **arguments)
+    expected, _ = _records(_PlainModel(), "evaluate", **arguments)
+    assert actual == expected
+
+
+@functools.cache
+def _trained_model():
+    model = tfr.FlowModel(_DISTRIBUTIONS["labels"]())
+    model.compile()
+    ft.randomize(model.distribution.bijector)
+    return model
+
+
+@pytest.mark.parametrize("form", ["Series", "DataFrame", "list", "column"])
+def test_conditions_in_any_form_are_the_same_conditions(form):
+    labels = {
+        "Series": pd.Series(_LABELS),
+        "DataFrame": pd.DataFrame({"label": _LABELS}),
+        "list": _LABELS.tolist(),
+        "column": _LABELS[:, np.newaxis],
+    }[form]
+    model = _trained_model()
+    expected = model.predict((_X, _LABELS), verbose=0)
+    assert np.abs(model.predict((_X, _LABELS[::-1]), verbose=0) - expected).max() > 1e-2
+    np.testing.assert_array_equal(model.predict((_X, labels), verbose=0), expected)
+
+
+def test_a_series_of_numbers_is_a_column_of_vectors():
+    values = pd.Series(np.arange(4.0))
+    model = tfr.FlowModel(tfd.Independent(tfd.Normal([0.0], 1.0), 1))
+    model.compile()
+    expected = tfd.Normal(0.0, 1.0).log_prob(values.to_numpy(np.float32))
+    np.testing.assert_allclose(model.predict(values, verbose=0), expected, rtol=1e-5)
+
+
+# Data that is refused.
 
 
 @pytest.mark.parametrize("fraction", [1.0, 1.5, -0.2])
 def test_a_validation_split_out_of_range(fraction):
     with pytest.raises(ValueError, match=r"expected a validation_split in \(0, 1\), got"):
-        _model().fit(_IMAGES, validation_split=fraction, verbose=0)
+        _flow_model().fit(_X, validation_split=fraction, verbose=0)
 
 
-_VALIDATION = ft.grey_levels(6, _SHAPE, seed=1)
-_VALIDATION_FORMS = {
-    "array": lambda: _VALIDATION,
-    "tuple": lambda: (_VALIDATION, np.arange(6)),
-    "tuple_with_none": lambda: (_VALIDATION, None),
-    "dict": lambda: {"image": _VALIDATION},
-    "dataset": lambda: _batched(_VALIDATION),
-    "dataset_of_tuples": lambda: _batched((_VALIDATION, np.arange(6))),
-}
-
-
-@pytest.mark.parametrize("form", _VALIDATION_FORMS)
-def test_validation_data(form):
-    model, expected, batches = _model(), _model(), _Batches()
-    history = model.fit(
-        _IMAGES,
-        batch_size=4,
-        epochs=2,
-        shuffle=False,
-        validation_data=_VALIDATION_FORMS[form](),
-        verbose=0,
-        callbacks=[batches],
-    )
-    expected_history = keras.Model.fit(
-        expected, _batched(_IMAGES), epochs=2, validation_data=_batched(_VALIDATION), verbose=0
-    )
-    _assert_trained_alike(model, history, expected, expected_history)
-    assert batches.testing == 4
-
-
-def test_the_batch_size_of_validation():
-    batches = _Batches()
-    _model().fit(
-        _IMAGES,
-        batch_size=4,
-        validation_data=_VALIDATION,
-        validation_batch_size=1,
-        validation_freq=2,
-        epochs=2,
-        verbose=0,
-        callbacks=[batches],
-    )
-    assert batches.testing == 6
-
-
-@pytest.mark.parametrize("as_array", [True, False])
-def test_steps_per_epoch(as_array):
-    batches = _Batches()
-    data = {"x": _IMAGES, "batch_size": 2} if as_array else {"x": _batched(_IMAGES, 2).repeat()}
-    history = (
-        _model().fit(**data, steps_per_epoch=2, epochs=2, verbose=0, callbacks=[batches]).history
-    )
-    assert batches.training == [2, 2] and len(history["loss"]) == 2
-
-
-class _Order(keras.callbacks.Callback):
-    """Keeps the sum of all images that the model has seen since the start of each epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.losses = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.losses.append([])
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.losses[-1].append(logs["loss"])
-
-
-def _running_losses(**kwargs):
-    model, order = _model(), _Order()
-    model.compile(keras.optimizers.SGD(0.0))
-    model.fit(_IMAGES, batch_size=1, epochs=2, verbose=0, callbacks=[order], **kwargs)
-    # Of the means of the losses so far, the losses.
-    return [np.diff(np.arange(_NUMBER + 1) * [0, *losses]) for losses in order.losses]
-
-
-def test_fit_shuffles():
-    expected = -_model().predict(_IMAGES, verbose=0)
-    first, second = _running_losses()
-    for epoch in (first, second):
-        np.testing.assert_allclose(np.sort(epoch), np.sort(expected), rtol=1e-4)
-    assert np.abs(first - expected).max() > 1e-2 and np.abs(first - second).max() > 1e-2
-
-
-def test_fit_without_shuffle_keeps_the_order():
-    expected = -_model().predict(_IMAGES, verbose=0)
-    for epoch in _running_losses(shuffle=False):
-        np.testing.assert_allclose(epoch, expected, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("method", "arguments", "name"),
+    [
+        ("fit", {"sample_weight": np.ones(_NUMBER)}, "sample_weight"),
+        ("evaluate", {"sample_weight": np.ones(_NUMBER)}, "sample_weight"),
+        ("fit", {"class_weight": {0: 1.0}}, "class_weight"),
+        ("fit", {"validation_data": (_X, _LABELS, np.ones(_NUMBER))}, "sample_weight"),
+    ],
+)
+def test_weights_are_refused(method, arguments, name):
+    with pytest.raises(ValueError, match=f"expected no {name}, each event counts once"):
+        getattr(_flow_model(), method)(_X, verbose=0, **arguments)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_weights_of_images_are_refused(method):
-    with pytest.raises(ValueError, match="expected no sample_weight, each image counts once"):
-        getattr(_model(), method)(_IMAGES, sample_weight=np.ones(_NUMBER), verbose=0)
+def test_vectors_and_labels_of_unequal_number(method):
+    with pytest.raises(ValueError, match="cardinality"):
+        getattr(_flow_model(), method)(_X, _LABELS[:9], verbose=0)
 
 
-def test_weights_of_classes_are_refused():
-    with pytest.raises(ValueError, match="expected no class_weight, each image counts once"):
-        _model().fit(_IMAGES, class_weight={0: 1.0}, verbose=0)
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("data", "match"), [(None, "got None"), (_frame(0), r"at least one, got shape \(0, 2\)")]
+)
+def test_no_data(data, match, method):
+    with pytest.raises(ValueError, match=f"expected vectors.*{match}"):
+        getattr(_flow_model(), method)(data, verbose=0)
 
 
-def test_weights_of_images_in_validation_data_are_refused():
-    with pytest.raises(ValueError, match="expected no sample_weight, each image counts once"):
-        _model().fit(
-            _IMAGES, validation_data=(_IMAGES, _LABELS, np.ones(_NUMBER)), epochs=1, verbose=0
-        )
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_images_and_labels_of_unequal_length(method):
-    with pytest.raises(ValueError, match=r"arrays of equal length, got lengths \[9, 10\]"):
-        getattr(_model(), method)(_IMAGES, _LABELS[:9], verbose=0)
+def test_a_split_of_a_dataset():
+    with pytest.raises(ValueError, match="validation_split"):
+        _flow_model().fit(_dataset(_X), validation_split=0.5, verbose=0)
 
 
 # Nothing waits for a thread of `tf.data`.
@@ -330,32 +451,43 @@ class _Slow(keras.callbacks.Callback):
 
 
 def _user_dataset(enabled=None):
-    dataset = tf.data.Dataset.from_tensor_slices(_IMAGES[:6]).map(lambda x: x).batch(1).prefetch(2)
+    dataset = tf.data.Dataset.from_tensor_slices(_X[:6]).map(lambda x: x).batch(1).prefetch(2)
     options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = 3
     if enabled is not None:
         options.autotune.enabled = enabled
     return dataset.with_options(options)
 
 
 _SLOW_DATA = {
-    "array": lambda: {"x": _IMAGES[:6], "batch_size": 1},
+    "array": lambda: {"x": _X[:6], "batch_size": 1},
     "dataset": lambda: {"x": _user_dataset()},
 }
 each_method = pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 each_slow_data = pytest.mark.parametrize("data", _SLOW_DATA)
 
 
+def _given_to_keras(method, **kwargs):
+    """Returns the datasets that Keras gets."""
+    arguments = arguments_for_keras(_flow_model(), method, **kwargs)
+    data = [arguments[name] for name in ("x", "validation_data") if name in arguments]
+    return [x if isinstance(x, tf.data.Dataset) else x.get_tf_dataset() for x in data]
+
+
 @each_slow_data
 @each_method
 def test_slow_batches_are_not_waited_for(method, data):
-    slow, model = _Slow(), _model()
+    slow, model = _Slow(), tfr.FlowModel(_normal())
+    model.compile()
     getattr(model, method)(**_SLOW_DATA[data](), verbose=0, callbacks=[slow])
     assert time.monotonic() - slow.end < 1
 
 
 def test_iterators_over_slow_batches_end_at_once():
     # The destructor of an iterator with autotuning waits only now and then, for up to seconds.
-    for dataset in (as_dataset(_IMAGES[:6], 1, shuffle=True), as_dataset(_user_dataset())):
+    for arguments in (make() for make in _SLOW_DATA.values()):
+        [dataset] = _given_to_keras("fit", **arguments)
         iterators = [iter(dataset) for _ in range(40)]
         for _ in range(5):
             for iterator in iterators:
@@ -370,21 +502,24 @@ def test_iterators_over_slow_batches_end_at_once():
 
 @each_slow_data
 @each_method
-def test_keras_gets_datasets_without_autotuning(method, data, monkeypatch):
-    given = {}
-
-    def record(self, x=None, validation_data=None, **kwargs):
-        given.update(x=x, validation_data=validation_data)
-        raise StopIteration
-
-    monkeypatch.setattr(keras.Model, method, record)
-    options = {"validation_data": _SLOW_DATA[data]()["x"]} if method == "fit" else {}
-    with pytest.raises(StopIteration):
-        getattr(_model(), method)(**_SLOW_DATA[data](), **options)
-    for name in ("x", "validation_data") if method == "fit" else ("x",):
-        assert given[name].options().autotune.enabled is False, name
+def test_keras_gets_datasets_without_autotuning(method, data):
+    held_out = {"validation_data": _SLOW_DATA[data]()["x"]} if method == "fit" else {}
+    datasets = _given_to_keras(method, **_SLOW_DATA[data](), **held_out)
+    assert len(datasets) == 1 + len(held_out)
+    assert [dataset.options().autotune.enabled for dataset in datasets] == [False] * len(datasets)
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_options_of_a_user_are_respected(enabled):
-    assert as_dataset(_user_dataset(enabled)).options().autotune.enabled is enabled
+def test_workers_divide_arrays():
+    [dataset] = _given_to_keras("fit", x=_X)
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    assert policy == tf.data.experimental.AutoShardPolicy.DATA
+
+
+@pytest.mark.parametrize("enabled", [True, False, None])
+def test_a_dataset_keeps_its_elements_and_options(enabled):
+    [dataset] = _given_to_keras("fit", x=_user_dataset(enabled))
+    options = dataset.options()
+    assert options.autotune.enabled is bool(enabled)
+    assert options.deterministic is True and options.threading.private_threadpool_size == 3
+    assert dataset.cardinality() == 6
+    np.testing.assert_array_equal(np.concatenate(list(dataset)), _X[:6])

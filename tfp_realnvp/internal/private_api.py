@@ -1,7 +1,10 @@
 """All private APIs of TensorFlow, TFP and Keras that this package uses, each with its reason.
 
-Nothing else imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`.
-`tests/internal/test_private_api.py` says which one is missing when a new release moves it.
+Nothing else imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`, or
+uses an attribute of theirs that begins with an underscore. Methods of theirs that our classes
+override, and attributes that they inherit, cannot be moved here: `OVERRIDDEN` and `INHERITED` name
+them. `tests/internal/test_private_api.py` finds others, and says which one is missing when a new
+release moves it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
+
+# The public `keras.Model.fit` makes batches of arrays with `tf.data` and its autotuning, for whose
+# threads a `fit` with slow steps waits at its end. An adapter that the caller makes is taken as it
+# is. The split has to come before it.
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
+from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 
 # Whether a gradient tape is active, or watches a tensor, has no public answer: the cache needs it.
 # `record_operation` gives a tape the gradient of a part that is computed again. The public
@@ -38,20 +48,91 @@ from tensorflow_probability.python.internal.cache_util import (
 )
 
 __all__ = [
+    "HOOKS",
+    "INHERITED",
+    "OVERRIDDEN",
+    "WITHIN_FIT",
+    "ArrayDataAdapter",
     "BijectorCacheWithGreedyAttrs",
     "Chain",
     "EphemeralDict",
     "Independent",
     "Invert",
+    "NoBatchError",
     "TransformedDistribution",
+    "adam_moments",
     "assign_on_replica",
+    "can_convert_arrays",
     "could_possibly_record",
     "flatten_layers",
     "record_operation",
     "set_trainable",
     "should_record_backprop",
     "stop_recording",
+    "train_validation_split",
 ]
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+# The methods that TFP documents for subclasses.
+HOOKS = {
+    tfb.Bijector: """
+        _forward _inverse _forward_log_det_jacobian _inverse_log_det_jacobian _parameter_properties
+        _forward_event_shape _forward_event_shape_tensor
+        _inverse_event_shape _inverse_event_shape_tensor
+    """.split(),
+    tfd.Distribution: """
+        _log_prob _sample_and_log_prob _event_shape _event_shape_tensor
+        _batch_shape _batch_shape_tensor _parameter_properties _default_event_space_bijector
+    """.split(),
+}
+
+# Other methods that our classes override.
+_ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks the input"
+_ONE_PASS = "lets one pass of the networks give value and log det, and frees what no tape needs"
+OVERRIDDEN = {
+    tfb.Bijector: {
+        "_cache": "the cache of bijectors, where ours is put in place of TFP's",
+        "_call_forward": _ONE_KEY,
+        "_call_inverse": _ONE_KEY,
+        "_call_forward_log_det_jacobian": _ONE_KEY,
+        "_call_inverse_log_det_jacobian": _ONE_KEY,
+        "_trackable_children": "completes checkpoints: TensorFlow misses variables of Keras layers",
+    },
+    BijectorCacheWithGreedyAttrs: {
+        "_attributes": _ONE_PASS,
+        "_get_or_create_edge": _ONE_PASS,
+        "_invoke": _ONE_PASS,
+        "_lookup": _ONE_PASS,
+    },
+    tfd.Distribution: {
+        "_call_sample_n": "the cache knows samples by identity; those of `_sample_n` are reshaped",
+    },
+    keras.Model: {
+        "_maybe_symbolic_build": "takes a batch of the data, and fails with several workers",
+    },
+    keras.optimizers.Adam: {
+        "_backend_update_step": "sums over replicas, even over one, and so keeps the step's graph",
+        "_clip_gradients": "fails for gradients of several dtypes",
+    },
+}
+
+# Attributes that our classes inherit and use.
+INHERITED = {
+    tf.Module: {"_no_dependency": "keeps a value from being wrapped for checkpoints, as TFP does"},
+    BijectorCacheWithGreedyAttrs: {
+        "_forward_name": "the method that the cache calls",
+        "_inverse_name": "the method that the cache calls",
+    },
+}
+
+# `keras.Model.fit` calls `evaluate` with this argument for its validation, so that an override can
+# tell that call from one of the user.
+WITHIN_FIT = "_use_cached_eval_dataset"
+
+# What `keras.Model.predict` raises for data without a batch: it reads a local that is not set.
+NoBatchError = UnboundLocalError
 
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:
@@ -62,6 +143,14 @@ def set_trainable(variable: tf.Variable, trainable: bool) -> None:
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
     """Returns a layer and all layers within it; the public `layers` is that of models only."""
     return list(layer._flatten_layers())
+
+
+def adam_moments(
+    optimizer: keras.optimizers.Adam, variable: Any
+) -> tuple[keras.Variable, keras.Variable]:
+    """Returns the moments of a variable, which the public list `variables` does not tell apart."""
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
 
 
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:

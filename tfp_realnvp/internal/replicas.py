@@ -17,7 +17,9 @@ from tfp_realnvp.internal import private_api
 
 __all__ = [
     "BatchPart",
+    "assert_not_empty",
     "assign",
+    "at_least_one",
     "average",
     "batch_moments",
     "global_statistics",
@@ -159,9 +161,41 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group
     # float32 is exact up to 2²⁴, and all devices can sum it.
-    own = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
-    numbers = tf.cast(sum_over_replicas([own])[0], tf.int32)
+    numbers = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
+    numbers = tf.cast(sum_over_replicas([numbers])[0], tf.int32)
     return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
+
+
+def assert_not_empty(values: tf.Tensor, owner: str) -> None:
+    """Asserts that this replica's part of a batch is not empty; costs nothing with one replica."""
+    if num_replicas() > 1:
+        message = (
+            f"{owner}: expected images for each replica, got a batch with fewer images than "
+            "replicas; leave a smaller last batch out (drop_remainder=True)."
+        )
+        tf.debugging.assert_positive(tf.shape(values)[0], message)
+
+
+def at_least_one(values: tf.Tensor) -> tf.Tensor:
+    """Returns a replica's part of a batch, or zeros in place of an empty part.
+
+    Convolutions of empty tensors fail. The caller leaves out the result of the zeros. With a single
+    replica no part is empty, and nothing is computed.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> at_least_one(tf.ones([3, 2])).shape
+    TensorShape([3, 2])
+
+    Args:
+      values: [B, ...].
+    """
+    if num_replicas() == 1:
+        return values
+    missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
+    filled = tf.pad(values, tf.stack([[0, missing], *[[0, 0]] * (values.shape.rank - 1)]))
+    return tf.ensure_shape(filled, [None, *values.shape[1:]])
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -169,7 +203,7 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
     #### Example
 
-    >>> [float(each) for each in sum_over_replicas([tf.constant(2.0)])]
+    >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
     [2.0]
     """
     if num_replicas() == 1:
@@ -214,6 +248,6 @@ def average(variables: Sequence[tf.Variable]) -> None:
     if num_replicas() == 1:
         return
     variables = [variable for variable in variables if variable.dtype.is_floating]
-    own = [variable / num_replicas() for variable in variables]
-    for variable, value in zip(variables, sum_over_replicas(own), strict=True):
+    summands = [variable / num_replicas() for variable in variables]
+    for variable, value in zip(variables, sum_over_replicas(summands), strict=True):
         assign(variable, value)

@@ -225,10 +225,17 @@ def _missing_value(dtype: tf.DType) -> tf.Tensor:
 
 def _with_column(value: Any, spec: ConditionSpec) -> Any:
     """Returns labels [B, 1] as [B], and numbers [B] as vectors [B, 1] where those are expected."""
-    if value is None or value.shape is None or len(value.shape) == 0:
+    if value is None or value.dtype == object:
         return value
-    is_integer = tf.as_dtype(value.dtype).is_integer if value.dtype != object else False
-    if spec.num_classes is not None and is_integer and tuple(value.shape[1:]) == (1,):
+    is_labels = spec.num_classes is not None and tf.as_dtype(value.dtype).is_integer
+    if tf.TensorShape(value.shape).rank is None:
+        # Keras traces one function for calls with [B] and with [B, 1].
+        if is_labels:
+            return tf.reshape(value, [tf.shape(value)[0]])
+        if spec.event_shape == (1,):
+            return tf.reshape(value, [-1, 1])
+        return tf.ensure_shape(value, [None] * (1 + len(spec._shape_of_one(value.dtype))))
+    if is_labels and tuple(value.shape[1:]) == (1,):
         return value[:, 0]
     if spec.event_shape == (1,) and len(value.shape) == 1:
         return value[:, np.newaxis]

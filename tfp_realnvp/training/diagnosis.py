@@ -1,13 +1,17 @@
-"""Locates the first value of a training step that is not finite."""
+"""Finds the first value of a training step that is not finite, and undoes the step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["FiniteRecord", "NonFiniteLossError", "find_non_finite_variable"]
+from tfp_realnvp.internal import replicas
+
+__all__ = ["FiniteGuard", "FiniteRecord", "NonFiniteLossError", "warn_unless_finite"]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -47,8 +51,10 @@ class FiniteRecord:
         self._sums: list[tf.Tensor] = []
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
-        """Appends the tensors of a part."""
+        """Appends the tensors of a part. Integers are finite."""
         for tensor in tensors:
+            if tensor.dtype.is_integer:
+                continue
             self.names.append(name)
             self._sums.append(tf.nn.l2_loss(tensor))
 
@@ -58,14 +64,129 @@ class FiniteRecord:
 
     def are_finite(self) -> tf.Tensor:
         """Returns 1 for each tensor that is finite and 0 for others, float32."""
-        widest = max({each.dtype for each in self._sums}, key=lambda dtype: dtype.size)
-        sums = tf.stack([tf.cast(each, widest) for each in self._sums])
+        widest = max({square.dtype for square in self._sums}, key=lambda dtype: dtype.size)
+        sums = tf.stack([tf.cast(square, widest) for square in self._sums])
         return tf.cast(tf.math.is_finite(sums), tf.float32)
 
 
-def find_non_finite_variable(variables: Sequence[Any]) -> str | None:
-    """Returns the path of the first variable with a value that is not finite, if there is one."""
-    for variable in variables:
-        if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):
-            return variable.path
-    return None
+class FiniteGuard:
+    """Keeps a training step that is not finite from changing anything, and raises an error for it.
+
+    A step calls `statistics()` before its forward pass, `check(...)` after its gradients, and
+    `restore_unless(...)` when it has applied them or not. The error is raised outside of the
+    step's graph, by `raise_failure(...)`.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> weights, mean = tf.Variable([1.0]), tf.Variable(2.0)
+    >>> guard, record = FiniteGuard([mean]), FiniteRecord()
+    >>> before = guard.statistics()
+    >>> _ = mean.assign(float('nan'))   # the forward pass of a bad batch
+    >>> record.add('the data', tf.constant([float('nan')]))
+    >>> is_applied = guard.check(tf.constant(7, tf.int64), record, record.are_finite(), {})
+    >>> guard.restore_unless(is_applied, before)
+    >>> bool(is_applied), float(mean)
+    (False, 2.0)
+    >>> guard.raise_failure([weights])
+    Traceback (most recent call last):
+    ...
+    tfp_realnvp.training.diagnosis.NonFiniteLossError: the loss or its gradient is not finite at ...
+    """
+
+    def __init__(self, statistics: Sequence[tf.Variable]) -> None:
+        """Constructs the guard.
+
+        Args:
+          statistics: the variables that a forward pass writes in training.
+        """
+        self._statistics = tuple(statistics)
+        # The first step that was not finite, and the index of its first such part; or -1, -1.
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self._failure = tf.Variable([-1, -1], trainable=False, dtype=tf.int64, aggregation=first)
+        self._names: list[str] = []
+
+    def statistics(self) -> list[tf.Tensor]:
+        """Returns the values of the statistics."""
+        return [tf.convert_to_tensor(variable) for variable in self._statistics]
+
+    def average_statistics(self) -> None:
+        """Gives all replicas the mean of their statistics."""
+        replicas.average(self._statistics)
+
+    def check(
+        self,
+        step: tf.Tensor,
+        record: FiniteRecord,
+        are_finite: tf.Tensor,
+        sums: Mapping[str, tf.Tensor],
+    ) -> tf.Tensor:
+        """Returns whether the step is to be made, and remembers the first one that is not finite.
+
+        After a step that was not finite, later ones of the same execution are not made either.
+
+        Args:
+          step: number of the step, int64.
+          record: of the parts that replicas compute alone.
+          are_finite: the mean over replicas of `record.are_finite()`.
+          sums: the parts that come after them, equal on all replicas, by name.
+
+        Returns:
+          A scalar `bool`, the same on all replicas.
+        """
+        record_of_sums = FiniteRecord()
+        for name, tensor in sums.items():
+            record_of_sums.add(name, tensor)
+        if sums:
+            are_finite = tf.concat([are_finite, record_of_sums.are_finite()], axis=0)
+        self._names = record.names + record_of_sums.names
+        failure = tf.convert_to_tensor(self._failure)
+        fails, failed_before = tf.reduce_any(are_finite < 1), failure[0] >= 0
+        new_failure = tf.stack([step, tf.argmax(are_finite < 1)])
+        is_first = fails & tf.logical_not(failed_before)
+        replicas.assign(self._failure, tf.where(is_first, new_failure, failure))
+        return tf.logical_not(fails | failed_before)
+
+    def restore_unless(self, is_applied: tf.Tensor, statistics: Sequence[tf.Tensor]) -> None:
+        """Puts statistics back to earlier values, unless the step was made."""
+        for variable, value in zip(self._statistics, statistics, strict=True):
+            replicas.assign(variable, tf.where(is_applied, variable, value))
+
+    def reset(self) -> None:
+        """Forgets a step that was not finite."""
+        self._failure.assign([-1, -1])
+
+    def raise_failure(self, variables: Sequence[Any]) -> None:
+        """Raises `NonFiniteLossError` once if a step was not finite.
+
+        Args:
+          variables: those that are trained. If one of them is not finite, the error names it.
+        """
+        step, part = (int(value) for value in self._failure.numpy())
+        if step < 0:
+            return
+        self.reset()
+        name = self._names[part]
+        # Variables are used after the data, which is the first part.
+        if part > 0:
+            for variable in variables:
+                if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):
+                    name = f"the variable {variable.path}"
+                    break
+        raise NonFiniteLossError(step, name)
+
+
+def warn_unless_finite(values: Any, method: str) -> None:
+    """Warns of log densities that are not finite; `stacklevel` is that of the method's caller.
+
+    It is no error: a validation within `fit` may pass, and other images have a density.
+    """
+    number = np.count_nonzero(~np.isfinite(values))
+    if number:
+        warnings.warn(
+            f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
+            "that are not; a bijector with validate_args=True says where, and "
+            "evaluation.bits_per_dim for which image.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,29 +14,23 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
-from tfp_realnvp.bijectors import FlowBijector, nested
-from tfp_realnvp.internal import atomic_files, replicas, validation
+from tfp_realnvp.bijectors import nested
+from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
 from tfp_realnvp.serialization import keras_config, presets, saved_model
-from tfp_realnvp.training import keras_arguments, tracking, workers
-from tfp_realnvp.training.diagnosis import (
-    FiniteRecord,
-    NonFiniteLossError,
-    find_non_finite_variable,
-)
+from tfp_realnvp.training import optimizers, tracking, workers
+from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
-    check_events,
+    arguments_for_keras,
+    check_distribution,
+    drop_conditions,
     events_of_batch,
 )
-from tfp_realnvp.training.optimizers import FusedAdam, apply_if
 
 __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
-# The dropout of conditions and the noise of a step differ.
-_DROPOUT_STREAM = 0xD809
 _INT32 = range(-(2**31), 2**31)
-_FIRST = tf.VariableAggregation.ONLY_FIRST_REPLICA
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -54,8 +47,11 @@ class FlowModel(keras.Model):
     training the model trains it, including a trainable base distribution. The metrics are `loss`,
     the mean negative log-likelihood in nats per image (without the penalty), and `bits_per_dim`.
 
-    *   `fit`, `evaluate`, `predict` take NumPy arrays, tensors, and `tf.data` of images, of tuples
-        whose first element is the images, or of dictionaries with `'image'`.
+    *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
+        pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
+        whose first element is the images, or a dictionary with `'image'`. As in any Keras model,
+        arrays of floats become `keras.config.floatx()`, and with `keras.utils.set_random_seed` they
+        are shuffled in the same order in each epoch. A `tf.data` pipeline does neither.
     *   A distribution that takes a condition gets the second element as `conditional_input`, or of
         a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
         `predict((images, labels))`. Other distributions ignore labels. With the flow's
@@ -68,9 +64,9 @@ class FlowModel(keras.Model):
         `MultiWorkerMirroredStrategy`, with the distribution and the optimizer, it trains on several
         devices or machines as on one with the same batch; see `compile` for batch statistics.
 
-    An optimizer with `use_ema=True` keeps moving averages of the weights. As in Keras, `fit` leaves
-    the averages in the model at its end; its validation is of them too. Moving statistics are those
-    of training.
+    An optimizer with `use_ema=True` keeps moving averages of the weights. At its end `fit` replaces
+    the weights by the averages, as in Keras. The validation within `fit` uses the averages as well.
+    Moving statistics of batch normalization are not averaged.
 
     A loss or gradient that is not finite changes nothing: weights, statistics and optimizer stay
     as they were before that step, and `fit` raises a `NonFiniteLossError`.
@@ -125,16 +121,7 @@ class FlowModel(keras.Model):
           ValueError: if its events are neither images nor vectors, it has batch dimensions, or
             it was not constructed in the scope of the same `tf.distribute.Strategy` as this model.
         """
-        if not isinstance(distribution, tfd.Distribution):
-            raise TypeError(f"FlowModel: expected a tfd.Distribution, got {distribution!r}.")
-        rank = distribution.event_shape.rank
-        event_ndims = 3 if rank is None else rank
-        if event_ndims not in (1, 3) or distribution.batch_shape.rank != 0:
-            raise ValueError(
-                "FlowModel: expected a distribution over images [height, width, channels] or "
-                f"vectors [size] without batch dimensions, got event_shape "
-                f"{distribution.event_shape} and batch_shape {distribution.batch_shape}."
-            )
+        event_ndims = check_distribution(distribution)
         if dequantize is None:
             dequantize = event_ndims == 3
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
@@ -146,35 +133,29 @@ class FlowModel(keras.Model):
         expected = "FlowModel: expected an int32 seed"
         seed = int(validation.real(seed, lambda x: x in _INT32, expected))
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
-        _check_scope("the distribution", [v for module in modules for v in module.variables])
-        takes_condition = distributions.takes_condition(distribution)
-        condition_spec = distributions.find_condition_spec(distribution)
+        variables = [variable for module in modules for variable in module.variables]
+        workers.check_scope("the distribution", variables)
         super().__init__(name=name)
         self.distribution = distribution
         self.event_ndims = event_ndims
-        self._event_name = {3: "images", 1: "vectors"}[event_ndims]
         self.dequantize = dequantize
         self.dequantizer = dequantizer
         self.seed = seed
-        self.takes_condition = takes_condition
-        self.condition_spec = condition_spec
-        parts = [part for module in modules for part in module.submodules]
-        bijectors = [part for part in parts if isinstance(part, FlowBijector)]
+        self.takes_condition = distributions.takes_condition(distribution)
+        self.condition_spec = spec = distributions.find_condition_spec(distribution)
+        self._may_lack_condition = spec is not None and spec.may_be_missing
+        uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
+        self._noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
+        bijectors = tracking.find_bijectors(modules)
         tracking.build_networks(distribution, bijectors)
-        # Keras tracks the networks, which are layers; all other variables are wrapped in one.
+        # Keras tracks layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
-        of_networks = {id(v.value) for layer in self.networks for v in layer.variables}
-        self.other_variables = tracking.TrackedVariables(
-            [v for module in modules for v in module.variables if id(v) not in of_networks],
-            name="other_variables",
-        )
+        self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
-        self._set_in_training = tuple(v for p in bijectors for v in p.variables_set_in_training)
-        self._bits_per_dim = _ReplicatedMean(name="bits_per_dim")
-        self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=_FIRST)
-        # The step that was not finite, and the index of its first such part; -1 if there is none.
-        self._failure = tf.Variable([-1, -1], trainable=False, dtype=tf.int64, aggregation=_FIRST)
-        self._part_names: list[str] = []
+        self._guard = FiniteGuard([v for p in bijectors for v in p.variables_set_in_training])
+        self._bits_per_dim = workers.ReplicatedMean(name="bits_per_dim")
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=first)
         self.scale_l2 = 0.0
         self.global_statistics = True
         self.built = True
@@ -213,10 +194,10 @@ class FlowModel(keras.Model):
         )
         with self.distribute_strategy.scope():
             if optimizer is None:
-                optimizer = FusedAdam(1e-3, global_clipnorm=100.0)
+                optimizer = optimizers.FusedAdam(1e-3, global_clipnorm=100.0)
             super().compile(optimizer=optimizer, **kwargs)
-            _check_scope("the optimizer", [v.value for v in self.optimizer.variables])
-            self._loss_tracker = _ReplicatedMean(name="loss")
+            workers.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
+            self._loss_tracker = workers.ReplicatedMean(name="loss")
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
 
@@ -226,25 +207,13 @@ class FlowModel(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         """Puts the averages of an optimizer with `use_ema=True` in place of the weights.
 
-        On exit the weights are what they were. Without such an optimizer, or before its first step,
-        it does nothing.
+        On exit of the context the weights are what they were. Without such an optimizer, or before
+        its first step, it does nothing.
         """
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
-            yield
-            return
-        variables = self.trainable_variables
-        weights = [tf.identity(variable.value) for variable in variables]
-        try:
-            optimizer.finalize_variable_values(variables)
-            yield
-        finally:
-            for variable, value in zip(variables, weights, strict=True):
-                variable.value.assign(value)
+        return optimizers.averaged_weights(self.optimizer, self.trainable_variables)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -274,23 +243,19 @@ class FlowModel(keras.Model):
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
         images = events_of_batch(data, self.distribution.event_shape)
         part = replicas.part_of_batch(tf.shape(images)[0])
-        if replicas.num_replicas() > 1:
-            message = (
-                "FlowModel.fit: expected images for each replica, got a batch with fewer images "
-                "than replicas; leave a smaller last batch out (drop_remainder=True)."
-            )
-            tf.debugging.assert_positive(tf.shape(images)[0], message)
+        replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(self.optimizer.iterations.value, tf.int64)
-        seed = self.seed, tf.cast(step, tf.int32)
-        condition = self._with_dropout(self._condition(data), seed, part)
+        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        condition = drop_conditions(self.condition_spec, self._condition(data), seed, part.first)
         variables = self.trainable_variables
-        statistics = [tf.convert_to_tensor(variable) for variable in self._set_in_training]
-        record = FiniteRecord()
+        statistics, record = self._guard.statistics(), FiniteRecord()
         with replicas.global_statistics(self.global_statistics):
             with tf.GradientTape() as tape:
-                values, log_noise = self._values(images, seed, part, training=True)
+                values, log_noise = self._noise.dequantize(
+                    images, seed, first=part.first, training=True
+                )
                 record.add("the data", values)
-                if condition is not None and self._has_no_gaps(condition):
+                if condition is not None and not self._may_lack_condition:
                     record.add("the condition", condition)
                 with nested.observe_inverse(record.add_bijector):
                     log_prob = self._log_prob(values, condition, training=True) - log_noise
@@ -309,33 +274,21 @@ class FlowModel(keras.Model):
             [loss, record.are_finite() / replicas.num_replicas(), *gradients]
         )
         if not self.global_statistics:
-            replicas.average(self._set_in_training)
-        record_after = FiniteRecord()
-        for variable, gradient in zip(variables, gradients, strict=True):
-            record_after.add(f"the gradient of {variable.path}", gradient)
-        record_after.add("the sum over the batch or the penalty", loss + penalty)
-        are_finite = tf.concat([are_finite, record_after.are_finite()], axis=0)
-        self._part_names = record.names + record_after.names
-        # After a step that failed, later ones of the same execution change nothing either.
-        failure = tf.convert_to_tensor(self._failure)
-        fails, failed_before = tf.reduce_any(are_finite < 1), failure[0] >= 0
-        is_applied = tf.logical_not(fails | failed_before)
-        apply_if(is_applied, self.optimizer, gradients, variables)
-        for variable, value in zip(self._set_in_training, statistics, strict=True):
-            replicas.assign(variable, tf.where(is_applied, variable, value))
-        new_failure = tf.stack([step, tf.argmax(are_finite < 1)])
-        is_first = tf.logical_not(is_applied | failed_before)
-        replicas.assign(self._failure, tf.where(is_first, new_failure, failure))
-        self._update_metrics(loss, images, part)
-        return self._logs()
+            self._guard.average_statistics()
+        names = [f"the gradient of {variable.path}" for variable in variables]
+        sums = dict(zip(names, gradients, strict=True))
+        sums["the sum over the batch or the penalty"] = loss + penalty
+        is_finite = self._guard.check(step, record, are_finite, sums)
+        optimizers.apply_if(is_finite, self.optimizer, gradients, variables)
+        self._guard.restore_unless(is_finite, statistics)
+        return self._updated_metrics(loss, images, part)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
         images, log_prob, part = self._evaluation_log_prob(data)
         loss = -tf.reduce_sum(log_prob) / tf.cast(part.total, log_prob.dtype)
         [loss] = replicas.sum_over_replicas([loss])
-        self._update_metrics(loss, images, part)
-        return self._logs()
+        return self._updated_metrics(loss, images, part)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
@@ -352,7 +305,7 @@ class FlowModel(keras.Model):
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
-            self._raise_if_not_finite()
+            self._guard.raise_failure(self.trainable_variables)
             return train_function(iterator)
 
         self.train_function = checked
@@ -373,21 +326,6 @@ class FlowModel(keras.Model):
         condition = pixels.condition_component(data) if self.takes_condition else None
         return distributions.as_conditions(self.distribution, condition, "FlowModel")
 
-    def _has_no_gaps(self, condition: Any) -> bool:
-        """Returns whether all elements have to be finite: a NaN may stand for "no condition"."""
-        may_be_missing = self.condition_spec is not None and self.condition_spec.may_be_missing
-        return tf.is_tensor(condition) and condition.dtype.is_floating and not may_be_missing
-
-    def _with_dropout(
-        self, condition: tf.Tensor | None, seed: Any, part: replicas.BatchPart
-    ) -> tf.Tensor | None:
-        rate = self.condition_spec.dropout if self.condition_spec is not None else None
-        if condition is None or not rate:
-            return condition
-        seed = tf.stack([seed[0] ^ _DROPOUT_STREAM, seed[1]])
-        noise = pixels.uniform_noise(tf.shape(condition)[:1], seed, first=part.first)
-        return self.condition_spec.without(condition, noise < rate)
-
     def _penalty(self) -> tf.Tensor:
         halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
@@ -397,60 +335,31 @@ class FlowModel(keras.Model):
         number = tf.shape(images)[0]
         part = replicas.part_of_batch(number)
         condition = self._condition(data)
-        if replicas.num_replicas() > 1:
-            images = _at_least_one(images)
-            condition = None if condition is None else _at_least_one(condition)
+        images = replicas.at_least_one(images)
+        condition = None if condition is None else replicas.at_least_one(condition)
         batch = self._evaluation_batch + 1
         replicas.assign(self._evaluation_batch, batch)
-        values, log_noise = self._values(images, pixels.evaluation_seed(self.seed, batch), part)
+        seed = pixels.evaluation_seed(self.seed, batch)
+        values, log_noise = self._noise.dequantize(images, seed, first=part.first)
         return images, (self._log_prob(values, condition) - log_noise)[:number], part
 
-    def _values(
-        self, images: tf.Tensor, seed: Any, part: replicas.BatchPart, training: bool = False
-    ) -> tuple[tf.Tensor, tf.Tensor | float]:
-        """Returns pixel values, and the log density of the noise in them."""
-        dtype, seed = self.distribution.dtype, tf.stack(seed)
-        if not self.dequantize:
-            return tf.cast(images, dtype), 0.0
-        if self.dequantizer is None:
-            return pixels.dequantize(images, seed, dtype, first=part.first), 0.0
-        return self.dequantizer.dequantize(images, seed, first=part.first, training=training)
-
-    def _update_metrics(self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart) -> None:
-        self._loss_tracker.update_state(loss, sample_weight=part.total)
-        if self.event_ndims != 3:
-            return
-        num_dims = tf.reduce_prod(tf.shape(images)[1:])
-        bits_per_dim = pixels.bits_per_dim(-loss, num_dims)
-        self._bits_per_dim.update_state(bits_per_dim, sample_weight=part.total)
-
-    def _logs(self) -> dict[str, tf.Tensor]:
+    def _updated_metrics(
+        self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
+    ) -> dict[str, tf.Tensor]:
+        bits_per_dim = pixels.bits_per_dim(-loss, tf.reduce_prod(tf.shape(images)[1:]))
+        for metric, value in zip(self.metrics, (loss, bits_per_dim), strict=False):
+            metric.update_state(value, sample_weight=part.total)
         logs = self.get_metrics_result()
         if workers.num_workers(self.distribute_strategy) == 1:
             return logs
         # With several workers, Keras averages over a first axis.
         return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
 
-    def _raise_if_not_finite(self) -> None:
-        step, part = (int(each) for each in self._failure.numpy())
-        if step < 0:
-            return
-        self._failure.assign([-1, -1])
-        variable = find_non_finite_variable(self.trainable_variables)
-        # Only the data comes before the variables.
-        if variable is not None and part > 0:
-            raise NonFiniteLossError(step, f"the variable {variable}")
-        raise NonFiniteLossError(step, self._part_names[part])
-
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # All variables exist. Keras would take a batch of the data for this, and fails with several
-        # workers.
+        # All variables exist. Keras would take a batch of the data, and fails with several workers.
         del args, kwargs
 
     # Training and evaluation.
-
-    def _check_events(self, x: Any) -> None:
-        check_events(x, self.distribution.event_shape, gray_levels=self.dequantize)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
@@ -461,19 +370,16 @@ class FlowModel(keras.Model):
           **kwargs: as in `keras.Model.fit`, except `sample_weight` and `class_weight`.
 
         Raises:
-          ValueError: if there are no images, they are not [B, H, W, C] with gray levels, or weights
-            of images are given.
+          ValueError: if there are no images, they are not [B, H, W, C] with gray levels, conditions
+            are not as declared, or weights of images are given.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
-        self._check_events(x)
-        arguments = keras_arguments.for_fit(self.condition_spec, x, *args, **kwargs)
-        self._failure.assign([-1, -1])
+        arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
+        self._guard.reset()
         history = super().fit(**arguments)
-        self._raise_if_not_finite()
+        self._guard.raise_failure(self.trainable_variables)
         if not history.history.get("loss"):
-            raise ValueError(
-                f"FlowModel.fit: expected {self._event_name} to train on, got an empty dataset."
-            )
+            raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -481,18 +387,15 @@ class FlowModel(keras.Model):
 
         Warns with a `RuntimeWarning` of a loss that is not finite.
         """
-        is_within_fit = kwargs.get("_use_cached_eval_dataset", False)
-        if not is_within_fit:
-            self._check_events(x)
-            kwargs = keras_arguments.for_evaluate(self.condition_spec, x, *args, **kwargs)
-            args, x = (), kwargs.pop("x")
-        with self.averaged_weights() if is_within_fit else contextlib.nullcontext():
-            results = super().evaluate(x, *args, **kwargs)
+        if kwargs.get(private_api.WITHIN_FIT, False):
+            with self.averaged_weights():
+                results = super().evaluate(x, *args, **kwargs)
+        else:
+            arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
+            results = super().evaluate(**arguments)
         if not self._loss_tracker.count.numpy():
-            raise ValueError(
-                f"FlowModel.evaluate: expected {self._event_name}, got an empty dataset."
-            )
-        _warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
+            raise ValueError("FlowModel.evaluate: expected data, got an empty dataset.")
+        warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
         return results
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -500,19 +403,14 @@ class FlowModel(keras.Model):
 
         Warns with a `RuntimeWarning` of those that are not finite.
         """
-        self._check_events(x)
-        arguments = keras_arguments.for_predict(self.condition_spec, x, *args, **kwargs)
+        arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
         self._evaluation_batch.assign(0)
         try:
             log_prob = super().predict(**arguments)
-        except UnboundLocalError as error:
-            # Keras raises it when there was no batch.
-            if self._evaluation_batch.numpy() == 0:
-                raise ValueError(
-                    f"FlowModel.predict: expected {self._event_name}, got an empty dataset."
-                ) from error
-            raise
-        _warn_unless_finite(log_prob, "predict")
+        except private_api.NoBatchError as error:
+            message = "FlowModel.predict: expected data, got an empty dataset."
+            raise ValueError(message) from error
+        warn_unless_finite(log_prob, "predict")
         return log_prob
 
     # Saving.
@@ -547,8 +445,10 @@ class FlowModel(keras.Model):
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`, serialized."""
         config = super().get_compile_config()
-        own = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
-        return {**config, **own} if config else config
+        if not config:
+            return config
+        options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
+        return {**config, **options}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles with the arguments that `get_compile_config` returned."""
@@ -624,46 +524,3 @@ class FlowModel(keras.Model):
           ImportError: if the handle needs a library that is not installed.
         """
         return presets.from_preset(handle, custom_objects)
-
-
-class _ReplicatedMean(keras.metrics.Mean):
-    """A mean that all replicas update with the same values.
-
-    Keras sums the replicas' values when a metric is read, which needs all workers: a worker that
-    saves the model alone would wait forever.
-    """
-
-    def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        """Creates a variable that is read without communication."""
-        return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
-
-
-def _at_least_one(values: tf.Tensor) -> tf.Tensor:
-    # A replica may have no image of a last batch, and convolutions of empty tensors fail. It then
-    # computes one image of zeros, which does not count.
-    missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
-    filled = tf.pad(values, tf.stack([[0, missing], *[[0, 0]] * (values.shape.rank - 1)]))
-    return tf.ensure_shape(filled, [None, *values.shape[1:]])
-
-
-def _warn_unless_finite(values: Any, method: str) -> None:
-    # Not an error: a validation within `fit` may pass, and other images have a density.
-    number = np.count_nonzero(~np.isfinite(values))
-    if number:
-        warnings.warn(
-            f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
-            "that are not; a bijector with validate_args=True says where, and "
-            "evaluation.bits_per_dim for which image.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
-def _check_scope(name: str, variables: Sequence[tf.Variable]) -> None:
-    strategy = tf.distribute.get_strategy()
-    if not all(strategy.extended.variable_created_in_scope(variable) for variable in variables):
-        raise ValueError(
-            f"FlowModel: expected {name} of the scope that the model is in, of "
-            f"{type(strategy).__name__}, got variables of another: construct distribution, model "
-            "and optimizer in one `with strategy.scope()`."
-        )

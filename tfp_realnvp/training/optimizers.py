@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal import private_api, replicas, validation
 
-__all__ = ["FusedAdam", "apply_if"]
+__all__ = ["FusedAdam", "apply_if", "averaged_weights"]
 
 
 def apply_if(
@@ -21,8 +22,8 @@ def apply_if(
 ) -> None:
     """Applies gradients if a condition holds, and otherwise changes nothing, not even moments.
 
-    With several replicas all make the same step, with gradients that were summed over them, so
-    that the norm by which they are clipped is that of the sum.
+    With several replicas all make the same step. The gradients are sums over replicas, and are
+    clipped by the norm of the sum.
 
     #### Example
 
@@ -44,11 +45,12 @@ def apply_if(
             condition, lambda: _apply(optimizer, gradients, variables), lambda: tf.constant(False)
         )
         return
-    # Keras communicates within `apply`, also with a single replica, and no branch may do that. The
-    # step is undone instead.
+    # `apply` communicates, even with a single replica, which is not possible in a branch of a
+    # `tf.cond`. The step is made, and undone where the condition does not hold.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
-    # Keras sums over replicas once more: the first one passes the sum, the others zeros.
+    # `apply` sums the gradients over replicas again. They are sums already, so that only the first
+    # replica passes them on, and the others pass zeros.
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     counts = condition & tf.equal(replica, 0)
     gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
@@ -64,6 +66,43 @@ def _apply(
 ) -> tf.Tensor:
     optimizer.apply(gradients, variables)
     return tf.constant(True)
+
+
+@contextlib.contextmanager
+def averaged_weights(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> Iterator[None]:
+    """Puts the averages of an optimizer with `use_ema=True` in place of the variables' values.
+
+    On exit the values are what they were. Without such an optimizer, or before its first step, it
+    does nothing.
+
+    #### Example
+
+    >>> import keras
+    >>> variable, optimizer = keras.Variable(1.0), keras.optimizers.SGD(1.0, use_ema=True)
+    >>> for gradient in (1.0, 2.0):
+    ...   optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+    >>> with averaged_weights(optimizer, [variable]):
+    ...   average = float(variable)
+    >>> round(average, 2), float(variable)
+    (-0.02, -2.0)
+
+    Args:
+      optimizer: any Keras optimizer, built.
+      variables: those that the optimizer was built for.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
+        yield
+        return
+    weights = [tf.identity(variable.value) for variable in variables]
+    try:
+        optimizer.finalize_variable_values(variables)
+        yield
+    finally:
+        for variable, value in zip(variables, weights, strict=True):
+            variable.value.assign(value)
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -132,7 +171,7 @@ class FusedAdam(keras.optimizers.Adam):
     def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         if self.global_clipnorm is None:
             return super()._clip_gradients(grads)
-        # Keras's own fails for gradients of several dtypes, and has an operation more for each.
+        # That of Keras fails for gradients of several dtypes, and runs one more operation for each.
         widest = max({gradient.dtype for gradient in grads}, key=lambda dtype: dtype.size)
         halves = [tf.cast(tf.nn.l2_loss(gradient), widest) for gradient in grads]
         norm = tf.sqrt(2 * tf.add_n(halves))
@@ -145,7 +184,7 @@ class FusedAdam(keras.optimizers.Adam):
         if tf.distribute.has_strategy():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        # Keras sums gradients over replicas, also over a single one, by a `tf.custom_gradient`,
+        # Keras sums gradients over replicas, even over a single one, by a `tf.custom_gradient`,
         # which keeps the graph of the step for the life of the process.
         variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
         dtypes = {variable.dtype for variable in variables}
@@ -156,11 +195,11 @@ class FusedAdam(keras.optimizers.Adam):
     def _update(
         self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]
     ) -> None:
-        index = self._get_variable_index(variable)
+        first, second = private_api.adam_moments(self, variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=first.value.handle,
+            v=second.value.handle,
             grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
             **scalars,
         )

@@ -12,7 +12,7 @@ from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector
 from tfp_realnvp.distributions import find_condition_spec, route
 from tfp_realnvp.internal import private_api
 
-__all__ = ["TrackedVariables", "build_networks", "find_scales"]
+__all__ = ["TrackedVariables", "build_networks", "find_bijectors", "find_scales"]
 
 tfd = tfp.distributions
 
@@ -28,6 +28,15 @@ class TrackedVariables(keras.layers.Layer):
     2
     """
 
+    @classmethod
+    def outside(
+        cls, networks: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]
+    ) -> TrackedVariables:
+        """Returns a layer of all variables of modules that are not variables of `networks`."""
+        of_networks = {id(v.value) for layer in networks for v in layer.variables}
+        variables = [v for module in modules for v in module.variables]
+        return cls([v for v in variables if id(v) not in of_networks], name="other_variables")
+
     def __init__(self, variables: list[tf.Variable], name: str) -> None:
         super().__init__(name=name)
         self.wrapped = [
@@ -35,6 +44,12 @@ class TrackedVariables(keras.layers.Layer):
             for i, v in enumerate(variables)
         ]
         self.built = True
+
+
+def find_bijectors(modules: Sequence[tf.Module]) -> list[FlowBijector]:
+    """Returns all bijectors of this package within modules."""
+    parts = [part for module in modules for part in module.submodules]
+    return [part for part in parts if isinstance(part, FlowBijector)]
 
 
 def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijector]) -> None:
@@ -73,4 +88,4 @@ def find_scales(
     layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
     of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
     transformers = [part.transformer for part in bijectors if isinstance(part, Coupling)]
-    return of_layers + [each.scale for each in transformers if isinstance(each, Affine)]
+    return of_layers + [affine.scale for affine in transformers if isinstance(affine, Affine)]

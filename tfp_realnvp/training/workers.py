@@ -1,10 +1,44 @@
-"""The processes of a multi-worker strategy."""
+"""Models and values that the replicas and processes of a strategy share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 import tensorflow as tf
 
-__all__ = ["broadcast_from_chief", "is_chief", "num_workers"]
+__all__ = ["ReplicatedMean", "broadcast_from_chief", "check_scope", "is_chief", "num_workers"]
+
+
+class ReplicatedMean(keras.metrics.Mean):
+    """A mean that all replicas update with the same values.
+
+    Keras sums the replicas' values when a metric is read, which needs all workers: a worker that
+    saves the model alone would wait forever.
+
+    #### Example
+
+    >>> mean = ReplicatedMean(name='loss')
+    >>> mean.update_state([1.0, 3.0])
+    >>> float(mean.result())
+    2.0
+    """
+
+    def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        """Creates a variable that is read without communication."""
+        return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
+
+
+def check_scope(name: str, variables: Sequence[tf.Variable]) -> None:
+    """Raises `ValueError` if a variable was not created in the scope of the current strategy."""
+    strategy = tf.distribute.get_strategy()
+    if not all(strategy.extended.variable_created_in_scope(variable) for variable in variables):
+        raise ValueError(
+            f"FlowModel: expected {name} of the scope that the model is in, of "
+            f"{type(strategy).__name__}, got variables of another: construct distribution, model "
+            "and optimizer in one `with strategy.scope()`."
+        )
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
@@ -44,7 +78,7 @@ def broadcast_from_chief(strategy: tf.distribute.Strategy, value: float) -> floa
 
     def share() -> tf.Tensor:
         context = tf.distribute.get_replica_context()
-        own = tf.where(tf.equal(context.replica_id_in_sync_group, 0), value, 0.0)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(own, tf.float64))
+        summand = tf.where(tf.equal(context.replica_id_in_sync_group, 0), value, 0.0)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(summand, tf.float64))
 
     return float(strategy.experimental_local_results(strategy.run(share))[0])
