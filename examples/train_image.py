@@ -55,7 +55,7 @@ flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.",
 flags.DEFINE_enum(
     "transformer",
     None,
-    ["affine", "rational_quadratic_spline", "logistic_mixture"],
+    ["affine", "additive", "rational_quadratic_spline", "logistic_mixture"],
     "Transformer of the couplings; default: that of the configuration.",
 )
 flags.DEFINE_bool("invertible_conv", None, "An invertible 1×1 convolution before each coupling.")
@@ -303,7 +303,7 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value
     if FLAGS.transformer is not None:
-        arguments["transformer"] = None if FLAGS.transformer == "affine" else FLAGS.transformer
+        arguments["transformer"] = FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
     configurations = {"paper": tfr.RealNVPImage, "compact": tfr.RealNVPImage.compact}

@@ -75,16 +75,17 @@ def test_lower_packages_do_not_import_higher_ones():
     assert not violations, "\n" + "\n".join(violations)
 
 
-def test_only_private_api_uses_private_apis():
-    uses = [
-        f"tfp_realnvp/{path}:{number}: {line.strip()}"
+def test_only_private_api_imports_private_modules():
+    imports = [
+        f"tfp_realnvp/{path}:{node.lineno}: {ast.unparse(node)}"
         for path in _modules()
         if path != pathlib.Path("internal/private_api.py")
-        for number, line in enumerate((_ROOT / path).read_text().splitlines(), start=1)
-        if any(name in line for name in _PRIVATE)
+        for node in ast.walk(ast.parse((_ROOT / path).read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and any(name in ast.unparse(node) for name in _PRIVATE)
     ]
     message = "private APIs belong into tfp_realnvp/internal/private_api.py:\n"
-    assert not uses, message + "\n".join(uses)
+    assert not imports, message + "\n".join(imports)
 
 
 @pytest.mark.parametrize(

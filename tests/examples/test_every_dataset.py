@@ -11,7 +11,7 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp import data
 
-_TINY = ("--num_scales=1", "--num_blocks=0", "--num_filters=2", "--batch_size=4")
+_TINY = ("--num_scales=1", "--num_filters=2", "--batch_size=4")
 _DATASETS = {
     # name: (image shape, evaluation split)
     "cifar10": ((32, 32, 3), "test"),

@@ -37,7 +37,10 @@ def train(images, tmp_path, run_script):
 
     def run(folder, *options):
         output = tmp_path / folder
-        flags = (f"--dataset={images}", f"--output_dir={output}", *_TINY, *options)
+        # The networks of compact have no blocks.
+        is_compact = "--configuration=compact" in options
+        tiny = [flag for flag in _TINY if not (is_compact and flag == "--num_blocks=0")]
+        flags = (f"--dataset={images}", f"--output_dir={output}", *tiny, *options)
         run_script("train_image", *flags, write_report=_no_report)
         return output
 
@@ -193,8 +196,7 @@ def test_labels(labeled):
     folder, _ = labeled
     model = tfr.FlowModel.from_preset(folder)
     assert "--condition=label" in _flags(folder)
-    embedding = model.distribution.bijector.condition_embedding
-    assert (embedding.num_classes, embedding.dropout) == (3, 0.2)
+    assert (model.condition_spec.num_classes, model.condition_spec.dropout) == (3, 0.2)
 
     report = json.loads((folder / "report.json").read_text())
     # In one batch, as in the report: the noise of an image depends on its place in a batch.
@@ -340,6 +342,11 @@ def test_optimizers(options, learning_rate, weight_decay, train, monkeypatch):
     monkeypatch.setattr(tfr.FlowModel, "compile", compile)
     with pytest.raises(_Stop):
         train("run", *options)
+
+
+def test_blocks_of_networks_that_have_none(train):
+    with pytest.raises(ValueError, match="num_blocks only with the default network"):
+        train("run", "--configuration=compact", "--num_blocks=8")
 
 
 def test_weight_decay_of_another_optimizer(train):
