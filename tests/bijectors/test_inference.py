@@ -13,11 +13,13 @@ import tfp_realnvp as tfr
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-_SMALL = {"num_couplings": 2, "num_blocks": 1, "num_filters": 6}
+_SMALL = {"num_couplings": 2, "num_filters": 6}
 
 
 def _flow(size=3, **kwargs):
-    return ft.randomize(tfr.RealNVPVector(size, **{**_SMALL, **kwargs}))
+    # Only the default network has blocks.
+    blocks = {} if "network_fn" in kwargs else {"num_blocks": 0}
+    return ft.randomize(tfr.RealNVPVector(size, **{**_SMALL, **blocks, **kwargs}))
 
 
 def _distribution(size=3, **kwargs):
