@@ -255,7 +255,7 @@ def small_image_flow():
 )
 def test_copy_with_another_architecture_raises(small_image_flow, override):
     (name,) = override
-    with pytest.raises(ValueError, match=f"expected the configuration.*got.*{name}"):
+    with pytest.raises(ValueError, match=f"expected the options.*got.*{name}"):
         small_image_flow.copy(**override)
 
 
