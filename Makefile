@@ -16,7 +16,7 @@ PIP := $(BIN)/python $(INSTALL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-versions lint bench clean
+.PHONY: help demo check test test-versions lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -27,6 +27,9 @@ demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs
 	@echo "The results are in results/digits:"
 	@ls results/digits
 	@echo "Load the model: tfr.FlowModel.from_preset('results/digits')"
+
+check: lint  ## lint, then run the core of the tests
+	$(BIN)/python -m pytest -m core $(PYTEST_FLAGS)
 
 test: lint  ## lint, then run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -22,7 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-# What `make test-versions` runs with other releases of TensorFlow and Keras.
+# What `make check` runs, and `make test-versions` with other releases of TensorFlow and Keras.
 _CORE = (
     "bijectors/test_act_norm.py",
     "bijectors/test_affine_coupling.py",

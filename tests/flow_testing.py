@@ -44,8 +44,20 @@ def randomize(module, seed=0):
 
 def network(channels_in, channels_out, dtype="float32", **kwargs):
     """Returns a small conditioner, built."""
-    layer = tfr.ConvResNet(channels_out, num_blocks=1, num_filters=4, dtype=dtype, **kwargs)
+    kwargs = {"num_blocks": 1, "num_filters": 4, **kwargs}
+    layer = tfr.ConvResNet(channels_out, dtype=dtype, **kwargs)
     layer.build((None, None, None, channels_in))
+    return layer
+
+
+def convolution(*, input_channels, output_channels, dtype="float32", name=None, **_):
+    """A `network_fn` of one convolution.
+
+    Tests of what does not depend on the network use it: tracing and compiling networks is most of
+    their cost.
+    """
+    layer = keras.layers.Conv2D(output_channels, 3, padding="same", dtype=dtype, name=name)
+    layer.build((None, None, None, input_channels))
     return layer
 
 

@@ -1,4 +1,5 @@
 import doctest
+import functools
 import importlib
 import itertools
 import json
@@ -118,6 +119,9 @@ def test_bits_per_dim_of_training_and_test_images(contender, monkeypatch, tmp_pa
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(quality, "matrix_rates", lambda: {"float32": 1.0, "bfloat16": 1.0})
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 100)
+    if contender == "ours":
+        small = functools.partial(quality.contender_class("ours"), num_filters=4, num_couplings=1)
+        monkeypatch.setattr(quality, "contender_class", {"ours": small}.get)
     outcome = quality.main([f"--data={tmp_path / 'images.npz'}", f"--contender={contender}"])
     assert 2 <= outcome["steps"] <= 5 and outcome["finite_samples"] == outcome["samples"] == 100
     assert math.isfinite(outcome["bits_per_dim"])

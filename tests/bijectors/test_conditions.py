@@ -1,5 +1,7 @@
 """A condition reaches every network, broadcasts with the images, and is never mistaken."""
 
+import functools
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -56,19 +58,25 @@ def test_it_reaches_every_network(kind, network):
 # The zero start.
 
 
-@pytest.mark.parametrize("make", [tfr.RealNVPImage, tfr.RealNVPImage.compact])
+@functools.cache
+def _start(name, kind):
+    """Returns the results of an untrained flow, with or without a condition."""
+    options = {} if kind is None else {**ft.CONDITIONS[kind], "condition_dropout": 0.1}
+    given = {} if kind is None else {"conditional_input": ft.condition(kind, [3])}
+    make = tfr.RealNVPImage.compact
+    if name == "RealNVPImage":
+        make = functools.partial(tfr.RealNVPImage, num_blocks=1)
+    keras.utils.set_random_seed(0)
+    flow = make(_SHAPE, num_scales=2, num_couplings=1, num_filters=4, **options)
+    # Statistics and weights that are not those of the start.
+    training = flow.inverse_and_log_det(ft.pixels([3, *_SHAPE]), training=True, **given)
+    return [*training, *flow.forward_and_log_det(ft.normal([3, *_SHAPE]), **given)]
+
+
+@pytest.mark.parametrize("name", ["RealNVPImage", "compact"])
 @each_kind
-def test_it_starts_as_the_flow_without_condition(kind, make):
-    values = []
-    for options in ({}, {**ft.CONDITIONS[kind], "condition_dropout": 0.1}):
-        keras.utils.set_random_seed(0)
-        flow = make(_SHAPE, num_scales=2, num_blocks=1, num_filters=4, **options)
-        given = {"conditional_input": ft.condition(kind, [3])} if options else {}
-        x = ft.normal([3, *_SHAPE])
-        # Statistics and weights that are not those of the start.
-        training = flow.inverse_and_log_det(ft.pixels([3, *_SHAPE]), training=True, **given)
-        values.append([*training, *flow.forward_and_log_det(x, **given)])
-    for one, other in zip(*values, strict=True):
+def test_it_starts_as_the_flow_without_condition(kind, name):
+    for one, other in zip(_start(name, None), _start(name, kind), strict=True):
         if one.shape.rank == 4:
             np.testing.assert_array_equal(one, other)
         else:
@@ -100,6 +108,12 @@ _BROADCAST = {
 }
 
 
+@functools.cache
+def _broadcast_flow(name):
+    kind, make = _BROADCAST[name]
+    return make(kind)
+
+
 @pytest.mark.parametrize("hook", ["forward", "inverse"])
 @pytest.mark.parametrize(
     ("condition_batch", "batch"),
@@ -108,8 +122,8 @@ _BROADCAST = {
 )
 @pytest.mark.parametrize("name", _BROADCAST)
 def test_leading_shapes_broadcast(name, condition_batch, batch, hook):
-    kind, make = _BROADCAST[name]
-    flow, condition = make(kind), ft.condition(kind, condition_batch)
+    kind, _ = _BROADCAST[name]
+    flow, condition = _broadcast_flow(name), ft.condition(kind, condition_batch)
     value = (ft.normal if hook == "forward" else ft.pixels)([*batch, *_SHAPE]) / 50
     given = {"conditional_input": condition}
     result, log_det = getattr(flow, f"{hook}_and_log_det")(value, **given)
@@ -194,7 +208,7 @@ def test_images_are_resized_bilinearly(size):
     ids=["chain", "chains", "invert", "chain_of_invert", "flow_chain", "inverted", "chain_in_flow"],
 )
 def test_nested(wrap):
-    flow = _flow("labels", "resnet", name="flow")
+    flow = _flow("labels", "user", name="flow")
     bijector = wrap(flow)
     given = tfr.condition(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector), 3)
     other = tfr.condition(given.distribution, 1)
@@ -228,8 +242,8 @@ def _counted(kind="labels"):
     layers = []
 
     def network_fn(*, input_channels, output_channels, conditional_event_shape, name, **_):
-        shape = {"conditional_event_shape": conditional_event_shape}
-        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **shape)))
+        options = {"num_blocks": 0, "conditional_event_shape": conditional_event_shape}
+        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **options)))
         return layers[-1]
 
     return ft.conditional_flow(kind, image_shape=_SHAPE, network_fn=network_fn), layers
@@ -350,7 +364,7 @@ def test_a_copy_shares_the_embedding():
 )
 def test_a_copy_with_another_condition(override):
     flow = _flow("labels", condition_dropout=0.1)
-    with pytest.raises(ValueError, match=r"expected the configuration that the shared networks"):
+    with pytest.raises(ValueError, match="expected the options that the shared networks"):
         flow.copy(**override)
 
 
@@ -430,16 +444,16 @@ def _coupling(**kwargs):
         (lambda: _flow("labels"), [1, 2, 3], r"expected leading shapes.* that broadcast, got .*"),
         (lambda: _flow("vectors"), np.zeros([3, 3]), r"\(2, 4, 4, 2\) with 3 and \(3, 6\) with 1"),
         (lambda: _coupling(conditional_event_shape=[3]), None, r"\[..., 3\], got None"),
-        (lambda: _coupling(conditional_event_shape=[3]), np.zeros([4]), r"3\], got shape \(4,\)"),
+        (lambda: _coupling(conditional_event_shape=[3]), np.zeros([4]), r"3\], got .*\(4,\)"),
         (
             lambda: _coupling(conditional_event_shape=[None, None, 2]),
             np.zeros([4, 4, 3]),
-            r"conditional_input \[..., any, any, 2\], got shape \(4, 4, 3\)",
+            r"images \[..., any, any, 2\], got .*\(4, 4, 3\)",
         ),
         (
             lambda: _coupling(conditional_event_shape=[None, None, 2]),
             np.zeros([2]),
-            r"conditional_input \[..., any, any, 2\], got shape \(2,\)",
+            r"images \[..., any, any, 2\], got .*\(2,\)",
         ),
         (lambda: _coupling(), 3, "got a `conditional_input`, but no network here takes one"),
     ],
@@ -464,7 +478,7 @@ def _needs_no_condition(**_):
         (
             lambda: tfr.RealNVPImage(_SHAPE, condition_dropout=0.1),
             ValueError,
-            "expected no condition_dropout without a condition, got 0.1",
+            "expected condition_dropout only with a condition, got 0.1",
         ),
         (
             lambda: tfr.RealNVPImage(_SHAPE, num_classes=3, condition_dropout=1),
