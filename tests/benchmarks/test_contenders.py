@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import flow_testing as ft
 import numpy as np
 import pytest
 
@@ -70,3 +71,76 @@ def test_pytorch_is_a_bijection_with_its_log_det():
     jacobian = torch.autograd.functional.jacobian(encode, values.flatten())
     expected = torch.linalg.slogdet(jacobian).logabsdet
     np.testing.assert_allclose(log_det[0].numpy(), expected, rtol=1e-8)
+
+
+def _weights_of_both(couplings, norms, steps):
+    """Yields a variable of ours, an index into it or `None`, and PyTorch's tensor, from the data on.
+
+    Kernels are [..., C, K] with ours and [K, C, h, w] with PyTorch.
+    """
+    for coupling, norm, step in zip(couplings, norms, steps, strict=True):
+        ours, theirs = coupling.network, step.network
+        yield coupling.scale, None, step.scale
+        yield norm.moving.mean, None, step.norm.mean
+        yield norm.moving.variance, None, step.norm.variance
+        yield ours.input_offset, None, theirs.input_norm.bias
+        yield ours.input_mean, None, theirs.input_norm.mean
+        yield ours.input_variance, None, theirs.input_norm.variance
+        yield ours.input_kernel, None, theirs.input_conv.direction
+        yield ours.input_scale, None, theirs.input_conv.scale
+        yield ours.input_bias, None, theirs.input_conv.bias
+        torch_norms = [norm for block in theirs.blocks for norm in (block.norm1, block.norm2)]
+        for i, torch_norm in enumerate([*torch_norms, theirs.output_norm]):
+            yield ours.offsets, i, torch_norm.bias
+            yield ours.moving_means, i, torch_norm.mean
+            yield ours.moving_variances, i, torch_norm.variance
+        for i, conv in enumerate(conv for b in theirs.blocks for conv in (b.conv1, b.conv2)):
+            yield ours.block_kernels, i, conv.direction
+            yield ours.block_scales, i, conv.scale
+            if conv.bias is not None:
+                yield ours.block_biases, i // 2, conv.bias
+        for i, skip in enumerate([theirs.input_skip, *(block.skip for block in theirs.blocks)]):
+            yield ours.skip_kernels, i, skip.direction
+            yield ours.skip_scales, i, skip.scale
+            yield ours.skip_biases, i, skip.bias
+        yield ours.output_kernel, None, theirs.output_conv.direction
+        yield ours.output_scales, None, theirs.output_conv.scale
+        yield ours.output_bias, None, theirs.output_conv.bias
+
+
+def test_pytorch_with_our_weights_and_we_with_its():
+    torch = pytest.importorskip("torch")
+    ours, theirs = _make("ours"), _make("pytorch")
+    parts = ours.distribution.submodules
+    couplings = [part for part in parts if isinstance(part, tfr.AffineCoupling)]
+    norms = [part for part in parts if isinstance(part, tfr.BatchNormalization)]
+    steps = [module for module in theirs.flow.modules() if type(module).__name__ == "_Step"]
+    weights = list(_weights_of_both(couplings, norms, steps))
+    num_weights = sum(np.prod(v.shape) for v in ft.randomize(ours.distribution).variables)
+    # All but the numbers of updates.
+    assert sum(tensor.numel() for *_, tensor in weights) == num_weights - len(norms)
+
+    values = ours.images + np.float32(0.5)
+    with torch.no_grad():
+        for variable, index, tensor in weights:
+            value = np.asarray(variable if index is None else variable[index])
+            if tensor.ndim == 4:
+                value = np.transpose(
+                    value.reshape(*tensor.shape[2:], *value.shape[-2:]), [3, 2, 0, 1]
+                )
+            tensor.copy_(torch.from_numpy(value.copy()))
+    np.testing.assert_allclose(theirs.log_prob(values), ours.log_prob(values), rtol=1e-4)
+
+    before = ours.log_prob(values)
+    theirs.train(steps=3)
+    for variable, index, tensor in weights:
+        value = tensor.detach().numpy()
+        if tensor.ndim == 4:
+            value = np.transpose(value, [2, 3, 1, 0])
+        whole = np.array(variable)
+        part = whole if index is None else whole[index]
+        part[...] = value.reshape(part.shape)
+        variable.assign(whole)
+    after = ours.log_prob(values)
+    assert np.abs(after / before - 1).max() > 1e-3
+    np.testing.assert_allclose(theirs.log_prob(values), after, rtol=1e-4)
