@@ -74,7 +74,7 @@ def test_pytorch_is_a_bijection_with_its_log_det():
 
 
 def _weights_of_both(couplings, norms, steps):
-    """Yields a variable of ours, an index into it or `None`, and PyTorch's tensor, from the data on.
+    """Yields a variable of ours, an index into it or `None`, and the tensor of PyTorch.
 
     Kernels are [..., C, K] with ours and [K, C, h, w] with PyTorch.
     """
@@ -125,9 +125,8 @@ def test_pytorch_with_our_weights_and_we_with_its():
         for variable, index, tensor in weights:
             value = np.asarray(variable if index is None else variable[index])
             if tensor.ndim == 4:
-                value = np.transpose(
-                    value.reshape(*tensor.shape[2:], *value.shape[-2:]), [3, 2, 0, 1]
-                )
+                value = value.reshape(*tensor.shape[2:], *value.shape[-2:])
+                value = np.transpose(value, [3, 2, 0, 1])
             tensor.copy_(torch.from_numpy(value.copy()))
     np.testing.assert_allclose(theirs.log_prob(values), ours.log_prob(values), rtol=1e-4)
 
@@ -137,7 +136,7 @@ def test_pytorch_with_our_weights_and_we_with_its():
         value = tensor.detach().numpy()
         if tensor.ndim == 4:
             value = np.transpose(value, [2, 3, 1, 0])
-        whole = np.array(variable)
+        whole = np.asarray(variable).copy()
         part = whole if index is None else whole[index]
         part[...] = value.reshape(part.shape)
         variable.assign(whole)
