@@ -38,9 +38,9 @@ def dequantize(
 
     #### Example
 
-    >>> import tensorflow as tf
+    >>> import tensorflow as tf, tfp_realnvp as tfr
     >>> images = tf.constant([[3, 255]], tf.uint8)
-    >>> noisy = dequantize(images, seed=(0, 1))
+    >>> noisy = tfr.dequantize(images, seed=(0, 1))
     >>> bool(tf.reduce_all(tf.floor(noisy) == tf.cast(images, tf.float32)))
     True
 
@@ -100,8 +100,10 @@ def uniform_noise(
 
     #### Example
 
-    >>> whole = uniform_noise([5, 2], (0, 1))
-    >>> rest = uniform_noise([3, 2], (0, 1), first=tf.constant(2))
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp import pixels
+    >>> whole = pixels.uniform_noise([5, 2], (0, 1))
+    >>> rest = pixels.uniform_noise([3, 2], (0, 1), first=tf.constant(2))
     >>> bool(tf.reduce_all(whole[2:] == rest))
     True
 
@@ -142,7 +144,8 @@ def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
 
     #### Example
 
-    >>> evaluation_seed(seed=0, batch=1).numpy().tolist()
+    >>> from tfp_realnvp import pixels
+    >>> pixels.evaluation_seed(seed=0, batch=1).numpy().tolist()
     [24301, 1]
 
     Args:
@@ -164,7 +167,8 @@ def image_component(data: Any) -> Any:
 
     #### Example
 
-    >>> image_component(("images", "labels")), image_component({"image": "images", "label": 3})
+    >>> from tfp_realnvp import pixels
+    >>> pixels.image_component(("images", "labels")), pixels.image_component({"image": "images", "label": 3})
     ('images', 'images')
 
     Args:
@@ -187,7 +191,8 @@ def condition_component(data: Any) -> Any:
 
     #### Example
 
-    >>> condition_component(("images", "labels")), condition_component({"image": 0, "label": 3})
+    >>> from tfp_realnvp import pixels
+    >>> pixels.condition_component(("images", "labels")), pixels.condition_component({"image": 0, "label": 3})
     ('labels', 3)
 
     Args:
@@ -206,7 +211,8 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 
     #### Example
 
-    >>> to_uint8([-3.2, 7.9, 300.]).tolist()
+    >>> import tfp_realnvp as tfr
+    >>> tfr.to_uint8([-3.2, 7.9, 300.]).tolist()
     [0, 7, 255]
 
     Args:
@@ -235,8 +241,8 @@ def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
 
     #### Example
 
-    >>> import math, tensorflow as tf
-    >>> float(bits_per_dim(tf.constant(-10 * math.log(256.)), 10))   # uniform on [0, 256)
+    >>> import math, tensorflow as tf, tfp_realnvp as tfr
+    >>> float(tfr.bits_per_dim(tf.constant(-10 * math.log(256.)), 10))   # uniform on [0, 256)
     8.0
 
     Args:

@@ -46,8 +46,8 @@ class ActNorm(ChannelNormalization):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> bijector = ActNorm()
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.ActNorm()
     >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
     >>> x = bijector.inverse(y, training=True)
     >>> bool(abs(tf.reduce_mean(x)) < 1e-3), bool(abs(tf.math.reduce_std(x) - 1) < 1e-2)

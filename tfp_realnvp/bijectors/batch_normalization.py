@@ -55,8 +55,8 @@ class BatchNormalization(ChannelNormalization):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> bijector = BatchNormalization(momentum=0.9)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.BatchNormalization(momentum=0.9)
     >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
     >>> x, ildj = bijector.inverse_and_log_det(y, training=True)   # the first step: the batch's
     >>> bool(abs(tf.math.reduce_std(x) - 1) < 1e-2), ildj.shape

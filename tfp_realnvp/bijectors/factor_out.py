@@ -30,8 +30,8 @@ class FactorOut(FlowBijector):
 
     #### Example
 
-    >>> import tensorflow as tf, tensorflow_probability as tfp
-    >>> y = FactorOut(tfp.bijectors.Scale(10.)).forward(tf.ones([1, 1, 4]))
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> y = tfr.FactorOut(tfp.bijectors.Scale(10.)).forward(tf.ones([1, 1, 4]))
     >>> y.numpy().ravel().tolist()
     [10.0, 10.0, 1.0, 1.0]
 

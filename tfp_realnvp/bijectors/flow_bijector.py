@@ -51,8 +51,8 @@ class FlowBijector(tfb.Bijector):
 
     #### Example
 
-    >>> import numpy as np, tensorflow as tf
-    >>> class Double(FlowBijector):
+    >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
+    >>> class Double(tfr.FlowBijector):
     ...   def __init__(self, name='double'):
     ...     super().__init__(parameters=dict(locals()), name=name)
     ...   def _forward_and_log_det(self, x, **kwargs):

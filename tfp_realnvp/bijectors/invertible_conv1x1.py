@@ -27,8 +27,8 @@ class InvertibleConv1x1(FlowBijector):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> bijector = InvertibleConv1x1(num_channels=6)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.InvertibleConv1x1(num_channels=6)
     >>> y = tf.random.normal([5, 4, 4, 6])
     >>> x, ildj = bijector.inverse_and_log_det(y)
     >>> bool(tf.reduce_max(abs(bijector.forward(x) - y)) < 1e-4), ildj.shape

@@ -38,8 +38,8 @@ class CheckerboardMask:
 
     #### Example
 
-    >>> import numpy as np, tensorflow as tf
-    >>> mask = CheckerboardMask(parity=0)
+    >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
+    >>> mask = tfr.CheckerboardMask(parity=0)
     >>> mask.split(tf.ones([1, 2, 2, 1]))[0].numpy()[0, :, :, 0].tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -93,11 +93,11 @@ class ChannelMask:
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> kept, changed = ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> kept, changed = tfr.ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
     >>> kept.numpy().item(), changed.numpy().item()
     (2.0, 1.0)
-    >>> kept, changed = ChannelMask(num_first=1).split(tf.constant([1., 2., 3.]))
+    >>> kept, changed = tfr.ChannelMask(num_first=1).split(tf.constant([1., 2., 3.]))
     >>> kept.numpy().tolist(), changed.numpy().tolist()
     ([1.0], [2.0, 3.0])
     """

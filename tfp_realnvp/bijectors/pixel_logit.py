@@ -34,8 +34,8 @@ class PixelLogit(FlowBijector):
 
     #### Example
 
-    >>> import numpy as np, tensorflow as tf
-    >>> bijector = PixelLogit()
+    >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.PixelLogit()
     >>> round(bijector.forward(tf.zeros([1, 1, 1])).numpy().item(), 3)
     128.0
     >>> bool(np.isfinite(bijector.inverse(tf.constant([[[0., 255.999]]]))).all())

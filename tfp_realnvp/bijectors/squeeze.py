@@ -31,11 +31,11 @@ class Squeeze(FlowBijector):
 
     #### Example
 
-    >>> import tensorflow as tf
+    >>> import tensorflow as tf, tfp_realnvp as tfr
     >>> image = tf.constant([[1., 2.], [3., 4.]])[..., tf.newaxis]
-    >>> Squeeze().forward(image).numpy().ravel().tolist()
+    >>> tfr.Squeeze().forward(image).numpy().ravel().tolist()
     [1.0, 2.0, 3.0, 4.0]
-    >>> Squeeze(order='factor_out').forward(image).numpy().ravel().tolist()
+    >>> tfr.Squeeze(order='factor_out').forward(image).numpy().ravel().tolist()
     [1.0, 4.0, 2.0, 3.0]
 
     #### References

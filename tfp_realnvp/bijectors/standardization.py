@@ -27,7 +27,7 @@ class Standardization(FlowBijector):
 
     #### Example
 
-    >>> import numpy as np
+    >>> import numpy as np, tfp_realnvp as tfr
     >>> rows = np.random.default_rng(0).normal(5., 2., size=[100, 3]).astype('float32')
     >>> bijector = Standardization.of(rows)
     >>> z, ildj = bijector.inverse_and_log_det(rows)

@@ -32,7 +32,7 @@ def class_log_probs(
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
-    >>> log_probs = class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
+    >>> log_probs = tfr.class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
     >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
     (TensorShape([5, 3]), [0.5, 0.25, 0.25])
 

@@ -28,7 +28,7 @@ def condition(
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
-    >>> given = condition(flow, [3, 7])
+    >>> given = tfr.condition(flow, [3, 7])
     >>> given.batch_shape, given.sample(5).shape, given.log_prob(given.sample(5)).shape
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 

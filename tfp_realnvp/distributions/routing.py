@@ -23,6 +23,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     #### Example
 
     >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.distributions.routing import route
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))

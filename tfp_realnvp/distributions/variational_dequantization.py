@@ -39,8 +39,8 @@ class VariationalDequantization(tf.Module):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> dequantizer = VariationalDequantization((4, 4, 1), num_filters=8)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> dequantizer = tfr.VariationalDequantization((4, 4, 1), num_filters=8)
     >>> images = tf.constant(7, tf.uint8, [5, 4, 4, 1])
     >>> values, log_q = dequantizer.dequantize(images, seed=(0, 1))
     >>> bool(tf.reduce_all(tf.floor(values) == 7)), log_q.shape, float(tf.reduce_max(abs(log_q)))

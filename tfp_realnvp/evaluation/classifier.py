@@ -69,12 +69,13 @@ def classification(
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp import evaluation
     >>> base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfp.distributions.TransformedDistribution(
     ...     base, tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4,
     ...                            num_classes=2))
     >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 1], dtype=np.uint8)
-    >>> result = classification(flow, images, np.arange(10) % 2)
+    >>> result = evaluation.classification(flow, images, np.arange(10) % 2)
     >>> result.accuracy, round(result.log_loss, 3)   # Before training, classes are alike.
     (0.5, 0.693)
 

@@ -82,9 +82,10 @@ def bits_per_dim(
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp
+    >>> from tfp_realnvp import evaluation
     >>> uniform = tfp.distributions.Sample(tfp.distributions.Uniform(0., 256.), [4, 4, 3])
     >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 3], dtype=np.uint8)
-    >>> result = bits_per_dim(uniform, images, num_draws=2)
+    >>> result = evaluation.bits_per_dim(uniform, images, num_draws=2)
     >>> round(result.bits_per_dim, 5), result.num_images
     (8.0, 10)
 
@@ -94,7 +95,7 @@ def bits_per_dim(
     >>> base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 3])
     >>> flow = tfp.distributions.TransformedDistribution(
     ...     base, tfr.RealNVPImage((4, 4, 3), num_blocks=0, num_filters=4, num_classes=10))
-    >>> bits_per_dim(flow, (images, np.arange(10))).num_images
+    >>> evaluation.bits_per_dim(flow, (images, np.arange(10))).num_images
     10
 
     #### References

@@ -52,8 +52,9 @@ def as_markdown(
 
     #### Example
 
-    >>> result = Evaluation(3.5, 0.01, 3.45, 0.01, num_images=10_000, num_draws=8)
-    >>> print(as_markdown({"test": result}, "cifar10"))
+    >>> from tfp_realnvp import evaluation
+    >>> result = evaluation.Evaluation(3.5, 0.01, 3.45, 0.01, num_images=10_000, num_draws=8)
+    >>> print(evaluation.as_markdown({"test": result}, "cifar10"))
     | model | split | images | bits/dim | importance-weighted |
     | --- | --- | ---: | ---: | ---: |
     | this model | test | 10,000 | 3.500 ± 0.010 | 3.450 ± 0.010 (K = 8) |

@@ -19,6 +19,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
     #### Example
 
     >>> import tempfile
+    >>> from tfp_realnvp.internal.atomic_files import atomic_write
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with atomic_write(f"{folder}/new/greeting.txt") as (file, path):
     ...         count, exists = file.write(b"hello"), path.exists()
@@ -52,7 +53,8 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     #### Example
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
+    >>> from tfp_realnvp.internal.atomic_files import atomic_replace
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model"
     ...     for text in ("old", "new"):

@@ -15,6 +15,7 @@ def broadcast_batch(
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.batch_dims import broadcast_batch
     >>> image, condition = broadcast_batch(tf.ones([5, 4, 4, 1]), 3, tf.ones([3, 1, 8]), 1)
     >>> image.shape, condition.shape
     (TensorShape([3, 5, 4, 4, 1]), TensorShape([3, 5, 8]))

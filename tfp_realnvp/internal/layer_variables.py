@@ -21,6 +21,7 @@ class LayerVariables(Sequence):
     #### Example
 
     >>> import keras
+    >>> from tfp_realnvp.internal.layer_variables import LayerVariables
     >>> layer = keras.layers.Dense(2)
     >>> variables = LayerVariables(layer)
     >>> layer.build([None, 3])

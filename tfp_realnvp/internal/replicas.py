@@ -39,6 +39,7 @@ def num_replicas() -> int:
 
     #### Example
 
+    >>> from tfp_realnvp.internal.replicas import num_replicas
     >>> num_replicas()
     1
     """
@@ -58,6 +59,7 @@ def global_statistics(enabled: bool = True) -> Iterator[None]:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import batch_moments, global_statistics
     >>> strategy = tf.distribute.get_strategy()
     >>> def step(images):
     ...   with global_statistics():
@@ -89,6 +91,7 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import batch_moments
     >>> mean, variance, count = batch_moments(tf.constant([[1.0], [3.0]]), shift=tf.zeros([1]))
     >>> float(mean[0]), float(variance[0]), int(count)
     (2.0, 1.0, 2)
@@ -125,6 +128,7 @@ def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import local_moments
     >>> mean, variance = local_moments(tf.constant([1.0, 3.0]), [0])
     >>> float(mean), float(variance)
     (2.0, 1.0)
@@ -150,6 +154,8 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import part_of_batch
     >>> part = part_of_batch(tf.constant(4))
     >>> part.first, int(part.total)
     (0, 4)
@@ -169,6 +175,8 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import sum_over_replicas
     >>> [float(each) for each in sum_over_replicas([tf.constant(2.0)])]
     [2.0]
     """
@@ -189,6 +197,7 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import assign
     >>> variable = tf.Variable(1.0)
     >>> assign(variable, 2.0)
     >>> float(variable)
@@ -209,6 +218,7 @@ def average(variables: Sequence[tf.Variable]) -> None:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import average
     >>> average([tf.Variable(1.0)])
     """
     if num_replicas() == 1:

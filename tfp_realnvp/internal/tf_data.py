@@ -24,6 +24,8 @@ def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.tf_data import without_autotune
     >>> dataset = without_autotune(tf.data.Dataset.range(3))
     >>> dataset.options().autotune.enabled, [int(number) for number in dataset]
     (False, [0, 1, 2])

@@ -78,17 +78,18 @@ def encode(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> latents = encode(flow, images)
-    >>> latents.shape, bool((np.floor(decode(flow, latents) + 1e-3) == images).all())
+    >>> latents = latents.encode(flow, images)
+    >>> latents.shape, bool((np.floor(latents.decode(flow, latents) + 1e-3) == images).all())
     ((3, 4, 4, 1), True)
 
     The latents of each image under each of ten labels:
 
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
-    >>> encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
+    >>> latents.encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
 
     Args:
@@ -173,8 +174,9 @@ def reconstruct(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
-    >>> reconstruct(flow, np.full([2, 4, 4, 1], 7, np.uint8)).largest_error < 1e-2
+    >>> latents.reconstruct(flow, np.full([2, 4, 4, 1], 7, np.uint8)).largest_error < 1e-2
     True
 
     Args:
@@ -220,6 +222,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.codec import condition_of
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> condition_of(flow, [2, 0])
@@ -258,6 +261,7 @@ def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | N
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.codec import with_axis
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> with_axis(flow, [2, 0]).tolist()

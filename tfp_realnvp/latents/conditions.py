@@ -55,10 +55,11 @@ def interpolate_conditions(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> interpolate_conditions(flow, images, [5, 0, 4], 8, num_steps=6).shape
+    >>> latents.interpolate_conditions(flow, images, [5, 0, 4], 8, num_steps=6).shape
     (3, 6, 4, 4, 1)
 
     #### References
@@ -94,6 +95,7 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.conditions import linear_steps
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> linear_steps(flow, 0, 2, num_steps=3).tolist()
@@ -125,6 +127,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.conditions import as_vectors
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> as_vectors(flow, [2, 0]).values.tolist()

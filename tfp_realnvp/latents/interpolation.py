@@ -40,9 +40,10 @@ def interpolate(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> first, second = np.random.default_rng(0).integers(0, 256, [2, 4, 4, 1], dtype=np.uint8)
-    >>> interpolate(flow, first, second, num_steps=5).shape
+    >>> latents.interpolate(flow, first, second, num_steps=5).shape
     (5, 4, 4, 1)
 
     #### References

@@ -38,9 +38,10 @@ def levels_of_representation(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((8, 8, 1), num_scales=2, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
-    >>> levels_of_representation(flow, images).shape
+    >>> latents.levels_of_representation(flow, images).shape
     (3, 2, 8, 8, 1)
 
     #### References

@@ -36,9 +36,10 @@ def manifold(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [4, 4, 4, 1], dtype=np.uint8)
-    >>> manifold(flow, images, num_angles=4).shape
+    >>> latents.manifold(flow, images, num_angles=4).shape
     (4, 4, 4, 4, 1)
 
     #### References

@@ -36,7 +36,8 @@ def sample_latents(
     #### Example
 
     >>> import numpy as np
-    >>> latents = sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
+    >>> from tfp_realnvp import latents
+    >>> latents = latents.sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
     >>> latents.shape, bool(np.abs(latents).max() <= 1)
     ((100, 4, 4, 3), True)
 

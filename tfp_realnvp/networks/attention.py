@@ -38,8 +38,8 @@ class SelfAttention(keras.layers.Layer):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> layer = SelfAttention(num_heads=2)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> layer = tfr.SelfAttention(num_heads=2)
     >>> x = tf.random.normal([5, 4, 6, 8])
     >>> bool(tf.reduce_all(layer(x) == x)), tuple(layer.kernels.shape)
     (True, (3, 8, 2, 4))

@@ -23,6 +23,7 @@ def film(
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.networks.conditioner import film
     >>> [term.shape for term in film(tf.ones([5, 8]), tf.ones([8, 2, 16]), tf.float32)]
     [TensorShape([5, 1, 1, 16]), TensorShape([5, 1, 1, 16])]
 
@@ -68,8 +69,8 @@ class Conditioner(keras.layers.Layer):
 
     #### Example
 
-    >>> import keras, tensorflow as tf
-    >>> class OneByOne(Conditioner):
+    >>> import keras, tensorflow as tf, tfp_realnvp as tfr
+    >>> class OneByOne(tfr.Conditioner):
     ...   def build(self, input_shape):
     ...     self.conv = keras.layers.Conv2D(self.output_channels, 1)
     ...     self.conv.build((*input_shape[:-1], input_shape[-1] + 1))

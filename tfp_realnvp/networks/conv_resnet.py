@@ -69,8 +69,8 @@ class ConvResNet(Conditioner):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> network = ConvResNet(6, num_blocks=2, num_filters=16, checkerboard_parity=0)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.ConvResNet(6, num_blocks=2, num_filters=16, checkerboard_parity=0)
     >>> network(tf.ones([2, 8, 8, 3])).shape
     TensorShape([2, 8, 8, 6])
     >>> tuple(network.block_kernels.shape)

@@ -31,8 +31,8 @@ class DenseResNet(Conditioner):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> network = DenseResNet(6, num_blocks=2, num_filters=16)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.DenseResNet(6, num_blocks=2, num_filters=16)
     >>> network(tf.ones([5, 3])).shape, tuple(network.block_kernels.shape)
     (TensorShape([5, 6]), (4, 16, 16))
 

@@ -29,8 +29,8 @@ class ShallowConv(Conditioner):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> network = ShallowConv(6, num_filters=16, checkerboard_parity=0)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.ShallowConv(6, num_filters=16, checkerboard_parity=0)
     >>> network(tf.ones([2, 8, 8, 3])).shape
     TensorShape([2, 8, 8, 6])
 

@@ -47,6 +47,7 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     #### Example
 
     >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(tf.Variable(1.), 2.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_blocks=1))

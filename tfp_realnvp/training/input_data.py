@@ -29,6 +29,7 @@ def check_events(x: Any, event_shape: tf.TensorShape, *, gray_levels: bool) -> N
     #### Example
 
     >>> import numpy as np
+    >>> from tfp_realnvp.training.input_data import check_events
     >>> import tensorflow as tf
     >>> shape = tf.TensorShape([4, 4, 1])
     >>> check_events(np.zeros([2, 4, 4, 1], np.uint8), shape, gray_levels=True)
@@ -83,6 +84,7 @@ def as_dataset(data: Any, batch_size: int | None = None, *, shuffle: bool = Fals
     #### Example
 
     >>> import numpy as np
+    >>> from tfp_realnvp.training.input_data import as_dataset
     >>> batches = as_dataset((np.zeros([5, 4, 4, 1]), np.arange(5)), batch_size=2)
     >>> [labels.numpy().tolist() for _, labels in batches]
     [[0, 1], [2, 3], [4]]
@@ -129,6 +131,7 @@ def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
     #### Example
 
     >>> import numpy as np, tensorflow as tf
+    >>> from tfp_realnvp.training.input_data import events_of_batch
     >>> batch = (np.zeros([2, 4, 4, 1]), np.zeros([2]))
     >>> events_of_batch(batch, tf.TensorShape([4, 4, 1])).shape
     TensorShape([2, 4, 4, 1])

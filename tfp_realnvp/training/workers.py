@@ -12,6 +12,8 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.workers import num_workers
     >>> num_workers(tf.distribute.get_strategy())
     1
     """
@@ -25,6 +27,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.workers import is_chief
     >>> is_chief(tf.distribute.get_strategy())
     True
     """
@@ -36,6 +40,8 @@ def broadcast_from_chief(strategy: tf.distribute.Strategy, value: float) -> floa
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.workers import broadcast_from_chief
     >>> broadcast_from_chief(tf.distribute.get_strategy(), 3.0)
     3.0
     """

@@ -18,8 +18,8 @@ class Affine(Transformer):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> z, log_det = Affine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> z, log_det = tfr.Affine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
     >>> z.numpy().tolist(), log_det.numpy().tolist()
     ([[3.0]], [[0.0]])
 

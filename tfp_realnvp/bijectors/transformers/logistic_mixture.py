@@ -25,8 +25,8 @@ class LogisticMixture(Transformer):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> mixture, parameters = LogisticMixture(num_components=4), tf.random.normal([5, 14])
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> mixture, parameters = tfr.LogisticMixture(num_components=4), tf.random.normal([5, 14])
     >>> x = tf.random.normal([5, 1])
     >>> z, log_det = mixture.inverse(x, parameters)
     >>> bool(tf.reduce_max(abs(mixture.forward(z, parameters)[0] - x)) < 1e-4)

@@ -19,8 +19,8 @@ class Transformer(tf.Module, abc.ABC):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> class Double(Transformer):
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> class Double(tfr.Transformer):
     ...   num_parameters = 1
     ...   def inverse(self, x, parameters):
     ...     return x * tf.exp(parameters), parameters
