@@ -35,7 +35,7 @@ class FlowChain(FlowBijector):
     (TensorShape([5, 8, 8, 3]), TensorShape([5]))
     """
 
-    # The options of a whole flow, `RealNVPImage` or `RealNVPVector`, that made this chain.
+    # The options of the `RealNVPImage` or `RealNVPVector` that made this chain.
     architecture: Any = None
 
     def __init__(
@@ -60,7 +60,7 @@ class FlowChain(FlowBijector):
             bijectors of this package, or 3 if there is none.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `bijectors` is not a list, one of them is not a bijector, `dtype` is not
@@ -132,7 +132,7 @@ class FlowChain(FlowBijector):
     def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, broadcasts: bool) -> tf.Tensor:
         if not log_dets:
             return tf.zeros(tf.shape(value)[: -self.event_ndims], value.dtype)
-        # One operation instead of a chain of additions, and of their gradients.
+        # One operation replaces many additions and their gradients.
         return sum(log_dets) if broadcasts else tf.add_n(log_dets)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:

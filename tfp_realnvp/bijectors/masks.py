@@ -107,7 +107,7 @@ class ChannelMask:
 
         Args:
           parity: 0 keeps the first channels, 1 the others.
-          num_first: how many channels are the first; by default half of them.
+          num_first: number of first channels; by default half of all.
 
         Raises:
           ValueError: if `parity` is neither 0 nor 1, or `num_first` is negative.
@@ -138,10 +138,10 @@ class ChannelMask:
         """Returns the number of channels that are transformed.
 
         Args:
-          channels: the channels of the event.
+          channels: number of channels of the event.
 
         Raises:
-          ValueError: if they cannot be halved, or none is left to transform.
+          ValueError: if the channels cannot be halved, or there is none to transform.
         """
         return self._sizes(channels)[1 - self.parity]
 

@@ -1,4 +1,4 @@
-"""Calls nested bijectors, ours or TFP's."""
+"""Calls nested bijectors, of this package or of TFP."""
 
 from __future__ import annotations
 

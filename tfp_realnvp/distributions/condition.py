@@ -36,7 +36,7 @@ def condition(
       distribution: with a bijector or a base that takes `conditional_input`.
       conditional_input: the condition, with any leading dimensions: labels, vectors or images.
         With `condition_dropout` also `None`, for the distribution without a condition.
-      name: of the operations.
+      name: name of the operations.
 
     Raises:
       ValueError: if no part of the distribution takes a condition, or it is not as declared.

@@ -62,7 +62,7 @@ class ConditionalDistribution(tfd.Distribution):
           dtype: of the events.
           validate_args: as in `tfd.Distribution`.
           allow_nan_stats: as in `tfd.Distribution`.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `make_distribution` is not a function.

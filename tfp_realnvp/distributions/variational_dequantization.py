@@ -72,7 +72,7 @@ class VariationalDequantization(tf.Module):
           num_couplings: checkerboard couplings of each scale of g; the last one has one more.
           num_filters: feature maps of its networks.
           dtype: `tf.float32` or `tf.float64`, that of the distribution.
-          name: of the operations.
+          name: name of the operations.
           **kwargs: other arguments of `RealNVPImage`, or other values of them.
 
         Raises:

@@ -103,7 +103,7 @@ class SelfAttention(keras.layers.Layer):
         return inputs + tf.reshape(added, tf.shape(inputs))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for that of an input."""
+        """Returns the shape of the output for inputs of `input_shape`."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:

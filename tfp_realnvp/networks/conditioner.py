@@ -150,7 +150,7 @@ class Conditioner(keras.layers.Layer):
         return outputs * (1 - checkerboard(outputs, self.checkerboard_parity))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for that of an input."""
+        """Returns the shape of the output for inputs of `input_shape`."""
         return (*input_shape[:-1], self.output_channels)
 
     def get_config(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Affine(Transformer):
 
         Args:
           scale: the initial value of the trainable scale of tanh, or the variable itself.
-          dtype: of the variable.
+          dtype: dtype of the variable.
         """
         super().__init__(name="affine")
         self.scale = (
