@@ -75,7 +75,7 @@ class Architecture(abc.ABC):
     embedding_size: int | None
     dtype: tf.DType
 
-    caller: ClassVar[str]
+    flow_name: ClassVar[str]
     event_ndims: ClassVar[int]
     default_num_blocks: ClassVar[int]
 
@@ -87,9 +87,9 @@ class Architecture(abc.ABC):
             self._choice("transformer", tuple(_TRANSFORMERS))
         if self.network_fn is not None and not callable(self.network_fn):
             raise TypeError(
-                f"{self.caller}: expected a function as network_fn, got {self.network_fn!r}."
+                f"{self.flow_name}: expected a function as network_fn, got {self.network_fn!r}."
             )
-        self._set("dtype", validation.float_dtype(self.dtype, self.caller))
+        self._set("dtype", validation.float_dtype(self.dtype, self.flow_name))
         if self.network_dtype is None:
             is_double = self.dtype == tf.float64
             policy = "float64" if is_double else keras.config.dtype_policy().name
@@ -101,7 +101,7 @@ class Architecture(abc.ABC):
         has_batch_norm = self.normalization == "batch"
         self._default("momentum", 0.9, has_batch_norm, "with normalization='batch'")
         if has_batch_norm:
-            validation.momentum(self.momentum, self.caller)
+            validation.momentum(self.momentum, self.flow_name)
         is_embedded = self.condition is not None and self.condition.event_ndims < 3
         self._default("embedding_size", 64, is_embedded, "with labels or vectors as condition")
         if is_embedded:
@@ -131,18 +131,18 @@ class Architecture(abc.ABC):
         if value is None and applies:
             self._set(name, default)
         elif value is not None and not applies:
-            raise ValueError(f"{self.caller}: expected {name} only {when}, got {value!r}.")
+            raise ValueError(f"{self.flow_name}: expected {name} only {when}, got {value!r}.")
 
     def _integer(self, name: str, at_least: int) -> None:
-        expected = f"{self.caller}: expected {name} of at least {at_least}"
+        expected = f"{self.flow_name}: expected {name} of at least {at_least}"
         self._set(name, validation.integer(getattr(self, name), at_least, expected))
 
     def _choice(self, name: str, choices: Sequence[str | None]) -> None:
-        expected = f"{self.caller}: expected a {name}"
+        expected = f"{self.flow_name}: expected a {name}"
         validation.choice(getattr(self, name), choices, expected)
 
     def _flag(self, name: str) -> None:
-        validation.flag(getattr(self, name), f"{self.caller}: expected a bool as {name}")
+        validation.flag(getattr(self, name), f"{self.flow_name}: expected a bool as {name}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,27 +167,27 @@ class ImageArchitecture(Architecture):
     split_prior: bool
     attention: int
 
-    caller: ClassVar[str] = "RealNVPImage"
+    flow_name: ClassVar[str] = "RealNVPImage"
     event_ndims: ClassVar[int] = 3
     default_num_blocks: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("image_shape", checked_image_shape(self.image_shape, self.caller))
+        self._set("image_shape", checked_image_shape(self.image_shape, self.flow_name))
         if self.num_scales is None:
-            self._set("num_scales", _default_num_scales(self.image_shape, self.caller))
+            self._set("num_scales", _default_num_scales(self.image_shape, self.flow_name))
         self._integer("num_scales", 1)
         sides = [side for side in self.image_shape[:2] if side is not None]
         if self.num_scales > max_num_scales(sides):
             raise ValueError(
-                f"{self.caller}: expected a height and width that can be halved "
+                f"{self.flow_name}: expected a height and width that can be halved "
                 f"{self.num_scales - 1} times to at least 2, for num_scales={self.num_scales}, got "
                 f"image_shape {self.image_shape}."
             )
         if self.num_channel_couplings is None:
             self._set("num_channel_couplings", self.num_couplings)
         self._integer("num_channel_couplings", 0)
-        expected = f"{self.caller}: expected a positive filter_growth"
+        expected = f"{self.flow_name}: expected a positive filter_growth"
         validation.real(self.filter_growth, lambda x: 0 < x < math.inf, expected)
         self._flag("invertible_conv")
         self._flag("split_prior")
@@ -221,7 +221,7 @@ class VectorArchitecture(Architecture):
     mixing: str | None
     activation: str | None
 
-    caller: ClassVar[str] = "RealNVPVector"
+    flow_name: ClassVar[str] = "RealNVPVector"
     event_ndims: ClassVar[int] = 1
     default_num_blocks: ClassVar[int] = 2
 
@@ -232,7 +232,7 @@ class VectorArchitecture(Architecture):
         is_default = self.network_fn is None
         self._default("activation", "relu", is_default, "with the default network")
         if is_default:
-            expected = f"{self.caller}: expected the name of an activation"
+            expected = f"{self.flow_name}: expected the name of an activation"
             is_name = isinstance(self.activation, str)
             validation.require(is_name, expected, self.activation, TypeError)
 

@@ -144,5 +144,5 @@ def _check_shared_flow(flow: FlowChain, architecture: Architecture, name: str) -
     }
     raise ValueError(
         f"{name}: expected the options that the shared networks were made for, got {different}; "
-        f"construct a new {architecture.caller} for another architecture."
+        f"construct a new {architecture.flow_name} for another architecture."
     )

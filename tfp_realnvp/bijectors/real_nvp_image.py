@@ -117,7 +117,7 @@ class RealNVPImage(AssembledFlow):
         Args:
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
             given. They determine the default of `num_scales`, and are checked against it.
-          num_scales: number of scales; by default so many that the last one has a side of about 4.
+          num_scales: number of scales; by default the last scale has a side of about 4.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale; the last one has one more.
@@ -126,11 +126,11 @@ class RealNVPImage(AssembledFlow):
           filter_growth: factor by which feature maps grow when the side is halved.
           normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
-          momentum: of the moving statistics of batch normalization; by default 0.9.
+          momentum: momentum of the moving statistics of batch normalization; by default 0.9.
           use_scale: `False` is short for `transformer='additive'`.
-          transformer: of the couplings: `'affine'`, the default, `'additive'` as in NICE,
-            `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
-            `Transformer`.
+          transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
+            NICE, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a
+            new `Transformer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether each half that is factored out has a learned prior: an affine
             coupling, given the other half, that starts as the identity.
@@ -138,13 +138,14 @@ class RealNVPImage(AssembledFlow):
             the first scale's channel-wise couplings; 0 for none. It starts as the identity.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
-          alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
+          alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
+            real numbers.
           num_values: number of gray levels.
-          network_fn: makes the network of a coupling from the keyword arguments `mask`,
-            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
-            `network_dtype`), of a conditional flow `conditional_event_shape`, that of the embedded
-            condition, and with attention `num_heads`; by default the paper's `ConvResNet`. A Keras
-            layer is built here.
+          network_fn: function that returns the network of a coupling; by default the paper's
+            `ConvResNet`. It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
+            `num_filters`, `name` and `dtype` (the `network_dtype`), in a conditional flow
+            `conditional_event_shape`, the shape of the embedded condition, and with attention
+            `num_heads`. The constructor builds Keras layers.
           network_dtype: name of the Keras dtype policy of the networks, for example
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
           conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
@@ -170,7 +171,7 @@ class RealNVPImage(AssembledFlow):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        caller = ImageArchitecture.caller
+        caller = ImageArchitecture.flow_name
         architecture = ImageArchitecture(
             image_shape=image_shape,
             num_scales=num_scales,

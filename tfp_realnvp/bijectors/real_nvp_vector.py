@@ -99,14 +99,15 @@ class RealNVPVector(AssembledFlow):
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
             normalization after each; or `None`.
-          momentum: of the moving statistics of batch normalization; by default 0.9.
+          momentum: momentum of the moving statistics of batch normalization; by default 0.9.
           use_scale: `False` is short for `transformer='additive'`.
-          transformer: of the couplings: `'affine'`, the default, `'additive'` as in NICE,
-            `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
-            `Transformer`.
+          transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
+            NICE, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a
+            new `Transformer`.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
-          standardization: of the data, for example `Standardization.of(training_data)`.
+          standardization: standardization of the data, for example
+            `Standardization.of(training_data)`.
           network_fn: function that returns the network of a coupling; by default a `DenseResNet`.
             It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
             `num_filters`, `name` and `dtype` (the `network_dtype`), and in a conditional flow
@@ -133,7 +134,7 @@ class RealNVPVector(AssembledFlow):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        caller = VectorArchitecture.caller
+        caller = VectorArchitecture.flow_name
         architecture = VectorArchitecture(
             event_size=event_size,
             num_couplings=num_couplings,
@@ -188,12 +189,12 @@ def _layers(architecture: VectorArchitecture, condition_shape: ConditionShape) -
 
 
 def _check_standardization(standardization: Any, architecture: VectorArchitecture) -> None:
-    expected = f"{architecture.caller}: expected a Standardization"
+    expected = f"{architecture.flow_name}: expected a Standardization"
     is_valid = isinstance(standardization, Standardization)
     validation.require(is_valid, expected, standardization, TypeError)
     size = len(standardization.parameters["mean"])
     if size != architecture.event_size:
         raise ValueError(
-            f"{architecture.caller}: expected a Standardization of vectors of length "
+            f"{architecture.flow_name}: expected a Standardization of vectors of length "
             f"{architecture.event_size}, got one of length {size}."
         )

@@ -109,7 +109,9 @@ class LogisticMixture(Transformer):
         low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps
 
-        def is_wide(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        def step_is_large(
+            x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
+        ) -> tf.Tensor:
             del x
             return tf.reduce_any(step > epsilon * (1 + tf.abs(low) + tf.abs(high)))
 
@@ -125,7 +127,7 @@ class LogisticMixture(Transformer):
 
         start = (low + high) / 2
         solution, *_ = tf.while_loop(
-            is_wide,
+            step_is_large,
             newton_step,
             (start, low, high, high - low),
             maximum_iterations=self._MAX_STEPS,
