@@ -22,7 +22,7 @@ __all__ = [
     "uniform_noise",
 ]
 
-# The noise of training depends on its seed and step. That of evaluation has to differ.
+# Training noise depends on the seed and the step. Evaluation noise has to differ from it.
 _EVALUATION_STREAM = 0x5EED
 
 
@@ -69,20 +69,20 @@ def dequantize(
     return levels + tf.minimum(noise, largest_noise(dtype))
 
 
-def check_gray_levels(images: Any, owner: str) -> None:
+def check_gray_levels(images: Any, caller: str) -> None:
     """Raises `ValueError` for images in [0, 1], which were divided by 255.
 
     Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions.
 
     Args:
       images: an array or tensor.
-      owner: name that begins the error message.
+      caller: name that begins the error message.
     """
     images = np.asarray(images)
     is_floating = tf.as_dtype(images.dtype).is_floating
     if is_floating and images.max() <= 1 and (images % 1).any():
         raise ValueError(
-            f"{owner}: expected gray levels 0, 1, 2, …, got fractions up to {images.max()}. "
+            f"{caller}: expected gray levels 0, 1, 2, …, got fractions up to {images.max()}. "
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
             "FlowModel."
         )
@@ -96,7 +96,7 @@ def largest_noise(dtype: Any) -> tf.Tensor:
 def uniform_noise(
     shape: Any, seed: Any, dtype: Any = tf.float32, *, first: tf.Tensor | int = 0
 ) -> tf.Tensor:
-    """Returns U[0, 1) of `shape`: a part of that of a larger batch, from the row `first` on.
+    """Returns U[0, 1) noise: the rows from `first` on of the noise of a larger batch.
 
     #### Example
 
@@ -108,9 +108,9 @@ def uniform_noise(
     True
 
     Args:
-      shape: of the result.
+      shape: shape of the result.
       seed: two integers.
-      dtype: of the result.
+      dtype: dtype of the result.
       first: index of the first row in the larger batch.
     """
     if isinstance(first, int) and first == 0:
@@ -140,7 +140,7 @@ def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int
 def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
     """Returns the seed of `dequantize` for one batch of an evaluation.
 
-    All evaluations use it, so that their results are for the same noise.
+    All evaluations use this seed, so that they add the same noise.
 
     #### Example
 
@@ -168,8 +168,10 @@ def image_component(data: Any) -> Any:
     #### Example
 
     >>> from tfp_realnvp import pixels
-    >>> pixels.image_component(("images", "labels")), pixels.image_component({"image": "images", "label": 3})
-    ('images', 'images')
+    >>> pixels.image_component(("images", "labels"))
+    'images'
+    >>> pixels.image_component({"image": "images", "label": 3})
+    'images'
 
     Args:
       data: images, a tuple with images as first element, or a dictionary with images as `'image'`.
@@ -192,8 +194,10 @@ def condition_component(data: Any) -> Any:
     #### Example
 
     >>> from tfp_realnvp import pixels
-    >>> pixels.condition_component(("images", "labels")), pixels.condition_component({"image": 0, "label": 3})
-    ('labels', 3)
+    >>> pixels.condition_component(("images", "labels"))
+    'labels'
+    >>> pixels.condition_component({"image": "images", "label": 3})
+    3
 
     Args:
       data: images; a tuple of images and conditions; or a dictionary with the condition as

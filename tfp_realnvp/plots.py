@@ -158,7 +158,7 @@ def save_labelled_grid(
       The path of the file.
 
     Raises:
-      ValueError: if `images` is not such an array, or if the number of labels differs from that of
+      ValueError: if `images` is not such an array, or if the number of labels is not the number of
         rows or columns.
       ImportError: if matplotlib is not installed.
 

@@ -37,10 +37,11 @@ def class_log_probs(
     (TensorShape([5, 3]), [0.5, 0.25, 0.25])
 
     Args:
-      distribution: with a `RealNVPImage(..., num_classes=K)`, or a `ConditionalDistribution`.
+      distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
+        `ConditionalDistribution` as base.
       x: events [..., H, W, C], continuous pixel values, of the distribution's dtype.
-      prior: p(y), [K], which sum to one; by default 1 / K. Needed without `num_classes`.
-      **options: `training`, as the bijectors take it.
+      prior: class probabilities p(y), [K]; by default 1 / K. Required without `num_classes`.
+      **options: `training`, as in `FlowBijector`.
 
     Returns:
       Log probabilities [..., K].

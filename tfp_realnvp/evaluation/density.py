@@ -76,8 +76,9 @@ def bits_per_dim(
     With a `VariationalDequantization` q, the noise is drawn from q(u | x), and p(x + u) / q(u | x)
     takes the place of p(x + u).
 
-    For a distribution that takes a condition, p is p(· | c) with the condition c of each image. A
-    flow with `condition_dropout` and images without conditions give the density without condition.
+    For a distribution that takes a condition, p is p(· | c) with the condition c of each image.
+    Images without conditions give the density without a condition, if the flow has
+    `condition_dropout`.
 
     #### Example
 
@@ -110,7 +111,7 @@ def bits_per_dim(
         `tf.data.Dataset` of batches of one of these. Distributions that take no condition ignore
         labels.
       num_draws: number of noise samples K.
-      dequantizer: of the noise; by default it is uniform.
+      dequantizer: distribution of the noise; by default uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset.
 
@@ -122,14 +123,14 @@ def bits_per_dim(
         conditions are missing or not as declared, if an argument is out of range, or if a log
         density is not finite.
     """
-    owner = "bits_per_dim"
-    num_draws, batch_size, seed = checked_arguments(owner, num_draws, batch_size, seed)
+    caller = "bits_per_dim"
+    num_draws, batch_size, seed = checked_arguments(caller, num_draws, batch_size, seed)
     log_prob_fn = None
     noisy_fn = noisy_function(distribution, dequantizer)
     average, importance_weighted = [], []
-    for number, (batch, condition) in enumerate(image_batches(owner, images, batch_size), start=1):
-        levels = checked_levels(owner, batch, distribution.event_shape, number)
-        conditions = _conditions(owner, condition, distribution, len(levels))
+    for number, (batch, condition) in enumerate(image_batches(caller, images, batch_size), start=1):
+        levels = checked_levels(caller, batch, distribution.event_shape, number)
+        conditions = _conditions(caller, condition, distribution, len(levels))
         log_prob_fn = log_prob_fn or _log_prob_function(distribution, conditions)
         log_prob = np.empty([num_draws, len(levels)], np.float64)
         for draw in range(num_draws):
@@ -160,15 +161,15 @@ def bits_per_dim(
 
 
 def _conditions(
-    owner: str, condition: Any, distribution: tfd.Distribution, num_images: int
+    caller: str, condition: Any, distribution: tfd.Distribution, num_images: int
 ) -> list[tf.Tensor]:
-    """Returns the conditions of a batch as a list of one tensor; an empty one without."""
-    condition = as_conditions(distribution, condition, owner)
+    """Returns a list of the conditions of a batch, one tensor; empty without conditions."""
+    condition = as_conditions(distribution, condition, caller)
     if condition is None:
         return []
     if condition.shape[0] != num_images:
         raise ValueError(
-            f"{owner}: expected one condition for each of {num_images} images, got shape "
+            f"{caller}: expected one condition for each of {num_images} images, got shape "
             f"{condition.shape}."
         )
     return [condition]

@@ -1,4 +1,4 @@
-"""Tables of results, beside those of the paper."""
+"""Tables of results, beside the results of the paper."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def as_markdown(
     dataset: str | None = None,
     classifications: Mapping[str, Classification] | None = None,
 ) -> str:
-    """Returns a table of results, with those of the paper on the same dataset.
+    """Returns a table of results, with the paper's results on the same dataset.
 
     #### Example
 

@@ -78,14 +78,14 @@ def global_statistics(enabled: bool = True) -> Iterator[None]:
 
 
 def statistics_are_global() -> bool:
-    """Returns whether batch statistics are currently those of several replicas."""
+    """Returns whether batch statistics are currently taken over several replicas."""
     return _statistics_are_global.get() and num_replicas() > 1
 
 
 def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the mean and variance of each channel over all other axes.
 
-    Within `global_statistics` they are those over all replicas, whose parts of the batch may have
+    Within `global_statistics` they are taken over all replicas, whose parts of the batch may have
     different sizes, or be empty.
 
     #### Example
@@ -98,8 +98,8 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
     Args:
       images: [..., C].
-      shift: [C], the same on all replicas and near the mean, for example the moving mean. The sums
-        are those of the distance from it and of its square, to avoid cancellation.
+      shift: [C], the same on all replicas and near the mean, for example the moving mean. Distances
+        from it and their squares are summed, which avoids cancellation.
 
     Returns:
       The mean and the biased variance, [C], and the number of values in each channel.
@@ -112,7 +112,7 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     distance = images - shift
     sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(tf.square(distance), axes)]
     channels = images.shape[-1]
-    # One message, not three.
+    # One message instead of three.
     summed = sum_over_replicas([tf.concat([sums[0][tf.newaxis], *sums[1:]], axis=0)])[0]
     count, mean, square = tf.split(summed, [1, channels, channels])
     count = tf.reshape(count, [])
@@ -165,19 +165,19 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group
     # float32 is exact up to 2²⁴, and all devices can sum it.
-    own = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
-    numbers = tf.cast(sum_over_replicas([own])[0], tf.int32)
+    contribution = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
+    numbers = tf.cast(sum_over_replicas([contribution])[0], tf.int32)
     return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the sums of floating tensors over all replicas, on each; differentiable.
+    """Returns the sums of floating tensors over all replicas. Gradients flow through them.
 
     #### Example
 
     >>> import tensorflow as tf
     >>> from tfp_realnvp.internal.replicas import sum_over_replicas
-    >>> [float(each) for each in sum_over_replicas([tf.constant(2.0)])]
+    >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
     [2.0]
     """
     if num_replicas() == 1:
@@ -192,7 +192,7 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Assigns a value to this replica's copy of a variable.
 
     The method `assign` would average over replicas. The caller makes sure that all replicas assign
-    the same value. Outside of a replica, all copies get it.
+    the same value. Outside of a replica context, all copies get the value.
 
     #### Example
 
@@ -205,7 +205,7 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value
-    # Within a `keras.StatelessScope` a Keras variable stays one: its `assign` writes to the scope.
+    # Within a `keras.StatelessScope`, `assign` of a Keras variable writes to the scope.
     if num_replicas() == 1 or not isinstance(variable, tf.Variable):
         variable.assign(value)
     else:
@@ -224,6 +224,6 @@ def average(variables: Sequence[tf.Variable]) -> None:
     if num_replicas() == 1:
         return
     variables = [variable for variable in variables if variable.dtype.is_floating]
-    own = [variable / num_replicas() for variable in variables]
-    for variable, value in zip(variables, sum_over_replicas(own), strict=True):
+    shares = [variable / num_replicas() for variable in variables]
+    for variable, value in zip(variables, sum_over_replicas(shares), strict=True):
         assign(variable, value)

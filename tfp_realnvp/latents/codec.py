@@ -1,4 +1,4 @@
-"""Latents of images and images of latents."""
+"""Encodes images to latents, and decodes latents to images."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def encode(
     >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> latents = latents.encode(flow, images)
-    >>> latents.shape, bool((np.floor(latents.decode(flow, latents) + 1e-3) == images).all())
+    >>> z = latents.encode(flow, images)
+    >>> z.shape, bool((np.floor(latents.decode(flow, z) + 1e-3) == images).all())
     ((3, 4, 4, 1), True)
 
     The latents of each image under each of ten labels:
@@ -256,7 +256,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
 
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
-    """Returns conditions [..., 1, *event], each for several images; `None` without a condition.
+    """Returns conditions [..., 1, *event], to broadcast over several images; `None` without one.
 
     #### Example
 
@@ -316,8 +316,8 @@ def _batched(
     for start in range(0, len(flat), batch_size):
         part = slice(start, start + batch_size)
         # New tensors, so that TFP's cache does not return the value that they were computed from.
-        given = {name: tf.constant(each[part]) for name, each in options.items()}
-        results.append(function(tf.constant(flat[part]), **given).numpy())
+        batch_options = {name: tf.constant(array[part]) for name, array in options.items()}
+        results.append(function(tf.constant(flat[part]), **batch_options).numpy())
     return np.concatenate(results).reshape(*batch_shape, *event_shape)
 
 

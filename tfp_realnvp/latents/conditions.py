@@ -1,4 +1,4 @@
-"""Images under other conditions than their own, and conditions between two."""
+"""Decodes images under other conditions, and under conditions between two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def swap_condition(
 
     #### Example
 
-    Three images, with the labels 5, 0 and 4, as each of ten classes:
+    Three images with the labels 5, 0 and 4, decoded as each of ten classes:
 
     >>> import numpy as np, tfp_realnvp as tfr
     >>> from tfp_realnvp import latents
@@ -43,13 +43,13 @@ def interpolate_conditions(
     num_steps: int = 8,
     batch_size: int = 64,
 ) -> np.ndarray:
-    r"""Encodes images under one condition and decodes their latents under those up to another.
+    r"""Encodes images under one condition and decodes them under steps towards another.
 
     ```
     x_t = forward(inverse(x | start) | (1 - t) start + t end)
     ```
 
-    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last that of
+    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last the result of
     `swap_condition`. Labels are interpolated as weights of the classes, from one-hot vectors.
 
     #### Example
@@ -71,7 +71,7 @@ def interpolate_conditions(
       flow: a `RealNVPImage` that declares a condition, or a `tfd.TransformedDistribution` with one.
       images: images [..., H, W, C], as in `encode`.
       start: conditions of the images, as in `encode`.
-      end: conditions at the last step. The leading shapes of `start` and `end` broadcast with that
+      end: conditions of the last step. The leading shapes of `start` and `end` broadcast with that
         of the images.
       num_steps: number of conditions, including both ends.
       batch_size: number of images that are processed at a time.
@@ -81,8 +81,8 @@ def interpolate_conditions(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if a condition is "no condition", or if there are fewer than two steps; see also
-        `encode` and `decode`.
+      ValueError: if a condition is missing, or if there are fewer than two steps; see also `encode`
+        and `decode`.
     """
     steps = linear_steps(flow, start, end, num_steps)
     latents = encode(flow, images, batch_size, conditional_input=start)
@@ -104,8 +104,8 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     Args:
       flow: see `interpolate_conditions`.
       start: the first conditions.
-      end: the last conditions; leading shapes broadcast.
-      num_steps: their number.
+      end: the last conditions. The leading shapes of both broadcast.
+      num_steps: number of conditions.
 
     Raises:
       TypeError: see `interpolate_conditions`.
@@ -114,9 +114,9 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     num_steps = validation.integer(
         num_steps, 2, "interpolate_conditions: expected num_steps of at least 2"
     )
-    first, last = (as_vectors(flow, each) for each in (start, end))
+    first, last = (as_vectors(flow, condition) for condition in (start, end))
     axis = -1 - first.event_ndims
-    first, last = (np.expand_dims(each.values, axis) for each in (first, last))
+    first, last = (np.expand_dims(condition.values, axis) for condition in (first, last))
     t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * (-1 - axis))
     return (1 - t) * first + t * last
 
@@ -139,7 +139,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if one is "no condition"; see also `encode`.
+      ValueError: if a condition is missing; see also `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     if condition is not None and condition.event_ndims == 0:

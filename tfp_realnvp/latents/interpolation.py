@@ -34,8 +34,8 @@ def interpolate(
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation stays
     near it. Linear interpolation passes through its interior, where samples do not lie.
 
-    If the second image has a condition of its own, conditions are interpolated linearly with the
-    same t, labels as weights of the classes (`interpolate_conditions`).
+    With a `second_conditional_input`, conditions are interpolated linearly with the same t, as in
+    `interpolate_conditions`.
 
     #### Example
 
@@ -57,8 +57,7 @@ def interpolate(
       second: images of the same shape.
       num_steps: number of interpolated images, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
-      conditional_input: the condition of `first`, and of `second` if that has none of its own; as
-        in `encode`.
+      conditional_input: the condition of `first`, as in `encode`; by default also of `second`.
       second_conditional_input: the condition of `second`.
 
     Returns:
@@ -67,7 +66,7 @@ def interpolate(
     Raises:
       TypeError: see `encode`.
       ValueError: if the shapes differ, if there are fewer than two steps, or if one of two
-        conditions is "no condition"; see also `encode`.
+        conditions is missing; see also `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(

@@ -30,8 +30,8 @@ def manifold(
 
     If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
     and (n/4, n/4). For each pair of angles, the combination of four independent standard normal
-    latents is standard normal: the squares of its weights add up to one. With these squares as
-    weights, conditions of the four images are averaged, labels as one-hot vectors.
+    latents is standard normal: the squares of its weights add up to one. The conditions of the four
+    images are averaged with these squares as weights, labels as one-hot vectors.
 
     #### Example
 
@@ -58,7 +58,7 @@ def manifold(
     Raises:
       TypeError: see `encode`.
       ValueError: if the number of images or conditions is not four, if there are no angles, or if a
-        condition is "no condition"; see also `encode`.
+        condition is missing; see also `encode`.
     """
     shape = np.shape(four_images)
     if len(shape) != 4 or shape[0] != 4:

@@ -1,4 +1,4 @@
-"""Samples with a temperature, with truncation, and of other sizes."""
+"""Samples with a temperature or truncation, and samples of other sizes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def sample_latents(
 
     >>> import numpy as np
     >>> from tfp_realnvp import latents
-    >>> latents = latents.sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
-    >>> latents.shape, bool(np.abs(latents).max() <= 1)
+    >>> z = latents.sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
+    >>> z.shape, bool(np.abs(z).max() <= 1)
     ((100, 4, 4, 3), True)
 
     #### References

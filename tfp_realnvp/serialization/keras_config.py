@@ -47,11 +47,12 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     #### Example
 
     >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
+    >>> from tfp_realnvp.serialization import keras_config
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(tf.Variable(1.), 2.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_blocks=1))
-    >>> loaded = deserialize_distribution(serialize_distribution(flow))
+    >>> config = keras_config.serialize_distribution(flow)
+    >>> loaded = keras_config.deserialize_distribution(config)
     >>> float(loaded.distribution.distribution.loc), len(loaded.variables) == len(flow.variables)
     (1.0, True)
 
@@ -188,7 +189,7 @@ class _Deserializer:
             "variable": self._variable,
             "transformed_variable": self._transformed_variable,
             "object": self._object,
-            # Uses the caller's setting of safe mode, which is on by default.
+            # Keras uses the caller's setting of safe mode, which is on by default.
             "keras": lambda config: keras.saving.deserialize_keras_object(config["config"]),
         }
 
@@ -226,13 +227,15 @@ class _Deserializer:
     def _object(self, config: dict[str, Any]) -> Any:
         namespace, _, name = config["class"].rpartition(".")
         module, bases = _NAMESPACES.get(namespace, (None, ()))
-        found = getattr(module, name, None)
-        if not (isinstance(found, type) and issubclass(found, bases)):
+        constructor = getattr(module, name, None)
+        if not (isinstance(constructor, type) and issubclass(constructor, bases)):
             raise ValueError(
                 "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
                 f"tfp_realnvp, got {config['class']!r}."
             )
-        return found(**{name: self.restore(value) for name, value in config["arguments"].items()})
+        return constructor(
+            **{name: self.restore(value) for name, value in config["arguments"].items()}
+        )
 
 
 def _public_name(module: types.ModuleType, value: Any) -> str | None:
