@@ -33,8 +33,8 @@ def dequantize(
 
     For a density p over the result, `E[log p] <= log P` with the probability P of the integer
     images (Theis, van den Oord, Bethge 2016, section 3.1): the bits per dimension of the density
-    are an upper bound on those of the integer images. Noise that images already contain is
-    replaced.
+    are an upper bound on the bits per dimension of the integer images. Noise that images already
+    contain is replaced.
 
     #### Example
 

@@ -265,7 +265,7 @@ def declared_transformer(
         return "affine" if use_scale else "additive"
     if not use_scale:
         raise ValueError(
-            f"{caller}: expected use_scale=False, the transformer 'additive', or another "
+            f"{caller}: expected use_scale=False, which is transformer='additive', or another "
             f"transformer, got both: {transformer!r}."
         )
     return transformer

@@ -268,7 +268,7 @@ class Coupling(FlowBijector):
             positions = "height, width, " if ndims == 3 else ""
             raise ValueError(
                 f"{self.name}: expected {expected} channels from the network, "
-                f"[batch, {positions}{expected}], for {channels} that the coupling changes, "
+                f"[batch, {positions}{expected}], for {channels} changed channels, "
                 f"got shape {output.shape} for an input of shape {inputs.shape}."
             )
         output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)

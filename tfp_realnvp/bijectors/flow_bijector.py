@@ -116,7 +116,7 @@ class FlowBijector(tfb.Bijector):
         return {}
 
     def __hash__(self) -> int:
-        # TFP hashes all parameters, nested bijectors included, several times a call.
+        # TFP hashes all parameters, nested bijectors included, several times in each call.
         if self._hash is None:
             self._hash = super().__hash__()
         return self._hash
@@ -157,7 +157,7 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The Keras layers of this bijector itself, without those of nested bijectors."""
+        """The Keras layers of this bijector itself, without layers of nested bijectors."""
         return ()
 
     def _track_layer(self, layer: keras.layers.Layer) -> None:
@@ -180,12 +180,12 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def is_built(self) -> bool:
-        """Whether the variables of this bijector, without those of nested ones, exist."""
+        """Whether the variables of this bijector itself exist, apart from nested bijectors."""
         return all(layer.built for layer in self.layers)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """Variables of this bijector, without those of nested ones, that a training pass writes."""
+        """The variables of this bijector itself that a training pass writes."""
         return ()
 
     @property
@@ -324,14 +324,14 @@ class FlowBijector(tfb.Bijector):
         # TensorFlow's convolutions of empty tensors fail, or give a wrong shape.
         if ndims == 3 and 0 in shape:
             raise ValueError(
-                f"{self.name}: expected an image or more, of a pixel or more, got shape {shape}."
+                f"{self.name}: expected at least one image with a pixel, got shape {shape}."
             )
         self._check_event_shape(shape[-ndims:], inverse)
 
     # Log dets.
 
     def _sum_over_event(self, log_dets: tf.Tensor) -> tf.Tensor:
-        """Returns the log det of an elementwise map from those of its elements."""
+        """Returns the log det of an elementwise map from the log dets of its elements."""
         return tf.reduce_sum(log_dets, axis=list(range(-self.event_ndims, 0)))
 
     def _log_det_of_positions(self, value: tf.Tensor, log_det: tf.Tensor) -> tf.Tensor:
@@ -375,7 +375,7 @@ class FlowBijector(tfb.Bijector):
     def validated_pass(
         self, value: tf.Tensor, *, inverse: bool, **options: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns a direction's value and log det, with the assertions of `validate_args`."""
+        """Returns the value and log det of one direction, after checks of `validate_args`."""
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         if not self.validate_args:
             return one_pass(value, **options)

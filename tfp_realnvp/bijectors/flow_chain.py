@@ -56,8 +56,8 @@ class FlowChain(FlowBijector):
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, instead of keeping them: less memory for one more forward pass.
             It applies to networks that are Keras layers.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default that of the
-            bijectors of this package, or 3 if there is none.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default the value of
+            the bijectors of this package, or 3 without any.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           name: name of the operations.
@@ -157,12 +157,12 @@ class FlowChain(FlowBijector):
 
 
 def _has_condition(options: dict[str, Any]) -> bool:
-    # Parts without the condition may see fewer leading dimensions than those with it.
+    # Bijectors without the condition may see fewer leading dimensions than bijectors with it.
     return options.get("conditional_input") is not None
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events: that of the bijectors of this package."""
+    """Returns the rank of events, which all bijectors of this package share."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors

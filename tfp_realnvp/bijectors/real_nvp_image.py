@@ -233,7 +233,7 @@ class RealNVPImage(AssembledFlow):
           ValueError: if the paper has no such dataset.
         """
         names = sorted(PAPER_CONFIGURATIONS)
-        validation.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper, one")
+        validation.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper")
         return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
 
     @classmethod

@@ -32,7 +32,7 @@ class VariationalDequantization(tf.Module):
 
     with a `RealNVPImage` g, whose condition is the image, and the distribution function Φ and the
     density φ of the standard normal distribution. g starts as the identity, so that q starts as the
-    uniform distribution on [0, 1), whose bound is that of `dequantize`.
+    uniform distribution on [0, 1), which is the noise of `dequantize`.
 
     `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. Its loss
     and bits/dim are then bounds; `evaluation.bits_per_dim` also gives the importance-weighted one.

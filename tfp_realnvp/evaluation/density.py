@@ -59,7 +59,7 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
-    r"""Evaluates a density over pixel values on a set of images, given their conditions if any.
+    r"""Evaluates a density over pixel values on images, given their conditions if there are any.
 
     With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, and D = H W C,
 
@@ -70,7 +70,7 @@ def bits_per_dim(
 
     In expectation both are upper bounds on the bits/dim of the integer images,
     `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
-    The first noise sample is that of `FlowModel.evaluate`, for a model with this `seed` and equal
+    `FlowModel.evaluate` uses the first noise sample, for a model with this `seed` and equal
     batches.
 
     With a `VariationalDequantization` q, the noise is drawn from q(u | x), and p(x + u) / q(u | x)
@@ -119,7 +119,7 @@ def bits_per_dim(
       An `Evaluation`.
 
     Raises:
-      ValueError: if there are no images, if their shape or values are not those of gray levels, if
+      ValueError: if there are no images, if they are not gray levels of the shape of events, if
         conditions are missing or not as declared, if an argument is out of range, or if a log
         density is not finite.
     """

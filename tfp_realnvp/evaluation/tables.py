@@ -1,4 +1,4 @@
-"""Tables of results, beside the results of the paper."""
+"""Tables of results, with the results of the paper."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def broadcast_batch(
 
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
-    """Broadcasts the leading dimensions of `value` with those of `other`."""
+    """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
     batch, other_batch = value.shape[:-ndims], other.shape[:-other_ndims]
     try:
         static = tf.broadcast_static_shape(batch, other_batch)

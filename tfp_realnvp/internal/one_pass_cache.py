@@ -151,7 +151,7 @@ class _ComputationState:
             return True
         if private_api.should_record_backprop(results):
             return True
-        # An active tape did not record the result. It is valid if a new result would not be either.
+        # An active tape did not record the result. It is valid if no tape would record a new one.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop(inputs))
 

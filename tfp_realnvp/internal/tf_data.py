@@ -9,7 +9,7 @@ __all__ = ["PARALLEL_CALLS", "PREFETCHED_BATCHES", "without_autotune"]
 # One call for each core. Calls run only as fast as batches are consumed, so that a large number
 # costs nothing but the memory of as many images or batches.
 PARALLEL_CALLS = min(os.cpu_count() or 1, 16)
-# One batch for the next step; the others bridge batches that take longer than a step to prepare.
+# One batch is for the next step; three bridge batches that take longer than a step to prepare.
 PREFETCHED_BATCHES = 4
 
 

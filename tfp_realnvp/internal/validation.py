@@ -67,7 +67,7 @@ def flag(value: Any, expected: str) -> bool:
 def choice(value: Any, choices: Sequence[str | None], expected: str) -> str | None:
     """Returns one of `choices`."""
     is_word = isinstance(value, str) or value is None
-    require(is_word and value in choices, f"{expected} of {tuple(choices)}", value)
+    require(is_word and value in choices, f"{expected}, one of {tuple(choices)}", value)
     return value
 
 

@@ -98,8 +98,8 @@ def encode(
         integers, which gives the center of the level.
       batch_size: number of images that are encoded at a time.
       conditional_input: the condition of the images, as the flow declares it: labels [...],
-        vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with that of
-        the images.
+        vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with the leading
+        shape of the images.
 
     Returns:
       Latents [..., H, W, C], of the shape of the images broadcast with the conditions.
@@ -136,7 +136,7 @@ def decode(
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
       latents: [..., H, W, C], with H and W divisible by 2^(num_scales - 1). They can differ from
-        those of the training images.
+        the size of the training images.
       batch_size: number of images that are decoded at a time.
       conditional_input: see `encode`; broadcasts with the latents.
 
@@ -315,7 +315,7 @@ def _batched(
     flat, results = _flat(values, batch_shape, event_shape), []
     for start in range(0, len(flat), batch_size):
         part = slice(start, start + batch_size)
-        # New tensors, so that TFP's cache does not return the value that they were computed from.
+        # With new tensors, TFP's cache does not return the values that they were computed from.
         batch_options = {name: tf.constant(array[part]) for name, array in options.items()}
         results.append(function(tf.constant(flat[part]), **batch_options).numpy())
     return np.concatenate(results).reshape(*batch_shape, *event_shape)

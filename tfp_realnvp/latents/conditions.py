@@ -147,7 +147,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
         condition = Condition(np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1)
     if condition is None or np.isnan(condition.values).any():
         raise ValueError(
-            f"{bijector.name}: expected conditions to interpolate between, got no condition: None, "
-            "a label -1 or a NaN."
+            f"{bijector.name}: expected conditions to interpolate between, got a missing one: "
+            "None, a label of -1, or a NaN."
         )
     return condition

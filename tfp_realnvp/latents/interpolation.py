@@ -22,7 +22,7 @@ def interpolate(
     conditional_input: ArrayLike | None = None,
     second_conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    r"""Decodes latents between those of two images.
+    r"""Decodes latents on a path between the latents of two images.
 
     With the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps,
 

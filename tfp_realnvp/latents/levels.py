@@ -28,7 +28,7 @@ def levels_of_representation(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Keeps the latents of the coarsest scales and replaces those of finer scales (Appendix D).
+    """Keeps the latents of coarse scales and replaces the latents of finer scales (Appendix D).
 
     Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
     latents and is the reconstruction. The column before it replaces the latents that are factored

@@ -19,7 +19,7 @@ def manifold(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    r"""Decodes a torus of latents that contains those of four images (equation 19).
+    r"""Decodes a torus of latents that contains the latents of four images (equation 19).
 
     With the latents z₁ … z₄ of the images, and equally spaced angles φ (rows) and φ′ (columns) in
     [0, 2π),

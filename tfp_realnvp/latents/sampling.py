@@ -91,7 +91,7 @@ def extrapolate(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Decodes normal latents of a size other than that of the training images (Appendix C).
+    """Decodes normal latents of another size than the training images (Appendix C).
 
     The networks are convolutional, so that the bijector applies to any height and width divisible
     by 2^(num_scales - 1). A base distribution of `flow` is not used. The arguments, results and

@@ -1,4 +1,4 @@
-"""Statistics of the latents of images, to compare with those of the standard normal."""
+"""Statistics of the latents of images, to compare with the standard normal distribution."""
 
 from __future__ import annotations
 

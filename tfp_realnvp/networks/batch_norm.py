@@ -81,7 +81,7 @@ def batch_norm(
             is_training=training,
         )[:3]
         return Normalized(outputs, *(moved if training else moving))
-    # The kernel has no double precision, and its statistics are those of one replica.
+    # The kernel has no double precision, and takes statistics of one replica only.
     values = tf.cast(inputs, offset.dtype)
     mean, variance = moving
     if training:

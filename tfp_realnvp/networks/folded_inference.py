@@ -31,9 +31,9 @@ def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf
     """Returns kernel and bias of a convolution followed by a skip connection, as one convolution.
 
     The input of the last skip connection is `h + conv(x)`, and nothing else uses this sum. The
-    connection is linear. Its kernel for h is added to that of the previous connection, whose input
-    is h, too. Its kernel for `conv(x)` is multiplied with that of the convolution. This saves one
-    convolution and two sums of feature maps.
+    connection is linear. Its kernel for h is added to the kernel of the previous connection, whose
+    input is h, too. Its kernel for `conv(x)` is multiplied with the kernel of the convolution. This
+    saves one convolution and two sums of feature maps.
 
     Args:
       kernel: [3, 3, F, F].
@@ -46,7 +46,7 @@ def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf
 def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
     """Returns whether `joined_skip` saves time for images of this size."""
     # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions of all
-    # images together: five images of this size are enough to gain.
+    # images together, so that five images of this size are enough.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -144,7 +144,7 @@ def _sum_at_changed_positions(
     images, wide_kernel = terms[-1]
     halves = []
     for half_input, (i, j) in zip(inputs, _changed_in_cell(parity), strict=True):
-        # With a stride of 2 and this padding a 3×3 kernel is centered at those positions.
+        # With a stride of 2 and this padding, a 3×3 kernel is centered at the changed positions.
         padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
         half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
         halves.append(half + convolve(half_input, kernel))

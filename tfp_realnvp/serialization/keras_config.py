@@ -19,8 +19,8 @@ __all__ = ["deserialize_distribution", "serialize_distribution"]
 
 tfd = tfp.distributions
 
-# The module that a class is looked up in by name, and its required base classes. Loading
-# constructs no other classes, except through Keras.
+# For each prefix of a class name: the module that has the class, and its required base classes.
+# Loading constructs no other classes, except through Keras.
 _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),

@@ -51,13 +51,13 @@ def export_saved_model(
     `sample` B is `num_samples` or 1. Only a flow with `num_classes` has `classify`; its classes are
     equally probable.
 
-    Images are continuous pixel values of the distribution's dtype. In a flow with `PixelLogit`,
-    those of uint8 images are in [0, 256). If that flow has at most 256 gray levels, each name has
-    a variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
+    Images are continuous pixel values of the distribution's dtype; with `PixelLogit`, pixel values
+    of uint8 images are in [0, 256). If a `PixelLogit` has at most 256 gray levels, each name has a
+    variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
     uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
     rounded down and clipped. `reconstruct_uint8` therefore returns its input.
 
-    `num_samples` and `seed` are int32. The same seed gives the same images, those of
+    `num_samples` and `seed` are int32. The same seed gives the same images, equal to
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
     latents if the base distribution is standard normal; values below 1 give more probable images.
     For any other base distribution a temperature other than 1 is an error.
@@ -163,7 +163,7 @@ class _ServedFlow:
         self._divisor = 2 ** max(halvings, default=0)
         self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
-        # All signatures call these two, so that the SavedModel has each graph once.
+        # All signatures call these two functions, so that the SavedModel has each graph once.
         self._inverse = tf.function(
             self._inverse_pass,
             input_signature=[self._images, *self._condition],

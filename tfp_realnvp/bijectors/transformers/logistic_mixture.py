@@ -104,7 +104,7 @@ class LogisticMixture(Transformer):
     def _solve(
         self, logit: tf.Tensor, log_weights: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor
     ) -> tf.Tensor:
-        # The quantiles of all components enclose that of the mixture.
+        # The quantile of the mixture lies between the quantiles of the components.
         quantiles = means + tf.exp(log_scales) * logit[..., tf.newaxis]
         low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps

@@ -174,8 +174,8 @@ class _Bins(NamedTuple):
         """Returns the position `ξ = (x - x₀) / w` of ρ, with slopes divided by s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
-        # With a negative q the sum would lose digits, so that the root is that of the mirrored
-        # equation, for 1 - ξ. The derivative of `tf.abs(q)` is wrong at zero.
+        # With a negative q the sum would lose digits: the mirrored equation, for 1 - ξ, is solved
+        # instead. The derivative of `tf.abs(q)` is wrong at zero.
         is_positive = q > 0
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))
         below = tf.where(is_positive, 2 * rho, root)
