@@ -126,7 +126,7 @@ class Architecture(abc.ABC):
         object.__setattr__(self, name, value)
 
     def _default(self, name: str, default: Any, applies: bool, when: str) -> None:
-        """Sets an option that applies from `None` to its default; raises if another one is set."""
+        """Sets an option that is `None` to its default; raises if it is set without effect."""
         value = getattr(self, name)
         if value is None and applies:
             self._set(name, default)

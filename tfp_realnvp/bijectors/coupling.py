@@ -290,7 +290,7 @@ class Coupling(FlowBijector):
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network takes a `conditional_input`, and declares no shape of `None`."""
+    """Returns whether a network takes `conditional_input`; a declared shape of `None` means no."""
     function = network.call if isinstance(network, keras.layers.Layer) else network
     has_argument = "conditional_input" in inspect.signature(function).parameters
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None

@@ -375,7 +375,7 @@ class FlowBijector(tfb.Bijector):
     def validated_pass(
         self, value: tf.Tensor, *, inverse: bool, **options: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value and log det of one direction, after checks of `validate_args`."""
+        """Returns the value and log det of one direction, with the checks of `validate_args`."""
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         if not self.validate_args:
             return one_pass(value, **options)

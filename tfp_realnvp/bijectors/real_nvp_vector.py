@@ -25,7 +25,7 @@ __all__ = ["RealNVPVector"]
 
 
 class RealNVPVector(AssembledFlow):
-    r"""Real NVP for vectors [..., D]: tables, toys, posteriors.
+    r"""Real NVP for vectors [..., D], for example rows of tables or parameters of posteriors.
 
     Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. A
     normalization and a mixing of all elements come before each coupling, seen from the data. The

@@ -290,7 +290,7 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
             f"by {divisor}, got shape {shape}."
         )
     if not values.size:
-        raise ValueError(f"expected at least one of {what}, got shape {shape}.")
+        raise ValueError(f"expected {what} that are not empty, got shape {shape}.")
     values = values.astype(bijector.dtype.as_numpy_dtype)
     if not np.isfinite(values).all():
         raise ValueError(

@@ -43,7 +43,7 @@ def interpolate_conditions(
     num_steps: int = 8,
     batch_size: int = 64,
 ) -> np.ndarray:
-    r"""Encodes images under one condition and decodes them under steps towards another.
+    r"""Decodes images under conditions that change in steps from `start` to `end`.
 
     ```
     x_t = forward(inverse(x | start) | (1 - t) start + t end)

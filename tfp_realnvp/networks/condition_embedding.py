@@ -36,7 +36,7 @@ class ConditionEmbedding(keras.layers.Layer):
 
     Attributes:
       spec: the `ConditionSpec` of the conditions.
-      size: E.
+      size: length E of the embedding.
     """
 
     def __init__(

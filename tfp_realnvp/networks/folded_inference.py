@@ -54,7 +54,7 @@ def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
 def folded_inference(
     network: ConvResNet, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns the output of `network` for `inputs`, [B, H, W, C], by moving statistics."""
+    """Returns the output of `network` for `inputs`, [B, H, W, C], with moving statistics."""
     weights = network.normalized_weights()
     variables = network.offsets, network.moving_means, network.moving_variances
     factors, shifts = map(tf.unstack, _affine(*variables, network.epsilon))
