@@ -431,7 +431,7 @@ def test_interpolate_conditions(flows, kind):
 
 def test_bad_interpolations_of_conditions(flows):
     for start in (None, -1, [0, 1, -1, 0]):
-        with pytest.raises(ValueError, match="got no condition: None, a label -1 or a NaN"):
+        with pytest.raises(ValueError, match="got a missing one: None, a label of -1, or a NaN"):
             latents.interpolate_conditions(flows["dropout"], _IMAGES, start, 2)
     with pytest.raises(ValueError, match="num_steps of at least 2, got 1"):
         latents.interpolate_conditions(flows["labels"], _IMAGES, 0, 1, 1)
