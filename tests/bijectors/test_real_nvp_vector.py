@@ -244,7 +244,7 @@ def test_learns_a_density():
             "of length 3, got one of length 1",
         ),
         ({"conditional_event_shape": [4, 4, 1]}, ValueError, r"\[K\], of vectors, got"),
-        ({"condition_dropout": 0.1}, ValueError, "no condition_dropout without a condition"),
+        ({"condition_dropout": 0.1}, ValueError, "condition_dropout only with a condition"),
         ({"use_scale": 1}, TypeError, "expected a bool as use_scale"),
         ({"dtype": tf.float16}, TypeError, "float32 or float64, got float16"),
     ],
