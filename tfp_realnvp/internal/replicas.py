@@ -165,8 +165,8 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group
     # float32 is exact up to 2²⁴, and all devices can sum it.
-    contribution = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
-    numbers = tf.cast(sum_over_replicas([contribution])[0], tf.int32)
+    numbers = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
+    numbers = tf.cast(sum_over_replicas([numbers])[0], tf.int32)
     return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
 
 
@@ -224,6 +224,6 @@ def average(variables: Sequence[tf.Variable]) -> None:
     if num_replicas() == 1:
         return
     variables = [variable for variable in variables if variable.dtype.is_floating]
-    shares = [variable / num_replicas() for variable in variables]
-    for variable, value in zip(variables, sum_over_replicas(shares), strict=True):
+    summands = [variable / num_replicas() for variable in variables]
+    for variable, value in zip(variables, sum_over_replicas(summands), strict=True):
         assign(variable, value)
