@@ -227,15 +227,13 @@ class _Deserializer:
     def _object(self, config: dict[str, Any]) -> Any:
         namespace, _, name = config["class"].rpartition(".")
         module, bases = _NAMESPACES.get(namespace, (None, ()))
-        constructor = getattr(module, name, None)
-        if not (isinstance(constructor, type) and issubclass(constructor, bases)):
+        found = getattr(module, name, None)
+        if not (isinstance(found, type) and issubclass(found, bases)):
             raise ValueError(
                 "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
                 f"tfp_realnvp, got {config['class']!r}."
             )
-        return constructor(
-            **{name: self.restore(value) for name, value in config["arguments"].items()}
-        )
+        return found(**{name: self.restore(value) for name, value in config["arguments"].items()})
 
 
 def _public_name(module: types.ModuleType, value: Any) -> str | None:
