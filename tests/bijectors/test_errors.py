@@ -225,7 +225,7 @@ def test_a_tensor_as_training(flow):
         (
             lambda: tfr.BatchNormalization(statistics="none"),
             ValueError,
-            "expected statistics, one of .*got 'none'",
+            "statistics.*got 'none'",
         ),
         (lambda: tfr.ActNorm(epsilon=-1.0), ValueError, "expected a positive epsilon, got -1.0"),
         (lambda: tfr.ActNorm(dtype=tf.int32), TypeError, "expected dtype .* got int32"),
@@ -235,7 +235,7 @@ def test_a_tensor_as_training(flow):
             "expected a block_size of at least 2, got 1",
         ),
         (lambda: tfr.Squeeze(2.5), ValueError, "expected a block_size of at least 2, got 2.5"),
-        (lambda: tfr.Squeeze(order="other"), ValueError, "expected an order, one of .*got 'other'"),
+        (lambda: tfr.Squeeze(order="other"), ValueError, "order.*got 'other'"),
         (lambda: tfr.Squeeze(dtype=tf.int32), TypeError, "expected dtype .* got int32"),
         (lambda: tfr.FactorOut(tf.identity), TypeError, "expected a bijector, got"),
         (lambda: tfr.FlowChain([tf.identity]), TypeError, "expected bijectors, got"),
@@ -297,7 +297,7 @@ def test_a_tensor_as_training(flow):
         (
             lambda: tfr.RealNVPImage((8, 8, 3), normalization="layer"),
             ValueError,
-            "expected a normalization, one of .*got 'layer'",
+            "normalization.*got 'layer'",
         ),
         (
             lambda: tfr.RealNVPImage((8, 8, 3), num_filters=0),
