@@ -1,4 +1,4 @@
-"""Runs the examples in the docstrings of every module."""
+"""Runs the examples in the docstrings of every module, as in a fresh Python session."""
 
 import doctest
 import importlib
@@ -18,6 +18,8 @@ _MODULES = [
 def test_docstring_examples(name):
     results = doctest.testmod(
         importlib.import_module(name),
+        # An example imports what it uses: the names of its module are not defined.
+        globs={},
         optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE,
     )
     assert results.failed == 0, f"{results.failed} of {results.attempted} examples failed"

@@ -71,7 +71,7 @@ def test_reconstruct(flow):
     [
         (_IMAGES[..., 0], r"height, width, 1\].*got shape \(4, 8, 8\)"),
         (_IMAGES[:, :6], r"divisible by 4, got shape \(4, 6, 8, 1\)"),
-        (_IMAGES[:0], "at least one"),
+        (_IMAGES[:0], "expected images that are not empty, got shape"),
         (np.full([1, *_SHAPE], np.nan), "expected finite images, got 64 values"),
         (np.full([1, *_SHAPE], 1e6), r"range of pixel values .* got values in \[1000000.0"),
     ],
@@ -431,7 +431,7 @@ def test_interpolate_conditions(flows, kind):
 
 def test_bad_interpolations_of_conditions(flows):
     for start in (None, -1, [0, 1, -1, 0]):
-        with pytest.raises(ValueError, match="got no condition: None, a label -1 or a NaN"):
+        with pytest.raises(ValueError, match="got a missing one: None, a label of -1, or a NaN"):
             latents.interpolate_conditions(flows["dropout"], _IMAGES, start, 2)
     with pytest.raises(ValueError, match="num_steps of at least 2, got 1"):
         latents.interpolate_conditions(flows["labels"], _IMAGES, 0, 1, 1)

@@ -25,7 +25,7 @@ __all__ = [
     "uniform_noise",
 ]
 
-# The noise of training depends on its seed and step. That of evaluation has to differ.
+# Training noise depends on the seed and the step. Evaluation noise has to differ from it.
 _EVALUATION_STREAM = 0x5EED
 
 
@@ -36,14 +36,14 @@ def dequantize(
 
     For a density p over the result, `E[log p] <= log P` with the probability P of the integer
     images (Theis, van den Oord, Bethge 2016, section 3.1): the bits per dimension of the density
-    are an upper bound on those of the integer images. Noise that images already contain is
-    replaced.
+    are an upper bound on the bits per dimension of the integer images. Noise that images already
+    contain is replaced.
 
     #### Example
 
-    >>> import tensorflow as tf
+    >>> import tensorflow as tf, tfp_realnvp as tfr
     >>> images = tf.constant([[3, 255]], tf.uint8)
-    >>> noisy = dequantize(images, seed=(0, 1))
+    >>> noisy = tfr.dequantize(images, seed=(0, 1))
     >>> bool(tf.reduce_all(tf.floor(noisy) == tf.cast(images, tf.float32)))
     True
 
@@ -72,20 +72,20 @@ def dequantize(
     return levels + tf.minimum(noise, largest_noise(dtype))
 
 
-def check_gray_levels(images: Any, owner: str) -> None:
+def check_gray_levels(images: Any, caller: str) -> None:
     """Raises `ValueError` for images in [0, 1], which were divided by 255.
 
     Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions.
 
     Args:
       images: an array or tensor.
-      owner: name that begins the error message.
+      caller: name that begins the error message.
     """
     images = np.asarray(images)
     is_floating = tf.as_dtype(images.dtype).is_floating
     if is_floating and images.max() <= 1 and (images % 1).any():
         raise ValueError(
-            f"{owner}: expected gray levels 0, 1, 2, …, got fractions up to {images.max()}. "
+            f"{caller}: expected gray levels 0, 1, 2, …, got fractions up to {images.max()}. "
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
             "FlowModel."
         )
@@ -136,19 +136,21 @@ def largest_noise(dtype: Any) -> tf.Tensor:
 def uniform_noise(
     shape: Any, seed: Any, dtype: Any = tf.float32, *, first: tf.Tensor | int = 0
 ) -> tf.Tensor:
-    """Returns U[0, 1) of `shape`: a part of that of a larger batch, from the row `first` on.
+    """Returns U[0, 1) noise: the rows from `first` on of the noise of a larger batch.
 
     #### Example
 
-    >>> whole = uniform_noise([5, 2], (0, 1))
-    >>> rest = uniform_noise([3, 2], (0, 1), first=tf.constant(2))
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp import pixels
+    >>> whole = pixels.uniform_noise([5, 2], (0, 1))
+    >>> rest = pixels.uniform_noise([3, 2], (0, 1), first=tf.constant(2))
     >>> bool(tf.reduce_all(whole[2:] == rest))
     True
 
     Args:
-      shape: of the result.
+      shape: shape of the result.
       seed: two integers.
-      dtype: of the result.
+      dtype: dtype of the result.
       first: index of the first row in the larger batch.
     """
     if isinstance(first, int) and first == 0:
@@ -178,11 +180,12 @@ def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int
 def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
     """Returns the seed of `dequantize` for one batch of an evaluation.
 
-    All evaluations use it, so that their results are for the same noise.
+    All evaluations use this seed, so that they add the same noise.
 
     #### Example
 
-    >>> evaluation_seed(seed=0, batch=1).numpy().tolist()
+    >>> from tfp_realnvp import pixels
+    >>> pixels.evaluation_seed(seed=0, batch=1).numpy().tolist()
     [24301, 1]
 
     Args:
@@ -204,8 +207,11 @@ def image_component(data: Any) -> Any:
 
     #### Example
 
-    >>> image_component(("images", "labels")), image_component({"image": "images", "label": 3})
-    ('images', 'images')
+    >>> from tfp_realnvp import pixels
+    >>> pixels.image_component(("images", "labels"))
+    'images'
+    >>> pixels.image_component({"image": "images", "label": 3})
+    'images'
 
     Args:
       data: images, a tuple with images as first element, or a dictionary with images as `'image'`.
@@ -227,8 +233,11 @@ def condition_component(data: Any) -> Any:
 
     #### Example
 
-    >>> condition_component(("images", "labels")), condition_component({"image": 0, "label": 3})
-    ('labels', 3)
+    >>> from tfp_realnvp import pixels
+    >>> pixels.condition_component(("images", "labels"))
+    'labels'
+    >>> pixels.condition_component({"image": "images", "label": 3})
+    3
 
     Args:
       data: images; a tuple of images and conditions; or a dictionary with the condition as
@@ -246,7 +255,8 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 
     #### Example
 
-    >>> to_uint8([-3.2, 7.9, 300.]).tolist()
+    >>> import tfp_realnvp as tfr
+    >>> tfr.to_uint8([-3.2, 7.9, 300.]).tolist()
     [0, 7, 255]
 
     Args:
@@ -275,8 +285,8 @@ def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
 
     #### Example
 
-    >>> import math, tensorflow as tf
-    >>> float(bits_per_dim(tf.constant(-10 * math.log(256.)), 10))   # uniform on [0, 256)
+    >>> import math, tensorflow as tf, tfp_realnvp as tfr
+    >>> float(tfr.bits_per_dim(tf.constant(-10 * math.log(256.)), 10))   # uniform on [0, 256)
     8.0
 
     Args:

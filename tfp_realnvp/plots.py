@@ -42,7 +42,8 @@ def image_grid(
     #### Example
 
     >>> import numpy as np
-    >>> image_grid(np.zeros([6, 8, 8, 1], np.uint8), columns=3, padding=1).shape
+    >>> from tfp_realnvp import plots
+    >>> plots.image_grid(np.zeros([6, 8, 8, 1], np.uint8), columns=3, padding=1).shape
     (19, 28, 1)
 
     """
@@ -109,8 +110,9 @@ def save_image_grid(
     #### Example
 
     >>> import numpy as np, tempfile
+    >>> from tfp_realnvp import plots
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8))
+    ...     path = plots.save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8))
     ...     path.name, path.exists()
     ('black.png', True)
 
@@ -156,15 +158,16 @@ def save_labelled_grid(
       The path of the file.
 
     Raises:
-      ValueError: if `images` is not such an array, or if the number of labels differs from that of
+      ValueError: if `images` is not such an array, or if the number of labels is not the number of
         rows or columns.
       ImportError: if matplotlib is not installed.
 
     #### Example
 
     >>> import numpy as np, tempfile
+    >>> from tfp_realnvp import plots
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = save_labelled_grid(
+    ...     path = plots.save_labelled_grid(
     ...         f"{folder}/gray.png", np.full([2, 3, 8, 8, 1], 99, np.uint8), "gray",
     ...         row_labels=["first", "second"])
     ...     path.name, path.exists()
@@ -236,9 +239,10 @@ def save_curves(
     #### Example
 
     >>> import tempfile
+    >>> from tfp_realnvp import plots
     >>> curves = {"train": ([1, 2, 3], [4.0, 3.5, 3.4]), "test": ([1, 3], [4.1, 3.5])}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim")
+    ...     path = plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim")
     ...     path.name, path.exists()
     ('curves.png', True)
 

@@ -1,4 +1,4 @@
-"""Real NVP's bijectors, in the forms of `tfp.bijectors`: forward is latent -> data."""
+"""Real NVP's bijectors, with the interface of `tfp.bijectors`; forward maps latents to data."""
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling

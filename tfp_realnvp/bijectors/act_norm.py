@@ -13,13 +13,13 @@ __all__ = ["ActNorm"]
 
 
 class LearnedAffine(ChannelVariables):
-    """The trainable shift and log scale of each channel, and whether they were set by data."""
+    """The trainable shift and log scale of each channel, and whether data has set them."""
 
     def _create(self, num_channels: int, dtype: tf.DType) -> None:
-        mean = {"aggregation": tf.VariableAggregation.MEAN}
-        self.shift = tf.Variable(tf.zeros([num_channels], dtype), name="shift", **mean)
-        self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **mean)
-        self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **mean)
+        options = {"aggregation": tf.VariableAggregation.MEAN}
+        self.shift = tf.Variable(tf.zeros([num_channels], dtype), name="shift", **options)
+        self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **options)
+        self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **options)
 
     def set_once(self, images: tf.Tensor, epsilon: float) -> None:
         """Sets the variables by the moments of `images`, unless they were set before."""
@@ -42,12 +42,12 @@ class ActNorm(ChannelNormalization):
     The first inverse pass with `training=True` sets `shift` to the mean and `log_scale` to minus
     the log of the standard deviation of each channel over the batch and all positions, so that `x`
     has mean 0 and variance 1 there. Unlike batch normalization it is the same map in training and
-    evaluation, and for any size of batch.
+    evaluation, and for any batch size.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> bijector = ActNorm()
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.ActNorm()
     >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
     >>> x = bijector.inverse(y, training=True)
     >>> bool(abs(tf.reduce_mean(x)) < 1e-3), bool(abs(tf.math.reduce_std(x) - 1) < 1e-2)
@@ -81,7 +81,7 @@ class ActNorm(ChannelNormalization):
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           ValueError: if `epsilon` is not positive.
@@ -100,7 +100,7 @@ class ActNorm(ChannelNormalization):
 
     @property
     def learned(self) -> LearnedAffine:
-        """The variables."""
+        """The variables of the bijector."""
         return self._channels
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:

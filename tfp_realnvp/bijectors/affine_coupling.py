@@ -18,8 +18,8 @@ __all__ = ["AffineCoupling"]
 class AffineCoupling(Coupling):
     r"""A `Coupling` with the transformer `Affine`, or `Additive`.
 
-    With the mask `b`, and `c` the number of channels of the transformed half, the network gives
-    `2c` channels for `b * z`: the shift `t` and, through `s = scale * tanh(.)`, the log scale `s`:
+    With the mask `b` and `c` channels in the transformed half, the network maps `b * z` to `2c`
+    channels: the shift `t`, and the argument of tanh in the log scale `s = scale * tanh(.)`:
 
     ```
     forward (latent -> data):  x = b * z + (1 - b) * (z - t(b * z)) * exp(-s(b * z))
@@ -62,8 +62,8 @@ class AffineCoupling(Coupling):
 
         Args:
           mask: as in `Coupling`.
-          network: as in `Coupling`, to [B, H, W, 2c]: `t`, then the argument of tanh; to
-            [B, H, W, c] if not `use_scale`.
+          network: as in `Coupling`. Its output is [B, H, W, 2c], first `t`, then the argument of
+            tanh; [B, H, W, c] without `use_scale`.
           use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
           scale: the initial value of the trainable scale of tanh, or the variable itself.
           conditional_event_shape: as in `Coupling`.

@@ -38,27 +38,28 @@ _TRANSFORMERS: dict[str, Callable[..., Transformer]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(abc.ABC):
-    """What the networks and statistics of a flow are made for.
+    """The options that determine the networks and statistics of a flow.
 
-    Flows of equal architectures can share their networks. An option that does not apply beside the
+    Flows of equal architectures can share their networks. An option that has no effect beside the
     others is an error. `RealNVPImage` and `RealNVPVector` document the options. A subclass also has
-    an attribute `mixing`, what comes before each coupling: `'lu'`, `'permutation'` or `None`.
+    an attribute `mixing`, the mixing of channels before each coupling: `'lu'`, `'permutation'` or
+    `None`.
 
     Attributes:
-      num_couplings: number of couplings, of an image of the checkerboard couplings of each scale.
+      num_couplings: number of couplings; for images, of checkerboard couplings in each scale.
       num_filters: width of the networks.
-      num_blocks: of the default network; `None` beside a `network_fn`.
+      num_blocks: residual blocks of the default network; `None` with a `network_fn`.
       normalization: `'batch'`, `'actnorm'` or `None`.
-      momentum: of batch normalization; `None` without it.
+      momentum: momentum of batch normalization; `None` without batch normalization.
       transformer: a name, or a function that returns a new `Transformer`.
-      network_fn: makes a network; `None` for the default one.
+      network_fn: function that returns a network; `None` for the default network.
       network_dtype: name of a Keras dtype policy.
       condition: what the flow is conditional on; `None` without a condition.
-      embedding_size: of labels or vectors; `None` without them.
+      embedding_size: length of the embedding of labels or vectors; `None` without them.
       dtype: `tf.float32` or `tf.float64`.
 
     Raises:
-      ValueError: if an option is out of range, or does not apply.
+      ValueError: if an option is out of range, or has no effect.
       TypeError: if an option has a wrong type.
     """
 
@@ -74,7 +75,7 @@ class Architecture(abc.ABC):
     embedding_size: int | None
     dtype: tf.DType
 
-    owner: ClassVar[str]
+    flow_name: ClassVar[str]
     event_ndims: ClassVar[int]
     default_num_blocks: ClassVar[int]
 
@@ -86,9 +87,9 @@ class Architecture(abc.ABC):
             self._choice("transformer", tuple(_TRANSFORMERS))
         if self.network_fn is not None and not callable(self.network_fn):
             raise TypeError(
-                f"{self.owner}: expected a function as network_fn, got {self.network_fn!r}."
+                f"{self.flow_name}: expected a function as network_fn, got {self.network_fn!r}."
             )
-        self._set("dtype", validation.float_dtype(self.dtype, self.owner))
+        self._set("dtype", validation.float_dtype(self.dtype, self.flow_name))
         if self.network_dtype is None:
             is_double = self.dtype == tf.float64
             policy = "float64" if is_double else keras.config.dtype_policy().name
@@ -100,7 +101,7 @@ class Architecture(abc.ABC):
         has_batch_norm = self.normalization == "batch"
         self._default("momentum", 0.9, has_batch_norm, "with normalization='batch'")
         if has_batch_norm:
-            validation.momentum(self.momentum, self.owner)
+            validation.momentum(self.momentum, self.flow_name)
         is_embedded = self.condition is not None and self.condition.event_ndims < 3
         self._default("embedding_size", 64, is_embedded, "with labels or vectors as condition")
         if is_embedded:
@@ -116,7 +117,7 @@ class Architecture(abc.ABC):
         return make(**kwargs, dtype=self.network_dtype)
 
     def new_transformer(self) -> Transformer:
-        """Returns the transformer of a coupling: each has its own variables."""
+        """Returns a new transformer for a coupling, with its own variables."""
         if self.transformer == "affine":
             return Affine(dtype=self.dtype)
         return _TRANSFORMERS.get(self.transformer, self.transformer)()
@@ -125,23 +126,23 @@ class Architecture(abc.ABC):
         object.__setattr__(self, name, value)
 
     def _default(self, name: str, default: Any, applies: bool, when: str) -> None:
-        """Sets an option that was not given; raises if it was, and does not apply."""
+        """Sets an option that is `None` to its default; raises if it is set without effect."""
         value = getattr(self, name)
         if value is None and applies:
             self._set(name, default)
         elif value is not None and not applies:
-            raise ValueError(f"{self.owner}: expected {name} only {when}, got {value!r}.")
+            raise ValueError(f"{self.flow_name}: expected {name} only {when}, got {value!r}.")
 
     def _integer(self, name: str, at_least: int) -> None:
-        expected = f"{self.owner}: expected {name} of at least {at_least}"
+        expected = f"{self.flow_name}: expected {name} of at least {at_least}"
         self._set(name, validation.integer(getattr(self, name), at_least, expected))
 
     def _choice(self, name: str, choices: Sequence[str | None]) -> None:
-        expected = f"{self.owner}: expected a {name}"
+        expected = f"{self.flow_name}: expected a {name}"
         validation.choice(getattr(self, name), choices, expected)
 
     def _flag(self, name: str) -> None:
-        validation.flag(getattr(self, name), f"{self.owner}: expected a bool as {name}")
+        validation.flag(getattr(self, name), f"{self.flow_name}: expected a bool as {name}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,10 +153,10 @@ class ImageArchitecture(Architecture):
       image_shape: (height, width, channels).
       num_scales: number of scales.
       num_channel_couplings: channel-wise couplings of each scale but the last.
-      filter_growth: factor of the number of feature maps when the side is halved.
+      filter_growth: factor by which feature maps grow when the side is halved.
       invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
-      split_prior: whether there is a learned prior of what is factored out.
-      attention: heads of self-attention in networks of halved images.
+      split_prior: whether there is a learned prior of the half that is factored out.
+      attention: heads of self-attention in networks that see halved images; 0 for none.
     """
 
     image_shape: Sequence[int | None]
@@ -166,27 +167,27 @@ class ImageArchitecture(Architecture):
     split_prior: bool
     attention: int
 
-    owner: ClassVar[str] = "RealNVPImage"
+    flow_name: ClassVar[str] = "RealNVPImage"
     event_ndims: ClassVar[int] = 3
     default_num_blocks: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("image_shape", checked_image_shape(self.image_shape, self.owner))
+        self._set("image_shape", checked_image_shape(self.image_shape, self.flow_name))
         if self.num_scales is None:
-            self._set("num_scales", _default_num_scales(self.image_shape, self.owner))
+            self._set("num_scales", _default_num_scales(self.image_shape, self.flow_name))
         self._integer("num_scales", 1)
         sides = [side for side in self.image_shape[:2] if side is not None]
         if self.num_scales > max_num_scales(sides):
             raise ValueError(
-                f"{self.owner}: expected a height and width that can be halved "
+                f"{self.flow_name}: expected a height and width that can be halved "
                 f"{self.num_scales - 1} times to at least 2, for num_scales={self.num_scales}, got "
                 f"image_shape {self.image_shape}."
             )
         if self.num_channel_couplings is None:
             self._set("num_channel_couplings", self.num_couplings)
         self._integer("num_channel_couplings", 0)
-        expected = f"{self.owner}: expected a positive filter_growth"
+        expected = f"{self.flow_name}: expected a positive filter_growth"
         validation.real(self.filter_growth, lambda x: 0 < x < math.inf, expected)
         self._flag("invertible_conv")
         self._flag("split_prior")
@@ -213,14 +214,14 @@ class VectorArchitecture(Architecture):
     Attributes:
       event_size: length of the vectors.
       mixing: `'lu'`, `'permutation'` or `None`.
-      activation: of the default network; `None` beside a `network_fn`.
+      activation: activation of the default network; `None` with a `network_fn`.
     """
 
     event_size: int
     mixing: str | None
     activation: str | None
 
-    owner: ClassVar[str] = "RealNVPVector"
+    flow_name: ClassVar[str] = "RealNVPVector"
     event_ndims: ClassVar[int] = 1
     default_num_blocks: ClassVar[int] = 2
 
@@ -231,7 +232,7 @@ class VectorArchitecture(Architecture):
         is_default = self.network_fn is None
         self._default("activation", "relu", is_default, "with the default network")
         if is_default:
-            expected = f"{self.owner}: expected the name of an activation"
+            expected = f"{self.flow_name}: expected the name of an activation"
             is_name = isinstance(self.activation, str)
             validation.require(is_name, expected, self.activation, TypeError)
 
@@ -245,36 +246,36 @@ def declared_condition(
     conditional_event_shape: Sequence[int | None] | None,
     num_classes: int | None,
     dropout: float | None,
-    owner: str,
+    caller: str,
 ) -> ConditionSpec | None:
     """Returns the condition that the arguments of a flow declare; `None` without one."""
     if conditional_event_shape is None and num_classes is None:
-        expected = f"{owner}: expected condition_dropout only with a condition"
+        expected = f"{caller}: expected condition_dropout only with a condition"
         validation.require(dropout is None, expected, dropout)
         return None
     return ConditionSpec(conditional_event_shape, num_classes, dropout)
 
 
 def declared_transformer(
-    transformer: str | TransformerFn | None, use_scale: bool, owner: str
+    transformer: str | TransformerFn | None, use_scale: bool, caller: str
 ) -> str | TransformerFn:
-    """Returns the transformer of the arguments of a flow; `use_scale=False` is `'additive'`."""
-    validation.flag(use_scale, f"{owner}: expected a bool as use_scale")
+    """Returns the declared transformer; `use_scale=False` is `'additive'`."""
+    validation.flag(use_scale, f"{caller}: expected a bool as use_scale")
     if transformer is None:
         return "affine" if use_scale else "additive"
     if not use_scale:
         raise ValueError(
-            f"{owner}: expected use_scale=False, the transformer 'additive', or another "
+            f"{caller}: expected use_scale=False, which is transformer='additive', or another "
             f"transformer, got both: {transformer!r}."
         )
     return transformer
 
 
 def checked_image_shape(
-    image_shape: Sequence[int | None], owner: str
+    image_shape: Sequence[int | None], caller: str
 ) -> tuple[int | None, int | None, int]:
     """Returns (height, width, channels), or raises."""
-    expected = f"{owner}: expected an image_shape (height, width, channels)"
+    expected = f"{caller}: expected an image_shape (height, width, channels)"
     if not isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape)):
         raise TypeError(f"{expected}, got {image_shape!r}.")
     shape = tuple(image_shape)
@@ -285,7 +286,7 @@ def checked_image_shape(
 
 
 def max_num_scales(sides: Sequence[int]) -> int:
-    """Returns how many scales images of such sides can have; 64 if none is known."""
+    """Returns the largest number of scales for images of these sides; 64 if no side is known."""
     num_scales = 0
     while num_scales < 64 and all(
         side % 2**num_scales == 0 and side // 2**num_scales >= 2 for side in sides
@@ -294,14 +295,14 @@ def max_num_scales(sides: Sequence[int]) -> int:
     return num_scales
 
 
-def _default_num_scales(image_shape: tuple[int | None, int | None, int], owner: str) -> int:
+def _default_num_scales(image_shape: tuple[int | None, int | None, int], caller: str) -> int:
     if None in image_shape:
         raise ValueError(
-            f"{owner}: expected num_scales for images of unknown size, {image_shape}, got None."
+            f"{caller}: expected num_scales for images of unknown size, {image_shape}, got None."
         )
     num_scales, side = 1, math.gcd(*image_shape[:2])
-    # The recursion ends when the input of the last scale is 4 × 4 (section 4.1); a side that is not
-    # 4 times a power of 2 ends at the last one above that can be halved.
+    # The recursion ends when the input of the last scale is 4 × 4 (section 4.1). A side that is not
+    # 4 times a power of 2 is halved as often as possible without going below 4.
     while side % 2 == 0 and min(image_shape[:2]) // 2**num_scales >= 4:
         num_scales, side = num_scales + 1, side // 2
     return num_scales

@@ -1,4 +1,4 @@
-"""What whole flows share: an architecture, networks that copies share, and a condition."""
+"""The base class of whole flows: an architecture, networks that copies share, and a condition."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class AssembledFlow(FlowBijector):
           build: returns the flow of an architecture, given the shape of an embedded condition or
             `None`.
           next_to_data: bijectors between the flow and the data.
-          flow: that of another bijector of the same architecture, or `None`.
+          flow: the attribute `flow` of a bijector of equal architecture; `None` makes a new one.
           recompute: as in `FlowChain`.
           validate_args: as in `FlowBijector`.
-          parameters: as in `FlowBijector`; this adds the flow.
+          parameters: as in `FlowBijector`; the constructor adds the flow.
           name: as in `FlowBijector`.
 
         Raises:
@@ -86,7 +86,7 @@ class AssembledFlow(FlowBijector):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with its own networks."""
+        """Constructor arguments that make an equal bijector with new networks."""
         return {key: value for key, value in self.parameters.items() if key != "flow"}
 
     @property
@@ -102,7 +102,7 @@ class AssembledFlow(FlowBijector):
     @property
     def condition_embedding(self) -> ConditionEmbedding | None:
         """The embedding of the condition; `None` without one."""
-        parts = [each for each in self._flow.bijectors if isinstance(each, EmbeddedCondition)]
+        parts = [part for part in self._flow.bijectors if isinstance(part, EmbeddedCondition)]
         return parts[0].embedding if parts else None
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -120,7 +120,7 @@ def _new_flow(
     spec, dtype = architecture.condition, architecture.dtype
     if spec is None:
         return build(architecture, None)
-    # Conditions and their embedding are few numbers: in full precision.
+    # Conditions and their embedding are small, so that full precision costs little.
     embedding = ConditionEmbedding(
         spec.event_shape,
         num_classes=spec.num_classes,
@@ -144,5 +144,5 @@ def _check_shared_flow(flow: FlowChain, architecture: Architecture, name: str) -
     }
     raise ValueError(
         f"{name}: expected the options that the shared networks were made for, got {different}; "
-        f"construct a new {architecture.owner} for another architecture."
+        f"construct a new {architecture.flow_name} for another architecture."
     )

@@ -29,7 +29,7 @@ def _statistic(value: tf.Tensor, name: str) -> tf.Variable:
 
 
 class BatchNormalization(ChannelNormalization):
-    r"""Normalizes each channel in the direction data -> latent, and inverts that in the other.
+    r"""Normalizes each channel from data to latents; the forward direction undoes this.
 
     With a mean μ and a variance σ² for each channel,
 
@@ -47,18 +47,19 @@ class BatchNormalization(ChannelNormalization):
     μ̃ <- ρ μ̃ + (1 - ρ) μ̂,    σ̃² <- ρ σ̃² + (1 - ρ) σ̂²
     ```
 
-    and then normalizes by the updated ones; gradients go through μ̂ and σ̂² only (Appendix E). The
-    first step uses the batch alone. So training and evaluation normalize by nearly the same numbers
-    also when batches are small. `statistics='batch'` gives plain batch normalization, by μ̂ and σ̂²
-    themselves while training. With several replicas the batch is that of all of them within
-    `replicas.global_statistics`, as in `FlowModel.fit`, and otherwise that of each replica.
+    and then normalizes by the updated statistics; gradients go through μ̂ and σ̂² only (Appendix
+    E). The first update uses the batch alone. Training and evaluation therefore normalize by nearly
+    the same numbers, even if batches are small. `statistics='batch'` gives plain batch
+    normalization, where training normalizes by μ̂ and σ̂². With several replicas, the batch is that
+    of all replicas within `replicas.global_statistics`, as in `FlowModel.fit`, and each replica's
+    part otherwise.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> bijector = BatchNormalization(momentum=0.9)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.BatchNormalization(momentum=0.9)
     >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
-    >>> x, ildj = bijector.inverse_and_log_det(y, training=True)   # the first step: the batch's
+    >>> x, ildj = bijector.inverse_and_log_det(y, training=True)   # the first step
     >>> bool(abs(tf.math.reduce_std(x) - 1) < 1e-2), ildj.shape
     (True, TensorShape([64]))
 
@@ -89,12 +90,12 @@ class BatchNormalization(ChannelNormalization):
           momentum: ρ, in [0, 1).
           num_channels: creates the moving statistics now; `None` creates them at the first call.
           epsilon: added to the variance, positive.
-          statistics: those to normalize by while training, `'running'` (Appendix E) or `'batch'`.
+          statistics: statistics that training normalizes by, `'running'` (Appendix E) or `'batch'`.
           moving: moving statistics to share with another bijector.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           ValueError: if `momentum`, `epsilon` or `statistics` is out of range.
@@ -145,9 +146,11 @@ class BatchNormalization(ChannelNormalization):
         num_updates = tf.convert_to_tensor(moving.num_updates)
         batch = replicas.batch_moments(y, shift=before[0])[:2]
         # The first update takes the batch alone: there is no earlier value to average it with.
-        kept = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
-        moved = [kept * old + (1 - kept) * new for old, new in zip(before, batch, strict=True)]
-        replicas.assign(moving.mean, moved[0])
-        replicas.assign(moving.variance, moved[1])
+        momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
+        updated = [
+            momentum * old + (1 - momentum) * new for old, new in zip(before, batch, strict=True)
+        ]
+        replicas.assign(moving.mean, updated[0])
+        replicas.assign(moving.variance, updated[1])
         replicas.assign(moving.num_updates, num_updates + 1)
-        return tuple(batch if self._statistics == "batch" else moved)
+        return tuple(batch if self._statistics == "batch" else updated)

@@ -1,4 +1,4 @@
-"""What normalizations of channels share: variables that copies share, made at the first call."""
+"""Base classes of normalizations of channels, whose variables are created at the first call."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ChannelVariables(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def _create(self, num_channels: int, dtype: tf.DType) -> None:
-        """Creates the variables, those of the identity."""
+        """Creates the variables, with the values of the identity map."""
 
 
 class ChannelNormalization(FlowBijector):
     """The base class of `ActNorm` and `BatchNormalization`.
 
-    A subclass has a constructor argument for the variables, which copies share, whether they were
-    created or not. `config` leaves it out.
+    A subclass takes its variables as a constructor argument, through which copies share them, also
+    before they are created. `config` leaves this argument out.
     """
 
-    # The name of that argument, and the type of the variables.
+    # The name of this argument, and the type of the variables.
     _argument: ClassVar[str]
     _variables_type: ClassVar[type[ChannelVariables]]
 
@@ -86,12 +86,12 @@ class ChannelNormalization(FlowBijector):
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables."""
+        """All variables of the normalization."""
         return tuple(self._channels.variables)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with its own variables."""
+        """Constructor arguments that make an equal bijector with new variables."""
         config = {**self.parameters, "num_channels": self._channels.num_channels}
         del config[self._argument]
         return config

@@ -21,7 +21,7 @@ __all__ = ["Coupling", "takes_condition"]
 
 
 class Coupling(FlowBijector):
-    r"""Keeps half of an event and transforms the other with parameters predicted from the first.
+    r"""Transforms one half of an event, with parameters predicted from the other, kept half.
 
     With the mask `b`, the elementwise bijection `f` of the transformer and the network `θ`,
 
@@ -32,14 +32,15 @@ class Coupling(FlowBijector):
     ```
 
     Events are images [..., H, W, C], or with `event_ndims=1` vectors [..., C]. Neither direction
-    inverts the network, so any network will do. For c channels of the transformed half and P
-    parameters an element it gives `P c` channels. The variables of a network that is a
-    Keras layer or model, or a `tf.Module`, are variables of the coupling, also if the network
-    creates them at its first call.
+    inverts the network, so that any network will do. It outputs `P c` channels for c transformed
+    channels and P parameters for each element. The variables of a network that is a Keras layer or
+    model, or a `tf.Module`, are variables of the coupling, also if the network creates them at its
+    first call.
 
     A network with an argument `conditional_input` gets the condition of the call, for example
-    `coupling.forward(x, conditional_input=c)`. If its shape is declared, `conditional_event_shape`,
-    the leading shapes of events and condition broadcast, and a missing condition is an error.
+    `coupling.forward(x, conditional_input=c)`. If its shape is declared by
+    `conditional_event_shape`, the leading shapes of events and condition broadcast, and a missing
+    condition is an error.
 
     #### Example
 
@@ -74,19 +75,20 @@ class Coupling(FlowBijector):
 
         Args:
           mask: a `CheckerboardMask`, a `ChannelMask`, or an object with their methods.
-          network: from [B, H, W, k], the kept half as `mask` gives it, to [B, H, W, P c]; of
-            vectors from [B, k] to [B, P c]. Called with the keyword arguments `training` and
-            `conditional_input` if it has them. Its dtype may differ from `dtype`.
+          network: a layer or function from the kept half, [B, H, W, k], as `mask` gives it, to
+            parameters, [B, H, W, P c]; for vectors from [B, k] to [B, P c]. It gets the keyword
+            arguments `training` and `conditional_input` if it has them. Its dtype may differ from
+            `dtype`.
           transformer: the elementwise bijection. A copy shares it, as it shares the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
-            an image [H, W, K]; by default the attribute of that name of the network. `None` passes
-            a condition on as it is. An image that has more pixels than the network's is squeezed:
-            4 channels for each 2×2 square.
+            an image [H, W, K]; by default the network's attribute of this name. If that is `None`
+            as well, a condition is passed on as it is. An image is squeezed, each 2×2 square to 4
+            channels, until it has K channels.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
           parameters: the constructor arguments of a subclass.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
@@ -97,7 +99,7 @@ class Coupling(FlowBijector):
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # A class has the methods of a mask too, but it is none.
+        # The class of a mask has these methods too, but is not a mask.
         if isinstance(mask, type) or not isinstance(mask, Mask):
             raise TypeError(
                 f"{name}: expected a CheckerboardMask, a ChannelMask, or another object with the "
@@ -194,7 +196,7 @@ class Coupling(FlowBijector):
     def _recomputed_pass(
         self, event: tf.Tensor, condition: Any, inverse: bool, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the same as `_transform`; its gradient computes the network again."""
+        """Returns the result of `_transform`; its gradient evaluates the network again."""
         weights = list(self._network.trainable_variables)
         state = list(self._network.non_trainable_variables)
         weight_values, state_values = (
@@ -231,7 +233,7 @@ class Coupling(FlowBijector):
     def _with_condition(
         self, event: tf.Tensor, conditional_input: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the event, and the condition as the network takes it, [B, ...]."""
+        """Returns the event, and the condition in the form that the network takes, [B, ...]."""
         spec = self._condition_spec
         if spec is None:
             return event, conditional_input
@@ -266,11 +268,11 @@ class Coupling(FlowBijector):
             positions = "height, width, " if ndims == 3 else ""
             raise ValueError(
                 f"{self.name}: expected {expected} channels from the network, "
-                f"[batch, {positions}{expected}], for {channels} that the coupling changes, "
+                f"[batch, {positions}{expected}], for {channels} changed channels, "
                 f"got shape {output.shape} for an input of shape {inputs.shape}."
             )
         output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
-        # Zeros where the coupling keeps the image: the identity of an affine transformer.
+        # Zero parameters where the coupling keeps the image make affine transformers the identity.
         parameters = self._mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
@@ -278,7 +280,7 @@ class Coupling(FlowBijector):
         return self._mask.merge(kept, changed), log_det
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
-        """Returns the kept half, [B, ..., k]; without any, the condition, or a constant."""
+        """Returns the kept half, [B, ..., k]; if it is empty, the condition or a constant."""
         if kept.shape[-1] != 0:
             return flatten_batch(kept, self.event_ndims)
         spec = self._condition_spec
@@ -288,7 +290,7 @@ class Coupling(FlowBijector):
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network has a `conditional_input` and does not declare that it has none."""
+    """Returns whether a network takes `conditional_input`; a declared shape of `None` means no."""
     function = network.call if isinstance(network, keras.layers.Layer) else network
     has_argument = "conditional_input" in inspect.signature(function).parameters
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None

@@ -1,4 +1,4 @@
-"""Couplings in a row, each with its normalization and its mixing of channels."""
+"""A sequence of couplings, each with its normalization and its mixing of channels."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def coupling_layers(
     name: str,
     **network_options: Any,
 ) -> list[tfb.Bijector]:
-    """Returns couplings, for each mask one, from the data to the latents.
+    """Returns bijectors with one coupling for each mask, in order from data to latents.
 
     Args:
       architecture: the options of the flow.
-      masks: of the couplings.
-      channels: of the events.
+      masks: masks of the couplings.
+      channels: number of channels of the events.
       num_filters: width of the networks.
-      condition_shape: of an embedded condition, as the networks get it; `None` without one.
-      name: that the names of the bijectors begin with.
+      condition_shape: shape of an embedded condition, as the networks get it; or `None`.
+      name: prefix of the names of the bijectors.
       **network_options: other keyword arguments for the networks.
     """
     options = {
@@ -52,7 +52,7 @@ def coupling_layers(
     }
     bijectors = []
     for i, mask in enumerate(masks):
-        # Networks first: their random numbers do not depend on the rest.
+        # Networks come first, so that their initial weights do not depend on other options.
         layer = coupling(
             architecture,
             mask,
@@ -67,7 +67,7 @@ def coupling_layers(
         if architecture.mixing == "lu":
             bijectors.append(InvertibleConv1x1(**options, name=f"{name}{i}_conv1x1"))
         elif architecture.mixing == "permutation":
-            # The same in each process. NumPy keeps the numbers of `RandomState`.
+            # The permutation is the same in each process: NumPy never changes `RandomState`.
             order = np.random.RandomState(i).permutation(channels).tolist()
             bijectors.append(tfb.Permute(order, name=f"{name}{i}_permute"))
         bijectors.append(layer)

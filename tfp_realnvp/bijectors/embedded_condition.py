@@ -50,10 +50,10 @@ class EmbeddedCondition(FlowBijector):
 
         Args:
           bijector: the flow, with at least one network that takes `conditional_input`.
-          embedding: of the condition, shared by all networks.
+          embedding: the embedding of the condition, which all networks share.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations; errors begin with it.
+          name: name of the operations; errors begin with it.
 
         Raises:
           TypeError: if an argument has a wrong type, or dtypes differ.
@@ -82,7 +82,8 @@ class EmbeddedCondition(FlowBijector):
                 f"{embedding.spec.description}."
             )
         if not embedding.built:
-            # After the networks, whose random numbers are those of the flow without a condition.
+            # Built after the networks, whose initial weights are those of a flow without a
+            # condition.
             embedding.build()
         with tf.name_scope(name):
             self._bijector = bijector
@@ -114,7 +115,7 @@ class EmbeddedCondition(FlowBijector):
 
     @property
     def accepts_conditional_input(self) -> bool:
-        """True: it needs one."""
+        """Always true."""
         return True
 
     def _forward_and_log_det(
@@ -156,21 +157,21 @@ class EmbeddedCondition(FlowBijector):
 
 def _resized(condition: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     """Returns [..., h, w, K] with the height and width of `image`, [..., H, W, C]."""
-    sides, wanted = condition.shape[-3:-1], image.shape[-3:-1]
-    if sides.is_fully_defined() and sides == wanted:
+    sides, new_sides = condition.shape[-3:-1], image.shape[-3:-1]
+    if sides.is_fully_defined() and sides == new_sides:
         return condition
-    # As `tf.image.resize` does, whose result is always of single precision.
+    # Equals bilinear `tf.image.resize`, which always returns float32.
     rows, columns = (
         _interpolation(tf.shape(condition)[axis], tf.shape(image)[axis], condition.dtype)
         for axis in (-3, -2)
     )
     resized = tf.einsum("ih,...hwk->...iwk", rows, condition)
     resized = tf.einsum("jw,...iwk->...ijk", columns, resized)
-    return tf.ensure_shape(resized, [*condition.shape[:-3], *wanted, condition.shape[-1]])
+    return tf.ensure_shape(resized, [*condition.shape[:-3], *new_sides, condition.shape[-1]])
 
 
 def _interpolation(size: tf.Tensor, new_size: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns [new_size, size]: for each new pixel the weights of the nearest two."""
+    """Returns [new_size, size]: the weights of the two nearest pixels for each new pixel."""
     size, new_size = tf.cast(size, dtype), tf.cast(new_size, dtype)
     centers = (tf.range(new_size) + 0.5) * (size / new_size) - 0.5
     centers = tf.clip_by_value(centers, 0, size - 1)

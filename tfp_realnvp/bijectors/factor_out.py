@@ -17,7 +17,7 @@ tfb = tfp.bijectors
 
 
 class FactorOut(FlowBijector):
-    r"""Applies a bijector to the first half of the channels; the second half is latents.
+    r"""Applies a bijector to the first half of the channels, and keeps the second as latents.
 
     ```
     (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
@@ -30,8 +30,8 @@ class FactorOut(FlowBijector):
 
     #### Example
 
-    >>> import tensorflow as tf, tensorflow_probability as tfp
-    >>> y = FactorOut(tfp.bijectors.Scale(10.)).forward(tf.ones([1, 1, 4]))
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> y = tfr.FactorOut(tfp.bijectors.Scale(10.)).forward(tf.ones([1, 1, 4]))
     >>> y.numpy().ravel().tolist()
     [10.0, 10.0, 1.0, 1.0]
 
@@ -54,7 +54,7 @@ class FactorOut(FlowBijector):
           bijector: transforms the first half, [..., H, W, C/2], and keeps its shape.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `bijector` is not a bijector, or `dtype` is not float32 or float64.

@@ -1,4 +1,4 @@
-"""The base class: one method a direction gives the value and its log det together."""
+"""The base class: one method for each direction returns the value and its log det."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ class FlowBijector(tfb.Bijector):
     _inverse_and_log_det(y, *, training, conditional_input) -> (x, ildj)   # data -> latent
     ```
 
-    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the input's shape
-    without the dimensions of an event: three for images [..., H, W, C], the default, and one for
-    vectors [..., D], with `event_ndims=1`. This class derives the four hooks of `tfb.Bijector` from
-    them. With its cache, `tfd.TransformedDistribution.log_prob`, which calls the hooks for the
-    value and for the log det one after the other, evaluates each network once.
+    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats. Log dets have the shape of
+    the input without the dimensions of an event: three for images [..., H, W, C], the default, and
+    one for vectors [..., D], with `event_ndims=1`. This class derives the four hooks of
+    `tfb.Bijector` from the two methods. `tfd.TransformedDistribution.log_prob` calls one hook for
+    the value and another one for the log det; with the cache of this class, each network is
+    evaluated once.
 
     All hooks take two keyword arguments:
 
     *   `training` (Python `bool`, default `False`): normalize by batch statistics, and update the
-        moving ones once a pass.
+        moving statistics once in each pass.
     *   `conditional_input` (`Tensor`): passed to the networks that take it. A bijector without such
         a network raises a `ValueError`.
 
@@ -51,8 +52,8 @@ class FlowBijector(tfb.Bijector):
 
     #### Example
 
-    >>> import numpy as np, tensorflow as tf
-    >>> class Double(FlowBijector):
+    >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
+    >>> class Double(tfr.FlowBijector):
     ...   def __init__(self, name='double'):
     ...     super().__init__(parameters=dict(locals()), name=name)
     ...   def _forward_and_log_det(self, x, **kwargs):
@@ -89,7 +90,7 @@ class FlowBijector(tfb.Bijector):
             `InvalidArgumentError` that names this bijector (costs a pass over them).
           parameters: the subclass's constructor arguments, including all objects that hold
             variables. Copies, and bijectors of equal parameters, share these objects.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `dtype` is not float32 or float64, or `validate_args` is not a bool.
@@ -115,7 +116,7 @@ class FlowBijector(tfb.Bijector):
         return {}
 
     def __hash__(self) -> int:
-        # TFP hashes all parameters, nested bijectors included, several times a call.
+        # TFP hashes all parameters, nested bijectors included, several times in each call.
         if self._hash is None:
             self._hash = super().__hash__()
         return self._hash
@@ -137,7 +138,7 @@ class FlowBijector(tfb.Bijector):
         """Returns `x` and `log |det dx/dy|`."""
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        """Raises `ValueError` if events of `shape`, maybe partly unknown, do not fit."""
+        """Raises `ValueError` if events of `shape`, which may be partly unknown, do not fit."""
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         """Returns the assertions that `validate_args` makes of an input."""
@@ -156,11 +157,11 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The Keras layers of this bijector itself, without those of nested bijectors."""
+        """The Keras layers of this bijector itself, without layers of nested bijectors."""
         return ()
 
     def _track_layer(self, layer: keras.layers.Layer) -> None:
-        """Makes the variables of a Keras layer variables of this bijector; before `__init__`."""
+        """Adds the variables of a Keras layer to this bijector. Call it before `__init__`."""
         self._layer_variables = LayerVariables(layer)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -172,30 +173,30 @@ class FlowBijector(tfb.Bijector):
 
     @property
     def state_variables(self) -> tuple[tf.Variable, ...]:
-        """`variables`, collected once: a result depends on them and on the input."""
+        """The variables that results depend on: `variables`, collected once."""
         if self._state_variables is None or not self.is_built:
             self._state_variables = self._no_dependency(tuple(self.variables))
         return self._state_variables
 
     @property
     def is_built(self) -> bool:
-        """Whether the variables of this bijector, without those of nested ones, exist."""
+        """Whether the variables of this bijector itself exist, apart from nested bijectors."""
         return all(layer.built for layer in self.layers)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """Variables of this bijector, without those of nested ones, that a training pass writes."""
+        """The variables of this bijector itself that a training pass writes."""
         return ()
 
     @property
     def config(self) -> dict[str, Any]:
         """Constructor arguments that make an equal bijector with new variables.
 
-        They are `parameters`, without arguments that hold variables to be shared.
+        They are `parameters`, without the arguments through which copies share variables.
         """
         return dict(self.parameters)
 
-    # The public pair.
+    # The two public methods.
 
     def forward_and_log_det(
         self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
@@ -205,7 +206,7 @@ class FlowBijector(tfb.Bijector):
         Args:
           x: latents, [..., H, W, C] or [..., D], of this bijector's dtype.
           training: whether to use and update batch statistics.
-          conditional_input: for the networks.
+          conditional_input: the condition of the networks.
 
         Returns:
           `y`, and the log det in nats, of the leading shape of `x`.
@@ -225,7 +226,7 @@ class FlowBijector(tfb.Bijector):
         Args:
           y: data, [..., H, W, C] or [..., D], of this bijector's dtype.
           training: whether to use and update batch statistics.
-          conditional_input: for the networks.
+          conditional_input: the condition of the networks.
 
         Returns:
           `x`, and the log det in nats, of the leading shape of `y`.
@@ -323,24 +324,24 @@ class FlowBijector(tfb.Bijector):
         # TensorFlow's convolutions of empty tensors fail, or give a wrong shape.
         if ndims == 3 and 0 in shape:
             raise ValueError(
-                f"{self.name}: expected an image or more, of a pixel or more, got shape {shape}."
+                f"{self.name}: expected at least one image with a pixel, got shape {shape}."
             )
         self._check_event_shape(shape[-ndims:], inverse)
 
     # Log dets.
 
     def _sum_over_event(self, log_dets: tf.Tensor) -> tf.Tensor:
-        """Returns the log det of an elementwise map from those of its elements."""
+        """Returns the log det of an elementwise map from the log dets of its elements."""
         return tf.reduce_sum(log_dets, axis=list(range(-self.event_ndims, 0)))
 
     def _log_det_of_positions(self, value: tf.Tensor, log_det: tf.Tensor) -> tf.Tensor:
-        """Returns the log det of a map of channels with `log_det`, which all positions have."""
+        """Returns the log det of a map that has the log det `log_det` at each position."""
         shape, ndims = tf.shape(value), self.event_ndims
         num_positions = tf.cast(tf.reduce_prod(shape[-ndims:-1]), value.dtype)
         return tf.fill(shape[:-ndims], num_positions * log_det)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Returns the keyword arguments in one form for all calls that mean the same."""
+        """Returns the keyword arguments in one form, so that equivalent calls share results."""
         kwargs = dict(kwargs)
         training = kwargs.pop("training", False)
         condition = kwargs.pop("conditional_input", None)
@@ -361,7 +362,7 @@ class FlowBijector(tfb.Bijector):
         return {"training": bool(training), "conditional_input": self._unchanging(condition)}
 
     def _unchanging(self, condition: Any) -> Any:
-        """Returns a condition that keeps its value: TFP's cache knows it by its identity."""
+        """Returns a condition that does not change later: TFP's cache compares identities."""
         if isinstance(condition, (tf.Variable, keras.Variable)):
             return tf.convert_to_tensor(condition)
         if not isinstance(condition, np.ndarray):
@@ -374,7 +375,7 @@ class FlowBijector(tfb.Bijector):
     def validated_pass(
         self, value: tf.Tensor, *, inverse: bool, **options: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns a direction's value and log det, with the assertions of `validate_args`."""
+        """Returns the value and log det of one direction, with the checks of `validate_args`."""
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         if not self.validate_args:
             return one_pass(value, **options)

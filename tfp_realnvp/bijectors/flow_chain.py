@@ -35,7 +35,7 @@ class FlowChain(FlowBijector):
     (TensorShape([5, 8, 8, 3]), TensorShape([5]))
     """
 
-    # The options of a whole flow, `RealNVPImage` or `RealNVPVector`, that made this chain.
+    # The options of the `RealNVPImage` or `RealNVPVector` that made this chain.
     architecture: Any = None
 
     def __init__(
@@ -56,11 +56,11 @@ class FlowChain(FlowBijector):
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, instead of keeping them: less memory for one more forward pass.
             It applies to networks that are Keras layers.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default that of the
-            bijectors of this package, or 3 if there is none.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default the value of
+            the bijectors of this package, or 3 without any.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `bijectors` is not a list, one of them is not a bijector, `dtype` is not
@@ -132,7 +132,7 @@ class FlowChain(FlowBijector):
     def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, broadcasts: bool) -> tf.Tensor:
         if not log_dets:
             return tf.zeros(tf.shape(value)[: -self.event_ndims], value.dtype)
-        # One operation instead of a chain of additions, and of their gradients.
+        # One operation replaces many additions and their gradients.
         return sum(log_dets) if broadcasts else tf.add_n(log_dets)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
@@ -157,12 +157,12 @@ class FlowChain(FlowBijector):
 
 
 def _has_condition(options: dict[str, Any]) -> bool:
-    # Parts without the condition may see fewer leading dimensions than those with it.
+    # Bijectors without the condition may see fewer leading dimensions than bijectors with it.
     return options.get("conditional_input") is not None
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events: that of the bijectors of this package."""
+    """Returns the rank of events, which all bijectors of this package share."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors

@@ -27,8 +27,8 @@ class InvertibleConv1x1(FlowBijector):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> bijector = InvertibleConv1x1(num_channels=6)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.InvertibleConv1x1(num_channels=6)
     >>> y = tf.random.normal([5, 4, 4, 6])
     >>> x, ildj = bijector.inverse_and_log_det(y)
     >>> bool(tf.reduce_max(abs(bijector.forward(x) - y)) < 1e-4), ildj.shape
@@ -53,12 +53,12 @@ class InvertibleConv1x1(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          num_channels: C.
+          num_channels: number of channels C.
           factors: variables to share with another bijector.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C], whose elements it mixes.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           ValueError: if `num_channels` is less than 1.
@@ -88,12 +88,12 @@ class InvertibleConv1x1(FlowBijector):
 
     @property
     def factors(self) -> PLUFactors:
-        """The variables."""
+        """The variables of the bijector."""
         return self._factors
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with its own variables."""
+        """Constructor arguments that make an equal bijector with new variables."""
         return {name: value for name, value in self.parameters.items() if name != "factors"}
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
@@ -109,14 +109,14 @@ class InvertibleConv1x1(FlowBijector):
         return self._multiply(y, self._factors.matrix()), ildj
 
     def _multiply(self, value: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-        # A product of matrices needs an axis before that of the channels.
+        # `tf.matmul` needs an axis before the channels.
         if value.shape.rank == 1:
             return tf.linalg.matvec(matrix, value)
         return tf.matmul(value, matrix, transpose_b=True)
 
 
 class PLUFactors(tf.Module):
-    """The factors of an invertible matrix of C rows; a random rotation at first."""
+    """The PLU factors of an invertible [C, C] matrix, which starts as a random rotation."""
 
     def __init__(self, num_channels: int, dtype: Any, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -132,7 +132,7 @@ class PLUFactors(tf.Module):
             self.order = tf.Variable(order, name="order", **fixed)
             self.sign = tf.Variable(tf.cast(tf.sign(diagonal), tf.int32), name="sign", **fixed)
             self.log_scale = tf.Variable(tf.cast(log_scale, dtype), name="log_scale")
-            # Below the diagonal L, above it U.
+            # L is below the diagonal, U above it.
             off_diagonal = tf.cast(tf.linalg.set_diag(factors, tf.zeros_like(diagonal)), dtype)
             self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
 

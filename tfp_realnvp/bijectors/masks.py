@@ -38,8 +38,8 @@ class CheckerboardMask:
 
     #### Example
 
-    >>> import numpy as np, tensorflow as tf
-    >>> mask = CheckerboardMask(parity=0)
+    >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
+    >>> mask = tfr.CheckerboardMask(parity=0)
     >>> mask.split(tf.ones([1, 2, 2, 1]))[0].numpy()[0, :, :, 0].tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -93,11 +93,11 @@ class ChannelMask:
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> kept, changed = ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> kept, changed = tfr.ChannelMask(parity=1).split(tf.constant([[[[1., 2.]]]]))
     >>> kept.numpy().item(), changed.numpy().item()
     (2.0, 1.0)
-    >>> kept, changed = ChannelMask(num_first=1).split(tf.constant([1., 2., 3.]))
+    >>> kept, changed = tfr.ChannelMask(num_first=1).split(tf.constant([1., 2., 3.]))
     >>> kept.numpy().tolist(), changed.numpy().tolist()
     ([1.0], [2.0, 3.0])
     """
@@ -107,7 +107,7 @@ class ChannelMask:
 
         Args:
           parity: 0 keeps the first channels, 1 the others.
-          num_first: how many channels are the first; by default half of them.
+          num_first: number of first channels; by default half of all.
 
         Raises:
           ValueError: if `parity` is neither 0 nor 1, or `num_first` is negative.
@@ -138,10 +138,10 @@ class ChannelMask:
         """Returns the number of channels that are transformed.
 
         Args:
-          channels: the channels of the event.
+          channels: number of channels of the event.
 
         Raises:
-          ValueError: if they cannot be halved, or none is left to transform.
+          ValueError: if the channels cannot be halved, or there is none to transform.
         """
         return self._sizes(channels)[1 - self.parity]
 

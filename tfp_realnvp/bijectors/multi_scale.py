@@ -26,11 +26,11 @@ tfb = tfp.bijectors
 def multi_scale_flow(
     architecture: ImageArchitecture, condition_shape: ConditionShape, scale: int = 0
 ) -> FlowChain:
-    """Returns the flow between latents and logits, from a scale on, with its networks.
+    """Returns the flow of one scale and all coarser scales, between latents and logits.
 
     Args:
       architecture: the options.
-      condition_shape: of an embedded condition, as the networks of the first scale get it.
+      condition_shape: shape of an embedded condition, as the networks of the first scale get it.
       scale: index of the scale, 0 for the finest.
     """
     name, dtype = f"scale{scale}", architecture.dtype
@@ -38,7 +38,7 @@ def multi_scale_flow(
     is_last = scale == architecture.num_scales - 1
 
     def options(halvings: int) -> dict[str, Any]:
-        """Returns the options of networks that see an image after so many halvings."""
+        """Returns the options of networks whose images were halved `halvings` times."""
         growth = architecture.filter_growth**halvings
         has_attention = architecture.attention and halvings
         return {
@@ -68,8 +68,9 @@ def multi_scale_flow(
     return FlowChain(
         [
             *checkerboard,
-            # Squeezed, restored, and squeezed again in another order, as in the authors' code:
-            # so the half that goes on is a checkerboard of the image.
+            # The image is squeezed, restored, and squeezed again in another order, as in the
+            # authors' code, so that the half that the next scale transforms is a checkerboard of
+            # the image.
             tfb.Invert(plain),
             *channelwise,
             plain,
@@ -86,7 +87,7 @@ def multi_scale_flow(
 def _prior(
     architecture: ImageArchitecture, channels: int, name: str, options: dict[str, Any]
 ) -> FlowBijector:
-    """Returns the coupling of a half that is factored out, given the half that goes on."""
+    """Returns the coupling that transforms the factored-out half, given the other half."""
     affine = dataclasses.replace(
         architecture, network_fn=shallow_conv, num_blocks=None, transformer="affine"
     )
@@ -94,7 +95,7 @@ def _prior(
 
 
 def _squeezed(condition_shape: ConditionShape, halvings: int) -> ConditionShape:
-    """Returns the shape of a condition at a scale: an image is squeezed as often as halved."""
+    """Returns the shape of a condition for networks whose images were halved `halvings` times."""
     if condition_shape is None or len(condition_shape) == 1:
         return condition_shape
     return None, None, condition_shape[-1] * 4**halvings

@@ -1,4 +1,4 @@
-"""Calls nested bijectors, ours or TFP's."""
+"""Calls nested bijectors, of this package or of TFP."""
 
 from __future__ import annotations
 
@@ -99,6 +99,7 @@ def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
     #### Example
 
     >>> import tensorflow_probability as tfp
+    >>> from tfp_realnvp.bijectors.nested import call_options
     >>> from tfp_realnvp.bijectors import Squeeze
     >>> chain = tfp.bijectors.Chain([tfp.bijectors.Exp(), tfp.bijectors.Invert(Squeeze(name='s'))])
     >>> call_options(chain, training=True)

@@ -34,8 +34,8 @@ class PixelLogit(FlowBijector):
 
     #### Example
 
-    >>> import numpy as np, tensorflow as tf
-    >>> bijector = PixelLogit()
+    >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.PixelLogit()
     >>> round(bijector.forward(tf.zeros([1, 1, 1])).numpy().item(), 3)
     128.0
     >>> bool(np.isfinite(bijector.inverse(tf.constant([[[0., 255.999]]]))).all())
@@ -63,10 +63,11 @@ class PixelLogit(FlowBijector):
           num_values: the number n of gray levels, at least 2.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that data is finite and within the open interval.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
-          ValueError: if `alpha` or `num_values` is out of range, or `dtype` too coarse for them.
+          ValueError: if `alpha` or `num_values` is out of range, or `dtype` cannot resolve the
+            interval.
           TypeError: if one of them is not a number, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())

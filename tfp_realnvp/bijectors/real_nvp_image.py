@@ -1,4 +1,4 @@
-"""Real NVP for images, whole, as one bijector."""
+"""The complete Real NVP for images, as one bijector."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class RealNVPImage(AssembledFlow):
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3 and 4.1. Where the
-    paper leaves a detail open, it is that of the authors' code (tensorflow/models, real_nvp).
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3 and 4.1. Details
+    that the paper leaves open are those of the authors' code (tensorflow/models, real_nvp).
     """
 
     def __init__(
@@ -117,34 +117,35 @@ class RealNVPImage(AssembledFlow):
         Args:
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
             given. They determine the default of `num_scales`, and are checked against it.
-          num_scales: number of scales; by default so many that the last one has a side of about 4.
+          num_scales: number of scales; by default the last scale has a side of about 4.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale; the last one has one more.
           num_channel_couplings: channel-wise couplings of each scale but the last; by default
             `num_couplings`.
-          filter_growth: factor of the number of feature maps when the side is halved.
+          filter_growth: factor by which feature maps grow when the side is halved.
           normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
-          momentum: of the moving statistics of batch normalization; by default 0.9.
+          momentum: momentum of the moving statistics of batch normalization; by default 0.9.
           use_scale: `False` is short for `transformer='additive'`.
-          transformer: of the couplings: `'affine'`, the default, `'additive'` as in NICE,
-            `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
-            `Transformer`.
+          transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
+            NICE, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a
+            new `Transformer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
-          split_prior: whether the half that a scale factors out goes through an affine coupling
-            given the half that goes on, which starts as the identity: a learned prior of it.
-          attention: heads of the self-attention in all networks that see a halved image, those of
-            the first scale's channel-wise couplings included; 0 for none. It starts at zero.
+          split_prior: whether each half that is factored out has a learned prior: an affine
+            coupling, given the other half, that starts as the identity.
+          attention: heads of the self-attention in all networks that see a halved image, including
+            the first scale's channel-wise couplings; 0 for none. It starts as the identity.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
-          alpha: of `PixelLogit`; `None` leaves it out, and events are then any real numbers.
+          alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
+            real numbers.
           num_values: number of gray levels.
-          network_fn: makes the network of a coupling from the keyword arguments `mask`,
-            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
-            `network_dtype`), of a conditional flow `conditional_event_shape`, that of the embedded
-            condition, and with attention `num_heads`; by default the paper's `ConvResNet`. A Keras
-            layer is built here.
+          network_fn: function that returns the network of a coupling; by default the paper's
+            `ConvResNet`. It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
+            `num_filters`, `name` and `dtype` (the `network_dtype`), in a conditional flow
+            `conditional_event_shape`, the shape of the embedded condition, and with attention
+            `num_heads`. The constructor builds Keras layers.
           network_dtype: name of the Keras dtype policy of the networks, for example
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
           conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
@@ -162,15 +163,15 @@ class RealNVPImage(AssembledFlow):
           dtype: `tf.float32` or `tf.float64`, of values and log det.
           validate_args: whether to assert that values and log dets are finite, and that data is in
             the range of `PixelLogit`.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
-          ValueError: if the image cannot be squeezed `num_scales - 1` times, an argument is out of
-            range, or one does not apply beside the others.
+          ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
+            of range or has no effect beside the others.
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        owner = ImageArchitecture.owner
+        caller = ImageArchitecture.flow_name
         architecture = ImageArchitecture(
             image_shape=image_shape,
             num_scales=num_scales,
@@ -181,14 +182,14 @@ class RealNVPImage(AssembledFlow):
             filter_growth=filter_growth,
             normalization=normalization,
             momentum=momentum,
-            transformer=declared_transformer(transformer, use_scale, owner),
+            transformer=declared_transformer(transformer, use_scale, caller),
             invertible_conv=invertible_conv,
             split_prior=split_prior,
             attention=attention,
             network_fn=network_fn,
             network_dtype=network_dtype,
             condition=declared_condition(
-                conditional_event_shape, num_classes, condition_dropout, owner
+                conditional_event_shape, num_classes, condition_dropout, caller
             ),
             embedding_size=embedding_size,
             dtype=dtype,
@@ -226,23 +227,23 @@ class RealNVPImage(AssembledFlow):
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`: `'cifar10'`, `'imagenet32'`, `'imagenet64'`,
             `'lsun/bedroom'`, `'lsun/tower'`, `'lsun/church_outdoor'` or `'celeb_a'`.
-          **overrides: other arguments of the constructor, or other values of them.
+          **overrides: constructor arguments, which replace those of the configuration.
 
         Raises:
           ValueError: if the paper has no such dataset.
         """
         names = sorted(PAPER_CONFIGURATIONS)
-        validation.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper, one")
+        validation.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper")
         return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
 
     @classmethod
     def compact(cls, image_shape: Sequence[int | None], **overrides: Any) -> RealNVPImage:
-        """Returns a model for small compute, which reaches lower bits/dim in little time.
+        """Returns a model that reaches lower bits/dim in little time on a small machine.
 
-        It has shallow networks that start at zero, before each coupling an `ActNorm` instead of
-        batch normalization and an `InvertibleConv1x1`, split priors, and three scales if the image
-        can be halved twice. It was chosen by runs of a few minutes on two cores, see
-        `benchmarks/README.md`. It takes a high learning rate, 4e-3 of Adam.
+        It has shallow networks that start at zero, an `ActNorm` instead of batch normalization and
+        an `InvertibleConv1x1` before each coupling, split priors, and three scales if the image can
+        be halved twice. It was chosen by runs of a few minutes on two cores, see
+        `benchmarks/README.md`. Train it with a high learning rate, 4e-3 with Adam.
 
         #### Example
 
@@ -252,7 +253,7 @@ class RealNVPImage(AssembledFlow):
 
         Args:
           image_shape: (height, width, channels).
-          **overrides: other arguments of the constructor, or other values of them.
+          **overrides: constructor arguments, which replace those of the configuration.
         """
         image_shape = checked_image_shape(image_shape, "RealNVPImage.compact")
         sides = [side for side in image_shape[:2] if side is not None]
@@ -270,7 +271,7 @@ class RealNVPImage(AssembledFlow):
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int]:
-        """(height, width, channels), the argument."""
+        """The argument `image_shape`: (height, width, channels)."""
         return self.architecture.image_shape
 
     @property
@@ -285,8 +286,8 @@ class RealNVPImage(AssembledFlow):
           latents: [..., H, W, C], as `inverse` gives them.
 
         Returns:
-          For scale i < L: the half factored out there, [..., H / 2ⁱ, W / 2ⁱ, 2ⁱ C], i from 1; last
-          the coarsest, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
+          For each scale i = 1 … L - 1 the half that it factors out, [..., H / 2ⁱ, W / 2ⁱ, 2ⁱ C];
+          then the coarsest latents, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
 
         Raises:
           TypeError: if the dtype is not the bijector's.
@@ -307,7 +308,7 @@ class RealNVPImage(AssembledFlow):
           by_scale: `num_scales` tensors, the finest scale first.
 
         Raises:
-          ValueError: if their number is not `num_scales`.
+          ValueError: if the number of tensors is not `num_scales`.
         """
         if len(by_scale) != self.num_scales:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Real NVP for vectors, whole, as one bijector."""
+"""The complete Real NVP for vectors, as one bijector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["RealNVPVector"]
 
 
 class RealNVPVector(AssembledFlow):
-    r"""Real NVP for vectors [..., D]: tables, toys, posteriors.
+    r"""Real NVP for vectors [..., D], for example rows of tables or parameters of posteriors.
 
     Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. A
     normalization and a mixing of all elements come before each coupling, seen from the data. The
@@ -93,24 +93,26 @@ class RealNVPVector(AssembledFlow):
           num_couplings: number of couplings.
           num_blocks: residual blocks of each network; by default 2. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
-          activation: name of a Keras activation, of the networks; by default `'relu'`. With
+          activation: name of the Keras activation of the networks; by default `'relu'`. With
             `'swish'` the density has no kinks. Only without a `network_fn`.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
             normalization after each; or `None`.
-          momentum: of the moving statistics of batch normalization; by default 0.9.
+          momentum: momentum of the moving statistics of batch normalization; by default 0.9.
           use_scale: `False` is short for `transformer='additive'`.
-          transformer: of the couplings: `'affine'`, the default, `'additive'` as in NICE,
-            `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
-            `Transformer`.
+          transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
+            NICE, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a
+            new `Transformer`.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
-          standardization: of the data, for example `Standardization.of(training_data)`.
-          network_fn: makes the network of a coupling from the keyword arguments `mask`,
-            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
-            `network_dtype`), and of a conditional flow `conditional_event_shape`, that of the
-            embedded condition; by default a `DenseResNet`. A Keras layer is built here.
+          standardization: standardization of the data, for example
+            `Standardization.of(training_data)`.
+          network_fn: function that returns the network of a coupling; by default a `DenseResNet`.
+            It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
+            `num_filters`, `name` and `dtype` (the `network_dtype`), and in a conditional flow
+            `conditional_event_shape`, the shape of the embedded condition. The constructor builds
+            Keras layers.
           network_dtype: name of the Keras dtype policy of the networks; by default the global
             policy, or float64 if `dtype` is.
           conditional_event_shape: [K], shape of the condition of a vector. The flow then needs a
@@ -125,14 +127,14 @@ class RealNVPVector(AssembledFlow):
             networks, as copies do.
           dtype: `tf.float32` or `tf.float64`, of values and log det.
           validate_args: whether to assert that values and log dets are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
-          ValueError: if an argument is out of range, or one does not apply beside the others.
+          ValueError: if an argument is out of range, or has no effect beside the others.
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        owner = VectorArchitecture.owner
+        caller = VectorArchitecture.flow_name
         architecture = VectorArchitecture(
             event_size=event_size,
             num_couplings=num_couplings,
@@ -142,11 +144,11 @@ class RealNVPVector(AssembledFlow):
             mixing=mixing,
             normalization=normalization,
             momentum=momentum,
-            transformer=declared_transformer(transformer, use_scale, owner),
+            transformer=declared_transformer(transformer, use_scale, caller),
             network_fn=network_fn,
             network_dtype=network_dtype,
             condition=declared_condition(
-                conditional_event_shape, num_classes, condition_dropout, owner
+                conditional_event_shape, num_classes, condition_dropout, caller
             ),
             embedding_size=embedding_size,
             dtype=dtype,
@@ -166,7 +168,7 @@ class RealNVPVector(AssembledFlow):
 
     @property
     def event_size(self) -> int:
-        """D, the argument."""
+        """The argument `event_size`: D."""
         return self.architecture.event_size
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
@@ -187,12 +189,12 @@ def _layers(architecture: VectorArchitecture, condition_shape: ConditionShape) -
 
 
 def _check_standardization(standardization: Any, architecture: VectorArchitecture) -> None:
-    expected = f"{architecture.owner}: expected a Standardization"
+    expected = f"{architecture.flow_name}: expected a Standardization"
     is_valid = isinstance(standardization, Standardization)
     validation.require(is_valid, expected, standardization, TypeError)
     size = len(standardization.parameters["mean"])
     if size != architecture.event_size:
         raise ValueError(
-            f"{architecture.owner}: expected a Standardization of vectors of length "
+            f"{architecture.flow_name}: expected a Standardization of vectors of length "
             f"{architecture.event_size}, got one of length {size}."
         )

@@ -23,19 +23,20 @@ class Squeeze(FlowBijector):
     are arranged in one of two orders:
 
     *   `'plain'`: row by row, as `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
-    *   `'factor_out'`: those with an even sum first: (0,0), (1,1), (0,1), (1,0). The first half of
-        the channels is then a checkerboard of the image. `FactorOut` transforms that half further.
+    *   `'factor_out'`: sub-pixels with an even row + column first: (0,0), (1,1), (0,1), (1,0). The
+        first half of the channels is then a checkerboard of the image. `FactorOut` transforms that
+        half further.
 
     The inverse is depth to space. Both are permutations: the log det is zero. A model, whose
     forward direction is latent to data, uses it as `tfb.Invert(Squeeze())`.
 
     #### Example
 
-    >>> import tensorflow as tf
+    >>> import tensorflow as tf, tfp_realnvp as tfr
     >>> image = tf.constant([[1., 2.], [3., 4.]])[..., tf.newaxis]
-    >>> Squeeze().forward(image).numpy().ravel().tolist()
+    >>> tfr.Squeeze().forward(image).numpy().ravel().tolist()
     [1.0, 2.0, 3.0, 4.0]
-    >>> Squeeze(order='factor_out').forward(image).numpy().ravel().tolist()
+    >>> tfr.Squeeze(order='factor_out').forward(image).numpy().ravel().tolist()
     [1.0, 4.0, 2.0, 3.0]
 
     #### References
@@ -60,10 +61,10 @@ class Squeeze(FlowBijector):
           order: `'plain'` or `'factor_out'`.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
-          ValueError: if `block_size` is below 2 or `order` is not one of them.
+          ValueError: if `block_size` is below 2 or `order` is neither of the two.
           TypeError: if `block_size` is not a number or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
@@ -120,7 +121,7 @@ class Squeeze(FlowBijector):
         return x, tf.zeros(tf.shape(y)[:-3], y.dtype)
 
     def _positions(self) -> list[int]:
-        """Returns where each sub-pixel of the factor-out order is in the plain one."""
+        """Returns the index in the plain order of each sub-pixel of the factor-out order."""
         subpixels = sorted(np.ndindex(self._block_size, self._block_size), key=lambda s: sum(s) % 2)
         return [row * self._block_size + column for row, column in subpixels]
 

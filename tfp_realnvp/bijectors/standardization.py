@@ -1,4 +1,4 @@
-"""Data with fixed moments, as a bijector."""
+"""Standardization of vectors by fixed moments, as a bijector."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Standardization(FlowBijector):
     ildj = -sum(log(stddev))
     ```
 
-    The moments are no variables. They are saved with the configuration of a model.
+    The moments are not variables. They are saved with the configuration of a model.
 
     #### Example
 
-    >>> import numpy as np
+    >>> import numpy as np, tfp_realnvp as tfr
     >>> rows = np.random.default_rng(0).normal(5., 2., size=[100, 3]).astype('float32')
-    >>> bijector = Standardization.of(rows)
+    >>> bijector = tfr.Standardization.of(rows)
     >>> z, ildj = bijector.inverse_and_log_det(rows)
     >>> bool(abs(z.numpy().mean()) < 1e-5), bool(abs(z.numpy().std() - 1) < 1e-5), ildj.shape
     (True, True, TensorShape([100]))
@@ -47,11 +47,11 @@ class Standardization(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          mean: [D].
-          stddev: [D], positive.
+          mean: mean of each element, [D].
+          stddev: standard deviation of each element, [D], positive.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           ValueError: if the moments are not two vectors of equal length of finite numbers, or a
@@ -60,16 +60,16 @@ class Standardization(FlowBijector):
         """
         parameters = dict(locals())
         dtype = validation.float_dtype(dtype, name)
-        moments = [np.asarray(each, dtype.as_numpy_dtype) for each in (mean, stddev)]
+        moments = [np.asarray(moment, dtype.as_numpy_dtype) for moment in (mean, stddev)]
         self._mean, self._stddev = moments
         expected = f"{name}: expected a mean and a stddev, vectors of equal length"
-        shapes = [each.shape for each in moments]
+        shapes = [moment.shape for moment in moments]
         validation.require(shapes[0] == shapes[1] and len(shapes[0]) == 1, expected, shapes)
         is_valid = np.isfinite(moments).all() and (self._stddev > 0).all()
         expected = f"{name}: expected finite means, and finite and positive standard deviations"
-        validation.require(is_valid, expected, [each.tolist() for each in moments])
-        # Numbers, so that bijectors can be compared and saved.
-        parameters["mean"], parameters["stddev"] = (tuple(each.tolist()) for each in moments)
+        validation.require(is_valid, expected, [moment.tolist() for moment in moments])
+        # Tuples of numbers can be compared and saved.
+        parameters["mean"], parameters["stddev"] = (tuple(moment.tolist()) for moment in moments)
         with tf.name_scope(name):
             super().__init__(
                 event_ndims=1,
@@ -84,11 +84,11 @@ class Standardization(FlowBijector):
     def of(cls, data: np.ndarray, **kwargs: Any) -> Standardization:
         """Returns the bijector with the moments of data, [N, D].
 
-        A column that is constant keeps its scale.
+        A constant column keeps its scale.
 
         Args:
           data: the training data.
-          **kwargs: of the constructor.
+          **kwargs: other arguments of the constructor.
 
         Raises:
           ValueError: if `data` is not [N, D] of finite numbers.
@@ -96,7 +96,9 @@ class Standardization(FlowBijector):
         data = np.asarray(data, np.float64)
         expected = f"{cls.__name__}.of: expected finite data [N, D]"
         validation.require(data.ndim == 2 and len(data) > 0, expected, data.shape)
-        validation.require(np.isfinite(data).all(), expected, "values that are not")
+        num_not_finite = np.count_nonzero(~np.isfinite(data))
+        if num_not_finite:
+            raise ValueError(f"{expected}, got {num_not_finite} values that are not finite.")
         stddev = data.std(axis=0)
         is_constant = stddev <= 1e-12 * np.abs(data).max(axis=0)
         return cls(data.mean(axis=0), np.where(is_constant, 1.0, stddev), **kwargs)

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     #### Example
 
+    >>> from tfp_realnvp.data.__main__ import main
     >>> main(["--dataset=digits"])
     digits: images of shape (8, 8, 1) with values in [0, 17), evaluated on test
     train: 1500 images

@@ -42,6 +42,7 @@ class BatchPlan:
 
     #### Example
 
+    >>> from tfp_realnvp.data.batches import BatchPlan
     >>> BatchPlan(batch_size=4, training=True).steps_per_epoch(10)
     2
     >>> BatchPlan(batch_size=4).steps_per_epoch(10)
@@ -111,6 +112,7 @@ def with_image(function: Callable[[Any], Any], example: Any) -> Any:
 
     #### Example
 
+    >>> from tfp_realnvp.data.batches import with_image
     >>> with_image(abs, -3), with_image(abs, (-3, "label"))
     (3, (3, 'label'))
 
@@ -142,6 +144,8 @@ def array_batches(arrays: Any, plan: BatchPlan) -> tf.data.Dataset:
 
     #### Example
 
+    >>> import numpy as np
+    >>> from tfp_realnvp.data.batches import BatchPlan, array_batches
     >>> images = np.arange(10, dtype=np.uint8).reshape([10, 1, 1, 1])
     >>> plan = BatchPlan(batch_size=5, training=True, num_epochs=1)
     >>> order = np.concatenate([batch.numpy().ravel() for batch in array_batches(images, plan)])

@@ -118,6 +118,7 @@ def find_spec(name: str) -> DatasetSpec | None:
 
     #### Example
 
+    >>> from tfp_realnvp.data.dataset_spec import find_spec
     >>> find_spec("downsampled_imagenet/32x32").name
     'imagenet32'
     >>> find_spec("svhn_cropped")

@@ -65,6 +65,9 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.batches import BatchPlan
+    >>> from tfp_realnvp.data.image_source import ImageSource, stream_batches
     >>> source = ImageSource(
     ...     num_images=3,
     ...     image_shape=(1, 1, 1),

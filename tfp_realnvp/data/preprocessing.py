@@ -35,6 +35,8 @@ def decode(content: tf.Tensor, channels: int = 0) -> tf.Tensor:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.preprocessing import decode
     >>> image = tf.constant([[[1], [2]]], tf.uint8)
     >>> decode(tf.io.encode_png(image)).numpy().tolist()
     [[[1], [2]]]
@@ -49,6 +51,8 @@ def resize_area(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tenso
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.preprocessing import resize_area
     >>> image = tf.constant([[0, 10], [20, 31]], tf.uint8)[..., tf.newaxis]
     >>> resize_area(image, 1, 1).numpy().tolist()
     [[[15]]]
@@ -64,6 +68,8 @@ def resize_smallest_side(image: tf.Tensor, size: int) -> tf.Tensor:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.preprocessing import resize_smallest_side
     >>> tuple(resize_smallest_side(tf.zeros([256, 341, 3], tf.uint8), 96).shape)
     (96, 128, 3)
 
@@ -85,6 +91,8 @@ def prepare_celeb_a(image: tf.Tensor) -> tf.Tensor:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.preprocessing import prepare_celeb_a
     >>> tuple(prepare_celeb_a(tf.zeros([218, 178, 3], tf.uint8)).shape)
     (64, 64, 3)
 
@@ -101,6 +109,8 @@ def prepare_lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.preprocessing import prepare_lsun
     >>> tuple(prepare_lsun(tf.zeros([256, 341, 3], tf.uint8)).shape)
     (64, 64, 3)
 
@@ -123,6 +133,8 @@ def prepare_square(image: tf.Tensor, size: int) -> tf.Tensor:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.data.preprocessing import prepare_square
     >>> tuple(prepare_square(tf.zeros([43, 33, 3], tf.uint8), 32).shape)
     (32, 32, 3)
 

@@ -51,6 +51,7 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
 
     #### Example
 
+    >>> from tfp_realnvp.data.splits import hold_out
     >>> rest, held_out = hold_out(10, 2)
     >>> len(rest), len(held_out), sorted([*rest.tolist(), *held_out.tolist()])
     (8, 2, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
@@ -81,6 +82,7 @@ def check_split(
 
     #### Example
 
+    >>> from tfp_realnvp.data.splits import check_split
     >>> check_split("cifar10", "validation", ("train", "test"), num_validation=5000)
     ('train', 'test', 'validation')
 

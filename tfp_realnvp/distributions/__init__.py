@@ -1,4 +1,4 @@
-"""Distributions with a condition: fixed, for each class, or as a base."""
+"""Conditional distributions: with a fixed condition, as classifiers, and as a base."""
 
 from tfp_realnvp.distributions.class_log_probs import class_log_joint, class_log_probs
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition

@@ -32,15 +32,16 @@ def class_log_probs(
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
-    >>> log_probs = class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
+    >>> log_probs = tfr.class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
     >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
     (TensorShape([5, 3]), [0.5, 0.25, 0.25])
 
     Args:
-      distribution: with a `RealNVPImage(..., num_classes=K)`, or a `ConditionalDistribution`.
+      distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
+        `ConditionalDistribution` as base.
       x: events [..., H, W, C], continuous pixel values, of the distribution's dtype.
-      prior: p(y), [K], which sum to one; by default 1 / K. Needed without `num_classes`.
-      **options: `training`, as the bijectors take it.
+      prior: class probabilities p(y), [K]; by default 1 / K. Required without `num_classes`.
+      **options: `training`, as in `FlowBijector`.
 
     Returns:
       Log probabilities [..., K].

@@ -28,18 +28,20 @@ def condition(
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
-    >>> given = condition(flow, [3, 7])
-    >>> given.batch_shape, given.sample(5).shape, given.log_prob(given.sample(5)).shape
+    >>> conditioned = tfr.condition(flow, [3, 7])
+    >>> x = conditioned.sample(5)
+    >>> conditioned.batch_shape, x.shape, conditioned.log_prob(x).shape
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 
     Args:
-      distribution: with a bijector or a base that takes `conditional_input`.
+      distribution: a distribution with a bijector or a base that takes `conditional_input`.
       conditional_input: the condition, with any leading dimensions: labels, vectors or images.
         With `condition_dropout` also `None`, for the distribution without a condition.
-      name: of the operations.
+      name: name of the operations.
 
     Raises:
-      ValueError: if no part of the distribution takes a condition, or it is not as declared.
+      ValueError: if no part of the distribution takes a condition, or the condition is not as
+        declared.
       TypeError: if `distribution` is not a `tfd.Distribution`.
     """
     return ConditionedDistribution(distribution, conditional_input, name=name)
@@ -71,7 +73,7 @@ class ConditionedDistribution(tfd.Distribution):
             parameters["conditional_input"] = conditional_input
             self._distribution = distribution
             self._conditional_input = conditional_input
-            self._own_batch_shape = self._no_dependency(
+            self._static_batch_shape = self._no_dependency(
                 _batch_shape(distribution, conditional_input)
             )
             super().__init__(
@@ -104,12 +106,12 @@ class ConditionedDistribution(tfd.Distribution):
         return self._distribution.event_shape_tensor()
 
     def _batch_shape(self) -> tf.TensorShape:
-        return self._own_batch_shape
+        return self._static_batch_shape
 
     def _batch_shape_tensor(self) -> tf.Tensor:
-        if self._own_batch_shape.is_fully_defined():
-            return tf.constant(self._own_batch_shape, tf.int32)
-        return tf.shape(self._conditional_input)[: self._own_batch_shape.rank]
+        if self._static_batch_shape.is_fully_defined():
+            return tf.constant(self._static_batch_shape, tf.int32)
+        return tf.shape(self._conditional_input)[: self._static_batch_shape.rank]
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return route(self._distribution, conditional_input=self._conditional_input, **kwargs)
@@ -117,7 +119,8 @@ class ConditionedDistribution(tfd.Distribution):
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._distribution.log_prob(value, **self._options(kwargs))
 
-    # Not `_sample_n`, whose result is reshaped: the bijector's cache knows samples by identity.
+    # TFP reshapes the result of `_sample_n`, so that the bijector's cache would not find the
+    # sample.
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         shape = self._with_batch_shape(sample_shape)
         return self._distribution.sample(shape, seed=seed, **self._options(kwargs))

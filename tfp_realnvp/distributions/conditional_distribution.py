@@ -36,9 +36,10 @@ class ConditionalDistribution(tfd.Distribution):
     ...     lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.), 3),
     ...     [means], event_shape=[4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1)))
-    >>> given = tfr.condition(flow, [3, 7])
-    >>> given.batch_shape, given.sample(5).shape, len(given.log_prob(given.sample()))
-    (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), 2)
+    >>> conditioned = tfr.condition(flow, [3, 7])
+    >>> x = conditioned.sample(5)
+    >>> conditioned.batch_shape, x.shape, conditioned.log_prob(x).shape
+    (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class ConditionalDistribution(tfd.Distribution):
         """Constructs the distribution.
 
         Args:
-          make_distribution: from a condition, a tensor with any leading dimensions, and the
-            variables, to a distribution whose batch shape is those leading dimensions.
-          variables: the variables, which are trained.
+          make_distribution: function of a condition, a tensor with any leading dimensions, and of
+            the variables. It returns a distribution whose batch shape is the leading dimensions.
+          variables: trainable variables that `make_distribution` gets.
           event_shape: shape of one event.
-          dtype: of the events.
+          dtype: dtype of the events.
           validate_args: as in `tfd.Distribution`.
           allow_nan_stats: as in `tfd.Distribution`.
-          name: of the operations.
+          name: name of the operations.
 
         Raises:
           TypeError: if `make_distribution` is not a function.

@@ -23,6 +23,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     #### Example
 
     >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.distributions import route
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
@@ -31,8 +32,8 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
 
     Args:
       distribution: any distribution.
-      **options: `training` goes to each `FlowBijector`, `conditional_input` to each one that takes
-        it and to each `ConditionalDistribution`.
+      **options: `training` goes to each `FlowBijector`; `conditional_input` goes to each
+        `FlowBijector` that takes it and to each `ConditionalDistribution`.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
@@ -65,7 +66,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     return specs.pop() if specs else None
 
 
-def as_conditions(distribution: tfd.Distribution, value: Any, owner: str) -> tf.Tensor | None:
+def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:
     """Returns the conditions of a batch of events as a tensor [B, ...].
 
     #### Example
@@ -81,11 +82,11 @@ def as_conditions(distribution: tfd.Distribution, value: Any, owner: str) -> tf.
     Args:
       distribution: any distribution.
       value: conditions, as in `ConditionSpec.as_batch`, or `None`.
-      owner: the name that an error begins with.
+      caller: name that begins the error message.
 
     Returns:
-      A tensor; `None` for a distribution that takes no condition, or that may do without and gets
-      none.
+      A tensor; `None` if the distribution takes no condition, or `value` is `None` and the
+      condition may be missing.
 
     Raises:
       ValueError: if conditions are missing, or are not as declared.
@@ -97,9 +98,9 @@ def as_conditions(distribution: tfd.Distribution, value: Any, owner: str) -> tf.
         if spec is None or spec.may_be_missing:
             return None
         raise ValueError(
-            f"{owner}: expected events and conditions, {spec.description}, for example "
+            f"{caller}: expected events and conditions, {spec.description}, for example "
             "`(images, labels)` or `fit(images, labels)`, got events only."
         )
     if spec is None:
         return tf.convert_to_tensor(value)
-    return spec.as_batch(value, owner, distribution.dtype)
+    return spec.as_batch(value, caller, distribution.dtype)

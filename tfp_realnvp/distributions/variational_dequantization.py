@@ -23,7 +23,7 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class VariationalDequantization(tf.Module):
-    r"""A conditional flow q(u | x) on [0, 1), the noise that is added to gray levels x.
+    r"""A conditional flow q(u | x) on [0, 1) for the noise u that is added to gray levels x.
 
     ```
     u = Φ(g(ε; x)),   ε ~ N(0, I),   log q(u | x) = log N(ε) - log |det dg/dε| - log φ(g(ε; x))
@@ -32,15 +32,15 @@ class VariationalDequantization(tf.Module):
 
     with a `RealNVPImage` g, whose condition is the image, and the distribution function Φ and the
     density φ of the standard normal distribution. g starts as the identity, so that q starts as the
-    uniform distribution on [0, 1), for which the bound is that of `dequantize`.
+    uniform distribution on [0, 1), which is the noise of `dequantize`.
 
     `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. Its loss
     and bits/dim are then bounds; `evaluation.bits_per_dim` also gives the importance-weighted one.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> dequantizer = VariationalDequantization((4, 4, 1), num_filters=8)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> dequantizer = tfr.VariationalDequantization((4, 4, 1), num_filters=8)
     >>> images = tf.constant(7, tf.uint8, [5, 4, 4, 1])
     >>> values, log_q = dequantizer.dequantize(images, seed=(0, 1))
     >>> bool(tf.reduce_all(tf.floor(values) == 7)), log_q.shape, float(tf.reduce_max(abs(log_q)))
@@ -68,12 +68,12 @@ class VariationalDequantization(tf.Module):
         Args:
           image_shape: (height, width, channels).
           num_values: number of gray levels.
-          num_scales: scales of g.
+          num_scales: number of scales of g.
           num_couplings: checkerboard couplings of each scale of g; the last one has one more.
-          num_filters: feature maps of its networks.
-          dtype: `tf.float32` or `tf.float64`, that of the distribution.
-          name: of the operations.
-          **kwargs: other arguments of `RealNVPImage`, or other values of them.
+          num_filters: feature maps of the networks of g.
+          dtype: `tf.float32` or `tf.float64`, the dtype of the distribution.
+          name: name of the operations.
+          **kwargs: other arguments of `RealNVPImage` for g.
 
         Raises:
           ValueError: if an argument is out of range.

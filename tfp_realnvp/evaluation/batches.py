@@ -1,4 +1,4 @@
-"""Batches of gray levels, checked, with noise."""
+"""Checked batches of gray levels, and their noise."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ tfd = tfp.distributions
 
 
 def checked_arguments(
-    owner: str, num_draws: int, batch_size: int, seed: int
+    caller: str, num_draws: int, batch_size: int, seed: int
 ) -> tuple[int, int, int]:
-    """Returns the arguments as integers, or raises a `ValueError` of those out of range."""
+    """Returns the arguments as integers, or raises `ValueError` if one is out of range."""
     num_draws, batch_size = (
-        validation.integer(value, 1, f"{owner}: expected {argument} of at least 1")
+        validation.integer(value, 1, f"{caller}: expected {argument} of at least 1")
         for argument, value in (("num_draws", num_draws), ("batch_size", batch_size))
     )
     int32 = range(-(2**31), 2**31)
-    seed = validation.real(seed, lambda x: x in int32, f"{owner}: expected an int32 seed")
+    seed = validation.real(seed, lambda x: x in int32, f"{caller}: expected an int32 seed")
     return num_draws, batch_size, int(seed)
 
 
-def image_batches(owner: str, data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yields batches of images, each with its conditions or labels, `None` without."""
+def image_batches(caller: str, data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yields batches of images with their conditions or labels, or with `None`."""
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(f"{owner}: expected a finite dataset, got an infinite one.")
+            raise ValueError(f"{caller}: expected a finite dataset, got an infinite one.")
         for batch in without_autotune(data).as_numpy_iterator():
             yield np.asarray(pixels.image_component(batch)), pixels.condition_component(batch)
         return
@@ -47,24 +47,24 @@ def image_batches(owner: str, data: Any, batch_size: int) -> Iterator[tuple[np.n
 
 
 def checked_levels(
-    owner: str, images: np.ndarray, event_shape: tf.TensorShape, number: int
+    caller: str, images: np.ndarray, event_shape: tf.TensorShape, number: int
 ) -> np.ndarray:
     """Returns images, or raises a `ValueError` if they are not gray levels of this shape."""
     if images.ndim != 4 or not event_shape.is_compatible_with(images.shape[1:]):
         raise ValueError(
-            f"{owner}: expected images [batch, {', '.join(map(str, event_shape))}], got "
+            f"{caller}: expected images [batch, {', '.join(map(str, event_shape))}], got "
             f"shape {images.shape} in batch {number}."
         )
     if not np.isfinite(images).all():
-        raise ValueError(f"{owner}: expected finite gray levels in batch {number}.")
-    pixels.check_gray_levels(images, owner)
+        raise ValueError(f"{caller}: expected finite gray levels in batch {number}.")
+    pixels.check_gray_levels(images, caller)
     return images
 
 
 def noisy_function(
     distribution: tfd.Distribution, dequantizer: VariationalDequantization | None
 ) -> Callable[..., tuple[tf.Tensor, Any]]:
-    """Returns the function from gray levels and a seed to values and the log density of noise."""
+    """Returns a function of gray levels and a seed, to values and the log density of the noise."""
     if dequantizer is None:
         return lambda levels, seed: (pixels.dequantize(levels, seed, distribution.dtype), 0.0)
     noisy_fn = tf.function(dequantizer.dequantize, autograph=False)

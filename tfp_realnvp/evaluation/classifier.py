@@ -1,4 +1,4 @@
-"""The classifier that a class-conditional density is, by Bayes' rule."""
+"""Classification by a class-conditional density, with Bayes' rule."""
 
 from __future__ import annotations
 
@@ -53,39 +53,40 @@ def classification(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Classification:
-    r"""Evaluates the classifier that a class-conditional density is, by Bayes' rule.
+    r"""Evaluates a class-conditional density as a classifier, by Bayes' rule.
 
-    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, the same for all
-    classes and those of `bits_per_dim`,
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, the same samples for
+    all classes and in `bits_per_dim`,
 
     ```
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
     ```
 
-    The means estimate the probabilities of the integers; more samples make them, and with them the
-    classifier, more accurate. With a `VariationalDequantization` q, the noise is drawn from
-    q(u | x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y).
+    The means estimate the probabilities of the integers. More samples make the estimates and the
+    classifier more accurate. With a `VariationalDequantization` q, the noise is drawn from q(u |
+    x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y).
 
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp import evaluation
     >>> base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfp.distributions.TransformedDistribution(
     ...     base, tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4,
     ...                            num_classes=2))
     >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 1], dtype=np.uint8)
-    >>> result = classification(flow, images, np.arange(10) % 2)
+    >>> result = evaluation.classification(flow, images, np.arange(10) % 2)
     >>> result.accuracy, round(result.log_loss, 3)   # Before training, classes are alike.
     (0.5, 0.693)
 
     Args:
-      distribution: with a `RealNVPImage(..., num_classes=K)`, or a `ConditionalDistribution`.
+      distribution: as in `class_log_probs`.
       images: gray levels, [N, H, W, C]; or images and labels, as tuple, dictionary or
         `tf.data.Dataset`, as in `bits_per_dim`.
-      labels: integers [N], for images without labels.
-      prior: p(y), [K], which sum to one; by default 1 / K. Needed without `num_classes`.
+      labels: integers [N], if `images` has no labels.
+      prior: as in `class_log_probs`.
       num_draws: number of noise samples.
-      dequantizer: of the noise; by default it is uniform.
+      dequantizer: distribution of the noise; by default uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset. The density is evaluated on
         K times as many at a time.
@@ -97,8 +98,8 @@ def classification(
       ValueError: if the number of classes is unknown, if labels are missing or no integers in
         [0, K), or if a probability is NaN; see also `bits_per_dim`.
     """
-    owner = "classification"
-    num_draws, batch_size, seed = checked_arguments(owner, num_draws, batch_size, seed)
+    caller = "classification"
+    num_draws, batch_size, seed = checked_arguments(caller, num_draws, batch_size, seed)
     if labels is not None:
         images = (pixels.image_component(images), labels)
     spec = tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)
@@ -109,9 +110,9 @@ def classification(
     )
     noisy_fn = noisy_function(distribution, dequantizer)
     log_probs, all_labels = [], []
-    batches = image_batches(owner, images, batch_size)
+    batches = image_batches(caller, images, batch_size)
     for number, (batch, batch_labels) in enumerate(batches, start=1):
-        levels = checked_levels(owner, batch, distribution.event_shape, number)
+        levels = checked_levels(caller, batch, distribution.event_shape, number)
         draws = []
         for draw in range(num_draws):
             values, log_noise = noisy_fn(levels, pixels.evaluation_seed(seed, number, draw))
@@ -120,10 +121,10 @@ def classification(
         log_joint = np.logaddexp.reduce(draws)
         log_probs.append(log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True))
         if np.isnan(log_probs[-1]).any():
-            raise ValueError(f"{owner}: expected log densities, got NaN in batch {number}.")
+            raise ValueError(f"{caller}: expected log densities, got NaN in batch {number}.")
         all_labels.append(_checked_labels(batch_labels, log_joint.shape, number))
     if not log_probs:
-        raise ValueError(f"{owner}: expected images, got none.")
+        raise ValueError(f"{caller}: expected images, got none.")
     log_probs, labels = np.concatenate(log_probs), np.concatenate(all_labels)
     is_correct = log_probs.argmax(axis=-1) == labels
     return Classification(

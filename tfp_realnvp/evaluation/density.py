@@ -59,7 +59,7 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
-    r"""Evaluates a density over pixel values on a set of images, given their conditions if any.
+    r"""Evaluates a density over pixel values on images, given their conditions if there are any.
 
     With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, and D = H W C,
 
@@ -70,21 +70,23 @@ def bits_per_dim(
 
     In expectation both are upper bounds on the bits/dim of the integer images,
     `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
-    The first noise sample is that of `FlowModel.evaluate`, for a model with this `seed` and equal
+    `FlowModel.evaluate` uses the first noise sample, for a model with this `seed` and equal
     batches.
 
     With a `VariationalDequantization` q, the noise is drawn from q(u | x), and p(x + u) / q(u | x)
     takes the place of p(x + u).
 
-    For a distribution that takes a condition, p is p(· | c) with the condition c of each image. A
-    flow with `condition_dropout` and images without conditions give the density without condition.
+    For a distribution that takes a condition, p is p(· | c) with the condition c of each image.
+    Images without conditions give the density without a condition, if the flow has
+    `condition_dropout`.
 
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp
+    >>> from tfp_realnvp import evaluation
     >>> uniform = tfp.distributions.Sample(tfp.distributions.Uniform(0., 256.), [4, 4, 3])
     >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 3], dtype=np.uint8)
-    >>> result = bits_per_dim(uniform, images, num_draws=2)
+    >>> result = evaluation.bits_per_dim(uniform, images, num_draws=2)
     >>> round(result.bits_per_dim, 5), result.num_images
     (8.0, 10)
 
@@ -94,7 +96,7 @@ def bits_per_dim(
     >>> base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 3])
     >>> flow = tfp.distributions.TransformedDistribution(
     ...     base, tfr.RealNVPImage((4, 4, 3), num_blocks=0, num_filters=4, num_classes=10))
-    >>> bits_per_dim(flow, (images, np.arange(10))).num_images
+    >>> evaluation.bits_per_dim(flow, (images, np.arange(10))).num_images
     10
 
     #### References
@@ -109,7 +111,7 @@ def bits_per_dim(
         `tf.data.Dataset` of batches of one of these. Distributions that take no condition ignore
         labels.
       num_draws: number of noise samples K.
-      dequantizer: of the noise; by default it is uniform.
+      dequantizer: distribution of the noise; by default uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset.
 
@@ -117,18 +119,18 @@ def bits_per_dim(
       An `Evaluation`.
 
     Raises:
-      ValueError: if there are no images, if their shape or values are not those of gray levels, if
+      ValueError: if there are no images, if they are not gray levels of the shape of events, if
         conditions are missing or not as declared, if an argument is out of range, or if a log
         density is not finite.
     """
-    owner = "bits_per_dim"
-    num_draws, batch_size, seed = checked_arguments(owner, num_draws, batch_size, seed)
+    caller = "bits_per_dim"
+    num_draws, batch_size, seed = checked_arguments(caller, num_draws, batch_size, seed)
     log_prob_fn = None
     noisy_fn = noisy_function(distribution, dequantizer)
     average, importance_weighted = [], []
-    for number, (batch, condition) in enumerate(image_batches(owner, images, batch_size), start=1):
-        levels = checked_levels(owner, batch, distribution.event_shape, number)
-        conditions = _conditions(owner, condition, distribution, len(levels))
+    for number, (batch, condition) in enumerate(image_batches(caller, images, batch_size), start=1):
+        levels = checked_levels(caller, batch, distribution.event_shape, number)
+        conditions = _conditions(caller, condition, distribution, len(levels))
         log_prob_fn = log_prob_fn or _log_prob_function(distribution, conditions)
         log_prob = np.empty([num_draws, len(levels)], np.float64)
         for draw in range(num_draws):
@@ -159,15 +161,15 @@ def bits_per_dim(
 
 
 def _conditions(
-    owner: str, condition: Any, distribution: tfd.Distribution, num_images: int
+    caller: str, condition: Any, distribution: tfd.Distribution, num_images: int
 ) -> list[tf.Tensor]:
-    """Returns the conditions of a batch as a list of one tensor; an empty one without."""
-    condition = as_conditions(distribution, condition, owner)
+    """Returns a list of the conditions of a batch, one tensor; empty without conditions."""
+    condition = as_conditions(distribution, condition, caller)
     if condition is None:
         return []
     if condition.shape[0] != num_images:
         raise ValueError(
-            f"{owner}: expected one condition for each of {num_images} images, got shape "
+            f"{caller}: expected one condition for each of {num_images} images, got shape "
             f"{condition.shape}."
         )
     return [condition]

@@ -1,4 +1,4 @@
-"""Tables of results, beside those of the paper."""
+"""Tables of results, with the results of the paper."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ def as_markdown(
     dataset: str | None = None,
     classifications: Mapping[str, Classification] | None = None,
 ) -> str:
-    """Returns a table of results, with those of the paper on the same dataset.
+    """Returns a table of results, with the paper's results on the same dataset.
 
     #### Example
 
-    >>> result = Evaluation(3.5, 0.01, 3.45, 0.01, num_images=10_000, num_draws=8)
-    >>> print(as_markdown({"test": result}, "cifar10"))
+    >>> from tfp_realnvp import evaluation
+    >>> result = evaluation.Evaluation(3.5, 0.01, 3.45, 0.01, num_images=10_000, num_draws=8)
+    >>> print(evaluation.as_markdown({"test": result}, "cifar10"))
     | model | split | images | bits/dim | importance-weighted |
     | --- | --- | ---: | ---: | ---: |
     | this model | test | 10,000 | 3.500 ± 0.010 | 3.450 ± 0.010 (K = 8) |

@@ -19,6 +19,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
     #### Example
 
     >>> import tempfile
+    >>> from tfp_realnvp.internal.atomic_files import atomic_write
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with atomic_write(f"{folder}/new/greeting.txt") as (file, path):
     ...         count, exists = file.write(b"hello"), path.exists()
@@ -33,7 +34,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: a rename is atomic only within one file system.
+    # The file is in the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -47,18 +48,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path whose file or folder replaces `path` when the block succeeds.
 
-    For writers that take a name, not an open file. The yielded path has the same last component,
-    and so the same suffix. A process that is killed in the block leaves `path` as it was.
+    This is for writers that take a path, not an open file. The yielded path has the same last
+    component, and so the same suffix. A process that is killed in the block leaves `path` as it
+    was.
 
     #### Example
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
+    >>> from tfp_realnvp.internal.atomic_files import atomic_replace
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model"
     ...     for text in ("old", "new"):
-    ...         with atomic_replace(path) as whole:
-    ...             whole.mkdir()
-    ...             count = (whole / "text").write_text(text)
+    ...         with atomic_replace(path) as temporary:
+    ...             temporary.mkdir()
+    ...             count = (temporary / "text").write_text(text)
     ...     (path / "text").read_text(), len(list(path.parent.iterdir()))
     ('new', 1)
 
@@ -71,13 +74,13 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        whole = pathlib.Path(folder) / path.name
-        yield whole
+        temporary = pathlib.Path(folder) / path.name
+        yield temporary
         if not path.is_dir():
-            os.replace(whole, path)
-        elif not _exchange(whole, path):
+            os.replace(temporary, path)
+        elif not _exchange(temporary, path):
             os.replace(path, pathlib.Path(folder) / "old")
-            os.replace(whole, path)
+            os.replace(temporary, path)
 
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:

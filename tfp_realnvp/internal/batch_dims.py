@@ -1,4 +1,4 @@
-"""Any leading sample and batch dimensions as the one that convolutions want."""
+"""Reshapes leading sample and batch dimensions to the one batch dimension of networks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ __all__ = ["broadcast_batch", "flatten_batch", "unflatten_batch"]
 def broadcast_batch(
     event: tf.Tensor, event_ndims: int, condition: tf.Tensor, condition_ndims: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns both with equal leading dimensions, those that theirs broadcast to.
+    """Broadcasts the leading dimensions of an event and a condition with each other.
 
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.batch_dims import broadcast_batch
     >>> image, condition = broadcast_batch(tf.ones([5, 4, 4, 1]), 3, tf.ones([3, 1, 8]), 1)
     >>> image.shape, condition.shape
     (TensorShape([3, 5, 4, 4, 1]), TensorShape([3, 5, 8]))
@@ -26,7 +27,7 @@ def broadcast_batch(
       condition_ndims: 3 for images, 1 for vectors.
 
     Raises:
-      ValueError: if they do not broadcast.
+      ValueError: if the leading dimensions do not broadcast.
     """
     return (
         _with_batch(event, event_ndims, condition, condition_ndims),
@@ -35,7 +36,7 @@ def broadcast_batch(
 
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
-    """Broadcasts the leading dimensions of `value` with those of `other`."""
+    """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
     batch, other_batch = value.shape[:-ndims], other.shape[:-other_ndims]
     try:
         static = tf.broadcast_static_shape(batch, other_batch)
@@ -52,7 +53,7 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
 
 
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Returns images [..., H, W, C], or other events, as one batch of them, [B, H, W, C]."""
+    """Returns events with leading dimensions, [..., H, W, C], as one batch, [B, H, W, C]."""
     if events.shape.rank == 1 + event_ndims:
         return events
     batch = tf.reshape(events, tf.concat([[-1], tf.shape(events)[-event_ndims:]], axis=0))
@@ -61,7 +62,7 @@ def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
 
 
 def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Returns a batch of events, [B, H', W', C'], with the leading dimensions of `like`."""
+    """Returns a batch, [B, H', W', C'], with the leading dimensions of `like` in place of B."""
     if like.shape.rank == 1 + event_ndims:
         return batch
     leading = tf.shape(like)[:-event_ndims]

@@ -23,6 +23,7 @@ def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.checkerboard import checkerboard
     >>> checkerboard(tf.ones([1, 2, 2, 3]), parity=0).numpy()[:, :, 0].tolist()
     [[0.0, 1.0], [1.0, 0.0]]
 

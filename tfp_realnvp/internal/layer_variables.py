@@ -1,4 +1,4 @@
-"""Variables of Keras layers, as TFP and `tf.Module` know variables."""
+"""The variables of Keras layers as `tf.Variable`s, which TFP and `tf.Module` find."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class LayerVariables(Sequence):
     #### Example
 
     >>> import keras
+    >>> from tfp_realnvp.internal.layer_variables import LayerVariables
     >>> layer = keras.layers.Dense(2)
     >>> variables = LayerVariables(layer)
     >>> layer.build([None, 3])
@@ -42,6 +43,7 @@ class LayerVariables(Sequence):
 
 
 def _native(variable: keras.Variable) -> tf.Variable:
-    # Keras keeps `layer.trainable = False` to itself; TFP and the tape look at the native flag.
+    # `layer.trainable = False` sets a flag of Keras only; TFP and gradient tapes read the native
+    # one.
     private_api.set_trainable(variable.value, variable.trainable)
     return variable.value

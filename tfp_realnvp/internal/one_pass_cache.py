@@ -48,22 +48,22 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         )
 
     def _storage_here(self) -> _Storage:
-        # One storage a thread: a result that the tape of one thread recorded, or that is half
-        # computed, is of no use to another.
+        # Each thread has its own storage: a result that is incomplete, or recorded by the tape of
+        # one thread, is not valid in another.
         if tf.executing_eagerly():
             if not hasattr(self._thread, "storage"):
                 self._thread.storage = _Storage()
             return self._thread.storage
-        # One storage a graph, owned by the graph: cached results hold the graph alive, and anything
-        # global that held them would never be freed.
+        # Each graph owns its storage. Cached results keep their graph alive, so that a global
+        # storage would never free it.
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, _STORAGES):
             setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
-        of_threads = getattr(graph, _STORAGES).setdefault(self, {})
+        storages = getattr(graph, _STORAGES).setdefault(self, {})
         thread = threading.get_ident()
-        if thread not in of_threads:
-            of_threads[thread] = _Storage()
-        return of_threads[thread]
+        if thread not in storages:
+            storages[thread] = _Storage()
+        return storages[thread]
 
     def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
         edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)
@@ -94,10 +94,10 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         attributes = edge.attributes
         if "state" not in attributes:
             return edge
-        # Only the log det may be left; it can be stale as well.
+        # The log det can be stale, also if the value was garbage-collected.
         results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
-        inputs = [each for each in tf.nest.flatten([input, kwargs]) if tf.is_tensor(each)]
-        if attributes["state"].holds(inputs, [each for each in results if each is not None]):
+        inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
+        if attributes["state"].holds(inputs, [result for result in results if result is not None]):
             return edge
         self._drop(edge)
         return super()._get_or_create_edge(input, forward_name, kwargs)
@@ -117,7 +117,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
 
 class _Storage(private_api.EphemeralDict):
-    """TFP's storage, for tensors that die in another thread or after their entry was dropped."""
+    """TFP's storage, for tensors freed in another thread or after their entry was dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class _Storage(private_api.EphemeralDict):
 
 
 class _ComputationState:
-    """What a result depends on beside its input: the variables' values, or the place in a graph."""
+    """What a result depends on besides its input: values of variables, or position in a graph."""
 
     def __init__(self, bijector: Any) -> None:
         self._variables = bijector.state_variables
@@ -144,14 +144,14 @@ class _ComputationState:
             self._num_operations = len(_operations())
 
     def holds(self, inputs: list[tf.Tensor], results: list[tf.Tensor]) -> bool:
-        """Returns whether computing again, here and now, would give the same tensors."""
+        """Returns whether a result is valid for the next use: same values, same gradients."""
         if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
             return False
         if not private_api.could_possibly_record():
             return True
         if private_api.should_record_backprop(results):
             return True
-        # A tape is active that does not know the result. Would it know one that is computed now?
+        # An active tape did not record the result. It is valid if no tape would record a new one.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop(inputs))
 
@@ -162,9 +162,9 @@ class _ComputationState:
         )
 
     def _written_in_graph(self) -> bool:
-        """Returns whether an operation made since then may have written one of the variables.
+        """Returns whether a later operation of the graph may have written one of the variables.
 
-        Every use of a variable's handle counts as a write, but for reads.
+        Every operation on the handle of a variable counts as a write, except a read.
         """
         handles = {id(handle) for variable in self._variables for handle in _handles(variable)}
         graph = tf.compat.v1.get_default_graph()
@@ -187,7 +187,7 @@ def _handles(variable: tf.Variable) -> list[tf.Tensor]:
     try:
         return [variable.handle]
     except ValueError:
-        # In the cross-replica context of a strategy it has a copy for each replica.
+        # In the cross-replica context of a strategy, a variable has a copy for each replica.
         return [copy.handle for copy in variable.values]
 
 

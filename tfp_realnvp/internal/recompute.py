@@ -29,7 +29,7 @@ def recomputation(enabled: bool = True) -> Iterator[None]:
     True
 
     Args:
-      enabled: `False` changes nothing.
+      enabled: `False` leaves an enclosing context in force.
     """
     token = _is_enabled.set(enabled or _is_enabled.get())
     try:
@@ -48,9 +48,9 @@ def recompute(
 ) -> tuple[Sequence[tf.Tensor], Any]:
     r"""Returns `function(*inputs)`; its gradient keeps the inputs, not the activations.
 
-    The gradient calls the function a second time, under a tape of its own, when the gradient of
-    the outputs has arrived: the memory of one function at a time, for one more forward pass. It
-    consists of ordinary operations, so that second derivatives are right.
+    Once the gradient of the outputs is known, the gradient calls the function a second time, under
+    a new tape. The activations of only one function are kept at a time, for one more forward pass.
+    The gradient consists of ordinary operations, so that second derivatives are right.
 
     A tape outside of a `tf.function` differentiates the operations inside: the gradients are the
     same, and the activations are kept.
@@ -70,24 +70,24 @@ def recompute(
       function: a pure function of the inputs. It returns its outputs, a sequence of floating
         tensors, and an auxiliary value that has no gradient. It neither writes variables nor
         depends on trainable ones other than through `inputs`.
-      inputs: floating tensors. The recomputation waits by way of the first one, which most of the
-        work has to depend on.
+      inputs: floating tensors. A dependency of the first one delays the recomputation, so that most
+        of the work has to depend on it.
 
     Returns:
       The outputs and the auxiliary value, of the first call.
     """
-    inputs = [tf.convert_to_tensor(each) for each in inputs]
+    inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():
         outputs, auxiliary = function(*inputs)
 
     def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
-        again = [_after(inputs[0], upstream[0]), *map(tf.identity, inputs[1:])]
+        copies = [_after(inputs[0], upstream[0]), *map(tf.identity, inputs[1:])]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(again)
-            recomputed, _ = function(*again)
+            tape.watch(copies)
+            recomputed, _ = function(*copies)
         return tape.gradient(
             recomputed,
-            again,
+            copies,
             output_gradients=upstream,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
@@ -99,9 +99,9 @@ def recompute(
 def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Returns `value` as a tensor that cannot be computed before `upstream`.
 
-    A graph would otherwise run the recomputation at once, or merge it with the first call. XLA
-    ignores control dependencies, so that this is one of data: zero, in a form that is not
-    simplified.
+    Otherwise a graph would run the recomputation at once, or merge it with the first call. XLA
+    ignores control dependencies, so that a zero that depends on `upstream` is added, in a form that
+    compilers do not simplify.
     """
     element = tf.reshape(upstream, [-1])[0]
     return value + tf.cast(tf.minimum(tf.abs(element), 0), value.dtype)

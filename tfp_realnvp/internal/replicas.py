@@ -41,6 +41,7 @@ def num_replicas() -> int:
 
     #### Example
 
+    >>> from tfp_realnvp.internal.replicas import num_replicas
     >>> num_replicas()
     1
     """
@@ -60,6 +61,7 @@ def global_statistics(enabled: bool = True) -> Iterator[None]:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import batch_moments, global_statistics
     >>> strategy = tf.distribute.get_strategy()
     >>> def step(images):
     ...   with global_statistics():
@@ -78,27 +80,28 @@ def global_statistics(enabled: bool = True) -> Iterator[None]:
 
 
 def statistics_are_global() -> bool:
-    """Returns whether batch statistics are currently those of several replicas."""
+    """Returns whether batch statistics are currently taken over several replicas."""
     return _statistics_are_global.get() and num_replicas() > 1
 
 
 def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the mean and variance of each channel over all other axes.
 
-    Within `global_statistics` they are those over all replicas, whose parts of the batch may have
+    Within `global_statistics` they are taken over all replicas, whose parts of the batch may have
     different sizes, or be empty.
 
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import batch_moments
     >>> mean, variance, count = batch_moments(tf.constant([[1.0], [3.0]]), shift=tf.zeros([1]))
     >>> float(mean[0]), float(variance[0]), int(count)
     (2.0, 1.0, 2)
 
     Args:
       images: [..., C].
-      shift: [C], the same on all replicas and near the mean, for example the moving mean. The sums
-        are those of the distance from it and of its square, to avoid cancellation.
+      shift: [C], the same on all replicas and near the mean, for example the moving mean. Distances
+        from it and their squares are summed, which avoids cancellation.
 
     Returns:
       The mean and the biased variance, [C], and the number of values in each channel.
@@ -111,7 +114,7 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     distance = images - shift
     sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(tf.square(distance), axes)]
     channels = images.shape[-1]
-    # One message, not three.
+    # One message instead of three.
     summed = sum_over_replicas([tf.concat([sums[0][tf.newaxis], *sums[1:]], axis=0)])[0]
     count, mean, square = tf.split(summed, [1, channels, channels])
     count = tf.reshape(count, [])
@@ -127,6 +130,7 @@ def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import local_moments
     >>> mean, variance = local_moments(tf.constant([1.0, 3.0]), [0])
     >>> float(mean), float(variance)
     (2.0, 1.0)
@@ -152,6 +156,8 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import part_of_batch
     >>> part = part_of_batch(tf.constant(4))
     >>> part.first, int(part.total)
     (0, 4)
@@ -199,10 +205,12 @@ def at_least_one(values: tf.Tensor) -> tf.Tensor:
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the sums of floating tensors over all replicas, on each; differentiable.
+    """Returns the sums of floating tensors over all replicas. Gradients flow through them.
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import sum_over_replicas
     >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
     [2.0]
     """
@@ -218,11 +226,12 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Assigns a value to this replica's copy of a variable.
 
     The method `assign` would average over replicas. The caller makes sure that all replicas assign
-    the same value. Outside of a replica, all copies get it.
+    the same value. Outside of a replica context, all copies get the value.
 
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import assign
     >>> variable = tf.Variable(1.0)
     >>> assign(variable, 2.0)
     >>> float(variable)
@@ -230,7 +239,7 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value
-    # Within a `keras.StatelessScope` a Keras variable stays one: its `assign` writes to the scope.
+    # Within a `keras.StatelessScope`, `assign` of a Keras variable writes to the scope.
     if num_replicas() == 1 or not isinstance(variable, tf.Variable):
         variable.assign(value)
     else:
@@ -243,6 +252,7 @@ def average(variables: Sequence[tf.Variable]) -> None:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import average
     >>> average([tf.Variable(1.0)])
     """
     if num_replicas() == 1:

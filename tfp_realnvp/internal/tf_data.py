@@ -9,7 +9,7 @@ __all__ = ["PARALLEL_CALLS", "PREFETCHED_BATCHES", "without_autotune"]
 # One call for each core. Calls run only as fast as batches are consumed, so that a large number
 # costs nothing but the memory of as many images or batches.
 PARALLEL_CALLS = min(os.cpu_count() or 1, 16)
-# One batch for the next step; the others bridge batches that take longer than a step to prepare.
+# One batch is for the next step; three bridge batches that take longer than a step to prepare.
 PREFETCHED_BATCHES = 4
 
 
@@ -24,6 +24,8 @@ def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.tf_data import without_autotune
     >>> dataset = without_autotune(tf.data.Dataset.range(3))
     >>> dataset.options().autotune.enabled, [int(number) for number in dataset]
     (False, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Argument checks. Each error says what was expected and what came."""
+"""Argument checks. Each error says what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def require(condition: bool, expected: str, value: Any, error: type = ValueError
 
 
 def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
-    """Returns a Python or NumPy number for which `is_valid`, written so that NaN fails it."""
+    """Returns a Python or NumPy number that passes `is_valid`, a check that NaN must fail."""
     require(isinstance(value, numbers.Real), expected, value, TypeError)
     if not is_valid(value):
         raise ValueError(f"{expected}, got {value}.")
@@ -53,9 +53,9 @@ def positive(value: Any, expected: str, dtype: Any = tf.float32) -> Any:
     return real(value, lambda x: float(limits.tiny) <= x <= float(limits.max), expected)
 
 
-def momentum(value: Any, owner: str) -> Any:
+def momentum(value: Any, caller: str) -> Any:
     """Returns the momentum of moving statistics, in [0, 1)."""
-    return real(value, lambda x: 0 <= x < 1, f"{owner}: expected a momentum in [0, 1)")
+    return real(value, lambda x: 0 <= x < 1, f"{caller}: expected a momentum in [0, 1)")
 
 
 def flag(value: Any, expected: str) -> bool:
@@ -67,13 +67,13 @@ def flag(value: Any, expected: str) -> bool:
 def choice(value: Any, choices: Sequence[str | None], expected: str) -> str | None:
     """Returns one of `choices`."""
     is_word = isinstance(value, str) or value is None
-    require(is_word and value in choices, f"{expected} of {tuple(choices)}", value)
+    require(is_word and value in choices, f"{expected}, one of {tuple(choices)}", value)
     return value
 
 
-def float_dtype(dtype: Any, owner: str) -> tf.DType:
+def float_dtype(dtype: Any, caller: str) -> tf.DType:
     """Returns `tf.float32` or `tf.float64`."""
-    expected = f"{owner}: expected dtype float32 or float64"
+    expected = f"{caller}: expected dtype float32 or float64"
     # `tf.as_dtype` takes 1 and True as float32.
     require(not isinstance(dtype, (numbers.Real, np.ndarray)), expected, dtype, TypeError)
     try:

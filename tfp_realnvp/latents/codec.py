@@ -1,4 +1,4 @@
-"""Latents of images and images of latents."""
+"""Encodes images to latents, and decodes latents to images."""
 
 from __future__ import annotations
 
@@ -78,17 +78,18 @@ def encode(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> latents = encode(flow, images)
-    >>> latents.shape, bool((np.floor(decode(flow, latents) + 1e-3) == images).all())
+    >>> z = latents.encode(flow, images)
+    >>> z.shape, bool((np.floor(latents.decode(flow, z) + 1e-3) == images).all())
     ((3, 4, 4, 1), True)
 
     The latents of each image under each of ten labels:
 
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
-    >>> encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
+    >>> latents.encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
 
     Args:
@@ -97,8 +98,8 @@ def encode(
         integers, which gives the center of the level.
       batch_size: number of images that are encoded at a time.
       conditional_input: the condition of the images, as the flow declares it: labels [...],
-        vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with that of
-        the images.
+        vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with the leading
+        shape of the images.
 
     Returns:
       Latents [..., H, W, C], of the shape of the images broadcast with the conditions.
@@ -135,7 +136,7 @@ def decode(
     Args:
       flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
       latents: [..., H, W, C], with H and W divisible by 2^(num_scales - 1). They can differ from
-        those of the training images.
+        the size of the training images.
       batch_size: number of images that are decoded at a time.
       conditional_input: see `encode`; broadcasts with the latents.
 
@@ -173,8 +174,9 @@ def reconstruct(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
-    >>> reconstruct(flow, np.full([2, 4, 4, 1], 7, np.uint8)).largest_error < 1e-2
+    >>> latents.reconstruct(flow, np.full([2, 4, 4, 1], 7, np.uint8)).largest_error < 1e-2
     True
 
     Args:
@@ -220,6 +222,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.codec import condition_of
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> condition_of(flow, [2, 0])
@@ -253,11 +256,12 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
 
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
-    """Returns conditions [..., 1, *event], each for several images; `None` without a condition.
+    """Returns conditions [..., 1, *event], to broadcast over several images; `None` without one.
 
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.codec import with_axis
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> with_axis(flow, [2, 0]).tolist()
@@ -286,7 +290,7 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
             f"by {divisor}, got shape {shape}."
         )
     if not values.size:
-        raise ValueError(f"expected at least one of {what}, got shape {shape}.")
+        raise ValueError(f"expected {what} that are not empty, got shape {shape}.")
     values = values.astype(bijector.dtype.as_numpy_dtype)
     if not np.isfinite(values).all():
         raise ValueError(
@@ -311,9 +315,9 @@ def _batched(
     flat, results = _flat(values, batch_shape, event_shape), []
     for start in range(0, len(flat), batch_size):
         part = slice(start, start + batch_size)
-        # New tensors, so that TFP's cache does not return the value that they were computed from.
-        given = {name: tf.constant(each[part]) for name, each in options.items()}
-        results.append(function(tf.constant(flat[part]), **given).numpy())
+        # With new tensors, TFP's cache does not return the values that they were computed from.
+        batch_options = {name: tf.constant(array[part]) for name, array in options.items()}
+        results.append(function(tf.constant(flat[part]), **batch_options).numpy())
     return np.concatenate(results).reshape(*batch_shape, *event_shape)
 
 

@@ -1,4 +1,4 @@
-"""Images under other conditions than their own, and conditions between two."""
+"""Decodes images under other conditions, and under conditions between two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def swap_condition(
 
     #### Example
 
-    Three images, with the labels 5, 0 and 4, as each of ten classes:
+    Three images with the labels 5, 0 and 4, decoded as each of ten classes:
 
     >>> import numpy as np, tfp_realnvp as tfr
     >>> from tfp_realnvp import latents
@@ -43,22 +43,23 @@ def interpolate_conditions(
     num_steps: int = 8,
     batch_size: int = 64,
 ) -> np.ndarray:
-    r"""Encodes images under one condition and decodes their latents under those up to another.
+    r"""Decodes images under conditions that change in steps from `start` to `end`.
 
     ```
     x_t = forward(inverse(x | start) | (1 - t) start + t end)
     ```
 
-    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last that of
+    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last the result of
     `swap_condition`. Labels are interpolated as weights of the classes, from one-hot vectors.
 
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> interpolate_conditions(flow, images, [5, 0, 4], 8, num_steps=6).shape
+    >>> latents.interpolate_conditions(flow, images, [5, 0, 4], 8, num_steps=6).shape
     (3, 6, 4, 4, 1)
 
     #### References
@@ -70,7 +71,7 @@ def interpolate_conditions(
       flow: a `RealNVPImage` that declares a condition, or a `tfd.TransformedDistribution` with one.
       images: images [..., H, W, C], as in `encode`.
       start: conditions of the images, as in `encode`.
-      end: conditions at the last step. The leading shapes of `start` and `end` broadcast with that
+      end: conditions of the last step. The leading shapes of `start` and `end` broadcast with that
         of the images.
       num_steps: number of conditions, including both ends.
       batch_size: number of images that are processed at a time.
@@ -80,8 +81,8 @@ def interpolate_conditions(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if a condition is "no condition", or if there are fewer than two steps; see also
-        `encode` and `decode`.
+      ValueError: if a condition is missing, or if there are fewer than two steps; see also `encode`
+        and `decode`.
     """
     steps = linear_steps(flow, start, end, num_steps)
     latents = encode(flow, images, batch_size, conditional_input=start)
@@ -94,6 +95,7 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.conditions import linear_steps
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> linear_steps(flow, 0, 2, num_steps=3).tolist()
@@ -102,8 +104,8 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     Args:
       flow: see `interpolate_conditions`.
       start: the first conditions.
-      end: the last conditions; leading shapes broadcast.
-      num_steps: their number.
+      end: the last conditions. The leading shapes of both broadcast.
+      num_steps: number of conditions.
 
     Raises:
       TypeError: see `interpolate_conditions`.
@@ -112,9 +114,9 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     num_steps = validation.integer(
         num_steps, 2, "interpolate_conditions: expected num_steps of at least 2"
     )
-    first, last = (as_vectors(flow, each) for each in (start, end))
+    first, last = (as_vectors(flow, condition) for condition in (start, end))
     axis = -1 - first.event_ndims
-    first, last = (np.expand_dims(each.values, axis) for each in (first, last))
+    first, last = (np.expand_dims(condition.values, axis) for condition in (first, last))
     t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * (-1 - axis))
     return (1 - t) * first + t * last
 
@@ -125,6 +127,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
     #### Example
 
     >>> import tfp_realnvp as tfr
+    >>> from tfp_realnvp.latents.conditions import as_vectors
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> as_vectors(flow, [2, 0]).values.tolist()
@@ -136,7 +139,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if one is "no condition"; see also `encode`.
+      ValueError: if a condition is missing; see also `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     if condition is not None and condition.event_ndims == 0:
@@ -144,7 +147,7 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
         condition = Condition(np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1)
     if condition is None or np.isnan(condition.values).any():
         raise ValueError(
-            f"{bijector.name}: expected conditions to interpolate between, got no condition: None, "
-            "a label -1 or a NaN."
+            f"{bijector.name}: expected conditions to interpolate between, got a missing one: "
+            "None, a label of -1, or a NaN."
         )
     return condition

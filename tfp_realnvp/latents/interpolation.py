@@ -22,7 +22,7 @@ def interpolate(
     conditional_input: ArrayLike | None = None,
     second_conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    r"""Decodes latents between those of two images.
+    r"""Decodes latents on a path between the latents of two images.
 
     With the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps,
 
@@ -34,15 +34,16 @@ def interpolate(
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation stays
     near it. Linear interpolation passes through its interior, where samples do not lie.
 
-    If the second image has a condition of its own, conditions are interpolated linearly with the
-    same t, labels as weights of the classes (`interpolate_conditions`).
+    With a `second_conditional_input`, conditions are interpolated linearly with the same t, as in
+    `interpolate_conditions`.
 
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> first, second = np.random.default_rng(0).integers(0, 256, [2, 4, 4, 1], dtype=np.uint8)
-    >>> interpolate(flow, first, second, num_steps=5).shape
+    >>> latents.interpolate(flow, first, second, num_steps=5).shape
     (5, 4, 4, 1)
 
     #### References
@@ -56,8 +57,7 @@ def interpolate(
       second: images of the same shape.
       num_steps: number of interpolated images, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
-      conditional_input: the condition of `first`, and of `second` if that has none of its own; as
-        in `encode`.
+      conditional_input: the condition of `first`, as in `encode`; by default also of `second`.
       second_conditional_input: the condition of `second`.
 
     Returns:
@@ -66,7 +66,7 @@ def interpolate(
     Raises:
       TypeError: see `encode`.
       ValueError: if the shapes differ, if there are fewer than two steps, or if one of two
-        conditions is "no condition"; see also `encode`.
+        conditions is missing; see also `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(

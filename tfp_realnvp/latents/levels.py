@@ -28,19 +28,20 @@ def levels_of_representation(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Keeps the latents of the coarsest scales and replaces those of finer scales (Appendix D).
+    """Keeps the latents of coarse scales and replaces the latents of finer scales (Appendix D).
 
     Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
-    latents and is the reconstruction. The column before it replaces those that are factored out
-    first, one half of the latents. The first column keeps only the coarsest scale. The images of a
-    row share what the coarse latents represent, such as composition and not texture.
+    latents and is the reconstruction. The column before it replaces the latents that are factored
+    out first, one half of all. The first column keeps only the coarsest scale. The images of a row
+    share what the coarse latents represent, such as composition and not texture.
 
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((8, 8, 1), num_scales=2, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
-    >>> levels_of_representation(flow, images).shape
+    >>> latents.levels_of_representation(flow, images).shape
     (3, 2, 8, 8, 1)
 
     #### References
@@ -54,8 +55,7 @@ def levels_of_representation(
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
       seed: seed of the samples.
-      conditional_input: the condition of the images, as in `encode`, under which also a conditional
-        base is sampled.
+      conditional_input: the condition of the images, as in `encode`, and of a conditional base.
 
     Returns:
       Continuous pixel values, [..., num_scales, H, W, C].
@@ -79,9 +79,9 @@ def levels_of_representation(
                 f"levels_of_representation: expected a base with event_shape {latents.shape[-3:]}, "
                 f"got {base.event_shape}."
             )
-        given = {} if conditional_input is None else {"conditional_input": conditional_input}
+        options = {} if conditional_input is None else {"conditional_input": conditional_input}
         others = base.sample(
-            latents.shape[:-3], seed=stateless_seed(seed), **route(base, **given)
+            latents.shape[:-3], seed=stateless_seed(seed), **route(base, **options)
         ).numpy()
     kept, replaced = (bijector.split_latents(tf.constant(z)) for z in (latents, others))
     columns = [

@@ -19,7 +19,7 @@ def manifold(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    r"""Decodes a torus of latents that contains those of four images (equation 19).
+    r"""Decodes a torus of latents that contains the latents of four images (equation 19).
 
     With the latents z₁ … z₄ of the images, and equally spaced angles φ (rows) and φ′ (columns) in
     [0, 2π),
@@ -30,15 +30,16 @@ def manifold(
 
     If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
     and (n/4, n/4). For each pair of angles, the combination of four independent standard normal
-    latents is standard normal: the squares of its weights add up to one. With these squares as
-    weights, conditions of the four images are averaged, labels as one-hot vectors.
+    latents is standard normal: the squares of its weights add up to one. The conditions of the four
+    images are averaged with these squares as weights, labels as one-hot vectors.
 
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [4, 4, 4, 1], dtype=np.uint8)
-    >>> manifold(flow, images, num_angles=4).shape
+    >>> latents.manifold(flow, images, num_angles=4).shape
     (4, 4, 4, 4, 1)
 
     #### References
@@ -57,7 +58,7 @@ def manifold(
     Raises:
       TypeError: see `encode`.
       ValueError: if the number of images or conditions is not four, if there are no angles, or if a
-        condition is "no condition"; see also `encode`.
+        condition is missing; see also `encode`.
     """
     shape = np.shape(four_images)
     if len(shape) != 4 or shape[0] != 4:

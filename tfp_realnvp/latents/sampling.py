@@ -1,4 +1,4 @@
-"""Samples with a temperature, with truncation, and of other sizes."""
+"""Samples with a temperature or truncation, and samples of other sizes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def sample_latents(
     #### Example
 
     >>> import numpy as np
-    >>> latents = sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
-    >>> latents.shape, bool(np.abs(latents).max() <= 1)
+    >>> from tfp_realnvp import latents
+    >>> z = latents.sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
+    >>> z.shape, bool(np.abs(z).max() <= 1)
     ((100, 4, 4, 3), True)
 
     #### References
@@ -90,7 +91,7 @@ def extrapolate(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Decodes normal latents of a size other than that of the training images (Appendix C).
+    """Decodes normal latents of another size than the training images (Appendix C).
 
     The networks are convolutional, so that the bijector applies to any height and width divisible
     by 2^(num_scales - 1). A base distribution of `flow` is not used. The arguments, results and

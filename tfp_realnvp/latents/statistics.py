@@ -1,4 +1,4 @@
-"""Statistics of the latents of images, to compare with those of the standard normal."""
+"""Statistics of the latents of images, to compare with the standard normal distribution."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ def latent_statistics(
     #### Example
 
     >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((8, 8, 1), num_scales=2, num_blocks=0, num_filters=4)
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
-    >>> [scale.shape for scale in latent_statistics(flow, images)]
+    >>> [scale.shape for scale in latents.latent_statistics(flow, images)]
     [(4, 4, 2), (4, 4, 2)]
 
     Args:

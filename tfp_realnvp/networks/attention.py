@@ -27,19 +27,19 @@ class SelfAttention(keras.layers.Layer):
     a_hij = softmax_j((Q_h n_i)ᵀ (K_h n_j) / sqrt(D) - s_h |i - j|)
     ```
 
-    `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. It
-    takes the place of an embedding of positions, so that the layer is equivariant to shifts, and
-    takes any height and width. W starts at zero, and the layer as the identity.
+    `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. This
+    term replaces an embedding of positions, so that the layer is equivariant to shifts and takes
+    any height and width. W starts at zero, so that the layer starts as the identity.
 
     Memory and time grow with the square of the number of positions: it is for coarse scales.
 
-    `keras.layers.MultiHeadAttention` knows no distances, and its last projection has no initializer
-    of its own.
+    `keras.layers.MultiHeadAttention` has no term for distances, and no separate initializer of its
+    output projection.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> layer = SelfAttention(num_heads=2)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> layer = tfr.SelfAttention(num_heads=2)
     >>> x = tf.random.normal([5, 4, 6, 8])
     >>> bool(tf.reduce_all(layer(x) == x)), tuple(layer.kernels.shape)
     (True, (3, 8, 2, 4))
@@ -48,7 +48,7 @@ class SelfAttention(keras.layers.Layer):
 
     Vaswani et al.: Attention is all you need, section 3.2.
     Press, Smith, Lewis: Train short, test long, section 3, for the distances.
-    Ho, Chen, Srinivas, Duan, Abbeel: Flow++, section 3.2.2, for it in couplings.
+    Ho, Chen, Srinivas, Duan, Abbeel: Flow++, section 3.2.2, for attention in couplings.
     """
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
@@ -60,7 +60,7 @@ class SelfAttention(keras.layers.Layer):
 
         Raises:
           ValueError: if `num_heads` is not positive.
-          TypeError: if it is not a number.
+          TypeError: if `num_heads` is not a number.
         """
         super().__init__(**kwargs)
         self.num_heads = validation.integer(
@@ -71,7 +71,7 @@ class SelfAttention(keras.layers.Layer):
         """Creates the variables for inputs of `input_shape`, [B, H, W, F]."""
         filters, heads = input_shape[-1], self.num_heads
         size = math.ceil(filters / heads)
-        # Of queries, keys and values. Normalized features give elements with a variance of 1.
+        # Kernels of queries, keys and values. For normalized features, these have a variance of 1.
         self.kernels = self.add_weight(
             name="kernels",
             shape=(3, filters, heads, size),
@@ -103,7 +103,7 @@ class SelfAttention(keras.layers.Layer):
         return inputs + tf.reshape(added, tf.shape(inputs))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for that of an input."""
+        """Returns the shape of the output for inputs of `input_shape`."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class SelfAttention(keras.layers.Layer):
 
 
 def _normalized(x: tf.Tensor) -> tf.Tensor:
-    # `tf.nn.moments`, of which Keras's normalization is made, has wrong second derivatives.
+    # Keras's normalization uses `tf.nn.moments`, whose second derivatives are wrong.
     x -= tf.reduce_mean(x, axis=-1, keepdims=True)
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + _EPSILON)
 

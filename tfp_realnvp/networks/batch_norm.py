@@ -35,11 +35,11 @@ def batch_norm(
     y = (x - mean) / sqrt(variance + epsilon) + offset
     ```
 
-    With `training=True` the mean and variance are those of the batch, over all positions, and over
-    the batch of all replicas within `replicas.global_statistics`; the moving ones follow,
+    With `training=True` the mean and variance are taken over the batch and all positions, and
+    within `replicas.global_statistics` over all replicas. The moving statistics are updated,
     `moving <- momentum * moving + (1 - momentum) * batch`, with the unbiased variance. Otherwise
-    the moving ones normalize and stay as they are. There is no scale: a weight-normalized
-    convolution comes next.
+    the moving statistics normalize and do not change. There is no scale, because a
+    weight-normalized convolution follows.
 
     #### Example
 
@@ -52,11 +52,11 @@ def batch_norm(
 
     Args:
       inputs: [B, H, W, C], of float32, float64 or half precision.
-      offset: [C], of float32, or float64 with inputs of float64; like all other vectors.
+      offset: [C], of float32, or float64 for inputs of float64, as are all other vectors.
       moving_mean: [C].
       moving_variance: [C].
       training: whether to normalize by the batch.
-      momentum: of the moving statistics.
+      momentum: momentum of the moving statistics.
       epsilon: added to the variance.
 
     Returns:
@@ -69,7 +69,7 @@ def batch_norm(
     moving = moving_mean, moving_variance
     is_global = training and replicas.statistics_are_global()
     if inputs.dtype != tf.float64 and not is_global:
-        # One fused kernel. While training it gives the statistics after the update.
+        # One fused kernel, which in training returns the updated statistics.
         outputs, *moved = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.ones_like(offset),
@@ -81,7 +81,7 @@ def batch_norm(
             is_training=training,
         )[:3]
         return Normalized(outputs, *(moved if training else moving))
-    # The kernel has no double precision, and sees one replica only.
+    # The kernel has no double precision, and takes statistics of one replica only.
     values = tf.cast(inputs, offset.dtype)
     mean, variance = moving
     if training:

@@ -25,7 +25,7 @@ class ConditionEmbedding(keras.layers.Layer):
     | `conditional_event_shape=[K]` | vectors [..., K] | two dense layers, [..., E] |
     | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
 
-    With `dropout`, no condition has a learned embedding that starts at zero.
+    With `dropout`, a missing condition has a learned embedding, which starts at zero.
 
     #### Example
 
@@ -36,7 +36,7 @@ class ConditionEmbedding(keras.layers.Layer):
 
     Attributes:
       spec: the `ConditionSpec` of the conditions.
-      size: E.
+      size: length E of the embedding.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class ConditionEmbedding(keras.layers.Layer):
         Raises:
           ValueError: if not exactly one of `conditional_event_shape` and `num_classes` is given, or
             an argument is out of range.
-          TypeError: if one has a wrong type.
+          TypeError: if an argument has a wrong type.
         """
         super().__init__(**kwargs)
         self.spec = ConditionSpec(conditional_event_shape, num_classes, dropout)
         self.size = validation.integer(size, 1, f"{self.name}: expected a size of at least 1")
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the variables, whatever the leading shape of the conditions."""
+        """Creates the variables; their shapes do not depend on `input_shape`."""
         num_classes = self.spec.num_classes
         if num_classes is not None:
             self.table = self.add_weight(
@@ -94,21 +94,22 @@ class ConditionEmbedding(keras.layers.Layer):
     def call(self, condition: tf.Tensor) -> tf.Tensor:
         """Returns the embedding [..., *embedded_shape] of a condition, `spec.as_tensor(...)`."""
         if condition.dtype.is_integer:
-            is_given = condition[..., tf.newaxis] >= 0
-            # Not `tf.gather`: clipping sums the squares of its sparse gradient, label by label.
+            is_present = condition[..., tf.newaxis] >= 0
+            # `tf.gather` has a sparse gradient, whose norm in gradient clipping is wrong for labels
+            # that occur several times: their rows are not added up.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = self._embed(one_hot)
         else:
             axes = [-3, -2, -1] if self.spec.event_ndims == 3 else [-1]
             is_nan = tf.math.is_nan(condition)
-            is_given = ~tf.reduce_any(is_nan, axes, keepdims=True)
-            # Both branches of tf.where have gradients, and that of a NaN would be NaN.
+            is_present = ~tf.reduce_any(is_nan, axes, keepdims=True)
+            # `tf.where` differentiates both branches, and the gradient of a NaN is NaN.
             if self.spec.may_be_missing:
                 condition = tf.where(is_nan, tf.zeros_like(condition), condition)
             embedded = self._embed(condition)
         if not self.spec.may_be_missing:
             return embedded
-        return tf.where(is_given, embedded, self.no_condition)
+        return tf.where(is_present, embedded, self.no_condition)
 
     def _embed(self, condition: tf.Tensor) -> tf.Tensor:
         if self.spec.num_classes is not None:

@@ -1,4 +1,4 @@
-"""What a condition is: its shape, its classes, and whether there may be none."""
+"""The declaration of a condition: its shape, its classes, and whether it may be missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ConditionSpec", "checked_condition_shape"]
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSpec:
-    r"""Declares a condition. Whatever takes one checks and converts it here.
+    r"""Declares a condition. All code that takes a condition checks and converts it here.
 
     | arguments | condition | one condition |
     | --- | --- | --- |
@@ -25,8 +25,8 @@ class ConditionSpec:
     | `event_shape=[K]` | vectors [..., K] | [K] |
     | `event_shape=[H, W, K]` | images [..., H, W, K] | [H, W, K] |
 
-    With `dropout` there may also be no condition: `None`, a label of -1, or a vector or an image
-    that contains a NaN.
+    With `dropout` the condition may be missing: `None`, a label of -1, or a vector or an image that
+    contains a NaN.
 
     #### Example
 
@@ -40,12 +40,12 @@ class ConditionSpec:
       event_shape: [K], or [H, W, K], where H and W can be `None`; [] for labels.
       num_classes: K, for labels.
       dropout: the probability with which `FlowModel.fit` leaves out the condition of an event;
-        `None` if there always is a condition.
+        `None` if there is always a condition.
 
     Raises:
       ValueError: if not exactly one of `event_shape` and `num_classes` is given, or one of the
         arguments is out of range.
-      TypeError: if one has a wrong type.
+      TypeError: if an argument has a wrong type.
     """
 
     event_shape: Sequence[int | None] | None = None
@@ -81,7 +81,7 @@ class ConditionSpec:
 
     @property
     def may_be_missing(self) -> bool:
-        """Whether there may be no condition."""
+        """Whether the condition may be missing."""
         return self.dropout is not None
 
     @property
@@ -100,17 +100,17 @@ class ConditionSpec:
         """Returns a condition as a tensor: int32 labels, or floats of `dtype`.
 
         Args:
-          value: a tensor, an array, a pandas frame or series, a list or a number; `None` for no
-            condition, if that is allowed.
-          owner: the name that an error begins with.
-          dtype: of vectors, images, and weights of classes.
+          value: a tensor, an array, a pandas frame or series, a list or a number; or `None`, if the
+            condition may be missing.
+          owner: name that begins the error message.
+          dtype: dtype of vectors, images, and weights of classes.
 
         Raises:
-          ValueError: if it is not such a condition. Labels are checked where they are known, and in
-            a graph when it runs.
+          ValueError: if the condition is not as declared. In a graph, unknown labels are checked
+            when it runs.
         """
         if value is None:
-            return self._nothing(owner, dtype)
+            return self._missing(owner, dtype)
         if not tf.is_tensor(value):
             value = np.asarray(value)
             if value.dtype == object:
@@ -129,16 +129,15 @@ class ConditionSpec:
     def as_batch(self, value: Any, owner: str, dtype: Any = tf.float32) -> tf.Tensor:
         """Returns conditions as a tensor [B, ...], one for each event of a batch.
 
-        A column of labels, [B, 1], is taken as labels [B], and for vectors of length 1 numbers [B]
-        as vectors [B, 1].
+        Labels [B, 1] are taken as [B]. For vectors of length 1, numbers [B] are taken as [B, 1].
 
         Args:
           value: as in `as_tensor`.
-          owner: the name that an error begins with.
+          owner: name that begins the error message.
           dtype: as in `as_tensor`.
 
         Raises:
-          ValueError: if they are not such conditions, or have more or fewer leading dimensions.
+          ValueError: if conditions are not as declared, or do not have one leading dimension.
         """
         if value is not None and not tf.is_tensor(value):
             value = np.asarray(value)
@@ -151,12 +150,12 @@ class ConditionSpec:
         return condition
 
     def check(self, value: tf.Tensor | tf.TensorSpec, owner: str) -> None:
-        """Raises `ValueError` if dtype and shape are not those of conditions."""
+        """Raises `ValueError` if the dtype or the shape is not as declared."""
         event = self._shape_of_one(value.dtype)
         fits = value.dtype.is_floating or value.dtype.is_integer
         if value.shape.rank is not None:
-            ends = value.shape[max(value.shape.rank - len(event), 0) :]
-            fits = fits and ends.is_compatible_with(event)
+            trailing_shape = value.shape[max(value.shape.rank - len(event), 0) :]
+            fits = fits and trailing_shape.is_compatible_with(event)
         if not fits:
             raise ValueError(
                 f"{owner}: expected a conditional_input of {self.description}, got "
@@ -169,7 +168,7 @@ class ConditionSpec:
         return condition.shape[: condition.shape.rank - len(event)]
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
-        """Returns conditions [B, ...], with no condition where `is_left_out`, [B]."""
+        """Returns conditions [B, ...], missing where `is_left_out`, [B], is true."""
         rank = condition.shape.rank
         is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
         return tf.where(is_left_out, _missing_value(condition.dtype), condition)
@@ -183,7 +182,7 @@ class ConditionSpec:
         is_weights = self.num_classes is not None and dtype.is_floating
         return (self.num_classes,) if is_weights else self.event_shape
 
-    def _nothing(self, owner: str, dtype: Any) -> tf.Tensor:
+    def _missing(self, owner: str, dtype: Any) -> tf.Tensor:
         if not self.may_be_missing:
             raise ValueError(
                 f"{owner}: expected a conditional_input of {self.description}, got None."
@@ -194,9 +193,9 @@ class ConditionSpec:
     def _checked_labels(self, labels: tf.Tensor, owner: str) -> tf.Tensor:
         lowest = -1 if self.may_be_missing else 0
         expected = f"{owner}: expected a conditional_input of {self.description}"
-        known = tf.get_static_value(labels)
-        if known is not None:
-            wrong = known[(known < lowest) | (known >= self.num_classes)]
+        static_labels = tf.get_static_value(labels)
+        if static_labels is not None:
+            wrong = static_labels[(static_labels < lowest) | (static_labels >= self.num_classes)]
             if wrong.size:
                 raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
             return tf.cast(labels, tf.int32)
@@ -210,7 +209,7 @@ class ConditionSpec:
 
 
 def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
-    """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises if it is none."""
+    """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises otherwise."""
     expected = "expected a conditional_event_shape [K] or [H, W, K]"
     is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
     validation.require(is_shape and not isinstance(shape, str), expected, shape, TypeError)

@@ -18,18 +18,19 @@ __all__ = ["Conditioner", "film", "modulated", "shifted"]
 def film(
     condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType, event_ndims: int = 3
 ) -> list[tf.Tensor]:
-    """Returns one term for each of N activations, from the condition, to add or multiply.
+    """Returns N terms, linear in the condition, that shift or scale activations.
 
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.networks.conditioner import film
     >>> [term.shape for term in film(tf.ones([5, 8]), tf.ones([8, 2, 16]), tf.float32)]
     [TensorShape([5, 1, 1, 16]), TensorShape([5, 1, 1, 16])]
 
     Args:
       condition: [B, E].
       kernel: [E, N, F].
-      dtype: of the result.
+      dtype: dtype of the result.
       event_ndims: 3 for activations [B, H, W, F], 1 for [B, F].
 
     Returns:
@@ -45,31 +46,31 @@ def film(
 
 
 def modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -> tf.Tensor:
-    """Returns `(1 + factor) x + shift`, or `x` without them."""
+    """Returns `(1 + factor) x + shift`, or `x` if both are `None`."""
     return x if factor is None else x + x * factor + shift
 
 
 def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
-    """Returns `x + shift`, or `x` without a shift."""
+    """Returns `x + shift`, or `x` if the shift is `None`."""
     return x if shift is None else x + shift
 
 
 class Conditioner(keras.layers.Layer):
     r"""A network that predicts a coupling's parameters: [B, H, W, C] -> [B, H, W, K].
 
-    A network of vectors is from [B, C] to [B, K]. Any Keras layer can be the network of a coupling.
-    This base class has what those of this package share: the number K of output channels, and the
-    checkerboard. For a checkerboard coupling half of the input is zero, so that the board goes in
-    as one more channel, to tell a kept zero from a masked pixel.
+    A network of vectors maps [B, C] to [B, K]. Any Keras layer can be the network of a coupling.
+    This base class has what the networks of this package share: the number K of output channels,
+    and the checkerboard. Half of the input of a checkerboard coupling is zero. The board is one
+    more input channel, which tells a kept zero from a masked pixel.
 
     A network whose `conditional_event_shape` is declared takes a `conditional_input`, a vector or
-    an image for each image. The weights that it is multiplied by start at zero, so that the network
-    starts as the one without a condition.
+    an image for each image. The weights that multiply it start at zero, so that the network starts
+    as one without a condition.
 
     #### Example
 
-    >>> import keras, tensorflow as tf
-    >>> class OneByOne(Conditioner):
+    >>> import keras, tensorflow as tf, tfp_realnvp as tfr
+    >>> class OneByOne(tfr.Conditioner):
     ...   def build(self, input_shape):
     ...     self.conv = keras.layers.Conv2D(self.output_channels, 1)
     ...     self.conv.build((*input_shape[:-1], input_shape[-1] + 1))
@@ -136,7 +137,7 @@ class Conditioner(keras.layers.Layer):
         return condition
 
     def with_board(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns [B, H, W, C + 1], the board as last channel, or the inputs without a board."""
+        """Returns the inputs with the board, if there is one, as last channel, [B, H, W, C + 1]."""
         if self.checkerboard_parity is None:
             return inputs
         board = checkerboard(inputs, self.checkerboard_parity)
@@ -149,7 +150,7 @@ class Conditioner(keras.layers.Layer):
         return outputs * (1 - checkerboard(outputs, self.checkerboard_parity))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for that of an input."""
+        """Returns the shape of the output for inputs of `input_shape`."""
         return (*input_shape[:-1], self.output_channels)
 
     def get_config(self) -> dict[str, Any]:

@@ -22,14 +22,15 @@ __all__ = ["ConvResNet"]
 
 
 class ResNetWeights(NamedTuple):
-    """The weights of a `ConvResNet` as tensors, kernels normalized, those of the blocks stacked.
+    """The weights of a `ConvResNet` as tensors: normalized kernels, stacked over the blocks.
 
     Attributes:
       input_kernel: [3, 3, 2 C, F], with one more channel for the board.
       input_bias: [F].
-      block_kernels: [2 B, 3, 3, F, F], both of the first block, then both of the second, ....
-      block_biases: [B, F], of the second convolution of each block.
-      skip_kernels: [B + 1, F, F], of the input's features, then of each block.
+      block_kernels: [2 B, 3, 3, F, F], both kernels of the first block, then of the second, and so
+        on.
+      block_biases: [B, F], biases of the second convolution of each block.
+      skip_kernels: [B + 1, F, F], kernels of the first h, then of the h of each block.
       skip_biases: [B + 1, F].
       output_kernel: [F, K].
       output_bias: [K].
@@ -52,25 +53,24 @@ class ConvResNet(Conditioner):
     ```
     input:   x -> BN, concatenated with its negative, ReLU, (the board,) 3×3 convolution -> h
     block:   h -> h + conv(ReLU(BN(conv(ReLU(BN(h))))))
-    output:  sum of 1×1 convolutions of the input's and of each block's h -> BN, ReLU, 1×1
+    output:  sum of 1×1 convolutions of the first h and of the h of each block -> BN, ReLU, 1×1
     ```
 
     Every convolution is weight-normalized; batch normalization has no scale. For a checkerboard
     coupling half of the input is zero: the normalized input is doubled, and the board is one more
     input channel. The output is zero where the coupling keeps the image.
 
-    A vector as condition shifts the output of each batch normalization of the blocks and of the
-    output, by a linear map of its own. An image as condition goes through a 3×3 convolution of its
-    own, whose result is added to the first h. With `num_heads` a `SelfAttention` comes before the
-    normalization of the output.
+    A vector as condition shifts the output of each batch normalization but the first, by a separate
+    linear map. An image as condition goes through a separate 3×3 convolution, whose result is added
+    to the first h. With `num_heads` a `SelfAttention` comes before the normalization of the output.
 
-    The weights of all blocks are one variable of each kind, with the block as first axis. Batch
-    statistics are read and written once a call.
+    Weights of one kind are one variable for all blocks, with the block as first axis. Batch
+    statistics are read and written once in each call.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> network = ConvResNet(6, num_blocks=2, num_filters=16, checkerboard_parity=0)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.ConvResNet(6, num_blocks=2, num_filters=16, checkerboard_parity=0)
     >>> network(tf.ones([2, 8, 8, 3])).shape
     TensorShape([2, 8, 8, 6])
     >>> tuple(network.block_kernels.shape)
@@ -103,7 +103,7 @@ class ConvResNet(Conditioner):
           num_heads: heads of the self-attention; 0 for none.
           output_scale: initial norm of the filters of the last convolution; small, so that a
             coupling starts near the identity and the first steps of training are stable.
-          momentum: of the moving statistics of batch normalization.
+          momentum: momentum of the moving statistics of batch normalization.
           epsilon: added to the variance.
           **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
             `name`, `dtype`, as in `keras.layers.Layer`.
@@ -148,7 +148,7 @@ class ConvResNet(Conditioner):
         shape = [blocks + 1, filters, filters]
         self.skip_kernels, self.skip_scales = self._conv("skip", shape, stacked=True)
         self.skip_biases = self._weight("skip_biases", [blocks + 1, filters])
-        # Of both normalizations of the first block, ..., and last of the output.
+        # A row for each normalization: two for each block, then one for the output.
         shape = [2 * blocks + 1, filters]
         self.offsets = self._weight("offsets", shape)
         self.moving_means = self._statistic("moving_means", shape, "zeros")
@@ -169,7 +169,7 @@ class ConvResNet(Conditioner):
     def _weight(
         self, name: str, shape: list[int], initializer: Any = "zeros", **kwargs: Any
     ) -> keras.Variable:
-        # In the variables' own precision, also where the layer computes in half of it.
+        # `autocast=False` keeps full precision where the layer computes in half precision.
         return self.add_weight(
             name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
         )
@@ -248,14 +248,14 @@ class ConvResNet(Conditioner):
         def activate(x: tf.Tensor) -> tf.Tensor:
             return tf.nn.relu(shifted(normalize(x, next(norms)), next(shifts)))
 
-        # Of few channels the fused normalization is slow in half precision.
+        # For few channels, the fused normalization is slow in half precision.
         x = tf.cast(inputs, self.variable_dtype)
         x = normalize(x, _values(self.input_offset, self.input_mean, self.input_variance))
         x = tf.cast(self.input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
         h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
         h = shifted(h, self.convolved_condition(conditional_input))
-        # The convolutions whose sum is the input of the output. With a bias in each, TensorFlow
-        # fuses convolution and sum.
+        # Inputs, kernels and biases of the convolutions whose sum enters the last layers. With a
+        # bias in each, TensorFlow fuses convolution and sum.
         terms = [(h, skips[0], skip_biases[0])]
         for i in range(self.num_blocks):
             x = activate(convolve(activate(h), kernels[2 * i]))
@@ -277,7 +277,7 @@ class ConvResNet(Conditioner):
         return self.at_changed_positions(outputs)
 
     def condition_shifts(self, condition: tf.Tensor | None) -> list[tf.Tensor | None]:
-        """Returns the shift of each normalized activation by a vector, [B, 1, 1, F]."""
+        """Returns the shift of each normalized activation, [B, 1, 1, F], by a condition vector."""
         if not self.takes_vector:
             return [None] * (2 * self.num_blocks + 1)
         kernel = tf.convert_to_tensor(self.condition_kernel.value)
@@ -292,7 +292,7 @@ class ConvResNet(Conditioner):
 
     @property
     def input_factor(self) -> float:
-        """What the normalized input is multiplied by: for a checkerboard half of it is zero."""
+        """The factor of the normalized input: 2 for a checkerboard, where half of it is zero."""
         return 1.0 if self.checkerboard_parity is None else 2.0
 
     def _norms(self) -> list[tf.Tensor]:

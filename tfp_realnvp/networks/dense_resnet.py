@@ -27,12 +27,12 @@ class DenseResNet(Conditioner):
     A coupling with it starts as the identity. A vector as condition scales and shifts the input of
     each activation, `x -> (1 + a) x + b`, with a and b linear in the condition.
 
-    The weights of all blocks are one variable of each kind, with the layer as first axis.
+    Weights of one kind are one variable for all blocks, with the layer as first axis.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> network = DenseResNet(6, num_blocks=2, num_filters=16)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.DenseResNet(6, num_blocks=2, num_filters=16)
     >>> network(tf.ones([5, 3])).shape, tuple(network.block_kernels.shape)
     (TensorShape([5, 6]), (4, 16, 16))
 
@@ -65,7 +65,7 @@ class DenseResNet(Conditioner):
         Raises:
           ValueError: if a number is out of range, there is no such activation, or the condition is
             an image.
-          TypeError: if a number is none.
+          TypeError: if a size is not a number.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.integer(
@@ -95,14 +95,14 @@ class DenseResNet(Conditioner):
         self.output_kernel = self.add_weight(name="output_kernel", shape=shape, initializer="zeros")
         self.output_bias = self._bias("output_bias", [self.output_channels])
         if self.takes_vector:
-            # Factor and shift of each activation's input. Full precision: the terms are few.
+            # The factor and shift of each activation's input, in full precision: they are few.
             shape = (*self.conditional_event_shape, 2 * (2 * blocks + 1), filters)
             self.condition_kernel = self.add_weight(
                 name="condition_kernel", shape=shape, initializer="zeros", autocast=False
             )
 
     def _kernel(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
-        # Keras would take a stack of kernels for that of a convolution.
+        # Keras would take a stack of kernels for a convolution kernel, with another fan-in.
         initializer = keras.initializers.RandomNormal(stddev=math.sqrt(1 / fan_in))
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 

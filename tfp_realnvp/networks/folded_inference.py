@@ -1,12 +1,12 @@
-"""A `ConvResNet` in inference, with as little work as the weights allow.
+"""Inference of a `ConvResNet`, with fewer operations than in training.
 
-*   By moving statistics a batch normalization is an affine map of each channel, `x * factor +
-    shift`. After a convolution it only changes kernel and bias.
+*   With moving statistics, a batch normalization is an affine map of each channel, `x * factor +
+    shift`. After a convolution it is a part of the kernel and bias.
 *   The last block's second convolution and its skip connection are one linear map (in training,
     too).
 *   A checkerboard coupling uses half of the output: the last convolutions compute only that half.
 
-`benchmarks/README.md` has what it gains in `log_prob` and `sample`.
+`benchmarks/README.md` has the gains in `log_prob` and `sample`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ __all__ = ["folded_inference", "joined_skip", "skip_is_joined"]
 def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns kernel and bias of a convolution followed by a skip connection, as one convolution.
 
-    The input of the last skip connection is `h + conv(x)`, and nothing else uses that sum. So the
-    connection of h is added to the one before it, which also is of h, and that of `conv(x)` becomes
-    a part of the convolution: one convolution and two sums of images less.
+    The input of the last skip connection is `h + conv(x)`, and nothing else uses this sum. The
+    connection is linear. Its kernel for h is added to the kernel of the previous connection, whose
+    input is h, too. Its kernel for `conv(x)` is multiplied with the kernel of the convolution. This
+    saves one convolution and two sums of feature maps.
 
     Args:
       kernel: [3, 3, F, F].
       bias: [F].
-      skip: [F, F], the kernel of the connection.
+      skip: [F, F], kernel of the skip connection.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 
 
 def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
-    """Returns whether `joined_skip` pays for images of this size."""
+    """Returns whether `joined_skip` saves time for images of this size."""
     # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions of all
-    # images together: five images of this size are enough to gain.
+    # images together, so that five images of this size are enough.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -53,11 +54,11 @@ def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
 def folded_inference(
     network: ConvResNet, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns the output of `network` for `inputs`, [B, H, W, C], by moving statistics."""
+    """Returns the output of `network` for `inputs`, [B, H, W, C], with moving statistics."""
     weights = network.normalized_weights()
     variables = network.offsets, network.moving_means, network.moving_variances
     factors, shifts = map(tf.unstack, _affine(*variables, network.epsilon))
-    # The even normalizations are those of h, the odd ones those after a block's first convolution.
+    # Even normalizations are of h, odd ones of the output of a block's first convolution.
     norms = list(zip(*(tf.unstack(v.value) for v in variables), strict=True))
     kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
     skips, bias = weights.skip_kernels, tf.reduce_sum(weights.skip_biases, axis=0)
@@ -132,21 +133,21 @@ def _has_cells(images: tf.Tensor) -> bool:
 def _sum_at_changed_positions(
     terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
 ) -> list[tf.Tensor]:
-    """Returns the sum of convolutions and the bias, at the changed positions as `_take_changed`."""
-    # The 1×1 convolutions of all maps are one.
+    """Returns the sum of convolutions and the bias, at the positions of `_take_changed`."""
+    # The 1×1 convolutions of all maps are one convolution of the concatenated maps.
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)
-    taken = zip(*(_take_changed(each, parity) for each in maps), strict=True)
-    taken = [tf.concat(each, axis=-1) for each in taken]
+    half_maps = zip(*(_take_changed(feature_map, parity) for feature_map in maps), strict=True)
+    inputs = [tf.concat(feature_maps, axis=-1) for feature_maps in half_maps]
     if len(maps) == len(terms):
-        return [convolve(each, kernel, bias) for each in taken]
+        return [convolve(half_input, kernel, bias) for half_input in inputs]
     images, wide_kernel = terms[-1]
     halves = []
-    for each, (i, j) in zip(taken, _changed_in_cell(parity), strict=True):
-        # With a stride of 2 and this padding a 3×3 kernel is centered at those positions.
+    for half_input, (i, j) in zip(inputs, _changed_in_cell(parity), strict=True):
+        # With a stride of 2 and this padding, a 3×3 kernel is centered at the changed positions.
         padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
         half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
-        halves.append(half + convolve(each, kernel))
+        halves.append(half + convolve(half_input, kernel))
     return halves
 
 
@@ -158,7 +159,7 @@ def _changed_in_cell(parity: int) -> tuple[tuple[int, int], tuple[int, int]]:
 def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
     """Returns the changed positions of even and of odd rows, each [B, H/2, W/2, C]."""
     _, height, width, channels = images.shape
-    # Both positions of a row of a cell lie side by side, as channels.
+    # Both positions in a row of a cell become channels, side by side.
     cells = tf.reshape(images, [-1, height // 2, 2, width // 2, 2 * channels])
     return [
         cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in _changed_in_cell(parity)

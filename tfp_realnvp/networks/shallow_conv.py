@@ -23,20 +23,21 @@ class ShallowConv(Conditioner):
     channel.
 
     A vector as condition scales and shifts the results of the first two convolutions, `x -> (1 + a)
-    x + b`, with a and b linear in the condition. An image as condition goes through a 3×3
-    convolution of its own, whose result is added to that of the first. With `num_heads` a
+    x + b`, with a and b linear in the condition. An image as condition goes through a separate 3×3
+    convolution, whose result is added to the output of the first convolution. With `num_heads` a
     `SelfAttention` comes before the last convolution.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> network = ShallowConv(6, num_filters=16, checkerboard_parity=0)
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.ShallowConv(6, num_filters=16, checkerboard_parity=0)
     >>> network(tf.ones([2, 8, 8, 3])).shape
     TensorShape([2, 8, 8, 6])
 
     #### References
 
-    Kingma, Dhariwal: Glow, section 3.3 and table 1, for the shape of the network and its start.
+    Kingma, Dhariwal: Glow, section 3.3 and table 1, for the architecture of the network and its
+    initialization.
     """
 
     def __init__(

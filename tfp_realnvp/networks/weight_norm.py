@@ -55,7 +55,7 @@ def convolve(
 ) -> tf.Tensor:
     """Returns the 2-D convolution of images with a kernel, plus a bias, in the inputs' dtype.
 
-    Kernels and biases are float32 variables also where a network computes in half precision.
+    Kernels and biases are cast: they are float32 where a network computes in half precision.
 
     Args:
       inputs: [B, H, W, C].

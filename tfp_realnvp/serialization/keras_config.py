@@ -19,8 +19,8 @@ __all__ = ["deserialize_distribution", "find_class", "serialize_distribution"]
 
 tfd = tfp.distributions
 
-# The module that a class is looked up in by name, and its required base classes. Loading
-# constructs no other classes, except through Keras.
+# For each prefix of a class name: the module that has the class, and its required base classes.
+# Loading constructs no other classes, except through Keras.
 _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
@@ -47,10 +47,12 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     #### Example
 
     >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.serialization import keras_config
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(tf.Variable(1.), 2.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_blocks=1))
-    >>> loaded = deserialize_distribution(serialize_distribution(flow))
+    >>> config = keras_config.serialize_distribution(flow)
+    >>> loaded = keras_config.deserialize_distribution(config)
     >>> float(loaded.distribution.distribution.loc), len(loaded.variables) == len(flow.variables)
     (1.0, True)
 
@@ -187,7 +189,7 @@ class _Deserializer:
             "variable": self._variable,
             "transformed_variable": self._transformed_variable,
             "object": self._object,
-            # Uses the caller's setting of safe mode, which is on by default.
+            # Keras uses the caller's setting of safe mode, which is on by default.
             "keras": lambda config: keras.saving.deserialize_keras_object(config["config"]),
         }
 

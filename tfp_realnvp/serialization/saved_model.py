@@ -51,13 +51,13 @@ def export_saved_model(
     `sample` B is `num_samples` or 1. Only a flow with `num_classes` has `classify`; its classes are
     equally probable.
 
-    Images are continuous pixel values of the distribution's dtype. In a flow with `PixelLogit`,
-    those of uint8 images are in [0, 256). If that flow has at most 256 gray levels, each name has
-    a variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
+    Images are continuous pixel values of the distribution's dtype; with `PixelLogit`, pixel values
+    of uint8 images are in [0, 256). If a `PixelLogit` has at most 256 gray levels, each name has a
+    variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
     uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
     rounded down and clipped. `reconstruct_uint8` therefore returns its input.
 
-    `num_samples` and `seed` are int32. The same seed gives the same images, those of
+    `num_samples` and `seed` are int32. The same seed gives the same images, equal to
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
     latents if the base distribution is standard normal; values below 1 give more probable images.
     For any other base distribution a temperature other than 1 is an error.
@@ -82,7 +82,7 @@ def export_saved_model(
     ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
     ...     tfr.RealNVPImage((4, 4, 1), num_blocks=0, num_filters=4))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     export_saved_model(flow, f'{folder}/1')
+    ...     tfr.export_saved_model(flow, f'{folder}/1')
     ...     served = tf.saved_model.load(f'{folder}/1')
     >>> images = served.sample(num_samples=2, seed=0, temperature=0.7)['images']
     >>> images.shape, served.log_prob(images)['log_prob'].shape
@@ -163,7 +163,7 @@ class _ServedFlow:
         self._divisor = 2 ** max(halvings, default=0)
         self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
-        # All signatures call these two, so that the SavedModel has each graph once.
+        # All signatures call these two functions, so that the SavedModel has each graph once.
         self._inverse = tf.function(
             self._inverse_pass,
             input_signature=[self._images, *self._condition],
@@ -212,7 +212,7 @@ class _ServedFlow:
             for name, (function, specs) in signatures.items()
         }
 
-    # Without a declared condition `conditional_input` is no part of the signatures.
+    # Without a declared condition, `conditional_input` is not part of the signatures.
 
     def log_prob(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
         return {"log_prob": self._encoded(images, conditional_input)[1]}
@@ -256,7 +256,7 @@ class _ServedFlow:
         return {"images": self._decoded(latents, conditional_input)}
 
     def classify(self, images: tf.Tensor) -> Outputs:
-        # Each image with each class, in one batch.
+        # One batch has each image with each class.
         batch_size, num_classes = tf.shape(images)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
         _, log_prob = self._encoded(tf.repeat(images, num_classes, axis=0), labels)
@@ -287,23 +287,23 @@ class _ServedFlow:
         if not self._is_standard_normal:
             options = _options(route, self._base, conditional_input)
             return latents, self._base.log_prob(latents, **options) + ildj
-        # The base distribution has one event shape, the images any.
+        # The base distribution has one event shape; images can have any size.
         log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
         return latents, tf.reduce_sum(log_probs, axis=list(range(-self._event_ndims, 0))) + ildj
 
     def _encoded(
         self, images: tf.Tensor, conditional_input: Condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns latents and log densities of images that were checked."""
+        """Checks images, and returns their latents and log densities."""
         assertions = self._size_assertions(images)
         if self._logit is not None:
             low, high = (tf.constant(v, self._dtype) for v in (self._logit.low, self._logit.high))
             message = f"expected pixel values above {self._logit.low} and below {self._logit.high}"
             assertions.append(tf.debugging.assert_greater(images, low, message))
             assertions.append(tf.debugging.assert_less(images, high, message))
-        given = [] if conditional_input is None else [conditional_input]
+        conditions = [] if conditional_input is None else [conditional_input]
         with tf.control_dependencies(assertions):
-            return self._inverse(images, *given)
+            return self._inverse(images, *conditions)
 
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
@@ -332,8 +332,8 @@ class _ServedFlow:
             images: tf.Tensor, seed: tf.Tensor, conditional_input: Condition = None
         ) -> Outputs:
             values = pixels.dequantize(images, tf.stack([seed, 0]), self._dtype)
-            given = [] if conditional_input is None else [conditional_input]
-            return function(values, *given)
+            conditions = [] if conditional_input is None else [conditional_input]
+            return function(values, *conditions)
 
         return wrapped
 
@@ -362,7 +362,7 @@ def _options(
 
 
 def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """Returns `number` conditions, for that many or a single one."""
+    """Returns `number` conditions, repeating a single one."""
     message = "expected as many conditions as num_samples, or one"
     is_one_of = tf.reduce_any(tf.shape(condition)[0] == [1, number])
     with tf.control_dependencies([tf.debugging.assert_equal(is_one_of, True, message)]):

@@ -39,7 +39,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     >>> model.compile()
     >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
     >>> history = model.fit(images, batch_size=8, epochs=9, verbose=0,
-    ...                     callbacks=[LearningRateBudget(1e-3, steps=12)])
+    ...                     callbacks=[tfr.LearningRateBudget(1e-3, steps=12)])
     >>> len(history.epoch), float(model.optimizer.learning_rate) < 1e-4
     (3, True)
     """
@@ -147,7 +147,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     #### Example
 
-    >>> import tempfile, numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> import numpy as np, tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
     >>> def make():
     ...   flow = tfr.RealNVPImage((4, 4, 1), num_blocks=0, num_filters=4)
@@ -157,9 +157,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     ...   return model
     >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
     >>> folder = tempfile.mkdtemp()
-    >>> checkpoint = TrainingCheckpoint(folder, make())
+    >>> checkpoint = tfr.TrainingCheckpoint(folder, make())
     >>> history = checkpoint.model.fit(images, batch_size=8, verbose=0, callbacks=[checkpoint])
-    >>> again = TrainingCheckpoint(folder, make())
+    >>> again = tfr.TrainingCheckpoint(folder, make())
     >>> again.restore(), int(again.model.optimizer.iterations)
     (True, 4)
     """

@@ -39,6 +39,7 @@ class FiniteRecord:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.diagnosis import FiniteRecord
     >>> record = FiniteRecord()
     >>> record.add('the data', tf.constant([1.0]))
     >>> record.add('the loss', tf.constant([1.0, float('nan')]))

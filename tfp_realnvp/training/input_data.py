@@ -171,6 +171,7 @@ def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
     #### Example
 
     >>> import numpy as np, tensorflow as tf
+    >>> from tfp_realnvp.training.input_data import events_of_batch
     >>> batch = (np.zeros([2, 4, 4, 1]), np.zeros([2]))
     >>> events_of_batch(batch, tf.TensorShape([4, 4, 1])).shape
     TensorShape([2, 4, 4, 1])

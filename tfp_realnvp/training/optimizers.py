@@ -28,6 +28,7 @@ def apply_if(
     #### Example
 
     >>> import keras, tensorflow as tf
+    >>> from tfp_realnvp.training.optimizers import apply_if
     >>> variable, optimizer = keras.Variable(1.0), keras.optimizers.SGD(0.5)
     >>> optimizer.build([variable])
     >>> apply_if(tf.constant(False), optimizer, [tf.constant(1.0)], [variable])
@@ -121,9 +122,9 @@ class FusedAdam(keras.optimizers.Adam):
 
     #### Example
 
-    >>> import keras
+    >>> import keras, tfp_realnvp as tfr
     >>> variable = keras.Variable([1.0, 2.0])
-    >>> optimizer = FusedAdam(0.1)
+    >>> optimizer = tfr.FusedAdam(0.1)
     >>> optimizer.apply([keras.ops.convert_to_tensor([3.0, -3.0])], [variable])
     >>> [round(float(value), 3) for value in variable.numpy()]
     [0.9, 2.1]

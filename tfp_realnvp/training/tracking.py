@@ -23,6 +23,7 @@ class TrackedVariables(keras.layers.Layer):
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.tracking import TrackedVariables
     >>> layer = TrackedVariables([tf.Variable([1.0, 2.0])], name='layer')
     >>> layer.count_params()
     2

@@ -46,6 +46,8 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.workers import num_workers
     >>> num_workers(tf.distribute.get_strategy())
     1
     """
@@ -59,6 +61,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.workers import is_chief
     >>> is_chief(tf.distribute.get_strategy())
     True
     """
@@ -70,6 +74,8 @@ def broadcast_from_chief(strategy: tf.distribute.Strategy, value: float) -> floa
 
     #### Example
 
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.workers import broadcast_from_chief
     >>> broadcast_from_chief(tf.distribute.get_strategy(), 3.0)
     3.0
     """

@@ -14,8 +14,8 @@ class Additive(Transformer):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> z, _ = Additive().inverse(tf.constant([2.0]), tf.constant([1.0]))
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> z, _ = tfr.Additive().inverse(tf.constant([2.0]), tf.constant([1.0]))
     >>> z.numpy().tolist()
     [3.0]
 

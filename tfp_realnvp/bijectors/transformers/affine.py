@@ -18,8 +18,8 @@ class Affine(Transformer):
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> z, log_det = Affine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> z, log_det = tfr.Affine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
     >>> z.numpy().tolist(), log_det.numpy().tolist()
     ([[3.0]], [[0.0]])
 
@@ -35,7 +35,7 @@ class Affine(Transformer):
 
         Args:
           scale: the initial value of the trainable scale of tanh, or the variable itself.
-          dtype: of the variable.
+          dtype: dtype of the variable.
         """
         super().__init__(name="affine")
         self.scale = (

@@ -19,14 +19,14 @@ class LogisticMixture(Transformer):
     ```
 
     The P = 3K + 2 parameters are the logits of w, m relative to K equidistant points in [-1, 1], s,
-    a and b; s and a are bounded by tanh. `forward` solves for x by Newton steps within a bracket
-    that is halved where they leave it. Its first and second derivatives are those of the implicit
-    function.
+    a and b; s and a are bounded by tanh. `forward` solves for x by Newton steps within a bracket,
+    which is halved where a step leaves it. Its first and second derivatives are those of the
+    implicit function.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> mixture, parameters = LogisticMixture(num_components=4), tf.random.normal([5, 14])
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> mixture, parameters = tfr.LogisticMixture(num_components=4), tf.random.normal([5, 14])
     >>> x = tf.random.normal([5, 1])
     >>> z, log_det = mixture.inverse(x, parameters)
     >>> bool(tf.reduce_max(abs(mixture.forward(z, parameters)[0] - x)) < 1e-4)
@@ -45,13 +45,13 @@ class LogisticMixture(Transformer):
         """Constructs the transformer.
 
         Args:
-          num_components: K.
+          num_components: number of components K.
           max_log_scale: bound of |s|.
           max_log_factor: bound of |a|.
 
         Raises:
           ValueError: if a number is out of range.
-          TypeError: if one is not a number.
+          TypeError: if an argument is not a number.
         """
         super().__init__(name="logistic_mixture")
         name = "LogisticMixture"
@@ -81,8 +81,8 @@ class LogisticMixture(Transformer):
         mixture, log_factor, shift = self._split(parameters)
         logit = (z - shift) * tf.exp(-log_factor)
         x = tf.stop_gradient(self._solve(logit, *mixture))
-        # Newton steps from a constant: one makes the first derivatives those of the implicit
-        # function, two the second ones.
+        # Starting from a constant, one Newton step gives the first derivatives of the implicit
+        # function, and two steps give the second derivatives.
         for _ in range(2):
             value, log_slope = _mixture_logit(x, *mixture)
             x -= (value - logit) * tf.exp(-log_slope)
@@ -104,16 +104,18 @@ class LogisticMixture(Transformer):
     def _solve(
         self, logit: tf.Tensor, log_weights: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor
     ) -> tf.Tensor:
-        # The quantiles of all components enclose that of the mixture.
+        # The quantile of the mixture lies between the quantiles of the components.
         quantiles = means + tf.exp(log_scales) * logit[..., tf.newaxis]
         low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps
 
-        def goes_on(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        def step_is_large(
+            x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
+        ) -> tf.Tensor:
             del x
             return tf.reduce_any(step > epsilon * (1 + tf.abs(low) + tf.abs(high)))
 
-        def narrow(
+        def newton_step(
             x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
             value, log_slope = _mixture_logit(x, log_weights, means, log_scales)
@@ -125,8 +127,8 @@ class LogisticMixture(Transformer):
 
         start = (low + high) / 2
         solution, *_ = tf.while_loop(
-            goes_on,
-            narrow,
+            step_is_large,
+            newton_step,
             (start, low, high, high - low),
             maximum_iterations=self._MAX_STEPS,
         )
@@ -146,5 +148,5 @@ def _mixture_logit(
 
 
 def _bounded(x: tf.Tensor, bound: float) -> tf.Tensor:
-    """Returns `x` for small values, and values within ±bound for all."""
+    """Returns nearly `x` for small values, and values within ±bound for all."""
     return bound * tf.tanh(x / bound)

@@ -66,14 +66,14 @@ class RationalQuadraticSpline(Transformer):
         """Constructs the transformer.
 
         Args:
-          num_bins: K.
-          bound: B.
+          num_bins: number of bins K.
+          bound: bound B of the interval.
           min_bin_size: least width and height of a bin, as a share of 2B.
-          min_slope: least slope at a knot; with it the log scales are bounded.
+          min_slope: least slope at a knot, which bounds the log slopes.
 
         Raises:
           ValueError: if a number is out of range.
-          TypeError: if one is not a number.
+          TypeError: if an argument is not a number.
         """
         super().__init__(name="rational_quadratic_spline")
         name = "RationalQuadraticSpline"
@@ -174,8 +174,8 @@ class _Bins(NamedTuple):
         """Returns the position `ξ = (x - x₀) / w` of ρ, with slopes divided by s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
-        # A sum of a positive and a negative q would lose digits: for the latter, the root of the
-        # mirrored equation, for 1 - ξ. The derivative of `tf.abs(q)` is wrong at zero.
+        # With a negative q the sum would lose digits: the mirrored equation, for 1 - ξ, is solved
+        # instead. The derivative of `tf.abs(q)` is wrong at zero.
         is_positive = q > 0
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))
         below = tf.where(is_positive, 2 * rho, root)

@@ -12,15 +12,15 @@ __all__ = ["Transformer", "TransformerFn"]
 
 
 class Transformer(tf.Module, abc.ABC):
-    r"""An elementwise bijection x = f(z; θ) of latents z and data x, with P parameters an element.
+    r"""An elementwise bijection x = f(z; θ) of latents z and data x, with P parameters each.
 
     A coupling predicts the parameters from the half that it keeps. Its network gives `P c` channels
     for c transformed ones: the first parameter of all channels, then the second, and so on.
 
     #### Example
 
-    >>> import tensorflow as tf
-    >>> class Double(Transformer):
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> class Double(tfr.Transformer):
     ...   num_parameters = 1
     ...   def inverse(self, x, parameters):
     ...     return x * tf.exp(parameters), parameters
@@ -60,5 +60,5 @@ class Transformer(tf.Module, abc.ABC):
         return other
 
 
-# Returns a new transformer.
+# A function that returns a new transformer.
 TransformerFn = Callable[[], Transformer]
