@@ -228,7 +228,7 @@ def test_bits_per_dim_without_condition():
 def _normal_of_class(**kwargs):
     """p(x | y) = N(means[y], 20²) for two classes."""
     means = tf.constant([50.0, 80.0])
-    return tfr.ConditionalDistribution(
+    return tfr.ConditionalBase(
         lambda label: tfd.Independent(
             tfd.Normal(tf.gather(means, label)[..., None, None, None] + tf.zeros([2, 2, 1]), 20.0),
             3,
@@ -349,7 +349,7 @@ def test_classification_by_the_densities_of_each_class(num_draws):
 
 def test_draws_of_noise_are_weighed_by_their_density():
     # p(x | 0) is concentrated on u < 1/2, p(x | 1) is uniform on [0, 1).
-    densities = tfr.ConditionalDistribution(
+    densities = tfr.ConditionalBase(
         lambda label: tfd.Sample(tfd.Beta(1.0, tf.where(tf.equal(label, 0), 3.0, 1.0)), [1, 1, 1]),
         event_shape=[1, 1, 1],
     )

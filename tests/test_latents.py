@@ -501,7 +501,7 @@ def test_levels_under_conditions(flows, kind):
 
 
 def test_levels_sample_from_a_conditional_base(flow):
-    base = tfr.ConditionalDistribution(
+    base = tfr.ConditionalBase(
         lambda label: tfd.Independent(
             tfd.Normal(
                 3.0 * tf.cast(label, tf.float32)[..., None, None, None] + tf.zeros(_SHAPE), 0.1

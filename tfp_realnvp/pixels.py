@@ -98,7 +98,8 @@ class UniformNoise:
     #### Example
 
     >>> import tensorflow as tf
-    >>> values, log_q = UniformNoise(tf.float32).dequantize(tf.constant([[3]]), seed=(0, 1))
+    >>> from tfp_realnvp import pixels
+    >>> values, log_q = pixels.UniformNoise(tf.float32).dequantize(tf.constant([[3]]), seed=(0, 1))
     >>> tf.floor(values).numpy().tolist(), log_q
     ([[3.0]], 0.0)
 

@@ -335,7 +335,7 @@ def _without_scales(flow):
         for part in embedded.bijector.bijectors
         if isinstance(part, tfr.AffineCoupling)
     ]
-    return tfr.EmbeddedCondition(tfr.FlowChain(couplings), embedded.embedding)
+    return tfr.ConditionalBijector(tfr.FlowChain(couplings), embedded.embedding)
 
 
 # Copies.
@@ -508,17 +508,17 @@ def _needs_no_condition(**_):
             r"an argument `conditional_input`, for conditional_event_shape=\[3\], got",
         ),
         (
-            lambda: tfr.EmbeddedCondition(tfb.Exp(), tfr.ConditionEmbedding(num_classes=3)),
+            lambda: tfr.ConditionalBijector(tfb.Exp(), tfr.ConditionEmbedding(num_classes=3)),
             TypeError,
             "expected a FlowBijector, got",
         ),
         (
-            lambda: tfr.EmbeddedCondition(_coupling(conditional_event_shape=[3]), "embedding"),
+            lambda: tfr.ConditionalBijector(_coupling(conditional_event_shape=[3]), "embedding"),
             TypeError,
             "expected a ConditionEmbedding, got 'embedding'",
         ),
         (
-            lambda: tfr.EmbeddedCondition(
+            lambda: tfr.ConditionalBijector(
                 _coupling(conditional_event_shape=[3]),
                 tfr.ConditionEmbedding(num_classes=3),
                 dtype=tf.float64,
@@ -527,7 +527,7 @@ def _needs_no_condition(**_):
             "expected a bijector of dtype float64, got float32",
         ),
         (
-            lambda: tfr.EmbeddedCondition(_coupling(), tfr.ConditionEmbedding(num_classes=3)),
+            lambda: tfr.ConditionalBijector(_coupling(), tfr.ConditionEmbedding(num_classes=3)),
             ValueError,
             "expected a network whose call has an argument `conditional_input`, got none",
         ),

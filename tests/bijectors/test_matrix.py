@@ -641,7 +641,7 @@ def test_variables_are_complete(name):
         trainable += [variable.value for variable in part.network.trainable_variables]
         frozen += [variable.value for variable in part.network.non_trainable_variables]
     for part in parts:
-        if isinstance(part, tfr.EmbeddedCondition):
+        if isinstance(part, tfr.ConditionalBijector):
             trainable += [variable.value for variable in part.embedding.trainable_variables]
         if isinstance(part, tfr.InvertibleConv1x1):
             trainable += part.factors.trainable_variables

@@ -20,7 +20,7 @@ def _flow():
 
 def _base():
     means = tf.Variable(ft.normal([5, *_SHAPE], tf.float64))
-    return tfr.ConditionalDistribution(
+    return tfr.ConditionalBase(
         lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
         [means],
         event_shape=_SHAPE,

@@ -18,7 +18,7 @@ _SHAPE = (4, 4, 1)
 def _class_base(dtype=tf.float64):
     """A learned Normal for each of five classes."""
     means = tf.Variable(3 * ft.normal([5, *_SHAPE], dtype), name="means")
-    return tfr.ConditionalDistribution(
+    return tfr.ConditionalBase(
         lambda label, means: tfd.Independent(
             tfd.Normal(tf.gather(means, label), tf.constant(0.5, dtype)), 3
         ),
@@ -51,7 +51,7 @@ def _by_parts(distribution, x, condition):
     bijector, base = distribution.bijector, distribution.distribution
     options = {"conditional_input": condition} if bijector.accepts_conditional_input else {}
     latents, ildj = bijector.inverse_and_log_det(x, **options)
-    if isinstance(base, tfr.ConditionalDistribution):
+    if isinstance(base, tfr.ConditionalBase):
         base = base.given(condition)
     return base.log_prob(latents) + ildj
 
@@ -224,7 +224,7 @@ def test_a_conditional_base_alone():
 
 def test_a_missing_condition_of_a_base():
     base = _class_base()
-    with pytest.raises(ValueError, match=r"ConditionalDistribution.*expected a conditional_input"):
+    with pytest.raises(ValueError, match=r"ConditionalBase.*expected a conditional_input"):
         base.log_prob(ft.normal([1, *_SHAPE], tf.float64))
     with pytest.raises(ValueError, match=r"expected a conditional_input, got None"):
         base.sample(2)
@@ -232,8 +232,8 @@ def test_a_missing_condition_of_a_base():
 
 def test_errors_of_a_base():
     with pytest.raises(TypeError, match="expected a function as make_distribution, got 3"):
-        tfr.ConditionalDistribution(3, event_shape=_SHAPE)
-    base = tfr.ConditionalDistribution(
+        tfr.ConditionalBase(3, event_shape=_SHAPE)
+    base = tfr.ConditionalBase(
         lambda label: tfd.Independent(tfd.Normal(tf.zeros([2, 2, 1]), 1.0), 3), event_shape=_SHAPE
     )
     with pytest.raises(

@@ -72,7 +72,7 @@ def test_serializing_a_base_with_a_function_raises():
 
 
 def test_serializing_a_conditional_base_with_an_unregistered_function_raises():
-    base = tfr.ConditionalDistribution(
+    base = tfr.ConditionalBase(
         lambda label: tfd.Independent(tfd.Normal(tf.zeros([*label.shape, *SHAPE]), 1.0), 3),
         event_shape=SHAPE,
     )

@@ -214,7 +214,7 @@ def embedded_by_hand():
         tfr.CheckerboardMask(0), network(1, 2, conditional_event_shape=[6])
     )
     embedding = tfr.ConditionEmbedding(num_classes=5, size=6)
-    return tfr.FlowChain([tfr.PixelLogit(), tfr.EmbeddedCondition(coupling, embedding)])
+    return tfr.FlowChain([tfr.PixelLogit(), tfr.ConditionalBijector(coupling, embedding)])
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -257,7 +257,7 @@ BASES = {
         ),
         tfb.Reshape(SHAPE),
     ),
-    "of a class": lambda: tfr.ConditionalDistribution(
+    "of a class": lambda: tfr.ConditionalBase(
         normal_of_class, [tf.Variable(normal([5, *SHAPE]))], event_shape=SHAPE
     ),
 }

@@ -218,7 +218,7 @@ def test_a_run_that_is_resumed(tmp_path):
 @pytest.mark.parametrize("is_flow_conditional", [False, True])
 def test_a_base_for_each_class(is_flow_conditional):
     means = tf.Variable(ft.normal([5, *_SHAPE]), name="means")
-    base = tfr.ConditionalDistribution(
+    base = tfr.ConditionalBase(
         lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
         [means],
         event_shape=_SHAPE,

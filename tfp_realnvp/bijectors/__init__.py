@@ -3,8 +3,8 @@
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.coupling import Coupling
-from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -32,8 +32,8 @@ __all__ = [
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "ConditionalBijector",
     "Coupling",
-    "EmbeddedCondition",
     "FactorOut",
     "FlowBijector",
     "FlowChain",

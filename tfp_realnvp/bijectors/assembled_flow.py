@@ -11,8 +11,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.architecture import Architecture
+from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.coupling_layers import ConditionShape
-from tfp_realnvp.bijectors.embedded_condition import EmbeddedCondition
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.networks import ConditionEmbedding
@@ -102,7 +102,7 @@ class AssembledFlow(FlowBijector):
     @property
     def condition_embedding(self) -> ConditionEmbedding | None:
         """The embedding of the condition; `None` without one."""
-        parts = [part for part in self._flow.bijectors if isinstance(part, EmbeddedCondition)]
+        parts = [part for part in self._flow.bijectors if isinstance(part, ConditionalBijector)]
         return parts[0].embedding if parts else None
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -130,7 +130,7 @@ def _new_flow(
         name=f"{name}_condition",
     )
     flow = build(architecture, embedding.embedded_shape)
-    flow = EmbeddedCondition(flow, embedding, dtype=dtype, name=name)
+    flow = ConditionalBijector(flow, embedding, dtype=dtype, name=name)
     return FlowChain([flow], event_ndims=architecture.event_ndims, dtype=dtype, name=f"{name}_flow")
 
 

@@ -2,7 +2,7 @@
 
 from tfp_realnvp.distributions.class_log_probs import class_log_joint, class_log_probs
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
-from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
+from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import (
     as_conditions,
     find_condition_spec,
@@ -12,7 +12,7 @@ from tfp_realnvp.distributions.routing import (
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 
 __all__ = [
-    "ConditionalDistribution",
+    "ConditionalBase",
     "ConditionedDistribution",
     "VariationalDequantization",
     "as_conditions",

@@ -38,7 +38,7 @@ def class_log_probs(
 
     Args:
       distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
-        `ConditionalDistribution` as base.
+        `ConditionalBase` as base.
       x: events [..., H, W, C], continuous pixel values, of the distribution's dtype.
       prior: class probabilities p(y), [K]; by default 1 / K. Required without `num_classes`.
       **options: `training`, as in `FlowBijector`.

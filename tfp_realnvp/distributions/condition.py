@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Coupling
-from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
+from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
 from tfp_realnvp.internal import validation
 
@@ -146,7 +146,7 @@ def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -
         return spec.batch_shape(conditional_input)
     parts = [distribution, *distribution.submodules]
     for part in parts:
-        if isinstance(part, ConditionalDistribution):
+        if isinstance(part, ConditionalBase):
             return part.given(conditional_input).batch_shape
     for part in parts:
         if isinstance(part, Coupling) and part.conditional_event_shape is not None:

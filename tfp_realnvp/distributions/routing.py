@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import EmbeddedCondition, nested
-from tfp_realnvp.distributions.conditional_distribution import ConditionalDistribution
+from tfp_realnvp.bijectors import ConditionalBijector, nested
+from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.networks import ConditionSpec
 
@@ -33,7 +33,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     Args:
       distribution: any distribution.
       **options: `training` goes to each `FlowBijector`; `conditional_input` goes to each
-        `FlowBijector` that takes it and to each `ConditionalDistribution`.
+        `FlowBijector` that takes it and to each `ConditionalBase`.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
@@ -41,7 +41,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
             "bijector_kwargs": nested.call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    if isinstance(distribution, ConditionalDistribution):
+    if isinstance(distribution, ConditionalBase):
         return {name: value for name, value in options.items() if name == "conditional_input"}
     if isinstance(distribution, private_api.Independent):
         return route(distribution.distribution, **options)
@@ -59,7 +59,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     Raises:
       ValueError: if parts of the distribution declare different conditions.
     """
-    parts = [part for part in distribution.submodules if isinstance(part, EmbeddedCondition)]
+    parts = [part for part in distribution.submodules if isinstance(part, ConditionalBijector)]
     specs = {part.embedding.spec for part in parts}
     if len(specs) > 1:
         raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")

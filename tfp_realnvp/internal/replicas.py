@@ -191,6 +191,7 @@ def at_least_one(values: tf.Tensor) -> tf.Tensor:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.replicas import at_least_one
     >>> at_least_one(tf.ones([3, 2])).shape
     TensorShape([3, 2])
 

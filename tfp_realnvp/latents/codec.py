@@ -15,7 +15,7 @@ from tfp_realnvp.distributions import takes_condition
 from tfp_realnvp.internal import private_api, validation
 
 __all__ = [
-    "Condition",
+    "ConditionArray",
     "Flow",
     "Reconstruction",
     "bijector_of",
@@ -43,7 +43,7 @@ class Reconstruction(NamedTuple):
     largest_error: float
 
 
-class Condition(NamedTuple):
+class ConditionArray(NamedTuple):
     """Conditions of a flow, as an array.
 
     Attributes:
@@ -226,7 +226,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
     >>> condition_of(flow, [2, 0])
-    Condition(values=array([2, 0], dtype=int32), event_ndims=0)
+    ConditionArray(values=array([2, 0], dtype=int32), event_ndims=0)
 
     Args:
       flow: as in `encode`.
@@ -252,7 +252,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition |
         )
     values = embedding.spec.as_tensor(conditional_input, bijector.name, embedding.compute_dtype)
     event_ndims = values.shape.rank - embedding.spec.batch_shape(values).rank
-    return Condition(values.numpy(), event_ndims)
+    return ConditionArray(values.numpy(), event_ndims)
 
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
@@ -328,7 +328,7 @@ def _flat(
     return np.broadcast_to(values, (*batch_shape, *event_shape)).reshape(-1, *event_shape)
 
 
-def _broadcast_shape(values: np.ndarray, condition: Condition) -> tuple[int, ...]:
+def _broadcast_shape(values: np.ndarray, condition: ConditionArray) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(values.shape[:-3], condition.batch_shape)
     except ValueError as error:

@@ -6,7 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Condition, Flow, bijector_of, condition_of, decode, encode
+from tfp_realnvp.latents.codec import (
+    ConditionArray,
+    Flow,
+    bijector_of,
+    condition_of,
+    decode,
+    encode,
+)
 
 __all__ = ["as_vectors", "interpolate_conditions", "linear_steps", "swap_condition"]
 
@@ -121,7 +128,7 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
     return (1 - t) * first + t * last
 
 
-def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
+def as_vectors(flow: Flow, conditional_input: ArrayLike) -> ConditionArray:
     """Returns conditions that can be combined linearly: labels as one-hot weights of the classes.
 
     #### Example
@@ -144,7 +151,9 @@ def as_vectors(flow: Flow, conditional_input: ArrayLike) -> Condition:
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     if condition is not None and condition.event_ndims == 0:
         labels, one_hot = condition.values, np.eye(bijector.condition_embedding.spec.num_classes)
-        condition = Condition(np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1)
+        condition = ConditionArray(
+            np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1
+        )
     if condition is None or np.isnan(condition.values).any():
         raise ValueError(
             f"{bijector.name}: expected conditions to interpolate between, got a missing one: "

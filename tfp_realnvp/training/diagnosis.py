@@ -80,6 +80,7 @@ class FiniteGuard:
     #### Example
 
     >>> import tensorflow as tf
+    >>> from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
     >>> weights, mean = tf.Variable([1.0]), tf.Variable(2.0)
     >>> guard, record = FiniteGuard([mean]), FiniteRecord()
     >>> before = guard.statistics()

@@ -41,6 +41,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     #### Example
 
     >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.training.input_data import arguments_for_keras
     >>> tfd = tfp.distributions
     >>> model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [4, 4, 1]))
     >>> arguments = arguments_for_keras(model, 'fit', np.zeros([5, 4, 4, 1]), batch_size=2)
@@ -132,6 +133,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp
+    >>> from tfp_realnvp.training.input_data import check_data
     >>> images = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
     >>> check_data(np.zeros([2, 4, 4, 1], np.uint8), images, gray_levels=True)
 

@@ -81,6 +81,7 @@ def averaged_weights(
     #### Example
 
     >>> import keras
+    >>> from tfp_realnvp.training.optimizers import averaged_weights
     >>> variable, optimizer = keras.Variable(1.0), keras.optimizers.SGD(1.0, use_ema=True)
     >>> for gradient in (1.0, 2.0):
     ...   optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])

@@ -19,6 +19,7 @@ class ReplicatedMean(keras.metrics.Mean):
 
     #### Example
 
+    >>> from tfp_realnvp.training.workers import ReplicatedMean
     >>> mean = ReplicatedMean(name='loss')
     >>> mean.update_state([1.0, 3.0])
     >>> float(mean.result())

@@ -10,12 +10,12 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["ConditionalDistribution"]
+__all__ = ["ConditionalBase"]
 
 tfd = tfp.distributions
 
 
-class ConditionalDistribution(tfd.Distribution):
+class ConditionalBase(tfd.Distribution):
     r"""p(x | c), given by a function from conditions to distributions.
 
     ```
@@ -32,7 +32,7 @@ class ConditionalDistribution(tfd.Distribution):
     >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
     >>> means = tf.Variable(tf.zeros([10, 4, 4, 1]))
-    >>> base = tfr.ConditionalDistribution(
+    >>> base = tfr.ConditionalBase(
     ...     lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.), 3),
     ...     [means], event_shape=[4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1)))
@@ -51,7 +51,7 @@ class ConditionalDistribution(tfd.Distribution):
         dtype: Any = tf.float32,
         validate_args: bool = False,
         allow_nan_stats: bool = True,
-        name: str = "ConditionalDistribution",
+        name: str = "ConditionalBase",
     ) -> None:
         """Constructs the distribution.
 

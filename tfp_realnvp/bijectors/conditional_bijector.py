@@ -13,10 +13,10 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import broadcast_batch
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["EmbeddedCondition"]
+__all__ = ["ConditionalBijector"]
 
 
-class EmbeddedCondition(FlowBijector):
+class ConditionalBijector(FlowBijector):
     r"""Embeds `conditional_input` and hands the embedding to the networks of a bijector.
 
     ```
@@ -31,7 +31,7 @@ class EmbeddedCondition(FlowBijector):
     >>> import tensorflow as tf, tfp_realnvp as tfr
     >>> network = tfr.ShallowConv(2, conditional_event_shape=[8])
     >>> coupling = tfr.AffineCoupling(tfr.ChannelMask(), network)
-    >>> flow = tfr.EmbeddedCondition(coupling, tfr.ConditionEmbedding(num_classes=10, size=8))
+    >>> flow = tfr.ConditionalBijector(coupling, tfr.ConditionEmbedding(num_classes=10, size=8))
     >>> z, ildj = flow.inverse_and_log_det(tf.ones([5, 4, 4, 2]), conditional_input=[[3], [7]])
     >>> z.shape, ildj.shape
     (TensorShape([2, 5, 4, 4, 2]), TensorShape([2, 5]))
@@ -44,7 +44,7 @@ class EmbeddedCondition(FlowBijector):
         *,
         dtype: Any = tf.float32,
         validate_args: bool = False,
-        name: str = "embedded_condition",
+        name: str = "conditional_bijector",
     ) -> None:
         """Constructs the bijector.
 
