@@ -58,14 +58,17 @@ def _one_convolution(dtype):
     return network_fn
 
 
-def _image(num_couplings, shape=(4, 4, 3), networks=lambda dtype: None, **kwargs):
+def _image(num_couplings, shape=(4, 4, 3), networks=None, **kwargs):
     has_norm = kwargs.get("normalization", "batch") is not None
     per_scale = kwargs.pop("couplings_per_scale", 3)
-    kwargs = {"num_scales": 1, "num_blocks": 1, "num_filters": 4, **kwargs}
+    # Only the default network has blocks.
+    blocks = {} if networks or kwargs.get("network_fn") else {"num_blocks": 1}
+    kwargs = {"num_scales": 1, "num_filters": 4, **blocks, **kwargs}
     kwargs["num_couplings"] = per_scale
 
     def make(dtype):
-        return tfr.RealNVPImage(shape, dtype=dtype, **{"network_fn": networks(dtype), **kwargs})
+        network_fn = {"network_fn": networks(dtype)} if networks else {}
+        return tfr.RealNVPImage(shape, dtype=dtype, **{**network_fn, **kwargs})
 
     return Case(
         make,

@@ -216,7 +216,7 @@ def bijector_of(flow: Flow) -> RealNVPImage:
     return bijector
 
 
-def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> Condition | None:
+def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
     """Returns the condition of the bijector of a flow.
 
     #### Example
@@ -303,7 +303,7 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
 def _batched(
     function: Callable[..., tf.Tensor],
     values: np.ndarray,
-    condition: Condition | None,
+    condition: ConditionArray | None,
     batch_size: int,
 ) -> np.ndarray:
     batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
