@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -106,6 +106,36 @@ class Architecture(abc.ABC):
         self._default("embedding_size", 64, is_embedded, "with labels or vectors as condition")
         if is_embedded:
             self._integer("embedding_size", 1)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Architecture:
+        """Returns the architecture that the constructor arguments of a flow describe."""
+        options = {
+            field.name: arguments[field.name]
+            for field in dataclasses.fields(cls)
+            if field.name in arguments
+        }
+        use_scale, transformer = arguments["use_scale"], arguments["transformer"]
+        validation.flag(use_scale, f"{cls.flow_name}: expected a bool as use_scale")
+        if transformer is None:
+            transformer = "affine" if use_scale else "additive"
+        elif not use_scale:
+            raise ValueError(
+                f"{cls.flow_name}: expected either use_scale=False, which is the transformer "
+                f"'additive', or another transformer, got both: {transformer!r}."
+            )
+        shape, num_classes, dropout = (
+            arguments[name]
+            for name in ("conditional_event_shape", "num_classes", "condition_dropout")
+        )
+        condition = None
+        if shape is not None or num_classes is not None:
+            condition = ConditionSpec(shape, num_classes, dropout)
+        elif dropout is not None:
+            raise ValueError(
+                f"{cls.flow_name}: expected condition_dropout only with a condition, got {dropout}."
+            )
+        return cls(**{**options, "transformer": transformer, "condition": condition})
 
     @abc.abstractmethod
     def default_network(self, **kwargs: Any) -> keras.layers.Layer:
@@ -240,35 +270,6 @@ class VectorArchitecture(Architecture):
         """Returns a residual network of dense layers."""
         del mask, input_channels
         return DenseResNet(num_blocks=self.num_blocks, activation=self.activation, **kwargs)
-
-
-def declared_condition(
-    conditional_event_shape: Sequence[int | None] | None,
-    num_classes: int | None,
-    dropout: float | None,
-    caller: str,
-) -> ConditionSpec | None:
-    """Returns the condition that the arguments of a flow declare; `None` without one."""
-    if conditional_event_shape is None and num_classes is None:
-        expected = f"{caller}: expected condition_dropout only with a condition"
-        validation.require(dropout is None, expected, dropout)
-        return None
-    return ConditionSpec(conditional_event_shape, num_classes, dropout)
-
-
-def declared_transformer(
-    transformer: str | TransformerFn | None, use_scale: bool, caller: str
-) -> str | TransformerFn:
-    """Returns the declared transformer; `use_scale=False` is `'additive'`."""
-    validation.flag(use_scale, f"{caller}: expected a bool as use_scale")
-    if transformer is None:
-        return "affine" if use_scale else "additive"
-    if not use_scale:
-        raise ValueError(
-            f"{caller}: expected use_scale=False, which is transformer='additive', or another "
-            f"transformer, got both: {transformer!r}."
-        )
-    return transformer
 
 
 def checked_image_shape(

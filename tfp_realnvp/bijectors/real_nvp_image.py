@@ -11,8 +11,6 @@ from tfp_realnvp.bijectors.architecture import (
     ImageArchitecture,
     NetworkFn,
     checked_image_shape,
-    declared_condition,
-    declared_transformer,
     max_num_scales,
 )
 from tfp_realnvp.bijectors.assembled_flow import AssembledFlow
@@ -171,29 +169,7 @@ class RealNVPImage(AssembledFlow):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        caller = ImageArchitecture.flow_name
-        architecture = ImageArchitecture(
-            image_shape=image_shape,
-            num_scales=num_scales,
-            num_blocks=num_blocks,
-            num_filters=num_filters,
-            num_couplings=num_couplings,
-            num_channel_couplings=num_channel_couplings,
-            filter_growth=filter_growth,
-            normalization=normalization,
-            momentum=momentum,
-            transformer=declared_transformer(transformer, use_scale, caller),
-            invertible_conv=invertible_conv,
-            split_prior=split_prior,
-            attention=attention,
-            network_fn=network_fn,
-            network_dtype=network_dtype,
-            condition=declared_condition(
-                conditional_event_shape, num_classes, condition_dropout, caller
-            ),
-            embedding_size=embedding_size,
-            dtype=dtype,
-        )
+        architecture = ImageArchitecture.of(parameters)
         logit = []
         if alpha is not None:
             dtype = architecture.dtype

@@ -10,8 +10,6 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.architecture import (
     NetworkFn,
     VectorArchitecture,
-    declared_condition,
-    declared_transformer,
 )
 from tfp_realnvp.bijectors.assembled_flow import AssembledFlow
 from tfp_realnvp.bijectors.coupling_layers import ConditionShape, coupling_layers
@@ -134,25 +132,7 @@ class RealNVPVector(AssembledFlow):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        caller = VectorArchitecture.flow_name
-        architecture = VectorArchitecture(
-            event_size=event_size,
-            num_couplings=num_couplings,
-            num_blocks=num_blocks,
-            num_filters=num_filters,
-            activation=activation,
-            mixing=mixing,
-            normalization=normalization,
-            momentum=momentum,
-            transformer=declared_transformer(transformer, use_scale, caller),
-            network_fn=network_fn,
-            network_dtype=network_dtype,
-            condition=declared_condition(
-                conditional_event_shape, num_classes, condition_dropout, caller
-            ),
-            embedding_size=embedding_size,
-            dtype=dtype,
-        )
+        architecture = VectorArchitecture.of(parameters)
         if standardization is not None:
             _check_standardization(standardization, architecture)
         super().__init__(
