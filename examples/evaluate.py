@@ -47,21 +47,21 @@ def main(argv: list[str]) -> None:
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     settings["name"] = FLAGS.dataset or settings["name"]
-    embedding = flow.bijector.condition_embedding
+    spec = flow.bijector.architecture.condition
     results, classifications = {}, {}
     for split in FLAGS.split:
         images = load_split(settings, split)
         batches = images.dataset.take(FLAGS.num_batches or -1)
         inputs = {images.split: batches}
-        if embedding is not None and embedding.dropout is not None:
+        if spec is not None and spec.may_be_missing:
             inputs[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
         for name, each in inputs.items():
             results[name] = evaluation.bits_per_dim(
                 flow, each, FLAGS.num_draws, dequantizer=model.dequantizer, seed=seed
             )
-        if embedding is not None and embedding.num_classes is not None:
+        if spec is not None and spec.num_classes is not None:
             # Each image is evaluated with each class.
-            batches = batches.rebatch(max(1, _MAX_EVALUATIONS // embedding.num_classes))
+            batches = batches.rebatch(max(1, _MAX_EVALUATIONS // spec.num_classes))
             classifications[images.split] = evaluation.classification(
                 flow,
                 batches,

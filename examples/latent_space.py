@@ -227,17 +227,17 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
 def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
     """Draws each image under each class, or else under the condition of each image."""
     images, conditions = examples
-    embedding = flow.bijector.condition_embedding
+    spec = flow.bijector.architecture.condition
     targets, title = conditions, "Images under the conditions of all images"
     labels = [f"of image {i}" for i in range(1, 1 + len(images))]
-    if embedding.num_classes is not None:
-        targets = np.arange(min(embedding.num_classes, _MAX_CLASSES))
+    if spec.num_classes is not None:
+        targets = np.arange(min(spec.num_classes, _MAX_CLASSES))
         labels, title = [f"as {each}" for each in targets], "Images as other classes"
     swapped = latents.swap_condition(
         flow, images[:, np.newaxis], conditions[:, np.newaxis], targets
     )
     rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
-    if embedding.event_ndims == 3:
+    if spec.event_ndims == 3:
         # The conditions above their columns, and white above the images.
         top = np.full([1, *rows.shape[1:]], figures.num_values - 0.5)
         top[0, 1:] = targets * (figures.num_values - 1) + 0.5
@@ -250,7 +250,7 @@ def draw_condition_interpolation(
 ) -> None:
     """Draws images under conditions from their own to the next class, or to that of another."""
     images, start = examples
-    num_classes = flow.bijector.condition_embedding.num_classes
+    num_classes = flow.bijector.architecture.condition.num_classes
     end, row_labels = np.roll(start, 1, axis=0), {}
     if num_classes is not None:
         end = (start + 1) % num_classes

@@ -88,15 +88,15 @@ def main(argv: list[str]) -> None:
 
 def load_conditions(flow: tfd.Distribution) -> np.ndarray | None:
     """Returns the conditions to sample given, [N, ...], `None` without."""
-    embedding = flow.bijector.condition_embedding
-    if FLAGS.condition is not None and embedding is None:
+    spec = flow.bijector.architecture.condition
+    if FLAGS.condition is not None and spec is None:
         raise ValueError(f"Expected no --condition, the model takes none, got {FLAGS.condition!r}.")
-    if embedding is None or FLAGS.condition == "none":
+    if spec is None or FLAGS.condition == "none":
         return None
     if FLAGS.condition is not None:
-        return parse_conditions(FLAGS.condition, is_label=embedding.num_classes is not None)
-    if embedding.num_classes is not None:
-        return np.arange(min(embedding.num_classes, _MAX_CLASSES))
+        return parse_conditions(FLAGS.condition, is_label=spec.num_classes is not None)
+    if spec.num_classes is not None:
+        return np.arange(min(spec.num_classes, _MAX_CLASSES))
     metadata = json.loads((pathlib.Path(FLAGS.results_dir) / "metadata.json").read_text())
     settings = {
         **metadata["card"]["data"],

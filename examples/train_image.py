@@ -436,17 +436,17 @@ def sample_grid(
     class, of the first 20. With vectors, a row has samples given the vector of an image, and then
     this image. With images, a row begins with the condition.
     """
-    embedding = flow.bijector.condition_embedding
-    if embedding is None:
+    spec = flow.bijector.architecture.condition
+    if spec is None:
         samples = tfr.to_uint8(flow.sample(columns**2, seed=(0, seed)), images.num_values)
         return samples.reshape(columns, columns, *samples.shape[1:])
     before, after = [], []
-    if embedding.num_classes is not None:
-        conditions = np.arange(min(embedding.num_classes, _MAX_CLASSES))
+    if spec.num_classes is not None:
+        conditions = np.arange(min(spec.num_classes, _MAX_CLASSES))
     else:
         originals, conditions = next(images.dataset.rebatch(columns).as_numpy_iterator())
         after = [originals]
-        if embedding.event_ndims == 3:
+        if spec.event_ndims == 3:
             levels = np.rint(conditions * (images.num_values - 1)).astype(np.uint8)
             before = [np.broadcast_to(levels, originals.shape)]
     number = columns - len(before) - len(after)
@@ -489,7 +489,7 @@ def write_report(
     ones of the held-out images, a tighter bound. A model of labels is a classifier by Bayes' rule.
     """
     splits = {"train": train, held_out.split: held_out}
-    num_values, embedding = train.num_values, model.distribution.bijector.condition_embedding
+    num_values, spec = train.num_values, model.condition_spec
     noise = {"num_draws": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
 
     def mean_bits(split: data.ImageBatches, with_condition: bool = True) -> float:
@@ -506,7 +506,7 @@ def write_report(
     if model.dequantizer is not None:
         found = evaluation.bits_per_dim(model.distribution, first_images(held_out), **noise)
         bits["importance-weighted"] = {held_out.split: found.importance_weighted}
-    if embedding is not None and embedding.dropout is not None:
+    if spec is not None and spec.may_be_missing:
         bits["without condition"] = {
             name: mean_bits(split, with_condition=False) for name, split in splits.items()
         }
@@ -527,9 +527,9 @@ def write_report(
         values = (f"{by_split[split]:.3f}" if split in by_split else "" for split in splits)
         print(f"{name:<20}" + "".join(f"{value:>12}" for value in values))
     report = {"bits_per_dim": bits, "reconstruction_error": error, "steps": num_steps}
-    if embedding is not None and embedding.num_classes is not None:
-        number = max(1, _MAX_DENSITIES // (_NUM_DRAWS * embedding.num_classes))
-        at_once = max(1, _MAX_DENSITIES_AT_ONCE // embedding.num_classes)
+    if spec is not None and spec.num_classes is not None:
+        number = max(1, _MAX_DENSITIES // (_NUM_DRAWS * spec.num_classes))
+        at_once = max(1, _MAX_DENSITIES_AT_ONCE // spec.num_classes)
         images = held_out.dataset.unbatch().take(number).batch(at_once)
         found = evaluation.classification(model.distribution, images, **noise)
         report["classification"] = dataclasses.asdict(found)

@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
+from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
 tfd = tfp.distributions
 
@@ -50,13 +51,45 @@ def network(channels_in, channels_out, dtype="float32", **kwargs):
     return layer
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class WeightNormConv(keras.layers.Layer):
+    """A user's weight-normalized convolution, 3×3."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape):
+        shapes = {"kernel": (3, 3, input_shape[-1], self.filters), "bias": (self.filters,)}
+        options = {"initializer": "random_normal", "autocast": False}
+        self.kernel, self.bias = (
+            self.add_weight(name=name, shape=shape, **options) for name, shape in shapes.items()
+        )
+        self.scale = self.add_weight(
+            name="scale", shape=(self.filters,), initializer="ones", autocast=False
+        )
+
+    @property
+    def weight_norm_scales(self):
+        return [self.scale]
+
+    def call(self, inputs):
+        kernel, scale, bias = (
+            tf.convert_to_tensor(v.value) for v in (self.kernel, self.scale, self.bias)
+        )
+        return convolve(inputs, weight_norm(kernel, scale), bias)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
 def convolution(*, input_channels, output_channels, dtype="float32", name=None, **_):
     """A `network_fn` of one convolution.
 
     Tests of what does not depend on the network use it: tracing and compiling networks is most of
     their cost.
     """
-    layer = keras.layers.Conv2D(output_channels, 3, padding="same", dtype=dtype, name=name)
+    layer = WeightNormConv(output_channels, dtype=dtype, name=name)
     layer.build((None, None, None, input_channels))
     return layer
 

@@ -262,11 +262,11 @@ def test_bits_per_dim_of_a_conditional_base():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (_IMAGES, r"images and conditions, integer labels in \[0, 3\), .*, got images only"),
+        (_IMAGES, r"events and conditions, integer labels in \[0, 3\), .*, got events only"),
         ((_IMAGES, _LABELS + 1), r"integer labels in \[0, 3\), .*got \[3\]"),
         ((_IMAGES, _LABELS / 1), r"integer labels in \[0, 3\), .*got float32 of shape \(11,\)"),
         ((_IMAGES, _LABELS[:5]), r"one condition for each of 11 images, got shape \(5,\)"),
-        ((_IMAGES, _LABELS[:, None]), r"each of 11 images, got shape \(11, 1\)"),
+        ((_IMAGES, np.stack([_LABELS] * 2, -1)), r"one for each event, got shape \(11, 2\)"),
     ],
     ids=["missing", "range", "floats", "length", "shape"],
 )

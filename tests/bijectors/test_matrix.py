@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 
 import flow_testing as ft
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,7 +52,7 @@ def _one_convolution(dtype):
     """Makes the least of a network: what takes the time here is tracing and compiling."""
 
     def network_fn(*, input_channels, output_channels, name, **_):
-        return keras.layers.Conv2D(output_channels, 3, padding="same", dtype=dtype.name, name=name)
+        return ft.WeightNormConv(output_channels, dtype=dtype.name, name=name)
 
     return network_fn
 
@@ -244,7 +243,7 @@ CASES = {
         lambda dtype: tfr.Standardization([1.0, -2.0, 0.5], [0.3, 2.0, 1.0], dtype=dtype), (3,)
     ),
     "vector": _vectors(3),
-    "vector_of_1": _vectors(1, 2, transformer=lambda: tfr.RationalQuadraticSpline(4)),
+    "vector_of_1": _vectors(1, 4, transformer=lambda: tfr.RationalQuadraticSpline(4)),
     "vector_permuted": _vectors(4, mixing="permutation", normalization="batch"),
     "vector_additive": _vectors(5, use_scale=False, mixing=None, normalization=None),
     "vector_given_label": _vectors(3, condition=_label, num_classes=5, embedding_size=6),

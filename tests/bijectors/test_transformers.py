@@ -310,9 +310,7 @@ def test_recompute(transformer):
 
 
 def test_unknown_transformer():
-    with pytest.raises(
-        ValueError, match=r"expected a function or a transformer of .*, got 'cubic'"
-    ):
+    with pytest.raises(ValueError, match=r"expected a transformer, one of .*, got 'cubic'"):
         tfr.RealNVPImage((4, 4, 1), transformer="cubic")
     with pytest.raises(TypeError, match="expected a Transformer, got None"):
         tfr.Coupling(tfr.ChannelMask(), lambda x: x, None)

@@ -16,7 +16,7 @@ _SHAPE = (4, 4, 1)
 
 
 def _one_convolution(*, output_channels, name, dtype, **_):
-    return tfr.ConvResNet(output_channels, 0, 3, name=name, dtype=dtype)
+    return ft.WeightNormConv(output_channels, name=name, dtype=dtype)
 
 
 def _distribution(base=None, **kwargs):
