@@ -1,9 +1,11 @@
 """The two simple densities that a report compares a flow with."""
 
 import math
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.data import load_arrays
@@ -64,3 +66,18 @@ def test_digits(train_image):
     assert bits == pytest.approx(2.943, abs=0.01)
     bits = train_image.histogram_bits_per_dim(digits.train, digits.test, digits.num_values)
     assert bits == pytest.approx(2.421, abs=0.001)
+
+
+def test_mirrored_images_are_fitted_where_training_flips(train_image):
+    images = _random_images(50)
+    bits = {}
+    for flip in (False, True):
+        split = types.SimpleNamespace(
+            dataset=tf.data.Dataset.from_tensors(images),
+            **{"image_shape": (2, 3, 2), "num_images": 50, "num_values": 256, "flip": flip},
+        )
+        bits[flip] = train_image.baseline_bits({"train": split})["Gaussian"]["train"]
+    both = np.concatenate([images, images[:, :, ::-1]])
+    gaussian = train_image.fit_gaussian(both)
+    assert bits[True] == pytest.approx(train_image.gaussian_bits_per_dim(gaussian, images))
+    assert bits[True] > bits[False] + 1e-3

@@ -170,7 +170,7 @@ def test_the_package_overrides_no_other_methods():
         try:
             module = importlib.import_module(".".join(path.with_suffix("").parts))
         except ModuleNotFoundError as error:
-            # Of the companions, for a library that is not a requirement.
+            # Modules of optional features, which need a library that is not a requirement.
             assert "tfp_realnvp" not in error.name
             continue
         for name, node in classes.items():

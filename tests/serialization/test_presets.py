@@ -312,7 +312,7 @@ def test_lambda(refuse):
         ("os", "function", "system"),
         ("subprocess", "Popen", {"args": ["touch", "canary"]}),
         ("builtins", "function", "exec"),
-        # Of Keras itself: they download, read files or change what is safe.
+        # Functions of Keras itself, which download, read files or switch off safe mode.
         ("keras.utils", "function", "get_file"),
         ("keras.config", "function", "enable_unsafe_deserialization"),
         ("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}),

@@ -121,7 +121,7 @@ class ConditionSpec:
             if value.dtype == np.float64:
                 value = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
         value = tf.convert_to_tensor(value)
-        self.check(value, owner)
+        self._check(value, owner)
         if self.num_classes is not None and value.dtype.is_integer:
             return self._checked_labels(value, owner)
         return tf.cast(value, dtype)
@@ -149,7 +149,7 @@ class ConditionSpec:
             )
         return condition
 
-    def check(self, value: tf.Tensor | tf.TensorSpec, owner: str) -> None:
+    def _check(self, value: tf.Tensor, owner: str) -> None:
         """Raises `ValueError` if the dtype or the shape is not as declared."""
         event = self._shape_of_one(value.dtype)
         fits = value.dtype.is_floating or value.dtype.is_integer
