@@ -135,13 +135,17 @@ def test_labelled_grid_errors(tmp_path, images, labels, message):
 
 
 @pytest.mark.parametrize(
-    ("module", "save"),
+    ("module", "package", "save"),
     [
-        ("PIL", lambda path: save_image_grid(path, np.zeros([1, 2, 2, 1], np.uint8))),
-        ("matplotlib.figure", lambda path: save_curves(path, {"a": ([1], [1])}, "x", "y")),
+        ("PIL", "pillow", lambda path: save_image_grid(path, np.zeros([1, 2, 2, 1], np.uint8))),
+        (
+            "matplotlib.figure",
+            "matplotlib",
+            lambda path: save_curves(path, {"a": ([1], [1])}, "x", "y"),
+        ),
     ],
 )
-def test_missing_packages_name_the_extra(tmp_path, monkeypatch, module, save):
+def test_missing_packages_name_the_command(tmp_path, monkeypatch, module, package, save):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r'pip install "tfp_realnvp\[examples\]"'):
+    with pytest.raises(ImportError, match=f"`pip install {package}`"):
         save(tmp_path / "a.png")

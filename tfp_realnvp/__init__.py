@@ -1,5 +1,9 @@
 """Real NVP (Dinh, Sohl-Dickstein, Bengio 2017) for TensorFlow Probability and Keras 3."""
 
+import importlib
+import importlib.metadata
+from typing import Any
+
 from tfp_realnvp.bijectors import (
     PAPER_CONFIGURATIONS,
     ActNorm,
@@ -45,6 +49,7 @@ from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.log_prob import log_prob
 from tfp_realnvp.training.optimizers import FusedAdam
 
 __all__ = [
@@ -90,6 +95,22 @@ __all__ = [
     "condition",
     "dequantize",
     "export_saved_model",
+    "log_prob",
     "save_weights",
     "to_uint8",
 ]
+
+# Imported when they are used, so that the import of the package stays short.
+_MODULES = ("data", "evaluation", "latents", "plots")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return importlib.metadata.version(__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES, "__version__"])

@@ -72,22 +72,30 @@ def dequantize(
     return levels + tf.minimum(noise, largest_noise(dtype))
 
 
-def check_gray_levels(images: Any, caller: str) -> None:
-    """Raises `ValueError` for images in [0, 1], which were divided by 255.
+def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
+    """Raises `ValueError` for images in [0, 1], which were divided by 255, and for unknown levels.
 
     Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions.
 
     Args:
-      images: an array or tensor.
+      images: a finite array or tensor.
       caller: name that begins the error message.
+      num_values: number of gray levels of the model, if it is known.
     """
     images = np.asarray(images)
+    low, high = images.min(), images.max()
     is_floating = tf.as_dtype(images.dtype).is_floating
-    if is_floating and images.max() <= 1 and (images % 1).any():
+    if is_floating and high <= 1 and (images % 1).any():
         raise ValueError(
-            f"{caller}: expected gray levels 0, 1, 2, …, got fractions up to {images.max()}. "
+            f"{caller}: expected gray levels 0, 1, 2, …, got fractions up to {high}. "
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
             "FlowModel."
+        )
+    if num_values is not None and not (low >= 0 and high < num_values):
+        raise ValueError(
+            f"{caller}: expected gray levels 0 to {num_values - 1}, those of the model, got values "
+            f"from {low} to {high}. `num_values` of RealNVPImage and PixelLogit is the number of "
+            "levels; `tfr.to_uint8` clips samples to them."
         )
 
 

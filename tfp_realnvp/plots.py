@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal.atomic_files import atomic_write
+from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["image_grid", "save_curves", "save_image_grid", "save_labelled_grid"]
 
@@ -49,7 +50,9 @@ def image_grid(
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        raise ValueError(f"Expected images of dtype uint8, got {images.dtype}.")
+        raise ValueError(
+            f"Expected images of dtype uint8, got {images.dtype}; `tfr.to_uint8` rounds samples."
+        )
     if images.ndim != 4 or images.size == 0 or images.shape[-1] not in (1, 3):
         raise ValueError(
             f"Expected at least one image, [N, H, W, C] with 1 or 3 channels, got shape "
@@ -120,7 +123,7 @@ def save_image_grid(
     try:
         from PIL import Image
     except ImportError as error:
-        raise _missing("pillow") from error
+        raise missing_package("An image file", "pillow") from error
 
     if upscale is not None and upscale < 1:
         raise ValueError(f"Expected an upscale of at least 1, got {upscale}.")
@@ -272,13 +275,7 @@ def _new_figure(size: tuple[float, float], dpi: int) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise _missing("matplotlib") from error
+        raise missing_package("A figure", "matplotlib") from error
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _missing(package: str) -> ImportError:
-    return ImportError(
-        f'{package} is not installed. Install it with `pip install "tfp_realnvp[examples]"`.'
-    )

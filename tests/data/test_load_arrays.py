@@ -77,5 +77,5 @@ def test_unknown_name():
 
 def test_missing_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r'pip install "tfp_realnvp\[examples\]"'):
+    with pytest.raises(ImportError, match="`pip install scikit-learn`"):
         load_arrays("digits")

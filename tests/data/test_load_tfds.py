@@ -200,7 +200,7 @@ def test_download_prepares_missing_data(tmp_path, monkeypatch):
 
 def test_missing_tensorflow_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "tfp_realnvp\[examples\]"'):
+    with pytest.raises(ImportError, match="pip install tensorflow-datasets"):
         load("cifar10", batch_size=4)
 
 

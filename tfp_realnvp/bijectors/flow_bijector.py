@@ -301,12 +301,13 @@ class FlowBijector(tfb.Bijector):
         if hasattr(value, "dtype"):
             dtype = tf.as_dtype(value.dtype)
             if dtype != self.dtype:
-                message = f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; cast"
-                if self.event_ndims == 1:
-                    raise TypeError(f"{message} them.")
+                advice = f"cast them, `tf.cast(x, '{self.dtype.name}')`"
+                if self.event_ndims == 3 and dtype.is_integer:
+                    advice = (
+                        "gray levels become continuous with noise, `tfr.dequantize(x, seed=(0, 1))`"
+                    )
                 raise TypeError(
-                    f"{message} them, and turn integer pixels into continuous ones by adding "
-                    "uniform noise in [0, 1), see `dequantize`."
+                    f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; {advice}."
                 )
         value = tf.convert_to_tensor(value, dtype=self.dtype)
         self._check_shape(value.shape, inverse)

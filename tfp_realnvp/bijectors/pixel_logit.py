@@ -75,6 +75,7 @@ class PixelLogit(FlowBijector):
             alpha, lambda number: 0 < number < 0.5, f"{name}: expected an alpha in (0, 0.5)"
         )
         num_values = validation.integer(num_values, 2, f"{name}: expected at least 2 num_values")
+        parameters["num_values"] = num_values
         with tf.name_scope(name):
             super().__init__(
                 dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
@@ -91,6 +92,11 @@ class PixelLogit(FlowBijector):
                     f"resolves, got {alpha} and {num_values}, that is ({low:.4g}, {high:.4g})."
                 )
             self._low, self._high = numpy_dtype(low), numpy_dtype(high)
+
+    @property
+    def num_values(self) -> int:
+        """The argument `num_values`: n."""
+        return self.parameters["num_values"]
 
     @property
     def low(self) -> float:

@@ -96,9 +96,13 @@ class Standardization(FlowBijector):
         data = np.asarray(data, np.float64)
         expected = f"{cls.__name__}.of: expected finite data [N, D]"
         validation.require(data.ndim == 2 and len(data) > 0, expected, data.shape)
-        num_not_finite = np.count_nonzero(~np.isfinite(data))
-        if num_not_finite:
-            raise ValueError(f"{expected}, got {num_not_finite} values that are not finite.")
+        are_finite = np.isfinite(data)
+        if not are_finite.all():
+            columns = np.flatnonzero(~are_finite.all(axis=0)).tolist()
+            raise ValueError(
+                f"{expected}, got {np.count_nonzero(~are_finite)} values that are not, in the "
+                f"columns {columns}; leave their rows out, or fill them in."
+            )
         stddev = data.std(axis=0)
         is_constant = stddev <= 1e-12 * np.abs(data).max(axis=0)
         return cls(data.mean(axis=0), np.where(is_constant, 1.0, stddev), **kwargs)

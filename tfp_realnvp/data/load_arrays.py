@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from tfp_realnvp.internal.optional_packages import missing_package
+
 __all__ = ["EMBEDDED", "ImageArrays", "load_arrays"]
 
 EMBEDDED = ("digits", "photos")
@@ -89,10 +91,7 @@ def load_arrays(name: str) -> ImageArrays:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError(
-            "This dataset is part of scikit-learn, which is not installed. Install it with "
-            '`pip install "tfp_realnvp[examples]"`.'
-        ) from error
+        raise missing_package(f"The dataset {name!r}", "scikit-learn") from error
     rng = np.random.default_rng(0)
     if name == "digits":
         digits = datasets.load_digits()

@@ -14,6 +14,7 @@ from tfp_realnvp.data import preprocessing
 from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec, find_spec
 from tfp_realnvp.data.image_source import ImageSource
 from tfp_realnvp.data.splits import SplitImages, check_condition, check_split, reported_split
+from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["tfds_images"]
 
@@ -56,10 +57,10 @@ def tfds_images(
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError(
-            "This dataset needs tensorflow-datasets, which is not installed. Install it with "
-            '`pip install "tfp_realnvp[examples]"`.'
-        ) from error
+        # Later versions of tensorflow-metadata do not run with TensorFlow 2.18 and 2.19.
+        undeclared = "tensorflow-metadata<1.18", "importlib_resources"
+        needed_by = f"The dataset {name!r}"
+        raise missing_package(needed_by, "tensorflow-datasets", *undeclared) from error
     spec = find_spec(name)
     try:
         builder = tfds.builder(name if spec is None else spec.tfds_name, data_dir=data_dir)

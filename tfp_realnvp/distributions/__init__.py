@@ -6,6 +6,7 @@ from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import (
     as_conditions,
     find_condition_spec,
+    find_num_values,
     route,
     takes_condition,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "class_log_probs",
     "condition",
     "find_condition_spec",
+    "find_num_values",
     "route",
     "takes_condition",
 ]

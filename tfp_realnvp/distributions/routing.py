@@ -7,12 +7,12 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import ConditionalBijector, nested
+from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, nested
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.networks import ConditionSpec
 
-__all__ = ["as_conditions", "find_condition_spec", "route", "takes_condition"]
+__all__ = ["as_conditions", "find_condition_spec", "find_num_values", "route", "takes_condition"]
 
 tfd = tfp.distributions
 
@@ -64,6 +64,23 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     if len(specs) > 1:
         raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
     return specs.pop() if specs else None
+
+
+def find_num_values(distribution: tfd.Distribution) -> int | None:
+    """Returns the number of gray levels of the `PixelLogit` of a distribution, `None` without one.
+
+    #### Example
+
+    >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.distributions import find_num_values
+    >>> tfd = tfp.distributions
+    >>> flow = tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), tfr.PixelLogit(num_values=17))
+    >>> find_num_values(flow)
+    17
+    """
+    logits = [part for part in distribution.submodules if isinstance(part, PixelLogit)]
+    return logits[0].num_values if logits else None
 
 
 def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:

@@ -185,7 +185,9 @@ class ConditionSpec:
     def _missing(self, owner: str, dtype: Any) -> tf.Tensor:
         if not self.may_be_missing:
             raise ValueError(
-                f"{owner}: expected a conditional_input of {self.description}, got None."
+                f"{owner}: expected a conditional_input of {self.description}, got None; it "
+                "goes to `log_prob` and `sample` of a distribution as "
+                "`bijector_kwargs={'conditional_input': ...}`, or is fixed by `tfr.condition`."
             )
         dtype = tf.int32 if self.num_classes is not None else tf.as_dtype(dtype)
         return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))

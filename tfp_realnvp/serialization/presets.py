@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.serialization import keras_config
 
 __all__ = ["from_preset", "save_to_preset"]
@@ -228,7 +229,7 @@ def _locate(handle: str) -> tuple[pathlib.Path, pathlib.Path]:
         try:
             import huggingface_hub
         except ImportError as error:
-            raise _missing(handle, "huggingface_hub") from error
+            raise missing_package(f"The preset {handle!r}", "huggingface_hub") from error
         names = [_CONFIG, _METADATA, _WEIGHTS, _CARD]
         repository = handle.removeprefix("hf://")
         folder = pathlib.Path(
@@ -240,7 +241,7 @@ def _locate(handle: str) -> tuple[pathlib.Path, pathlib.Path]:
         try:
             import kagglehub
         except ImportError as error:
-            raise _missing(handle, "kagglehub") from error
+            raise missing_package(f"The preset {handle!r}", "kagglehub") from error
         folder = pathlib.Path(kagglehub.model_download(handle.removeprefix("kaggle://")))
     else:
         bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
@@ -252,12 +253,6 @@ def _locate(handle: str) -> tuple[pathlib.Path, pathlib.Path]:
             )
     folder = folder.resolve()
     return folder, folder
-
-
-def _missing(handle: str, package: str) -> ImportError:
-    return ImportError(
-        f"from_preset: {handle!r} needs {package}; install it with `pip install {package}`."
-    )
 
 
 def _file(folder: pathlib.Path, root: pathlib.Path, name: str) -> pathlib.Path:

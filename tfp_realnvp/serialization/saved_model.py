@@ -268,7 +268,7 @@ class _ServedFlow:
 
     @property
     def _num_values(self) -> int:
-        return self._logit.parameters["num_values"]
+        return self._logit.num_values
 
     def _forward_pass(self, latents: tf.Tensor, conditional_input: Condition = None) -> tf.Tensor:
         options = _options(nested.call_options, self._bijector, conditional_input)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.internal import replicas
 
 __all__ = ["FiniteGuard", "FiniteRecord", "NonFiniteLossError", "warn_unless_finite"]
@@ -23,9 +24,11 @@ class NonFiniteLossError(ArithmeticError):
     """
 
     def __init__(self, step: int, part: str) -> None:
+        is_of_data = part.startswith(("the data", "the condition"))
+        advice = "" if is_of_data else " A smaller learning rate or gradient norm may help."
         super().__init__(
             f"the loss or its gradient is not finite at step {step}, first in {part}; the weights "
-            "are those before that step. A smaller learning rate or gradient norm may help."
+            f"are those before that step.{advice}"
         )
         self.step = step
         self.part = part
@@ -61,7 +64,11 @@ class FiniteRecord:
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
         """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
-        self.add(f"the bijector {bijector.name}", value, log_det)
+        part = f"the bijector {bijector.name}"
+        if isinstance(bijector, PixelLogit):
+            # It is the first, and has neither networks nor variables.
+            part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
+        self.add(part, value, log_det)
 
     def are_finite(self) -> tf.Tensor:
         """Returns 1 for each tensor that is finite and 0 for others, float32."""
@@ -169,8 +176,7 @@ class FiniteGuard:
             return
         self.reset()
         name = self._names[part]
-        # Variables are used after the data, which is the first part.
-        if part > 0:
+        if not name.startswith("the data"):
             for variable in variables:
                 if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):
                     name = f"the variable {variable.path}"

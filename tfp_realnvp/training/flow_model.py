@@ -179,14 +179,26 @@ class FlowModel(keras.Model):
             `tf.distribute.Strategy`, so that training is that of one device with the whole batch.
             With `False` each replica normalizes by its part of the batch, without waiting for the
             others, and moving statistics are averaged after each step.
-          **kwargs: as in `keras.Model.compile`, except `loss`.
+          **kwargs: as in `keras.Model.compile`, except `loss` and metrics.
 
         Raises:
-          ValueError: if a `loss` is given, `scale_l2` is negative, or the optimizer was not
-            constructed in the scope of the model's `tf.distribute.Strategy`.
+          ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
+            float16, or the optimizer was not constructed in the scope of the model's
+            `tf.distribute.Strategy`.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError("FlowModel.compile: expected no loss, it is the negative log density.")
+        for name in ("metrics", "weighted_metrics"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"FlowModel.compile: expected no {name}, got {kwargs[name]!r}; the metrics are "
+                    "`loss` and `bits_per_dim`, and a callback can compute others."
+                )
+        if any(layer.compute_dtype == "float16" for layer in self.networks):
+            raise ValueError(
+                "FlowModel.compile: expected networks in float32, mixed_bfloat16 or float64, got "
+                "float16, whose range is too small to train with; see `network_dtype`."
+            )
         expected = "FlowModel.compile: expected a scale_l2 of at least 0"
         validation.real(scale_l2, lambda x: 0 <= x < math.inf, expected)
         validation.flag(
@@ -370,8 +382,9 @@ class FlowModel(keras.Model):
           **kwargs: as in `keras.Model.fit`, except `sample_weight` and `class_weight`.
 
         Raises:
-          ValueError: if there are no images, they are not [B, H, W, C] with gray levels, conditions
-            are not as declared, or weights of images are given.
+          ValueError: if there are no images; they are not [B, H, W, C] with finite values, the
+            gray levels of the model; conditions are not as declared; or weights of images are
+            given.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
@@ -475,9 +488,15 @@ class FlowModel(keras.Model):
           **kwargs: as in `keras.Model.save`.
 
         Raises:
+          ValueError: if the file is HDF5, which does not have the architecture.
           FileExistsError: if the file exists and not `overwrite`.
           TypeError: if a part of the distribution cannot be described; the message names it.
         """
+        if os.fspath(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"FlowModel.save: expected a file *.keras, got {os.fspath(filepath)!r}; "
+                "`save_weights('model.weights.h5')` saves weights alone."
+            )
         if "://" in os.fspath(filepath):
             # Not a local file: Keras and the remote service define what is atomic.
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)

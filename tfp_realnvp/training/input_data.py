@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import numbers
+import warnings
 from typing import Any
 
 import keras
@@ -63,10 +65,17 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     del arguments["self"]
     for name in ("sample_weight", "class_weight"):
         _refuse_weights(name, arguments.get(name))
+    batch_size = arguments.get("batch_size")
+    if not (batch_size is None or isinstance(batch_size, numbers.Integral)):
+        raise ValueError(
+            f"FlowModel.{method}: expected an integer batch_size, got {type(batch_size).__name__}; "
+            "`predict` takes conditions with the events, `predict((events, conditions))`."
+        )
     x, y = (_with_arrays(arguments.pop(name, None)) for name in ("x", "y"))
     data = x if y is None else (x, y)
     check_data(data, model.distribution, gray_levels=model.dequantize)
-    batch_size = arguments.get("batch_size")
+    if method == "fit":
+        _warn_of_few_levels(data, model.distribution)
     held_out = arguments.pop("validation_data", None)
     fraction = arguments.pop("validation_split", 0.0)
     if fraction and held_out is None:
@@ -143,8 +152,8 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
       gray_levels: whether the values have to be integers, of any dtype.
 
     Raises:
-      ValueError: if there are no events, they are not [B, H, W, C] with gray levels, or [B, D], or
-        the conditions are not as declared.
+      ValueError: if there are no events; they are not [B, H, W, C] with the gray levels of the
+        model, or [B, D]; they are not finite; or the conditions are not as declared.
     """
     name, axes = _NAMES[distribution.event_shape.rank or 3]
     if data is None or (isinstance(data, tf.data.Dataset) and data.cardinality() == 0):
@@ -156,15 +165,51 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
     if hasattr(events, "to_numpy"):
         # Keras makes a column of a pandas series.
         events = events.to_numpy() if events.ndim == 2 else events.to_numpy()[:, np.newaxis]
-    if len(events.shape) != 1 + len(axes.split(",")) or events.shape[0] == 0:
+    num_axes = len(axes.split(","))
+    if len(events.shape) != 1 + num_axes or events.shape[0] == 0:
+        advice = ""
+        if isinstance(data, list) and len(events.shape) == num_axes:
+            advice = f" Of a list of {name} make one array, `np.stack({name})`."
+        elif name == "images" and len(events.shape) == 3:
+            advice = " For images of one channel add its axis, `images[..., None]`."
         raise ValueError(
             f"FlowModel: expected {name} [number, {axes}], at least one, got shape "
-            f"{tuple(events.shape)}."
+            f"{tuple(events.shape)}.{advice}"
         )
     check_event_shape(events, distribution.event_shape)
+    _check_finite(np.asarray(events), name)
     if gray_levels:
-        pixels.check_gray_levels(events, "FlowModel")
+        num_values = distributions.find_num_values(distribution)
+        pixels.check_gray_levels(events, "FlowModel", num_values)
     distributions.as_conditions(distribution, pixels.condition_component(data), "FlowModel")
+
+
+def _check_finite(events: np.ndarray, name: str) -> None:
+    if not np.issubdtype(events.dtype, np.floating):
+        return
+    are_finite = np.isfinite(events).all(axis=tuple(range(1, events.ndim)))
+    if not are_finite.all():
+        raise ValueError(
+            f"FlowModel: expected finite {name}, got {np.count_nonzero(~are_finite)} of "
+            f"{len(events)} with a NaN or an infinity, first in row {np.argmin(are_finite)}."
+        )
+
+
+def _warn_of_few_levels(data: Any, distribution: tfd.Distribution) -> None:
+    """Warns of images that use a small part of the range of the model's pixel values."""
+    num_values = distributions.find_num_values(distribution)
+    images = pixels.image_component(data)
+    if num_values is None or not hasattr(images, "__array__"):
+        return
+    high = np.asarray(images).max()
+    if high < num_values / 8:
+        warnings.warn(
+            f"FlowModel.fit: the pixel values end at {high}, and the model has {num_values} gray "
+            "levels, from 0 on. `RealNVPImage(..., num_values=n)` is for images of n levels; "
+            "images in [0, 1] are to be multiplied by 255.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:

@@ -1,0 +1,180 @@
+"""What `FlowModel` and `log_prob` say about data and options that they do not take."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp import pixels
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+_IMAGES = ft.grey_levels(6)
+
+
+def _one_convolution(*, output_channels, name, dtype, **_):
+    return ft.WeightNormConv(output_channels, name=name, dtype=dtype)
+
+
+def _flow(**kwargs):
+    kwargs = {"num_scales": 1, "num_couplings": 1, "network_fn": _one_convolution, **kwargs}
+    bijector = ft.randomize(tfr.RealNVPImage(_SHAPE, **kwargs))
+    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = tfr.FlowModel(_flow())
+    model.compile()
+    return model
+
+
+def _with_nan(row):
+    images = _IMAGES.astype(np.float32)
+    images[row, 1, 2, 0] = np.nan
+    return images
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (_IMAGES * 1.0 + 255, "expected gray levels 0 to 255, .* got values from .* to .*to_uint8"),
+        (_IMAGES - 300.0, "expected gray levels 0 to 255"),
+        (_with_nan(3), "expected finite images, got 1 of 6 with a NaN .* first in row 3"),
+        (_IMAGES[..., 0], r"got shape \(6, 4, 4\)\. .* `images\[\.\.\., None\]`"),
+        (list(_IMAGES), r"got shape \(4, 4, 1\)\. .* `np\.stack\(images\)`"),
+    ],
+    ids=["above", "below", "nan", "no channels", "list"],
+)
+def test_images(model, method, data, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(data)
+
+
+def test_vectors_that_are_not_finite():
+    model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [2]))
+    model.compile()
+    with pytest.raises(ValueError, match=r"expected finite vectors, got 2 of 3 .* first in row 1"):
+        model.fit(np.array([[0.0, 1.0], [np.nan, 2.0], [3.0, np.inf]]))
+
+
+def test_levels_beyond_those_of_the_model_in_a_dataset_name_the_data(model):
+    images = tf.data.Dataset.from_tensor_slices(_IMAGES * 1.0 + 255).batch(3)
+    with pytest.raises(tfr.NonFiniteLossError, match=r"first in the data, .* \(-14\.\d*, 270") as e:
+        model.fit(images, verbose=0)
+    assert "learning rate" not in str(e.value)
+
+
+@pytest.mark.parametrize("dequantize", [True, False])
+@pytest.mark.parametrize("high", [1, 15, 200])
+def test_few_levels(dequantize, high, recwarn):
+    model = tfr.FlowModel(_flow(), dequantize=dequantize)
+    model.compile()
+    images = np.random.default_rng(0).integers(0, high + 1, [6, *_SHAPE]).astype(np.float32)
+    images[0, 0, 0, 0] = high
+    model.fit(images, epochs=1, verbose=0)
+    messages = [str(warning.message) for warning in recwarn.list if warning.filename == __file__]
+    if high == 200:
+        assert not messages
+    else:
+        [message] = messages
+        assert f"end at {high}" in message and "256 gray levels" in message
+
+
+def test_predict_with_y(model):
+    with pytest.raises(ValueError, match=r"`predict\(\(events, conditions\)\)`"):
+        model.predict(_IMAGES, np.arange(6))
+
+
+@pytest.mark.parametrize("call", ["log_prob", "sample"])
+def test_a_condition_beside_the_values_of_a_distribution(call):
+    flow = _flow(num_classes=3, network_fn=None, num_blocks=0, num_filters=2)
+    value = {"log_prob": tf.zeros([2, *_SHAPE]), "sample": 2}[call]
+    with pytest.raises(ValueError, match=r"`bijector_kwargs=.*tfr\.condition"):
+        getattr(flow, call)(value, conditional_input=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (np.zeros([1, *_SHAPE]), r"expected float32 values, got float64; .*tf\.cast"),
+        (_IMAGES, r"expected float32 values, got uint8; .*tfr\.dequantize"),
+    ],
+)
+def test_dtypes_of_bijectors(value, advice):
+    with pytest.raises(TypeError, match=advice):
+        _flow().bijector.inverse(value)
+
+
+def test_standardization_names_the_columns_of_nans():
+    with pytest.raises(ValueError, match=r"got 2 values that are not, in the columns \[1, 3\]"):
+        tfr.Standardization.of(np.array([[0, 1, 2, np.nan], [0, np.inf, 3, 4.0]]))
+
+
+# Options.
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.hdf5"])
+def test_hdf5_is_refused(model, tmp_path, name):
+    with pytest.raises(ValueError, match=r"expected a file \*\.keras.*save_weights"):
+        model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["metrics", "weighted_metrics"])
+def test_metrics_are_refused(model, option):
+    with pytest.raises(ValueError, match=f"expected no {option}"):
+        model.compile(**{option: ["mae"]})
+
+
+@pytest.mark.parametrize("way", ["argument", "global policy"])
+def test_float16_is_refused(way):
+    options = {"network_fn": None, "num_blocks": 0, "num_filters": 2}
+    if way == "argument":
+        flow = _flow(network_dtype="mixed_float16", **options)
+    else:
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            flow = _flow(**options)
+        finally:
+            keras.config.set_dtype_policy(policy)
+    with pytest.raises(ValueError, match=r"mixed_bfloat16 .* got float16"):
+        tfr.FlowModel(flow).compile()
+
+
+# The log density of data as it is.
+
+
+def test_log_prob_of_a_model_is_predict(model):
+    expected = model.predict(_IMAGES, verbose=0)
+    np.testing.assert_array_equal(tfr.log_prob(model, _IMAGES), expected)
+    np.testing.assert_allclose(tfr.log_prob(model.distribution, _IMAGES), expected, rtol=1e-5)
+
+
+def test_log_prob_adds_noise_to_gray_levels():
+    flow = _flow()
+    noisy = tfr.dequantize(_IMAGES, pixels.evaluation_seed(0, 1))
+    np.testing.assert_allclose(tfr.log_prob(flow, _IMAGES), flow.log_prob(noisy), rtol=1e-5)
+
+
+def test_log_prob_of_vectors_and_conditions():
+    bijector = ft.randomize(tfr.RealNVPVector(2, num_couplings=2, num_filters=4, num_classes=3))
+    flow = tfd.TransformedDistribution(ft.standard_normal([2]), bijector)
+    x, labels = np.random.default_rng(0).normal(size=[5, 2]), np.arange(5) % 3
+    expected = flow.log_prob(
+        x.astype(np.float32), bijector_kwargs={"conditional_input": labels}
+    ).numpy()
+    np.testing.assert_allclose(tfr.log_prob(flow, x, labels), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="expected events and conditions"):
+        tfr.log_prob(flow, x)
+
+
+def test_log_prob_of_something_else():
+    with pytest.raises(TypeError, match=r"expected a tfd\.Distribution, got \[1\]"):
+        tfr.log_prob([1], _IMAGES)
