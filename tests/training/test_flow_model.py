@@ -533,7 +533,7 @@ def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     # In the second of three batches: the third must not be trained on.
     images = _with_nan(ft.grey_levels(12), 5)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data") as error:
-        bad.fit(images, batch_size=4, shuffle=False, verbose=0)
+        bad.fit(_dataset(images), verbose=0)
     assert (error.value.step, error.value.part) == (1, "the data")
     good.fit(images[:4], batch_size=4, shuffle=False, verbose=0)
     _assert_equal(_all_state(bad), _all_state(good))
@@ -545,7 +545,7 @@ def test_a_nan_in_the_data_changes_nothing(way, optimizer):
 def test_a_nan_in_the_last_batch_is_found():
     model = _model(dequantize=False)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-        model.fit(_with_nan(_IMAGES, 7), batch_size=4, shuffle=False, verbose=0)
+        model.fit(_dataset(_with_nan(_IMAGES, 7)), verbose=0)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -554,7 +554,7 @@ def test_a_nan_within_one_execution_of_several_steps(jit_compile):
     bad, good = (_failing_model(way, _distribution) for _ in range(2))
     images = _with_nan(ft.grey_levels(16), 5)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-        bad.fit(images, batch_size=4, shuffle=False, verbose=0)
+        bad.fit(_dataset(images), verbose=0)
     # The steps that came after it in the same execution were not made.
     assert int(bad.optimizer.iterations) == 1
     good.fit(images[:4], batch_size=4, shuffle=False, verbose=0)
