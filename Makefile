@@ -19,7 +19,7 @@ PIP := $(BIN)/python $(INSTALL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-versions lint bench clean
+.PHONY: help demo presets check test test-versions lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -30,6 +30,17 @@ demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs
 	@echo "The results are in results/digits:"
 	@ls results/digits
 	@echo "Load the model: tfr.FlowModel.from_preset('results/digits')"
+
+# `cp` comes last, so that a preset is replaced only by a model whose training ended.
+PRESET_FILES := config.json metadata.json model.weights.h5 README.md
+
+presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hour)
+	$(BIN)/python examples/train_image.py --output_dir=results/presets/digits
+	$(BIN)/python examples/train_image.py --condition=label --output_dir=results/presets/digits_label
+	$(BIN)/python examples/train_image.py --dataset=photos --num_filters=32 --epochs=10 \
+	  --output_dir=results/presets/photos
+	for name in digits digits_label photos; do \
+	  cp $(addprefix results/presets/$$name/,$(PRESET_FILES)) tfp_realnvp/presets/$$name; done
 
 check: lint  ## lint, then run the core of the tests
 	$(BIN)/python -m pytest -m core $(PYTEST_FLAGS)

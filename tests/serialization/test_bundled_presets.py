@@ -1,0 +1,42 @@
+"""The presets that come with the package: they load, sample, and reach the figures of their cards."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+import tfp_realnvp as tfr
+
+_FOLDER = pathlib.Path(tfr.__file__).parent / "presets"
+_NAMES = ("digits", "digits_label", "photos")
+
+
+def test_the_names_are_those_of_the_documentation():
+    assert sorted(path.name for path in _FOLDER.iterdir()) == sorted(_NAMES)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_bits_per_dim_of_the_card(name):
+    model = tfr.FlowModel.from_preset(name)
+    card = json.loads((_FOLDER / name / "metadata.json").read_text())["card"]
+    data = tfr.data.load_arrays(card["data"]["name"])
+    images, labels = data.test[:250], None
+    if model.takes_condition:
+        labels = data.test_labels[:250]
+    log_prob = tfr.log_prob(model, images, labels, batch_size=50)
+    bits = -log_prob / (math.prod(images.shape[1:]) * math.log(2))
+    error = bits.std(ddof=1) / math.sqrt(len(bits))
+    assert abs(bits.mean() - card["bits/dim"]["test"]) < 4 * error
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_samples(name):
+    distribution = tfr.FlowModel.from_preset(name).distribution
+    if name == "digits_label":
+        distribution = tfr.condition(distribution, 7)
+    samples = distribution.sample(4, seed=(0, 1))
+    assert samples.shape == [4, *distribution.event_shape]
+    assert np.isfinite(samples).all() and np.isfinite(distribution.log_prob(samples)).all()
+    assert np.std(samples) > 1
