@@ -1,4 +1,4 @@
-"""The presets that come with the package: they load, sample, and reach the figures of their cards."""
+"""The presets that come with the package load, sample, and reach the figures of their cards."""
 
 import json
 import math
@@ -22,13 +22,13 @@ def test_bits_per_dim_of_the_card(name):
     model = tfr.FlowModel.from_preset(name)
     card = json.loads((_FOLDER / name / "metadata.json").read_text())["card"]
     data = tfr.data.load_arrays(card["data"]["name"])
-    images, labels = data.test[:250], None
-    if model.takes_condition:
-        labels = data.test_labels[:250]
+    images = data.test[:300]
+    labels = data.test_labels[:300] if model.takes_condition else None
     log_prob = tfr.log_prob(model, images, labels, batch_size=50)
     bits = -log_prob / (math.prod(images.shape[1:]) * math.log(2))
-    error = bits.std(ddof=1) / math.sqrt(len(bits))
-    assert abs(bits.mean() - card["bits/dim"]["test"]) < 4 * error
+    # The card is of all test images, with other noise.
+    error = bits.std(ddof=1) / math.sqrt(len(bits)) if len(images) < len(data.test) else 0.0
+    assert abs(bits.mean() - card["bits/dim"]["test"]) < 0.01 + 4 * error
 
 
 @pytest.mark.parametrize("name", _NAMES)
