@@ -201,7 +201,7 @@ def log_likelihood(
     >>> x = np.random.default_rng(0).normal(size=[1000, 5])
     >>> result = evaluation.log_likelihood(tfd.Sample(tfd.Normal(0., 1.), [5]), x)
     >>> round(result.log_likelihood, 2), round(result.standard_error, 2)
-    (-7.11, 0.05)
+    (-7.07, 0.05)
 
     A flow of vectors given a label:
 
