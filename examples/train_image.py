@@ -38,7 +38,7 @@ from absl import app, flags, logging
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation, latents, plots
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.pixels import image_component
+from tfp_realnvp.pixels import condition_component, image_component
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in data.load; default: the preset's."
@@ -493,30 +493,27 @@ def write_report(
     splits = {"train": train, held_out.split: held_out}
     num_values, spec = train.num_values, model.condition_spec
     noise = {"num_draws": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
+    first = {name: first_images(split) for name, split in splits.items()}
+    options = {"batch_size": _BATCH_SIZE}
 
-    def mean_bits(split: data.ImageBatches, with_condition: bool = True) -> float:
-        batches = first_images(split)
-        if not with_condition:
-            batches = batches.map(lambda images, _: images)
-        # Keras warns at the end of batches whose number it does not know.
-        number = min(split.num_images or _MAX_IMAGES, _MAX_IMAGES)
-        steps = math.ceil(number / _BATCH_SIZE)
-        return model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["bits_per_dim"]
+    def mean_bits(images: np.ndarray, condition: np.ndarray | None) -> float:
+        logs = model.evaluate(images, condition, verbose=0, return_dict=True, **options)
+        return logs["bits_per_dim"]
 
     title = "Real NVP" if model.dequantizer is None else "Real NVP (bound)"
-    bits = {title: {name: mean_bits(split) for name, split in splits.items()}}
+    bits = {title: {name: mean_bits(*examples) for name, examples in first.items()}}
     if model.dequantizer is not None:
-        found = evaluation.bits_per_dim(model.distribution, first_images(held_out), **noise)
+        examples = first[held_out.split]
+        found = evaluation.bits_per_dim(model.distribution, examples, **noise, **options)
         bits["importance-weighted"] = {held_out.split: found.importance_weighted}
     if spec is not None and spec.may_be_missing:
         bits["without condition"] = {
-            name: mean_bits(split, with_condition=False) for name, split in splits.items()
+            name: mean_bits(images, None) for name, (images, _) in first.items()
         }
     if (left_out := why_no_baselines(train)) is None:
         bits |= baseline_bits(splits)
 
-    batch = next(held_out.dataset.rebatch(32).as_numpy_iterator())
-    images, condition = batch if isinstance(batch, tuple) else (batch, None)
+    images, condition = (None if part is None else part[:32] for part in first[held_out.split])
     decoded, error = latents.reconstruct(model.distribution, images, conditional_input=condition)
     pairs = np.stack([images, tfr.to_uint8(decoded, num_values)], axis=1)
     samples = sample_grid(model.distribution, held_out, 8, FLAGS.seed)
@@ -549,9 +546,16 @@ def write_report(
     return report
 
 
-def first_images(images: data.ImageBatches) -> tf.data.Dataset:
-    """Returns batches of the first images, whatever the run's batch size is."""
-    return images.dataset.rebatch(_BATCH_SIZE).take(_MAX_IMAGES // _BATCH_SIZE)
+def first_images(split: data.ImageBatches) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the first images of a split as an array, and their conditions or `None`.
+
+    The number of batches of a dataset can be unknown, and Keras then warns where it ends.
+    """
+    batches = split.dataset.rebatch(_BATCH_SIZE).take(_MAX_IMAGES // _BATCH_SIZE)
+    batches = [*batches.as_numpy_iterator()]
+    images = np.concatenate([*map(image_component, batches)])
+    conditions = [*map(condition_component, batches)]
+    return images, None if conditions[0] is None else np.concatenate(conditions)
 
 
 def why_no_baselines(train: data.ImageBatches) -> str | None:
