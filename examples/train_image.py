@@ -38,7 +38,7 @@ from absl import app, flags, logging
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation, latents, plots
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.pixels import image_component
+from tfp_realnvp.pixels import condition_component, image_component
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in data.load; default: the preset's."
@@ -360,6 +360,7 @@ def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
         # As at the end of `fit`, which leaves averages in the model.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return budget.used_seconds
+    print("tracing the training step, up to a minute; later steps are fast", flush=True)
     validation = load("validation")
     log = output_dir / "log.csv"
     epoch, step = divmod(int(model.optimizer.iterations), log_steps)
@@ -484,36 +485,35 @@ def write_report(
 ) -> dict:
     """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
 
-    Beside the model's are those of two baselines; with `condition_dropout` those without a
-    condition; with a variational dequantizer, whose bits/dim are a bound, the importance-weighted
-    ones of the held-out images, a tighter bound. A model of labels is a classifier by Bayes' rule.
+    Beside the model's are those of two baselines, or the reason why there are none; with
+    `condition_dropout` those without a condition; with a variational dequantizer, whose bits/dim
+    are a bound, the importance-weighted ones of the held-out images, a tighter bound. A model of
+    labels is a classifier by Bayes' rule.
     """
     splits = {"train": train, held_out.split: held_out}
     num_values, spec = train.num_values, model.condition_spec
     noise = {"num_draws": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
+    first = {name: first_images(split) for name, split in splits.items()}
+    options = {"batch_size": _BATCH_SIZE}
 
-    def mean_bits(split: data.ImageBatches, with_condition: bool = True) -> float:
-        batches = first_images(split)
-        if not with_condition:
-            batches = batches.map(lambda images, _: images)
-        # Keras warns at the end of batches whose number it does not know.
-        number = min(split.num_images or _MAX_IMAGES, _MAX_IMAGES)
-        steps = math.ceil(number / _BATCH_SIZE)
-        return model.evaluate(batches, steps=steps, verbose=0, return_dict=True)["bits_per_dim"]
+    def mean_bits(images: np.ndarray, condition: np.ndarray | None) -> float:
+        logs = model.evaluate(images, condition, verbose=0, return_dict=True, **options)
+        return logs["bits_per_dim"]
 
     title = "Real NVP" if model.dequantizer is None else "Real NVP (bound)"
-    bits = {title: {name: mean_bits(split) for name, split in splits.items()}}
+    bits = {title: {name: mean_bits(*examples) for name, examples in first.items()}}
     if model.dequantizer is not None:
-        found = evaluation.bits_per_dim(model.distribution, first_images(held_out), **noise)
+        examples = first[held_out.split]
+        found = evaluation.bits_per_dim(model.distribution, examples, **noise, **options)
         bits["importance-weighted"] = {held_out.split: found.importance_weighted}
     if spec is not None and spec.may_be_missing:
         bits["without condition"] = {
-            name: mean_bits(split, with_condition=False) for name, split in splits.items()
+            name: mean_bits(images, None) for name, (images, _) in first.items()
         }
-    bits |= baseline_bits(splits)
+    if (left_out := why_no_baselines(train)) is None:
+        bits |= baseline_bits(splits)
 
-    batch = next(held_out.dataset.rebatch(32).as_numpy_iterator())
-    images, condition = batch if isinstance(batch, tuple) else (batch, None)
+    images, condition = (None if part is None else part[:32] for part in first[held_out.split])
     decoded, error = latents.reconstruct(model.distribution, images, conditional_input=condition)
     pairs = np.stack([images, tfr.to_uint8(decoded, num_values)], axis=1)
     samples = sample_grid(model.distribution, held_out, 8, FLAGS.seed)
@@ -527,6 +527,9 @@ def write_report(
         values = (f"{by_split[split]:.3f}" if split in by_split else "" for split in splits)
         print(f"{name:<20}" + "".join(f"{value:>12}" for value in values))
     report = {"bits_per_dim": bits, "reconstruction_error": error, "steps": num_steps}
+    if left_out is not None:
+        report["no_baselines"] = left_out
+        print(f"no baselines: {left_out}")
     if spec is not None and spec.num_classes is not None:
         number = max(1, _MAX_DENSITIES // (_NUM_DRAWS * spec.num_classes))
         at_once = max(1, _MAX_DENSITIES_AT_ONCE // spec.num_classes)
@@ -543,22 +546,35 @@ def write_report(
     return report
 
 
-def first_images(images: data.ImageBatches) -> tf.data.Dataset:
-    """Returns batches of the first images, whatever the run's batch size is."""
-    return images.dataset.rebatch(_BATCH_SIZE).take(_MAX_IMAGES // _BATCH_SIZE)
+def first_images(split: data.ImageBatches) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the first images of a split as an array, and their conditions or `None`.
+
+    The number of batches of a dataset can be unknown, and Keras then warns where it ends.
+    """
+    batches = split.dataset.rebatch(_BATCH_SIZE).take(_MAX_IMAGES // _BATCH_SIZE)
+    batches = [*batches.as_numpy_iterator()]
+    images = np.concatenate([*map(image_component, batches)])
+    conditions = [*map(condition_component, batches)]
+    return images, None if conditions[0] is None else np.concatenate(conditions)
+
+
+def why_no_baselines(train: data.ImageBatches) -> str | None:
+    """Returns why a report has no baselines, or `None` if it has."""
+    num_dims, number = math.prod(train.image_shape), train.num_images
+    if number is None:
+        return "the number of training images is unknown"
+    if num_dims > _MAX_BASELINE_DIMS:
+        return f"images of {num_dims:,} dimensions are too large, more than {_MAX_BASELINE_DIMS:,}"
+    if number > _MAX_BASELINE_IMAGES:
+        return f"{number:,} training images are too many, more than {_MAX_BASELINE_IMAGES:,}"
+    if number <= num_dims:
+        return f"a Gaussian of {num_dims:,} dimensions overfits {number:,} training images"
+    return None
 
 
 def baseline_bits(splits: dict[str, data.ImageBatches]) -> dict[str, dict[str, float]]:
     """Returns the bits/dim of a Gaussian and of pixel histograms, fitted to the training images."""
     train = splits["train"]
-    num_dims, number = math.prod(train.image_shape), train.num_images or 0
-    # With fewer images than dimensions, a Gaussian with full covariance overfits.
-    if not (num_dims <= _MAX_BASELINE_DIMS and num_dims < number <= _MAX_BASELINE_IMAGES):
-        print(
-            f"no baselines: they need more images than dimensions, at most {_MAX_BASELINE_IMAGES:,}"
-            f" images and {_MAX_BASELINE_DIMS:,} dimensions; here are {number:,} and {num_dims:,}"
-        )
-        return {}
     arrays = {
         name: np.concatenate([*map(image_component, split.dataset.as_numpy_iterator())])
         for name, split in splits.items()

@@ -8,8 +8,8 @@ Run the same command on each machine. Only the index in `TF_CONFIG` differs:
 
 All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, and the
 weights with the best validation as a preset, also for `examples/evaluate.py`. If a worker dies,
-restart all; they resume from the last checkpoint. Without `TF_CONFIG`, one process trains on all
-GPUs of the machine.
+restart all; they resume from the last checkpoint. With more `--epochs` a finished run goes on.
+Without `TF_CONFIG`, one process trains on all GPUs of the machine.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def main(argv: list[str]) -> None:
         print(f"resuming after step {int(model.optimizer.iterations.numpy())}", flush=True)
     done = int(model.optimizer.iterations.numpy())
     if done < steps:
+        if is_chief:
+            print("tracing the training step, up to a minute", flush=True)
         model.fit(
             training_data(strategy, settings, done),
             steps_per_epoch=log_steps,
@@ -113,8 +115,14 @@ def flag_lines() -> str:
 
 
 def check_same_flags(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file is that of another run."""
-    if path.exists() and path.read_text(encoding="utf-8") != flag_lines():
+    """Raises `ValueError` if the flag file is that of another run, other epochs excepted."""
+    if not path.exists():
+        return
+    there, here = (
+        [line for line in lines.splitlines() if not line.startswith("--epochs=")]
+        for lines in (path.read_text(encoding="utf-8"), flag_lines())
+    )
+    if there != here:
         raise ValueError(
             f"Expected the flags in {path}, or another output folder, got:\n{flag_lines()}"
         )

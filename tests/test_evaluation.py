@@ -275,6 +275,122 @@ def test_bad_conditions(images, message):
         evaluation.bits_per_dim(_conditional(num_classes=3), images)
 
 
+# Nats.
+
+
+_VECTORS = ft.normal([11, 5]).numpy()
+_VECTOR_CONDITIONS = {
+    "none": ({}, None),
+    "labels": ({"num_classes": 3}, _LABELS),
+    "vectors": ({"conditional_event_shape": [4]}, ft.normal([11, 4], seed=1).numpy()),
+}
+
+
+def _vector_flow(**kwargs):
+    bijector = tfr.RealNVPVector(5, num_couplings=2, num_blocks=1, num_filters=8, **kwargs)
+    return tfd.TransformedDistribution(ft.standard_normal([5]), ft.randomize(bijector))
+
+
+@pytest.mark.parametrize("kind", _VECTOR_CONDITIONS)
+def test_log_likelihood_of_vectors(kind):
+    declared, conditions = _VECTOR_CONDITIONS[kind]
+    flow = _vector_flow(**declared)
+    one = flow if conditions is None else tfr.condition(flow, conditions)
+    log_prob = one.log_prob(_VECTORS).numpy().astype(np.float64)
+    data = _VECTORS if conditions is None else (_VECTORS, conditions)
+    result = evaluation.log_likelihood(flow, data, batch_size=4)
+    assert result.log_likelihood == pytest.approx(log_prob.mean(), rel=1e-5)
+    error = log_prob.std(ddof=1) / math.sqrt(11)
+    assert result.standard_error == pytest.approx(error, rel=1e-4)
+    assert (result.num_events, result.num_draws) == (11, 1)
+    # Without noise there is no bound.
+    assert result.importance_weighted is None and result.importance_weighted_error is None
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(4)
+    assert evaluation.log_likelihood(flow, dataset) == result
+    model = tfr.FlowModel(flow)
+    model.compile()
+    loss = model.evaluate(_VECTORS, conditions, batch_size=4, verbose=0, return_dict=True)["loss"]
+    assert result.log_likelihood == pytest.approx(-loss, rel=1e-5)
+
+
+def test_log_likelihood_of_integer_vectors():
+    # p(u) = 2u on [0, 1): the integer 0 has probability 1, whose log is 0.
+    density = tfd.Sample(tfd.Beta(2.0, 1.0), [3])
+    zeros = np.zeros([400, 3], int)
+    few, many = (
+        evaluation.log_likelihood(density, zeros, k, dequantize=True, batch_size=400)
+        for k in (2, 50)
+    )
+    assert many.log_likelihood == pytest.approx(3 * (math.log(2) - 1), abs=0.05)
+    assert few.log_likelihood < few.importance_weighted < many.importance_weighted < 0
+    with pytest.raises(ValueError, match=r"num_draws=1 .* got num_draws=2 .*dequantize=True"):
+        evaluation.log_likelihood(density, zeros + 0.5, 2)
+
+
+def test_log_likelihood_with_a_dequantizer():
+    # p = q: each noise sample gives the probability 1.
+    density = tfd.Independent(tfd.Beta(tf.ones([1, 1, 1]), 1.5), 3)
+    zeros = np.zeros([20, 1, 1, 1], np.uint8)
+    result = evaluation.log_likelihood(density, zeros, 3, dequantizer=_Noise())
+    assert result.log_likelihood == pytest.approx(0, abs=1e-5)
+    assert result.importance_weighted == pytest.approx(0, abs=1e-5)
+    uniform = evaluation.log_likelihood(density, zeros, 3)
+    assert uniform.log_likelihood < uniform.importance_weighted < -1e-3
+    with pytest.raises(ValueError, match="expected num_draws=1 and no dequantizer"):
+        evaluation.log_likelihood(density, zeros, dequantize=False, dequantizer=_Noise())
+
+
+def test_log_likelihood_and_bits_per_dim_of_images(flow):
+    bits = evaluation.bits_per_dim(flow, _IMAGES, 3, seed=2, batch_size=4)
+    nats = evaluation.log_likelihood(flow, _IMAGES, 3, seed=2, batch_size=4)
+    scale = _DIMS * math.log(2)
+    assert -nats.log_likelihood / scale == pytest.approx(bits.bits_per_dim)
+    assert -nats.importance_weighted / scale == pytest.approx(bits.importance_weighted)
+    assert nats.standard_error / scale == pytest.approx(bits.standard_error)
+    # Continuous values as they are.
+    values = ft.pixels([3, *_SHAPE])
+    nats = evaluation.log_likelihood(flow, values, dequantize=False)
+    assert nats.log_likelihood == pytest.approx(np.mean(flow.log_prob(values)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (_VECTORS[:0], "log_likelihood: expected vectors, got none"),
+        (_VECTORS[:, :4], r"expected vectors \[batch, 5\], got shape \(11, 4\) in batch 1"),
+        (_VECTORS * np.nan, "expected finite vectors in batch 1"),
+        (_VECTORS * 1e30, r"finite log densities, got \[-inf\] for vector 0 of batch 1"),
+        ((_VECTORS, _LABELS[:5]), "one condition for each of 11 vectors, got shape"),
+    ],
+    ids=["none", "size", "nan", "range", "conditions"],
+)
+def test_bad_vectors(vectors, message):
+    flow = _vector_flow(num_classes=3) if isinstance(vectors, tuple) else _vector_flow()
+    with pytest.raises(ValueError, match=message):
+        evaluation.log_likelihood(flow, vectors)
+
+
+def test_bits_per_dim_are_those_of_images():
+    with pytest.raises(ValueError, match=r"over images, .* log_likelihood evaluates vectors"):
+        evaluation.bits_per_dim(_vector_flow(), _VECTORS)
+    with pytest.raises(ValueError, match=r"images .* or vectors \[D\], got events"):
+        evaluation.log_likelihood(tfd.Normal(0.0, 1.0), _VECTORS)
+
+
+def test_classification_of_vectors():
+    flow, prior = _vector_flow(num_classes=3), np.array([0.5, 0.2, 0.3])
+    labels = np.arange(11) * 7 % 3
+    log_probs = tfr.class_log_probs(flow, _VECTORS, prior).numpy()
+    result = evaluation.classification(flow, _VECTORS, labels, prior, batch_size=4)
+    assert result.log_loss == pytest.approx(-log_probs[np.arange(11), labels].mean(), rel=1e-4)
+    confusion = np.zeros([3, 3])
+    np.add.at(confusion, (labels, log_probs.argmax(-1)), 1)
+    np.testing.assert_array_equal(result.confusion_matrix, confusion)
+    assert np.count_nonzero(confusion) > 3
+    with pytest.raises(ValueError, match="classification: expected num_draws=1"):
+        evaluation.classification(flow, _VECTORS, labels, num_draws=2)
+
+
 # Classification.
 
 
@@ -290,6 +406,11 @@ def test_classification_by_hand():
     odds = np.exp(np.sum((values - 65) * 30 / 400, axis=-1))
     of_label = np.where(labels, odds / (1 + odds), 1 / (1 + odds))
     assert result.num_images == 50
+    predicted = (odds > 1).astype(int)
+    np.testing.assert_array_equal(
+        result.confusion_matrix,
+        [[np.sum((labels == row) & (predicted == column)) for column in (0, 1)] for row in (0, 1)],
+    )
     assert 0.6 < result.accuracy < 1
     assert result.accuracy == np.mean(of_label > 0.5)
     assert result.log_loss == pytest.approx(-np.mean(np.log(of_label)), rel=1e-4)
@@ -316,6 +437,7 @@ def test_the_prior_counts():
         "expected_calibration_error": 1.0,
         "log_loss": None,
         "num_images": 4,
+        "confusion_matrix": ((0, 4), (0, 0)),
     }
 
 
@@ -340,6 +462,9 @@ def test_classification_by_the_densities_of_each_class(num_draws):
     )
     assert result.accuracy == np.mean(log_probs.argmax(-1) == labels)
     assert 0 < result.accuracy < 1
+    confusion = np.zeros([3, 3])
+    np.add.at(confusion, (labels, log_probs.argmax(-1)), 1)
+    np.testing.assert_array_equal(result.confusion_matrix, confusion)
     assert result.log_loss == pytest.approx(-log_probs[np.arange(11), labels].mean(), rel=2e-3)
     dataset = tf.data.Dataset.from_tensor_slices((_IMAGES, labels)).batch(4)
     assert result == evaluation.classification(
@@ -431,7 +556,8 @@ def test_calibration_with_other_bins():
 
 def test_tables_of_classifications():
     bits = evaluation.Evaluation(4.0, 0.01, 3.9, 0.02, num_images=2_000, num_draws=8)
-    classes = evaluation.Classification(0.97316, 0.012345, 0.0876, num_images=1_797)
+    confusion = ((900, 20), (28, 849))
+    classes = evaluation.Classification(0.97316, 0.012345, 0.0876, 1_797, confusion)
     lines = evaluation.as_markdown({"test": bits}, "digits", {"test": classes}).splitlines()
     assert lines[3:] == [
         "",
@@ -440,5 +566,7 @@ def test_tables_of_classifications():
         "| test | 1,797 | 97.32% | 0.0123 | 0.0876 |",
     ]
     parsed = evaluation.as_json({"test": bits}, "digits", {"test": classes})
+    parsed = json.loads(json.dumps(parsed))
     assert parsed["classification"]["test"]["expected_calibration_error"] == 0.012345
+    assert parsed["classification"]["test"]["confusion_matrix"] == [[900, 20], [28, 849]]
     assert evaluation.as_json({"test": bits})["classification"] == {}

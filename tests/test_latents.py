@@ -88,7 +88,7 @@ def test_bad_latents(flow):
 
 
 def test_objects_that_are_not_flows():
-    with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got Exp"):
+    with pytest.raises(TypeError, match=r"expected a RealNVPImage or RealNVPVector, .*, got Exp"):
         latents.encode(tfp.bijectors.Exp(), _IMAGES)
     with pytest.raises(TypeError, match="expected a RealNVPImage"):
         latents.decode(tfd.TransformedDistribution(_base(), tfp.bijectors.Exp()), _IMAGES)
@@ -537,3 +537,132 @@ def test_statistics_under_conditions(flows):
     encoded = latents.encode(flow, _IMAGES, conditional_input=labels)
     for scale, z in zip(scales, flow.split_latents(tf.constant(encoded)), strict=True):
         assert scale.mean == pytest.approx(np.mean(z), abs=1e-5)
+
+
+# vectors
+
+
+_VECTORS = ft.normal([4, 5]).numpy()
+_VECTOR_KINDS = {
+    "none": {},
+    "labels": {"num_classes": 3},
+    "vectors": {"conditional_event_shape": [2]},
+}
+
+
+@pytest.fixture(params=_VECTOR_KINDS)
+def vector_flow(request):
+    """Returns a flow of vectors with random weights, and four conditions or `None`."""
+    kind = request.param
+    options = {"num_couplings": 2, "num_blocks": 1, "num_filters": 8, **_VECTOR_KINDS[kind]}
+    conditions = {"labels": np.array([2, 0, 1, 0]), "vectors": ft.normal([4, 2], seed=1).numpy()}
+    return ft.randomize(tfr.RealNVPVector(5, **options)), conditions.get(kind)
+
+
+def _part(conditions, part):
+    return None if conditions is None else conditions[part]
+
+
+def test_vectors_are_encoded_and_decoded(vector_flow):
+    flow, conditions = vector_flow
+    options = {} if conditions is None else {"conditional_input": conditions}
+    expected = flow.inverse(tf.constant(_VECTORS), **options)
+    z = latents.encode(flow, _VECTORS.astype(np.float64), 3, conditional_input=conditions)
+    np.testing.assert_allclose(z, expected, atol=1e-5)
+    decoded = latents.decode(flow, z, 3, conditional_input=conditions)
+    np.testing.assert_allclose(decoded, _VECTORS, atol=1e-4)
+    result = latents.reconstruct(flow, _VECTORS, conditional_input=conditions)
+    assert 0 < result.largest_error < 1e-4
+    # Leading shapes, and integers, which are no gray levels.
+    one = latents.encode(flow, _VECTORS[0], conditional_input=_part(conditions, 0))
+    np.testing.assert_allclose(one, z[0], atol=1e-5)
+    integers = np.arange(20).reshape(4, 5)
+    np.testing.assert_allclose(
+        latents.encode(flow, integers, conditional_input=conditions),
+        latents.encode(flow, integers.astype(np.float32), conditional_input=conditions),
+    )
+    distribution = tfd.TransformedDistribution(ft.standard_normal([5]), flow)
+    by_distribution = latents.encode(distribution, _VECTORS, conditional_input=conditions)
+    np.testing.assert_allclose(by_distribution, z, atol=1e-5)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_vectors_are_interpolated(vector_flow, spherical):
+    flow, conditions = vector_flow
+    first, second = _part(conditions, slice(2)), _part(conditions, slice(2, 4))
+    options = {"conditional_input": first, "second_conditional_input": second}
+    steps = latents.interpolate(flow, _VECTORS[:2], _VECTORS[2:], 3, spherical=spherical, **options)
+    assert steps.shape == (2, 3, 5)
+    np.testing.assert_allclose(steps[:, 0], _VECTORS[:2], atol=1e-4)
+    np.testing.assert_allclose(steps[:, 2], _VECTORS[2:], atol=1e-4)
+    z1 = latents.encode(flow, _VECTORS[:2], conditional_input=first)
+    z2 = latents.encode(flow, _VECTORS[2:], conditional_input=second)
+    z = (z1 + z2) / 2
+    if spherical:
+        # The middle of an arc: the sum of both ends, divided by 2 cos(ω / 2).
+        cosine = np.sum(z1 * z2, -1) / (np.linalg.norm(z1, axis=-1) * np.linalg.norm(z2, axis=-1))
+        z /= np.sqrt((1 + cosine) / 2)[:, np.newaxis]
+    numbers = None
+    if conditions is not None:
+        numbers = np.eye(3)[conditions] if conditions.ndim == 1 else conditions
+        numbers = (numbers[:2] + numbers[2:]) / 2
+    middle = latents.decode(flow, z, conditional_input=numbers)
+    np.testing.assert_allclose(steps[:, 1], middle, atol=1e-4)
+
+
+def test_vectors_of_sampled_latents(vector_flow):
+    flow, conditions = vector_flow
+    z = latents.sample_latents([5], 4, seed=3, temperature=0.5)
+    assert z.shape == (4, 5)
+    samples = latents.decode(flow, z, conditional_input=conditions)
+    encoded = latents.encode(flow, samples, conditional_input=conditions)
+    np.testing.assert_allclose(encoded, z, atol=1e-4)
+
+
+def test_vectors_under_other_conditions(vector_flow):
+    flow, conditions = vector_flow
+    if conditions is None:
+        with pytest.raises(ValueError, match="got one that declares no condition"):
+            latents.swap_condition(flow, _VECTORS, 0, 1)
+        return
+    swapped = latents.swap_condition(flow, _VECTORS, conditions, conditions[::-1])
+    assert np.abs(swapped - _VECTORS).max() > 0.01
+    back = latents.swap_condition(flow, swapped, conditions[::-1], conditions)
+    np.testing.assert_allclose(back, _VECTORS, atol=1e-4)
+    steps = latents.interpolate_conditions(flow, _VECTORS, conditions, conditions[::-1], 3)
+    assert steps.shape == (4, 3, 5)
+    np.testing.assert_allclose(steps[:, 0], _VECTORS, atol=1e-4)
+    np.testing.assert_allclose(steps[:, 2], swapped, atol=1e-4)
+
+
+def test_the_manifold_of_vectors(vector_flow):
+    flow, conditions = vector_flow
+    grid = latents.manifold(flow, _VECTORS, num_angles=4, conditional_input=conditions)
+    assert grid.shape == (4, 4, 5)
+    corners = np.stack([grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]])
+    np.testing.assert_allclose(corners, _VECTORS, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (_VECTORS[:, :4], r"expected vectors \[..., 5\], got shape \(4, 4\)"),
+        (np.float32(1), r"expected vectors \[..., 5\], got shape \(\)"),
+        (_VECTORS[:0], "expected vectors that are not empty"),
+        (_VECTORS * np.inf, "expected finite vectors, got 20 values"),
+    ],
+    ids=["size", "rank", "none", "infinite"],
+)
+def test_bad_vectors(vectors, message):
+    flow = tfr.RealNVPVector(5, num_couplings=1, num_filters=4)
+    with pytest.raises(ValueError, match=message):
+        latents.encode(flow, vectors)
+
+
+def test_scales_are_those_of_images():
+    flow = tfr.RealNVPVector(5, num_couplings=1, num_filters=4)
+    for function in (latents.latent_statistics, latents.levels_of_representation):
+        with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got RealNVPVector"):
+            function(flow, _VECTORS)
+    with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got RealNVPVector"):
+        latents.extrapolate(flow, [5])

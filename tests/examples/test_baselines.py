@@ -59,6 +59,21 @@ def test_histograms_of_known_counts(train_image):
     assert train_image.histogram_bits_per_dim(train, test, 4) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("number", "shape", "reason"),
+    [
+        (13, (2, 3, 2), None),
+        (12, (2, 3, 2), "a Gaussian of 12 dimensions overfits 12 training images"),
+        (50_001, (2, 3, 2), "50,001 training images are too many, more than 50,000"),
+        (9_999, (64, 64, 3), "images of 12,288 dimensions are too large, more than 3,072"),
+        (None, (2, 3, 2), "the number of training images is unknown"),
+    ],
+)
+def test_a_report_without_baselines_says_why(train_image, number, shape, reason):
+    split = types.SimpleNamespace(num_images=number, image_shape=shape)
+    assert train_image.why_no_baselines(split) == reason
+
+
 def test_digits(train_image):
     digits = load_arrays("digits")
     gaussian = train_image.fit_gaussian(digits.train)

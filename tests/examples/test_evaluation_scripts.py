@@ -257,6 +257,7 @@ def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
         "expected_calibration_error": pytest.approx(classes.expected_calibration_error, abs=1e-5),
         "log_loss": pytest.approx(classes.log_loss, rel=1e-4),
         "num_images": 12,
+        "confusion_matrix": [list(row) for row in classes.confusion_matrix],
     }
 
 

@@ -11,6 +11,9 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp import data
 
+# A false alarm, also of data whose number of batches is unknown.
+pytestmark = pytest.mark.filterwarnings("error:Your input ran out of data")
+
 _TINY = ("--num_scales=1", "--num_filters=2", "--batch_size=4")
 _DATASETS = {
     # name: (image shape, evaluation split)

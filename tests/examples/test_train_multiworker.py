@@ -17,7 +17,7 @@ _ARGUMENTS = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters
 _STEPS, _LOG_STEPS = 64, 8
 
 
-def _start(folder, images):
+def _start(folder, images, steps=_STEPS):
     flags = [
         f"--dataset={images}",
         f"--output_dir={folder / 'results'}",
@@ -25,7 +25,7 @@ def _start(folder, images):
         "--batch_size=6",
         "--num_validation=12",
         # 48 training images, 8 steps in a pass.
-        f"--epochs={_STEPS // 8}",
+        f"--epochs={steps // 8}",
         f"--log_steps={_LOG_STEPS}",
     ]
     return st.start_workers(_SCRIPT, flags, folder)
@@ -54,12 +54,16 @@ def test_a_worker_is_killed(tmp_path):
     step = _last_step(tmp_path)
     assert step % _LOG_STEPS == 0 and 0 < step < _STEPS, step
 
-    st.finish_workers(_start(tmp_path, images), tmp_path)
+    # With one more epoch.
+    steps = _STEPS + 8
+    st.finish_workers(_start(tmp_path, images, steps), tmp_path)
     output = (tmp_path / "worker0.txt").read_text()
-    assert f"resuming after step {step}" in output and f"{_STEPS} steps" in output
-    assert _last_step(tmp_path) == _STEPS
+    assert f"resuming after step {step}" in output and f"{steps} steps" in output
+    assert "ran out of data" not in output
+    assert _last_step(tmp_path) == steps
     log = np.genfromtxt(tmp_path / "results" / "log.csv", delimiter=",", names=True)
-    assert log["epoch"][-1] == _STEPS / _LOG_STEPS - 1
+    assert log["epoch"][-1] == steps / _LOG_STEPS - 1
+    assert log["minutes_left"][-1] == 0 < log["minutes_left"][0]
     assert np.isfinite(log["val_bits_per_dim"]).all()
     # Only the chief writes.
     names = {path.name for path in (tmp_path / "results").iterdir()}

@@ -1,5 +1,6 @@
 import pathlib
 import time
+import types
 
 import flow_testing as ft
 import keras
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
+from tfp_realnvp.training import callbacks
 
 _IMAGES = ft.grey_levels(32, (4, 4, 1))
 
@@ -205,3 +207,30 @@ def test_the_clock_runs_within_fit_only():
         assert budget.elapsed_seconds == used[-1]
     assert 0 < used[0] < used[1]
     np.testing.assert_allclose(budget.fraction, used[1] / 1000)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [
+        # The first step takes 100 seconds, the others 6.
+        ({"steps": 12}, [0.8, 0.4, 0.0]),
+        ({"seconds": 240}, [2.03, 1.63, 1.23]),
+        # Half of the budget was used up before.
+        ({"seconds": 240, "used_seconds": 120}, [0.03, 0.0]),
+    ],
+)
+def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            now[0] += 6 if now[0] else 100
+
+    budget = tfr.LearningRateBudget(**limit)
+    options = {"batch_size": 8, "epochs": 3, "verbose": 0}
+    history = _model().fit(_IMAGES, **options, callbacks=[Clock(), budget]).history
+    assert history["minutes_left"] == pytest.approx(minutes, abs=5e-3)
+    # A second `fit` goes on, and does not count the time between the two.
+    now[0] += 1e6
+    assert budget.remaining_seconds <= 60 * minutes[-1] + 0.5

@@ -25,8 +25,9 @@ class LearnedAffine(ChannelVariables):
         """Sets the variables by the moments of `images`, unless they were set before."""
         mean, variance, _ = replicas.batch_moments(tf.stop_gradient(images), shift=self.shift)
         values = (mean, -0.5 * tf.math.log(variance + epsilon))
+        is_set = self.is_set > 0
         for variable, value in zip((self.shift, self.log_scale), values, strict=True):
-            replicas.assign(variable, tf.where(self.is_set > 0, variable, value))
+            replicas.assign(variable, tf.where(is_set, variable, value))
         replicas.assign(self.is_set, tf.ones_like(self.is_set))
 
 

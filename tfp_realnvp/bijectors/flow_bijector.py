@@ -337,9 +337,12 @@ class FlowBijector(tfb.Bijector):
 
     def _log_det_of_positions(self, value: tf.Tensor, log_det: tf.Tensor) -> tf.Tensor:
         """Returns the log det of a map that has the log det `log_det` at each position."""
-        shape, ndims = tf.shape(value), self.event_ndims
-        num_positions = tf.cast(tf.reduce_prod(shape[-ndims:-1]), value.dtype)
-        return tf.fill(shape[:-ndims], num_positions * log_det)
+        shape, positions = tf.shape(value), value.shape[-self.event_ndims : -1]
+        # A Python number, where possible, makes a graph that is traced faster.
+        num_positions = positions.num_elements()
+        if num_positions is None:
+            num_positions = tf.reduce_prod(shape[-self.event_ndims : -1])
+        return tf.fill(shape[: -self.event_ndims], tf.cast(num_positions, value.dtype) * log_det)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the keyword arguments in one form, so that equivalent calls share results."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
@@ -138,10 +139,12 @@ class PLUFactors(tf.Module):
 
     def _triangular(self) -> tuple[tf.Tensor, tf.Tensor]:
         off_diagonal = tf.convert_to_tensor(self.off_diagonal)
-        ones = tf.ones_like(self.log_scale)
-        lower = tf.linalg.set_diag(tf.linalg.band_part(off_diagonal, -1, 0), ones)
-        diagonal = tf.cast(self.sign, ones.dtype) * tf.exp(self.log_scale)
-        return lower, tf.linalg.set_diag(tf.linalg.band_part(off_diagonal, 0, -1), diagonal)
+        dtype, size = off_diagonal.dtype, off_diagonal.shape[0]
+        # Products with constants are fewer operations to trace than `band_part` and `set_diag`.
+        below = np.tri(size, k=-1)
+        identity, below, above = (tf.constant(x, dtype) for x in (np.eye(size), below, below.T))
+        diagonal = tf.cast(self.sign, dtype) * tf.exp(self.log_scale)
+        return off_diagonal * below + identity, off_diagonal * above + diagonal * identity
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""

@@ -51,6 +51,15 @@ class RealNVPVector(AssembledFlow):
     >>> x.shape, flow.log_prob(x).shape
     (TensorShape([7, 5]), TensorShape([7]))
 
+    Vectors given a label, of ten classes:
+
+    >>> flow = tfd.TransformedDistribution(
+    ...     base, tfr.RealNVPVector(5, num_couplings=4, num_filters=16, num_classes=10))
+    >>> of_class_3 = tfr.condition(flow, 3)
+    >>> x = of_class_3.sample(7)
+    >>> of_class_3.log_prob(x).shape, tfr.condition(flow, tf.range(7)).log_prob(x).shape
+    (TensorShape([7]), TensorShape([7]))
+
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3 and figure 1.

@@ -1,4 +1,4 @@
-"""Checked batches of gray levels, and their noise."""
+"""Checked batches of images or vectors, and their noise."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import without_autotune
 
-__all__ = ["checked_arguments", "checked_levels", "image_batches", "noisy_function"]
+__all__ = ["checked_arguments", "checked_batches", "event_name", "needs_noise", "noise_function"]
 
 tfd = tfp.distributions
+
+# Names of events, by their rank.
+_EVENTS = {3: "images", 1: "vectors"}
 
 
 def checked_arguments(
@@ -32,40 +35,90 @@ def checked_arguments(
     return num_draws, batch_size, int(seed)
 
 
-def image_batches(caller: str, data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yields batches of images with their conditions or labels, or with `None`."""
+def checked_batches(
+    caller: str, distribution: tfd.Distribution, data: Any, batch_size: int, dequantize: bool
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yields batches of events with their conditions or labels, or with `None`.
+
+    Raises:
+      ValueError: if there are no events, or they are not of the shape of the distribution's, not
+        finite, or with `dequantize` not integers.
+    """
+    shape = distribution.event_shape
+    name = event_name(caller, distribution)
+    number = 0
+    for number, (events, condition) in enumerate(_batches(caller, data, batch_size), start=1):
+        if events.ndim != 1 + shape.rank or not shape.is_compatible_with(events.shape[1:]):
+            raise ValueError(
+                f"{caller}: expected {name} [batch, {', '.join(map(str, shape))}], got "
+                f"shape {events.shape} in batch {number}."
+            )
+        if not np.isfinite(events).all():
+            kind = "gray levels" if dequantize and name == "images" else name
+            raise ValueError(f"{caller}: expected finite {kind} in batch {number}.")
+        if dequantize:
+            pixels.check_gray_levels(events, caller)
+        yield events, condition
+    if not number:
+        raise ValueError(f"{caller}: expected {name}, got none.")
+
+
+def needs_noise(
+    caller: str,
+    distribution: tfd.Distribution,
+    dequantize: bool | None,
+    dequantizer: VariationalDequantization | None,
+    num_draws: int,
+) -> bool:
+    """Returns `dequantize`, or its default.
+
+    Raises:
+      ValueError: if there is a `dequantizer` or there are several draws, and no noise.
+    """
+    if dequantize is None:
+        is_image = event_name(caller, distribution) == "images"
+        dequantize = is_image or dequantizer is not None
+    validation.flag(dequantize, f"{caller}: expected a bool or None as dequantize")
+    if not dequantize and (num_draws > 1 or dequantizer is not None):
+        raise ValueError(
+            f"{caller}: expected num_draws=1 and no dequantizer for values without noise, got "
+            f"num_draws={num_draws} and dequantizer={dequantizer}; dequantize=True adds noise."
+        )
+    return dequantize
+
+
+def noise_function(
+    distribution: tfd.Distribution,
+    dequantize: bool,
+    dequantizer: VariationalDequantization | None,
+) -> Callable[..., tuple[tf.Tensor, Any]]:
+    """Returns a function of events and a seed, to values and the log density of the noise."""
+    if dequantizer is None:
+        noise = pixels.UniformNoise if dequantize else pixels.NoNoise
+        return noise(distribution.dtype).dequantize
+    noise_fn = tf.function(dequantizer.dequantize, autograph=False)
+    return lambda events, seed: noise_fn(tf.constant(events), seed)
+
+
+def event_name(caller: str, distribution: tfd.Distribution) -> str:
+    """Returns `'images'` or `'vectors'`, or raises a `ValueError` for other events."""
+    shape = distribution.event_shape
+    if shape.rank not in _EVENTS:
+        raise ValueError(
+            f"{caller}: expected a distribution over images [H, W, C] or vectors [D], got events "
+            f"of shape {shape}."
+        )
+    return _EVENTS[shape.rank]
+
+
+def _batches(caller: str, data: Any, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(f"{caller}: expected a finite dataset, got an infinite one.")
         for batch in without_autotune(data).as_numpy_iterator():
             yield np.asarray(pixels.image_component(batch)), pixels.condition_component(batch)
         return
-    images, conditions = np.asarray(pixels.image_component(data)), pixels.condition_component(data)
-    for start in range(0, len(images), batch_size):
+    events, conditions = np.asarray(pixels.image_component(data)), pixels.condition_component(data)
+    for start in range(0, len(events), batch_size):
         part = slice(start, start + batch_size)
-        yield images[part], None if conditions is None else np.asarray(conditions)[part]
-
-
-def checked_levels(
-    caller: str, images: np.ndarray, event_shape: tf.TensorShape, number: int
-) -> np.ndarray:
-    """Returns images, or raises a `ValueError` if they are not gray levels of this shape."""
-    if images.ndim != 4 or not event_shape.is_compatible_with(images.shape[1:]):
-        raise ValueError(
-            f"{caller}: expected images [batch, {', '.join(map(str, event_shape))}], got "
-            f"shape {images.shape} in batch {number}."
-        )
-    if not np.isfinite(images).all():
-        raise ValueError(f"{caller}: expected finite gray levels in batch {number}.")
-    pixels.check_gray_levels(images, caller)
-    return images
-
-
-def noisy_function(
-    distribution: tfd.Distribution, dequantizer: VariationalDequantization | None
-) -> Callable[..., tuple[tf.Tensor, Any]]:
-    """Returns a function of gray levels and a seed, to values and the log density of the noise."""
-    if dequantizer is None:
-        return lambda levels, seed: (pixels.dequantize(levels, seed, distribution.dtype), 0.0)
-    noisy_fn = tf.function(dequantizer.dequantize, autograph=False)
-    return lambda levels, seed: noisy_fn(tf.constant(levels), seed)
+        yield events[part], None if conditions is None else np.asarray(conditions)[part]

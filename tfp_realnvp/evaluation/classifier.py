@@ -14,9 +14,10 @@ from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization, class_log_joint
 from tfp_realnvp.evaluation.batches import (
     checked_arguments,
-    checked_levels,
-    image_batches,
-    noisy_function,
+    checked_batches,
+    event_name,
+    needs_noise,
+    noise_function,
 )
 from tfp_realnvp.internal import validation
 
@@ -27,19 +28,22 @@ tfd = tfp.distributions
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The result of `classification` on one set of images.
+    """The result of `classification` on one set of images or vectors.
 
     Attributes:
       accuracy: share of the images whose label is the most probable class.
       expected_calibration_error: see `expected_calibration_error`.
       log_loss: mean of -log p(label | image), in nats.
-      num_images: number of images.
+      num_images: number of images or vectors.
+      confusion_matrix: number of images of each label (row) and most probable class (column),
+        integers [num_classes, num_classes] as nested tuples; `numpy.array` makes an array of them.
     """
 
     accuracy: float
     expected_calibration_error: float
     log_loss: float
     num_images: int
+    confusion_matrix: tuple[tuple[int, ...], ...]
 
 
 def classification(
@@ -49,6 +53,7 @@ def classification(
     prior: ArrayLike | None = None,
     *,
     num_draws: int = 1,
+    dequantize: bool | None = None,
     dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -64,7 +69,8 @@ def classification(
 
     The means estimate the probabilities of the integers. More samples make the estimates and the
     classifier more accurate. With a `VariationalDequantization` q, the noise is drawn from q(u |
-    x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y).
+    x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y). Vectors get no noise, unless
+    `dequantize`.
 
     #### Example
 
@@ -78,14 +84,17 @@ def classification(
     >>> result = evaluation.classification(flow, images, np.arange(10) % 2)
     >>> result.accuracy, round(result.log_loss, 3)   # Before training, classes are alike.
     (0.5, 0.693)
+    >>> np.array(result.confusion_matrix).sum(axis=1)   # Images of each label.
+    array([5, 5])
 
     Args:
       distribution: as in `class_log_probs`.
-      images: gray levels, [N, H, W, C]; or images and labels, as tuple, dictionary or
-        `tf.data.Dataset`, as in `bits_per_dim`.
+      images: gray levels [N, H, W, C], or vectors [N, D]; or one of these with labels, as tuple,
+        dictionary or `tf.data.Dataset`, as in `log_likelihood`.
       labels: integers [N], if `images` has no labels.
       prior: as in `class_log_probs`.
-      num_draws: number of noise samples.
+      num_draws: number of noise samples; 1 without noise.
+      dequantize: as in `log_likelihood`.
       dequantizer: distribution of the noise; by default uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset. The density is evaluated on
@@ -108,25 +117,27 @@ def classification(
         input_signature=[spec],
         autograph=False,
     )
-    noisy_fn = noisy_function(distribution, dequantizer)
+    dequantize = needs_noise(caller, distribution, dequantize, dequantizer, num_draws)
+    noise_fn = noise_function(distribution, dequantize, dequantizer)
     log_probs, all_labels = [], []
-    batches = image_batches(caller, images, batch_size)
+    batches = checked_batches(caller, distribution, images, batch_size, dequantize)
     for number, (batch, batch_labels) in enumerate(batches, start=1):
-        levels = checked_levels(caller, batch, distribution.event_shape, number)
         draws = []
         for draw in range(num_draws):
-            values, log_noise = noisy_fn(levels, pixels.evaluation_seed(seed, number, draw))
+            values, log_noise = noise_fn(batch, pixels.evaluation_seed(seed, number, draw))
             draw_log_joint = joint_fn(values).numpy().astype(np.float64)
             draws.append(draw_log_joint - np.asarray(log_noise)[..., np.newaxis])
         log_joint = np.logaddexp.reduce(draws)
         log_probs.append(log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True))
         if np.isnan(log_probs[-1]).any():
             raise ValueError(f"{caller}: expected log densities, got NaN in batch {number}.")
-        all_labels.append(_checked_labels(batch_labels, log_joint.shape, number))
-    if not log_probs:
-        raise ValueError(f"{caller}: expected images, got none.")
+        all_labels.append(
+            _checked_labels(batch_labels, log_joint.shape, number, event_name(caller, distribution))
+        )
     log_probs, labels = np.concatenate(log_probs), np.concatenate(all_labels)
-    is_correct = log_probs.argmax(axis=-1) == labels
+    predicted, num_classes = log_probs.argmax(axis=-1), log_probs.shape[-1]
+    is_correct = predicted == labels
+    confusion = np.bincount(num_classes * labels.astype(int) + predicted, minlength=num_classes**2)
     return Classification(
         accuracy=float(is_correct.mean()),
         expected_calibration_error=expected_calibration_error(
@@ -134,6 +145,7 @@ def classification(
         ),
         log_loss=float(-log_probs[np.arange(len(labels)), labels].mean()),
         num_images=len(labels),
+        confusion_matrix=tuple(map(tuple, confusion.reshape(num_classes, num_classes).tolist())),
     )
 
 
@@ -186,11 +198,11 @@ def expected_calibration_error(
     return float(np.abs(differences).sum() / len(confidence))
 
 
-def _checked_labels(labels: Any, shape: tuple[int, int], number: int) -> np.ndarray:
+def _checked_labels(labels: Any, shape: tuple[int, int], number: int, events: str) -> np.ndarray:
     num_images, num_classes = shape
     expected = (
         f"classification: expected integer labels in [0, {num_classes}), one for each of "
-        f"{num_images} images in batch {number}"
+        f"{num_images} {events} in batch {number}"
     )
     if labels is None:
         raise ValueError(f"{expected}, got none.")

@@ -107,7 +107,7 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
       The mean and the biased variance, [C], and the number of values in each channel.
     """
     axes = list(range(images.shape.rank - 1))
-    count = tf.cast(tf.reduce_prod(tf.shape(images)[:-1]), images.dtype)
+    count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
     if not statistics_are_global():
         return *local_moments(images, axes), count
     shift = tf.stop_gradient(shift)

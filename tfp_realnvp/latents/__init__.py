@@ -1,4 +1,7 @@
-"""The paper's experiments with the latents of a trained model, as functions of arrays."""
+"""The paper's experiments with the latents of a trained model, as functions of arrays.
+
+Those that do not need the scales of an image also take vectors.
+"""
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
 from tfp_realnvp.latents.conditions import interpolate_conditions, swap_condition

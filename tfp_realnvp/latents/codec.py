@@ -1,4 +1,4 @@
-"""Encodes images to latents, and decodes latents to images."""
+"""Encodes images or vectors to latents, and decodes latents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import RealNVPImage
+from tfp_realnvp.bijectors import RealNVPImage, RealNVPVector
 from tfp_realnvp.distributions import takes_condition
 from tfp_realnvp.internal import private_api, validation
 
@@ -22,21 +22,25 @@ __all__ = [
     "condition_of",
     "decode",
     "encode",
+    "image_bijector_of",
     "reconstruct",
     "with_axis",
 ]
 
 tfd = tfp.distributions
 
-Flow = RealNVPImage | tfd.Distribution
+# Names of events, by their rank.
+_KINDS = {3: "images", 1: "vectors"}
+
+Flow = RealNVPImage | RealNVPVector | tfd.Distribution
 
 
 class Reconstruction(NamedTuple):
     """The result of `reconstruct`.
 
     Attributes:
-      images: decoded images, continuous pixel values, [..., H, W, C].
-      largest_error: largest absolute error of a pixel, in gray levels.
+      images: decoded images, continuous pixel values, [..., H, W, C]; or vectors [..., D].
+      largest_error: largest absolute error of a pixel, in gray levels, or of an element.
     """
 
     images: np.ndarray
@@ -73,7 +77,7 @@ def encode(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Returns the latents of images, by `flow.bijector.inverse`.
+    """Returns the latents of images or vectors, by `flow.bijector.inverse`.
 
     #### Example
 
@@ -92,34 +96,39 @@ def encode(
     >>> latents.encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
 
+    Vectors:
+
+    >>> flow = tfr.RealNVPVector(5, num_couplings=2, num_filters=8)
+    >>> vectors = np.random.default_rng(0).normal(size=[3, 5])
+    >>> z = latents.encode(flow, vectors)
+    >>> z.shape, bool(np.allclose(latents.decode(flow, z), vectors, atol=1e-4))
+    ((3, 5), True)
+
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      images: [..., H, W, C], continuous pixel values or integer gray levels. 0.5 is added to
-        integers, which gives the center of the level.
-      batch_size: number of images that are encoded at a time.
-      conditional_input: the condition of the images, as the flow declares it: labels [...],
-        vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with the leading
-        shape of the images.
+      flow: a `RealNVPImage` or `RealNVPVector`, or a `tfd.TransformedDistribution` with one.
+      images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
+        0.5 is added to gray levels, which gives the center of the level.
+      batch_size: number of images or vectors that are encoded at a time.
+      conditional_input: the condition of the images or vectors, as the flow declares it: labels
+        [...], vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with theirs.
 
     Returns:
-      Latents [..., H, W, C], of the shape of the images broadcast with the conditions.
+      Latents of the shape of the images or vectors, broadcast with the conditions.
 
     Raises:
-      TypeError: if `flow` has no `RealNVPImage`.
-      ValueError: if images are not finite, if their shape or range does not match the model, or if
+      TypeError: if `flow` has no `RealNVPImage` or `RealNVPVector`.
+      ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
     bijector = bijector_of(flow)
-    images = np.asarray(images)
-    if np.issubdtype(images.dtype, np.integer):
-        images = images + 0.5
-    images = _checked(images, bijector, "images")
+    kind = _KINDS[bijector.event_ndims]
+    images = _checked(_centers(images, bijector), bijector, kind)
     condition = condition_of(flow, conditional_input)
-    latents = _batched(bijector.inverse, images, condition, batch_size)
+    latents = _batched(bijector.inverse, bijector.event_ndims, images, condition, batch_size)
     if not np.isfinite(latents).all():
         raise ValueError(
-            "expected images in the range of pixel values of the model, got values in "
-            f"[{images.min()}, {images.max()}], whose latents are not finite."
+            f"expected {kind} in the range of {'pixel ' * (kind == 'images')}values of the model, "
+            f"got values in [{images.min()}, {images.max()}], whose latents are not finite."
         )
     return latents
 
@@ -131,33 +140,33 @@ def decode(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Returns the images of latents, by `flow.bijector.forward`. See `encode` for an example.
+    """Returns the images or vectors of latents, by `flow.bijector.forward`; see `encode`.
 
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      latents: [..., H, W, C], with H and W divisible by 2^(num_scales - 1). They can differ from
-        the size of the training images.
-      batch_size: number of images that are decoded at a time.
+      flow: as in `encode`.
+      latents: [..., D] of vectors; or [..., H, W, C], with H and W divisible by
+        2^(num_scales - 1), which can differ from the size of the training images.
+      batch_size: number of latents that are decoded at a time.
       conditional_input: see `encode`; broadcasts with the latents.
 
     Returns:
-      Continuous pixel values, of the shape of the latents broadcast with the conditions. `to_uint8`
-      converts them to gray levels.
+      Vectors or continuous pixel values, of the shape of the latents broadcast with the conditions.
+      `to_uint8` converts pixel values to gray levels.
 
     Raises:
-      TypeError: if `flow` has no `RealNVPImage`.
-      ValueError: if latents or images are not finite, if the shape does not match the model, or if
+      TypeError: if `flow` has no `RealNVPImage` or `RealNVPVector`.
+      ValueError: if latents or results are not finite, if the shape does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
     bijector = bijector_of(flow)
     latents = _checked(np.asarray(latents), bijector, "latents")
     condition = condition_of(flow, conditional_input)
-    images = _batched(bijector.forward, latents, condition, batch_size)
+    images = _batched(bijector.forward, bijector.event_ndims, latents, condition, batch_size)
     if not np.isfinite(images).all():
         raise ValueError(
-            "expected latents whose images are finite, got latents in "
+            f"expected latents whose {_KINDS[bijector.event_ndims]} are finite, got latents in "
             f"[{latents.min()}, {latents.max()}] with {np.count_nonzero(~np.isfinite(images))} "
-            "pixels that are not finite."
+            "values that are not finite."
         )
     return images
 
@@ -169,7 +178,7 @@ def reconstruct(
     *,
     conditional_input: ArrayLike | None = None,
 ) -> Reconstruction:
-    """Encodes and decodes images, which reproduces them up to rounding (section 3.3).
+    """Encodes and decodes images or vectors, which reproduces them up to rounding (section 3.3).
 
     #### Example
 
@@ -182,12 +191,12 @@ def reconstruct(
     Args:
       flow: as in `encode`.
       images: as in `encode`.
-      batch_size: number of images that are processed at a time.
+      batch_size: number of images or vectors that are processed at a time.
       conditional_input: see `encode`.
 
     Returns:
-      A `Reconstruction`. The reference for its error is the continuous pixel value, for integer
-      images the center of the level.
+      A `Reconstruction`. The reference for its error is the continuous value, for gray levels the
+      center of the level.
 
     Raises:
       TypeError: see `encode`.
@@ -195,22 +204,34 @@ def reconstruct(
     """
     latents = encode(flow, images, batch_size, conditional_input=conditional_input)
     decoded = decode(flow, latents, batch_size, conditional_input=conditional_input)
-    images = np.asarray(images)
-    if np.issubdtype(images.dtype, np.integer):
-        images = images + 0.5
-    return Reconstruction(decoded, float(np.max(np.abs(decoded - images))))
+    error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
+    return Reconstruction(decoded, float(error))
 
 
-def bijector_of(flow: Flow) -> RealNVPImage:
+def bijector_of(flow: Flow) -> RealNVPImage | RealNVPVector:
+    """Returns the `RealNVPImage` or `RealNVPVector` of a distribution, or the bijector itself.
+
+    Raises:
+      TypeError: if there is none.
+    """
+    return _bijector_of(flow, RealNVPImage, RealNVPVector)
+
+
+def image_bijector_of(flow: Flow) -> RealNVPImage:
     """Returns the `RealNVPImage` of a distribution, or the bijector itself.
 
     Raises:
       TypeError: if there is no `RealNVPImage`.
     """
+    return _bijector_of(flow, RealNVPImage)
+
+
+def _bijector_of(flow: Flow, *kinds: type) -> RealNVPImage | RealNVPVector:
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
-    if not isinstance(bijector, RealNVPImage):
+    if not isinstance(bijector, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            "expected a RealNVPImage, or a tfd.TransformedDistribution with one, got "
+            f"expected a {names}, or a tfd.TransformedDistribution with one, got "
             f"{type(flow).__name__}."
         )
     return bijector
@@ -236,7 +257,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
       The condition; `None` if there is none, or if only the base distribution takes it.
 
     Raises:
-      TypeError: if `flow` has no `RealNVPImage`.
+      TypeError: see `bijector_of`.
       ValueError: if the flow declares no condition, or another one.
     """
     bijector = bijector_of(flow)
@@ -247,7 +268,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
         if flow is not bijector and takes_condition(flow.distribution):
             return None
         raise ValueError(
-            f"{bijector.name}: expected a RealNVPImage with num_classes or a "
+            f"{bijector.name}: expected a flow with num_classes or a "
             "conditional_event_shape for a conditional_input, got one that declares no condition."
         )
     values = embedding.spec.as_tensor(conditional_input, bijector.name, embedding.compute_dtype)
@@ -256,7 +277,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
-    """Returns conditions [..., 1, *event], to broadcast over several images; `None` without one.
+    """Returns conditions [..., 1, *event], to broadcast over several events; `None` without one.
 
     #### Example
 
@@ -281,14 +302,24 @@ def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | N
     return np.expand_dims(condition.values, -1 - condition.event_ndims)
 
 
-def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarray:
-    shape, divisor = values.shape, 2 ** (bijector.num_scales - 1)
-    channels = bijector.image_shape[-1]
-    if len(shape) < 3 or shape[-1] != channels or shape[-3] % divisor or shape[-2] % divisor:
-        raise ValueError(
-            f"expected {what} [..., height, width, {channels}], with height and width divisible "
-            f"by {divisor}, got shape {shape}."
-        )
+def _centers(values: ArrayLike, bijector: RealNVPImage | RealNVPVector) -> np.ndarray:
+    """Returns an array of the values, for gray levels the centers of the levels."""
+    values = np.asarray(values)
+    is_gray = bijector.event_ndims == 3 and np.issubdtype(values.dtype, np.integer)
+    return values + 0.5 if is_gray else values
+
+
+def _checked(values: np.ndarray, bijector: RealNVPImage | RealNVPVector, what: str) -> np.ndarray:
+    shape = values.shape
+    if bijector.event_ndims == 1:
+        is_event, expected = shape[-1:] == (bijector.event_size,), f"[..., {bijector.event_size}]"
+    else:
+        divisor, channels = 2 ** (bijector.num_scales - 1), bijector.image_shape[-1]
+        is_event = len(shape) >= 3 and shape[-1] == channels
+        is_event = is_event and not (shape[-3] % divisor or shape[-2] % divisor)
+        expected = f"[..., height, width, {channels}], with height and width divisible by {divisor}"
+    if not is_event:
+        raise ValueError(f"expected {what} {expected}, got shape {shape}.")
     if not values.size:
         raise ValueError(f"expected {what} that are not empty, got shape {shape}.")
     values = values.astype(bijector.dtype.as_numpy_dtype)
@@ -302,15 +333,16 @@ def _checked(values: np.ndarray, bijector: RealNVPImage, what: str) -> np.ndarra
 
 def _batched(
     function: Callable[..., tf.Tensor],
+    event_ndims: int,
     values: np.ndarray,
     condition: ConditionArray | None,
     batch_size: int,
 ) -> np.ndarray:
     batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
-    batch_shape, event_shape = values.shape[:-3], values.shape[-3:]
+    batch_shape, event_shape = values.shape[:-event_ndims], values.shape[-event_ndims:]
     options = {}
     if condition is not None:
-        batch_shape = _broadcast_shape(values, condition)
+        batch_shape = _broadcast_shape(batch_shape, condition.batch_shape)
         options["conditional_input"] = _flat(condition.values, batch_shape, condition.event_shape)
     flat, results = _flat(values, batch_shape, event_shape), []
     for start in range(0, len(flat), batch_size):
@@ -328,11 +360,11 @@ def _flat(
     return np.broadcast_to(values, (*batch_shape, *event_shape)).reshape(-1, *event_shape)
 
 
-def _broadcast_shape(values: np.ndarray, condition: ConditionArray) -> tuple[int, ...]:
+def _broadcast_shape(events: tuple[int, ...], conditions: tuple[int, ...]) -> tuple[int, ...]:
     try:
-        return np.broadcast_shapes(values.shape[:-3], condition.batch_shape)
+        return np.broadcast_shapes(events, conditions)
     except ValueError as error:
         raise ValueError(
-            "expected leading shapes of images and conditional_input that broadcast, got "
-            f"{values.shape[:-3]} and {condition.batch_shape}."
+            "expected leading shapes of events and conditional_input that broadcast, got "
+            f"{events} and {conditions}."
         ) from error

@@ -1,4 +1,4 @@
-"""Decodes images under other conditions, and under conditions between two."""
+"""Decodes images or vectors under other conditions, and under conditions between two."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def swap_condition(
 ) -> np.ndarray:
     """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
 
-    The arguments, results and errors are those of `encode` and `decode`.
+    The arguments, results and errors are those of `encode` and `decode`; vectors are taken as well.
 
     #### Example
 
@@ -75,8 +75,8 @@ def interpolate_conditions(
     the attributes of encoded images continuously.
 
     Args:
-      flow: a `RealNVPImage` that declares a condition, or a `tfd.TransformedDistribution` with one.
-      images: images [..., H, W, C], as in `encode`.
+      flow: as in `encode`, with a condition.
+      images: images [..., H, W, C] or vectors [..., D], as in `encode`.
       start: conditions of the images, as in `encode`.
       end: conditions of the last step. The leading shapes of `start` and `end` broadcast with that
         of the images.
@@ -84,7 +84,7 @@ def interpolate_conditions(
       batch_size: number of images that are processed at a time.
 
     Returns:
-      Continuous pixel values, [..., num_steps, H, W, C].
+      Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
 
     Raises:
       TypeError: see `encode`.
@@ -93,7 +93,8 @@ def interpolate_conditions(
     """
     steps = linear_steps(flow, start, end, num_steps)
     latents = encode(flow, images, batch_size, conditional_input=start)
-    return decode(flow, latents[..., np.newaxis, :, :, :], batch_size, conditional_input=steps)
+    latents = np.expand_dims(latents, -1 - bijector_of(flow).event_ndims)
+    return decode(flow, latents, batch_size, conditional_input=steps)
 
 
 def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Interpolation between images."""
+"""Interpolation between images or vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, decode, encode, with_axis
+from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, with_axis
 from tfp_realnvp.latents.conditions import linear_steps
 
 __all__ = ["interpolate"]
@@ -22,7 +22,7 @@ def interpolate(
     conditional_input: ArrayLike | None = None,
     second_conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    r"""Decodes latents on a path between the latents of two images.
+    r"""Decodes latents on a path between the latents of two images or vectors.
 
     With the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps,
 
@@ -52,16 +52,16 @@ def interpolate(
     White: Sampling generative networks (2016), section 2.1.
 
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      first: images [..., H, W, C], as in `encode`.
-      second: images of the same shape.
-      num_steps: number of interpolated images, including both ends.
+      flow: a `RealNVPImage` or `RealNVPVector`, or a `tfd.TransformedDistribution` with one.
+      first: images [..., H, W, C] or vectors [..., D], as in `encode`.
+      second: images or vectors of the same shape.
+      num_steps: number of interpolated images or vectors, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
       conditional_input: the condition of `first`, as in `encode`; by default also of `second`.
       second_conditional_input: the condition of `second`.
 
     Returns:
-      Continuous pixel values, [..., num_steps, H, W, C].
+      Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
 
     Raises:
       TypeError: see `encode`.
@@ -70,7 +70,7 @@ def interpolate(
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
-            f"interpolate: expected two images of the same shape, got {np.shape(first)} and "
+            f"interpolate: expected two events of the same shape, got {np.shape(first)} and "
             f"{np.shape(second)}."
         )
     num_steps = validation.integer(num_steps, 2, "interpolate: expected num_steps of at least 2")
@@ -80,17 +80,18 @@ def interpolate(
     else:
         last = second_conditional_input
         steps = linear_steps(flow, conditional_input, last, num_steps)
+    event_ndims = bijector_of(flow).event_ndims
     z1, z2 = (
-        encode(flow, image, conditional_input=condition)[..., np.newaxis, :, :, :]
-        for image, condition in ((first, conditional_input), (second, last))
+        np.expand_dims(encode(flow, event, conditional_input=condition), -1 - event_ndims)
+        for event, condition in ((first, conditional_input), (second, last))
     )
-    t = np.linspace(0, 1, num_steps)[:, np.newaxis, np.newaxis, np.newaxis]
-    latents = _spherical(z1, z2, t) if spherical else (1 - t) * z1 + t * z2
+    t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * event_ndims)
+    latents = _spherical(z1, z2, t, event_ndims) if spherical else (1 - t) * z1 + t * z2
     return decode(flow, latents, conditional_input=steps)
 
 
-def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray) -> np.ndarray:
-    event = (-3, -2, -1)
+def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray, event_ndims: int) -> np.ndarray:
+    event = tuple(range(-event_ndims, 0))
     z1, z2 = z1.astype(np.float64), z2.astype(np.float64)
     norms = np.sqrt(np.sum(z1**2, event, keepdims=True) * np.sum(z2**2, event, keepdims=True))
     cosine = np.sum(z1 * z2, event, keepdims=True) / np.maximum(norms, np.finfo(norms.dtype).tiny)

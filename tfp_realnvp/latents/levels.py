@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tfp_realnvp.distributions import route
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, with_axis
+from tfp_realnvp.latents.codec import Flow, decode, encode, image_bijector_of, with_axis
 from tfp_realnvp.latents.sampling import sample_latents, stateless_seed
 
 __all__ = ["levels_of_representation"]
@@ -65,7 +65,7 @@ def levels_of_representation(
       ValueError: if the mode is unknown, or if `base` has another event shape; see also `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
-    bijector = bijector_of(flow)
+    bijector = image_bijector_of(flow)
     latents = encode(flow, images, conditional_input=conditional_input)
     if base is None and isinstance(flow, private_api.TransformedDistribution):
         base = flow.distribution

@@ -1,4 +1,4 @@
-"""The manifold spanned by four images."""
+"""The manifold spanned by four images or vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, condition_of, decode, encode
+from tfp_realnvp.latents.codec import Flow, bijector_of, condition_of, decode, encode
 from tfp_realnvp.latents.conditions import as_vectors
 
 __all__ = ["manifold"]
@@ -47,29 +47,29 @@ def manifold(
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.2, equation 19.
 
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
-      four_images: images [4, H, W, C], as in `encode`.
+      flow: a `RealNVPImage` or `RealNVPVector`, or a `tfd.TransformedDistribution` with one.
+      four_images: images [4, H, W, C] or vectors [4, D], as in `encode`.
       num_angles: number of values of each angle.
       conditional_input: the conditions of the images, or one for all, as in `encode`.
 
     Returns:
-      Continuous pixel values, [num_angles, num_angles, H, W, C].
+      Continuous pixel values, [num_angles, num_angles, H, W, C]; or vectors.
 
     Raises:
       TypeError: see `encode`.
       ValueError: if the number of images or conditions is not four, if there are no angles, or if a
         condition is missing; see also `encode`.
     """
-    shape = np.shape(four_images)
-    if len(shape) != 4 or shape[0] != 4:
-        raise ValueError(
-            f"manifold: expected four images [4, height, width, channels], got shape {shape}."
-        )
+    shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
+    if len(shape) != 1 + event_ndims or shape[0] != 4:
+        axes = {3: "images [4, height, width, channels]", 1: "vectors [4, size]"}
+        raise ValueError(f"manifold: expected four {axes[event_ndims]}, got shape {shape}.")
     num_angles = validation.integer(num_angles, 1, "manifold: expected num_angles of at least 1")
     latents = encode(flow, four_images, conditional_input=conditional_input)
     if latents.shape != shape:
         raise ValueError(
-            f"manifold: expected four conditions, or one, got {latents.shape[:-3]} latents."
+            f"manifold: expected four conditions, or one, got {latents.shape[:-event_ndims]} "
+            "latents."
         )
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])

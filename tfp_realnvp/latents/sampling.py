@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, bijector_of, decode
+from tfp_realnvp.latents.codec import Flow, decode, image_bijector_of
 
 __all__ = ["extrapolate", "sample_latents", "stateless_seed"]
 
@@ -41,21 +41,28 @@ def sample_latents(
     >>> z.shape, bool(np.abs(z).max() <= 1)
     ((100, 4, 4, 3), True)
 
+    Samples of a flow of vectors:
+
+    >>> import tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPVector(5, num_couplings=2, num_filters=8)
+    >>> latents.decode(flow, latents.sample_latents([5], 100, temperature=0.5)).shape
+    (100, 5)
+
     #### References
 
     Kingma, Dhariwal: Glow (2018), section 5, for the temperature.
     Brock, Donahue, Simonyan: Large scale GAN training (2019), section 3.1, for truncation.
 
     Args:
-      shape: shape of one image, (height, width, channels).
-      num: number of images, or their leading dimensions.
+      shape: shape of one image, (height, width, channels), or of one vector, (size,).
+      num: number of images or vectors, or their leading dimensions.
       seed: one or two integers. Equal seeds give equal latents.
       temperature: standard deviation, at least 0.
       truncation: bound in standard deviations, more than 0; `None` means no truncation.
       dtype: dtype of the latents, `tf.float32` or `tf.float64`.
 
     Returns:
-      Latents, [num, height, width, channels].
+      Latents, [num, *shape].
 
     Raises:
       ValueError: if an argument is out of range.
@@ -106,7 +113,7 @@ def extrapolate(
     (2, 8, 16, 1)
 
     """
-    dtype = bijector_of(flow).dtype
+    dtype = image_bijector_of(flow).dtype
     latents = sample_latents(image_shape, num_images, seed, temperature, dtype=dtype)
     return decode(flow, latents, conditional_input=conditional_input)
 

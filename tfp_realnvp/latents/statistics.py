@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.latents.codec import Flow, bijector_of, encode
+from tfp_realnvp.latents.codec import Flow, encode, image_bijector_of
 
 __all__ = ["ScaleStatistics", "latent_statistics"]
 
@@ -68,8 +68,9 @@ def latent_statistics(
       TypeError: see `encode`.
       ValueError: see `encode`.
     """
+    bijector = image_bijector_of(flow)
     latents = encode(flow, images, batch_size, conditional_input=conditional_input)
-    by_scale = bijector_of(flow).split_latents(tf.constant(latents))
+    by_scale = bijector.split_latents(tf.constant(latents))
     return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)
 
 

@@ -30,6 +30,9 @@ class LearningRateBudget(keras.callbacks.Callback):
     and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
     a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
 
+    The logs of each epoch, and so the progress line of `fit`, have `minutes_left`: the time until
+    the budget is used up.
+
     #### Example
 
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
@@ -88,6 +91,8 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.hold = hold
         self.used_seconds = used_seconds
         self._start = None
+        # Number of steps and time after the first step of `fit`, most of which is tracing.
+        self._after_first_step = None
 
     @property
     def fraction(self) -> float:
@@ -101,9 +106,25 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Seconds of training, those of earlier runs included."""
         return self.used_seconds + (0 if self._start is None else time.monotonic() - self._start)
 
+    @property
+    def remaining_seconds(self) -> float:
+        """Seconds until the budget is used up; NaN for steps before the first one of `fit`.
+
+        The time of the remaining steps is estimated by that of the steps of this `fit`, with their
+        validations and checkpoints, and without the first step.
+        """
+        if self.seconds is not None:
+            return max(0.0, self.seconds - self.elapsed_seconds)
+        if self._after_first_step is None:
+            return math.nan
+        first, start = self._after_first_step
+        step = _step(self.model)
+        seconds_per_step = (time.monotonic() - start) / max(1, step - first)
+        return max(0, self.steps - step) * seconds_per_step
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
-        self._start = time.monotonic()
+        self._start, self._after_first_step = time.monotonic(), None
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Stops the clock."""
@@ -118,8 +139,15 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops when the budget is used up."""
+        if self._after_first_step is None:
+            self._after_first_step = _step(self.model), time.monotonic()
         if self._common_fraction() >= 1:
             self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds `minutes_left` to the logs."""
+        if logs is not None:
+            logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
 
     def _common_fraction(self) -> float:
         # With different learning rates the workers' weights would diverge, and a worker that stops
