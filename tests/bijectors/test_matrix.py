@@ -269,9 +269,13 @@ each_traced_case = pytest.mark.parametrize("name", [n for n in CASES if n not in
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
 
-@functools.cache
 def _bijector(name, dtype=tf.float64):
     """A bijector with random variables, which no test may write to."""
+    return _made_bijector(name, dtype)
+
+
+@functools.cache
+def _made_bijector(name, dtype):
     return ft.randomize(CASES[name].make(dtype), seed=1)
 
 
@@ -326,9 +330,13 @@ def _all_results(bijector, x, y, **given):
     )
 
 
-@functools.cache
 def _eager_results(name, dtype=tf.float64):
     """`_all_results` at `_latents(name)` and `_data(name, seed=1)`."""
+    return _computed_results(name, dtype)
+
+
+@functools.cache
+def _computed_results(name, dtype):
     x, y = _latents(name, dtype), _data(name, dtype, seed=1)
     return _all_results(_bijector(name, dtype), x, y, **_given(name, dtype))
 
