@@ -57,7 +57,13 @@ def test_the_example_of_the_readme_runs_with_the_wheel(wheel, tmp_path):
     readme = (_ROOT / "README.md").read_text()
     [example] = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[:1]
     script = tmp_path / "example.py"
-    script.write_text(f"{example}\nprint(tfr.__file__)\n")
+    lazy = [f"tfp_realnvp.{name}" for name in ("data", "evaluation", "latents", "plots")]
+    script.write_text(
+        f"import sys\nimport tfp_realnvp\nassert sys.modules.keys().isdisjoint({lazy})\n"
+        f"{example}\nprint(tfr.__file__)\n"
+    )
     # Isolated mode: neither PYTHONPATH nor the working directory provides the package.
-    run = subprocess.run([python, "-I", script], check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [python, "-I", script], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
     assert pathlib.Path(run.stdout.splitlines()[-1]) == site_packages / "tfp_realnvp/__init__.py"
