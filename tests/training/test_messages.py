@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import pixels
+from tfp_realnvp.training.input_data import arguments_for_keras
 
 tfd = tfp.distributions
 
@@ -74,16 +75,21 @@ def test_levels_beyond_those_of_the_model_in_a_dataset_name_the_data(model):
 @pytest.mark.parametrize("high", [1, 15, 200])
 def test_few_levels(dequantize, high, recwarn):
     model = tfr.FlowModel(_flow(), dequantize=dequantize)
-    model.compile()
     images = np.random.default_rng(0).integers(0, high + 1, [6, *_SHAPE]).astype(np.float32)
     images[0, 0, 0, 0] = high
-    model.fit(images, epochs=1, verbose=0)
-    messages = [str(warning.message) for warning in recwarn.list if warning.filename == __file__]
+    arguments_for_keras(model, "fit", images)
+    messages = [str(warning.message) for warning in recwarn.list]
     if high == 200:
         assert not messages
     else:
         [message] = messages
         assert f"end at {high}" in message and "256 gray levels" in message
+
+
+def test_the_warning_points_to_the_call_of_fit(model):
+    with pytest.warns(UserWarning, match="gray levels") as warned:
+        model.fit(np.minimum(_IMAGES, 1), verbose=0)
+    assert warned[0].filename == __file__
 
 
 def test_predict_with_y(model):
