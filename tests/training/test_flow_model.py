@@ -1,3 +1,4 @@
+import functools
 import math
 
 import flow_testing as ft
@@ -320,6 +321,107 @@ def test_defaults_of_compile():
     assert optimizer.global_clipnorm == 100
     assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
     assert model.scale_l2 == 5e-5
+
+
+class _Rates(keras.callbacks.Callback):
+    """Notes the learning rate of each step, after another callback has set it if it does."""
+
+    def __init__(self, rate=None, when=None):
+        super().__init__()
+        self.rates = []
+        if when is not None:
+            setattr(self, when, lambda *args: setattr(self.model.optimizer, "learning_rate", rate))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def _rates(model, callback=None, images=None, **options):
+    callback = callback or _Rates()
+    images = ft.grey_levels(8) if images is None else images
+    options = {"batch_size": 2, "verbose": 0, "callbacks": [callback], **options}
+    model.fit(images, **options)
+    return callback.rates
+
+
+def _cosine(steps, first=0):
+    return 5e-4 * (1 + np.cos(np.pi * np.arange(first, steps) / steps))
+
+
+def test_the_default_rate_falls_to_zero_in_each_fit():
+    model = _model()
+    for epochs in (2, 1):
+        np.testing.assert_allclose(_rates(model, epochs=epochs), _cosine(4 * epochs), rtol=1e-5)
+        # What is saved.
+        assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+    constant = _rates(_model(optimizer=tfr.FusedAdam(1e-2)), epochs=2)
+    np.testing.assert_allclose(constant, [1e-2] * 8, rtol=1e-6)
+
+
+def test_a_resumed_fit_continues_the_default_rate(tmp_path):
+    model = _model(_resnets())
+    model.fit(ft.grey_levels(8), batch_size=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for resumed in (model, loaded):
+        rates = _rates(resumed, initial_epoch=1, epochs=3)
+        np.testing.assert_allclose(rates, _cosine(12, first=4), rtol=1e-5)
+    whole, part = _Rates(), _Rates()
+    backup = functools.partial(keras.callbacks.BackupAndRestore, tmp_path / "backup")
+    stop = keras.callbacks.LambdaCallback(on_epoch_begin=_interrupt_second)
+    with pytest.raises(KeyboardInterrupt):
+        _rates(_model(), whole, epochs=2, callbacks=[backup(), stop, whole])
+    _rates(_model(), part, epochs=2, callbacks=[backup(), part])
+    np.testing.assert_allclose(whole.rates + part.rates, _cosine(8), rtol=1e-5)
+
+
+def _interrupt_second(epoch, logs):
+    if epoch == 1:
+        raise KeyboardInterrupt
+
+
+def test_the_default_rate_after_a_step_that_failed():
+    def fail(batch, logs):
+        raise KeyboardInterrupt
+
+    model = _model()
+    failing = keras.callbacks.LambdaCallback(on_train_batch_begin=fail)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(ft.grey_levels(8), verbose=0, callbacks=failing)
+    np.testing.assert_allclose(_rates(model), _cosine(4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("when", ["on_epoch_begin", "on_epoch_end", "before"])
+def test_a_rate_that_somebody_sets_is_kept(when):
+    model = _model()
+    if when == "before":
+        model.optimizer.learning_rate = 0.125
+    callback = _Rates() if when == "before" else _Rates(0.125, when)
+    rates = _rates(model, callback, epochs=2)
+    assert rates[4:] == [0.125] * 4
+    if when != "on_epoch_end":
+        assert rates[:4] == [0.125] * 4
+
+
+def test_a_budget_beside_the_default_rate():
+    model, rates = _model(), _Rates()
+    budget = tfr.LearningRateBudget(1e-3, steps=8, warmup_steps=2)
+    _rates(model, rates, epochs=2, callbacks=[budget, rates])
+    expected = 1e-3 * np.array([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(rates.rates, expected, rtol=1e-5)
+    assert float(model.optimizer.learning_rate) == pytest.approx(2.5e-4)
+
+
+def test_the_default_rate_of_an_unknown_number_of_steps():
+    def batches():
+        for _ in range(2):
+            yield ft.grey_levels(2)
+
+    signature = tf.TensorSpec([2, 4, 4, 1], tf.uint8)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    rates = _rates(_model(), images=dataset, epochs=3, batch_size=None)
+    # Keras finds out that there is no third batch.
+    np.testing.assert_allclose(rates, np.repeat(_cosine(3), 3), rtol=1e-5)
 
 
 def test_an_optimizer_by_name_and_no_loss():

@@ -91,8 +91,8 @@ class RealNVPVector(AssembledFlow):
           num_couplings: number of couplings.
           num_blocks: residual blocks of each network; by default 2. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
-          activation: name of the Keras activation of the networks; by default `'relu'`. With
-            `'swish'` the density has no kinks. Only without a `network_fn`.
+          activation: name of the Keras activation of the networks; by default `'swish'`, with which
+            the density has no kinks. Only without a `network_fn`.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
