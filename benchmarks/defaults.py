@@ -163,6 +163,7 @@ CONTENDERS: dict[str, Callable[[Splits, Log, int], None]] = {
     "now": _now,
     "before": _before,
     "now, standardized": _standardized,
+    "now, swish": functools.partial(_now, activation="swish"),
     "zuko RealNVP": functools.partial(_zuko, name="RealNVP"),
     "zuko NSF": functools.partial(_zuko, name="NSF"),
 }

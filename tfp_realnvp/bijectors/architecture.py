@@ -260,7 +260,7 @@ class VectorArchitecture(Architecture):
         self._integer("event_size", 1)
         self._choice("mixing", ("lu", "permutation", None))
         is_default = self.network_fn is None
-        self._default("activation", "swish", is_default, "with the default network")
+        self._default("activation", "tanh", is_default, "with the default network")
         if is_default:
             expected = f"{self.flow_name}: expected the name of an activation"
             is_name = isinstance(self.activation, str)

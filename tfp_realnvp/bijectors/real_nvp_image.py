@@ -225,7 +225,8 @@ class RealNVPImage(AssembledFlow):
         It has shallow networks that start at zero, an `ActNorm` instead of batch normalization and
         an `InvertibleConv1x1` before each coupling, split priors, and three scales, or as many as
         the sides of the image allow: two at 30×30, one at 15×15. It was chosen by runs of a few
-        minutes on two cores, see `benchmarks/README.md`. Train it with a high learning rate, 4e-3 with Adam.
+        minutes on two cores, see `benchmarks/README.md`. Train it with a high learning rate, 4e-3
+        with Adam.
 
         #### Example
 

@@ -91,8 +91,10 @@ class RealNVPVector(AssembledFlow):
           num_couplings: number of couplings.
           num_blocks: residual blocks of each network; by default 2. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
-          activation: name of the Keras activation of the networks; by default `'swish'`, with which
-            the density has no kinks. Only without a `network_fn`.
+          activation: name of the Keras activation of the networks; by default `'tanh'`: the output
+            of a network is then smooth, and bounded far from the training data, so that held-out
+            rows of a small table do not get absurd densities. With much data in few dimensions
+            `'swish'` fits better. Only without a `network_fn`.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
@@ -135,6 +137,8 @@ class RealNVPVector(AssembledFlow):
         architecture = VectorArchitecture.of(parameters)
         if standardization is not None:
             _check_standardization(standardization, architecture)
+        # A saved flow names its activation, whatever the default of a later version.
+        parameters["activation"] = architecture.activation
         super().__init__(
             architecture,
             _layers,
