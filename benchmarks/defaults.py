@@ -11,7 +11,8 @@ noise of the width to which a column is rounded.
 
 A pass is a pass over the training rows. After each one, the mean log likelihood of the validation
 and of the test rows is computed. A contender trains for a number of passes, and on until it has
-used the CPU seconds of `now`, its building and tracing included. Evaluation does not count.
+used as many CPU seconds as `now` needed for them. The first pass does not count, in which a flow is
+built and traced, nor does evaluation.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Splits(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """CPU seconds of training until the end of a pass, and mean log likelihoods, in nats."""
+    """CPU seconds of training after the first pass, and mean log likelihoods, in nats."""
 
     seconds: float
     validation: float
@@ -67,11 +68,12 @@ class Log:
     def __init__(self, splits: Splits, passes: int, seconds: float) -> None:
         self.rows: list[Pass] = []
         self._splits, self._passes, self._seconds = splits, passes, seconds
-        self._used, self._start = 0.0, time.process_time()
+        self._used = self._start = 0.0
 
     def add(self, log_prob: Callable[[np.ndarray], np.ndarray]) -> bool:
         """Evaluates at the end of a pass; returns whether it was the last one."""
-        self._used += time.process_time() - self._start
+        if self.rows:
+            self._used += time.process_time() - self._start
         nats = (float(np.mean(log_prob(rows))) for rows in self._splits[1:])
         self.rows.append(Pass(self._used, *nats))
         self._start = time.process_time()

@@ -44,10 +44,10 @@ def test_a_contender(name, tmp_path, capsys):
         pytest.importorskip("zuko")
         # Test processes that run side by side share the cores.
         pytest.importorskip("torch").set_num_threads(1)
-    options = ["--seeds=1", "--passes=3", "--num_points=40", "--datasets=moons"]
+    options = ["--seeds=1", "--passes=2", "--num_points=40", "--datasets=moons"]
     outcome = defaults.main([*options, f"--contenders={name}", f"--output_dir={tmp_path}"])
     assert json.loads((tmp_path / "results.json").read_text()) == outcome
     [result] = outcome["results"]["moons"][name]
-    assert result["seconds"] > 0
+    assert result["seconds"] > 0  # of the second pass
     assert -100 < result["last, equal passes"] < 0
     assert f"| {name} |" in capsys.readouterr().out
