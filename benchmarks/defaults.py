@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, float]:
     """Returns test nats after the passes and after the seconds: of the last and the best pass."""
     within = next((i for i, row in enumerate(rows, 1) if row.seconds >= seconds), len(rows))
-    summary = {"seconds": rows[passes - 1].seconds}
+    summary = {"CPU seconds of the passes": rows[passes - 1].seconds}
     for key, number in (("passes", passes), ("time", within)):
         summary[f"last, equal {key}"] = rows[number - 1].test
         summary[f"best, equal {key}"] = max(rows[:number], key=lambda row: row.validation).test
@@ -216,17 +216,21 @@ def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, flo
 
 
 def as_markdown(outcome: dict[str, Any]) -> str:
-    """Returns the results as a table, mean ± standard deviation over seeds."""
+    """Returns a table for each quantity, with mean ± standard deviation over seeds."""
     lines = [
-        f"{outcome['machine']}; {outcome['passes']} passes; mean ± standard deviation of "
-        f"{outcome['seeds']} seeds, held-out log likelihood in nats.",
+        f"{outcome['machine']}; {outcome['passes']} passes; test log likelihood in nats, mean ± "
+        f"standard deviation of {outcome['seeds']} seeds."
     ]
-    for dataset, by_name in outcome["results"].items():
-        columns = list(next(iter(by_name.values()))[0])
-        lines += ["", f"| {dataset} | " + " | ".join(columns) + " |"]
-        lines.append("| --- |" + " ---: |" * len(columns))
-        for name, each in by_name.items():
-            cells = (_mean([result[column] for result in each]) for column in columns)
+    by_dataset = outcome["results"]
+    by_name = next(iter(by_dataset.values()))
+    for quantity in next(iter(by_name.values()))[0]:
+        lines += ["", f"| {quantity} | " + " | ".join(by_dataset) + " |"]
+        lines.append("| --- |" + " ---: |" * len(by_dataset))
+        for name in by_name:
+            cells = (
+                _mean([result[quantity] for result in results[name]])
+                for results in by_dataset.values()
+            )
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

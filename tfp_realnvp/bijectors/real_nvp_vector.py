@@ -107,7 +107,8 @@ class RealNVPVector(AssembledFlow):
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
           standardization: standardization of the data, for example
-            `Standardization.of(training_data)`.
+            `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
+            well without: the first `ActNorm` starts with the moments of the first batch.
           network_fn: function that returns the network of a coupling; by default a `DenseResNet`.
             It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
             `num_filters`, `name` and `dtype` (the `network_dtype`), and in a conditional flow
