@@ -174,11 +174,11 @@ class FlowModel(keras.Model):
         """Configures training; the defaults are those of the paper and its authors' code.
 
         Args:
-          optimizer: by default Adam with gradients clipped to a global norm of 100, and a learning
-            rate that starts at 1e-3 in each call of `fit`, and falls to zero at its end, along half
-            a period of a cosine. With `initial_epoch` it continues where it was. An optimizer that
-            is given keeps its own rate, and so does a rate that a callback sets, for example a
-            `LearningRateBudget` of steps or seconds.
+          optimizer: by default Adam with gradients clipped to a global norm of 100 and a learning
+            rate of 1e-3. For vectors the rate starts at 1e-3 in each call of `fit`, and falls to
+            zero at its end, along half a period of a cosine; with `initial_epoch` it continues
+            where it was. An optimizer that is given keeps its own rate, and so does a rate that a
+            callback sets, for example a `LearningRateBudget` of steps or seconds.
           scale_l2: factor of the sum of squares of all scales, those of weight normalization and
             those of tanh in the couplings.
           global_statistics: whether batch statistics are those of the batch of all replicas of a
@@ -199,7 +199,7 @@ class FlowModel(keras.Model):
             global_statistics, "FlowModel.compile: expected a bool as global_statistics"
         )
         with self.distribute_strategy.scope():
-            self._is_annealed = optimizer is None
+            self._is_annealed = optimizer is None and self.event_ndims == 1
             if optimizer is None:
                 optimizer = optimizers.FusedAdam(_LEARNING_RATE, global_clipnorm=100.0)
             super().compile(optimizer=optimizer, **kwargs)
