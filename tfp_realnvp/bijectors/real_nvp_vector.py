@@ -93,8 +93,7 @@ class RealNVPVector(AssembledFlow):
           num_filters: units of each dense layer of the networks.
           activation: name of the Keras activation of the networks; by default `'tanh'`: the output
             of a network is then smooth, and bounded far from the training data, so that held-out
-            rows of a small table do not get absurd densities. With much data in few dimensions
-            `'swish'` fits better. Only without a `network_fn`.
+            rows of a small table do not get absurd densities. Only without a `network_fn`.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
