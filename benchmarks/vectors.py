@@ -87,7 +87,11 @@ def _transformed(bijector: tfb.Bijector) -> tfd.Distribution:
 
 def _ours(flags: argparse.Namespace, **options: Any) -> Contender:
     bijector = tfr.RealNVPVector(
-        NUM_COLUMNS, flags.num_couplings, num_filters=flags.num_units, **options
+        NUM_COLUMNS,
+        flags.num_couplings,
+        num_filters=flags.num_units,
+        activation="relu",  # that of the others
+        **options,
     )
     flow = _transformed(bijector)
     return Contender(flow, flow.trainable_variables, {"bijector_kwargs": {"training": True}})

@@ -125,6 +125,7 @@ def train(simulator: Gaussian | TwoMoons, theta: np.ndarray, x: np.ndarray) -> t
         num_couplings=FLAGS.num_couplings,
         num_blocks=1,
         num_filters=FLAGS.num_filters,
+        activation="relu",
         conditional_event_shape=x.shape[1:],
     )
     bijector = flow if simulator.support is None else tfb.Chain([simulator.support, flow])

@@ -293,8 +293,8 @@ def load(split: str, **options: int) -> data.ImageBatches:
 
 def make_model(images: data.ImageBatches) -> tfr.FlowModel:
     """Returns the model of the flags for these images, with new weights."""
-    arguments = dict(tfr.PAPER_CONFIGURATIONS[FLAGS.preset]) if FLAGS.preset else {}
-    # Of the dataset, which can differ from the preset's.
+    # The images can differ from those of the preset.
+    arguments = {}
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
             arguments[name] = getattr(images, name)
@@ -306,8 +306,12 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
         arguments["transformer"] = FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
-    configurations = {"paper": tfr.RealNVPImage, "compact": tfr.RealNVPImage.compact}
-    bijector = configurations[FLAGS.configuration](**arguments)
+    if FLAGS.configuration == "compact":
+        bijector = tfr.RealNVPImage.compact(**arguments)
+    elif FLAGS.preset:
+        bijector = tfr.RealNVPImage.for_dataset(FLAGS.preset, **arguments)
+    else:
+        bijector = tfr.RealNVPImage(**arguments)
     base = tfd.Sample(tfd.Normal(0.0, 1.0), images.image_shape)
     dequantizer = None
     if FLAGS.dequantizer == "variational":

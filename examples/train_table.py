@@ -83,7 +83,11 @@ _COMMITTEE_ARCHITECTURE = {
 }
 _STEPS_PER_VALIDATION = 50
 
-_UCI_ARCHITECTURE = {"num_filters": 128, "transformer": "rational_quadratic_spline"}
+_UCI_ARCHITECTURE = {
+    "num_filters": 128,
+    "activation": "relu",
+    "transformer": "rational_quadratic_spline",
+}
 _UCI_LEARNING_RATE = 1e-3
 
 # Mean log likelihood of test rows, in nats: table 1 of the paper, and for splines that of Durkan,

@@ -89,6 +89,9 @@ def test_masks_alternate():
         ((5, 5, 3), 1),
         ((16, 64, 3), 3),
         ((24, 24, 3), 3),
+        ((30, 30, 1), 2),
+        ((15, 15, 3), 1),
+        ((30, 15, 1), 1),
     ],
 )
 def test_default_number_of_scales(image_shape, num_scales):
@@ -96,6 +99,22 @@ def test_default_number_of_scales(image_shape, num_scales):
     assert flow.num_scales == num_scales
     side = image_shape[0] // 2 ** (num_scales - 1)
     assert image_shape[0] % 2 ** (num_scales - 1) == 0 and side >= 4
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "num_scales"), [((28, 28, 1), 3), ((30, 30, 1), 2), ((15, 15, 3), 1)]
+)
+def test_scales_of_sides_that_halve_badly(image_shape, num_scales):
+    tiny = {"num_couplings": 1, "num_filters": 2}
+    for flow in (
+        tfr.RealNVPImage.compact(image_shape, **tiny),
+        tfr.RealNVPImage.for_dataset("celeb_a", image_shape=image_shape, num_blocks=0, **tiny),
+    ):
+        assert flow.num_scales == num_scales
+        x = ft.pixels([2, *image_shape])
+        np.testing.assert_allclose(flow.forward(flow.inverse(x)), x, rtol=1e-2, atol=0.1)
+    with pytest.raises(ValueError, match="num_scales=4"):
+        tfr.RealNVPImage.for_dataset("celeb_a", image_shape=image_shape, num_scales=4)
 
 
 def test_networks_of_the_default():

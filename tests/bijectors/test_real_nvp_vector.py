@@ -41,15 +41,17 @@ def test_every_size(size, transformer):
 def test_activation():
     x = ft.normal([5, 4])
     values = []
-    for name in ("relu", "swish"):
+    for name in ("relu", "swish", None):
         keras.utils.set_random_seed(0)
         flow = _flow(4, num_blocks=1, activation=name)
         values.append(flow.inverse(x))
-    assert np.abs(values[0] - values[1]).max() > 1e-3
+    for i in range(3):
+        assert np.abs(values[i] - values[i - 1]).max() > 1e-3
     copied = flow.copy(validate_args=True)
-    np.testing.assert_array_equal(copied.inverse(tf.identity(x)), values[1])
+    np.testing.assert_array_equal(copied.inverse(tf.identity(x)), values[2])
     networks = [part.network for part in copied.submodules if isinstance(part, tfr.Coupling)]
-    assert {network.activation for network in networks} == {"swish"}
+    assert {network.activation for network in networks} == {"tanh"}
+    assert flow.config["activation"] == "tanh"
 
 
 @pytest.mark.parametrize("size", [1, 6])

@@ -406,6 +406,9 @@ def configure(tmp_path, run_script, monkeypatch):
 
     paper = construct("paper")
     paper.compact = construct("compact")
+    paper.for_dataset = lambda name, **arguments: paper(
+        **{**tfr.PAPER_CONFIGURATIONS[name], **arguments}
+    )
     monkeypatch.setattr(tfr, "RealNVPImage", paper)
 
     def run(*options):

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import flow_testing as ft
@@ -320,6 +321,117 @@ def test_defaults_of_compile():
     assert optimizer.global_clipnorm == 100
     assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
     assert model.scale_l2 == 5e-5
+
+
+_POINTS = ft.normal([8, 2]).numpy()
+
+
+def _vectors(**kwargs):
+    model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [2]))
+    model.compile(**kwargs)
+    return model
+
+
+class _Rates(keras.callbacks.Callback):
+    """Notes the learning rate of each step, after another callback has set it if it does."""
+
+    def __init__(self, rate=None, when=None):
+        super().__init__()
+        self.rates = []
+        if when is not None:
+            setattr(self, when, lambda *args: setattr(self.model.optimizer, "learning_rate", rate))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def _rates(model, callback=None, points=None, **options):
+    callback = callback or _Rates()
+    points = _POINTS if points is None else points
+    options = {"batch_size": 2, "verbose": 0, "callbacks": [callback], **options}
+    model.fit(points, **options)
+    return callback.rates
+
+
+def _cosine(steps, first=0):
+    return 5e-4 * (1 + np.cos(np.pi * np.arange(first, steps) / steps))
+
+
+def test_the_default_rate_of_vectors_falls_to_zero_in_each_fit():
+    model = _vectors()
+    for epochs in (2, 1):
+        np.testing.assert_allclose(_rates(model, epochs=epochs), _cosine(4 * epochs), rtol=1e-5)
+        # What is saved.
+        assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+    constant = _rates(_vectors(optimizer=tfr.FusedAdam(1e-2)), epochs=2)
+    np.testing.assert_allclose(constant, [1e-2] * 8, rtol=1e-6)
+    np.testing.assert_allclose(_rates(_model(), points=ft.grey_levels(8)), [1e-3] * 4, rtol=1e-6)
+
+
+def test_a_resumed_fit_continues_the_default_rate(tmp_path):
+    model = _vectors()
+    model.fit(_POINTS, batch_size=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for resumed in (model, loaded):
+        rates = _rates(resumed, initial_epoch=1, epochs=3)
+        np.testing.assert_allclose(rates, _cosine(12, first=4), rtol=1e-5)
+    whole, part = _Rates(), _Rates()
+    backup = functools.partial(keras.callbacks.BackupAndRestore, tmp_path / "backup")
+    stop = keras.callbacks.LambdaCallback(on_epoch_begin=_interrupt_second)
+    with pytest.raises(KeyboardInterrupt):
+        _rates(_vectors(), whole, epochs=2, callbacks=[backup(), stop, whole])
+    _rates(_vectors(), part, epochs=2, callbacks=[backup(), part])
+    np.testing.assert_allclose(whole.rates + part.rates, _cosine(8), rtol=1e-5)
+
+
+def _interrupt_second(epoch, logs):
+    if epoch == 1:
+        raise KeyboardInterrupt
+
+
+def test_the_default_rate_after_a_step_that_failed():
+    def fail(batch, logs):
+        raise KeyboardInterrupt
+
+    model = _vectors()
+    failing = keras.callbacks.LambdaCallback(on_train_batch_begin=fail)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(_POINTS, verbose=0, callbacks=failing)
+    np.testing.assert_allclose(_rates(model), _cosine(4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("when", ["on_epoch_begin", "on_epoch_end", "before"])
+def test_a_rate_that_somebody_sets_is_kept(when):
+    model = _vectors()
+    if when == "before":
+        model.optimizer.learning_rate = 0.125
+    callback = _Rates() if when == "before" else _Rates(0.125, when)
+    rates = _rates(model, callback, epochs=2)
+    assert rates[4:] == [0.125] * 4
+    if when != "on_epoch_end":
+        assert rates[:4] == [0.125] * 4
+
+
+def test_a_budget_beside_the_default_rate():
+    model, rates = _vectors(), _Rates()
+    budget = tfr.LearningRateBudget(1e-3, steps=8, warmup_steps=2)
+    _rates(model, rates, epochs=2, callbacks=[budget, rates])
+    expected = 1e-3 * np.array([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(rates.rates, expected, rtol=1e-5)
+    assert float(model.optimizer.learning_rate) == pytest.approx(2.5e-4)
+
+
+def test_the_default_rate_of_an_unknown_number_of_steps():
+    def batches():
+        for _ in range(2):
+            yield _POINTS[:2]
+
+    signature = tf.TensorSpec([2, 2])
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    rates = _rates(_vectors(), points=dataset, epochs=3, batch_size=None)
+    # Keras finds out that there is no third batch.
+    np.testing.assert_allclose(rates, np.repeat(_cosine(3), 3), rtol=1e-5)
 
 
 def test_an_optimizer_by_name_and_no_loss():

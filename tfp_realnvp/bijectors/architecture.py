@@ -260,7 +260,7 @@ class VectorArchitecture(Architecture):
         self._integer("event_size", 1)
         self._choice("mixing", ("lu", "permutation", None))
         is_default = self.network_fn is None
-        self._default("activation", "relu", is_default, "with the default network")
+        self._default("activation", "tanh", is_default, "with the default network")
         if is_default:
             expected = f"{self.flow_name}: expected the name of an activation"
             is_name = isinstance(self.activation, str)
@@ -294,6 +294,12 @@ def max_num_scales(sides: Sequence[int]) -> int:
     ):
         num_scales += 1
     return num_scales
+
+
+def num_scales_of(image_shape: tuple[int | None, int | None, int], at_most: int) -> int:
+    """Returns `at_most`, or the largest number of scales that the sides of an image allow."""
+    sides = [side for side in image_shape[:2] if side is not None]
+    return max(1, min(at_most, max_num_scales(sides)))
 
 
 def _default_num_scales(image_shape: tuple[int | None, int | None, int], caller: str) -> int:

@@ -11,7 +11,7 @@ from tfp_realnvp.bijectors.architecture import (
     ImageArchitecture,
     NetworkFn,
     checked_image_shape,
-    max_num_scales,
+    num_scales_of,
 )
 from tfp_realnvp.bijectors.assembled_flow import AssembledFlow
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -115,7 +115,8 @@ class RealNVPImage(AssembledFlow):
         Args:
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
             given. They determine the default of `num_scales`, and are checked against it.
-          num_scales: number of scales; by default the last scale has a side of about 4.
+          num_scales: number of scales; by default the image is halved until its sides are about 4,
+            or odd: a side of 32 gives four scales, one of 30 two, and one of 15 a single scale.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale; the last one has one more.
@@ -203,23 +204,29 @@ class RealNVPImage(AssembledFlow):
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`: `'cifar10'`, `'imagenet32'`, `'imagenet64'`,
             `'lsun/bedroom'`, `'lsun/tower'`, `'lsun/church_outdoor'` or `'celeb_a'`.
-          **overrides: constructor arguments, which replace those of the configuration.
+          **overrides: constructor arguments, which replace those of the configuration. With
+            another `image_shape` there are at most as many scales as its sides allow.
 
         Raises:
           ValueError: if the paper has no such dataset.
         """
         names = sorted(PAPER_CONFIGURATIONS)
         validation.choice(dataset, names, f"{cls.__name__}: expected a dataset of the paper")
-        return cls(**{**PAPER_CONFIGURATIONS[dataset], **overrides})
+        configuration = {**PAPER_CONFIGURATIONS[dataset], **overrides}
+        if "num_scales" not in overrides:
+            image_shape = checked_image_shape(configuration["image_shape"], "RealNVPImage")
+            configuration["num_scales"] = num_scales_of(image_shape, configuration["num_scales"])
+        return cls(**configuration)
 
     @classmethod
     def compact(cls, image_shape: Sequence[int | None], **overrides: Any) -> RealNVPImage:
         """Returns a model that reaches lower bits/dim in little time on a small machine.
 
         It has shallow networks that start at zero, an `ActNorm` instead of batch normalization and
-        an `InvertibleConv1x1` before each coupling, split priors, and three scales if the image can
-        be halved twice. It was chosen by runs of a few minutes on two cores, see
-        `benchmarks/README.md`. Train it with a high learning rate, 4e-3 with Adam.
+        an `InvertibleConv1x1` before each coupling, split priors, and three scales, or as many as
+        the sides of the image allow: two at 30×30, one at 15×15. It was chosen by runs of a few
+        minutes on two cores, see `benchmarks/README.md`. Train it with a high learning rate, 4e-3
+        with Adam.
 
         #### Example
 
@@ -232,9 +239,8 @@ class RealNVPImage(AssembledFlow):
           **overrides: constructor arguments, which replace those of the configuration.
         """
         image_shape = checked_image_shape(image_shape, "RealNVPImage.compact")
-        sides = [side for side in image_shape[:2] if side is not None]
         configuration = {
-            "num_scales": max(1, min(3, max_num_scales(sides))),
+            "num_scales": num_scales_of(image_shape, 3),
             "num_filters": 64,
             "num_couplings": 4,
             "filter_growth": 1.5,

@@ -100,8 +100,9 @@ class RealNVPVector(AssembledFlow):
           num_couplings: number of couplings.
           num_blocks: residual blocks of each network; by default 2. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
-          activation: name of the Keras activation of the networks; by default `'relu'`. With
-            `'swish'` the density has no kinks. Only without a `network_fn`.
+          activation: name of the Keras activation of the networks; by default `'tanh'`: the output
+            of a network is then smooth, and bounded far from the training data, so that held-out
+            rows of a small table do not get absurd densities. Only without a `network_fn`.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
             fixed random permutation; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
@@ -114,7 +115,8 @@ class RealNVPVector(AssembledFlow):
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass.
           standardization: standardization of the data, for example
-            `Standardization.of(training_data)`.
+            `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
+            well without: the first `ActNorm` starts with the moments of the first batch.
           network_fn: function that returns the network of a coupling; by default a `DenseResNet`.
             It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
             `num_filters`, `name` and `dtype` (the `network_dtype`), and in a conditional flow
@@ -144,6 +146,8 @@ class RealNVPVector(AssembledFlow):
         architecture = VectorArchitecture.of(parameters)
         if standardization is not None:
             _check_standardization(standardization, architecture)
+        # A saved flow names its activation, whatever the default of a later version.
+        parameters["activation"] = architecture.activation
         super().__init__(
             architecture,
             _layers,

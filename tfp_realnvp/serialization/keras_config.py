@@ -226,7 +226,11 @@ class _Deserializer:
 
     def _object(self, config: dict[str, Any]) -> Any:
         found = find_class(config["class"])
-        return found(**{name: self.restore(value) for name, value in config["arguments"].items()})
+        arguments = {name: self.restore(value) for name, value in config["arguments"].items()}
+        if found is bijectors.RealNVPVector and not {"activation", "network_fn"} & arguments.keys():
+            # The default when configurations did not name it.
+            arguments["activation"] = "relu"
+        return found(**arguments)
 
 
 def find_class(path: Any) -> type:

@@ -18,6 +18,7 @@ from tfp_realnvp.bijectors import nested
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
 from tfp_realnvp.serialization import keras_config, presets, saved_model
 from tfp_realnvp.training import optimizers, tracking, workers
+from tfp_realnvp.training.annealing import CosineAnnealing
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
     arguments_for_keras,
@@ -31,6 +32,7 @@ __all__ = ["FlowModel"]
 tfd = tfp.distributions
 
 _INT32 = range(-(2**31), 2**31)
+_LEARNING_RATE = 1e-3
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -158,6 +160,7 @@ class FlowModel(keras.Model):
         self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=first)
         self.scale_l2 = 0.0
         self.global_statistics = True
+        self._is_annealed = False
         self.built = True
 
     def compile(
@@ -171,8 +174,11 @@ class FlowModel(keras.Model):
         """Configures training; the defaults are those of the paper and its authors' code.
 
         Args:
-          optimizer: by default Adam with a learning rate of 1e-3 and gradients clipped to a global
-            norm of 100.
+          optimizer: by default Adam with gradients clipped to a global norm of 100 and a learning
+            rate of 1e-3. For vectors the rate starts at 1e-3 in each call of `fit`, and falls to
+            zero at its end, along half a period of a cosine; with `initial_epoch` it continues
+            where it was. An optimizer that is given keeps its own rate, and so does a rate that a
+            callback sets, for example a `LearningRateBudget` of steps or seconds.
           scale_l2: factor of the sum of squares of all scales, those of weight normalization and
             those of tanh in the couplings.
           global_statistics: whether batch statistics are those of the batch of all replicas of a
@@ -205,8 +211,9 @@ class FlowModel(keras.Model):
             global_statistics, "FlowModel.compile: expected a bool as global_statistics"
         )
         with self.distribute_strategy.scope():
+            self._is_annealed = optimizer is None and self.event_ndims == 1
             if optimizer is None:
-                optimizer = optimizers.FusedAdam(1e-3, global_clipnorm=100.0)
+                optimizer = optimizers.FusedAdam(_LEARNING_RATE, global_clipnorm=100.0)
             super().compile(optimizer=optimizer, **kwargs)
             workers.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
             self._loss_tracker = workers.ReplicatedMean(name="loss")
@@ -389,7 +396,15 @@ class FlowModel(keras.Model):
         """
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
         self._guard.reset()
-        history = super().fit(**arguments)
+        annealing = CosineAnnealing(_LEARNING_RATE)
+        if self._is_annealed:
+            # Before those of the caller, which can then set another rate.
+            callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
+            arguments["callbacks"] = [annealing, *callbacks]
+        try:
+            history = super().fit(**arguments)
+        finally:
+            annealing.restore()
         self._guard.raise_failure(self.trainable_variables)
         if not history.history.get("loss"):
             raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
@@ -460,6 +475,8 @@ class FlowModel(keras.Model):
         config = super().get_compile_config()
         if not config:
             return config
+        if self._is_annealed:
+            config["optimizer"] = None
         options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
         return {**config, **options}
 
