@@ -361,7 +361,7 @@ def test_a_nan_in_the_images():
     images = _IMAGES.astype(np.float32)
     images[5, 0, 0, 0] = np.nan
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-        model.fit(images, _LABELS, batch_size=4, shuffle=False, verbose=0)
+        model.fit(tf.data.Dataset.from_tensor_slices((images, _LABELS)).batch(4), verbose=0)
 
 
 def test_a_nan_in_the_conditions():

@@ -132,7 +132,7 @@ def test_non_finite_data_is_named(trained):
     data[7, 1] = np.nan
     before = [v.numpy() for v in trained.trainable_variables]
     with pytest.raises(tfr.NonFiniteLossError, match="first in the data"):
-        trained.fit(data, batch_size=64, verbose=0)
+        trained.fit(tf.data.Dataset.from_tensor_slices(data).batch(64), verbose=0)
     for value, variable in zip(before, trained.trainable_variables, strict=True):
         np.testing.assert_array_equal(value, variable)
 

@@ -117,7 +117,7 @@ def a_nan_on_one_replica(two):
         model.fit(images[:8], batch_size=8, shuffle=False, verbose=0)
         expected = _state(model)
         with _raises(tfr.NonFiniteLossError, "at step 1, first in the data"):
-            model.fit(images[8:], batch_size=8, shuffle=False, verbose=0)
+            model.fit(tf.data.Dataset.from_tensor_slices(images[8:]).batch(8), verbose=0)
         for one, other in zip(_state(model), expected, strict=True):
             np.testing.assert_array_equal(one, other)
 
