@@ -42,8 +42,8 @@ presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hou
 	for name in digits digits_label photos; do \
 	  cp $(addprefix results/presets/$$name/,$(PRESET_FILES)) tfp_realnvp/presets/$$name; done
 
-check: lint  ## lint, then run the core of the tests
-	$(BIN)/python -m pytest -m core $(PYTEST_FLAGS)
+check: lint  ## lint, then run the tests that take three minutes together
+	$(BIN)/python -m pytest -m quick $(PYTEST_FLAGS)
 
 # Kernels of oneDNN round in another way than TensorFlow's own, and abort the process where they have
 # no rows: the tests of vectors run with both.

@@ -24,7 +24,35 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-# What `make check` runs, and `make test-versions` with other releases of TensorFlow and Keras.
+# What `make check` runs: little of what takes long, which is tracing and compiling.
+_QUICK = (
+    "bijectors/test_act_norm.py",
+    "bijectors/test_affine_coupling.py",
+    "bijectors/test_architecture.py",
+    "bijectors/test_batch_normalization.py",
+    "bijectors/test_errors.py",
+    "bijectors/test_invertible_conv1x1.py",
+    "bijectors/test_jacobian_numbers.py",
+    "bijectors/test_masks.py",
+    "bijectors/test_one_element.py",
+    "bijectors/test_one_pass.py",
+    "bijectors/test_pixel_logit.py",
+    "bijectors/test_real_nvp_",
+    "bijectors/test_squeeze.py",
+    "internal/test_atomic_files.py",
+    "internal/test_private_api.py",
+    "networks/",
+    "serialization/test_errors.py",
+    "serialization/test_frozen.py",
+    "serialization/test_presets.py",
+    "test_layers.py",
+    "test_names.py",
+    "test_pixels.py",
+    "training/test_messages.py",
+    "training/test_optimizers.py",
+    "training/test_vectors.py",
+)
+# What `make test-versions` runs with other releases of TensorFlow and Keras.
 _CORE = (
     "bijectors/test_act_norm.py",
     "bijectors/test_affine_coupling.py",
@@ -44,11 +72,12 @@ _CORE = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks the tests in `_CORE` as `core`."""
+    """Marks the tests of these files."""
     folder = pathlib.Path(__file__).parent
     for item in items:
-        if item.path.relative_to(folder).as_posix().startswith(_CORE):
-            item.add_marker("core")
+        for marker, files in (("quick", _QUICK), ("core", _CORE)):
+            if item.path.relative_to(folder).as_posix().startswith(files):
+                item.add_marker(marker)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.distributions import VariationalDequantization, find_num_values
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import without_autotune
 
@@ -42,7 +42,7 @@ def checked_batches(
 
     Raises:
       ValueError: if there are no events, or they are not of the shape of the distribution's, not
-        finite, or with `dequantize` not integers.
+        finite, or with `dequantize` not gray levels of the model.
     """
     shape = distribution.event_shape
     name = event_name(caller, distribution)
@@ -57,7 +57,7 @@ def checked_batches(
             kind = "gray levels" if dequantize and name == "images" else name
             raise ValueError(f"{caller}: expected finite {kind} in batch {number}.")
         if dequantize:
-            pixels.check_gray_levels(events, caller)
+            pixels.check_gray_levels(events, caller, find_num_values(distribution))
         yield events, condition
     if not number:
         raise ValueError(f"{caller}: expected {name}, got none.")
