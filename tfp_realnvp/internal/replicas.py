@@ -172,11 +172,11 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
     return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
 
 
-def assert_not_empty(values: tf.Tensor, owner: str) -> None:
+def assert_not_empty(values: tf.Tensor, caller: str) -> None:
     """Asserts that this replica's part of a batch is not empty; costs nothing with one replica."""
     if num_replicas() > 1:
         message = (
-            f"{owner}: expected images for each replica, got a batch with fewer images than "
+            f"{caller}: expected images for each replica, got a batch with fewer images than "
             "replicas; leave a smaller last batch out (drop_remainder=True)."
         )
         tf.debugging.assert_positive(tf.shape(values)[0], message)

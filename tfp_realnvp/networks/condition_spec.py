@@ -95,14 +95,14 @@ class ConditionSpec:
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
 
     def as_tensor(
-        self, value: Any, owner: str = "ConditionSpec", dtype: Any = tf.float32
+        self, value: Any, caller: str = "ConditionSpec", dtype: Any = tf.float32
     ) -> tf.Tensor:
         """Returns a condition as a tensor: int32 labels, or floats of `dtype`.
 
         Args:
           value: a tensor, an array, a pandas frame or series, a list or a number; or `None`, if the
             condition may be missing.
-          owner: name that begins the error message.
+          caller: name that begins the error message.
           dtype: dtype of vectors, images, and weights of classes.
 
         Raises:
@@ -110,30 +110,30 @@ class ConditionSpec:
             when it runs.
         """
         if value is None:
-            return self._missing(owner, dtype)
+            return self._missing(caller, dtype)
         if not tf.is_tensor(value):
             value = np.asarray(value)
             if value.dtype == object:
                 raise ValueError(
-                    f"{owner}: expected a conditional_input of {self.description}, got values that "
+                    f"{caller}: expected a conditional_input of {self.description}, got values that "
                     "are not numbers, or rows of different lengths."
                 )
             if value.dtype == np.float64:
                 value = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
         value = tf.convert_to_tensor(value)
-        self._check(value, owner)
+        self._check(value, caller)
         if self.num_classes is not None and value.dtype.is_integer:
-            return self._checked_labels(value, owner)
+            return self._checked_labels(value, caller)
         return tf.cast(value, dtype)
 
-    def as_batch(self, value: Any, owner: str, dtype: Any = tf.float32) -> tf.Tensor:
+    def as_batch(self, value: Any, caller: str, dtype: Any = tf.float32) -> tf.Tensor:
         """Returns conditions as a tensor [B, ...], one for each event of a batch.
 
         Labels [B, 1] are taken as [B]. For vectors of length 1, numbers [B] are taken as [B, 1].
 
         Args:
           value: as in `as_tensor`.
-          owner: name that begins the error message.
+          caller: name that begins the error message.
           dtype: as in `as_tensor`.
 
         Raises:
@@ -141,15 +141,15 @@ class ConditionSpec:
         """
         if value is not None and not tf.is_tensor(value):
             value = np.asarray(value)
-        condition = self.as_tensor(_with_column(value, self), owner, dtype)
+        condition = self.as_tensor(_with_column(value, self), caller, dtype)
         if value is not None and self.batch_shape(condition).rank != 1:
             raise ValueError(
-                f"{owner}: expected conditions {self.description}, one for each event, got shape "
+                f"{caller}: expected conditions {self.description}, one for each event, got shape "
                 f"{tuple(value.shape)}."
             )
         return condition
 
-    def _check(self, value: tf.Tensor, owner: str) -> None:
+    def _check(self, value: tf.Tensor, caller: str) -> None:
         """Raises `ValueError` if the dtype or the shape is not as declared."""
         event = self._shape_of_one(value.dtype)
         fits = value.dtype.is_floating or value.dtype.is_integer
@@ -158,7 +158,7 @@ class ConditionSpec:
             fits = fits and trailing_shape.is_compatible_with(event)
         if not fits:
             raise ValueError(
-                f"{owner}: expected a conditional_input of {self.description}, got "
+                f"{caller}: expected a conditional_input of {self.description}, got "
                 f"{value.dtype.name} of shape {value.shape}."
             )
 
@@ -182,19 +182,19 @@ class ConditionSpec:
         is_weights = self.num_classes is not None and dtype.is_floating
         return (self.num_classes,) if is_weights else self.event_shape
 
-    def _missing(self, owner: str, dtype: Any) -> tf.Tensor:
+    def _missing(self, caller: str, dtype: Any) -> tf.Tensor:
         if not self.may_be_missing:
             raise ValueError(
-                f"{owner}: expected a conditional_input of {self.description}, got None; it "
+                f"{caller}: expected a conditional_input of {self.description}, got None; it "
                 "goes to `log_prob` and `sample` of a distribution as "
                 "`bijector_kwargs={'conditional_input': ...}`, or is fixed by `tfr.condition`."
             )
         dtype = tf.int32 if self.num_classes is not None else tf.as_dtype(dtype)
         return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))
 
-    def _checked_labels(self, labels: tf.Tensor, owner: str) -> tf.Tensor:
+    def _checked_labels(self, labels: tf.Tensor, caller: str) -> tf.Tensor:
         lowest = -1 if self.may_be_missing else 0
-        expected = f"{owner}: expected a conditional_input of {self.description}"
+        expected = f"{caller}: expected a conditional_input of {self.description}"
         static_labels = tf.get_static_value(labels)
         if static_labels is not None:
             wrong = static_labels[(static_labels < lowest) | (static_labels >= self.num_classes)]
