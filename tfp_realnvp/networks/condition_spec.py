@@ -115,8 +115,8 @@ class ConditionSpec:
             value = np.asarray(value)
             if value.dtype == object:
                 raise ValueError(
-                    f"{caller}: expected a conditional_input of {self.description}, got values that "
-                    "are not numbers, or rows of different lengths."
+                    f"{caller}: expected a conditional_input of {self.description}, got values "
+                    "that are not numbers, or rows of different lengths."
                 )
             if value.dtype == np.float64:
                 value = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
