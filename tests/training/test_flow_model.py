@@ -647,7 +647,7 @@ def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data") as error:
         bad.fit(_dataset(images), verbose=0)
     assert (error.value.step, error.value.part) == (1, "the data")
-    good.fit(images[:4], batch_size=4, shuffle=False, verbose=0)
+    good.fit(_dataset(images[:4]), verbose=0)
     _assert_equal(_all_state(bad), _all_state(good))
     # And training can go on.
     history = bad.fit(images[:4], batch_size=4, verbose=0).history
@@ -669,7 +669,7 @@ def test_a_nan_within_one_execution_of_several_steps(jit_compile):
         bad.fit(_dataset(images), verbose=0)
     # The steps that came after it in the same execution were not made.
     assert int(bad.optimizer.iterations) == 1
-    good.fit(images[:4], batch_size=4, shuffle=False, verbose=0)
+    good.fit(_dataset(images[:4]), verbose=0)
     for one, other in zip(_all_state(bad), _all_state(good), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
