@@ -126,6 +126,11 @@ def test_bad_images(images, message):
         evaluation.bits_per_dim(_uniform(), images)
 
 
+def test_levels_that_the_model_does_not_have(flow):
+    with pytest.raises(ValueError, match=r"expected gray levels 0 to \d+, .* got values from 256"):
+        evaluation.bits_per_dim(flow, _IMAGES - _IMAGES.min() + np.int64(256))
+
+
 def test_infinite_log_densities():
     images = np.zeros([5, *_SHAPE], np.uint8)
     images[3, 2, 2] = 200

@@ -46,6 +46,7 @@ def checked_batches(
     """
     shape = distribution.event_shape
     name = event_name(caller, distribution)
+    num_values = find_num_values(distribution)
     number = 0
     for number, (events, condition) in enumerate(_batches(caller, data, batch_size), start=1):
         if events.ndim != 1 + shape.rank or not shape.is_compatible_with(events.shape[1:]):
@@ -57,7 +58,7 @@ def checked_batches(
             kind = "gray levels" if dequantize and name == "images" else name
             raise ValueError(f"{caller}: expected finite {kind} in batch {number}.")
         if dequantize:
-            pixels.check_gray_levels(events, caller, find_num_values(distribution))
+            pixels.check_gray_levels(events, caller, num_values)
         yield events, condition
     if not number:
         raise ValueError(f"{caller}: expected {name}, got none.")

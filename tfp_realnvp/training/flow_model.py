@@ -197,8 +197,8 @@ class FlowModel(keras.Model):
         for name in ("metrics", "weighted_metrics"):
             if kwargs.get(name):
                 raise ValueError(
-                    f"FlowModel.compile: expected no {name}, got {kwargs[name]!r}; the metrics are "
-                    "`loss` and `bits_per_dim`, and a callback can compute others."
+                    f"FlowModel.compile: expected no {name}, got {kwargs[name]!r}; the model has "
+                    "`loss`, and for images `bits_per_dim`, and a callback can compute others."
                 )
         if any(layer.compute_dtype == "float16" for layer in self.networks):
             raise ValueError(
