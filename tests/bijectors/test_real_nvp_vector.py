@@ -52,6 +52,15 @@ def test_activation():
     networks = [part.network for part in copied.submodules if isinstance(part, tfr.Coupling)]
     assert {network.activation for network in networks} == {"tanh"}
     assert flow.config["activation"] == "tanh"
+    # And a copy with other networks needs no word about it.
+    copy = flow.copy(flow=None, num_blocks=None, network_fn=_one_dense)
+    assert copy.config["activation"] is None
+
+
+def _one_dense(*, input_channels, output_channels, name, dtype, **_):
+    network = tfr.DenseResNet(output_channels, 0, 4, name=name, dtype=dtype)
+    network.build((None, input_channels))
+    return network
 
 
 @pytest.mark.parametrize("size", [1, 6])

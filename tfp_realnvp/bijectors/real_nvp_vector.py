@@ -146,8 +146,6 @@ class RealNVPVector(AssembledFlow):
         architecture = VectorArchitecture.of(parameters)
         if standardization is not None:
             _check_standardization(standardization, architecture)
-        # A saved flow names its activation, whatever the default of a later version.
-        parameters["activation"] = architecture.activation
         super().__init__(
             architecture,
             _layers,
@@ -163,6 +161,11 @@ class RealNVPVector(AssembledFlow):
     def event_size(self) -> int:
         """The argument `event_size`: D."""
         return self.architecture.event_size
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See `FlowBijector.config`; names the activation, whatever a later version's default."""
+        return {**super().config, "activation": self.architecture.activation}
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] not in (None, self.event_size):
