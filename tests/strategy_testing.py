@@ -50,6 +50,7 @@ def train(strategy, folder, images=None, **options):
         verbose=0,
         callbacks=[budget, checkpoint],
     ).history
+    del history["minutes_left"]  # of each worker's own clock
     return {
         **history,
         "steps": int(model.optimizer.iterations.numpy()),
