@@ -45,6 +45,9 @@ myst_enable_extensions = ["colon_fence", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 
+# Without the menu, whose accessibility tools come from the network.
+mathjax3_config = {"options": {"enableMenu": False}}
+
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "cache"
 nb_execution_in_temp = True
@@ -56,6 +59,7 @@ nb_ipywidgets_js = {}
 
 autosummary_generate_overwrite = True
 autosummary_imported_members = True
+autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_use_ivar = True
@@ -69,18 +73,16 @@ _PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "examples/README.md": "gallery.md",
 }
-# Full names by the names that docstrings use: `FlowModel`, `tfr.FlowModel`, `latents.encode`.
-_REFERENCES = {
-    prefix + name: f"tfp_realnvp.{name}"
-    for prefix in ("", "tfr.")
-    for name in (
-        *tfr.__all__,
-        *(
-            f"{module}.{name}"
-            for module in ("data", "evaluation", "latents", "plots")
-            for name in getattr(tfr, module).__all__
-        ),
-    )
+# Full names of public objects, by the names that docstrings use: `FlowModel`, `tfr.log_prob`,
+# `latents.encode`. Many arguments and methods are called as functions are, such as `log_prob`.
+_NAMES = tfr.__all__ + [
+    f"{module}.{name}"
+    for module in ("data", "evaluation", "latents", "plots")
+    for name in getattr(tfr, module).__all__
+]
+_REFERENCES = {f"tfr.{name}": f"tfp_realnvp.{name}" for name in _NAMES}
+_REFERENCES |= {
+    name: f"tfp_realnvp.{name}" for name in _NAMES if name[0].isupper() or "." in name
 }
 # Dictionaries and tuples have no docstrings.
 _CONSTANTS = {

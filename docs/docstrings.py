@@ -1,9 +1,12 @@
 """Converts docstrings, which are Markdown with Google sections as those of TFP, for Sphinx."""
 
+import inspect
 import pprint
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from sphinx.util.inspect import stringify_signature
 
 
 def markdown_to_rst(text: str, references: Mapping[str, str] | None = None) -> str:
@@ -69,4 +72,14 @@ def connect(app: Any, references: Mapping[str, str], constants: Mapping[str, str
                 text += f"\n\n```\n{pprint.pformat(obj, width=90)}\n```"
         lines[:] = markdown_to_rst(text, references).split("\n")
 
+    def constructor(
+        app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+    ) -> tuple[str, str]:
+        del app, name, options
+        if what == "class" and signature == "(*args, **kwargs)":  # of `keras.Model.__new__`
+            _, *parameters = inspect.signature(obj.__init__).parameters.values()
+            signature = stringify_signature(inspect.Signature(parameters), show_annotation=False)
+        return signature, returns
+
     app.connect("autodoc-process-docstring", convert, priority=400)
+    app.connect("autodoc-process-signature", constructor)
