@@ -33,8 +33,11 @@ nitpicky = True
 # Names of other libraries: their references are on other sites.
 nitpick_ignore_regex = [("py:.*", r"(?!tfp_realnvp\.).*")]
 
+smartquotes = False  # commands have double dashes
+
 html_theme = "furo"
 html_title = project
+pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
