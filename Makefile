@@ -63,6 +63,7 @@ lint: $(VENV)/.dev  ## check style and formatting
 
 # --fail-on-warning also reports links to pages and names that do not exist.
 docs: $(VENV)/.docs  ## build the site, and execute its tutorials
+	@rm -rf docs/api
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "The site is docs/_build/html/index.html"
 

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+
 import tfp_realnvp as tfr
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,8 +35,6 @@ templates_path = ["_templates"]
 nitpicky = True
 # Names of other libraries: their references are on other sites.
 nitpick_ignore_regex = [("py:.*", r"(?!tfp_realnvp\.).*")]
-
-smartquotes = False  # commands have double dashes
 
 html_theme = "furo"
 html_title = project
@@ -76,16 +77,16 @@ _PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "examples/README.md": "gallery.md",
 }
-# Full names of public objects, by the names that docstrings use: `FlowModel`, `tfr.log_prob`,
-# `latents.encode`. Many arguments and methods are called as functions are, such as `log_prob`.
-_NAMES = tfr.__all__ + [
+# Full names of public objects, by the names that texts use: `FlowModel`, `tfr.log_prob`,
+# `latents.encode`. A lower-case name alone may be that of an argument or a method.
+_PUBLIC = tfr.__all__ + [
     f"{module}.{name}"
     for module in ("data", "evaluation", "latents", "plots")
     for name in getattr(tfr, module).__all__
 ]
-_REFERENCES = {f"tfr.{name}": f"tfp_realnvp.{name}" for name in _NAMES}
-_REFERENCES |= {
-    name: f"tfp_realnvp.{name}" for name in _NAMES if name[0].isupper() or "." in name
+_REFERENCES = {
+    **{f"tfr.{name}": f"tfp_realnvp.{name}" for name in _PUBLIC},
+    **{name: f"tfp_realnvp.{name}" for name in _PUBLIC if name[0].isupper() or "." in name},
 }
 # Dictionaries and tuples have no docstrings.
 _CONSTANTS = {
@@ -123,10 +124,23 @@ def relocate_links_of_page(app: Any, docname: str, content: list[str]) -> None:
 def relocate_links_of_included_file(app: Any, path: Path, docname: str, content: list[str]) -> None:
     """Lets pages include files of other folders."""
     relocate_links(path.parent.as_posix(), content)
+    # The dashes of commands in model cards stay.
+    content[0] = re.sub(r"(?m)^\| command \| (.*) \|$", r"| command | `\1` |", content[0])
+
+
+def link_public_names(app: Any, doctree: nodes.document) -> None:
+    """Makes code that is a public name, or a call of one, a link to its page."""
+    for node in list(doctree.findall(nodes.literal)):
+        target = _REFERENCES.get(node.astext().partition("(")[0])
+        if target and not isinstance(node.parent, (nodes.title, nodes.reference, pending_xref)):
+            options = {"refdomain": "py", "reftype": "obj", "reftarget": target}
+            link = pending_xref("", node.deepcopy(), refdoc=app.env.docname, **options)
+            node.replace_self(link)
 
 
 def setup(app: Any) -> None:
     """Connects the functions of this file."""
     app.connect("source-read", relocate_links_of_page)
     app.connect("include-read", relocate_links_of_included_file)
-    docstrings.connect(app, _REFERENCES, _CONSTANTS)
+    app.connect("doctree-read", link_public_names)
+    docstrings.connect(app, _CONSTANTS)

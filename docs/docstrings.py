@@ -9,38 +9,27 @@ from typing import Any
 from sphinx.util.inspect import stringify_signature
 
 
-def markdown_to_rst(text: str, references: Mapping[str, str] | None = None) -> str:
-    """Converts the headings, tables, fenced blocks and code of a docstring.
-
-    Args:
-      text: the docstring.
-      references: the full names of public objects by the names that docstrings use.
-    """
-    # Every other part is a block between two fences.
+def markdown_to_rst(text: str) -> str:
+    """Converts the headings, tables, fenced blocks and code of a docstring."""
+    # The parts between two fences are the indentation and a block.
     parts = re.split(r"^( *)```\w*\n(.*?)^ *``` *$", text, flags=re.MULTILINE | re.DOTALL)
-    converted = [_prose(part, references or {}) for part in parts[::3]]
+    converted = [_prose(part) for part in parts[::3]]
     for i, (indent, block) in enumerate(zip(parts[1::3], parts[2::3], strict=True)):
         block = re.sub(r"^(?=.)", "   ", block, flags=re.MULTILINE)
         converted[i] += f"{indent}.. code-block:: text\n\n{block}"
     return "".join(converted)
 
 
-def _prose(text: str, references: Mapping[str, str]) -> str:
-    def code(content: str) -> str:
-        content = " ".join(content.split())
-        target = references.get(content.removesuffix("()"))
-        return f":py:obj:`{content} <{target}>`" if target else f"``{content}``"
-
+def _prose(text: str) -> str:
     text = re.sub(r"(?:^ *\|.*\|\n?)+", _table, text, flags=re.MULTILINE)
     text = re.sub(r"^( *)#### (.*)$", r"\1.. rubric:: \2\n", text, flags=re.MULTILINE)
     # Napoleon takes what precedes a colon for a type.
     text = re.sub(r"^( *Returns:\n +)(?=\S)", r"\1: ", text, flags=re.MULTILINE)
     pieces = re.split(r"((?<![`:])`[^`]+`(?!`))", text)
     # In reStructuredText |x| is a substitution, and *x the start of an emphasis.
-    pieces[::2] = [
-        re.sub(r"\|(?=\S)|\*(?=\S)(?![^*\n]+\*(?!\w))", r"\\\g<0>", piece) for piece in pieces[::2]
-    ]
-    pieces[1::2] = [code(piece[1:-1]) for piece in pieces[1::2]]
+    special = r"\|(?=\S)|\*(?=\S)(?![^*\n]+\*(?!\w))"
+    pieces[::2] = [re.sub(special, r"\\\g<0>", piece) for piece in pieces[::2]]
+    pieces[1::2] = [f"``{' '.join(piece[1:-1].split())}``" for piece in pieces[1::2]]
     return "".join(pieces)
 
 
@@ -54,23 +43,24 @@ def _table(match: re.Match[str]) -> str:
     return "".join(f"{indent}{line}".rstrip() + "\n" for line in lines)
 
 
-def connect(app: Any, references: Mapping[str, str], constants: Mapping[str, str]) -> None:
+def connect(app: Any, constants: Mapping[str, str]) -> None:
     """Converts the docstrings that autodoc reads, before napoleon takes their sections.
 
     Args:
       app: the Sphinx application.
-      references: the full names of public objects by the names that docstrings use.
       constants: the texts of public constants by their full names.
     """
 
     def convert(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-        del app, what, options
+        del app, options
         text = "\n".join(lines)
         if name in constants:
             text = constants[name]
             if isinstance(obj, dict):
                 text += f"\n\n```\n{pprint.pformat(obj, width=90)}\n```"
-        lines[:] = markdown_to_rst(text, references).split("\n")
+        # Napoleon takes what precedes a colon for a type.
+        prefix = ": " if what in ("attribute", "data", "property") else ""
+        lines[:] = (prefix + markdown_to_rst(text)).split("\n")
 
     def constructor(
         app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
