@@ -66,6 +66,7 @@ autosummary_imported_members = True
 autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 maximum_signature_line_length = 90
 
