@@ -19,7 +19,7 @@ PIP := $(BIN)/python $(INSTALL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo presets check test test-versions lint bench clean
+.PHONY: help demo presets check test test-versions lint docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -61,14 +61,21 @@ lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# --fail-on-warning also reports links to pages and names that do not exist.
+docs: $(VENV)/.docs  ## build the site, and execute its tutorials
+	@rm -rf docs/api
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "The site is docs/_build/html/index.html"
+
 bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz also bits/dim
 	$(BIN)/python -m benchmarks.run --output_dir=results/bench \
 	  $(if $(BENCH_DATA),--quality_data=$(BENCH_DATA)) $(BENCH_FLAGS)
 	@echo "The results are in results/bench:"
 	@ls results/bench
 
-clean:  ## remove the environments, caches and results
-	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the environments, caches, results and the site
+	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis \
+	  docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is older than pyproject.toml only when the dependencies may have changed.
@@ -81,6 +88,10 @@ $(VENV)/.examples: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,dev]'
+	@touch $@ $(VENV)/.examples
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[examples,docs]'
 	@touch $@ $(VENV)/.examples
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python

@@ -1,8 +1,10 @@
-"""Runs the examples in the docstrings of every module, as in a fresh Python session."""
+"""Examples in docstrings, run as in a fresh Python session; and public names on the site."""
 
 import doctest
 import importlib
+import pathlib
 import pkgutil
+import re
 
 import pytest
 
@@ -27,3 +29,19 @@ def test_docstring_examples(name):
 
 def test_the_walk_finds_subpackages():
     assert "tfp_realnvp.data.load_arrays" in _MODULES
+
+
+def test_every_public_name_is_on_a_page():
+    names, module = [], None
+    for line in (pathlib.Path(__file__).parents[1] / "docs" / "api.rst").read_text().splitlines():
+        if match := re.fullmatch(r"\.\. currentmodule:: (\S+)", line):
+            module = match[1]
+        elif match := re.fullmatch(r"   (\w+)", line):
+            names.append(f"{module}.{match[1]}")
+    modules = ["tfp_realnvp", *(f"tfp_realnvp.{name}" for name in tfp_realnvp._MODULES)]
+    public = [f"{module}.{name}" for module in modules for name in _public(module)]
+    assert sorted(names) == sorted(public)
+
+
+def _public(module):
+    return importlib.import_module(module).__all__

@@ -1,4 +1,4 @@
-"""Runs the Python blocks of the README and of the pages, each as in a fresh session."""
+"""Runs the Python blocks of the README and of the pages of the site."""
 
 import pathlib
 import re
@@ -6,22 +6,29 @@ import re
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_BLOCKS = [
-    pytest.param(block, id=f"{path.stem}-{number}")
-    for path in [_ROOT / "README.md", *sorted(_ROOT.glob("docs/*.md"))]
-    for number, block in enumerate(
-        re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
-    )
-]
+_PAGES = sorted(_ROOT.glob("docs/*.md"))
 
 
-@pytest.mark.parametrize("block", _BLOCKS)
-def test_block(block, tmp_path, monkeypatch):
+def _blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+# A block of the README runs as in a fresh session, those of a page one after the other.
+_SESSIONS = [
+    pytest.param([block], id=f"README-{number}")
+    for number, block in enumerate(_blocks(_ROOT / "README.md"))
+] + [pytest.param(blocks, id=path.stem) for path in _PAGES if (blocks := _blocks(path))]
+
+
+@pytest.mark.parametrize("blocks", _SESSIONS)
+def test_blocks(blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "<block>", "exec"), {"__name__": "__main__"})
+    session = {"__name__": "__main__"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"<block {number}>", "exec"), session)
 
 
 def test_blocks_are_found():
-    assert len(_BLOCKS) >= 7
+    assert len(_SESSIONS) >= 7
     readme = (_ROOT / "README.md").read_text().splitlines()
     assert len(readme) <= 150, f"the README has {len(readme)} lines"
