@@ -35,8 +35,8 @@ def make_model(strategy=None, optimizer=lambda: None, dequantize=True, **options
 
 def train(strategy, folder, images=None, **options):
     """Returns what 20 steps, or 4 epochs, come to, with validation and checkpoints."""
-    # The gradient of a bias before batch normalization is rounding alone. Adam with its usual epsilon
-    # makes whole steps of that, which depend on the order of sums.
+    # The gradient of a bias before batch normalization is rounding alone, of which Adam with its
+    # usual epsilon makes whole steps. They depend on the order of sums.
     options.setdefault("optimizer", lambda: keras.optimizers.Adam(1e-3, epsilon=1e-3))
     model = make_model(strategy, **options)
     images = ft.grey_levels(40) if images is None else images
