@@ -46,7 +46,9 @@ def main(argv: list[str]) -> None:
         model.load_weights(FLAGS.weights)
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
-    settings["name"] = FLAGS.dataset or settings["name"]
+    if FLAGS.dataset not in (None, settings["name"]):
+        # The images that were held out are of the run's own dataset.
+        settings.update(name=FLAGS.dataset, num_validation=0)
     spec = flow.bijector.architecture.condition
     results, classifications = {}, {}
     for split in FLAGS.split:
