@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.serialization.saved_model import Outputs, ServedFlow
 
@@ -21,9 +23,7 @@ __all__ = ["export_onnx"]
 tfd = tfp.distributions
 
 
-def export_onnx(
-    distribution: tfd.Distribution | keras.Model, path: str | os.PathLike[str]
-) -> None:
+def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.PathLike[str]) -> None:
     r"""Writes ONNX models of the log density, the latents, and the images of latents.
 
     With the flow x = forward(z) and B images of shape [H, W, C], the folder `path` has the files
@@ -74,63 +74,74 @@ def export_onnx(
       ValueError: if its events are neither images nor vectors of known shape, it takes a condition
         that it does not declare, or tf2onnx cannot convert one of its operations.
     """
-    try:
-        import onnx
-        import tf2onnx
-    except ModuleNotFoundError as error:
-        raise missing_package("export_onnx", "tf2onnx") from error
-    flow = ServedFlow(distribution, distribution.event_shape, caller="export_onnx")
-    functions = flow.functions()
+    functions = ServedFlow(distribution, None, caller="export_onnx", any_size=False).functions()
     with atomic_files.atomic_replace(path) as folder:
         folder.mkdir()
         for name in ("log_prob", "encode", "decode"):
             function = functions[name]
             if f"{name}_uint8" in functions and name != "decode":
                 function = _with_noise(function)
-            with _without_logs("tf2onnx"):
-                model, _ = tf2onnx.convert.from_function(
-                    function,
-                    input_signature=function.input_signature,
-                    custom_op_handlers={
-                        "BroadcastArgs": (_broadcast_args, []),
-                        "Log1p": (_log1p, []),
-                    },
-                )
-            # tf2onnx leaves operations that it cannot convert in the model.
-            try:
-                onnx.checker.check_model(model)
-            except onnx.checker.ValidationError as error:
-                raise ValueError(f"export_onnx: tf2onnx cannot convert {name}. {error}") from error
-            for value in (*model.graph.input, *model.graph.output):
-                value.type.tensor_type.shape.dim[0].dim_param = "batch"
-            onnx.save_model(model, folder / f"{name}.onnx")
+            _write(folder / f"{name}.onnx", function.get_concrete_function())
+
+
+def _write(path: pathlib.Path, function: Any) -> None:
+    """Writes the ONNX model of a concrete function with one named output."""
+    try:
+        import onnx
+        import tf2onnx
+    except ModuleNotFoundError as error:
+        raise missing_package("export_onnx", "tf2onnx") from error
+    # `tf2onnx.convert.from_function` takes tensors that the function captures for inputs.
+    frozen = private_api.convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+    inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
+    (output_name,) = function.structured_outputs
+    names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
+    with _without_logs("tf2onnx", "tensorflow"):
+        model, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(add_shapes=True),
+            input_names=inputs,
+            output_names=[output.name],
+            tensors_to_rename=names,
+            custom_op_handlers={"BroadcastArgs": (_broadcast_args, []), "Log1p": (_log1p, [])},
+        )
+    # tf2onnx leaves operations that it cannot convert in the model.
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"export_onnx: tf2onnx cannot convert {path.stem}. {error}") from error
+    for value in (*model.graph.input, *model.graph.output):
+        for batch_size in value.type.tensor_type.shape.dim[:1]:
+            batch_size.dim_param = "batch"
+    onnx.save_model(model, path)
 
 
 def _with_noise(function: Any) -> Any:
     """Returns the function of images and noise in the place of their sum."""
     images, *conditions = function.input_signature
-    specs = {
-        "images": tf.TensorSpec(images.shape, tf.uint8, "images"),
-        "noise": tf.TensorSpec(images.shape, images.dtype, "noise"),
-    }
+    noise = tf.TensorSpec(images.shape, images.dtype, "noise")
+    levels = tf.TensorSpec(images.shape, tf.uint8, "images")
 
     def of_images_and_noise(images: tf.Tensor, noise: tf.Tensor, *conditions: tf.Tensor) -> Outputs:
         return function(tf.cast(images, noise.dtype) + noise, *conditions)
 
-    signature = [*specs.values(), *conditions]
+    signature = [levels, noise, *conditions]
     return tf.function(of_images_and_noise, input_signature=signature, autograph=False)
 
 
 @contextlib.contextmanager
-def _without_logs(name: str) -> Iterator[None]:
-    """Silences a logger and those below it."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def _without_logs(*names: str) -> Iterator[None]:
+    """Silences loggers and those below them."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 # Handlers of tf2onnx for operations that it does not know. They replace `node` in the graph.
@@ -152,9 +163,9 @@ def _broadcast_args(graph: Any, node: Any, name: str, args: Any) -> None:
 
 def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
     """Returns log(1 + x)."""
-    import numpy as np
     import tf2onnx
 
-    one = graph.make_const(f"{name}/one", np.ones([], tf2onnx.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))))
+    dtype = tf2onnx.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))
+    one = graph.make_const(f"{name}/one", np.ones([], dtype))
     graph.insert_new_node_on_input(node, "Add", [node.input[0], one.output[0]])
     node.type = "Log"

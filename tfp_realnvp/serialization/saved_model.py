@@ -126,8 +126,16 @@ class ServedFlow:
         distribution: tfd.Distribution | keras.Model,
         image_shape: Sequence[int | None] | None,
         caller: str,
+        any_size: bool = True,
     ) -> None:
-        """Checks the arguments of `export_saved_model`; `caller` begins the error messages."""
+        """Checks the arguments.
+
+        Args:
+          distribution: as in `export_saved_model`.
+          image_shape: as in `export_saved_model`.
+          caller: name that begins the error messages.
+          any_size: whether `image_shape=None` leaves height and width free where possible.
+        """
         if isinstance(distribution, keras.Model):
             distribution = distribution.distribution
         if not isinstance(distribution, private_api.TransformedDistribution):
@@ -154,7 +162,7 @@ class ServedFlow:
         self._is_standard_normal = _is_standard_normal(self._base)
         self._event_ndims = event_shape.rank
         is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
-        has_any_size = self._is_standard_normal and is_ours
+        has_any_size = any_size and self._is_standard_normal and is_ours
         if image_shape is None:
             image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
         image_shape = tf.TensorShape(image_shape)
