@@ -57,9 +57,10 @@ test-versions: test-tf2.18 test-tf2.21  ## run the core tests with the oldest an
 test-tf%: .venv-tf%/.dev
 	.venv-tf$*/bin/python -m pytest -m core $(PYTEST_FLAGS)
 
-lint: $(VENV)/.dev  ## check style and formatting
+lint: $(VENV)/.dev  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz also bits/dim
 	$(BIN)/python -m benchmarks.run --output_dir=results/bench \
@@ -68,7 +69,7 @@ bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz a
 	@ls results/bench
 
 clean:  ## remove the environments, caches and results
-	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is older than pyproject.toml only when the dependencies may have changed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ __all__ = ["export_saved_model"]
 tfd = tfp.distributions
 
 Outputs = dict[str, tf.Tensor]
-Condition = tf.Tensor | None
+Condition: TypeAlias = tf.Tensor | None
 
 
 def export_saved_model(
@@ -197,7 +197,7 @@ class ServedFlow:
         seed = tf.TensorSpec([], tf.int32, "seed")
         num_samples = tf.TensorSpec([], tf.int32, "num_samples")
         temperature = tf.TensorSpec([], self._dtype, "temperature")
-        inputs = {
+        inputs: dict[Callable[..., Outputs], list[tf.TensorSpec]] = {
             self.log_prob: [self._images],
             self.bits_per_dim: [self._images],
             self.encode: [self._images],
