@@ -48,8 +48,8 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
     matrices of an `InvertibleConv1x1` are inverted then. Normalizations use their moving
     statistics. The folder is written beside `path` and then replaces it.
 
-    tf2onnx converts the graphs, in about ten seconds for each hundred operations of TensorFlow.
-    onnxruntime has convolutions in float32, but not in float64 or bfloat16.
+    The conversion takes seconds for small flows of vectors, and minutes for large flows of images.
+    onnxruntime computes convolutions in float32, but not in float64.
 
     #### Example
 
@@ -72,7 +72,8 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
       ImportError: if tf2onnx is not installed.
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
       ValueError: if its events are neither images nor vectors of known shape, it takes a condition
-        that it does not declare, or tf2onnx cannot convert one of its operations.
+        that it does not declare, or an operation has no counterpart in ONNX, as convolutions in
+        bfloat16.
     """
     functions = ServedFlow(distribution, None, caller="export_onnx", any_size=False).functions()
     with atomic_files.atomic_replace(path) as folder:
