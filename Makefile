@@ -57,9 +57,10 @@ test-versions: test-tf2.18 test-tf2.21  ## run the core tests with the oldest an
 test-tf%: .venv-tf%/.dev
 	.venv-tf$*/bin/python -m pytest -m core $(PYTEST_FLAGS)
 
-lint: $(VENV)/.dev  ## check style and formatting
+lint: $(VENV)/.dev  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # --fail-on-warning also reports links to pages and names that do not exist.
 docs: $(VENV)/.docs  ## build the site, and execute its tutorials
@@ -74,8 +75,8 @@ bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz a
 	@ls results/bench
 
 clean:  ## remove the environments, caches, results and the site
-	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis \
-	  docs/_build docs/api
+	rm -rf $(VENV) .venv-tf* build dist results *.egg-info .pytest_cache .ruff_cache .mypy_cache \
+	  .hypothesis docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is older than pyproject.toml only when the dependencies may have changed.

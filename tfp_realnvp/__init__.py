@@ -45,6 +45,7 @@ from tfp_realnvp.networks import (
     ShallowConv,
 )
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
+from tfp_realnvp.serialization.onnx import export_onnx
 from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
@@ -94,6 +95,7 @@ __all__ = [
     "class_log_probs",
     "condition",
     "dequantize",
+    "export_onnx",
     "export_saved_model",
     "log_prob",
     "save_weights",

@@ -262,7 +262,7 @@ def save_curves(
                 f"{np.shape(x)} and {np.shape(y)}."
             )
         # A single point is invisible without a marker.
-        axes.plot(x, y, label=name, marker="o" if len(x) == 1 else None)
+        axes.plot(x, y, label=name, marker="o" if np.size(x) == 1 else None)
     axes.legend()
     with atomic_write(path) as (file, path):
         figure.savefig(file, format="png")

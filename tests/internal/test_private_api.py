@@ -41,6 +41,7 @@ _PURPOSES = {
     "adam_moments": "updating the moments of Adam in one kernel",
     "assign_on_replica": "assigning to the copy of a variable on one replica",
     "can_convert_arrays": "telling arrays from datasets as Keras does",
+    "convert_variables_to_constants_v2": "making a graph without variables for an ONNX model",
     "could_possibly_record": "knowing whether a gradient tape is active",
     "flatten_layers": "finding the scales of weight normalization within a network",
     "record_operation": "giving a tape the gradient of a part that is computed again",
@@ -330,6 +331,19 @@ def test_all_layers_within_a_layer(private_api):
     block = Block(keras.Sequential([keras.Input([2]), dense]))
     layers = private_api.flatten_layers(block)
     _works("flatten_layers", {id(block), id(dense)} <= {id(layer) for layer in layers})
+
+
+def test_a_graph_without_variables(private_api):
+    variable, captured = tf.Variable([1.0, 2.0]), tf.zeros([200, 2])
+    function = tf.function(lambda x: x + variable + captured)
+    function = function.get_concrete_function(tf.TensorSpec([2], tf.float32, "x"))
+    frozen = private_api.convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+    names = [tensor.name for tensor in frozen.inputs]
+    _works("convert_variables_to_constants_v2", names == ["x:0"])
+    (outputs,) = frozen(tf.constant([3.0, 4.0]))
+    _works("convert_variables_to_constants_v2", outputs.numpy()[0].tolist() == [4.0, 6.0])
 
 
 def test_assigning_on_a_replica(private_api):

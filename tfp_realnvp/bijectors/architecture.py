@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
 import numpy as np
@@ -27,6 +27,7 @@ from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet
 __all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture"]
 
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
+_Architecture = TypeVar("_Architecture", bound="Architecture")
 
 _TRANSFORMERS: dict[str, Callable[..., Transformer]] = {
     "affine": Affine,
@@ -108,7 +109,7 @@ class Architecture(abc.ABC):
             self._integer("embedding_size", 1)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Architecture:
+    def of(cls: type[_Architecture], arguments: Mapping[str, Any]) -> _Architecture:
         """Returns the architecture that the constructor arguments of a flow describe."""
         options = {
             field.name: arguments[field.name]
@@ -138,7 +139,9 @@ class Architecture(abc.ABC):
         return cls(**{**options, "transformer": transformer, "condition": condition})
 
     @abc.abstractmethod
-    def default_network(self, **kwargs: Any) -> keras.layers.Layer:
+    def default_network(
+        self, *, mask: Mask, input_channels: int, output_channels: int, **kwargs: Any
+    ) -> keras.layers.Layer:
         """Returns a network of the default kind; see `network_fn` of the flows."""
 
     def network(self, **kwargs: Any) -> Callable[..., tf.Tensor]:
@@ -150,7 +153,8 @@ class Architecture(abc.ABC):
         """Returns a new transformer for a coupling, with its own variables."""
         if self.transformer == "affine":
             return Affine(dtype=self.dtype)
-        return _TRANSFORMERS.get(self.transformer, self.transformer)()
+        make = self.transformer if callable(self.transformer) else _TRANSFORMERS[self.transformer]
+        return make()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -283,7 +287,10 @@ def checked_image_shape(
     if len(shape) != 3 or shape[-1] is None:
         raise ValueError(f"{expected}, got {image_shape!r}.")
     expected = f"{expected}, got {image_shape!r}: expected positive sizes"
-    return tuple(None if size is None else validation.integer(size, 1, expected) for size in shape)
+    height, width, channels = (
+        None if size is None else validation.integer(size, 1, expected) for size in shape
+    )
+    return height, width, channels
 
 
 def max_num_scales(sides: Sequence[int]) -> int:
@@ -302,7 +309,7 @@ def num_scales_of(image_shape: tuple[int | None, int | None, int], at_most: int)
     return max(1, min(at_most, max_num_scales(sides)))
 
 
-def _default_num_scales(image_shape: tuple[int | None, int | None, int], caller: str) -> int:
+def _default_num_scales(image_shape: Sequence[int | None], caller: str) -> int:
     if None in image_shape:
         raise ValueError(
             f"{caller}: expected num_scales for images of unknown size, {image_shape}, got None."

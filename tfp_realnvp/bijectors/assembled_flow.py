@@ -12,7 +12,6 @@ import tensorflow_probability as tfp
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.architecture import Architecture
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
-from tfp_realnvp.bijectors.coupling_layers import ConditionShape
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.networks import ConditionEmbedding
@@ -31,7 +30,7 @@ class AssembledFlow(FlowBijector):
     def __init__(
         self,
         architecture: Architecture,
-        build: Callable[[Architecture, ConditionShape], FlowChain],
+        build: Callable[..., FlowChain],
         next_to_data: Sequence[tfb.Bijector],
         *,
         flow: FlowChain | None,
@@ -80,8 +79,8 @@ class AssembledFlow(FlowBijector):
             )
 
     @property
-    def architecture(self) -> Architecture:
-        """The options of the networks."""
+    def architecture(self) -> Any:
+        """The options of the networks, an `Architecture`."""
         return self._flow.architecture
 
     @property
@@ -114,7 +113,7 @@ class AssembledFlow(FlowBijector):
 
 def _new_flow(
     architecture: Architecture,
-    build: Callable[[Architecture, ConditionShape], FlowChain],
+    build: Callable[..., FlowChain],
     name: str,
 ) -> FlowChain:
     spec, dtype = architecture.condition, architecture.dtype

@@ -115,13 +115,13 @@ class Coupling(FlowBijector):
         validation.require(is_transformer, expected, transformer, TypeError)
         with tf.name_scope(name):
             self._mask = mask
-            self._network = network
+            self._network: Any = network
             self._transformer = transformer
             self._is_layer = isinstance(network, keras.layers.Layer)
             if self._is_layer:
                 self._track_layer(network)
-            signature = inspect.signature(network.call if self._is_layer else network).parameters
-            self._takes_training = "training" in signature
+            function = network.call if isinstance(network, keras.layers.Layer) else network
+            self._takes_training = "training" in inspect.signature(function).parameters
             self._takes_condition = takes_condition(network)
             self._condition_spec = _declared_condition(network, conditional_event_shape, name)
             super().__init__(

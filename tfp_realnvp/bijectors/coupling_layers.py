@@ -12,7 +12,11 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
-from tfp_realnvp.bijectors.architecture import Architecture
+from tfp_realnvp.bijectors.architecture import (
+    Architecture,
+    ImageArchitecture,
+    VectorArchitecture,
+)
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
@@ -26,7 +30,7 @@ ConditionShape = tuple[int | None, ...] | None
 
 
 def coupling_layers(
-    architecture: Architecture,
+    architecture: ImageArchitecture | VectorArchitecture,
     masks: Sequence[Mask],
     channels: int,
     num_filters: int,

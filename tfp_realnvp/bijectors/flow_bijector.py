@@ -100,7 +100,8 @@ class FlowBijector(tfb.Bijector):
         expected = f"{name}: expected event_ndims of 1 or 3"
         validation.require(event_ndims in (1, 3), expected, event_ndims)
         validation.flag(validate_args, f"{name}: expected a bool as validate_args")
-        self._state_variables = self._hash = self._last_array = None
+        self._state_variables = self._hash = None
+        self._last_array: np.ndarray | None = None
         super().__init__(
             dtype=dtype,
             is_constant_jacobian=is_constant_jacobian,

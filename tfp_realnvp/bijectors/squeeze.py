@@ -116,7 +116,7 @@ class Squeeze(FlowBijector):
         k = self._block_size
         x = flatten_batch(y)
         if self._order != "plain":
-            x = _reorder(x, np.argsort(self._positions()))
+            x = _reorder(x, np.argsort(self._positions()).tolist())
         x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
         return x, tf.zeros(tf.shape(y)[:-3], y.dtype)
 

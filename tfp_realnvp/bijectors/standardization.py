@@ -65,7 +65,7 @@ class Standardization(FlowBijector):
         expected = f"{name}: expected a mean and a stddev, vectors of equal length"
         shapes = [moment.shape for moment in moments]
         validation.require(shapes[0] == shapes[1] and len(shapes[0]) == 1, expected, shapes)
-        is_valid = np.isfinite(moments).all() and (self._stddev > 0).all()
+        is_valid = bool(np.isfinite(moments).all() and (self._stddev > 0).all())
         expected = f"{name}: expected finite means, and finite and positive standard deviations"
         validation.require(is_valid, expected, [moment.tolist() for moment in moments])
         # Tuples of numbers can be compared and saved.
@@ -105,7 +105,8 @@ class Standardization(FlowBijector):
             )
         stddev = data.std(axis=0)
         is_constant = stddev <= 1e-12 * np.abs(data).max(axis=0)
-        return cls(data.mean(axis=0), np.where(is_constant, 1.0, stddev), **kwargs)
+        mean, stddev = data.mean(axis=0), np.where(is_constant, 1.0, stddev)
+        return cls(mean.tolist(), stddev.tolist(), **kwargs)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         size = len(self._mean)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -192,7 +192,8 @@ def load(
         shard_index=shard_index,
     )
     is_gray = condition == "gray"
-    common = {"condition": None if is_gray else condition, "num_validation": num_validation}
+    common: dict[str, Any] = {"num_validation": num_validation}
+    common["condition"] = None if is_gray else condition
     path = pathlib.Path(name)
     if name and name not in EMBEDDED and find_spec(name) is None and path.is_dir():
         selected = folder_images(path, split, image_size=image_size, on_error=on_error, **common)
@@ -221,7 +222,7 @@ def load(
     else:
         array = tf.nest.flatten(images)[0]
         num_images, image_shape = len(array), array.shape[1:]
-    make_batches = stream_batches if isinstance(images, ImageSource) else array_batches
+    make_batches: Any = stream_batches if isinstance(images, ImageSource) else array_batches
     batches = make_batches(images, plan)
     conditional_event_shape = selected.conditional_event_shape
     if is_gray:

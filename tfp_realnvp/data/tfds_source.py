@@ -110,7 +110,7 @@ def _new_spec(name: str, builder: Any, image_size: int | None) -> DatasetSpec:
             f"{dict(features)}."
         )
     height, width, channels = feature.shape
-    options = {}
+    options: dict[str, Any] = {}
     if image_size is not None:
         height = width = image_size
         options["prepare"] = functools.partial(preprocessing.prepare_square, size=image_size)

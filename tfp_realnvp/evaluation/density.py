@@ -151,7 +151,7 @@ def bits_per_dim(
             "bits_per_dim: expected a distribution over images, got events of shape "
             f"{distribution.event_shape}; log_likelihood evaluates vectors, in nats."
         )
-    options = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
     bounds = [
         _bounds(log_prob) / (-math.prod(event_shape) * math.log(2))
         for log_prob, event_shape in _log_probs(
@@ -230,7 +230,7 @@ def log_likelihood(
         noise.
     """
     dequantize = needs_noise("log_likelihood", distribution, dequantize, dequantizer, num_draws)
-    options = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
     bounds = [
         _bounds(log_prob)
         for log_prob, _ in _log_probs(

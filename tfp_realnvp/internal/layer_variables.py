@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -35,7 +36,7 @@ class LayerVariables(Sequence):
     def __len__(self) -> int:
         return len(self._layer.variables)
 
-    def __getitem__(self, index: int) -> tf.Variable:
+    def __getitem__(self, index: Any) -> tf.Variable:
         return _native(self._layer.variables[index])
 
     def __iter__(self) -> Iterator[tf.Variable]:

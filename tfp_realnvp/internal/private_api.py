@@ -32,6 +32,10 @@ from tensorflow.python.eager.record import (
     stop_recording,
 )
 
+# ONNX models are made from graphs whose weights are constants. The public function for that takes
+# graphs of TensorFlow 1 only.
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
 # `tfb.Invert(b)` is not a `tfb.Invert` unless `b` is a composite tensor, which a bijector with
 # networks is not: the constructor returns one of these bases. `isinstance` needs them.
 from tensorflow_probability.python.bijectors.chain import _Chain as Chain
@@ -63,6 +67,7 @@ __all__ = [
     "adam_moments",
     "assign_on_replica",
     "can_convert_arrays",
+    "convert_variables_to_constants_v2",
     "could_possibly_record",
     "flatten_layers",
     "record_operation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +32,7 @@ tfd = tfp.distributions
 # Names of events, by their rank.
 _KINDS = {3: "images", 1: "vectors"}
 
-Flow = RealNVPImage | RealNVPVector | tfd.Distribution
+Flow: TypeAlias = RealNVPImage | RealNVPVector | tfd.Distribution
 
 
 class Reconstruction(NamedTuple):
@@ -226,7 +226,7 @@ def image_bijector_of(flow: Flow) -> RealNVPImage:
     return _bijector_of(flow, RealNVPImage)
 
 
-def _bijector_of(flow: Flow, *kinds: type) -> RealNVPImage | RealNVPVector:
+def _bijector_of(flow: Flow, *kinds: type) -> Any:
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)

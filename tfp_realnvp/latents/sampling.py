@@ -120,4 +120,4 @@ def extrapolate(
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:
     """Returns the seed of a stateless random operation, two integers, from one or two integers."""
-    return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(seed), tf.int32)
+    return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(np.asarray(seed)), tf.int32)

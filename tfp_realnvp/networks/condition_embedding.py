@@ -87,7 +87,7 @@ class ConditionEmbedding(keras.layers.Layer):
             )
 
     @property
-    def embedded_shape(self) -> tuple[int | None, ...]:
+    def embedded_shape(self) -> Sequence[int | None]:
         """Shape of one embedded condition: (E,), or (H, W, K)."""
         return self.spec.event_shape if self.spec.event_ndims == 3 else (self.size,)
 

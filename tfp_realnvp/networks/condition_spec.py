@@ -178,7 +178,7 @@ class ConditionSpec:
         dtype = tf.int32 if self.num_classes is not None else dtype
         return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
 
-    def _shape_of_one(self, dtype: tf.DType) -> tuple[int | None, ...]:
+    def _shape_of_one(self, dtype: tf.DType) -> Sequence[int | None]:
         is_weights = self.num_classes is not None and dtype.is_floating
         return (self.num_classes,) if is_weights else self.event_shape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -238,7 +239,7 @@ class ConvResNet(Conditioner):
         shifts = iter(self.condition_shifts(conditional_input))
         moved = []
 
-        def normalize(x: tf.Tensor, norm: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        def normalize(x: tf.Tensor, norm: Sequence[tf.Tensor]) -> tf.Tensor:
             x, *statistics = batch_norm(
                 x, *norm, training=True, momentum=self.momentum, epsilon=self.epsilon
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ __all__ = ["export_saved_model"]
 tfd = tfp.distributions
 
 Outputs = dict[str, tf.Tensor]
-Condition = tf.Tensor | None
+Condition: TypeAlias = tf.Tensor | None
 
 
 def export_saved_model(
@@ -102,56 +102,73 @@ def export_saved_model(
       ValueError: if its events are neither images nor vectors of known shape, `image_shape` does
         not fit, or it takes a condition that it does not declare.
     """
-    if isinstance(distribution, keras.Model):
-        distribution = distribution.distribution
-    if not isinstance(distribution, private_api.TransformedDistribution):
-        raise TypeError(
-            "export_saved_model: expected a tfd.TransformedDistribution, or a FlowModel of one, "
-            f"got {distribution!r}."
-        )
-    event_shape = distribution.event_shape
-    if not event_shape.is_fully_defined() or event_shape.rank not in (1, 3):
-        raise ValueError(
-            "export_saved_model: expected a distribution over images [height, width, channels] or "
-            f"vectors [size] of known shape, got event_shape {event_shape}."
-        )
-    functions = _ServedFlow(distribution, image_shape).functions()
+    flow = ServedFlow(distribution, image_shape, caller="export_saved_model")
+    functions = flow.functions()
     module = tf.Module()
     for name, function in functions.items():
         setattr(module, name, function)
     # A SavedModel stores the variables that the module refers to.
-    module.served_variables = list(distribution.variables)
+    module.served_variables = list(flow.distribution.variables)
     signatures = {name: function.get_concrete_function() for name, function in functions.items()}
     with atomic_files.atomic_replace(path) as temporary:
         tf.saved_model.save(module, os.fspath(temporary), signatures=signatures)
 
 
-class _ServedFlow:
-    """The functions of the SavedModel of a distribution."""
+class ServedFlow:
+    """The exported functions of a distribution.
+
+    Attributes:
+      distribution: the `tfd.TransformedDistribution`.
+    """
 
     def __init__(
-        self, distribution: tfd.Distribution, image_shape: Sequence[int | None] | None
+        self,
+        distribution: tfd.Distribution | keras.Model,
+        image_shape: Sequence[int | None] | None,
+        caller: str,
+        any_size: bool = True,
     ) -> None:
+        """Checks the arguments.
+
+        Args:
+          distribution: as in `export_saved_model`.
+          image_shape: as in `export_saved_model`.
+          caller: name that begins the error messages.
+          any_size: whether `image_shape=None` leaves height and width free where possible.
+        """
+        if isinstance(distribution, keras.Model):
+            distribution = distribution.distribution
+        if not isinstance(distribution, private_api.TransformedDistribution):
+            raise TypeError(
+                f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one, got "
+                f"{distribution!r}."
+            )
+        event_shape = distribution.event_shape
+        if not event_shape.is_fully_defined() or event_shape.rank not in (1, 3):
+            raise ValueError(
+                f"{caller}: expected a distribution over images [height, width, channels] or "
+                f"vectors [size] of known shape, got event_shape {event_shape}."
+            )
+        self.distribution = distribution
         self._base = distribution.distribution
         self._bijector = distribution.bijector
         self._spec = find_condition_spec(distribution)
         if self._spec is None and takes_condition(distribution):
             raise ValueError(
-                "export_saved_model: expected a declared condition, by num_classes or "
+                f"{caller}: expected a declared condition, by num_classes or "
                 f"conditional_event_shape, got {distribution}."
             )
         self._dtype = tf.as_dtype(distribution.dtype)
         self._is_standard_normal = _is_standard_normal(self._base)
-        event_shape = distribution.event_shape
         self._event_ndims = event_shape.rank
         is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
-        has_any_size = self._is_standard_normal and is_ours
+        has_any_size = any_size and self._is_standard_normal and is_ours
         if image_shape is None:
             image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
         image_shape = tf.TensorShape(image_shape)
         if not has_any_size and image_shape != event_shape:
             raise ValueError(
-                f"export_saved_model: expected image_shape {event_shape}, the only one of this "
+                f"{caller}: expected image_shape {event_shape}, the only one of this "
                 f"base distribution and bijector, got {image_shape}."
             )
         latent_shape = self._bijector.inverse_event_shape(image_shape)
@@ -180,7 +197,7 @@ class _ServedFlow:
         seed = tf.TensorSpec([], tf.int32, "seed")
         num_samples = tf.TensorSpec([], tf.int32, "num_samples")
         temperature = tf.TensorSpec([], self._dtype, "temperature")
-        inputs = {
+        inputs: dict[Callable[..., Outputs], list[tf.TensorSpec]] = {
             self.log_prob: [self._images],
             self.bits_per_dim: [self._images],
             self.encode: [self._images],

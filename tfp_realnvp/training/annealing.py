@@ -55,7 +55,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         """
         super().__init__()
         self._peak = np.float32(peak)
-        self._annealed = None
+        self._annealed: np.float32 | None = None
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

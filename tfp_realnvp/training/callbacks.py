@@ -90,9 +90,9 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.warmup_steps = warmup_steps
         self.hold = hold
         self.used_seconds = used_seconds
-        self._start = None
+        self._start: float | None = None
         # Number of steps and time after the first step of `fit`, most of which is tracing.
-        self._after_first_step = None
+        self._after_first_step: tuple[int, float] | None = None
 
     @property
     def fraction(self) -> float:

@@ -95,6 +95,8 @@ class FlowModel(keras.Model):
     Theis, van den Oord, Bethge: A note on the evaluation of generative models, section 3.1.
     """
 
+    train_function: Any
+
     def __init__(
         self,
         distribution: tfd.Distribution,

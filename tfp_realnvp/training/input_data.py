@@ -87,7 +87,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         _refuse_weights("sample_weight", weights)
         size = arguments.get("validation_batch_size") or batch_size
         steps = arguments.get("validation_steps")
-        arguments["validation_data"] = _batches(*map(_with_arrays, held_out), size, steps)
+        held_out_x, held_out_y = map(_with_arrays, held_out)
+        arguments["validation_data"] = _batches(held_out_x, held_out_y, size, steps)
     if isinstance(x, tf.data.Dataset) and method == "fit":
         # Keras warns that it does not shuffle datasets, even where `shuffle` is not given.
         arguments.setdefault("shuffle", False)
@@ -107,7 +108,7 @@ class _ArrayBatches(private_api.ArrayDataAdapter):
 
 
 def _batches(
-    x: Any, y: Any, batch_size: int | None, steps: int | None, shuffle: bool | str = False
+    x: Any, y: Any, batch_size: Any, steps: int | None, shuffle: bool | str = False
 ) -> Any:
     """Returns what Keras takes as data, `x` or `(x, y)`, with autotuning off where possible."""
     if private_api.can_convert_arrays((x, y)):

@@ -35,8 +35,12 @@ class Transformer(tf.Module, abc.ABC):
     Papamakarios et al.: Normalizing flows for probabilistic modeling and inference, section 3.1.
     """
 
-    num_parameters: int
     is_constant_jacobian = False
+
+    @property
+    def num_parameters(self) -> int:
+        """P, the number of parameters of an element; a class attribute in most subclasses."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,0 +1,125 @@
+"""ONNX models, run by onnxruntime, against the distribution that they were exported from."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from flow_testing import (
+    condition,
+    conditional_distribution,
+    flow_distribution,
+    grey_levels,
+    normal,
+    randomize,
+    standard_normal,
+)
+
+import tfp_realnvp as tfr
+
+pytest.importorskip("tf2onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+SHAPE = (4, 4, 1)
+NAMES = ["log_prob", "encode", "decode"]
+
+
+def compact():
+    options = {"num_scales": 1, "num_couplings": 1, "num_filters": 4}
+    bijector = tfr.RealNVPImage.compact(SHAPE, num_classes=5, **options)
+    return tfd.TransformedDistribution(standard_normal(SHAPE), randomize(bijector))
+
+
+def vectors():
+    base = tfd.StudentT(tf.Variable([2.0, 4.0, 8.0]), 0.0, 1.0)
+    options = {"num_couplings": 2, "num_filters": 8, "transformer": "rational_quadratic_spline"}
+    bijector = randomize(tfr.RealNVPVector(3, **options))
+    return tfd.TransformedDistribution(tfd.Independent(base, 1), bijector)
+
+
+FLOWS = {
+    "paper": lambda: flow_distribution(SHAPE, num_couplings=1),
+    "labels": compact,
+    # Continuous images, conditions that are resized.
+    "small_images": lambda: conditional_distribution("small_images", "shallow", alpha=None),
+    "vectors": vectors,
+}
+
+
+def run(folder, name, *inputs):
+    """Runs a model with inputs in their order; returns its output."""
+    session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+    feeds = zip(session.get_inputs(), inputs, strict=True)
+    (output,) = session.run(None, {spec.name: np.asarray(value) for spec, value in feeds})
+    return output
+
+
+@pytest.fixture(scope="module", params=list(FLOWS))
+def exported(request, tmp_path_factory):
+    """A distribution, the folder of its models, their inputs, the events, and conditions."""
+    flow = FLOWS[request.param]()
+    folder = tmp_path_factory.mktemp("export") / "models"
+    tfr.export_onnx(tfr.FlowModel(flow), folder)
+    noise = np.random.default_rng(0).random([3, *SHAPE], np.float32)
+    if request.param in ("small_images", "vectors"):
+        inputs = [normal([3, *flow.event_shape])]
+    else:
+        inputs = [grey_levels(3, SHAPE), noise]
+    kind = request.param if request.param in ("labels", "small_images") else None
+    conditions = [] if kind is None else [condition(kind, [3])]
+    return flow, folder, inputs, sum(np.float32(inputs)), conditions
+
+
+def test_densities_and_latents_equal_those_of_the_distribution(exported):
+    flow, folder, inputs, events, conditions = exported
+    options = {"conditional_input": conditions[0]} if conditions else {}
+    expected = flow.log_prob(events, bijector_kwargs=options)
+    log_prob = run(folder, "log_prob", *inputs, *conditions)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
+    latents = run(folder, "encode", *inputs, *conditions)
+    expected = flow.bijector.inverse(events, **options)
+    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-4)
+    decoded = run(folder, "decode", latents, *conditions)
+    np.testing.assert_allclose(decoded, events, rtol=1e-4, atol=1e-3)
+    # The batch size is free.
+    one = run(folder, "log_prob", *(value[:1] for value in (*inputs, *conditions)))
+    np.testing.assert_allclose(one, log_prob[:1], rtol=1e-4)
+
+
+def test_inputs_and_outputs(exported):
+    flow, folder, inputs, _, conditions = exported
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.onnx" for n in NAMES)
+    events = "x" if flow.event_shape.rank == 1 else "images"
+    given = ["conditional_input"] if conditions else []
+    expected = {
+        "log_prob": ([events, *["noise"] * (len(inputs) - 1), *given], "log_prob"),
+        "encode": ([events, *["noise"] * (len(inputs) - 1), *given], "latents"),
+        "decode": (["latents", *given], events),
+    }
+    for name in NAMES:
+        session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+        assert [spec.name for spec in session.get_inputs()] == expected[name][0]
+        assert [spec.name for spec in session.get_outputs()] == [expected[name][1]]
+        assert {spec.shape[0] for spec in session.get_inputs()} == {"batch"}
+
+
+def test_an_operation_that_cannot_be_converted_leaves_the_old_folder(tmp_path):
+    (tmp_path / "models").mkdir()
+    flow = tfd.TransformedDistribution(standard_normal([2]), tfb.NormalCDF())
+    with pytest.raises(ValueError, match=r"export_onnx: tf2onnx cannot convert log_prob\. .*Ndtri"):
+        tfr.export_onnx(flow, tmp_path / "models")
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_errors(tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match=r"export_onnx: expected a tfd\.TransformedDistribution"):
+        tfr.export_onnx(tfd.Normal(0.0, 1.0), tmp_path / "models")
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    flow = tfd.TransformedDistribution(standard_normal([2]), tfb.Scale(2.0))
+    with pytest.raises(ImportError, match=r"export_onnx needs tf2onnx.*`pip install tf2onnx`"):
+        tfr.export_onnx(flow, tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,172 @@
+"""Exports a distribution as ONNX models, which run without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.internal import atomic_files, private_api
+from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.serialization.saved_model import Outputs, ServedFlow
+
+__all__ = ["export_onnx"]
+
+tfd = tfp.distributions
+
+
+def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.PathLike[str]) -> None:
+    r"""Writes ONNX models of the log density, the latents, and the images of latents.
+
+    With the flow x = forward(z) and B images of shape [H, W, C], the folder `path` has the files
+
+    | name | inputs | output |
+    | --- | --- | --- |
+    | `log_prob.onnx` | `images` uint8 [B, H, W, C], `noise` [B, H, W, C] | `log_prob` [B], nats |
+    | `encode.onnx` | `images`, `noise` | `latents`: inverse(images + noise) |
+    | `decode.onnx` | `latents` | `images`: forward(latents), continuous pixel values |
+
+    No model draws random numbers. `noise` is uniform in [0, 1), of the distribution's dtype, and
+    drawn by the caller. Gray levels are `images` of `decode.onnx` rounded down. The noise of
+    continuous pixel values x is x - floor(x).
+
+    A flow without `PixelLogit`, or with more than 256 gray levels, takes continuous `images` and no
+    noise. A flow of vectors [B, D] has `x` in the place of `images`, and no noise. A flow that
+    declares a condition has one more input, the last one: `conditional_input`, as in
+    `export_saved_model`.
+
+    The batch size is free, the shape of the events is that of the distribution. ONNX has no
+    assertions: pixel values out of range give NaN. The weights are copied at the time of the call;
+    matrices of an `InvertibleConv1x1` are inverted then. Normalizations use their moving
+    statistics. The folder is written beside `path` and then replaces it.
+
+    The conversion takes seconds for small flows of vectors, and minutes for large flows of images.
+    onnxruntime computes convolutions in float32, but not in float64.
+
+    #### Example
+
+    >>> import pathlib, tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> flow = tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_couplings=2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tfr.export_onnx(flow, f'{folder}/moons')
+    ...     sorted(path.name for path in pathlib.Path(folder).glob('moons/*'))
+    ['decode.onnx', 'encode.onnx', 'log_prob.onnx']
+
+    In a process without TensorFlow, `onnxruntime.InferenceSession('moons/log_prob.onnx')` runs it.
+
+    Args:
+      distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
+      path: the folder to write.
+
+    Raises:
+      ImportError: if tf2onnx is not installed.
+      TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
+      ValueError: if its events are neither images nor vectors of known shape, it takes a condition
+        that it does not declare, or an operation has no counterpart in ONNX, as convolutions in
+        bfloat16.
+    """
+    functions = ServedFlow(distribution, None, caller="export_onnx", any_size=False).functions()
+    with atomic_files.atomic_replace(path) as folder:
+        folder.mkdir()
+        for name in ("log_prob", "encode", "decode"):
+            function = functions[name]
+            if f"{name}_uint8" in functions and name != "decode":
+                function = _with_noise(function)
+            _write(folder / f"{name}.onnx", function.get_concrete_function())
+
+
+def _write(path: pathlib.Path, function: Any) -> None:
+    """Writes the ONNX model of a concrete function with one named output."""
+    try:
+        import onnx
+        import tf2onnx
+    except ModuleNotFoundError as error:
+        raise missing_package("export_onnx", "tf2onnx") from error
+    # `tf2onnx.convert.from_function` takes tensors that the function captures for inputs.
+    frozen = private_api.convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+    inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
+    (output_name,) = function.structured_outputs
+    names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
+    with _without_logs("tf2onnx", "tensorflow"):
+        model, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(add_shapes=True),
+            input_names=inputs,
+            output_names=[output.name],
+            tensors_to_rename=names,
+            custom_op_handlers={"BroadcastArgs": (_broadcast_args, []), "Log1p": (_log1p, [])},
+        )
+    # tf2onnx leaves operations that it cannot convert in the model.
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"export_onnx: tf2onnx cannot convert {path.stem}. {error}") from error
+    for value in (*model.graph.input, *model.graph.output):
+        for batch_size in value.type.tensor_type.shape.dim[:1]:
+            batch_size.dim_param = "batch"
+    onnx.save_model(model, path)
+
+
+def _with_noise(function: Any) -> Any:
+    """Returns the function of images and noise in the place of their sum."""
+    images, *conditions = function.input_signature
+    noise = tf.TensorSpec(images.shape, images.dtype, "noise")
+    levels = tf.TensorSpec(images.shape, tf.uint8, "images")
+
+    def of_images_and_noise(images: tf.Tensor, noise: tf.Tensor, *conditions: tf.Tensor) -> Outputs:
+        return function(tf.cast(images, noise.dtype) + noise, *conditions)
+
+    signature = [levels, noise, *conditions]
+    return tf.function(of_images_and_noise, input_signature=signature, autograph=False)
+
+
+@contextlib.contextmanager
+def _without_logs(*names: str) -> Iterator[None]:
+    """Silences loggers and those below them."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# Handlers of tf2onnx for operations that it does not know. They replace `node` in the graph.
+
+
+def _broadcast_args(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Broadcasts two shapes: the result is the shape of the sum of zeros of these shapes."""
+    import onnx
+
+    dtype, outputs = graph.get_dtype(node.output[0]), node.output
+    zeros = []
+    for shape in node.input:
+        cast = graph.make_node("Cast", [shape], attr={"to": onnx.TensorProto.INT64})
+        zeros.append(graph.make_node("ConstantOfShape", cast.output).output[0])
+    shape = graph.make_node("Shape", graph.make_node("Add", zeros).output)
+    graph.remove_node(name)
+    graph.make_node("Cast", shape.output, attr={"to": dtype}, name=name, outputs=outputs)
+
+
+def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Returns log(1 + x)."""
+    import tf2onnx
+
+    dtype = tf2onnx.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))
+    one = graph.make_const(f"{name}/one", np.ones([], dtype))
+    graph.insert_new_node_on_input(node, "Add", [node.input[0], one.output[0]])
+    node.type = "Log"
