@@ -27,7 +27,7 @@ import tfp_realnvp as tfr
 
 tfd = tfp.distributions
 
-SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: two epochs only
+SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: one epoch only
 keras.utils.set_random_seed(0)
 digits = tfr.data.load_arrays("digits")
 num_test, num_draws = (100, 1) if SHORT else (297, 4)
@@ -64,7 +64,7 @@ flow = tfd.TransformedDistribution(
     ),
 )
 model = tfr.FlowModel(flow)
-epochs, batch_size = (2 if SHORT else 20), 32
+epochs, batch_size = (1 if SHORT else 20), 32
 steps = epochs * -(-len(digits.train) // batch_size)
 model.compile(tfr.FusedAdam(global_clipnorm=100.0))
 history = model.fit(
@@ -154,7 +154,7 @@ print(f"accuracy on all images {is_correct.mean():.1%}, on nine tenths {certain_
 # %%
 assert np.allclose(np.exp(log_probs).sum(axis=1), 1.0, atol=1e-4)
 assert confusion.sum() == len(test)
-assert result.accuracy > (0.6 if SHORT else 0.96), result
+assert result.accuracy > (0.4 if SHORT else 0.96), result
 assert certain_accuracy >= is_correct.mean()
 
 # %% [markdown]
@@ -175,7 +175,7 @@ print(
     f"{bits_without_label:.3f} bits/dim without labels; a label is worth {gain:.2f} bits an image"
 )
 assert gain < np.log2(10)
-assert gain > (1.5 if SHORT else 2.9), gain
+assert gain > (0.5 if SHORT else 2.9), gain
 
 # %% [markdown]
 # The full run measured 1.970 bits/dim given labels and 2.017 without, and 3.31 bits for a label: an
@@ -228,7 +228,7 @@ assert np.abs(own - images - 0.5).max() < 1e-2
 swapped_log_probs = tfr.class_log_probs(flow, np.clip(swapped, 1e-3, 17 - 1e-3)).numpy()
 agreement = np.mean(swapped_log_probs.argmax(axis=-1) == np.arange(10))
 print(f"{agreement:.0%} of the swapped images are classified as their new label")
-assert agreement > (0.4 if SHORT else 0.8), agreement
+assert agreement > (0.15 if SHORT else 0.8), agreement
 
 # %% [markdown]
 # ## Vectors and images as conditions

@@ -38,7 +38,8 @@ def show(images, title, rows=None, columns=None, num_values=256):
     num_rows, num_columns, height, width, _ = levels.shape
     flat = levels.reshape(-1, *levels.shape[2:])
     grid = tfr.plots.image_grid(flat, columns=num_columns, num_values=num_values)
-    plt.figure(figsize=(8, 7 * len(grid) / grid.shape[1] + 0.8), layout="constrained")
+    size = num_columns * max(0.7, 0.03 * width)  # inches
+    plt.figure(figsize=(size + 1, size * len(grid) / grid.shape[1] + 0.6), layout="constrained")
     axes = plt.gca()
     axes.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray")
     axes.set_xticks(0.5 + width / 2 + (width + 1) * np.arange(num_columns), columns or [])
