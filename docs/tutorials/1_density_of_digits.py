@@ -168,9 +168,9 @@ for digit in range(10):
 print(f"all: {np.mean(is_recognized):.1%}")
 
 plt.figure(figsize=(6, 3.5), layout="constrained")
-bins = np.linspace(-200, -20, 40)
-plt.hist(np.clip(mirrored_log_probs, -199, 0), bins, alpha=0.7, label="mirrored")
-plt.hist(np.clip(log_probs, -199, 0), bins, alpha=0.7, label="as they are")
+bins = np.linspace(-180, -50, 40)
+plt.hist(np.maximum(mirrored_log_probs, -179), bins, alpha=0.7, label="mirrored")
+plt.hist(np.maximum(log_probs, -179), bins, alpha=0.7, label="as they are")
 plt.xlabel("log density, nats (the lowest ones are at the left edge)")
 plt.ylabel("test digits")
 plt.legend()

@@ -38,7 +38,8 @@ def show(images, title, columns):
     """Draws a grid of continuous pixel values."""
     levels = tfr.to_uint8(images, num_values=17)
     grid = tfr.plots.image_grid(levels, columns=columns, num_values=17)
-    plt.figure(figsize=(7, 7 * len(grid) / grid.shape[1] + 0.4), layout="constrained")
+    width = 0.6 * columns  # inches
+    plt.figure(figsize=(width, width * len(grid) / grid.shape[1] + 0.4), layout="constrained")
     plt.imshow(grid[..., 0], cmap="gray")
     plt.axis("off")
     plt.title(title)

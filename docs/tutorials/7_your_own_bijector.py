@@ -201,11 +201,11 @@ for name, transformer in (("affine", "affine"), ("sinh-arcsinh", sinh_arcsinh)):
 axis = np.linspace(-3, 6, 200, dtype=np.float32)
 line = np.stack([np.ones_like(axis), axis], axis=-1)
 plt.figure(figsize=(6, 3.5), layout="constrained")
-plt.plot(axis, truth.log_prob(list(line.T)), "k--", label="truth")
+plt.plot(axis, truth.prob(list(line.T)), "k--", label="truth")
 for name, model in flows.items():
-    plt.plot(axis, tfr.log_prob(model, line), label=name)
+    plt.plot(axis, np.exp(tfr.log_prob(model, line)), label=name)
 plt.xlabel("x₂ where x₁ = 1")
-plt.ylabel("log density, nats")
+plt.ylabel("density")
 plt.legend()
 plt.show()
 
