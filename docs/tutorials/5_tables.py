@@ -10,7 +10,7 @@
 # * learn the distribution of a number given others, p(y | x), of any shape,
 # * compare it with linear regression with normal errors.
 #
-# The tables come with scikit-learn. Two processor cores need two minutes.
+# The tables come with scikit-learn. Two processor cores need one minute.
 
 # %%
 import os
@@ -64,10 +64,10 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 # %% [markdown]
 # ## The flow
 #
-# A flow should not have to learn what we know already. Here it is the middle of a chain: the two
-# bijectors of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to
-# those. `RealNVPVector` starts as a rotation, so that the whole starts as the normal distribution,
-# and has to learn only what is different. The density is one of rows in their own units.
+# A flow should not have to learn what we know already. Here it is a part of a chain: two bijectors
+# of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such vectors.
+# `RealNVPVector` starts as a rotation, so that the whole starts with the mean and the covariance of
+# the rows, and has to learn only what is different. The density is one of rows in their own units.
 #
 # Two hundred rows are few, and a flow can learn them by heart. Against that, the networks are
 # small, and the base is Student's t distribution: with its heavy tails, a row far from all others
