@@ -1,0 +1,219 @@
+# %% [markdown]
+# # A density of digits in five minutes
+#
+# A normalizing flow is a probability density of images that can be evaluated exactly and sampled
+# exactly. In this tutorial you will
+#
+# * train one on handwritten digits of 8×8 pixels,
+# * measure it in bits per dimension, beside two simpler densities,
+# * draw new digits,
+# * ask it which images look like digits,
+# * save it, and load it again.
+#
+# Two processor cores need two minutes.
+
+# %%
+import os
+import tempfile
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: one epoch only
+keras.utils.set_random_seed(0)
+
+# %% [markdown]
+# ## The data
+#
+# `tfr.data.load_arrays("digits")` has the 1,797 digits that come with scikit-learn, as arrays of
+# whole numbers. A pixel has one of 17 gray levels, 0 (background) to 16. Your own images usually
+# have 256; the only difference is the argument `num_values` below.
+
+# %%
+digits = tfr.data.load_arrays("digits")
+print(
+    digits.train.shape, digits.train.dtype, "levels", digits.train.min(), "to", digits.train.max()
+)
+
+
+def show(images, title, columns=12):
+    """Draws a grid of images of gray levels."""
+    grid = tfr.plots.image_grid(images, columns=columns, num_values=17)
+    plt.figure(figsize=(7, 7 * len(grid) / grid.shape[1] + 0.4), layout="constrained")
+    plt.imshow(grid[..., 0], cmap="gray")
+    plt.axis("off")
+    plt.title(title)
+    plt.show()
+
+
+show(digits.train[:36], "Training images")
+
+# %% [markdown]
+# ## What to beat
+#
+# A model of images is measured by the number of bits that it needs for a pixel of an image that it
+# has not seen: $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer are better.
+#
+# If all levels were equally likely, a pixel would cost $\log_2 17 = 4.09$ bits. A histogram of the
+# levels of each pixel is better, because it knows that the corners are black. It treats pixels as
+# independent.
+
+# %%
+uniform_bits = np.log2(17)
+counts = np.stack([(digits.train == level).sum(axis=0) for level in range(17)]) + 0.1
+log_probs = np.log2(counts / counts.sum(axis=0))
+histogram_bits = -np.mean(np.take_along_axis(log_probs, digits.test.astype(int), axis=0))
+print(f"equally likely levels {uniform_bits:.2f}, a histogram of each pixel {histogram_bits:.2f}")
+
+# %% [markdown]
+# ## The model
+#
+# A flow has two parts. The base distribution is a standard normal distribution of *latents*. The
+# bijector maps latents to images, and back. `tfd.TransformedDistribution` is the density of the
+# results. `RealNVPImage.compact` is the bijector to start with: its layers transform one half of
+# the pixels given the other half, with small convolutional networks.
+#
+# `FlowModel` makes a Keras model of the distribution. Training maximizes the log density of the
+# training images. Densities are of real numbers, and gray levels are whole numbers; therefore
+# `FlowModel` adds uniform noise from [0, 1) to them, anew in each step. The bits per dimension of
+# the noisy images are an upper bound on those of the whole numbers.
+
+# %%
+flow = tfd.TransformedDistribution(
+    tfd.Sample(tfd.Normal(0.0, 1.0), digits.image_shape),
+    tfr.RealNVPImage.compact(digits.image_shape, num_values=17, num_scales=2, num_couplings=3),
+)
+model = tfr.FlowModel(flow)
+print(f"{model.count_params():,} parameters")
+
+# %% [markdown]
+# ## Training
+#
+# `compile` and `fit` are those of Keras. `LearningRateBudget` warms the learning rate up, and lets
+# it fall to zero at the end of a number of steps. The first step takes some seconds, in which
+# TensorFlow traces the model.
+
+# %%
+epochs, batch_size = (1 if SHORT else 20), 32
+steps = epochs * -(-len(digits.train) // batch_size)
+model.compile(tfr.FusedAdam(global_clipnorm=100.0))
+history = model.fit(
+    digits.train,
+    batch_size=batch_size,
+    epochs=epochs,
+    validation_data=digits.test,
+    callbacks=[tfr.LearningRateBudget(4e-3, steps=steps, warmup_steps=20)],
+    verbose=2,
+)
+
+# %%
+plt.figure(figsize=(6, 3.5), layout="constrained")
+plt.plot(range(1, epochs + 1), history.history["bits_per_dim"], ".-", label="training")
+plt.plot(range(1, epochs + 1), history.history["val_bits_per_dim"], ".-", label="test")
+plt.axhline(histogram_bits, color="gray", linestyle="--", label="histogram of each pixel")
+plt.xlabel("epoch")
+plt.ylabel("bits/dim")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## The result
+#
+# `tfr.evaluation.bits_per_dim` averages over several draws of the noise, and gives the standard
+# error over the test images. It also computes a tighter bound: the logarithm of the average density
+# in place of the average of the logarithm.
+
+# %%
+result = tfr.evaluation.bits_per_dim(flow, digits.test, num_draws=4)
+print(f"bits/dim of test images: {result.bits_per_dim:.3f} ± {result.standard_error:.3f}")
+print(f"tighter bound:           {result.importance_weighted:.3f}")
+
+# %% [markdown]
+# The full run measured 2.05 bits/dim, and 1.98 by the tighter bound: 0.4 bits less than the
+# histogram. The assertion below leaves room for other machines, on which rounding differs.
+
+# %%
+assert result.bits_per_dim < (3.0 if SHORT else 2.1), result
+assert result.importance_weighted <= result.bits_per_dim
+assert SHORT or result.bits_per_dim < histogram_bits - 0.3
+
+# %% [markdown]
+# ## New digits
+#
+# Samples are continuous pixel values. `tfr.to_uint8` rounds them down to gray levels.
+
+# %%
+samples = tfr.to_uint8(flow.sample(36, seed=(0, 1)), num_values=17)
+show(samples, "Samples")
+
+# %% [markdown]
+# ## Which images are digits?
+#
+# A density has an opinion on any image. We compare each test digit with its mirror image: the same
+# pixels, at other places. `tfr.log_prob` takes whole numbers, and adds the noise.
+
+# %%
+log_probs = tfr.log_prob(model, digits.test)
+mirrored_log_probs = tfr.log_prob(model, digits.test[:, :, ::-1])
+is_recognized = log_probs > mirrored_log_probs
+for digit in range(10):
+    share = np.mean(is_recognized[digits.test_labels == digit])
+    print(f"{digit}: more likely than its mirror image in {share:.0%}")
+print(f"all: {np.mean(is_recognized):.1%}")
+
+plt.figure(figsize=(6, 3.5), layout="constrained")
+bins = np.linspace(-180, -50, 40)
+plt.hist(np.maximum(mirrored_log_probs, -179), bins, alpha=0.7, label="mirrored")
+plt.hist(np.maximum(log_probs, -179), bins, alpha=0.7, label="as they are")
+plt.xlabel("log density, nats (the lowest ones are at the left edge)")
+plt.ylabel("test digits")
+plt.legend()
+plt.show()
+
+assert np.mean(is_recognized) > (0.7 if SHORT else 0.85)
+
+# %% [markdown]
+# The full run measured 93%. What is missing are zeros and eights, which look alike both ways. The
+# density was not trained for this task: it knows only what digits look like.
+#
+# ## Exact means exact
+#
+# The bijector computes the latents of an image without approximation, and the latents give the
+# image back. The log density is that of the latents plus the log determinant of the Jacobian.
+# `log_prob` of the distribution takes continuous pixel values, so that we add noise first.
+
+# %%
+x = tfr.dequantize(digits.test[:100], seed=(0, 1))
+decoded, largest_error = tfr.latents.reconstruct(flow, x)
+print(f"largest error of a pixel: {largest_error:.1e} gray levels")
+assert largest_error < 1e-2
+
+latents, log_det = flow.bijector.inverse_and_log_det(x)
+np.testing.assert_allclose(
+    flow.distribution.log_prob(latents) + log_det, flow.log_prob(x), rtol=1e-4
+)
+
+# %% [markdown]
+# ## Save and load
+#
+# A preset is a folder with a configuration, weights, and a model card. Here it is a temporary one.
+# `tfr.FlowModel.from_preset` also has models that come with the package: `"digits"` reaches 1.96
+# bits/dim by learned noise.
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    model.save_to_preset(folder, card={"data": "handwritten digits"})
+    print(sorted(os.listdir(folder)))
+    loaded = tfr.FlowModel.from_preset(folder)
+np.testing.assert_allclose(loaded.distribution.log_prob(x), flow.log_prob(x), rtol=1e-4)
+
+# %% [markdown]
+# ## Where to go from here
+#
+# The next tutorial trains on a folder of your own images; the third one adds labels.

@@ -1,0 +1,253 @@
+# %% [markdown]
+# # Labels, conditions and classification
+#
+# A flow can learn the density of an image *given* something: a label, a vector of attributes,
+# another image. In this tutorial you will
+#
+# * train a flow of digits given their labels,
+# * draw samples of a class,
+# * classify with Bayes' rule, and see where the classifier is sure,
+# * measure in bits what a label tells about an image,
+# * detect images that belong to no class,
+# * rewrite a digit as another one in the same handwriting.
+#
+# Two processor cores need two minutes.
+
+# %%
+import os
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from sklearn.linear_model import LogisticRegression
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: one epoch only
+keras.utils.set_random_seed(0)
+digits = tfr.data.load_arrays("digits")
+num_test, num_draws = (100, 1) if SHORT else (297, 4)
+test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
+
+
+def show(images, title, columns):
+    """Draws a grid of continuous pixel values."""
+    levels = tfr.to_uint8(images, num_values=17)
+    grid = tfr.plots.image_grid(levels, columns=columns, num_values=17)
+    width = 0.6 * columns  # inches
+    plt.figure(figsize=(width, width * len(grid) / grid.shape[1] + 0.4), layout="constrained")
+    plt.imshow(grid[..., 0], cmap="gray")
+    plt.axis("off")
+    plt.title(title)
+    plt.show()
+
+
+# %% [markdown]
+# ## A flow with labels
+#
+# `num_classes=10` makes a flow that takes integer labels. They are embedded as vectors, from which
+# each network gets shifts of its activations. `fit` takes the labels where other Keras models have
+# them.
+
+# %%
+flow = tfd.TransformedDistribution(
+    tfd.Sample(tfd.Normal(0.0, 1.0), digits.image_shape),
+    tfr.RealNVPImage.compact(
+        digits.image_shape,
+        num_values=17,
+        num_scales=2,
+        num_couplings=2,
+        num_classes=10,
+    ),
+)
+model = tfr.FlowModel(flow)
+epochs, batch_size = (1 if SHORT else 20), 32
+steps = epochs * -(-len(digits.train) // batch_size)
+model.compile(tfr.FusedAdam(global_clipnorm=100.0))
+history = model.fit(
+    digits.train,
+    digits.train_labels,
+    batch_size=batch_size,
+    epochs=epochs,
+    callbacks=[tfr.LearningRateBudget(4e-3, steps=steps, warmup_steps=20)],
+    verbose=2,
+)
+
+# %% [markdown]
+# `tfr.evaluation` takes the conditions as the second element of a tuple.
+
+# %%
+given_labels = tfr.evaluation.bits_per_dim(flow, (test, test_labels), num_draws=num_draws)
+print(f"{given_labels.bits_per_dim:.3f} ± {given_labels.standard_error:.3f} bits/dim given labels")
+assert given_labels.bits_per_dim < (2.8 if SHORT else 2.05), given_labels
+
+# %% [markdown]
+# ## Samples of a class
+#
+# `tfr.condition` fixes the condition. The result is a distribution whose batch shape is that of the
+# conditions: here 10 × 8.
+
+# %%
+labels = np.repeat(np.arange(10), 8).reshape(10, 8)
+of_class = tfr.condition(flow, labels)
+samples = of_class.sample(seed=(0, 1)).numpy()
+print("batch", of_class.batch_shape, "event", of_class.event_shape)
+show(samples.reshape(80, 8, 8, 1), "A row of samples for each label", columns=8)
+assert samples.shape == (10, 8, 8, 8, 1)
+
+# %% [markdown]
+# ## The classifier in the density
+#
+# By Bayes' rule a density given the class is a classifier, which needs no further training:
+#
+# $$p(y \mid x) = \frac{p(x \mid y)\, p(y)}{\sum_{y'} p(x \mid y')\, p(y')}.$$
+#
+# `tfr.class_log_probs` gives all $\log p(y \mid x)$ of continuous pixel values.
+# `tfr.evaluation.classification` averages over draws of the noise, and reports accuracy and
+# calibration. Logistic regression on the pixels is there for comparison.
+
+# %%
+x = tfr.dequantize(test, seed=(0, 1))
+log_probs = tfr.class_log_probs(flow, x).numpy()
+print("log p(y | x)", log_probs.shape, "probabilities sum to", np.exp(log_probs).sum(axis=1).mean())
+
+result = tfr.evaluation.classification(flow, test, test_labels, num_draws=num_draws)
+regression = LogisticRegression(max_iter=2_000)
+regression.fit(digits.train.reshape(-1, 64), digits.train_labels)
+baseline = regression.score(test.reshape(-1, 64), test_labels)
+print(f"accuracy {result.accuracy:.1%}, of logistic regression {baseline:.1%}")
+print(f"log loss {result.log_loss:.3f} nats")
+print(f"expected calibration error {result.expected_calibration_error:.3f}")
+
+# %%
+confusion = np.array(result.confusion_matrix)
+plt.figure(figsize=(4, 4), layout="constrained")
+plt.imshow(np.sqrt(confusion), cmap="Blues")
+for label, predicted in np.argwhere(confusion):
+    number = confusion[label, predicted]
+    color = "white" if label == predicted else "black"
+    plt.text(predicted, label, number, ha="center", va="center", color=color)
+plt.xticks(range(10))
+plt.yticks(range(10))
+plt.xlabel("most probable class")
+plt.ylabel("label")
+plt.show()
+
+# %% [markdown]
+# The probability of the most probable class says when to trust the classifier: if it may leave the
+# least certain tenth of the images to a human, it makes fewer errors.
+
+# %%
+confidence = log_probs.max(axis=1)
+is_correct = log_probs.argmax(axis=1) == test_labels
+is_certain = confidence > np.quantile(confidence, 0.1)
+certain_accuracy = is_correct[is_certain].mean()
+print(f"accuracy on all images {is_correct.mean():.1%}, on nine tenths {certain_accuracy:.1%}")
+
+# %% [markdown]
+# The full run measured 99.3% for the flow, two errors in 297 images, 97.6% for logistic regression,
+# and 100% on the nine tenths. The calibration error is 0.006.
+
+# %%
+assert np.allclose(np.exp(log_probs).sum(axis=1), 1.0, atol=1e-4)
+assert confusion.sum() == len(test)
+assert result.accuracy > (0.4 if SHORT else 0.96), result
+assert certain_accuracy > is_correct.mean() - 0.005
+
+# %% [markdown]
+# ## What is a label worth?
+#
+# The density without a label is the mean over the classes, $p(x) = \sum_y p(x \mid y)\, p(y)$. By
+# Bayes' rule it is $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$, for example the label. What a
+# label tells about an image is the difference of the log densities, the mutual information of the
+# two. It cannot exceed the information of a label, log₂ 10 = 3.32 bits.
+
+# %%
+rows = np.arange(len(test))
+given_label = flow.log_prob(x, bijector_kwargs={"conditional_input": test_labels}).numpy()
+log_density = given_label + np.log(1 / 10) - log_probs[rows, test_labels]
+gain = np.mean(given_label - log_density) / np.log(2)
+bits_without_label = -np.mean(log_density) / np.log(2) / 64
+print(
+    f"{bits_without_label:.3f} bits/dim without labels; a label is worth {gain:.2f} bits an image"
+)
+assert gain < np.log2(10)
+assert gain > (0.5 if SHORT else 2.9), gain
+
+# %% [markdown]
+# The full run measured 1.970 bits/dim given labels and 2.017 without, and 3.31 bits for a label: an
+# image leaves nearly no doubt about it. A similar model without labels has 2.05 bits/dim in the
+# first tutorial; ten densities, one for each class, describe all digits better than one.
+#
+# ## None of these classes
+#
+# The probabilities of the classes add up to one for any image, also for one that is no digit. The
+# density $p(x)$ tells the two apart. Here are negatives of digits, upside down: the classifier
+# decides, the density objects.
+
+# %%
+strange = tfr.dequantize(16 - test[:, ::-1], seed=(0, 1))
+strange_log_probs = tfr.class_log_probs(flow, strange).numpy()
+print(f"mean probability of the chosen class: {np.exp(strange_log_probs.max(axis=1)).mean():.2f}")
+
+zeros = np.zeros(len(test), np.int32)
+of_zero = flow.log_prob(strange, bijector_kwargs={"conditional_input": zeros}).numpy()
+strange_log_density = of_zero + np.log(1 / 10) - strange_log_probs[:, 0]
+threshold = np.quantile(log_density, 0.01)
+share = np.mean(strange_log_density < threshold)
+print(f"{share:.1%} of them are less likely than 99% of the digits")
+assert share > 0.95, share
+
+# %% [markdown]
+# ## The same handwriting
+#
+# The flow takes an image to latents given its label. What the label tells need not be in the
+# latents; slant and thickness are. Decoded under another label, they give another digit in a
+# similar hand. `tfr.latents.swap_condition` does both steps. The first column has the images.
+
+# %%
+chosen = slice(0, 8)
+images, labels = test[chosen], test_labels[chosen]
+swapped = tfr.latents.swap_condition(
+    flow, images[:, np.newaxis], labels[:, np.newaxis], np.arange(10)
+)
+rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
+show(rows.reshape(-1, 8, 8, 1), "Images, decoded under the labels 0 to 9", columns=11)
+
+own = swapped[np.arange(8), labels]
+print(f"under its own label each image comes back: {np.abs(own - images - 0.5).max():.1e}")
+assert np.abs(own - images - 0.5).max() < 1e-2
+
+# %% [markdown]
+# Are the others digits of their label? The classifier has an opinion.
+
+# %%
+swapped_log_probs = tfr.class_log_probs(flow, np.clip(swapped, 1e-3, 17 - 1e-3)).numpy()
+agreement = np.mean(swapped_log_probs.argmax(axis=-1) == np.arange(10))
+print(f"{agreement:.0%} of the swapped images are classified as their new label")
+assert agreement > (0.15 if SHORT else 0.8), agreement
+
+# %% [markdown]
+# ## Vectors and images as conditions
+#
+# Instead of `num_classes`, `conditional_event_shape=[40]` declares a vector of 40 attributes, and
+# `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image.
+# Everything else is the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. With
+# `condition_dropout=0.1` a flow also learns the density without a condition, for conditions that
+# cannot be summed over. Here is a flow before training whose condition is the ink of an image.
+
+# %%
+by_ink = tfd.TransformedDistribution(
+    tfd.Sample(tfd.Normal(0.0, 1.0), [8, 8, 1]),
+    tfr.RealNVPImage(
+        [8, 8, 1], num_values=17, num_blocks=0, num_filters=4, conditional_event_shape=[1]
+    ),
+)
+ink = test.mean(axis=(1, 2)).astype(np.float32) / 16
+given_ink = tfr.condition(by_ink, ink[:5])
+print(ink.shape, given_ink.batch_shape, given_ink.log_prob(x[:5]).shape)
+assert given_ink.batch_shape == [5] and tf.reduce_all(tf.math.is_finite(given_ink.log_prob(x[:5])))

@@ -1,0 +1,294 @@
+# %% [markdown]
+# # Tables: densities, outliers, p(y | x)
+#
+# A row of a table is a vector. `RealNVPVector` is the flow for vectors. In this tutorial you will
+#
+# * learn the density of the rows of a small table, without learning the rows by heart,
+# * compose the flow with bijectors of TensorFlow Probability,
+# * compare it with a normal distribution on rows that neither has seen,
+# * detect tumors by a density of healthy tissue,
+# * learn the distribution of a number given others, p(y | x), of any shape,
+# * compare it with linear regression with normal errors.
+#
+# The tables come with scikit-learn. Two processor cores need one minute.
+
+# %%
+import os
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import KFold, train_test_split
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: few epochs
+keras.utils.set_random_seed(0)
+tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several models
+
+# %% [markdown]
+# ## A table
+#
+# Thirty measurements of cell nuclei in breast tissue, 357 benign and 212 malignant cases. We learn
+# the density of benign ones only. A part of them is for the test, another one to stop training.
+
+# %%
+table = load_breast_cancer()
+rows = table.data.astype(np.float32)
+benign, malignant = rows[table.target == 1], rows[table.target == 0]
+train, test = train_test_split(benign, test_size=0.3, random_state=0)
+fitted, held_out = train_test_split(train, test_size=0.2, random_state=0)
+num_columns = rows.shape[1]
+print(len(fitted), "rows to fit,", len(held_out), "to stop,", len(test), "to test")
+
+# %% [markdown]
+# The first thing to compare with is the normal distribution with the moments of the rows. Columns
+# have very different units and are strongly correlated, so that its covariance matrix is needed in
+# float64.
+
+# %%
+mean = train.mean(axis=0, dtype=np.float64)
+cholesky = np.linalg.cholesky(np.cov(train.T.astype(np.float64)))
+normal = tfd.MultivariateNormalTriL(mean, cholesky)
+normal_log_probs = normal.log_prob(test.astype(np.float64)).numpy()
+print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
+
+# %% [markdown]
+# ## The flow
+#
+# A flow should not have to learn what we know already. Here it is a part of a chain: two bijectors
+# of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such vectors.
+# `RealNVPVector` starts as a rotation, so that the whole starts with the mean and the covariance of
+# the rows, and has to learn only what is different. The density is one of rows in their own units.
+#
+# Two hundred rows are few, and a flow can learn them by heart. Against that, the networks are
+# small, and the base is Student's t distribution: with its heavy tails, a row far from all others
+# is unlikely, and not impossible.
+
+# %%
+fitted_mean = fitted.mean(axis=0)
+fitted_cholesky = np.linalg.cholesky(np.cov(fitted.T.astype(np.float64))).astype(np.float32)
+flow = tfd.TransformedDistribution(
+    tfd.Sample(tfd.StudentT(8.0, 0.0, 1.0), [num_columns]),
+    tfb.Chain(
+        [
+            tfb.Shift(fitted_mean),
+            tfb.ScaleMatvecTriL(fitted_cholesky),
+            tfr.RealNVPVector(num_columns, num_couplings=4, num_blocks=1, num_filters=32),
+        ]
+    ),
+)
+
+# %% [markdown]
+# There are two more remedies. Each row is used many times, each time with other noise: normal, with
+# the covariance of the rows and 0.3 of their standard deviation. And training stops when the loss
+# on held-out rows does not fall any more.
+#
+# For vectors the loss is $-\log p$ in nats. `tfr.log_prob` scores rows in batches.
+
+
+# %%
+def with_noise(rows, cholesky, num_copies, scale=0.3):
+    """Returns copies of rows with normal noise of the covariance of the rows."""
+    copies = np.tile(rows, [num_copies, 1])
+    noise = np.random.default_rng(0).normal(size=copies.shape)
+    return (copies + scale * noise @ cholesky.T).astype(np.float32)
+
+
+model = tfr.FlowModel(flow)
+before = tfr.log_prob(model, test).mean()
+model.compile(tfr.FusedAdam(3e-4, global_clipnorm=10.0))
+model.fit(
+    with_noise(fitted, fitted_cholesky, num_copies=20),
+    batch_size=64,
+    epochs=2 if SHORT else 20,
+    validation_data=held_out,
+    callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)],
+    verbose=2,
+)
+
+# %% [markdown]
+# Two densities are compared on the same rows: the standard error is that of the difference.
+
+# %%
+log_probs = tfr.log_prob(model, test)
+lead = log_probs - normal_log_probs
+lead_error = lead.std() / np.sqrt(len(lead))
+print(f"flow: {log_probs.mean():.2f} nats a test row, before training {before:.2f}")
+print(f"more than the normal distribution: {lead.mean():.2f} ± {lead_error:.2f} nats")
+
+# %% [markdown]
+# The full run measured 43.34 nats for the normal distribution and 47.29 for the flow, 3.95 ± 0.79
+# more. One nat of these is the base distribution: before training the flow has 44.33.
+
+# %%
+assert lead.mean() > 2 * lead_error
+assert log_probs.mean() > before + 1.0
+
+# %% [markdown]
+# `examples/train_table.py` goes further: it averages the densities of five flows, each of which
+# stops on another fifth of the rows, so that all rows are learned from.
+#
+# ## Outliers
+#
+# A density of benign cases makes malignant ones improbable, without having seen one. The area under
+# the ROC curve is the probability that a malignant case is less likely than a benign one.
+
+# %%
+malignant_log_probs = tfr.log_prob(model, malignant)
+is_malignant = np.repeat([0, 1], [len(test), len(malignant)])
+scores = {
+    "flow": -np.concatenate([log_probs, malignant_log_probs]),
+    "normal distribution": -np.concatenate(
+        [normal_log_probs, normal.log_prob(malignant.astype(np.float64))]
+    ),
+}
+auroc = {name: roc_auc_score(is_malignant, score) for name, score in scores.items()}
+print("area under the ROC curve:", {name: round(float(area), 4) for name, area in auroc.items()})
+
+plt.figure(figsize=(4, 4), layout="constrained")
+for name, score in scores.items():
+    plt.plot(*roc_curve(is_malignant, score)[:2], label=f"{name}, {auroc[name]:.3f}")
+plt.xlabel("share of benign cases reported")
+plt.ylabel("share of malignant cases found")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# The full run measured 0.976 for both. The normal distribution is as good for this task: a better
+# density is not always a better detector. Try the simple one first.
+
+# %%
+assert auroc["flow"] > 0.95, auroc
+
+# %% [markdown]
+# ## The distribution of a number given others
+#
+# The diabetes table has ten measurements x of 442 patients, and how far the disease progressed in a
+# year, y. Linear regression with normal errors is a density p(y | x): its mean is a linear function
+# of x, its standard deviation is always the same. But the errors here grow with the mean, and are
+# not symmetrical.
+#
+# A flow of a vector of one number, given a condition, can have any shape: with
+# `transformer="rational_quadratic_spline"` the number goes through splines that depend on the
+# condition. With a few hundred rows it pays not to learn everything at once. So the regression
+# predicts the mean from the ten measurements, and the flow is given that prediction, as a condition
+# of one number. `compile` without an optimizer takes Adam, for vectors with a learning rate that
+# falls to zero along a cosine until the end of `fit`.
+
+# %%
+x, y = load_diabetes(return_X_y=True)
+x, y = x.astype(np.float32), y.astype(np.float32)[:, np.newaxis]
+
+
+def fit_regression(x, y):
+    """Returns a linear regression and the standard deviation of its errors."""
+    regression = LinearRegression().fit(x, y)
+    errors = y - regression.predict(x)
+    return regression, np.sqrt(np.sum(errors**2) / (len(x) - x.shape[1] - 1))
+
+
+def fit_conditional_flow(predictions, y, epochs):
+    """Returns a model of p(y | prediction)."""
+    keras.utils.set_random_seed(0)
+    bijector = tfr.RealNVPVector(
+        1,
+        num_couplings=2,
+        num_blocks=1,
+        num_filters=16,
+        embedding_size=16,
+        transformer="rational_quadratic_spline",
+        conditional_event_shape=[1],
+        standardization=tfr.Standardization.of(y),
+    )
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), [1])
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
+    model.compile()
+    scale = y.std() * np.ones([1, 1])
+    model.fit(
+        with_noise(y, scale, num_copies=20, scale=0.1),
+        np.tile(predictions, [20, 1]),
+        batch_size=64,
+        epochs=epochs,
+        verbose=0,
+    )
+    return model
+
+
+# %% [markdown]
+# The test is a cross-validation: each patient is scored by a regression and a flow that were fitted
+# to others. The condition is standardized as well, since networks like numbers near one.
+
+# %%
+linear_log_probs, flow_log_probs, levels = (np.zeros(len(y)) for _ in range(3))
+folds = list(KFold(3, shuffle=True, random_state=0).split(x))
+for train_rows, test_rows in folds[:1] if SHORT else folds:
+    regression, deviation = fit_regression(x[train_rows], y[train_rows])
+
+    def condition_of(x, regression=regression, y=y[train_rows]):
+        return ((regression.predict(x) - y.mean()) / y.std()).astype(np.float32)
+
+    model = fit_conditional_flow(
+        condition_of(x[train_rows]), y[train_rows], epochs=2 if SHORT else 8
+    )
+    x_test, y_test = x[test_rows], y[test_rows]
+    linear = tfd.Normal(regression.predict(x_test), deviation)
+    linear_log_probs[test_rows] = linear.log_prob(y_test)[:, 0]
+    flow_log_probs[test_rows] = tfr.log_prob(model, y_test, condition_of(x_test))
+    # Where y is among the samples of p(y | x): uniform, if the distribution is right.
+    samples = tfr.condition(model.distribution, condition_of(x_test)).sample(1_000, seed=(0, 1))
+    levels[test_rows] = np.mean(samples < y_test, axis=0)[:, 0]
+
+is_tested = flow_log_probs != 0
+lead = (flow_log_probs - linear_log_probs)[is_tested]
+lead_error = lead.std() / np.sqrt(len(lead))
+print(f"linear regression, normal errors {linear_log_probs[is_tested].mean():.3f} nats a patient")
+print(f"flow                             {flow_log_probs[is_tested].mean():.3f} nats a patient")
+print(f"more                             {lead.mean():.3f} ± {lead_error:.3f} nats")
+
+# %% [markdown]
+# Is the distribution calibrated? Of the 90% intervals of p(y | x), between the levels 0.05 and 0.95
+# of the samples, about 90% should contain y.
+
+# %%
+coverage = np.mean((levels > 0.05) & (levels < 0.95), where=is_tested)
+print(f"90% intervals contain {coverage:.1%} of {is_tested.sum()} values")
+
+# %% [markdown]
+# The full run measured -5.422 nats for the regression and -5.343 for the flow, 0.078 ± 0.020 more;
+# 88.2% of the values are in their intervals. In a trial, a flow that was given all ten measurements
+# instead was no better than the regression: 265 rows were too few.
+
+# %%
+assert abs(coverage - 0.9) < (0.08 if SHORT else 0.05), coverage
+assert SHORT or lead.mean() > 2 * lead_error, lead.mean()
+
+# %% [markdown]
+# The density for a low, a middle and a high prediction shows what the flow has learned.
+
+# %%
+axis = np.linspace(0, 400, 200, dtype=np.float32)
+plt.figure(figsize=(6, 3.5), layout="constrained")
+for value, color in ((-1.0, "C0"), (0.0, "C1"), (1.0, "C2")):
+    prediction = y[train_rows].mean() + value * y[train_rows].std()
+    given = tfr.condition(model.distribution, np.float32([value]))
+    plt.plot(axis, given.prob(axis[:, np.newaxis]), color, label=f"prediction {prediction:.0f}")
+    plt.plot(axis, tfd.Normal(prediction, deviation).prob(axis), color, linestyle=":")
+plt.xlabel("progression of the disease; dotted: normal errors")
+plt.ylabel("p(y | prediction)")
+plt.legend()
+plt.show()
+
+given = tfr.condition(model.distribution, np.float32([0.0]))
+wide = np.linspace(-400, 900, 4_000, dtype=np.float32)
+integral = np.trapezoid(given.prob(wide[:, np.newaxis]), wide)
+print(f"integral of a density: {integral:.4f}")
+assert abs(integral - 1) < 0.01
