@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import pathlib
+import re
 from typing import Literal
 
 import tensorflow as tf
@@ -170,7 +171,8 @@ def _shapes(
             with tf.device("CPU"):
                 return tuple(preprocessing.decode(tf.io.read_file(str(path))).shape)
         except tf.errors.OpError as error:
-            return error.message.splitlines()[0]
+            # Without the name of the function that TensorFlow puts first.
+            return re.sub(r"^\{\{.*?\}\}\s*", "", error.message).splitlines()[0]
 
     paths = list(dict.fromkeys(paths))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
