@@ -19,7 +19,7 @@ PIP := $(BIN)/python $(INSTALL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo presets check test test-versions lint docs bench clean
+.PHONY: help demo presets check test test-versions lint docs dist bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -67,6 +67,13 @@ docs: $(VENV)/.docs  ## build the site, and execute its tutorials
 	@rm -rf docs/api
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "The site is docs/_build/html/index.html"
+
+dist: $(BIN)/python  ## build wheel and source distribution, and check them
+	$(PIP) build twine 'readme_renderer[md]'
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist . > dist.log || (cat dist.log; exit 1)
+	@rm dist.log
+	$(BIN)/python -m twine check --strict dist/*
 
 bench: $(VENV)/.bench  ## measure speed and memory; with BENCH_DATA=images.npz also bits/dim
 	$(BIN)/python -m benchmarks.run --output_dir=results/bench \

@@ -17,9 +17,9 @@ class Transformer(tf.Module, abc.ABC):
     A coupling predicts the parameters from the half that it keeps. Its network gives `P c` channels
     for c transformed ones: the first parameter of all channels, then the second, and so on.
 
-    `RealNVPImage(..., transformer=f)` calls f for a new transformer in each coupling: a subclass, or a
-    function that returns an instance. To save such a flow, let f be a function with the decorator
-    `keras.saving.register_keras_serializable`, which gives it the name that is saved.
+    `RealNVPImage(..., transformer=f)` calls f for a new transformer in each coupling. f is a
+    subclass, or a function that returns an instance. To save such a flow, let f be a function with
+    the decorator `keras.saving.register_keras_serializable`, which gives it the name that is saved.
 
     #### Example
 
