@@ -13,13 +13,16 @@ has seen the test images, of which one part is held out for the p-values, and th
 
 from __future__ import annotations
 
+import io
 import pathlib
 from collections.abc import Mapping
 
 import keras
+import matplotlib.figure
 import numpy as np
 import tensorflow_probability as tfp
 from absl import app, flags
+from PIL import Image
 from scipy import ndimage
 
 import tfp_realnvp as tfr
@@ -82,14 +85,15 @@ def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> Non
     scores = score(digits.test)
     set_scores = {name: score(images) for name, images in sets.items()}
     print(f"Digits: area under the ROC curve, {len(new)} new digits against as many outliers")
-    print_table({name: values[_NUM_HELD_OUT:] for name, values in scores.items()}, set_scores)
+    new_scores = {name: values[_NUM_HELD_OUT:] for name, values in scores.items()}
+    print_table(new_scores, set_scores)
     print_false_alarms(scores, set_scores, rng)
     blank = score(np.zeros_like(new[:1]))
     print("p-values of a blank image:", end="")
     for name, values in scores.items():
         print(f" {name} {outliers.p_values(blank[name], values[:_NUM_HELD_OUT])[0]:.3f},", end="")
     print(f"\n{(scores['-log p'] > blank['-log p']).mean():.0%} of digits have a lower density.\n")
-    draw("digits.png", {"digits": new, **sets}, digits.num_values)
+    draw("digits.png", sets, new_scores, set_scores, digits.num_values)
 
 
 def compare_on_photos(photos: data.ImageArrays) -> None:
@@ -111,6 +115,7 @@ def compare_on_photos(photos: data.ImageArrays) -> None:
                 log_probs, reference, FLAGS.group_size
             ),
             "complexity": outliers.complexity_corrected(log_probs, images),
+            "complexity by WebP": outliers.complexity_corrected(log_probs, images, webp),
         }
 
     mean = new.mean(axis=(1, 2), keepdims=True)
@@ -122,8 +127,9 @@ def compare_on_photos(photos: data.ImageArrays) -> None:
     }
     sets = {name: images.astype(np.uint8) for name, images in sets.items()}
     print(f"Photographs: area under the ROC curve, {len(new)} new ones, as many outliers")
-    print_table(score(new), {name: score(images) for name, images in sets.items()})
-    draw("photos.png", {"photographs": new, **sets}, photos.num_values)
+    scores, set_scores = score(new), {name: score(images) for name, images in sets.items()}
+    print_table(scores, set_scores)
+    draw("photos.png", sets, scores, set_scores, photos.num_values)
 
 
 def train_member(digits: data.ImageArrays, seed: int) -> tfr.FlowModel:
@@ -137,6 +143,13 @@ def train_member(digits: data.ImageArrays, seed: int) -> tfr.FlowModel:
     model.compile()
     model.fit(digits.train, epochs=FLAGS.epochs, batch_size=64, verbose=0)
     return model
+
+
+def webp(image: np.ndarray) -> bytes:
+    """Returns the file of an image in lossless WebP, a better code of photographs than PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "webp", lossless=True, quality=100)
+    return file.getvalue()
 
 
 # The outliers.
@@ -233,15 +246,35 @@ def print_row(name: str, cells: list[str]) -> None:
     print(f"{name:<16}" + "".join(f"{cell:>21}" for cell in cells))
 
 
-def draw(name: str, sets: Mapping[str, np.ndarray], num_values: int) -> None:
-    """Draws some images of each set."""
-    path = plots.save_labelled_grid(
-        pathlib.Path(FLAGS.output_dir) / name,
-        np.stack([images[:_NUM_COLUMNS] for images in sets.values()]),
-        "Images like the training data, and outliers",
-        row_labels=list(sets),
-        num_values=num_values,
-    )
+def draw(
+    name: str,
+    sets: Mapping[str, np.ndarray],
+    scores: Scores,
+    set_scores: Mapping[str, Scores],
+    num_values: int,
+) -> None:
+    """Draws images of each set of outliers, and histograms of two of the scores."""
+    figure = matplotlib.figure.Figure(figsize=(9, 0.8 * len(sets) + 0.6), layout="constrained")
+    axes = figure.subplots(len(sets), 3, width_ratios=[2, 1, 1], squeeze=False)
+    for (set_name, images), row in zip(sets.items(), axes, strict=True):
+        chosen = images[np.linspace(0, len(images) - 1, _NUM_COLUMNS).astype(int)]
+        grid = plots.image_grid(chosen, _NUM_COLUMNS, num_values=num_values)
+        row[0].imshow(np.broadcast_to(grid, [*grid.shape[:2], 3]), interpolation="nearest")
+        row[0].set_ylabel(set_name, rotation=0, ha="right", va="center")
+        for axis, score in zip(row[1:], ("-log p", "complexity"), strict=True):
+            usual, unusual = scores[score], set_scores[set_name][score]
+            bins = np.linspace(*np.quantile([usual, unusual], [0.01, 0.99]), 30)
+            axis.hist(usual, bins, color="0.7", label="as the training data")
+            axis.hist(unusual, bins, histtype="step", color="C3", label="outliers")
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    for axis, score in zip(axes[0, 1:], ("-log p", "complexity"), strict=True):
+        axis.set_title(f"{score} →", fontsize="medium")
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    path = pathlib.Path(FLAGS.output_dir) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
     print(f"{path}\n")
 
 
