@@ -153,7 +153,10 @@ _IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
         (lambda: outliers.complexity_corrected([0.0], _IMAGES), "each of 1 log densities"),
         (lambda: outliers.complexity_corrected([0.0], [3]), r"got shape \(1,\)"),
         (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES + 0.5), "from 0.5 to 0.5"),
-        (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES + 256), "from 256 to 256"),
+        (
+            lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES.astype(int) + 256),
+            "from 256 to 256",
+        ),
         (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES - 1.0), "from -1.0 to -1.0"),
         (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES * np.nan), "from nan to nan"),
         (lambda: outliers.committee([[0.0, 1.0]]), r"M ≥ 2, got shape \(1, 2\)"),

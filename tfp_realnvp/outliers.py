@@ -3,15 +3,15 @@
 A score is a number for each event, higher for outliers. The first is -log p, `-tfr.log_prob(model,
 x)`. It fails where outliers are simpler than the data: a flow trained on CIFAR-10 gives images of
 SVHN a higher density than those of CIFAR-10 (Nalisnick et al. 2019), and the preset `photos` gives
-blurred photographs a higher density than sharp ones. The density is high, but so is that of one
-constant image among noisy ones: a mode is no typical sample. The other scores correct for that:
+blurred photographs a higher density than sharp ones. A density at its mode is higher than at almost
+all samples, so that a high density alone is no evidence of a usual event. Other scores use more:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
-| `-log_prob` | where the density is low | one model |
-| `typicality` | where the density is unusual, low or high | one model; best for groups of events |
-| `complexity_corrected` | what PNG codes in fewer bits than the model | gray levels |
-| `committee` | where models disagree, or the density is low | several models |
+| `-log_prob` | an event of low density | one model |
+| `typicality` | a group of events whose mean log density is too low or too high | one model |
+| `complexity_corrected` | an event that PNG finds simple, and the model does not | gray levels |
+| `committee` | an event of low density, or on which models disagree | several models |
 
 For images of gray levels start with `complexity_corrected`, for other vectors with `-log_prob`.
 `examples/outliers.py` compares all four. `p_values` makes a decision from any of them.
@@ -60,7 +60,7 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     >>> reference = log_prob(rng.normal(size=[1_000, 100]))
     >>> new = log_prob(rng.normal(size=[10, 100]) * np.repeat([[1.], [0.5]], 5, axis=0))
     >>> outliers.typicality(new, reference, group_size=5).round()
-    array([ 4., 38.])
+    array([ 3., 38.])
 
     #### References
 
@@ -113,13 +113,13 @@ def complexity_corrected(
 
     This is the score to start with for images. With the preset `digits`, its area under the ROC
     curve is at least 0.98 for digits that are inverted, rotated, blurred or with exchanged parts,
-    for constant images and for photographs. That of -log p is nearly as high, but a blank image
-    has a higher density than three quarters of digits, and only a score like this one reports it.
-    With the preset `photos`, -log p is far below chance for a constant image with the mean color of
-    a photograph (0.05; this score: 1.00), and for photographs that are blurred (0.25) or without
-    color (0.34). For those this score is above chance (0.62, 0.74), and no reliable detector. The
-    better the code is, the better is the score: for photographs without color it has 0.97 with
-    lossless WebP. `examples/outliers.py` prints these numbers.
+    for constant images and for photographs. That of -log p is at least 0.94, but a blank image has
+    a higher density than three quarters of digits: this score reports it, and -log p does not.
+    With the preset `photos`, the area of -log p is far below 0.5, which is chance, for constant
+    images with the mean colors of photographs (0.05; this score: 0.99), and for photographs that
+    are blurred (0.25) or without color (0.34). There this score is above chance (0.62, 0.74), but
+    no reliable detector. A better code can help: with lossless WebP the area of photographs without
+    color is 0.96. `examples/outliers.py` prints these numbers.
 
     #### Example
 

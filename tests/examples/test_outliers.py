@@ -7,7 +7,12 @@ from PIL import Image
 
 def test_outliers(run_script, capsys, tmp_path):
     run_script(
-        "outliers", f"--output_dir={tmp_path}", "--num_models=2", "--epochs=1", _NUM_BOOTSTRAP=100
+        "outliers",
+        f"--output_dir={tmp_path}",
+        "--num_models=2",
+        "--num_couplings=1",
+        "--epochs=1",
+        _NUM_BOOTSTRAP=100,
     )
     digits, photos = capsys.readouterr().out.split("Photographs:")
 
