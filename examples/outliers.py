@@ -206,8 +206,8 @@ def area_under_curve(scores: np.ndarray, outlier_scores: np.ndarray) -> tuple[fl
 
     Most outliers are made from the images, so that pairs of both are drawn in the bootstrap.
     """
-    difference = outlier_scores[:, np.newaxis] - scores
-    wins = (difference > 0) + 0.5 * (difference == 0)
+    outlier_scores = outlier_scores[:, np.newaxis]
+    wins = (outlier_scores > scores) + 0.5 * (outlier_scores == scores)
     count = len(scores)
     rng = np.random.default_rng(FLAGS.seed)
     weights = rng.multinomial(count, np.full(count, 1 / count), _NUM_BOOTSTRAP) / count
@@ -243,7 +243,7 @@ def print_false_alarms(
     }
     for name, values in scores.items():
         held_out, new = np.split(values, [_NUM_HELD_OUT])
-        found = np.concatenate([each[name] for each in set_scores.values()])
+        found = np.concatenate([outlier_scores[name] for outlier_scores in set_scores.values()])
         rates = [rate(*np.split(values[order], [_NUM_HELD_OUT])[::-1]) for order in orders]
         columns["false alarms"].append(f"{rate(new, held_out):.1%}")
         columns["over all splits"].append(f"{np.mean(rates):.1%} ± {np.std(rates):.1%}")
