@@ -82,7 +82,7 @@ _PAGES = {
 # `latents.encode`. A lower-case name alone may be that of an argument or a method.
 _PUBLIC = tfr.__all__ + [
     f"{module}.{name}"
-    for module in ("data", "evaluation", "latents", "plots")
+    for module in ("data", "evaluation", "latents", "outliers", "plots")
     for name in getattr(tfr, module).__all__
 ]
 _REFERENCES = {

@@ -21,6 +21,7 @@ _ALLOWED_IMPORTS = {
     "latents": {"internal", "pixels", "bijectors", "distributions"},
     "evaluation": {"internal", "pixels", "bijectors", "distributions"},
     "data": {"internal", "pixels"},
+    "outliers": {"internal"},
     "plots": {"internal", "pixels"},
 }
 

@@ -16,7 +16,7 @@ def test_dir_is_what_is_public():
         assert getattr(tfr, name) is not None
 
 
-@pytest.mark.parametrize("name", ["data", "evaluation", "latents", "plots"])
+@pytest.mark.parametrize("name", ["data", "evaluation", "latents", "outliers", "plots"])
 def test_modules(name):
     module = getattr(tfr, name)
     assert isinstance(module, types.ModuleType) and module.__name__ == f"tfp_realnvp.{name}"

@@ -103,7 +103,7 @@ __all__ = [
 ]
 
 # Imported when they are used, so that the import of the package stays short.
-_MODULES = ("data", "evaluation", "latents", "plots")
+_MODULES = ("data", "evaluation", "latents", "outliers", "plots")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,184 @@
+"""Scores of outliers by their formulas, and the guarantee of conformal p-values by simulation."""
+
+import io
+import math
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfp_realnvp import outliers
+
+
+def test_typicality_of_single_events(rng):
+    log_probs, reference = rng.normal(-50, 9, [20]), rng.normal(-50, 9, [30])
+    scores = outliers.typicality(log_probs.astype(np.float32), list(reference))
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, np.abs(log_probs - reference.mean()), rtol=1e-5)
+
+
+def test_typicality_of_groups(rng):
+    log_probs, reference = rng.normal(-50, 9, [12]), rng.normal(-50, 9, [30])
+    expected = [abs(log_probs[i : i + 4].mean() - reference.mean()) for i in (0, 4, 8)]
+    np.testing.assert_allclose(outliers.typicality(log_probs, reference, 4), expected)
+
+
+def test_groups_give_away_what_single_events_do_not(rng):
+    reference, usual, denser = (rng.normal(mean, 10, [1000]) for mean in (0, 0, 6))
+
+    def found(size):
+        held_out = outliers.typicality(usual, reference, size)
+        return (
+            outliers.p_values(outliers.typicality(denser, reference, size), held_out) < 0.1
+        ).mean()
+
+    assert found(1) < 0.25 and found(25) > 0.8
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bits_of_png_files(channels, dtype, rng):
+    images = (
+        rng.integers(0, 256, [4, 9, 7, channels]) // np.array([1, 9, 99, 256])[:, None, None, None]
+    )
+    log_probs = rng.normal(-300, 50, [4])
+    expected = []
+    for image, log_prob in zip(images.astype(np.uint8), log_probs, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze()).save(file, "png", optimize=True)
+        with Image.open(file) as decoded:
+            np.testing.assert_array_equal(decoded, image.squeeze())
+        expected.append(-log_prob / math.log(2) - 8 * len(file.getvalue()))
+    scores = outliers.complexity_corrected(log_probs, images.astype(dtype))
+    np.testing.assert_allclose(scores, expected)
+
+
+@pytest.mark.parametrize("shape", [[5], [2, 3], [4, 4, 2]])
+def test_bits_of_zlib(shape, rng):
+    events = rng.integers(0, 17, [6, *shape])
+    num_bytes = [len(zlib.compress(event.astype(np.uint8).tobytes(), 9)) for event in events]
+    scores = outliers.complexity_corrected(np.full([6], -math.log(2.0)), events)
+    np.testing.assert_allclose(scores, 1 - 8 * np.array(num_bytes))
+
+
+def test_bits_of_a_given_code(rng):
+    images = rng.integers(0, 256, [3, 4, 4, 1])
+    codes = {
+        image.astype(np.uint8).tobytes(): size
+        for image, size in zip(images, (7, 1, 9), strict=True)
+    }
+    scores = outliers.complexity_corrected(
+        np.zeros([3]), images, lambda image: bytes(codes[image.tobytes()])
+    )
+    np.testing.assert_array_equal(scores, [-56, -8, -72])
+
+
+def test_a_simple_image_of_high_density_is_an_outlier(rng):
+    images = rng.integers(0, 256, [20, 8, 8, 1])
+    images[7] = 0
+    log_probs = np.full([20], -64 * math.log(256))
+    log_probs[7] += 60
+    assert (-log_probs).argmin() == 7
+    assert outliers.complexity_corrected(log_probs, images).argmax() == 7
+
+
+def test_committee(rng):
+    log_probs = rng.normal(-80, 10, [4, 6])
+    mean = sum(log_probs) / 4
+    expected = sum((log_probs - mean) ** 2) / 3 - mean
+    np.testing.assert_allclose(outliers.committee(log_probs), expected)
+    np.testing.assert_allclose(outliers.committee(list(log_probs)), expected)
+
+
+def test_a_density_of_zero_is_an_outlier(rng):
+    log_probs = np.array([-90.0, -np.inf, -85.0])
+    images = rng.integers(0, 256, [3, 4, 4, 3])
+    for scores in (
+        -log_probs,
+        outliers.typicality(log_probs, [-88.0]),
+        outliers.complexity_corrected(log_probs, images),
+        outliers.committee([log_probs, [-90.0, -91.0, -85.0]]),
+    ):
+        assert scores[1] == np.inf and np.isfinite(scores[[0, 2]]).all()
+        assert outliers.p_values(scores, np.zeros([4]))[1] == 0.2
+
+
+def test_p_values_by_counting(rng):
+    # Few values, so that many scores are tied.
+    scores, held_out = rng.integers(0, 6, [3, 5]), rng.integers(0, 6, [40])
+    expected = [[(1 + (held_out >= score).sum()) / 41 for score in row] for row in scores]
+    np.testing.assert_array_equal(outliers.p_values(scores, held_out), expected)
+
+
+def test_p_values_of_extremes():
+    held_out = [-np.inf, 0.0, 1.0, np.inf]
+    scores = [-np.inf, -1.0, 1.0, 2.0, np.inf]
+    np.testing.assert_allclose(outliers.p_values(scores, held_out), [1.0, 0.8, 0.6, 0.4, 0.4])
+    assert outliers.p_values(3.0, [1.0]) == 0.5
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.5])
+@pytest.mark.parametrize("levels", [None, 4], ids=["continuous", "tied"])
+@pytest.mark.parametrize("num_held_out", [7, 99])
+def test_false_alarm_rate(num_held_out, levels, alpha, rng):
+    """Over new and held-out data, the rate is known without ties, and with them at most alpha."""
+    num_draws = 20_000
+    scores = rng.standard_cauchy([num_draws, num_held_out + 1])
+    if levels:
+        scores = np.floor(np.clip(scores, -1, 1) * levels)
+    p_values = np.array([outliers.p_values(row[0], row[1:]) for row in scores])
+    rate, expected = (p_values <= alpha).mean(), math.floor(alpha * (num_held_out + 1) + 1e-9)
+    expected /= num_held_out + 1
+    error = 4 * math.sqrt(alpha / num_draws)
+    assert rate <= expected + error
+    if not levels:
+        assert rate >= expected - error
+
+
+_IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: outliers.typicality([0.0] * 5, [0.0], 2), "multiple of group_size = 2.*got 5"),
+        (lambda: outliers.typicality([0.0], [0.0], 0), "group_size of at least 1, got 0"),
+        (lambda: outliers.typicality([[0.0]], [0.0]), r"densities \[N\], got shape \(1, 1\)"),
+        (lambda: outliers.typicality([0.0], []), r"densities \[R\], got shape \(0,\)"),
+        (lambda: outliers.typicality([0.0], [-np.inf]), "finite reference_log_probs, got -inf"),
+        (lambda: outliers.typicality([0.0, np.nan], [0.0]), r"got nan at index \[1\]"),
+        (lambda: outliers.typicality([0.0], [np.inf]), r"got inf at index \[0\]"),
+        (lambda: outliers.complexity_corrected([0.0], _IMAGES), "each of 1 log densities"),
+        (lambda: outliers.complexity_corrected([0.0], [3]), r"got shape \(1,\)"),
+        (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES + 0.5), "from 0.5 to 0.5"),
+        (
+            lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES.astype(int) + 256),
+            "from 256 to 256",
+        ),
+        (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES - 1.0), "from -1.0 to -1.0"),
+        (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES * np.nan), "from nan to nan"),
+        (lambda: outliers.committee([[0.0, 1.0]]), r"M ≥ 2, got shape \(1, 2\)"),
+        (lambda: outliers.committee([0.0, 1.0]), r"M ≥ 2, got shape \(2,\)"),
+        (lambda: outliers.committee([[0.0], [np.nan]]), r"got nan at index \[1, 0\]"),
+        (lambda: outliers.p_values([0.0], []), r"at least one event, got shape \(0,\)"),
+        (lambda: outliers.p_values([np.nan], [0.0]), "NaN in 1 new and 0 held-out"),
+        (lambda: outliers.p_values([0.0], [np.nan]), "NaN in 0 new and 1 held-out"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_without_pillow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match="needs pillow, which is not installed: `pip install p"):
+        outliers.complexity_corrected([0.0] * 2, _IMAGES)
+    assert outliers.complexity_corrected([0.0] * 2, _IMAGES[..., 0]).shape == (2,)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

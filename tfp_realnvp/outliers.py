@@ -1,0 +1,314 @@
+"""Scores of outliers from log densities, and p-values whose false alarm rate is guaranteed.
+
+A score is a number for each event, higher for outliers. The first is -log p, `-tfr.log_prob(model,
+x)`. It fails where outliers are simpler than the data: a flow trained on CIFAR-10 gives images of
+SVHN a higher density than those of CIFAR-10 (Nalisnick et al. 2019), and the preset `photos` gives
+blurred photographs a higher density than sharp ones. A density at its mode is higher than at almost
+all samples, so that a high density alone is no evidence of a usual event. Other scores use more:
+
+| score | an outlier is | needs |
+| --- | --- | --- |
+| `-log_prob` | an event of low density | one model |
+| `typicality` | a group of events whose mean log density is too low or too high | one model |
+| `complexity_corrected` | an event that PNG finds simple, and the model does not | gray levels |
+| `committee` | an event of low density, or on which models disagree | several models |
+
+For images of gray levels start with `complexity_corrected`, for other vectors with `-log_prob`.
+`examples/outliers.py` compares all four. `p_values` makes a decision from any of them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.optional_packages import missing_package
+
+__all__ = ["committee", "complexity_corrected", "p_values", "typicality"]
+
+_PNG_CHANNELS = (1, 3)
+
+
+def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) -> np.ndarray:
+    """Returns the distance between the mean log p of a group and that of reference events.
+
+    For a group of M events the score is, in nats,
+
+    ```
+    |1/M sum_m log p(x_m) - mean of log p over the reference events|
+    ```
+
+    The second mean estimates the negative entropy of the data under the model. The means of groups
+    lie around it with a standard deviation that falls with √M. The score therefore finds groups of
+    outliers whose density is a little higher or a little lower, which no single one would give
+    away. It does not find outliers whose log densities have the mean of the data.
+
+    #### Example
+
+    Events near the mode are too dense for a normal distribution of 100 dimensions.
+
+    >>> import numpy as np
+    >>> from tfp_realnvp import outliers
+    >>> rng = np.random.default_rng(0)
+    >>> log_prob = lambda x: -0.5 * (x**2 + np.log(2 * np.pi)).sum(axis=-1)
+    >>> reference = log_prob(rng.normal(size=[1_000, 100]))
+    >>> new = log_prob(rng.normal(size=[10, 100]) * np.repeat([[1.], [0.5]], 5, axis=0))
+    >>> outliers.typicality(new, reference, group_size=5).round()
+    array([ 3., 38.])
+
+    #### References
+
+    Nalisnick, Matsukawa, Teh, Lakshminarayanan: Detecting out-of-distribution inputs to deep
+    generative models using typicality, 2019 (arXiv 1906.02994).
+
+    Args:
+      log_probs: log densities [N] in nats. Groups are consecutive: events 0 to M - 1, and so on.
+      reference_log_probs: log densities [R] of data like those of training. They should not be
+        those of the held-out events that `p_values` compares with, whose guarantee is otherwise
+        only approximate.
+      group_size: number M of events in a group, a divisor of N.
+
+    Returns:
+      Scores [N / M], float64.
+
+    Raises:
+      ValueError: if N is not a multiple of `group_size`, a log density is NaN or +inf, or one of
+        the reference is -inf.
+    """
+    log_probs = _log_probs("typicality", log_probs, "[N]")
+    reference = _log_probs("typicality", reference_log_probs, "[R]")
+    size = validation.integer(group_size, 1, "typicality: expected a group_size of at least 1")
+    if len(log_probs) % size:
+        raise ValueError(
+            f"typicality: expected a multiple of group_size = {size} log densities, got "
+            f"{len(log_probs)}."
+        )
+    if not np.isfinite(reference).all():
+        raise ValueError(
+            "typicality: expected finite reference_log_probs, got -inf: leave out the events whose "
+            "density is 0, or take `-log_probs` as score."
+        )
+    return np.abs(log_probs.reshape(-1, size).mean(axis=1) - reference.mean())
+
+
+def complexity_corrected(
+    log_probs: Any, events: Any, code: Callable[[np.ndarray], bytes] | None = None
+) -> np.ndarray:
+    """Returns the bits of each event under the model, minus the bits of a lossless code.
+
+    ```
+    -log2 p(x) - 8 · (number of bytes of the code of x)
+    ```
+
+    A code that knows nothing of the data needs few bits for simple events: constant, smooth or
+    blurred images. An event for which the model needs more than such a code, compared with the
+    data, is an outlier, even if its density is high. Images of 1 or 3 channels are coded as PNG
+    files, other arrays by zlib. The header of a file adds a constant, which changes no comparison.
+
+    This is the score to start with for images. With the preset `digits`, its area under the ROC
+    curve is at least 0.98 for digits that are inverted, rotated, blurred or with exchanged parts,
+    for constant images and for photographs. That of -log p is at least 0.94, but a blank image has
+    a higher density than three quarters of digits: this score reports it, and -log p does not.
+    With the preset `photos`, the area of -log p is far below 0.5, which is chance, for constant
+    images with the mean colors of photographs (0.05; this score: 0.99), and for photographs that
+    are blurred (0.25) or without color (0.34). There this score is above chance (0.62, 0.74), but
+    no reliable detector. A better code can help: with lossless WebP the area of photographs without
+    color is 0.96. `examples/outliers.py` prints these numbers.
+
+    #### Example
+
+    The score is high for the constant image, whose log density is the highest.
+
+    >>> import numpy as np
+    >>> from tfp_realnvp import outliers
+    >>> images = np.random.default_rng(0).integers(0, 256, [4, 16, 16, 1], dtype=np.uint8)
+    >>> images[3] = 255
+    >>> log_probs = [-1_400., -1_410., -1_390., -1_300.]
+    >>> scores = outliers.complexity_corrected(log_probs, images)
+    >>> int(scores.argmax())
+    3
+
+    With another code, bz2 of the gray levels:
+
+    >>> import bz2
+    >>> scores = outliers.complexity_corrected(
+    ...     log_probs, images, code=lambda image: bz2.compress(image.tobytes()))
+    >>> int(scores.argmax())
+    3
+
+    #### References
+
+    Serrà, Álvarez, Gómez, Slizovskaia, Núñez, Luque: Input complexity and out-of-distribution
+    detection with likelihood-based generative models, 2020 (arXiv 1909.11480).
+
+    Args:
+      log_probs: log densities [N] in nats, of events with noise as `tfr.log_prob` adds it.
+      events: images [N, H, W, C] or other arrays [N, ...] of gray levels 0 to 255, of any dtype.
+      code: a lossless code, from an event of `uint8` to bytes. By default PNG or zlib, see above.
+
+    Returns:
+      Scores [N] in bits, float64. Scores of another release of Pillow or zlib can differ.
+
+    Raises:
+      ValueError: if the log densities are not one for each event, or one is NaN or +inf; or if
+        events are no gray levels. The log density of continuous values depends on their unit, and
+        the bits of a code do not.
+      ImportError: if images have 1 or 3 channels and Pillow is not installed.
+    """
+    log_probs = _log_probs("complexity_corrected", log_probs, "[N]")
+    events = np.asarray(events)
+    if events.ndim < 2 or len(events) != len(log_probs) or not events.size:
+        raise ValueError(
+            f"complexity_corrected: expected one event for each of {len(log_probs)} log densities, "
+            f"[{len(log_probs)}, ...], got shape {events.shape}."
+        )
+    with np.errstate(invalid="ignore"):
+        levels = events.astype(np.uint8)
+    if not np.array_equal(levels, events):
+        raise ValueError(
+            "complexity_corrected: expected gray levels 0, 1, …, 255, got values from "
+            f"{events.min()} to {events.max()}, or fractions. For continuous values take "
+            "`-log_probs` or `typicality`."
+        )
+    if code is None:
+        is_image = levels.ndim == 4 and levels.shape[-1] in _PNG_CHANNELS
+        code = _png if is_image else lambda event: zlib.compress(event.tobytes(), 9)
+    num_bytes = np.array([len(code(event)) for event in levels])
+    return -log_probs / math.log(2.0) - 8.0 * num_bytes
+
+
+def committee(log_probs: Any) -> np.ndarray:
+    """Returns the variance minus the mean of the log densities of several models.
+
+    This is the widely applicable information criterion (WAIC) of each event, with the sign of a
+    score:
+
+    ```
+    variance over models of log p_m(x)  -  mean over models of log p_m(x)
+    ```
+
+    The models are trained on the same data, or on random parts of them, with different seeds. Where
+    there were no data, they tend to disagree. Where outliers are simpler than the data, they often
+    agree, and this score fails as -log p does.
+
+    #### Example
+
+    >>> from tfp_realnvp import outliers
+    >>> outliers.committee([[-10., -10.], [-11., -2.], [-9., -18.]])   # three models, two events
+    array([11., 74.])
+
+    #### References
+
+    Choi, Jang, Alemi: WAIC, but why? Generative ensembles for robust anomaly detection, 2018
+    (arXiv 1810.01392).
+    Watanabe: Asymptotic equivalence of Bayes cross validation and widely applicable information
+    criterion in singular learning theory, 2010.
+
+    Args:
+      log_probs: log densities [M, N] in nats, of N events by M models. M is at least 2.
+
+    Returns:
+      Scores [N], float64. The variance has the divisor M - 1. The score is +inf if the density of
+      any model is 0.
+
+    Raises:
+      ValueError: if there are fewer than two models, or a log density is NaN or +inf.
+    """
+    log_probs = _log_probs("committee", log_probs, "[M, N] with M ≥ 2")
+    is_finite = np.isfinite(log_probs).all(axis=0)
+    finite = np.where(is_finite, log_probs, 0.0)
+    return np.where(is_finite, finite.var(axis=0, ddof=1) - finite.mean(axis=0), np.inf)
+
+
+def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
+    """Returns conformal p-values: how unusual each score is among those of held-out data.
+
+    With the scores s_1 … s_n of held-out data, the p-value of a score s is
+
+    ```
+    p(s) = (1 + number of held-out scores s_i ≥ s) / (n + 1)
+    ```
+
+    If a new event and the held-out ones are exchangeable, for example independent draws of one
+    distribution, then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], for any score, any model, and any n:
+    reporting the events with `p ≤ α` has a false alarm rate of at most α. The rate is exactly α if
+    no scores are tied and α (n + 1) is a whole number. The probability is over new and held-out
+    events. With the same held-out data the rate is that on average, with a standard deviation of
+    about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so that α = 5% needs n ≥ 19.
+
+    Held-out data are data that neither trained the model nor chose it, by early stopping for
+    example. Among many new events α N false alarms are expected; the procedure of Benjamini and
+    Hochberg on these p-values bounds their share among the reported ones (Bates et al. 2023).
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp import outliers
+    >>> model = tfp.distributions.MultivariateNormalDiag([0., 0.])   # or a trained `FlowModel`
+    >>> held_out = np.random.default_rng(0).normal(size=[99, 2]).astype(np.float32)
+    >>> new = np.array([[0.5, -0.5], [5., 5.]], np.float32)
+    >>> outliers.p_values(-tfr.log_prob(model, new), -tfr.log_prob(model, held_out)) <= 0.05
+    array([False,  True])
+
+    #### References
+
+    Vovk, Gammerman, Shafer: Algorithmic learning in a random world, 2005.
+    Bates, Candès, Lei, Romano, Sesia: Testing for outliers with conformal p-values, 2023 (arXiv
+    2104.08279).
+
+    Args:
+      scores: scores of new events, of any shape, higher for outliers. ±inf is allowed.
+      held_out_scores: scores [n] of held-out events by the same function.
+
+    Returns:
+      p-values in [1 / (n + 1), 1], float64, of the shape of `scores`.
+
+    Raises:
+      ValueError: if a score is NaN, or there are no held-out scores.
+    """
+    scores, held_out = (np.asarray(s, np.float64) for s in (scores, held_out_scores))
+    if held_out.ndim != 1 or not held_out.size:
+        raise ValueError(
+            f"p_values: expected held-out scores [n] of at least one event, got shape "
+            f"{held_out.shape}."
+        )
+    if np.isnan(scores).any() or np.isnan(held_out).any():
+        raise ValueError(
+            f"p_values: expected scores that are numbers, got NaN in {np.isnan(scores).sum()} new "
+            f"and {np.isnan(held_out).sum()} held-out scores."
+        )
+    num_lower = np.searchsorted(np.sort(held_out), scores, side="left")
+    return (1.0 + len(held_out) - num_lower) / (len(held_out) + 1.0)
+
+
+def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
+    """Returns log densities as float64 of a shape, "[N]" or "[M, N] …". -inf is allowed."""
+    log_probs = np.asarray(log_probs, np.float64)
+    is_table = shape.startswith("[M")
+    if log_probs.ndim != 1 + is_table or not log_probs.size or (is_table and len(log_probs) < 2):
+        raise ValueError(f"{caller}: expected log densities {shape}, got shape {log_probs.shape}.")
+    is_invalid = np.isnan(log_probs) | (log_probs == np.inf)
+    if is_invalid.any():
+        raise ValueError(
+            f"{caller}: expected log densities that are finite or -inf, got "
+            f"{log_probs[is_invalid][0]} at index {np.argwhere(is_invalid)[0].tolist()}."
+        )
+    return log_probs
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Returns the PNG file of an image of uint8 [H, W, C] with 1 or 3 channels."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise missing_package("`complexity_corrected` of images", "pillow") from error
+    file = io.BytesIO()
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(file, "png", optimize=True)
+    return file.getvalue()
