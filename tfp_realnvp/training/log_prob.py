@@ -36,7 +36,7 @@ def log_prob(
 
     Args:
       model: a `FlowModel`; or the distribution of one, with uniform noise. A model is traced at its
-        first call, a distribution at each.
+        first call, and again for a smaller last batch; a distribution at each call.
       data: events [N, H, W, C] or [N, D], or whatever else `FlowModel.predict` takes.
       conditional_input: conditions of the events [N, ...], if the distribution takes any.
       **kwargs: as in `FlowModel.predict`, for example `batch_size`.
