@@ -35,7 +35,7 @@ keras.utils.set_random_seed(0)
 # ## A folder of images
 #
 # The subfolders are classes. Without labels their names do not matter. The folder is a temporary
-# one, which is deleted at the end of the session.
+# one, which is deleted when the program ends.
 
 # %%
 temporary = tempfile.TemporaryDirectory()

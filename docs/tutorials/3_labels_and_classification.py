@@ -241,13 +241,13 @@ assert agreement > (0.15 if SHORT else 0.8), agreement
 # cannot be summed over. Here is a flow before training whose condition is the ink of an image.
 
 # %%
-by_ink = tfd.TransformedDistribution(
+ink_flow = tfd.TransformedDistribution(
     tfd.Sample(tfd.Normal(0.0, 1.0), [8, 8, 1]),
     tfr.RealNVPImage(
         [8, 8, 1], num_values=17, num_blocks=0, num_filters=4, conditional_event_shape=[1]
     ),
 )
 ink = test.mean(axis=(1, 2)).astype(np.float32) / 16
-given_ink = tfr.condition(by_ink, ink[:5])
+given_ink = tfr.condition(ink_flow, ink[:5])
 print(ink.shape, given_ink.batch_shape, given_ink.log_prob(x[:5]).shape)
 assert given_ink.batch_shape == [5] and tf.reduce_all(tf.math.is_finite(given_ink.log_prob(x[:5])))

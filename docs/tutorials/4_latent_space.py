@@ -110,8 +110,8 @@ assert all(abs(scale.mean) < 0.3 and 0.7 < scale.std < 1.5 for scale in statisti
 # ## From one image to another
 #
 # In many dimensions a standard normal sample lies near the sphere of radius $\sqrt{D}$. The middle
-# of a straight line between two latents lies inside, where samples do not: its images are too
-# smooth. `tfr.latents.interpolate` therefore follows a great circle, unless `spherical=False`.
+# of a straight line between two latents is nearer to the center than samples are: its images are
+# too smooth. `tfr.latents.interpolate` therefore follows a great circle, unless `spherical=False`.
 
 # %%
 first, second = images[:4], images[4:8]

@@ -99,9 +99,9 @@ def sinh_arcsinh():
 # ## A test against automatic differentiation
 #
 # The formula of a log determinant is easy to get wrong, and a flow with a wrong one still trains:
-# to a better and better density, which is none. So compare it with the Jacobian. The networks of a
-# new flow start at zero, so that the test needs random weights; and float64, so that a small
-# difference is an error, and not rounding.
+# but what it improves is not a density, because its integral is not 1. So compare it with the
+# Jacobian. The networks of a new flow start at zero, so that the test needs random weights; and
+# float64, so that a small difference is an error, and not rounding.
 
 
 # %%

@@ -42,9 +42,9 @@ class Transformer(tf.Module, abc.ABC):
     is_constant_jacobian = False
 
     @property
+    @abc.abstractmethod
     def num_parameters(self) -> int:
         """P, the number of parameters of an element; a class attribute in most subclasses."""
-        raise NotImplementedError
 
     @abc.abstractmethod
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
