@@ -243,6 +243,26 @@ def test_splines_are_finite(size, direction, jit_compile):
     assert (log_det[outside] == 0).numpy().all()
 
 
+@pytest.mark.parametrize("size", [1.0, 5.0, 20.0, 100.0])
+def test_the_inverse_of_mixtures_with_large_parameters(size):
+    # Between components that are far apart F is nearly constant, and its inverse nearly vertical.
+    mixture = tfr.LogisticMixture()
+    parameters = size * ft.normal([4_000, mixture.num_parameters], seed=6)
+    z, _ = mixture.inverse(ft.normal([4_000, 1], seed=5), parameters)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([z, parameters])
+        results = mixture.forward(z, parameters)
+    gradients = [tape.gradient(result, [z, parameters]) for result in results]
+    for result in tf.nest.flatten([results, gradients]):
+        assert np.isfinite(result).all()
+    x = results[0]
+    distance = 16 * np.finfo(np.float32).eps * (1 + np.abs(x))
+    below, at, above = (mixture.inverse(x + k * distance, parameters)[0] for k in (-1, 0, 1))
+    # What the rounding to float32 can make of z: that of x, and that of a logit times up to 20.
+    rounding = above - below + 1e-4 * (1 + np.abs(z))
+    assert (np.abs(at - z) <= rounding.numpy()).all()
+
+
 @pytest.mark.parametrize("size", [30.0, 1e3])
 def test_log_slopes_are_bounded(size):
     transformer, x, parameters = _case("mixture")

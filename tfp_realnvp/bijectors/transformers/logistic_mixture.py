@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -73,40 +77,45 @@ class LogisticMixture(Transformer):
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and log |dz/dx|."""
         mixture, log_factor, shift = self._split(parameters)
-        logit, log_slope = _mixture_logit(x, *mixture)
+        logit, log_slope = mixture.logit(x)
         return logit * tf.exp(log_factor) + shift, log_slope + log_factor
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns x and log |dx/dz|."""
         mixture, log_factor, shift = self._split(parameters)
         logit = (z - shift) * tf.exp(-log_factor)
-        x = tf.stop_gradient(self._solve(logit, *mixture))
-        # Starting from a constant, one Newton step gives the first derivatives of the implicit
-        # function, and two steps give the second derivatives.
+        x = tf.stop_gradient(self._solve(logit, mixture))
+        # At the solution, one Newton step gives the first derivatives of the implicit function, and
+        # two steps give the second derivatives. The steps do not change x: where F is nearly
+        # constant, they would multiply rounding errors.
+        least = np.log(np.finfo(x.dtype.as_numpy_dtype).tiny) / 2
         for _ in range(2):
-            value, log_slope = _mixture_logit(x, *mixture)
-            x -= (value - logit) * tf.exp(-log_slope)
-        _, log_slope = _mixture_logit(x, *mixture)
+            value, log_slope = mixture.logit(x)
+            residual = value - logit
+            x -= (residual - tf.stop_gradient(residual)) * tf.exp(-tf.maximum(log_slope, least))
+        _, log_slope = mixture.logit(x)
         return x, -log_slope - log_factor
 
-    def _split(self, parameters: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
-        """Returns log weights, means and log scales [..., c, K], and a and b [..., c]."""
+    def _split(self, parameters: tf.Tensor) -> tuple[_Mixture, tf.Tensor, tf.Tensor]:
+        """Returns the mixture, and a and b, [..., c]."""
         k = self.num_components
-        by_parameter = tf.stack(tf.split(parameters, self.num_parameters, axis=-1), axis=-1)
-        weights, means, log_scales, rest = tf.split(by_parameter, [k, k, k, 2], axis=-1)
-        log_factor, shift = tf.unstack(rest, axis=-1)
+        channels = parameters.shape[-1] // self.num_parameters
+        sizes = [size * channels for size in (k, k, k, 1, 1)]
+        log_weights, means, log_scales, log_factor, shift = tf.split(parameters, sizes, axis=-1)
         # Components that start equal would stay equal.
-        means += tf.linspace(tf.constant(-1, means.dtype), tf.constant(1, means.dtype), k)
+        means += tf.repeat(tf.linspace(tf.constant(-1, means.dtype), 1, k), channels)
         log_scales = _bounded(log_scales, self.max_log_scale)
-        mixture = tf.nn.log_softmax(weights), means, log_scales
+        # Lists of small tensors: sums along an axis would take longer.
+        groups = (log_weights, means, tf.exp(log_scales), log_weights + log_scales)
+        mixture = _Mixture(*(tf.split(group, k, axis=-1) for group in groups))
         return mixture, _bounded(log_factor, self.max_log_factor), shift
 
-    def _solve(
-        self, logit: tf.Tensor, log_weights: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor
-    ) -> tf.Tensor:
+    def _solve(self, logit: tf.Tensor, mixture: _Mixture) -> tf.Tensor:
         # The quantile of the mixture lies between the quantiles of the components.
-        quantiles = means + tf.exp(log_scales) * logit[..., tf.newaxis]
-        low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
+        quantiles = [
+            mean + scale * logit for mean, scale in zip(mixture.means, mixture.scales, strict=True)
+        ]
+        low, high = functools.reduce(tf.minimum, quantiles), functools.reduce(tf.maximum, quantiles)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps
 
         def step_is_large(
@@ -118,7 +127,7 @@ class LogisticMixture(Transformer):
         def newton_step(
             x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
-            value, log_slope = _mixture_logit(x, log_weights, means, log_scales)
+            value, log_slope = mixture.logit(x)
             low, high = tf.where(value < logit, x, low), tf.where(value < logit, high, x)
             newton = x - (value - logit) * tf.exp(-log_slope)
             is_inside = (newton >= low) & (newton <= high)
@@ -135,16 +144,34 @@ class LogisticMixture(Transformer):
         return solution
 
 
-def _mixture_logit(
-    x: tf.Tensor, log_weights: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns logit(F(x)) and the log of its slope."""
-    standardized = (x[..., tf.newaxis] - means) * tf.exp(-log_scales)
-    below, above = tf.math.log_sigmoid(standardized), tf.math.log_sigmoid(-standardized)
-    log_cdf = tf.reduce_logsumexp(log_weights + below, axis=-1)
-    log_tail = tf.reduce_logsumexp(log_weights + above, axis=-1)
-    log_density = tf.reduce_logsumexp(log_weights + below + above - log_scales, axis=-1)
-    return log_cdf - log_tail, log_density - log_cdf - log_tail
+class _Mixture(NamedTuple):
+    """A mixture of logistic distributions, of weights up to a constant factor."""
+
+    log_weights: list[tf.Tensor]
+    means: list[tf.Tensor]
+    scales: list[tf.Tensor]
+    log_weighted_scales: list[tf.Tensor]
+
+    def logit(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the logit of F(x), and the log of its slope, `f / (F (1 - F))`."""
+        log_cdfs, log_tails, log_densities = [], [], []
+        for log_weight, mean, scale, log_weighted_scale in zip(*self, strict=True):
+            negative = (mean - x) / scale
+            log_cdf = log_weight - tf.nn.softplus(negative)
+            log_tail = log_cdf + negative
+            log_cdfs.append(log_cdf)
+            log_tails.append(log_tail)
+            log_densities.append(log_cdf + log_tail - log_weighted_scale)
+        log_cdf, log_tail = _log_sum_exp(log_cdfs), _log_sum_exp(log_tails)
+        # Of weights with the sum W, each of the three terms has the factor W.
+        log_sum = _log_sum_exp([log_cdf, log_tail])
+        return log_cdf - log_tail, _log_sum_exp(log_densities) + log_sum - log_cdf - log_tail
+
+
+def _log_sum_exp(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the log of the sum of the exponentials of finite terms."""
+    largest = tf.stop_gradient(functools.reduce(tf.maximum, terms))
+    return largest + tf.math.log(tf.add_n([tf.exp(term - largest) for term in terms]))
 
 
 def _bounded(x: tf.Tensor, bound: float) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -119,32 +120,33 @@ class RationalQuadraticSpline(Transformer):
     def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
         """Returns the bins that `value` is in: between knots of x for data, of z for latents."""
         k = self.num_bins
-        # Knots are along the first axis: broadcasts and sums along the last one are slow.
+        # Lists of small tensors: stacks, broadcasts and sums along an axis would take longer.
         parts = tf.split(parameters, self.num_parameters, axis=-1)
         x, z = self._knots(parts[:k]), self._knots(parts[k : 2 * k])
         zeros = tf.zeros_like(parts[0])
-        slopes = tf.stack([zeros, *parts[2 * k :], zeros])
-        knots = x if is_data else z
-        one_hot = tf.cast((knots[:-1] <= value) & (value < knots[1:]), value.dtype)
-        # Sums instead of `tf.gather`, which gives wrong values under `tf.vectorized_map`.
-        is_lower = tf.concat([one_hot, zeros[tf.newaxis]], axis=0)
-        is_upper = tf.concat([zeros[tf.newaxis], one_hot], axis=0)
-        x0, z0, slope0 = (tf.reduce_sum(is_lower * at_knots, 0) for at_knots in (x, z, slopes))
-        x1, z1, slope1 = (tf.reduce_sum(is_upper * at_knots, 0) for at_knots in (x, z, slopes))
+        slopes = [zeros, *parts[2 * k :], zeros]
+        is_above = [tf.cast(value >= knot, value.dtype) for knot in (x if is_data else z)[1:-1]]
+        ones = tf.ones_like(zeros)
+        in_bin = [low - high for low, high in itertools.pairwise([ones, *is_above, zeros])]
+
+        def of_bin(values: Sequence[tf.Tensor]) -> tf.Tensor:
+            # `tf.gather` gives wrong values under `tf.vectorized_map`.
+            return tf.add_n([mask * value for mask, value in zip(in_bin, values, strict=True)])
+
+        x0, z0, slope0 = (of_bin(at_knots[:-1]) for at_knots in (x, z, slopes))
+        x1, z1, slope1 = (of_bin(at_knots[1:]) for at_knots in (x, z, slopes))
         return _Bins(x0, z0, x1 - x0, z1 - z0, self._slope(slope0), self._slope(slope1))
 
-    def _knots(self, parameters: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns the K + 1 knots, [K + 1, ...], of the K parameters of their distances."""
+    def _knots(self, parameters: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the K + 1 knots, of the K parameters of their distances."""
         bound = self.bound * tf.ones_like(parameters[0])
-        parameters = tf.stack(parameters)
-        # `tf.nn.softmax` fails for more than five dimensions on some CPUs.
-        shares = tf.exp(parameters - tf.stop_gradient(tf.reduce_max(parameters, axis=0)))
+        largest = tf.stop_gradient(functools.reduce(tf.maximum, parameters))
+        shares = [tf.exp(parameter - largest) for parameter in parameters]
         least = 2 * self.bound * self.min_bin_size
-        free = 2 * self.bound - self.num_bins * least
-        sizes = least + shares * (free / tf.reduce_sum(shares, axis=0))
-        # `tf.cumsum` would take more time than the rest of the spline. The last knot is exactly B.
-        knots = itertools.accumulate(tf.unstack(sizes)[:-1], initial=-bound)
-        return tf.stack([*knots, bound])
+        factor = (2 * self.bound - self.num_bins * least) / tf.add_n(shares)
+        sizes = [least + share * factor for share in shares]
+        # The last knot is exactly B.
+        return [*itertools.accumulate(sizes[:-1], initial=-bound), bound]
 
     def _slope(self, parameter: tf.Tensor) -> tf.Tensor:
         parameter_of_slope_1 = np.log(np.expm1(1 - self.min_slope))
