@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-__all__ = ["collect", "is_collecting", "no_positions", "record", "required", "spread_evenly"]
+__all__ = [
+    "collect",
+    "discard",
+    "is_collecting",
+    "no_positions",
+    "record",
+    "required",
+    "spread_evenly",
+]
 
 _terms: contextvars.ContextVar[list[tf.Tensor] | None]
 _terms = contextvars.ContextVar("terms_by_position", default=None)
@@ -48,6 +56,13 @@ def record(elements: tf.Tensor) -> None:
     terms = _terms.get()
     if terms is not None:
         terms.append(tf.reduce_sum(elements, axis=-1))
+
+
+def discard() -> None:
+    """Removes all terms that were recorded so far."""
+    terms = _terms.get()
+    if terms is not None:
+        terms.clear()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPImage, nested
 from tfp_realnvp.distributions import ConditionalBase
-from tfp_realnvp.internal import by_position, private_api
+from tfp_realnvp.internal import by_position, private_api, validation
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["log_prob", "log_prob_map"]
@@ -61,7 +61,12 @@ def log_prob(
 
 
 def log_prob_map(
-    model: FlowModel | tfd.Distribution, data: Any, conditional_input: Any = None, **kwargs: Any
+    model: FlowModel | tfd.Distribution,
+    data: Any,
+    conditional_input: Any = None,
+    *,
+    log_dets: bool = True,
+    **kwargs: Any,
 ) -> np.ndarray:
     """Returns the share of each position of an image in its log density, in nats.
 
@@ -77,6 +82,10 @@ def log_prob_map(
     A share is not the log density of the pixel given the others: a latent depends on an area of the
     image that is as large as the receptive field of the networks, and a change of one pixel changes
     the map around it.
+
+    Log dets depend on what is in the image: smooth areas have a higher density than edges. Latents
+    of data like those of training have the same distribution everywhere. To find a defect anywhere
+    in an image, `log_dets=False` is therefore often the better map.
 
     #### Example
 
@@ -101,7 +110,7 @@ def log_prob_map(
     #### References
 
     Yu et al.: FastFlow: unsupervised anomaly detection and localization via 2D normalizing flows,
-    2021 (arXiv 2111.07677), whose maps have the latents alone.
+    2021 (arXiv 2111.07677). Its maps are those of `log_dets=False`.
 
     Args:
       model: as in `log_prob`, of images. The distribution is a `tfd.TransformedDistribution`, with
@@ -110,6 +119,7 @@ def log_prob_map(
         `ConditionalBase` of them. The model is traced at each call.
       data: as in `log_prob`, images [N, H, W, C].
       conditional_input: as in `log_prob`.
+      log_dets: `False` gives the log density of the latents alone.
       **kwargs: as in `log_prob`.
 
     Returns:
@@ -127,6 +137,7 @@ def log_prob_map(
         raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
     options = {name: getattr(model, name) for name in ("dequantize", "dequantizer", "seed")}
     maps = _MapModel(model.distribution, **options)
+    maps.log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
     return log_prob(maps, data, conditional_input, **kwargs)
 
 
@@ -144,19 +155,20 @@ class _MapModel(FlowModel):
         self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
     ) -> tf.Tensor:
         del training
-        return _recorded_log_prob(self.distribution, values, condition)
+        return _recorded_log_prob(self.distribution, values, condition, self.log_dets)
 
 
 def _recorded_log_prob(
     distribution: tfd.Distribution,
     values: tf.Tensor,
     condition: tf.Tensor | None,
+    log_dets: bool,
     split_latents: Callable[[tf.Tensor], list[tf.Tensor]] = lambda latents: [latents],
 ) -> tf.Tensor:
     """Returns the log density of images, and records its terms."""
     if isinstance(distribution, ConditionalBase):
         given = distribution.given(condition)
-        return _recorded_log_prob(given, values, condition, split_latents)
+        return _recorded_log_prob(given, values, condition, log_dets, split_latents)
     if isinstance(distribution, private_api.TransformedDistribution):
         bijector = distribution.bijector
         if isinstance(bijector, RealNVPImage):
@@ -164,7 +176,7 @@ def _recorded_log_prob(
         options = nested.call_options(bijector, training=False, conditional_input=condition)
         latents, ildj = nested.inverse_and_log_det(bijector, values, **options)
         base = distribution.distribution
-        return _recorded_log_prob(base, latents, condition, split_latents) + ildj
+        return _recorded_log_prob(base, latents, condition, log_dets, split_latents) + ildj
     terms = None
     if isinstance(distribution, (private_api.Sample, private_api.Independent)):
         terms = distribution.distribution.log_prob(values)
@@ -173,6 +185,8 @@ def _recorded_log_prob(
             "log_prob_map: expected a distribution of independent elements or positions as base, "
             f"such as `tfd.Sample(tfd.Normal(0., 1.), [H, W, C])`, got {distribution}."
         )
+    if not log_dets:
+        by_position.discard()
     if terms.shape.rank < values.shape.rank:
         by_position.record(terms[..., tf.newaxis])
     else:
