@@ -41,7 +41,7 @@ flags.DEFINE_string("weights", "imagenet", "Its weights: 'imagenet', 'none', or 
 flags.DEFINE_integer("num_train", 400, "Images without a defect to train on.", lower_bound=1)
 flags.DEFINE_integer("num_test", 150, "Test images without and with a defect.", lower_bound=3)
 flags.DEFINE_integer("num_textures", 2000, "Images to train the small network on.", lower_bound=1)
-flags.DEFINE_integer("num_couplings", 6, "Couplings of the flow.", lower_bound=1)
+flags.DEFINE_integer("num_couplings", 6, "Couplings of the flow.", lower_bound=2)
 flags.DEFINE_integer("epochs", 20, "Epochs of the flow.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of images and networks.")
 
@@ -170,7 +170,7 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
 def pretrained_extractor(name: str) -> Extractor:
     """Returns the features of a network of Keras Applications at one eighth of the resolution.
 
-    They are those of the last sum or batch normalization of this size, before an activation.
+    They are the last sum of this size, or the last batch normalization, before an activation.
     """
     constructor = getattr(keras.applications, name, None)
     if not inspect.isfunction(constructor):
@@ -183,12 +183,9 @@ def pretrained_extractor(name: str) -> Extractor:
             f"--extractor={name}: the weights could not be loaded. The first use downloads them; "
             f"--weights takes a file instead. {type(error).__name__}: {error}"
         ) from error
-    kinds = (keras.layers.Add, keras.layers.BatchNormalization)
-    outputs = [
-        layer.output
-        for layer in network.layers
-        if isinstance(layer, kinds) and layer.output.shape[1] == _SIDE // 8
-    ]
+    layers = [x for x in network.layers if x.output.shape[1:3] == (_SIDE // 8, _SIDE // 8)]
+    outputs = [x.output for x in layers if isinstance(x, keras.layers.BatchNormalization)]
+    outputs += [x.output for x in layers if isinstance(x, keras.layers.Add)]
     if not outputs:
         raise app.UsageError(
             f"--extractor: expected a network with batch normalization, got {name}; MobileNetV2, "

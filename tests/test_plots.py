@@ -37,7 +37,7 @@ def test_heat_map_colors_high_scores():
     )
     # A quarter of the gray level, three quarters of yellow.
     levels = image_grid(images, 1, 0, num_values=17)[:, 2:].astype(float)
-    np.testing.assert_allclose(pixels[0, :, 2:], 0.25 * levels + 0.75 * [255, 255, 0], atol=0.5)
+    np.testing.assert_allclose(pixels[0, :, 2:], 0.25 * levels + [191.25, 191.25, 0], atol=0.5)
 
 
 def test_heat_map_of_colors_shows_their_mean():

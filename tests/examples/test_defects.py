@@ -36,7 +36,7 @@ def test_a_network_of_keras_applications(run_script, capsys, tmp_path):
         "--weights=none",
         "--num_train=80",
         "--num_test=3",
-        "--num_couplings=1",
+        "--num_couplings=2",
         "--epochs=1",
     )
     assert "Features of an image: (8, 8, 32)" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from flow_testing import (
 )
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors.multi_scale import shallow_conv
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -83,7 +84,9 @@ def test_the_sum_is_the_log_density_given_a_condition():
         ),
         event_shape=_SHAPE,
     )
-    bijector = image_flow(_SHAPE, num_couplings=1, num_classes=3)
+    bijector = image_flow(
+        _SHAPE, num_scales=1, num_couplings=1, num_classes=3, network_fn=shallow_conv
+    )
     model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
     images, labels = grey_levels(5, _SHAPE), np.array([0, 1, 2, 1, 0])
     maps = tfr.log_prob_map(model, images, labels, batch_size=2)
@@ -101,7 +104,7 @@ def test_the_density_of_learned_noise_is_a_part():
 
 @pytest.fixture(scope="module")
 def blocks():
-    """A flow that transforms each block of 4×4 pixels alone, as all of its networks are 1×1."""
+    """A flow that transforms each block of 8×8 pixels alone, as all of its networks are 1×1."""
 
     def pointwise(*, input_channels, output_channels, **_):
         layer = keras.layers.Conv2D(output_channels, 1)
@@ -114,15 +117,13 @@ def blocks():
 
 @pytest.mark.parametrize("log_dets", [True, False])
 def test_each_share_is_at_its_place(blocks, log_dets):
-    x = pixels((2, 8, 12, 2))
-    distribution = tfd.TransformedDistribution(standard_normal([8, 12, 2]), blocks)
-    maps = maps_of(distribution, x, log_dets=log_dets).reshape(2, 2, 4, 3, 4).sum(axis=(2, 4))
-    parts = tf.reshape(
-        tf.transpose(tf.reshape(x, [2, 2, 4, 3, 4, 2]), [0, 1, 3, 2, 4, 5]), [12, 4, 4, 2]
-    )
-    latents, ildj = blocks.inverse_and_log_det(parts)
-    expected = standard_normal([4, 4, 2]).log_prob(latents) + (ildj if log_dets else 0.0)
-    np.testing.assert_allclose(maps.ravel(), expected, rtol=1e-5)
+    x = pixels((2, 8, 16, 2))
+    distribution = tfd.TransformedDistribution(standard_normal([8, 16, 2]), blocks)
+    maps = maps_of(distribution, x, log_dets=log_dets)
+    for part, share in zip(tf.split(x, 2, axis=2), np.split(maps, 2, axis=2), strict=True):
+        latents, ildj = blocks.inverse_and_log_det(part)
+        expected = standard_normal([8, 8, 2]).log_prob(latents) + (ildj if log_dets else 0.0)
+        np.testing.assert_allclose(share.sum(axis=(1, 2)), expected, rtol=1e-5)
 
 
 def test_latents_cover_their_blocks(blocks):

@@ -173,7 +173,7 @@ def _recorded_log_prob(
         bijector = distribution.bijector
         if isinstance(bijector, RealNVPImage):
             split_latents = bijector.split_latents
-        options = nested.call_options(bijector, training=False, conditional_input=condition)
+        options = {"training": False, "conditional_input": condition}
         latents, ildj = nested.inverse_and_log_det(bijector, values, **options)
         base = distribution.distribution
         return _recorded_log_prob(base, latents, condition, log_dets, split_latents) + ildj
