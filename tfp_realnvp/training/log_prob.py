@@ -136,7 +136,8 @@ def log_prob_map(
         shape = model.distribution.event_shape
         raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
     options = {name: getattr(model, name) for name in ("dequantize", "dequantizer", "seed")}
-    maps = _MapModel(model.distribution, **options)
+    with model.distribute_strategy.scope():
+        maps = _MapModel(model.distribution, **options)
     maps.log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
     return log_prob(maps, data, conditional_input, **kwargs)
 
