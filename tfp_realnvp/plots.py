@@ -114,7 +114,7 @@ def heat_map(
     >>> from tfp_realnvp import plots
     >>> pixels = plots.heat_map(np.full([1, 2, 2, 1], 200, np.uint8), [[[0., 1.], [2., 4.]]])
     >>> pixels[0, 0, 0].tolist(), pixels[0, 1, 1].tolist()
-    ([200, 200, 200], [255, 241, 50])
+    ([200, 200, 200], [241, 241, 50])
 
     """
     scores = np.asarray(scores, np.float64)
