@@ -38,7 +38,7 @@ from tfp_realnvp import plots
 flags.DEFINE_string("output_dir", "results/defects", "Folder of the figure.")
 flags.DEFINE_string("extractor", None, "Name of a network of Keras Applications.")
 flags.DEFINE_string("weights", "imagenet", "Its weights: 'imagenet', 'none', or a file.")
-flags.DEFINE_integer("num_train", 400, "Images without a defect to train on.", lower_bound=1)
+flags.DEFINE_integer("num_train", 400, "Images without a defect to train on.", lower_bound=2)
 flags.DEFINE_integer("num_test", 150, "Test images without and with a defect.", lower_bound=3)
 flags.DEFINE_integer("num_textures", 2000, "Images to train the small network on.", lower_bound=1)
 flags.DEFINE_integer("num_couplings", 6, "Couplings of the flow.", lower_bound=2)
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     }
     maps = {name: smooth(scores) for name, scores in maps.items()}
     print_table(maps, masks, np.array(defects))
-    draw(test[-_NUM_ROWS:], masks[-_NUM_ROWS:], {k: v[-_NUM_ROWS:] for k, v in maps.items()}, maps)
+    draw(test, masks, maps)
 
 
 def train_flow(features: np.ndarray) -> tfr.FlowModel:
@@ -106,7 +106,8 @@ def mahalanobis(train: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 def nearest(train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns squared distances [N, h, w] to the nearest of some features of training images."""
-    train = rng.choice(train.reshape(-1, train.shape[-1]), 5000, replace=False)
+    train = train.reshape(-1, train.shape[-1])
+    train = rng.choice(train, min(5000, len(train)), replace=False)
     square = (train**2).sum(axis=-1)
     distances = [(square - 2 * features @ train.T).min(axis=-1) for features in test]
     return np.stack(distances) + (test**2).sum(axis=-1)
@@ -301,22 +302,17 @@ def as_levels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(60 + 110 * light * images + noise), 0, 255).astype(np.uint8)
 
 
-def draw(
-    images: np.ndarray,
-    masks: np.ndarray,
-    maps: dict[str, np.ndarray],
-    all_maps: dict[str, np.ndarray],
-) -> None:
-    """Draws images, the true masks, and heat maps over the images, one row for each image."""
-    images = images[..., np.newaxis]
+def draw(images: np.ndarray, masks: np.ndarray, maps: dict[str, np.ndarray]) -> None:
+    """Draws the last images, their true masks, and heat maps, one row for each image."""
+    images, masks = images[-_NUM_ROWS:, ..., np.newaxis], masks[-_NUM_ROWS:, ..., np.newaxis]
     columns = {
         "image": np.repeat(images, 3, axis=-1),
-        "defect": np.repeat(255 * masks[..., np.newaxis].astype(np.uint8), 3, axis=-1),
+        "defect": np.repeat(255 * masks.astype(np.uint8), 3, axis=-1),
     }
     for name, scores in maps.items():
-        # From the median of all images to the highest score.
-        low, high = np.quantile(all_maps[name], [0.5, 0.999])
-        columns[name] = plots.heat_map(images, scores, low, high)
+        # From the median of all test images to nearly the highest score.
+        low, high = np.quantile(scores, [0.5, 0.999])
+        columns[name] = plots.heat_map(images, scores[-_NUM_ROWS:], low, high)
     path = plots.save_labelled_grid(
         pathlib.Path(FLAGS.output_dir) / "defects.png",
         np.stack(list(columns.values()), axis=1),

@@ -34,7 +34,7 @@ def test_a_network_of_keras_applications(run_script, capsys, tmp_path):
         f"--output_dir={tmp_path}",
         "--extractor=MobileNetV2",
         "--weights=none",
-        "--num_train=80",
+        "--num_train=8",
         "--num_test=3",
         "--num_couplings=2",
         "--epochs=1",
@@ -52,4 +52,4 @@ def test_a_network_of_keras_applications(run_script, capsys, tmp_path):
 )
 def test_extractors_that_cannot_be_used(run_script, arguments, error, message):
     with pytest.raises(error, match=message):
-        run_script("defects", "--num_train=1", "--num_test=3", *arguments)
+        run_script("defects", "--num_train=2", "--num_test=3", *arguments)
