@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfp_realnvp.plots import image_grid, save_curves, save_image_grid, save_labelled_grid
+from tfp_realnvp.plots import heat_map, image_grid, save_curves, save_image_grid, save_labelled_grid
 
 
 def test_grid_places_images_row_by_row():
@@ -27,6 +27,44 @@ def test_grid_scales_gray_levels():
     images = np.array([0, 4, 16], np.uint8).reshape([3, 1, 1, 1])
     grid = image_grid(images, columns=3, padding=0, num_values=17)
     np.testing.assert_array_equal(grid[..., 0], [[0, 64, 255]])
+
+
+def test_heat_map_colors_high_scores():
+    images = np.array([0, 16, 4, 4, 8, 16, 16, 16], np.uint8).reshape([1, 2, 4, 1])
+    pixels = heat_map(images, [[[0.0, 3.0]]], low=1, high=3, num_values=17)
+    np.testing.assert_array_equal(
+        pixels[0, :, :2], image_grid(images, 1, 0, num_values=17)[:, :2].repeat(3, axis=-1)
+    )
+    # A quarter of the gray level, three quarters of yellow.
+    levels = image_grid(images, 1, 0, num_values=17)[:, 2:].astype(float)
+    np.testing.assert_allclose(pixels[0, :, 2:], 0.25 * levels + [191.25, 191.25, 0], atol=0.5)
+
+
+def test_heat_map_of_colors_shows_their_mean():
+    images = np.random.default_rng(0).integers(256, size=[2, 4, 4, 3], dtype=np.uint8)
+    scores = np.zeros([2, 4, 4])
+    scores[1, 2, 3] = 1
+    pixels = heat_map(images, scores)
+    assert pixels.dtype == np.uint8
+    is_gray = (pixels == pixels[..., :1]).all(axis=-1)
+    np.testing.assert_array_equal(is_gray, scores == 0)
+    gray = images.mean(axis=-1)[is_gray]
+    np.testing.assert_allclose(pixels[..., 0][is_gray], gray, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kwargs", "message"),
+    [
+        (np.zeros([1, 3, 4]), {}, r"divide 4 and 4, got shape \(1, 3, 4\)"),
+        (np.zeros([2, 4, 4]), {}, r"scores \[1, h, w\].*got shape \(2, 4, 4\)"),
+        (np.full([1, 2, 2], np.inf), {}, "finite scores, got 4 others"),
+        (np.zeros([1, 2, 2]), {}, "got 0.0 and 0.0"),
+        (np.zeros([1, 2, 2]), {"low": 2, "high": 1}, "low score below the high one, got 2 and 1"),
+    ],
+)
+def test_heat_map_errors(scores, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        heat_map(np.zeros([1, 4, 4, 1], np.uint8), scores, **kwargs)
 
 
 def test_saved_grid_reads_back(tmp_path):

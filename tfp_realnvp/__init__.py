@@ -50,7 +50,7 @@ from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.log_prob import log_prob
+from tfp_realnvp.training.log_prob import log_prob, log_prob_map
 from tfp_realnvp.training.optimizers import FusedAdam
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "export_onnx",
     "export_saved_model",
     "log_prob",
+    "log_prob_map",
     "save_weights",
     "to_uint8",
 ]

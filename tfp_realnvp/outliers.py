@@ -14,7 +14,8 @@ all samples, so that a high density alone is no evidence of a usual event. Other
 | `committee` | an event of low density, or on which models disagree | several models |
 
 For images of gray levels start with `complexity_corrected`, for other vectors with `-log_prob`.
-`examples/outliers.py` compares all four. `p_values` makes a decision from any of them.
+`examples/outliers.py` compares all four. `p_values` makes a decision from any of them. Where in
+an image the density is low, `tfr.log_prob_map` says.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ def dequantize(
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
     """Raises `ValueError` for images in [0, 1], which were divided by 255, and for unknown levels.
 
-    Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions.
+    Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions. Negative
+    fractions are feature maps or the like.
 
     Args:
       images: a finite array or tensor.
@@ -85,7 +86,7 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
     images = np.asarray(images)
     low, high = images.min(), images.max()
     is_floating = tf.as_dtype(images.dtype).is_floating
-    if is_floating and high <= 1 and (images % 1).any():
+    if is_floating and (high <= 1 or low < 0) and (images % 1).any():
         raise ValueError(
             f"{caller}: expected gray levels 0, 1, 2, …, got fractions up to {high}. "
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "

@@ -36,6 +36,7 @@ _PURPOSES = {
     "Invert": "recognizing a `tfb.Invert` of a bijector that holds networks",
     "NoBatchError": "telling `FlowModel.predict` that there was no data",
     "OVERRIDDEN": "naming the methods that classes override",
+    "Sample": "recognizing a `tfd.Sample` of a distribution with variables",
     "TransformedDistribution": "recognizing a distribution with a flow",
     "WITHIN_FIT": "using averaged weights in the validation of `FlowModel.fit`",
     "adam_moments": "updating the moments of Adam in one kernel",
@@ -239,7 +240,13 @@ def test_bases_of_distributions(private_api):
             isinstance(independent, private_api.Independent)
             and independent.distribution is transformed,
         )
-    _works("Independent", not isinstance(normal, private_api.Independent))
+        sample = tfd.Sample(transformed, [2])
+        _works(
+            "Sample",
+            isinstance(sample, private_api.Sample) and sample.distribution is transformed,
+        )
+    for name in ("Independent", "Sample"):
+        _works(name, not isinstance(normal, getattr(private_api, name)))
 
 
 def test_the_cache_of_bijectors(private_api):

@@ -125,7 +125,8 @@ class BatchNormalization(ChannelNormalization):
         self._channels.build(x.shape[-1], self.dtype)
         variance = self._channels.variance + self._epsilon
         y = x * tf.sqrt(variance) + self._channels.mean
-        return y, -self._inverse_log_det(x, variance)
+        fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)))
+        return y, fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         self._channels.build(y.shape[-1], self.dtype)
@@ -134,10 +135,8 @@ class BatchNormalization(ChannelNormalization):
         else:
             mean, variance = self._channels.mean, tf.convert_to_tensor(self._channels.variance)
         variance = variance + self._epsilon
-        return (y - mean) * tf.math.rsqrt(variance), self._inverse_log_det(y, variance)
-
-    def _inverse_log_det(self, value: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-        return self._log_det_of_positions(value, -0.5 * tf.reduce_sum(tf.math.log(variance)))
+        ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)))
+        return (y - mean) * tf.math.rsqrt(variance), ildj
 
     def _training_moments(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the moving statistics, and returns the mean and variance to normalize by."""

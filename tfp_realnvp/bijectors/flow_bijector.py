@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import by_position, validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.one_pass_cache import OnePassCache
 
@@ -334,11 +334,15 @@ class FlowBijector(tfb.Bijector):
 
     def _sum_over_event(self, log_dets: tf.Tensor) -> tf.Tensor:
         """Returns the log det of an elementwise map from the log dets of its elements."""
+        by_position.record(log_dets)
         return tf.reduce_sum(log_dets, axis=list(range(-self.event_ndims, 0)))
 
-    def _log_det_of_positions(self, value: tf.Tensor, log_det: tf.Tensor) -> tf.Tensor:
+    def _log_det_of_positions(self, value: tf.Tensor, log_det: tf.Tensor | float) -> tf.Tensor:
         """Returns the log det of a map that has the log det `log_det` at each position."""
         shape, positions = tf.shape(value), value.shape[-self.event_ndims : -1]
+        if by_position.is_collecting():
+            log_dets = tf.fill(shape[:-1], tf.cast(log_det, value.dtype))
+            by_position.record(log_dets[..., tf.newaxis])
         # A Python number, where possible, makes a graph that is traced faster.
         num_positions = positions.num_elements()
         if num_positions is None:
@@ -381,6 +385,12 @@ class FlowBijector(tfb.Bijector):
         self, value: tf.Tensor, *, inverse: bool, **options: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the value and log det of one direction, with the checks of `validate_args`."""
+        with by_position.required(self.name):
+            return self._validated_pass(value, inverse, **options)
+
+    def _validated_pass(
+        self, value: tf.Tensor, inverse: bool, **options: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         if not self.validate_args:
             return one_pass(value, **options)

@@ -131,7 +131,7 @@ class FlowChain(FlowBijector):
 
     def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, broadcasts: bool) -> tf.Tensor:
         if not log_dets:
-            return tf.zeros(tf.shape(value)[: -self.event_ndims], value.dtype)
+            return self._log_det_of_positions(value, 0.0)
         # One operation replaces many additions and their gradients.
         return sum(log_dets) if broadcasts else tf.add_n(log_dets)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import by_position, private_api
 
 __all__ = [
     "accepts_conditional_input",
@@ -50,10 +50,8 @@ def forward_and_log_det(
         return bijector.validated_pass(x, inverse=False, **options)
     if isinstance(bijector, private_api.Invert):
         return inverse_and_log_det(bijector.bijector, x, event_ndims=event_ndims, **options)
-    kwargs = call_options(bijector, **options)
-    fldj = bijector.forward_log_det_jacobian(x, event_ndims=event_ndims, **kwargs)
-    y = bijector.forward(x, **kwargs)
-    return y, tf.broadcast_to(fldj, tf.shape(y)[:-event_ndims])
+    log_det = bijector.forward_log_det_jacobian
+    return _call_tfp(bijector, bijector.forward, log_det, x, event_ndims, options)
 
 
 def inverse_and_log_det(
@@ -66,14 +64,31 @@ def inverse_and_log_det(
     elif isinstance(bijector, private_api.Invert):
         return forward_and_log_det(bijector.bijector, y, event_ndims=event_ndims, **options)
     else:
-        kwargs = call_options(bijector, **options)
-        ildj = bijector.inverse_log_det_jacobian(y, event_ndims=event_ndims, **kwargs)
-        x = bijector.inverse(y, **kwargs)
-        ildj = tf.broadcast_to(ildj, tf.shape(x)[:-event_ndims])
+        log_det = bijector.inverse_log_det_jacobian
+        x, ildj = _call_tfp(bijector, bijector.inverse, log_det, y, event_ndims, options)
     observer = _observer.get()
     if observer is not None:
         observer(bijector, x, ildj)
     return x, ildj
+
+
+def _call_tfp(
+    bijector: tfb.Bijector,
+    direction: Callable[..., tf.Tensor],
+    log_det_of: Callable[..., tf.Tensor],
+    value: tf.Tensor,
+    event_ndims: int,
+    options: dict[str, Any],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    kwargs = call_options(bijector, **options)
+    log_det = log_det_of(value, event_ndims=event_ndims, **kwargs)
+    result = direction(value, **kwargs)
+    if by_position.is_collecting():
+        if bijector.forward_min_event_ndims > 1:
+            raise by_position.no_positions(bijector.name)
+        log_dets = log_det_of(value, event_ndims=1, **kwargs)
+        by_position.record(tf.broadcast_to(log_dets, tf.shape(result)[:-1])[..., tf.newaxis])
+    return result, tf.broadcast_to(log_det, tf.shape(result)[:-event_ndims])
 
 
 @contextlib.contextmanager

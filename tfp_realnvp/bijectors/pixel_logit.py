@@ -124,9 +124,9 @@ class PixelLogit(FlowBijector):
             np.nextafter(self._high, self._low),
         )
         fldj = np.log(width) - tf.nn.softplus(x) - tf.nn.softplus(-x)
-        return y, tf.reduce_sum(fldj, axis=[-3, -2, -1])
+        return y, self._sum_over_event(fldj)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         above_low, below_high = tf.math.log(y - self._low), tf.math.log(self._high - y)
         ildj = np.log(self._high - self._low) - above_low - below_high
-        return above_low - below_high, tf.reduce_sum(ildj, axis=[-3, -2, -1])
+        return above_low - below_high, self._sum_over_event(ildj)

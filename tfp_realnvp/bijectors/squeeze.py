@@ -110,7 +110,7 @@ class Squeeze(FlowBijector):
         y = tf.nn.space_to_depth(flatten_batch(x), k)
         if self._order != "plain":
             y = _reorder(y, self._positions())
-        return unflatten_batch(y, like=x), tf.zeros(tf.shape(x)[:-3], x.dtype)
+        return unflatten_batch(y, like=x), self._log_det_of_positions(x, 0.0)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         k = self._block_size
@@ -118,7 +118,7 @@ class Squeeze(FlowBijector):
         if self._order != "plain":
             x = _reorder(x, np.argsort(self._positions()).tolist())
         x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
-        return x, tf.zeros(tf.shape(y)[:-3], y.dtype)
+        return x, self._log_det_of_positions(y, 0.0)
 
     def _positions(self) -> list[int]:
         """Returns the index in the plain order of each sub-pixel of the factor-out order."""

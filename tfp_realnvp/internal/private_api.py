@@ -41,6 +41,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow_probability.python.bijectors.chain import _Chain as Chain
 from tensorflow_probability.python.bijectors.invert import _Invert as Invert
 from tensorflow_probability.python.distributions.independent import _Independent as Independent
+from tensorflow_probability.python.distributions.sample import _Sample as Sample
 from tensorflow_probability.python.distributions.transformed_distribution import (
     _TransformedDistribution as TransformedDistribution,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Independent",
     "Invert",
     "NoBatchError",
+    "Sample",
     "TransformedDistribution",
     "adam_moments",
     "assign_on_replica",
