@@ -50,7 +50,8 @@ from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint, save_weights
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.log_prob import log_prob, log_prob_map
+from tfp_realnvp.training.log_prob import log_prob
+from tfp_realnvp.training.log_prob_map import log_prob_map
 from tfp_realnvp.training.optimizers import FusedAdam
 
 __all__ = [

@@ -1,0 +1,156 @@
+"""The log density of images by position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import RealNVPImage, nested
+from tfp_realnvp.distributions import ConditionalBase
+from tfp_realnvp.internal import by_position, private_api, validation
+from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.log_prob import log_prob
+
+__all__ = ["log_prob_map"]
+
+tfd = tfp.distributions
+
+
+def log_prob_map(
+    model: FlowModel | tfd.Distribution,
+    data: Any,
+    conditional_input: Any = None,
+    *,
+    log_dets: bool = True,
+    **kwargs: Any,
+) -> np.ndarray:
+    """Returns the share of each position of an image in its log density, in nats.
+
+    The log density of a flow is a sum of log densities of latents and of log dets, each of which
+    has a place in the image. The sum of a map over all positions is `tfr.log_prob` with the same
+    arguments. Low values show where in the image the density is low, for example a defect.
+
+    *   The log det of a coupling or of `PixelLogit` is a sum over elements; that of a normalization
+        or a 1×1 convolution is the same number at each position.
+    *   Where the image is squeezed, one position covers a block of pixels. Its share is spread over
+        them evenly. The same holds for latents, which `RealNVPImage.split_latents` gives by scale.
+
+    A share is not the log density of the pixel given the others: a latent depends on an area of the
+    image that is as large as the receptive field of the networks, and a change of one pixel changes
+    the map around it.
+
+    Log dets depend on what is in the image: smooth areas have a higher density than edges. Latents
+    of data like those of training have the same distribution everywhere. To find a defect anywhere
+    in an image, `log_dets=False` is therefore often the better map.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> flow = tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [8, 8, 1]), tfr.RealNVPImage((8, 8, 1), num_filters=4))
+    >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
+    >>> maps = tfr.log_prob_map(flow, images)
+    >>> maps.shape, np.allclose(maps.sum(axis=(1, 2)), tfr.log_prob(flow, images))
+    ((3, 8, 8), True)
+
+    Feature maps are continuous, without noise:
+
+    >>> flow = tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [7, 7, 6]),
+    ...     tfr.RealNVPImage.compact((7, 7, 6), alpha=None, num_filters=4))
+    >>> model = tfr.FlowModel(flow, dequantize=False)
+    >>> tfr.log_prob_map(model, np.random.default_rng(0).normal(size=[3, 7, 7, 6])).shape
+    (3, 7, 7)
+
+    #### References
+
+    Yu et al.: FastFlow: unsupervised anomaly detection and localization via 2D normalizing flows,
+    2021 (arXiv 2111.07677). Its maps are those of `log_dets=False`.
+
+    Args:
+      model: as in `log_prob`, of images. The distribution is a `tfd.TransformedDistribution`, with
+        bijectors of this package, of TFP on elements or on channels, and of `FlowChain`. Its base
+        is a `tfd.Sample` or `tfd.Independent` of distributions of elements or of channels, or a
+        `ConditionalBase` of them. The model is traced at each call.
+      data: as in `log_prob`, images [N, H, W, C].
+      conditional_input: as in `log_prob`.
+      log_dets: `False` gives the log density of the latents alone.
+      **kwargs: as in `log_prob`.
+
+    Returns:
+      Maps [N, H, W]. With a `VariationalDequantization` q, `-log q(u | x)` is part of them.
+
+    Raises:
+      TypeError: if `model` is neither a `FlowModel` nor a distribution, or the distribution or its
+        base is another one.
+      ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
+    """
+    if not isinstance(model, FlowModel):
+        model = FlowModel(model)
+    if model.event_ndims != 3:
+        shape = model.distribution.event_shape
+        raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
+    options = {name: getattr(model, name) for name in ("dequantize", "dequantizer", "seed")}
+    with model.distribute_strategy.scope():
+        maps = _MapModel(model.distribution, **options)
+    maps.log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
+    return log_prob(maps, data, conditional_input, **kwargs)
+
+
+class _MapModel(FlowModel):
+    """A model whose `predict` returns maps."""
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        with by_position.collect() as terms:
+            images, log_prob, _ = self._evaluation_log_prob(data)
+        height, width = tf.shape(images)[1], tf.shape(images)[2]
+        maps = sum(by_position.spread_evenly(term, height, width) for term in terms)
+        return maps[: tf.shape(log_prob)[0]]
+
+    def _log_prob(
+        self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
+    ) -> tf.Tensor:
+        del training
+        return _recorded_log_prob(self.distribution, values, condition, self.log_dets)
+
+
+def _recorded_log_prob(
+    distribution: tfd.Distribution,
+    values: tf.Tensor,
+    condition: tf.Tensor | None,
+    log_dets: bool,
+    split_latents: Callable[[tf.Tensor], list[tf.Tensor]] = lambda latents: [latents],
+) -> tf.Tensor:
+    """Returns the log density of images, and records its terms."""
+    if isinstance(distribution, ConditionalBase):
+        given = distribution.given(condition)
+        return _recorded_log_prob(given, values, condition, log_dets, split_latents)
+    if isinstance(distribution, private_api.TransformedDistribution):
+        bijector = distribution.bijector
+        if isinstance(bijector, RealNVPImage):
+            split_latents = bijector.split_latents
+        options = {"training": False, "conditional_input": condition}
+        latents, ildj = nested.inverse_and_log_det(bijector, values, **options)
+        base = distribution.distribution
+        return _recorded_log_prob(base, latents, condition, log_dets, split_latents) + ildj
+    terms = None
+    if isinstance(distribution, (private_api.Sample, private_api.Independent)):
+        terms = distribution.distribution.log_prob(values)
+    if terms is None or terms.shape.rank < values.shape.rank - 1:
+        raise TypeError(
+            "log_prob_map: expected a distribution of independent elements or positions as base, "
+            f"such as `tfd.Sample(tfd.Normal(0., 1.), [H, W, C])`, got {distribution}."
+        )
+    if not log_dets:
+        by_position.discard()
+    if terms.shape.rank < values.shape.rank:
+        by_position.record(terms[..., tf.newaxis])
+    else:
+        for term in split_latents(terms):
+            by_position.record(term)
+    return distribution.log_prob(values)
