@@ -181,11 +181,11 @@ def complete(
         return tf.reshape(log_probs, fldj.shape) + fldj
 
     seeds = tfp.random.split_seed(stateless_seed(seed), 3)
-    mean, factor = _metric(distribution, support, conditions, seeds[0])
+    mean, scale = _metric(distribution, support, conditions, seeds[0])
+    product = "cnj,ij->cni" if scale.shape.rank == 2 else "cnj,nij->cni"
 
     def to_coordinates(z: tf.Tensor) -> tf.Tensor:
-        solution = tf.linalg.triangular_solve(factor, z[..., tf.newaxis], adjoint=True)
-        return mean + solution[..., 0]
+        return mean + tf.einsum(product, z, scale)
 
     shape = [num_chains, len(events), support.size]
     starts = tf.random.stateless_normal(shape, seeds[1], dtype=distribution.dtype)
@@ -281,7 +281,8 @@ def _known(
             f"shape {event_shape}."
         )
     if events.ndim != rank + 1 or not event_shape.is_compatible_with(shape[1:]) or not events.size:
-        raise ValueError(f"complete: expected events [N, {str(event_shape)[1:-1]}], got {shape}.")
+        expected = ", ".join(["N", *map(str, event_shape)])
+        raise ValueError(f"complete: expected events [{expected}], got shape {shape}.")
     if is_known is None:
         is_known = ~np.isnan(events)
     is_known = np.asarray(is_known)
@@ -312,11 +313,11 @@ def _metric(
     conditions: tf.Tensor | None,
     seed: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the mean m and the factor L of the precision L Lᵀ of unknown coordinates.
+    """Returns the mean m, and L⁻ᵀ for the precision L Lᵀ, of the unknown coordinates.
 
     By the precision matrix P of all coordinates, the precision of the unknown ones given the known
     ones is P_uu, and their mean is m_u - P_uu⁻¹ P_uk (t_k - m_k). Shapes are [N, D] and [N, D, D],
-    or [1, D, D] if the same values are unknown in all events.
+    or [D, D] if the same values are unknown in all events.
     """
     size = support.size
     num_samples = max(_NUM_METRIC_SAMPLES, 2 * size)
@@ -333,15 +334,16 @@ def _metric(
     covariance += share * (np.diag(np.diag(covariance)) - covariance)
     precision = np.linalg.inv(covariance)
     is_known = support.is_known
-    known_offset = np.where(is_known, support.centers - t.mean(axis=0), 0)
-    rows = is_known[:1] if (is_known == is_known[0]).all() else is_known
-    unknown = ~rows[:, :, np.newaxis] & ~rows[:, np.newaxis, :]
-    identity = np.eye(size) / _LOGISTIC_VARIANCE
-    factor = np.linalg.cholesky(np.where(unknown, precision, identity * rows[:, np.newaxis, :]))
-    pull = np.where(is_known, 0, -known_offset @ precision)
-    solved = np.linalg.solve(factor @ factor.swapaxes(-1, -2), pull[..., np.newaxis])[..., 0]
-    mean = np.where(is_known, 0, t.mean(axis=0) + solved)
-    return tf.constant(mean, distribution.dtype), tf.constant(factor, distribution.dtype)
+    offset = np.where(is_known, support.centers - t.mean(axis=0), 0)
+    rows = is_known[0] if (is_known == is_known[0]).all() else is_known
+    is_unknown_pair = ~rows[..., :, np.newaxis] & ~rows[..., np.newaxis, :]
+    rest = np.eye(size) * np.where(rows, 1 / _LOGISTIC_VARIANCE, 0)[..., np.newaxis, :]
+    factor = np.linalg.cholesky(np.where(is_unknown_pair, precision, rest))
+    scale = np.linalg.inv(factor).swapaxes(-1, -2)
+    pull = np.where(is_known, 0, -offset @ precision)
+    shift = (scale @ (scale.swapaxes(-1, -2) @ pull[..., np.newaxis]))[..., 0]
+    mean = np.where(is_known, 0, t.mean(axis=0) + shift)
+    return tf.constant(mean, distribution.dtype), tf.constant(scale, distribution.dtype)
 
 
 def _sample_chains(
