@@ -123,7 +123,7 @@ def run_chains(
     model: tfr.FlowModel, events: np.ndarray, is_known: np.ndarray | None
 ) -> latents.Completion:
     return latents.complete(
-        model,
+        model.distribution,
         events,
         is_known,
         FLAGS.num_samples,

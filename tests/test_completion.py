@@ -70,7 +70,7 @@ def test_conditional_moments_of_a_flow_under_each_label():
     flow = _vector_flow(num_classes=3)
     labels, known = np.arange(3), 0.3
     completion = latents.complete(
-        tfr.FlowModel(flow),
+        flow,
         np.array([[known, np.nan]] * 3, np.float32),
         num_samples=20_000,
         num_chains=200,
@@ -126,7 +126,7 @@ def test_r_hat_tells_of_chains_that_have_not_mixed():
 
 
 def test_samples_depend_on_the_seed():
-    flow, events = _vector_flow(), [[0.3, np.nan]]
+    flow, events = tfd.MultivariateNormalDiag([0.0, 0.0]), [[0.3, np.nan]]
     one, same, other = (
         latents.complete(flow, events, num_samples=16, num_burnin_steps=3, seed=seed).samples
         for seed in (1, (1, 0), 2)
@@ -162,7 +162,7 @@ def test_bad_images():
 
 
 def test_objects_that_have_no_density():
-    with pytest.raises(TypeError, match=r"FlowModel or a tfd.Distribution, .* got RealNVPVector"):
+    with pytest.raises(TypeError, match=r"model.distribution of a FlowModel, .* got RealNVPVector"):
         latents.complete(_vector_flow().bijector, [[1.0, np.nan]])
     with pytest.raises(TypeError, match="expected booleans as is_known, got int64"):
         latents.complete(_vector_flow(), [[1.0, 2.0]], [1, 0])

@@ -14,7 +14,6 @@ from tfp_realnvp import pixels
 from tfp_realnvp.distributions import as_conditions, find_num_values, route, takes_condition
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.sampling import stateless_seed
-from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["Completion", "complete"]
 
@@ -42,7 +41,7 @@ class Completion(NamedTuple):
 
 
 def complete(
-    flow: FlowModel | tfd.Distribution,
+    flow: tfd.Distribution,
     events: ArrayLike,
     is_known: ArrayLike | None = None,
     num_samples: int = 400,
@@ -117,7 +116,8 @@ def complete(
     Gelman, Carlin, Stern, Dunson, Vehtari, Rubin: Bayesian data analysis, section 11.4, for R-hat.
 
     Args:
-      flow: a `FlowModel`, or a distribution over images [H, W, C] or vectors [D].
+      flow: a distribution over images [H, W, C] or vectors [D], `model.distribution` of a
+        `FlowModel`.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors
         [N, D]. Unknown values are ignored. All events are processed at once.
       is_known: booleans that broadcast with the events. By default the values that are not NaN are
@@ -134,16 +134,14 @@ def complete(
       unknown values. `R-hat` is the square root of `tfp.mcmc.potential_scale_reduction`.
 
     Raises:
-      TypeError: if `flow` is neither a `FlowModel` nor a distribution, or `is_known` is not
-        boolean.
+      TypeError: if `flow` is no distribution, or `is_known` is not boolean.
       ValueError: if the shape or range of events does not match the model, if known values are not
         finite, if nothing is known or nothing is unknown, if conditions are not as declared, or if
         the log density is not finite where a chain starts.
     """
-    distribution = flow.distribution if isinstance(flow, FlowModel) else flow
-    if not isinstance(distribution, tfd.Distribution):
+    if not isinstance(flow, tfd.Distribution):
         raise TypeError(
-            "complete: expected a FlowModel or a tfd.Distribution, for example "
+            "complete: expected a distribution, for example model.distribution of a FlowModel, or "
             f"tfd.TransformedDistribution(base, bijector), got {type(flow).__name__}."
         )
     expected = "complete: expected {} of at least {}"
@@ -156,10 +154,10 @@ def complete(
     text = expected.format("num_leapfrog_steps", 1)
     num_leapfrog_steps = validation.integer(num_leapfrog_steps, 1, text)
     events = np.asarray(events)
-    is_known = _known(events, is_known, distribution.event_shape)
-    support = _Support(distribution, events, is_known)
-    conditions = as_conditions(distribution, conditional_input, "complete")
-    if conditional_input is not None and not takes_condition(distribution):
+    is_known = _known(events, is_known, flow.event_shape)
+    support = _Support(flow, events, is_known)
+    conditions = as_conditions(flow, conditional_input, "complete")
+    if conditional_input is not None and not takes_condition(flow):
         raise ValueError(
             "complete: expected a distribution that takes a condition for a conditional_input, got "
             "one that takes none."
@@ -177,18 +175,18 @@ def complete(
             repeated = tf.tile(conditions, [num_chains, *[1] * (conditions.shape.rank - 1)])
             options["conditional_input"] = repeated
         flat = tf.reshape(x, [-1, *events.shape[1:]])
-        log_probs = distribution.log_prob(flat, **route(distribution, **options))
+        log_probs = flow.log_prob(flat, **route(flow, **options))
         return tf.reshape(log_probs, fldj.shape) + fldj
 
     seeds = tfp.random.split_seed(stateless_seed(seed), 3)
-    mean, scale = _metric(distribution, support, conditions, seeds[0])
+    mean, scale = _metric(flow, support, conditions, seeds[0])
     product = "cnj,ij->cni" if scale.shape.rank == 2 else "cnj,nij->cni"
 
     def to_coordinates(z: tf.Tensor) -> tf.Tensor:
         return mean + tf.einsum(product, z, scale)
 
     shape = [num_chains, len(events), support.size]
-    starts = tf.random.stateless_normal(shape, seeds[1], dtype=distribution.dtype)
+    starts = tf.random.stateless_normal(shape, seeds[1], dtype=flow.dtype)
     num_draws = -(-num_samples // num_chains)
     states, is_accepted = _sample_chains(
         lambda z: log_prob(to_coordinates(z)),
