@@ -13,7 +13,7 @@ def test_complete(run_script, capsys, tmp_path):
         "--num_samples=200",
         "--num_burnin_steps=50",
         "--epochs=10",
-        "--table_epochs=30",
+        "--table_epochs=4",
     )
     digits, wines = capsys.readouterr().out.split("missing cells")
 
