@@ -3,9 +3,9 @@
     python examples/complete.py
 
 The lower halves of digits, then random cells of a table of wines, each with intervals. Flows are
-trained on the spot, and `tfr.latents.complete` samples what is missing by Markov chains. Printed are
-the squared errors of the posterior mean and of simpler guesses, and the share of true values that
-the 90% intervals hold.
+trained on the spot, and `tfr.latents.complete` samples what is missing by Markov chains. The output
+has the squared errors of the posterior mean and of simpler guesses, and the share of true values
+that the 90% intervals hold.
 
 The flow of the digits is one of vectors, with dense networks. A step of its chains is many times
 cheaper than with the convolutions of the preset `digits`, and chains take thousands of them.
@@ -91,9 +91,8 @@ def complete_table() -> None:
     noisy = np.repeat(train_rows, _NUM_NOISY_COPIES, axis=0)
     noisy += rng.normal(0, _NOISE, noisy.shape)
     model = train(flow, noisy, FLAGS.table_epochs)
-    normal = tfd.MultivariateNormalTriL(
-        train_rows.mean(axis=0), np.linalg.cholesky(np.cov(train_rows, rowvar=False))
-    )
+    factor = np.linalg.cholesky(np.cov(train_rows, rowvar=False, dtype=np.float32))
+    normal = tfd.MultivariateNormalTriL(train_rows.mean(axis=0), factor)
     is_missing = rng.random(truth.shape) < _SHARE_OF_MISSING_CELLS
     missing = np.where(is_missing, np.nan, truth)
     completion = run_chains(model.distribution, missing)
