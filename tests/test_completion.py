@@ -1,0 +1,168 @@
+"""Samples of unknown values, beside conditional distributions that are known or integrated."""
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp import latents
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_LEVELS = 4
+
+
+def _vector_flow(**kwargs):
+    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8, **kwargs)
+    return tfd.TransformedDistribution(ft.standard_normal([2]), ft.randomize(bijector))
+
+
+def _image_flow():
+    """Returns a flow of images of two pixels."""
+    flow = _vector_flow()
+    chain = tfb.Chain(
+        [tfr.PixelLogit(num_values=_LEVELS), tfb.Reshape([1, 2, 1], [2]), flow.bijector]
+    )
+    return tfd.TransformedDistribution(flow.distribution, chain)
+
+
+def _normal(size):
+    """Returns a normal distribution made of linear bijectors, its mean and its covariance."""
+    rng = np.random.default_rng(0)
+    factor = np.tril(rng.normal(size=[size, size]))
+    factor[np.diag_indices(size)] = rng.uniform(0.5, 1.5, size)
+    mean = rng.normal(size=size)
+    bijector = tfb.Chain(
+        [
+            tfb.Shift(tf.constant(mean, tf.float32)),
+            tfb.ScaleMatvecTriL(tf.constant(factor, tf.float32)),
+        ]
+    )
+    flow = tfd.TransformedDistribution(ft.standard_normal([size]), bijector)
+    return flow, mean, factor @ factor.T
+
+
+def test_conditional_moments_of_a_normal_distribution():
+    flow, mean, covariance = _normal(4)
+    events = flow.sample(3, seed=1).numpy()
+    is_known = np.array([[1, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 1]], bool)
+    missing = np.where(is_known, events, np.nan)
+    samples, r_hat, acceptance_rate = latents.complete(
+        flow, missing, num_samples=60_000, num_chains=300, num_burnin_steps=100
+    )
+    assert samples.shape == (60_000, 3, 4) and samples.dtype == np.float32
+    assert (samples[:, is_known] == events[is_known]).all()
+    assert r_hat.shape == (3,) and (r_hat < 1.05).all()
+    assert (acceptance_rate > 0.6).all()
+    for event, known, draws in zip(events, is_known, samples.swapaxes(0, 1), strict=True):
+        gain = covariance[~known][:, known] @ np.linalg.inv(covariance[known][:, known])
+        expected = mean[~known] + gain @ (event[known] - mean[known])
+        rest = covariance[~known][:, ~known] - gain @ covariance[known][:, ~known]
+        stddev = np.sqrt(np.diag(rest))
+        np.testing.assert_allclose(draws[:, ~known].mean(axis=0), expected, atol=0.02)
+        np.testing.assert_allclose(draws[:, ~known].std(axis=0), stddev, atol=0.02)
+
+
+def test_conditional_moments_of_a_flow_under_each_label():
+    flow = _vector_flow(num_classes=3)
+    labels, known = np.arange(3), 0.3
+    completion = latents.complete(
+        flow,
+        np.array([[known, np.nan]] * 3, np.float32),
+        num_samples=20_000,
+        num_chains=200,
+        num_burnin_steps=100,
+        conditional_input=labels,
+    )
+    grid = np.linspace(-15, 15, 3001, dtype=np.float32)
+    points = np.stack([np.full_like(grid, known), grid], axis=-1)
+    for label, draws in zip(labels, completion.samples[:, :, 1].T, strict=True):
+        weights = np.exp(tfr.condition(flow, label).log_prob(points).numpy().astype(np.float64))
+        weights /= weights.sum()
+        expected = weights @ grid
+        stddev = np.sqrt(weights @ np.square(grid - expected))
+        assert draws.mean() == pytest.approx(expected, abs=0.05 * stddev)
+        assert draws.std() == pytest.approx(stddev, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_gray_levels(dtype):
+    flow = _image_flow()
+    images = np.array([[1, 0], [3, 0]]).reshape(2, 1, 2, 1).astype(dtype)
+    is_known = np.array([True, False]).reshape(2, 1)
+    samples = latents.complete(
+        flow, images, is_known, 20_000, num_chains=200, num_burnin_steps=100
+    ).samples
+    assert samples.dtype == dtype
+    assert (samples[:, :, :, 0] == images[:, :, 0]).all()
+    assert (samples >= 0).all() and (samples < _LEVELS).all()
+    is_gray = dtype == np.uint8
+    # The known pixel is anywhere in its gray level, or is the continuous value.
+    centers = (np.arange(100) + 0.5) / 100
+    unknown = (np.arange(400) + 0.5) / 100
+    for image, draws in zip(images, samples.swapaxes(0, 1), strict=True):
+        known = image.flat[0] + (centers if is_gray else np.zeros(1))
+        points = np.stack(np.meshgrid(known, unknown, indexing="ij"), axis=-1)
+        points = points.reshape(-1, 1, 2, 1).astype(np.float32)
+        density = np.exp(flow.log_prob(points).numpy().astype(np.float64))
+        expected = density.reshape(len(known), _LEVELS, 100).sum(axis=(0, 2))
+        counts = np.bincount(np.floor(draws[:, 0, 1, 0]).astype(int), minlength=_LEVELS)
+        np.testing.assert_allclose(counts / len(draws), expected / expected.sum(), atol=0.02)
+        if is_gray:
+            assert (draws == np.floor(draws)).all()
+
+
+def test_r_hat_tells_of_chains_that_have_not_mixed():
+    modes = tfd.Mixture(
+        tfd.Categorical(probs=[0.5, 0.5]),
+        [tfd.MultivariateNormalDiag([0.0, mean], [1.0, 0.1]) for mean in (-9.0, 9.0)],
+    )
+    _, r_hat, _ = latents.complete(modes, [[0.0, np.nan], [0.0, 1.0]], num_samples=80)
+    assert r_hat[0] > 2
+    assert r_hat[1] == 1
+
+
+def test_samples_depend_on_the_seed():
+    flow, events = tfd.MultivariateNormalDiag([0.0, 0.0]), [[0.3, np.nan]]
+    one, same, other = (
+        latents.complete(flow, events, num_samples=16, num_burnin_steps=3, seed=seed).samples
+        for seed in (1, (1, 0), 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert (one[:, 0, 1] != other[:, 0, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("events", "options", "message"),
+    [
+        ([[1.0, 2.0]], {}, "expected unknown values, got none: make them NaN"),
+        ([[np.nan, np.nan]], {}, r"expected known values, got none: `distribution.sample`"),
+        ([[np.inf, np.nan]], {}, "expected finite known values, got 1"),
+        ([[1.0, np.nan, 2.0]], {}, r"expected events \[N, 2\], got shape \(1, 3\)"),
+        ([[1.0, 2.0]], {"is_known": np.ones([3], bool)}, "is_known to broadcast with"),
+        ([[1.0, np.nan]], {"conditional_input": [0]}, "got one that takes none"),
+        ([[1.0, np.nan]], {"num_samples": 15}, "num_samples of at least four of each chain, 16"),
+        ([[1e30, np.nan]], {}, "expected finite log densities where the chains start"),
+    ],
+)
+def test_bad_vectors(events, options, message):
+    with pytest.raises(ValueError, match=message):
+        latents.complete(_vector_flow(), events, **options)
+
+
+def test_bad_images():
+    is_known = np.array([True, False]).reshape(2, 1)
+    with pytest.raises(ValueError, match=r"gray levels 0 to 3, .*, got values from 4 to 4"):
+        latents.complete(_image_flow(), np.full([1, 1, 2, 1], 4), is_known)
+    with pytest.raises(ValueError, match="Multiply images in"):
+        latents.complete(_image_flow(), np.full([1, 1, 2, 1], 0.5), is_known)
+
+
+def test_objects_that_have_no_density():
+    with pytest.raises(TypeError, match=r"model.distribution of a FlowModel, .* got RealNVPVector"):
+        latents.complete(_vector_flow().bijector, [[1.0, np.nan]])
+    with pytest.raises(TypeError, match="expected booleans as is_known, got int64"):
+        latents.complete(_vector_flow(), [[1.0, 2.0]], [1, 0])
