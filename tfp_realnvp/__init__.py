@@ -29,6 +29,7 @@ from tfp_realnvp.bijectors import (
     Transformer,
 )
 from tfp_realnvp.distributions import (
+    ClassMixture,
     ConditionalBase,
     ConditionedDistribution,
     VariationalDequantization,
@@ -62,6 +63,7 @@ __all__ = [
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "ClassMixture",
     "ConditionEmbedding",
     "ConditionSpec",
     "ConditionalBase",
