@@ -25,7 +25,8 @@ def class_log_probs(
     log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
     ```
 
-    All classes are evaluated in one call, as a batch that is `num_classes` times as large.
+    All classes are evaluated in one call, as a batch that is `num_classes` times as large, or of
+    the same size if only the base distribution depends on the label.
 
     #### Example
 
@@ -63,7 +64,9 @@ def class_log_joint(
     x = tf.convert_to_tensor(x, distribution.dtype)
     batch_ndims = x.shape.rank - distribution.event_shape.rank
     labels = tf.reshape(tf.range(num_classes), [num_classes] + [1] * batch_ndims)
-    x = tf.broadcast_to(x, tf.concat([[num_classes], tf.shape(x)], axis=0))
+    # One pass of the bijector is enough if only the base depends on the label.
+    num_passes = num_classes if "bijector_kwargs" in route(distribution, conditional_input=0) else 1
+    x = tf.broadcast_to(x, tf.concat([[num_passes], tf.shape(x)], axis=0))
     options = route(distribution, conditional_input=labels, **options)
     # [K, ...] to [..., K].
     log_probs = distribution.log_prob(x, **options)

@@ -66,7 +66,7 @@ class ClassMixture(tfd.MixtureSameFamily):
         shape = self.components_distribution.batch_shape
         if shape.rank != 1 or shape[0] is None:
             raise ValueError(
-                f"{self.name}: expected a components_distribution of batch_shape [number of "
+                "ClassMixture: expected a components_distribution of batch_shape [number of "
                 f"classes], got {self.components_distribution}."
             )
         return ConditionSpec(num_classes=shape[0], dropout=0.0)
@@ -78,7 +78,7 @@ class ClassMixture(tfd.MixtureSameFamily):
           ValueError: if a label is not in [0, K) or -1.
         """
         spec = self.condition_spec
-        condition = spec.as_tensor(conditional_input, self.name, self.dtype)
+        condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
         if condition.dtype.is_integer:
             is_missing, weights = condition < 0, tf.one_hot(condition, spec.num_classes)
         else:
@@ -98,7 +98,9 @@ class ClassMixture(tfd.MixtureSameFamily):
         log_weights = self.log_weights(conditional_input)
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         shape = tf.broadcast_dynamic_shape(shape, tf.shape(log_weights)[:-1])
-        log_weights = tf.broadcast_to(log_weights, tf.concat([shape, tf.shape(log_weights)[-1:]], 0))
+        log_weights = tf.broadcast_to(
+            log_weights, tf.concat([shape, tf.shape(log_weights)[-1:]], 0)
+        )
         labels = tfd.Categorical(logits=log_weights).sample(seed=label_seed)
         x = self.components_distribution.sample(shape, seed=seed)
         return tf.gather(x, labels, axis=labels.shape.rank, batch_dims=labels.shape.rank)
