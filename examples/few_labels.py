@@ -243,7 +243,7 @@ def fit_network(
         ]
     )
     # The dense layers have the rest of the parameters.
-    num_classes, size = 1 + y.max(), network.output_shape[-1]
+    num_classes, size = int(1 + y.max()), network.output_shape[-1]
     num_units = (num_parameters - network.count_params() - num_classes) // (size + 1 + num_classes)
     network.add(layers.Dense(num_units, **relu))
     network.add(layers.Dropout(0.5))

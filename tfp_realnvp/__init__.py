@@ -33,6 +33,7 @@ from tfp_realnvp.distributions import (
     ConditionalBase,
     ConditionedDistribution,
     VariationalDequantization,
+    class_log_joint,
     class_log_probs,
     condition,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "Transformer",
     "VariationalDequantization",
     "bits_per_dim",
+    "class_log_joint",
     "class_log_probs",
     "condition",
     "dequantize",

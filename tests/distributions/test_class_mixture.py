@@ -27,7 +27,7 @@ def _mixture(shape=_VECTORS, dtype=tf.float32, distance=1.0):
 
 def _flow(shape):
     flow = (
-        ft.image_flow(shape, num_scales=1, num_couplings=1)
+        ft.image_flow(shape, num_scales=1, num_couplings=1, normalization=None)
         if shape == _IMAGES
         else tfr.RealNVPVector(3, num_couplings=2, num_blocks=0, num_filters=4)
     )
@@ -101,9 +101,8 @@ def test_few_labels_in_fit(shape):
     np.testing.assert_allclose(tfr.log_prob(model, x), flow.log_prob(x), rtol=1e-4)
 
 
-@each_shape
-def test_saved_and_loaded(shape, tmp_path):
-    flow = _flow(shape)
+def test_saved_and_loaded(tmp_path):
+    flow = _flow(_VECTORS)
     model = tfr.FlowModel(flow)
     x = flow.sample(4, seed=(0, 1)).numpy()
     expected = model.call((x, np.array(_LABELS)))

@@ -58,7 +58,32 @@ def class_log_probs(
 def class_log_joint(
     distribution: tfd.Distribution, x: tf.Tensor, prior: Any = None, **options: Any
 ) -> tf.Tensor:
-    """Returns log p(x, y) = log p(x | y) + log p(y), [..., K]; see `class_log_probs`."""
+    r"""Returns log p(x, y) = log p(x | y) + log p(y) in nats for all classes y.
+
+    Summed over the classes it is the density without a label, `log p(x) = log sum_y p(x, y)`.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_joint = tfr.class_log_joint(flow, tf.fill([5, 4, 4, 1], 99.5))
+    >>> log_joint.shape, tf.reduce_logsumexp(log_joint, axis=-1).shape
+    (TensorShape([5, 3]), TensorShape([5]))
+
+    Args:
+      distribution: as in `class_log_probs`.
+      x: as in `class_log_probs`.
+      prior: as in `class_log_probs`.
+      **options: as in `class_log_probs`.
+
+    Returns:
+      Log densities [..., K].
+
+    Raises:
+      ValueError: as `class_log_probs`.
+    """
     log_prior = class_log_prior(distribution, prior)
     num_classes = log_prior.shape[0]
     x = tf.convert_to_tensor(x, distribution.dtype)
