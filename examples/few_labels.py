@@ -33,7 +33,8 @@ import tensorflow_probability as tfp
 from absl import app, flags
 from matplotlib.axes import Axes
 from sklearn.datasets import make_moons
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data
@@ -214,7 +215,8 @@ Classifier = Callable[[np.ndarray], np.ndarray]  # from images to probabilities 
 
 def fit_logistic_regression(x: np.ndarray, y: np.ndarray) -> Classifier:
     """Returns the regression whose penalty has the best accuracy in cross-validation."""
-    model = LogisticRegressionCV(Cs=np.logspace(-5, 1, 13), cv=5, max_iter=5_000)
+    penalties = {"C": np.logspace(-5, 1, 13)}
+    model = GridSearchCV(LogisticRegression(max_iter=5_000), penalties, cv=5)
     model.fit(as_vectors(x), y)
     return lambda images: model.predict_proba(as_vectors(images))
 
