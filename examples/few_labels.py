@@ -47,6 +47,7 @@ flags.DEFINE_integer("moons_epochs", 40, "Epochs on moons.", lower_bound=1)
 
 FLAGS = flags.FLAGS
 
+_NUM_COUPLINGS = 6
 _BATCH_SIZE = 250
 _NUM_COPIES = 10  # of each digit with a label, in an epoch
 _WARMUP = 0.1  # share of the epochs with these alone
@@ -83,7 +84,9 @@ def make_model(
     num_classes, size = means.shape
     components = tfd.Independent(tfd.Normal(tf.Variable(means, dtype=tf.float32), 1.0), 1)
     base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(num_classes)), components)
-    bijector = tfr.RealNVPVector(size, num_couplings=6, num_blocks=1, num_filters=num_filters)
+    bijector = tfr.RealNVPVector(
+        size, num_couplings=_NUM_COUPLINGS, num_blocks=1, num_filters=num_filters
+    )
     model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector), **options)
     rate = keras.optimizers.schedules.CosineDecay(5e-3, num_steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=100.0))
@@ -265,6 +268,8 @@ def draw_accuracies(axes: Axes, accuracies: dict[str, list[float]]) -> None:
         axes.scatter(values, [position] * len(values), c=f"C{position}", alpha=0.7)
         axes.annotate(f"{np.mean(values):.1%}", (np.mean(values), position - 0.15), ha="center")
     axes.set_yticks(range(len(accuracies)), accuracies)
+    axes.margins(x=0.1, y=0.2)
+    axes.xaxis.set_major_formatter("{x:.0%}")
     axes.invert_yaxis()
     axes.set_title(f"Digits, {FLAGS.labels_per_class} labels a class: accuracy")
 

@@ -49,7 +49,7 @@ class ClassMixture(tfd.MixtureSameFamily):
 
     The constructor is that of `tfd.MixtureSameFamily`: `mixture_distribution` is p(y), a
     `tfd.Categorical`; `components_distribution` is p(z | y), of batch shape [K]. Parameters that
-    are a `tf.Variable` are trained.
+    are a `tf.Variable` are trained. Samples are not reparameterized.
 
     #### References
 
