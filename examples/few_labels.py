@@ -258,7 +258,7 @@ def fit_network(
         network.fit(x, y, epochs=10 * _NUM_COPIES, verbose=0)
         return lambda images: network.predict(images, verbose=0)
     copies = np.concatenate([random_copies(x, rng) for _ in range(_NUM_COPIES)])
-    network.fit(copies, np.tile(y, _NUM_COPIES), epochs=30, verbose=0)
+    network.fit(copies, np.tile(y, _NUM_COPIES), epochs=FLAGS.epochs // 2, verbose=0)
     return lambda images: np.mean([network.predict(x, verbose=0) for x in shifted(images)], axis=0)
 
 
