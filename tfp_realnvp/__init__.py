@@ -29,9 +29,11 @@ from tfp_realnvp.bijectors import (
     Transformer,
 )
 from tfp_realnvp.distributions import (
+    ClassMixture,
     ConditionalBase,
     ConditionedDistribution,
     VariationalDequantization,
+    class_log_joint,
     class_log_probs,
     condition,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "BatchNormalization",
     "ChannelMask",
     "CheckerboardMask",
+    "ClassMixture",
     "ConditionEmbedding",
     "ConditionSpec",
     "ConditionalBase",
@@ -93,6 +96,7 @@ __all__ = [
     "Transformer",
     "VariationalDequantization",
     "bits_per_dim",
+    "class_log_joint",
     "class_log_probs",
     "condition",
     "dequantize",

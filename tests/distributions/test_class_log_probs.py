@@ -28,7 +28,13 @@ def _base():
     )
 
 
-_DISTRIBUTIONS = {"flow": _flow, "base": _base}
+def _mixture():
+    means = tf.Variable(ft.normal([5, *_SHAPE], tf.float64))
+    prior = tfd.Categorical(probs=tf.constant(_PRIOR, tf.float64))
+    return tfr.ClassMixture(prior, tfd.Independent(tfd.Normal(means, 1.0), 3))
+
+
+_DISTRIBUTIONS = {"flow": _flow, "base": _base, "mixture": _mixture}
 each_distribution = pytest.mark.parametrize("name", _DISTRIBUTIONS)
 
 

@@ -1,6 +1,11 @@
 """Conditional distributions: with a fixed condition, as classifiers, and as a base."""
 
-from tfp_realnvp.distributions.class_log_probs import class_log_joint, class_log_probs
+from tfp_realnvp.distributions.class_log_probs import (
+    class_log_joint,
+    class_log_prior,
+    class_log_probs,
+)
+from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import (
@@ -13,11 +18,13 @@ from tfp_realnvp.distributions.routing import (
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 
 __all__ = [
+    "ClassMixture",
     "ConditionalBase",
     "ConditionedDistribution",
     "VariationalDequantization",
     "as_conditions",
     "class_log_joint",
+    "class_log_prior",
     "class_log_probs",
     "condition",
     "find_condition_spec",

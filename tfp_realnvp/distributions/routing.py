@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, nested
+from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.networks import ConditionSpec
@@ -33,7 +34,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     Args:
       distribution: any distribution.
       **options: `training` goes to each `FlowBijector`; `conditional_input` goes to each
-        `FlowBijector` that takes it and to each `ConditionalBase`.
+        `FlowBijector` that takes it and to each `ConditionalBase` and `ClassMixture`.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
@@ -41,7 +42,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
             "bijector_kwargs": nested.call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    if isinstance(distribution, ConditionalBase):
+    if isinstance(distribution, (ConditionalBase, ClassMixture)):
         return {name: value for name, value in options.items() if name == "conditional_input"}
     if isinstance(distribution, private_api.Independent):
         return route(distribution.distribution, **options)
@@ -59,8 +60,9 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     Raises:
       ValueError: if parts of the distribution declare different conditions.
     """
-    parts = [part for part in distribution.submodules if isinstance(part, ConditionalBijector)]
-    specs = {part.embedding.spec for part in parts}
+    parts = [distribution, *distribution.submodules]
+    specs = {part.embedding.spec for part in parts if isinstance(part, ConditionalBijector)}
+    specs |= {part.condition_spec for part in parts if isinstance(part, ClassMixture)}
     if len(specs) > 1:
         raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
     return specs.pop() if specs else None

@@ -14,7 +14,12 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
-from tfp_realnvp.distributions import find_condition_spec, route, takes_condition
+from tfp_realnvp.distributions import (
+    class_log_prior,
+    find_condition_spec,
+    route,
+    takes_condition,
+)
 from tfp_realnvp.internal import atomic_files, private_api
 
 __all__ = ["export_saved_model"]
@@ -48,8 +53,8 @@ def export_saved_model(
 
     A flow that declares a condition has one more input, the last one, of all functions but
     `classify`: `conditional_input`, int32 labels [B], vectors [B, K] or images [B, H, W, K]. For
-    `sample` B is `num_samples` or 1. Only a flow with `num_classes` has `classify`; its classes are
-    equally probable.
+    `sample` B is `num_samples` or 1. Only a flow with `num_classes`, or with a `ClassMixture`, has
+    `classify`; it uses the class probabilities of the `ClassMixture`, else equal ones.
 
     Images are continuous pixel values of the distribution's dtype; with `PixelLogit`, pixel values
     of uint8 images are in [0, 256). If a `PixelLogit` has at most 256 gray levels, each name has a
@@ -277,7 +282,9 @@ class ServedFlow:
         batch_size, num_classes = tf.shape(images)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
         _, log_prob = self._encoded(tf.repeat(images, num_classes, axis=0), labels)
-        log_probs = tf.nn.log_softmax(tf.reshape(log_prob, [batch_size, num_classes]))
+        log_joint = tf.reshape(log_prob, [batch_size, num_classes])
+        log_joint += class_log_prior(self.distribution)
+        log_probs = tf.nn.log_softmax(log_joint)
         return {
             "log_probs": log_probs,
             "labels": tf.argmax(log_probs, axis=-1, output_type=tf.int32),

@@ -56,7 +56,8 @@ class FlowModel(keras.Model):
         are shuffled in the same order in each epoch. A `tf.data` pipeline does neither.
     *   A distribution that takes a condition gets the second element as `conditional_input`, or of
         a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
-        `predict((images, labels))`. Other distributions ignore labels. With the flow's
+        `predict((images, labels))`. Other distributions ignore labels. With a `ClassMixture` as
+        base, -1 stands for a label that is not known. With the flow's
         `condition_dropout=p`, each step leaves out the condition of a share p of the images.
     *   `predict`, and `evaluate` in its metrics, give the log density of each image in nats, with
         moving statistics, and with the same noise each time.

@@ -1,0 +1,144 @@
+"""A base with a component for each class, and flows that are trained on few labels with it."""
+
+import pickle
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_IMAGES, _VECTORS = (4, 4, 1), (3,)
+_PROBS = [0.5, 0.3, 0.2]
+_LABELS = [0, 2, -1, 1]
+each_shape = pytest.mark.parametrize("shape", [_IMAGES, _VECTORS], ids=str)
+
+
+def _mixture(shape=_VECTORS, dtype=tf.float32, distance=1.0):
+    means = tf.Variable(distance * ft.normal([3, *shape], dtype), name="means")
+    components = tfd.Independent(tfd.Normal(means, tf.constant(0.5, dtype)), len(shape))
+    return tfr.ClassMixture(tfd.Categorical(probs=tf.constant(_PROBS, dtype)), components)
+
+
+def _flow(shape):
+    flow = (
+        ft.image_flow(shape, num_scales=1, num_couplings=1, normalization=None)
+        if shape == _IMAGES
+        else tfr.RealNVPVector(3, num_couplings=2, num_blocks=0, num_filters=4)
+    )
+    return tfd.TransformedDistribution(_mixture(shape), flow)
+
+
+def _joint(mixture, z):
+    """log p(z, y) of all classes, from one component at a time."""
+    means = mixture.components_distribution.distribution.loc
+    axes = list(range(-mixture.event_shape.rank, 0))
+    log_probs = [
+        tf.reduce_sum(tfd.Normal(mean, tf.constant(0.5, z.dtype)).log_prob(z), axis=axes)
+        for mean in tf.unstack(means)
+    ]
+    return np.stack(log_probs, axis=-1) + np.log(_PROBS)
+
+
+@each_shape
+def test_log_prob(shape):
+    mixture, z = _mixture(shape, tf.float64), ft.normal([4, *shape], tf.float64, seed=1)
+    joint = _joint(mixture, z)
+    marginal = np.logaddexp.reduce(joint, axis=-1)
+    expected = np.where(np.less(_LABELS, 0), marginal, (joint - np.log(_PROBS))[range(4), _LABELS])
+    np.testing.assert_allclose(mixture.log_prob(z, conditional_input=_LABELS), expected, rtol=1e-9)
+    for missing in (None, -1, [-1] * 4, np.full([4, 3], np.nan)):
+        log_prob = mixture.log_prob(z, conditional_input=missing)
+        np.testing.assert_allclose(log_prob, marginal, rtol=1e-9)
+    weights = np.array([0.2, 0.0, 0.8])
+    expected = np.logaddexp.reduce((joint - np.log(_PROBS))[:, [0, 2]] + np.log([0.2, 0.8]), -1)
+    log_prob = mixture.log_prob(z, conditional_input=weights)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
+
+
+@each_shape
+def test_samples(shape):
+    # Means so far apart that the class of a sample is certain.
+    mixture = _mixture(shape, distance=20.0)
+    labels = tf.constant([0, 2, 1, -1])
+    z = mixture.sample([500, 4], seed=(0, 1), conditional_input=labels)
+    assert z.shape == (500, 4, *shape)
+    classes = _joint(mixture, z).argmax(axis=-1)
+    assert (classes[:, :3] == [0, 2, 1]).all()
+    for unknown in (classes[:, 3], _joint(mixture, mixture.sample(500, seed=3)).argmax(axis=-1)):
+        frequency = np.bincount(unknown, minlength=3) / 500
+        np.testing.assert_allclose(frequency, _PROBS, atol=4 * np.sqrt(0.25 / 500))
+
+
+@each_shape
+def test_few_labels_in_fit(shape):
+    # One step of gradient descent, on labeled and unlabeled rows.
+    flow, rate = _flow(shape), 1e-3
+    model = tfr.FlowModel(flow, dequantize=False)
+    model.compile(keras.optimizers.SGD(rate), scale_l2=0.0)
+    x = (ft.pixels if shape == _IMAGES else ft.normal)([4, *shape]).numpy()
+    flow.log_prob(x, bijector_kwargs={"training": True})  # ActNorm takes its moments.
+    means = flow.distribution.components_distribution.distribution.loc
+    with tf.GradientTape() as tape:
+        z, ildj = flow.bijector.inverse_and_log_det(tf.constant(x), training=True)
+        joint = flow.distribution.components_distribution.log_prob(tf.expand_dims(z, 1))
+        known = tf.gather(joint, [0, 2, 0, 1], batch_dims=1)
+        unknown = tf.reduce_logsumexp(joint + np.log(_PROBS, dtype=np.float32), axis=-1)
+        log_prob = tf.where(np.less(_LABELS, 0), unknown, known) + ildj
+        loss = -tf.reduce_mean(log_prob)
+    expected = means - rate * tape.gradient(loss, means)
+    history = model.fit(x, np.array(_LABELS), batch_size=4, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
+    np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-6)
+    log_prob = model.predict((x, np.array(_LABELS)), verbose=0)
+    given = tfr.condition(flow, _LABELS)
+    np.testing.assert_allclose(log_prob, given.log_prob(x), rtol=1e-4)
+    np.testing.assert_allclose(tfr.log_prob(model, x), flow.log_prob(x), rtol=1e-4)
+
+
+def test_saved_and_loaded(tmp_path):
+    flow = _flow(_VECTORS)
+    model = tfr.FlowModel(flow)
+    x = flow.sample(4, seed=(0, 1)).numpy()
+    expected = model.call((x, np.array(_LABELS)))
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    config = pickle.loads(pickle.dumps(model.get_config()))
+    copy = tfr.FlowModel.from_config(config)
+    copy.set_weights(model.get_weights())
+    for loaded in (
+        keras.models.load_model(tmp_path / "model.keras"),
+        tfr.FlowModel.from_preset(tmp_path / "preset"),
+        copy,
+    ):
+        assert isinstance(loaded.distribution.distribution, tfr.ClassMixture)
+        np.testing.assert_allclose(loaded.call((x, np.array(_LABELS))), expected, rtol=1e-5)
+    model.export(tmp_path / "1")
+    served = tf.saved_model.load(tmp_path / "1")
+    labels = tf.constant(_LABELS)
+    np.testing.assert_allclose(served.log_prob(x, labels)["log_prob"], expected, rtol=1e-5)
+    log_probs = tfr.class_log_probs(flow, x)
+    np.testing.assert_allclose(served.classify(x)["log_probs"], log_probs, rtol=1e-4, atol=1e-5)
+
+
+def test_errors():
+    flow = _flow(_VECTORS)
+    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\) or -1, .* got \[-2, 3\]"):
+        tfr.condition(flow, [-2, 0, 3])
+    components = tfd.MultivariateNormalDiag(tf.zeros([2, 3, 4]))
+    mixture = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
+    with pytest.raises(ValueError, match=r"expected .* batch_shape \[number of classes\], got"):
+        mixture.log_prob(tf.zeros(4))
+    # A flow whose networks take the label has no density without one.
+    bijector = tfr.RealNVPVector(3, num_couplings=2, num_filters=4, num_classes=3)
+    flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [3]), bijector)
+    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\), .* got \[-1\]"):
+        tfr.condition(flow, [0, -1])
+    both = tfd.TransformedDistribution(_mixture(), bijector)
+    with pytest.raises(ValueError, match="expected one declared condition"):
+        tfr.condition(both, 0)
