@@ -38,7 +38,7 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
     drawn by the caller. Gray levels are `images` of `decode.onnx` rounded down. The noise of
     continuous pixel values x is x - floor(x).
 
-    A flow without `PixelLogit`, or with more than 256 gray levels, takes continuous `images` and no
+    A flow without `PixelLogit` or `PixelScale`, or with more than 256 gray levels, takes continuous `images` and no
     noise. A flow of vectors [B, D] has `x` in the place of `images`, and no noise. A flow that
     declares a condition has one more input, the last one: `conditional_input`, as in
     `export_saved_model`.

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit, PixelScale, RealNVPImage, nested
 from tfp_realnvp.distributions import find_condition_spec, route, takes_condition
 from tfp_realnvp.internal import atomic_files, private_api
 
@@ -51,9 +51,9 @@ def export_saved_model(
     `sample` B is `num_samples` or 1. Only a flow with `num_classes` has `classify`; its classes are
     equally probable.
 
-    Images are continuous pixel values of the distribution's dtype; with `PixelLogit`, pixel values
-    of uint8 images are in [0, 256). If a `PixelLogit` has at most 256 gray levels, each name has a
-    variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
+    Images are continuous pixel values of the distribution's dtype; with `PixelLogit` or
+    `PixelScale`, pixel values of uint8 images are in [0, 256). If it has at most 256 gray levels,
+    each name has a variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
     uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
     rounded down and clipped. `reconstruct_uint8` therefore returns its input.
 
@@ -66,8 +66,8 @@ def export_saved_model(
     `images`, and no variants for uint8.
 
     The batch size is at least 1 and otherwise free. Height and width are free as well if the base
-    is standard normal and the bijector is one of this package: `decode` samples other sizes from
-    latents of their shape. Sizes that the scales cannot halve, and pixel values out of range, raise
+    is standard normal and the bijector is one of this package, without position embeddings:
+    `decode` samples other sizes from latents of their shape. Sizes that the scales cannot halve, and pixel values out of range, raise
     an `InvalidArgumentError`.
 
     The weights are copied at the time of the call. Normalizations use their moving statistics. The
@@ -162,6 +162,9 @@ class ServedFlow:
         self._is_standard_normal = _is_standard_normal(self._base)
         self._event_ndims = event_shape.rank
         is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
+        parts = [self._bijector, *self._bijector.submodules]
+        flows = [part for part in parts if isinstance(part, RealNVPImage)]
+        any_size = any_size and not any(flow.has_fixed_size for flow in flows)
         has_any_size = any_size and self._is_standard_normal and is_ours
         if image_shape is None:
             image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
@@ -175,10 +178,9 @@ class ServedFlow:
         name = "images" if self._event_ndims == 3 else "x"
         self._images = tf.TensorSpec([None, *image_shape], self._dtype, name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
-        parts = [self._bijector, *self._bijector.submodules]
-        halvings = [part.num_scales - 1 for part in parts if isinstance(part, RealNVPImage)]
-        self._divisor = 2 ** max(halvings, default=0)
-        self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
+        self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)
+        scales = (part for part in parts if isinstance(part, (PixelLogit, PixelScale)))
+        self._logit = next(scales, None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         # All signatures call these two functions, so that the SavedModel has each graph once.
         self._inverse = tf.function(
