@@ -1,4 +1,4 @@
-"""Compares `RealNVPImage.jet` with the authors' code: `python -m benchmarks.jet_reference FILE.npz`.
+"""Compares Jet with its authors' code: `python -m benchmarks.jet_reference FILE.npz`.
 
 The file has the weights of a Jet of google-research/big_vision (`models/proj/jet/jet.py`), images,
 and what that code makes of them:

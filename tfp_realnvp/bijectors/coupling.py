@@ -74,7 +74,8 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or an object with their methods.
+          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or an object with their
+            methods.
           network: a layer or function from the kept half, [B, H, W, k], as `mask` gives it, to
             parameters, [B, H, W, P c]; for vectors from [B, k] to [B, P c]. It gets the keyword
             arguments `training` and `conditional_input` if it has them. Its dtype may differ from

@@ -159,7 +159,9 @@ class ChannelMask:
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their places, [..., C]."""
         x = tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
-        return x if self.permutation is None else tf.gather(x, np.argsort(self.permutation), axis=-1)
+        return (
+            x if self.permutation is None else tf.gather(x, np.argsort(self.permutation), axis=-1)
+        )
 
     def changed_channels(self, channels: int) -> int:
         """Returns the number of channels that are transformed.
