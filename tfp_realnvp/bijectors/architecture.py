@@ -248,8 +248,9 @@ class ImageArchitecture(Architecture):
         are_masks = is_list and all(isinstance(mask, Mask) for mask in self.masks)
         validation.require(are_masks, expected, self.masks, TypeError)
         self._set("masks", tuple(self.masks))
-        replaced = {"num_couplings": len(self.masks), "num_scales": 1, "num_channel_couplings": 0}
-        replaced |= {"filter_growth": 2.0, "split_prior": False, "attention": 0}
+        replaced: dict[str, Any] = {"num_couplings": len(self.masks), "num_scales": 1}
+        replaced |= {"num_channel_couplings": 0, "filter_growth": 2.0}
+        replaced |= {"split_prior": False, "attention": 0}
         for name, value in replaced.items():
             self._default(name, value, True, "")
             if getattr(self, name) != value:

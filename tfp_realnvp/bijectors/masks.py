@@ -254,7 +254,7 @@ class SpatialMask:
         height, width = _sides(x)
         half = self.changed_channels(x.shape[-1])
         pairs = tf.reshape(flatten_batch(x), self._pairs_shape(height, width, 2 * half))
-        halves = self._ordered(*tf.unstack(pairs, axis=self._axis), height)
+        halves = self._ordered(height, *tf.unstack(pairs, axis=self._axis))
         kept, changed = (
             unflatten_batch(tf.reshape(part, [-1, height, width, half]), like=x) for part in halves
         )
@@ -270,7 +270,7 @@ class SpatialMask:
         shape = self._pairs_shape(height, width, channels)
         del shape[self._axis]
         halves = (tf.reshape(flatten_batch(part), shape) for part in (kept, changed))
-        pairs = tf.stack(self._ordered(*halves, height), axis=self._axis)
+        pairs = tf.stack(self._ordered(height, *halves), axis=self._axis)
         return unflatten_batch(tf.reshape(pairs, [-1, height, width, channels]), like=kept)
 
     def changed_channels(self, channels: int) -> int:
@@ -289,8 +289,8 @@ class SpatialMask:
             return [-1, height // 2, 2, width, channels]
         return [-1, height, width // 2, 2, channels]
 
-    def _ordered(self, first: tf.Tensor, second: tf.Tensor, height: int) -> list[tf.Tensor]:
-        """Returns the kept and changed ones of all pairs, or from those the pairs."""
+    def _ordered(self, height: int, first: tf.Tensor, second: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the kept and the changed half from both neighbors of all pairs, or vice versa."""
         if self.parity:
             first, second = second, first
         if self.pattern != "checkerboard":

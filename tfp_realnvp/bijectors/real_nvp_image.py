@@ -128,7 +128,8 @@ class RealNVPImage(AssembledFlow):
             or odd: a side of 32 gives four scales, one of 30 two, and one of 15 a single scale.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
-          num_couplings: checkerboard couplings of each scale, by default 3; the last one has one more.
+          num_couplings: checkerboard couplings of each scale, by default 3; the last one has one
+            more.
           num_channel_couplings: channel-wise couplings of each scale but the last; by default
             `num_couplings`.
           filter_growth: factor by which feature maps grow when the side is halved.
@@ -337,8 +338,8 @@ class RealNVPImage(AssembledFlow):
         is_bounded = architecture.transformer == "sigmoid_affine" and not other_scales
         if is_bounded and flow.parameters["scale_pixels"] and bound > 0.5:
             warnings.warn(
-                f"RealNVPImage.jet: {architecture.num_couplings} couplings, each of which scales "
-                f"half of the dimensions by at most 2, cannot reach less than {bound:.1f} bits/dim. "
+                f"RealNVPImage.jet: {architecture.num_couplings} couplings, each of which scales half "
+                f"of the dimensions by at most 2, cannot reach less than {bound:.1f} bits/dim. "
                 f"num_couplings={math.ceil(architecture.num_couplings + 2 * bound - 1)} can.",
                 stacklevel=2,
             )

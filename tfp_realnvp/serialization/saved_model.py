@@ -53,9 +53,9 @@ def export_saved_model(
 
     Images are continuous pixel values of the distribution's dtype; with `PixelLogit` or
     `PixelScale`, pixel values of uint8 images are in [0, 256). If it has at most 256 gray levels,
-    each name has a variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
-    uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
-    rounded down and clipped. `reconstruct_uint8` therefore returns its input.
+    each name has a variant for uint8 images, `log_prob_uint8` and so on. Input images are then
+    dequantized with uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`;
+    output images are rounded down and clipped. `reconstruct_uint8` therefore returns its input.
 
     `num_samples` and `seed` are int32. The same seed gives the same images, equal to
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
@@ -66,9 +66,9 @@ def export_saved_model(
     `images`, and no variants for uint8.
 
     The batch size is at least 1 and otherwise free. Height and width are free as well if the base
-    is standard normal and the bijector is one of this package, without position embeddings:
-    `decode` samples other sizes from latents of their shape. Sizes that the scales cannot halve, and pixel values out of range, raise
-    an `InvalidArgumentError`.
+    is standard normal and the bijector is one of this package, without `masks`: `decode` samples
+    other sizes from latents of their shape. Sizes that the scales cannot halve, and pixel values
+    out of range, raise an `InvalidArgumentError`.
 
     The weights are copied at the time of the call. Normalizations use their moving statistics. The
     folder is written beside `path` and then replaces it, so an interrupted export leaves the old
