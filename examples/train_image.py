@@ -317,18 +317,16 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
             arguments[name] = getattr(images, name)
-    is_jet = FLAGS.configuration == "jet"
-    renamed = {"num_filters": "width", "attention": "num_heads"} if is_jet else {}
     sizes = ("num_scales", "num_blocks", "num_filters", "num_couplings", "patch_size")
     options = ("transformer", "invertible_conv", "split_prior", "attention", "condition_dropout")
     for name in (*sizes, *options):
         if FLAGS[name].value is not None:
-            arguments[renamed.get(name, name)] = FLAGS[name].value
+            arguments[name] = FLAGS[name].value
     if FLAGS.recompute:
         arguments["recompute"] = True
     if FLAGS.configuration == "compact":
         bijector = tfr.RealNVPImage.compact(**arguments)
-    elif is_jet:
+    elif FLAGS.configuration == "jet":
         bijector = tfr.RealNVPImage.jet(**arguments)
     elif FLAGS.preset:
         bijector = tfr.RealNVPImage.for_dataset(FLAGS.preset, **arguments)

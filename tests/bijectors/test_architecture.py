@@ -42,7 +42,7 @@ def _dense(*, output_channels, **_):
         (lambda: _image(patch_size=2), "patch_size"),
         (lambda: _image(scale_pixels=True), "alpha=None with scale_pixels"),
         (lambda: _image(masks=[tfr.ChannelMask()], num_couplings=2), "num_couplings"),
-        (lambda: tfr.RealNVPImage.jet(_SHAPE, patch_size=2, attention=2), "attention"),
+        (lambda: tfr.RealNVPImage.jet(_SHAPE, patch_size=2, split_prior=True), "split_prior"),
     ],
 )
 def test_an_option_that_does_not_apply_is_an_error(make, option):

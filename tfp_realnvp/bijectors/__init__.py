@@ -11,7 +11,6 @@ from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
-from tfp_realnvp.bijectors.pixel_scale import PixelScale
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.bijectors.real_nvp_vector import RealNVPVector
 from tfp_realnvp.bijectors.squeeze import Squeeze
@@ -42,7 +41,6 @@ __all__ = [
     "InvertibleConv1x1",
     "LogisticMixture",
     "PixelLogit",
-    "PixelScale",
     "RationalQuadraticSpline",
     "RealNVPImage",
     "RealNVPVector",

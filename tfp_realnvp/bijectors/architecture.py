@@ -23,7 +23,7 @@ from tfp_realnvp.bijectors.transformers import (
     TransformerFn,
 )
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet
+from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet, VisionTransformer
 
 __all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture"]
 
@@ -192,7 +192,8 @@ class ImageArchitecture(Architecture):
       filter_growth: factor by which feature maps grow when the side is halved.
       invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
       split_prior: whether there is a learned prior of the half that is factored out.
-      attention: heads of self-attention in networks that see halved images; 0 for none.
+      attention: heads of self-attention in networks that see halved images; 0 for none; with
+        `masks`, heads of all networks.
       masks: masks of all couplings, which are on patches; `None` for couplings by scale.
       patch_size: side of the patches.
     """
@@ -249,8 +250,7 @@ class ImageArchitecture(Architecture):
         validation.require(are_masks, expected, self.masks, TypeError)
         self._set("masks", tuple(self.masks))
         replaced: dict[str, Any] = {"num_couplings": len(self.masks), "num_scales": 1}
-        replaced |= {"num_channel_couplings": 0, "filter_growth": 2.0}
-        replaced |= {"split_prior": False, "attention": 0}
+        replaced |= {"num_channel_couplings": 0, "filter_growth": 2.0, "split_prior": False}
         for name, value in replaced.items():
             self._default(name, value, True, "")
             if getattr(self, name) != value:
@@ -277,9 +277,11 @@ class ImageArchitecture(Architecture):
 
     def default_network(
         self, *, mask: Mask, input_channels: int, output_channels: int, **kwargs: Any
-    ) -> ConvResNet:
-        """Returns the paper's network."""
+    ) -> keras.layers.Layer:
+        """Returns the paper's network; with `masks`, a vision transformer."""
         del input_channels
+        if self.masks is not None:
+            return VisionTransformer(output_channels, self.num_blocks, **kwargs)
         parity = mask.parity if isinstance(mask, CheckerboardMask) else None
         return ConvResNet(output_channels, self.num_blocks, checkerboard_parity=parity, **kwargs)
 

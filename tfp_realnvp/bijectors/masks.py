@@ -251,14 +251,11 @@ class SpatialMask:
             is_even = side is None or side % 2 == 0
             expected = "SpatialMask: expected images of an even height and width"
             validation.require(is_even, expected, tuple(x.shape))
-        height, width = _sides(x)
-        half = self.changed_channels(x.shape[-1])
-        pairs = tf.reshape(flatten_batch(x), self._pairs_shape(height, width, 2 * half))
-        halves = self._ordered(height, *tf.unstack(pairs, axis=self._axis))
-        kept, changed = (
-            unflatten_batch(tf.reshape(part, [-1, height, width, half]), like=x) for part in halves
-        )
-        return kept, changed
+        (height, width), half = _sides(x), self.changed_channels(x.shape[-1])
+        positions = tf.reshape(flatten_batch(x), [-1, height * width, 2 * half])
+        halves = tf.split(tf.gather(positions, self._order(height, width), axis=1), 2, axis=1)
+        kept, changed = (tf.reshape(part, [-1, height, width, half]) for part in halves)
+        return unflatten_batch(kept, like=x), unflatten_batch(changed, like=x)
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
         """Returns `x`: the network's output is for the transformed half only."""
@@ -267,11 +264,11 @@ class SpatialMask:
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their places, [..., H, W, C]."""
         (height, width), channels = _sides(kept), 2 * kept.shape[-1]
-        shape = self._pairs_shape(height, width, channels)
-        del shape[self._axis]
-        halves = (tf.reshape(flatten_batch(part), shape) for part in (kept, changed))
-        pairs = tf.stack(self._ordered(height, *halves), axis=self._axis)
-        return unflatten_batch(tf.reshape(pairs, [-1, height, width, channels]), like=kept)
+        shape = [-1, height * width // 2, channels]
+        halves = [tf.reshape(flatten_batch(part), shape) for part in (kept, changed)]
+        order = tf.argsort(self._order(height, width))
+        x = tf.gather(tf.concat(halves, axis=1), order, axis=1)
+        return unflatten_batch(tf.reshape(x, [-1, height, width, channels]), like=kept)
 
     def changed_channels(self, channels: int) -> int:
         """Returns half of the channels; raises `ValueError` if their number is odd."""
@@ -279,25 +276,12 @@ class SpatialMask:
             raise ValueError(f"SpatialMask: expected an even number of channels, got {channels}.")
         return channels // 2
 
-    @property
-    def _axis(self) -> int:
-        """The axis of the two neighbors of a pair, one of which is kept."""
-        return -3 if self.pattern == "horizontal_stripes" else -2
-
-    def _pairs_shape(self, height: int, width: int, channels: int) -> list[int]:
-        if self.pattern == "horizontal_stripes":
-            return [-1, height // 2, 2, width, channels]
-        return [-1, height, width // 2, 2, channels]
-
-    def _ordered(self, height: int, first: tf.Tensor, second: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the kept and the changed half from both neighbors of all pairs, or vice versa."""
-        if self.parity:
-            first, second = second, first
-        if self.pattern != "checkerboard":
-            return [first, second]
-        # In odd rows, the second neighbor is on the color of the first one in even rows.
-        is_even = tf.range(height)[:, tf.newaxis, tf.newaxis] % 2 == 0
-        return [tf.where(is_even, first, second), tf.where(is_even, second, first)]
+    def _order(self, height: int, width: int) -> tf.Tensor:
+        """Returns the indices of the kept positions, then those of the others, [H W]."""
+        rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
+        sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
+        is_changed = tf.reshape((sums + self.parity) % 2, [-1])
+        return tf.argsort(is_changed, stable=True)
 
     def __repr__(self) -> str:
         return f"SpatialMask(pattern={self.pattern!r}, parity={self.parity})"

@@ -1,12 +1,9 @@
-"""The architecture of Jet: couplings of patches, with a vision transformer in each."""
+"""The architecture of Jet: couplings of patches."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from typing import Any
 
-import keras
 import numpy as np
 import tensorflow_probability as tfp
 
@@ -15,9 +12,8 @@ from tfp_realnvp.bijectors.coupling_layers import ConditionShape, coupling_layer
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.masks import ChannelMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.squeeze import Squeeze
-from tfp_realnvp.networks import VisionTransformer
 
-__all__ = ["TransformerNetworks", "jet_masks", "patch_flow"]
+__all__ = ["jet_masks", "patch_flow"]
 
 tfb = tfp.bijectors
 
@@ -42,6 +38,7 @@ def patch_flow(architecture: ImageArchitecture, condition_shape: ConditionShape)
         condition_shape,
         name="patches",
         positions=(height // patch_size, width // patch_size),
+        **({"num_heads": architecture.attention} if architecture.attention else {}),
     )
     return FlowChain([*map(tfb.Invert, squeeze), *couplings, *squeeze], dtype=dtype, name="patches")
 
@@ -62,35 +59,3 @@ def jet_masks(num_couplings: int, channels: int) -> list[Mask]:
         else ChannelMask(permutation=np.random.RandomState(i).permutation(channels).tolist())
         for i in range(num_couplings)
     ]
-
-
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
-@dataclasses.dataclass(frozen=True)
-class TransformerNetworks:
-    """The `network_fn` of `RealNVPImage.jet`.
-
-    Attributes:
-      num_blocks: blocks of each network.
-      num_heads: heads of the attention.
-    """
-
-    num_blocks: int
-    num_heads: int
-
-    def __call__(
-        self, *, mask: Mask, input_channels: int, output_channels: int, **kwargs: Any
-    ) -> VisionTransformer:
-        """Returns the network of a coupling."""
-        del mask, input_channels
-        return VisionTransformer(
-            output_channels, num_blocks=self.num_blocks, num_heads=self.num_heads, **kwargs
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TransformerNetworks:
-        """Returns the object that has this configuration."""
-        return cls(**config)

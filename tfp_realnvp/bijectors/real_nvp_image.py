@@ -16,13 +16,11 @@ from tfp_realnvp.bijectors.architecture import (
     num_scales_of,
 )
 from tfp_realnvp.bijectors.assembled_flow import AssembledFlow
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.bijectors.multi_scale import multi_scale_flow, shallow_conv
-from tfp_realnvp.bijectors.patch_flow import TransformerNetworks, jet_masks, patch_flow
+from tfp_realnvp.bijectors.patch_flow import jet_masks, patch_flow
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
-from tfp_realnvp.bijectors.pixel_scale import PixelScale
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.internal import validation
@@ -126,7 +124,8 @@ class RealNVPImage(AssembledFlow):
             given. They determine the default of `num_scales`, and are checked against it.
           num_scales: number of scales; by default the image is halved until its sides are about 4,
             or odd: a side of 32 gives four scales, one of 30 two, and one of 15 a single scale.
-          num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
+          num_blocks: residual blocks of each network, or transformer blocks; by default 4. Only
+            without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale, by default 3; the last one has one
             more.
@@ -144,7 +143,8 @@ class RealNVPImage(AssembledFlow):
           split_prior: whether each half that is factored out has a learned prior: an affine
             coupling, given the other half, that starts as the identity.
           attention: heads of the self-attention in all networks that see a halved image, including
-            the first scale's channel-wise couplings; 0 for none. It starts as the identity.
+            the first scale's channel-wise couplings; 0 for none. It starts as the identity. With
+            `masks`, heads of all networks.
           masks: masks of all couplings, from data to latents. There is then one scale, nothing is
             factored out, and the height and width are those of `image_shape`; see `jet`.
           patch_size: side of the squares of pixels, each of which is one position for `masks`.
@@ -152,14 +152,14 @@ class RealNVPImage(AssembledFlow):
             at a time, instead of keeping them: less memory for one more forward pass.
           alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
             real numbers.
-          scale_pixels: whether there is a `PixelScale` in place of the `PixelLogit`; for an `alpha`
+          scale_pixels: whether pixel values are scaled to [-1, 1) without a logit; for an `alpha`
             of `None`.
           num_values: number of gray levels.
           network_fn: function that returns the network of a coupling; by default the paper's
-            `ConvResNet`. It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
-            `num_filters`, `name` and `dtype` (the `network_dtype`), in a conditional flow
-            `conditional_event_shape`, the shape of the embedded condition, and with attention
-            `num_heads`. The constructor builds Keras layers.
+            `ConvResNet`, with `masks` a `VisionTransformer`. It gets the keyword arguments `mask`,
+            `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
+            `network_dtype`), in a conditional flow `conditional_event_shape`, the shape of the
+            embedded condition, and with attention `num_heads`. The constructor builds Keras layers.
           network_dtype: name of the Keras dtype policy of the networks, for example
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
           conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
@@ -187,20 +187,18 @@ class RealNVPImage(AssembledFlow):
         parameters = dict(locals())
         architecture = ImageArchitecture.of(parameters)
         validation.flag(scale_pixels, "RealNVPImage: expected a bool as scale_pixels")
-        options = {"dtype": architecture.dtype, "validate_args": validate_args}
-        next_to_data: list[FlowBijector] = []
-        if alpha is not None:
-            expected = "RealNVPImage: expected alpha=None with scale_pixels"
-            validation.require(not scale_pixels, expected, alpha)
-            next_to_data = [PixelLogit(alpha, num_values, **options)]
-        elif scale_pixels:
-            next_to_data = [PixelScale(num_values, **options)]
+        expected = "RealNVPImage: expected alpha=None with scale_pixels"
+        validation.require(alpha is None or not scale_pixels, expected, alpha)
+        logit = []
+        if alpha is not None or scale_pixels:
+            dtype = architecture.dtype
+            logit = [PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)]
         for option in ("image_shape", "num_scales", "num_couplings", "masks"):
             parameters[option] = getattr(architecture, option)
         super().__init__(
             architecture,
             multi_scale_flow if architecture.masks is None else patch_flow,
-            next_to_data,
+            logit,
             flow=flow,
             recompute=recompute,
             validate_args=validate_args,
@@ -324,23 +322,24 @@ class RealNVPImage(AssembledFlow):
         configuration = {
             "masks": jet_masks(num_couplings, image_shape[-1] * patch_size**2),
             "patch_size": patch_size,
+            "num_blocks": num_blocks,
             "num_filters": width,
+            "attention": num_heads,
             "normalization": None,
             "transformer": "sigmoid_affine",
-            "network_fn": TransformerNetworks(num_blocks, num_heads),
             "alpha": None,
             "scale_pixels": True,
         }
         flow = cls(image_shape, **{**configuration, **overrides})
-        architecture, num_values = flow.architecture, flow.parameters["num_values"]
-        bound = math.log2(num_values / 2 * math.sqrt(2 * math.pi)) - architecture.num_couplings / 2
-        other_scales = architecture.mixing or architecture.normalization
-        is_bounded = architecture.transformer == "sigmoid_affine" and not other_scales
+        number, num_values = len(flow.architecture.masks), flow.parameters["num_values"]
+        bound = math.log2(num_values / 2 * math.sqrt(2 * math.pi)) - number / 2
+        others = flow.architecture.mixing or flow.architecture.normalization
+        is_bounded = flow.architecture.transformer == "sigmoid_affine" and not others
         if is_bounded and flow.parameters["scale_pixels"] and bound > 0.5:
             warnings.warn(
-                f"RealNVPImage.jet: {architecture.num_couplings} couplings, each of which scales half "
-                f"of the dimensions by at most 2, cannot reach less than {bound:.1f} bits/dim. "
-                f"num_couplings={math.ceil(architecture.num_couplings + 2 * bound - 1)} can.",
+                f"RealNVPImage.jet: {number} couplings, each of which scales half of the "
+                f"dimensions by at most 2, cannot reach less than {bound:.1f} bits/dim. "
+                f"num_couplings={math.ceil(number + 2 * bound - 1)} can.",
                 stacklevel=2,
             )
         return flow

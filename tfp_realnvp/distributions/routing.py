@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, PixelScale, nested
+from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, nested
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.networks import ConditionSpec
@@ -67,9 +67,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
 
 
 def find_num_values(distribution: tfd.Distribution) -> int | None:
-    """Returns the number of gray levels of a distribution with `PixelLogit` or `PixelScale`.
-
-    It is `None` without one.
+    """Returns the number of gray levels of the `PixelLogit` of a distribution, `None` without one.
 
     #### Example
 
@@ -81,9 +79,8 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
     >>> find_num_values(flow)
     17
     """
-    parts = distribution.submodules
-    scales = [part for part in parts if isinstance(part, (PixelLogit, PixelScale))]
-    return scales[0].num_values if scales else None
+    logits = [part for part in distribution.submodules if isinstance(part, PixelLogit)]
+    return logits[0].num_values if logits else None
 
 
 def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:

@@ -38,9 +38,9 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
     drawn by the caller. Gray levels are `images` of `decode.onnx` rounded down. The noise of
     continuous pixel values x is x - floor(x).
 
-    A flow without `PixelLogit` or `PixelScale`, or with more than 256 gray levels, takes continuous
-    `images` and no noise. A flow of vectors [B, D] has `x` in the place of `images`, and no noise.
-    A flow that declares a condition has one more input, the last one: `conditional_input`, as in
+    A flow without `PixelLogit`, or with more than 256 gray levels, takes continuous `images` and no
+    noise. A flow of vectors [B, D] has `x` in the place of `images`, and no noise. A flow that
+    declares a condition has one more input, the last one: `conditional_input`, as in
     `export_saved_model`.
 
     The batch size is free, the shape of the events is that of the distribution. ONNX has no

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, PixelLogit, PixelScale, RealNVPImage, nested
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
 from tfp_realnvp.distributions import find_condition_spec, route, takes_condition
 from tfp_realnvp.internal import atomic_files, private_api
 
@@ -51,11 +51,11 @@ def export_saved_model(
     `sample` B is `num_samples` or 1. Only a flow with `num_classes` has `classify`; its classes are
     equally probable.
 
-    Images are continuous pixel values of the distribution's dtype; with `PixelLogit` or
-    `PixelScale`, pixel values of uint8 images are in [0, 256). If it has at most 256 gray levels,
-    each name has a variant for uint8 images, `log_prob_uint8` and so on. Input images are then
-    dequantized with uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`;
-    output images are rounded down and clipped. `reconstruct_uint8` therefore returns its input.
+    Images are continuous pixel values of the distribution's dtype; with `PixelLogit`, pixel values
+    of uint8 images are in [0, 256). If a `PixelLogit` has at most 256 gray levels, each name has a
+    variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
+    uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
+    rounded down and clipped. `reconstruct_uint8` therefore returns its input.
 
     `num_samples` and `seed` are int32. The same seed gives the same images, equal to
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
@@ -179,8 +179,7 @@ class ServedFlow:
         self._images = tf.TensorSpec([None, *image_shape], self._dtype, name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
         self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)
-        scales = (part for part in parts if isinstance(part, (PixelLogit, PixelScale)))
-        self._logit = next(scales, None)
+        self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         # All signatures call these two functions, so that the SavedModel has each graph once.
         self._inverse = tf.function(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors import PixelLogit, PixelScale
+from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.internal import replicas
 
 __all__ = ["FiniteGuard", "FiniteRecord", "NonFiniteLossError", "warn_unless_finite"]
@@ -65,7 +65,7 @@ class FiniteRecord:
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
         """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
         part = f"the bijector {bijector.name}"
-        if isinstance(bijector, (PixelLogit, PixelScale)):
+        if isinstance(bijector, PixelLogit):
             # It is the first, and has neither networks nor variables.
             part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
         self.add(part, value, log_det)
