@@ -225,7 +225,7 @@ class SpatialMask:
 
     #### References
 
-    Kolesnikov, Pinto, Tschannen: Jet, section 2, for the masks and their form.
+    Kolesnikov, Pinto, Tschannen: Jet, for the masks and their form.
     """
 
     def __init__(self, pattern: str = "checkerboard", parity: int = 0) -> None:

@@ -317,8 +317,10 @@ class RealNVPImage(AssembledFlow):
         configuration is that of google-research/big_vision.
         """
         image_shape = checked_image_shape(image_shape, "RealNVPImage.jet")
-        for name, value in {"patch_size": patch_size, "num_couplings": num_couplings}.items():
+        patch_size, num_couplings = (
             validation.integer(value, 1, f"RealNVPImage.jet: expected {name} of at least 1")
+            for name, value in (("patch_size", patch_size), ("num_couplings", num_couplings))
+        )
         configuration = {
             "masks": jet_masks(num_couplings, image_shape[-1] * patch_size**2),
             "patch_size": patch_size,

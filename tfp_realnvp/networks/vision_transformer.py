@@ -45,7 +45,7 @@ class VisionTransformer(Conditioner):
     #### References
 
     Dosovitskiy et al.: An image is worth 16x16 words, section 3.1.
-    Kolesnikov, Pinto, Tschannen: Jet, section 2, for its use in couplings.
+    Kolesnikov, Pinto, Tschannen: Jet, for its use in couplings.
     """
 
     def __init__(

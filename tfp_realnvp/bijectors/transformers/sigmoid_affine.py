@@ -25,7 +25,7 @@ class SigmoidAffine(Transformer):
 
     #### References
 
-    Kolesnikov, Pinto, Tschannen: Jet, section 2.
+    Kolesnikov, Pinto, Tschannen: Jet: a modern transformer-based normalizing flow.
     """
 
     num_parameters = 2
