@@ -3,6 +3,7 @@
     python examples/train_image.py                                   # handwritten digits
     python examples/train_image.py --dataset=photos --limit_minutes=10
     python examples/train_image.py --dataset=images.npz --configuration=compact
+    python examples/train_image.py --dataset=images.npz --configuration=jet --mixed_precision
     python examples/train_image.py --preset=cifar10 --data_dir=...   # a row of the paper's table
     python examples/train_image.py --condition=label                 # digits given their class
     python examples/train_image.py --dataset=photos --condition=gray --limit_minutes=10
@@ -47,11 +48,18 @@ flags.DEFINE_enum(
     "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "Dataset and model of the paper."
 )
 flags.DEFINE_enum(
-    "configuration", None, ["paper", "compact"], "Model; default: paper for digits and presets."
+    "configuration",
+    None,
+    ["paper", "compact", "jet"],
+    "Model, with its training; default: paper for digits and presets.",
 )
 flags.DEFINE_integer("num_scales", None, "Number of scales.", lower_bound=1)
-flags.DEFINE_integer("num_blocks", None, "Residual blocks of each network.", lower_bound=0)
-flags.DEFINE_integer("num_filters", None, "Feature maps of the first networks.", lower_bound=1)
+flags.DEFINE_integer("num_blocks", None, "Blocks of each network.", lower_bound=0)
+flags.DEFINE_integer(
+    "num_filters", None, "Feature maps of the first networks; width of those of jet.", lower_bound=1
+)
+flags.DEFINE_integer("num_couplings", None, "Couplings of each scale, all of jet.", lower_bound=1)
+flags.DEFINE_integer("patch_size", None, "Side of the patches of jet.", lower_bound=1)
 flags.DEFINE_enum(
     "transformer",
     None,
@@ -61,7 +69,10 @@ flags.DEFINE_enum(
 flags.DEFINE_bool("invertible_conv", None, "An invertible 1×1 convolution before each coupling.")
 flags.DEFINE_bool("split_prior", None, "A learned prior of each half that is factored out.")
 flags.DEFINE_integer(
-    "attention", None, "Heads of self-attention in the networks of halved images.", lower_bound=0
+    "attention",
+    None,
+    "Heads of self-attention in the networks of halved images, or in those of jet.",
+    lower_bound=0,
 )
 flags.DEFINE_enum(
     "dequantizer",
@@ -81,10 +92,12 @@ flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw"], "Optimizer."
 flags.DEFINE_float(
     "learning_rate",
     None,
-    "Peak learning rate; default: 4e-3 for compact and digits with affine couplings and without "
-    "attention, else 1e-3; twice for adamax.",
+    "Peak learning rate; default: 3e-4 for jet, 4e-3 for compact and digits with affine couplings "
+    "and without attention, else 1e-3; twice for adamax.",
 )
-flags.DEFINE_float("weight_decay", None, "Weight decay of adamw; default: 4e-3.", lower_bound=0)
+flags.DEFINE_float(
+    "weight_decay", None, "Weight decay of adamw, and of jet; default: 4e-3, 1/30.", lower_bound=0
+)
 flags.DEFINE_float(
     "average",
     None,
@@ -133,6 +146,11 @@ _WEIGHT_DECAY = 4e-3
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
 # Smaller batches learn more in the same time where the time is short; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
+# The recipe of Jet's authors, for batches of 1,024. Their weight decay of 1e-5 is not multiplied by
+# the learning rate, as Keras does.
+_JET = {**_PAPER, "learning_rate": 3e-4, "weight_decay": 1e-5 / 3e-4}
+_JET_BUDGET = {"warmup": 0.1, "hold": 0.1, "cosine": True}
+_JET_OPTIMIZER = {"beta_2": 0.95, "global_clipnorm": 1.0}
 # Few images: small networks and batches, averages against overfitting, and learned noise, which
 # counts most where gray levels are few.
 _DIGITS = {
@@ -207,23 +225,24 @@ def fill_in_defaults() -> data.ImageBatches:
     """
     if FLAGS.condition_dropout is not None and not FLAGS.condition:
         raise ValueError("Expected --condition_dropout only with --condition.")
-    if FLAGS.weight_decay is not None and FLAGS.optimizer != "adamw":
-        raise ValueError("Expected --weight_decay only with --optimizer=adamw.")
+    is_jet = FLAGS.configuration == "jet"
+    if FLAGS.weight_decay is not None and FLAGS.optimizer != "adamw" and not is_jet:
+        raise ValueError("Expected --weight_decay only with --optimizer=adamw or jet.")
     FLAGS.dataset = FLAGS.dataset or FLAGS.preset or "digits"
     is_digits = FLAGS.dataset == "digits" and not FLAGS.preset
     is_paper = FLAGS.configuration == "paper" or (
         FLAGS.configuration is None and (FLAGS.preset or is_digits)
     )
-    FLAGS.configuration = "paper" if is_paper else "compact"
-    defaults = dict(_DIGITS if is_digits else _PAPER if is_paper else _COMPACT)
+    FLAGS.configuration = "paper" if is_paper else "jet" if is_jet else "compact"
+    defaults = dict(_JET if is_jet else _DIGITS if is_digits else _PAPER if is_paper else _COMPACT)
     if FLAGS.limit_minutes:
         del defaults["epochs"]
     # Other couplings and attention are unstable in the first steps of a higher rate.
     is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
     learning_rate = 4e-3 if is_stable and (is_digits or not is_paper) else 1e-3
-    defaults["learning_rate"] = learning_rate * (2 if FLAGS.optimizer == "adamax" else 1)
+    defaults.setdefault("learning_rate", learning_rate * (2 if FLAGS.optimizer == "adamax" else 1))
     if FLAGS.optimizer == "adamw":
-        defaults["weight_decay"] = _WEIGHT_DECAY
+        defaults.setdefault("weight_decay", _WEIGHT_DECAY)
     images = load("train", training=True, cache_bytes=0, batch_size=1, num_validation=0)
     if "validation" in images.splits:
         FLAGS.num_validation = 0
@@ -298,16 +317,17 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
             arguments[name] = getattr(images, name)
-    sizes = ("num_scales", "num_blocks", "num_filters")
-    for name in (*sizes, "invertible_conv", "split_prior", "attention", "condition_dropout"):
+    sizes = ("num_scales", "num_blocks", "num_filters", "num_couplings", "patch_size")
+    options = ("transformer", "invertible_conv", "split_prior", "attention", "condition_dropout")
+    for name in (*sizes, *options):
         if FLAGS[name].value is not None:
             arguments[name] = FLAGS[name].value
-    if FLAGS.transformer is not None:
-        arguments["transformer"] = FLAGS.transformer
     if FLAGS.recompute:
         arguments["recompute"] = True
     if FLAGS.configuration == "compact":
         bijector = tfr.RealNVPImage.compact(**arguments)
+    elif FLAGS.configuration == "jet":
+        bijector = tfr.RealNVPImage.jet(**arguments)
     elif FLAGS.preset:
         bijector = tfr.RealNVPImage.for_dataset(FLAGS.preset, **arguments)
     else:
@@ -325,6 +345,8 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
 def make_optimizer() -> keras.optimizers.Optimizer:
     """Returns the optimizer of the flags; `fit` sets its learning rate."""
     options = {"learning_rate": FLAGS.learning_rate, "global_clipnorm": 100.0}
+    if FLAGS.configuration == "jet":
+        options |= _JET_OPTIMIZER
     if FLAGS.average:
         options |= {"use_ema": True, "ema_momentum": FLAGS.average}
     if FLAGS.weight_decay is not None:
@@ -342,7 +364,8 @@ def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
         limit = {"seconds": 60 * FLAGS.limit_minutes}
     else:
         limit = {"steps": max(1, round(FLAGS.epochs * steps_per_pass))}
-    budget = tfr.LearningRateBudget(FLAGS.learning_rate, **limit)
+    schedule = _JET_BUDGET if FLAGS.configuration == "jet" else {}
+    budget = tfr.LearningRateBudget(FLAGS.learning_rate, **limit, **schedule)
     budget.set_model(model)
     checkpoint = tfr.TrainingCheckpoint(
         output_dir,

@@ -24,6 +24,8 @@ from tfp_realnvp.bijectors import (
     RationalQuadraticSpline,
     RealNVPImage,
     RealNVPVector,
+    SigmoidAffine,
+    SpatialMask,
     Squeeze,
     Standardization,
     Transformer,
@@ -45,6 +47,7 @@ from tfp_realnvp.networks import (
     DenseResNet,
     SelfAttention,
     ShallowConv,
+    VisionTransformer,
 )
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 from tfp_realnvp.serialization.onnx import export_onnx
@@ -90,11 +93,14 @@ __all__ = [
     "RealNVPVector",
     "SelfAttention",
     "ShallowConv",
+    "SigmoidAffine",
+    "SpatialMask",
     "Squeeze",
     "Standardization",
     "TrainingCheckpoint",
     "Transformer",
     "VariationalDequantization",
+    "VisionTransformer",
     "bits_per_dim",
     "class_log_joint",
     "class_log_probs",

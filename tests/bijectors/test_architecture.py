@@ -39,6 +39,10 @@ def _dense(*, output_channels, **_):
         (lambda: _image(embedding_size=8), "embedding_size"),
         (lambda: _image(embedding_size=8, conditional_event_shape=[4, 4, 1]), "embedding_size"),
         (lambda: _vector(condition_dropout=0.1), "condition_dropout"),
+        (lambda: _image(patch_size=2), "patch_size"),
+        (lambda: _image(scale_pixels=True), "alpha=None with scale_pixels"),
+        (lambda: _image(masks=[tfr.ChannelMask()], num_couplings=2), "num_couplings"),
+        (lambda: tfr.RealNVPImage.jet(_SHAPE, patch_size=2, split_prior=True), "split_prior"),
     ],
 )
 def test_an_option_that_does_not_apply_is_an_error(make, option):
@@ -67,7 +71,8 @@ def test_every_option_is_compared_before_networks_are_shared(make):
     with pytest.raises(ValueError, match=r"num_couplings.*5"):
         type(flow)(**{**flow.config, "num_couplings": 5, "flow": flow.flow})
     names = {field.name for field in dataclasses.fields(flow.architecture)}
-    not_compared = {"alpha", "num_values", "standardization", "recompute", "validate_args", "name"}
+    not_compared = {"alpha", "num_values", "scale_pixels", "standardization", "recompute"}
+    not_compared |= {"validate_args", "name"}
     # Said in other words: `transformer`, `condition`.
     renamed = {"use_scale", "conditional_event_shape", "num_classes", "condition_dropout"}
     assert {*flow.parameters} - names - not_compared - renamed == {"flow"}

@@ -61,6 +61,54 @@ def test_channel_split_and_merge(parity):
     assert mask.changed_channels(4) == 2
 
 
+def test_permuted_channels():
+    order = [2, 5, 0, 1, 4, 3]
+    mask, image = tfr.ChannelMask(1, permutation=order, num_first=2), _image((2, 2, 6))
+    kept, changed = mask.split(image)
+    np.testing.assert_array_equal(changed, image.numpy()[..., order[:2]])
+    np.testing.assert_array_equal(kept, image.numpy()[..., order[2:]])
+    np.testing.assert_array_equal(mask.merge(kept, changed), image)
+    assert mask == tfr.ChannelMask(1, permutation=np.array(order), num_first=2)
+    assert mask != tfr.ChannelMask(1, num_first=2) and "permutation=(2, 5" in repr(mask)
+    with pytest.raises(ValueError, match="expected 6 channels, those of its permutation, got 4"):
+        mask.split(_image((2, 2, 4)))
+
+
+@pytest.mark.parametrize("order", [[0, 2], [0, 0, 1], [1, 2, 3]])
+def test_no_permutation(order):
+    with pytest.raises(ValueError, match=r"expected a permutation of 0, 1, \.\.\., n - 1, got"):
+        tfr.ChannelMask(permutation=order)
+
+
+_IS_FIRST = {
+    "checkerboard": lambda row, column: (row + column) % 2 == 0,
+    "vertical_stripes": lambda row, column: column % 2 == 0,
+    "horizontal_stripes": lambda row, column: row % 2 == 0,
+}
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("pattern", _IS_FIRST)
+def test_spatial_mask(pattern, parity):
+    mask, images = tfr.SpatialMask(pattern, parity), _image((3, 2, 4, 6, 2))
+    is_kept = np.array([_IS_FIRST[pattern](*p) != parity for p in np.ndindex(4, 6)])
+    by_position = images.numpy().reshape(3, 2, 24, 2)
+    for part, where in zip(mask.split(images), (is_kept, ~is_kept), strict=True):
+        # Positions row by row, and of each one half of its channels after the other.
+        expected = by_position[:, :, where].reshape(3, 2, 4, 6, 1)
+        np.testing.assert_array_equal(part, expected)
+    np.testing.assert_array_equal(mask.merge(*mask.split(images)), images)
+    assert mask.changed_channels(6) == 3
+    same, other = tfr.SpatialMask(pattern, parity), tfr.SpatialMask(pattern, 1 - parity)
+    assert mask == same and hash(mask) == hash(same) and mask != other
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (4, 3, 2), (2, 2, 3)])
+def test_spatial_mask_of_odd_sizes(shape):
+    with pytest.raises(ValueError, match=r"SpatialMask: expected .*even"):
+        tfr.SpatialMask().split(_image(shape))
+
+
 @pytest.mark.parametrize("make", [tfr.CheckerboardMask, tfr.ChannelMask])
 def test_equality_hash_and_repr(make):
     assert make(0) == make(0) and hash(make(0)) == hash(make(0))

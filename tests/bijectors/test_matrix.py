@@ -24,7 +24,7 @@ class Case:
     latent_shape: tuple[int, ...]
     num_couplings: int = 0
     num_normalizations: int = 0
-    # Height and width of latents of another size have to be multiples of this.
+    # Height and width of latents of another size have to be multiples of this; 0: there is none.
     multiple: int = 1
     # Data is of pixel values in [0, num_values), if that is not 0.
     num_values: int = 0
@@ -93,6 +93,17 @@ def _vector(dtype):
 
 def _label(dtype):
     return tf.constant(3)
+
+
+def _jet(dtype):
+    masks = [
+        tfr.ChannelMask(permutation=[2, 0, 3, 1]),
+        tfr.SpatialMask("checkerboard", parity=1),
+        tfr.SpatialMask("horizontal_stripes"),
+    ]
+    options = {"patch_size": 2, "num_blocks": 1, "width": 4, "num_heads": 2, "num_values": 2}
+    options |= ft.CONDITIONS["labels"]
+    return tfr.RealNVPImage.jet((4, 4, 1), masks=masks, recompute=True, dtype=dtype, **options)
 
 
 def _vector_coupling(dtype):
@@ -253,6 +264,7 @@ CASES = {
     "image_given_label": _conditional(2, "labels", "resnet"),
     "image_given_vector": _conditional(2, "vectors", "shallow", condition_dropout=0.1),
     "image_given_image": _conditional(2, "images", "shallow", recompute=True),
+    "image_jet": Case(_jet, (4, 4, 1), 3, multiple=0, condition=_label),
     "image_given_small_image": _conditional(4, "small_images", num_scales=2),
 }
 DTYPES = [tf.float32, tf.float64]

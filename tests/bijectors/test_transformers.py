@@ -16,6 +16,7 @@ tfd = tfp.distributions
 _TRANSFORMERS = {
     "affine": lambda dtype: tfr.Affine(0.7, dtype),
     "additive": lambda dtype: tfr.Additive(),
+    "sigmoid_affine": lambda dtype: tfr.SigmoidAffine(),
     "spline": lambda dtype: tfr.RationalQuadraticSpline(num_bins=5, bound=4.0),
     "mixture": lambda dtype: tfr.LogisticMixture(num_components=3),
 }

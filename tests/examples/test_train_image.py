@@ -371,6 +371,24 @@ def test_optimizers(options, learning_rate, weight_decay, train, monkeypatch):
         train("run", *options)
 
 
+def test_recipe_of_jet(train, monkeypatch):
+    def fit(model, *_, callbacks, **__):
+        flow, optimizer = model.distribution.bijector, model.optimizer
+        assert (flow.architecture.patch_size, flow.num_scales) == (2, 1)
+        networks = [part.network for part in flow.submodules if isinstance(part, tfr.Coupling)]
+        assert [(n.num_blocks, n.num_filters, n.num_heads) for n in networks] == [(1, 6, 3)] * 5
+        assert (optimizer.beta_2, optimizer.global_clipnorm) == (0.95, 1.0)
+        assert 3e-4 * optimizer.weight_decay == pytest.approx(1e-5)
+        (budget,) = [part for part in callbacks if isinstance(part, tfr.LearningRateBudget)]
+        assert (budget.peak, budget.warmup, budget.hold, budget.cosine) == (3e-4, 0.1, 0.1, True)
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "fit", fit)
+    sizes = ("--num_blocks=1", "--num_filters=6", "--attention=3", "--num_couplings=5")
+    with pytest.raises(_Stop):
+        train("run", "--configuration=jet", "--patch_size=2", *sizes)
+
+
 def test_blocks_of_networks_that_have_none(train):
     with pytest.raises(ValueError, match="num_blocks only with the default network"):
         train("run", "--configuration=compact", "--num_blocks=8")

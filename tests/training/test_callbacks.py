@@ -234,3 +234,17 @@ def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
     # A second `fit` goes on, and does not count the time between the two.
     now[0] += 1e6
     assert budget.remaining_seconds <= 60 * minutes[-1] + 0.5
+
+
+def test_warm_up_and_cosine_of_a_fraction():
+    rates = []
+
+    class Rates(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    budget = tfr.LearningRateBudget(2.0, steps=8, warmup=0.25, hold=0.25, cosine=True)
+    options = {"batch_size": 8, "epochs": 9, "verbose": 0}
+    _model().fit(_IMAGES, **options, callbacks=[budget, Rates()])
+    angles = np.pi * np.array([0, 1, 2, 3, 4, 5]) / 6
+    np.testing.assert_allclose(rates, [0.0, 1.0, *(1 + np.cos(angles))], rtol=1e-6, atol=1e-7)

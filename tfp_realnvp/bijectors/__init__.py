@@ -9,7 +9,7 @@ from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
-from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask
+from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.bijectors.real_nvp_vector import RealNVPVector
@@ -20,6 +20,7 @@ from tfp_realnvp.bijectors.transformers import (
     Affine,
     LogisticMixture,
     RationalQuadraticSpline,
+    SigmoidAffine,
     Transformer,
 )
 
@@ -43,6 +44,8 @@ __all__ = [
     "RationalQuadraticSpline",
     "RealNVPImage",
     "RealNVPVector",
+    "SigmoidAffine",
+    "SpatialMask",
     "Squeeze",
     "Standardization",
     "Transformer",

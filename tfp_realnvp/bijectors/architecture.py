@@ -12,17 +12,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
+from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import (
     Additive,
     Affine,
     LogisticMixture,
     RationalQuadraticSpline,
+    SigmoidAffine,
     Transformer,
     TransformerFn,
 )
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet
+from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet, VisionTransformer
 
 __all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture"]
 
@@ -31,6 +32,7 @@ _Architecture = TypeVar("_Architecture", bound="Architecture")
 
 _TRANSFORMERS: dict[str, Callable[..., Transformer]] = {
     "affine": Affine,
+    "sigmoid_affine": SigmoidAffine,
     "additive": Additive,
     "rational_quadratic_spline": RationalQuadraticSpline,
     "logistic_mixture": LogisticMixture,
@@ -190,7 +192,10 @@ class ImageArchitecture(Architecture):
       filter_growth: factor by which feature maps grow when the side is halved.
       invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
       split_prior: whether there is a learned prior of the half that is factored out.
-      attention: heads of self-attention in networks that see halved images; 0 for none.
+      attention: heads of self-attention in networks that see halved images; 0 for none; with
+        `masks`, heads of all networks.
+      masks: masks of all couplings, which are on patches; `None` for couplings by scale.
+      patch_size: side of the patches.
     """
 
     image_shape: Sequence[int | None]
@@ -200,14 +205,24 @@ class ImageArchitecture(Architecture):
     invertible_conv: bool
     split_prior: bool
     attention: int
+    masks: Sequence[Mask] | None
+    patch_size: int
 
     flow_name: ClassVar[str] = "RealNVPImage"
     event_ndims: ClassVar[int] = 3
     default_num_blocks: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._set("image_shape", checked_image_shape(self.image_shape, self.flow_name))
+        self._integer("patch_size", 1)
+        if self.masks is not None:
+            self._check_masks()
+        elif self.patch_size > 1:
+            expected = f"{self.flow_name}: expected a patch_size only with masks"
+            raise ValueError(f"{expected}, got {self.patch_size}.")
+        elif self.num_couplings is None:
+            self._set("num_couplings", 3)
+        super().__post_init__()
         if self.num_scales is None:
             self._set("num_scales", _default_num_scales(self.image_shape, self.flow_name))
         self._integer("num_scales", 1)
@@ -227,6 +242,34 @@ class ImageArchitecture(Architecture):
         self._flag("split_prior")
         self._integer("attention", 0)
 
+    def _check_masks(self) -> None:
+        """Checks what couplings of patches need, and sets the options that they replace."""
+        expected = f"{self.flow_name}: expected a list of masks"
+        is_list = isinstance(self.masks, Sequence) and len(self.masks) > 0
+        are_masks = is_list and all(isinstance(mask, Mask) for mask in self.masks)
+        validation.require(are_masks, expected, self.masks, TypeError)
+        self._set("masks", tuple(self.masks))
+        replaced: dict[str, Any] = {"num_couplings": len(self.masks), "num_scales": 1}
+        replaced |= {"num_channel_couplings": 0, "filter_growth": 2.0, "split_prior": False}
+        for name, value in replaced.items():
+            self._default(name, value, True, "")
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{self.flow_name}: expected {name} only without masks, got "
+                    f"{getattr(self, name)!r}."
+                )
+        has_spatial = any(isinstance(mask, SpatialMask) for mask in self.masks)
+        divisor = self.patch_size * (2 if has_spatial else 1)
+        if any(side is None or side % divisor for side in self.image_shape[:2]):
+            raise ValueError(
+                f"{self.flow_name}: expected a known height and width divisible by {divisor}, for "
+                f"patch_size={self.patch_size} and these masks, got image_shape {self.image_shape}."
+            )
+        if self.condition is not None and self.condition.event_ndims == 3:
+            is_power = self.patch_size & (self.patch_size - 1) == 0
+            expected = f"{self.flow_name}: expected a patch_size of 2ⁿ with images as condition"
+            validation.require(is_power, expected, self.patch_size)
+
     @property
     def mixing(self) -> str | None:
         """`'lu'` for an `InvertibleConv1x1` before each coupling, or `None`."""
@@ -234,9 +277,11 @@ class ImageArchitecture(Architecture):
 
     def default_network(
         self, *, mask: Mask, input_channels: int, output_channels: int, **kwargs: Any
-    ) -> ConvResNet:
-        """Returns the paper's network."""
+    ) -> keras.layers.Layer:
+        """Returns the paper's network; with `masks`, a vision transformer."""
         del input_channels
+        if self.masks is not None:
+            return VisionTransformer(output_channels, self.num_blocks, **kwargs)
         parity = mask.parity if isinstance(mask, CheckerboardMask) else None
         return ConvResNet(output_channels, self.num_blocks, checkerboard_parity=parity, **kwargs)
 

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
+from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import Transformer
 from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
@@ -74,7 +74,8 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, a `ChannelMask`, or an object with their methods.
+          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or an object with their
+            methods.
           network: a layer or function from the kept half, [B, H, W, k], as `mask` gives it, to
             parameters, [B, H, W, P c]; for vectors from [B, k] to [B, P c]. It gets the keyword
             arguments `training` and `conditional_input` if it has them. Its dtype may differ from
@@ -94,7 +95,7 @@ class Coupling(FlowBijector):
           TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
             `Transformer`, `dtype` is not float32 or float64, or a flag is not a bool.
           ValueError: if `conditional_event_shape` is given for a network without
-            `conditional_input`, or the mask is a checkerboard and events are vectors.
+            `conditional_input`, or the mask is one of positions and events are vectors.
         """
         if parameters is None:
             parameters = dict(locals())
@@ -105,7 +106,7 @@ class Coupling(FlowBijector):
                 f"{name}: expected a CheckerboardMask, a ChannelMask, or another object with the "
                 f"methods of a mask, got {mask!r}."
             )
-        if event_ndims == 1 and isinstance(mask, CheckerboardMask):
+        if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         dtype = validation.float_dtype(dtype, name)
         if not callable(network):

@@ -47,7 +47,8 @@ def coupling_layers(
       num_filters: width of the networks.
       condition_shape: shape of an embedded condition, as the networks get it; or `None`.
       name: prefix of the names of the bijectors.
-      **network_options: other keyword arguments for the networks.
+      **network_options: `positions`, the height and width that the networks are built for, by
+        default any; and other keyword arguments for the networks.
     """
     options = {
         "num_channels": channels,
@@ -88,9 +89,13 @@ def coupling(
     num_filters: int,
     condition_shape: ConditionShape,
     name: str,
+    positions: Sequence[int] | None = None,
     **network_options: Any,
 ) -> Coupling:
-    """Returns a coupling with a network that is built; see `coupling_layers`."""
+    """Returns a coupling with a network that is built; see `coupling_layers`.
+
+    Networks are built for the height and width `positions`, by default for any.
+    """
     ndims, changed = architecture.event_ndims, mask.changed_channels(channels)
     # A checkerboard transforms all channels, and the network sees all of them.
     sees_all = ndims == 3 and changed == channels
@@ -112,7 +117,7 @@ def coupling(
         **network_options,
     )
     if isinstance(network, keras.layers.Layer) and not network.built:
-        network.build((*[None] * ndims, input_channels))
+        network.build((None, *(positions or [None] * (ndims - 1)), input_channels))
     options = {
         "conditional_event_shape": condition_shape if takes_condition(network) else None,
         "event_ndims": ndims,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 
-__all__ = ["ChannelMask", "CheckerboardMask", "Mask"]
+__all__ = ["ChannelMask", "CheckerboardMask", "Mask", "SpatialMask"]
+
+_PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 
 @runtime_checkable
@@ -89,7 +94,8 @@ class ChannelMask:
     """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
     Parity 0 keeps the first channels and transforms the others, parity 1 the other way round. The
-    input of the network is the kept channels.
+    input of the network is the kept channels. With a permutation p of the channels, first channels
+    are those in the order p[0], p[1], ...; the result of the coupling has the order of its input.
 
     #### Example
 
@@ -100,17 +106,29 @@ class ChannelMask:
     >>> kept, changed = tfr.ChannelMask(num_first=1).split(tf.constant([1., 2., 3.]))
     >>> kept.numpy().tolist(), changed.numpy().tolist()
     ([1.0], [2.0, 3.0])
+    >>> kept, changed = tfr.ChannelMask(permutation=[2, 0, 1, 3]).split(tf.range(4))
+    >>> kept.numpy().tolist(), changed.numpy().tolist()
+    ([2, 0], [1, 3])
     """
 
-    def __init__(self, parity: int = 0, *, num_first: int | None = None) -> None:
+    def __init__(
+        self,
+        parity: int = 0,
+        *,
+        num_first: int | None = None,
+        permutation: Sequence[int] | None = None,
+    ) -> None:
         """Constructs the mask.
 
         Args:
           parity: 0 keeps the first channels, 1 the others.
           num_first: number of first channels; by default half of all.
+          permutation: each channel once, in the order that tells the first ones from the others; by
+            default their own order.
 
         Raises:
-          ValueError: if `parity` is neither 0 nor 1, or `num_first` is negative.
+          ValueError: if `parity` is neither 0 nor 1, `num_first` is negative, or `permutation` is
+            not a permutation.
           TypeError: if `num_first` is not a number.
         """
         self.parity = check_parity(parity)
@@ -119,10 +137,18 @@ class ChannelMask:
                 num_first, 0, "ChannelMask: expected num_first of at least 0"
             )
         self.num_first = num_first
+        if permutation is not None:
+            expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"
+            is_permutation = np.array_equal(np.sort(permutation), np.arange(np.size(permutation)))
+            validation.require(is_permutation, expected, permutation)
+            permutation = tuple(map(int, permutation))
+        self.permutation = permutation
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the kept and the transformed channels, each [..., c]."""
         sizes = self._sizes(x.shape[-1])
+        if self.permutation is not None:
+            x = tf.gather(x, self.permutation, axis=-1)
         first, second = tf.split(x, 2 if self.num_first is None else sizes, axis=-1)
         return (second, first) if self.parity else (first, second)
 
@@ -132,7 +158,10 @@ class ChannelMask:
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their places, [..., C]."""
-        return tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
+        x = tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
+        return (
+            x if self.permutation is None else tf.gather(x, np.argsort(self.permutation), axis=-1)
+        )
 
     def changed_channels(self, channels: int) -> int:
         """Returns the number of channels that are transformed.
@@ -141,11 +170,15 @@ class ChannelMask:
           channels: number of channels of the event.
 
         Raises:
-          ValueError: if the channels cannot be halved, or there is none to transform.
+          ValueError: if the channels cannot be halved, there is none to transform, or their number
+            is not that of the permutation.
         """
         return self._sizes(channels)[1 - self.parity]
 
     def _sizes(self, channels: int) -> list[int]:
+        if self.permutation is not None and channels != len(self.permutation):
+            expected = f"ChannelMask: expected {len(self.permutation)} channels"
+            raise ValueError(f"{expected}, those of its permutation, got {channels}.")
         if self.num_first is None:
             if channels % 2:
                 message = f"ChannelMask: expected an even number of channels, got {channels}."
@@ -157,11 +190,112 @@ class ChannelMask:
         return sizes
 
     def __repr__(self) -> str:
-        first = "" if self.num_first is None else f", num_first={self.num_first}"
-        return f"ChannelMask(parity={self.parity}{first})"
+        others = {"num_first": self.num_first, "permutation": self.permutation}
+        given = [f", {name}={value}" for name, value in others.items() if value is not None]
+        return f"ChannelMask(parity={self.parity}{''.join(given)})"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
-        return hash((type(self), self.parity, self.num_first))
+        return hash((type(self), self.parity, self.num_first, self.permutation))
+
+
+class SpatialMask:
+    """Spatial mask that keeps half of the positions and cuts each one in two along its channels.
+
+    | pattern | parity 0 keeps the positions of |
+    | --- | --- |
+    | `'checkerboard'` | an even row + column |
+    | `'vertical_stripes'` | an even column |
+    | `'horizontal_stripes'` | an even row |
+
+    Parity 1 keeps the others. The kept positions, row by row, have C channels each. Every one
+    becomes two neighbors with C/2 channels each, and so the input of the network is an image
+    [H, W, C/2], as with a `ChannelMask`. A network that knows its positions can serve both. The
+    transformed half has the same form.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> image = tf.reshape(tf.range(8), [2, 2, 2])
+    >>> kept, changed = tfr.SpatialMask('vertical_stripes').split(image)
+    >>> kept.numpy()[..., 0].tolist(), changed.numpy()[..., 0].tolist()
+    ([[0, 1], [4, 5]], [[2, 3], [6, 7]])
+
+    #### References
+
+    Kolesnikov, Pinto, Tschannen: Jet, for the masks and their form.
+    """
+
+    def __init__(self, pattern: str = "checkerboard", parity: int = 0) -> None:
+        """Constructs the mask.
+
+        Args:
+          pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.
+          parity: 0 or 1, as in the table.
+
+        Raises:
+          ValueError: if `pattern` is none of the three, or `parity` neither 0 nor 1.
+        """
+        self.pattern = validation.choice(pattern, _PATTERNS, "SpatialMask: expected a pattern")
+        self.parity = check_parity(parity)
+
+    def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the kept and the transformed positions of [..., H, W, C], each [..., H, W, C/2].
+
+        Raises:
+          ValueError: if height, width or the number of channels is odd.
+        """
+        for side in x.shape[-3:-1]:
+            is_even = side is None or side % 2 == 0
+            expected = "SpatialMask: expected images of an even height and width"
+            validation.require(is_even, expected, tuple(x.shape))
+        (height, width), half = _sides(x), self.changed_channels(x.shape[-1])
+        positions = tf.reshape(flatten_batch(x), [-1, height * width, 2 * half])
+        halves = tf.split(tf.gather(positions, self._order(height, width), axis=1), 2, axis=1)
+        kept, changed = (tf.reshape(part, [-1, height, width, half]) for part in halves)
+        return unflatten_batch(kept, like=x), unflatten_batch(changed, like=x)
+
+    def restrict(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns `x`: the network's output is for the transformed half only."""
+        return x
+
+    def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
+        """Returns both halves at their places, [..., H, W, C]."""
+        (height, width), channels = _sides(kept), 2 * kept.shape[-1]
+        shape = [-1, height * width // 2, channels]
+        halves = [tf.reshape(flatten_batch(part), shape) for part in (kept, changed)]
+        order = tf.argsort(self._order(height, width))
+        x = tf.gather(tf.concat(halves, axis=1), order, axis=1)
+        return unflatten_batch(tf.reshape(x, [-1, height, width, channels]), like=kept)
+
+    def changed_channels(self, channels: int) -> int:
+        """Returns half of the channels; raises `ValueError` if their number is odd."""
+        if channels % 2:
+            raise ValueError(f"SpatialMask: expected an even number of channels, got {channels}.")
+        return channels // 2
+
+    def _order(self, height: int, width: int) -> tf.Tensor:
+        """Returns the indices of the kept positions, then those of the others, [H W]."""
+        rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
+        sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
+        is_changed = tf.reshape((sums + self.parity) % 2, [-1])
+        return tf.argsort(is_changed, stable=True)
+
+    def __repr__(self) -> str:
+        return f"SpatialMask(pattern={self.pattern!r}, parity={self.parity})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.pattern, self.parity))
+
+
+def _sides(image: tf.Tensor) -> tuple[int, int]:
+    """Returns height and width, as scalar tensors if one is unknown."""
+    height, width = image.shape[-3:-1]
+    if height is None or width is None:
+        height, width = tf.unstack(tf.shape(image)[-3:-1])
+    return height, width

@@ -32,6 +32,12 @@ class PixelLogit(FlowBijector):
     finite on the whole open interval. Where the sigmoid rounds to an end, the forward direction
     returns the closest number inside.
 
+    With `alpha=None` there is no logit, and nothing bounds the pixel values of samples:
+
+    ```
+    inverse (data -> latent):  x = 2 y / n - 1
+    ```
+
     #### Example
 
     >>> import numpy as np, tensorflow as tf, tfp_realnvp as tfr
@@ -49,7 +55,7 @@ class PixelLogit(FlowBijector):
 
     def __init__(
         self,
-        alpha: float = 0.05,
+        alpha: float | None = 0.05,
         num_values: int = 256,
         *,
         dtype: Any = tf.float32,
@@ -59,7 +65,7 @@ class PixelLogit(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          alpha: α, in (0, 0.5).
+          alpha: α, in (0, 0.5); or `None`, for a linear map.
           num_values: the number n of gray levels, at least 2.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that data is finite and within the open interval.
@@ -71,16 +77,23 @@ class PixelLogit(FlowBijector):
           TypeError: if one of them is not a number, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        validation.real(
-            alpha, lambda number: 0 < number < 0.5, f"{name}: expected an alpha in (0, 0.5)"
-        )
+        if alpha is not None:
+            expected = f"{name}: expected an alpha in (0, 0.5)"
+            validation.real(alpha, lambda number: 0 < number < 0.5, expected)
         num_values = validation.integer(num_values, 2, f"{name}: expected at least 2 num_values")
         parameters["num_values"] = num_values
         with tf.name_scope(name):
             super().__init__(
-                dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
+                dtype=dtype,
+                is_constant_jacobian=alpha is None,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
             )
             numpy_dtype = self.dtype.as_numpy_dtype
+            self._low, self._high = numpy_dtype(-np.inf), numpy_dtype(np.inf)
+            if alpha is None:
+                return
             margin = num_values * (alpha / (1 - 2 * alpha))
             low, high = -margin, num_values + margin
             # Otherwise the lowest gray level rounds to an end of the interval, or the noise on the
@@ -100,12 +113,12 @@ class PixelLogit(FlowBijector):
 
     @property
     def low(self) -> float:
-        """The lower end -α' of the data, excluded."""
+        """The lower end -α' of the data, excluded; without a logit -inf."""
         return float(self._low)
 
     @property
     def high(self) -> float:
-        """The upper end n + α' of the data, excluded."""
+        """The upper end n + α' of the data, excluded; without a logit inf."""
         return float(self._high)
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
@@ -117,6 +130,8 @@ class PixelLogit(FlowBijector):
         return assertions
 
     def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.is_constant_jacobian:
+            return (x + 1) * (self.num_values / 2), -self._log_det_of_scaling(x)
         width = self._high - self._low
         y = tf.clip_by_value(
             width * tf.sigmoid(x) + self._low,
@@ -127,6 +142,12 @@ class PixelLogit(FlowBijector):
         return y, self._sum_over_event(fldj)
 
     def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.is_constant_jacobian:
+            return y * (2 / self.num_values) - 1, self._log_det_of_scaling(y)
         above_low, below_high = tf.math.log(y - self._low), tf.math.log(self._high - y)
         ildj = np.log(self._high - self._low) - above_low - below_high
         return above_low - below_high, self._sum_over_event(ildj)
+
+    def _log_det_of_scaling(self, value: tf.Tensor) -> tf.Tensor:
+        log_dets = tf.fill(tf.shape(value), tf.constant(np.log(2 / self.num_values), value.dtype))
+        return self._sum_over_event(log_dets)

@@ -8,6 +8,7 @@ from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
 from tfp_realnvp.networks.shallow_conv import ShallowConv
+from tfp_realnvp.networks.vision_transformer import VisionTransformer
 from tfp_realnvp.networks.weight_norm import weight_norm
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DenseResNet",
     "SelfAttention",
     "ShallowConv",
+    "VisionTransformer",
     "batch_norm",
     "weight_norm",
 ]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["SelfAttention"]
+__all__ = ["SelfAttention", "normalized"]
 
 _EPSILON = 1e-4
 
@@ -92,7 +92,7 @@ class SelfAttention(keras.layers.Layer):
         )
         batch, height, width = tf.unstack(tf.shape(inputs)[:3])
         dtype, precise = inputs.dtype, kernels.dtype
-        x = tf.cast(_normalized(tf.cast(inputs, precise)), dtype)
+        x = tf.cast(normalized(tf.cast(inputs, precise)), dtype)
         x = tf.reshape(x, [batch, height * width, inputs.shape[-1]])
         query, key, value = tf.unstack(tf.einsum("bpf,kfhd->kbhpd", x, tf.cast(kernels, dtype)))
         logits = tf.cast(tf.matmul(query, key, transpose_b=True), precise)
@@ -111,10 +111,11 @@ class SelfAttention(keras.layers.Layer):
         return {**super().get_config(), "num_heads": self.num_heads}
 
 
-def _normalized(x: tf.Tensor) -> tf.Tensor:
+def normalized(x: tf.Tensor, epsilon: float = _EPSILON) -> tf.Tensor:
+    """Returns vectors with a mean of 0 and a variance of 1, [..., F]."""
     # Keras's normalization uses `tf.nn.moments`, whose second derivatives are wrong.
     x -= tf.reduce_mean(x, axis=-1, keepdims=True)
-    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + _EPSILON)
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)
 
 
 def _distances(height: tf.Tensor, width: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -13,7 +13,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import bijectors, distributions
-from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FlowBijector, Transformer
+from tfp_realnvp.bijectors import (
+    ChannelMask,
+    CheckerboardMask,
+    FlowBijector,
+    SpatialMask,
+    Transformer,
+)
 
 __all__ = ["deserialize_distribution", "find_class", "serialize_distribution"]
 
@@ -24,7 +30,10 @@ tfd = tfp.distributions
 _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
-    "tfp_realnvp": (bijectors, (FlowBijector, ChannelMask, CheckerboardMask, Transformer)),
+    "tfp_realnvp": (
+        bijectors,
+        (FlowBijector, ChannelMask, CheckerboardMask, SpatialMask, Transformer),
+    ),
     "tfp_realnvp.distributions": (distributions, tfp.distributions.Distribution),
 }
 

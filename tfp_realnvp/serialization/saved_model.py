@@ -71,9 +71,9 @@ def export_saved_model(
     `images`, and no variants for uint8.
 
     The batch size is at least 1 and otherwise free. Height and width are free as well if the base
-    is standard normal and the bijector is one of this package: `decode` samples other sizes from
-    latents of their shape. Sizes that the scales cannot halve, and pixel values out of range, raise
-    an `InvalidArgumentError`.
+    is standard normal and the bijector is one of this package, without `masks`: `decode` samples
+    other sizes from latents of their shape. Sizes that the scales cannot halve, and pixel values
+    out of range, raise an `InvalidArgumentError`.
 
     The weights are copied at the time of the call. Normalizations use their moving statistics. The
     folder is written beside `path` and then replaces it, so an interrupted export leaves the old
@@ -167,6 +167,9 @@ class ServedFlow:
         self._is_standard_normal = _is_standard_normal(self._base)
         self._event_ndims = event_shape.rank
         is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
+        parts = [self._bijector, *self._bijector.submodules]
+        flows = [part for part in parts if isinstance(part, RealNVPImage)]
+        any_size = any_size and not any(flow.has_fixed_size for flow in flows)
         has_any_size = any_size and self._is_standard_normal and is_ours
         if image_shape is None:
             image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
@@ -180,9 +183,7 @@ class ServedFlow:
         name = "images" if self._event_ndims == 3 else "x"
         self._images = tf.TensorSpec([None, *image_shape], self._dtype, name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
-        parts = [self._bijector, *self._bijector.submodules]
-        halvings = [part.num_scales - 1 for part in parts if isinstance(part, RealNVPImage)]
-        self._divisor = 2 ** max(halvings, default=0)
+        self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)
         self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         # All signatures call these two functions, so that the SavedModel has each graph once.

@@ -30,6 +30,9 @@ class LearningRateBudget(keras.callbacks.Callback):
     and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
     a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
 
+    With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
+    `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
+
     The logs of each epoch, and so the progress line of `fit`, have `minutes_left`: the time until
     the budget is used up.
 
@@ -55,6 +58,8 @@ class LearningRateBudget(keras.callbacks.Callback):
         seconds: float | None = None,
         warmup_steps: int = 100,
         hold: float = 0.5,
+        warmup: float | None = None,
+        cosine: bool = False,
         used_seconds: float = 0.0,
     ) -> None:
         """Constructs the callback.
@@ -65,6 +70,8 @@ class LearningRateBudget(keras.callbacks.Callback):
           seconds: in seconds, within `fit`; exactly one of them.
           warmup_steps: steps until the peak is reached.
           hold: fraction of the budget at which annealing begins, in [0, 1).
+          warmup: fraction of the budget until the peak is reached, in place of `warmup_steps`.
+          cosine: whether annealing follows half a cosine, not a line.
           used_seconds: seconds of the budget that earlier runs have used up.
 
         Raises:
@@ -81,6 +88,7 @@ class LearningRateBudget(keras.callbacks.Callback):
             (peak, lambda x: 0 < x < math.inf, "a positive peak"),
             (warmup_steps, lambda x: 1 <= x < math.inf, "at least 1 warmup_steps"),
             (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
+            (warmup or 0, lambda x: 0 <= x < 1, "warmup in [0, 1)"),
             (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
         ):
             validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
@@ -89,6 +97,8 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.seconds = seconds
         self.warmup_steps = warmup_steps
         self.hold = hold
+        self.warmup = warmup
+        self.cosine = validation.flag(cosine, "LearningRateBudget: expected a bool as cosine")
         self.used_seconds = used_seconds
         self._start: float | None = None
         # Number of steps and time after the first step of `fit`, most of which is tracing.
@@ -132,9 +142,13 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rate."""
-        step = _step(self.model)
+        step, fraction = _step(self.model), self._common_fraction()
         warm = min(1.0, (step + 1) / self.warmup_steps)
-        annealed = min(1.0, max(0.0, 1 - self._common_fraction()) / (1 - self.hold))
+        if self.warmup:
+            warm = min(1.0, fraction / self.warmup)
+        annealed = min(1.0, max(0.0, 1 - fraction) / (1 - self.hold))
+        if self.cosine:
+            annealed = (1 - math.cos(math.pi * annealed)) / 2
         self.model.optimizer.learning_rate = self.peak * warm * annealed
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -4,6 +4,7 @@ from tfp_realnvp.bijectors.transformers.additive import Additive
 from tfp_realnvp.bijectors.transformers.affine import Affine
 from tfp_realnvp.bijectors.transformers.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.transformers.rational_quadratic_spline import RationalQuadraticSpline
+from tfp_realnvp.bijectors.transformers.sigmoid_affine import SigmoidAffine
 from tfp_realnvp.bijectors.transformers.transformer import Transformer, TransformerFn
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Affine",
     "LogisticMixture",
     "RationalQuadraticSpline",
+    "SigmoidAffine",
     "Transformer",
     "TransformerFn",
 ]

@@ -1,0 +1,132 @@
+"""`RealNVPImage.jet`. `test_matrix.py` and `benchmarks/test_jet_reference.py` have its numbers."""
+
+import warnings
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp.bijectors.patch_flow import jet_masks
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 2)
+_MASKS = [
+    tfr.ChannelMask(permutation=[7, 0, 3, 4, 5, 1, 2, 6]),
+    tfr.SpatialMask("vertical_stripes"),
+]
+# Two couplings can spread two gray levels.
+_OPTIONS = {"patch_size": 2, "num_blocks": 1, "width": 4, "num_heads": 2, "num_values": 2}
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return ft.randomize(tfr.RealNVPImage.jet(_SHAPE, masks=_MASKS, **_OPTIONS))
+
+
+def _images():
+    return ft.pixels([3, *_SHAPE]) / 128
+
+
+def test_number_of_parameters():
+    # All couplings have equal networks.
+    mask = tfr.ChannelMask(permutation=range(48))
+    flow = tfr.RealNVPImage.jet((64, 64, 3), masks=[mask], scale_pixels=False)
+    numbers = [np.prod(variable.shape) for variable in flow.trainable_variables]
+    assert 32 * sum(numbers) == 207_177_216
+
+
+def test_masks():
+    masks = jet_masks(32, 48)
+    patterns = ("checkerboard", "vertical_stripes", "horizontal_stripes")
+    assert masks[4::5] == [tfr.SpatialMask(p, parity) for p in patterns for parity in (0, 1)]
+    del masks[4::5]
+    assert len({mask.permutation for mask in masks}) == 26
+
+
+def test_it_starts_as_the_scaling_of_pixels():
+    flow = tfr.RealNVPImage.jet(_SHAPE, num_couplings=5, **{**_OPTIONS, "num_values": 5})
+    assert list(flow.architecture.masks) == jet_masks(5, 8)
+    x = ft.pixels([3, *_SHAPE]) * (5 / 256)
+    z, ildj = flow.inverse_and_log_det(x)
+    np.testing.assert_allclose(z, x / 2.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(ildj, np.full(3, 32 * np.log(2 / 5)), rtol=1e-6)
+
+
+def test_few_couplings():
+    few = {**_OPTIONS, "num_values": 256, "num_couplings": 8}
+    with pytest.warns(UserWarning, match=r"less than 4\.3 bits/dim\. num_couplings=16 can"):
+        flow = tfr.RealNVPImage.jet(_SHAPE, **few)
+    # The bound is that of scales of 2 and latents of zero, those of an image of 128.
+    for variable in flow.variables:
+        if "output_bias" in variable.name:
+            half = variable.shape[0] // 2
+            variable.assign(np.repeat(np.float32([0.0, 50.0]), half))
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), _SHAPE)
+    middle = tf.fill([1, *_SHAPE], 128.0)
+    bits = tfr.bits_per_dim(tfd.TransformedDistribution(base, flow).log_prob(middle), 32)
+    assert float(bits[0]) == pytest.approx(4.325, abs=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tfr.RealNVPImage.jet(_SHAPE, **{**few, "num_couplings": 16})
+
+
+def test_training_in_half_precision():
+    options = {"masks": _MASKS, "network_dtype": "mixed_bfloat16", **_OPTIONS}
+    flow = ft.randomize(tfr.RealNVPImage.jet(_SHAPE, **options))
+    with tf.GradientTape() as tape:
+        z, ildj = flow.inverse_and_log_det(_images())
+        loss = tf.reduce_sum(z**2) - tf.reduce_sum(ildj)
+    assert ildj.dtype == tf.float32
+    gradients = tape.gradient(loss, flow.trainable_variables)
+    assert {gradient.dtype for gradient in gradients} == {tf.float32}
+    assert all(np.isfinite(gradient).all() and np.any(gradient) for gradient in gradients)
+
+
+def test_images_as_condition():
+    options = {"masks": _MASKS, "conditional_event_shape": (4, 4, 1), **_OPTIONS}
+    flow = ft.randomize(tfr.RealNVPImage.jet(_SHAPE, **options))
+    x, condition = _images(), ft.normal([3, 4, 4, 1])
+    z = flow.inverse(x, conditional_input=condition)
+    assert np.abs(z - flow.inverse(x, conditional_input=-condition)).max() > 1e-2
+    back = flow.forward(tf.identity(z), conditional_input=condition)
+    np.testing.assert_allclose(back, x, atol=1e-4)
+    with pytest.raises(ValueError, match="expected a patch_size of 2ⁿ with images as condition"):
+        tfr.RealNVPImage.jet((6, 6, 2), patch_size=3, conditional_event_shape=(6, 6, 1))
+
+
+def test_saved(flow, tmp_path):
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow))
+    images = ft.grey_levels(3, _SHAPE) % 2
+    noisy = tfr.dequantize(images, seed=(0, 0))
+    log_prob = model.distribution.log_prob(noisy)
+    model.save_to_preset(tmp_path / "preset")
+    loaded = tfr.FlowModel.from_preset(tmp_path / "preset").distribution
+    assert loaded.bijector.architecture == flow.architecture
+    np.testing.assert_allclose(loaded.log_prob(noisy), log_prob, rtol=1e-6)
+    tfr.export_saved_model(model, tmp_path / "1")
+    served = tf.saved_model.load(tmp_path / "1")
+    np.testing.assert_allclose(served.log_prob(noisy)["log_prob"], log_prob, rtol=1e-5)
+    np.testing.assert_allclose(served.log_prob_uint8(images, 0)["log_prob"], log_prob, rtol=1e-5)
+    samples = served.sample_uint8(5, 0, 1.0)["images"]
+    assert samples.shape == (5, *_SHAPE) and np.max(samples) <= 1
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 2), (None, 4, 2), (4, 6, 2)])
+def test_sizes_that_have_no_patches(shape):
+    with pytest.raises(ValueError, match=r"a known height and width divisible by 4"):
+        tfr.RealNVPImage.jet(shape, **_OPTIONS)
+
+
+def test_another_size(flow):
+    with pytest.raises(ValueError, match=r"expected images of shape \(4, 4, 2\), the only one"):
+        flow.inverse(ft.pixels([3, 8, 4, 2]))
+
+
+@pytest.mark.parametrize("masks", [[], [3], "ab", [tfr.ChannelMask(), None]])
+def test_no_masks(masks):
+    with pytest.raises(TypeError, match="RealNVPImage: expected a list of masks"):
+        tfr.RealNVPImage(_SHAPE, masks=masks)

@@ -1,0 +1,194 @@
+"""A conditioner of images of one size: a vision transformer, whose tokens are the positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.networks.attention import normalized
+from tfp_realnvp.networks.conditioner import Conditioner, shifted
+
+__all__ = ["VisionTransformer"]
+
+_EPSILON = 1e-6
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class VisionTransformer(Conditioner):
+    r"""A transformer with learned embeddings of the positions; the output starts at zero.
+
+    ```
+    input:   x -> dense(x) + embedding of the position -> h
+    block:   h -> h + attention(norm(h));  h -> h + dense(gelu(dense(norm(h)))), with 4 F units
+    output:  dense(norm(h))
+    ```
+
+    A coupling with it starts as the identity if zero parameters make its transformer the identity.
+    `norm` is layer normalization, gelu its tanh form. Height and width are those that the network
+    is built for. A vector or an image as condition is added to the first h by a linear map.
+
+    Weights of one kind are one variable for all blocks, with the block as first axis. In half
+    precision, sums, normalizations, softmax and the last layer are in full precision.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> network = tfr.VisionTransformer(6, num_blocks=2, num_filters=16, num_heads=4)
+    >>> network(tf.ones([5, 4, 8, 3])).shape, tuple(network.mlp1_kernels.shape)
+    (TensorShape([5, 4, 8, 6]), (2, 16, 64))
+
+    #### References
+
+    Dosovitskiy et al.: An image is worth 16x16 words, section 3.1.
+    Kolesnikov, Pinto, Tschannen: Jet, for its use in couplings.
+    """
+
+    def __init__(
+        self,
+        output_channels: int,
+        num_blocks: int = 2,
+        num_filters: int = 512,
+        *,
+        num_heads: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        """Constructs the network.
+
+        Args:
+          output_channels: K, channels of the output.
+          num_blocks: number of transformer blocks.
+          num_filters: F, width of the tokens.
+          num_heads: heads of the attention, a divisor of `num_filters`.
+          **kwargs: `conditional_event_shape`, as in `Conditioner`; `name`, `dtype`, as in
+            `keras.layers.Layer`.
+
+        Raises:
+          ValueError: if a number is out of range, or `num_heads` does not divide `num_filters`.
+          TypeError: if one of them is not a number.
+        """
+        super().__init__(output_channels, **kwargs)
+        self.num_blocks = validation.integer(
+            num_blocks, 1, f"{self.name}: expected num_blocks of at least 1"
+        )
+        self.num_filters = validation.integer(
+            num_filters, 1, f"{self.name}: expected num_filters of at least 1"
+        )
+        self.num_heads = validation.integer(
+            num_heads, 1, f"{self.name}: expected num_heads of at least 1"
+        )
+        expected = f"{self.name}: expected num_filters that are a multiple of the num_heads"
+        is_multiple = self.num_filters % self.num_heads == 0
+        validation.require(is_multiple, expected, (self.num_filters, self.num_heads))
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the variables for inputs of `input_shape`, [B, H, W, C]; B may be `None`."""
+        _, height, width, channels = input_shape
+        expected = f"{self.name}: expected a known height and width, for the embedding of positions"
+        validation.require(None not in (height, width), expected, tuple(input_shape))
+        filters, norms = self.num_filters, 2 * self.num_blocks + 1
+        self.sides = height, width
+        lecun = keras.initializers.LecunNormal()
+        self.input_kernel = self._weight("input_kernel", [channels, filters], lecun)
+        self.input_bias = self._weight("input_bias", [filters])
+        normal = keras.initializers.RandomNormal(stddev=filters**-0.5)
+        self.position_embedding = self._weight("position_embedding", [*self.sides, filters], normal)
+        # Two for each block, and one for the output.
+        self.norm_scales = self._weight("norm_scales", [norms, filters], "ones")
+        self.norm_offsets = self._weight("norm_offsets", [norms, filters])
+        # Queries, keys and values are side by side; each starts as a kernel of its own.
+        self.qkv_kernels, self.qkv_biases = self._stack("qkv", filters, filters, copies=3)
+        self.head_kernels, self.head_biases = self._stack("head", filters, filters)
+        self.mlp1_kernels, self.mlp1_biases = self._stack("mlp1", filters, 4 * filters)
+        self.mlp2_kernels, self.mlp2_biases = self._stack("mlp2", 4 * filters, filters)
+        self.output_kernel = self._weight("output_kernel", [filters, self.output_channels])
+        self.output_bias = self._weight("output_bias", [self.output_channels])
+        if self.conditional_event_shape is not None:
+            shape = [self.conditional_event_shape[-1], filters]
+            self.condition_kernel = self._weight("condition_kernel", shape)
+
+    def _weight(self, name: str, shape: list[int], initializer: Any = "zeros") -> keras.Variable:
+        return self.add_weight(name=name, shape=shape, initializer=initializer, autocast=False)
+
+    def _stack(
+        self, name: str, fan_in: int, fan_out: int, copies: int = 1
+    ) -> tuple[keras.Variable, keras.Variable]:
+        """Returns the kernels and biases of a dense layer of each block."""
+        # Keras would take a stack of kernels for a convolution kernel, with other fans.
+        limit = math.sqrt(6 / (fan_in + fan_out))
+        glorot, outputs = keras.initializers.RandomUniform(-limit, limit), copies * fan_out
+        kernels = self._weight(f"{name}_kernels", [self.num_blocks, fan_in, outputs], glorot)
+        return kernels, self._weight(f"{name}_biases", [self.num_blocks, outputs])
+
+    def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns [B, H, W, K] for inputs [B, H, W, C].
+
+        Args:
+          inputs: the kept half of images.
+          conditional_input: [B, *conditional_event_shape], if that is declared.
+        """
+        (norm_scales, norm_offsets), qkv, head, mlp1, mlp2 = (
+            [tf.unstack(variable.value) for variable in variables]
+            for variables in (
+                (self.norm_scales, self.norm_offsets),
+                (self.qkv_kernels, self.qkv_biases),
+                (self.head_kernels, self.head_biases),
+                (self.mlp1_kernels, self.mlp1_biases),
+                (self.mlp2_kernels, self.mlp2_biases),
+            )
+        )
+
+        def norm(i: int) -> tf.Tensor:
+            return normalized(h, _EPSILON) * norm_scales[i] + norm_offsets[i]
+
+        def dense(x: tf.Tensor, layer: Sequence[Sequence[tf.Tensor]], i: int) -> tf.Tensor:
+            return self._dense(x, layer[0][i], layer[1][i])
+
+        # Tokens are the rows of a matrix: its products are faster than those of many matrices.
+        rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
+        h = self._dense(rows, self.input_kernel.value, self.input_bias.value)
+        h = tf.reshape(tf.cast(h, self.variable_dtype), [-1, *self.position_embedding.shape])
+        h = shifted(h + self.position_embedding.value, self._projected(conditional_input))
+        h = tf.reshape(h, [-1, self.num_filters])
+        for i in range(self.num_blocks):
+            attended = self._attended(dense(norm(2 * i), qkv, i))
+            h += tf.cast(dense(attended, head, i), h.dtype)
+            x = tf.nn.gelu(dense(norm(2 * i + 1), mlp1, i), approximate=True)
+            h += tf.cast(dense(x, mlp2, i), h.dtype)
+        outputs = tf.matmul(norm(-1), self.output_kernel.value) + self.output_bias.value
+        return tf.reshape(outputs, [-1, *self.sides, self.output_channels])
+
+    def _dense(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        x, kernel, bias = (tf.cast(value, self.compute_dtype) for value in (x, kernel, bias))
+        return tf.nn.bias_add(tf.matmul(x, kernel), bias)
+
+    def _attended(self, qkv: tf.Tensor) -> tf.Tensor:
+        """Returns the attended values of all heads, [B H W, F], for [B H W, 3 F]."""
+        heads, size = self.num_heads, self.num_filters // self.num_heads
+        qkv = tf.reshape(qkv, [-1, math.prod(self.sides), 3, heads, size])
+        query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
+        logits = tf.matmul(size**-0.5 * query, key, transpose_b=True)
+        weights = tf.nn.softmax(tf.cast(logits, self.variable_dtype))
+        attended = tf.matmul(tf.cast(weights, value.dtype), value)
+        return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, self.num_filters])
+
+    def _projected(self, condition: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns what the condition adds to the tokens, [B, 1, 1, F] or [B, H, W, F]."""
+        if self.conditional_event_shape is None:
+            return None
+        kernel = tf.convert_to_tensor(self.condition_kernel.value)
+        projected = tf.tensordot(tf.cast(self.required(condition), kernel.dtype), kernel, 1)
+        return projected[:, tf.newaxis, tf.newaxis] if self.takes_vector else projected
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `from_config`."""
+        return {
+            **super().get_config(),
+            "num_blocks": self.num_blocks,
+            "num_filters": self.num_filters,
+            "num_heads": self.num_heads,
+        }
