@@ -139,6 +139,26 @@ def test_latents_cover_their_blocks(blocks):
     np.testing.assert_allclose(shares, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [tfr.CheckerboardMask(1), tfr.SpatialMask("checkerboard"), tfr.SpatialMask("vertical_stripes")],
+    ids=str,
+)
+def test_log_dets_are_at_the_changed_positions(mask):
+    halved = mask.changed_channels(2)
+
+    def network(x):
+        return 1.0 + tf.random.stateless_uniform([*x.shape[:-1], 2 * halved], (0, 1))
+
+    bijector = tfr.Coupling(mask, network, tfr.SigmoidAffine())
+    distribution = tfd.TransformedDistribution(standard_normal(_SHAPE), bijector)
+    x = pixels((1, *_SHAPE))
+    [log_dets] = maps_of(distribution, x) - maps_of(distribution, x, log_dets=False)
+    changed = np.abs(bijector.inverse(x) - x).sum(axis=(0, 3)) > 0
+    assert changed.sum() == 8
+    np.testing.assert_array_equal(np.abs(log_dets) > 1e-3, changed)
+
+
 class Doubled(tfr.FlowBijector):
     """A user's bijector that sums its log det by itself."""
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import Transformer
-from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal import by_position, replicas, validation
 from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import is_enabled, recompute
 from tfp_realnvp.networks import ConditionSpec
@@ -277,7 +277,11 @@ class Coupling(FlowBijector):
         parameters = self._mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
-        log_det = self._sum_over_event(self._mask.restrict(log_dets))
+        log_dets = self._mask.restrict(log_dets)
+        if by_position.is_collecting():
+            # At their places: a `SpatialMask` has the changed half in another form.
+            log_dets = self._mask.merge(tf.zeros_like(kept), log_dets)
+        log_det = self._sum_over_event(log_dets)
         return self._mask.merge(kept, changed), log_det
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
