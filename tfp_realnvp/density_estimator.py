@@ -7,10 +7,8 @@ import functools
 import math
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -107,8 +105,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         noise: float = 0.3,
         dequantize: bool = True,
         max_steps: int = 2_000,
-        patience: int = 10,
-        learning_rate: float = 1e-3,
+        patience: int = 5,
+        learning_rate: float = 3e-4,
         batch_size: int = 64,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -164,8 +162,9 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           y: labels [N] of classes, or `None`.
 
         Returns:
-          The estimator. With labels its attribute `classes_` has the classes in ascending order,
-          and `class_prior_` their frequencies.
+          The estimator. Its attribute `rounding_widths_` [D] has the widths of the noise of rounded
+          columns. With labels, `classes_` has the classes in ascending order, and `class_prior_`
+          their frequencies.
 
         Raises:
           ValueError: if rows or labels are not as above, or an argument of the constructor is out
@@ -182,7 +181,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             check_classification_targets(y)
             self.classes_, groups = np.unique(y, return_inverse=True)
         # In the type of the rows: as float64, float32 numbers have no few decimals.
-        widths = _rounding_widths(rows) * self.dequantize
+        self.rounding_widths_ = widths = _rounding_widths(rows) * self.dequantize
         rows = rows.astype(np.float64)
         scale = np.sqrt(rows.var(axis=0) + widths**2 / 12)
         scale = np.where(scale > 1e-12 * np.abs(rows).max(axis=0), scale, 1.0)
@@ -220,7 +219,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         if y is None or not hasattr(self, "classes_"):
             return float(self.score_samples(X).mean())
         log_probs = self._joint_log_probs(X) - np.log(self.class_prior_)
-        groups = [self._class_index(label) for label in np.asarray(y).ravel()]
+        groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
         return float(log_probs[np.arange(len(log_probs)), groups].mean())
 
     def predict(self, X: Any) -> np.ndarray:
@@ -289,7 +288,6 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             self.n_features_in_,
             self.degrees_of_freedom,
             self.learning_rate,
-            min(_STEPS_PER_VALIDATION, self.max_steps),
             num_couplings=self.num_couplings,
             num_blocks=self.num_blocks,
             num_filters=self.num_filters,
@@ -337,17 +335,21 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     ) -> _Flow:
         """Returns a flow trained on rows until its log density of held-out ones is highest."""
         model = self._model()
-        start = dataclasses.replace(start, weights=model.initial_weights)
-
-        def batches() -> Iterator[tuple[np.ndarray]]:
-            while True:
-                batch = rows[rng.integers(len(rows), size=self.batch_size)]
-                batch = start.latents(batch + widths * rng.uniform(-0.5, 0.5, batch.shape))
-                yield (batch + self.noise * rng.normal(size=batch.shape),)
-
-        weights = model.train(batches(), start.latents(held_out), self.max_steps, self.patience)
-        trained = dataclasses.replace(start, weights=weights)
-        return max(start, trained, key=lambda flow: flow.log_prob(model, held_out).mean())
+        num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
+        model.reset()
+        best = dataclasses.replace(start, weights=model.keras_model.get_weights())
+        best_value, num_worse = best.log_prob(model, held_out).mean(), 0
+        for _ in range(0, self.max_steps, num_steps):
+            batches = rows[rng.integers(len(rows), size=[num_steps, self.batch_size])]
+            batches = start.latents(batches + widths * rng.uniform(-0.5, 0.5, batches.shape))
+            model.train(batches + self.noise * rng.normal(size=batches.shape))
+            value = (model.log_prob(start.latents(held_out)).numpy() + start.log_det).mean()
+            if value > best_value:
+                best_value, num_worse = value, 0
+                best = dataclasses.replace(start, weights=model.keras_model.get_weights())
+            elif (num_worse := num_worse + 1) >= self.patience:
+                break
+        return best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,46 +386,40 @@ class _Flow:
 
 
 class _SharedModel:
-    """A compiled model, to which flows of one architecture lend their weights in turn."""
+    """A compiled model, to which flows of one architecture lend their weights in turn.
 
-    def __init__(
-        self, size: int, df: float, learning_rate: float, steps: int, **architecture: Any
-    ) -> None:
+    Its tensors go directly to `FlowModel.train_step`, since the pipelines of `FlowModel.fit` take
+    longer to set up than a few rows take to train.
+    """
+
+    def __init__(self, size: int, df: float, learning_rate: float, **architecture: Any) -> None:
         dtype = tf.float64
-        base = tfd.Sample(tfd.StudentT(np.float64(df), np.float64(0), np.float64(1)), [size])
-        flow = RealNVPVector(
-            size, **architecture, activation="swish", normalization=None, dtype=dtype
-        )
+        df, mean, stddev = (tf.constant(value, dtype) for value in (df, 0.0, 1.0))
+        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
+        flow = RealNVPVector(size, **architecture, normalization=None, dtype=dtype)
         model = FlowModel(tfd.TransformedDistribution(base, flow))
-        model.compile(FusedAdam(learning_rate, global_clipnorm=10.0), steps_per_execution=steps)
+        model.compile(FusedAdam(learning_rate, global_clipnorm=10.0))
         model.build_optimizer()
         self.keras_model = model
         self.log_prob = tf.function(
             model.distribution.log_prob, input_signature=[tf.TensorSpec([None, size], dtype)]
         )
-        self.initial_weights = model.get_weights()
-        self._fresh_optimizer = [variable.numpy() for variable in model.optimizer.variables]
-        self._steps = steps
 
-    def train(
-        self, batches: Iterator[tuple[np.ndarray]], held_out: np.ndarray, max_steps: int, patience: int
-    ) -> list[np.ndarray]:
-        """Returns the weights that are best for held-out rows, trained from the initial ones."""
-        model = self.keras_model
-        model.set_weights(self.initial_weights)
-        for variable, value in zip(model.optimizer.variables, self._fresh_optimizer, strict=True):
+        @tf.function(input_signature=[tf.TensorSpec([None, None, size], dtype)])
+        def train(batches: tf.Tensor) -> None:
+            for batch in batches:
+                model.train_step(batch)
+
+        self.train = train
+        variables = [v.value for v in model.variables] + [
+            v.value for v in model.optimizer.variables
+        ]
+        self._initial_values = [(v, v.numpy()) for v in variables]
+
+    def reset(self) -> None:
+        """Returns weights and optimizer to where they were before any training."""
+        for variable, value in self._initial_values:
             variable.assign(value)
-        stop = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
-        model.fit(
-            batches,
-            steps_per_epoch=self._steps,
-            epochs=math.ceil(max_steps / self._steps),
-            validation_data=(held_out,),
-            validation_batch_size=_MAX_HELD_OUT,
-            callbacks=[stop],
-            verbose=0,
-        )
-        return model.get_weights()
 
 
 @functools.lru_cache(maxsize=16)
