@@ -171,7 +171,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             of range.
         """
         self._check_arguments()
-        vars(self).pop("classes_", None)
+        if hasattr(self, "classes_"):
+            del self.classes_
         options = {"dtype": [np.float64, np.float32], "ensure_min_samples": 2}
         if y is None:
             rows = validate_data(self, X, **options)
