@@ -55,7 +55,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
 
     The estimator is for tables of tens to ten thousands of rows, whose columns can have any units:
 
-    *   A flow starts as a Student t distribution with the covariance of its rows, and learns what
+    *   A flow starts as Student t distributions with the covariance of its rows, and learns what
         is different. The covariance is shrunk towards that of independent columns, by the factor
         that gives held-out rows the highest likelihood.
     *   In each step of the training, rows get normal noise anew. Where columns have been rounded,
@@ -171,8 +171,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             of range.
         """
         self._check_arguments()
-        if hasattr(self, "classes_"):
-            del self.classes_
+        self.__dict__.pop("classes_", None)
         options = {"dtype": [np.float64, np.float32], "ensure_min_samples": 2}
         if y is None:
             rows = validate_data(self, X, **options)
@@ -244,7 +243,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         """Returns random rows, without the rounding of the columns.
 
         Args:
-          n_samples: number of rows N.
+          n_samples: number of rows N, at least 1.
           y: the class from which to sample, or `None` for p(x).
           random_state: as in scikit-learn.
 
@@ -252,9 +251,12 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           Rows [N, D], float64.
 
         Raises:
-          ValueError: if `y` is none of the classes.
+          ValueError: if `y` is none of the classes, or `n_samples` is less than 1.
         """
         check_is_fitted(self)
+        n_samples = validation.integer(
+            n_samples, 1, "FlowDensity: expected n_samples of at least 1"
+        )
         rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         groups = list(range(len(self._mixtures))) if y is None else [self._class_index(y)]
         flows = [flow for group in groups for flow in self._mixtures[group]]
@@ -265,6 +267,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             rows = [
                 flow.sample(self._model(), count, rng.integers(2**31, size=2))
                 for flow, count in zip(flows, counts, strict=True)
+                if count
             ]
         return rng.permutation(np.concatenate(rows))
 
@@ -412,10 +415,8 @@ class _SharedModel:
                 model.train_step(batch)
 
         self.train = train
-        variables = [v.value for v in model.variables] + [
-            v.value for v in model.optimizer.variables
-        ]
-        self._initial_values = [(v, v.numpy()) for v in variables]
+        variables = [*model.variables, *model.optimizer.variables]
+        self._initial_values = [(variable, variable.numpy()) for variable in variables]
 
     def reset(self) -> None:
         """Returns weights and optimizer to where they were before any training."""
