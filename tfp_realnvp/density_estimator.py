@@ -125,7 +125,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             the number of decimals, at most 8, that half of its values need.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
-            training of a flow ends. The weights are those of the best validation.
+            training of a flow ends. The weights are those of the best validation, or those of the
+            start if that is not better by a standard error.
           learning_rate: learning rate of Adam.
           batch_size: rows in a training step, which are drawn with replacement.
           random_state: as in scikit-learn: an integer gives reproducible results.
@@ -292,6 +293,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             self.n_features_in_,
             self.degrees_of_freedom,
             self.learning_rate,
+            # To compile takes as long as hundreds of steps.
+            jit_compile=self.max_steps > 4 * _STEPS_PER_VALIDATION,
             num_couplings=self.num_couplings,
             num_blocks=self.num_blocks,
             num_filters=self.num_filters,
@@ -337,23 +340,29 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         widths: np.ndarray,
         rng: np.random.Generator,
     ) -> _Flow:
-        """Returns a flow trained on rows until its log density of held-out ones is highest."""
+        """Returns a flow trained on rows until its log density of held-out ones is highest.
+
+        If that is not higher than at the start by more than a standard error, it returns the start:
+        the best of many validations on a few rows is high by chance.
+        """
         model = self._model()
         num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
         model.reset()
-        best = dataclasses.replace(start, weights=model.keras_model.get_weights())
-        best_value, num_worse = best.log_prob(model, held_out).mean(), 0
+        best = start = dataclasses.replace(start, weights=model.keras_model.get_weights())
+        log_probs = best_log_probs = start.log_prob(model, held_out)
+        num_worse = 0
         for _ in range(0, self.max_steps, num_steps):
             batches = rows[rng.integers(len(rows), size=[num_steps, self.batch_size])]
             batches = start.latents(batches + widths * rng.uniform(-0.5, 0.5, batches.shape))
             model.train(batches + self.noise * rng.normal(size=batches.shape))
-            value = (model.log_prob(start.latents(held_out)).numpy() + start.log_det).mean()
-            if value > best_value:
-                best_value, num_worse = value, 0
-                best = dataclasses.replace(start, weights=model.keras_model.get_weights())
+            trained = dataclasses.replace(start, weights=model.keras_model.get_weights())
+            trained_log_probs = trained.log_prob(model, held_out)
+            if trained_log_probs.mean() > best_log_probs.mean():
+                best, best_log_probs, num_worse = trained, trained_log_probs, 0
             elif (num_worse := num_worse + 1) >= self.patience:
                 break
-        return best
+        lead = best_log_probs - log_probs
+        return best if lead.mean() > lead.std() / math.sqrt(len(lead)) else start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,7 +405,9 @@ class _SharedModel:
     longer to set up than a few rows take to train.
     """
 
-    def __init__(self, size: int, df: float, learning_rate: float, **architecture: Any) -> None:
+    def __init__(
+        self, size: int, df: float, learning_rate: float, jit_compile: bool, **architecture: Any
+    ) -> None:
         dtype = tf.float64
         df, mean, stddev = (tf.constant(value, dtype) for value in (df, 0.0, 1.0))
         base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
@@ -409,7 +420,9 @@ class _SharedModel:
             model.distribution.log_prob, input_signature=[tf.TensorSpec([None, size], dtype)]
         )
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, size], dtype)])
+        batches_spec = tf.TensorSpec([None, None, size], dtype)
+
+        @tf.function(input_signature=[batches_spec], jit_compile=jit_compile)
         def train(batches: tf.Tensor) -> None:
             for batch in batches:
                 model.train_step(batch)
