@@ -74,8 +74,9 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=[100, 2]) @ [[1., 2.], [0., 1.]]
     >>> density = tfr.FlowDensity(num_flows=2, max_steps=50, random_state=0).fit(x)
-    >>> density.score_samples([[0., 0.], [9., 9.]]).round() + 0.   # log p in nats
-    array([ -2., -26.])
+    >>> near, far = density.score_samples([[0., 0.], [9., 9.]])   # log p in nats
+    >>> bool(near > far + 10)
+    True
     >>> density.sample(3).shape
     (3, 2)
 
