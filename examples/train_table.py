@@ -209,8 +209,10 @@ def _read(path: pathlib.Path) -> np.ndarray:
 
 def fit_normal(rows: np.ndarray) -> LogProb:
     """Returns the log density of the normal distribution with the moments of the rows."""
-    covariance = np.cov(rows.T, ddof=0)
-    return scipy.stats.multivariate_normal(rows.mean(axis=0), covariance).logpdf
+    scale = rows.std(axis=0)
+    covariance = np.cov((rows / scale).T, ddof=0)
+    normal = scipy.stats.multivariate_normal(rows.mean(axis=0) / scale, covariance)
+    return lambda x: normal.logpdf(x / scale) - np.log(scale).sum()
 
 
 def fit_mixture(rows: np.ndarray) -> LogProb:
