@@ -5,10 +5,11 @@
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
     python examples/train_table.py --uci=power --data_dir=... --limit_minutes=60
 
-Beside Real NVP are a normal distribution, a mixture of normal distributions and a kernel density
-estimate. All see the same rows, with uniform noise of the width to which each column is rounded.
-What an estimate can choose, it chooses by cross-validation or held-out rows within the rows that it
-is given. The log likelihoods are those of rows that it was not given.
+Real NVP is `tfr.FlowDensity`. Beside it are a normal distribution, a mixture of normal
+distributions and a kernel density estimate. All are fitted to the same rows, with uniform noise of
+the width to which each column is rounded, and scored by the density at the rows as they are. What
+an estimate can choose, it chooses by cross-validation or held-out rows within the rows that it is
+given. The log likelihoods are those of rows that it was not given.
 
 The UCI tables are those of Papamakarios, Pavlakou, Murray: Masked autoregressive flow. They have
 their own split; published results are printed beside the flow's. `--data_dir` is a folder of the
@@ -27,7 +28,6 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 # TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -35,7 +35,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import h5py
 import keras
 import numpy as np
-import tensorflow as tf
+import scipy.stats
 import tensorflow_probability as tfp
 from absl import app, flags, logging
 from sklearn import datasets
@@ -72,16 +72,6 @@ LogProb = Callable[[np.ndarray], np.ndarray]
 
 _NUM_COMPONENTS = [1, 2, 3, 4, 6, 8, 12]
 _BANDWIDTHS = np.geomspace(0.1, 2.0, 20)
-
-_MAX_DECIMALS = 9
-
-_COMMITTEE_ARCHITECTURE = {
-    "num_couplings": 4,
-    "num_blocks": 1,
-    "num_filters": 32,
-    "activation": "swish",
-}
-_STEPS_PER_VALIDATION = 50
 
 _UCI_ARCHITECTURE = {
     "num_filters": 128,
@@ -143,34 +133,37 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 def cross_validate() -> list[dict]:
     """Returns the log likelihood of each estimate, of rows in folds that it was not fitted to."""
-    rows = dequantize(load_table(FLAGS.dataset), FLAGS.seed)
+    rows = load_table(FLAGS.dataset)
     print(f"{FLAGS.dataset}: {len(rows):,} rows of {rows.shape[1]} columns")
-    committee = FlowCommittee(
-        rows.shape[1],
-        num_members=FLAGS.num_members,
-        max_steps=FLAGS.max_steps,
-        noise=FLAGS.noise,
-        num_couplings=FLAGS.num_couplings or 4,
-    )
-    estimates: dict[str, Callable[[np.ndarray], LogProb]] = {
-        "Real NVP": lambda train: committee.fit(train, FLAGS.seed).log_prob,
+    others: dict[str, Callable[[np.ndarray], LogProb]] = {
         "normal distribution": fit_normal,
         "mixture of normal distributions": fit_mixture,
         "kernel density estimate": fit_kde,
     }
-    log_probs = {name: np.zeros(len(rows)) for name in estimates}
+    log_probs = {name: np.zeros(len(rows)) for name in ("Real NVP", *others)}
     folds = KFold(FLAGS.num_folds, shuffle=True, random_state=FLAGS.seed)
+    rng = np.random.default_rng(FLAGS.seed)
     for i, (train, test) in enumerate(folds.split(rows)):
-        for name, fit in estimates.items():
-            log_probs[name][test] = fit(rows[train])(rows[test])
+        flow = tfr.FlowDensity(
+            FLAGS.num_members,
+            num_couplings=FLAGS.num_couplings or 4,
+            noise=FLAGS.noise,
+            max_steps=FLAGS.max_steps,
+            random_state=FLAGS.seed,
+        ).fit(rows[train])
+        log_probs["Real NVP"][test] = flow.score_samples(rows[test])
+        # The flow draws such noise anew in each step.
+        noise = rng.uniform(-0.5, 0.5, rows[train].shape) * flow.rounding_widths_
+        for name, fit in others.items():
+            log_probs[name][test] = fit(rows[train] + noise)(rows[test])
         means = ", ".join(f"{name} {each[test].mean():.2f}" for name, each in log_probs.items())
         print(f"fold {i + 1}: {means}", flush=True)
-    flow = log_probs["Real NVP"]
+    lead = {name: log_probs["Real NVP"] - each for name, each in log_probs.items()}
     return [
         {
             "estimate": name,
             "log_likelihood": mean_and_error(each),
-            **({} if each is flow else {"lead": mean_and_error(flow - each)}),
+            **({"lead": mean_and_error(lead[name])} if name in others else {}),
         }
         for name, each in log_probs.items()
     ]
@@ -211,177 +204,20 @@ def _read(path: pathlib.Path) -> np.ndarray:
     return rows[1:] if has_header else rows
 
 
-def rounding_widths(rows: np.ndarray) -> np.ndarray:
-    """Returns the power of ten to which a column is rounded, by the median of its values, [D].
-
-    Args:
-      rows: [N, D].
-    """
-    decimals = np.full(rows.shape, _MAX_DECIMALS)
-    for number in range(_MAX_DECIMALS - 1, -1, -1):
-        decimals[np.round(rows, number) == rows] = number
-    return 10.0 ** -np.median(decimals, axis=0)
-
-
-def dequantize(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the rows plus uniform noise of the width to which each column is rounded.
-
-    A density of rounded values has no upper bound: it can rise without limit at a value that occurs
-    often. With the noise, its log is at most the log probability of the rounded row, on average.
-
-    Args:
-      rows: [N, D].
-      seed: of the noise.
-    """
-    noise = np.random.default_rng(seed).uniform(size=rows.shape)
-    return rows + noise * rounding_widths(rows)
-
-
 # Estimates.
-
-
-class LinearMap:
-    """`z = (x - mean) matrix` for rows x [N, D].
-
-    Attributes:
-      log_det: log |det matrix|: log p(x) = log p(z) + log_det.
-    """
-
-    def __init__(self, mean: np.ndarray, matrix: np.ndarray) -> None:
-        self._mean, self._matrix = mean, matrix
-        self.log_det = float(np.linalg.slogdet(matrix)[1])
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return (rows - self._mean) @ self._matrix
-
-
-def standardizing(rows: np.ndarray) -> LinearMap:
-    """Returns the map that gives each column of `rows` mean 0 and variance 1."""
-    return LinearMap(rows.mean(axis=0), np.diag(1 / rows.std(axis=0)))
-
-
-def whitening(rows: np.ndarray) -> LinearMap:
-    """Returns the map that gives `rows` mean 0 and the identity as covariance."""
-    cholesky = np.linalg.cholesky(np.atleast_2d(np.cov(rows.T, ddof=0)))
-    return LinearMap(rows.mean(axis=0), np.linalg.inv(cholesky).T)
-
-
-class FlowCommittee:
-    r"""An equal mixture of flows, each of which holds out another fold of the rows to stop early.
-
-    So all rows are learned from. Before the flow comes the affine map that gives the rows zero mean
-    and unit covariance: a flow that starts as a rotation starts as a normal distribution with the
-    covariance of the data. Against overfitting, the networks are small and smooth, the rows get
-    normal noise anew in each step, and the base is a Student t distribution, so that a row far from
-    all others is not impossible.
-
-    The flows take turns in one `FlowModel`, which is traced once for all of them and for all calls
-    of `fit`.
-
-    #### References
-
-    Lakshminarayanan, Pritzel, Blundell: Simple and scalable predictive uncertainty estimation using
-    deep ensembles, section 2.4.
-    """
-
-    def __init__(
-        self,
-        num_columns: int,
-        *,
-        num_members: int = 5,
-        noise: float = 0.3,
-        max_steps: int = 2_000,
-        patience: int = 10,
-        learning_rate: float = 1e-3,
-        batch_size: int = 64,
-        degrees_of_freedom: float = 8.0,
-        **architecture: Any,
-    ) -> None:
-        """Constructs the committee.
-
-        Args:
-          num_columns: D.
-          num_members: number of flows.
-          noise: standard deviation of the noise in training, where the rows have 1.
-          max_steps: of the training of each flow.
-          patience: number of validations without improvement after which training stops.
-          learning_rate: of Adam.
-          batch_size: of training, at most the number of rows.
-          degrees_of_freedom: of the base distribution.
-          **architecture: of `RealNVPVector`, instead of four couplings with networks of one block
-            of 32 units.
-        """
-        self._num_members = num_members
-        self._noise = noise
-        self._max_steps = max_steps
-        self._patience = patience
-        self._batch_size = batch_size
-
-        def new_model() -> tfr.FlowModel:
-            base = tfd.Sample(tfd.StudentT(degrees_of_freedom, 0.0, 1.0), [num_columns])
-            flow = tfr.RealNVPVector(num_columns, **{**_COMMITTEE_ARCHITECTURE, **architecture})
-            return tfr.FlowModel(tfd.TransformedDistribution(base, flow))
-
-        self._new_model = new_model
-        self._model = new_model()
-        self._model.compile(tfr.FusedAdam(learning_rate, global_clipnorm=10.0))
-        self._model.build_optimizer()
-        self._fresh_optimizer = [v.numpy() for v in self._model.optimizer.variables]
-        self._members: list[tuple[LinearMap, list[np.ndarray]]] = []
-
-    def fit(self, rows: np.ndarray, seed: int = 0) -> FlowCommittee:
-        """Trains all flows anew on rows [N, D]; returns the committee."""
-        folds = KFold(self._num_members, shuffle=True, random_state=seed)
-        self._members = []
-        for i, (train, held_out) in enumerate(folds.split(rows)):
-            keras.utils.set_random_seed(self._num_members * seed + i)
-            to_white = whitening(rows[train])
-            self._train(*(to_white(rows[part]).astype(np.float32) for part in (train, held_out)))
-            self._members.append((to_white, self._model.get_weights()))
-        return self
-
-    def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of each row, float64 [N]."""
-        log_probs = []
-        for to_white, weights in self._members:
-            self._model.set_weights(weights)
-            latents = to_white(rows).astype(np.float32)
-            log_prob = self._model.predict(latents, batch_size=1_000, verbose=0)
-            log_probs.append(np.asarray(log_prob, np.float64) + to_white.log_det)
-        return np.logaddexp.reduce(log_probs, axis=0) - math.log(len(log_probs))
-
-    def _train(self, rows: np.ndarray, held_out: np.ndarray) -> None:
-        model = self._model
-        model.set_weights(self._new_model().get_weights())
-        for variable, value in zip(model.optimizer.variables, self._fresh_optimizer, strict=True):
-            variable.assign(value)
-        batches = tf.data.Dataset.from_tensor_slices(rows).shuffle(len(rows)).repeat()
-        batches = batches.batch(min(self._batch_size, len(rows)))
-        noise = self._noise
-        batches = batches.map(lambda x: x + noise * tf.random.normal(tf.shape(x)))
-        model.fit(
-            batches.prefetch(2),
-            steps_per_epoch=_STEPS_PER_VALIDATION,
-            epochs=math.ceil(self._max_steps / _STEPS_PER_VALIDATION),
-            validation_data=held_out,
-            validation_batch_size=1_000,
-            callbacks=[
-                keras.callbacks.EarlyStopping(patience=self._patience, restore_best_weights=True)
-            ],
-            verbose=0,
-        )
 
 
 def fit_normal(rows: np.ndarray) -> LogProb:
     """Returns the log density of the normal distribution with the moments of the rows."""
-    to_normal = whitening(rows)
-    constant = to_normal.log_det - rows.shape[1] / 2 * math.log(2 * math.pi)
-    return lambda x: constant - (to_normal(x) ** 2).sum(axis=1) / 2
+    scale = rows.std(axis=0)
+    covariance = np.cov((rows / scale).T, ddof=0)
+    normal = scipy.stats.multivariate_normal(rows.mean(axis=0) / scale, covariance)
+    return lambda x: normal.logpdf(x / scale) - np.log(scale).sum()
 
 
 def fit_mixture(rows: np.ndarray) -> LogProb:
     """Returns the log density of the mixture with the best number and kind of components."""
-    scale = standardizing(rows)
+    scale = rows.std(axis=0)
     search = GridSearchCV(
         GaussianMixture(reg_covar=1e-3, random_state=FLAGS.seed),
         {"n_components": _NUM_COMPONENTS, "covariance_type": ["full", "tied", "diag"]},
@@ -389,8 +225,8 @@ def fit_mixture(rows: np.ndarray) -> LogProb:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        search.fit(scale(rows))
-    return lambda x: search.score_samples(scale(x)) + scale.log_det
+        search.fit(rows / scale)
+    return lambda x: search.score_samples(x / scale) - np.log(scale).sum()
 
 
 def fit_kde(rows: np.ndarray) -> LogProb:
@@ -398,15 +234,17 @@ def fit_kde(rows: np.ndarray) -> LogProb:
 
     It is chosen whether distances are those of columns of variance 1, or of whitened rows.
     """
+    cholesky = np.linalg.cholesky(np.atleast_2d(np.cov(rows.T, ddof=0)))
     candidates = []
-    for scale in (standardizing(rows), whitening(rows)):
+    for matrix in (np.diag(1 / rows.std(axis=0)), np.linalg.inv(cholesky).T):
         search = GridSearchCV(KernelDensity(), {"bandwidth": _BANDWIDTHS}, cv=_inner_folds())
-        search.fit(scale(rows))
+        search.fit(rows @ matrix)
+        log_det = np.linalg.slogdet(matrix)[1]
         # The score is a sum over the rows of a fold.
-        score = search.best_score_ * FLAGS.num_folds / len(rows) + scale.log_det
-        candidates.append((score, scale, search))
-    _, scale, search = max(candidates, key=lambda each: each[0])
-    return lambda x: search.score_samples(scale(x)) + scale.log_det
+        score = search.best_score_ * FLAGS.num_folds / len(rows) + log_det
+        candidates.append((score, matrix, log_det, search))
+    _, matrix, log_det, search = max(candidates, key=lambda candidate: candidate[0])
+    return lambda x: search.score_samples(x @ matrix) + log_det
 
 
 def _inner_folds() -> KFold:

@@ -15,6 +15,8 @@ sys.path.insert(0, os.path.dirname(__file__))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What XLA computes is tested, and not how well LLVM optimizes it, which takes half of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Without it scikit-learn skips one of its checks of estimators.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     import tensorflow as tf

@@ -22,6 +22,7 @@ _ALLOWED_IMPORTS = {
     "evaluation": {"internal", "pixels", "bijectors", "distributions"},
     "data": {"internal", "pixels"},
     "outliers": {"internal"},
+    "density_estimator": {"internal", "bijectors", "training"},
     "plots": {"internal", "pixels"},
 }
 

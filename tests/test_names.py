@@ -11,6 +11,7 @@ import tfp_realnvp as tfr
 def test_dir_is_what_is_public():
     names = set(dir(tfr))
     assert {"FlowModel", "RealNVPImage", "log_prob", "data", "latents", "__version__"} <= names
+    assert "FlowDensity" in names
     assert names.isdisjoint({"bijectors", "internal", "training", "importlib", "Any"})
     for name in names:
         assert getattr(tfr, name) is not None

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfp_realnvp.bijectors import (
     PAPER_CONFIGURATIONS,
@@ -116,15 +116,22 @@ __all__ = [
 
 # Imported when they are used, so that the import of the package stays short.
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
+# This one needs scikit-learn.
+_MODULE_OF_CLASS = {"FlowDensity": "density_estimator"}
+if TYPE_CHECKING:
+    from tfp_realnvp.density_estimator import FlowDensity as FlowDensity
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _MODULE_OF_CLASS:
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF_CLASS[name]}")
+        return getattr(module, name)
     if name == "__version__":
         return importlib.metadata.version(__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_MODULES, "__version__"])
+    return sorted([*__all__, *_MODULES, *_MODULE_OF_CLASS, "__version__"])

@@ -134,8 +134,9 @@ assert lead.mean() > 2 * lead_error
 assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
-# `examples/train_table.py` goes further: it averages the densities of five flows, each of which
-# stops on another fifth of the rows, so that all rows are learned from.
+# `tfr.FlowDensity`, an estimator of scikit-learn, does all of this in one call, and goes further:
+# it averages the densities of five flows, each of which stops on another fifth of the rows, so that
+# all rows are learned from. `examples/train_table.py` compares it with other estimates.
 #
 # ## Outliers
 #

@@ -22,49 +22,7 @@ def script(load_script):
     return load_script("train_table")
 
 
-@pytest.fixture(scope="module")
-def committee(script):
-    return script.FlowCommittee(
-        2, num_members=2, max_steps=100, num_couplings=2, num_blocks=1, num_filters=8
-    )
-
-
-def test_the_committee_is_a_density(committee, script):
-    rows = _rows(60)
-    committee.fit(rows)
-    # Along the axes of the covariance, since the density is narrow.
-    to_white = script.whitening(rows)
-    along = np.linspace(-10, 10, 201)
-    white = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
-    matrix = np.linalg.inv(to_white(np.eye(2)) - to_white(np.zeros([1, 2])))
-    grid = rows.mean(axis=0) + white @ matrix
-    cell = (along[1] - along[0]) ** 2 * abs(np.linalg.det(matrix))
-    np.testing.assert_allclose(np.exp(committee.log_prob(grid)).sum() * cell, 1, atol=0.03)
-
-
-def test_the_committee_starts_anew(committee):
-    rows, other = _rows(60), _rows(60, seed=1)
-    first = committee.fit(rows, seed=3).log_prob(other)
-    committee.fit(other, seed=4)
-    np.testing.assert_allclose(committee.fit(rows, seed=3).log_prob(other), first, rtol=1e-4)
-    # Rows of the same density are as likely as these, about.
-    assert abs(first.mean() - committee.log_prob(rows).mean()) < 1
-
-
-@pytest.mark.parametrize("name", ["standardizing", "whitening"])
-def test_linear_maps(name, script):
-    rows = _rows(50)
-    to_unit = getattr(script, name)(rows)
-    z = to_unit(rows)
-    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-9)
-    np.testing.assert_allclose(z.std(axis=0), 1)
-    if name == "whitening":
-        np.testing.assert_allclose(np.cov(z.T, ddof=0), np.eye(2), atol=1e-9)
-    matrix = to_unit(np.eye(2)) - to_unit(np.zeros([1, 2]))
-    assert to_unit.log_det == pytest.approx(np.log(abs(np.linalg.det(matrix))))
-
-
-def test_cross_validation(tmp_path, run_script, capsys, script):
+def test_cross_validation(tmp_path, run_script, capsys):
     path = tmp_path / "table.csv"
     np.savetxt(path, _rows(60), delimiter=",", header="a,b", comments="")
     run_script(
@@ -80,17 +38,19 @@ def test_cross_validation(tmp_path, run_script, capsys, script):
         each["estimate"]: each for each in json.loads((tmp_path / "results.json").read_text())
     }
     assert len(results) == 4
-    # The normal distribution by hand.
-    rows, log_probs = script.dequantize(_rows(60), 0), np.zeros(60)
+    # The normal distribution by hand, with the variance of noise of width 0.01.
+    rows, log_probs = _rows(60), np.zeros(60)
     for train, test in KFold(3, shuffle=True, random_state=0).split(rows):
-        cholesky = np.linalg.cholesky(np.cov(rows[train].T, ddof=0))
-        normal = tfd.MultivariateNormalTriL(rows[train].mean(axis=0), cholesky)
+        covariance = np.cov(rows[train].T, ddof=0) + 0.01**2 / 12 * np.eye(2)
+        normal = tfd.MultivariateNormalTriL(
+            rows[train].mean(axis=0), np.linalg.cholesky(covariance)
+        )
         log_probs[test] = normal.log_prob(rows[test])
     expected = log_probs.mean(), log_probs.std() / np.sqrt(60)
     found = results["normal distribution"]
-    assert found["log_likelihood"] == pytest.approx(expected)
+    assert found["log_likelihood"] == pytest.approx(expected, abs=0.01)
     flow = results["Real NVP"]["log_likelihood"]
-    assert found["lead"][0] == pytest.approx(flow[0] - expected[0])
+    assert found["lead"][0] == pytest.approx(flow[0] - found["log_likelihood"][0])
     for each in results.values():
         assert abs(each["log_likelihood"][0] - expected[0]) < 2
     table = (tmp_path / "results.md").read_text()
@@ -139,16 +99,6 @@ def test_uci(tmp_path, run_script, script):
 def test_embedded_tables(name, shape, script):
     rows = script.load_table(name)
     assert rows.shape == shape and rows.dtype == np.float64
-    noisy = script.dequantize(rows, 0)
-    widths = script.rounding_widths(rows)
-    assert ((noisy >= rows) & (noisy - rows <= widths)).all()
-    # No two rows are equal now.
-    assert len(np.unique(noisy, axis=0)) == len(rows)
-
-
-def test_rounding_widths(script):
-    rows = [[1.0, 0.25, 3.0, 1 / 3], [20.0, 0.5, 4.5, 2 / 3], [7.0, 0.75, 5.0, 1 / 7]]
-    np.testing.assert_allclose(script.rounding_widths(np.array(rows)), [1, 0.01, 1, 1e-9])
 
 
 def test_files(tmp_path, script):

@@ -60,9 +60,8 @@ def test_the_example_of_the_readme_runs_with_the_wheel(wheel, tmp_path):
     readme = (_ROOT / "README.md").read_text()
     [example] = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[:1]
     script = tmp_path / "example.py"
-    lazy = [
-        f"tfp_realnvp.{name}" for name in ("data", "evaluation", "latents", "outliers", "plots")
-    ]
+    modules = ("data", "density_estimator", "evaluation", "latents", "outliers", "plots")
+    lazy = [f"tfp_realnvp.{name}" for name in modules]
     script.write_text(
         f"import sys\nimport tfp_realnvp\nassert sys.modules.keys().isdisjoint({lazy})\n"
         f"{example}\nprint(tfr.__file__)\n"

@@ -1,0 +1,184 @@
+"""The estimator of scikit-learn."""
+
+import pickle
+import random
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_wine, make_moons
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PowerTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import tfp_realnvp as tfr
+
+_TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
+
+
+def _rows(number, seed=0):
+    """Correlated rows of two columns of different units, rounded to 0.01."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(5.0, 2.0, number)
+    return np.round(np.stack([first, 30 * first + 10 * rng.normal(size=number)], axis=1), 2)
+
+
+@pytest.fixture(scope="module")
+def density():
+    return tfr.FlowDensity(random_state=0, **_TINY).fit(_rows(60))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    x, y = load_wine(return_X_y=True)
+    y = np.array(["barolo", "grignolino", "barbera"])[y]
+    x_train, x_test, y_train, y_test = train_test_split(x, y, random_state=0)
+    classifier = tfr.FlowDensity(random_state=0, **_TINY).fit(x_train, y_train)
+    return classifier, x_test, y_test
+
+
+# Interface.
+
+
+@parametrize_with_checks([tfr.FlowDensity(**_TINY)])
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_model_selection():
+    rows, labels = _rows(60), np.arange(60) % 2
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    search = GridSearchCV(density, {"degrees_of_freedom": [0.1, 8.0]}, cv=2).fit(rows)
+    # Most of the mass of a distribution with so few degrees of freedom is far out.
+    assert search.best_params_ == {"degrees_of_freedom": 8.0}
+    assert search.best_score_ == pytest.approx(cross_val_score(density, rows, cv=2).mean())
+    rows[:, 0] += 50 * labels
+    pipeline = make_pipeline(PowerTransformer(), density)
+    assert cross_val_score(pipeline, rows, labels, cv=2, scoring="roc_auc").mean() == 1
+
+
+def test_random_states():
+    rows = _rows(60)
+    state = random.getstate(), np.random.get_state()[1].tolist()
+    density = tfr.FlowDensity(random_state=3, **_TINY).fit(rows)
+    # Another fit in between, of the same architecture.
+    tfr.FlowDensity(random_state=4, **_TINY).fit(rows + 1)
+    log_probs = clone(density).fit(rows).score_samples(rows)
+    np.testing.assert_allclose(log_probs, density.score_samples(rows), rtol=1e-7)
+    other = clone(density).set_params(random_state=4).fit(rows).score_samples(rows)
+    assert abs(other - log_probs).max() > 1e-3
+    samples = [density.sample(5, random_state=seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(samples[0], samples[1])
+    assert abs(samples[0] - samples[2]).min() > 0
+    assert state == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_pickles_are_arrays(classifier):
+    classifier, x, _ = classifier
+    data = pickle.dumps(classifier)
+    assert b"tensorflow" not in data and b"keras" not in data
+    restored = pickle.loads(data)
+    np.testing.assert_array_equal(restored.predict_proba(x), classifier.predict_proba(x))
+
+
+def test_scikit_learn_is_optional(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tfp_realnvp.density_estimator")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r"FlowDensity needs scikit-learn, .*`pip install"):
+        _ = tfr.FlowDensity
+
+
+# The density.
+
+
+def test_the_integral_is_one(density):
+    # Along the axes of the covariance, since the density is narrow.
+    rows = _rows(60)
+    cholesky = np.linalg.cholesky(np.cov(rows.T))
+    along = np.linspace(-12, 12, 241)
+    grid = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2) @ cholesky.T
+    cell = (along[1] - along[0]) ** 2 * np.linalg.det(cholesky)
+    log_probs = density.score_samples(rows.mean(axis=0) + grid)
+    np.testing.assert_allclose(np.exp(log_probs).sum() * cell, 1, atol=0.02)
+
+
+def test_samples_have_the_moments_of_the_rows(density):
+    rows, samples = _rows(60), density.sample(4_000, random_state=0)
+    error = 5 * rows.std(axis=0) / np.sqrt(60)
+    assert (abs(samples.mean(axis=0) - rows.mean(axis=0)) < error).all()
+    np.testing.assert_allclose(np.corrcoef(samples.T), np.corrcoef(rows.T), atol=0.05)
+    assert abs(density.score(samples) - density.score(rows)) < 0.7
+
+
+def test_training_finds_more_than_moments():
+    train, test = np.split(make_moons(500, noise=0.1, random_state=0)[0], [300])
+    options = {"num_flows": 2, "noise": 0.1, "learning_rate": 3e-3, "random_state": 0}
+    before, after = (
+        tfr.FlowDensity(max_steps=steps, **options).fit(train).score(test) for steps in (1, 200)
+    )
+    assert after > before + 0.2
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rounding(dtype):
+    rows = np.array([[1, 0.25, 3, 1 / 3], [20, 0.5, 4.5, 2 / 3], [7, 0.75, 5, 1 / 7]], dtype)
+    density = tfr.FlowDensity(**_TINY).fit(np.tile(rows, [2, 1]))
+    np.testing.assert_allclose(density.rounding_widths_[:3], [1, 0.01, 1])
+    assert density.rounding_widths_[3] <= 1e-7
+    assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
+
+
+def test_units_and_constant_columns():
+    rows = np.random.default_rng(0).normal(size=[30, 2])
+    rows = np.concatenate([rows, np.ones([30, 1]), np.full([30, 1], np.pi)], axis=1)
+    units = np.array([1e-12, 1e9, 1, 1])
+    density = tfr.FlowDensity(dequantize=False, random_state=0, **_TINY)
+    log_probs = density.fit(rows).score_samples(rows)
+    scaled = density.fit(rows * units).score_samples(rows * units)
+    np.testing.assert_allclose(scaled, log_probs - np.log(units).sum(), rtol=1e-6)
+    # What was never seen is unlikely.
+    assert density.score(rows * units + [0, 0, 1, 0]) < scaled.mean() - 2
+
+
+# Classes.
+
+
+def test_bayes_rule(classifier):
+    classifier, x, y = classifier
+    assert classifier.classes_.tolist() == ["barbera", "barolo", "grignolino"]
+    proba, log_prob = classifier.predict_proba(x), classifier.score_samples(x)
+    # p(x | y) of a class alone.
+    joint = np.log(proba) + log_prob[:, np.newaxis]
+    index = np.searchsorted(classifier.classes_, y)
+    expected = (joint - np.log(classifier.class_prior_))[np.arange(len(y)), index].mean()
+    assert classifier.score(x, y) == pytest.approx(expected)
+    assert (classifier.predict(x) == y).mean() > 0.9
+    samples = classifier.sample(100, y="barolo", random_state=0)
+    assert (classifier.predict(samples) == "barolo").mean() > 0.9
+    shares = (classifier.predict(classifier.sample(500, random_state=0)) == "barolo").mean()
+    assert abs(shares - classifier.class_prior_[1]) < 0.1
+
+
+def test_a_class_of_one_row():
+    rows, labels = _rows(20), np.array(["many"] * 19 + ["one"])
+    rows[-1] = 20, 100
+    classifier = tfr.FlowDensity(random_state=0, **_TINY).fit(rows, labels)
+    assert classifier.predict(rows).tolist() == labels.tolist()
+
+
+def test_errors(density, classifier):
+    with pytest.raises(ValueError, match=r"expected a call of fit\(X, y\) with labels"):
+        density.predict(_rows(2))
+    classifier, x, y = classifier
+    with pytest.raises(ValueError, match=r"one of the classes \['barbera', .*, got 'merlot'"):
+        classifier.sample(1, y="merlot")
+    with pytest.raises(ValueError, match=r"one of the classes .*, got 'merlot'"):
+        classifier.score(x, np.where(y == "barolo", "merlot", y))
+    # After a fit without labels there are no classes.
+    refitted = clone(classifier).fit(_rows(20), np.arange(20) % 2).fit(_rows(20))
+    assert not hasattr(refitted, "classes_")
+    for name, value in (("num_flows", 1), ("max_steps", 0), ("noise", -1), ("learning_rate", 0)):
+        with pytest.raises(ValueError, match=name.split("_")[0]):
+            tfr.FlowDensity(**{name: value}).fit(_rows(20))
