@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPVector
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.optimizers import FusedAdam
@@ -27,10 +27,6 @@ try:
     from sklearn.utils.validation import check_is_fitted
 except ImportError as error:
     raise missing_package("FlowDensity", "scikit-learn") from error
-try:
-    from sklearn.utils.validation import validate_data
-except ImportError:  # before scikit-learn 1.6
-    validate_data = BaseEstimator._validate_data
 
 __all__ = ["FlowDensity"]
 
@@ -176,10 +172,10 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         self.__dict__.pop("classes_", None)
         options = {"dtype": [np.float64, np.float32], "ensure_min_samples": 2}
         if y is None:
-            rows = validate_data(self, X, **options)
+            rows = private_api.validate_data(self, X, **options)
             groups = np.zeros(len(rows), int)
         else:
-            rows, y = validate_data(self, X, y, **options)
+            rows, y = private_api.validate_data(self, X, y, **options)
             check_classification_targets(y)
             self.classes_, groups = np.unique(y, return_inverse=True)
         # In the type of the rows: as float64, float32 numbers have no few decimals.
@@ -305,7 +301,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, dtype=np.float64)
+        rows = private_api.validate_data(self, X, reset=False, dtype=np.float64)
         with _LOCK:
             log_probs = [
                 np.logaddexp.reduce([flow.log_prob(self._model(), rows) for flow in mixture])

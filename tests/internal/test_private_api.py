@@ -50,7 +50,10 @@ _PURPOSES = {
     "should_record_backprop": "knowing whether a gradient tape watches a tensor",
     "stop_recording": "keeping the activations of a part that is computed again off the tape",
     "train_validation_split": "splitting arrays as Keras does",
+    "validate_data": "checking tables as scikit-learn does, also before its release 1.6",
 }
+# Public, as the documentation of Python's named tuples says.
+_OF_NAMED_TUPLES = {"_asdict", "_fields", "_replace"}
 
 
 def _imports():
@@ -119,7 +122,8 @@ def test_the_attribute_exists(owner, name):
 
 
 def _is_private(name):
-    return name.startswith("_") and not name.endswith("__")
+    is_special = name.endswith("__") or name in _OF_NAMED_TUPLES
+    return name.startswith("_") and not is_special
 
 
 def _trees():
@@ -421,3 +425,12 @@ def test_predict_without_a_batch(private_api):
     except private_api.NoBatchError:
         return
     _works("NoBatchError", False)
+
+
+def test_checking_a_table(private_api):
+    base = pytest.importorskip("sklearn.base")
+    estimator = base.BaseEstimator()
+    rows = private_api.validate_data(estimator, [[1, 2], [3, 4]], dtype=np.float64)
+    _works("validate_data", (rows.dtype, estimator.n_features_in_) == (np.float64, 2))
+    with pytest.raises(ValueError, match="2 features"):
+        private_api.validate_data(estimator, [[1.0]], reset=False)

@@ -77,6 +77,7 @@ __all__ = [
     "should_record_backprop",
     "stop_recording",
     "train_validation_split",
+    "validate_data",
 ]
 
 tfb = tfp.bijectors
@@ -163,3 +164,12 @@ def adam_moments(
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:
     """Assigns to this replica's copy of a variable, without the reduction that `assign` makes."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+
+
+def validate_data(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+    """Returns the checked data of an estimator; private before scikit-learn 1.6."""
+    try:
+        from sklearn.utils.validation import validate_data as validate
+    except ImportError:
+        return estimator._validate_data(*args, **kwargs)
+    return validate(estimator, *args, **kwargs)
