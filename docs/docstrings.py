@@ -58,6 +58,10 @@ def connect(app: Any, constants: Mapping[str, str]) -> None:
             text = constants[name]
             if isinstance(obj, dict):
                 text += f"\n\n```\n{pprint.pformat(obj, width=90)}\n```"
+        elif what == "class" and not getattr(obj.__init__, "__module__", "tfp_realnvp").startswith(
+            "tfp_realnvp"
+        ):
+            text = inspect.getdoc(obj)  # without that of a constructor of TFP
         # Napoleon takes what precedes a colon for a type.
         prefix = ": " if what in ("attribute", "data", "property") else ""
         lines[:] = (prefix + markdown_to_rst(text)).split("\n")
