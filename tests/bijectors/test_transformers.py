@@ -259,8 +259,9 @@ def test_the_inverse_of_mixtures_with_large_parameters(size):
     x = results[0]
     distance = 16 * np.finfo(np.float32).eps * (1 + np.abs(x))
     below, at, above = (mixture.inverse(x + k * distance, parameters)[0] for k in (-1, 0, 1))
-    # What the rounding to float32 can make of z: that of x, and that of a logit times up to 20.
-    rounding = above - below + 1e-4 * (1 + np.abs(z))
+    # What the rounding to float32 can make of z: that of x, and that of logits, times exp(a).
+    epsilon = np.finfo(np.float32).eps
+    rounding = above - below + 32 * epsilon * np.exp(3) * (1 + np.abs(z))
     assert (np.abs(at - z) <= rounding.numpy()).all()
 
 

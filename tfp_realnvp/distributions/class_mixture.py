@@ -25,7 +25,7 @@ class ClassMixture(tfd.MixtureSameFamily):
 
     `conditional_input` has the labels. As the base of a flow it makes a classifier of few labels:
     `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of the rows with a label, and `log p(x)` of
-    those whose label is -1. The flow itself is the same for all classes. `class_log_probs` is
+    those whose label is -1. The bijector does not depend on the class. `class_log_probs` is
     `log p(y | x)`; `flow.log_prob(x)` is `log p(x)`. Means that start far apart separate the
     classes.
 

@@ -367,7 +367,8 @@ def _sample_chains(
         ),
         num_burnin_steps,
         target_accept_prob=0.75,
-        # Of the chains of an event. The arithmetic mean lets some of them get stuck.
+        # The acceptance rate is averaged over the chains of an event. By an arithmetic mean, chains
+        # that reject all proposals would hide behind the others, and stay where they are.
         reduce_fn=tfp.math.reduce_log_harmonic_mean_exp,
     )
 

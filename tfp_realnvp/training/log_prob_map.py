@@ -87,7 +87,7 @@ def log_prob_map(
 
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution, or the distribution or its
-        base is another one.
+        base is not of a kind named above.
       ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
     """
     if not isinstance(model, FlowModel):

@@ -163,7 +163,7 @@ class _Mixture(NamedTuple):
             log_tails.append(log_tail)
             log_densities.append(log_cdf + log_tail - log_weighted_scale)
         log_cdf, log_tail = _log_sum_exp(log_cdfs), _log_sum_exp(log_tails)
-        # Of weights with the sum W, each of the three terms has the factor W.
+        # The weights have the sum W, not 1, so that F, 1 - F and f are each W times too large.
         log_sum = _log_sum_exp([log_cdf, log_tail])
         return log_cdf - log_tail, _log_sum_exp(log_densities) + log_sum - log_cdf - log_tail
 
