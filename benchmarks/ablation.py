@@ -51,6 +51,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "quarter-rate": {"optimizer": {"learning_rate": 1e-3}},
     "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 8e-3}},
     "adamw": {"optimizer": {"class": "AdamW"}},
+    "muon": {"optimizer": {"class": "Muon"}},
     "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},
 }
 
@@ -154,7 +155,8 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     model = tfr.FlowModel(flow, dequantizer=dequantizer, seed=seed)
     options = {"learning_rate": _LEARNING_RATE, **settings.get("optimizer", {})}
     peak = options["learning_rate"]
-    optimizer_class = getattr(keras.optimizers, options.pop("class", ""), tfr.FusedAdam)
+    name = options.pop("class", "FusedAdam")
+    optimizer_class = getattr(tfr, name, None) or getattr(keras.optimizers, name)
     model.compile(optimizer_class(**options, global_clipnorm=100.0))
     batches = image_dataset(
         train, _BATCH_SIZE, shuffle=True, flip=True, repeat=True, drop_remainder=True, seed=seed

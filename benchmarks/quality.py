@@ -32,7 +32,7 @@ __all__ = ["main"]
 
 _NUM_SAMPLES = 1000
 
-# The peak of ours; the others keep Adam's 1e-3.
+# The peak of ours, by Muon; the others keep Adam's 1e-3.
 _LEARNING_RATE = 4e-3
 
 
@@ -78,11 +78,15 @@ def _make(flags: argparse.Namespace, image_shape: tuple[int, ...], in_bfloat16: 
         return make(size, autocast=in_bfloat16)
     import keras
 
+    import tfp_realnvp as tfr
+
     keras.utils.set_random_seed(flags.seed)
     if name == "glow":
         return make(size, num_blocks=3, num_steps=4, num_hidden=64)
     policy = "mixed_bfloat16" if in_bfloat16 else "float32"
-    return make(dataclasses.replace(size, batch_size=16), policy=policy, compact=True)
+    contender = make(dataclasses.replace(size, batch_size=16), policy=policy, compact=True)
+    contender.model.compile(tfr.Muon(_LEARNING_RATE, global_clipnorm=100.0))
+    return contender
 
 
 def _train(contender: Any, images: np.ndarray, start: float, flags: argparse.Namespace) -> int:

@@ -57,6 +57,7 @@ from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.log_prob import log_prob
 from tfp_realnvp.training.log_prob_map import log_prob_map
+from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.optimizers import FusedAdam
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "InvertibleConv1x1",
     "LearningRateBudget",
     "LogisticMixture",
+    "Muon",
     "NonFiniteLossError",
     "PixelLogit",
     "RationalQuadraticSpline",

@@ -361,7 +361,7 @@ def test_the_start_of_compact():
     flow = tfr.RealNVPImage.compact((8, 8, 3), **options)
     y = ft.pixels([2, 8, 8, 3])
     x, ildj = flow.inverse_and_log_det(tf.identity(y))
-    logits, ildj_of_logit = tfr.PixelLogit().inverse_and_log_det(y)
+    logits, ildj_of_logit = tfr.PixelLogit(0.25).inverse_and_log_det(y)
     norms = [np.linalg.norm(np.reshape(each, [2, -1]), axis=1) for each in (x, logits)]
     np.testing.assert_allclose(*norms, rtol=1e-5)
     np.testing.assert_allclose(ildj, ildj_of_logit, rtol=1e-5)
@@ -369,6 +369,15 @@ def test_the_start_of_compact():
     # And none without them.
     flow = tfr.RealNVPImage.compact((8, 8, 3), invertible_conv=False, **options)
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_logit_of_compact():
+    options = {"num_filters": 4, "num_couplings": 1}
+    for channels, alpha in ((3, 0.25), (1, 0.05), (4, 0.05)):
+        flow = tfr.RealNVPImage.compact((8, 8, channels), **options)
+        assert flow.parameters["alpha"] == alpha
+    flow = tfr.RealNVPImage.compact((8, 8, 3), alpha=0.1, **options)
+    assert flow.parameters["alpha"] == 0.1
 
 
 def test_additive_couplings_have_the_log_det_of_the_rest():

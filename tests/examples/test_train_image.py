@@ -356,6 +356,7 @@ def test_other_averages_are_refused(averaged, run_script):
         (("--optimizer=adamax", "--configuration=compact"), 8e-3, None),
         (("--optimizer=adamw", "--configuration=compact"), 4e-3, 4e-3),
         (("--optimizer=adamw", "--weight_decay=0"), 1e-3, 0.0),
+        (("--optimizer=muon",), 1e-3, None),
     ],
 )
 def test_optimizers(options, learning_rate, weight_decay, train, monkeypatch):
@@ -492,7 +493,8 @@ def test_digits(options, expected, configure):
 def test_compact(options, learning_rate, images, configure):
     flags, configuration, _ = configure(f"--dataset={images}", *options)
     assert configuration == "compact"
-    assert {"--batch_size=16", f"--learning_rate={learning_rate}"} <= flags
+    optimizer = [option for option in options if "optimizer" in option] or ["--optimizer=muon"]
+    assert {"--batch_size=16", f"--learning_rate={learning_rate}", *optimizer} <= flags
 
 
 @pytest.mark.parametrize(

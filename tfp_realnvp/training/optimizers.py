@@ -168,7 +168,7 @@ class FusedAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable."""
-        self._update(gradient, variable, self._scalars(learning_rate, variable.dtype))
+        self._update([gradient], [variable], learning_rate)
 
     def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         if self.global_clipnorm is None:
@@ -189,22 +189,22 @@ class FusedAdam(keras.optimizers.Adam):
         # Keras sums gradients over replicas, even over a single one, by a `tf.custom_gradient`,
         # which keeps the graph of the step for the life of the process.
         variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
-        dtypes = {variable.dtype for variable in variables}
-        scalars = {dtype: self._scalars(learning_rate, dtype) for dtype in dtypes}
-        for gradient, variable in zip(grads, variables, strict=True):
-            self._update(gradient, variable, scalars[variable.dtype])
+        self._update(grads, variables, learning_rate)
 
     def _update(
-        self, gradient: tf.Tensor, variable: tf.Variable, scalars: dict[str, tf.Tensor]
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[Any], learning_rate: Any
     ) -> None:
-        first, second = private_api.adam_moments(self, variable)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=first.value.handle,
-            v=second.value.handle,
-            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
-            **scalars,
-        )
+        dtypes = {variable.dtype for variable in variables}
+        scalars = {dtype: self._scalars(learning_rate, dtype) for dtype in dtypes}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            first, second = private_api.adam_moments(self, variable)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=first.value.handle,
+                v=second.value.handle,
+                grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
+                **scalars[variable.dtype],
+            )
 
     def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
         """Returns the scalar arguments of the kernel."""

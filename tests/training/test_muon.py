@@ -1,0 +1,143 @@
+"""Steps of Muon, compared with those of singular value decompositions in NumPy."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_MODES = {
+    "eager": lambda function: function,
+    "function": tf.function,
+    "xla": lambda function: tf.function(function, jit_compile=True),
+}
+# Two of the same shape as matrices, so that they are a group.
+_KERNELS = {
+    "kernel": (4, 6),
+    "input_kernel": (2, 2, 1, 6),
+    "output_kernel": (3, 3, 2, 4),
+    "block_kernels": (2, 5, 5),
+    "skip_kernels": (2, 3, 3, 1, 2),
+}
+_OTHERS = {"bias": (6,), "table": (4, 6), "kernels": (2, 2, 3, 3), "condition_kernel": (3, 4, 6)}
+
+
+def _values(seed, shapes, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(dtype) for shape in shapes.values()]
+
+
+def _trained(optimizer, shapes, gradients, mode="function", make=keras.Variable):
+    dtype = gradients[0][0].dtype.name
+    values = zip(shapes, _values(0, shapes, dtype), strict=True)
+    variables = [make(value, dtype=dtype, name=name) for name, value in values]
+    optimizer.build(variables)
+    step = _MODES[mode](lambda gradients: optimizer.apply(gradients, variables))
+    for each in gradients:
+        step([tf.convert_to_tensor(gradient) for gradient in each])
+    return [variable.numpy() for variable in variables]
+
+
+def _direction(matrices):
+    """Returns the singular vectors with the singular values of five Newton-Schulz steps."""
+    u, s, v = np.linalg.svd(matrices, full_matrices=False)
+    s = s / np.linalg.norm(s, axis=-1, keepdims=True)
+    for _ in range(5):
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    return (u * s[..., None, :]) @ v
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("mode", _MODES)
+def test_kernels(mode, dtype):
+    gradients = [_values(seed, _KERNELS, dtype) for seed in (1, 2, 3)]
+    actual = _trained(tfr.Muon(0.125, momentum=0.75), _KERNELS, gradients, mode)
+    expected = _values(0, _KERNELS, "float64")
+    for i, (name, shape) in enumerate(_KERNELS.items()):
+        stack = shape[0] if name.endswith("s") else 1
+        m = 0.0
+        for each in gradients:
+            g = each[i].astype("float64")
+            m = 0.75 * m + 0.25 * g
+            average = (0.75 * m + 0.25 * g).reshape(stack, -1, shape[-1])
+            step = 0.125 * 0.2 * np.sqrt(max(average.shape[1:])) * _direction(average)
+            expected[i] -= step.reshape(shape)
+        assert np.abs(actual[i] - _values(0, _KERNELS)[i]).max() > 1e-2
+        tolerance = 1e-4 if dtype == "float32" else 1e-9
+        np.testing.assert_allclose(actual[i], expected[i], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("make", [keras.Variable, tf.Variable])
+def test_other_variables_are_those_of_adam(make):
+    gradients = [_values(seed, _OTHERS) for seed in (1, 2)]
+    results = [
+        _trained(optimizer(0.1), _OTHERS, gradients, make=make)
+        for optimizer in (tfr.Muon, tfr.FusedAdam)
+    ]
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_variables_of_tensorflow():
+    gradients = [_values(seed, _KERNELS) for seed in (1, 2)]
+    results = [
+        _trained(tfr.Muon(0.1), _KERNELS, gradients, make=make)
+        for make in (keras.Variable, tf.Variable)
+    ]
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_gradient_of_zero_changes_nothing():
+    [kernel] = _trained(tfr.Muon(0.1), {"kernel": (3, 2)}, [[np.zeros([3, 2], "float32")]])
+    np.testing.assert_array_equal(kernel, _values(0, {"kernel": (3, 2)})[0])
+
+
+def test_a_gradient_that_is_not_finite_is_not_hidden_and_does_not_spread():
+    shapes = {"kernel": (3, 2), "input_kernel": (3, 2)}
+    gradients = _values(1, shapes)
+    gradients[0][1, 1] = np.nan
+    first, second = _trained(tfr.Muon(0.1), shapes, [gradients])
+    assert np.isnan(first).all() and np.isfinite(second).all()
+
+
+def test_weight_decay():
+    shapes, options = {"kernel": (3, 2)}, {"weight_decay": 0.5}
+    gradients = [_values(1, shapes)]
+    (plain,), (decayed,) = (_trained(tfr.Muon(0.1, **o), shapes, gradients) for o in ({}, options))
+    np.testing.assert_allclose(decayed, plain - 0.05 * _values(0, shapes)[0], rtol=1e-5)
+
+
+def test_serialization():
+    optimizer = tfr.Muon(1e-2, momentum=0.8, global_clipnorm=3.0)
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is tfr.Muon and again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": -0.1}])
+def test_errors(options):
+    with pytest.raises(ValueError, match=r"Muon: expected a momentum in \[0, 1\), got"):
+        tfr.Muon(**options)
+
+
+@pytest.mark.parametrize("make", [tfr.RealNVPImage, tfr.RealNVPImage.compact])
+def test_kernels_of_a_flow(make):
+    """Steps have the length that they are to have, which those of Adam have not."""
+    shape, rate = (8, 8, 1), 1e-2
+    flow = ft.randomize(make(shape, num_scales=2, num_filters=4))
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(shape), flow))
+    model.compile(tfr.Muon(rate))
+    before = {v.path: v.numpy() for v in model.trainable_variables}
+    model.fit(ft.grey_levels(16, shape), batch_size=16, verbose=0)
+    lengths = [
+        np.sqrt(np.mean((v.numpy() - before[v.path]) ** 2)) / (0.2 * rate)
+        for v in model.trainable_variables
+        if v.path.rsplit("/")[-1] in ("kernel", "input_kernel", "output_kernel", "block_kernels")
+    ]
+    assert len(lengths) > 20 and 0.3 < min(lengths) and max(lengths) < 1.21

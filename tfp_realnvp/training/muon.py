@@ -1,0 +1,139 @@
+"""Muon: steps of kernels along orthogonal matrices."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.training.optimizers import FusedAdam
+
+__all__ = ["Muon"]
+
+# Of the polynomial a s + b s³ + c s⁵. Five steps move singular values in [0.002, 1] to between 0.68
+# and 1.21.
+_COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5
+# The root mean square of an update, relative to the learning rate. About that of Adam.
+_ROOT_MEAN_SQUARE = 0.2
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class Muon(FusedAdam):
+    r"""Steps of kernels along orthogonal matrices; Adam for all other variables.
+
+    A kernel is a matrix of n inputs and m outputs. That of a convolution, [h, w, C, F], has n = h w
+    C. With the gradient G at each step, and the singular value decomposition `U S Vᵀ` of its
+    average,
+
+    ```
+    M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G
+    kernel <- kernel - learning_rate * 0.2 * sqrt(max(n, m)) * U Vᵀ
+    ```
+
+    A step is as long in directions in which gradients are small as in others. Five Newton-Schulz
+    steps approximate `U Vᵀ`: its singular values are between 0.68 and 1.21, but for those that were
+    below 0.002 of the norm of S. The root mean square of the elements of a step is about 0.2 times
+    the learning rate, near that of Adam, so that both can have the same rate.
+
+    Kernels are variables named `kernel` or `..._kernel` with two or four axes, as in Keras's dense
+    and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
+    in the networks of this package.
+
+    `RealNVPImage.compact` reaches the same bits/dim in less than half of the steps, see
+    `benchmarks/README.md`. `keras.optimizers.Muon` updates kernels of convolutions by Adam.
+
+    #### Example
+
+    >>> import keras, numpy as np, tfp_realnvp as tfr
+    >>> kernel = keras.Variable(np.zeros([2, 2]), name="kernel")
+    >>> optimizer = tfr.Muon(0.1)
+    >>> optimizer.apply([keras.ops.convert_to_tensor([[3.0, 0.0], [0.0, -0.3]])], [kernel])
+    >>> bool((abs(np.diag(kernel)) > 0.6 * 0.1 * 0.2 * 2 ** 0.5).all())
+    True
+
+    #### References
+
+    Jordan and others: Muon, an optimizer for hidden layers in neural networks, 2024. Liu and
+    others: Muon is scalable for LLM training, 2025, eq. 4, for the factor of the step.
+    """
+
+    def __init__(self, learning_rate: Any = 0.004, momentum: float = 0.95, **kwargs: Any) -> None:
+        """Constructs the optimizer.
+
+        Args:
+          learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
+          momentum: μ, in [0, 1).
+          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are those of Adam, for the
+            other variables.
+
+        Raises:
+          ValueError: if a number is out of range.
+        """
+        expected = "Muon: expected a momentum in [0, 1)"
+        validation.real(momentum, lambda x: 0 <= x < 1, expected)
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+
+    def _update(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        groups: dict[Any, list[tuple[tf.Tensor, Any]]] = collections.defaultdict(list)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            groups[_kernel_shape(variable)].append((gradient, variable))
+        if others := groups.pop(None, []):
+            super()._update([g for g, _ in others], [v for _, v in others], learning_rate)
+        # Kernels of the same shape go together, so that a step has few operations.
+        for (_, inputs, outputs), group in groups.items():
+            averages = []
+            for gradient, variable in group:
+                first, _ = private_api.adam_moments(self, variable)
+                gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+                mean = self._mean(tf.convert_to_tensor(first.value), gradient)
+                private_api.assign_on_replica(first.value, mean)
+                average = tf.reshape(self._mean(mean, gradient), [-1, inputs, outputs])
+                averages.append(average)
+            directions = _orthogonalized(tf.concat(averages, axis=0))
+            rate = tf.cast(learning_rate, directions.dtype)
+            steps = rate * _ROOT_MEAN_SQUARE * math.sqrt(max(inputs, outputs)) * directions
+            sizes = [average.shape[0] for average in averages]
+            for (_, variable), step in zip(group, tf.split(steps, sizes), strict=True):
+                step = tf.reshape(step, variable.shape)
+                private_api.assign_on_replica(variable, tf.convert_to_tensor(variable) - step)
+
+    def _mean(self, mean: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        return self.momentum * mean + (1 - self.momentum) * gradient
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `from_config`."""
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+def _kernel_shape(variable: Any) -> tuple[tf.DType, int, int] | None:
+    """Returns dtype, inputs and outputs of kernels, in one variable; `None` for other variables."""
+    *_, name = re.sub(r"(/replica_\d+)?(:\d+)?$", "", variable.name).split("/")
+    shape = tuple(variable.shape)
+    if name.endswith("_kernels"):
+        shape = shape[1:]
+    elif name != "kernel" and not name.endswith("_kernel"):
+        return None
+    if len(shape) not in (2, 4):
+        return None
+    return variable.dtype, math.prod(shape[:-1]), shape[-1]
+
+
+def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
+    """Returns matrices [N, n, m] with the same singular vectors and singular values near 1."""
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = tf.linalg.matrix_transpose(matrices) if is_tall else matrices
+    a, b, c = _COEFFICIENTS
+    x = tf.math.divide_no_nan(x, tf.norm(x, axis=[-2, -1], keepdims=True))
+    for _ in range(_NUM_STEPS):
+        squares = tf.matmul(x, x, transpose_b=True)
+        x = a * x + tf.matmul(b * squares + c * tf.matmul(squares, squares), x)
+    return tf.linalg.matrix_transpose(x) if is_tall else x
