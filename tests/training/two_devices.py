@@ -65,6 +65,7 @@ def clipping(two):
     for make in (
         lambda: keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=1e-2),
         lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, global_clipnorm=1e-2),
+        lambda: tfr.Muon(1e-2, epsilon=1e-2, global_clipnorm=1e-2),
     ):
         expected = _fit(_ONE, ft.grey_levels(24), optimizer=make)
         actual = _fit(two, ft.grey_levels(24), optimizer=make)
