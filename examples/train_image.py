@@ -60,6 +60,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("num_couplings", None, "Couplings of each scale, all of jet.", lower_bound=1)
 flags.DEFINE_integer("patch_size", None, "Side of the patches of jet.", lower_bound=1)
+flags.DEFINE_float(
+    "alpha", None, "α of the logit of pixel values; default: 0.05, for compact and color 0.25."
+)
 flags.DEFINE_enum(
     "transformer",
     None,
@@ -327,7 +330,7 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
             arguments[name] = getattr(images, name)
-    sizes = ("num_scales", "num_blocks", "num_filters", "num_couplings", "patch_size")
+    sizes = ("num_scales", "num_blocks", "num_filters", "num_couplings", "patch_size", "alpha")
     options = ("transformer", "invertible_conv", "split_prior", "attention", "condition_dropout")
     for name in (*sizes, *options):
         if FLAGS[name].value is not None:

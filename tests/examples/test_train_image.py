@@ -484,15 +484,16 @@ def test_digits(options, expected, configure):
 @pytest.mark.parametrize(
     ("options", "learning_rate"),
     [
-        ((), 4e-3),
+        (("--alpha=0.1",), 4e-3),
         (("--transformer=affine", "--optimizer=adamax"), 8e-3),
         (("--transformer=logistic_mixture",), 1e-3),
         (("--attention=2",), 1e-3),
     ],
 )
 def test_compact(options, learning_rate, images, configure):
-    flags, configuration, _ = configure(f"--dataset={images}", *options)
+    flags, configuration, arguments = configure(f"--dataset={images}", *options)
     assert configuration == "compact"
+    assert arguments.get("alpha") == (0.1 if "--alpha=0.1" in options else None)
     optimizer = [option for option in options if "optimizer" in option] or ["--optimizer=muon"]
     assert {"--batch_size=16", f"--learning_rate={learning_rate}", *optimizer} <= flags
 
