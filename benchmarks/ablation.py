@@ -1,10 +1,11 @@
 """What each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
 
-The row `plain` has neither 1×1 convolutions nor split priors, and fewer, wider networks than
-`RealNVPImage.compact`. The others add to it; `conv1x1+split-prior+deeper` is `compact`. Each trains
-from scratch in a process of its own, for equal time or for equal steps, and is evaluated on the
-test images. A run has the machine for itself; with `--side_by_side` it has one core, and as many
-run at once as there are cores.
+The row `plain` has neither 1×1 convolutions nor split priors, fewer, wider networks than
+`RealNVPImage.compact`, the paper's logit of pixel values, and Adam. The others add to it;
+`conv1x1+split-prior+deeper+linear+muon` is `compact` with its optimizer. Each row trains from
+scratch in a process of its own, for equal time or for equal steps, and is evaluated on the test
+images. A run has the machine for itself; with `--side_by_side` it has one core, and as many run at
+once as there are cores.
 
 ```
 python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side
@@ -46,6 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "conv1x1": {"flow": {"invertible_conv": True}},
     "split-prior": {"flow": {"split_prior": True}},
     "attention": {"flow": {"attention": 4}},
+    "linear": {"flow": {"alpha": 0.25}},
     "variational": {"dequantizer": {}},
     "half-rate": {"optimizer": {"learning_rate": 2e-3}},
     "quarter-rate": {"optimizer": {"learning_rate": 1e-3}},
@@ -60,6 +62,7 @@ _PLAIN = {
     "num_couplings": 3,
     "invertible_conv": False,
     "split_prior": False,
+    "alpha": 0.05,
 }
 _LEARNING_RATE, _BATCH_SIZE, _NUM_DRAWS = 4e-3, 16, 4
 

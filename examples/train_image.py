@@ -247,7 +247,8 @@ def fill_in_defaults() -> data.ImageBatches:
         FLAGS.configuration is None and (FLAGS.preset or is_digits)
     )
     FLAGS.configuration = "paper" if is_paper else "jet" if is_jet else "compact"
-    defaults = dict(_JET if is_jet else _DIGITS if is_digits else _PAPER if is_paper else _COMPACT)
+    paper = _DIGITS if is_digits else _PAPER
+    defaults = dict(paper if is_paper else _JET if is_jet else _COMPACT)
     if FLAGS.limit_minutes:
         del defaults["epochs"]
     # Other couplings and attention are unstable in the first steps of a higher rate.

@@ -70,6 +70,9 @@ _CORE = (
     "training/test_flow_model.py",
     "training/test_optimizers.py",
 )
+# What runs without TensorFlow's optimizations of graphs, which take longer than they save in so few
+# steps. All other tests run with them, as users do.
+_UNOPTIMIZED = ("benchmarks/", "examples/", "packaging/", "test_docs.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -87,3 +90,16 @@ def _seeded():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _graph_optimizer(request):
+    folder = pathlib.Path(__file__).parent
+    if not request.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED):
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

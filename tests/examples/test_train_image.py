@@ -498,6 +498,13 @@ def test_compact(options, learning_rate, images, configure):
     assert {"--batch_size=16", f"--learning_rate={learning_rate}", *optimizer} <= flags
 
 
+def test_compact_on_digits(configure):
+    flags, configuration, arguments = configure("--configuration=compact")
+    assert configuration == "compact"
+    assert arguments == {"image_shape": (8, 8, 1), "num_values": 17}
+    assert {"--batch_size=16", "--optimizer=muon", "--dequantizer=uniform"} <= flags
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
