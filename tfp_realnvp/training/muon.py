@@ -88,26 +88,24 @@ class Muon(FusedAdam):
             groups[_kernel_shape(variable)].append((gradient, variable))
         if others := groups.pop(None, []):
             super()._update([g for g, _ in others], [v for _, v in others], learning_rate)
-        # Kernels of the same shape go together, so that a step has few operations.
-        for (_, inputs, outputs), group in groups.items():
-            averages = []
-            for gradient, variable in group:
-                first, _ = private_api.adam_moments(self, variable)
-                gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
-                mean = self._mean(tf.convert_to_tensor(first.value), gradient)
-                private_api.assign_on_replica(first.value, mean)
-                average = tf.reshape(self._mean(mean, gradient), [-1, inputs, outputs])
-                averages.append(average)
-            directions = _orthogonalized(tf.concat(averages, axis=0))
-            rate = tf.cast(learning_rate, directions.dtype)
-            steps = rate * _ROOT_MEAN_SQUARE * math.sqrt(max(inputs, outputs)) * directions
-            sizes = [average.shape[0] for average in averages]
-            for (_, variable), step in zip(group, tf.split(steps, sizes), strict=True):
-                step = tf.reshape(step, variable.shape)
-                private_api.assign_on_replica(variable, tf.convert_to_tensor(variable) - step)
+        # Kernels of the same shape are one batch of matrices, so that a step has few operations.
+        for (dtype, *sides), group in groups.items():
+            momenta = [private_api.adam_moments(self, variable)[0].value for _, variable in group]
+            gradient = _matrices([tf.cast(gradient, dtype) for gradient, _ in group], sides)
+            momentum = self._mean(_matrices(momenta, sides), gradient)
+            length = tf.cast(learning_rate, dtype) * _ROOT_MEAN_SQUARE * math.sqrt(max(sides))
+            step = length * _orthogonalized(self._mean(momentum, gradient))
+            counts = [math.prod(variable.shape) // math.prod(sides) for _, variable in group]
+            for (_, variable), old, new, change in zip(
+                group, momenta, tf.split(momentum, counts), tf.split(step, counts), strict=True
+            ):
+                private_api.assign_on_replica(old, tf.reshape(new, old.shape))
+                tf.raw_ops.AssignSubVariableOp(
+                    resource=variable.handle, value=tf.reshape(change, variable.shape)
+                )
 
-    def _mean(self, mean: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-        return self.momentum * mean + (1 - self.momentum) * gradient
+    def _mean(self, mean: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+        return self.momentum * mean + (1 - self.momentum) * value
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
@@ -125,6 +123,11 @@ def _kernel_shape(variable: Any) -> tuple[tf.DType, int, int] | None:
     if len(shape) not in (2, 4):
         return None
     return variable.dtype, math.prod(shape[:-1]), shape[-1]
+
+
+def _matrices(kernels: Sequence[Any], sides: Sequence[int]) -> tf.Tensor:
+    """Returns kernels as a batch of matrices, [N, n, m]."""
+    return tf.concat([tf.reshape(kernel, [-1, *sides]) for kernel in kernels], axis=0)
 
 
 def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
