@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.training import muon
 
 tfd = tfp.distributions
 
@@ -126,18 +127,54 @@ def test_errors(options):
         tfr.Muon(**options)
 
 
-@pytest.mark.parametrize("make", [tfr.RealNVPImage, tfr.RealNVPImage.compact])
-def test_kernels_of_a_flow(make):
+@pytest.mark.parametrize(
+    ("flow", "names", "others"),
+    [
+        (
+            lambda: tfr.RealNVPImage((8, 8, 1), num_filters=4, num_blocks=1),
+            {"input_kernel", "block_kernels", "skip_kernels", "output_kernel"},
+            set(),
+        ),
+        (
+            lambda: tfr.RealNVPImage.compact((8, 8, 1), num_filters=4, num_classes=3, attention=2),
+            {"kernel"},
+            # Tensors of three axes and more that are not kernels, and the 1×1 convolutions.
+            {"condition_kernel", "kernels", "output_kernel", "off_diagonal", "table"},
+        ),
+        (
+            lambda: tfr.RealNVPVector(4, num_filters=4, num_blocks=1),
+            {"input_kernel", "block_kernels", "output_kernel"},
+            {"block_biases", "off_diagonal"},
+        ),
+        (
+            lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=16, width=4, num_heads=2),
+            {"input_kernel", "output_kernel"}
+            | {f"{name}_kernels" for name in ("qkv", "head", "mlp1", "mlp2")},
+            {"position_embedding", "norm_scales", "qkv_biases"},
+        ),
+    ],
+    ids=["paper", "compact", "vector", "jet"],
+)
+def test_kernels_of_flows(flow, names, others):
+    kernels, rest = set(), set()
+    for variable in flow().trainable_variables:
+        found = kernels if muon._kernel_shape(variable) else rest
+        if len(variable.shape) > 1:
+            found.add(variable.name.split(":")[0].split("/")[-1])
+    assert kernels == names and others <= rest
+
+
+def test_fit():
     """Steps have the length that they are to have, which those of Adam have not."""
-    shape, rate = (8, 8, 1), 1e-2
-    flow = ft.randomize(make(shape, num_scales=2, num_filters=4))
-    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(shape), flow))
+    rate = 1e-2
+    flow = ft.randomize(tfr.RealNVPVector(4, num_filters=8, num_couplings=2))
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([4]), flow))
     model.compile(tfr.Muon(rate))
     before = {v.path: v.numpy() for v in model.trainable_variables}
-    model.fit(ft.grey_levels(16, shape), batch_size=16, verbose=0)
+    model.fit(ft.normal([64, 4]), batch_size=64, verbose=0)
     lengths = [
         np.sqrt(np.mean((v.numpy() - before[v.path]) ** 2)) / (0.2 * rate)
         for v in model.trainable_variables
-        if v.path.rsplit("/")[-1] in ("kernel", "input_kernel", "output_kernel", "block_kernels")
+        if muon._kernel_shape(v)
     ]
-    assert len(lengths) > 20 and 0.3 < min(lengths) and max(lengths) < 1.21
+    assert len(lengths) == 6 and 0.3 < min(lengths) and max(lengths) < 1.21
