@@ -92,7 +92,7 @@ def _seeded():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _graph_optimizer(request):
     folder = pathlib.Path(__file__).parent
     if not request.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED):

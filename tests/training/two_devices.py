@@ -61,10 +61,9 @@ def density_in_and_out_of_the_scope(two):
 
 def clipping(two):
     # To a norm that each gradient exceeds, also that of a half batch. An ε that is not small keeps
-    # Adam from making a step of each rounding error.
+    # Adam from making a step of each rounding error. Muon is `FusedAdam` for all but kernels.
     for make in (
         lambda: keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=1e-2),
-        lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, global_clipnorm=1e-2),
         lambda: tfr.Muon(1e-2, epsilon=1e-2, global_clipnorm=1e-2),
     ):
         expected = _fit(_ONE, ft.grey_levels(24), optimizer=make)
