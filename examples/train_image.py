@@ -91,12 +91,7 @@ flags.DEFINE_integer(
     "Images in a batch; default: 64, 16 for compact, 32 for digits.",
     lower_bound=1,
 )
-flags.DEFINE_enum(
-    "optimizer",
-    None,
-    ["adam", "adamax", "adamw", "muon"],
-    "Optimizer; default: muon for compact, else adam.",
-)
+flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw", "muon"], "Optimizer.")
 flags.DEFINE_float(
     "learning_rate",
     None,
@@ -152,12 +147,9 @@ _OPTIMIZERS = {
 _WEIGHT_DECAY = 4e-3
 
 # Values of flags that are not given.
-_PAPER = {
-    **{"batch_size": 64, "epochs": 20.0, "optimizer": "adam"},
-    **{"average": 0.0, "dequantizer": "uniform"},
-}
+_PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
 # Smaller batches learn more in the same time where the time is short; see benchmarks/README.md.
-_COMPACT = {**_PAPER, "batch_size": 16, "optimizer": "muon"}
+_COMPACT = {**_PAPER, "batch_size": 16}
 # The recipe of Jet's authors, for batches of 1,024. Their weight decay of 1e-5 is not multiplied by
 # the learning rate, as Keras does.
 _JET = {**_PAPER, "learning_rate": 3e-4, "weight_decay": 1e-5 / 3e-4}
@@ -166,8 +158,7 @@ _JET_OPTIMIZER = {"beta_2": 0.95, "global_clipnorm": 1.0}
 # Few images: small networks and batches, averages against overfitting, and learned noise, which
 # counts most where gray levels are few.
 _DIGITS = {
-    **{"batch_size": 32, "epochs": 8.0, "optimizer": "adam"},
-    **{"average": 0.97, "dequantizer": "variational"},
+    **{"batch_size": 32, "epochs": 8.0, "average": 0.97, "dequantizer": "variational"},
     **{"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True},
 }
 # Flags that may differ when a run is resumed.

@@ -131,7 +131,7 @@ print(f"{model.count_params():,} parameters")
 
 epochs = 1 if SHORT else 25
 best = pathlib.Path(temporary.name) / "best.weights.h5"
-model.compile(tfr.Muon(global_clipnorm=100.0))
+model.compile(tfr.FusedAdam(global_clipnorm=100.0))
 history = model.fit(
     train.dataset,
     steps_per_epoch=train.steps_per_epoch,

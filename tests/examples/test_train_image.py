@@ -494,15 +494,14 @@ def test_compact(options, learning_rate, images, configure):
     flags, configuration, arguments = configure(f"--dataset={images}", *options)
     assert configuration == "compact"
     assert arguments.get("alpha") == (0.1 if "--alpha=0.1" in options else None)
-    optimizer = [option for option in options if "optimizer" in option] or ["--optimizer=muon"]
-    assert {"--batch_size=16", f"--learning_rate={learning_rate}", *optimizer} <= flags
+    assert {"--batch_size=16", f"--learning_rate={learning_rate}"} <= flags
 
 
 def test_compact_on_digits(configure):
     flags, configuration, arguments = configure("--configuration=compact")
     assert configuration == "compact"
     assert arguments == {"image_shape": (8, 8, 1), "num_values": 17}
-    assert {"--batch_size=16", "--optimizer=muon", "--dequantizer=uniform"} <= flags
+    assert {"--batch_size=16", "--dequantizer=uniform"} <= flags
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def _direction(matrices):
 @pytest.mark.parametrize("mode", _MODES)
 def test_kernels(mode, dtype):
     gradients = [_values(seed, _KERNELS, dtype) for seed in (1, 2, 3)]
-    actual = _trained(tfr.Muon(0.125, momentum=0.75), _KERNELS, gradients, mode)
+    actual = _trained(tfr.Muon(0.125, 0.75, weight_decay=0.5), _KERNELS, gradients, mode)
     expected = _values(0, _KERNELS, "float64")
     for i, (name, shape) in enumerate(_KERNELS.items()):
         stack = shape[0] if name.endswith("s") else 1
@@ -66,8 +66,8 @@ def test_kernels(mode, dtype):
             g = each[i].astype("float64")
             m = 0.75 * m + 0.25 * g
             average = (0.75 * m + 0.25 * g).reshape(stack, -1, shape[-1])
-            step = 0.125 * 0.2 * np.sqrt(max(average.shape[1:])) * _direction(average)
-            expected[i] -= step.reshape(shape)
+            step = 0.2 * np.sqrt(max(average.shape[1:])) * _direction(average)
+            expected[i] -= 0.125 * (step.reshape(shape) + 0.5 * expected[i])
         assert np.abs(actual[i] - _values(0, _KERNELS)[i]).max() > 1e-2
         tolerance = 1e-4 if dtype == "float32" else 1e-9
         np.testing.assert_allclose(actual[i], expected[i], rtol=tolerance, atol=tolerance)
@@ -95,7 +95,8 @@ def test_variables_of_tensorflow():
 
 
 def test_a_gradient_of_zero_changes_nothing():
-    [kernel] = _trained(tfr.Muon(0.1), {"kernel": (3, 2)}, [[np.zeros([3, 2], "float32")]])
+    optimizer = tfr.Muon(0.1, weight_decay=0.0)
+    [kernel] = _trained(optimizer, {"kernel": (3, 2)}, [[np.zeros([3, 2], "float32")]])
     np.testing.assert_array_equal(kernel, _values(0, {"kernel": (3, 2)})[0])
 
 
@@ -107,23 +108,34 @@ def test_a_gradient_that_is_not_finite_is_not_hidden_and_does_not_spread():
     assert np.isnan(first).all() and np.isfinite(second).all()
 
 
-def test_weight_decay():
-    shapes, options = {"kernel": (3, 2)}, {"weight_decay": 0.5}
-    gradients = [_values(1, shapes)]
-    (plain,), (decayed,) = (_trained(tfr.Muon(0.1, **o), shapes, gradients) for o in ({}, options))
-    np.testing.assert_allclose(decayed, plain - 0.05 * _values(0, shapes)[0], rtol=1e-5)
+def test_a_schedule():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    shapes, gradients = {"kernel": (3, 2)}, [_values(1, {"kernel": (3, 2)})]
+    values = _values(0, shapes)[0]
+    once, twice = (
+        _trained(tfr.Muon(schedule, momentum=0.0, weight_decay=0.0), shapes, gradients * n)[0]
+        for n in (1, 2)
+    )
+    np.testing.assert_allclose(twice - once, 0.5 * (once - values), rtol=1e-4, atol=1e-6)
 
 
 def test_serialization():
-    optimizer = tfr.Muon(1e-2, momentum=0.8, global_clipnorm=3.0)
+    optimizer = tfr.Muon(1e-2, momentum=0.8, weight_decay=0.2, global_clipnorm=3.0)
     config = keras.saving.serialize_keras_object(optimizer)
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is tfr.Muon and again.get_config() == optimizer.get_config()
 
 
-@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": -0.1}])
-def test_errors(options):
-    with pytest.raises(ValueError, match=r"Muon: expected a momentum in \[0, 1\), got"):
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"momentum": 1.0}, r"Muon: expected a momentum in \[0, 1\), got 1.0"),
+        ({"momentum": -0.1}, r"Muon: expected a momentum in \[0, 1\), got -0.1"),
+        ({"weight_decay": -1.0}, "Muon: expected a weight_decay of at least 0, got -1.0"),
+    ],
+)
+def test_errors(options, match):
+    with pytest.raises(ValueError, match=match):
         tfr.Muon(**options)
 
 
@@ -169,7 +181,7 @@ def test_fit():
     rate = 1e-2
     flow = ft.randomize(tfr.RealNVPVector(4, num_filters=8, num_couplings=2))
     model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([4]), flow))
-    model.compile(tfr.Muon(rate))
+    model.compile(tfr.Muon(rate, weight_decay=0.0))
     before = {v.path: v.numpy() for v in model.trainable_variables}
     model.fit(ft.normal([64, 4]), batch_size=64, verbose=0)
     lengths = [
