@@ -25,7 +25,11 @@ _KERNELS = {
     "block_kernels": (2, 5, 5),
     "skip_kernels": (2, 3, 3, 1, 2),
 }
-_OTHERS = {"bias": (6,), "table": (4, 6), "kernels": (2, 2, 3, 3), "condition_kernel": (3, 4, 6)}
+_OTHERS = {
+    **{"bias": (6,), "table": (4, 6), "kernels": (2, 2, 3, 3), "condition_kernel": (3, 4, 6)},
+    # Of a network that sees nothing.
+    "input_kernel": (0, 6),
+}
 
 
 def _values(seed, shapes, dtype="float32"):

@@ -134,7 +134,7 @@ def _kernel_shape(variable: Any) -> tuple[tf.DType, int, int] | None:
         shape = shape[1:]
     elif name != "kernel" and not name.endswith("_kernel"):
         return None
-    if len(shape) not in (2, 4):
+    if len(shape) not in (2, 4) or 0 in shape:
         return None
     return variable.dtype, math.prod(shape[:-1]), shape[-1]
 
