@@ -53,6 +53,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "adamax": {"optimizer": {"class": "Adamax", "learning_rate": 8e-3}},
     "adamw": {"optimizer": {"class": "AdamW"}},
     "muon": {"optimizer": {"class": "Muon"}},
+    "no-decay": {"optimizer": {"weight_decay": 0.0}},
     "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},
 }
 

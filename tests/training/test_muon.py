@@ -25,9 +25,12 @@ _KERNELS = {
     "block_kernels": (2, 5, 5),
     "skip_kernels": (2, 3, 3, 1, 2),
 }
+# The last one is the input kernel of a network without inputs.
 _OTHERS = {
-    **{"bias": (6,), "table": (4, 6), "kernels": (2, 2, 3, 3), "condition_kernel": (3, 4, 6)},
-    # Of a network that sees nothing.
+    "bias": (6,),
+    "table": (4, 6),
+    "kernels": (2, 2, 3, 3),
+    "condition_kernel": (3, 4, 6),
     "input_kernel": (0, 6),
 }
 

@@ -16,8 +16,8 @@ from tfp_realnvp.training.optimizers import FusedAdam
 
 __all__ = ["Muon"]
 
-# Of the polynomial a s + b s³ + c s⁵. Five steps move singular values in [0.002, 1] to between 0.68
-# and 1.21.
+# a, b, c of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
+# [0.002, 1] to values between 0.68 and 1.21.
 _COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5
 # The root mean square of an update, relative to the learning rate. About that of Adam.
 _ROOT_MEAN_SQUARE = 0.2
@@ -33,7 +33,8 @@ class Muon(FusedAdam):
 
     ```
     M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G
-    kernel <- kernel - learning_rate * (0.2 * sqrt(max(n, m)) * U Vᵀ + weight_decay * kernel)
+    kernel <- (1 - learning_rate * weight_decay) * kernel
+    kernel <- kernel - learning_rate * 0.2 * sqrt(max(n, m)) * U Vᵀ
     ```
 
     A step is as long in directions in which gradients are small as in others. Five Newton-Schulz
@@ -75,8 +76,8 @@ class Muon(FusedAdam):
         Args:
           learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
           momentum: μ, in [0, 1).
-          weight_decay: decay of kernels, at least 0. All steps have the same length, so that
-            without it kernels would grow as long as training lasts.
+          weight_decay: decay of kernels, at least 0; other variables have none. All steps have the
+            same length, so that without it kernels would grow as long as training lasts.
           **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are those of Adam, for the
             other variables.
 
@@ -86,9 +87,18 @@ class Muon(FusedAdam):
         expected = "Muon: expected a momentum in [0, 1)"
         validation.real(momentum, lambda x: 0 <= x < 1, expected)
         validation.finite(weight_decay, 0, "Muon: expected a weight_decay of at least 0")
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = momentum
-        self.kernel_decay = weight_decay
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the variables of the optimizer; only kernels decay.
+
+        Args:
+          variables: those that the optimizer is for.
+        """
+        if not self.built:
+            self.exclude_from_weight_decay([v for v in variables if _kernel_shape(v) is None])
+        super().build(variables)
 
     def _update(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[Any], learning_rate: Any
@@ -103,11 +113,8 @@ class Muon(FusedAdam):
             momenta = [private_api.adam_moments(self, variable)[0].value for _, variable in group]
             gradient = _matrices([tf.cast(gradient, dtype) for gradient, _ in group], sides)
             momentum = self._mean(_matrices(momenta, sides), gradient)
-            length = _ROOT_MEAN_SQUARE * math.sqrt(max(sides))
+            length = tf.cast(learning_rate, dtype) * _ROOT_MEAN_SQUARE * math.sqrt(max(sides))
             step = length * _orthogonalized(self._mean(momentum, gradient))
-            if self.kernel_decay:
-                step += self.kernel_decay * _matrices([variable for _, variable in group], sides)
-            step *= tf.cast(learning_rate, dtype)
             counts = [math.prod(variable.shape) // math.prod(sides) for _, variable in group]
             for (_, variable), old, new, change in zip(
                 group, momenta, tf.split(momentum, counts), tf.split(step, counts), strict=True
@@ -122,8 +129,7 @@ class Muon(FusedAdam):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
-        options = {"momentum": self.momentum, "weight_decay": self.kernel_decay}
-        return {**super().get_config(), **options}
+        return {**super().get_config(), "momentum": self.momentum}
 
 
 def _kernel_shape(variable: Any) -> tuple[tf.DType, int, int] | None:
