@@ -356,7 +356,7 @@ def test_other_averages_are_refused(averaged, run_script):
         (("--optimizer=adamax", "--configuration=compact"), 8e-3, None),
         (("--optimizer=adamw", "--configuration=compact"), 4e-3, 4e-3),
         (("--optimizer=adamw", "--weight_decay=0"), 1e-3, 0.0),
-        (("--optimizer=muon",), 1e-3, None),
+        (("--optimizer=muon",), 1e-3, 0.1),
     ],
 )
 def test_optimizers(options, learning_rate, weight_decay, train, monkeypatch):
