@@ -68,7 +68,7 @@ class Muon(FusedAdam):
         self,
         learning_rate: Any = 0.004,
         momentum: float = 0.95,
-        weight_decay: float = 0.1,
+        weight_decay: float = 0.3,
         **kwargs: Any,
     ) -> None:
         """Constructs the optimizer.
