@@ -6,6 +6,10 @@ One class of a table is learned by `tfr.FlowDensity` from half of its rows. The 
 rows of the other classes, are scored by -log p. The numbers are areas under the ROC curve: the
 probability that a row of another class scores higher than a row of the class. 0.5 is chance.
 
+A density depends on the scale of the columns: that of a volume is large in other places than that
+of the diameter. Ranks do not. The flow therefore sees continuous columns after they were mapped to
+standard normals by their ranks; `--noranks` leaves them as they are.
+
 Beside the flow are the detectors of scikit-learn with their defaults. Local outlier factor (LOF),
 one-class SVM and Gaussian mixture depend on the units of the columns, and are tried with the
 columns as they are and standardized.
@@ -27,13 +31,14 @@ import numpy as np
 from absl import app, flags
 from sklearn import datasets
 from sklearn.base import BaseEstimator
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import OneClassSVM
 
 import tfp_realnvp as tfr
@@ -44,6 +49,7 @@ _TABLES = ("wine", "breast_cancer", "digits")
 flags.DEFINE_multi_enum("table", list(_TABLES), _TABLES, "Tables.")
 flags.DEFINE_float("alpha", 0.05, "Largest p-value to report.", lower_bound=0, upper_bound=1)
 flags.DEFINE_integer("num_seeds", 5, "Splits of each class.", lower_bound=1)
+flags.DEFINE_bool("ranks", True, "Map continuous columns to normals by their ranks for the flow.")
 flags.DEFINE_integer("num_flows", 3, "Flows of a mixture.", lower_bound=2)
 flags.DEFINE_integer("max_steps", 300, "Steps of training of each flow.", lower_bound=1)
 flags.DEFINE_string("output_dir", "results/table_outliers", "Folder of the figure.")
@@ -58,9 +64,7 @@ _DETECTORS = {
     "SVM, std": lambda seed: standardized(OneClassSVM()),
     "Gaussians": lambda seed: GaussianMixture(random_state=seed),
     "Gaussians, std": lambda seed: standardized(GaussianMixture(random_state=seed)),
-    "Real NVP": lambda seed: tfr.FlowDensity(
-        FLAGS.num_flows, max_steps=FLAGS.max_steps, random_state=seed
-    ),
+    "Real NVP": lambda seed: flow(seed),
 }
 
 
@@ -86,6 +90,23 @@ def main(argv: list[str]) -> None:
 
 def standardized(detector: BaseEstimator) -> Pipeline:
     return make_pipeline(StandardScaler(), detector)
+
+
+def flow(seed: int) -> BaseEstimator:
+    density = tfr.FlowDensity(FLAGS.num_flows, max_steps=FLAGS.max_steps, random_state=seed)
+    return by_ranks(density) if FLAGS.ranks else density
+
+
+def by_ranks(detector: BaseEstimator) -> Pipeline:
+    """Maps continuous columns to standard normals by their ranks; puts them before the others."""
+    ranks = QuantileTransformer(n_quantiles=20, output_distribution="normal")
+    columns = make_column_transformer((ranks, is_continuous), remainder="passthrough")
+    return make_pipeline(columns, detector)
+
+
+def is_continuous(table: np.ndarray) -> list[bool]:
+    """Returns of each column whether more than half of its values differ."""
+    return [len(np.unique(column)) > len(column) / 2 for column in table.T]
 
 
 def compare(usual: np.ndarray, unusual: np.ndarray, seed: int) -> tuple[list[float], np.ndarray]:

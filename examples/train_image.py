@@ -91,7 +91,12 @@ flags.DEFINE_integer(
     "Images in a batch; default: 64, 16 for compact, 32 for digits.",
     lower_bound=1,
 )
-flags.DEFINE_enum("optimizer", "adam", ["adam", "adamax", "adamw", "muon"], "Optimizer.")
+flags.DEFINE_enum(
+    "optimizer",
+    None,
+    ["adam", "adamax", "adamw", "muon"],
+    "Optimizer; default: muon for compact with affine couplings and without attention, else adam.",
+)
 flags.DEFINE_float(
     "learning_rate",
     None,
@@ -99,7 +104,10 @@ flags.DEFINE_float(
     "and without attention, else 1e-3; twice for adamax.",
 )
 flags.DEFINE_float(
-    "weight_decay", None, "Weight decay of adamw, and of jet; default: 4e-3, 1/30.", lower_bound=0
+    "weight_decay",
+    None,
+    "Weight decay of adamw, of muon, and of jet; default: 4e-3, 0.3, 1/30.",
+    lower_bound=0,
 )
 flags.DEFINE_float(
     "average",
@@ -230,8 +238,6 @@ def fill_in_defaults() -> data.ImageBatches:
     if FLAGS.condition_dropout is not None and not FLAGS.condition:
         raise ValueError("Expected --condition_dropout only with --condition.")
     is_jet = FLAGS.configuration == "jet"
-    if FLAGS.weight_decay is not None and FLAGS.optimizer != "adamw" and not is_jet:
-        raise ValueError("Expected --weight_decay only with --optimizer=adamw or jet.")
     FLAGS.dataset = FLAGS.dataset or FLAGS.preset or "digits"
     is_digits = FLAGS.dataset == "digits" and not FLAGS.preset
     is_paper = FLAGS.configuration == "paper" or (
@@ -244,10 +250,17 @@ def fill_in_defaults() -> data.ImageBatches:
         del defaults["epochs"]
     # Other couplings and attention are unstable in the first steps of a higher rate.
     is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
+    defaults["optimizer"] = "muon" if is_stable and not (is_paper or is_jet) else "adam"
+    optimizer = FLAGS.optimizer or defaults["optimizer"]
     learning_rate = 4e-3 if is_stable and (is_digits or not is_paper) else 1e-3
-    defaults.setdefault("learning_rate", learning_rate * (2 if FLAGS.optimizer == "adamax" else 1))
-    if FLAGS.optimizer == "adamw":
+    defaults.setdefault("learning_rate", learning_rate * (2 if optimizer == "adamax" else 1))
+    if optimizer == "adamw":
         defaults.setdefault("weight_decay", _WEIGHT_DECAY)
+    elif FLAGS.weight_decay is not None and optimizer != "muon" and not is_jet:
+        raise ValueError(
+            "Expected --weight_decay only with --optimizer=adamw, --optimizer=muon or jet, got "
+            f"--optimizer={optimizer}."
+        )
     images = load("train", training=True, cache_bytes=0, batch_size=1, num_validation=0)
     if "validation" in images.splits:
         FLAGS.num_validation = 0

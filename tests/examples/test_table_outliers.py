@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 from PIL import Image
 
 
@@ -23,3 +24,14 @@ def test_table_outliers(run_script, capsys, tmp_path):
     assert alarms < 25
     with Image.open(tmp_path / "table_outliers.png") as figure:
         figure.load()
+
+
+def test_only_continuous_columns_are_ranked(load_script):
+    table = np.random.default_rng(0).normal(size=[100, 3])
+    table[:, 1] = np.round(table[:, 1])
+    script = load_script("table_outliers")
+    assert script.is_continuous(table) == [True, False, True]
+    columns, _ = script.by_ranks("passthrough")
+    mapped = columns.fit_transform(np.exp(table))
+    np.testing.assert_array_equal(mapped[:, 2], np.exp(table[:, 1]))
+    assert np.abs(mapped[:, :2].std(axis=0) - 1).max() < 0.2

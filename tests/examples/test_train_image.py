@@ -350,18 +350,22 @@ def test_other_averages_are_refused(averaged, run_script):
 
 
 @pytest.mark.parametrize(
-    ("options", "learning_rate", "weight_decay"),
+    ("options", "name", "learning_rate", "weight_decay"),
     [
-        (("--optimizer=adamax",), 2e-3, None),
-        (("--optimizer=adamax", "--configuration=compact"), 8e-3, None),
-        (("--optimizer=adamw", "--configuration=compact"), 4e-3, 4e-3),
-        (("--optimizer=adamw", "--weight_decay=0"), 1e-3, 0.0),
-        (("--optimizer=muon",), 1e-3, 0.1),
+        (("--optimizer=adamax",), "Adamax", 2e-3, None),
+        (("--optimizer=adamax", "--configuration=compact"), "Adamax", 8e-3, None),
+        (("--optimizer=adamw", "--configuration=compact"), "AdamW", 4e-3, 4e-3),
+        (("--optimizer=adamw", "--weight_decay=0"), "AdamW", 1e-3, 0.0),
+        (("--optimizer=muon", "--weight_decay=0.5"), "Muon", 1e-3, 0.5),
+        (("--configuration=paper",), "FusedAdam", 1e-3, None),
+        (("--configuration=compact",), "Muon", 4e-3, 0.3),
+        (("--configuration=compact", "--attention=1"), "FusedAdam", 1e-3, None),
+        (("--configuration=compact", "--transformer=additive"), "FusedAdam", 1e-3, None),
     ],
 )
-def test_optimizers(options, learning_rate, weight_decay, train, monkeypatch):
+def test_optimizers(options, name, learning_rate, weight_decay, train, monkeypatch):
     def compile(model, optimizer, **_):
-        assert type(optimizer).__name__.lower() == options[0].split("=")[1]
+        assert type(optimizer).__name__ == name
         assert (optimizer.global_clipnorm, optimizer.use_ema) == (100, False)
         assert optimizer.weight_decay == weight_decay
         assert float(optimizer.learning_rate) == pytest.approx(learning_rate)

@@ -346,8 +346,8 @@ class FlowBijector(tfb.Bijector):
         # A Python number, where possible, makes a graph that is traced faster.
         num_positions = positions.num_elements()
         if num_positions is None:
-            num_positions = tf.reduce_prod(shape[-self.event_ndims : -1])
-        return tf.fill(shape[: -self.event_ndims], tf.cast(num_positions, value.dtype) * log_det)
+            num_positions = tf.cast(tf.reduce_prod(shape[-self.event_ndims : -1]), value.dtype)
+        return tf.fill(shape[: -self.event_ndims], tf.cast(log_det * num_positions, value.dtype))
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the keyword arguments in one form, so that equivalent calls share results."""

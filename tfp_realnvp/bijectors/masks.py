@@ -70,7 +70,7 @@ class CheckerboardMask:
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
         """Returns `(1 - b) * x`: zeros where the coupling keeps the image."""
-        return x * (1 - self.board(x))
+        return x * checkerboard(x, 1 - self.parity)
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
