@@ -6,8 +6,8 @@ One class of a table is learned by `tfr.FlowDensity` from half of its rows. The 
 rows of the other classes, are scored by -log p. The numbers are areas under the ROC curve: the
 probability that a row of another class scores higher than a row of the class. 0.5 is chance.
 
-A density depends on the scale of the columns: that of a volume is large in other places than that
-of the diameter. Ranks do not. The flow therefore sees continuous columns after they were mapped to
+Which rows have a low density depends on how a column is measured: it is different for diameters
+and for volumes. Ranks are the same for both. The flow therefore gets continuous columns mapped to
 standard normals by their ranks; `--noranks` leaves them as they are.
 
 Beside the flow are the detectors of scikit-learn with their defaults. Local outlier factor (LOF),

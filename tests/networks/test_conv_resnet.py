@@ -322,6 +322,20 @@ def test_mixed_precision(name, training):
 
 
 @each_network
+def test_channels_are_last_whatever_keras_prefers(name):
+    x, network = ft.normal([2, 4, 6, 2]), _network(name)
+    expected = network(x)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        other = _network(name)
+        other(x)
+        other.set_weights(network.get_weights())
+        np.testing.assert_array_equal(other(x), expected)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@each_network
 def test_the_global_policy(name):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

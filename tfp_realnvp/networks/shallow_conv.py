@@ -85,6 +85,7 @@ class ShallowConv(Conditioner):
             filters,
             size,
             padding="same",
+            data_format="channels_last",
             kernel_initializer=initializer,
             dtype=self.dtype_policy,
             name=name,
@@ -139,5 +140,5 @@ class ShallowConv(Conditioner):
 
 
 def _convolve(inputs: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
-    # A call of the layer traces twice as many operations.
+    # A call of the layer would trace more operations.
     return convolve(inputs, layer.kernel, layer.bias)

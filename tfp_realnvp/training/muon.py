@@ -46,8 +46,8 @@ class Muon(FusedAdam):
     and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
     in the networks of this package.
 
-    In runs of minutes `RealNVPImage.compact` needs fewer steps than with Adam, see
-    `benchmarks/README.md`. `keras.optimizers.Muon` updates kernels of convolutions by Adam.
+    `RealNVPImage.compact` needs fewer steps than with Adam, see `benchmarks/README.md`.
+    `keras.optimizers.Muon` updates kernels of convolutions by Adam.
 
     #### Example
 
@@ -77,7 +77,8 @@ class Muon(FusedAdam):
           learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
           momentum: μ, in [0, 1).
           weight_decay: decay of kernels, at least 0; other variables have none. All steps have the
-            same length, so that without it kernels would grow as long as training lasts.
+            same length, so that without it kernels would grow as long as training lasts; runs of an
+            hour with less than the default became unstable.
           **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are those of Adam, for the
             other variables.
 
