@@ -243,8 +243,8 @@ class RealNVPImage(AssembledFlow):
         the sides of the image allow: two at 30×30, one at 15×15. For three channels `alpha` is
         0.25, a nearly linear scaling, which suits photographs. Otherwise it is the paper's 0.05,
         which suits images with many black or white pixels. The configuration was chosen by runs of
-        a few minutes on two cores, see `benchmarks/README.md`. Train it by `Muon`, or by Adam with a
-        high learning rate, 4e-3.
+        a few minutes on two cores, see `benchmarks/README.md`. Train it by `Muon`, or by Adam with
+        a high learning rate, 4e-3.
 
         #### Example
 
