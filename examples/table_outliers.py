@@ -46,7 +46,7 @@ from tfp_realnvp import outliers
 
 _TABLES = ("wine", "breast_cancer", "digits")
 
-flags.DEFINE_multi_enum("table", list(_TABLES), _TABLES, "Tables.")
+flags.DEFINE_multi_enum("table", list(_TABLES), [*_TABLES, "iris"], "Tables of scikit-learn.")
 flags.DEFINE_float("alpha", 0.05, "Largest p-value to report.", lower_bound=0, upper_bound=1)
 flags.DEFINE_integer("num_seeds", 5, "Splits of each class.", lower_bound=1)
 flags.DEFINE_bool("ranks", True, "Map continuous columns to normals by their ranks for the flow.")
@@ -81,10 +81,13 @@ def main(argv: list[str]) -> None:
             areas[name] = np.mean([seed_areas for seed_areas, _ in results], axis=0)
             alarms[name] = np.concatenate([seed_alarms for _, seed_alarms in results])
             print_mean(name, [areas[name]], [alarms[name]])
-    for table in [*FLAGS.table, ""]:
+    tables = []
+    for table in FLAGS.table:
         names = [name for name in areas if name.startswith(table)]
-        title = f"mean of {table or 'all'}"
-        print_mean(title, [areas[name] for name in names], [alarms[name] for name in names])
+        tables.append(np.mean([areas[name] for name in names], axis=0))
+        print_mean(f"mean of {table}", tables[-1:], [alarms[name] for name in names])
+    print_mean("mean of tables", tables, list(alarms.values()))
+    print_mean("mean of classes", list(areas.values()), list(alarms.values()))
     draw(areas, pathlib.Path(FLAGS.output_dir) / "table_outliers.png")
 
 
