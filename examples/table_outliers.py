@@ -7,8 +7,8 @@ rows of the other classes, are scored by -log p. The numbers are areas under the
 probability that a row of another class scores higher than a row of the class. 0.5 is chance.
 
 Which rows have a low density depends on how a column is measured: it is different for diameters
-and for volumes. Ranks are the same for both. The flow therefore gets continuous columns mapped to
-standard normals by their ranks; `--noranks` leaves them as they are.
+and for volumes. Ranks are the same for both. Before the flow sees them, continuous columns are
+therefore mapped to standard normals by their ranks; `--noranks` leaves them as they are.
 
 Beside the flow are the detectors of scikit-learn with their defaults. Local outlier factor (LOF),
 one-class SVM and Gaussian mixture depend on the units of the columns, and are tried with the

@@ -154,7 +154,7 @@ def _raises(kind, words):
 
 
 if __name__ == "__main__":
-    # Which takes longer than it saves in so few steps.
+    # TensorFlow's optimizations of graphs take longer than they save in so few steps.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -13,7 +13,7 @@ import strategy_testing as st
 if __name__ == "__main__":
     # Before anything else makes a tensor.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    # Which takes longer than it saves in so few steps.
+    # TensorFlow's optimizations of graphs take longer than they save in so few steps.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     folder = pathlib.Path(sys.argv[1])
     results = st.train(strategy, folder / "training")
