@@ -418,11 +418,13 @@ class _SharedModel:
         )
 
         batches_spec = tf.TensorSpec([None, None, size], dtype)
+        # AutoGraph is for the loop alone.
+        train_step = tf.autograph.experimental.do_not_convert(model.train_step)
 
         @tf.function(input_signature=[batches_spec], jit_compile=jit_compile)
         def train(batches: tf.Tensor) -> None:
             for batch in batches:
-                model.train_step(batch)
+                train_step(batch)
 
         self.train = train
         variables = [*model.variables, *model.optimizer.variables]

@@ -311,7 +311,7 @@ def _log_prob_function(
     # The unknown batch size avoids a second trace for a smaller last batch.
     signature = [tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)]
     signature += [tf.TensorSpec([None, *c.shape[1:]], c.dtype) for c in conditions]
-    return tf.function(log_prob, input_signature=signature)
+    return tf.function(log_prob, input_signature=signature, autograph=False)
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
