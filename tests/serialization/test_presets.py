@@ -107,6 +107,28 @@ def test_round_trip(make, tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
+def test_another_precision(tmp_path):
+    options = {"num_couplings": 1, "num_blocks": 1, "num_filters": 16}
+    half = ft.flow_distribution((8, 8, 1), network_dtype="mixed_bfloat16", **options)
+    tfr.FlowModel(half).save_to_preset(tmp_path)
+    single = tfr.RealNVPImage((8, 8, 1), num_scales=2, network_dtype="float32", **options)
+    for variable, value in zip(single.variables, half.bijector.variables, strict=True):
+        variable.assign(value)
+    events = ft.pixels([4, 8, 8, 1])
+    for policy, flow in ((None, half.bijector), ("float32", single)):
+        loaded = tfr.FlowModel.from_preset(tmp_path, network_dtype=policy).distribution.bijector
+        np.testing.assert_array_equal(loaded.inverse(events), flow.inverse(events))
+    difference = half.bijector.inverse(events) - single.inverse(events)
+    assert 1e-3 < np.abs(difference).max() < 1
+
+
+def test_another_precision_of_a_model_without_such_networks(tmp_path):
+    model, _ = _keras_model()
+    model.save_to_preset(tmp_path)
+    with pytest.raises(ValueError, match="expected a RealNVPImage or RealNVPVector"):
+        tfr.FlowModel.from_preset(tmp_path, network_dtype="float32")
+
+
 def test_metadata_and_card(tmp_path):
     model, _ = _vector_model()
     card = {"data": {"name": "moons", "seed": 1}, "steps": 10, "limits": "two|lines\nhere"}

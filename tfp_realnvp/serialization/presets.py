@@ -117,7 +117,9 @@ def save_to_preset(
 
 
 def from_preset(
-    handle: str | os.PathLike[str], custom_objects: Mapping[str, Any] | None = None
+    handle: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    network_dtype: str | None = None,
 ) -> keras.Model:
     """Returns the model of a preset, with its weights, not compiled.
 
@@ -138,10 +140,13 @@ def from_preset(
       handle: see the table. A name of this package takes precedence over a folder of that name;
         `./name` is the folder.
       custom_objects: the caller's own layers and functions, by their names in the configuration.
+      network_dtype: name of a Keras dtype policy for the networks of each `RealNVPImage` and
+        `RealNVPVector`, instead of the one they were trained with. After training with
+        `'mixed_bfloat16'`, `'float32'` makes `decode(encode(x))` exact.
 
     Raises:
-      ValueError: if there is no such preset, or it is not a valid one. The message says what was
-        expected and what came.
+      ValueError: if there is no such preset, it is not a valid one, or it has no flow whose
+        `network_dtype` can be replaced. The message says what was expected and what came.
       ImportError: if the handle needs a library that is not installed; the message has the command
         that installs it.
     """
@@ -153,6 +158,8 @@ def from_preset(
     custom_objects = dict(custom_objects or {})
     with keras.saving.custom_object_scope(custom_objects):
         model_class = _check_config(config)
+        if network_dtype is not None:
+            _replace_network_dtype(config, network_dtype)
         num_elements = sum(size for _, _, size in declared.values())
         model = _construct(model_class, config, custom_objects, num_elements)
     _check_weights(model, declared, files[_WEIGHTS])
@@ -303,18 +310,39 @@ def _check_config(config: dict[str, Any]) -> type[keras.Model]:
             f"from_preset: expected the configuration of a FlowModel in {_CONFIG}, got one with "
             f"{sorted(config)}, of {config.get('registered_name')!r:.80}."
         )
+    for part in _parts(config):
+        if "class_name" in part:
+            _check_keras_object(part)
+        if part.get("kind") == "object":
+            keras_config.find_class(part.get("class"))
+    return model_class
+
+
+def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields all dictionaries of a configuration."""
     pending: list[Any] = [config]
     while pending:
         value = pending.pop()
         if isinstance(value, list):
             pending += value
         elif isinstance(value, dict):
-            if "class_name" in value:
-                _check_keras_object(value)
-            if value.get("kind") == "object":
-                keras_config.find_class(value.get("class"))
+            yield value
             pending += value.values()
-    return model_class
+
+
+def _replace_network_dtype(config: dict[str, Any], policy: str) -> None:
+    flows = [
+        arguments
+        for part in _parts(config)
+        if isinstance(arguments := part.get("arguments"), dict) and "network_dtype" in arguments
+    ]
+    if not flows:
+        raise ValueError(
+            "from_preset: expected a RealNVPImage or RealNVPVector in the preset with "
+            f"network_dtype={policy!r}, got a model without."
+        )
+    for arguments in flows:
+        arguments["network_dtype"] = policy
 
 
 def _check_keras_object(config: dict[str, Any]) -> None:

@@ -549,7 +549,10 @@ class FlowModel(keras.Model):
 
     @classmethod
     def from_preset(
-        cls, handle: str | os.PathLike[str], custom_objects: dict[str, Any] | None = None
+        cls,
+        handle: str | os.PathLike[str],
+        custom_objects: dict[str, Any] | None = None,
+        network_dtype: str | None = None,
     ) -> FlowModel:
         """Returns the model of a preset, with its weights; no code from the preset is run.
 
@@ -557,9 +560,11 @@ class FlowModel(keras.Model):
           handle: a folder of `save_to_preset`, the name of a preset of this package,
             `hf://user/repo`, or `kaggle://user/model/keras/variation`.
           custom_objects: the caller's own layers and functions, by name.
+          network_dtype: dtype policy of the networks instead of that of the training; `'float32'`
+            makes `decode(encode(x))` exact after training in mixed precision.
 
         Raises:
           ValueError: if there is no such preset, or it is not a valid one.
           ImportError: if the handle needs a library that is not installed.
         """
-        return presets.from_preset(handle, custom_objects)
+        return presets.from_preset(handle, custom_objects, network_dtype)
