@@ -115,11 +115,18 @@ def test_another_precision(tmp_path):
     for variable, value in zip(single.variables, half.bijector.variables, strict=True):
         variable.assign(value)
     events = ft.pixels([4, 8, 8, 1])
-    for policy, flow in ((None, half.bijector), ("float32", single)):
+    policies = (None, half.bijector), ("float32", single), (keras.DTypePolicy("float32"), single)
+    for policy, flow in policies:
         loaded = tfr.FlowModel.from_preset(tmp_path, network_dtype=policy).distribution.bijector
         np.testing.assert_array_equal(loaded.inverse(events), flow.inverse(events))
     difference = half.bijector.inverse(events) - single.inverse(events)
     assert 1e-3 < np.abs(difference).max() < 1
+
+
+@pytest.mark.parametrize("value", ["float17", 3])
+def test_no_precision(value):
+    with pytest.raises(ValueError, match="expected a Keras dtype policy as network_dtype"):
+        tfr.FlowModel.from_preset("digits", network_dtype=value)
 
 
 def test_another_precision_of_a_model_without_such_networks(tmp_path):

@@ -10,6 +10,7 @@ from tfp_realnvp.distributions.condition import ConditionedDistribution, conditi
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import (
     as_conditions,
+    distribution_of,
     find_condition_spec,
     find_num_values,
     route,
@@ -27,6 +28,7 @@ __all__ = [
     "class_log_prior",
     "class_log_probs",
     "condition",
+    "distribution_of",
     "find_condition_spec",
     "find_num_values",
     "route",

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions.class_mixture import ClassMixture
-from tfp_realnvp.distributions.routing import find_condition_spec, route
+from tfp_realnvp.distributions.routing import distribution_of, find_condition_spec, route
 
 __all__ = ["class_log_joint", "class_log_prior", "class_log_probs"]
 
@@ -40,7 +40,7 @@ def class_log_probs(
 
     Args:
       distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
-        `ClassMixture` or a `ConditionalBase` as base.
+        `ClassMixture` or a `ConditionalBase` as base; or the `FlowModel` of one.
       x: events [..., H, W, C], continuous pixel values, of the distribution's dtype.
       prior: class probabilities p(y), [K]; by default those of a `ClassMixture`, else 1 / K.
         Required for a `ConditionalBase` without `num_classes`.
@@ -51,6 +51,7 @@ def class_log_probs(
 
     Raises:
       ValueError: if the number of classes is unknown, or `prior` is not K probabilities.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **options), axis=-1)
 
@@ -83,7 +84,9 @@ def class_log_joint(
 
     Raises:
       ValueError: as `class_log_probs`.
+      TypeError: as `class_log_probs`.
     """
+    distribution = distribution_of(distribution, "class_log_probs")
     log_prior = class_log_prior(distribution, prior)
     num_classes = log_prior.shape[0]
     x = tf.convert_to_tensor(x, distribution.dtype)

@@ -9,7 +9,12 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Coupling
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
-from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
+from tfp_realnvp.distributions.routing import (
+    distribution_of,
+    find_condition_spec,
+    route,
+    takes_condition,
+)
 from tfp_realnvp.internal import validation
 
 __all__ = ["ConditionedDistribution", "condition"]
@@ -34,7 +39,8 @@ def condition(
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 
     Args:
-      distribution: a distribution with a bijector or a base that takes `conditional_input`.
+      distribution: a distribution with a bijector or a base that takes `conditional_input`, or the
+        `FlowModel` of one.
       conditional_input: the condition, with any leading dimensions: labels, vectors or images.
         With `condition_dropout` also `None`, for the distribution without a condition.
       name: name of the operations.
@@ -42,8 +48,9 @@ def condition(
     Raises:
       ValueError: if no part of the distribution takes a condition, or the condition is not as
         declared.
-      TypeError: if `distribution` is not a `tfd.Distribution`.
+      TypeError: if `distribution` is neither.
     """
+    distribution = distribution_of(distribution, "condition")
     return ConditionedDistribution(distribution, conditional_input, name=name)
 
 

@@ -1,21 +1,55 @@
-"""Brings keyword arguments to the parts of a distribution that take them."""
+"""Finds what a model's distribution takes, and brings keyword arguments to its parts."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, nested
 from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.networks import ConditionSpec
 
-__all__ = ["as_conditions", "find_condition_spec", "find_num_values", "route", "takes_condition"]
+__all__ = [
+    "as_conditions",
+    "distribution_of",
+    "find_condition_spec",
+    "find_num_values",
+    "route",
+    "takes_condition",
+]
 
 tfd = tfp.distributions
+
+
+def distribution_of(model: Any, caller: str) -> tfd.Distribution:
+    """Returns the distribution of a `FlowModel`, or the distribution itself.
+
+    #### Example
+
+    >>> import tensorflow_probability as tfp
+    >>> from tfp_realnvp.distributions import distribution_of
+    >>> normal = tfp.distributions.Normal(0., 1.)
+    >>> distribution_of(normal, 'evaluate') is normal
+    True
+
+    Args:
+      model: a `FlowModel` or a `tfd.Distribution`.
+      caller: name that begins the error message.
+
+    Raises:
+      TypeError: if `model` is neither.
+    """
+    is_model = isinstance(model, keras.Model)
+    distribution = getattr(model, "distribution", None) if is_model else model
+    is_distribution = isinstance(distribution, tfd.Distribution)
+    expected = f"{caller}: expected a FlowModel or a tfd.Distribution"
+    validation.require(is_distribution, expected, model, TypeError)
+    return distribution
 
 
 def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:

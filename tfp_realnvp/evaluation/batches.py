@@ -5,21 +5,51 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import VariationalDequantization, find_num_values
+from tfp_realnvp.distributions import (
+    VariationalDequantization,
+    distribution_of,
+    find_num_values,
+)
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import without_autotune
 
-__all__ = ["checked_arguments", "checked_batches", "event_name", "needs_noise", "noise_function"]
+__all__ = [
+    "checked_arguments",
+    "checked_batches",
+    "event_name",
+    "model_parts",
+    "needs_noise",
+    "noise_function",
+]
 
 tfd = tfp.distributions
 
 # Names of events, by their rank.
 _EVENTS = {3: "images", 1: "vectors"}
+
+
+def model_parts(
+    caller: str,
+    model: Any,
+    dequantize: bool | None,
+    dequantizer: VariationalDequantization | None,
+) -> tuple[tfd.Distribution, bool | None, VariationalDequantization | None]:
+    """Returns the distribution, and the noise of a `FlowModel` where none is given.
+
+    Raises:
+      TypeError: if `model` is neither a `FlowModel` nor a distribution.
+    """
+    distribution = distribution_of(model, caller)
+    if isinstance(model, keras.Model):
+        dequantize = model.dequantize if dequantize is None else dequantize
+        dequantizer = model.dequantizer if dequantizer is None and dequantize else dequantizer
+    return distribution, dequantize, dequantizer
 
 
 def checked_arguments(

@@ -16,6 +16,7 @@ from tfp_realnvp.evaluation.batches import (
     checked_arguments,
     checked_batches,
     event_name,
+    model_parts,
     needs_noise,
     noise_function,
 )
@@ -95,7 +96,7 @@ def classification(
       prior: as in `class_log_probs`.
       num_draws: number of noise samples; 1 without noise.
       dequantize: as in `log_likelihood`.
-      dequantizer: distribution of the noise; by default uniform.
+      dequantizer: as in `log_likelihood`.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset. The density is evaluated on
         K times as many at a time.
@@ -106,8 +107,12 @@ def classification(
     Raises:
       ValueError: if the number of classes is unknown, if labels are missing or no integers in
         [0, K), or if a probability is NaN; see also `bits_per_dim`.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     caller = "classification"
+    distribution, dequantize, dequantizer = model_parts(
+        caller, distribution, dequantize, dequantizer
+    )
     num_draws, batch_size, seed = checked_arguments(caller, num_draws, batch_size, seed)
     if labels is not None:
         images = (pixels.image_component(images), labels)

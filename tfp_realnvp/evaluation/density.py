@@ -21,6 +21,7 @@ from tfp_realnvp.evaluation.batches import (
     checked_arguments,
     checked_batches,
     event_name,
+    model_parts,
     needs_noise,
     noise_function,
 )
@@ -128,13 +129,14 @@ def bits_per_dim(
     Burda, Grosse, Salakhutdinov: Importance weighted autoencoders, section 3.
 
     Args:
-      distribution: distribution over continuous pixel values [H, W, C] in [0, number of levels).
+      distribution: distribution over continuous pixel values [H, W, C] in [0, number of levels), or
+        the `FlowModel` of one.
       images: gray levels, [N, H, W, C]; a tuple of them and their conditions or labels; a
         dictionary with `'image'` and `'conditional_input'` or `'label'`; or a finite
         `tf.data.Dataset` of batches of one of these. Distributions that take no condition ignore
         labels.
       num_draws: number of noise samples K.
-      dequantizer: distribution of the noise; by default uniform.
+      dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset.
 
@@ -145,7 +147,9 @@ def bits_per_dim(
       ValueError: if there are no images, if they are not gray levels of the shape of events, if
         conditions are missing or not as declared, if an argument is out of range, or if a log
         density is not finite.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
+    distribution, _, dequantizer = model_parts("bits_per_dim", distribution, True, dequantizer)
     if event_name("bits_per_dim", distribution) != "images":
         raise ValueError(
             "bits_per_dim: expected a distribution over images, got events of shape "
@@ -212,13 +216,13 @@ def log_likelihood(
     1000
 
     Args:
-      distribution: distribution over vectors [D] or images [H, W, C].
+      distribution: distribution over vectors [D] or images [H, W, C], or the `FlowModel` of one.
       data: vectors [N, D] or images [N, H, W, C], in the forms that `bits_per_dim` takes. In a
         dictionary the vectors are `'image'`.
       num_draws: number of noise samples K; 1 without noise.
-      dequantize: whether values are integers that get noise, as in `FlowModel`; by default `True`
-        for images and with a `dequantizer`, `False` for vectors.
-      dequantizer: distribution of the noise; by default uniform.
+      dequantize: whether values are integers that get noise; by default as the `FlowModel` has it,
+        else `True` for images and with a `dequantizer`, `False` for vectors.
+      dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
       seed: seed of the noise.
       batch_size: number of events in a batch. Not used for a dataset.
 
@@ -228,7 +232,11 @@ def log_likelihood(
     Raises:
       ValueError: as for `bits_per_dim`, or if there are several draws or a `dequantizer` and no
         noise.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
+    distribution, dequantize, dequantizer = model_parts(
+        "log_likelihood", distribution, dequantize, dequantizer
+    )
     dequantize = needs_noise("log_likelihood", distribution, dequantize, dequantizer, num_draws)
     options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
     bounds = [

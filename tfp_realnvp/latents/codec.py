@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.bijectors import RealNVPImage, RealNVPVector
-from tfp_realnvp.distributions import takes_condition
+from tfp_realnvp.distributions import distribution_of, takes_condition
 from tfp_realnvp.internal import private_api, validation
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "image_bijector_of",
     "reconstruct",
     "with_axis",
+    "without_model",
 ]
 
 tfd = tfp.distributions
@@ -32,7 +34,7 @@ tfd = tfp.distributions
 # Names of events, by their rank.
 _KINDS = {3: "images", 1: "vectors"}
 
-Flow: TypeAlias = RealNVPImage | RealNVPVector | tfd.Distribution
+Flow: TypeAlias = RealNVPImage | RealNVPVector | tfd.Distribution | keras.Model
 
 
 class Reconstruction(NamedTuple):
@@ -105,7 +107,8 @@ def encode(
     ((3, 5), True)
 
     Args:
-      flow: a `RealNVPImage` or `RealNVPVector`, or a `tfd.TransformedDistribution` with one.
+      flow: a `RealNVPImage` or `RealNVPVector`, a `tfd.TransformedDistribution` with one, or the
+        `FlowModel` of one.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
         0.5 is added to gray levels, which gives the center of the level.
       batch_size: number of images or vectors that are encoded at a time.
@@ -226,12 +229,18 @@ def image_bijector_of(flow: Flow) -> RealNVPImage:
     return _bijector_of(flow, RealNVPImage)
 
 
+def without_model(flow: Flow) -> RealNVPImage | RealNVPVector | tfd.Distribution:
+    """Returns the distribution of a `FlowModel`, and other flows as they are."""
+    return distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
+
+
 def _bijector_of(flow: Flow, *kinds: type) -> Any:
+    flow = without_model(flow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"expected a {names}, or a tfd.TransformedDistribution with one, got "
+            f"expected a {names}, or a FlowModel or tfd.TransformedDistribution with one, got "
             f"{type(flow).__name__}."
         )
     return bijector
@@ -260,6 +269,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
       TypeError: see `bijector_of`.
       ValueError: if the flow declares no condition, or another one.
     """
+    flow = without_model(flow)
     bijector = bijector_of(flow)
     if conditional_input is None:
         return None

@@ -11,7 +11,13 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import as_conditions, find_num_values, route, takes_condition
+from tfp_realnvp.distributions import (
+    as_conditions,
+    distribution_of,
+    find_num_values,
+    route,
+    takes_condition,
+)
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.sampling import stateless_seed
 
@@ -119,8 +125,7 @@ def complete(
     Gelman, Carlin, Stern, Dunson, Vehtari, Rubin: Bayesian data analysis, section 11.4, for R-hat.
 
     Args:
-      flow: a distribution over images [H, W, C] or vectors [D], `model.distribution` of a
-        `FlowModel`.
+      flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors
         [N, D]. Unknown values are ignored. All events are processed at once.
       is_known: booleans that broadcast with the events. By default the values that are not NaN are
@@ -138,16 +143,13 @@ def complete(
       `tfp.mcmc.potential_scale_reduction`.
 
     Raises:
-      TypeError: if `flow` is no distribution, or `is_known` is not boolean.
+      TypeError: if `flow` is neither a distribution nor a `FlowModel`, or `is_known` is not
+        boolean.
       ValueError: if the shape or range of events does not match the model, if known values are not
         finite, if nothing is known or nothing is unknown, if conditions are not as declared, or if
         the log density is not finite where a chain starts.
     """
-    if not isinstance(flow, tfd.Distribution):
-        raise TypeError(
-            "complete: expected a distribution, for example model.distribution of a FlowModel, or "
-            f"tfd.TransformedDistribution(base, bijector), got {type(flow).__name__}."
-        )
+    flow = distribution_of(flow, "complete")
     expected = "complete: expected {} of at least {}"
     num_chains = validation.integer(num_chains, 2, expected.format("num_chains", 2))
     smallest = 4 * num_chains

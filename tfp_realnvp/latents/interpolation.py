@@ -52,7 +52,7 @@ def interpolate(
     White: Sampling generative networks (2016), section 2.1.
 
     Args:
-      flow: a `RealNVPImage` or `RealNVPVector`, or a `tfd.TransformedDistribution` with one.
+      flow: as in `encode`.
       first: images [..., H, W, C] or vectors [..., D], as in `encode`.
       second: images or vectors of the same shape.
       num_steps: number of interpolated images or vectors, including both ends.

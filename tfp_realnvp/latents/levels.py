@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike
 
 from tfp_realnvp.distributions import route
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.latents.codec import Flow, decode, encode, image_bijector_of, with_axis
+from tfp_realnvp.latents.codec import (
+    Flow,
+    decode,
+    encode,
+    image_bijector_of,
+    with_axis,
+    without_model,
+)
 from tfp_realnvp.latents.sampling import sample_latents, stateless_seed
 
 __all__ = ["levels_of_representation"]
@@ -49,7 +56,7 @@ def levels_of_representation(
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, Appendix D.
 
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
+      flow: as in `encode`, of images.
       images: images [..., H, W, C], as in `encode`.
       base: distribution over latents [H, W, C] to draw from. `None` means the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
@@ -65,6 +72,7 @@ def levels_of_representation(
       ValueError: if the mode is unknown, or if `base` has another event shape; see also `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
+    flow = without_model(flow)
     bijector = image_bijector_of(flow)
     latents = encode(flow, images, conditional_input=conditional_input)
     if base is None and isinstance(flow, private_api.TransformedDistribution):

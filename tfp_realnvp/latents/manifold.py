@@ -47,7 +47,7 @@ def manifold(
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.2, equation 19.
 
     Args:
-      flow: a `RealNVPImage` or `RealNVPVector`, or a `tfd.TransformedDistribution` with one.
+      flow: as in `encode`.
       four_images: images [4, H, W, C] or vectors [4, D], as in `encode`.
       num_angles: number of values of each angle.
       conditional_input: the conditions of the images, or one for all, as in `encode`.

@@ -56,7 +56,7 @@ def latent_statistics(
     [(4, 4, 2), (4, 4, 2)]
 
     Args:
-      flow: a `RealNVPImage`, or a `tfd.TransformedDistribution` with one.
+      flow: as in `encode`, of images.
       images: images [..., H, W, C], as in `encode`.
       batch_size: number of images that are encoded at a time.
       conditional_input: the condition of the images, as in `encode`.

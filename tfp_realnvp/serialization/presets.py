@@ -330,7 +330,11 @@ def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
             pending += value.values()
 
 
-def _replace_network_dtype(config: dict[str, Any], policy: str) -> None:
+def _replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
+    try:
+        policy = keras.dtype_policies.get(network_dtype).name
+    except (TypeError, ValueError) as error:
+        raise _refusal("a Keras dtype policy as network_dtype", error) from error
     flows = [
         arguments
         for part in _parts(config)

@@ -1,0 +1,96 @@
+"""What takes a distribution takes its `FlowModel` as well."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp import evaluation, latents
+
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 1)
+_IMAGES, _LABELS = ft.grey_levels(4, _SHAPE), np.arange(4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model with labels, and a base that is not the standard normal."""
+    flow = ft.conditional_flow("labels", "shallow")
+    base = tfd.Sample(tfd.Laplace(0.1, 0.8), _SHAPE)
+    return tfr.FlowModel(tfd.TransformedDistribution(base, flow))
+
+
+_FUNCTIONS = {
+    "bits_per_dim": lambda m: evaluation.bits_per_dim(m, (_IMAGES, _LABELS)),
+    "log_likelihood": lambda m: evaluation.log_likelihood(m, (_IMAGES, _LABELS)),
+    "classification": lambda m: evaluation.classification(m, _IMAGES, _LABELS),
+    "class_log_probs": lambda m: tfr.class_log_probs(m, _IMAGES),
+    "class_log_joint": lambda m: tfr.class_log_joint(m, _IMAGES),
+    "condition": lambda m: tfr.condition(m, 3).log_prob(ft.pixels([2, *_SHAPE])),
+    "log_prob": lambda m: tfr.log_prob(m, _IMAGES, _LABELS),
+    "log_prob_map": lambda m: tfr.log_prob_map(m, _IMAGES, _LABELS),
+    "encode": lambda m: latents.encode(m, _IMAGES, conditional_input=_LABELS),
+    "decode": lambda m: latents.decode(m, ft.normal([4, *_SHAPE]), conditional_input=_LABELS),
+    "reconstruct": lambda m: latents.reconstruct(m, _IMAGES, conditional_input=_LABELS).images,
+    "interpolate": lambda m: latents.interpolate(
+        m, _IMAGES[:2], _IMAGES[2:], 3, conditional_input=_LABELS[:2]
+    ),
+    "interpolate_conditions": lambda m: latents.interpolate_conditions(
+        m, _IMAGES, _LABELS, _LABELS[::-1]
+    ),
+    "swap_condition": lambda m: latents.swap_condition(m, _IMAGES, _LABELS, _LABELS[::-1]),
+    "levels_of_representation": lambda m: latents.levels_of_representation(
+        m, _IMAGES, conditional_input=_LABELS
+    ),
+    "manifold": lambda m: latents.manifold(m, _IMAGES, conditional_input=_LABELS),
+    "extrapolate": lambda m: latents.extrapolate(m, (8, 8, 1), 1, conditional_input=_LABELS[:1]),
+    "latent_statistics": lambda m: latents.latent_statistics(m, _IMAGES, conditional_input=_LABELS),
+    "complete": lambda m: (
+        latents.complete(
+            m,
+            _IMAGES,
+            np.eye(4, dtype=bool)[..., None],
+            16,
+            conditional_input=_LABELS,
+            num_burnin_steps=2,
+            num_leapfrog_steps=1,
+        ).samples
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _FUNCTIONS)
+def test_a_model_is_as_its_distribution(model, name):
+    actual, expected = _FUNCTIONS[name](model), _FUNCTIONS[name](model.distribution)
+    for one, other in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", _FUNCTIONS)
+@pytest.mark.parametrize("value", [keras.Sequential(), None])
+def test_what_is_no_model(name, value):
+    with pytest.raises(TypeError, match="FlowModel"):
+        _FUNCTIONS[name](value)
+
+
+def test_the_noise_of_the_model():
+    noise = ft.randomize(tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4))
+    model = tfr.FlowModel(ft.flow_distribution(_SHAPE), dequantizer=noise)
+    expected = evaluation.bits_per_dim(model.distribution, _IMAGES, dequantizer=noise)
+    assert evaluation.bits_per_dim(model, _IMAGES) == expected
+    assert evaluation.bits_per_dim(model.distribution, _IMAGES) != expected
+
+
+def test_vectors_of_integers():
+    base = ft.standard_normal([2])
+    vectors = np.arange(6).reshape(3, 2)
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, ft.randomize(tfr.RealNVPVector(2))))
+    plain = evaluation.log_likelihood(model, vectors)
+    assert plain == evaluation.log_likelihood(model.distribution, vectors)
+    noisy = tfr.FlowModel(model.distribution, dequantize=True)
+    expected = evaluation.log_likelihood(model.distribution, vectors, dequantize=True)
+    assert evaluation.log_likelihood(noisy, vectors) == expected != plain
