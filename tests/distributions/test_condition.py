@@ -193,7 +193,7 @@ def test_couplings_by_hand():
 @pytest.mark.parametrize(
     ("make", "condition", "error", "match"),
     [
-        (lambda: "flow", 0, TypeError, "expected a tfd.Distribution, got 'flow'"),
+        (lambda: "flow", 0, TypeError, "a FlowModel or a tfd.Distribution, .* got 'flow'"),
         (lambda: ft.flow_distribution(_SHAPE), 0, ValueError, "a part that takes a conditional_in"),
         (lambda: _distribution("labels"), 9, ValueError, r"integer labels in \[0, 5\).*got \[9\]"),
         (lambda: _distribution("labels"), None, ValueError, r"labels in \[0, 5\).*got None"),

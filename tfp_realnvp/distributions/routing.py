@@ -47,8 +47,10 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     is_model = isinstance(model, keras.Model)
     distribution = getattr(model, "distribution", None) if is_model else model
     is_distribution = isinstance(distribution, tfd.Distribution)
-    expected = f"{caller}: expected a FlowModel or a tfd.Distribution"
-    validation.require(is_distribution, expected, model, TypeError)
+    expected = (
+        "a FlowModel or a tfd.Distribution, as tfd.TransformedDistribution(base, bijector) is"
+    )
+    validation.require(is_distribution, f"{caller}: expected {expected}", model, TypeError)
     return distribution
 
 
