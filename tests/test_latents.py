@@ -230,6 +230,11 @@ def test_temperature():
     np.testing.assert_array_equal(latents.sample_latents(_SHAPE, 5, 1, 0.0), 0)
 
 
+def test_the_shape_of_latents_is_no_flow():
+    with pytest.raises(TypeError, match="expected the shape of one image or vector, got <tfp"):
+        latents.sample_latents(tfr.Squeeze(), 2)
+
+
 def test_truncation():
     z = latents.sample_latents((16, 16, 3), 20, seed=1, truncation=1.0, dtype=tf.float64)
     assert z.dtype == np.float64

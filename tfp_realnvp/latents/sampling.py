@@ -66,7 +66,11 @@ def sample_latents(
 
     Raises:
       ValueError: if an argument is out of range.
+      TypeError: if `shape` is no shape.
     """
+    expected = "sample_latents: expected the shape of one image or vector"
+    is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
+    validation.require(is_shape, expected, shape, TypeError)
     expected = "sample_latents: expected a finite temperature of at least 0"
     validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
     if truncation is not None:
