@@ -6,9 +6,9 @@ One class of a table is learned by `tfr.FlowDensity` from half of its rows. The 
 rows of the other classes, are scored by -log p. The numbers are areas under the ROC curve: the
 probability that a row of another class scores higher than a row of the class. 0.5 is chance.
 
-Which rows have a low density depends on how a column is measured: it is different for diameters
-and for volumes. Ranks are the same for both. Before the flow sees them, continuous columns are
-therefore mapped to standard normals by their ranks; `--noranks` leaves them as they are.
+Which rows have a low density depends on how a column is measured. Diameters and volumes of the
+same objects give different answers, but have the same ranks. So continuous columns are mapped to
+standard normals by their ranks before a flow is trained; `--noranks` leaves them as they are.
 
 Beside the flow are the detectors of scikit-learn with their defaults. Local outlier factor (LOF),
 one-class SVM and Gaussian mixture depend on the units of the columns, and are tried with the

@@ -230,9 +230,13 @@ def test_temperature():
     np.testing.assert_array_equal(latents.sample_latents(_SHAPE, 5, 1, 0.0), 0)
 
 
-def test_the_shape_of_latents_is_no_flow():
-    with pytest.raises(TypeError, match="expected the shape of one image or vector, got <tfp"):
-        latents.sample_latents(tfr.Squeeze(), 2)
+def test_shapes_of_latents():
+    expected = latents.sample_latents((2, 3), 4)
+    for shape in ([2, 3], np.array([2, 3]), tf.TensorShape([2, 3]), tf.constant([2, 3])):
+        np.testing.assert_array_equal(latents.sample_latents(shape, 4), expected)
+    for shape in (tfr.Squeeze(), (None, 3), 5):
+        with pytest.raises(TypeError, match="expected the shape of one image or vector, got"):
+            latents.sample_latents(shape, 4)
 
 
 def test_truncation():

@@ -1,5 +1,6 @@
 """Signatures of a SavedModel against the distribution that it was exported from."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -176,6 +177,8 @@ def test_an_export_has_copies_of_the_weights(tmp_path):
 
 
 def test_errors(tmp_path):
+    with pytest.raises(TypeError, match="expected a FlowModel"):
+        tfr.export_saved_model(keras.Sequential(), tmp_path / "saved")
     with pytest.raises(TypeError, match=r"expected a tfd\.TransformedDistribution"):
         tfr.export_saved_model(tfd.Normal(0.0, 1.0), tmp_path / "1")
     base = tfd.Sample(tfd.Normal(0.0, 1.0), [4, 4])

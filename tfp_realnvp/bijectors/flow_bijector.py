@@ -239,7 +239,7 @@ class FlowBijector(tfb.Bijector):
         options = {"training": training, "conditional_input": conditional_input}
         return self._both(y, inverse=True, **options)
 
-    # AutoGraph would convert every function below, which takes longer than to trace them.
+    # AutoGraph would convert all functions called from here, which takes longer than to trace them.
     @tf.autograph.experimental.do_not_convert
     def _both(self, value: Any, inverse: bool, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.name_scope(self.name):

@@ -15,7 +15,6 @@ from tfp_realnvp.distributions.routing import (
     route,
     takes_condition,
 )
-from tfp_realnvp.internal import validation
 
 __all__ = ["ConditionedDistribution", "condition"]
 
@@ -50,7 +49,6 @@ def condition(
         declared.
       TypeError: if `distribution` is neither.
     """
-    distribution = distribution_of(distribution, "condition")
     return ConditionedDistribution(distribution, conditional_input, name=name)
 
 
@@ -61,10 +59,8 @@ class ConditionedDistribution(tfd.Distribution):
         self, distribution: tfd.Distribution, conditional_input: Any, name: str | None = None
     ) -> None:
         """Constructs the distribution; see `condition`."""
+        distribution = distribution_of(distribution, "condition")
         parameters = dict(locals())
-        is_distribution = isinstance(distribution, tfd.Distribution)
-        expected = "condition: expected a tfd.Distribution"
-        validation.require(is_distribution, expected, distribution, TypeError)
         if not takes_condition(distribution):
             raise ValueError(
                 f"condition: expected a distribution with a part that takes a conditional_input, "

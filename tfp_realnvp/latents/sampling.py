@@ -68,15 +68,17 @@ def sample_latents(
       ValueError: if an argument is out of range.
       TypeError: if `shape` is no shape.
     """
-    expected = "sample_latents: expected the shape of one image or vector"
-    is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
-    validation.require(is_shape, expected, shape, TypeError)
+    try:
+        sizes = [int(size) for size in shape]
+    except TypeError as error:
+        expected = "sample_latents: expected the shape of one image or vector"
+        raise TypeError(f"{expected}, got {shape!r}.") from error
     expected = "sample_latents: expected a finite temperature of at least 0"
     validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
     if truncation is not None:
         expected = "sample_latents: expected a positive truncation"
         validation.real(truncation, lambda x: x > 0, expected)
-    full_shape = [*np.atleast_1d(num).tolist(), *shape]
+    full_shape = [*np.atleast_1d(num).tolist(), *sizes]
     if any(size < 1 for size in full_shape):
         raise ValueError(f"sample_latents: expected at least one latent, got shape {full_shape}.")
     if truncation is None:

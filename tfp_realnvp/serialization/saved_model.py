@@ -16,6 +16,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
 from tfp_realnvp.distributions import (
     class_log_prior,
+    distribution_of,
     find_condition_spec,
     route,
     takes_condition,
@@ -142,7 +143,7 @@ class ServedFlow:
           any_size: whether `image_shape=None` leaves height and width free where possible.
         """
         if isinstance(distribution, keras.Model):
-            distribution = distribution.distribution
+            distribution = distribution_of(distribution, caller)
         if not isinstance(distribution, private_api.TransformedDistribution):
             raise TypeError(
                 f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one, got "
