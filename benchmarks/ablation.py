@@ -139,8 +139,8 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     import tensorflow_probability as tfp
 
     import tfp_realnvp as tfr
+    from benchmarks.batches import training_batches
     from tfp_realnvp import evaluation
-    from tfp_realnvp.data import image_dataset
 
     settings = row_settings(row)
     keras.utils.set_random_seed(seed)
@@ -161,9 +161,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     name = options.pop("class", "FusedAdam")
     optimizer_class = getattr(tfr, name, None) or getattr(keras.optimizers, name)
     model.compile(optimizer_class(**options, global_clipnorm=100.0))
-    batches = image_dataset(
-        train, _BATCH_SIZE, shuffle=True, flip=True, repeat=True, drop_remainder=True, seed=seed
-    )
+    batches = training_batches(train, _BATCH_SIZE, flip=True, seed=seed)
     if flags.steps is not None:
         limit = {"steps": flags.steps}
     else:

@@ -104,17 +104,9 @@ def _train(contender: Any, images: np.ndarray, start: float, flags: argparse.Nam
 def _fit(contender: Any, images: np.ndarray, seconds: float, seed: int) -> int:
     """Trains ours by `fit`, with the learning rate annealed at the end."""
     import tfp_realnvp as tfr
-    from tfp_realnvp.data import image_dataset
+    from benchmarks.batches import training_batches
 
-    batches = image_dataset(
-        images,
-        contender.size.batch_size,
-        shuffle=True,
-        flip=True,
-        repeat=True,
-        drop_remainder=True,
-        seed=seed,
-    )
+    batches = training_batches(images, contender.size.batch_size, flip=True, seed=seed)
     budget = tfr.LearningRateBudget(_LEARNING_RATE, seconds=seconds)
     contender.model.fit(batches, steps_per_epoch=10**9, callbacks=[budget], verbose=0)
     return int(contender.model.optimizer.iterations)

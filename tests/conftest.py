@@ -3,6 +3,7 @@
 TensorFlow is imported late: the process that only hands out tests to workers needs none.
 """
 
+import gc
 import os
 import pathlib
 import sys
@@ -104,14 +105,19 @@ def _seeded(request):
         tf.random.set_seed(zlib.crc32(request.node.nodeid.encode()))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _graph_optimizer(request):
-    folder = pathlib.Path(__file__).parent
-    if not request.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED):
-        yield
-        return
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Chooses how functions run, before any fixture."""
     import tensorflow as tf
 
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    eager = item.get_closest_marker("eager") and not item.get_closest_marker("graph")
+    tf.config.run_functions_eagerly(bool(eager))
+    folder = pathlib.Path(__file__).parent
+    is_optimized = not item.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_optimized})
+
+
+def pytest_collection_finish():
+    # Most objects are those of imported modules: there is no need to look at them again and again.
+    gc.collect()
+    gc.freeze()

@@ -117,7 +117,7 @@ def image_flow(image_shape=(4, 4, 3), **kwargs):
     seed = kwargs.pop("weights_seed", 0)
     # Only the default network has blocks.
     blocks = {} if kwargs.get("network_fn") else {"num_blocks": 1}
-    kwargs = {"num_scales": 2, "num_filters": 4, **blocks, **kwargs}
+    kwargs = {"num_scales": 2, "num_couplings": 1, "num_filters": 4, **blocks, **kwargs}
     return randomize(tfr.RealNVPImage(image_shape, **kwargs), seed)
 
 

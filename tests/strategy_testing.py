@@ -25,7 +25,9 @@ def make_model(strategy=None, optimizer=lambda: None, dequantize=True, **options
     compile_options = {name: options.pop(name) for name in names if name in options}
     with (strategy or tf.distribute.get_strategy()).scope():
         keras.utils.set_random_seed(0)
-        sizes = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 3}
+        sizes = {"num_scales": 1, "num_couplings": 1}
+        if "network_fn" not in options:
+            sizes |= {"num_blocks": 0, "num_filters": 3}
         flow = ft.randomize(tfr.RealNVPImage(SHAPE, **{**sizes, **options}))
         distribution = tfp.distributions.TransformedDistribution(ft.standard_normal(SHAPE), flow)
         model = tfr.FlowModel(distribution, dequantize=dequantize)

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import tfp_realnvp as tfr
+from benchmarks.batches import training_batches
 from benchmarks.contenders.tf_contender import TFContender
 from benchmarks.sizes import Size
-from tfp_realnvp.data import image_dataset
 
 __all__ = ["Ours"]
 
@@ -53,9 +53,7 @@ class Ours(TFContender):
         self.model = tfr.FlowModel(self.distribution)
         self.model.compile(jit_compile=jit_compile)
         self._train_function = self.model.make_train_function()
-        batches = image_dataset(
-            self.images, size.batch_size, shuffle=True, repeat=True, drop_remainder=True
-        )
+        batches = training_batches(self.images, size.batch_size)
         if first_batch_size is not None:
             # The batch size is unknown then: one graph serves both.
             first = tf.data.Dataset.from_tensors(self.images[:first_batch_size])
@@ -67,7 +65,7 @@ class Ours(TFContender):
         return float(self._train_function(iter(tf.data.Dataset.from_tensors(images)))["loss"])
 
     def train(self, steps: int) -> float:
-        """Makes steps as `fit` does, on batches of the package's own input pipeline."""
+        """Makes steps as `fit` does."""
         for _ in range(steps):
             logs = self._train_function(self._batches)
         return float(logs["loss"])

@@ -59,7 +59,7 @@ def _one_convolution(dtype):
 
 def _image(num_couplings, shape=(4, 4, 3), networks=None, **kwargs):
     has_norm = kwargs.get("normalization", "batch") is not None
-    per_scale = kwargs.pop("couplings_per_scale", 3)
+    per_scale = kwargs.pop("couplings_per_scale", 1)
     # Only the default network has blocks.
     blocks = {} if networks or kwargs.get("network_fn") else {"num_blocks": 1}
     kwargs = {"num_scales": 1, "num_filters": 4, **blocks, **kwargs}
@@ -81,8 +81,7 @@ def _image(num_couplings, shape=(4, 4, 3), networks=None, **kwargs):
 
 def _conditional(num_couplings, kind, network="user", **kwargs):
     """A `RealNVPImage` under a condition; a user's network of one convolution is the least."""
-    options = {"couplings_per_scale": 1, "normalization": None}
-    options = {**options, **ft.CONDITIONS[kind], **ft.NETWORKS[network], **kwargs}
+    options = {"normalization": None, **ft.CONDITIONS[kind], **ft.NETWORKS[network], **kwargs}
     case = _image(num_couplings, (4, 4, 1), **options)
     return dataclasses.replace(case, condition=lambda dtype: ft.condition(kind, (), dtype))
 
@@ -221,29 +220,26 @@ CASES = {
     "flow_chain_empty": Case(lambda dtype: tfr.FlowChain([], dtype=dtype), (2, 3, 1)),
     "tfp_chain": Case(_tfp_chain, (4, 2, 2), num_couplings=2),
     "pixel_logit": Case(lambda dtype: tfr.PixelLogit(dtype=dtype), (4, 2, 3), num_values=256),
-    "image_1_scale": _image(4),
-    "image_2_scales": _image(10, num_scales=2, num_blocks=0),
-    "image_3_scales": _image(16, (8, 8, 1), num_scales=3, networks=_one_convolution),
-    "image_no_logit": _image(4, alpha=None, networks=_one_convolution),
-    "image_no_normalization": _image(4, normalization=None, networks=_one_convolution),
-    "image_additive": _image(10, num_scales=2, use_scale=False, networks=_one_convolution),
-    "image_actnorm": _image(
-        4, couplings_per_scale=1, num_scales=2, normalization="actnorm", networks=_shallow
-    ),
+    "image_1_scale": _image(2),
+    "image_2_scales": _image(10, num_scales=2, num_blocks=0, couplings_per_scale=3),
+    "image_3_scales": _image(6, (8, 8, 1), num_scales=3, networks=_one_convolution),
+    "image_no_logit": _image(2, alpha=None, networks=_one_convolution),
+    "image_no_normalization": _image(2, normalization=None, networks=_one_convolution),
+    "image_additive": _image(4, num_scales=2, use_scale=False, networks=_one_convolution),
+    "image_actnorm": _image(4, num_scales=2, normalization="actnorm", networks=_shallow),
     # Attention in all networks but that of the first coupling.
     "image_attention": _image(
         5,
         (4, 4, 1),
-        couplings_per_scale=1,
         num_scales=2,
         num_blocks=0,
         attention=2,
         split_prior=True,
         normalization=None,
     ),
-    "image_recompute": _image(4, (4, 4, 1), recompute=True),
-    "image_gray_17": _image(4, (4, 4, 1), num_values=17, networks=_one_convolution),
-    "image_4x8": _image(10, (4, 8, 1), num_scales=2, networks=_one_convolution),
+    "image_recompute": _image(2, (4, 4, 1), recompute=True),
+    "image_gray_17": _image(2, (4, 4, 1), num_values=17, networks=_one_convolution),
+    "image_4x8": _image(4, (4, 8, 1), num_scales=2, networks=_one_convolution),
     "coupling_given_vector": Case(_conditional_resnet, (4, 2, 4), 1, condition=_vector),
     # With a batch dimension: what is not declared reaches the network as it is.
     "coupling_given_what_its_network_takes": Case(
@@ -254,7 +250,7 @@ CASES = {
         lambda dtype: tfr.Standardization([1.0, -2.0, 0.5], [0.3, 2.0, 1.0], dtype=dtype), (3,)
     ),
     "vector": _vectors(3),
-    "vector_of_1": _vectors(1, 4, transformer=lambda: tfr.RationalQuadraticSpline(4)),
+    "vector_of_1": _vectors(1, 2, transformer=lambda: tfr.RationalQuadraticSpline(4)),
     "vector_permuted": _vectors(4, mixing="permutation", normalization="batch"),
     "vector_additive": _vectors(5, use_scale=False, mixing=None, normalization=None),
     "vector_given_label": _vectors(3, condition=_label, num_classes=5, embedding_size=6),

@@ -43,13 +43,6 @@ def test_load_turns_autotuning_off(make, training, tmp_path):
     assert make(tmp_path, training=training).options().autotune.enabled is False
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("repeat", [False, True])
-def test_image_dataset_turns_autotuning_off(flip, repeat):
-    dataset = data.image_dataset(_IMAGES, 4, flip=flip, repeat=repeat)
-    assert dataset.options().autotune.enabled is False
-
-
 @pytest.mark.parametrize("enabled", [None, False, True])
 def test_options_of_the_user_are_kept(enabled):
     options = tf.data.Options()
@@ -61,8 +54,8 @@ def test_options_of_the_user_are_kept(enabled):
     assert result.deterministic is False
 
 
-def test_iterators_end_immediately_after_slow_steps():
-    dataset = data.image_dataset(_IMAGES, 4, shuffle=True, flip=True, repeat=True)
+def test_iterators_end_immediately_after_slow_steps(tmp_path):
+    dataset = _arrays(tmp_path, training=True)
     # The destructor of an autotuned iterator waits only now and then.
     iterators = [iter(dataset) for _ in range(50)]
     for _ in range(4):

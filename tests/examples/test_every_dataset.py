@@ -12,9 +12,12 @@ import tfp_realnvp as tfr
 from tfp_realnvp import data
 
 # A false alarm, also of data whose number of batches is unknown.
-pytestmark = pytest.mark.filterwarnings("error:Your input ran out of data")
+pytestmark = [
+    pytest.mark.filterwarnings("error:Your input ran out of data"),
+    pytest.mark.eager,
+]
 
-_TINY = ("--num_scales=1", "--num_filters=2", "--batch_size=4")
+_TINY = ("--num_scales=1", "--num_couplings=1", "--num_filters=2", "--batch_size=4")
 _DATASETS = {
     # name: (image shape, evaluation split)
     "cifar10": ((32, 32, 3), "test"),

@@ -31,6 +31,7 @@ def _start(folder, images, save_minutes):
                 f"--output_dir={folder}",
                 "--configuration=paper",
                 "--num_scales=1",
+                "--num_couplings=1",
                 "--num_blocks=0",
                 "--num_filters=4",
                 "--batch_size=5",

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("error:Your input ran out of data")
 _TINY = (
     "--configuration=paper",
     "--num_scales=1",
+    "--num_couplings=1",
     "--num_blocks=0",
     "--num_filters=2",
     "--batch_size=5",

@@ -146,7 +146,7 @@ def test_overflow_of_log_prob_is_announced(value):
             log_prob(images)
 
     model = tfr.FlowModel(flow, dequantize=False)
-    model.compile()
+    model.compile(run_eagerly=True)
     with pytest.warns(RuntimeWarning, match="FlowModel.predict: .* got 2 of 2"):
         assert not np.isfinite(model.predict(images, verbose=0)).any()
     with pytest.warns(RuntimeWarning, match="FlowModel.evaluate: expected finite"):

@@ -26,6 +26,8 @@ from tfp_realnvp.distributions import find_condition_spec, takes_condition
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
+pytestmark = pytest.mark.eager
+
 SHAPE = (4, 4, 1)
 SMALL = {"num_couplings": 1, "num_filters": 4}
 
@@ -38,6 +40,7 @@ import tfp_realnvp
 folder, intra_op, inter_op = sys.argv[1:]
 tf.config.threading.set_intra_op_parallelism_threads(int(intra_op))
 tf.config.threading.set_inter_op_parallelism_threads(int(inter_op))
+tf.config.run_functions_eagerly(True)
 images, labels = np.load(f"{folder}/images.npy"), np.load(f"{folder}/labels.npy")
 for name, data in (("flow", images), ("conditional", (images, labels))):
     model = keras.models.load_model(f"{folder}/{name}.keras")

@@ -9,6 +9,7 @@ from flow_testing import (
     ConditionedNetwork,
     condition,
     conditional_distribution,
+    convolution,
     flow_distribution,
     grey_levels,
     image_flow,
@@ -143,7 +144,9 @@ def trainable_flow():
         ),
         3,
     )
-    return tfd.TransformedDistribution(base, image_flow(SHAPE, num_scales=1, alpha=None, **SMALL))
+    return tfd.TransformedDistribution(
+        base, image_flow(SHAPE, num_scales=1, num_couplings=1, alpha=None, network_fn=convolution)
+    )
 
 
 def test_a_trainable_base(tmp_path):
@@ -164,7 +167,7 @@ def test_a_trainable_base(tmp_path):
 
 
 def test_an_export_has_copies_of_the_weights(tmp_path):
-    flow = flow_distribution(SHAPE, num_scales=1, num_blocks=0, **SMALL)
+    flow = flow_distribution(SHAPE, num_scales=1, num_couplings=1, network_fn=convolution)
     images = pixels((2, *SHAPE))
     before = flow.log_prob(images)
     tfr.export_saved_model(flow, tmp_path / "1", image_shape=SHAPE)
@@ -199,7 +202,7 @@ def test_errors(tmp_path):
 @pytest.fixture(scope="module", params=["labels", "vectors", "small_images"])
 def conditional(request, tmp_path_factory):
     """A distribution under a condition, the same served, images, and their conditions."""
-    flow = conditional_distribution(request.param, "shallow", normalization="actnorm")
+    flow = conditional_distribution(request.param, "user", normalization="actnorm")
     path = tmp_path_factory.mktemp("export") / "1"
     tfr.export_saved_model(flow, path)
     return flow, tf.saved_model.load(path), pixels([3, *SHAPE]), condition(request.param, [3])

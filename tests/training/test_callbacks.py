@@ -11,12 +11,14 @@ import tensorflow as tf
 import tfp_realnvp as tfr
 from tfp_realnvp.training import callbacks
 
+pytestmark = pytest.mark.eager
+
 _IMAGES = ft.grey_levels(32, (4, 4, 1))
 
 
 def _model():
     model = tfr.FlowModel(
-        ft.flow_distribution((4, 4, 1), num_scales=1, num_blocks=0, num_couplings=1)
+        ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1, network_fn=ft.convolution)
     )
     model.compile()
     return model
@@ -96,7 +98,7 @@ def _values(model):
 
 def _averaging_model(optimizer=tfr.FusedAdam):
     keras.utils.set_random_seed(0)
-    arguments = {"num_scales": 1, "num_blocks": 0, "num_couplings": 1}
+    arguments = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
     model = tfr.FlowModel(
         ft.flow_distribution((4, 4, 1), **arguments),
         dequantizer=tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2),
@@ -122,6 +124,7 @@ class _Record(keras.callbacks.Callback):
         self.at_epoch_end.append(_values(self.model))
 
 
+@pytest.mark.graph
 def test_averages_are_validated_and_saved(tmp_path):
     model, record = _averaging_model(), _Record()
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
@@ -236,6 +239,7 @@ def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
     assert budget.remaining_seconds <= 60 * minutes[-1] + 0.5
 
 
+@pytest.mark.graph
 def test_warm_up_and_cosine_of_a_fraction():
     rates = []
 

@@ -14,6 +14,8 @@ import tfp_realnvp as tfr
 
 tfd = tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _SHAPE = (4, 4, 1)
 _IMAGES = ft.grey_levels(8)
 _LABELS = np.array([0, 1, 2, 3, 4, 0, 1, 2])
@@ -124,6 +126,7 @@ def test_validation():
 # Training.
 
 
+@pytest.mark.graph
 def test_every_variable_is_trained():
     # Adam, which makes a step of each rounding error: before a normalization a bias has no effect.
     compiled = {"jit_compile": True, "optimizer": None}
@@ -138,6 +141,7 @@ def test_every_variable_is_trained():
         assert np.abs(variable - value).max() > 0, variable.path
 
 
+@pytest.mark.graph
 def test_one_step_by_hand():
     # With clipping, for which a label that occurs twice in a batch has one gradient.
     optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
@@ -177,6 +181,7 @@ def _trained(kind, way=None):
     return _values(model)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize(
     ("kind", "way"),
     [
@@ -201,6 +206,7 @@ def test_mixed_bfloat16():
     assert model.predict((_IMAGES, _LABELS), verbose=0).dtype == np.float32
 
 
+@pytest.mark.graph
 def test_a_run_that_is_resumed(tmp_path):
     options = {"flow": {"condition_dropout": 0.4}, "optimizer": None, "dequantize": True}
     data = {"batch_size": 4, "shuffle": False, "verbose": 0}
@@ -316,6 +322,7 @@ def test_nothing_is_left_out_of_an_evaluation():
     assert seen.shape == (4, 4) and not seen.any()
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("kind", ["labels", "vectors"])
 def test_densities_without_a_condition(kind):
     model = _model(kind, flow={"condition_dropout": 0.5})
@@ -337,6 +344,7 @@ def test_densities_without_a_condition(kind):
 # Steps that are not finite.
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_part_that_is_not_finite_is_named(jit_compile):
     model = _model(jit_compile=jit_compile, flow={"normalization": None})

@@ -109,6 +109,7 @@ def _run(data):
     return history, results, model.predict(data, verbose=0, **options)
 
 
+@pytest.mark.eager
 @pytest.mark.parametrize("kind", _DATA)
 def test_fit_evaluate_and_predict_on(kind, trained_on_uint8):
     history, results, log_prob = _run(_DATA[kind]())
@@ -121,6 +122,7 @@ def test_fit_evaluate_and_predict_on(kind, trained_on_uint8):
     np.testing.assert_allclose(log_prob, expected_log_prob, rtol=1e-4)
 
 
+@pytest.mark.eager
 def test_validation_data():
     history = (
         _model()
@@ -171,6 +173,7 @@ def test_fit_changes_every_trainable_variable(jit_compile):
     assert base.distribution.loc is trained[-2] or any(base.distribution.loc is v for v in trained)
 
 
+@pytest.mark.eager
 def test_a_frozen_network_stays():
     distribution = _distribution()
     couplings = [p for p in distribution.bijector.submodules if isinstance(p, tfr.AffineCoupling)]
@@ -227,6 +230,7 @@ def test_statistics_move_once_a_step():
 # Metrics.
 
 
+@pytest.mark.eager
 def test_bits_per_dim_is_the_loss_in_other_units():
     model = _model()
     history = model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0).history
@@ -237,6 +241,7 @@ def test_bits_per_dim_is_the_loss_in_other_units():
     assert results["bits_per_dim"] == pytest.approx(results["loss"] / (16 * math.log(2)), rel=1e-5)
 
 
+@pytest.mark.eager
 def test_the_loss_is_that_of_predict_and_log_prob():
     model = _model()
     results = model.evaluate(_IMAGES, batch_size=4, verbose=0, return_dict=True)
@@ -250,6 +255,7 @@ def test_the_loss_is_that_of_predict_and_log_prob():
     np.testing.assert_allclose(model(values), expected, rtol=1e-5)
 
 
+@pytest.mark.eager
 def test_the_penalty_is_not_in_the_metric():
     keras.utils.set_random_seed(0)
     plain = _model(scale_l2=0.0).fit(_IMAGES, batch_size=8, verbose=0).history["loss"]
@@ -485,6 +491,7 @@ def test_compiling_again():
     _assert_equal(_values(model.trainable_variables), before)
 
 
+@pytest.mark.eager
 def test_callbacks(tmp_path):
     class Count(keras.callbacks.Callback):
         batches, logs = 0, ()
@@ -517,6 +524,7 @@ def test_callbacks(tmp_path):
     assert (tmp_path / "best.weights.h5").exists()
 
 
+@pytest.mark.eager
 def test_save_and_load_weights(tmp_path):
     base = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros(_SHAPE)), 1.0), 3)
     model = _model(_resnets(base))
@@ -654,6 +662,7 @@ def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.eager
 def test_a_nan_in_the_last_batch_is_found():
     model = _model(dequantize=False)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
@@ -754,6 +763,7 @@ def test_an_empty_dataset(method):
         call(_dataset(_IMAGES[:0]), verbose=0)
 
 
+@pytest.mark.eager
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_a_dataset_that_turns_out_empty(method):
     dataset = _dataset(_IMAGES).filter(lambda image: False)
@@ -762,6 +772,7 @@ def test_a_dataset_that_turns_out_empty(method):
         getattr(_model(), method)(dataset, verbose=0)
 
 
+@pytest.mark.eager
 def test_a_dataset_of_unknown_cardinality_that_is_not_empty():
     dataset = _dataset(_IMAGES).filter(lambda image: True)
     history = _model().fit(dataset, epochs=2, verbose=0).history
@@ -774,6 +785,7 @@ def test_fractions(method):
         getattr(_model(), method)(_IMAGES.astype(np.float32) / 255, verbose=0)
 
 
+@pytest.mark.eager
 def test_fractions_without_dequantization():
     distribution = _distribution(alpha=None)
     model = _model(distribution, dequantize=False)

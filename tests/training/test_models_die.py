@@ -23,6 +23,14 @@ _WRAPS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _nothing_else_is_collected():
+    # To look at all objects of the tests before takes seconds.
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def _distribution(recompute, wrap="flow"):
     network = tfr.ConvResNet(2, 0, 2, checkerboard_parity=0)
     network.build((None, None, None, 1))

@@ -66,8 +66,9 @@ def clipping(two):
         lambda: keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=1e-2),
         lambda: tfr.Muon(1e-2, epsilon=1e-2, global_clipnorm=1e-2),
     ):
-        expected = _fit(_ONE, ft.grey_levels(24), optimizer=make)
-        actual = _fit(two, ft.grey_levels(24), optimizer=make)
+        options = {"optimizer": make, "network_fn": ft.convolution}
+        expected = _fit(_ONE, ft.grey_levels(24), **options)
+        actual = _fit(two, ft.grey_levels(24), **options)
         for one, other in zip(_state(actual), _state(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
@@ -95,6 +96,7 @@ def conditions_and_recomputed_activations(two):
 
 def first_batch_of_act_norm(two):
     options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
+    options["network_fn"] = ft.convolution
     states = []
     for strategy in (_ONE, two):
         model = st.make_model(strategy, **options)
@@ -112,7 +114,7 @@ def a_nan_on_one_replica(two):
     # On the second replica, which has the second half of a batch.
     images[14, 0, 0, 0] = np.nan
     for make in (lambda: None, lambda: keras.optimizers.Adam(1e-3)):
-        model = st.make_model(two, optimizer=make, dequantize=False)
+        model = st.make_model(two, make, dequantize=False, network_fn=ft.convolution)
         # So that there are moments, which a step of zeros would change.
         model.fit(images[:8], batch_size=8, shuffle=False, verbose=0)
         expected = _state(model)

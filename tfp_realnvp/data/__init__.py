@@ -1,7 +1,6 @@
 """Image datasets, by name, from files or from arrays, as batches of `uint8` pixels."""
 
 from tfp_realnvp.data.array_file import load_array_file
-from tfp_realnvp.data.batches import image_dataset
 from tfp_realnvp.data.dataset_spec import DATASETS, DatasetSpec
 from tfp_realnvp.data.image_folder import list_images
 from tfp_realnvp.data.load import ImageBatches, load
@@ -12,7 +11,6 @@ __all__ = [
     "DatasetSpec",
     "ImageArrays",
     "ImageBatches",
-    "image_dataset",
     "list_images",
     "load",
     "load_array_file",

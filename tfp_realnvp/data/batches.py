@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS
 
-__all__ = ["BatchPlan", "array_batches", "image_dataset", "with_image"]
+__all__ = ["BatchPlan", "array_batches", "with_image"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,74 +187,3 @@ def array_batches(arrays: Any, plan: BatchPlan) -> tf.data.Dataset:
     else:
         numbers = tf.data.Dataset.range(first, (plan.epoch + plan.num_epochs) * steps)
     return numbers.map(training_batch, num_parallel_calls=PARALLEL_CALLS)
-
-
-def image_dataset(
-    images: np.ndarray,
-    batch_size: int,
-    *,
-    shuffle: bool = False,
-    flip: bool = False,
-    seed: int = 0,
-    repeat: bool = False,
-    drop_remainder: bool = False,
-) -> tf.data.Dataset:
-    """Returns a dataset of batches of an array of images, prepared in the background.
-
-    Order and flips depend on `seed` and on `tf.random.set_seed` if it was called, and differ from
-    epoch to epoch.
-
-    Args:
-      images: `uint8` array of shape `[N, H, W, C]`.
-      batch_size: number of images in a batch.
-      shuffle: whether each epoch visits the images in a new, uniformly random order.
-      flip: whether to mirror each image horizontally with probability 1/2.
-      seed: seed of order and flips.
-      repeat: whether to repeat without end instead of stopping after one epoch.
-      drop_remainder: whether to drop a smaller last batch, which makes the batch size static.
-
-    Returns:
-      A `tf.data.Dataset` of `uint8` tensors of shape `[batch_size, H, W, C]`.
-
-    Raises:
-      ValueError: if `images` is not as described, or if there is no batch.
-
-    #### Example
-
-    >>> import numpy as np
-    >>> from tfp_realnvp import data
-    >>> images = np.zeros([10, 8, 8, 1], np.uint8)
-    >>> dataset = data.image_dataset(images, batch_size=4, shuffle=True, flip=True)
-    >>> [tuple(batch.shape) for batch in dataset]
-    [(4, 8, 8, 1), (4, 8, 8, 1), (2, 8, 8, 1)]
-
-    """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
-        raise ValueError(
-            "Expected at least one image, a uint8 array of shape [N, H, W, C], got "
-            f"{images.dtype} of shape {images.shape}."
-        )
-    if batch_size < 1 or (drop_remainder and batch_size > len(images)):
-        raise ValueError(
-            f"Expected a batch_size of at least 1, and with drop_remainder at most {len(images)}, "
-            f"the number of images, got {batch_size}."
-        )
-    # Keep the images in host memory, also on machines with a GPU. Only indices are shuffled.
-    with tf.device("CPU"):
-        images = tf.constant(images)
-    indices = tf.data.Dataset.range(len(images))
-    if shuffle:
-        indices = indices.shuffle(len(images), seed=seed)
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, True)
-
-    def batch_of(indices: tf.Tensor, flip_seed: tf.Tensor) -> tf.Tensor:
-        batch = tf.gather(images, indices)
-        return tf.image.stateless_random_flip_left_right(batch, flip_seed) if flip else batch
-
-    batches = tf.data.Dataset.zip(indices.batch(batch_size, drop_remainder), seeds).map(
-        batch_of, num_parallel_calls=PARALLEL_CALLS
-    )
-    if repeat:
-        batches = batches.repeat()
-    return without_autotune(batches.prefetch(PREFETCHED_BATCHES))
