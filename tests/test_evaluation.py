@@ -13,6 +13,8 @@ from tfp_realnvp import evaluation, pixels
 
 tfd = tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _SHAPE = (8, 8, 1)
 _IMAGES = ft.grey_levels(11, _SHAPE)
 _DIMS = math.prod(_SHAPE)
@@ -40,6 +42,7 @@ def _by_hand(distribution, images, num_draws, seed, batch_size):
     return np.asarray(log_prob, np.float64)
 
 
+@pytest.mark.graph
 def test_evaluations_agree(flow):
     # FlowModel.evaluate, bits_per_dim and log_prob.
     seed, batch_size = 5, 4
@@ -73,6 +76,7 @@ def test_draws_against_numpy(flow):
     assert (result.num_images, result.num_draws) == (11, 3)
 
 
+@pytest.mark.graph
 def test_both_bounds_and_the_probability_of_integers():
     # p(u) = 2u on [0, 1): the integer 0 has probability 1, which is 0 bits.
     density = tfd.Sample(tfd.Beta(2.0, 1.0), [1, 1, 1])
@@ -318,6 +322,7 @@ def test_log_likelihood_of_vectors(kind):
     assert result.log_likelihood == pytest.approx(-loss, rel=1e-5)
 
 
+@pytest.mark.graph
 def test_log_likelihood_of_integer_vectors():
     # p(u) = 2u on [0, 1): the integer 0 has probability 1, whose log is 0.
     density = tfd.Sample(tfd.Beta(2.0, 1.0), [3])
@@ -345,6 +350,7 @@ def test_log_likelihood_with_a_dequantizer():
         evaluation.log_likelihood(density, zeros, dequantize=False, dequantizer=_Noise())
 
 
+@pytest.mark.graph
 def test_log_likelihood_and_bits_per_dim_of_images(flow):
     bits = evaluation.bits_per_dim(flow, _IMAGES, 3, seed=2, batch_size=4)
     nats = evaluation.log_likelihood(flow, _IMAGES, 3, seed=2, batch_size=4)
@@ -455,6 +461,7 @@ def _log_densities_of_classes(flow, num_draws, seed, batch_size):
     return np.logaddexp.reduce(np.stack(classes, axis=-1), axis=0)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("num_draws", [1, 3])
 def test_classification_by_the_densities_of_each_class(num_draws):
     flow = _conditional(num_classes=3)
@@ -477,6 +484,7 @@ def test_classification_by_the_densities_of_each_class(num_draws):
     )
 
 
+@pytest.mark.graph
 def test_draws_of_noise_are_weighed_by_their_density():
     # p(x | 0) is concentrated on u < 1/2, p(x | 1) is uniform on [0, 1).
     densities = tfr.ConditionalBase(

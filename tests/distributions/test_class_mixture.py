@@ -13,6 +13,8 @@ import tfp_realnvp as tfr
 
 tfd = tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _IMAGES, _VECTORS = (4, 4, 1), (3,)
 _PROBS = [0.5, 0.3, 0.2]
 _LABELS = [0, 2, -1, 1]
@@ -75,6 +77,7 @@ def test_samples(shape):
         np.testing.assert_allclose(frequency, _PROBS, atol=4 * np.sqrt(0.25 / 500))
 
 
+@pytest.mark.graph
 @each_shape
 def test_few_labels_in_fit(shape):
     # One step of gradient descent, on labeled and unlabeled rows.

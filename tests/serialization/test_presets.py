@@ -22,6 +22,8 @@ from tfp_realnvp.serialization import presets
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _FILES = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
 
 

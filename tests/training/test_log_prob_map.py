@@ -21,6 +21,8 @@ from tfp_realnvp.bijectors.multi_scale import shallow_conv
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _SHAPE = (4, 4, 2)
 
 
@@ -76,6 +78,7 @@ def test_the_sum_is_the_log_density(make):
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), distribution.log_prob(x), rtol=2e-6)
 
 
+@pytest.mark.graph
 def test_the_sum_is_the_log_density_given_a_condition():
     means = tf.constant([[0.0], [1.0], [-1.0]])[..., tf.newaxis, tf.newaxis]
     base = tfr.ConditionalBase(
@@ -115,6 +118,7 @@ def blocks():
     return image_flow((None, None, 2), num_scales=3, network_fn=pointwise, **options)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("log_dets", [True, False])
 def test_each_share_is_at_its_place(blocks, log_dets):
     x = pixels((2, 8, 16, 2))
@@ -126,6 +130,7 @@ def test_each_share_is_at_its_place(blocks, log_dets):
         np.testing.assert_allclose(share.sum(axis=(1, 2)), expected, rtol=1e-5)
 
 
+@pytest.mark.graph
 def test_latents_cover_their_blocks(blocks):
     """Each scale's latents are spread over the pixels that one of its positions covers."""
     x = pixels((1, 4, 4, 2))

@@ -12,6 +12,8 @@ from tfp_realnvp import evaluation, latents
 
 tfd = tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _SHAPE = (4, 4, 1)
 _IMAGES, _LABELS = ft.grey_levels(4, _SHAPE), np.arange(4)
 
