@@ -86,7 +86,7 @@ def export_saved_model(
     >>> tfd = tfp.distributions
     >>> flow = tfd.TransformedDistribution(
     ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
-    ...     tfr.RealNVPImage((4, 4, 1), num_blocks=0, num_filters=4))
+    ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tfr.export_saved_model(flow, f'{folder}/1')
     ...     served = tf.saved_model.load(f'{folder}/1')

@@ -41,7 +41,8 @@ class LearningRateBudget(keras.callbacks.Callback):
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
     >>> model = tfr.FlowModel(tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), tfr.RealNVPImage((4, 4, 1), num_filters=4)))
+    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
+    ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=1, num_filters=4)))
     >>> model.compile()
     >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
     >>> history = model.fit(images, batch_size=8, epochs=9, verbose=0,
@@ -192,7 +193,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     >>> import numpy as np, tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
     >>> def make():
-    ...   flow = tfr.RealNVPImage((4, 4, 1), num_blocks=0, num_filters=4)
+    ...   flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     ...   model = tfr.FlowModel(
     ...       tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), flow))
     ...   model.compile()

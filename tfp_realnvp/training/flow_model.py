@@ -80,7 +80,7 @@ class FlowModel(keras.Model):
     >>> tfd = tfp.distributions
     >>> flow = tfd.TransformedDistribution(
     ...     tfd.Sample(tfd.Normal(0., 1.), [8, 8, 1]),
-    ...     tfr.RealNVPImage((8, 8, 1), num_blocks=1, num_filters=8))
+    ...     tfr.RealNVPImage((8, 8, 1), num_scales=1, num_blocks=1, num_filters=8))
     >>> model = tfr.FlowModel(flow)
     >>> model.compile()
     >>> images = np.random.default_rng(0).integers(0, 256, [64, 8, 8, 1], dtype=np.uint8)

@@ -29,7 +29,8 @@ def log_prob(
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
     >>> flow = tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [8, 8, 1]), tfr.RealNVPImage((8, 8, 1), num_filters=4))
+    ...     tfd.Sample(tfd.Normal(0., 1.), [8, 8, 1]),
+    ...     tfr.RealNVPImage((8, 8, 1), num_scales=1, num_blocks=1, num_filters=4))
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
     >>> tfr.log_prob(flow, images).shape
     (3,)
