@@ -107,17 +107,27 @@ def _seeded(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Chooses how functions run, before any fixture."""
+    """Functions of tests with the marker `eager` run eagerly, as do those of their fixtures."""
     import tensorflow as tf
 
     eager = item.get_closest_marker("eager") and not item.get_closest_marker("graph")
     tf.config.run_functions_eagerly(bool(eager))
-    folder = pathlib.Path(__file__).parent
-    is_optimized = not item.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_optimized})
 
 
 def pytest_collection_finish():
     # Most objects are those of imported modules: there is no need to look at them again and again.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _graph_optimizer(request):
+    folder = pathlib.Path(__file__).parent
+    if not request.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED):
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

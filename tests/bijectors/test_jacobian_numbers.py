@@ -20,7 +20,7 @@ _SHAPE = (8, 8, 3)
 
 @pytest.fixture(scope="module")
 def double():
-    return ft.image_flow(_SHAPE, dtype=tf.float64)
+    return ft.image_flow(_SHAPE, num_couplings=3, dtype=tf.float64)
 
 
 @pytest.fixture(scope="module")

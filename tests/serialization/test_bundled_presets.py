@@ -22,8 +22,8 @@ def test_bits_per_dim_of_the_card(name):
     model = tfr.FlowModel.from_preset(name)
     card = json.loads((_FOLDER / name / "metadata.json").read_text())["card"]
     data = tfr.data.load_arrays(card["data"]["name"])
-    images = data.test[:300]
-    labels = data.test_labels[:300] if model.takes_condition else None
+    images = data.test[:100]
+    labels = data.test_labels[:100] if model.takes_condition else None
     log_prob = tfr.log_prob(model, images, labels, batch_size=50)
     bits = -log_prob / (math.prod(images.shape[1:]) * math.log(2))
     # The card is of all test images, with other noise.

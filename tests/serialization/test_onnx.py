@@ -35,13 +35,18 @@ def compact():
 
 def vectors():
     base = tfd.StudentT(tf.Variable([2.0, 4.0, 8.0]), 0.0, 1.0)
-    options = {"num_couplings": 2, "num_filters": 8, "transformer": "rational_quadratic_spline"}
+    options = {
+        "num_couplings": 2,
+        "num_blocks": 1,
+        "num_filters": 8,
+        "transformer": "rational_quadratic_spline",
+    }
     bijector = randomize(tfr.RealNVPVector(3, **options))
     return tfd.TransformedDistribution(tfd.Independent(base, 1), bijector)
 
 
 FLOWS = {
-    "paper": lambda: flow_distribution(SHAPE, num_couplings=1),
+    "paper": lambda: flow_distribution(SHAPE, num_blocks=0),
     "labels": compact,
     # Continuous images, conditions that are resized.
     "small_images": lambda: conditional_distribution("small_images", "shallow", alpha=None),

@@ -30,7 +30,7 @@ NAMES = ["log_prob", "bits_per_dim", "encode", "decode", "sample", "reconstruct"
 
 @pytest.fixture(scope="module")
 def flow():
-    return flow_distribution(SHAPE, num_values=100, **SMALL)
+    return flow_distribution(SHAPE, num_values=100, num_couplings=1, network_fn=convolution)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "serve.py"
 
 
 def test_tensorflow_serves_it_without_other_packages(tmp_path):
-    flow = flow_distribution((4, 4, 1), num_couplings=1)
+    flow = flow_distribution((4, 4, 1), num_scales=1, num_blocks=0)
     tfr.export_saved_model(flow, tmp_path / "1")
     batches = [pixels((1, 4, 4, 1)), pixels((3, 4, 4, 1)), pixels((2, 8, 4, 1))]
     np.savez(tmp_path / "images.npz", *batches)

@@ -427,6 +427,7 @@ def test_datasets_of_conditions_that_are_not_as_declared(labels, method):
         getattr(_MODELS["labels"], method)(dataset, verbose=0)
 
 
+@pytest.mark.graph
 def test_labels_of_a_dataset_that_are_out_of_range():
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"integer labels in \[0, 5\)"):
         _MODELS["labels"].predict(_dataset((_IMAGES, _LABELS + 1)), verbose=0)

@@ -704,8 +704,8 @@ def test_the_bijector_that_overflows_is_named(way):
 
 @each_basic_way
 def test_a_variable_that_is_not_finite_is_named(way):
-    model = _failing_model(way)
-    bias = _couplings(model)[1].network.output_bias
+    model = _failing_model(way, _distribution)
+    bias = _couplings(model)[1].network.bias
     bias.assign(tf.fill(bias.shape, np.inf))
     with pytest.raises(tfr.NonFiniteLossError) as error:
         model.fit(_IMAGES + 0.5, batch_size=4, verbose=0)
