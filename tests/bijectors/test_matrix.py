@@ -489,7 +489,9 @@ def test_function_equals_eager(name):
 def test_xla_equals_eager(name):
     given = _given(name)
     bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
-    compiled = tf.function(lambda x, y: _all_results(bijector, x, y, **given), jit_compile=True)
+    compiled = tf.function(
+        lambda x, y: _all_results(bijector, x, y, **given), jit_compile=True, autograph=False
+    )
     _assert_all_close(compiled(x, y), _eager_results(name), rtol=1e-9, atol=1e-9)
 
 
@@ -503,7 +505,9 @@ def test_unknown_batch_height_and_width(name):
 
     x, y = _latents(name), _data(name, seed=1)
     function = tf.function(
-        lambda x, y: _all_results(bijector, x, y, **given), input_signature=[unknown(x), unknown(y)]
+        lambda x, y: _all_results(bijector, x, y, **given),
+        input_signature=[unknown(x), unknown(y)],
+        autograph=False,
     )
     _assert_all_close(function(x, y), _eager_results(name), rtol=1e-10, atol=1e-10)
     # The same trace serves another size.
@@ -523,6 +527,7 @@ def test_unknown_batch_of_two_dimensions(name):
             bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given),
         ),
         input_signature=[tf.TensorSpec([None, None, *x.shape[-_ndims(name) :]], x.dtype)],
+        autograph=False,
     )
     y, fldj = function(x)
     np.testing.assert_allclose(y, bijector.forward(x, **given), rtol=1e-10, atol=1e-10)
@@ -610,7 +615,8 @@ def test_copy_with_validate_args(name):
 def test_validate_args_in_a_function(name):
     given = _given(name)
     bijector, x, y = _bijector(name).copy(validate_args=True), _latents(name), _data(name, seed=1)
-    traced = tf.function(lambda x, y: _all_results(bijector, x, y, **given))(x, y)
+    function = tf.function(lambda x, y: _all_results(bijector, x, y, **given), autograph=False)
+    traced = function(x, y)
     _assert_all_close(traced, _eager_results(name), rtol=1e-10, atol=1e-10)
 
 

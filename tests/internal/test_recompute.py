@@ -16,8 +16,8 @@ tfd = tfp.distributions
 
 _MODES = {
     "eager": lambda function: function,
-    "function": tf.function,
-    "xla": functools.partial(tf.function, jit_compile=True),
+    "function": functools.partial(tf.function, autograph=False),
+    "xla": functools.partial(tf.function, autograph=False, jit_compile=True),
 }
 each_mode = pytest.mark.parametrize("mode", _MODES)
 

@@ -448,13 +448,7 @@ def test_an_optimizer_by_name_and_no_loss():
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"jit_compile": True},
-        {"steps_per_execution": 4},
-        {"run_eagerly": True},
-        {"optimizer": "sgd"},
-        {"optimizer": "rmsprop", "steps_per_execution": 2},
-    ],
+    [{"steps_per_execution": 4}, {"optimizer": "sgd"}, {"optimizer": "rmsprop"}],
     ids=str,
 )
 def test_compile_options(options):
@@ -462,23 +456,29 @@ def test_compile_options(options):
     images = ft.grey_levels(20)
     history = model.fit(images, batch_size=4, epochs=2, verbose=0).history
     assert len(history["loss"]) == 2 and np.isfinite(history["loss"]).all()
+    # Of five steps in an epoch.
     assert int(model.optimizer.iterations) == 10
-    assert np.isfinite(model.evaluate(images, batch_size=4, verbose=0)).all()
-    assert model.predict(images, batch_size=4, verbose=0).shape == (20,)
+
+
+@functools.cache
+def _trained_and_evaluated(**options):
+    """Returns the weights after training, and the results of evaluation."""
+    keras.utils.set_random_seed(0)
+    # XLA has noise of its own.
+    model = _model(optimizer=keras.optimizers.SGD(1e-3), dequantize=False, **options)
+    images = _IMAGES + 0.5
+    model.fit(images, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    loss = model.evaluate(images, batch_size=4, verbose=0)
+    log_prob = model.predict(images, batch_size=4, verbose=0)
+    return [*_values(model.distribution.variables), np.array(loss), log_prob]
 
 
 @pytest.mark.parametrize(
     "options", [{"jit_compile": True}, {"steps_per_execution": 2}, {"run_eagerly": True}], ids=str
 )
 def test_compile_options_do_not_change_the_result(options):
-    def run(**options):
-        keras.utils.set_random_seed(0)
-        # XLA has noise of its own.
-        model = _model(optimizer=keras.optimizers.SGD(1e-3), dequantize=False, **options)
-        model.fit(_IMAGES + 0.5, batch_size=4, epochs=2, shuffle=False, verbose=0)
-        return _values(model.distribution.variables)
-
-    for one, other in zip(run(**options), run(), strict=True):
+    expected = _trained_and_evaluated()
+    for one, other in zip(_trained_and_evaluated(**options), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
