@@ -458,6 +458,8 @@ def test_compile_options(options):
     assert len(history["loss"]) == 2 and np.isfinite(history["loss"]).all()
     # Of five steps in an epoch.
     assert int(model.optimizer.iterations) == 10
+    assert np.isfinite(model.evaluate(images, batch_size=4, verbose=0)).all()
+    assert model.predict(images, batch_size=4, verbose=0).shape == (20,)
 
 
 @functools.cache
