@@ -239,6 +239,21 @@ def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
     assert budget.remaining_seconds <= 60 * minutes[-1] + 0.5
 
 
+def test_a_validation_that_uses_up_the_budget_is_the_last(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Clock(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            now[0] += 100
+
+    model, budget = _model(), tfr.LearningRateBudget(seconds=60)
+    options = {"batch_size": 8, "epochs": 3, "validation_data": _IMAGES[:8], "verbose": 0}
+    history = model.fit(_IMAGES, **options, callbacks=[Clock(), budget]).history
+    # Not one more epoch, whose only step would have a rate of zero.
+    assert history["minutes_left"] == [0] and int(model.optimizer.iterations) == 4
+
+
 @pytest.mark.graph
 def test_warm_up_and_cosine_of_a_fraction():
     rates = []

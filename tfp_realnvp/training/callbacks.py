@@ -156,13 +156,17 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Stops when the budget is used up."""
         if self._after_first_step is None:
             self._after_first_step = _step(self.model), time.monotonic()
-        if self._common_fraction() >= 1:
-            self.model.stop_training = True
+        self._stop_if_used_up()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds `minutes_left` to the logs."""
+        """Adds `minutes_left` to the logs, and stops when the validation used up the budget."""
         if logs is not None:
             logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
+        self._stop_if_used_up()
+
+    def _stop_if_used_up(self) -> None:
+        if self._common_fraction() >= 1:
+            self.model.stop_training = True
 
     def _common_fraction(self) -> float:
         # With different learning rates the workers' weights would diverge, and a worker that stops
