@@ -107,7 +107,7 @@ def _seeded(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Functions of tests with the marker `eager` run eagerly, as do those of their fixtures."""
+    """Runs TensorFlow functions eagerly in tests with the marker `eager`."""
     import tensorflow as tf
 
     eager = item.get_closest_marker("eager") and not item.get_closest_marker("graph")
@@ -115,7 +115,7 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_finish():
-    # Most objects are those of imported modules: there is no need to look at them again and again.
+    # Imported modules stay: the garbage collector need not scan their objects.
     gc.collect()
     gc.freeze()
 

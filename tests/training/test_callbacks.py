@@ -250,7 +250,7 @@ def test_a_validation_that_uses_up_the_budget_is_the_last(monkeypatch):
     model, budget = _model(), tfr.LearningRateBudget(seconds=60)
     options = {"batch_size": 8, "epochs": 3, "validation_data": _IMAGES[:8], "verbose": 0}
     history = model.fit(_IMAGES, **options, callbacks=[Clock(), budget]).history
-    # Not one more epoch, whose only step would have a rate of zero.
+    # There is no second epoch: its first step would have a learning rate of zero.
     assert history["minutes_left"] == [0] and int(model.optimizer.iterations) == 4
 
 

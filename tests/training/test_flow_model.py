@@ -456,7 +456,7 @@ def test_compile_options(options):
     images = ft.grey_levels(20)
     history = model.fit(images, batch_size=4, epochs=2, verbose=0).history
     assert len(history["loss"]) == 2 and np.isfinite(history["loss"]).all()
-    # Of five steps in an epoch.
+    # Two epochs of five steps.
     assert int(model.optimizer.iterations) == 10
     assert np.isfinite(model.evaluate(images, batch_size=4, verbose=0)).all()
     assert model.predict(images, batch_size=4, verbose=0).shape == (20,)

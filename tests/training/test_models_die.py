@@ -24,8 +24,8 @@ _WRAPS = {
 
 
 @pytest.fixture(autouse=True)
-def _nothing_else_is_collected():
-    # To look at all objects of the tests before takes seconds.
+def _older_objects_are_not_scanned():
+    # To scan the objects of earlier tests for garbage takes seconds.
     gc.freeze()
     yield
     gc.unfreeze()

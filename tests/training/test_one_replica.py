@@ -31,7 +31,7 @@ _OPTIMIZERS = {
 def _trained(strategy, optimizer):
     keras.utils.set_random_seed(0)
     with _STRATEGIES[strategy]().scope() if strategy else contextlib.nullcontext():
-        # A network with statistics.
+        # The network has moving statistics.
         flow = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_blocks=0)
         model = tfr.FlowModel(flow)
         model.compile(_OPTIMIZERS[optimizer]())

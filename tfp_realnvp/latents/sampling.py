@@ -66,7 +66,7 @@ def sample_latents(
 
     Raises:
       ValueError: if an argument is out of range.
-      TypeError: if `shape` is no shape.
+      TypeError: if `shape` is not a sequence of integers.
     """
     try:
         sizes = [int(size) for size in shape]

@@ -159,7 +159,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._stop_if_used_up()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds `minutes_left` to the logs, and stops when the validation used up the budget."""
+        """Adds `minutes_left` to the logs; stops if the budget ran out during the validation."""
         if logs is not None:
             logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
         self._stop_if_used_up()
