@@ -195,7 +195,7 @@ _FRACTIONS = (_IMAGES / 255).astype(np.float32)
 _DATA_OF_STEPS = {
     "dataset": lambda: tf.data.Dataset.from_tensor_slices(_FRACTIONS).batch(3),
     "dictionaries": lambda: tf.data.Dataset.from_tensor_slices({"image": _FRACTIONS}).batch(3),
-    "generator": lambda: iter([_FRACTIONS[:3], _FRACTIONS[3:]]),
+    "generator": lambda: (_FRACTIONS[i : i + 3] for i in (0, 3)),
 }
 
 
@@ -206,16 +206,14 @@ def test_fractions_in_each_form_of_data(form, method):
     model = tfr.FlowModel(_flow())
     model.compile()
     before = [v.numpy() for v in model.distribution.variables]
-    data = (batch for batch in _DATA_OF_STEPS[form]())
-    data = data if form == "generator" else _DATA_OF_STEPS[form]()
     with pytest.raises(ValueError, match=r"gray levels 0, 1, 2, … and no fractions.*by 255"):
-        getattr(model, method)(data, verbose=0)
+        getattr(model, method)(_DATA_OF_STEPS[form](), verbose=0)
     for variable, value in zip(model.distribution.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     # Continuous values are taken.
     model = tfr.FlowModel(_flow(), dequantize=False)
     model.compile()
-    getattr(model, method)(_DATA_OF_STEPS["dataset"]() if form != "generator" else data, verbose=0)
+    getattr(model, method)(_DATA_OF_STEPS[form](), verbose=0)
 
 
 def test_fractions_in_a_compiled_step():
