@@ -202,7 +202,7 @@ def test_bijectors_without_positions(make, error, message):
             TypeError,
             r"as base, such as `tfd.Sample\(tfd.Normal.*MixtureSameFamily",
         ),
-        (tfb.Scale(2.0), TypeError, "expected a tfd.Distribution"),
+        (tfb.Scale(2.0), TypeError, "a tfd.Distribution"),
     ],
 )
 def test_distributions_without_positions(distribution, error, message):

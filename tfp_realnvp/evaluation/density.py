@@ -80,8 +80,8 @@ def bits_per_dim(
 
     In expectation both are upper bounds on the bits/dim of the integer images,
     `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
-    `FlowModel.evaluate` uses the first noise sample, for a model with this `seed` and equal
-    batches.
+    The noise of an image is determined by the seed and its gray levels. `FlowModel.evaluate` uses
+    the first sample, for a model with this `seed`.
 
     With a `VariationalDequantization` q, the noise is drawn from q(u | x), and p(x + u) / q(u | x)
     takes the place of p(x + u).
@@ -117,10 +117,10 @@ def bits_per_dim(
     Args:
       distribution: distribution over continuous pixel values [H, W, C] in [0, number of levels), or
         the `FlowModel` of one.
-      images: gray levels, [N, H, W, C]; a tuple of them and their conditions or labels; a
-        dictionary with `'image'` and `'conditional_input'` or `'label'`; or a finite
-        `tf.data.Dataset` of batches of one of these. Distributions that take no condition ignore
-        labels.
+      images: gray levels, [N, H, W, C], in any form that `FlowModel.predict` takes: also a tuple of
+        them and their conditions, a dictionary with `'image'` and `'conditional_input'` or
+        `'label'`, or a finite `tf.data.Dataset` of batches of one of these. For a `FlowModel` with
+        `dequantize=False` values are taken as they are.
       num_draws: number of noise samples K.
       dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
       seed: seed of the noise.
