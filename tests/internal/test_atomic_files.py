@@ -97,12 +97,60 @@ def test_a_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exc
     assert [each.name for each in path.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("kinds", [("file", "folder"), ("folder", "file"), ("link", "folder")])
+def test_a_file_and_a_folder_replace_each_other(tmp_path, monkeypatch, can_exchange, kinds):
+    if not can_exchange:
+        monkeypatch.setattr(
+            "tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False
+        )
+    target = tmp_path / "target"
+    target.mkdir()
+    path = tmp_path / "here" / "model"
+    for kind in kinds:
+        with atomic_replace(path) as whole:
+            if kind == "folder":
+                whole.mkdir()
+                (whole / "text").write_text(kind)
+            elif kind == "link":
+                whole.symlink_to(target)
+            else:
+                whole.write_text(kind)
+    text = path / "text" if kinds[1] == "folder" else path
+    assert text.read_text() == kinds[1] and not path.is_symlink()
+    assert [each.name for each in path.parent.iterdir()] == ["model"]
+    assert not any(target.iterdir())
+
+
+def test_a_replacement_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.write_text("old")
+    replace = atomic_files.os.replace
+
+    def fail(source, target):
+        if pathlib.Path(target) == path and pathlib.Path(source).is_dir():
+            raise Failure
+        replace(source, target)
+
+    monkeypatch.setattr("tfp_realnvp.internal.atomic_files._exchange", lambda *_: False)
+    monkeypatch.setattr(atomic_files.os, "replace", fail)
+    with pytest.raises(Failure), atomic_replace(path) as whole:
+        whole.mkdir()
+    assert path.read_text() == "old"
+
+
 def test_an_unzipped_model_is_replaced_too(tmp_path):
     model = tfr.FlowModel(small_flow())
     for _ in range(2):
         model.save(tmp_path / "flow", zipped=False)
     assert [each.name for each in tmp_path.iterdir()] == ["flow"]
     assert len(keras.models.load_model(tmp_path / "flow").weights) == len(model.weights)
+    for name, zipped in (("flow.keras", False), ("flow", True), ("flow", None)):
+        kind = "a folder with a name other than" if zipped is False else "a file"
+        message = rf"expected {kind} \*\.keras, for zipped={zipped}, got '.*{name}'"
+        with pytest.raises(ValueError, match=message):
+            model.save(tmp_path / name, zipped=zipped)
+    assert [each.name for each in tmp_path.iterdir()] == ["flow"]
 
 
 def test_overwriting_can_be_forbidden(tmp_path):
@@ -110,3 +158,8 @@ def test_overwriting_can_be_forbidden(tmp_path):
     model.save(tmp_path / "flow.keras", overwrite=False)
     with pytest.raises(FileExistsError, match=r"flow\.keras"):
         model.save(tmp_path / "flow.keras", overwrite=False)
+    model.save_weights(tmp_path / "flow.weights.h5", overwrite=False)
+    with pytest.raises(FileExistsError, match=r"flow\.weights\.h5"):
+        model.save_weights(tmp_path / "flow.weights.h5", overwrite=False)
+    with pytest.raises(ValueError, match=r"expected a file \*\.weights\.h5, got '.*flow\.h5'"):
+        model.save_weights(tmp_path / "flow.h5")
