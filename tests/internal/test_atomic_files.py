@@ -1,5 +1,6 @@
 """A save or export that fails in the middle leaves what was there."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.atomic_files import atomic_replace
 
+PATHS = (pathlib.Path(tfr.__file__).parents[1], pathlib.Path(__file__).parents[1])
 # The file by its path: importing the package would take seconds.
 KILLED = """
 import os, runpy, signal, sys
@@ -21,6 +23,59 @@ with atomic_replace(sys.argv[1]) as whole:
     whole.mkdir()
     (whole / "text").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+# A limit on the size of files, which an HDF5 library that writes to them answers with a crash.
+FULL_DISK = """
+import pathlib, resource, sys
+import flow_testing as ft
+import keras, numpy as np
+import tensorflow_probability as tfp
+import tfp_realnvp as tfr
+
+folder, tfd = pathlib.Path(sys.argv[1]), tfp.distributions
+
+def make(seed):
+    flow = ft.randomize(tfr.RealNVPVector(2, 1, 1, num_filters=64), seed=seed)
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    model.compile()
+    return model
+
+model = make(0)
+checkpoint = tfr.TrainingCheckpoint(folder, model)
+saves = {
+    "file": lambda: model.save(folder / "flow.keras"),
+    "folder": lambda: model.save(folder / "flow", zipped=False),
+    "weights": lambda: model.save_weights(folder / "flow.weights.h5"),
+    "preset": lambda: model.save_to_preset(folder / "preset"),
+    "checkpoint": checkpoint.save,
+}
+for save in saves.values():
+    save()
+expected = model.get_weights()
+ft.randomize(model.distribution, seed=1)
+model.optimizer.iterations.assign(1)
+names = sorted(map(str, folder.rglob("*")))
+_, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit))
+for name, save in saves.items():
+    try:
+        save()
+    except OSError as error:
+        print(name, "is refused")
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+assert sorted(map(str, folder.rglob("*"))) == names, set(map(str, folder.rglob("*"))) - set(names)
+again = [make(seed) for seed in (2, 3)]
+again[0].load_weights(folder / "flow.weights.h5")
+assert tfr.TrainingCheckpoint(folder, again[1]).restore()
+again += [keras.models.load_model(folder / name) for name in ("flow.keras", "flow")]
+again.append(tfr.FlowModel.from_preset(folder / "preset"))
+for loaded in again:
+    for value, weight in zip(loaded.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, weight)
+for save in saves.values():
+    save()
+print("is whole")
 """
 
 
@@ -80,6 +135,20 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     )
     assert process.returncode == -9
     assert (path / "text").read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits on the size of files")
+def test_a_full_disk_leaves_the_old_files(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    names = ("file", "folder", "weights", "preset", "checkpoint")
+    assert process.stdout.splitlines() == [*(f"{name} is refused" for name in names), "is whole"]
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])

@@ -474,11 +474,10 @@ class _Set(keras.callbacks.Callback):
 )
 def test_steps_per_execution_do_not_change_training(callbacks, num_steps):
     values, number = _trained_on_points(1, callbacks())
-    for steps in (3, 4):
-        others, other_number = _trained_on_points(steps, callbacks())
-        assert number == other_number == num_steps
-        for one, other in zip(values, others, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    others, other_number = _trained_on_points(4, callbacks())
+    assert number == other_number == num_steps
+    for one, other in zip(values, others, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     constant, _ = _trained_on_points(1, optimizer=tfr.FusedAdam(1e-3, global_clipnorm=100.0))
     assert max(np.abs(a - b).max() for a, b in zip(values, constant, strict=True)) > 1e-4
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -377,6 +378,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         try:
             self._manager.save(_step(self.model))
         except tf.errors.OpError as error:
+            # TensorFlow leaves what it has written.
+            for part in pathlib.Path(self._manager.directory).glob("*_temp"):
+                shutil.rmtree(part, ignore_errors=True)
             raise OSError(
                 f"TrainingCheckpoint: expected to write to {self._manager.directory!r}, got "
                 f"{type(error).__name__}: {error.message}"
