@@ -158,7 +158,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         def rate_of(index: int) -> float:
             share = min(1.0, (batch + index) / steps) if steps else 0
             fraction = (self._epoch + share) / self.params["epochs"]
-            return np.float32(self._peak * (1 + math.cos(math.pi * fraction)) / 2)
+            return float(np.float32(self._peak * (1 + math.cos(math.pi * fraction)) / 2))
 
         self._annealed = set_learning_rates(self.model, rate_of)
 
