@@ -283,3 +283,24 @@ def conditional_distribution(kind, network="resnet", image_shape=(4, 4, 1), **kw
     dtype = kwargs.get("dtype", tf.float32)
     flow = conditional_flow(kind, network, image_shape, **kwargs)
     return tfd.TransformedDistribution(standard_normal(image_shape, dtype), flow)
+
+
+def with_event_noise(images, seed=0, draw=0, dtype=np.float32):
+    """Returns gray levels with the noise of an evaluation, by SplitMix64 in NumPy."""
+    images = np.asarray(images)
+    step = np.uint64(0x9E3779B97F4A7C15)
+
+    def mix(z):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    levels = np.floor(images).astype(np.int64).astype(np.uint64).reshape(len(images), -1)
+    steps = step * np.arange(1, levels.shape[1] + 1, dtype=np.uint64)
+    state = mix(levels + steps).sum(axis=1, keepdims=True, dtype=np.uint64)
+    for number in (seed ^ 0x5EED, draw):
+        state = mix(state + step + np.int64(number).astype(np.uint64))
+    bits = mix(state + steps)
+    precision, largest = (24, 1 - 2.0**-11) if dtype == np.float32 else (53, 1 - 2.0**-40)
+    noise = (bits >> np.uint64(64 - precision)).astype(dtype) * dtype(2.0**-precision)
+    return np.floor(images).astype(dtype) + np.minimum(noise, dtype(largest)).reshape(images.shape)

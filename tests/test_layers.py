@@ -19,7 +19,7 @@ _ALLOWED_IMPORTS = {
         *("internal", "pixels", "networks", "bijectors", "distributions", "serialization"),
     },
     "latents": {"internal", "pixels", "bijectors", "distributions"},
-    "evaluation": {"internal", "pixels", "bijectors", "distributions"},
+    "evaluation": {"internal", "pixels", "distributions", "training"},
     "data": {"internal", "pixels"},
     "outliers": {"internal"},
     "density_estimator": {"internal", "bijectors", "training"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,19 @@ from tfp_realnvp.internal import validation
 __all__ = [
     "NoNoise",
     "UniformNoise",
+    "batch_noise",
     "bits_per_dim",
     "check_gray_levels",
     "condition_component",
     "dequantize",
     "evaluation_seed",
+    "event_noise",
+    "gray_level_conditions",
     "image_component",
     "largest_noise",
     "to_uint8",
     "uniform_noise",
+    "weight_component",
 ]
 
 # Training noise depends on the seed and the step. Evaluation noise has to differ from it.
@@ -67,9 +73,8 @@ def dequantize(
     seed = tf.convert_to_tensor(seed)
     if not (seed.dtype.is_integer and seed.shape.is_compatible_with([2])):
         raise ValueError(f"dequantize: expected two integers as seed, got {seed!r}.")
-    levels = tf.floor(tf.cast(images, dtype))
-    noise = uniform_noise(tf.shape(levels), seed, dtype, first=first)
-    return levels + tf.minimum(noise, largest_noise(dtype))
+    noise_fn = functools.partial(batch_noise, seed=seed, first=first)
+    return UniformNoise(dtype).add_noise(images, noise_fn)[0]
 
 
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
@@ -83,32 +88,65 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
       caller: name that begins the error message.
       num_values: number of gray levels of the model, if it is known.
     """
-    images = np.asarray(images)
-    low, high = images.min(), images.max()
-    is_floating = tf.as_dtype(images.dtype).is_floating
-    if is_floating and (high <= 1 or low < 0) and (images % 1).any():
-        raise ValueError(
-            f"{caller}: expected gray levels 0, 1, 2, …, got fractions up to {high}. "
-            "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
-            "FlowModel."
-        )
-    if num_values is not None and not (low >= 0 and high < num_values):
-        raise ValueError(
-            f"{caller}: expected gray levels 0 to {num_values - 1}, those of the model, got values "
-            f"from {low} to {high}. `num_values` of RealNVPImage and PixelLogit is the number of "
-            "levels; `tfr.to_uint8` clips samples to them."
-        )
+    for is_valid, expected, advice in gray_level_conditions(images, num_values):
+        if not bool(is_valid):
+            low, high = np.min(images), np.max(images)
+            raise ValueError(f"{caller}: {expected}, got values from {low} to {high}. {advice}")
 
 
-@dataclasses.dataclass(frozen=True)
-class UniformNoise:
-    """`dequantize` in the form of `VariationalDequantization`.
+def gray_level_conditions(
+    images: Any, num_values: int | None = None
+) -> list[tuple[tf.Tensor, str, str]]:
+    """Returns what holds for gray levels: scalars `bool`, each with what is expected, and advice.
 
     #### Example
 
     >>> import tensorflow as tf
     >>> from tfp_realnvp import pixels
-    >>> values, log_q = pixels.UniformNoise(tf.float32).dequantize(tf.constant([[3]]), seed=(0, 1))
+    >>> [(is_valid, expected, _)] = pixels.gray_level_conditions(tf.constant([0.0, 0.5, 1.0]))
+    >>> bool(is_valid), expected
+    (False, 'expected gray levels 0, 1, 2, … and no fractions')
+
+    Args:
+      images: an array or a tensor of at least one value.
+      num_values: as in `check_gray_levels`.
+    """
+    images = tf.convert_to_tensor(images)
+    conditions: list[tuple[tf.Tensor, str, str]] = []
+    if images.dtype == tf.bool:
+        images = tf.cast(images, tf.uint8)
+    if images.dtype == tf.uint8 and (num_values is None or num_values >= 256):
+        return conditions
+    low, high = tf.reduce_min(images), tf.reduce_max(images)
+    if images.dtype.is_floating:
+        are_fractions = tf.reduce_any(tf.not_equal(images, tf.floor(images)))
+        advice = (
+            "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
+            "FlowModel."
+        )
+        is_valid = ~(are_fractions & ((high <= 1) | (low < 0)))
+        conditions.append((is_valid, "expected gray levels 0, 1, 2, … and no fractions", advice))
+    if num_values is not None:
+        expected = f"expected gray levels 0 to {num_values - 1}, those of the model"
+        advice = (
+            "`num_values` of RealNVPImage and PixelLogit is the number of levels; `tfr.to_uint8` "
+            "clips samples to them."
+        )
+        low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
+        conditions.append(((high < num_values) & (low >= 0), expected, advice))
+    return conditions
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformNoise:
+    """Uniform noise on gray levels, in the form of `VariationalDequantization`.
+
+    #### Example
+
+    >>> import functools, tensorflow as tf
+    >>> from tfp_realnvp import pixels
+    >>> noise_fn = functools.partial(pixels.event_noise, seed=(0, 1))
+    >>> values, log_q = pixels.UniformNoise(tf.float32).add_noise(tf.constant([[3]]), noise_fn)
     >>> tf.floor(values).numpy().tolist(), log_q
     ([[3.0]], 0.0)
 
@@ -118,23 +156,31 @@ class UniformNoise:
 
     dtype: Any
 
-    def dequantize(
-        self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
-    ) -> tuple[tf.Tensor, float]:
-        """Returns values with noise, and the log density of the noise, 0; see `dequantize`."""
+    def add_noise(
+        self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
+    ) -> tuple[tf.Tensor, Any]:
+        """Returns values with noise, and the log density of the noise, 0.
+
+        Args:
+          images: gray levels, of any integer or floating dtype.
+          noise_fn: a function from gray levels, floating, to U[0, 1) noise of the same shape and
+            dtype.
+          training: not used.
+        """
         del training
-        return dequantize(images, seed, self.dtype, first=first), 0.0
+        levels = tf.floor(tf.cast(images, self.dtype))
+        return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class NoNoise(UniformNoise):
     """Takes values as they are, in the form of `VariationalDequantization`."""
 
-    def dequantize(
-        self, images: tf.Tensor, seed: Any = None, **kwargs: Any
-    ) -> tuple[tf.Tensor, float]:
+    def add_noise(
+        self, images: tf.Tensor, noise_fn: Any = None, training: bool = False
+    ) -> tuple[tf.Tensor, Any]:
         """Returns the values, and 0."""
-        del seed, kwargs
+        del noise_fn, training
         return tf.cast(images, self.dtype), 0.0
 
 
@@ -187,29 +233,80 @@ def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int
     return tf.reshape(noise[rest:], shape)
 
 
-def evaluation_seed(seed: int, batch: Any, draw: int = 0) -> tf.Tensor:
-    """Returns the seed of `dequantize` for one batch of an evaluation.
+def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> tf.Tensor:
+    """Returns `uniform_noise` of the shape and dtype of gray levels [B, ...], for training."""
+    return uniform_noise(tf.shape(levels), seed, levels.dtype, first=first)
+
+
+def event_noise(levels: tf.Tensor, seed: Any) -> tf.Tensor:
+    """Returns U[0, 1) noise that is determined by the seed and the gray levels of each event.
+
+    The noise of an event does not depend on its place in the batch, or on other events. It is a
+    stream of SplitMix64, whose state is a hash of the seed and the event. XLA and all devices
+    compute the same numbers.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp import pixels
+    >>> events = tf.constant([[3., 4.], [5., 6.]])
+    >>> noise = pixels.event_noise(events, seed=(0, 1))
+    >>> reverse = pixels.event_noise(events[::-1], seed=(0, 1))
+    >>> bool(tf.reduce_all(noise == reverse[::-1]))
+    True
+
+    #### References
+
+    Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
+
+    Args:
+      levels: gray levels [B, ...], whole numbers of dtype float32 or float64.
+      seed: two integers.
+
+    Returns:
+      Noise of the shape and dtype of `levels`.
+    """
+    seed = tf.cast(tf.cast(seed, tf.int64), tf.uint64)
+    shape = tf.shape(levels)
+    values = tf.cast(tf.cast(tf.reshape(levels, [shape[0], -1]), tf.int64), tf.uint64)
+    step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    steps = step * tf.cast(tf.range(1, tf.shape(values)[1] + 1), tf.uint64)
+    state = tf.reduce_sum(_mix64(values + steps), axis=1, keepdims=True)
+    for number in tf.unstack(seed, num=2):
+        state = _mix64(state + step + number)
+    bits = _mix64(state + steps)
+    precision = 24 if levels.dtype == tf.float32 else 53
+    high_bits = tf.bitwise.right_shift(bits, tf.constant(64 - precision, tf.uint64))
+    return tf.reshape(tf.cast(high_bits, levels.dtype) * 2.0**-precision, shape)
+
+
+def _mix64(state: tf.Tensor) -> tf.Tensor:
+    """Returns the outputs of SplitMix64 for its states, uint64; a bijection."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state ^= tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64))
+        state *= tf.constant(factor, tf.uint64)
+    return state ^ tf.bitwise.right_shift(state, tf.constant(31, tf.uint64))
+
+
+def evaluation_seed(seed: int, draw: Any = 0) -> tf.Tensor:
+    """Returns the seed of `event_noise` for one noise sample of an evaluation.
 
     All evaluations use this seed, so that they add the same noise.
 
     #### Example
 
     >>> from tfp_realnvp import pixels
-    >>> pixels.evaluation_seed(seed=0, batch=1).numpy().tolist()
+    >>> pixels.evaluation_seed(seed=0, draw=1).numpy().tolist()
     [24301, 1]
 
     Args:
       seed: seed of the evaluation.
-      batch: number of the batch, from 1.
       draw: number of the noise sample, from 0. `FlowModel.evaluate` uses only sample 0.
 
     Returns:
       Two integers, int32.
     """
-    first = tf.stack([seed ^ _EVALUATION_STREAM, tf.cast(batch, tf.int32)])
-    if draw == 0:
-        return first
-    return tf.random.experimental.stateless_fold_in(first, draw, alg="philox")
+    return tf.stack([seed ^ _EVALUATION_STREAM, draw])
 
 
 def image_component(data: Any) -> Any:
@@ -254,9 +351,33 @@ def condition_component(data: Any) -> Any:
         `'conditional_input'`, or labels as `'label'`.
     """
     if isinstance(data, (tuple, list)):
-        return data[1] if len(data) > 1 else condition_component(data[0])
+        has_condition = len(data) > 1 and data[1] is not None
+        return data[1] if has_condition else condition_component(data[0])
     if isinstance(data, dict):
         return data.get("conditional_input", data.get("label"))
+    return None
+
+
+def weight_component(data: Any) -> Any:
+    """Returns the weights of the events of a batch, or `None`.
+
+    #### Example
+
+    >>> from tfp_realnvp import pixels
+    >>> pixels.weight_component(("images", "labels", "weights"))
+    'weights'
+    >>> pixels.weight_component({"image": "images", "sample_weight": 2.0})
+    2.0
+
+    Args:
+      data: images; a tuple whose third element has the weights; or a dictionary with the weights as
+        `'sample_weight'`.
+    """
+    if isinstance(data, (tuple, list)):
+        has_weights = isinstance(data, tuple) and len(data) > 2 and data[2] is not None
+        return data[2] if has_weights else weight_component(data[0])
+    if isinstance(data, dict):
+        return data.get("sample_weight")
     return None
 
 

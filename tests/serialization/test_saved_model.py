@@ -17,6 +17,7 @@ from flow_testing import (
     pixels,
     randomize,
     standard_normal,
+    with_event_noise,
 )
 
 import tfp_realnvp as tfr
@@ -76,7 +77,7 @@ def test_densities_and_latents_equal_those_of_the_distribution(flow, served, sha
 
 def test_uint8_images_are_dequantized_with_seeded_noise(flow, served):
     images = grey_levels(4, SHAPE) % 100
-    noisy = tfr.dequantize(images, seed=(3, 0))
+    noisy = with_event_noise(images, seed=3)
     expected = flow.log_prob(noisy)
     close = {"rtol": 1e-5, "atol": 1e-4}
     np.testing.assert_allclose(served.log_prob_uint8(images, 3)["log_prob"], expected, **close)
@@ -241,7 +242,7 @@ def test_uint8_images_given_conditions(conditional):
     flow, served, _, conditions = conditional
     images = grey_levels(3, SHAPE)
     np.testing.assert_array_equal(served.reconstruct_uint8(images, 1, conditions)["images"], images)
-    expected = tfr.condition(flow, conditions).log_prob(tfr.dequantize(images, seed=(1, 0)))
+    expected = tfr.condition(flow, conditions).log_prob(with_event_noise(images, seed=1))
     actual = served.log_prob_uint8(images, 1, conditions)["log_prob"]
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 

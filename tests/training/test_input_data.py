@@ -9,6 +9,8 @@ import functools
 import importlib.util
 import time
 import types
+import warnings
+from typing import NamedTuple
 
 import flow_testing as ft
 import keras
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.eager
 
 _NUMBER = 10
 _LABELS = np.arange(_NUMBER) % 4
+_WEIGHTS = np.arange(_NUMBER) / 4
 
 
 def _rows(number=_NUMBER, first=0):
@@ -206,11 +209,16 @@ _FITS = {
     "tuple": _row((_X, _LABELS), "labels", **_BATCHES),
     "tuple of tensors": _row(lambda: (tf.constant(_X), _LABELS), "labels", **_BATCHES),
     "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
-    "nested": _row(({"image": _X}, (_LABELS, _LABELS)), **_BATCHES),
+    "nested": _row(({"image": _X}, _LABELS), "labels", **_BATCHES),
     "y": _row(_X, "labels", **_LABELED),
-    "y without a condition": _row(_X, **_LABELED),
+    "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
+    "class_weight": _row(_X, "labels", class_weight={0: 2.0, 3: 0.5}, **_LABELED),
     "dataset": _row(lambda: _dataset(_X)),
     "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "dataset of tuples with weights": _row(lambda: _dataset((_X, _LABELS, _WEIGHTS)), "labels"),
+    "dataset, class_weight": _row(
+        lambda: _dataset((_X, _LABELS)), "labels", class_weight={0: 2.0, 3: 0.5}
+    ),
     "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
     "PyDataset": _row(lambda: _Sequence(_X), shuffle=False),
     "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
@@ -228,6 +236,12 @@ _FITS = {
     "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
     # Validation.
     "validation_split": _row(_X, "labels", y=_LABELS, **_SPLIT),
+    "validation_split, sample_weight": _row(
+        _X, "labels", y=_LABELS, sample_weight=_WEIGHTS, **_SPLIT
+    ),
+    "validation_data with weights": _row(
+        _X, "labels", validation_data=(_X, _LABELS, _WEIGHTS), **_LABELED
+    ),
     "validation_split of a tuple": _row((_X, _LABELS), "labels", **_SPLIT, **_BATCHES),
     "validation_split of a dict": _row({"image": _X}, **_SPLIT, **_BATCHES),
     "validation_data": _row(_X, "labels", **_HELD_OUT, **_LABELED),
@@ -406,23 +420,76 @@ def test_a_validation_split_out_of_range(fraction):
 
 
 @pytest.mark.parametrize(
-    ("method", "arguments", "name"),
+    "call",
     [
-        ("fit", {"sample_weight": np.ones(_NUMBER)}, "sample_weight"),
-        ("evaluate", {"sample_weight": np.ones(_NUMBER)}, "sample_weight"),
-        ("fit", {"class_weight": {0: 1.0}}, "class_weight"),
-        ("fit", {"validation_data": (_X, _LABELS, np.ones(_NUMBER))}, "sample_weight"),
+        lambda model: model.fit(_X, _LABELS, verbose=0),
+        lambda model: model.fit((_X, _LABELS), verbose=0),
+        lambda model: model.fit(_X, validation_data=(_X, _LABELS), verbose=0),
+        lambda model: model.evaluate(_X, _LABELS, verbose=0),
+        lambda model: model.predict((_X, _LABELS), verbose=0),
+        lambda model: model.train_on_batch(_X, _LABELS),
+        lambda model: model.test_on_batch(_X, _LABELS),
+        lambda model: model.predict_on_batch((_X, _LABELS)),
+        lambda model: model((_X, _LABELS)),
+        lambda model: tfr.log_prob(model, _X, _LABELS),
+        lambda model: tfr.evaluation.log_likelihood(model, (_X, _LABELS)),
     ],
 )
-def test_weights_are_refused(method, arguments, name):
-    with pytest.raises(ValueError, match=f"expected no {name}, each event counts once"):
-        getattr(_flow_model(), method)(_X, verbose=0, **arguments)
+def test_labels_for_a_distribution_that_takes_none(call):
+    model = _flow_model()
+    model.start()
+    with pytest.raises(ValueError, match=r"events without labels .* `num_classes=K`"):
+        call(model)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
+    model = tfr.FlowModel(_normal())
+    model.compile(keras.optimizers.SGD(0.0))
+    with pytest.warns(UserWarning, match="labels of the dataset are not used"):
+        with_labels = getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # only once
+        again = getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
+    with_labels, again = (getattr(r, "history", {"loss": r})["loss"] for r in (with_labels, again))
+    np.testing.assert_array_equal(with_labels, again)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_vectors_and_labels_of_unequal_number(method):
     with pytest.raises(ValueError, match="cardinality"):
-        getattr(_flow_model(), method)(_X, _LABELS[:9], verbose=0)
+        getattr(_flow_model("labels"), method)(_X, _LABELS[:9], verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("dtype", [complex, str])
+def test_no_real_numbers(dtype, method):
+    model = tfr.FlowModel(_normal())
+    model.compile()
+    for data in (_X.astype(dtype), _dataset(_X.astype(dtype))):
+        with pytest.raises(ValueError, match="real numbers, got dtype"):
+            getattr(model, method)(data, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_an_empty_batch_size(method):
+    with pytest.raises(ValueError, match="batch_size of at least 1, got 0"):
+        getattr(_flow_model(), method)(_X, batch_size=0, verbose=0)
+
+
+class _Row(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+
+
+def test_rows_in_lists_and_named_tuples():
+    model = tfr.FlowModel(_vector_flow(num_classes=4))
+    expected = tfr.log_prob(model, _X, _LABELS)
+    np.testing.assert_array_equal(model.predict(_Row(_X, _LABELS), verbose=0), expected)
+    np.testing.assert_allclose(tfr.log_prob(model, _X.tolist(), _LABELS.tolist()), expected)
+    for data in (_Row(_X, _LABELS), (_X.tolist(), pd.Series(_LABELS)), _generator(_X, _LABELS)):
+        result = tfr.evaluation.log_likelihood(model, data)
+        assert result.log_likelihood == pytest.approx(expected.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])

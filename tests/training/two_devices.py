@@ -95,6 +95,39 @@ def conditions_and_recomputed_activations(two):
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
+def weights_of_events(two):
+    # Of uneven batches, of which one has all its weight on one replica.
+    images = ft.grey_levels(14)
+    weights = np.array([1, 0, 3, 2, 0, 0, 0, 0, 1, 2, 0, 1, 1, 2])
+    for data in (
+        {"x": {"image": images, "sample_weight": weights}},
+        {"x": tf.data.Dataset.from_tensor_slices({"image": images, "sample_weight": weights})},
+    ):
+        models = []
+        for strategy in (_ONE, two):
+            model = st.make_model(strategy, lambda: keras.optimizers.SGD(1e-3), dequantize=False)
+            x = data["x"].batch(8) if isinstance(data["x"], tf.data.Dataset) else data["x"]
+            model.fit(x, batch_size=8, epochs=2, shuffle=False, verbose=0)
+            models.append(model)
+        for one, other in zip(*map(_state, models), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    repeated = np.repeat(images, weights, axis=0)
+    expected = models[0].evaluate(repeated, batch_size=4, verbose=0)
+    for model in models:
+        loss = model.evaluate(images, sample_weight=weights, batch_size=8, verbose=0)
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def scores_by_event(two):
+    images = ft.grey_levels(11)
+    expected = st.make_model().predict(images, verbose=0)
+    model = st.make_model(two)
+    for order in (np.arange(11), np.arange(11)[::-1]):
+        for batch_size in (1, 3, 11):
+            scores = model.predict(images[order], batch_size=batch_size, verbose=0)
+            np.testing.assert_allclose(scores, expected[order], rtol=0, atol=1e-3)
+
+
 def first_batch_of_act_norm(two):
     options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
     options["network_fn"] = ft.convolution
@@ -167,6 +200,8 @@ if __name__ == "__main__":
         density_in_and_out_of_the_scope,
         clipping,
         conditions_and_recomputed_activations,
+        weights_of_events,
+        scores_by_event,
         first_batch_of_act_norm,
         a_nan_on_one_replica,
         statistics_of_each_replica,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -126,8 +127,22 @@ class VariationalDequantization(tf.Module):
         Returns:
           Values [B, H, W, C] and log densities [B].
         """
+        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
+        return self.add_noise(images, noise_fn, training=training)
+
+    def add_noise(
+        self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what `dequantize` returns, with U[0, 1) noise in place of a seed.
+
+        Args:
+          images: as in `dequantize`.
+          noise_fn: a function from gray levels [B, H, W, C], floating, to noise of their shape and
+            dtype, for example `pixels.event_noise` with a seed.
+          training: passed to the networks.
+        """
         levels = tf.floor(tf.cast(images, self.dtype))
-        uniform = pixels.uniform_noise(tf.shape(levels), seed, self.dtype, first=first)
+        uniform = noise_fn(levels)
         epsilon = float(np.finfo(self.dtype.as_numpy_dtype).eps)
         # The normal quantile of 0 or 1 is infinite.
         noise = tf.math.ndtri(tf.clip_by_value(uniform, epsilon, 1 - epsilon))

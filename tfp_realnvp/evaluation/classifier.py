@@ -11,16 +11,10 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import VariationalDequantization, class_log_joint
-from tfp_realnvp.evaluation.batches import (
-    checked_arguments,
-    checked_batches,
-    event_name,
-    model_parts,
-    needs_noise,
-    noise_function,
-)
+from tfp_realnvp.distributions import VariationalDequantization, class_log_joint, distribution_of
+from tfp_realnvp.distributions.class_log_probs import class_log_prior
 from tfp_realnvp.internal import validation
+from tfp_realnvp.training.noise_samples import NoiseSamples, log_mean_exp
 
 __all__ = ["Classification", "classification", "expected_calibration_error"]
 
@@ -110,36 +104,18 @@ def classification(
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     caller = "classification"
-    distribution, dequantize, dequantizer = model_parts(
-        caller, distribution, dequantize, dequantizer
-    )
-    num_draws, batch_size, seed = checked_arguments(caller, num_draws, batch_size, seed)
+    class_log_prior(distribution_of(distribution, caller), prior)  # the classes are known
+    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
+    model = _ClassSamples.of(distribution, caller, num_draws, dequantize=dequantize, **options)
+    model.prior = prior
     if labels is not None:
         images = (pixels.image_component(images), labels)
-    spec = tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)
-    joint_fn = tf.function(
-        lambda values: class_log_joint(distribution, values, prior),
-        input_signature=[spec],
-        autograph=False,
-    )
-    dequantize = needs_noise(caller, distribution, dequantize, dequantizer, num_draws)
-    noise_fn = noise_function(distribution, dequantize, dequantizer)
-    log_probs, all_labels = [], []
-    batches = checked_batches(caller, distribution, images, batch_size, dequantize)
-    for number, (batch, batch_labels) in enumerate(batches, start=1):
-        draws = []
-        for draw in range(num_draws):
-            values, log_noise = noise_fn(batch, pixels.evaluation_seed(seed, number, draw))
-            draw_log_joint = joint_fn(values).numpy().astype(np.float64)
-            draws.append(draw_log_joint - np.asarray(log_noise)[..., np.newaxis])
-        log_joint = np.logaddexp.reduce(draws)
-        log_probs.append(log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True))
-        if np.isnan(log_probs[-1]).any():
-            raise ValueError(f"{caller}: expected log densities, got NaN in batch {number}.")
-        all_labels.append(
-            _checked_labels(batch_labels, log_joint.shape, number, event_name(caller, distribution))
-        )
-    log_probs, labels = np.concatenate(log_probs), np.concatenate(all_labels)
+    results = model.predict_samples(images, batch_size=batch_size)
+    log_joint = log_mean_exp(results["log_prob"])
+    log_probs = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
+    if np.isnan(log_probs).any():
+        raise ValueError(f"{caller}: expected log densities, got NaN.")
+    labels = _checked_labels(results.get("label"), log_joint.shape)
     predicted, num_classes = log_probs.argmax(axis=-1), log_probs.shape[-1]
     is_correct = predicted == labels
     confusion = np.bincount(num_classes * labels.astype(int) + predicted, minlength=num_classes**2)
@@ -203,11 +179,11 @@ def expected_calibration_error(
     return float(np.abs(differences).sum() / len(confidence))
 
 
-def _checked_labels(labels: Any, shape: tuple[int, int], number: int, events: str) -> np.ndarray:
+def _checked_labels(labels: Any, shape: tuple[int, int]) -> np.ndarray:
     num_images, num_classes = shape
     expected = (
         f"classification: expected integer labels in [0, {num_classes}), one for each of "
-        f"{num_images} {events} in batch {number}"
+        f"{num_images} events"
     )
     if labels is None:
         raise ValueError(f"{expected}, got none.")
@@ -217,3 +193,21 @@ def _checked_labels(labels: Any, shape: tuple[int, int], number: int, events: st
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"{expected}, got labels in [{labels.min()}, {labels.max()}].")
     return labels
+
+
+class _ClassSamples(NoiseSamples):
+    """A model whose `predict_samples` has log p(x + u_k, y) of all classes y, [N, K, C]."""
+
+    prior: Any = None
+
+    def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
+        results = super().predict_step(data)
+        label = pixels.condition_component(data)
+        return results if label is None else {**results, "label": tf.convert_to_tensor(label)}
+
+    def _score(
+        self, values: tf.Tensor, log_noise: tf.Tensor | float, condition: tf.Tensor | None
+    ) -> tf.Tensor:
+        del condition
+        log_joint = class_log_joint(self.distribution, values, self.prior)
+        return log_joint - tf.convert_to_tensor(log_noise, log_joint.dtype)[..., tf.newaxis]

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import pixels
-from tfp_realnvp.distributions import (
-    VariationalDequantization,
-    as_conditions,
-    route,
-)
-from tfp_realnvp.evaluation.batches import (
-    checked_arguments,
-    checked_batches,
-    event_name,
-    model_parts,
-    needs_noise,
-    noise_function,
-)
+from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.training.noise_samples import NoiseSamples, log_mean_exp
 
 __all__ = ["Evaluation", "LogLikelihood", "bits_per_dim", "log_likelihood"]
 
@@ -149,24 +135,19 @@ def bits_per_dim(
         density is not finite.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
-    distribution, _, dequantizer = model_parts("bits_per_dim", distribution, True, dequantizer)
-    if event_name("bits_per_dim", distribution) != "images":
+    caller = "bits_per_dim"
+    model = NoiseSamples.of(distribution, caller, num_draws, dequantizer=dequantizer, seed=seed)
+    if model.event_ndims != 3:
         raise ValueError(
             "bits_per_dim: expected a distribution over images, got events of shape "
-            f"{distribution.event_shape}; log_likelihood evaluates vectors, in nats."
+            f"{model.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
         )
-    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
-    bounds = [
-        _bounds(log_prob) / (-math.prod(event_shape) * math.log(2))
-        for log_prob, event_shape in _log_probs(
-            "bits_per_dim", distribution, images, num_draws, dequantize=True, **options
-        )
-    ]
-    average, importance_weighted = np.concatenate(bounds, axis=1)
+    log_prob, num_dims = _log_probs(caller, model, images, batch_size)
+    bits = -_bounds(log_prob) / (num_dims * math.log(2))
     return Evaluation(
-        *_mean_and_error(average),
-        *_mean_and_error(importance_weighted),
-        num_images=len(average),
+        *_mean_and_error(bits[0]),
+        *_mean_and_error(bits[1]),
+        num_images=len(log_prob),
         num_draws=int(num_draws),
     )
 
@@ -234,92 +215,38 @@ def log_likelihood(
         noise.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
-    distribution, dequantize, dequantizer = model_parts(
-        "log_likelihood", distribution, dequantize, dequantizer
-    )
-    dequantize = needs_noise("log_likelihood", distribution, dequantize, dequantizer, num_draws)
-    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed, "batch_size": batch_size}
-    bounds = [
-        _bounds(log_prob)
-        for log_prob, _ in _log_probs(
-            "log_likelihood", distribution, data, num_draws, dequantize=dequantize, **options
-        )
-    ]
-    average, importance_weighted = np.concatenate(bounds, axis=1)
+    caller = "log_likelihood"
+    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
+    model = NoiseSamples.of(distribution, caller, num_draws, dequantize=dequantize, **options)
+    log_prob, _ = _log_probs(caller, model, data, batch_size)
+    average, importance_weighted = _bounds(log_prob)
     return LogLikelihood(
         *_mean_and_error(average),
-        *(_mean_and_error(importance_weighted) if dequantize else (None, None)),
-        num_events=len(average),
+        *(_mean_and_error(importance_weighted) if model.dequantize else (None, None)),
+        num_events=len(log_prob),
         num_draws=int(num_draws),
     )
 
 
 def _log_probs(
-    caller: str,
-    distribution: tfd.Distribution,
-    data: Any,
-    num_draws: int,
-    *,
-    dequantize: bool,
-    dequantizer: VariationalDequantization | None,
-    seed: int,
-    batch_size: int,
-) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-    """Yields log p - log q, float64 [num_draws, B], and the shape of an event, for each batch."""
-    num_draws, batch_size, seed = checked_arguments(caller, num_draws, batch_size, seed)
-    noise_fn = noise_function(distribution, dequantize, dequantizer)
-    log_prob_fn = None
-    batches = checked_batches(caller, distribution, data, batch_size, dequantize)
-    for number, (events, condition) in enumerate(batches, start=1):
-        conditions = _conditions(caller, condition, distribution, len(events))
-        log_prob_fn = log_prob_fn or _log_prob_function(distribution, conditions)
-        log_prob = np.empty([num_draws, len(events)], np.float64)
-        for draw in range(num_draws):
-            values, log_noise = noise_fn(events, pixels.evaluation_seed(seed, number, draw))
-            log_prob[draw] = log_prob_fn(values, *conditions) - log_noise
-        if not np.isfinite(log_prob).all():
-            index = int(np.argwhere(~np.isfinite(log_prob))[0, 1])
-            raise ValueError(
-                f"{caller}: expected finite log densities, got {log_prob[:, index]} for "
-                f"{event_name(caller, distribution)[:-1]} {index} of batch {number}."
-            )
-        yield log_prob, events.shape[1:]
+    caller: str, model: NoiseSamples, data: Any, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log p - log q, float64 [N, num_draws], and the number of elements, [N], of events."""
+    results = model.predict_samples(data, batch_size=batch_size)
+    log_prob = results["log_prob"].astype(np.float64)
+    is_finite = np.isfinite(log_prob).all(axis=1)
+    if not is_finite.all():
+        index = int(is_finite.argmin())
+        event = "image" if model.event_ndims == 3 else "vector"
+        raise ValueError(
+            f"{caller}: expected finite log densities, got {log_prob[index]} for {event} {index}."
+        )
+    return log_prob, results["num_dims"]
 
 
 def _bounds(log_prob: np.ndarray) -> np.ndarray:
-    """Returns the mean over draws of log p, and the log of the mean of p, [2, B]."""
-    log_mean = np.logaddexp.reduce(log_prob) - math.log(len(log_prob))
-    return np.stack([log_prob.mean(axis=0), log_mean])
-
-
-def _conditions(
-    caller: str, condition: Any, distribution: tfd.Distribution, num_events: int
-) -> list[tf.Tensor]:
-    """Returns a list of the conditions of a batch, one tensor; empty without conditions."""
-    condition = as_conditions(distribution, condition, caller)
-    if condition is None:
-        return []
-    if condition.shape[0] != num_events:
-        raise ValueError(
-            f"{caller}: expected one condition for each of {num_events} "
-            f"{event_name(caller, distribution)}, got shape {condition.shape}."
-        )
-    return [condition]
-
-
-def _log_prob_function(
-    distribution: tfd.Distribution, conditions: list[tf.Tensor]
-) -> Callable[..., tf.Tensor]:
-    """Returns `distribution.log_prob` as a function of values, and of conditions if any."""
-
-    def log_prob(values: tf.Tensor, *conditions: tf.Tensor) -> tf.Tensor:
-        options = {"conditional_input": conditions[0]} if conditions else {}
-        return distribution.log_prob(values, **route(distribution, **options))
-
-    # The unknown batch size avoids a second trace for a smaller last batch.
-    signature = [tf.TensorSpec([None, *distribution.event_shape], distribution.dtype)]
-    signature += [tf.TensorSpec([None, *c.shape[1:]], c.dtype) for c in conditions]
-    return tf.function(log_prob, input_signature=signature, autograph=False)
+    """Returns the mean over draws of log p, and the log of the mean of p, [2, N]."""
+    return np.stack([log_prob.mean(axis=1), log_mean_exp(log_prob)])
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:

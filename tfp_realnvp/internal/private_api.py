@@ -64,7 +64,6 @@ __all__ = [
     "EphemeralDict",
     "Independent",
     "Invert",
-    "NoBatchError",
     "Sample",
     "TransformedDistribution",
     "adam_moments",
@@ -140,9 +139,6 @@ INHERITED = {
 # `keras.Model.fit` calls `evaluate` with this argument for its validation, so that an override can
 # tell that call from one of the user.
 WITHIN_FIT = "_use_cached_eval_dataset"
-
-# What `keras.Model.predict` raises for data without a batch: it reads a local that is not set.
-NoBatchError = UnboundLocalError
 
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:

@@ -27,11 +27,21 @@ __all__ = [
     "num_replicas",
     "part_of_batch",
     "statistics_are_global",
+    "statistics_are_weighted",
     "sum_over_replicas",
 ]
 
-_statistics_are_global: contextvars.ContextVar[bool]
-_statistics_are_global = contextvars.ContextVar("statistics_are_global", default=False)
+
+class _Statistics(NamedTuple):
+    """Of which events batch statistics are, and with which weights."""
+
+    are_global: bool = False
+    weights: tf.Tensor | None = None
+
+
+_LOCAL_STATISTICS = _Statistics()
+_statistics: contextvars.ContextVar[_Statistics]
+_statistics = contextvars.ContextVar("statistics", default=_LOCAL_STATISTICS)
 
 
 def num_replicas() -> int:
@@ -51,8 +61,8 @@ def num_replicas() -> int:
 
 
 @contextlib.contextmanager
-def global_statistics(enabled: bool = True) -> Iterator[None]:
-    """Makes batch normalization use the statistics of the batch of all replicas.
+def global_statistics(enabled: bool = True, weights: tf.Tensor | None = None) -> Iterator[None]:
+    """Makes normalizations use the statistics of the batch of all replicas.
 
     `FlowModel.fit` does so. A custom training loop wraps the forward pass and its gradient, within
     the function that `strategy.run` runs. Each normalization then waits twice for the other
@@ -71,24 +81,30 @@ def global_statistics(enabled: bool = True) -> Iterator[None]:
 
     Args:
       enabled: `False` makes each replica use the statistics of its own part.
+      weights: weights of the events [B] of this replica, whose statistics are weighted means.
     """
-    token = _statistics_are_global.set(enabled)
+    token = _statistics.set(_Statistics(enabled, weights))
     try:
         yield
     finally:
-        _statistics_are_global.reset(token)
+        _statistics.reset(token)
 
 
 def statistics_are_global() -> bool:
     """Returns whether batch statistics are currently taken over several replicas."""
-    return _statistics_are_global.get() and num_replicas() > 1
+    return _statistics.get().are_global and num_replicas() > 1
+
+
+def statistics_are_weighted() -> bool:
+    """Returns whether batch statistics are currently weighted means."""
+    return _statistics.get().weights is not None
 
 
 def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the mean and variance of each channel over all other axes.
 
     Within `global_statistics` they are taken over all replicas, whose parts of the batch may have
-    different sizes, or be empty.
+    different sizes, or be empty. With weights of the events they are weighted means.
 
     #### Example
 
@@ -99,26 +115,38 @@ def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     (2.0, 1.0, 2)
 
     Args:
-      images: [..., C].
+      images: [B, ..., C].
       shift: [C], the same on all replicas and near the mean, for example the moving mean. Distances
         from it and their squares are summed, which avoids cancellation.
 
     Returns:
-      The mean and the biased variance, [C], and the number of values in each channel.
+      The mean and the biased variance, [C], and the number of values in each channel, or the sum of
+      their weights.
     """
     axes = list(range(images.shape.rank - 1))
-    count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
+    weights = _statistics.get().weights
+    if weights is None:
+        count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
+        weights = tf.ones([], images.dtype)
+        if not statistics_are_global():
+            return *local_moments(images, axes), count
+    else:
+        weights = tf.reshape(tf.cast(weights, images.dtype), [-1] + [1] * len(axes))
+        count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
     if not statistics_are_global():
-        return *local_moments(images, axes), count
+        # Without a positive weight both are zero, and `FlowModel` does not make the step.
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
+        square = weights * tf.math.squared_difference(images, mean)
+        return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count
     shift = tf.stop_gradient(shift)
-    distance = images - shift
-    sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(tf.square(distance), axes)]
+    distance = weights * (images - shift)
+    sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(distance * (images - shift), axes)]
     channels = images.shape[-1]
     # One message instead of three.
     summed = sum_over_replicas([tf.concat([sums[0][tf.newaxis], *sums[1:]], axis=0)])[0]
     count, mean, square = tf.split(summed, [1, channels, channels])
     count = tf.reshape(count, [])
-    mean, square = mean / count, square / count
+    mean, square = tf.math.divide_no_nan(mean, count), tf.math.divide_no_nan(square, count)
     return mean + shift, tf.maximum(square - tf.square(mean), 0.0), count
 
 
@@ -143,16 +171,16 @@ class BatchPart(NamedTuple):
     """A replica's part of a batch.
 
     Attributes:
-      first: number of images of the replicas before this one; the Python integer 0 for one replica.
-      total: number of images of all replicas, int32.
+      first: number of events of the replicas before this one; the Python integer 0 for one replica.
+      total: number of events of all replicas, int32, or the sum of their weights.
     """
 
     first: tf.Tensor | int
     total: tf.Tensor
 
 
-def part_of_batch(number: tf.Tensor) -> BatchPart:
-    """Returns this replica's part of the batch, given its number of images.
+def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
+    """Returns this replica's part of the batch, given its number of events and their weights.
 
     #### Example
 
@@ -161,15 +189,24 @@ def part_of_batch(number: tf.Tensor) -> BatchPart:
     >>> part = part_of_batch(tf.constant(4))
     >>> part.first, int(part.total)
     (0, 4)
+
+    Args:
+      number: number of events, int32.
+      weights: of the events, [number], or `None`.
     """
+    total_weight = None if weights is None else tf.reduce_sum(weights)
     if num_replicas() == 1:
-        return BatchPart(0, number)
+        return BatchPart(0, number if weights is None else total_weight)
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group
     # float32 is exact up to 2²⁴, and all devices can sum it.
     numbers = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
-    numbers = tf.cast(sum_over_replicas([numbers])[0], tf.int32)
-    return BatchPart(tf.reduce_sum(numbers[:replica]), tf.reduce_sum(numbers))
+    numbers, *total_weights = sum_over_replicas(
+        [numbers] if weights is None else [numbers, total_weight]
+    )
+    numbers = tf.cast(numbers, tf.int32)
+    total = tf.reduce_sum(numbers) if weights is None else total_weights[0]
+    return BatchPart(tf.reduce_sum(numbers[:replica]), total)
 
 
 def assert_not_empty(values: tf.Tensor, caller: str) -> None:

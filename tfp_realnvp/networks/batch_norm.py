@@ -36,10 +36,10 @@ def batch_norm(
     ```
 
     With `training=True` the mean and variance are taken over the batch and all positions, and
-    within `replicas.global_statistics` over all replicas. The moving statistics are updated,
-    `moving <- momentum * moving + (1 - momentum) * batch`, with the unbiased variance. Otherwise
-    the moving statistics normalize and do not change. There is no scale, because a
-    weight-normalized convolution follows.
+    within `replicas.global_statistics` over all replicas and with its weights. The moving
+    statistics are updated, `moving <- momentum * moving + (1 - momentum) * batch`, with the
+    unbiased variance. Otherwise the moving statistics normalize and do not change. There is no
+    scale, because a weight-normalized convolution follows.
 
     #### Example
 
@@ -67,8 +67,10 @@ def batch_norm(
     Ioffe, Szegedy: Batch Normalization, algorithm 1.
     """
     moving = moving_mean, moving_variance
-    is_global = training and replicas.statistics_are_global()
-    if inputs.dtype != tf.float64 and not is_global:
+    is_local = not (
+        training and (replicas.statistics_are_global() or replicas.statistics_are_weighted())
+    )
+    if inputs.dtype != tf.float64 and is_local:
         # One fused kernel, which in training returns the updated statistics.
         outputs, *moved = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -81,7 +83,7 @@ def batch_norm(
             is_training=training,
         )[:3]
         return Normalized(outputs, *(moved if training else moving))
-    # The kernel has no double precision, and takes statistics of one replica only.
+    # The kernel has no double precision, and takes statistics without weights of one replica only.
     values = tf.cast(inputs, offset.dtype)
     mean, variance = moving
     if training:

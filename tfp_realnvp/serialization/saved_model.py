@@ -357,7 +357,9 @@ class ServedFlow:
         def wrapped(
             images: tf.Tensor, seed: tf.Tensor, conditional_input: Condition = None
         ) -> Outputs:
-            values = pixels.dequantize(images, tf.stack([seed, 0]), self._dtype)
+            # The noise of `tfr.log_prob` with a model of this seed.
+            noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
+            values, _ = pixels.UniformNoise(self._dtype).add_noise(images, noise_fn)
             conditions = [] if conditional_input is None else [conditional_input]
             return function(values, *conditions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,7 +52,7 @@ class FiniteRecord:
     """
 
     def __init__(self) -> None:
-        self.names: list[str] = []
+        self.names: list[str | ValueError] = []
         self._sums: list[tf.Tensor] = []
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
@@ -61,6 +62,16 @@ class FiniteRecord:
                 continue
             self.names.append(name)
             self._sums.append(tf.nn.l2_loss(tensor))
+
+    def require(self, is_valid: tf.Tensor, message: str) -> None:
+        """Appends a condition of the data, which counts as not finite where it does not hold.
+
+        Args:
+          is_valid: a scalar `bool`.
+          message: of the `ValueError` that `FiniteGuard.raise_failure` raises.
+        """
+        self.names.append(ValueError(message))
+        self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
         """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
@@ -72,6 +83,8 @@ class FiniteRecord:
 
     def are_finite(self) -> tf.Tensor:
         """Returns 1 for each tensor that is finite and 0 for others, float32."""
+        if not self._sums:
+            return tf.ones([0])
         widest = max({square.dtype for square in self._sums}, key=lambda dtype: dtype.size)
         sums = tf.stack([tf.cast(square, widest) for square in self._sums])
         return tf.cast(tf.math.is_finite(sums), tf.float32)
@@ -113,7 +126,7 @@ class FiniteGuard:
         # The first step that was not finite, and the index of its first such part; or -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable([-1, -1], trainable=False, dtype=tf.int64, aggregation=first)
-        self._names: list[str] = []
+        self._names: list[str | ValueError] = []
 
     def statistics(self) -> list[tf.Tensor]:
         """Returns the values of the statistics."""
@@ -165,17 +178,23 @@ class FiniteGuard:
         """Forgets a step that was not finite."""
         self._failure.assign([-1, -1])
 
-    def raise_failure(self, variables: Sequence[Any]) -> None:
-        """Raises `NonFiniteLossError` once if a step was not finite.
+    def raise_failure(self, variables: Sequence[Any] = ()) -> None:
+        """Raises an error once if a step was not finite.
 
         Args:
           variables: those that are trained. If one of them is not finite, the error names it.
+
+        Raises:
+          ValueError: if the data were not as `FiniteRecord.require` expected them.
+          NonFiniteLossError: if something else was not finite.
         """
         step, part = (int(value) for value in self._failure.numpy())
         if step < 0:
             return
         self.reset()
         name = self._names[part]
+        if isinstance(name, ValueError):
+            raise ValueError(*name.args)
         if not name.startswith("the data"):
             for variable in variables:
                 if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import zipfile
@@ -22,10 +23,16 @@ from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.annealing import CosineAnnealing, StepRates
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
+    EXPECTED_WEIGHTS,
     arguments_for_keras,
+    batch_for_keras,
+    check_channels_last,
     check_distribution,
+    check_no_labels,
     drop_conditions,
     events_of_batch,
+    warn_of_labels,
+    weights_of_batch,
 )
 
 __all__ = ["FlowModel"]
@@ -36,19 +43,44 @@ _INT32 = range(-(2**31), 2**31)
 _LEARNING_RATE = 1e-3
 
 
+class _RequireBatch(keras.callbacks.Callback):
+    """Raises an error at the end of a prediction without batches, where Keras fails."""
+
+    num_batches = 0
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.num_batches += 1
+
+    def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
+        if not self.num_batches:
+            raise ValueError("FlowModel.predict: expected data, got an empty dataset.")
+
+
+def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's summand of the weighted mean over the batch."""
+    if weights is None:
+        return tf.reduce_sum(log_prob) / tf.cast(total, log_prob.dtype)
+    weighted = tf.math.multiply_no_nan(log_prob, weights)
+    return tf.math.divide_no_nan(tf.reduce_sum(weighted), total)
+
+
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FlowModel(keras.Model):
     r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
 
     ```
-    loss = -mean log p(x) + scale_l2 * sum(scales²),   x = floor(images) + U[0, 1)
+    loss = -sum_i w_i log p(x_i) / sum_i w_i + scale_l2 * sum(scales²)
+    x = floor(images) + U[0, 1)
     ```
+
+    with sums over the batch and weights w of the events, 1 by default.
 
     Images are uint8 or floating gray levels, [B, H, W, C]. Vectors [B, D] are taken as they are:
     what follows about noise and bits/dim is for images. The model adds the noise, new at each
     step and determined by `seed` and the step. `model.distribution` is the object that was passed:
     training the model trains it, including a trainable base distribution. The metrics are `loss`,
-    the mean negative log-likelihood in nats per image (without the penalty), and `bits_per_dim`.
+    the weighted mean of the negative log-likelihood in nats per image (without the penalty), and
+    `bits_per_dim`.
 
     *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
         pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
@@ -57,11 +89,17 @@ class FlowModel(keras.Model):
         are shuffled in the same order in each epoch. A `tf.data` pipeline does neither.
     *   A distribution that takes a condition gets the second element as `conditional_input`, or of
         a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
-        `predict((images, labels))`. Other distributions ignore labels. With a `ClassMixture` as
-        base, -1 stands for a label that is not known. With the flow's
-        `condition_dropout=p`, each step leaves out the condition of a share p of the images.
+        `predict((images, labels))`. With other distributions, such arguments are an error, and the
+        labels of a dataset are ignored with a warning. With a `ClassMixture` as base, -1 stands for
+        a label that is not known. With the flow's `condition_dropout=p`, each step leaves out the
+        condition of a share p of the images.
+    *   `fit` and `evaluate` take `sample_weight`, or the third element of a dataset, or of a
+        dictionary `'sample_weight'`; `fit` also `class_weight`. An event of weight two counts like
+        two equal events, in the loss, the metrics and batch statistics, and one of weight zero
+        like none.
     *   `predict`, and `evaluate` in its metrics, give the log density of each image in nats, with
-        moving statistics, and with the same noise each time.
+        moving statistics. The noise of an image is determined by `seed` and its gray levels, so
+        that its log density does not depend on the other images.
     *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise; with a condition
         `model((x, c))`.
     *   Constructed in the scope of a `tf.distribute.MirroredStrategy` or
@@ -124,13 +162,16 @@ class FlowModel(keras.Model):
         Raises:
           TypeError: if `distribution` is not a `tfd.Distribution`, `dequantizer` is not a
             `VariationalDequantization`, or `seed` is not a number.
-          ValueError: if its events are neither images nor vectors, it has batch dimensions, or
-            it was not constructed in the scope of the same `tf.distribute.Strategy` as this model.
+          ValueError: if its events are neither images nor vectors, or images with channels first;
+            it has batch dimensions; or it was not constructed in the scope of the same
+            `tf.distribute.Strategy` as this model.
         """
         event_ndims = check_distribution(distribution)
         if dequantize is None:
             dequantize = event_ndims == 3
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
+        if dequantize:
+            check_channels_last(distribution.event_shape)
         is_dequantizer = isinstance(dequantizer, distributions.VariationalDequantization)
         expected = "FlowModel: expected a VariationalDequantization as dequantizer"
         validation.require(dequantizer is None or is_dequantizer, expected, dequantizer, TypeError)
@@ -160,8 +201,8 @@ class FlowModel(keras.Model):
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
         self._guard = FiniteGuard([v for p in bijectors for v in p.variables_set_in_training])
         self._bits_per_dim = workers.ReplicatedMean(name="bits_per_dim")
-        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        self._evaluation_batch = tf.Variable(0, trainable=False, dtype=tf.int64, aggregation=first)
+        self._evaluation_guard = FiniteGuard([])
+        self._has_warned_of_labels = False
         self.scale_l2 = 0.0
         self.global_statistics = True
         self.step_rates: StepRates | None = None
@@ -247,11 +288,6 @@ class FlowModel(keras.Model):
         loss = [self._loss_tracker] if self.compiled else []
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
-    def reset_metrics(self) -> None:
-        """Resets the metrics and the noise of evaluation, for each epoch and evaluation."""
-        super().reset_metrics()
-        self._evaluation_batch.assign(0)
-
     # Steps on a batch.
 
     def call(self, images: Any, training: bool = False) -> tf.Tensor:
@@ -261,32 +297,32 @@ class FlowModel(keras.Model):
           images: [B, H, W, C], or a tuple of images and their conditions.
           training: whether to use and update batch statistics.
         """
+        check_no_labels(self.distribution, images)
         condition = self._condition(images)
         images = tf.cast(pixels.image_component(images), self.distribution.dtype)
         return self._log_prob(images, condition, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
-        images = events_of_batch(data, self.distribution.event_shape)
-        part = replicas.part_of_batch(tf.shape(images)[0])
+        images, weights = self._events_and_weights(data)
+        part = replicas.part_of_batch(tf.shape(images)[0], weights)
         replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(self.optimizer.iterations.value, tf.int64)
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=part.first)
         condition = drop_conditions(self.condition_spec, self._condition(data), seed, part.first)
         variables = self.trainable_variables
-        statistics, record = self._guard.statistics(), FiniteRecord()
-        with replicas.global_statistics(self.global_statistics):
+        statistics, record = self._guard.statistics(), self._data_record(images, weights)
+        with replicas.global_statistics(self.global_statistics, weights):
             with tf.GradientTape() as tape:
-                values, log_noise = self._noise.dequantize(
-                    images, seed, first=part.first, training=True
-                )
+                values, log_noise = self._noise.add_noise(images, noise_fn, training=True)
                 record.add("the data", values)
                 if condition is not None and not self._may_lack_condition:
                     record.add("the condition", condition)
                 with nested.observe_inverse(record.add_bijector):
                     log_prob = self._log_prob(values, condition, training=True) - log_noise
                 # The sum over replicas is the mean over the batch, plus the penalty.
-                loss = -tf.reduce_sum(log_prob) / tf.cast(part.total, log_prob.dtype)
+                loss = -_part_of_mean(log_prob, weights, part.total)
                 penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
                 objective = self.optimizer.scale_loss(loss + penalty)
             gradients = tape.gradient(
@@ -305,6 +341,9 @@ class FlowModel(keras.Model):
         sums = dict(zip(names, gradients, strict=True))
         sums["the sum over the batch or the penalty"] = loss + penalty
         is_applied = self._guard.check(step, record, are_finite, sums)
+        if weights is not None:
+            # A batch whose weights are all zero counts like no batch.
+            is_applied &= part.total > 0
         if self.step_rates is not None:
             is_applied &= self.step_rates.apply_to(self.optimizer)
         optimizers.apply_if(is_applied, self.optimizer, gradients, variables)
@@ -313,15 +352,17 @@ class FlowModel(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
-        images, log_prob, part = self._evaluation_log_prob(data)
-        loss = -tf.reduce_sum(log_prob) / tf.cast(part.total, log_prob.dtype)
+        images, weights = self._events_and_weights(data)
+        self._check_in_evaluation(images, weights)
+        part = replicas.part_of_batch(tf.shape(images)[0], weights)
+        loss = -_part_of_mean(self._evaluation_log_prob(data), weights, part.total)
         [loss] = replicas.sum_over_replicas([loss])
         return self._updated_metrics(loss, images, part)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
-        _, log_prob, _ = self._evaluation_log_prob(data)
-        return log_prob
+        self._check_in_evaluation(*self._events_and_weights(data))
+        return self._evaluation_log_prob(data)
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `fit` calls, which first checks the step before."""
@@ -355,25 +396,60 @@ class FlowModel(keras.Model):
 
     def _condition(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""
-        condition = pixels.condition_component(data) if self.takes_condition else None
+        condition = pixels.condition_component(data)
+        if condition is not None and not self.takes_condition:
+            if not self._has_warned_of_labels:
+                self._has_warned_of_labels = True
+                warn_of_labels(self.distribution)
+            condition = None
         return distributions.as_conditions(self.distribution, condition, "FlowModel")
 
     def _penalty(self) -> tf.Tensor:
         halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
-    def _evaluation_log_prob(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, replicas.BatchPart]:
+    def _events_and_weights(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns the events of a batch, and their weights [B] in the dtype of log densities."""
+        events = events_of_batch(data, self.distribution.event_shape)
+        return events, weights_of_batch(data, self.distribution.dtype)
+
+    def _data_record(self, images: tf.Tensor, weights: tf.Tensor | None) -> FiniteRecord:
+        """Returns a record of what the data have to be, which holds for data of any form."""
+        record = FiniteRecord()
+        if self.dequantize:
+            num_values = distributions.find_num_values(self.distribution)
+            for is_valid, *message in pixels.gray_level_conditions(images, num_values):
+                record.require(is_valid, f"FlowModel: {'. '.join(message)}")
+        if weights is not None:
+            is_valid = tf.reduce_all(weights >= 0) & tf.math.is_finite(tf.reduce_sum(weights))
+            record.require(is_valid, f"FlowModel: {EXPECTED_WEIGHTS}.")
+        return record
+
+    def _check_in_evaluation(self, images: tf.Tensor, weights: tf.Tensor | None) -> None:
+        record = self._data_record(images, weights)
+        if record.names:
+            shares = record.are_finite() / replicas.num_replicas()
+            [are_finite] = replicas.sum_over_replicas([shares])
+            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite, {})
+
+    def _evaluation_log_prob(self, data: Any, draw: tf.Tensor | int = 0) -> tf.Tensor:
+        """Returns log p - log q of each event, [B], with noise sample `draw`."""
         images = events_of_batch(data, self.distribution.event_shape)
         number = tf.shape(images)[0]
-        part = replicas.part_of_batch(number)
         condition = self._condition(data)
         images = replicas.at_least_one(images)
         condition = None if condition is None else replicas.at_least_one(condition)
-        batch = self._evaluation_batch + 1
-        replicas.assign(self._evaluation_batch, batch)
-        seed = pixels.evaluation_seed(self.seed, batch)
-        values, log_noise = self._noise.dequantize(images, seed, first=part.first)
-        return images, (self._log_prob(values, condition) - log_noise)[:number], part
+        noise_fn = functools.partial(
+            pixels.event_noise, seed=pixels.evaluation_seed(self.seed, draw)
+        )
+        values, log_noise = self._noise.add_noise(images, noise_fn)
+        return self._score(values, log_noise, condition)[:number]
+
+    def _score(
+        self, values: tf.Tensor, log_noise: tf.Tensor | float, condition: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Returns what `predict` returns for values with noise, [B, ...]."""
+        return self._log_prob(values, condition) - log_noise
 
     def _updated_metrics(
         self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
@@ -397,14 +473,15 @@ class FlowModel(keras.Model):
         """Trains as `keras.Model.fit` does.
 
         Args:
-          x: images, or a dataset of images and conditions.
+          x: images, or a dataset of images, conditions and weights.
           *args: as in `keras.Model.fit`; `y` are conditions.
-          **kwargs: as in `keras.Model.fit`, except `sample_weight` and `class_weight`.
+          **kwargs: as in `keras.Model.fit`. `sample_weight` are weights of at least 0, [N];
+            `class_weight` is for conditions that are labels.
 
         Raises:
           ValueError: if there are no images; they are not [B, H, W, C] with finite values, the
-            gray levels of the model; conditions are not as declared; or weights of images are
-            given.
+            gray levels of the model; conditions are not as declared, or given to a distribution
+            that takes none; or weights are negative or all zero.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
@@ -442,14 +519,18 @@ class FlowModel(keras.Model):
 
         Warns with a `RuntimeWarning` of a loss that is not finite.
         """
+        self._evaluation_guard.reset()
         if kwargs.get(private_api.WITHIN_FIT, False):
             with self.averaged_weights():
                 results = super().evaluate(x, *args, **kwargs)
         else:
             arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
             results = super().evaluate(**arguments)
+        self._evaluation_guard.raise_failure()
         if not self._loss_tracker.count.numpy():
-            raise ValueError("FlowModel.evaluate: expected data, got an empty dataset.")
+            raise ValueError(
+                "FlowModel.evaluate: expected data, got an empty dataset, or weights of zero only."
+            )
         warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
         return results
 
@@ -458,15 +539,46 @@ class FlowModel(keras.Model):
 
         Warns with a `RuntimeWarning` of those that are not finite.
         """
-        arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
-        self._evaluation_batch.assign(0)
-        try:
-            log_prob = super().predict(**arguments)
-        except private_api.NoBatchError as error:
-            message = "FlowModel.predict: expected data, got an empty dataset."
-            raise ValueError(message) from error
+        log_prob = self.predict_events(x, *args, **kwargs)
         warn_unless_finite(log_prob, "predict")
         return log_prob
+
+    def predict_events(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the results of `predict_step` for all events; `predict` without its warning."""
+        arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
+        callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
+        arguments["callbacks"] = [*callbacks, _RequireBatch()]
+        self._evaluation_guard.reset()
+        results = super().predict(**arguments)
+        self._evaluation_guard.raise_failure()
+        return results
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Makes one step as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
+        data = batch_for_keras(self, x, y, sample_weight, class_weight)
+        options = {"class_weight": class_weight, "return_dict": return_dict}
+        self._guard.reset()
+        logs = super().train_on_batch(*data, **options)
+        self._guard.raise_failure(self.trainable_variables)
+        return logs
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Evaluates as `keras.Model.test_on_batch` does; see `fit` for `x` and errors."""
+        data = batch_for_keras(self, x, y, sample_weight)
+        return super().test_on_batch(*data, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """Returns log p in nats for each image of a batch, [B]; see `fit` for `x` and errors."""
+        return super().predict_on_batch(batch_for_keras(self, x)[0])
 
     # Saving.
 

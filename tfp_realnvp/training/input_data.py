@@ -18,18 +18,25 @@ from tfp_realnvp.internal.tf_data import without_autotune
 from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
+    "EXPECTED_WEIGHTS",
     "arguments_for_keras",
+    "batch_for_keras",
+    "check_channels_last",
     "check_data",
     "check_distribution",
     "check_event_shape",
+    "check_no_labels",
     "drop_conditions",
     "events_of_batch",
+    "warn_of_labels",
+    "weights_of_batch",
 ]
 
 tfd = tfp.distributions
 
 # Conditions are left out by other random numbers than those of the noise in the same step.
 _DROPOUT_STREAM = 0xD809
+EXPECTED_WEIGHTS = "expected finite sample weights of at least 0"
 # Of events and of their axes, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
@@ -57,23 +64,33 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
       **kwargs: of the method.
 
     Raises:
-      ValueError: if weights are given, or the data is not as `check_data` expects it, or Keras.
+      ValueError: if the data or weights are not as `check_data` expects them, or Keras.
     """
     signature = inspect.signature(getattr(keras.Model, method))
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
     arguments.update(arguments.pop("kwargs", {}))
     del arguments["self"]
-    for name in ("sample_weight", "class_weight"):
-        _refuse_weights(name, arguments.get(name))
     batch_size = arguments.get("batch_size")
     if not (batch_size is None or isinstance(batch_size, numbers.Integral)):
         raise ValueError(
             f"FlowModel.{method}: expected an integer batch_size, got {type(batch_size).__name__}; "
             "`predict` takes conditions with the events, `predict((events, conditions))`."
         )
-    x, y = (_with_arrays(arguments.pop(name, None)) for name in ("x", "y"))
-    data = x if y is None else (x, y)
-    check_data(data, model.distribution, gray_levels=model.dequantize)
+    if batch_size is not None:
+        expected = f"FlowModel.{method}: expected a batch_size of at least 1"
+        validation.integer(batch_size, 1, expected)
+    x = arguments.get("x")
+    if isinstance(x, tuple) and len(x) == 3:
+        # Keras leaves out weights within `x`. A prediction does not depend on them.
+        parts = zip(("x", "y", "sample_weight"), x, strict=True)
+        arguments.update({"x": x[:2]} if method == "predict" else dict(parts))
+    if isinstance(x, tf.data.Dataset) and method != "fit" and arguments.get("steps") is None:
+        if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(f"FlowModel.{method}: expected a finite dataset, or `steps`.")
+    names = ("x", "y", "sample_weight")
+    data = tuple(_with_arrays(arguments.pop(name, None)) for name in names)
+    class_weight = arguments.pop("class_weight", None)
+    check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
     if method == "fit":
         _warn_of_few_levels(data, model.distribution)
     held_out = arguments.pop("validation_data", None)
@@ -81,22 +98,57 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     if fraction and held_out is None:
         expected = "FlowModel: expected a validation_split in (0, 1)"
         validation.real(fraction, lambda x: 0 < x < 1, expected)
-        (x, y), held_out = private_api.train_validation_split((x, y), fraction)
+        data, held_out = private_api.train_validation_split(data, fraction)
     if held_out is not None:
-        *held_out, weights = keras.utils.unpack_x_y_sample_weight(held_out)
-        _refuse_weights("sample_weight", weights)
+        held_out = tuple(map(_with_arrays, keras.utils.unpack_x_y_sample_weight(held_out)))
+        _check_weights(held_out[2], pixels.image_component(held_out[0]))
+        check_no_labels(model.distribution, held_out)
         size = arguments.get("validation_batch_size") or batch_size
         steps = arguments.get("validation_steps")
-        held_out_x, held_out_y = map(_with_arrays, held_out)
-        arguments["validation_data"] = _batches(held_out_x, held_out_y, size, steps)
-    if isinstance(x, tf.data.Dataset) and method == "fit":
+        arguments["validation_data"] = _batches(*held_out, batch_size=size, steps=steps)
+    if isinstance(data[0], tf.data.Dataset) and method == "fit":
         # Keras warns that it does not shuffle datasets, even where `shuffle` is not given.
         arguments.setdefault("shuffle", False)
-    steps = arguments.get("steps_per_epoch" if method == "fit" else "steps")
-    shuffle = method == "fit" and arguments.get("shuffle", True)
-    data = _batches(x, y, batch_size, steps, shuffle)
-    x, y = data if isinstance(data, tuple) else (data, None)
-    return {**arguments, "x": x} if y is None else {**arguments, "x": x, "y": y}
+    options = {
+        "batch_size": batch_size,
+        "steps": arguments.get("steps_per_epoch" if method == "fit" else "steps"),
+        "shuffle": method == "fit" and arguments.get("shuffle", True),
+    }
+    batches = _batches(*data, class_weight=class_weight, **options)
+    if class_weight is not None and not isinstance(batches, private_api.ArrayDataAdapter):
+        arguments["class_weight"] = class_weight
+    data = dict(zip(names, keras.utils.unpack_x_y_sample_weight(batches), strict=True))
+    return {**arguments, **{name: part for name, part in data.items() if part is not None}}
+
+
+def batch_for_keras(
+    model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+) -> tuple[Any, Any, Any]:
+    """Returns events, conditions and weights of one batch, checked.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> from tfp_realnvp.training.input_data import batch_for_keras
+    >>> tfd = tfp.distributions
+    >>> model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [2]))
+    >>> x, y, weights = batch_for_keras(model, [[0., 1.]], sample_weight=[2.])
+    >>> x.shape, y, weights
+    ((1, 2), None, array([2.]))
+
+    Args:
+      model: a `FlowModel`.
+      x: events, or events and conditions.
+      y: conditions, or `None`.
+      sample_weight: of the events, or `None`.
+      class_weight: weights by label, or `None`.
+
+    Raises:
+      ValueError: as `check_data`.
+    """
+    data = tuple(_with_arrays(part) for part in (x, y, sample_weight))
+    check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
+    return data
 
 
 class _ArrayBatches(private_api.ArrayDataAdapter):
@@ -108,14 +160,35 @@ class _ArrayBatches(private_api.ArrayDataAdapter):
 
 
 def _batches(
-    x: Any, y: Any, batch_size: Any, steps: int | None, shuffle: bool | str = False
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    batch_size: Any,
+    steps: int | None,
+    shuffle: bool | str = False,
+    class_weight: Any = None,
 ) -> Any:
-    """Returns what Keras takes as data, `x` or `(x, y)`, with autotuning off where possible."""
-    if private_api.can_convert_arrays((x, y)):
-        return _ArrayBatches(x, y, batch_size=batch_size, steps=steps, shuffle=shuffle)
+    """Returns a data adapter of arrays, or other data as it is, with autotuning off if possible."""
+    if private_api.can_convert_arrays((x, y, sample_weight)):
+        options = {"batch_size": batch_size, "steps": steps, "shuffle": shuffle}
+        if y is None and sample_weight is not None:
+            # Keras leaves out weights without labels.
+            x, sample_weight = _with_weights(x, sample_weight), None
+        return _ArrayBatches(x, y, sample_weight, class_weight=class_weight, **options)
     if isinstance(x, tf.data.Dataset):
         x = without_autotune(x)
-    return x if y is None else (x, y)
+    return x if y is None and sample_weight is None else (x, y, sample_weight)
+
+
+def _with_weights(data: Any, weights: Any) -> dict[str, Any]:
+    """Returns events, with their condition if there is any, and weights as a dictionary."""
+    parts = {
+        "image": pixels.image_component(data),
+        "conditional_input": pixels.condition_component(data),
+        "sample_weight": weights,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _with_arrays(data: Any) -> Any:
@@ -127,16 +200,80 @@ def _with_arrays(data: Any) -> Any:
         return data
     if isinstance(data, list) and all(np.ndim(leaf) == 0 for leaf in tf.nest.flatten(data)):
         return np.asarray(data)
-    return type(data)(_with_arrays(part) for part in data if part is not None)
+    kind = tuple if isinstance(data, tuple) else list  # a named tuple becomes a tuple
+    return kind(_with_arrays(part) for part in data if part is not None)
 
 
-def _refuse_weights(name: str, weights: Any) -> None:
-    if weights is not None:
-        raise ValueError(f"FlowModel: expected no {name}, each event counts once.")
+def _check_weights(weights: Any, events: Any) -> None:
+    """Raises `ValueError` unless weights are `None`, or finite, at least 0 and not all zero."""
+    if weights is None:
+        return
+    values = np.asarray(weights)
+    if hasattr(events, "shape") and values.shape not in ((len(events),), (len(events), 1)):
+        raise ValueError(
+            f"FlowModel: expected one sample weight for each of {len(events)} events, got shape "
+            f"{values.shape}."
+        )
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        raise ValueError(f"FlowModel: {EXPECTED_WEIGHTS}, got dtype {values.dtype}.")
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            f"FlowModel: {EXPECTED_WEIGHTS}, got values from {values.min()} to {values.max()}."
+        )
+    if not values.any():
+        raise ValueError("FlowModel: expected a positive sample weight, got zeros only.")
 
 
-def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
-    """Checks arrays before training: shape, gray levels, and all conditions.
+def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
+    """Raises `ValueError` if conditions are given to a distribution that takes none.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp
+    >>> from tfp_realnvp.training.input_data import check_no_labels
+    >>> images = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
+    >>> check_no_labels(images, (np.zeros([2, 4, 4, 1]), np.zeros([2])))
+    Traceback (most recent call last):
+    ...
+    ValueError: FlowModel: expected events without labels or conditions, ...
+
+    Args:
+      distribution: of the events.
+      data: a tuple of events and conditions. Labels in a dictionary or a dataset are no error, for
+        most datasets have them.
+    """
+    if distributions.takes_condition(distribution):
+        return
+    while isinstance(data, tuple) and data:
+        if len(data) > 1 and data[1] is not None:
+            raise ValueError(
+                f"FlowModel: expected events without labels or conditions, {_NO_CONDITION} "
+                f"Got a condition of shape {np.shape(data[1])}."
+            )
+        data = data[0]
+
+
+_NO_CONDITION = (
+    "since the distribution takes none. RealNVPImage and RealNVPVector take labels with "
+    "`num_classes=K`, and vectors or images with `conditional_event_shape=[...]`; a `ClassMixture` "
+    "as base takes labels."
+)
+
+
+def warn_of_labels(distribution: tfd.Distribution) -> None:
+    """Warns that the labels of a dataset are not used."""
+    warnings.warn(
+        f"FlowModel: the labels of the dataset are not used by {distribution.name}, "
+        f"{_NO_CONDITION} `dataset.map(lambda x, y: x)` leaves labels out.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def check_data(
+    data: Any, distribution: tfd.Distribution, *, gray_levels: bool, class_weight: Any = None
+) -> None:
+    """Checks arrays before training: shape, gray levels, weights, and all conditions.
 
     Of other data only an empty dataset is known before training.
 
@@ -148,19 +285,33 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
     >>> check_data(np.zeros([2, 4, 4, 1], np.uint8), images, gray_levels=True)
 
     Args:
-      data: events, or events and conditions, in any form that `FlowModel.fit` takes.
+      data: events, or a tuple of events, conditions and weights, in any form that `FlowModel.fit`
+        takes.
       distribution: of the events.
       gray_levels: whether the values have to be integers, of any dtype.
+      class_weight: weights by label, or `None`.
 
     Raises:
       ValueError: if there are no events; they are not [B, H, W, C] with the gray levels of the
-        model, or [B, D]; they are not finite; or the conditions are not as declared.
+        model, or [B, D]; they are not finite real numbers; the conditions are not as declared; or
+        weights are not finite, negative or all zero.
     """
     name, axes = _NAMES[distribution.event_shape.rank or 3]
+    spec = distributions.find_condition_spec(distribution)
+    if class_weight is not None and (spec is None or spec.num_classes is None):
+        raise ValueError(
+            "FlowModel: expected class_weight only for a distribution that takes labels "
+            "(`num_classes`); `sample_weight` has a weight for each event."
+        )
+    check_no_labels(distribution, data)
+    all_data = data
+    if isinstance(data, tuple) and all(part is None for part in data[1:]):
+        data = data[0]
     if data is None or (isinstance(data, tf.data.Dataset) and data.cardinality() == 0):
         what = "None" if data is None else "an empty dataset"
         raise ValueError(f"FlowModel: expected {name}, got {what}.")
     events = pixels.image_component(data)
+    _check_weights(pixels.weight_component(all_data), events)
     if not hasattr(events, "__array__"):
         return
     if hasattr(events, "to_numpy"):
@@ -178,7 +329,12 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
             f"{tuple(events.shape)}.{advice}"
         )
     check_event_shape(events, distribution.event_shape)
-    _check_finite(np.asarray(events), name)
+    events = np.asarray(events)
+    if not (
+        np.isrealobj(events) and (np.issubdtype(events.dtype, np.number) or events.dtype == bool)
+    ):
+        raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {events.dtype}.")
+    _check_finite(events, name)
     if gray_levels:
         num_values = distributions.find_num_values(distribution)
         pixels.check_gray_levels(events, "FlowModel", num_values)
@@ -233,7 +389,54 @@ def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
     """
     events = tf.convert_to_tensor(pixels.image_component(data))
     check_event_shape(events, event_shape)
+    if events.dtype.is_complex or events.dtype == tf.string:
+        raise ValueError(f"FlowModel: expected real numbers, got dtype {events.dtype.name}.")
     return events
+
+
+def weights_of_batch(data: Any, dtype: tf.DType) -> tf.Tensor | None:
+    """Returns the weights of the events of a batch, [B], or `None`.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow as tf
+    >>> from tfp_realnvp.training.input_data import weights_of_batch
+    >>> batch = (np.zeros([2, 4, 4, 1]), None, np.array([[1], [2]]))
+    >>> weights_of_batch(batch, tf.float32).numpy().tolist()
+    [1.0, 2.0]
+
+    Args:
+      data: as `pixels.weight_component` takes it, with weights [B] or [B, 1].
+      dtype: of the result.
+
+    Raises:
+      ValueError: if the shape is another.
+    """
+    weights = pixels.weight_component(data)
+    if weights is None:
+        return None
+    weights = tf.cast(tf.convert_to_tensor(weights), dtype)
+    number = tf.convert_to_tensor(pixels.image_component(data)).shape[0]
+    shape = weights.shape
+    is_column = shape.rank == 2 and shape[1] == 1
+    if not (shape.rank == 1 or is_column) or not shape[:1].is_compatible_with([number]):
+        raise ValueError(
+            f"FlowModel: expected one sample weight for each of {number} events, got shape {shape}."
+        )
+    return tf.reshape(weights, [-1])
+
+
+def check_channels_last(event_shape: tf.TensorShape) -> None:
+    """Raises `ValueError` for square images of 1 or 3 channels that have the channels first."""
+    if event_shape.rank != 3 or not event_shape.is_fully_defined():
+        return
+    channels, height, width = event_shape
+    if channels in (1, 3) and height == width > 4:
+        raise ValueError(
+            "FlowModel: expected images [height, width, channels], got a distribution over "
+            f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves them "
+            "to the end."
+        )
 
 
 def check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:

@@ -14,6 +14,7 @@ from tfp_realnvp.distributions import ConditionalBase
 from tfp_realnvp.internal import by_position, private_api, validation
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.log_prob import log_prob
+from tfp_realnvp.training.noise_samples import NoiseSamples
 
 __all__ = ["log_prob_map"]
 
@@ -81,7 +82,7 @@ def log_prob_map(
       data: as in `log_prob`, images [N, H, W, C].
       conditional_input: as in `log_prob`.
       log_dets: `False` gives the log density of the latents alone.
-      **kwargs: as in `log_prob`.
+      **kwargs: as in `FlowModel.predict`. Maps are those of one noise sample.
 
     Returns:
       Maps [N, H, W]. With a `VariationalDequantization` q, `-log q(u | x)` is part of them.
@@ -91,24 +92,22 @@ def log_prob_map(
         base is not of a kind named above.
       ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
     """
-    if not isinstance(model, FlowModel):
-        model = FlowModel(model)
-    if model.event_ndims != 3:
-        shape = model.distribution.event_shape
+    maps = _MapModel.of(model, "log_prob_map")
+    if maps.event_ndims != 3:
+        shape = maps.distribution.event_shape
         raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
-    options = {name: getattr(model, name) for name in ("dequantize", "dequantizer", "seed")}
-    with model.distribute_strategy.scope():
-        maps = _MapModel(model.distribution, **options)
     maps.log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
-    return log_prob(maps, data, conditional_input, **kwargs)
+    return log_prob(maps, data, conditional_input, num_samples=1, **kwargs)
 
 
-class _MapModel(FlowModel):
+class _MapModel(NoiseSamples):
     """A model whose `predict` returns maps."""
 
     def predict_step(self, data: Any) -> tf.Tensor:
+        images, weights = self._events_and_weights(data)
+        self._check_in_evaluation(images, weights)
         with by_position.collect() as terms:
-            images, log_prob, _ = self._evaluation_log_prob(data)
+            log_prob = self._evaluation_log_prob(data)
         height, width = tf.shape(images)[1], tf.shape(images)[2]
         maps = sum(by_position.spread_evenly(term, height, width) for term in terms)
         return maps[: tf.shape(log_prob)[0]]

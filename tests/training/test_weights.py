@@ -1,0 +1,223 @@
+"""An event of weight two counts like two equal events, and one of weight zero like none."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+pytestmark = pytest.mark.eager
+
+_X = ft.normal([6, 2]).numpy()
+_WEIGHTS = np.array([2, 1, 0, 1, 3, 0])
+# Rows as often as their weights say.
+_REPEATED = np.repeat(_X, _WEIGHTS, axis=0)
+_LABELS = np.arange(6) % 3
+
+
+def _vector_model(**options):
+    keras.utils.set_random_seed(0)
+    flow = ft.randomize(tfr.RealNVPVector(2, num_couplings=2, num_filters=4, **options), seed=1)
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow), seed=0)
+    model.compile(keras.optimizers.SGD(0.05))
+    return model
+
+
+def _image_model(**options):
+    keras.utils.set_random_seed(0)
+    options = {"num_scales": 1, "num_couplings": 1, "num_blocks": 1, "num_filters": 4, **options}
+    flow = ft.flow_distribution((4, 4, 1), **options)
+    model = tfr.FlowModel(flow, dequantize=False)
+    model.compile(keras.optimizers.SGD(0.01))
+    return model
+
+
+def _trained(model, data, **options):
+    """Returns the variables after two steps with the whole data, and the losses."""
+    options = {"epochs": 2, "shuffle": False, "verbose": 0, **options}
+    losses = model.fit(data, **options).history["loss"]
+    return [v.numpy() for v in model.distribution.variables], losses
+
+
+def _assert_same(actual, expected, atol=1e-6):
+    for one, other in zip(actual[0], expected[0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=atol)
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-5)
+
+
+def _dataset(*parts):
+    return tf.data.Dataset.from_tensor_slices(parts).batch(6)
+
+
+def _generator(*parts):
+    for _ in range(2):
+        yield parts
+
+
+class _Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {"image": _X, "sample_weight": _WEIGHTS}
+
+
+_FORMS = {
+    "array": lambda model: _trained(model, _X, sample_weight=_WEIGHTS),
+    "column": lambda model: _trained(model, _X, sample_weight=_WEIGHTS[:, np.newaxis]),
+    "list": lambda model: _trained(model, _X, sample_weight=_WEIGHTS.tolist()),
+    "pandas": lambda model: _trained(
+        model, pd.DataFrame(_X), sample_weight=pd.Series(_WEIGHTS, dtype=float)
+    ),
+    "tuple": lambda model: _trained(model, (_X, None, _WEIGHTS)),
+    "dictionary": lambda model: _trained(model, {"image": _X, "sample_weight": _WEIGHTS}),
+    "dataset": lambda model: _trained(
+        model, _dataset(_X, _WEIGHTS).map(lambda x, weight: (x, None, weight))
+    ),
+    "dataset of dictionaries": lambda model: _trained(
+        model, _dataset(_X, _WEIGHTS).map(lambda x, w: {"image": x, "sample_weight": w})
+    ),
+    "PyDataset": lambda model: _trained(model, _Sequence()),
+    "generator": lambda model: _trained(model, _generator(_X, None, _WEIGHTS), steps_per_epoch=1),
+}
+
+
+@pytest.fixture(scope="module")
+def repeated():
+    return _trained(_vector_model(), _REPEATED, batch_size=len(_REPEATED))
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_weights_in_each_form_of_data(form, repeated):
+    _assert_same(_FORMS[form](_vector_model()), repeated)
+    unweighted = _trained(_vector_model(), _X)
+    assert max(np.abs(a - b).max() for a, b in zip(unweighted[0], repeated[0], strict=True)) > 1e-4
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("normalization", ["batch", "actnorm"])
+def test_batch_statistics_are_weighted(normalization, recompute):
+    # Those of the networks, too.
+    images = ft.pixels([6, 4, 4, 1]).numpy()
+    options = {"normalization": normalization, "recompute": recompute}
+    if normalization == "batch":
+        options["network_fn"] = None
+    states = []
+    for data, weights in ((images, _WEIGHTS), (np.repeat(images, _WEIGHTS, axis=0), None)):
+        model = _image_model(**options)
+        for variable in model.distribution.variables:
+            if "is_set" in variable.name:
+                variable.assign(0.0)
+        states.append(_trained(model, data, sample_weight=weights, batch_size=8))
+    _assert_same(*states, atol=2e-5)
+
+
+def test_metrics_are_weighted_means():
+    model = _vector_model()
+    log_prob = model.predict(_X, verbose=0)
+    expected = -np.average(log_prob, weights=_WEIGHTS)
+    for batch_size in (2, 4, 6):
+        options = {"batch_size": batch_size, "verbose": 0}
+        loss = model.evaluate(_X, sample_weight=_WEIGHTS, **options)
+        assert loss == pytest.approx(expected, rel=1e-5)
+    dataset = _dataset(_X, _WEIGHTS).map(lambda x, w: (x, None, w)).unbatch().batch(4)
+    assert model.evaluate(dataset, verbose=0) == pytest.approx(expected, rel=1e-5)
+    # Images, with noise.
+    images = ft.grey_levels(6, (4, 4, 1))
+    model = tfr.FlowModel(ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1))
+    model.compile()
+    expected = model.evaluate(np.repeat(images, _WEIGHTS, axis=0), batch_size=3, verbose=0)
+    actual = model.evaluate(images, sample_weight=_WEIGHTS, batch_size=4, verbose=0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_validation_is_weighted():
+    def validation_loss(**options):
+        history = _vector_model().fit(_X, epochs=1, shuffle=False, verbose=0, **options).history
+        return history["val_loss"][0]
+
+    expected = validation_loss(validation_data=_REPEATED)
+    assert validation_loss(validation_data=(_X, None, _WEIGHTS)) == pytest.approx(expected)
+    assert validation_loss(validation_data=_X) != pytest.approx(expected, rel=1e-3)
+    # A split takes weights with it: of the last three rows the last one has weight zero.
+    x, weights = np.concatenate([_X, _X]), np.concatenate([np.ones(6), _WEIGHTS])
+    keras.utils.set_random_seed(0)
+    history = _vector_model().fit(
+        x, sample_weight=weights, validation_split=0.5, shuffle=False, epochs=1, verbose=0
+    )
+    assert history.history["val_loss"][0] == pytest.approx(expected)
+
+
+def test_class_weights():
+    class_weight = {0: 2.0, 1: 0.0, 2: 1.0}
+    weights = np.array([class_weight[label] for label in _LABELS])
+    options = {"num_classes": 3}
+    expected = _trained(_vector_model(**options), _X, y=_LABELS, sample_weight=weights)
+    actual = _trained(_vector_model(**options), _X, y=_LABELS, class_weight=class_weight)
+    _assert_same(actual, expected)
+    dataset = _trained(_vector_model(**options), _dataset(_X, _LABELS), class_weight=class_weight)
+    _assert_same(dataset, expected)
+    model = _vector_model(**options)
+    losses = [model.train_on_batch(_X, _LABELS, class_weight=class_weight) for _ in range(2)]
+    variables = [v.numpy() for v in model.distribution.variables]
+    _assert_same((variables, np.ravel(losses)), expected)
+    with pytest.raises(ValueError, match="class_weight only for a distribution that takes labels"):
+        _vector_model().fit(_X, class_weight=class_weight, verbose=0)
+
+
+def test_single_batches():
+    model = _vector_model()
+    expected = -np.average(model.predict(_X, verbose=0), weights=_WEIGHTS)
+    assert np.ravel(model.test_on_batch(_X, sample_weight=_WEIGHTS)) == pytest.approx(expected)
+    logs = model.train_on_batch(_X, sample_weight=_WEIGHTS, return_dict=True)
+    repeated = _vector_model().train_on_batch(_REPEATED, return_dict=True)
+    assert logs["loss"] == pytest.approx(repeated["loss"])
+    unweighted = _vector_model().train_on_batch(_X, return_dict=True)
+    assert unweighted["loss"] != pytest.approx(logs["loss"], rel=1e-3)
+
+
+def test_a_batch_of_weight_zero_makes_no_step():
+    model = _vector_model()
+    model.compile(keras.optimizers.Adam(0.1))
+    weights = np.array([1, 1, 0, 0, 1, 1])
+    expected = _vector_model()
+    expected.compile(keras.optimizers.Adam(0.1))
+    rows = weights > 0
+    states = [
+        _trained(model, _X, sample_weight=weights, batch_size=2, epochs=1),
+        _trained(expected, _X[rows], batch_size=2, epochs=1),
+    ]
+    _assert_same(*states)
+    assert int(model.optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (-_WEIGHTS, "at least 0, got values from -3 to 0"),
+        (np.where(_WEIGHTS, np.nan, 1.0), "finite sample weights"),
+        (np.zeros(6), "a positive sample weight, got zeros only"),
+        (_WEIGHTS[:5], r"one sample weight for each of 6 events, got shape \(5,\)"),
+        (np.array(["a"] * 6), "got dtype <U1"),
+        (np.ones([6, 2]), r"one sample weight for each of 6 events, got shape \(6, 2\)"),
+    ],
+    ids=["negative", "nan", "zero", "number", "strings", "shape"],
+)
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_bad_weights(method, weights, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(_vector_model(), method)(_X, sample_weight=weights, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_bad_weights_in_a_dataset(method):
+    dataset = _dataset(_X, -_WEIGHTS).map(lambda x, weight: (x, None, weight))
+    with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
+        getattr(_vector_model(), method)(dataset, verbose=0)
