@@ -28,7 +28,7 @@ class StepRates:
     >>> rates = StepRates(3)
     >>> rates.assign(0, [0.5, 0.25, None])
     >>> for step in range(3):
-    ...   optimizer.iterations.assign(step)
+    ...   _ = optimizer.iterations.assign(step)
     ...   is_made = rates.apply_to(optimizer)
     ...   print(float(optimizer.learning_rate), bool(is_made))
     0.5 True
