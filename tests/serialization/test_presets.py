@@ -25,6 +25,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 pytestmark = pytest.mark.eager
 
+_PENDING = ".tfp_realnvp.pending"
 _FILES = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
 
 
@@ -241,7 +242,7 @@ def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch
         accesses += 1
         card = json.loads(presets.atomic_files.current_path(folder, "metadata.json").read_text())
         found.append(card["card"]["is"])
-        pending = [path.name for path in (folder / ".pending").glob("*")]
+        pending = [path.name for path in (folder / _PENDING).glob("*")]
         layout = (found[-1], *sorted(pending))
         if layout not in layouts:
             layouts.add(layout)
@@ -251,7 +252,7 @@ def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch
             new.save_to_preset(folder, card={"is": "new"})
             assert "new" in (folder / "README.md").read_text()
             assert _FILES | {"log.csv"} <= {path.name for path in folder.iterdir()}
-            assert not (folder / ".pending").exists()
+            assert not (folder / _PENDING).exists()
         shutil.rmtree(folder)
     assert found == sorted(found, reverse=True) and set(found) == {"old", "new"}
     # Between the old files and the new ones: all four in the pending folder, three, two, one.
@@ -262,7 +263,7 @@ def test_weights_that_are_saved_after_a_kill_are_not_replaced(tmp_path, kill):
     model, data = _vector_model()
     model.save_to_preset(tmp_path)
     accesses = 0
-    while not (tmp_path / ".pending").exists():
+    while not (tmp_path / _PENDING).exists():
         with kill.after(accesses, tmp_path):
             model.save_to_preset(tmp_path)
         accesses += 1

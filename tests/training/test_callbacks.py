@@ -314,6 +314,12 @@ def test_a_short_budget_of_steps_reaches_its_peak(hold):
     assert rates.max() == pytest.approx(1e-3, rel=1e-5) and rates[-1] < 1e-4
 
 
+@pytest.mark.parametrize("options", [{"warmup_steps": 51}, {"warmup_steps": 5, "warmup": 0.1}])
+def test_a_warm_up_that_a_budget_cannot_have(options):
+    with pytest.raises(ValueError, match="warmup_steps of at most the steps, and only without"):
+        tfr.LearningRateBudget(1e-3, steps=50, **options)
+
+
 def test_the_warm_up_of_a_long_budget():
     rates = _rates(tfr.LearningRateBudget(1e-3, steps=336), 336)
     expected = np.minimum(1, np.arange(1, 337) / 100) * np.minimum(

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 # The folder of new files that are about to be moved to their places.
-_PENDING = ".pending"
+_PENDING = ".tfp_realnvp.pending"
 
 
 @contextlib.contextmanager
@@ -107,10 +107,10 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary folder whose files replace those of `folder`, all of them or none.
 
-    Other files of the folder stay. When the block succeeds, the temporary folder is renamed to
-    `.pending`, by which all files are replaced for readers that find them by `current_path`. Then
-    they are moved to their places. If the process is killed meanwhile, the next call moves those
-    that are left.
+    Other files of the folder stay. When the block succeeds, the temporary folder gets the name
+    `.tfp_realnvp.pending`. By this rename all files are replaced for readers that find them by
+    `current_path`. Then they are moved to their places. If the process is killed meanwhile, the
+    next writer moves those that are left.
 
     #### Example
 

@@ -23,9 +23,9 @@ _held: dict[pathlib.Path, tuple[IO[str] | None, int]] = {}
 class FolderLock:
     """Locks a folder for this process until `release`, or until the process ends, however it does.
 
-    The lock is one of the operating system, on a file `.lock`, which stays. The locks of a process
-    do not exclude each other. Where the system has no locks, or the folder cannot be written to,
-    nothing is locked.
+    The lock is one of the operating system, on a file `.tfp_realnvp.lock`, which stays. The locks
+    of a process do not exclude each other. Where the system has no locks, or the folder cannot be
+    written to, nothing is locked.
 
     #### Example
 
@@ -85,7 +85,7 @@ class FolderLock:
             return None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = open(self._folder / ".lock", "a+")
+            file = open(self._folder / ".tfp_realnvp.lock", "a+")
         except OSError:
             return None
         try:

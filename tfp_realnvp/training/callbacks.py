@@ -90,7 +90,8 @@ class LearningRateBudget(keras.callbacks.Callback):
           used_seconds: seconds of the budget that earlier runs have used up.
 
         Raises:
-          ValueError: if not exactly one budget is given, or an argument is out of range.
+          ValueError: if not exactly one budget is given, an argument is out of range, or a given
+            warm-up takes longer than the budget.
         """
         super().__init__()
         if (steps is None) == (seconds is None):
@@ -111,6 +112,11 @@ class LearningRateBudget(keras.callbacks.Callback):
             (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
         ):
             validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
+        if warmup_steps is not None and (warmup is not None or warmup_steps > (steps or math.inf)):
+            raise ValueError(
+                "LearningRateBudget: expected warmup_steps of at most the steps, and only without "
+                f"warmup, got warmup_steps={warmup_steps}, steps={steps}, warmup={warmup}."
+            )
         self.peak = peak
         self.steps = steps
         self.seconds = seconds
