@@ -571,3 +571,54 @@ def test_tables_of_classifications():
     assert parsed["classification"]["test"]["expected_calibration_error"] == 0.012345
     assert parsed["classification"]["test"]["confusion_matrix"] == [[900, 20], [28, 849]]
     assert evaluation.as_json({"test": bits})["classification"] == {}
+
+
+# What a `FlowModel` says about its data.
+
+
+@pytest.mark.graph
+def test_a_model_without_noise_has_none_in_its_evaluation():
+    flow = ft.flow_distribution(_SHAPE, num_couplings=1)
+    values = ft.pixels([5, *_SHAPE]).numpy()
+    model = tfr.FlowModel(flow, dequantize=False)
+    by_hand = -flow.log_prob(values).numpy().mean() / (_DIMS * math.log(2))
+    assert evaluation.bits_per_dim(model, values).bits_per_dim == pytest.approx(by_hand, rel=1e-5)
+    with pytest.raises(ValueError, match="expected one noise sample for values without noise"):
+        evaluation.bits_per_dim(model, values, 2)
+
+
+@pytest.mark.graph
+def test_scores_do_not_depend_on_the_place_of_an_image():
+    # The numbers of the preset, in any order and batch.
+    images = tfr.data.load_arrays("digits").test[:40]
+    model = tfr.FlowModel.from_preset("digits_label")
+    labels = np.arange(40) % 10
+    expected = tfr.log_prob(model, images, labels)
+    for order, batch_size in ((np.arange(40)[::-1], 40), (np.arange(40), 7)):
+        scores = tfr.log_prob(model, images[order], labels[order], batch_size=batch_size)
+        np.testing.assert_allclose(scores, expected[order], rtol=0, atol=1e-3)
+    alone = [tfr.log_prob(model, images[i : i + 1], labels[i : i + 1])[0] for i in range(5)]
+    np.testing.assert_allclose(alone, expected[:5], rtol=0, atol=1e-3)
+    log_probs = tfr.class_log_probs(model, images, num_samples=2)
+    reverse = tfr.class_log_probs(model, images[::-1], num_samples=2)[::-1]
+    np.testing.assert_allclose(log_probs, reverse, rtol=0, atol=2e-3)
+    # More samples are a tighter bound, on average.
+    bound = tfr.log_prob(model, images, labels, num_samples=8)
+    assert bound.mean() > expected.mean() + 0.1
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_class_log_probs_of_gray_levels(num_samples):
+    flow, prior = _conditional(num_classes=3), np.array([0.5, 0.2, 0.3])
+    log_joint = _log_densities_of_classes(flow, num_samples, 5) + np.log(prior)
+    expected = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
+    options = {"num_samples": num_samples, "seed": 5}
+    actual = tfr.class_log_probs(flow, _IMAGES, prior, **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    # Any leading dimensions.
+    single = tfr.class_log_probs(flow, _IMAGES[0], prior, **options)
+    np.testing.assert_allclose(single, expected[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"continuous pixel values, got uint8; `num_samples=1`"):
+        tfr.class_log_probs(flow, _IMAGES)
+    with pytest.raises(ValueError, match="no fractions"):
+        tfr.class_log_probs(flow, _IMAGES / 255, num_samples=1)

@@ -13,6 +13,9 @@ all samples, so that a high density alone is no evidence of a usual event. Other
 | `complexity_corrected` | an event that PNG finds simple, and the model does not | gray levels |
 | `committee` | an event of low density, or on which models disagree | several models |
 
+The log densities of gray levels are random by their noise. `tfr.log_prob(model, images,
+num_samples=16)` averages over it, for all of these scores.
+
 For images of gray levels start with `complexity_corrected`, for other vectors with `-log_prob`.
 `examples/outliers.py` compares all four. `p_values` makes a decision from any of them. Where in
 an image the density is low, `tfr.log_prob_map` says.

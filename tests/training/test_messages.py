@@ -186,3 +186,74 @@ def test_log_prob_of_vectors_and_conditions():
 def test_log_prob_of_something_else():
     with pytest.raises(TypeError, match=r"expected a tfd\.Distribution, got \[1\]"):
         tfr.log_prob([1], _IMAGES)
+
+
+# Data whose values are seen in the step alone.
+
+
+_FRACTIONS = (_IMAGES / 255).astype(np.float32)
+_DATA_OF_STEPS = {
+    "dataset": lambda: tf.data.Dataset.from_tensor_slices(_FRACTIONS).batch(3),
+    "dictionaries": lambda: tf.data.Dataset.from_tensor_slices({"image": _FRACTIONS}).batch(3),
+    "generator": lambda: (_FRACTIONS[i : i + 3] for i in (0, 3)),
+}
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("form", _DATA_OF_STEPS)
+def test_fractions_in_each_form_of_data(form, method):
+    model = tfr.FlowModel(_flow())
+    model.compile()
+    before = [v.numpy() for v in model.distribution.variables]
+    with pytest.raises(ValueError, match=r"gray levels 0, 1, 2, … and no fractions.*by 255"):
+        getattr(model, method)(_DATA_OF_STEPS[form](), verbose=0)
+    for variable, value in zip(model.distribution.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    # Continuous values are taken.
+    model = tfr.FlowModel(_flow(), dequantize=False)
+    model.compile()
+    getattr(model, method)(_DATA_OF_STEPS[form](), verbose=0)
+
+
+def test_fractions_in_a_compiled_step():
+    model = tfr.FlowModel(_flow())
+    model.compile(jit_compile=True)
+    with pytest.raises(ValueError, match="and no fractions"):
+        model.fit(_DATA_OF_STEPS["dataset"](), verbose=0)
+
+
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch", "predict_on_batch"])
+def test_single_batches_are_checked(model, method):
+    call = getattr(model, method)
+    for images, message in (
+        (np.where(_IMAGES > 9, np.nan, 1.0), "expected finite images"),
+        (_FRACTIONS, "and no fractions"),
+        (_IMAGES[:, :2], r"expected images \[batch, 4, 4, 1\], got shape \(6, 2, 4, 1\)"),
+        (_IMAGES.astype(complex), "real numbers, got dtype complex128"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(images)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 28, 28)])
+def test_channels_first(shape):
+    images = tfd.Sample(tfd.Normal(0.0, 1.0), shape)
+    with pytest.raises(ValueError, match=r"channels first; `np\.moveaxis\(images, 1, -1\)`"):
+        tfr.FlowModel(images)
+    tfr.FlowModel(images, dequantize=False)  # feature maps
+    tfr.FlowModel(tfd.Sample(tfd.Normal(0.0, 1.0), shape[::-1]))
+
+
+def test_an_error_of_a_callback_is_no_empty_dataset(model):
+    class Broken(keras.callbacks.Callback):
+        def on_predict_batch_end(self, batch, logs=None):
+            raise UnboundLocalError("of the callback")
+
+    with pytest.raises(UnboundLocalError, match="of the callback"):
+        model.predict(_IMAGES, verbose=0, callbacks=[Broken()])
+    with pytest.raises(ValueError, match="expected data, got an empty dataset"):
+        model.predict(tf.data.Dataset.from_tensor_slices(_IMAGES).batch(3).take(0), verbose=0)
+    empty = tf.data.Dataset.from_tensor_slices(_IMAGES).batch(3).filter(lambda x: False)
+    with pytest.raises(ValueError, match="expected data, got an empty dataset"):
+        model.predict(empty, verbose=0)
