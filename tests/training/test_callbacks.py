@@ -218,6 +218,14 @@ def test_the_clock_runs_within_fit_only():
     assert 0 < used[0] < used[1]
     np.testing.assert_allclose(budget.fraction, used[1] / 1000)
 
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(_IMAGES, batch_size=8, verbose=0, callbacks=[budget, stop])
+    assert used[1] < budget.used_seconds == budget.elapsed_seconds
+
 
 @pytest.mark.parametrize(
     ("limit", "minutes"),

@@ -31,8 +31,9 @@ _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
 _MAX_JSON_BYTES = 2**26
 # Of the model, but not in the weights file: counters and metrics.
 _NUM_OTHER_ELEMENTS = 1_000
-# Couplings and other parts beyond the number of arrays in the weights file.
-_NUM_OTHER_PARTS = 1_000
+# Couplings and other parts of a model: for each array in the weights file, and in addition. A Keras
+# layer with its initializers, policies and inputs is many parts.
+_NUM_PARTS_OF_ARRAY, _NUM_OTHER_PARTS = 20, 1_000
 
 # Objects of Keras that a configuration may name. None of them runs code or reads files.
 _KERAS_CLASSES = {
@@ -380,9 +381,10 @@ def _most_special(
 def _check_number_of_parts(config: dict[str, Any], num_arrays: int) -> None:
     """Raises `ValueError` if there are many more couplings and other parts than arrays."""
     by_id: dict[Any, float] = {}
+    many = 1e18  # so that no number overflows
 
     def positive(number: Any) -> float:
-        return number if isinstance(number, (int, float)) and number > 0 else 0
+        return min(number, many) if isinstance(number, (int, float)) and number > 0 else 0
 
     def count(value: Any) -> float:
         if isinstance(value, list):
@@ -398,17 +400,17 @@ def _check_number_of_parts(config: dict[str, Any], num_arrays: int) -> None:
         ]
         number += max(1, positive(value.get("num_scales"))) * sum(couplings)
         if "id" in value:
-            by_id[value["id"]] = number
+            by_id[value["id"]] = min(number, many)
         return number
 
     try:
         number = count(config)
     except (KeyError, TypeError, RecursionError) as error:
         raise _refusal(f"references to earlier parts in {_CONFIG}", error) from error
-    if number > (limit := num_arrays + _NUM_OTHER_PARTS):
+    if number > (limit := _NUM_PARTS_OF_ARRAY * num_arrays + _NUM_OTHER_PARTS):
         raise ValueError(
             f"from_preset: expected a {_CONFIG} with at most {limit:,} couplings and other parts, "
-            f"{_NUM_OTHER_PARTS:,} more than the arrays in {_WEIGHTS}, got {number:.4g}."
+            f"for the {num_arrays:,} arrays in {_WEIGHTS}, got {number:.4g}."
         )
 
 

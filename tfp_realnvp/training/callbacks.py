@@ -160,6 +160,8 @@ class LearningRateBudget(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
         self._start, self._after_first_step = time.monotonic(), None
+        if isinstance(self.model, FlowModel):
+            self.model.call_after_fit(self.on_train_end)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Stops the clock."""

@@ -673,7 +673,8 @@ class FlowModel(keras.Model):
             archive = whole if is_file else whole.with_name("archive.keras")
             super().save(archive, **kwargs)
             if not is_file:
-                zipfile.ZipFile(archive).extractall(whole)
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(whole)
 
     def save_weights(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
