@@ -11,7 +11,8 @@
 
 The output folder is a preset, which `tfr.FlowModel.from_preset(folder)` loads. Beside it are the
 flags, a log, checkpoints, samples, reconstructions, learning curves and a report. The same command
-resumes an interrupted run, and with more `--epochs` or `--limit_minutes` a finished one.
+resumes an interrupted run, and with more `--epochs` or `--limit_minutes` a finished one. Ctrl-C
+saves a checkpoint after the current step.
 
 To repeat a run, optionally with other flags:
 
@@ -24,6 +25,8 @@ import dataclasses
 import math
 import os
 import pathlib
+import shlex
+import signal
 import sys
 
 # TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
@@ -39,6 +42,7 @@ from absl import app, flags, logging
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation, latents, plots
 from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal.folder_lock import FolderLock
 from tfp_realnvp.pixels import condition_component, image_component
 
 flags.DEFINE_string(
@@ -140,6 +144,7 @@ flags.DEFINE_bool("mixed_precision", False, "Compute networks in bfloat16.")
 flags.DEFINE_bool("xla", False, "Compile training steps with XLA.")
 flags.DEFINE_bool("recompute", False, "Recompute activations in gradients to save memory.")
 flags.DEFINE_bool("tensorboard", True, "Write a TensorBoard log, with samples.")
+flags.DEFINE_bool("debug", False, "Show where in the code an error of flags or data was found.")
 flags.mark_flags_as_mutual_exclusive(["epochs", "limit_minutes"])
 
 FLAGS = flags.FLAGS
@@ -170,7 +175,7 @@ _DIGITS = {
     **{"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True},
 }
 # Flags that may differ when a run is resumed.
-_WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard")
+_WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard", "debug")
 
 _BEST_WEIGHTS = "model.weights.h5"  # those of a preset
 
@@ -181,6 +186,19 @@ _NUM_DRAWS = 4  # noise samples of each image
 _MAX_DENSITIES, _MAX_DENSITIES_AT_ONCE = 20_000, 1_000  # of images given each class
 _MAX_BASELINE_DIMS, _MAX_BASELINE_IMAGES = 3_072, 50_000
 _MAX_CLASSES = 20  # rows of samples
+
+
+def run(argv: list[str]) -> None:
+    """Runs `main`, and ends with a message where it is interrupted, or flags or data are wrong."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print(f"interrupted; to go on:\n  {shlex.join(['python', *sys.argv])}")
+        sys.exit(128 + signal.SIGINT)
+    except (ImportError, OSError, TypeError, ValueError, tfr.NonFiniteLossError) as error:
+        if FLAGS.debug:
+            raise
+        sys.exit(f"train_image.py: {error}")
 
 
 def main(argv: list[str]) -> None:
@@ -194,8 +212,13 @@ def main(argv: list[str]) -> None:
     names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     check_same_run(output_dir / "flags.txt")
-    atomic_files.write_text(output_dir / "flags.txt", "\n".join(flag_lines()) + "\n")
+    with FolderLock(output_dir, "--output_dir"):
+        train_and_report(images, output_dir, given)
 
+
+def train_and_report(images: data.ImageBatches, output_dir: pathlib.Path, given: list[str]) -> None:
+    """Trains a model of the flags, of which those in `given` were given, and writes the results."""
+    atomic_files.write_text(output_dir / "flags.txt", "\n".join(flag_lines()) + "\n")
     model = make_model(images)
     card = {
         "data": data_settings(),
@@ -417,7 +440,7 @@ def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
             keras.callbacks.TensorBoard(folder, write_graph=False),
             SampleImages(folder, validation),
         ]
-    callbacks.append(checkpoint)
+    callbacks += [checkpoint, Interruption(checkpoint)]
     options = {
         "callbacks": callbacks,
         "validation_data": validation.dataset,
@@ -457,6 +480,44 @@ class Progress(keras.callbacks.Callback):
         logs["step"] = int(self.model.optimizer.iterations)
         logs["seconds"] = round(self._budget.elapsed_seconds, 3)
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+class Interruption(keras.callbacks.Callback):
+    """At Ctrl-C, ends training after the current step, with a checkpoint.
+
+    Elsewhere in a step, or in a validation, the model may be in a state that is not to be saved. A
+    second Ctrl-C ends the process there.
+    """
+
+    def __init__(self, checkpoint: tfr.TrainingCheckpoint) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._is_requested = False
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        before = signal.signal(signal.SIGINT, self._request)
+        self.model.call_after_fit(lambda: signal.signal(signal.SIGINT, before))
+
+    def _request(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._is_requested = True
+        # A signal can arrive within `print`, which then fails here.
+        os.write(1, b"\nstopping after this step; Ctrl-C again to stop without a checkpoint\n")
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # A checkpoint between the end of an epoch and its validation would skip that.
+        is_last = self.model.stop_training or batch + 1 >= self.params["steps"]
+        if self._is_requested and not is_last:
+            self._checkpoint.save()
+            self._stop()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._is_requested:
+            self._stop()
+
+    def _stop(self) -> None:
+        print(f"saved a checkpoint of step {int(self.model.optimizer.iterations)}", flush=True)
+        raise KeyboardInterrupt
 
 
 def keep_epochs(log: pathlib.Path, num_epochs: int) -> None:
@@ -692,4 +753,4 @@ def save_curves(output_dir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(run)

@@ -16,14 +16,14 @@ _EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 def run_script():
     """Returns a function that runs a script by name with flags.
 
-    Keyword arguments replace constants of the script.
+    Keyword arguments replace constants of the script, and `function` its `main`.
     """
 
-    def run(name, *arguments, **constants):
+    def run(name, *arguments, function="main", **constants):
         with _loaded(name) as script:
             vars(script).update(constants)
             flags.FLAGS([name, *map(str, arguments)])
-            script.main([])
+            getattr(script, function)([])
 
     return run
 

@@ -1,4 +1,4 @@
-"""A training run that is killed and restarted has the results of an uninterrupted run."""
+"""A training run that is killed or interrupted, and restarted."""
 
 import json
 import os
@@ -19,28 +19,31 @@ _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_image.py"
 _NUM_KILLS = 2
 _LOG_STEPS = 30
 _STEPS = 300
+_REPORT = {"bits_per_dim": {"Real NVP": {}}}
 
 
-def _start(folder, images, save_minutes):
+def _flags(folder, images, save_minutes, log_steps):
+    return [
+        f"--dataset={images}",
+        f"--output_dir={folder}",
+        "--configuration=paper",
+        "--num_scales=1",
+        "--num_couplings=1",
+        "--num_blocks=0",
+        "--num_filters=4",
+        "--batch_size=5",
+        "--average=0.9",
+        f"--epochs={_STEPS / 20}",
+        "--num_validation=20",
+        f"--log_steps={log_steps}",
+        f"--save_minutes={save_minutes}",
+    ]
+
+
+def _start(folder, images, save_minutes, log_steps=_LOG_STEPS):
     with (folder.parent / f"{folder.name}.txt").open("ab") as output:
         return subprocess.Popen(
-            [
-                sys.executable,
-                _SCRIPT,
-                f"--dataset={images}",
-                f"--output_dir={folder}",
-                "--configuration=paper",
-                "--num_scales=1",
-                "--num_couplings=1",
-                "--num_blocks=0",
-                "--num_filters=4",
-                "--batch_size=5",
-                "--average=0.9",
-                f"--epochs={_STEPS / 20}",
-                "--num_validation=20",
-                f"--log_steps={_LOG_STEPS}",
-                f"--save_minutes={save_minutes}",
-            ],
+            [sys.executable, _SCRIPT, *_flags(folder, images, save_minutes, log_steps)],
             stdout=output,
             stderr=subprocess.STDOUT,
             # One thread makes the order of sums deterministic.
@@ -97,6 +100,29 @@ def test_killed_twice(tmp_path):
         elif path.suffix == ".png":
             with Image.open(path) as image:
                 image.load()
+
+
+def test_interrupted(tmp_path, run_script, capsys):
+    images, folder = tmp_path / "images.npz", tmp_path / "run"
+    np.savez(images, train=ft.grey_levels(120, (8, 8, 1)), test=ft.grey_levels(10, (8, 8, 1)))
+    # No other checkpoint before the end.
+    options = {"save_minutes": 1000, "log_steps": 1000}
+    process = _start(folder, images, **options)
+    # Its logger opens the file when training begins, and the first step takes seconds.
+    while not (folder / "log.csv").exists():
+        assert process.poll() is None, (tmp_path / "run.txt").read_text()
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=240) == 130
+    step = int(tf.train.latest_checkpoint(folder / "checkpoints").rsplit("-", 1)[1])
+    *_, saved, interrupted, command = (tmp_path / "run.txt").read_text().splitlines()
+    assert 0 < step < _STEPS and saved == f"saved a checkpoint of step {step}"
+    assert interrupted == "interrupted; to go on:"
+    assert command.split()[2:] == _flags(folder, images, **options)
+    run_script("train_image", *_flags(folder, images, **options), write_report=lambda *_: _REPORT)
+    assert f"resuming after step {step}\n" in capsys.readouterr().out
+    assert json.loads((folder / "metadata.json").read_text())["card"]["steps"] == _STEPS
 
 
 def _arrays(path):

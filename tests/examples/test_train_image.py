@@ -1,3 +1,4 @@
+import errno
 import json
 
 import flow_testing as ft
@@ -9,6 +10,7 @@ from PIL import Image
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation
+from tfp_realnvp.internal import folder_lock
 
 # A false alarm: a run ends where its data or its limit ends.
 pytestmark = pytest.mark.filterwarnings("error:Your input ran out of data")
@@ -521,6 +523,36 @@ def test_missing_data(options, error, message, tmp_path, run_script):
     with pytest.raises(error, match=message):
         run_script("train_image", *options, f"--output_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset=absent.npz"], "No file absent.npz"),
+        (["--condition_dropout=0.1"], "Expected --condition_dropout only with --condition."),
+    ],
+)
+def test_an_error_is_a_message(options, message, tmp_path, run_script):
+    options = ("train_image", *options, f"--output_dir={tmp_path / 'run'}")
+    with pytest.raises(SystemExit, match=f"^train_image.py: {message}") as caught:
+        run_script(*options, function="run")
+    assert "\n" not in str(caught.value)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        run_script(*options, "--debug", function="run")
+
+
+def test_two_runs_in_a_folder(trained, run_script, monkeypatch):
+    folder, options = trained
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def held(*_):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(folder_lock.fcntl, "lockf", held)
+    message = "--output_dir: expected a folder in which no other process is training"
+    with pytest.raises(SystemExit, match=message):
+        run_script("train_image", *options, function="run")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_keep_epochs(tmp_path, load_script):

@@ -1,5 +1,6 @@
 """A save or export that fails in the middle leaves what was there."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.atomic_files import atomic_replace
 
+PATHS = (pathlib.Path(tfr.__file__).parents[1], pathlib.Path(__file__).parents[1])
 # The file by its path: importing the package would take seconds.
 KILLED = """
 import os, runpy, signal, sys
@@ -21,6 +23,59 @@ with atomic_replace(sys.argv[1]) as whole:
     whole.mkdir()
     (whole / "text").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+# A limit on the size of files, which an HDF5 library that writes to them answers with a crash.
+FULL_DISK = """
+import pathlib, resource, sys
+import flow_testing as ft
+import keras, numpy as np
+import tensorflow_probability as tfp
+import tfp_realnvp as tfr
+
+folder, tfd = pathlib.Path(sys.argv[1]), tfp.distributions
+
+def make(seed):
+    flow = ft.randomize(tfr.RealNVPVector(2, 1, 1, num_filters=64), seed=seed)
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    model.compile()
+    return model
+
+model = make(0)
+checkpoint = tfr.TrainingCheckpoint(folder, model)
+saves = {
+    "file": lambda: model.save(folder / "flow.keras"),
+    "folder": lambda: model.save(folder / "flow", zipped=False),
+    "weights": lambda: model.save_weights(folder / "flow.weights.h5"),
+    "preset": lambda: model.save_to_preset(folder / "preset"),
+    "checkpoint": checkpoint.save,
+}
+for save in saves.values():
+    save()
+expected = model.get_weights()
+ft.randomize(model.distribution, seed=1)
+model.optimizer.iterations.assign(1)
+names = sorted(map(str, folder.rglob("*")))
+_, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit))
+for name, save in saves.items():
+    try:
+        save()
+    except OSError as error:
+        print(name, "is refused")
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+assert sorted(map(str, folder.rglob("*"))) == names, set(map(str, folder.rglob("*"))) - set(names)
+again = [make(seed) for seed in (2, 3)]
+again[0].load_weights(folder / "flow.weights.h5")
+assert tfr.TrainingCheckpoint(folder, again[1]).restore()
+again += [keras.models.load_model(folder / name) for name in ("flow.keras", "flow")]
+again.append(tfr.FlowModel.from_preset(folder / "preset"))
+for loaded in again:
+    for value, weight in zip(loaded.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, weight)
+for save in saves.values():
+    save()
+print("is whole")
 """
 
 
@@ -82,6 +137,20 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     assert (path / "text").read_text() == "old"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits on the size of files")
+def test_a_full_disk_leaves_the_old_files(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    names = ("file", "folder", "weights", "preset", "checkpoint")
+    assert process.stdout.splitlines() == [*(f"{name} is refused" for name in names), "is whole"]
+
+
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exchange):
     if not can_exchange:
@@ -97,12 +166,60 @@ def test_a_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exc
     assert [each.name for each in path.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("kinds", [("file", "folder"), ("folder", "file"), ("link", "folder")])
+def test_a_file_and_a_folder_replace_each_other(tmp_path, monkeypatch, can_exchange, kinds):
+    if not can_exchange:
+        monkeypatch.setattr(
+            "tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False
+        )
+    target = tmp_path / "target"
+    target.mkdir()
+    path = tmp_path / "here" / "model"
+    for kind in kinds:
+        with atomic_replace(path) as whole:
+            if kind == "folder":
+                whole.mkdir()
+                (whole / "text").write_text(kind)
+            elif kind == "link":
+                whole.symlink_to(target)
+            else:
+                whole.write_text(kind)
+    text = path / "text" if kinds[1] == "folder" else path
+    assert text.read_text() == kinds[1] and not path.is_symlink()
+    assert [each.name for each in path.parent.iterdir()] == ["model"]
+    assert not any(target.iterdir())
+
+
+def test_a_replacement_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.write_text("old")
+    replace = atomic_files.os.replace
+
+    def fail(source, target):
+        if pathlib.Path(target) == path and pathlib.Path(source).is_dir():
+            raise Failure
+        replace(source, target)
+
+    monkeypatch.setattr("tfp_realnvp.internal.atomic_files._exchange", lambda *_: False)
+    monkeypatch.setattr(atomic_files.os, "replace", fail)
+    with pytest.raises(Failure), atomic_replace(path) as whole:
+        whole.mkdir()
+    assert path.read_text() == "old"
+
+
 def test_an_unzipped_model_is_replaced_too(tmp_path):
     model = tfr.FlowModel(small_flow())
     for _ in range(2):
         model.save(tmp_path / "flow", zipped=False)
     assert [each.name for each in tmp_path.iterdir()] == ["flow"]
     assert len(keras.models.load_model(tmp_path / "flow").weights) == len(model.weights)
+    for name, zipped in (("flow.keras", False), ("flow", True), ("flow", None)):
+        kind = "a folder with a name other than" if zipped is False else "a file"
+        message = rf"expected {kind} \*\.keras, for zipped={zipped}, got '.*{name}'"
+        with pytest.raises(ValueError, match=message):
+            model.save(tmp_path / name, zipped=zipped)
+    assert [each.name for each in tmp_path.iterdir()] == ["flow"]
 
 
 def test_overwriting_can_be_forbidden(tmp_path):
@@ -110,3 +227,8 @@ def test_overwriting_can_be_forbidden(tmp_path):
     model.save(tmp_path / "flow.keras", overwrite=False)
     with pytest.raises(FileExistsError, match=r"flow\.keras"):
         model.save(tmp_path / "flow.keras", overwrite=False)
+    model.save_weights(tmp_path / "flow.weights.h5", overwrite=False)
+    with pytest.raises(FileExistsError, match=r"flow\.weights\.h5"):
+        model.save_weights(tmp_path / "flow.weights.h5", overwrite=False)
+    with pytest.raises(ValueError, match=r"expected a file \*\.weights\.h5, got '.*flow\.h5'"):
+        model.save_weights(tmp_path / "flow.h5")

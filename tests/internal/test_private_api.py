@@ -51,6 +51,7 @@ _PURPOSES = {
     "stop_recording": "keeping the activations of a part that is computed again off the tape",
     "train_validation_split": "splitting arrays as Keras does",
     "validate_data": "checking tables as scikit-learn does, also before its release 1.6",
+    "weights_in_memory": "writing weights to a full disk without a crash",
 }
 # Public, as the documentation of Python's named tuples says.
 _OF_NAMED_TUPLES = {"_asdict", "_fields", "_replace"}
@@ -434,3 +435,14 @@ def test_checking_a_table(private_api):
     _works("validate_data", (rows.dtype, estimator.n_features_in_) == (np.float64, 2))
     with pytest.raises(ValueError, match="2 features"):
         private_api.validate_data(estimator, [[1.0]], reset=False)
+
+
+def test_weights_in_memory(private_api, tmp_path):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    path = tmp_path / "model.weights.h5"
+    path.write_bytes(private_api.weights_in_memory(model).getvalue())
+    expected = model.get_weights()
+    model.set_weights([weight + 1 for weight in expected])
+    model.load_weights(path)
+    pairs = zip(model.get_weights(), expected, strict=True)
+    _works("weights_in_memory", all(np.array_equal(*pair) for pair in pairs))

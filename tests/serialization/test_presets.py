@@ -1,5 +1,6 @@
 """Presets: round trips, handles, and folders that are refused without running anything."""
 
+import contextlib
 import copy
 import json
 import os
@@ -24,6 +25,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 pytestmark = pytest.mark.eager
 
+_PENDING = ".tfp_realnvp.pending"
 _FILES = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
 
 
@@ -182,6 +184,143 @@ def test_a_save_that_fails_changes_nothing(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == _FILES
     loaded = tfr.FlowModel.from_preset(tmp_path)
     np.testing.assert_array_equal(loaded.predict(data, verbose=0), expected)
+
+
+class _KilledError(BaseException):
+    """The end of the process, in these tests."""
+
+
+class _Kill:
+    """Ends all work in a folder after a number of accesses to it, and cleans up nothing."""
+
+    folder, accesses_left = None, 0
+
+    def __call__(self, event, arguments):
+        path = next((part for part in arguments if isinstance(part, (str, os.PathLike))), None)
+        if self.folder is None or path is None or self.folder not in os.fspath(path):
+            return
+        self.accesses_left -= 1
+        if self.accesses_left < 0:
+            raise _KilledError
+
+    @contextlib.contextmanager
+    def after(self, accesses, folder):
+        self.accesses_left, self.folder = accesses, str(folder)
+        try:
+            with contextlib.suppress(_KilledError):
+                yield
+        finally:
+            self.folder = None
+
+
+@pytest.fixture(scope="module")
+def kill():
+    hook = _Kill()
+    sys.addaudithook(hook)
+    return hook
+
+
+def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch):
+    data, models = ft.normal([6, 3]).numpy(), []
+    for seed, activation in enumerate(["tanh", "relu"]):
+        # Arrays of the same shapes, which either configuration takes.
+        flow = tfr.RealNVPVector(3, 2, num_filters=4, activation=activation)
+        flow = tfd.TransformedDistribution(ft.standard_normal([3]), ft.randomize(flow, seed=seed))
+        models.append(tfr.FlowModel(flow))
+    old, new = models
+    expected = {"old": tfr.log_prob(old, data), "new": tfr.log_prob(new, data)}
+    old.save_to_preset(tmp_path / "old", card={"is": "old"})
+    (tmp_path / "old" / "log.csv").write_text("kept")
+    weights = presets._weights(new)
+    monkeypatch.setattr(presets, "_weights", lambda model: weights)
+    layouts, accesses, found = set(), 0, []
+    while not found or kill.accesses_left < 0:
+        folder = tmp_path / "preset"
+        shutil.copytree(tmp_path / "old", folder)
+        with kill.after(accesses, folder):
+            new.save_to_preset(folder, card={"is": "new"})
+        accesses += 1
+        card = json.loads(presets.atomic_files.current_path(folder, "metadata.json").read_text())
+        found.append(card["card"]["is"])
+        pending = [path.name for path in (folder / _PENDING).glob("*")]
+        layout = (found[-1], *sorted(pending))
+        if layout not in layouts:
+            layouts.add(layout)
+            loaded = tfr.FlowModel.from_preset(folder)
+            np.testing.assert_array_equal(tfr.log_prob(loaded, data), expected[found[-1]])
+            # The next one succeeds.
+            new.save_to_preset(folder, card={"is": "new"})
+            assert "new" in (folder / "README.md").read_text()
+            assert _FILES | {"log.csv"} <= {path.name for path in folder.iterdir()}
+            assert not (folder / _PENDING).exists()
+        shutil.rmtree(folder)
+    assert found == sorted(found, reverse=True) and set(found) == {"old", "new"}
+    # Between the old files and the new ones: all four in the pending folder, three, two, one.
+    assert len(layouts) >= 6, layouts
+
+
+def test_weights_that_are_saved_after_a_kill_are_not_replaced(tmp_path, kill):
+    model, data = _vector_model()
+    model.save_to_preset(tmp_path)
+    accesses = 0
+    while not (tmp_path / _PENDING).exists():
+        with kill.after(accesses, tmp_path):
+            model.save_to_preset(tmp_path)
+        accesses += 1
+    ft.randomize(model.distribution, seed=1)
+    tfr.save_weights(model, tmp_path / "model.weights.h5")
+    loaded = tfr.FlowModel.from_preset(tmp_path)
+    np.testing.assert_array_equal(tfr.log_prob(loaded, data), tfr.log_prob(model, data))
+
+
+def test_numbers_of_numpy_in_a_card(tmp_path):
+    model, _ = _vector_model()
+    card = {"bits": np.float32(1.5), "steps": np.int64(3), "by_class": {"a": np.arange(2)}}
+    model.save_to_preset(tmp_path, card=card)
+    saved = json.loads((tmp_path / "metadata.json").read_text())["card"]
+    assert saved == {"bits": 1.5, "steps": 3, "by_class": {"a": [0, 1]}}
+    assert "| bits | 1.5 |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(float("nan"), ValueError), ([np.float32("inf")], ValueError), ({1, 2}, TypeError)],
+)
+def test_a_card_that_is_not_json_changes_nothing(value, error, tmp_path):
+    model, _ = _vector_model()
+    model.save_to_preset(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    ft.randomize(model.distribution, seed=1)
+    with pytest.raises(error, match=r"save_to_preset: expected card\['bits'\].* got"):
+        model.save_to_preset(tmp_path, card={"bits": value})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class _Named(tfr.FlowModel):
+    """A subclass of a user, which is not registered with Keras."""
+
+
+@keras.saving.register_keras_serializable("tests.presets")
+class _Registered(tfr.FlowModel):
+    """A subclass of a user."""
+
+
+def test_subclasses(tmp_path):
+    model, data = _vector_model()
+    model.save_to_preset(tmp_path / "base")
+    _Named(model.distribution).save_to_preset(tmp_path / "named")
+    _Registered(model.distribution).save_to_preset(tmp_path / "registered")
+    for cls, folder, expected in (
+        (_Named, "base", _Named),
+        (_Named, "named", _Named),
+        (_Registered, "registered", _Registered),
+        (tfr.FlowModel, "registered", _Registered),
+    ):
+        loaded = cls.from_preset(tmp_path / folder)
+        assert type(loaded) is expected
+        np.testing.assert_array_equal(tfr.log_prob(loaded, data), tfr.log_prob(model, data))
+    with pytest.raises(ValueError, match=r"got one of a _Registered; call _Registered\.from"):
+        _Named.from_preset(tmp_path / "registered")
 
 
 def test_a_layer_of_the_caller(tmp_path):
@@ -475,12 +614,67 @@ def test_sizes_that_are_not_plausible(refuse):
     refuse(long, r"expected at most .* bytes in .*, got 1,099,511,627,776")
 
 
+def _with_bijector(config):
+    def edit(model):
+        model["config"]["distribution"]["arguments"]["bijector"] = config
+
+    return _edit("config.json", edit)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("RealNVPImage", {"num_couplings": 10**9}),
+        ("RealNVPImage", {"num_couplings": 10**400, "num_scales": 10**400}),
+        ("RealNVPImage", {"num_channel_couplings": 10**9}),
+        ("RealNVPImage", {"num_scales": 10**9}),
+        ("RealNVPVector", {"event_size": 16, "num_couplings": 10**9}),
+    ],
+)
+def test_numbers_of_couplings_that_are_not_plausible(refuse, name, arguments):
+    if name == "RealNVPImage":
+        arguments = {"image_shape": [4, 4, 1], "num_couplings": 1, **arguments}
+    config = {"kind": "object", "class": f"tfp_realnvp.{name}", "arguments": arguments}
+    refuse(_with_bijector(config), r"at most 1,... couplings and other parts.*got .*e\+")
+
+
+def test_chains_that_are_not_plausible(refuse):
+    def chain(parts, number):
+        arguments = {"bijectors": parts}
+        return {"id": 10 + number, "kind": "object", "class": "tfp_realnvp.FlowChain"} | {
+            "arguments": arguments
+        }
+
+    squeeze = {"kind": "object", "class": "tfp_realnvp.Squeeze", "arguments": {}}
+    message = "at most 1,... couplings and other parts"
+    refuse(_with_bijector(chain([squeeze] * 2_000, 0)), message)
+    # Each chain has the one before twice.
+    nested = chain([squeeze], 0)
+    for number in range(1, 40):
+        nested = chain([nested, {"kind": "reference", "to": 9 + number}], number)
+    refuse(_with_bijector(nested), message)
+    references = [[{"kind": "reference", "to": 9 + number}] * 2 for number in range(1, 2_000)]
+    chains = [chain([squeeze], 0), *map(chain, references, range(1, 2_000))]
+    refuse(_with_bijector(chain(chains, 2_000)), message)
+    refuse(_with_bijector({"kind": "reference", "to": [1]}), "references to earlier parts")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(refuse, value):
+    def spoil(file, name):
+        values = file[name][...]
+        values.flat[1] = value
+        file[name][...] = values
+
+    refuse(_with_weights(spoil), r"expected finite weights in .*got 1 of .*kernel that are not")
+
+
 @pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
 def test_missing_files(refuse, name):
     refuse(lambda folder: (folder / name).unlink(), f"got no file {name}")
 
 
-@pytest.mark.parametrize("version", [2, 1.5, "1", None, {}])
+@pytest.mark.parametrize("version", [2, 1.5, "1", None, {}, True])
 def test_newer_versions(refuse, version):
     edit = _edit("metadata.json", lambda metadata: metadata.update(format_version=version))
     refuse(edit, "expected format_version 1 to 1 in .*a newer version of tfp_realnvp")

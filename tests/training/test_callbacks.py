@@ -1,4 +1,7 @@
+import contextlib
 import pathlib
+import subprocess
+import sys
 import time
 import types
 
@@ -7,9 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.internal import folder_lock
 from tfp_realnvp.training import callbacks
+
+tfd = tfp.distributions
 
 pytestmark = pytest.mark.eager
 
@@ -211,6 +218,14 @@ def test_the_clock_runs_within_fit_only():
     assert 0 < used[0] < used[1]
     np.testing.assert_allclose(budget.fraction, used[1] / 1000)
 
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(_IMAGES, batch_size=8, verbose=0, callbacks=[budget, stop])
+    assert used[1] < budget.used_seconds == budget.elapsed_seconds
+
 
 @pytest.mark.parametrize(
     ("limit", "minutes"),
@@ -254,16 +269,202 @@ def test_a_validation_that_uses_up_the_budget_is_the_last(monkeypatch):
     assert history["minutes_left"] == [0] and int(model.optimizer.iterations) == 4
 
 
+class _Rates(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
 @pytest.mark.graph
 def test_warm_up_and_cosine_of_a_fraction():
-    rates = []
-
-    class Rates(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            rates.append(float(self.model.optimizer.learning_rate))
-
+    record = _Rates()
     budget = tfr.LearningRateBudget(2.0, steps=8, warmup=0.25, hold=0.25, cosine=True)
     options = {"batch_size": 8, "epochs": 9, "verbose": 0}
-    _model().fit(_IMAGES, **options, callbacks=[budget, Rates()])
+    _model().fit(_IMAGES, **options, callbacks=[budget, record])
+    rates = record.rates
     angles = np.pi * np.array([0, 1, 2, 3, 4, 5]) / 6
     np.testing.assert_allclose(rates, [0.0, 1.0, *(1 + np.cos(angles))], rtol=1e-6, atol=1e-7)
+
+
+_POINTS = ft.normal([32, 2]).numpy()
+
+
+def _normal():
+    """Returns the smallest model."""
+    model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
+    model.compile()
+    return model
+
+
+def _rates(budget, num_steps):
+    """Returns the rates of the first steps of a budget, without training."""
+    model = _normal()
+    budget.set_model(model)
+    budget.on_train_begin()
+    rates = []
+    for step in range(num_steps):
+        model.optimizer.iterations.assign(step)
+        budget.on_train_batch_begin(step)
+        rates.append(float(model.optimizer.learning_rate))
+        model.optimizer.iterations.assign(step + 1)
+        budget.on_train_batch_end(step)
+    return np.array(rates)
+
+
+@pytest.mark.parametrize("hold", [0.5, 0.1])
+def test_a_short_budget_of_steps_reaches_its_peak(hold):
+    rates = _rates(tfr.LearningRateBudget(1e-3, steps=50, hold=hold), 50)
+    warmup = min(15, round(50 * hold))
+    np.testing.assert_allclose(rates[:warmup], 1e-3 * np.arange(1, warmup + 1) / warmup, rtol=1e-5)
+    assert rates.max() == pytest.approx(1e-3, rel=1e-5) and rates[-1] < 1e-4
+
+
+@pytest.mark.parametrize("options", [{"warmup_steps": 51}, {"warmup_steps": 5, "warmup": 0.1}])
+def test_a_warm_up_that_a_budget_cannot_have(options):
+    with pytest.raises(ValueError, match="warmup_steps of at most the steps, and only without"):
+        tfr.LearningRateBudget(1e-3, steps=50, **options)
+
+
+def test_the_warm_up_of_a_long_budget():
+    rates = _rates(tfr.LearningRateBudget(1e-3, steps=336), 336)
+    expected = np.minimum(1, np.arange(1, 337) / 100) * np.minimum(
+        1, 2 * (1 - np.arange(336) / 336)
+    )
+    np.testing.assert_allclose(rates, 1e-3 * expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("seconds", "num_steps"), [(70, 50), (10_000, 5_000)])
+def test_a_budget_of_seconds_reaches_its_peak(seconds, num_steps, monkeypatch):
+    # The first step takes 20 seconds, the others one.
+    clock = [0.0]
+    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    budget = tfr.LearningRateBudget(1e-3, seconds=seconds)
+    on_train_batch_end = budget.on_train_batch_end
+
+    def end(batch, logs=None):
+        clock[0] += 1 if clock[0] else 20
+        on_train_batch_end(batch, logs)
+
+    monkeypatch.setattr(budget, "on_train_batch_end", end)
+    rates = _rates(budget, min(num_steps, 200))
+    if seconds == 70:
+        # A share of 0.3 of the 50 seconds after the first step, up to 35 seconds of the budget.
+        np.testing.assert_allclose(rates[1:16], 1e-3 * np.maximum(np.arange(15) / 15, 0.02), 1e-5)
+        assert rates.max() == pytest.approx(1e-3, rel=1e-5)
+    else:
+        np.testing.assert_allclose(rates, 1e-3 * np.minimum(1, np.arange(1, 201) / 100), 1e-5)
+
+
+# Patience without a value.
+
+
+def test_patience_needs_a_validation(tmp_path):
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, _normal(), patience=2)
+    message = r"expected 'val_loss' in the logs .*patience=2, got \['loss'"
+    with pytest.raises(ValueError, match=message + r"\]: pass validation_data"):
+        checkpoint.model.fit(_POINTS, batch_size=8, epochs=5, verbose=0, callbacks=[checkpoint])
+    # What was trained until then is saved.
+    assert tfr.TrainingCheckpoint(tmp_path, _normal()).restore()
+
+
+def test_a_monitor_that_is_given_has_to_be_in_the_logs(tmp_path):
+    model = _normal()
+    for monitor in ("val_los", "loss"):
+        checkpoint = tfr.TrainingCheckpoint(tmp_path, model, monitor=monitor)
+        known = monitor == "loss"
+        with contextlib.nullcontext() if known else pytest.raises(ValueError, match="'val_los'"):
+            model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint])
+    assert (tmp_path / "best.weights.h5").exists()
+
+
+def test_patience_counts_epochs_with_a_validation(tmp_path):
+    model = _normal()
+    model.optimizer.learning_rate = 0.0  # No epoch is better than the first.
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, patience=2)
+    options = {"batch_size": 8, "epochs": 20, "validation_data": _POINTS[:8], "verbose": 0}
+    history = model.fit(_POINTS, **options, validation_freq=3, callbacks=[checkpoint])
+    # After epochs 3, 6 and 9.
+    assert len(history.epoch) == 9 and checkpoint.is_out_of_patience
+
+
+@pytest.mark.graph
+def test_no_checkpoint_before_the_validation_with_several_steps_in_an_execution(tmp_path):
+    model = _normal()
+    model.compile(steps_per_execution=3)
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
+    steps = []
+    save = checkpoint._manager.save
+    checkpoint._manager.save = lambda number: steps.append(number) or save(number)
+    model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint])
+    assert steps == [3, 4]
+
+
+# One process at a time.
+
+_TRAINING = """
+import runpy, sys, time
+lock = runpy.run_path(sys.argv[1])["FolderLock"](sys.argv[2], "TrainingCheckpoint")
+lock.acquire()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    model = _normal()
+    options = {"batch_size": 8, "verbose": 0}
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model)
+    model.fit(_POINTS, **options, callbacks=[checkpoint])
+    before = _values(model)
+    code = [sys.executable, "-c", _TRAINING, folder_lock.__file__, str(tmp_path)]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        message = rf"got '{tmp_path}', in which process {other.pid} on .* is"
+        for attempt in (
+            checkpoint.restore,
+            lambda: model.fit(_POINTS, **options, callbacks=[checkpoint]),
+        ):
+            with pytest.raises(BlockingIOError, match=message):
+                attempt()
+        np.testing.assert_equal(_values(model), before)
+        other.kill()
+    # A run that is killed leaves no lock.
+    assert checkpoint.restore()
+    model.fit(_POINTS, **options, callbacks=[checkpoint])
+
+
+def _is_locked(folder):
+    """Returns whether another process could not lock the folder."""
+    code = _TRAINING.replace("time.sleep(60)", "")
+    code = [sys.executable, "-c", code, folder_lock.__file__, str(folder)]
+    return subprocess.run(code, capture_output=True, check=False).returncode != 0
+
+
+def test_a_folder_is_locked_within_fit_only(tmp_path):
+    class Look(keras.callbacks.Callback):
+        found = ()
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                again = tfr.TrainingCheckpoint(tmp_path, _normal())
+                self.found = again.restore(), _is_locked(tmp_path)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    look, model = Look(), _normal()
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint, look, Stop()])
+    assert look.found == (True, True)
+    assert not _is_locked(tmp_path)
+    # The same process goes on with another model.
+    again = tfr.TrainingCheckpoint(tmp_path, _normal())
+    assert again.restore()
+    again.model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[again])
+    assert not _is_locked(tmp_path)

@@ -444,6 +444,48 @@ def test_the_default_rate_of_an_unknown_number_of_steps():
     np.testing.assert_allclose(rates, np.repeat(_cosine(3), 3), rtol=1e-5)
 
 
+def _trained_on_points(steps_per_execution, callbacks=(), **options):
+    """Returns the variables after two epochs of seven steps, which no execution of four divides."""
+    keras.utils.set_random_seed(0)
+    flow = tfr.RealNVPVector(2, 1, 0, 2, normalization="batch")
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    model.compile(steps_per_execution=steps_per_execution, **options)
+    data = ft.normal([14, 2]).numpy()
+    options = {"batch_size": 2, "epochs": 2, "shuffle": False, "verbose": 0}
+    model.fit(data, **options, callbacks=list(callbacks))
+    return _values(model.distribution.variables), int(model.optimizer.iterations)
+
+
+class _Set(keras.callbacks.Callback):
+    """Sets a rate in the middle of training."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 7:
+            self.model.optimizer.learning_rate = 0.125
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "num_steps"),
+    [
+        (lambda: [], 14),
+        (lambda: [_Set()], 14),
+        # The end of the budget is within an execution.
+        (lambda: [tfr.LearningRateBudget(0.1, steps=9, warmup_steps=3)], 9),
+        (lambda: [tfr.LearningRateBudget(0.1, steps=9, warmup=0.3, hold=0.1, cosine=True)], 9),
+        (lambda: [tfr.LearningRateBudget(0.1, steps=50)], 14),
+    ],
+    ids=["default", "set", "budget", "cosine", "long"],
+)
+def test_steps_per_execution_do_not_change_training(callbacks, num_steps):
+    values, number = _trained_on_points(1, callbacks())
+    others, other_number = _trained_on_points(4, callbacks())
+    assert number == other_number == num_steps
+    for one, other in zip(values, others, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    constant, _ = _trained_on_points(1, optimizer=tfr.FusedAdam(1e-3, global_clipnorm=100.0))
+    assert max(np.abs(a - b).max() for a, b in zip(values, constant, strict=True)) > 1e-4
+
+
 def test_an_optimizer_by_name_and_no_loss():
     assert isinstance(_model(optimizer="sgd").optimizer, keras.optimizers.SGD)
     with pytest.raises(ValueError, match="expected no loss, it is the negative log density"):

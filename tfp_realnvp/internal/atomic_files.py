@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders."""
+"""Atomic writes of files, folders, and several files of a folder."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,17 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_replace", "atomic_write", "write_json", "write_text"]
+__all__ = [
+    "atomic_replace",
+    "atomic_write",
+    "current_path",
+    "replace_together",
+    "write_json",
+    "write_text",
+]
+
+# The folder of new files that are about to be moved to their places.
+_PENDING = ".tfp_realnvp.pending"
 
 
 @contextlib.contextmanager
@@ -34,11 +44,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathl
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Files of an interrupted `replace_together` are older than this one.
+    _move_pending(path.parent)
     # The file is in the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file, path
+        _sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -76,11 +89,81 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = pathlib.Path(folder) / path.name
         yield temporary
-        if not path.is_dir():
+        _sync(temporary)
+        if not (os.path.lexists(path) and (path.is_dir() or temporary.is_dir())):
             os.replace(temporary, path)
         elif not _exchange(temporary, path):
-            os.replace(path, pathlib.Path(folder) / "old")
-            os.replace(temporary, path)
+            # Between the two moves there is nothing at the path.
+            old = pathlib.Path(folder) / "old"
+            os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
+
+
+@contextlib.contextmanager
+def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder whose files replace those of `folder`, all of them or none.
+
+    Other files of the folder stay. When the block succeeds, the temporary folder gets the name
+    `.tfp_realnvp.pending`. By this rename all files are replaced for readers that find them by
+    `current_path`. Then they are moved to their places. If the process is killed meanwhile, the
+    next writer moves those that are left.
+
+    #### Example
+
+    >>> import pathlib, tempfile
+    >>> from tfp_realnvp.internal.atomic_files import current_path, replace_together
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for text in ("old", "new"):
+    ...         with replace_together(folder) as new:
+    ...             for name in ("a", "b"):
+    ...                 count = (new / name).write_text(text)
+    ...     current_path(folder, "a").read_text(), len(list(pathlib.Path(folder).iterdir()))
+    ('new', 2)
+
+    Args:
+      folder: the folder; it is created if it is missing.
+
+    Yields:
+      The folder to write the files to.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    _move_pending(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f"{_PENDING}.") as outer:
+        new = pathlib.Path(outer) / "new"
+        new.mkdir()
+        yield new
+        _sync(new)
+        os.rename(new, folder / _PENDING)
+    _move_pending(folder)
+
+
+def current_path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
+    """Returns the path of a file of a folder, wherever `replace_together` has left it."""
+    pending = pathlib.Path(folder) / _PENDING / name
+    return pending if os.path.lexists(pending) else pathlib.Path(folder) / name
+
+
+def _move_pending(folder: pathlib.Path) -> None:
+    pending = folder / _PENDING
+    # Another process may move them at the same time.
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(pending):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(pending / name, folder / name)
+        os.rmdir(pending)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until a file, or all files of a folder, are on the disk, or raises `OSError`."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
 
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ release moves it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,7 @@ __all__ = [
     "stop_recording",
     "train_validation_split",
     "validate_data",
+    "weights_in_memory",
 ]
 
 tfb = tfp.bijectors
@@ -169,3 +171,19 @@ def validate_data(estimator: Any, *args: Any, **kwargs: Any) -> Any:
     except ImportError:
         return estimator._validate_data(*args, **kwargs)
     return validate(estimator, *args, **kwargs)
+
+
+class _Buffer(io.BytesIO):
+    def __str__(self) -> str:
+        return "model.weights.h5"
+
+
+def weights_in_memory(model: keras.Model) -> io.BytesIO:
+    """Returns what `keras.Model.save_weights` writes.
+
+    It takes a `BytesIO` as well, but asks for its name. HDF5 may crash the process when it cannot
+    write to a file.
+    """
+    buffer = _Buffer()
+    keras.Model.save_weights(model, buffer)
+    return buffer

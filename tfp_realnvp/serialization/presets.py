@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.serialization import keras_config
 
@@ -31,6 +31,9 @@ _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
 _MAX_JSON_BYTES = 2**26
 # Of the model, but not in the weights file: counters and metrics.
 _NUM_OTHER_ELEMENTS = 1_000
+# Couplings and other parts of a model: for each array in the weights file, and in addition. A Keras
+# layer with its initializers, policies and inputs is many parts.
+_NUM_PARTS_OF_ARRAY, _NUM_OTHER_PARTS = 20, 1_000
 
 # Objects of Keras that a configuration may name. None of them runs code or reads files.
 _KERAS_CLASSES = {
@@ -54,6 +57,9 @@ _KERAS_BASES = {
 # Keras' notation for values, which are in the file as lists of numbers.
 _KERAS_VALUES = ("__keras_tensor__", "__numpy__", "__tensor__")
 
+# Shape, dtype and size of arrays by name.
+_Arrays: TypeAlias = dict[str, tuple[tuple[int, ...], np.dtype, int]]
+
 
 def save_to_preset(
     model: keras.Model,
@@ -71,7 +77,8 @@ def save_to_preset(
     | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
     | `README.md` | a model card for the Hugging Face Hub, with the entries of `card` as a table |
 
-    Each file is replaced when its successor is complete. Other files in the folder stay.
+    All files are replaced at once, when the new ones are complete: a process that is killed leaves
+    the old preset or the new one. Other files in the folder stay.
 
     #### Example
 
@@ -90,14 +97,17 @@ def save_to_preset(
       model: a `FlowModel`.
       folder: created if it is missing.
       card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
-        `bits/dim` and `limits`. Values are JSON.
+        `bits/dim` and `limits`. Values are those of JSON, or NumPy's numbers and arrays.
       weights: `False` leaves the weights file in the folder as it is, where something else writes
         it, for example a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
 
     Raises:
-      TypeError: if a part of the distribution cannot be described; the message names it.
+      TypeError: if a part of the distribution cannot be described; the message names it. If a value
+        of `card` is not JSON.
+      ValueError: if a number in `card` is not finite, which JSON does not have.
+      OSError: if the files cannot be written. What was in the folder stays.
     """
-    folder, card = pathlib.Path(folder), dict(card or {})
+    folder, card = pathlib.Path(folder), _as_json(card or {})
     serialized = keras.saving.serialize_keras_object(model)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
     metadata = {
@@ -109,17 +119,19 @@ def save_to_preset(
         "date_saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "card": card,
     }
-    if weights:
-        _save_weights(model, folder / _WEIGHTS)
-    atomic_files.write_json(folder / _CONFIG, config)
-    atomic_files.write_text(folder / _CARD, _model_card(folder.absolute().name, metadata))
-    atomic_files.write_json(folder / _METADATA, metadata)
+    with atomic_files.replace_together(folder) as new:
+        if weights:
+            (new / _WEIGHTS).write_bytes(_weights(model).getbuffer())
+        atomic_files.write_json(new / _CONFIG, config)
+        atomic_files.write_text(new / _CARD, _model_card(folder.absolute().name, metadata))
+        atomic_files.write_json(new / _METADATA, metadata)
 
 
 def from_preset(
     handle: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None = None,
     network_dtype: str | None = None,
+    model_class: type[keras.Model] | None = None,
 ) -> keras.Model:
     """Returns the model of a preset, with its weights, not compiled.
 
@@ -134,7 +146,8 @@ def from_preset(
     checked: it names only layers, initializers, regularizers and constraints of Keras, public
     distributions and bijectors of TFP, classes of this package, and what the caller gives as
     `custom_objects` or has registered with `keras.saving.register_keras_serializable`. The weights
-    are plain arrays in the folder itself, with the names, shapes and dtypes of the model's.
+    are plain arrays in the folder itself, with the names, shapes and dtypes of the model's. A model
+    that is much larger than its weights file, or has weights that are not finite, is refused.
 
     Args:
       handle: see the table. A name of this package takes precedence over a folder of that name;
@@ -143,6 +156,8 @@ def from_preset(
       network_dtype: name of a Keras dtype policy for the networks of each `RealNVPImage` and
         `RealNVPVector`, instead of the one they were trained with. After training with
         `'mixed_bfloat16'`, `'float32'` makes `decode(encode(x))` exact.
+      model_class: a subclass of the preset's class, to construct instead; or a base class of it,
+        which the preset is expected to be of.
 
     Raises:
       ValueError: if there is no such preset, it is not a valid one, or it has no flow whose
@@ -156,8 +171,13 @@ def from_preset(
     config = _read_json(files[_CONFIG])
     declared = _declared_weights(files[_WEIGHTS])
     custom_objects = dict(custom_objects or {})
+    if model_class is not None:
+        # Classes that are not registered have names as well.
+        name = keras.saving.get_registered_name(model_class)
+        custom_objects = {name: model_class, **custom_objects}
     with keras.saving.custom_object_scope(custom_objects):
-        model_class = _check_config(config)
+        model_class = _most_special(_check_config(config), model_class)
+        _check_number_of_parts(config, len(declared))
         if network_dtype is not None:
             _replace_network_dtype(config, network_dtype)
         num_elements = sum(size for _, _, size in declared.values())
@@ -167,20 +187,45 @@ def from_preset(
         model.load_weights(files[_WEIGHTS])
     except Exception as error:
         raise _refusal(f"readable weights in {files[_WEIGHTS]}", error) from error
+    _check_finite(model, files[_WEIGHTS])
     return model
 
 
 # Saving.
 
 
-def _save_weights(model: keras.Model, path: pathlib.Path) -> None:
-    with atomic_files.atomic_replace(path) as whole:
-        with_optimizer = whole.with_name(f"all.{path.name}")
-        model.save_weights(with_optimizer)
-        with h5py.File(with_optimizer) as source, h5py.File(whole, "w") as target:
-            for name in source:
-                if name != "optimizer":
-                    source.copy(name, target)
+def _as_json(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the facts as `json` reads them, with numbers of NumPy as Python's."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"a {type(value).__name__}")
+
+    plain_card = {}
+    for name, value in card.items():
+        expected = f"save_to_preset: expected card[{name!r}]"
+        try:
+            plain_card[str(name)] = json.loads(json.dumps(value, default=plain, allow_nan=False))
+        except TypeError as error:
+            raise TypeError(f"{expected} as a value of JSON, got {value!r}: {error}.") from error
+        except ValueError as error:
+            message = f"{expected} with finite numbers, as JSON has them, got {value!r}."
+            raise ValueError(message) from error
+    return plain_card
+
+
+def _weights(model: keras.Model) -> io.BytesIO:
+    """Returns the weights file of a model, without its optimizer."""
+    weights = io.BytesIO()
+    with (
+        h5py.File(private_api.weights_in_memory(model)) as source,
+        h5py.File(weights, "w") as target,
+    ):
+        for name in source:
+            if name != "optimizer":
+                source.copy(name, target)
+    return weights
 
 
 def _version(package: str) -> str:
@@ -263,7 +308,7 @@ def _locate(handle: str) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def _file(folder: pathlib.Path, root: pathlib.Path, name: str) -> pathlib.Path:
-    path = (folder / name).resolve()
+    path = atomic_files.current_path(folder, name).resolve()
     if not path.is_relative_to(root):
         raise ValueError(f"from_preset: expected {name} in {folder}, got a link to {path}.")
     if not path.is_file():
@@ -294,7 +339,8 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _check_version(path: pathlib.Path) -> None:
     version = _read_json(path).get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= _FORMAT_VERSION:
+    is_integer = isinstance(version, int) and not isinstance(version, bool)
+    if not is_integer or not 1 <= version <= _FORMAT_VERSION:
         raise ValueError(
             f"from_preset: expected format_version 1 to {_FORMAT_VERSION} in {path}, got "
             f"{version!r:.80}; a newer version of tfp_realnvp may be able to read it."
@@ -316,6 +362,56 @@ def _check_config(config: dict[str, Any]) -> type[keras.Model]:
         if part.get("kind") == "object":
             keras_config.find_class(part.get("class"))
     return model_class
+
+
+def _most_special(
+    saved: type[keras.Model], expected: type[keras.Model] | None
+) -> type[keras.Model]:
+    """Returns the class of a preset, or the expected subclass of it."""
+    if expected is None or issubclass(saved, expected):
+        return saved
+    if not issubclass(expected, saved):
+        raise ValueError(
+            f"from_preset: expected a preset of a {expected.__name__}, or of one of its base "
+            f"classes, got one of a {saved.__name__}; call {saved.__name__}.from_preset."
+        )
+    return expected
+
+
+def _check_number_of_parts(config: dict[str, Any], num_arrays: int) -> None:
+    """Raises `ValueError` if there are many more couplings and other parts than arrays."""
+    by_id: dict[Any, float] = {}
+    many = 1e18  # so that no number overflows
+
+    def positive(number: Any) -> float:
+        return min(number, many) if isinstance(number, (int, float)) and number > 0 else 0
+
+    def count(value: Any) -> float:
+        if isinstance(value, list):
+            return sum(map(count, value))
+        if not isinstance(value, dict):
+            return 0
+        if value.get("kind") == "reference":
+            # A part counts wherever it is used: in nested chains that is exponentially often.
+            return 1 + by_id[value.get("to")]
+        number = sum(map(count, value.values())) + ("kind" in value or "class_name" in value)
+        couplings = [
+            positive(value.get(f"num_{name}")) for name in ("couplings", "channel_couplings")
+        ]
+        number += max(1, positive(value.get("num_scales"))) * sum(couplings)
+        if "id" in value:
+            by_id[value["id"]] = min(number, many)
+        return number
+
+    try:
+        number = count(config)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise _refusal(f"references to earlier parts in {_CONFIG}", error) from error
+    if number > (limit := _NUM_PARTS_OF_ARRAY * num_arrays + _NUM_OTHER_PARTS):
+        raise ValueError(
+            f"from_preset: expected a {_CONFIG} with at most {limit:,} couplings and other parts, "
+            f"for the {num_arrays:,} arrays in {_WEIGHTS}, got {number:.4g}."
+        )
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -376,34 +472,39 @@ def _check_keras_object(config: dict[str, Any]) -> None:
         )
 
 
-def _declared_weights(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str, int]]:
-    """Returns shape, dtype and size of all arrays by name; those behind links do not count."""
-    declared, num_bytes = {}, 0
-
-    def add(name: str, item: Any) -> None:
-        nonlocal num_bytes
-        # The optimizer is in the files that `model.save_weights` writes during training.
-        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
-            return
-        if item.external or item.is_virtual:
-            raise ValueError(
-                f"from_preset: expected the values of {name} in {path}, got a reference to another "
-                "file."
-            )
-        declared[name] = (item.shape, str(item.dtype), item.size or 0)
-        num_bytes += item.nbytes
-
+def _declared_weights(path: pathlib.Path) -> _Arrays:
+    """Returns the arrays of a file, which are not larger than the file."""
     try:
         with h5py.File(path) as file:
-            file.visititems(add)
+            declared = _arrays(file)
     except OSError as error:
         raise _refusal(f"weights in the HDF5 format in {path}", error) from error
+    num_bytes = sum(size * dtype.itemsize for _, dtype, size in declared.values())
     if num_bytes > path.stat().st_size:
         raise ValueError(
             f"from_preset: expected weights of at most the {path.stat().st_size:,} bytes of {path},"
             f" got arrays of {num_bytes:,} bytes."
         )
     return declared
+
+
+def _arrays(file: h5py.File) -> _Arrays:
+    """Returns shape, dtype and size of all arrays by name; those behind links do not count."""
+    arrays = {}
+
+    def add(name: str, item: Any) -> None:
+        # The optimizer is in the files that `model.save_weights` writes during training.
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
+            return
+        if item.external or item.is_virtual:
+            raise ValueError(
+                f"from_preset: expected the values of {name} in {file.filename}, got a reference "
+                "to another file."
+            )
+        arrays[name] = (item.shape, item.dtype, item.size or 0)
+
+    file.visititems(add)
+    return arrays
 
 
 # Construction.
@@ -455,14 +556,9 @@ def _limited_variables(num_elements: int) -> Iterator[None]:
         yield
 
 
-def _check_weights(
-    model: keras.Model,
-    declared: dict[str, tuple[tuple[int, ...], str, int]],
-    path: pathlib.Path,
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_weights(f"{folder}/{_WEIGHTS}")
-        expected = _declared_weights(pathlib.Path(folder) / _WEIGHTS)
+def _check_weights(model: keras.Model, declared: _Arrays, path: pathlib.Path) -> None:
+    with h5py.File(private_api.weights_in_memory(model)) as file:
+        expected = _arrays(file)
     for name in sorted({*expected, *declared}):
         here, there = (
             "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
@@ -472,6 +568,18 @@ def _check_weights(
             raise ValueError(
                 f"from_preset: expected the weights of the model in {_CONFIG}, {name}: {here}, in "
                 f"{path}, got {there}."
+            )
+
+
+def _check_finite(model: keras.Model, path: pathlib.Path) -> None:
+    for weight in model.weights:
+        if not keras.backend.is_float_dtype(weight.dtype):
+            continue
+        values = np.asarray(weight.numpy(), np.float64)
+        if number := np.count_nonzero(~np.isfinite(values)):
+            raise ValueError(
+                f"from_preset: expected finite weights in {path}, got {number:,} of "
+                f"{values.size:,} values of {weight.path} that are not."
             )
 
 

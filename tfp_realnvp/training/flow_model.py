@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,9 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
-from tfp_realnvp.serialization import keras_config, presets, saved_model
+from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
 from tfp_realnvp.training import optimizers, tracking, workers
-from tfp_realnvp.training.annealing import CosineAnnealing
+from tfp_realnvp.training.annealing import CosineAnnealing, StepRates
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
     EXPECTED_WEIGHTS,
@@ -204,7 +205,10 @@ class FlowModel(keras.Model):
         self._has_warned_of_labels = False
         self.scale_l2 = 0.0
         self.global_statistics = True
+        self.step_rates: StepRates | None = None
+        self.validation_freq: int | list[int] = 1
         self._is_annealed = False
+        self._after_fit = contextlib.ExitStack()
         self.built = True
 
     def compile(
@@ -340,6 +344,8 @@ class FlowModel(keras.Model):
         if weights is not None:
             # A batch whose weights are all zero counts like no batch.
             is_applied &= part.total > 0
+        if self.step_rates is not None:
+            is_applied &= self.step_rates.apply_to(self.optimizer)
         optimizers.apply_if(is_applied, self.optimizer, gradients, variables)
         self._guard.restore_unless(is_applied, statistics)
         return self._updated_metrics(loss, images, part)
@@ -363,6 +369,10 @@ class FlowModel(keras.Model):
         if self.train_function is not None and not force:
             return self.train_function
         self.build_optimizer()
+        self.step_rates = None
+        if self.steps_per_execution > 1:
+            with self.distribute_strategy.scope():
+                self.step_rates = StepRates(self.steps_per_execution)
         super().make_train_function(force)
         train_function = self.train_function
 
@@ -476,19 +486,33 @@ class FlowModel(keras.Model):
         """
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
         self._guard.reset()
-        annealing = CosineAnnealing(_LEARNING_RATE)
+        self.validation_freq = arguments.get("validation_freq", 1)
         if self._is_annealed:
             # Before those of the caller, which can then set another rate.
+            annealing = CosineAnnealing(_LEARNING_RATE)
+            self.call_after_fit(annealing.restore)
             callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
             arguments["callbacks"] = [annealing, *callbacks]
         try:
             history = super().fit(**arguments)
         finally:
-            annealing.restore()
+            self._after_fit.close()
+            if self.step_rates is not None:
+                self.step_rates.clear()
         self._guard.raise_failure(self.trainable_variables)
         if not history.history.get("loss"):
             raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history
+
+    def call_after_fit(self, function: Callable[[], None]) -> None:
+        """Calls a function at the end of `fit`, also where `fit` raises an error.
+
+        This is for callbacks: Keras does not call their `on_train_end` then.
+
+        Args:
+          function: to call once.
+        """
+        self._after_fit.callback(function)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does; see `fit` for `x` and errors.
@@ -614,31 +638,64 @@ class FlowModel(keras.Model):
         and replaces it when complete, so that a save that is interrupted leaves the old file.
 
         Args:
-          filepath: `*.keras`.
-          overwrite: whether an existing file may be replaced.
-          zipped: `False` makes a folder.
+          filepath: `*.keras`; with `zipped=False` a folder, whose name does not end so.
+          overwrite: whether an existing file or folder may be replaced.
+          zipped: `False` makes a folder instead of a file.
           **kwargs: as in `keras.Model.save`.
 
         Raises:
-          ValueError: if the file is HDF5, which does not have the architecture.
+          ValueError: if `filepath` does not end as it should. An HDF5 file does not have the
+            architecture.
           FileExistsError: if the file exists and not `overwrite`.
           TypeError: if a part of the distribution cannot be described; the message names it.
+          OSError: if the file cannot be written. The old file stays.
         """
-        if os.fspath(filepath).endswith((".h5", ".hdf5")):
-            raise ValueError(
-                f"FlowModel.save: expected a file *.keras, got {os.fspath(filepath)!r}; "
-                "`save_weights('model.weights.h5')` saves weights alone."
-            )
-        if "://" in os.fspath(filepath):
+        path = os.fspath(filepath)
+        if "://" in path:
             # Not a local file: Keras and the remote service define what is atomic.
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
-        if os.path.exists(filepath) and not overwrite:
-            raise FileExistsError(f"FlowModel.save: {os.fspath(filepath)!r} exists.")
+        if path.endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"FlowModel.save: expected a file *.keras, got {path!r}; "
+                "`save_weights('model.weights.h5')` saves weights alone."
+            )
+        is_file = zipped is None or zipped
+        if path.endswith(".keras") != is_file:
+            kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
+            raise ValueError(f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}.")
+        if os.path.exists(path) and not overwrite:
+            raise FileExistsError(f"FlowModel.save: {path!r} exists.")
         if self.compiled:
             # Loading builds the optimizer as well.
             self.build_optimizer()
-        with atomic_files.atomic_replace(filepath) as whole:
-            super().save(whole, zipped=zipped, **kwargs)
+        with atomic_files.atomic_replace(path) as whole:
+            # Keras writes a zip file in memory first. HDF5 may crash where the disk is full.
+            archive = whole if is_file else whole.with_name("archive.keras")
+            super().save(archive, **kwargs)
+            if not is_file:
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(whole)
+
+    def save_weights(
+        self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
+    ) -> None:
+        """Saves weights, also the optimizer's, atomically, otherwise as `keras.Model.save_weights`.
+
+        Args:
+          filepath: `*.weights.h5`.
+          overwrite: whether an existing file may be replaced.
+          **kwargs: as in `keras.Model.save_weights`. With `max_shard_size` Keras writes the files.
+
+        Raises:
+          ValueError: if `filepath` does not end so.
+          FileExistsError: if the file exists and not `overwrite`.
+          OSError: if the file cannot be written. The old file stays.
+        """
+        if "://" in os.fspath(filepath) or kwargs.get("max_shard_size") is not None:
+            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        if os.path.exists(filepath) and not overwrite:
+            raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
+        weights_file.save_weights(self, filepath)
 
     def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
         """Writes a SavedModel for serving; see `export_saved_model`.
@@ -668,6 +725,8 @@ class FlowModel(keras.Model):
     ) -> FlowModel:
         """Returns the model of a preset, with its weights; no code from the preset is run.
 
+        Called on a subclass, it returns a model of this subclass.
+
         Args:
           handle: a folder of `save_to_preset`, the name of a preset of this package,
             `hf://user/repo`, or `kaggle://user/model/keras/variation`.
@@ -676,7 +735,8 @@ class FlowModel(keras.Model):
             makes `decode(encode(x))` exact after training in mixed precision.
 
         Raises:
-          ValueError: if there is no such preset, or it is not a valid one.
+          ValueError: if there is no such preset, it is not a valid one, or its class is neither
+            this class nor a base or subclass of it.
           ImportError: if the handle needs a library that is not installed.
         """
-        return presets.from_preset(handle, custom_objects, network_dtype)
+        return presets.from_preset(handle, custom_objects, network_dtype, model_class=cls)
