@@ -68,6 +68,11 @@ class FlowBijector(tfb.Bijector):
     # The variables of the Keras layer that `_track_layer` got.
     _layer_variables: Sequence[tf.Variable] = ()
 
+    # `tf.Module` would find variables here that a layer no longer has.
+    _TF_MODULE_IGNORED_PROPERTIES = tfb.Bijector._TF_MODULE_IGNORED_PROPERTIES | {
+        "_state_variables"
+    }
+
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
     def __init__(
@@ -110,6 +115,10 @@ class FlowBijector(tfb.Bijector):
             parameters=parameters,
             name=name,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy by `copy.deepcopy` or `pickle` has other variables, and another hash.
+        return {**vars(self), "_state_variables": None, "_hash": None}
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
