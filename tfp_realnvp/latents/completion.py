@@ -98,8 +98,7 @@ def complete(
     `RealNVPVector`, and are trained with weight decay. `examples/complete.py` completes 200 digits
     by such a flow. The flow of the preset `digits` needs smaller steps, each of which costs more.
     With the defaults, ten lower halves of digits take a minute on two cores, and R-hat is 1.2 to
-    2.2. With `num_samples=1600` and `num_leapfrog_steps=42` they take ten minutes, and it is 1.02 to
-    1.10.
+    2.2. With `num_samples=1600` and `num_leapfrog_steps=42` it is ten minutes, and 1.02 to 1.10.
 
     #### Example
 
