@@ -1,5 +1,8 @@
 """Samples of unknown values, beside conditional distributions that are known or integrated."""
 
+import re
+import warnings
+
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents
+from tfp_realnvp.latents import completion
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -120,9 +124,60 @@ def test_r_hat_tells_of_chains_that_have_not_mixed():
         tfd.Categorical(probs=[0.5, 0.5]),
         [tfd.MultivariateNormalDiag([0.0, mean], [1.0, 0.1]) for mean in (-9.0, 9.0)],
     )
-    _, r_hat, _ = latents.complete(modes, [[0.0, np.nan], [0.0, 1.0]], num_samples=80)
+    with pytest.warns(UserWarning, match="the chains of 1 of 2 events have not mixed"):
+        _, r_hat, _ = latents.complete(modes, [[0.0, np.nan], [0.0, 1.0]], num_samples=80)
     assert r_hat[0] > 2
     assert r_hat[1] == 1
+
+
+def _warning(flow, events, **options):
+    """Returns the R-hat of each event, and the text of the warning or `None`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        r_hat = latents.complete(flow, events, **options).r_hat
+    texts = [str(w.message) for w in caught if "complete: the chains" in str(w.message)]
+    assert len(texts) <= 1
+    if texts:
+        assert [w.filename for w in caught if str(w.message) == texts[0]] == [__file__]
+    return r_hat, texts[0] if texts else None
+
+
+def _advised(text, name):
+    """Returns the number that a warning advises for an argument, `None` if it names none."""
+    found = re.search(rf"{name} from [\d,]+ to ([\d,]+)", text)
+    return found and int(found[1].replace(",", ""))
+
+
+def test_chains_mix_with_the_number_of_samples_that_the_warning_names():
+    options = {"num_burnin_steps": 50, "num_samples": 24, "num_leapfrog_steps": 8, "seed": 1}
+    flow = tfd.MultivariateNormalDiag([0.0, 0.0, 0.0])
+    events = [[0.3, np.nan, np.nan], [0.1, 0.2, 0.3]]
+    r_hat, text = _warning(flow, events, **options)
+    assert r_hat[0] > 1.1 and f"R-hat is up to {r_hat[0]:.2f}" in text
+    assert "1 of 2 events" in text and _advised(text, "num_leapfrog_steps") is None
+    options["num_samples"] = _advised(text, "num_samples")
+    assert options["num_samples"] > 24
+    r_hat, text = _warning(flow, events, **options)
+    assert r_hat[0] < 1.1 and text is None
+
+
+def test_chains_mix_with_the_leapfrog_steps_that_the_warning_names():
+    # Narrow beside the normal distribution of the same covariance, so that steps are small.
+    flow = tfd.TransformedDistribution(
+        ft.standard_normal([2]), tfb.Chain([tfb.SinhArcsinh(tailweight=0.2), tfb.Scale(3.0)])
+    )
+    options = {"num_samples": 400, "num_burnin_steps": 100, "num_leapfrog_steps": 1}
+    events = [[0.3, np.nan]]
+    r_hat, text = _warning(flow, events, **options)
+    assert r_hat[0] > 1.1
+    options["num_leapfrog_steps"] = _advised(text, "num_leapfrog_steps")
+    r_hat, text = _warning(flow, events, **options)
+    assert r_hat[0] < 1.1 and text is None
+
+
+def test_chains_that_never_moved_have_not_mixed():
+    with pytest.warns(UserWarning, match=r"1 of 2 .* R-hat is up to inf.* Raise num_burnin_steps"):
+        completion._warn_unless_mixed(np.array([1.0, np.nan]), np.ones(2), 400, 8)
 
 
 def test_samples_depend_on_the_seed():

@@ -1,6 +1,8 @@
 """What goes wrong between TensorFlow Probability and Keras 3 unless somebody sees to it."""
 
+import copy
 import inspect
+import pickle
 
 import flow_testing as ft
 import keras
@@ -117,6 +119,170 @@ def test_a_frozen_network_is_not_trainable():
     assert _refs(distribution.variables) >= own
     frozen.trainable = True
     assert _refs(distribution.trainable_variables) == before
+
+
+def _frozen_part():
+    """A distribution that was evaluated eagerly, a network of it, and the variables of both."""
+    flow = _small_flow()
+    distribution = tfd.Independent(
+        tfd.TransformedDistribution(
+            ft.standard_normal(_SHAPE),
+            tfb.Chain([tfb.Invert(tfb.Scale(2.0)), tfb.Invert(tfb.Invert(flow))]),
+        )
+    )
+    distribution.log_prob(ft.normal([2, *_SHAPE]))
+    network = flow.bijectors[0].network
+    everything = _refs(distribution.trainable_variables)
+    return distribution, network, everything, _refs(v.value for v in network.trainable_variables)
+
+
+def _gradients(distribution, variables, function=lambda call: call):
+    with tf.GradientTape() as tape:
+        loss = function(distribution.log_prob)(ft.normal([2, *_SHAPE]))
+    return tape.gradient(loss, variables), _refs(tape.watched_variables())
+
+
+def test_each_read_after_freezing_and_thawing_is_right():
+    distribution, network, everything, own = _frozen_part()
+    assert len(own) == 3 and own < everything
+    for trainable in (False, True, False, True):
+        network.trainable = trainable
+        expected = everything if trainable else everything - own
+        for _ in range(2):
+            assert _refs(distribution.trainable_variables) == expected
+            assert _refs(distribution.variables) >= everything
+            assert _refs(distribution.non_trainable_variables).isdisjoint(expected)
+
+
+@pytest.mark.parametrize("function", [lambda call: call, tf.function], ids=["eager", "function"])
+def test_tapes_follow_freezing_and_thawing(function):
+    # Without a read of `trainable_variables` in between.
+    distribution, network, everything, own = _frozen_part()
+    variables = [variable.value for variable in network.variables]
+    before, watched = _gradients(distribution, variables, function)
+    assert all(gradient is not None for gradient in before) and watched == everything
+    network.trainable = False
+    frozen, watched = _gradients(distribution, variables, function)
+    assert frozen == [None] * 3 and watched == everything - own
+    network.trainable = True
+    after, watched = _gradients(distribution, variables, function)
+    assert watched == everything
+    for actual, expected in zip(after, before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_function_that_was_traced_while_a_layer_was_frozen():
+    distribution, network, everything, _ = _frozen_part()
+    network.trainable = False
+    traced = tf.function(distribution.log_prob)
+    traced(ft.normal([2, *_SHAPE]))
+    network.trainable = True
+    variables = [variable.value for variable in network.variables]
+    gradients, watched = _gradients(distribution, variables, lambda _: traced)
+    assert all(gradient is not None for gradient in gradients) and watched == everything
+
+
+def test_minimize_leaves_a_frozen_layer_as_it_is():
+    # TFP's `minimize` trains what the tape watched.
+    distribution, network, _, _ = _frozen_part()
+    network.trainable = False
+    other = distribution.trainable_variables[0]
+    before, other_before = [v.numpy() for v in network.variables], other.numpy()
+    x = ft.normal([2, *_SHAPE])
+    tfp.math.minimize(
+        lambda: -tf.reduce_mean(distribution.log_prob(x)), 2, keras.optimizers.Adam(0.1)
+    )
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert (other.numpy() != other_before).any()
+
+
+def test_a_single_variable_is_frozen():
+    coupling = tfr.AffineCoupling(
+        tfr.CheckerboardMask(0), ft.convolution(input_channels=2, output_channels=4)
+    )
+    before = _refs(coupling.trainable_variables)
+    coupling.network.bias.trainable = False
+    frozen = coupling.network.bias.value
+    assert _refs(coupling.trainable_variables) == before - {frozen.ref()}
+    assert frozen.ref() in _refs(coupling.non_trainable_variables)
+
+
+def test_a_layer_that_is_built_and_frozen_after_its_coupling_was_made():
+    network = keras.Sequential([keras.layers.Conv2D(4, 3, padding="same")])
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    coupling.inverse_and_log_det(ft.normal([1, *_SHAPE]))
+    network.trainable = False
+    assert _refs(coupling.trainable_variables) == {coupling.transformer.scale.ref()}
+    network.trainable = True
+    assert len(coupling.trainable_variables) == 3
+
+
+def test_a_variable_of_a_class_of_its_own_is_frozen():
+    class Variable(keras.Variable):
+        kind = "own"
+
+    class Bias(keras.layers.Layer):
+        def build(self, input_shape):
+            self.bias = Variable(tf.ones([4]), name="bias")
+
+        def call(self, inputs):
+            return tf.tile(inputs, [1, 1, 1, 2]) + self.bias.value
+
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), Bias())
+    coupling.inverse(ft.normal([1, *_SHAPE]))
+    assert len(coupling.trainable_variables) == 2
+    coupling.network.trainable = False
+    assert len(coupling.trainable_variables) == 1 and coupling.network.bias.kind == "own"
+
+
+def test_a_copy_is_frozen_for_itself():
+    coupling = tfr.AffineCoupling(
+        tfr.CheckerboardMask(0), ft.convolution(input_channels=2, output_channels=4)
+    )
+    coupling.inverse(ft.normal([1, *_SHAPE]))
+    other = copy.deepcopy(coupling)
+    other.network.trainable = False
+    assert len(other.trainable_variables) == 1 and len(other.variables) == 4
+    assert len(coupling.trainable_variables) == 4
+    bias = pickle.loads(pickle.dumps(coupling.network.bias))
+    np.testing.assert_array_equal(bias, coupling.network.bias)
+
+
+def _copied(bijector):
+    return copy.deepcopy(bijector)
+
+
+def _unpickled(bijector):
+    return pickle.loads(pickle.dumps(bijector))
+
+
+@pytest.mark.parametrize("make", [_copied, _unpickled])
+def test_the_cache_of_a_copy_looks_at_its_own_variables(make):
+    network = keras.layers.Conv2D(4, 3, padding="same")
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    x = ft.normal([2, *_SHAPE])
+    coupling.inverse(x)
+    ft.randomize(coupling)
+    other = make(coupling)
+    before = other.inverse(x)
+    other.network.kernel.assign_add(tf.ones([3, 3, 2, 4]))
+    after = other.inverse(x)
+    np.testing.assert_array_equal(after, other.inverse(tf.identity(x)))
+    assert (after.numpy() != before.numpy()).any()
+
+
+def test_variables_of_a_layer_that_was_replaced_are_gone():
+    last = keras.layers.Conv2D(4, 1)
+    network = keras.Sequential([keras.Input([None, None, 2]), keras.layers.Conv2D(3, 1), last])
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    coupling.inverse(ft.normal([1, *_SHAPE]))
+    before = _refs(coupling.variables)
+    network.pop()
+    network.add(keras.layers.Conv2D(4, 1))
+    old = _refs(variable.value for variable in last.variables)
+    new = _refs(variable.value for variable in network.layers[-1].variables)
+    assert _refs(coupling.variables) == before - old | new
 
 
 def test_a_frozen_layer_within_a_network_is_not_trainable():

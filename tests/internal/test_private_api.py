@@ -321,9 +321,17 @@ def test_recording_a_gradient_of_our_own(private_api, mode):
     _works("record_operation", float(function(tf.constant(1.0))) == 21.0)
 
 
-def test_setting_whether_a_variable_is_trainable(private_api):
+def _mirrored():
+    return tf.distribute.MirroredStrategy(["cpu:0"])
+
+
+@pytest.mark.parametrize(
+    "strategy", [tf.distribute.get_strategy, _mirrored], ids=["one", "mirrored"]
+)
+def test_setting_whether_a_variable_is_trainable(private_api, strategy):
     module = tf.Module()
-    module.variable = tf.Variable(1.0)
+    with strategy().scope():
+        module.variable = tf.Variable(1.0)
     for trainable in (False, True):
         private_api.set_trainable(module.variable, trainable)
         with tf.GradientTape() as tape:

@@ -186,6 +186,22 @@ def test_a_frozen_network_stays():
     assert np.abs(other.variables[0] - other_before[0]).max() > 0
 
 
+@pytest.mark.eager
+def test_the_variables_of_a_frozen_model_and_of_its_distribution():
+    distribution = _distribution()
+    model = _model(distribution)
+    distribution.log_prob(ft.pixels([1, *_SHAPE]))
+    everything = {variable.ref() for variable in distribution.trainable_variables}
+    frozen = model.networks[0]
+    for layer, removed in ((frozen, frozen.variables), (model, model.variables)):
+        expected = everything - {variable.value.ref() for variable in removed}
+        for trainable in (False, True):
+            layer.trainable = trainable
+            of_model = {variable.value.ref() for variable in model.trainable_variables}
+            assert of_model == (everything if trainable else expected)
+            assert {v.ref() for v in distribution.trainable_variables} == of_model
+
+
 def test_training_lowers_the_loss():
     images = np.clip(ft.grey_levels(1) + np.arange(64).reshape(-1, 1, 1, 1) % 5, 0, 255)
     model = _model(_distribution(normalization="actnorm"), optimizer=keras.optimizers.Adam(1e-2))

@@ -63,6 +63,7 @@ class AssembledFlow(FlowBijector):
             _check_shared_flow(flow, architecture, name)
             parameters |= {"flow": flow, "network_dtype": architecture.network_dtype}
             self._flow = flow
+            self._condition_spec = nested.condition_spec(flow)
             self._chain = FlowChain(
                 [*next_to_data, *flow.bijectors],
                 recompute=recompute,

@@ -88,6 +88,7 @@ class ConditionalBijector(FlowBijector):
         with tf.name_scope(name):
             self._bijector = bijector
             self._embedding = embedding
+            self._condition_spec = embedding.spec
             self._track_layer(embedding)
             super().__init__(
                 event_ndims=bijector.event_ndims,

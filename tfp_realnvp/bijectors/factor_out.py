@@ -64,6 +64,7 @@ class FactorOut(FlowBijector):
             raise TypeError(f"{name}: expected a bijector, got {bijector!r}.")
         with tf.name_scope(name):
             self._bijector = bijector
+            self._condition_spec = nested.condition_spec(bijector)
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=bijector.is_constant_jacobian,

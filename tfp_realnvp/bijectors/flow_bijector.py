@@ -12,8 +12,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import by_position, validation
+from tfp_realnvp.internal.batch_dims import call_on_events
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.one_pass_cache import OnePassCache
+from tfp_realnvp.networks import ConditionSpec
 
 __all__ = ["FlowBijector"]
 
@@ -65,8 +67,16 @@ class FlowBijector(tfb.Bijector):
     (TensorShape([5]), 2.773)
     """
 
+    # The condition that the networks declare.
+    _condition_spec: ConditionSpec | None = None
+
     # The variables of the Keras layer that `_track_layer` got.
     _layer_variables: Sequence[tf.Variable] = ()
+
+    # `tf.Module` would find variables here that a layer no longer has.
+    _TF_MODULE_IGNORED_PROPERTIES = tfb.Bijector._TF_MODULE_IGNORED_PROPERTIES | {
+        "_state_variables"
+    }
 
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
@@ -110,6 +120,10 @@ class FlowBijector(tfb.Bijector):
             parameters=parameters,
             name=name,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy by `copy.deepcopy` or `pickle` has other variables, and another hash.
+        return {**vars(self), "_state_variables": None, "_hash": None}
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
@@ -244,16 +258,39 @@ class FlowBijector(tfb.Bijector):
     def _both(self, value: Any, inverse: bool, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.name_scope(self.name):
             value = self._as_input(value, inverse)
-            return self.validated_pass(value, inverse=inverse, **self._cache_key(options))
+            return self._outermost_pass(value, inverse=inverse, **self._cache_key(options))
+
+    def _outermost_pass(
+        self, value: tf.Tensor, *, inverse: bool, training: bool, **condition: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the value and log det of one direction, also for a batch without events."""
+        options = {"inverse": inverse, "training": training}
+        if training:
+            # No events have no moments.
+            if value.shape.rank is not None and 0 in value.shape:
+                raise ValueError(
+                    f"{self.name}: expected at least one event for training=True, got shape "
+                    f"{value.shape}."
+                )
+            return self.validated_pass(value, **options, **condition)
+        spec, condition = self._condition_spec, condition.get("conditional_input")
+
+        def one_pass(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            if condition is not None:
+                options["conditional_input"] = condition
+            return self.validated_pass(value, **options)
+
+        condition_ndims = None if spec is None or condition is None else spec.ndims_of(condition)
+        return call_on_events(one_pass, value, self.event_ndims, condition, condition_ndims)
 
     # TFP's hooks, derived.
 
     def _forward_with_ildj(self, x: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
-        y, fldj = self.validated_pass(x, inverse=False, **kwargs)
+        y, fldj = self._outermost_pass(x, inverse=False, **kwargs)
         return y, {"ildj": -fldj}
 
     def _inverse_with_ildj(self, y: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
-        x, ildj = self.validated_pass(y, inverse=True, **kwargs)
+        x, ildj = self._outermost_pass(y, inverse=True, **kwargs)
         return x, {"ildj": ildj}
 
     def _forward(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
@@ -325,11 +362,8 @@ class FlowBijector(tfb.Bijector):
             raise ValueError(
                 f"{self.name}: expected {events}, of rank at least {ndims}, got shape {shape}."
             )
-        # TensorFlow's convolutions of empty tensors fail, or give a wrong shape.
-        if ndims == 3 and 0 in shape:
-            raise ValueError(
-                f"{self.name}: expected at least one image with a pixel, got shape {shape}."
-            )
+        if ndims == 3 and 0 in shape[-ndims:]:
+            raise ValueError(f"{self.name}: expected images with pixels, got shape {shape}.")
         self._check_event_shape(shape[-ndims:], inverse)
 
     # Log dets.

@@ -84,6 +84,7 @@ class FlowChain(FlowBijector):
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         with tf.name_scope(name):
             self._bijectors = bijectors
+            self._condition_spec = next(filter(None, map(nested.condition_spec, bijectors)), None)
             self._recompute = recompute
             super().__init__(
                 event_ndims=event_ndims,

@@ -12,10 +12,12 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.internal import by_position, private_api
+from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "accepts_conditional_input",
     "call_options",
+    "condition_spec",
     "forward_and_log_det",
     "inverse_and_log_det",
     "observe_inverse",
@@ -104,6 +106,17 @@ def observe_inverse(observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], Non
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
     """Returns whether a network of `bijector` takes `conditional_input`."""
     return bool(call_options(bijector, conditional_input=None))
+
+
+def condition_spec(bijector: tfb.Bijector) -> ConditionSpec | None:
+    """Returns the condition that the networks of `bijector` declare, `None` without one."""
+    if isinstance(bijector, FlowBijector):
+        return bijector._condition_spec
+    if isinstance(bijector, private_api.Invert):
+        return condition_spec(bijector.bijector)
+    if isinstance(bijector, private_api.Chain):
+        return next(filter(None, map(condition_spec, bijector.bijectors)), None)
+    return None
 
 
 def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:

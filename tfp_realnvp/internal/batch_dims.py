@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["broadcast_batch", "flatten_batch", "unflatten_batch"]
+__all__ = ["broadcast_batch", "call_on_events", "flatten_batch", "unflatten_batch"]
 
 
 def broadcast_batch(
@@ -38,18 +43,22 @@ def broadcast_batch(
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
     """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
     batch, other_batch = value.shape[:-ndims], other.shape[:-other_ndims]
-    try:
-        static = tf.broadcast_static_shape(batch, other_batch)
-    except ValueError as error:
-        raise ValueError(
-            "expected leading shapes of events and conditional_input that broadcast, got "
-            f"{value.shape} with {ndims} and {other.shape} with {other_ndims} event dimensions."
-        ) from error
+    static = _broadcast_static(batch, other_batch)
     if batch.is_fully_defined() and static == batch:
         return value
     dynamic = tf.broadcast_dynamic_shape(tf.shape(value)[:-ndims], tf.shape(other)[:-other_ndims])
     value = tf.broadcast_to(value, tf.concat([dynamic, tf.shape(value)[-ndims:]], axis=0))
     return tf.ensure_shape(value, [*static, *value.shape[-ndims:]])
+
+
+def _broadcast_static(*batches: tf.TensorShape) -> tf.TensorShape:
+    try:
+        return functools.reduce(tf.broadcast_static_shape, batches)
+    except ValueError as error:
+        raise ValueError(
+            "expected leading shapes of events and conditional_input that broadcast, got "
+            f"{' and '.join(map(str, batches))}."
+        ) from error
 
 
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
@@ -70,3 +79,76 @@ def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> 
     if like.shape.rank is not None:
         events.set_shape([*like.shape[:-event_ndims], *batch.shape[1:]])
     return events
+
+
+def call_on_events(
+    function: Callable[[tf.Tensor, Any], tuple[tf.Tensor, tf.Tensor]],
+    events: tf.Tensor,
+    event_ndims: int,
+    condition: Any = None,
+    condition_ndims: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `function(events, condition)`, without calling it for an empty batch.
+
+    With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
+    without rows ends the process. The function gets one event in place of an empty batch, and its
+    results are left out. Batches of known size that are not empty cost nothing.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.batch_dims import call_on_events
+    >>> def function(events, condition):
+    ...   print(events.shape)
+    ...   return 2 * events, tf.reduce_sum(events, axis=-1)
+    >>> value, log_det = call_on_events(function, tf.ones([0, 3]), event_ndims=1)
+    (1, 3)
+    >>> value.shape, log_det.shape
+    (TensorShape([0, 3]), TensorShape([0]))
+
+    Args:
+      function: returns a value [..., *event] and a log det [...], of the leading shape to which
+        those of events and condition broadcast.
+      events: [..., *event].
+      event_ndims: 3 for images, 1 for vectors.
+      condition: a tensor, an array or a list; or `None`.
+      condition_ndims: rank of one condition. `None` if it is not known: then the condition has to
+        have the leading shape of the events.
+    """
+    batches = [events.shape[:-event_ndims]]
+    if condition is not None and condition_ndims is not None:
+        shape = tf.TensorShape(np.shape(condition))
+        batches.append(shape[: None if shape.rank is None else shape.rank - condition_ndims])
+    if all(batch.is_fully_defined() and 0 not in batch for batch in batches):
+        return function(events, condition)
+    static = _broadcast_static(*batches)
+    batch = tf.shape(events)[:-event_ndims]
+    if condition is not None:
+        condition = tf.convert_to_tensor(condition)
+        if condition_ndims is not None:
+            end = tf.rank(condition) - condition_ndims
+            batch = tf.broadcast_dynamic_shape(batch, tf.shape(condition)[:end])
+        condition = _without_empty_axes(condition)
+    value, log_det = function(_without_empty_axes(events), condition)
+    size = tf.concat([batch, [-1] * event_ndims], axis=0)
+    result = tf.slice(value, tf.zeros_like(size), size)
+    log_det = tf.slice(log_det, tf.zeros_like(batch), batch)
+    if static.rank is not None:
+        result.set_shape([*static, *value.shape[-event_ndims:]])
+        log_det.set_shape(static)
+    return result, log_det
+
+
+def _without_empty_axes(values: tf.Tensor) -> tf.Tensor:
+    """Returns a tensor whose axes of size 0 have size 1 instead.
+
+    It is filled with 0.5, which is in the domain of most bijectors, or with the integer 0, which is
+    a label.
+    """
+    missing = tf.cast(tf.equal(tf.shape(values), 0), tf.int32)
+    paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
+    filler = tf.constant(0.5 if values.dtype.is_floating else 0, values.dtype)
+    filled = tf.pad(values, paddings, constant_values=filler)
+    if values.shape.rank is not None:
+        filled.set_shape([1 if size == 0 else size for size in values.shape])
+    return filled

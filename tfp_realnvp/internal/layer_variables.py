@@ -10,14 +10,16 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["LayerVariables"]
+__all__ = ["LayerVariables", "link_trainable"]
 
 
 class LayerVariables(Sequence):
     """A live view of a layer's variables as `tf.Variable`s.
 
     `tf.Module` collects `tf.Variable`s from attributes and looks into sequences, but a Keras 3
-    variable only wraps one.
+    variable only wraps one. The flag `trainable` of both is the same: `layer.trainable = False`
+    sets that of the Keras variable only, while TFP and gradient tapes read that of the
+    `tf.Variable`.
 
     #### Example
 
@@ -28,23 +30,63 @@ class LayerVariables(Sequence):
     >>> layer.build([None, 3])
     >>> [variable.shape.as_list() for variable in variables]
     [[3, 2], [2]]
+    >>> layer.trainable = False
+    >>> [variable.trainable for variable in variables]
+    [False, False]
     """
 
     def __init__(self, layer: keras.layers.Layer) -> None:
         self._layer = layer
+        self._linked()
 
     def __len__(self) -> int:
         return len(self._layer.variables)
 
     def __getitem__(self, index: Any) -> tf.Variable:
-        return _native(self._layer.variables[index])
+        return self._linked()[index]
 
     def __iter__(self) -> Iterator[tf.Variable]:
-        return map(_native, self._layer.variables)
+        return iter(self._linked())
+
+    def _linked(self) -> list[tf.Variable]:
+        variables = self._layer.variables
+        # A layer can get variables at any time.
+        for variable in variables:
+            link_trainable(variable)
+        return [variable.value for variable in variables]
 
 
-def _native(variable: keras.Variable) -> tf.Variable:
-    # `layer.trainable = False` sets a flag of Keras only; TFP and gradient tapes read the native
-    # one.
-    private_api.set_trainable(variable.value, variable.trainable)
-    return variable.value
+def link_trainable(variable: keras.Variable) -> None:
+    """Makes the `tf.Variable` of a Keras variable follow its flag `trainable` from now on.
+
+    Keras has no hook for a change of the flag: the variable gets a subclass of its own class.
+
+    #### Example
+
+    >>> import keras
+    >>> from tfp_realnvp.internal.layer_variables import link_trainable
+    >>> variable = keras.Variable([1.0, 2.0])
+    >>> link_trainable(variable)
+    >>> variable.trainable = False
+    >>> variable.value.trainable
+    False
+    """
+    if isinstance(variable, _LinkedVariable):
+        return
+    is_plain = type(variable) is keras.Variable
+    bases: Any = (_LinkedVariable, type(variable))
+    variable.__class__ = _LinkedVariable if is_plain else type("LinkedVariable", bases, {})
+    variable.trainable = variable.trainable
+
+
+class _LinkedVariable(keras.Variable):
+    """A Keras variable that hands on its flag `trainable`."""
+
+    @property
+    def trainable(self) -> bool:
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        super(_LinkedVariable, type(self)).trainable.fset(self, value)
+        private_api.set_trainable(self.value, self.trainable)

@@ -102,6 +102,7 @@ _ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks t
 _ONE_PASS = "lets one pass of the networks give value and log det, and frees what no tape needs"
 OVERRIDDEN = {
     tfb.Bijector: {
+        "_TF_MODULE_IGNORED_PROPERTIES": "keeps the cached variables out of `variables`",
         "_cache": "the cache of bijectors, where ours is put in place of TFP's",
         "_call_forward": _ONE_KEY,
         "_call_inverse": _ONE_KEY,
@@ -143,7 +144,9 @@ WITHIN_FIT = "_use_cached_eval_dataset"
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:
     """Sets the `trainable` flag of a variable, which TensorFlow fixes at construction."""
-    variable._trainable = trainable
+    is_distributed = isinstance(variable, tf.distribute.DistributedValues)
+    for copy in variable.values if is_distributed else [variable]:
+        copy._trainable = trainable
 
 
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:

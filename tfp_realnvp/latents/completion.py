@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ tfd = tfp.distributions
 
 # Variance of logit(u) for uniform u.
 _LOGISTIC_VARIANCE = np.pi**2 / 3
+# Chains with a larger R-hat have not mixed.
+_LARGEST_R_HAT = 1.1
 # Samples of the flow, from which the metric of the chains is computed.
 _NUM_METRIC_SAMPLES = 1000
 
@@ -79,13 +83,22 @@ def complete(
     each event to an acceptance rate of 75%. The number of leapfrog steps is random, up to
     `num_leapfrog_steps`, so that no trajectory is periodic.
 
-    R-hat compares the variance between chains, and halves of chains, with that within them. Above
-    1.05 the chains have not mixed: take more samples, or more leapfrog steps. Each chain takes
-    `num_burnin_steps + num_samples / num_chains` draws, and a draw takes a gradient of the log
-    density for each leapfrog step, half of `num_leapfrog_steps` on average. Chains mix best in a
-    smooth density, of networks that are small, have a smooth activation such as the tanh of
+    R-hat compares the variance between chains, and halves of chains, with that within them. It is 1
+    for chains that have mixed. Above 1.1 the samples do not represent the density: their means and
+    intervals depend on where the chains started. A `UserWarning` says so, and names values of
+
+    *   `num_leapfrog_steps`, if trajectories are shorter than a normal density is wide: π / ε for a
+        step size of ε;
+    *   `num_samples`, for an R-hat of 1.1 if R-hat² - 1 falls as one over the number of samples. It
+        does unless chains are stuck in different modes.
+
+    Each chain takes `num_burnin_steps + num_samples / num_chains` draws. A draw takes a gradient of
+    the log density for each leapfrog step, half of `num_leapfrog_steps` on average. Chains mix best
+    in a smooth density, of networks that are small, have a smooth activation such as the tanh of
     `RealNVPVector`, and are trained with weight decay. `examples/complete.py` completes 200 digits
-    by such a flow. That of the preset `digits` needs smaller steps, each of which costs more.
+    by such a flow. The flow of the preset `digits` needs smaller steps, each of which costs more.
+    With the defaults, ten lower halves of digits take a minute on two cores, and R-hat is 1.2 to
+    2.2. With `num_samples=1600` and `num_leapfrog_steps=42` it is ten minutes, and 1.02 to 1.10.
 
     #### Example
 
@@ -110,9 +123,9 @@ def complete(
     ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4))
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
     >>> is_known = np.arange(4).reshape(4, 1, 1) < 2          # of rows
-    >>> completion = latents.complete(flow, images, is_known, 40, num_burnin_steps=20)
+    >>> completion = latents.complete(flow, images, is_known, 200, num_burnin_steps=20)
     >>> completion.samples.shape, completion.samples.dtype.name
-    ((40, 3, 4, 4, 1), 'uint8')
+    ((200, 3, 4, 4, 1), 'uint8')
     >>> bool((completion.samples[:, :, :2] == images[:, :2]).all())
     True
     >>> completion.samples.mean(axis=0).shape                 # the posterior mean
@@ -136,6 +149,9 @@ def complete(
       num_burnin_steps: number of draws of each chain that adapt its step size and are left out.
       num_leapfrog_steps: largest number of leapfrog steps of a draw.
       seed: one or two integers. Equal seeds give equal samples.
+
+    Warns:
+      UserWarning: if R-hat of an event is above 1.1.
 
     Returns:
       A `Completion`. Means and quantiles of its samples over the first axis are estimates and
@@ -194,7 +210,7 @@ def complete(
     shape = [num_chains, len(events), support.size]
     starts = tf.random.stateless_normal(shape, seeds[1], dtype=flow.dtype)
     num_draws = -(-num_samples // num_chains)
-    states, is_accepted = _sample_chains(
+    states, is_accepted, step_sizes = _sample_chains(
         lambda z: log_prob(to_coordinates(z)),
         starts,
         num_draws,
@@ -206,6 +222,7 @@ def complete(
     reduction = tfp.mcmc.potential_scale_reduction(x, split_chains=True).numpy()
     r_hat = np.where(support.is_known, 1.0, np.sqrt(reduction)).max(axis=-1)
     samples = x.reshape(-1, *events.shape)[:num_samples]
+    _warn_unless_mixed(r_hat, step_sizes, num_samples, num_leapfrog_steps)
     return Completion(support.as_events(samples), r_hat, is_accepted.mean(axis=(0, 1)))
 
 
@@ -358,8 +375,11 @@ def _sample_chains(
     num_burnin_steps: int,
     num_leapfrog_steps: int,
     seed: tf.Tensor,
-) -> tuple[list[tf.Tensor], np.ndarray]:
-    """Returns states and acceptance after burn-in, of chains of HMC from `starts` [C, N, D]."""
+) -> tuple[list[tf.Tensor], np.ndarray, np.ndarray]:
+    """Returns states and acceptance after burn-in, of chains of HMC from `starts` [C, N, D].
+
+    The last result is the step size of each event, [N].
+    """
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
         tfp.mcmc.HamiltonianMonteCarlo(
             target_log_prob,
@@ -401,4 +421,35 @@ def _sample_chains(
         if number >= num_burnin_steps:
             states.append(state)
             is_accepted.append(results.inner_results.is_accepted.numpy())
-    return states, np.stack(is_accepted)
+    return states, np.stack(is_accepted), results.new_step_size.numpy().reshape(-1)
+
+
+def _warn_unless_mixed(
+    r_hat: np.ndarray, step_sizes: np.ndarray, num_samples: int, num_leapfrog_steps: int
+) -> None:
+    is_mixed = r_hat <= _LARGEST_R_HAT
+    if is_mixed.all():
+        return
+    r_hat = r_hat[~is_mixed]
+    # A chain that never moved has no variance.
+    largest = r_hat.max() if np.isfinite(r_hat).all() else np.inf
+    longer = math.ceil(np.pi / np.median(step_sizes[~is_mixed]))
+    factor = (largest**2 - 1) / (_LARGEST_R_HAT**2 - 1)
+    advice = []
+    if longer > num_leapfrog_steps:
+        advice.append(f"num_leapfrog_steps from {num_leapfrog_steps} to {longer:,}")
+    if np.isfinite(factor):
+        advice.append(f"num_samples from {num_samples:,} to {_rounded_up(factor * num_samples):,}")
+    to_raise = " and, if that is not enough, ".join(advice) or "num_burnin_steps"
+    warnings.warn(
+        f"complete: the chains of {len(r_hat)} of {len(is_mixed)} events have not mixed, so that "
+        f"means and intervals of their samples are not reliable: R-hat is up to {largest:.2f}, and "
+        f"should be below {_LARGEST_R_HAT}. Raise {to_raise}. The time grows in proportion.",
+        stacklevel=3,
+    )
+
+
+def _rounded_up(number: float) -> int:
+    """Returns a number with two digits that are not zero."""
+    unit = 10 ** max(math.floor(math.log10(number)) - 1, 0)
+    return math.ceil(number / unit) * unit

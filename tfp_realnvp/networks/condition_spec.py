@@ -164,8 +164,12 @@ class ConditionSpec:
 
     def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
         """Returns the static leading shape of conditions, the result of `as_tensor`."""
-        event = self._shape_of_one(condition.dtype)
-        return condition.shape[: condition.shape.rank - len(event)]
+        return condition.shape[: condition.shape.rank - self.ndims_of(condition)]
+
+    def ndims_of(self, condition: Any) -> int:
+        """Returns the rank of one of the conditions: `event_ndims`, or 1 for weights of classes."""
+        dtype = condition.dtype if hasattr(condition, "dtype") else np.asarray(condition).dtype
+        return len(self._shape_of_one(tf.as_dtype(dtype)))
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
         """Returns conditions [B, ...], missing where `is_left_out`, [B], is true."""

@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector
 from tfp_realnvp.distributions import find_condition_spec, route
 from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal.layer_variables import link_trainable
 
 __all__ = ["TrackedVariables", "build_networks", "find_bijectors", "find_scales"]
 
@@ -44,6 +45,8 @@ class TrackedVariables(keras.layers.Layer):
             keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=f"variable_{i}")
             for i, v in enumerate(variables)
         ]
+        for variable in self.wrapped:
+            link_trainable(variable)
         self.built = True
 
 
