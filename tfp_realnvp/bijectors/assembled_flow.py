@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -29,6 +29,8 @@ class AssembledFlow(FlowBijector):
     The argument `flow` holds all networks and statistics. Copies share it; `config` leaves it out,
     and has the values of all other arguments, defaults included.
     """
+
+    architecture_type: ClassVar[type[Architecture]]
 
     def __init__(
         self,
@@ -105,8 +107,8 @@ class AssembledFlow(FlowBijector):
         Args:
           **overrides: constructor arguments.
         """
-        architecture = type(self.architecture)
-        options = architecture.resolve({**self.parameters, **overrides}, strict=False)
+        arguments = {**self.parameters, **overrides}
+        options = self.architecture_type.resolve(arguments, strict=False)
         kept = {name: options[name] for name in options if name not in {*overrides, *_SYNONYMS}}
         return super().copy(**{**kept, **overrides})
 

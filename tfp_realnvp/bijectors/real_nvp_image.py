@@ -83,6 +83,8 @@ class RealNVPImage(AssembledFlow):
     that the paper leaves open are those of the authors' code (tensorflow/models, real_nvp).
     """
 
+    architecture_type = ImageArchitecture
+
     def __init__(
         self,
         image_shape: Sequence[int | None],

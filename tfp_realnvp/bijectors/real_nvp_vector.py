@@ -67,6 +67,8 @@ class RealNVPVector(AssembledFlow):
     3.2, for its use with vectors.
     """
 
+    architecture_type = VectorArchitecture
+
     def __init__(
         self,
         event_size: int,

@@ -21,13 +21,10 @@ __all__ = ["VariationalDequantization"]
 tfd = tfp.distributions
 
 # Arguments of the flow g that are not those of the caller.
-_OF_THE_IMAGE = (
-    "alpha",
-    "scale_pixels",
-    "conditional_event_shape",
-    "num_classes",
-    "condition_dropout",
-)
+_OF_THE_IMAGE = {
+    *("alpha", "scale_pixels"),
+    *("conditional_event_shape", "num_classes", "condition_dropout", "embedding_size"),
+}
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -90,14 +87,12 @@ class VariationalDequantization(tf.Module):
           TypeError: if an argument has a wrong type.
         """
         dtype = validation.float_dtype(dtype, name)
-        refused = {key: value for key, value in kwargs.items() if key in _OF_THE_IMAGE}
-        if any(value is not None and value is not False for value in refused.values()):
-            raise ValueError(
-                f"{name}: expected no {', '.join(_OF_THE_IMAGE)}, the condition is the image and "
-                f"events are real numbers, got {refused}."
-            )
+        for option in _OF_THE_IMAGE & kwargs.keys():
+            expected = f"{name}: expected no {option}, the condition is the image and g maps reals"
+            validation.require(kwargs[option] in (None, False), expected, kwargs[option])
         super().__init__(name=name)
-        arguments = {"normalization": None, "network_fn": shallow_conv, **kwargs, "alpha": None}
+        kwargs = {key: value for key, value in kwargs.items() if key not in _OF_THE_IMAGE}
+        arguments = {"normalization": None, "network_fn": shallow_conv, "alpha": None, **kwargs}
         self.num_values = validation.integer(
             num_values, 2, f"{name}: expected num_values of at least 2"
         )
@@ -147,8 +142,7 @@ class VariationalDequantization(tf.Module):
     def config(self) -> dict[str, Any]:
         """Constructor arguments that make an equal dequantizer with new networks, all by name."""
         flow = self.bijector.config
-        excluded = {*_OF_THE_IMAGE, "embedding_size"}
-        options = {name: value for name, value in flow.items() if name not in excluded}
+        options = {name: value for name, value in flow.items() if name not in _OF_THE_IMAGE}
         return {**options, "num_values": self.num_values, "dtype": self.dtype, "name": self.name}
 
     def get_config(self) -> dict[str, Any]:
@@ -158,4 +152,8 @@ class VariationalDequantization(tf.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> VariationalDequantization:
         """Returns a dequantizer with new networks."""
+        config = {
+            name: keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
+            for name, value in config.items()
+        }
         return cls(**{**config, "dtype": tf.as_dtype(config["dtype"])})

@@ -456,7 +456,7 @@ class FlowModel(keras.Model):
             "name": self.name,
             "distribution": keras_config.serialize_distribution(self.distribution),
             "dequantize": self.dequantize,
-            "dequantizer": keras.saving.serialize_keras_object(self.dequantizer),
+            "dequantizer": keras_config.serialize_dequantizer(self.dequantizer),
             "seed": self.seed,
         }
 
@@ -470,7 +470,7 @@ class FlowModel(keras.Model):
         """
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = keras_config.deserialize_distribution(config["distribution"])
-            dequantizer = keras.saving.deserialize_keras_object(config.get("dequantizer"))
+            dequantizer = keras_config.deserialize_dequantizer(config.get("dequantizer"))
         return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
 
     def get_compile_config(self) -> dict[str, Any]:
