@@ -463,6 +463,8 @@ def _check_weights(
     with tempfile.TemporaryDirectory() as folder:
         model.save_weights(f"{folder}/{_WEIGHTS}")
         expected = _declared_weights(pathlib.Path(folder) / _WEIGHTS)
+    if not expected.keys() <= declared.keys():
+        expected = _with_positions(expected, model)
     for name in sorted({*expected, *declared}):
         here, there = (
             "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
@@ -473,6 +475,18 @@ def _check_weights(
                 f"from_preset: expected the weights of the model in {_CONFIG}, {name}: {here}, in "
                 f"{path}, got {there}."
             )
+
+
+def _with_positions(expected: dict[str, Any], model: keras.Model) -> dict[str, Any]:
+    """Returns the arrays of a file of 0.2.0: variables outside networks are there by position."""
+    layer = getattr(model, "other_variables", None)
+    positions = {} if layer is None else {v.name: i for i, v in enumerate(layer.wrapped)}
+
+    def renamed(name: str) -> str:
+        head, _, tail = name.rpartition("/")
+        return f"{head}/{positions.get(tail, tail)}"
+
+    return {renamed(name): array for name, array in expected.items()}
 
 
 def _refusal(expected: str, error: BaseException) -> ValueError:
