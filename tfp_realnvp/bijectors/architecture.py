@@ -58,7 +58,7 @@ _TRANSFORMERS: dict[str, Callable[[], Transformer]] = {
         num_components=8, max_log_scale=5.0, max_log_factor=3.0
     ),
 }
-_CONV_RES_NET = {"output_scale": 0.1, "momentum": 0.9, "epsilon": 1e-4}
+_CONV_RES_NET = {"num_heads": 0, "output_scale": 0.1, "momentum": 0.9, "epsilon": 1e-4}
 
 
 def _has_condition(options: Options) -> bool:

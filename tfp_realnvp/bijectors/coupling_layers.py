@@ -133,7 +133,7 @@ def coupling(
         "name": f"{name}_coupling",
     }
     if architecture.transformer == "affine":
-        return AffineCoupling(mask, network, scale=transformer.scale, **options)
+        return AffineCoupling(mask, network, use_scale=True, scale=transformer.scale, **options)
     if architecture.transformer == "additive":
         return AffineCoupling(mask, network, use_scale=False, **options)
     return Coupling(mask, network, transformer, **options)

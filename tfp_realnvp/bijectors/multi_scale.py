@@ -112,4 +112,5 @@ def shallow_conv(
     """Returns the network of a coupling of `RealNVPImage.compact`: its `network_fn`."""
     del input_channels
     parity = mask.parity if isinstance(mask, CheckerboardMask) else None
-    return ShallowConv(output_channels, checkerboard_parity=parity, **kwargs)
+    options = {"checkerboard_parity": parity, "num_heads": 0, **kwargs}
+    return ShallowConv(output_channels, **options)

@@ -100,13 +100,13 @@ class RealNVPImage(AssembledFlow):
         use_scale: bool | None = None,
         transformer: str | TransformerFn | None = None,
         invertible_conv: bool = False,
-        split_prior: bool = False,
+        split_prior: bool | None = None,
         attention: int | None = None,
         masks: Sequence[Mask] | None = None,
-        patch_size: int = 1,
+        patch_size: int | None = None,
         recompute: bool = False,
         alpha: float | None = 0.05,
-        scale_pixels: bool = False,
+        scale_pixels: bool | None = None,
         num_values: int | None = None,
         network_fn: NetworkFn | None = None,
         network_dtype: str | None = None,
@@ -145,20 +145,22 @@ class RealNVPImage(AssembledFlow):
             function that returns a new `Transformer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether each half that is factored out has a learned prior: an affine
-            coupling, given the other half, that starts as the identity. Only with several scales.
+            coupling, given the other half, that starts as the identity; by default `False`. Only
+            with several scales.
           attention: heads of the self-attention in all networks that see a halved image, including
             the first scale's channel-wise couplings; by default 0, for none. It starts as the
             identity. With `masks`, heads of all networks; by default 8 of a `VisionTransformer`.
           masks: masks of all couplings, from data to latents. There is then one scale, nothing is
             factored out, and the height and width are those of `image_shape`; see `jet`.
-          patch_size: side of the squares of pixels, each of which is one position for `masks`.
+          patch_size: side of the squares of pixels, each of which is one position for `masks`; by
+            default 1.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass. Only with
             networks that are Keras layers.
           alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
             real numbers.
-          scale_pixels: whether pixel values are scaled to [-1, 1) without a logit; for an `alpha`
-            of `None`.
+          scale_pixels: whether pixel values are scaled to [-1, 1) without a logit; by default
+            `False`. Only with an `alpha` of `None`.
           num_values: number of gray levels; by default 256. Only with a logit or `scale_pixels`.
           network_fn: function that returns the network of a coupling; by default the paper's
             `ConvResNet`, with `masks` a `VisionTransformer`. It gets the keyword arguments `mask`,

@@ -92,7 +92,7 @@ class VariationalDequantization(tf.Module):
             validation.require(kwargs[option] in (None, False), expected, kwargs[option])
         super().__init__(name=name)
         kwargs = {key: value for key, value in kwargs.items() if key not in _OF_THE_IMAGE}
-        arguments = {"normalization": None, "network_fn": shallow_conv, "alpha": None, **kwargs}
+        arguments = {"normalization": None, "network_fn": shallow_conv, **kwargs}
         self.num_values = validation.integer(
             num_values, 2, f"{name}: expected num_values of at least 2"
         )
@@ -102,6 +102,8 @@ class VariationalDequantization(tf.Module):
             num_scales,
             num_filters=num_filters,
             num_couplings=num_couplings,
+            alpha=None,
+            scale_pixels=False,
             conditional_event_shape=image_shape,
             dtype=dtype,
             name=f"{name}_flow",

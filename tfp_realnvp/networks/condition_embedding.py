@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
@@ -105,6 +106,11 @@ class ConditionEmbedding(keras.layers.Layer):
             # that occur several times: their rows are not added up.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = self._embed(one_hot)
+            # Where XLA compiles, no assertion can find a label that is out of range.
+            lowest = -1 if self.spec.may_be_missing else 0
+            is_label = (condition >= lowest) & (condition < self.spec.num_classes)
+            nan = tf.constant(np.nan, embedded.dtype)
+            embedded = tf.where(is_label[..., tf.newaxis], embedded, nan)
         else:
             axes = [-3, -2, -1] if self.spec.event_ndims == 3 else [-1]
             is_nan = tf.math.is_nan(condition)

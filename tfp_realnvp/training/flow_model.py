@@ -16,6 +16,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
+from tfp_realnvp.networks.condition_spec import sentences_of_labels
 from tfp_realnvp.serialization import keras_config, presets, saved_model
 from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.annealing import CosineAnnealing
@@ -405,7 +406,8 @@ class FlowModel(keras.Model):
             callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
             arguments["callbacks"] = [annealing, *callbacks]
         try:
-            history = super().fit(**arguments)
+            with sentences_of_labels():
+                history = super().fit(**arguments)
         finally:
             annealing.restore()
         self._guard.raise_failure(self.trainable_variables)
@@ -423,7 +425,8 @@ class FlowModel(keras.Model):
                 results = super().evaluate(x, *args, **kwargs)
         else:
             arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
-            results = super().evaluate(**arguments)
+            with sentences_of_labels():
+                results = super().evaluate(**arguments)
         if not self._loss_tracker.count.numpy():
             raise ValueError("FlowModel.evaluate: expected data, got an empty dataset.")
         warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
@@ -437,7 +440,8 @@ class FlowModel(keras.Model):
         arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
         self._evaluation_batch.assign(0)
         try:
-            log_prob = super().predict(**arguments)
+            with sentences_of_labels():
+                log_prob = super().predict(**arguments)
         except private_api.NoBatchError as error:
             message = "FlowModel.predict: expected data, got an empty dataset."
             raise ValueError(message) from error
