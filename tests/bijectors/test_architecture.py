@@ -99,7 +99,10 @@ def _shared(make, name):
         (lambda: _affine(use_scale=False, scale=0.5), "a scale only with use_scale=True, got 0.5"),
         (lambda: _affine(conditional_event_shape=[3]), "an argument `conditional_input`"),
         (lambda: _conditional(4), r"conditional_event_shape of the network, \(3,\), got \(4,\)"),
-        (lambda: _shared(tfr.BatchNormalization, "moving"), "expected moving of 3 channels.* got 2"),
+        (
+            lambda: _shared(tfr.BatchNormalization, "moving"),
+            "moving of 3 channels.* got 2",
+        ),
         (lambda: _shared(tfr.ActNorm, "learned"), "expected learned of 3 channels.*, got 2"),
         (lambda: _shared(tfr.InvertibleConv1x1, "factors"), r"factors of float32.*\[3, 3\]"),
         (lambda: tfr.ConditionEmbedding([4, 4, 1], size=8), "size only of the embedding of labels"),

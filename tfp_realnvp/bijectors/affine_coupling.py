@@ -75,7 +75,7 @@ class AffineCoupling(Coupling):
 
         Raises:
           TypeError: if `scale` is neither a number nor a variable, or as in `Coupling`.
-          ValueError: if `scale` is not finite, or is given without `use_scale`, or as in `Coupling`.
+          ValueError: if `scale` is not finite, or given without `use_scale`, or as in `Coupling`.
         """
         parameters = dict(locals())
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")

@@ -45,8 +45,8 @@ __all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
 _Architecture = TypeVar("_Architecture", bound="Architecture")
 
-# A name stands for these values, whatever the defaults of the parts are: a model that was saved with
-# the name stays what it is.
+# A name stands for these values, whatever the defaults of the parts are: a model that was saved
+# with the name stays what it is.
 _TRANSFORMERS: dict[str, Callable[[], Transformer]] = {
     "affine": Affine,
     "sigmoid_affine": SigmoidAffine,

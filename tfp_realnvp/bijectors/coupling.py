@@ -95,8 +95,8 @@ class Coupling(FlowBijector):
           TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
             `Transformer`, `dtype` is not float32 or float64, or a flag is not a bool.
           ValueError: if `conditional_event_shape` is given for a network without
-            `conditional_input` or with another shape, or the mask is one of positions and events are
-            vectors.
+            `conditional_input` or with another shape, or the mask is one of positions and events
+            are vectors.
         """
         if parameters is None:
             parameters = dict(locals())

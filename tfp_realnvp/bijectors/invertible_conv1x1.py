@@ -74,7 +74,10 @@ class InvertibleConv1x1(FlowBijector):
         is_valid = factors is None or isinstance(factors, PLUFactors)
         validation.require(is_valid, expected, factors, TypeError)
         if factors is not None:
-            shape, expected = [num_channels, num_channels], f"{name}: expected factors of {dtype.name}"
+            shape, expected = (
+                [num_channels, num_channels],
+                f"{name}: expected factors of {dtype.name}",
+            )
             existing = factors.off_diagonal
             fits = existing.shape == shape and existing.dtype == dtype
             validation.require(fits, f"{expected} and shape {shape}", existing)

@@ -463,8 +463,9 @@ def _check_weights(
     with tempfile.TemporaryDirectory() as folder:
         model.save_weights(f"{folder}/{_WEIGHTS}")
         expected = _declared_weights(pathlib.Path(folder) / _WEIGHTS)
-    if not expected.keys() <= declared.keys():
-        expected = _with_positions(expected, model)
+    numbered = _with_positions(expected, model)
+    if numbered.keys() == declared.keys():
+        expected = numbered
     for name in sorted({*expected, *declared}):
         here, there = (
             "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
