@@ -74,13 +74,10 @@ class InvertibleConv1x1(FlowBijector):
         is_valid = factors is None or isinstance(factors, PLUFactors)
         validation.require(is_valid, expected, factors, TypeError)
         if factors is not None:
-            shape, expected = (
-                [num_channels, num_channels],
-                f"{name}: expected factors of {dtype.name}",
-            )
-            existing = factors.off_diagonal
-            fits = existing.shape == shape and existing.dtype == dtype
-            validation.require(fits, f"{expected} and shape {shape}", existing)
+            shape, matrix = [num_channels, num_channels], factors.off_diagonal
+            expected = f"{name}: expected factors of {dtype.name} and shape {shape}"
+            fits = matrix.shape == shape and matrix.dtype == dtype
+            validation.require(fits, expected, matrix)
         with tf.name_scope(name):
             # A copy shares the variables.
             self._factors = PLUFactors(num_channels, dtype) if factors is None else factors

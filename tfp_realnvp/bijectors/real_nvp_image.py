@@ -137,8 +137,8 @@ class RealNVPImage(AssembledFlow):
             Only with several scales.
           normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
-          momentum: momentum of the moving statistics of the batch normalization after each coupling;
-            by default 0.9. (A `ConvResNet` has other statistics, with a momentum of 0.9.)
+          momentum: momentum of the moving statistics of the batch normalization after each
+            coupling; by default 0.9. (A `ConvResNet` has other statistics, with a momentum of 0.9.)
           use_scale: `False` is short for `transformer='additive'`.
           transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
             NICE, `'sigmoid_affine'`, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a

@@ -242,8 +242,8 @@ def sentences_of_labels() -> Iterator[None]:
     ...   with sentences_of_labels():
     ...     check(tf.constant([0, 7]))
     ... except ValueError as error:
-    ...   print(str(error)[-29:])
-    of the classes [..., 2], got [7].
+    ...   print(str(error).partition(', or ')[2])
+    weights of the classes [..., 2], got [7].
     """
     try:
         yield

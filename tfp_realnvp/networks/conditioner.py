@@ -114,7 +114,8 @@ class Conditioner(keras.layers.Layer):
             output_channels, 1, f"{self.name}: expected output_channels of at least 1"
         )
         if checkerboard_parity is not None:
-            expected = f"{self.name}: expected no checkerboard_parity, a {type(self).__name__} has no board"
+            kind, expected = type(self).__name__, f"{self.name}: expected no checkerboard_parity"
+            expected = f"{expected}, a {kind} has no board"
             validation.require(self._uses_board, expected, checkerboard_parity)
             checkerboard_parity = check_parity(checkerboard_parity)
         self.checkerboard_parity = checkerboard_parity

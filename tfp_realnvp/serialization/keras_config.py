@@ -54,9 +54,9 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     """Returns a configuration from which `deserialize_distribution` makes an equal distribution.
 
     The configuration holds the constructor arguments of the distribution, its base and its
-    bijectors, those of this package with their defaults, and the values of `tf.Variable` and `tfp.util.TransformedVariable` arguments. It
-    holds no network weights and no moving statistics: `FlowModel.save` and `tf.train.Checkpoint`
-    save those. It holds no code.
+    bijectors, all arguments of those of this package, and the values of `tf.Variable` and
+    `tfp.util.TransformedVariable` arguments. It holds no network weights and no moving statistics:
+    `FlowModel.save` and `tf.train.Checkpoint` save those. It holds no code.
 
     Supported are the distributions and bijectors of this package and of TFP. Networks, and the
     `network_fn` of `RealNVPImage`, must be loadable by Keras in its safe mode: Keras layers, and
@@ -117,15 +117,17 @@ def deserialize_dequantizer(
     """Returns the noise of a configuration, with newly initialized networks."""
     if config is None:
         return None
-    if "class_name" in config:
+    expected = distributions.VariationalDequantization
+    if config.get("class_name") == expected.__name__:
         # As Keras serializes it: the form of 0.2.0.
         arguments = {
             name: {"kind": "keras", "config": value} if isinstance(value, dict) else value
             for name, value in config["config"].items()
         }
-        name = f"tfp_realnvp.distributions.{config['class_name']}"
+        name = f"tfp_realnvp.distributions.{expected.__name__}"
         config = {"kind": "object", "class": name, "arguments": arguments}
-    expected = distributions.VariationalDequantization
+    elif "class_name" in config:
+        config = {"kind": "keras", "config": config}
     return _deserialize(config, expected, "a VariationalDequantization")
 
 
@@ -210,8 +212,8 @@ class _Serializer:
         else:
             # Masks and transformers: their attributes have the names of the arguments.
             arguments = {name: getattr(value, name) for name in signature if hasattr(value, name)}
-        # A default of this package may change, and must not change a saved model. Those of TFP can be
-        # objects that have no description.
+        # A default of this package may change, and must not change a saved model. Defaults of TFP
+        # can be objects without a description.
         names_all = namespace.startswith("tfp_realnvp")
         return {
             name: self.describe(argument, f"{path}.{name}")

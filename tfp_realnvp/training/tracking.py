@@ -38,7 +38,7 @@ class TrackedVariables(keras.layers.Layer):
     >>> from tfp_realnvp.training.tracking import TrackedVariables
     >>> layer = TrackedVariables({'loc': tf.Variable([1.0, 2.0])}, name='layer')
     >>> layer.count_params(), layer.variables[0].path
-    (2, 'layer/loc')
+    (2, 'loc')
     """
 
     @classmethod
@@ -52,7 +52,7 @@ class TrackedVariables(keras.layers.Layer):
           modules: a distribution, and its dequantizer if there is one.
         """
         of_networks = {id(v.value) for layer in networks for v in layer.variables}
-        variables = {}
+        variables: dict[str, tf.Variable] = {}
         for root, module in zip(("distribution", "dequantizer"), modules, strict=False):
             names = variable_names(module, root)
             for variable in module.variables:
