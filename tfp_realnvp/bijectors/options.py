@@ -76,13 +76,20 @@ def resolve(
             value = option.check(value, caller, option.name)
         else:
             otherwise = _value(option.otherwise, options)
-            if strict and value is not None and value != otherwise:
+            if strict and not (value is None or _is_equal(value, otherwise)):
                 raise ValueError(
                     f"{caller}: expected {option.name} only {option.when}, got {value!r}."
                 )
             value = otherwise
         setattr(options, option.name, value)
     return {option.name: getattr(options, option.name) for option in table}
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    try:
+        return bool(value == other)
+    except (TypeError, ValueError):  # For example of an array.
+        return False
 
 
 def _value(value: Any, options: Options) -> Any:
