@@ -70,7 +70,7 @@ flags.DEFINE_float(
 flags.DEFINE_enum(
     "transformer",
     None,
-    ["affine", "additive", "rational_quadratic_spline", "logistic_mixture"],
+    ["affine", "sigmoid_affine", "additive", "rational_quadratic_spline", "logistic_mixture"],
     "Transformer of the couplings; default: that of the configuration.",
 )
 flags.DEFINE_bool("invertible_conv", None, "An invertible 1×1 convolution before each coupling.")

@@ -1,11 +1,15 @@
 """What several test files need: random weights, autodiff Jacobians, tiny networks and images."""
 
+import dataclasses
+import inspect
+
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors import architecture
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
 from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
@@ -193,6 +197,56 @@ def assert_vectorizes(function, events):
     actual = tf.reshape(tape.batch_jacobian(values, events), np.shape(expected))
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def other_defaults(patch):
+    """Replaces the defaults of options, bijectors, masks, transformers and networks."""
+    for owner in (architecture.ImageArchitecture, architecture.VectorArchitecture):
+        table = [
+            dataclasses.replace(option, default=_other(option.name, option.default))
+            for option in owner.options
+        ]
+        patch.setattr(owner, "options", tuple(table))
+    public = (getattr(tfr, name) for name in dir(tfr))
+    kinds = (tfr.FlowBijector, tfr.Transformer, keras.layers.Layer, tfr.VariationalDequantization)
+    masks = (tfr.ChannelMask, tfr.CheckerboardMask, tfr.SpatialMask)
+    for owner in public:
+        # The defaults of the base class are for bijectors that are written, not saved.
+        is_part = isinstance(owner, type) and issubclass(owner, (*kinds, *masks))
+        if is_part and owner is not tfr.FlowBijector:
+            _replace_defaults(patch, owner)
+
+
+def _replace_defaults(patch, owner):
+    function = owner.__init__
+    if not inspect.isfunction(function):
+        return
+    parameters = inspect.signature(function).parameters
+    keyword = {k: _other(k, v) for k, v in (function.__kwdefaults__ or {}).items()}
+    with_default = [k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    values = function.__defaults__ or ()
+    names = with_default[len(with_default) - len(values) :]
+    patch.setattr(function, "__kwdefaults__", keyword)
+    patch.setattr(function, "__defaults__", tuple(map(_other, names, values)))
+
+
+def _other(name, value):
+    """Returns another value than a default."""
+    words = {"batch": "actnorm", "actnorm": "batch", "lu": None, "tanh": "swish", "relu": "tanh"}
+    words |= {"running": "batch", "plain": "factor_out", "checkerboard": "vertical_stripes"}
+    if name in ("validate_args", "trainable"):
+        return value
+    if isinstance(value, bool):
+        return not value
+    if name in ("parity", "event_ndims") and value is not None:
+        return {"parity": 1, "event_ndims": 4}[name] - value
+    if isinstance(value, int):
+        return value + 2
+    if isinstance(value, float):
+        return 0.7 * value
+    if isinstance(value, str):
+        return words.get(value, f"other_{value}")
+    return value
 
 
 class CountingLayer(keras.layers.Layer):

@@ -1,5 +1,6 @@
 """`model.save` and `keras.models.load_model` in the same process and in another one."""
 
+import inspect
 import subprocess
 import sys
 import warnings
@@ -17,12 +18,14 @@ from flow_testing import (
     image_flow,
     network,
     normal,
+    other_defaults,
     randomize,
 )
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
 from tfp_realnvp.distributions import find_condition_spec, takes_condition
+from tfp_realnvp.serialization import keras_config
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -286,6 +289,39 @@ def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
     assert len(loaded.distribution.variables) == len(flow.variables)
     trainable = [len(each.trainable_variables) for each in (loaded.distribution, flow)]
     assert trainable[0] == trainable[1] > 0
+
+
+def test_a_changed_default_changes_no_saved_model(tmp_path, monkeypatch):
+    parts = {"by hand": "sample", "labels by hand": "sample", "transformers by hand": "sample"}
+    models = {}
+    for name, base in {**parts, "labels": "of a class"}.items():
+        flow = tfd.TransformedDistribution(BASES[base](), randomize(BIJECTORS[name]()))
+        models[name] = tfr.FlowModel(flow)
+        models[name].save(tmp_path / f"{name}.keras")
+    other_defaults(monkeypatch)
+    for name, model in models.items():
+        assert_same(model, keras.models.load_model(tmp_path / f"{name}.keras"))
+
+
+@pytest.mark.parametrize("name", BIJECTORS)
+def test_a_configuration_names_every_argument(name):
+    base = BASES["of a class" if name.startswith("labels") else "sample"]()
+    distribution = tfd.TransformedDistribution(base, BIJECTORS[name]())
+    noise = tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=2)
+    config = tfr.FlowModel(distribution, dequantizer=noise).get_config()
+    # Through which copies share variables; and those of a dtype that a variable has.
+    shared = {"self", "flow", "moving", "learned", "factors", "parameters", "kwargs"}
+    pending, classes = [config], set()
+    while pending:
+        part = pending.pop()
+        pending += part.values() if isinstance(part, dict) else part if type(part) is list else []
+        if isinstance(part, dict) and str(part.get("class")).startswith("tfp_realnvp."):
+            found = keras_config.find_class(part["class"])
+            expected = set(inspect.signature(found.__init__).parameters) - shared
+            missing = expected - part["arguments"].keys()
+            assert missing <= ({"dtype"} if found is tfr.Affine else set()), found
+            classes.add(found)
+    assert tfr.VariationalDequantization in classes and len(classes) > 1
 
 
 def test_dtype_policy_of_networks_round_trips(tmp_path):

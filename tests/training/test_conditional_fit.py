@@ -402,7 +402,12 @@ def _call(model, method, images, conditions):
             _LABELS.astype(np.float32),
             r"labels in \[0, 5\), .*got float32 of shape \(8,\)",
         ),
-        ("labels", np.stack([_LABELS] * 2, 1), r"one for each event, got shape \(8, 2\)"),
+        ("labels", np.stack([_LABELS] * 2, 1), r"one for each event, got shape \(8, 2\)\."),
+        (
+            "labels",
+            np.eye(5, dtype=np.int64)[_LABELS],
+            r"one for each event, got shape \(8, 5\); .*`labels.argmax\(-1\)` .*`labels.astype",
+        ),
         ("labels", np.zeros([8, 4]), r"got float32 of shape \(8, 4\)"),
         ("vectors", np.zeros([8, 2]), r"vectors \[..., 3\], got float32 of shape \(8, 2\)"),
         ("vectors", np.zeros([8, 1, 3]), r"one for each event, got shape \(8, 1, 3\)"),
@@ -428,9 +433,39 @@ def test_datasets_of_conditions_that_are_not_as_declared(labels, method):
 
 
 @pytest.mark.graph
-def test_labels_of_a_dataset_that_are_out_of_range():
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"integer labels in \[0, 5\)"):
-        _MODELS["labels"].predict(_dataset((_IMAGES, _LABELS + 1)), verbose=0)
+@each_method
+def test_labels_of_a_dataset_that_are_out_of_range(method):
+    labels = np.where(_LABELS < 2, _LABELS - 3, _LABELS + 4)
+    expected = r"FlowModel: expected a .*integer labels in \[0, 5\), or weights .*, got \[-3, -2, "
+    with pytest.raises(ValueError, match=expected):
+        getattr(_model(), method)(_dataset((_IMAGES, labels)), verbose=0)
+
+
+@pytest.mark.graph
+def test_labels_that_are_out_of_range_under_xla():
+    # XLA drops assertions.
+    model = _model(jit_compile=True)
+    before = [variable.numpy() for variable in model.variables]
+    with pytest.raises(tfr.NonFiniteLossError):
+        model.fit(_dataset((_IMAGES, _LABELS + 1)), verbose=0)
+    for variable, value in zip(model.trainable_variables, before, strict=False):
+        assert np.isfinite(variable).all() and np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("call", [tfr.condition, None])
+def test_one_hot_integers(call):
+    flow, one_hot = ft.conditional_distribution("labels", "user"), np.eye(5, dtype=int)[[3, 1]]
+    x = ft.pixels([2, *_IMAGES.shape[1:]])
+
+    def log_prob(condition):
+        if call is None:
+            return flow.log_prob(x, bijector_kwargs={"conditional_input": condition})
+        return call(flow, condition).log_prob(x)
+
+    with pytest.raises(ValueError, match=r"broadcast, got .*; .*`labels.argmax\(-1\)` are"):
+        log_prob(one_hot)
+    expected = log_prob(one_hot.argmax(-1))
+    np.testing.assert_allclose(log_prob(one_hot.astype("float32")), expected, rtol=1e-5)
 
 
 @each_method

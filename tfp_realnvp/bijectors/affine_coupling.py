@@ -51,7 +51,7 @@ class AffineCoupling(Coupling):
         network: Callable[..., tf.Tensor],
         *,
         use_scale: bool = True,
-        scale: float | tf.Variable = 1.0,
+        scale: float | tf.Variable | None = None,
         conditional_event_shape: Sequence[int | None] | None = None,
         event_ndims: int = 3,
         dtype: Any = tf.float32,
@@ -65,7 +65,8 @@ class AffineCoupling(Coupling):
           network: as in `Coupling`. Its output is [B, H, W, 2c], first `t`, then the argument of
             tanh; [B, H, W, c] without `use_scale`.
           use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
-          scale: the initial value of the trainable scale of tanh, or the variable itself.
+          scale: the initial value of the trainable scale of tanh, by default 1, or the variable
+            itself. Only with `use_scale`.
           conditional_event_shape: as in `Coupling`.
           event_ndims: as in `Coupling`.
           dtype: as in `Coupling`.
@@ -74,13 +75,17 @@ class AffineCoupling(Coupling):
 
         Raises:
           TypeError: if `scale` is neither a number nor a variable, or as in `Coupling`.
-          ValueError: if `scale` is not finite, or as in `Coupling`.
+          ValueError: if `scale` is not finite, or given without `use_scale`, or as in `Coupling`.
         """
         parameters = dict(locals())
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")
         dtype = validation.float_dtype(dtype, name)
         if use_scale:
+            scale = 1.0 if scale is None else scale
             _check_scale(scale, dtype, name)
+        else:
+            expected = f"{name}: expected a scale only with use_scale=True"
+            validation.require(scale is None, expected, scale)
         with tf.name_scope(name):
             transformer = Affine(scale, dtype) if use_scale else Additive()
         # A copy shares the variable, as it shares the network.

@@ -1,4 +1,4 @@
-"""The options of whole flows: each is a field here, with its check."""
+"""The options of whole flows: their tables, and the architectures that follow from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.bijectors.flow_chain import RECOMPUTE_APPLIES
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
+from tfp_realnvp.bijectors.options import (
+    Option,
+    Options,
+    check_choice,
+    check_flag,
+    check_integer,
+    resolve,
+)
 from tfp_realnvp.bijectors.transformers import (
     Additive,
     Affine,
@@ -23,47 +32,144 @@ from tfp_realnvp.bijectors.transformers import (
     TransformerFn,
 )
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import ConditionSpec, ConvResNet, DenseResNet, VisionTransformer
+from tfp_realnvp.networks import (
+    ConditionSpec,
+    ConvResNet,
+    DenseResNet,
+    VisionTransformer,
+    checked_condition_shape,
+)
 
 __all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture"]
 
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
 _Architecture = TypeVar("_Architecture", bound="Architecture")
 
-_TRANSFORMERS: dict[str, Callable[..., Transformer]] = {
+# A name stands for these values, whatever the defaults of the parts are: a model that was saved
+# with the name stays what it is.
+_TRANSFORMERS: dict[str, Callable[[], Transformer]] = {
     "affine": Affine,
     "sigmoid_affine": SigmoidAffine,
     "additive": Additive,
-    "rational_quadratic_spline": RationalQuadraticSpline,
-    "logistic_mixture": LogisticMixture,
+    "rational_quadratic_spline": lambda: RationalQuadraticSpline(
+        num_bins=8, bound=8.0, min_bin_size=1e-3, min_slope=1e-3
+    ),
+    "logistic_mixture": lambda: LogisticMixture(
+        num_components=8, max_log_scale=5.0, max_log_factor=3.0
+    ),
 }
+_CONV_RES_NET = {"num_heads": 0, "output_scale": 0.1, "momentum": 0.9, "epsilon": 1e-4}
+
+
+def _has_condition(options: Options) -> bool:
+    return options.conditional_event_shape is not None or options.num_classes is not None
+
+
+def _is_embedded(options: Options) -> bool:
+    shape = options.conditional_event_shape
+    return options.num_classes is not None or (shape is not None and len(shape) == 1)
+
+
+def _has_default_network(options: Options) -> bool:
+    return options.network_fn is None
+
+
+def _has_batch_norm(options: Options) -> bool:
+    return options.normalization == "batch"
+
+
+def _check_condition_shape(value: Any, caller: str, name: str) -> Any:
+    del caller, name
+    if value is not None:
+        checked_condition_shape(value)
+    return value
+
+
+def _check_network_fn(value: Any, caller: str, name: str) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{caller}: expected a function as {name}, got {value!r}.")
+    return value
+
+
+def _check_transformer(value: Any, caller: str, name: str) -> Any:
+    return value if callable(value) else check_choice(*_TRANSFORMERS)(value, caller, name)
+
+
+def _check_activation(value: Any, caller: str, name: str) -> Any:
+    expected = f"{caller}: expected the name of an {name}"
+    validation.require(isinstance(value, str), expected, value, TypeError)
+    return value
+
+
+def _check_momentum(value: Any, caller: str, name: str) -> Any:
+    del name
+    return validation.momentum(value, caller)
+
+
+def _options(
+    *before: Option, num_couplings: Option, default_num_blocks: int, last: Sequence[Option]
+) -> tuple[Option, ...]:
+    """Returns a table of options, those of all flows between those of one."""
+    return (
+        *before,
+        num_couplings,
+        Option("num_filters", check_integer(1)),
+        Option("network_fn", _check_network_fn),
+        Option(
+            "num_blocks",
+            check_integer(0),
+            default_num_blocks,
+            _has_default_network,
+            "with the default network",
+        ),
+        Option("normalization", check_choice("batch", "actnorm", None)),
+        Option("momentum", _check_momentum, 0.9, _has_batch_norm, "with normalization='batch'"),
+        Option(
+            "use_scale",
+            check_flag,
+            True,
+            lambda options: options.transformer is None,
+            "without a transformer",
+            lambda options: options.transformer != "additive",
+        ),
+        Option(
+            "transformer",
+            _check_transformer,
+            lambda options: "affine" if options.use_scale else "additive",
+        ),
+        Option("conditional_event_shape", _check_condition_shape),
+        Option("num_classes"),
+        Option("condition_dropout", applies=_has_condition, when="with a condition"),
+        Option(
+            "embedding_size",
+            check_integer(1),
+            64,
+            _is_embedded,
+            "with labels or vectors as condition",
+        ),
+        *last,
+        Option("network_dtype"),
+        Option("recompute", check_flag, when=RECOMPUTE_APPLIES),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(abc.ABC):
     """The options that determine the networks and statistics of a flow.
 
-    Flows of equal architectures can share their networks. An option that has no effect beside the
-    others is an error. `RealNVPImage` and `RealNVPVector` document the options. A subclass also has
-    an attribute `mixing`, the mixing of channels before each coupling: `'lu'`, `'permutation'` or
-    `None`.
+    Flows of equal architectures can share their networks. The attributes have the names of the
+    options, which `RealNVPImage` and `RealNVPVector` document, but for the `condition`. A subclass
+    also has an attribute `mixing`, the mixing of channels before each coupling: `'lu'`,
+    `'permutation'` or `None`.
 
     Attributes:
-      num_couplings: number of couplings; for images, of checkerboard couplings in each scale.
-      num_filters: width of the networks.
-      num_blocks: residual blocks of the default network; `None` with a `network_fn`.
-      normalization: `'batch'`, `'actnorm'` or `None`.
-      momentum: momentum of batch normalization; `None` without batch normalization.
-      transformer: a name, or a function that returns a new `Transformer`.
-      network_fn: function that returns a network; `None` for the default network.
-      network_dtype: name of a Keras dtype policy.
+      options: the table of the options, also of those that do not determine networks: the check and
+        the default of each, and when it applies.
       condition: what the flow is conditional on; `None` without a condition.
-      embedding_size: length of the embedding of labels or vectors; `None` without them.
-      dtype: `tf.float32` or `tf.float64`.
 
     Raises:
-      ValueError: if an option is out of range, or has no effect.
-      TypeError: if an option has a wrong type.
+      ValueError: if options do not fit together.
+      TypeError: if `dtype` is not float32 or float64.
     """
 
     num_couplings: int
@@ -80,65 +186,35 @@ class Architecture(abc.ABC):
 
     flow_name: ClassVar[str]
     event_ndims: ClassVar[int]
-    default_num_blocks: ClassVar[int]
+    options: ClassVar[tuple[Option, ...]]
 
     def __post_init__(self) -> None:
-        self._integer("num_couplings", 1)
-        self._integer("num_filters", 1)
-        self._choice("normalization", ("batch", "actnorm", None))
-        if not callable(self.transformer):
-            self._choice("transformer", tuple(_TRANSFORMERS))
-        if self.network_fn is not None and not callable(self.network_fn):
-            raise TypeError(
-                f"{self.flow_name}: expected a function as network_fn, got {self.network_fn!r}."
-            )
         self._set("dtype", validation.float_dtype(self.dtype, self.flow_name))
         if self.network_dtype is None:
             is_double = self.dtype == tf.float64
             policy = "float64" if is_double else keras.config.dtype_policy().name
             self._set("network_dtype", policy)
-        is_default = self.network_fn is None
-        self._default("num_blocks", self.default_num_blocks, is_default, "with the default network")
-        if is_default:
-            self._integer("num_blocks", 0)
-        has_batch_norm = self.normalization == "batch"
-        self._default("momentum", 0.9, has_batch_norm, "with normalization='batch'")
-        if has_batch_norm:
-            validation.momentum(self.momentum, self.flow_name)
-        is_embedded = self.condition is not None and self.condition.event_ndims < 3
-        self._default("embedding_size", 64, is_embedded, "with labels or vectors as condition")
-        if is_embedded:
-            self._integer("embedding_size", 1)
 
     @classmethod
-    def of(cls: type[_Architecture], arguments: Mapping[str, Any]) -> _Architecture:
-        """Returns the architecture that the constructor arguments of a flow describe."""
-        options = {
-            field.name: arguments[field.name]
-            for field in dataclasses.fields(cls)
-            if field.name in arguments
-        }
-        use_scale, transformer = arguments["use_scale"], arguments["transformer"]
-        validation.flag(use_scale, f"{cls.flow_name}: expected a bool as use_scale")
-        if transformer is None:
-            transformer = "affine" if use_scale else "additive"
-        elif not use_scale:
-            raise ValueError(
-                f"{cls.flow_name}: expected either use_scale=False, which is the transformer "
-                f"'additive', or another transformer, got both: {transformer!r}."
-            )
-        shape, num_classes, dropout = (
-            arguments[name]
-            for name in ("conditional_event_shape", "num_classes", "condition_dropout")
-        )
+    def resolve(cls, arguments: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
+        """Returns the values of all options of a flow; see `options.resolve`.
+
+        Args:
+          arguments: the constructor arguments of the flow.
+          strict: whether an option without effect is an error; otherwise it is left out.
+        """
+        return resolve(cls.options, arguments, cls.flow_name, strict=strict)
+
+    @classmethod
+    def of(cls: type[_Architecture], options: Mapping[str, Any], dtype: Any) -> _Architecture:
+        """Returns the architecture of a flow with these options, the result of `resolve`."""
+        names = {field.name for field in dataclasses.fields(cls)}
         condition = None
+        shape, num_classes = options["conditional_event_shape"], options["num_classes"]
         if shape is not None or num_classes is not None:
-            condition = ConditionSpec(shape, num_classes, dropout)
-        elif dropout is not None:
-            raise ValueError(
-                f"{cls.flow_name}: expected condition_dropout only with a condition, got {dropout}."
-            )
-        return cls(**{**options, "transformer": transformer, "condition": condition})
+            condition = ConditionSpec(shape, num_classes, options["condition_dropout"])
+        values = {name: value for name, value in options.items() if name in names}
+        return cls(**values, condition=condition, dtype=dtype)
 
     @abc.abstractmethod
     def default_network(
@@ -154,53 +230,50 @@ class Architecture(abc.ABC):
     def new_transformer(self) -> Transformer:
         """Returns a new transformer for a coupling, with its own variables."""
         if self.transformer == "affine":
-            return Affine(dtype=self.dtype)
+            return Affine(1.0, self.dtype)
         make = self.transformer if callable(self.transformer) else _TRANSFORMERS[self.transformer]
         return make()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _default(self, name: str, default: Any, applies: bool, when: str) -> None:
-        """Sets an option that is `None` to its default; raises if it is set without effect."""
-        value = getattr(self, name)
-        if value is None and applies:
-            self._set(name, default)
-        elif value is not None and not applies:
-            raise ValueError(f"{self.flow_name}: expected {name} only {when}, got {value!r}.")
 
-    def _integer(self, name: str, at_least: int) -> None:
-        expected = f"{self.flow_name}: expected {name} of at least {at_least}"
-        self._set(name, validation.integer(getattr(self, name), at_least, expected))
+def _has_several_scales(options: Options) -> bool:
+    return options.num_scales > 1
 
-    def _choice(self, name: str, choices: Sequence[str | None]) -> None:
-        expected = f"{self.flow_name}: expected a {name}"
-        validation.choice(getattr(self, name), choices, expected)
 
-    def _flag(self, name: str) -> None:
-        validation.flag(getattr(self, name), f"{self.flow_name}: expected a bool as {name}")
+def _has_masks(options: Options) -> bool:
+    return options.masks is not None
+
+
+def _has_no_masks(options: Options) -> bool:
+    return options.masks is None
+
+
+def _check_masks(value: Any, caller: str, name: str) -> tuple[Mask, ...] | None:
+    if value is None:
+        return None
+    is_list = isinstance(value, Sequence) and len(value) > 0
+    are_masks = is_list and all(isinstance(mask, Mask) for mask in value)
+    validation.require(are_masks, f"{caller}: expected a list of {name}", value, TypeError)
+    return tuple(value)
+
+
+def _check_growth(value: Any, caller: str, name: str) -> Any:
+    expected = f"{caller}: expected a positive {name}"
+    return validation.real(value, lambda x: 0 < x < math.inf, expected)
+
+
+_SEVERAL_SCALES = "with several scales"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageArchitecture(Architecture):
-    """The options of `RealNVPImage`.
-
-    Attributes:
-      image_shape: (height, width, channels).
-      num_scales: number of scales.
-      num_channel_couplings: channel-wise couplings of each scale but the last.
-      filter_growth: factor by which feature maps grow when the side is halved.
-      invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
-      split_prior: whether there is a learned prior of the half that is factored out.
-      attention: heads of self-attention in networks that see halved images; 0 for none; with
-        `masks`, heads of all networks.
-      masks: masks of all couplings, which are on patches; `None` for couplings by scale.
-      patch_size: side of the patches.
-    """
+    """The options of `RealNVPImage`."""
 
     image_shape: Sequence[int | None]
-    num_scales: int | None
-    num_channel_couplings: int | None
+    num_scales: int
+    num_channel_couplings: int
     filter_growth: float
     invertible_conv: bool
     split_prior: bool
@@ -210,22 +283,70 @@ class ImageArchitecture(Architecture):
 
     flow_name: ClassVar[str] = "RealNVPImage"
     event_ndims: ClassVar[int] = 3
-    default_num_blocks: ClassVar[int] = 4
+    options: ClassVar[tuple[Option, ...]] = _options(
+        Option("image_shape", lambda value, caller, name: checked_image_shape(value, caller)),
+        Option("masks", _check_masks),
+        Option("patch_size", check_integer(1), 1, _has_masks, "with masks", 1),
+        Option(
+            "num_scales",
+            check_integer(1),
+            lambda options: _default_num_scales(options.image_shape, "RealNVPImage"),
+            _has_no_masks,
+            "without masks",
+            1,
+        ),
+        num_couplings=Option(
+            "num_couplings",
+            check_integer(1),
+            3,
+            _has_no_masks,
+            "without masks",
+            lambda options: len(options.masks),
+        ),
+        default_num_blocks=4,
+        last=[
+            Option(
+                "num_channel_couplings",
+                check_integer(0),
+                lambda options: options.num_couplings,
+                _has_several_scales,
+                _SEVERAL_SCALES,
+                0,
+            ),
+            Option("filter_growth", _check_growth, 2.0, _has_several_scales, _SEVERAL_SCALES, 1.0),
+            Option("split_prior", check_flag, False, _has_several_scales, _SEVERAL_SCALES, False),
+            Option(
+                "attention",
+                check_integer(0),
+                lambda options: 8 if _has_masks(options) and _has_default_network(options) else 0,
+                lambda options: _has_masks(options) or _has_several_scales(options),
+                f"{_SEVERAL_SCALES}, or with masks",
+                0,
+            ),
+            Option("invertible_conv", check_flag),
+            Option("alpha"),
+            Option(
+                "scale_pixels",
+                check_flag,
+                False,
+                lambda options: options.alpha is None,
+                "with alpha=None",
+                False,
+            ),
+            Option(
+                "num_values",
+                check_integer(2),
+                256,
+                lambda options: options.alpha is not None or options.scale_pixels,
+                "with an alpha or scale_pixels",
+            ),
+        ],
+    )
 
     def __post_init__(self) -> None:
-        self._set("image_shape", checked_image_shape(self.image_shape, self.flow_name))
-        self._integer("patch_size", 1)
-        if self.masks is not None:
-            self._check_masks()
-        elif self.patch_size > 1:
-            expected = f"{self.flow_name}: expected a patch_size only with masks"
-            raise ValueError(f"{expected}, got {self.patch_size}.")
-        elif self.num_couplings is None:
-            self._set("num_couplings", 3)
         super().__post_init__()
-        if self.num_scales is None:
-            self._set("num_scales", _default_num_scales(self.image_shape, self.flow_name))
-        self._integer("num_scales", 1)
+        if self.masks is not None:
+            self._check_patches()
         sides = [side for side in self.image_shape[:2] if side is not None]
         if self.num_scales > max_num_scales(sides):
             raise ValueError(
@@ -233,31 +354,14 @@ class ImageArchitecture(Architecture):
                 f"{self.num_scales - 1} times to at least 2, for num_scales={self.num_scales}, got "
                 f"image_shape {self.image_shape}."
             )
-        if self.num_channel_couplings is None:
-            self._set("num_channel_couplings", self.num_couplings)
-        self._integer("num_channel_couplings", 0)
-        expected = f"{self.flow_name}: expected a positive filter_growth"
-        validation.real(self.filter_growth, lambda x: 0 < x < math.inf, expected)
-        self._flag("invertible_conv")
-        self._flag("split_prior")
-        self._integer("attention", 0)
 
-    def _check_masks(self) -> None:
-        """Checks what couplings of patches need, and sets the options that they replace."""
-        expected = f"{self.flow_name}: expected a list of masks"
-        is_list = isinstance(self.masks, Sequence) and len(self.masks) > 0
-        are_masks = is_list and all(isinstance(mask, Mask) for mask in self.masks)
-        validation.require(are_masks, expected, self.masks, TypeError)
-        self._set("masks", tuple(self.masks))
-        replaced: dict[str, Any] = {"num_couplings": len(self.masks), "num_scales": 1}
-        replaced |= {"num_channel_couplings": 0, "filter_growth": 2.0, "split_prior": False}
-        for name, value in replaced.items():
-            self._default(name, value, True, "")
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{self.flow_name}: expected {name} only without masks, got "
-                    f"{getattr(self, name)!r}."
-                )
+    def _check_patches(self) -> None:
+        """Checks what couplings of patches need."""
+        if self.network_fn is None and self.attention < 1:
+            raise ValueError(
+                f"{self.flow_name}: expected attention of at least 1 with masks, the heads of a "
+                f"VisionTransformer, got {self.attention}; a network_fn gives other networks."
+            )
         has_spatial = any(isinstance(mask, SpatialMask) for mask in self.masks)
         divisor = self.patch_size * (2 if has_spatial else 1)
         if any(side is None or side % divisor for side in self.image_shape[:2]):
@@ -283,18 +387,13 @@ class ImageArchitecture(Architecture):
         if self.masks is not None:
             return VisionTransformer(output_channels, self.num_blocks, **kwargs)
         parity = mask.parity if isinstance(mask, CheckerboardMask) else None
-        return ConvResNet(output_channels, self.num_blocks, checkerboard_parity=parity, **kwargs)
+        options = {"checkerboard_parity": parity, **_CONV_RES_NET, **kwargs}
+        return ConvResNet(output_channels, self.num_blocks, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorArchitecture(Architecture):
-    """The options of `RealNVPVector`.
-
-    Attributes:
-      event_size: length of the vectors.
-      mixing: `'lu'`, `'permutation'` or `None`.
-      activation: activation of the default network; `None` with a `network_fn`.
-    """
+    """The options of `RealNVPVector`."""
 
     event_size: int
     mixing: str | None
@@ -302,18 +401,27 @@ class VectorArchitecture(Architecture):
 
     flow_name: ClassVar[str] = "RealNVPVector"
     event_ndims: ClassVar[int] = 1
-    default_num_blocks: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._integer("event_size", 1)
-        self._choice("mixing", ("lu", "permutation", None))
-        is_default = self.network_fn is None
-        self._default("activation", "tanh", is_default, "with the default network")
-        if is_default:
-            expected = f"{self.flow_name}: expected the name of an activation"
-            is_name = isinstance(self.activation, str)
-            validation.require(is_name, expected, self.activation, TypeError)
+    options: ClassVar[tuple[Option, ...]] = _options(
+        Option("event_size", check_integer(1)),
+        num_couplings=Option("num_couplings", check_integer(1)),
+        default_num_blocks=2,
+        last=[
+            Option(
+                "activation",
+                _check_activation,
+                "tanh",
+                _has_default_network,
+                "with the default network",
+            ),
+            Option(
+                "mixing",
+                check_choice("lu", "permutation", None),
+                applies=lambda options: options.event_size > 1 or options.mixing != "permutation",
+                when="with several elements, or 'lu'",
+            ),
+            Option("standardization"),
+        ],
+    )
 
     def default_network(self, *, mask: Mask, input_channels: int, **kwargs: Any) -> DenseResNet:
         """Returns a residual network of dense layers."""

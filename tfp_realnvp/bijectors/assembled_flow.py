@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -20,21 +20,26 @@ __all__ = ["AssembledFlow"]
 
 tfb = tfp.bijectors
 
+_SYNONYMS = ("transformer", "use_scale")
+
 
 class AssembledFlow(FlowBijector):
     """A flow that is built from an architecture: the base class of `RealNVPImage`.
 
-    The argument `flow` holds all networks and statistics. Copies share it; `config` leaves it out.
+    The argument `flow` holds all networks and statistics. Copies share it; `config` leaves it out,
+    and has the values of all other arguments, defaults included.
     """
+
+    architecture_type: ClassVar[type[Architecture]]
 
     def __init__(
         self,
         architecture: Architecture,
+        options: dict[str, Any],
         build: Callable[..., FlowChain],
         next_to_data: Sequence[tfb.Bijector],
         *,
         flow: FlowChain | None,
-        recompute: bool,
         validate_args: bool,
         parameters: dict[str, Any],
         name: str,
@@ -43,13 +48,13 @@ class AssembledFlow(FlowBijector):
 
         Args:
           architecture: the options of the networks in `flow`.
+          options: the values of all options, of `Architecture.resolve`.
           build: returns the flow of an architecture, given the shape of an embedded condition or
             `None`.
           next_to_data: bijectors between the flow and the data.
           flow: the attribute `flow` of a bijector of equal architecture; `None` makes a new one.
-          recompute: as in `FlowChain`.
           validate_args: as in `FlowBijector`.
-          parameters: as in `FlowBijector`; the constructor adds the flow.
+          parameters: as in `FlowBijector`; the constructor adds the flow and the options.
           name: as in `FlowBijector`.
 
         Raises:
@@ -61,12 +66,14 @@ class AssembledFlow(FlowBijector):
                 flow = _new_flow(architecture, build, name)
                 flow.architecture = architecture
             _check_shared_flow(flow, architecture, name)
-            parameters |= {"flow": flow, "network_dtype": architecture.network_dtype}
+            # Two names of one option: `config` has both, a copy may replace either.
+            values = {name: options[name] for name in options if name not in _SYNONYMS}
+            parameters |= {**values, "network_dtype": architecture.network_dtype, "flow": flow}
             self._flow = flow
             self._condition_spec = nested.condition_spec(flow)
             self._chain = FlowChain(
                 [*next_to_data, *flow.bijectors],
-                recompute=recompute,
+                recompute=options["recompute"],
                 event_ndims=event_ndims,
                 dtype=dtype,
             )
@@ -86,8 +93,25 @@ class AssembledFlow(FlowBijector):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with new networks."""
-        return {key: value for key, value in self.parameters.items() if key != "flow"}
+        """Constructor arguments that make an equal bijector with new networks, all by name."""
+        transformer = self.architecture.transformer
+        synonyms = {"transformer": transformer, "use_scale": transformer != "additive"}
+        config = {**self.parameters, **synonyms}
+        del config["flow"]
+        return config
+
+    def copy(self, **overrides: Any) -> AssembledFlow:
+        """Returns a copy with other constructor arguments, which shares the networks.
+
+        Options of this flow that have no effect beside the others are left out.
+
+        Args:
+          **overrides: constructor arguments.
+        """
+        arguments = {**self.parameters, **overrides}
+        options = self.architecture_type.resolve(arguments, strict=False)
+        kept = {name: options[name] for name in options if name not in {*overrides, *_SYNONYMS}}
+        return super().copy(**{**kept, **overrides})
 
     @property
     def flow(self) -> FlowChain:
@@ -124,7 +148,7 @@ def _new_flow(
     embedding = ConditionEmbedding(
         spec.event_shape,
         num_classes=spec.num_classes,
-        size=architecture.embedding_size or 1,
+        size=architecture.embedding_size,
         dropout=spec.dropout,
         dtype=dtype.name,
         name=f"{name}_condition",

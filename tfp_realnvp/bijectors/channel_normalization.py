@@ -71,12 +71,24 @@ class ChannelNormalization(FlowBijector):
             if num_channels is not None:
                 expected = f"{name}: expected num_channels of at least 1"
                 self._channels.build(validation.integer(num_channels, 1, expected), dtype)
+            self._check_shared(num_channels, dtype, name)
             super().__init__(
                 event_ndims=event_ndims,
                 dtype=dtype,
                 validate_args=validate_args,
                 parameters=parameters,
                 name=name,
+            )
+
+    def _check_shared(self, num_channels: int | None, dtype: tf.DType, name: str) -> None:
+        """Raises `ValueError` if variables that exist have other channels or another dtype."""
+        existing = self._channels.num_channels, {v.dtype for v in self._channels.variables}
+        if existing[0] is None:
+            return
+        if num_channels not in (None, existing[0]) or existing[1] != {dtype}:
+            raise ValueError(
+                f"{name}: expected {self._argument} of {num_channels or 'any number of'} channels "
+                f"in {dtype.name}, got {existing[0]} in {', '.join(d.name for d in existing[1])}."
             )
 
     @property

@@ -141,7 +141,11 @@ class ConditionalBijector(FlowBijector):
         if embedding.spec.event_ndims == 3:
             embedded = _resized(embedded, event)
         condition_ndims = len(embedding.embedded_shape)
-        return broadcast_batch(event, self.event_ndims, embedded, condition_ndims)
+        try:
+            return broadcast_batch(event, self.event_ndims, embedded, condition_ndims)
+        except ValueError as error:
+            advice = embedding.spec.advice(condition)
+            raise ValueError(f"{str(error).rstrip('.')}{advice}.") from error
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         return self._bijector.forward_event_shape(input_shape)

@@ -95,7 +95,8 @@ class Coupling(FlowBijector):
           TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
             `Transformer`, `dtype` is not float32 or float64, or a flag is not a bool.
           ValueError: if `conditional_event_shape` is given for a network without
-            `conditional_input`, or the mask is one of positions and events are vectors.
+            `conditional_input` or with another shape, or the mask is one of positions and events
+            are vectors.
         """
         if parameters is None:
             parameters = dict(locals())
@@ -304,8 +305,9 @@ def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
 def _declared_condition(
     network: Callable[..., tf.Tensor], shape: Sequence[int | None] | None, name: str
 ) -> ConditionSpec | None:
+    declared = getattr(network, "conditional_event_shape", None)
     if shape is None:
-        shape = getattr(network, "conditional_event_shape", None)
+        shape = declared
     if shape is None:
         return None
     if not takes_condition(network):
@@ -313,4 +315,10 @@ def _declared_condition(
             f"{name}: expected a network with an argument `conditional_input`, for "
             f"conditional_event_shape={shape}, got {network!r}."
         )
-    return ConditionSpec(shape)
+    spec = ConditionSpec(shape)
+    if declared is not None and not tf.TensorShape(spec.event_shape).is_compatible_with(declared):
+        raise ValueError(
+            f"{name}: expected the conditional_event_shape of the network, {tuple(declared)}, got "
+            f"{spec.event_shape}."
+        )
+    return spec

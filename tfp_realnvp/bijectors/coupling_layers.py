@@ -55,6 +55,7 @@ def coupling_layers(
         "event_ndims": architecture.event_ndims,
         "dtype": architecture.dtype,
     }
+    # Parts get each option by name: a flow does not depend on their defaults.
     bijectors = []
     for i, mask in enumerate(masks):
         # Networks come first, so that their initial weights do not depend on other options.
@@ -68,7 +69,7 @@ def coupling_layers(
             **network_options,
         )
         if architecture.normalization == "actnorm":
-            bijectors.append(ActNorm(**options, name=f"{name}{i}_norm"))
+            bijectors.append(ActNorm(epsilon=1e-6, **options, name=f"{name}{i}_norm"))
         if architecture.mixing == "lu":
             bijectors.append(InvertibleConv1x1(**options, name=f"{name}{i}_conv1x1"))
         elif architecture.mixing == "permutation":
@@ -77,8 +78,15 @@ def coupling_layers(
             bijectors.append(tfb.Permute(order, name=f"{name}{i}_permute"))
         bijectors.append(layer)
         if architecture.normalization == "batch":
-            norm = BatchNormalization(architecture.momentum, **options, name=f"{name}{i}_norm")
-            bijectors.append(norm)
+            bijectors.append(
+                BatchNormalization(
+                    architecture.momentum,
+                    epsilon=1e-4,
+                    statistics="running",
+                    **options,
+                    name=f"{name}{i}_norm",
+                )
+            )
     return bijectors
 
 
@@ -125,7 +133,7 @@ def coupling(
         "name": f"{name}_coupling",
     }
     if architecture.transformer == "affine":
-        return AffineCoupling(mask, network, scale=transformer.scale, **options)
+        return AffineCoupling(mask, network, use_scale=True, scale=transformer.scale, **options)
     if architecture.transformer == "additive":
         return AffineCoupling(mask, network, use_scale=False, **options)
     return Coupling(mask, network, transformer, **options)

@@ -13,9 +13,11 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.recompute import recomputation
 
-__all__ = ["FlowChain"]
+__all__ = ["RECOMPUTE_APPLIES", "FlowChain"]
 
 tfb = tfp.bijectors
+
+RECOMPUTE_APPLIES = "with networks that are Keras layers"
 
 
 class FlowChain(FlowBijector):
@@ -55,7 +57,7 @@ class FlowChain(FlowBijector):
             be empty.
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, instead of keeping them: less memory for one more forward pass.
-            It applies to networks that are Keras layers.
+            Only with networks that are Keras layers.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default the value of
             the bijectors of this package, or 3 without any.
           dtype: `tf.float32` or `tf.float64`.
@@ -65,7 +67,8 @@ class FlowChain(FlowBijector):
         Raises:
           TypeError: if `bijectors` is not a list, one of them is not a bijector, `dtype` is not
             float32 or float64 or differs from a bijector's, or a flag is not a bool.
-          ValueError: if some bijectors are on images and others on vectors.
+          ValueError: if some bijectors are on images and others on vectors, or there is nothing to
+            `recompute`.
         """
         parameters = dict(locals())
         if not isinstance(bijectors, Sequence) or isinstance(bijectors, (str, bytes)):
@@ -80,7 +83,11 @@ class FlowChain(FlowBijector):
                     f"{name}: expected parts of dtype {dtype.name}, got {part.name} of "
                     f"{tf.as_dtype(part.dtype).name}."
                 )
-        validation.flag(recompute, f"{name}: expected a bool as recompute")
+        if validation.flag(recompute, f"{name}: expected a bool as recompute"):
+            parts = [module for part in bijectors for module in (part, *part.submodules)]
+            has_network = any(isinstance(part, FlowBijector) and part.layers for part in parts)
+            expected = f"{name}: expected recompute only {RECOMPUTE_APPLIES}"
+            validation.require(has_network, expected, recompute)
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         with tf.name_scope(name):
             self._bijectors = bijectors

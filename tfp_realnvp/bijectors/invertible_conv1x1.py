@@ -62,7 +62,7 @@ class InvertibleConv1x1(FlowBijector):
           name: name of the operations.
 
         Raises:
-          ValueError: if `num_channels` is less than 1.
+          ValueError: if `num_channels` is less than 1, or `factors` are of another number or dtype.
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
@@ -73,6 +73,11 @@ class InvertibleConv1x1(FlowBijector):
         expected = f"{name}: expected PLUFactors as factors"
         is_valid = factors is None or isinstance(factors, PLUFactors)
         validation.require(is_valid, expected, factors, TypeError)
+        if factors is not None:
+            shape, matrix = [num_channels, num_channels], factors.off_diagonal
+            expected = f"{name}: expected factors of {dtype.name} and shape {shape}"
+            fits = matrix.shape == shape and matrix.dtype == dtype
+            validation.require(fits, expected, matrix)
         with tf.name_scope(name):
             # A copy shares the variables.
             self._factors = PLUFactors(num_channels, dtype) if factors is None else factors

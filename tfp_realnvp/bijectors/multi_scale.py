@@ -63,8 +63,8 @@ def multi_scale_flow(
     prior = []
     if architecture.split_prior:
         prior = [_prior(architecture, 4 * channels, f"{name}_prior", options(scale + 1))]
-    plain = Squeeze(dtype=dtype)
-    other_order = Squeeze(order="factor_out", dtype=dtype)
+    plain = Squeeze(2, "plain", dtype=dtype)
+    other_order = Squeeze(2, "factor_out", dtype=dtype)
     return FlowChain(
         [
             *checkerboard,
@@ -112,4 +112,5 @@ def shallow_conv(
     """Returns the network of a coupling of `RealNVPImage.compact`: its `network_fn`."""
     del input_channels
     parity = mask.parity if isinstance(mask, CheckerboardMask) else None
-    return ShallowConv(output_channels, checkerboard_parity=parity, **kwargs)
+    options = {"checkerboard_parity": parity, "num_heads": 0, **kwargs}
+    return ShallowConv(output_channels, **options)

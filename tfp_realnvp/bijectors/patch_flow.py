@@ -29,7 +29,7 @@ def patch_flow(architecture: ImageArchitecture, condition_shape: ConditionShape)
     patch_size, dtype = architecture.patch_size, architecture.dtype
     if condition_shape is not None and len(condition_shape) == 3:
         condition_shape = None, None, condition_shape[-1] * patch_size**2
-    squeeze = [Squeeze(patch_size, dtype=dtype)] if patch_size > 1 else []
+    squeeze = [Squeeze(patch_size, "plain", dtype=dtype)] if patch_size > 1 else []
     couplings = coupling_layers(
         architecture,
         architecture.masks,

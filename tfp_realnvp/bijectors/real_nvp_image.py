@@ -83,6 +83,8 @@ class RealNVPImage(AssembledFlow):
     that the paper leaves open are those of the authors' code (tensorflow/models, real_nvp).
     """
 
+    architecture_type = ImageArchitecture
+
     def __init__(
         self,
         image_shape: Sequence[int | None],
@@ -92,20 +94,20 @@ class RealNVPImage(AssembledFlow):
         *,
         num_couplings: int | None = None,
         num_channel_couplings: int | None = None,
-        filter_growth: float = 2.0,
+        filter_growth: float | None = None,
         normalization: str | None = "batch",
         momentum: float | None = None,
-        use_scale: bool = True,
+        use_scale: bool | None = None,
         transformer: str | TransformerFn | None = None,
         invertible_conv: bool = False,
-        split_prior: bool = False,
-        attention: int = 0,
+        split_prior: bool | None = None,
+        attention: int | None = None,
         masks: Sequence[Mask] | None = None,
-        patch_size: int = 1,
+        patch_size: int | None = None,
         recompute: bool = False,
         alpha: float | None = 0.05,
-        scale_pixels: bool = False,
-        num_values: int = 256,
+        scale_pixels: bool | None = None,
+        num_values: int | None = None,
         network_fn: NetworkFn | None = None,
         network_dtype: str | None = None,
         conditional_event_shape: Sequence[int | None] | None = None,
@@ -130,31 +132,36 @@ class RealNVPImage(AssembledFlow):
           num_couplings: checkerboard couplings of each scale, by default 3; the last one has one
             more.
           num_channel_couplings: channel-wise couplings of each scale but the last; by default
-            `num_couplings`.
-          filter_growth: factor by which feature maps grow when the side is halved.
+            `num_couplings`. Only with several scales.
+          filter_growth: factor by which feature maps grow when the side is halved; by default 2.
+            Only with several scales.
           normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
             `ActNorm` before each coupling; or `None`.
-          momentum: momentum of the moving statistics of batch normalization; by default 0.9.
+          momentum: momentum of the moving statistics of the batch normalization after each
+            coupling; by default 0.9. (A `ConvResNet` has other statistics, with a momentum of 0.9.)
           use_scale: `False` is short for `transformer='additive'`.
           transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
             NICE, `'sigmoid_affine'`, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a
             function that returns a new `Transformer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether each half that is factored out has a learned prior: an affine
-            coupling, given the other half, that starts as the identity.
+            coupling, given the other half, that starts as the identity; by default `False`. Only
+            with several scales.
           attention: heads of the self-attention in all networks that see a halved image, including
-            the first scale's channel-wise couplings; 0 for none. It starts as the identity. With
-            `masks`, heads of all networks.
+            the first scale's channel-wise couplings; by default 0, for none. It starts as the
+            identity. With `masks`, heads of all networks; by default 8 of a `VisionTransformer`.
           masks: masks of all couplings, from data to latents. There is then one scale, nothing is
             factored out, and the height and width are those of `image_shape`; see `jet`.
-          patch_size: side of the squares of pixels, each of which is one position for `masks`.
+          patch_size: side of the squares of pixels, each of which is one position for `masks`; by
+            default 1.
           recompute: whether gradients compute the activations of the networks again, one coupling
-            at a time, instead of keeping them: less memory for one more forward pass.
+            at a time, instead of keeping them: less memory for one more forward pass. Only with
+            networks that are Keras layers.
           alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
             real numbers.
-          scale_pixels: whether pixel values are scaled to [-1, 1) without a logit; for an `alpha`
-            of `None`.
-          num_values: number of gray levels.
+          scale_pixels: whether pixel values are scaled to [-1, 1) without a logit; by default
+            `False`. Only with an `alpha` of `None`.
+          num_values: number of gray levels; by default 256. Only with a logit or `scale_pixels`.
           network_fn: function that returns the network of a coupling; by default the paper's
             `ConvResNet`, with `masks` a `VisionTransformer`. It gets the keyword arguments `mask`,
             `input_channels`, `output_channels`, `num_filters`, `name` and `dtype` (the
@@ -185,22 +192,18 @@ class RealNVPImage(AssembledFlow):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        architecture = ImageArchitecture.of(parameters)
-        validation.flag(scale_pixels, "RealNVPImage: expected a bool as scale_pixels")
-        expected = "RealNVPImage: expected alpha=None with scale_pixels"
-        validation.require(alpha is None or not scale_pixels, expected, alpha)
+        options = ImageArchitecture.resolve(parameters)
+        architecture = ImageArchitecture.of(options, dtype)
         logit = []
-        if alpha is not None or scale_pixels:
-            dtype = architecture.dtype
-            logit = [PixelLogit(alpha, num_values, dtype=dtype, validate_args=validate_args)]
-        for option in ("image_shape", "num_scales", "num_couplings", "masks"):
-            parameters[option] = getattr(architecture, option)
+        if options["num_values"] is not None:
+            arguments = {"dtype": architecture.dtype, "validate_args": validate_args}
+            logit = [PixelLogit(alpha, options["num_values"], **arguments)]
         super().__init__(
             architecture,
+            options,
             multi_scale_flow if architecture.masks is None else patch_flow,
             logit,
             flow=flow,
-            recompute=recompute,
             validate_args=validate_args,
             parameters=parameters,
             name=name,
@@ -257,14 +260,15 @@ class RealNVPImage(AssembledFlow):
           **overrides: constructor arguments, which replace those of the configuration.
         """
         image_shape = checked_image_shape(image_shape, "RealNVPImage.compact")
+        num_scales = overrides.get("num_scales", num_scales_of(image_shape, 3))
         configuration = {
-            "num_scales": num_scales_of(image_shape, 3),
+            "num_scales": num_scales,
             "num_filters": 64,
             "num_couplings": 4,
-            "filter_growth": 1.5,
+            # At a single scale they have no effect.
+            **({} if num_scales == 1 else {"filter_growth": 1.5, "split_prior": True}),
             "normalization": "actnorm",
             "invertible_conv": True,
-            "split_prior": True,
             "alpha": 0.25 if image_shape[-1] == 3 else 0.05,
             "network_fn": shallow_conv,
         }
@@ -276,10 +280,10 @@ class RealNVPImage(AssembledFlow):
         image_shape: Sequence[int],
         *,
         patch_size: int = 4,
-        num_couplings: int = 32,
+        num_couplings: int | None = None,
         num_blocks: int = 2,
-        width: int = 512,
-        num_heads: int = 8,
+        width: int | None = None,
+        num_heads: int | None = None,
         **overrides: Any,
     ) -> RealNVPImage:
         """Returns a Jet: couplings of patches, with vision transformers as networks.
@@ -308,11 +312,14 @@ class RealNVPImage(AssembledFlow):
         Args:
           image_shape: (height, width, channels).
           patch_size: side of a patch.
-          num_couplings: number of couplings.
+          num_couplings: number of couplings; by default 32. Not beside `masks`.
           num_blocks: transformer blocks of each network.
-          width: size of the tokens.
-          num_heads: heads of the attention.
+          width: size of the tokens; by default 512. Not beside `num_filters`, its other name.
+          num_heads: heads of the attention; by default 8. Not beside `attention`, its other name.
           **overrides: constructor arguments, which replace those of the configuration.
+
+        Raises:
+          ValueError: if an argument is out of range, or two of them say the same.
 
         #### References
 
@@ -320,33 +327,36 @@ class RealNVPImage(AssembledFlow):
         configuration is that of google-research/big_vision.
         """
         image_shape = checked_image_shape(image_shape, "RealNVPImage.jet")
+        for name, value, other in (
+            ("num_couplings", num_couplings, "masks"),
+            ("width", width, "num_filters"),
+            ("num_heads", num_heads, "attention"),
+        ):
+            if value is not None and other in overrides:
+                raise ValueError(
+                    f"RealNVPImage.jet: expected either {name} or {other}, got {value!r} and "
+                    f"{overrides[other]!r}."
+                )
         patch_size, num_couplings = (
             validation.integer(value, 1, f"RealNVPImage.jet: expected {name} of at least 1")
-            for name, value in (("patch_size", patch_size), ("num_couplings", num_couplings))
+            for name, value in (
+                ("patch_size", patch_size),
+                ("num_couplings", 32 if num_couplings is None else num_couplings),
+            )
         )
         configuration = {
             "masks": jet_masks(num_couplings, image_shape[-1] * patch_size**2),
             "patch_size": patch_size,
             "num_blocks": num_blocks,
-            "num_filters": width,
-            "attention": num_heads,
+            "num_filters": 512 if width is None else width,
+            "attention": 8 if num_heads is None else num_heads,
             "normalization": None,
             "transformer": "sigmoid_affine",
             "alpha": None,
             "scale_pixels": True,
         }
         flow = cls(image_shape, **{**configuration, **overrides})
-        number, num_values = len(flow.architecture.masks), flow.parameters["num_values"]
-        bound = math.log2(num_values / 2 * math.sqrt(2 * math.pi)) - number / 2
-        others = flow.architecture.mixing or flow.architecture.normalization
-        is_bounded = flow.architecture.transformer == "sigmoid_affine" and not others
-        if is_bounded and flow.parameters["scale_pixels"] and bound > 0.5:
-            warnings.warn(
-                f"RealNVPImage.jet: {number} couplings, each of which scales half of the "
-                f"dimensions by at most 2, cannot reach less than {bound:.1f} bits/dim. "
-                f"num_couplings={math.ceil(number + 2 * bound - 1)} can.",
-                stacklevel=2,
-            )
+        _warn_of_few_couplings(flow)
         return flow
 
     @property
@@ -422,3 +432,19 @@ class RealNVPImage(AssembledFlow):
                 f"{self.name}: expected a height and width divisible by {divisor}, for "
                 f"{self.num_scales} scales, got shape {shape}."
             )
+
+
+def _warn_of_few_couplings(flow: RealNVPImage) -> None:
+    architecture, number = flow.architecture, len(flow.architecture.masks)
+    others = architecture.mixing or architecture.normalization
+    is_bounded = architecture.transformer == "sigmoid_affine" and not others
+    if not (is_bounded and flow.parameters["scale_pixels"]):
+        return
+    bound = math.log2(flow.parameters["num_values"] / 2 * math.sqrt(2 * math.pi)) - number / 2
+    if bound > 0.5:
+        warnings.warn(
+            f"RealNVPImage.jet: {number} couplings, each of which scales half of the dimensions by "
+            f"at most 2, cannot reach less than {bound:.1f} bits/dim. "
+            f"num_couplings={math.ceil(number + 2 * bound - 1)} can.",
+            stacklevel=3,
+        )

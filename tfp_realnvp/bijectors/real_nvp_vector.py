@@ -67,6 +67,8 @@ class RealNVPVector(AssembledFlow):
     3.2, for its use with vectors.
     """
 
+    architecture_type = VectorArchitecture
+
     def __init__(
         self,
         event_size: int,
@@ -78,7 +80,7 @@ class RealNVPVector(AssembledFlow):
         mixing: str | None = "lu",
         normalization: str | None = "actnorm",
         momentum: float | None = None,
-        use_scale: bool = True,
+        use_scale: bool | None = None,
         transformer: str | TransformerFn | None = None,
         recompute: bool = False,
         standardization: Standardization | None = None,
@@ -104,16 +106,17 @@ class RealNVPVector(AssembledFlow):
             of a network is then smooth, and bounded far from the training data, so that held-out
             rows of a small table do not get absurd densities. Only without a `network_fn`.
           mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
-            fixed random permutation; or `None`.
+            fixed random permutation, of several elements; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
             normalization after each; or `None`.
           momentum: momentum of the moving statistics of batch normalization; by default 0.9.
           use_scale: `False` is short for `transformer='additive'`.
           transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
-            NICE, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a
-            new `Transformer`.
+            NICE, `'sigmoid_affine'`, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a
+            function that returns a new `Transformer`.
           recompute: whether gradients compute the activations of the networks again, one coupling
-            at a time, instead of keeping them: less memory for one more forward pass.
+            at a time, instead of keeping them: less memory for one more forward pass. Only with
+            networks that are Keras layers.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
             well without: the first `ActNorm` starts with the moments of the first batch.
@@ -143,15 +146,16 @@ class RealNVPVector(AssembledFlow):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        architecture = VectorArchitecture.of(parameters)
+        options = VectorArchitecture.resolve(parameters)
+        architecture = VectorArchitecture.of(options, dtype)
         if standardization is not None:
             _check_standardization(standardization, architecture)
         super().__init__(
             architecture,
+            options,
             _layers,
             [] if standardization is None else [standardization],
             flow=flow,
-            recompute=recompute,
             validate_args=validate_args,
             parameters=parameters,
             name=name,
@@ -161,11 +165,6 @@ class RealNVPVector(AssembledFlow):
     def event_size(self) -> int:
         """The argument `event_size`: D."""
         return self.architecture.event_size
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """See `FlowBijector.config`; names the activation, whatever a later version's default."""
-        return {**super().config, "activation": self.architecture.activation}
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] not in (None, self.event_size):

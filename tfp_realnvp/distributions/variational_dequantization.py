@@ -21,6 +21,12 @@ __all__ = ["VariationalDequantization"]
 
 tfd = tfp.distributions
 
+# Arguments of the flow g that are not those of the caller.
+_OF_THE_IMAGE = {
+    *("alpha", "scale_pixels"),
+    *("conditional_event_shape", "num_classes", "condition_dropout", "embedding_size"),
+}
+
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class VariationalDequantization(tf.Module):
@@ -74,30 +80,20 @@ class VariationalDequantization(tf.Module):
           num_filters: feature maps of the networks of g.
           dtype: `tf.float32` or `tf.float64`, the dtype of the distribution.
           name: name of the operations.
-          **kwargs: other arguments of `RealNVPImage` for g.
+          **kwargs: other arguments of `RealNVPImage` for g, except those of its condition, which is
+            the image, and of its pixels: g maps real numbers.
 
         Raises:
-          ValueError: if an argument is out of range.
+          ValueError: if an argument is out of range, or has no effect.
           TypeError: if an argument has a wrong type.
         """
         dtype = validation.float_dtype(dtype, name)
+        for option in _OF_THE_IMAGE & kwargs.keys():
+            expected = f"{name}: expected no {option}, the condition is the image and g maps reals"
+            validation.require(kwargs[option] in (None, False), expected, kwargs[option])
         super().__init__(name=name)
-        self._config = {
-            "image_shape": tuple(image_shape),
-            "num_values": num_values,
-            "num_scales": num_scales,
-            "num_couplings": num_couplings,
-            "num_filters": num_filters,
-            "dtype": dtype.name,
-            "name": name,
-            **kwargs,
-        }
-        arguments = {
-            "normalization": None,
-            "network_fn": shallow_conv,
-            "alpha": None,
-            **kwargs,
-        }
+        kwargs = {key: value for key, value in kwargs.items() if key not in _OF_THE_IMAGE}
+        arguments = {"normalization": None, "network_fn": shallow_conv, **kwargs}
         self.num_values = validation.integer(
             num_values, 2, f"{name}: expected num_values of at least 2"
         )
@@ -107,6 +103,8 @@ class VariationalDequantization(tf.Module):
             num_scales,
             num_filters=num_filters,
             num_couplings=num_couplings,
+            alpha=None,
+            scale_pixels=False,
             conditional_event_shape=image_shape,
             dtype=dtype,
             name=f"{name}_flow",
@@ -157,11 +155,22 @@ class VariationalDequantization(tf.Module):
         u = 0.5 * (1 + tf.math.erf(transformed / math.sqrt(2)))
         return levels + tf.minimum(u, pixels.largest_noise(self.dtype)), log_q
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make an equal dequantizer with new networks, all by name."""
+        flow = self.bijector.config
+        options = {name: value for name, value in flow.items() if name not in _OF_THE_IMAGE}
+        return {**options, "num_values": self.num_values, "dtype": self.dtype, "name": self.name}
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
-        return dict(self._config)
+        return {**self.config, "dtype": self.dtype.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> VariationalDequantization:
         """Returns a dequantizer with new networks."""
+        config = {
+            name: keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
+            for name, value in config.items()
+        }
         return cls(**{**config, "dtype": tf.as_dtype(config["dtype"])})

@@ -3,7 +3,7 @@
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
-from tfp_realnvp.networks.condition_spec import ConditionSpec
+from tfp_realnvp.networks.condition_spec import ConditionSpec, checked_condition_shape
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
@@ -21,5 +21,6 @@ __all__ = [
     "ShallowConv",
     "VisionTransformer",
     "batch_norm",
+    "checked_condition_shape",
     "weight_norm",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
@@ -36,7 +37,7 @@ class ConditionEmbedding(keras.layers.Layer):
 
     Attributes:
       spec: the `ConditionSpec` of the conditions.
-      size: length E of the embedding.
+      size: length E of the embedding; `None` for images.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ConditionEmbedding(keras.layers.Layer):
         conditional_event_shape: Sequence[int | None] | None = None,
         *,
         num_classes: int | None = None,
-        size: int = 64,
+        size: int | None = None,
         dropout: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -53,18 +54,24 @@ class ConditionEmbedding(keras.layers.Layer):
         Args:
           conditional_event_shape: as `event_shape` in `ConditionSpec`.
           num_classes: as in `ConditionSpec`.
-          size: E, length of the embedding of labels and vectors.
+          size: E, length of the embedding of labels and vectors, by default 64. Not of images.
           dropout: as in `ConditionSpec`.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
           ValueError: if not exactly one of `conditional_event_shape` and `num_classes` is given, or
-            an argument is out of range.
+            an argument is out of range or has no effect.
           TypeError: if an argument has a wrong type.
         """
         super().__init__(**kwargs)
         self.spec = ConditionSpec(conditional_event_shape, num_classes, dropout)
-        self.size = validation.integer(size, 1, f"{self.name}: expected a size of at least 1")
+        if self.spec.event_ndims == 3:
+            expected = f"{self.name}: expected a size only of the embedding of labels and vectors"
+            validation.require(size is None, expected, size)
+        else:
+            expected = f"{self.name}: expected a size of at least 1"
+            size = validation.integer(64 if size is None else size, 1, expected)
+        self.size = size
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the variables; their shapes do not depend on `input_shape`."""
@@ -99,6 +106,11 @@ class ConditionEmbedding(keras.layers.Layer):
             # that occur several times: their rows are not added up.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = self._embed(one_hot)
+            # Where XLA compiles, no assertion can find a label that is out of range.
+            lowest = -1 if self.spec.may_be_missing else 0
+            is_label = (condition >= lowest) & (condition < self.spec.num_classes)
+            nan = tf.constant(np.nan, embedded.dtype)
+            embedded = tf.where(is_label[..., tf.newaxis], embedded, nan)
         else:
             axes = [-3, -2, -1] if self.spec.event_ndims == 3 else [-1]
             is_nan = tf.math.is_nan(condition)
@@ -137,3 +149,11 @@ class ConditionEmbedding(keras.layers.Layer):
             "size": self.size,
             "dropout": self.spec.dropout,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ConditionEmbedding:
+        """Returns an embedding with new weights."""
+        if len(config.get("conditional_event_shape") or ()) == 3:
+            # Files of 0.2.0 have a size without effect.
+            config = {**config, "size": None}
+        return cls(**config)

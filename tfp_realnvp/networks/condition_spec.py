@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,11 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["ConditionSpec", "checked_condition_shape"]
+__all__ = ["ConditionSpec", "checked_condition_shape", "sentences_of_labels"]
+
+# What an assertion has between the expected labels and those that came.
+_GOT = "got labels out of range:"
+_ASSERTION = re.compile(rf"assertion failed: \[(.*?)\] \[{_GOT}\] (\[.*?\])", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +151,21 @@ class ConditionSpec:
         if value is not None and self.batch_shape(condition).rank != 1:
             raise ValueError(
                 f"{caller}: expected conditions {self.description}, one for each event, got shape "
-                f"{tuple(value.shape)}."
+                f"{tuple(value.shape)}{self.advice(value)}."
             )
         return condition
+
+    def advice(self, value: Any) -> str:
+        """Returns the end of a sentence about a shape that does not fit, for one-hot integers."""
+        value = value if hasattr(value, "shape") else np.asarray(value)
+        shape = tf.TensorShape(value.shape)
+        is_one_hot = self.num_classes is not None and tf.as_dtype(value.dtype).is_integer
+        if not (is_one_hot and shape.rank and shape[-1] == self.num_classes):
+            return ""
+        return (
+            "; integers are labels: `labels.argmax(-1)` are those of one-hot vectors, and "
+            "`labels.astype('float32')` are weights of the classes"
+        )
 
     def _check(self, value: tf.Tensor, caller: str) -> None:
         """Raises `ValueError` if the dtype or the shape is not as declared."""
@@ -206,12 +224,39 @@ class ConditionSpec:
                 raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
             return tf.cast(labels, tf.int32)
         labels = tf.cast(labels, tf.int64)
-        assertions = [
-            tf.debugging.assert_greater_equal(labels, tf.cast(lowest, tf.int64), expected),
-            tf.debugging.assert_less(labels, tf.cast(self.num_classes, tf.int64), expected),
-        ]
-        with tf.control_dependencies(assertions):
+        is_wrong = (labels < lowest) | (labels >= self.num_classes)
+        # A graph that XLA compiles has no assertions: see `ConditionEmbedding`.
+        assertion = tf.debugging.Assert(
+            ~tf.reduce_any(is_wrong), [expected, _GOT, tf.boolean_mask(labels, is_wrong)], 5
+        )
+        with tf.control_dependencies([] if assertion is None else [assertion]):
             return tf.cast(labels, tf.int32)
+
+
+@contextlib.contextmanager
+def sentences_of_labels() -> Iterator[None]:
+    """Raises a `ValueError` for labels that are out of range in a graph, as of labels in an array.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> from tfp_realnvp.networks.condition_spec import sentences_of_labels
+    >>> check = tf.function(tfr.ConditionSpec(num_classes=2).as_tensor)
+    >>> try:
+    ...   with sentences_of_labels():
+    ...     check(tf.constant([0, 7]))
+    ... except ValueError as error:
+    ...   print(str(error).partition(', or ')[2])
+    weights of the classes [..., 2], got [7].
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        sentence = _ASSERTION.search(error.message)
+        if sentence is None:
+            raise
+        labels = sorted(set(map(int, re.findall(r"-?\d+", sentence[2]))))
+        raise ValueError(f"{sentence[1]}, got {labels}.") from error
 
 
 def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:

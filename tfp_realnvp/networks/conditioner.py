@@ -84,6 +84,9 @@ class Conditioner(keras.layers.Layer):
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.4.
     """
 
+    # Whether `checkerboard_parity` has an effect.
+    _uses_board = True
+
     def __init__(
         self,
         output_channels: int,
@@ -103,7 +106,7 @@ class Conditioner(keras.layers.Layer):
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if a number is out of range.
+          ValueError: if a number is out of range, or the network has no use for the parity.
           TypeError: if `output_channels` is not a number.
         """
         super().__init__(**kwargs)
@@ -111,6 +114,9 @@ class Conditioner(keras.layers.Layer):
             output_channels, 1, f"{self.name}: expected output_channels of at least 1"
         )
         if checkerboard_parity is not None:
+            kind, expected = type(self).__name__, f"{self.name}: expected no checkerboard_parity"
+            expected = f"{expected}, a {kind} has no board"
+            validation.require(self._uses_board, expected, checkerboard_parity)
             checkerboard_parity = check_parity(checkerboard_parity)
         self.checkerboard_parity = checkerboard_parity
         if conditional_event_shape is not None:

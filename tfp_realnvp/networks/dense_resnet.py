@@ -43,6 +43,8 @@ class DenseResNet(Conditioner):
     couplings.
     """
 
+    _uses_board = False
+
     def __init__(
         self,
         output_channels: int,

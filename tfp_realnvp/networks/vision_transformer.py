@@ -48,6 +48,8 @@ class VisionTransformer(Conditioner):
     Kolesnikov, Pinto, Tschannen: Jet, for its use in couplings.
     """
 
+    _uses_board = False
+
     def __init__(
         self,
         output_channels: int,

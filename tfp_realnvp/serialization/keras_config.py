@@ -20,8 +20,15 @@ from tfp_realnvp.bijectors import (
     SpatialMask,
     Transformer,
 )
+from tfp_realnvp.serialization import defaults
 
-__all__ = ["deserialize_distribution", "find_class", "serialize_distribution"]
+__all__ = [
+    "deserialize_dequantizer",
+    "deserialize_distribution",
+    "find_class",
+    "serialize_dequantizer",
+    "serialize_distribution",
+]
 
 tfd = tfp.distributions
 
@@ -34,7 +41,10 @@ _NAMESPACES = {
         bijectors,
         (FlowBijector, ChannelMask, CheckerboardMask, SpatialMask, Transformer),
     ),
-    "tfp_realnvp.distributions": (distributions, tfp.distributions.Distribution),
+    "tfp_realnvp.distributions": (
+        distributions,
+        (tfp.distributions.Distribution, distributions.VariationalDequantization),
+    ),
 }
 
 _PLAIN = (str, bool, int, float, types.NoneType)
@@ -44,9 +54,9 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     """Returns a configuration from which `deserialize_distribution` makes an equal distribution.
 
     The configuration holds the constructor arguments of the distribution, its base and its
-    bijectors, and the values of `tf.Variable` and `tfp.util.TransformedVariable` arguments. It
-    holds no network weights and no moving statistics: `FlowModel.save` and `tf.train.Checkpoint`
-    save those. It holds no code.
+    bijectors, all arguments of those of this package, and the values of `tf.Variable` and
+    `tfp.util.TransformedVariable` arguments. It holds no network weights and no moving statistics:
+    `FlowModel.save` and `tf.train.Checkpoint` save those. It holds no code.
 
     Supported are the distributions and bijectors of this package and of TFP. Networks, and the
     `network_fn` of `RealNVPImage`, must be loadable by Keras in its safe mode: Keras layers, and
@@ -91,20 +101,51 @@ def deserialize_distribution(config: dict[str, Any]) -> tfd.Distribution:
         or bijector of TFP or of this package.
       TypeError: if a constructor rejects its arguments.
     """
+    return _deserialize(config, tfd.Distribution, "a distribution")
+
+
+def serialize_dequantizer(
+    dequantizer: distributions.VariationalDequantization | None,
+) -> dict[str, Any] | None:
+    """Returns the configuration of learned noise, as `serialize_distribution` that of a flow."""
+    return None if dequantizer is None else _Serializer().describe(dequantizer, "dequantizer")
+
+
+def deserialize_dequantizer(
+    config: dict[str, Any] | None,
+) -> distributions.VariationalDequantization | None:
+    """Returns the noise of a configuration, with newly initialized networks."""
+    if config is None:
+        return None
+    expected = distributions.VariationalDequantization
+    if config.get("class_name") == expected.__name__:
+        # As Keras serializes it: the form of 0.2.0.
+        arguments = {
+            name: {"kind": "keras", "config": value} if isinstance(value, dict) else value
+            for name, value in config["config"].items()
+        }
+        name = f"tfp_realnvp.distributions.{expected.__name__}"
+        config = {"kind": "object", "class": name, "arguments": arguments}
+    elif "class_name" in config:
+        config = {"kind": "keras", "config": config}
+    return _deserialize(config, expected, "a VariationalDequantization")
+
+
+def _deserialize(config: dict[str, Any], kind: type, name: str) -> Any:
     try:
-        distribution = _Deserializer().restore(config)
+        value = _Deserializer().restore(config)
     except ValueError:
         raise
     except Exception as error:
         # Missing keys, and errors of constructors that do not check their arguments.
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            "expected the configuration of a distribution, but constructing it failed: "
+        error_type = TypeError if isinstance(error, TypeError) else ValueError
+        raise error_type(
+            f"expected the configuration of {name}, but constructing it failed: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(distribution, tfd.Distribution):
-        raise ValueError(f"expected the configuration of a distribution, got {distribution!r}.")
-    return distribution
+    if not isinstance(value, kind):
+        raise ValueError(f"expected the configuration of {name}, got {value!r}.")
+    return value
 
 
 class _Serializer:
@@ -152,27 +193,32 @@ class _Serializer:
                 return {
                     "kind": "object",
                     "class": f"{namespace}.{name}",
-                    "arguments": self._describe_arguments(value, path),
+                    "arguments": self._describe_arguments(value, path, namespace),
                 }
         if isinstance(value, keras.layers.Layer):
             self._claim([variable.value for variable in value.variables], path)
         return {"kind": "keras", "config": _keras_config(value, path)}
 
-    def _describe_arguments(self, value: Any, path: str) -> dict[str, Any]:
-        defaults = inspect.signature(type(value).__init__).parameters
+    def _describe_arguments(self, value: Any, path: str, namespace: str) -> dict[str, Any]:
+        signature = inspect.signature(type(value).__init__).parameters
         if isinstance(value, FlowBijector):
             arguments = value.config
             for name in value.parameters.keys() - arguments.keys():
                 self._claim(value.parameters[name].variables, path)
+        elif isinstance(value, distributions.VariationalDequantization):
+            arguments = value.config
         elif isinstance(value, (tfd.Distribution, tfp.bijectors.Bijector)):
             arguments = value.parameters
         else:
             # Masks and transformers: their attributes have the names of the arguments.
-            arguments = {name: getattr(value, name) for name in defaults if hasattr(value, name)}
+            arguments = {name: getattr(value, name) for name in signature if hasattr(value, name)}
+        # A default of this package may change, and must not change a saved model. Defaults of TFP
+        # can be objects without a description.
+        names_all = namespace.startswith("tfp_realnvp")
         return {
             name: self.describe(argument, f"{path}.{name}")
             for name, argument in arguments.items()
-            if name not in defaults or argument is not defaults[name].default
+            if names_all or name not in signature or argument is not signature[name].default
         }
 
     def _claim(self, variables: Sequence[tf.Variable], path: str) -> None:
@@ -236,10 +282,8 @@ class _Deserializer:
     def _object(self, config: dict[str, Any]) -> Any:
         found = find_class(config["class"])
         arguments = {name: self.restore(value) for name, value in config["arguments"].items()}
-        if found is bijectors.RealNVPVector and not {"activation", "network_fn"} & arguments.keys():
-            # The default when configurations did not name it.
-            arguments["activation"] = "relu"
-        return found(**arguments)
+        is_ours = config["class"].startswith("tfp_realnvp.")
+        return found(**(defaults.completed(found, arguments) if is_ours else arguments))
 
 
 def find_class(path: Any) -> type:

@@ -559,6 +559,9 @@ def _limited_variables(num_elements: int) -> Iterator[None]:
 def _check_weights(model: keras.Model, declared: _Arrays, path: pathlib.Path) -> None:
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)
+    numbered = _with_positions(expected, model)
+    if numbered.keys() == declared.keys():
+        expected = numbered
     for name in sorted({*expected, *declared}):
         here, there = (
             "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
@@ -581,6 +584,18 @@ def _check_finite(model: keras.Model, path: pathlib.Path) -> None:
                 f"from_preset: expected finite weights in {path}, got {number:,} of "
                 f"{values.size:,} values of {weight.path} that are not."
             )
+
+
+def _with_positions(expected: dict[str, Any], model: keras.Model) -> dict[str, Any]:
+    """Returns the arrays of a file of 0.2.0: variables outside networks are there by position."""
+    layer = getattr(model, "other_variables", None)
+    positions = {} if layer is None else {v.name: i for i, v in enumerate(layer.wrapped)}
+
+    def renamed(name: str) -> str:
+        head, _, tail = name.rpartition("/")
+        return f"{head}/{positions.get(tail, tail)}"
+
+    return {renamed(name): array for name, array in expected.items()}
 
 
 def _refusal(expected: str, error: BaseException) -> ValueError:

@@ -18,6 +18,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import nested
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
+from tfp_realnvp.networks.condition_spec import sentences_of_labels
 from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
 from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.annealing import CosineAnnealing, StepRates
@@ -494,7 +495,8 @@ class FlowModel(keras.Model):
             callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
             arguments["callbacks"] = [annealing, *callbacks]
         try:
-            history = super().fit(**arguments)
+            with sentences_of_labels():
+                history = super().fit(**arguments)
         finally:
             self._after_fit.close()
             if self.step_rates is not None:
@@ -525,7 +527,8 @@ class FlowModel(keras.Model):
                 results = super().evaluate(x, *args, **kwargs)
         else:
             arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
-            results = super().evaluate(**arguments)
+            with sentences_of_labels():
+                results = super().evaluate(**arguments)
         self._evaluation_guard.raise_failure()
         if not self._loss_tracker.count.numpy():
             raise ValueError(
@@ -549,7 +552,8 @@ class FlowModel(keras.Model):
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         arguments["callbacks"] = [*callbacks, _RequireBatch()]
         self._evaluation_guard.reset()
-        results = super().predict(**arguments)
+        with sentences_of_labels():
+            results = super().predict(**arguments)
         self._evaluation_guard.raise_failure()
         return results
 
@@ -592,7 +596,7 @@ class FlowModel(keras.Model):
             "name": self.name,
             "distribution": keras_config.serialize_distribution(self.distribution),
             "dequantize": self.dequantize,
-            "dequantizer": keras.saving.serialize_keras_object(self.dequantizer),
+            "dequantizer": keras_config.serialize_dequantizer(self.dequantizer),
             "seed": self.seed,
         }
 
@@ -606,7 +610,7 @@ class FlowModel(keras.Model):
         """
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = keras_config.deserialize_distribution(config["distribution"])
-            dequantizer = keras.saving.deserialize_keras_object(config.get("dequantizer"))
+            dequantizer = keras_config.deserialize_dequantizer(config.get("dequantizer"))
         return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
 
     def get_compile_config(self) -> dict[str, Any]:

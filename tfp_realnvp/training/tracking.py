@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,41 +15,159 @@ from tfp_realnvp.distributions import find_condition_spec, route
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
 
-__all__ = ["TrackedVariables", "build_networks", "find_bijectors", "find_scales"]
+__all__ = [
+    "TrackedVariables",
+    "build_networks",
+    "find_bijectors",
+    "find_scales",
+    "variable_names",
+]
 
 tfd = tfp.distributions
+
+_WITH_PARAMETERS = (tfd.Distribution, tfp.bijectors.Bijector)
 
 
 class TrackedVariables(keras.layers.Layer):
     """Makes `tf.Variable`s known to Keras, which tracks only Keras variables.
 
+    Files have each one under its name, not its position.
+
     #### Example
 
     >>> import tensorflow as tf
     >>> from tfp_realnvp.training.tracking import TrackedVariables
-    >>> layer = TrackedVariables([tf.Variable([1.0, 2.0])], name='layer')
-    >>> layer.count_params()
-    2
+    >>> layer = TrackedVariables({'loc': tf.Variable([1.0, 2.0])}, name='layer')
+    >>> layer.count_params(), layer.variables[0].path
+    (2, 'loc')
     """
 
     @classmethod
     def outside(
         cls, networks: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]
     ) -> TrackedVariables:
-        """Returns a layer of all variables of modules that are not variables of `networks`."""
-        of_networks = {id(v.value) for layer in networks for v in layer.variables}
-        variables = [v for module in modules for v in module.variables]
-        return cls([v for v in variables if id(v) not in of_networks], name="other_variables")
+        """Returns a layer of all variables of modules that are not variables of `networks`.
 
-    def __init__(self, variables: list[tf.Variable], name: str) -> None:
+        Args:
+          networks: layers that Keras tracks.
+          modules: a distribution, and its dequantizer if there is one.
+        """
+        of_networks = {id(v.value) for layer in networks for v in layer.variables}
+        variables: dict[str, tf.Variable] = {}
+        for root, module in zip(("distribution", "dequantizer"), modules, strict=False):
+            names = variable_names(module, root)
+            for variable in module.variables:
+                if id(variable) not in of_networks:
+                    variables.setdefault(names[id(variable)], variable)
+        return cls(variables, name="other_variables")
+
+    def __init__(self, variables: Mapping[str, tf.Variable], name: str) -> None:
         super().__init__(name=name)
+        # Those that are trained come first, as in files of 0.2.0, which have positions.
         self.wrapped = [
-            keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=f"variable_{i}")
-            for i, v in enumerate(variables)
+            keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=name)
+            for name, v in sorted(variables.items(), key=lambda item: not item[1].trainable)
         ]
         for variable in self.wrapped:
             link_trainable(variable)
+        self._refusal = ""
         self.built = True
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the variables by name."""
+        for variable in self.wrapped:
+            store[variable.name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the variables by name; in files of 0.2.0 their positions are the names.
+
+        Raises:
+          ValueError: if the file lacks a variable, or has others.
+        """
+        names, names_of_file = [variable.name for variable in self.wrapped], set(store.keys())
+        positions = [str(i) for i in range(len(names))]
+        keys = positions if names_of_file == set(positions) else names
+        missing, others = sorted(set(keys) - names_of_file), sorted(names_of_file - set(keys))
+        if missing or others:
+            # After an error Keras looks in another place of the file, where there is nothing.
+            if names_of_file or not self._refusal:
+                self._refusal = (
+                    f"{self.name}: expected the variables of the model in the file, got none of "
+                    f"{missing}, but {others}."
+                )
+            raise ValueError(self._refusal)
+        for variable, key in zip(self.wrapped, keys, strict=True):
+            variable.assign(store[key])
+
+
+def variable_names(module: tf.Module, root: str) -> dict[int, str]:
+    """Returns a name for each variable of a module, by its `id`.
+
+    A name is the way to the variable through constructor arguments of distributions and bijectors,
+    and attributes of other modules. Parts in a list go by their own names. So the name of a
+    variable does not depend on the number or the order of other variables.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp
+    >>> from tfp_realnvp.training.tracking import variable_names
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [3])
+    >>> list(variable_names(base, 'base').values())
+    ['base.distribution.loc']
+
+    Args:
+      module: a distribution, a bijector or another module.
+      root: the first part of each name.
+    """
+    names: dict[int, str] = {}
+    seen, pending = set(), collections.deque([(root, module)])
+    # Breadth first: a variable in several places has its shortest name.
+    while pending:
+        path, value = pending.popleft()
+        if id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, tf.Variable):
+                names[id(value)] = path
+            else:
+                pending.extend((f"{path}.{key}", child) for key, child in _children(value))
+    # What lies elsewhere, for example in a list that is an attribute of a user's bijector.
+    for variable in module.variables:
+        names.setdefault(id(variable), f"{root}.{variable.name.split(':')[0].replace('/', '.')}")
+    counts: dict[str, int] = {}
+    for key, name in names.items():
+        names[key] = _numbered(name, counts)
+    return names
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    """Returns the named parts of a module, list or dictionary in which variables can be."""
+    if isinstance(value, (list, tuple)):
+        counts: dict[str, int] = {}
+        keys = [
+            _numbered(part.name, counts) if isinstance(part, _WITH_PARAMETERS) else str(i)
+            for i, part in enumerate(value)
+        ]
+        children = list(zip(keys, value, strict=True))
+    elif isinstance(value, dict):
+        children = [(str(key), part) for key, part in value.items()]
+    elif isinstance(value, tf.Module):
+        attributes = sorted(vars(value).items())
+        if isinstance(value, _WITH_PARAMETERS):
+            # Their attributes also have caches, and collections of all variables.
+            attributes = [(k, v) for k, v in attributes if isinstance(v, (tf.Variable, tf.Module))]
+            attributes = [*value.parameters.items(), *attributes]
+        children = [(key.lstrip("_"), part) for key, part in attributes]
+    else:
+        return []
+    # Keras takes no slash in a name.
+    return [(key.replace("/", "_"), part) for key, part in children]
+
+
+def _numbered(name: str, counts: dict[str, int]) -> str:
+    """Returns a name, with a number from its second occurrence on."""
+    number = counts[name] = counts.get(name, -1) + 1
+    return f"{name}_{number}" if number else name
 
 
 def find_bijectors(modules: Sequence[tf.Module]) -> list[FlowBijector]:
