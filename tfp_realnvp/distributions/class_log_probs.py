@@ -166,6 +166,7 @@ def _mean_over_noise(
     batch_shape = tf.shape(levels)[:-event_ndims]
     levels = tf.reshape(levels, tf.concat([[-1], tf.shape(levels)[-event_ndims:]], axis=0))
 
+    @tf.autograph.experimental.do_not_convert
     def log_joint_of_draw(draw: tf.Tensor) -> tf.Tensor:
         noise_seed = pixels.evaluation_seed(seed, draw)
         noise_fn = functools.partial(pixels.event_noise, seed=noise_seed)

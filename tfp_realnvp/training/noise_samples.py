@@ -101,7 +101,7 @@ class NoiseSamples(FlowModel):
             log_prob = log_prob_fn()[:, tf.newaxis]
         else:
             samples = tf.map_fn(
-                log_prob_fn,
+                tf.autograph.experimental.do_not_convert(log_prob_fn),
                 tf.range(self.num_samples),
                 fn_output_signature=self.distribution.dtype,
                 parallel_iterations=1,
