@@ -122,6 +122,19 @@ def test_save_and_load(trained, tmp_path):
     )
 
 
+def test_configuration():
+    dequantizer = _dequantizer(num_couplings=1, network_dtype="mixed_bfloat16", attention=0)
+    serialized = keras.saving.serialize_keras_object(dequantizer)
+    for other in (
+        tfr.VariationalDequantization.from_config(dequantizer.get_config()),
+        keras.saving.deserialize_keras_object(serialized),
+    ):
+        assert other.config == dequantizer.config
+        assert other.config["network_dtype"] == "mixed_bfloat16"
+        shapes = [variable.shape for variable in other.variables]
+        assert shapes == [variable.shape for variable in dequantizer.variables]
+
+
 def test_trains_with_a_flow_under_xla():
     distribution = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_values=16)
     dequantizer = _dequantizer()

@@ -65,8 +65,8 @@ class TrackedVariables(keras.layers.Layer):
         super().__init__(name=name)
         # Those that are trained come first, as in files of 0.2.0, which have positions.
         self.wrapped = [
-            keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=name)
-            for name, v in sorted(variables.items(), key=lambda item: not item[1].trainable)
+            keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=key)
+            for key, v in sorted(variables.items(), key=lambda item: not item[1].trainable)
         ]
         for variable in self.wrapped:
             link_trainable(variable)
@@ -92,8 +92,8 @@ class TrackedVariables(keras.layers.Layer):
             # After an error Keras looks in another place of the file, where there is nothing.
             if names_of_file or not self._refusal:
                 self._refusal = (
-                    f"{self.name}: expected the variables of the model in the file, got none of "
-                    f"{missing}, but {others}."
+                    f"{self.name}: expected a file of the variables of the model, got one without "
+                    f"{_some(missing)}, and with {_some(others)} instead."
                 )
             raise ValueError(self._refusal)
         for variable, key in zip(self.wrapped, keys, strict=True):
@@ -121,12 +121,14 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
       root: the first part of each name.
     """
     names: dict[int, str] = {}
-    seen, pending = set(), collections.deque([(root, module)])
+    # By `id`, which is that of one object as long as the object is kept.
+    seen: dict[int, Any] = {}
+    pending: collections.deque[tuple[str, Any]] = collections.deque([(root, module)])
     # Breadth first: a variable in several places has its shortest name.
     while pending:
         path, value = pending.popleft()
         if id(value) not in seen:
-            seen.add(id(value))
+            seen[id(value)] = value
             if isinstance(value, tf.Variable):
                 names[id(value)] = path
             else:
@@ -162,6 +164,11 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         return []
     # Keras takes no slash in a name.
     return [(key.replace("/", "_"), part) for key, part in children]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{list(names[:5])}{more}"
 
 
 def _numbered(name: str, counts: dict[str, int]) -> str:
