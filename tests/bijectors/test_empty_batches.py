@@ -140,9 +140,7 @@ def test_a_fixed_condition(name):
 
 def test_leading_shapes_that_do_not_broadcast():
     flow = _distribution("vector_labels")
-    message = (
-        r"leading shapes of events and conditional_input that broadcast, got \(0,\) and \(2,\)"
-    )
+    message = r"leading shapes .* that broadcast, got \(0, 3\) with 1 and \(2,\) with 0 event"
     with pytest.raises(ValueError, match=message):
         flow.log_prob(tf.zeros([0, 3]), **_condition("vector_labels", 2))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +41,8 @@ def broadcast_batch(
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
     """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
-    batch, other_batch = value.shape[:-ndims], other.shape[:-other_ndims]
-    static = _broadcast_static(batch, other_batch)
+    batch = value.shape[:-ndims]
+    static = _static_batch(value.shape, ndims, other.shape, other_ndims)
     if batch.is_fully_defined() and static == batch:
         return value
     dynamic = tf.broadcast_dynamic_shape(tf.shape(value)[:-ndims], tf.shape(other)[:-other_ndims])
@@ -51,14 +50,21 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
     return tf.ensure_shape(value, [*static, *value.shape[-ndims:]])
 
 
-def _broadcast_static(*batches: tf.TensorShape) -> tf.TensorShape:
+def _static_batch(
+    shape: tf.TensorShape, ndims: int, other_shape: tf.TensorShape, other_ndims: int
+) -> tf.TensorShape:
+    """Returns the static leading shape to which those of events and conditions broadcast."""
     try:
-        return functools.reduce(tf.broadcast_static_shape, batches)
+        return tf.broadcast_static_shape(_leading(shape, ndims), _leading(other_shape, other_ndims))
     except ValueError as error:
         raise ValueError(
             "expected leading shapes of events and conditional_input that broadcast, got "
-            f"{' and '.join(map(str, batches))}."
+            f"{shape} with {ndims} and {other_shape} with {other_ndims} event dimensions."
         ) from error
+
+
+def _leading(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
+    return shape if shape.rank is None else shape[: shape.rank - ndims]
 
 
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
@@ -115,17 +121,16 @@ def call_on_events(
       condition_ndims: rank of one condition. `None` if it is not known: then the condition has to
         have the leading shape of the events.
     """
-    batches = [events.shape[:-event_ndims]]
-    if condition is not None and condition_ndims is not None:
-        shape = tf.TensorShape(np.shape(condition))
-        batches.append(shape[: None if shape.rank is None else shape.rank - condition_ndims])
+    is_declared = condition is not None and condition_ndims is not None
+    condition_shape = tf.TensorShape(np.shape(condition) if is_declared else [])
+    batches = [_leading(events.shape, event_ndims), _leading(condition_shape, condition_ndims or 0)]
     if all(batch.is_fully_defined() and 0 not in batch for batch in batches):
         return function(events, condition)
-    static = _broadcast_static(*batches)
+    static = _static_batch(events.shape, event_ndims, condition_shape, condition_ndims or 0)
     batch = tf.shape(events)[:-event_ndims]
     if condition is not None:
         condition = tf.convert_to_tensor(condition)
-        if condition_ndims is not None:
+        if is_declared:
             end = tf.rank(condition) - condition_ndims
             batch = tf.broadcast_dynamic_shape(batch, tf.shape(condition)[:end])
         condition = _without_empty_axes(condition)
