@@ -374,7 +374,7 @@ def test_serve_an_unconditional_model(tmp_path, serve, capsys):
     np.save(tmp_path / "images.npy", images)
     samples = f"--output={tmp_path / 'samples.npy'}"
     serve(path, f"--images={tmp_path / 'images.npy'}", samples, "--num_samples=3", "--seed=2")
-    values = tfr.dequantize(images, (2, 0))
+    values = ft.with_event_noise(images, 2)
     bits = -np.mean(model.distribution.log_prob(values)) / (64 * math.log(2))
     assert f"3 images: {bits:.3f} bits/dim" in capsys.readouterr().out
     expected = model.distribution.sample(3, seed=tf.constant([2, 0]))
@@ -400,7 +400,7 @@ def test_serve_samples_of_classes(digits, exported, tmp_path, serve, capsys):
 def test_serve_a_classifier(digits, exported, tmp_path, serve, capsys):
     flow = _load(digits)[0].distribution
     images = ft.grey_levels(20, (8, 8, 1)) % 17
-    values = tfr.dequantize(images, (0, 0))
+    values = ft.with_event_noise(images)
     expected = np.argmax(tfr.class_log_probs(flow, values), axis=-1)
     labels = np.where(np.arange(20) < 5, expected, (expected + 1) % 10)
     for name, array in (("images", images), ("labels", labels)):

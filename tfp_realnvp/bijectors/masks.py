@@ -210,9 +210,9 @@ class SpatialMask:
     | `'vertical_stripes'` | an even column |
     | `'horizontal_stripes'` | an even row |
 
-    Parity 1 keeps the others. The kept positions, row by row, have C channels each. Every one
-    becomes two neighbors with C/2 channels each, and so the input of the network is an image
-    [H, W, C/2], as with a `ChannelMask`. A network that knows its positions can serve both. The
+    Parity 1 keeps the others. Each kept position, of C channels, is cut into two neighboring
+    positions of C/2 channels, row by row. The input of the network is therefore an image
+    [H, W, C/2], as with a `ChannelMask`, so that networks of both masks have the same shapes. The
     transformed half has the same form.
 
     #### Example

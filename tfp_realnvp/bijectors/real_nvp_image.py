@@ -288,10 +288,10 @@ class RealNVPImage(AssembledFlow):
     ) -> RealNVPImage:
         """Returns a Jet: couplings of patches, with vision transformers as networks.
 
-        The couplings are `SigmoidAffine`. Four of them transform half of the channels of all
-        patches, each half by a fixed random permutation; the fifth half of the patches: a
-        checkerboard, its complement, vertical stripes, theirs, horizontal stripes, and theirs, in
-        turn. There is no normalization, nothing is factored out, and pixel values are scaled to
+        The couplings are `SigmoidAffine`, in groups of five. The first four couplings of a group
+        transform half of the channels of all patches, chosen by a fixed random permutation. The
+        fifth coupling transforms half of the patches. Its mask is, from group to group, a
+        checkerboard, vertical stripes or horizontal stripes, each followed by its complement. There is no normalization, nothing is factored out, and pixel values are scaled to
         [-1, 1] without a logit. Height and width are fixed, and multiples of `2 * patch_size`.
 
         A coupling scales half of the dimensions by at most 2, so that with n couplings bits/dim are

@@ -1,4 +1,4 @@
-"""A mixture with a component for each class, of which few events have a label."""
+"""A mixture with a component for each class, for events of which few have a label."""
 
 from __future__ import annotations
 

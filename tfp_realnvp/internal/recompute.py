@@ -70,8 +70,9 @@ def recompute(
       function: a pure function of the inputs. It returns its outputs, a sequence of floating
         tensors, and an auxiliary value that has no gradient. It neither writes variables nor
         depends on trainable ones other than through `inputs`.
-      inputs: floating tensors. A dependency of the first one delays the recomputation, so that most
-        of the work has to depend on it.
+      inputs: floating tensors. The recomputation waits until the gradient of the outputs is known,
+        because its first input is made to depend on that gradient. Operations of `function` that
+        do not depend on the first input may run earlier.
 
     Returns:
       The outputs and the auxiliary value, of the first call.

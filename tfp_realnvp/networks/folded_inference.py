@@ -45,8 +45,8 @@ def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf
 
 def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
     """Returns whether `joined_skip` saves time for images of this size."""
-    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions of all
-    # images together, so that five images of this size are enough.
+    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions. Five
+    # images of 2 * num_filters positions have more than that.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 

@@ -28,7 +28,8 @@ class VisionTransformer(Conditioner):
     output:  dense(norm(h))
     ```
 
-    A coupling with it starts as the identity if zero parameters make its transformer the identity.
+    Its output starts at zero. With a transformer for which parameters of zero mean the identity, as
+    `Affine`, a coupling starts as the identity.
     `norm` is layer normalization, gelu its tanh form. Height and width are those that the network
     is built for. A vector or an image as condition is added to the first h by a linear map.
 

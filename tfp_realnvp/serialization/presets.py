@@ -29,7 +29,7 @@ _FORMAT_VERSION = 1
 _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
 
 _MAX_JSON_BYTES = 2**26
-# Of the model, but not in the weights file: counters and metrics.
+# Elements of counters and metrics, which the weights file does not have.
 _NUM_OTHER_ELEMENTS = 1_000
 # Couplings and other parts of a model: for each array in the weights file, and in addition. A Keras
 # layer with its initializers, policies and inputs is many parts.

@@ -167,7 +167,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         self.restore()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rate to the peak again, where a batch that began was missing."""
+        """Sets the learning rate to the peak again, also if the data ended before a batch."""
         self.restore()
 
     def restore(self) -> None:

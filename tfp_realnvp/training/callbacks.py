@@ -81,8 +81,8 @@ class LearningRateBudget(keras.callbacks.Callback):
 
         Args:
           peak: the highest learning rate.
-          steps: the budget in steps of the optimizer, or
-          seconds: in seconds, within `fit`; exactly one of them.
+          steps: the budget in steps of the optimizer. Give either `steps` or `seconds`.
+          seconds: the budget in seconds within `fit`.
           warmup_steps: steps until the peak is reached; by default 100, or less as above.
           hold: fraction of the budget at which annealing begins, in [0, 1).
           warmup: fraction of the budget until the peak is reached, in place of `warmup_steps`.

@@ -206,7 +206,8 @@ class FiniteGuard:
 def warn_unless_finite(values: Any, method: str) -> None:
     """Warns of log densities that are not finite; `stacklevel` is that of the method's caller.
 
-    It is no error: a validation within `fit` may pass, and other images have a density.
+    A warning and not an error, because a single image without a density should end neither the
+    validation within `fit` nor the evaluation of other images.
     """
     number = np.count_nonzero(~np.isfinite(values))
     if number:
