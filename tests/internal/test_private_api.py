@@ -34,7 +34,6 @@ _PURPOSES = {
     "INHERITED": "naming the attributes that classes inherit and use",
     "Independent": "recognizing a `tfd.Independent` of a flow",
     "Invert": "recognizing a `tfb.Invert` of a bijector that holds networks",
-    "NoBatchError": "telling `FlowModel.predict` that there was no data",
     "OVERRIDDEN": "naming the methods that classes override",
     "Sample": "recognizing a `tfd.Sample` of a distribution with variables",
     "TransformedDistribution": "recognizing a distribution with a flow",
@@ -426,14 +425,6 @@ def test_the_validation_within_fit(private_api):
     model.evaluate(np.zeros([2]), verbose=0)
     within, alone = (options.get(private_api.WITHIN_FIT, False) for options in model.options)
     _works("WITHIN_FIT", within and not alone)
-
-
-def test_predict_without_a_batch(private_api):
-    try:
-        _Plain().predict(tf.data.Dataset.range(2).batch(2).filter(lambda _: False), verbose=0)
-    except private_api.NoBatchError:
-        return
-    _works("NoBatchError", False)
 
 
 def test_checking_a_table(private_api):

@@ -59,9 +59,21 @@ def _load(name):
     )
 
 
+def _log_prob(name, model):
+    """Returns log densities, of images with noise by their place in the batch."""
+    data = _data(name)
+    events, condition = data if isinstance(data, tuple) else (data, None)
+    seed, log_noise = (model.seed ^ 0x5EED, 1), 0.0
+    if model.dequantizer is not None:
+        events, log_noise = model.dequantizer.dequantize(events, seed)
+    elif model.dequantize:
+        events = tfr.dequantize(events, seed)
+    return (model(events if condition is None else (events, condition)) - log_noise).numpy()
+
+
 def _assert_as_it_was(name, model):
     expected = np.load(_FOLDER / "log_prob.npz")[name]
-    np.testing.assert_allclose(model.predict(_data(name), verbose=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(_log_prob(name, model), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", _FILES)
@@ -115,7 +127,7 @@ def _write():
         base = ft.standard_normal([3] if name == "vector" else [8, 8, 1])
         model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector), name=name)
         model.save(_FOLDER / f"{name}.keras")
-        log_probs[name] = model.predict(_data(name), verbose=0)
+        log_probs[name] = _log_prob(name, model)
         assert np.isfinite(log_probs[name]).all()
     np.savez(_FOLDER / "log_prob.npz", **log_probs)
     print(log_probs, tf.__version__)

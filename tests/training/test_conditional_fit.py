@@ -251,8 +251,9 @@ def test_one_condition_for_all():
     distribution = ft.conditional_distribution("labels", "user")
     model = tfr.FlowModel(tfr.condition(distribution, 3), dequantize=False)
     model.compile()
-    # Labels are ignored, as by any unconditional distribution.
-    model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
+    model.fit(_IMAGES, batch_size=4, verbose=0)
+    with pytest.raises(ValueError, match="expected events without labels"):
+        model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
     expected = tfr.condition(distribution, 3).log_prob(tf.cast(_IMAGES, tf.float32))
     np.testing.assert_allclose(model.predict(_IMAGES, verbose=0), expected, rtol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any, TypeVar
 
 import keras
@@ -112,7 +113,10 @@ class NoiseSamples(FlowModel):
 
     def predict_samples(self, data: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Returns what `predict_step` returns, of all events; takes what `predict` takes."""
-        return self.predict_events(data, **{"verbose": 0, **kwargs})
+        with warnings.catch_warnings():
+            # Keras warns of the end of a dataset whose length it does not know.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            return self.predict_events(data, **{"verbose": 0, **kwargs})
 
 
 def log_mean_exp(log_prob: np.ndarray) -> np.ndarray:
