@@ -271,6 +271,9 @@ def fill_in_defaults() -> data.ImageBatches:
     defaults = dict(paper if is_paper else _JET if is_jet else _COMPACT)
     if FLAGS.limit_minutes:
         del defaults["epochs"]
+    if FLAGS.num_scales == 1:
+        # Nothing is factored out.
+        defaults.pop("split_prior", None)
     # Other couplings and attention are unstable in the first steps of a higher rate.
     is_stable = FLAGS.transformer in (None, "affine") and not FLAGS.attention
     defaults["optimizer"] = "muon" if is_stable and not (is_paper or is_jet) else "adam"

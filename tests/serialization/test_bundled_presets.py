@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import flow_testing as ft
 import numpy as np
 import pytest
 
@@ -29,6 +30,18 @@ def test_bits_per_dim_of_the_card(name):
     # The card is of all test images, with other noise.
     error = bits.std(ddof=1) / math.sqrt(len(bits)) if len(images) < len(data.test) else 0.0
     assert abs(bits.mean() - card["bits/dim"]["test"]) < 0.01 + 4 * error
+
+
+def test_other_defaults(monkeypatch):
+    # Their configurations name few options, and their files have variables by position.
+    images, labels = ft.grey_levels(4, (8, 8, 1)) % 17, np.arange(4)
+
+    def log_prob():
+        return tfr.FlowModel.from_preset("digits_label").predict((images, labels), verbose=0)
+
+    expected = log_prob()
+    ft.other_defaults(monkeypatch)
+    np.testing.assert_allclose(log_prob(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", _NAMES)
