@@ -5,6 +5,7 @@ import random
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_wine, make_moons
@@ -130,6 +131,7 @@ def test_rounding(dtype):
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 
+@pytest.mark.filterwarnings("ignore:FlowDensity. some columns:UserWarning")
 def test_units_and_constant_columns():
     rows = np.random.default_rng(0).normal(size=[30, 2])
     rows = np.concatenate([rows, np.ones([30, 1]), np.full([30, 1], np.pi)], axis=1)
@@ -140,6 +142,85 @@ def test_units_and_constant_columns():
     np.testing.assert_allclose(scaled, log_probs - np.log(units).sum(), rtol=1e-6)
     # What was never seen is unlikely.
     assert density.score(rows * units + [0, 0, 1, 0]) < scaled.mean() - 2
+
+
+@pytest.mark.parametrize("magnitude", [1e200, 1e-200])
+def test_numbers_whose_squares_are_out_of_range(magnitude):
+    rows = _rows(20) * [1, magnitude]
+    with pytest.raises(ValueError, match=r"squared in float64.* column 1\. Rescale the"):
+        tfr.FlowDensity(**_TINY).fit(rows)
+    rows /= abs(rows).max(axis=0)
+    assert np.isfinite(tfr.FlowDensity(**_TINY).fit(rows).score_samples(rows)).all()
+
+
+# Weights.
+
+
+def test_a_weight_of_two_is_a_row_twice():
+    rows, labels = _rows(40), np.repeat(["a", "b"], 20)
+    rng = np.random.default_rng(1)
+    weights = rng.integers(4, size=40)
+    order = rng.permutation(np.repeat(np.arange(40), weights))
+    options = {**_TINY, "max_steps": 40, "noise": 0.1, "learning_rate": 0.01}
+    repeated = tfr.FlowDensity(random_state=0, **options).fit(rows[order], labels[order])
+    weighted = clone(repeated).fit(rows, labels, weights)
+    for name in ("score_samples", "predict_proba"):
+        expected = getattr(repeated, name)(rows)
+        np.testing.assert_allclose(getattr(weighted, name)(rows), expected, atol=1e-6)
+    unweighted = clone(repeated).fit(rows, labels)
+    assert abs(unweighted.score_samples(rows) - weighted.score_samples(rows)).max() > 0.1
+    expected = repeated.score(rows[order], labels[order])
+    assert weighted.score(rows, labels, weights) == pytest.approx(expected)
+    frequencies = np.bincount(labels == "b", weights) / weights.sum()
+    np.testing.assert_allclose(weighted.class_prior_, frequencies)
+
+
+def test_a_label_of_weight_zero_is_no_class():
+    weights = np.repeat([1.0, 0.0], 10)
+    density = tfr.FlowDensity(**_TINY).fit(_rows(20), np.repeat(["a", "b"], 10), weights)
+    assert density.classes_.tolist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (-np.ones(20), "nonnegative numbers, one for each row, got -1.0 for row 0"),
+        ([*np.ones(19), np.nan], "got nan for row 19"),
+        (np.zeros(20), "got zeros only"),
+        (np.ones(19), r"of 20 nonnegative .*, got the shape \(19,\)"),
+        (["heavy"] * 20, "got .*heavy"),
+    ],
+)
+def test_errors_of_weights(density, weights, message):
+    with pytest.raises(ValueError, match=message):
+        tfr.FlowDensity(**_TINY).fit(_rows(20), sample_weight=weights)
+    with pytest.raises(ValueError, match=message):
+        density.score(_rows(20), sample_weight=weights)
+
+
+# Frames.
+
+
+def test_frames():
+    frame = pd.DataFrame(_rows(30), columns=["width", "height"])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
+    samples = density.sample(3, random_state=0)
+    assert isinstance(samples, pd.DataFrame) and list(samples) == ["width", "height"]
+    assert np.isfinite(density.score(samples))
+    frame.loc[3, "height"] = np.nan
+    for call in (density.fit, density.score_samples):
+        with pytest.raises(ValueError, match=r"missing values.*tfr\.latents\.complete"):
+            call(frame)
+
+
+def test_redundant_columns_are_noted_once():
+    rows = _rows(30)
+    frame = pd.DataFrame({"a": rows[:, 0], "b": rows[:, 1], "c": rows[:, 0], "d": 1.5})
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    with pytest.warns(UserWarning, match=r"constant: d; copies of others: c \(equals a\)") as notes:
+        density.fit(frame)
+    assert len(notes) == 1
+    assert density.score_samples(frame).max() < 20
 
 
 # Classes.
@@ -168,6 +249,7 @@ def test_a_class_of_one_row():
     assert classifier.predict(rows).tolist() == labels.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
 def test_errors(density, classifier):
     with pytest.raises(ValueError, match=r"expected a call of fit\(X, y\) with labels"):
         density.predict(_rows(2))
@@ -179,6 +261,16 @@ def test_errors(density, classifier):
     # After a fit without labels there are no classes.
     refitted = clone(classifier).fit(_rows(20), np.arange(20) % 2).fit(_rows(20))
     assert not hasattr(refitted, "classes_")
+    # Measurements are no classes, and -1 is one only beside 1.
+    continuous = np.random.default_rng(0).integers(1_000, size=60)
+    for y in (continuous, continuous.astype(float)):
+        with pytest.raises(ValueError, match=r"got a continuous y: \d+ numbers in 60 rows"):
+            clone(classifier).fit(_rows(60), y)
+    for y in (np.arange(60) % 3 - 1, np.arange(60) % 2 - 1.0, np.full(60, -1)):
+        with pytest.raises(ValueError, match=r'-1 among other numbers, .*"not known" in FlowModel'):
+            clone(classifier).fit(_rows(60), y)
+    opposites = clone(classifier).fit(_rows(60), np.arange(60) % 2 * 2 - 1)
+    assert opposites.classes_.tolist() == [-1, 1]
     for name, value in (("num_flows", 1), ("max_steps", 0), ("noise", -1), ("learning_rate", 0)):
         with pytest.raises(ValueError, match=name.split("_")[0]):
             tfr.FlowDensity(**{name: value}).fit(_rows(20))

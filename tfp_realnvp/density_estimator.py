@@ -14,14 +14,14 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPVector
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import private_api, validation, weighted_rows
 from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.weighted_rows import Rows
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.optimizers import FusedAdam
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.model_selection import KFold
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted
@@ -32,11 +32,12 @@ __all__ = ["FlowDensity"]
 
 tfd = tfp.distributions
 
-_MAX_DECIMALS = 9
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _STEPS_PER_VALIDATION = 50
 _MAX_HELD_OUT = 4_096
 _CHUNK_SIZE = 8_192
+# Numbers with more values than this, in few rows each, are measurements and no labels.
+_MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 # Models are shared by all estimators of a process, see `_shared_model`.
 _LOCK = threading.Lock()
 
@@ -152,12 +153,17 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         # Tags before scikit-learn 1.6.
         return {"requires_y": False}
 
-    def fit(self, X: Any, y: Any = None) -> FlowDensity:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Estimates p(x), or with labels p(x | y) and p(y).
+
+        A row of weight two counts as that row twice, and a row of weight zero as none. The order of
+        the rows does not matter.
 
         Args:
           X: rows [N, D] of finite numbers, with N at least 2.
-          y: labels [N] of classes, or `None`.
+          y: labels [N] of classes, or `None`. -1 is a class only as the opposite of 1. Among other
+            numbers it means "not known", as in `FlowModel` with `ClassMixture`, and is refused.
+          sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
           The estimator. Its attribute `rounding_widths_` [D] has the widths of the noise of rounded
@@ -165,28 +171,34 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           their frequencies.
 
         Raises:
-          ValueError: if rows or labels are not as above, or an argument of the constructor is out
-            of range.
+          ValueError: if rows, labels or weights are not as above, or an argument of the constructor
+            is out of range.
         """
         self._check_arguments()
         self.__dict__.pop("classes_", None)
-        options = {"dtype": [np.float64, np.float32], "ensure_min_samples": 2}
+        rows, y = self._checked_rows(X, y, ensure_min_samples=2, reset=True)
+        weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
+        is_used = weights > 0
         if y is None:
-            rows = private_api.validate_data(self, X, **options)
-            groups = np.zeros(len(rows), int)
+            groups = np.zeros(np.count_nonzero(is_used), int)
         else:
-            rows, y = private_api.validate_data(self, X, y, **options)
-            check_classification_targets(y)
-            self.classes_, groups = np.unique(y, return_inverse=True)
+            _check_labels(y)
+            self.classes_, groups = np.unique(y[is_used], return_inverse=True)
+        rows, groups, weights = weighted_rows.merge(rows[is_used], groups, weights[is_used])
+        names = getattr(self, "feature_names_in_", range(rows.shape[1]))
+        weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
         # In the type of the rows: as float64, float32 numbers have no few decimals.
-        self.rounding_widths_ = widths = _rounding_widths(rows) * self.dequantize
+        self.rounding_widths_ = widths = self.dequantize * weighted_rows.rounding_widths(
+            rows, weights
+        )
         rows = rows.astype(np.float64)
-        scale = np.sqrt(rows.var(axis=0) + widths**2 / 12)
-        scale = np.where(scale > 1e-12 * np.abs(rows).max(axis=0), scale, 1.0)
+        scale = weighted_rows.column_scales(rows, weights, widths, "FlowDensity")
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self.class_prior_ = np.bincount(groups) / len(rows)
+        self.class_prior_ = np.bincount(groups, weights) / weights.sum()
         self._mixtures = [
-            self._fit_mixture(rows[groups == group], widths, scale, rng)
+            self._fit_mixture(
+                Rows(rows[groups == group], weights[groups == group]), widths, scale, rng
+            )
             for group in range(len(self.class_prior_))
         ]
         return self
@@ -202,23 +214,28 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Returns the mean log density of rows in nats, as scikit-learn's `GaussianMixture` does.
 
         It is the mean of log p(x). With labels, after `fit(X, y)`, it is that of log p(x | y).
 
         Args:
           X: rows [N, D].
-          y: labels [N], or `None`. Without labels in `fit` they are ignored.
+          y: labels [N], or `None`. After a fit without labels they are ignored, as by
+            `GaussianMixture`: pipelines and searches pass on what they were given.
+          sample_weight: nonnegative weights [N] of the mean, or `None` for ones.
 
         Raises:
-          ValueError: if a label is none of the classes.
+          ValueError: if a label is none of the classes, or weights are not as above.
         """
         if y is None or not hasattr(self, "classes_"):
-            return float(self.score_samples(X).mean())
-        log_probs = self._joint_log_probs(X) - np.log(self.class_prior_)
-        groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
-        return float(log_probs[np.arange(len(log_probs)), groups].mean())
+            log_probs = self.score_samples(X)
+        else:
+            joint = self._joint_log_probs(X) - np.log(self.class_prior_)
+            groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
+            log_probs = joint[np.arange(len(joint)), groups]
+        weights = weighted_rows.checked_weights(sample_weight, len(log_probs), "FlowDensity")
+        return float(np.average(log_probs, weights=weights))
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each row, [N], after `fit(X, y)`."""
@@ -237,7 +254,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         n_samples: int = 1,
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Returns random rows, without the rounding of the columns.
 
         Args:
@@ -246,7 +263,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64.
+          Rows [N, D], float64; after a fit to a `DataFrame`, one with the same columns.
 
         Raises:
           ValueError: if `y` is none of the classes, or `n_samples` is less than 1.
@@ -267,7 +284,10 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
                 for flow, count in zip(flows, counts, strict=True)
                 if count
             ]
-        return rng.permutation(np.concatenate(rows))
+        rows = rng.permutation(np.concatenate(rows))
+        if not hasattr(self, "feature_names_in_"):
+            return rows
+        return _data_frame(rows, self.feature_names_in_)
 
     def _check_arguments(self) -> None:
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
@@ -277,6 +297,22 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         for name in ("degrees_of_freedom", "learning_rate"):
             validation.positive(getattr(self, name), f"FlowDensity: expected a positive {name}")
         validation.flag(self.dequantize, "FlowDensity: expected a bool as dequantize")
+
+    def _checked_rows(self, X: Any, y: Any = None, **options: Any) -> tuple[np.ndarray, Any]:
+        """Returns rows, float32 or float64, and labels, by the checks of scikit-learn."""
+        arrays = (X,) if y is None else (X, y)
+        options["dtype"] = [np.float64, np.float32]
+        try:
+            checked = private_api.validate_data(self, *arrays, **options)
+        except ValueError as error:
+            if "Input X contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                "FlowDensity: expected rows without missing values, got NaN. Input X contains NaN. "
+                "Leave out these rows or columns, or sample what is missing from a flow with "
+                "tfr.latents.complete."
+            ) from error
+        return (checked, None) if y is None else checked
 
     def _class_index(self, label: Any) -> int:
         (indices,) = np.nonzero(np.atleast_1d(getattr(self, "classes_", [])) == label)
@@ -301,7 +337,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
-        rows = private_api.validate_data(self, X, reset=False, dtype=np.float64)
+        rows, _ = self._checked_rows(X, reset=False)
+        rows = rows.astype(np.float64)
         with _LOCK:
             log_probs = [
                 np.logaddexp.reduce([flow.log_prob(self._model(), rows) for flow in mixture])
@@ -311,15 +348,15 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         return np.stack(log_probs, axis=1) + np.log(self.class_prior_)
 
     def _fit_mixture(
-        self, rows: np.ndarray, widths: np.ndarray, scale: np.ndarray, rng: np.random.Generator
+        self, rows: Rows, widths: np.ndarray, scale: np.ndarray, rng: np.random.Generator
     ) -> list[_Flow]:
         """Returns the flows of a class, each with another part of its rows held out."""
-        rows = rng.permutation(rows)
-        if len(rows) > 1:
-            folds = KFold(min(self.num_flows, len(rows))).split(rows)
-        else:
-            folds = [([0], [0])]
-        splits = [(rows[train], rows[held_out][:_MAX_HELD_OUT]) for train, held_out in folds]
+        folds = weighted_rows.fold_weights(rows.weights, self.num_flows, rng)
+        # A single row is not held out.
+        learned = rows.weights - folds if len(folds) > 1 else folds
+        splits = [
+            (rows.with_weights(learned[i]), rows.with_weights(folds[i])) for i in range(len(folds))
+        ]
         starts = _student_t_starts(splits, widths, scale, self.degrees_of_freedom, rng)
         with _LOCK:
             return [
@@ -330,12 +367,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             ]
 
     def _fit_flow(
-        self,
-        start: _Flow,
-        rows: np.ndarray,
-        held_out: np.ndarray,
-        widths: np.ndarray,
-        rng: np.random.Generator,
+        self, start: _Flow, rows: Rows, held_out: Rows, widths: np.ndarray, rng: np.random.Generator
     ) -> _Flow:
         """Returns a flow trained on rows until its log density of held-out ones is highest.
 
@@ -345,21 +377,24 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         model = self._model()
         num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
         model.reset()
+        # The rows are in order, so that a part of them is spread evenly.
+        held_out = Rows(*(array[:: -(-len(array) // _MAX_HELD_OUT)] for array in held_out))
         best = start = dataclasses.replace(start, weights=model.keras_model.get_weights())
-        log_probs = best_log_probs = start.log_prob(model, held_out)
-        num_worse = 0
+        start_log_probs = start.log_prob(model, held_out.values)
+        best_lead, best_error, num_worse = 0.0, 0.0, 0
         for _ in range(0, self.max_steps, num_steps):
-            batches = rows[rng.integers(len(rows), size=[num_steps, self.batch_size])]
+            batches = rows.draw([num_steps, self.batch_size], rng)
             batches = start.latents(batches + widths * rng.uniform(-0.5, 0.5, batches.shape))
             model.train(batches + self.noise * rng.normal(size=batches.shape))
             trained = dataclasses.replace(start, weights=model.keras_model.get_weights())
-            trained_log_probs = trained.log_prob(model, held_out)
-            if trained_log_probs.mean() > best_log_probs.mean():
-                best, best_log_probs, num_worse = trained, trained_log_probs, 0
+            lead, error = held_out.mean_and_error(
+                trained.log_prob(model, held_out.values) - start_log_probs
+            )
+            if lead > best_lead:
+                best, best_lead, best_error, num_worse = trained, lead, error, 0
             elif (num_worse := num_worse + 1) >= self.patience:
                 break
-        lead = best_log_probs - log_probs
-        return best if lead.mean() > lead.std() / math.sqrt(len(lead)) else start
+        return best if best_lead > best_error else start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,17 +482,37 @@ def _shared_model(*args: Any, **kwargs: Any) -> _SharedModel:
         random.setstate(state)
 
 
-def _rounding_widths(rows: np.ndarray) -> np.ndarray:
-    """Returns the power of ten to which a column is rounded, by the median of its values, or 0."""
-    decimals = np.full(rows.shape, _MAX_DECIMALS)
-    for number in range(_MAX_DECIMALS - 1, -1, -1):
-        decimals[np.round(rows, number) == rows] = number
-    decimals = np.median(decimals, axis=0)
-    return np.where(decimals < _MAX_DECIMALS, 10.0**-decimals, 0.0)
+def _check_labels(y: np.ndarray) -> None:
+    """Raises an error if labels are numbers that are no classes."""
+    check_classification_targets(y)
+    if y.dtype.kind not in "iuf":
+        return
+    classes = np.unique(y)
+    if classes[0] == -1 and classes[1:].tolist() != [1]:
+        raise ValueError(
+            "FlowDensity: expected labels of classes, got -1 among other numbers, which means "
+            '"not known" in FlowModel with ClassMixture. If it is a class, rename it, for example '
+            "by y.astype(str). If not, leave out these rows: fit(X[y != -1], y[y != -1])."
+        )
+    if len(classes) > max(_MAX_SMALL_CLASSES, len(y) / _MIN_ROWS_PER_CLASS):
+        raise ValueError(
+            f"FlowDensity: expected labels of classes, got a continuous y: {len(classes)} numbers "
+            f"in {len(y)} rows. Call fit(X) for p(x), or fit(X, y.astype(str)) if the numbers are "
+            "names. For p(y | x) of a number y train RealNVPVector with conditional_event_shape."
+        )
+
+
+def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
+    """Returns rows as a `DataFrame`, or as they are without pandas."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return rows
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _student_t_starts(
-    splits: list[tuple[np.ndarray, np.ndarray]],
+    splits: list[tuple[Rows, Rows]],
     widths: np.ndarray,
     scale: np.ndarray,
     df: float,
@@ -472,17 +527,16 @@ def _student_t_starts(
     means, variances, axes = [], [], []
     log_likelihoods = np.zeros(len(_SHRINKAGES))
     for train, held_out in splits:
-        mean = (train / scale).mean(axis=0)
-        covariance = np.atleast_2d(np.cov((train / scale).T, ddof=0))
+        mean, covariance = Rows(train.values / scale, train.weights).covariance()
         eigen = np.linalg.eigh(covariance + np.diag((widths / scale) ** 2 / 12))
         means.append(mean)
         variances.append(eigen[0].clip(min=0.0))
         axes.append(eigen[1])
-        squares = ((held_out / scale - mean) @ axes[-1]) ** 2
+        squares = ((held_out.values / scale - mean) @ axes[-1]) ** 2
         for i, shrinkage in enumerate(_SHRINKAGES):
             shrunk = (1 - shrinkage) * variances[-1] + shrinkage
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
-            log_likelihoods[i] += log_prob.sum()
+            log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
     # A single row is not held out, and says nothing about the covariance.
     shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
     starts = []
