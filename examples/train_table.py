@@ -5,9 +5,9 @@
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
     python examples/train_table.py --uci=power --data_dir=... --limit_minutes=60
 
-Real NVP is `tfr.FlowDensity`. Beside it are a normal distribution, a mixture of normal
+Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. Beside it are a normal distribution, a mixture of normal
 distributions and a kernel density estimate. All are fitted to the same rows, with uniform noise of
-the width to which each column is rounded, and scored by the density at the rows as they are. What
+the width to which coarsely rounded columns are rounded, and scored by the density at the rows as they are. What
 an estimate can choose, it chooses by cross-validation or held-out rows within the rows that it is
 given. The log likelihoods are those of rows that it was not given.
 
@@ -55,12 +55,14 @@ flags.DEFINE_enum("uci", None, _UCI, "A UCI table instead.")
 flags.DEFINE_string("data_dir", None, "Folder of the UCI tables, see above.")
 flags.DEFINE_float("limit_minutes", 30.0, "Training time on a UCI table.")
 flags.DEFINE_integer(
-    "num_couplings", None, "Couplings of a flow; default: 4, on a UCI table 10.", lower_bound=1
+    "num_couplings", None, "Couplings of a flow; default: 8, on a UCI table 10.", lower_bound=1
 )
 flags.DEFINE_integer("num_folds", 5, "Folds of the cross-validation.", lower_bound=2)
-flags.DEFINE_integer("num_members", 5, "Flows of the mixture.", lower_bound=2)
+flags.DEFINE_integer("num_members", 5, "Parts of the rows, and flows, each of which holds out one.", lower_bound=2)
 flags.DEFINE_integer("max_steps", 2_000, "Steps of training of each flow.", lower_bound=1)
-flags.DEFINE_float("noise", 0.3, "Standard deviation of the noise in training.", lower_bound=0)
+flags.DEFINE_float(
+    "noise", None, "Standard deviation of the noise in training; default: falling.", lower_bound=0
+)
 flags.DEFINE_integer("seed", 0, "Seed of weights, folds and noise.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>.")
 
@@ -146,13 +148,13 @@ def cross_validate() -> list[dict]:
     for i, (train, test) in enumerate(folds.split(rows)):
         flow = tfr.FlowDensity(
             FLAGS.num_members,
-            num_couplings=FLAGS.num_couplings or 4,
+            num_couplings=FLAGS.num_couplings or 8,
             noise=FLAGS.noise,
             max_steps=FLAGS.max_steps,
             random_state=FLAGS.seed,
         ).fit(rows[train])
         log_probs["Real NVP"][test] = flow.score_samples(rows[test])
-        # The flow draws such noise anew in each step.
+        # The flows draw such noise anew in each step.
         noise = rng.uniform(-0.5, 0.5, rows[train].shape) * flow.rounding_widths_
         for name, fit in others.items():
             log_probs[name][test] = fit(rows[train] + noise)(rows[test])

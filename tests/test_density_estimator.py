@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_wine, make_moons
+from sklearn.datasets import load_wine, make_blobs, make_moons
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
+from tfp_realnvp import density_estimator
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -113,21 +115,53 @@ def test_samples_have_the_moments_of_the_rows(density):
     assert abs(density.score(samples) - density.score(rows)) < 0.7
 
 
-def test_training_finds_more_than_moments():
-    train, test = np.split(make_moons(500, noise=0.1, random_state=0)[0], [300])
-    options = {"num_flows": 2, "noise": 0.1, "learning_rate": 3e-3, "random_state": 0}
-    before, after = (
-        tfr.FlowDensity(max_steps=steps, **options).fit(train).score(test) for steps in (1, 200)
+def test_flows_find_more_than_moments(monkeypatch, capsys):
+    # Without mixtures of normal distributions, which also find moons.
+    monkeypatch.setattr(density_estimator, "_NUM_COMPONENTS", (1,))
+    train, test = np.split(make_moons(600, noise=0.1, random_state=0)[0], [400])
+    options = {"num_flows": 2, "num_couplings": 4, "max_steps": 300, "random_state": 0}
+    density = tfr.FlowDensity(noise=0.1, learning_rate=5e-3, verbose=1, **options).fit(train)
+    gain, error = density.flow_gain_
+    assert gain > 0.2 and gain > 5 * error
+    assert density.score_held_out_ - density.score_start_ == pytest.approx(gain)
+    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.2)
+    # Samples of flows too.
+    assert density.score(density.sample(2_000, random_state=0)) > density.score_start_
+    assert (density.n_steps_ > 100).all() and (density.noise_ == 0.1).all()
+    assert density.history_[0]["step"][-1] <= 300
+    assert "flow 2, step 50 of 300" in capsys.readouterr().out
+    restored = pickle.loads(pickle.dumps(density))
+    np.testing.assert_array_equal(restored.score_samples(test), density.score_samples(test))
+    # Another fit of the same shape makes no new graph.
+    model = density_estimator._shared_model.cache_info().misses
+    assert clone(density).set_params(verbose=0).fit(train[::-1]).score(test) == pytest.approx(
+        density.score(test), abs=1e-6
     )
-    assert after > before + 0.2
+    assert density_estimator._shared_model.cache_info().misses == model
+
+
+def test_flows_that_gain_nothing_are_left_out():
+    rows = np.random.default_rng(0).normal(size=[200, 2])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    assert len(density.history_) == 1 and density.flow_gain_ == (0, 0)
+    # No flow is tried with few rows.
+    assert not density.fit(rows[:100]).history_
+
+
+def test_the_mixture_keeps_up_with_normal_mixtures():
+    train, test = np.split(make_blobs(400, 3, centers=5, random_state=0)[0], 2)
+    models = [GaussianMixture(k, random_state=0).fit(train) for k in range(1, 10)]
+    expected = min(models, key=lambda model: model.bic(train)).score(test)
+    assert tfr.FlowDensity(random_state=0, **_TINY).fit(train).score(test) > expected - 0.05
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_rounding(dtype):
-    rows = np.array([[1, 0.25, 3, 1 / 3], [20, 0.5, 4.5, 2 / 3], [7, 0.75, 5, 1 / 7]], dtype)
+    rows = np.array([[1, 0.25, 3, 1 / 3], [20, 0.32, 4.5, 2 / 3], [7, 0.28, 5, 1 / 7]], dtype)
+    rows = np.append(rows, [[100], [300], [200]], axis=1).astype(dtype)
     density = tfr.FlowDensity(**_TINY).fit(np.tile(rows, [2, 1]))
-    np.testing.assert_allclose(density.rounding_widths_[:3], [1, 0.01, 1])
-    assert density.rounding_widths_[3] <= 1e-7
+    # The last column is rounded, and so finely that it does not matter.
+    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 

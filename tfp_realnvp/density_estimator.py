@@ -7,7 +7,8 @@ import functools
 import math
 import random
 import threading
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPVector
 from tfp_realnvp.internal import private_api, validation, weighted_rows
+from tfp_realnvp.internal.normal_mixtures import NormalMixture, log_mean_exp, stacking_weights
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.internal.weighted_rows import Rows
 from tfp_realnvp.training.flow_model import FlowModel
@@ -32,34 +34,59 @@ __all__ = ["FlowDensity"]
 
 tfd = tfp.distributions
 
+# Candidates: mixtures of normal distributions with so many components.
+_NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_NUM_KEPT_MIXTURES = 3
+_LEAST_VARIANCE = 1e-6
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
+# Rounding counts where its width is at least this part of a standard deviation.
+_COARSE_ROUNDING = 0.1
+_MIN_ROWS_OF_FLOWS = 150
+_MIN_ROWS_TO_COMPILE = 1_000
+_NOISE = 0.3, 0.01
+_WARM_UP_STEPS = 50
 _STEPS_PER_VALIDATION = 50
-_MAX_HELD_OUT = 4_096
+_VALIDATIONS_PER_LINE = 5
+_MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
+# Candidates of smaller weights are dropped.
+_LEAST_WEIGHT = 1e-3
+# Models are shared by all estimators of a process, see `_shared_model`.
+_LOCK = threading.RLock()
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
-# Models are shared by all estimators of a process, see `_shared_model`.
-_LOCK = threading.Lock()
 
 
 class FlowDensity(ClassifierMixin, BaseEstimator):
     r"""Density of the rows of a table, by Real NVP, as an estimator of scikit-learn.
 
-    `fit(X)` estimates p(x), an equal mixture of flows. Each flow holds out another part of the rows
-    to stop early, so that all rows are learned from. `fit(X, y)` estimates p(x | y), a mixture for
-    each class y. `predict` then applies Bayes' rule, with the frequencies of the classes as p(y),
-    and `score_samples` gives p(x) = Σ p(x | y) p(y).
+    `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
+    Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives
+    p(x) = Σ p(x | y) p(y).
 
-    The estimator is for tables of tens to ten thousands of rows, whose columns can have any units:
+    The estimator is for tables of tens to ten thousands of rows, whose columns can have any units.
+    It holds out one part of the rows after another, fits several densities to the other rows, and
+    mixes them:
 
-    *   A flow starts as Student t distributions with the covariance of its rows, and learns what
-        is different. The covariance is shrunk towards that of independent columns, by the factor
-        that gives held-out rows the highest likelihood.
-    *   In each step of the training, rows get normal noise anew. Where columns have been rounded,
-        they also get uniform noise of the width of the rounding: the density of a rounded number
-        has no upper bound. `score_samples` is the density at the rows as they are.
-    *   Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
-        `FlowModel` directly.
+    ```
+    p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
+    ```
+
+    where p_ki, of kind k, did not learn from part i. The weights w_k are those that make the
+    held-out rows most probable, so that the mixture can hardly lose to one of its kinds:
+
+    *   Student t distributions with the covariance of the rows. It is shrunk towards that of
+        independent columns, by the factor that makes held-out rows most probable.
+    *   Mixtures of 1 to 32 normal distributions.
+    *   Flows, which start as the Student t distributions and learn what is different. In each step
+        rows get normal noise anew, which falls during the training, and held-out rows tell when to
+        stop. The first flow decides: if the mixture gains no more from it than a standard error,
+        there are no flows. With fewer than 150 rows none is tried.
+
+    Where columns have been rounded coarsely, rows also have uniform noise of the width of the
+    rounding: the density of a rounded number has no upper bound. `score_samples` is the density at
+    the rows as they are. Without scikit-learn, with a condition, or for millions of rows, use
+    `RealNVPVector` and `FlowModel` directly.
 
     All computations are in float64. The estimator can be cloned and pickled, and works in
     `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean log density of
@@ -87,47 +114,51 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2017.
-    Lakshminarayanan, Pritzel, Blundell: Simple and scalable predictive uncertainty estimation using
-    deep ensembles, 2017, section 2.4, for the mixture.
+    Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
 
     def __init__(
         self,
         num_flows: int = 5,
         *,
-        num_couplings: int = 4,
+        num_couplings: int = 8,
         num_blocks: int = 1,
         num_filters: int = 32,
         transformer: Any = "affine",
         degrees_of_freedom: float = 8.0,
-        noise: float = 0.3,
+        noise: float | None = None,
         dequantize: bool = True,
         max_steps: int = 2_000,
-        patience: int = 5,
-        learning_rate: float = 3e-4,
-        batch_size: int = 64,
+        patience: int = 10,
+        learning_rate: float = 2e-3,
+        batch_size: int = 128,
         random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
     ) -> None:
         """Constructs the estimator; `fit` checks the arguments.
 
         Args:
-          num_flows: flows of a mixture, at least 2. Each holds out a share 1 / num_flows of rows.
+          num_flows: parts of the rows, and flows, each of which holds out another part; at least 2.
           num_couplings: couplings of a flow, as in `RealNVPVector`.
           num_blocks: residual blocks of each network.
           num_filters: units of each layer of the networks.
-          transformer: transformer of the couplings, as in `RealNVPVector`.
-          degrees_of_freedom: of the Student t distribution of the latents. A row far from all
-            others is then not impossible.
-          noise: standard deviation of the noise in training, where that of the rows is 1.
+          transformer: transformer of the couplings, as in `RealNVPVector`. Flows of a single column
+            need a spline: affine maps only move and scale the Student t distribution.
+          degrees_of_freedom: of the Student t distributions. A row far from all others is then not
+            impossible.
+          noise: standard deviation of the noise in training, where that of the rows is 1. With
+            `None` it falls from 0.3 to 0.01, and early stopping chooses.
           dequantize: whether rounded columns get noise in training. A column counts as rounded to
-            the number of decimals, at most 8, that half of its values need.
+            the number of decimals, at most 8, that half of its values need, if the width of the
+            rounding is at least a tenth of the column's standard deviation.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
             training of a flow ends. The weights are those of the best validation, or those of the
             start if that is not better by a standard error.
-          learning_rate: learning rate of Adam.
+          learning_rate: learning rate of Adam, at the start of its cosine annealing.
           batch_size: rows in a training step, which are drawn with replacement.
           random_state: as in scikit-learn: an integer gives reproducible results.
+          verbose: 1 prints the progress of the flows, with the time that is left at most.
         """
         self.num_flows = num_flows
         self.num_couplings = num_couplings
@@ -142,6 +173,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.random_state = random_state
+        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn; labels are optional."""
@@ -166,9 +198,19 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
-          The estimator. Its attribute `rounding_widths_` [D] has the widths of the noise of rounded
-          columns. With labels, `classes_` has the classes in ascending order, and `class_prior_`
-          their frequencies.
+          The estimator, with these attributes:
+
+          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels.
+              Weights and early stopping have seen these rows: it is a little too high.
+          *   `score_start_`: the same without flows.
+          *   `flow_gain_`: their difference, and its standard error over the rows.
+          *   `history_`: of each flow that was trained, by validation: `step`, `noise`, and `lead`,
+              the mean log density of held-out rows minus that of the start, with `lead_error`.
+          *   `n_steps_`, `noise_`: of each flow, at the validation that was kept; 0 and NaN if it
+              was not better than the start by a standard error.
+          *   `rounding_widths_`: widths of the noise of rounded columns, [D].
+          *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
+              frequencies.
 
         Raises:
           ValueError: if rows, labels or weights are not as above, or an argument of the constructor
@@ -188,20 +230,32 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", range(rows.shape[1]))
         weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
         # In the type of the rows: as float64, float32 numbers have no few decimals.
-        self.rounding_widths_ = widths = self.dequantize * weighted_rows.rounding_widths(
-            rows, weights
-        )
+        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         rows = rows.astype(np.float64)
         scale = weighted_rows.column_scales(rows, weights, widths, "FlowDensity")
+        self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
+        self._center, self._scale = np.average(rows, axis=0, weights=weights), scale
+        rows = self._standardized(rows)
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self.class_prior_ = np.bincount(groups, weights) / weights.sum()
-        self._mixtures = [
-            self._fit_mixture(
-                Rows(rows[groups == group], weights[groups == group]), widths, scale, rng
-            )
+        self.history_: list[dict[str, Any]] = []
+        stacks = [
+            self._fit_stack(Rows(rows[groups == group], weights[groups == group]), rng)
             for group in range(len(self.class_prior_))
         ]
+        self._stacks = [stack for stack, _, _ in stacks]
+        held_out = Rows(*(np.concatenate([each[i] for _, each, _ in stacks]) for i in range(2)))
+        log_probs = np.concatenate([each for _, _, each in stacks]) - np.log(scale).sum()
+        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
+            held_out.mean_and_error(values)
+            for values in (*log_probs.T, log_probs[:, 1] - log_probs[:, 0])
+        )
+        self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
+        self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
         return self
+
+    def _standardized(self, rows: np.ndarray) -> np.ndarray:
+        return (rows - self._center) / self._scale
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) of each row in nats, of the columns in their own units.
@@ -273,18 +327,16 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             n_samples, 1, "FlowDensity: expected n_samples of at least 1"
         )
         rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
-        groups = list(range(len(self._mixtures))) if y is None else [self._class_index(y)]
-        flows = [flow for group in groups for flow in self._mixtures[group]]
-        sizes = [len(self._mixtures[group]) for group in groups]
-        weights = np.repeat(self.class_prior_[groups] / sizes, sizes)
-        counts = rng.multinomial(n_samples, weights / weights.sum())
-        with _LOCK:
-            rows = [
-                flow.sample(self._model(), count, rng.integers(2**31, size=2))
-                for flow, count in zip(flows, counts, strict=True)
-                if count
-            ]
-        rows = rng.permutation(np.concatenate(rows))
+        groups = list(range(len(self._stacks))) if y is None else [self._class_index(y)]
+        parts = [part for group in groups for part in self._stacks[group].parts()]
+        shares = [
+            self.class_prior_[group] * share
+            for group in groups
+            for share in self._stacks[group].shares()
+        ]
+        counts = rng.multinomial(n_samples, np.array(shares) / sum(shares))
+        rows = [part.sample(n, rng) for part, n in zip(parts, counts, strict=True) if n]
+        rows = self._center + self._scale * rng.permutation(np.concatenate(rows))
         if not hasattr(self, "feature_names_in_"):
             return rows
         return _data_frame(rows, self.feature_names_in_)
@@ -293,7 +345,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
             value = getattr(self, name)
             validation.integer(value, least, f"FlowDensity: expected {name} of at least {least}")
-        validation.finite(self.noise, 0, "FlowDensity: expected noise of at least 0")
+        if self.noise is not None:
+            validation.finite(self.noise, 0, "FlowDensity: expected noise of at least 0, or None")
         for name in ("degrees_of_freedom", "learning_rate"):
             validation.positive(getattr(self, name), f"FlowDensity: expected a positive {name}")
         validation.flag(self.dequantize, "FlowDensity: expected a bool as dequantize")
@@ -321,113 +374,274 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             raise ValueError(f"FlowDensity: expected one of the classes {classes}, got {label!r}.")
         return int(indices[0])
 
-    def _model(self) -> _SharedModel:
-        return _shared_model(
-            self.n_features_in_,
-            self.degrees_of_freedom,
-            self.learning_rate,
-            # To compile takes as long as hundreds of steps.
-            jit_compile=self.max_steps > 4 * _STEPS_PER_VALIDATION,
-            num_couplings=self.num_couplings,
-            num_blocks=self.num_blocks,
-            num_filters=self.num_filters,
-            transformer=self.transformer,
-        )
-
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
         rows, _ = self._checked_rows(X, reset=False)
-        rows = rows.astype(np.float64)
-        with _LOCK:
-            log_probs = [
-                np.logaddexp.reduce([flow.log_prob(self._model(), rows) for flow in mixture])
-                - math.log(len(mixture))
-                for mixture in self._mixtures
-            ]
-        return np.stack(log_probs, axis=1) + np.log(self.class_prior_)
+        rows = self._standardized(rows.astype(np.float64))
+        log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
+        return log_probs - np.log(self._scale).sum() + np.log(self.class_prior_)
 
-    def _fit_mixture(
-        self, rows: Rows, widths: np.ndarray, scale: np.ndarray, rng: np.random.Generator
-    ) -> list[_Flow]:
-        """Returns the flows of a class, each with another part of its rows held out."""
+    def _fit_stack(self, rows: Rows, rng: np.random.Generator) -> tuple[_Stack, Rows, np.ndarray]:
+        """Returns the density of a class, held-out rows and their log densities [N, 2].
+
+        The log densities are those without flows, and with them.
+        """
         folds = weighted_rows.fold_weights(rows.weights, self.num_flows, rng)
         # A single row is not held out.
         learned = rows.weights - folds if len(folds) > 1 else folds
         splits = [
             (rows.with_weights(learned[i]), rows.with_weights(folds[i])) for i in range(len(folds))
         ]
-        starts = _student_t_starts(splits, widths, scale, self.degrees_of_freedom, rng)
-        with _LOCK:
-            return [
-                self._fit_flow(start, *split, widths, flow_rng)
-                for start, split, flow_rng in zip(
-                    starts, splits, rng.spawn(len(splits)), strict=True
+        held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
+        widths = self.rounding_widths_ / self._scale
+        starts = _fit_student_t(splits, widths, self.degrees_of_freedom)
+        candidates = [starts, *_fit_normal_mixtures(splits, widths, rng)]
+        log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
+        weights, start_log_probs = _stacked(log_probs, held_out.weights)
+        flows = self._fit_flows(starts, splits, log_probs, widths, rng)
+        if not flows:
+            stack = _Stack.of(candidates, weights)
+            return stack, held_out, np.stack([start_log_probs, start_log_probs], axis=1)
+        log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits)])
+        weights, end_log_probs = _stacked(log_probs, held_out.weights)
+        stack = _Stack.of([*candidates, flows], weights)
+        return stack, held_out, np.stack([start_log_probs, end_log_probs], axis=1)
+
+    def _fit_flows(
+        self,
+        starts: list[Any],
+        splits: list[tuple[Rows, Rows]],
+        log_probs: np.ndarray,
+        widths: np.ndarray,
+        rng: np.random.Generator,
+    ) -> list[_Flow]:
+        """Returns a flow for each split, or none where flows add nothing to other candidates.
+
+        The first flow tells: what the mixture gains from it on the rows that it did not learn from
+        has to be more than the standard error.
+
+        Args:
+          starts: where flows start.
+          splits: rows to learn from and held-out ones.
+          log_probs: log densities of held-out rows by the other candidates, [N, K].
+          widths: of the noise of rounded columns.
+          rng: for batches and noise.
+        """
+        number = splits[0][0].number + splits[0][1].number
+        # Affine maps of a single column only move and scale the start.
+        is_start = len(widths) == 1 and self.transformer == "affine"
+        if number < _MIN_ROWS_OF_FLOWS or is_start:
+            return []
+        flows: list[_Flow] = []
+        for i, (start, (rows, held_out)) in enumerate(zip(starts, splits, strict=True)):
+            flows.append(self._fit_flow(start, rows, held_out, widths, rng))
+            if i == 0:
+                before = log_probs[: len(held_out.values)]
+                after = np.column_stack([before, flows[0].log_prob(held_out.values)])
+                (_, before), (_, after) = (
+                    _stacked(each, held_out.weights) for each in (before, after)
                 )
-            ]
+                gain, error = held_out.mean_and_error(after - before)
+                if gain <= error:
+                    return []
+        return flows
 
     def _fit_flow(
-        self, start: _Flow, rows: Rows, held_out: Rows, widths: np.ndarray, rng: np.random.Generator
+        self,
+        start: _StudentT,
+        rows: Rows,
+        held_out: Rows,
+        widths: np.ndarray,
+        rng: np.random.Generator,
     ) -> _Flow:
         """Returns a flow trained on rows until its log density of held-out ones is highest.
 
         If that is not higher than at the start by more than a standard error, it returns the start:
         the best of many validations on a few rows is high by chance.
         """
-        model = self._model()
-        num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
-        model.reset()
+        key = _ModelKey(
+            rows.values.shape[1],
+            self.degrees_of_freedom,
+            # To compile takes as long as thousands of steps.
+            jit_compile=rows.number > _MIN_ROWS_TO_COMPILE and self.max_steps > 200,
+            num_couplings=self.num_couplings,
+            num_blocks=self.num_blocks,
+            num_filters=self.num_filters,
+            transformer=self.transformer,
+        )
         # The rows are in order, so that a part of them is spread evenly.
         held_out = Rows(*(array[:: -(-len(array) // _MAX_HELD_OUT)] for array in held_out))
-        best = start = dataclasses.replace(start, weights=model.keras_model.get_weights())
-        start_log_probs = start.log_prob(model, held_out.values)
-        best_lead, best_error, num_worse = 0.0, 0.0, 0
-        for _ in range(0, self.max_steps, num_steps):
-            batches = rows.draw([num_steps, self.batch_size], rng)
-            batches = start.latents(batches + widths * rng.uniform(-0.5, 0.5, batches.shape))
-            model.train(batches + self.noise * rng.normal(size=batches.shape))
-            trained = dataclasses.replace(start, weights=model.keras_model.get_weights())
-            lead, error = held_out.mean_and_error(
-                trained.log_prob(model, held_out.values) - start_log_probs
-            )
-            if lead > best_lead:
-                best, best_lead, best_error, num_worse = trained, lead, error, 0
-            elif (num_worse := num_worse + 1) >= self.patience:
-                break
-        return best if best_lead > best_error else start
+        num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
+        before = time.perf_counter()
+        history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
+        with _LOCK:
+            model = _shared_model(key)
+            model.reset()
+            best = flow = _Flow(start.rotated(rng), key, model.keras_model.get_weights())
+            start_log_probs = flow.log_prob(held_out.values)
+            best_lead, best_error, kept = 0.0, 0.0, (0, math.nan)
+            for step in range(0, self.max_steps, num_steps):
+                noise = self._noise(step)
+                batches = rows.draw([num_steps, self.batch_size], rng)
+                batches += widths * rng.uniform(-0.5, 0.5, batches.shape)
+                batches = flow.start.latents(batches) + noise * rng.normal(size=batches.shape)
+                model.train(batches, self._learning_rates(step + np.arange(num_steps)))
+                trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
+                lead, error = held_out.mean_and_error(
+                    trained.log_prob(held_out.values) - start_log_probs
+                )
+                values = step + num_steps, noise, lead, error
+                for name, value in zip(history, values, strict=True):
+                    history[name].append(value)
+                if self.verbose and (step // num_steps) % _VALIDATIONS_PER_LINE == 0:
+                    seconds = time.perf_counter() - before
+                    left = seconds * (self.max_steps / (step + num_steps) - 1)
+                    print(
+                        f"FlowDensity: flow {len(self.history_) + 1}, step {step + num_steps:,} of "
+                        f"{self.max_steps:,}: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
+                        f"the start, at most {left:.0f} s left for this flow",
+                        flush=True,
+                    )
+                if lead > best_lead:
+                    best, best_lead, best_error = trained, lead, error
+                    kept = step + num_steps, noise
+                elif len(history["step"]) - kept[0] // num_steps >= self.patience:
+                    break
+        if best_lead <= best_error:
+            best, kept = flow, (0, math.nan)
+        self.history_.append({**history, "kept_step": kept[0], "kept_noise": kept[1]})
+        return best
+
+    def _noise(self, step: int) -> float:
+        if self.noise is not None:
+            return self.noise
+        first, last = _NOISE
+        return first * (last / first) ** min(1.0, 1.25 * step / self.max_steps)
+
+    def _learning_rates(self, steps: np.ndarray) -> np.ndarray:
+        annealed = (1 + np.cos(np.pi * np.minimum(steps / self.max_steps, 1))) / 2
+        return self.learning_rate * np.minimum(1, (steps + 1) / _WARM_UP_STEPS) * annealed
 
 
-@dataclasses.dataclass(frozen=True)
-class _Flow:
-    """A flow after an affine map, `latents = (rows - mean) matrix`, as arrays that can be pickled.
+def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -> np.ndarray:
+    """Returns the log density of rows by the density that did not learn from them."""
+    pairs = zip(candidate, splits, strict=True)
+    return np.concatenate([density.log_prob(held_out.values) for density, (_, held_out) in pairs])
+
+
+def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of candidates and the log density of their mixture, of log_probs."""
+    weights = stacking_weights(log_probs, row_weights)
+    weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
+    weights /= weights.sum()
+    return weights, log_mean_exp(log_probs, weights)
+
+
+class _Stack(NamedTuple):
+    """A mixture of candidates, each of which is an equal mixture of one density for each fold."""
+
+    candidates: list[list[Any]]
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, candidates: list[list[Any]], weights: np.ndarray) -> _Stack:
+        kept = np.flatnonzero(weights)
+        return cls([candidates[i] for i in kept], weights[kept])
+
+    def parts(self) -> list[Any]:
+        return [density for candidate in self.candidates for density in candidate]
+
+    def shares(self) -> list[float]:
+        """Returns the weight of each part."""
+        return [
+            weight / len(candidate)
+            for candidate, weight in zip(self.candidates, self.weights, strict=True)
+            for _ in candidate
+        ]
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
+        return log_mean_exp(log_probs, np.array(self.shares()))
+
+
+class _StudentT(NamedTuple):
+    """Independent Student t variables after an affine map, `latents = (rows - mean) matrix`.
 
     Attributes:
       mean: [D].
       matrix: [D, D].
       log_det: log |det matrix|.
-      weights: those of the model.
+      df: degrees of freedom.
     """
 
     mean: np.ndarray
     matrix: np.ndarray
     log_det: float
-    weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+    df: float
 
     def latents(self, rows: np.ndarray) -> np.ndarray:
         return (rows - self.mean) @ self.matrix
 
-    def log_prob(self, model: _SharedModel, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of rows, [N]."""
-        model.keras_model.set_weights(self.weights)
-        chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-        log_probs = [model.log_prob(self.latents(chunk)).numpy() for chunk in chunks]
-        return np.concatenate(log_probs) + self.log_det
-
-    def sample(self, model: _SharedModel, count: int, seed: np.ndarray) -> np.ndarray:
-        """Returns random rows, [count, D]."""
-        model.keras_model.set_weights(self.weights)
-        latents = model.keras_model.distribution.sample(count, seed=seed.astype(np.int32)).numpy()
+    def rows(self, latents: np.ndarray) -> np.ndarray:
         return latents @ np.linalg.inv(self.matrix) + self.mean
+
+    def rotated(self, rng: np.random.Generator) -> _StudentT:
+        rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
+        return self._replace(matrix=self.matrix @ rotation)
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        df = self.df
+        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
+        return (log_constant + log_kernels).sum(axis=1) + self.log_det
+
+    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        return self.rows(rng.standard_t(self.df, size=[count, len(self.mean)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flow:
+    """A flow after an affine map, as arrays that can be pickled.
+
+    Attributes:
+      start: the affine map.
+      model_key: of the model that the weights belong to.
+      weights: those of the model.
+    """
+
+    start: _StudentT
+    model_key: _ModelKey
+    weights: list[np.ndarray]
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of rows, [N]."""
+        with _LOCK:
+            model = _shared_model(self.model_key)
+            model.keras_model.set_weights(self.weights)
+            chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
+            log_probs = [model.log_prob(self.start.latents(chunk)).numpy() for chunk in chunks]
+        return np.concatenate(log_probs) + self.start.log_det
+
+    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns random rows, [count, D]."""
+        seed = rng.integers(2**31, size=2).astype(np.int32)
+        with _LOCK:
+            model = _shared_model(self.model_key).keras_model
+            model.set_weights(self.weights)
+            return self.start.rows(model.distribution.sample(count, seed=seed).numpy())
+
+
+class _ModelKey(NamedTuple):
+    """What the graphs of a model depend on."""
+
+    size: int
+    df: float
+    jit_compile: bool
+    num_couplings: int
+    num_blocks: int
+    num_filters: int
+    transformer: Any
 
 
 class _SharedModel:
@@ -437,29 +651,38 @@ class _SharedModel:
     longer to set up than a few rows take to train.
     """
 
-    def __init__(
-        self, size: int, df: float, learning_rate: float, jit_compile: bool, **architecture: Any
-    ) -> None:
+    def __init__(self, key: _ModelKey) -> None:
         dtype = tf.float64
-        df, mean, stddev = (tf.constant(value, dtype) for value in (df, 0.0, 1.0))
-        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
-        flow = RealNVPVector(size, **architecture, normalization=None, dtype=dtype)
+        df, mean, stddev = (tf.constant(value, dtype) for value in (key.df, 0.0, 1.0))
+        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [key.size])
+        flow = RealNVPVector(
+            key.size,
+            key.num_couplings,
+            key.num_blocks,
+            key.num_filters,
+            transformer=key.transformer,
+            normalization=None,
+            dtype=dtype,
+        )
         model = FlowModel(tfd.TransformedDistribution(base, flow))
-        model.compile(FusedAdam(learning_rate, global_clipnorm=10.0))
+        model.compile(FusedAdam(global_clipnorm=10.0))
         model.build_optimizer()
         self.keras_model = model
         self.log_prob = tf.function(
-            model.distribution.log_prob, input_signature=[tf.TensorSpec([None, size], dtype)]
+            model.distribution.log_prob, input_signature=[tf.TensorSpec([None, key.size], dtype)]
         )
 
-        batches_spec = tf.TensorSpec([None, None, size], dtype)
+        batches_spec = tf.TensorSpec([None, None, key.size], dtype)
+        rates_spec = tf.TensorSpec([None], tf.float32)
         # AutoGraph is for the loop alone.
         train_step = tf.autograph.experimental.do_not_convert(model.train_step)
+        learning_rate = model.optimizer.learning_rate
 
-        @tf.function(input_signature=[batches_spec], jit_compile=jit_compile)
-        def train(batches: tf.Tensor) -> None:
-            for batch in batches:
-                train_step(batch)
+        @tf.function(input_signature=[batches_spec, rates_spec], jit_compile=key.jit_compile)
+        def train(batches: tf.Tensor, rates: tf.Tensor) -> None:
+            for i in tf.range(tf.shape(batches)[0]):
+                learning_rate.assign(rates[i])
+                train_step(batches[i])
 
         self.train = train
         variables = [*model.variables, *model.optimizer.variables]
@@ -472,12 +695,12 @@ class _SharedModel:
 
 
 @functools.lru_cache(maxsize=16)
-def _shared_model(*args: Any, **kwargs: Any) -> _SharedModel:
+def _shared_model(key: _ModelKey) -> _SharedModel:
     """Returns the model of an architecture, traced once in a process for all flows and clones."""
     state = random.getstate()
     random.seed(0)  # Keras draws the seeds of initial weights from this generator
     try:
-        return _SharedModel(*args, **kwargs)
+        return _SharedModel(key)
     finally:
         random.setstate(state)
 
@@ -511,28 +734,21 @@ def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _student_t_starts(
-    splits: list[tuple[Rows, Rows]],
-    widths: np.ndarray,
-    scale: np.ndarray,
-    df: float,
-    rng: np.random.Generator,
-) -> list[_Flow]:
+def _fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float) -> list[Any]:
     """Returns for each split the affine map that gives training rows the identity as covariance.
 
-    In columns that are divided by `scale`, the covariance C of the rows with uniform noise becomes
-    (1 - a) C + a I, with the factor a for which held-out rows are most probable. A random rotation
-    follows, so that flows differ.
+    The covariance C of the rows with uniform noise of these widths becomes (1 - a) C + a I, with
+    the factor a for which held-out rows are most probable.
     """
     means, variances, axes = [], [], []
     log_likelihoods = np.zeros(len(_SHRINKAGES))
     for train, held_out in splits:
-        mean, covariance = Rows(train.values / scale, train.weights).covariance()
-        eigen = np.linalg.eigh(covariance + np.diag((widths / scale) ** 2 / 12))
+        mean, covariance = train.covariance()
+        eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
         means.append(mean)
         variances.append(eigen[0].clip(min=0.0))
         axes.append(eigen[1])
-        squares = ((held_out.values / scale - mean) @ axes[-1]) ** 2
+        squares = ((held_out.values - mean) @ axes[-1]) ** 2
         for i, shrinkage in enumerate(_SHRINKAGES):
             shrunk = (1 - shrinkage) * variances[-1] + shrinkage
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
@@ -542,8 +758,41 @@ def _student_t_starts(
     starts = []
     for mean, variance, axis in zip(means, variances, axes, strict=True):
         stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
-        rotation = np.linalg.qr(rng.normal(size=axis.shape))[0]
-        matrix = axis / scale[:, np.newaxis] / stddev @ rotation
-        log_det = -np.log(stddev).sum() - np.log(scale).sum()
-        starts.append(_Flow(mean * scale, matrix, log_det))
+        starts.append(_StudentT(mean, axis / stddev, -np.log(stddev).sum(), df))
     return starts
+
+
+def _fit_normal_mixtures(
+    splits: list[tuple[Rows, Rows]], widths: np.ndarray, rng: np.random.Generator
+) -> list[list[Any]]:
+    """Returns, for each split, the mixtures that are best on what the first split held out."""
+    if len(splits) == 1:
+        return []
+    least_variance = _LEAST_VARIANCE + widths**2 / 12
+    rows, held_out = splits[0]
+    kept: list[list[Any]] = []
+    for is_diagonal in (False, True):
+        rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
+        fits = []
+        best, num_worse = -math.inf, 0
+        for number in _NUM_COMPONENTS:
+            if number * rows_of_component > len(rows.values) or num_worse == 2:
+                break
+            fit = functools.partial(
+                NormalMixture.fit,
+                number=number,
+                is_diagonal=is_diagonal,
+                least_variance=least_variance,
+                seed=int(rng.integers(2**31)),
+            )
+            mixture = fit(rows)
+            score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
+            num_worse = 0 if score > best else num_worse + 1
+            best = max(best, score)
+            fits.append((score, mixture, fit))
+        fits.sort(key=lambda each: -each[0])
+        kept += [
+            [mixture, *(fit(train) for train, _ in splits[1:])]
+            for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
+        ]
+    return kept
