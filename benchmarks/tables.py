@@ -8,7 +8,9 @@ the other rows in nats, of the columns in their own units, as they are: rounded 
 noise. All estimators have their defaults, and columns that are standardized by the rows that are
 learned from.
 
-* `mixture`: `GaussianMixture` with full or diagonal covariances and 1 to 20 components, by BIC.
+* `mixture`: `GaussianMixture` with full or diagonal covariances and 1 to 20 components, by BIC,
+  with at least D + 1 rows (full) or 4 rows (diagonal) for each component. With fewer, BIC can
+  choose components of a few rows, which leave no density for others.
 * `kernels`: `KernelDensity` with normal kernels, whose bandwidth is chosen by cross-validation.
 
 Tables of `CHOICES` were used to choose the method and the defaults of `FlowDensity`. Those of
@@ -86,6 +88,7 @@ CHOICES: dict[str, Callable[[], np.ndarray]] = {
     "moons": _moons,
     "two modes": _two_modes,
     "ring": _ring,
+    "airquality": _r("datasets", "airquality"),
 }
 VERDICT: dict[str, Callable[[], np.ndarray]] = {
     "iris": _scikit_learn("iris"),
@@ -95,9 +98,12 @@ VERDICT: dict[str, Callable[[], np.ndarray]] = {
     "crabs": _r("MASS", "crabs", "index"),
     "Pima": _r("MASS", "Pima.tr"),
     "penguins": _r("palmerpenguins", "penguins", "year"),
+    "Prestige": _r("carData", "Prestige"),
+    "birthwt": _r("MASS", "birthwt"),
+    "CPS1985": _r("AER", "CPS1985"),
+    "Carseats": _r("ISLR", "Carseats"),
     "Auto": _r("ISLR", "Auto"),
     "College": _r("ISLR", "College"),
-    "airquality": _r("datasets", "airquality"),
     "swiss": _r("datasets", "swiss"),
     "Texas housing": _r("ggplot2", "txhousing", "year", "month", "date"),
 }
@@ -116,11 +122,12 @@ def flow_density(train: np.ndarray, test: np.ndarray, seed: int) -> float:
 
 def mixture(train: np.ndarray, test: np.ndarray, seed: int) -> float:
     """Returns the mean log density of test rows by the mixture with the least BIC."""
+    size = {"full": train.shape[1] + 1, "diag": 4}
     models = [
         GaussianMixture(number, covariance_type=kind, random_state=seed).fit(train)
         for number in _NUM_COMPONENTS
         for kind in ("full", "diag")
-        if number <= len(train)
+        if number == 1 or number * size[kind] <= len(train)
     ]
     return min(models, key=lambda model: model.bic(train)).score(test)
 
@@ -155,7 +162,7 @@ def compare(name: str, num_seeds: int) -> str:
     lead = ours - max(others)
     cells = [f"{ours:.2f}", *(f"{each:.2f}" for each in others), f"{lead:+.2f}"]
     shape = f"{rows.shape[0]:,} × {rows.shape[1]}"
-    return " | ".join(["|", name, shape, *cells, f"{np.mean(seconds):.0f} s", "|"]).strip()
+    return f"| {' | '.join([name, shape, *cells, f'{np.mean(seconds):.0f} s'])} |"
 
 
 def main() -> None:

@@ -5,11 +5,12 @@
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
     python examples/train_table.py --uci=power --data_dir=... --limit_minutes=60
 
-Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. Beside it are a normal distribution, a mixture of normal
-distributions and a kernel density estimate. All are fitted to the same rows, with uniform noise of
-the width to which coarsely rounded columns are rounded, and scored by the density at the rows as they are. What
-an estimate can choose, it chooses by cross-validation or held-out rows within the rows that it is
-given. The log likelihoods are those of rows that it was not given.
+Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. Beside it are a normal
+distribution, a mixture of normal distributions and a kernel density estimate. All are fitted to the
+same rows and scored by the density at the rows as they are. Columns that are rounded coarsely get
+uniform noise of the width of the rounding. What an estimate can choose, it chooses by
+cross-validation or held-out rows within the rows that it is given. The log likelihoods are those of
+rows that it was not given.
 
 The UCI tables are those of Papamakarios, Pavlakou, Murray: Masked autoregressive flow. They have
 their own split; published results are printed beside the flow's. `--data_dir` is a folder of the
@@ -58,7 +59,7 @@ flags.DEFINE_integer(
     "num_couplings", None, "Couplings of a flow; default: 8, on a UCI table 10.", lower_bound=1
 )
 flags.DEFINE_integer("num_folds", 5, "Folds of the cross-validation.", lower_bound=2)
-flags.DEFINE_integer("num_members", 5, "Parts of the rows, and flows, each of which holds out one.", lower_bound=2)
+flags.DEFINE_integer("num_members", 5, "Flows of the mixture.", lower_bound=2)
 flags.DEFINE_integer("max_steps", 2_000, "Steps of training of each flow.", lower_bound=1)
 flags.DEFINE_float(
     "noise", None, "Standard deviation of the noise in training; default: falling.", lower_bound=0

@@ -178,6 +178,20 @@ def test_units_and_constant_columns():
     assert density.score(rows * units + [0, 0, 1, 0]) < scaled.mean() - 2
 
 
+def test_a_column_of_few_well_known_values():
+    rng = np.random.default_rng(0)
+    months, shift = rng.integers(5, 10, size=400), np.array([0.1, 0.0])
+    rows = np.stack([months, rng.normal(3 * months)], axis=1)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    # Almost all of the mass is at these values, and almost none between.
+    assert density.score(rows) > density.score(rows + shift) + 2
+    # A value that has been seen once is smoothed.
+    rows[0, 0] = 12
+    smooth = clone(density).fit(rows)
+    assert smooth.rounding_widths_.tolist() == [1, 0]
+    assert smooth.score(rows) < smooth.score(rows + shift) + 0.5
+
+
 @pytest.mark.parametrize("magnitude", [1e200, 1e-200])
 def test_numbers_whose_squares_are_out_of_range(magnitude):
     rows = _rows(20) * [1, magnitude]

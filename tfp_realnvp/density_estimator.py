@@ -16,7 +16,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPVector
 from tfp_realnvp.internal import private_api, validation, weighted_rows
-from tfp_realnvp.internal.normal_mixtures import NormalMixture, log_mean_exp, stacking_weights
+from tfp_realnvp.internal.normal_mixtures import NormalMixture, mixture_log_prob, stacking_weights
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.internal.weighted_rows import Rows
 from tfp_realnvp.training.flow_model import FlowModel
@@ -41,6 +41,7 @@ _LEAST_VARIANCE = 1e-6
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 # Rounding counts where its width is at least this part of a standard deviation.
 _COARSE_ROUNDING = 0.1
+_REPEATS_OF_KNOWN_VALUES = 5
 _MIN_ROWS_OF_FLOWS = 150
 _MIN_ROWS_TO_COMPILE = 1_000
 _NOISE = 0.3, 0.01
@@ -77,16 +78,20 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
 
     *   Student t distributions with the covariance of the rows. It is shrunk towards that of
         independent columns, by the factor that makes held-out rows most probable.
-    *   Mixtures of 1 to 32 normal distributions.
+    *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
     *   Flows, which start as the Student t distributions and learn what is different. In each step
         rows get normal noise anew, which falls during the training, and held-out rows tell when to
         stop. The first flow decides: if the mixture gains no more from it than a standard error,
         there are no flows. With fewer than 150 rows none is tried.
 
-    Where columns have been rounded coarsely, rows also have uniform noise of the width of the
-    rounding: the density of a rounded number has no upper bound. `score_samples` is the density at
-    the rows as they are. Without scikit-learn, with a condition, or for millions of rows, use
-    `RealNVPVector` and `FlowModel` directly.
+    The density of a rounded number has no upper bound. Where columns have been rounded coarsely,
+    they have uniform noise of the width of the rounding, or in normal distributions its variance.
+    Where each value of such a column occurs at least five times, normal distributions without that
+    variance are tried too. No variance is less than 1e-6 of that of the column. `score_samples` is
+    the density at the rows as they are.
+
+    Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
+    `FlowModel` directly.
 
     All computations are in float64. The estimator can be cloned and pickled, and works in
     `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean log density of
@@ -236,11 +241,18 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
         self._center, self._scale = np.average(rows, axis=0, weights=weights), scale
         rows = self._standardized(rows)
+        # Of the normal mixtures: the smoothed columns, and fewer where all values are well known.
+        least_variances = [_LEAST_VARIANCE + (self.rounding_widths_ / scale) ** 2 / 12]
+        is_known = weighted_rows.is_discrete(rows, weights, _REPEATS_OF_KNOWN_VALUES)
+        if (is_known & (self.rounding_widths_ > 0)).any():
+            least_variances.append(np.where(is_known, _LEAST_VARIANCE, least_variances[0]))
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self.class_prior_ = np.bincount(groups, weights) / weights.sum()
         self.history_: list[dict[str, Any]] = []
         stacks = [
-            self._fit_stack(Rows(rows[groups == group], weights[groups == group]), rng)
+            self._fit_stack(
+                Rows(rows[groups == group], weights[groups == group]), least_variances, rng
+            )
             for group in range(len(self.class_prior_))
         ]
         self._stacks = [stack for stack, _, _ in stacks]
@@ -382,7 +394,9 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
         return log_probs - np.log(self._scale).sum() + np.log(self.class_prior_)
 
-    def _fit_stack(self, rows: Rows, rng: np.random.Generator) -> tuple[_Stack, Rows, np.ndarray]:
+    def _fit_stack(
+        self, rows: Rows, least_variances: list[np.ndarray], rng: np.random.Generator
+    ) -> tuple[_Stack, Rows, np.ndarray]:
         """Returns the density of a class, held-out rows and their log densities [N, 2].
 
         The log densities are those without flows, and with them.
@@ -396,7 +410,9 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
         widths = self.rounding_widths_ / self._scale
         starts = _fit_student_t(splits, widths, self.degrees_of_freedom)
-        candidates = [starts, *_fit_normal_mixtures(splits, widths, rng)]
+        candidates = [starts]
+        for least_variance in least_variances:
+            candidates += _fit_normal_mixtures(splits, least_variance, rng)
         log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
         weights, start_log_probs = _stacked(log_probs, held_out.weights)
         flows = self._fit_flows(starts, splits, log_probs, widths, rng)
@@ -535,7 +551,7 @@ def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray
     weights = stacking_weights(log_probs, row_weights)
     weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
     weights /= weights.sum()
-    return weights, log_mean_exp(log_probs, weights)
+    return weights, mixture_log_prob(log_probs, weights)
 
 
 class _Stack(NamedTuple):
@@ -562,7 +578,7 @@ class _Stack(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
-        return log_mean_exp(log_probs, np.array(self.shares()))
+        return mixture_log_prob(log_probs, np.array(self.shares()))
 
 
 class _StudentT(NamedTuple):
@@ -763,12 +779,11 @@ def _fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: floa
 
 
 def _fit_normal_mixtures(
-    splits: list[tuple[Rows, Rows]], widths: np.ndarray, rng: np.random.Generator
+    splits: list[tuple[Rows, Rows]], least_variance: np.ndarray, rng: np.random.Generator
 ) -> list[list[Any]]:
     """Returns, for each split, the mixtures that are best on what the first split held out."""
     if len(splits) == 1:
         return []
-    least_variance = _LEAST_VARIANCE + widths**2 / 12
     rows, held_out = splits[0]
     kept: list[list[Any]] = []
     for is_diagonal in (False, True):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfp_realnvp.internal.weighted_rows import Rows
 
-__all__ = ["NormalMixture", "log_mean_exp", "stacking_weights"]
+__all__ = ["NormalMixture", "mixture_log_prob", "stacking_weights"]
 
 _MAX_STEPS = 60
 _TOLERANCE = 1e-3
@@ -57,9 +57,7 @@ class NormalMixture(NamedTuple):
         log_likelihood = -math.inf
         for _ in range(_MAX_STEPS):
             mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
-            joint = mixture._joint_log_probs(rows.values)
-            log_probs = np.logaddexp.reduce(joint, axis=1)
-            shares = np.exp(joint - log_probs[:, np.newaxis])
+            log_probs, shares = _log_sum_exp(mixture._joint_log_probs(rows.values))
             before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
             if log_likelihood - before < _TOLERANCE:
                 break
@@ -98,9 +96,7 @@ class NormalMixture(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of rows, [N]."""
         chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-        return np.concatenate(
-            [np.logaddexp.reduce(self._joint_log_probs(c), axis=1) for c in chunks]
-        )
+        return np.concatenate([_log_sum_exp(self._joint_log_probs(c))[0] for c in chunks])
 
     def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
         """Returns random rows, [number, D]."""
@@ -166,9 +162,15 @@ def stacking_weights(
     return mixture
 
 
-def log_mean_exp(log_probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Returns the log of the mean of densities over the last axis, in which weights add up to 1."""
-    if weights is None:
-        return np.logaddexp.reduce(log_probs, axis=-1) - math.log(log_probs.shape[-1])
+def mixture_log_prob(log_probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns log Σ_k w_k p_k, [N], from log densities [N, K] and weights [K] with the sum 1."""
     with np.errstate(divide="ignore"):
-        return np.logaddexp.reduce(log_probs + np.log(weights), axis=-1)
+        return _log_sum_exp(log_probs + np.log(weights))[0]
+
+
+def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log Σ exp over the last axis, [N], and the share of each term in the sum, [N, K]."""
+    largest = values.max(axis=1, keepdims=True)
+    terms = np.exp(values - largest)
+    sums = terms.sum(axis=1, keepdims=True)
+    return (largest + np.log(sums))[:, 0], terms / sums

@@ -17,6 +17,7 @@ __all__ = [
     "checked_weights",
     "column_scales",
     "fold_weights",
+    "is_discrete",
     "merge",
     "rounding_widths",
     "warn_of_redundant_columns",
@@ -119,6 +120,17 @@ def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     at_most = [weights @ (decimals <= number) for number in range(_MAX_DECIMALS)]
     is_half = np.stack(at_most) >= (0.5 - 1e-9) * weights.sum()
     return np.where(is_half.any(axis=0), 10.0 ** -is_half.argmax(axis=0), 0.0)
+
+
+def is_discrete(rows: np.ndarray, weights: np.ndarray, least: float) -> np.ndarray:
+    """Returns whether a column has several values, each of which occurs `least` times, [D]."""
+
+    def of_column(column: np.ndarray) -> bool:
+        _, indices = np.unique(column, return_inverse=True)
+        counts = np.bincount(indices, weights)
+        return len(counts) > 1 and counts.min() >= least - 1e-9
+
+    return np.array([of_column(column) for column in rows.T])
 
 
 def column_scales(
