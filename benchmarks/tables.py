@@ -89,6 +89,7 @@ CHOICES: dict[str, Callable[[], np.ndarray]] = {
     "two modes": _two_modes,
     "ring": _ring,
     "airquality": _r("datasets", "airquality"),
+    "Auto": _r("ISLR", "Auto"),
 }
 VERDICT: dict[str, Callable[[], np.ndarray]] = {
     "iris": _scikit_learn("iris"),
@@ -98,11 +99,12 @@ VERDICT: dict[str, Callable[[], np.ndarray]] = {
     "crabs": _r("MASS", "crabs", "index"),
     "Pima": _r("MASS", "Pima.tr"),
     "penguins": _r("palmerpenguins", "penguins", "year"),
+    "mtcars": _r("datasets", "mtcars"),
+    "Hitters": _r("ISLR", "Hitters"),
     "Prestige": _r("carData", "Prestige"),
     "birthwt": _r("MASS", "birthwt"),
     "CPS1985": _r("AER", "CPS1985"),
     "Carseats": _r("ISLR", "Carseats"),
-    "Auto": _r("ISLR", "Auto"),
     "College": _r("ISLR", "College"),
     "swiss": _r("datasets", "swiss"),
     "Texas housing": _r("ggplot2", "txhousing", "year", "month", "date"),

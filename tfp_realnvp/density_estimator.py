@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
-import random
-import threading
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import RealNVPVector
 from tfp_realnvp.internal import private_api, validation, weighted_rows
-from tfp_realnvp.internal.normal_mixtures import NormalMixture, mixture_log_prob, stacking_weights
 from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.simple_densities import (
+    fit_normal_mixtures,
+    fit_student_t,
+    mixture_log_prob,
+    stacking_weights,
+)
 from tfp_realnvp.internal.weighted_rows import Rows
-from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.optimizers import FusedAdam
+from tfp_realnvp.training.table_flow import TableFlow, TableFlowOptions, fit_table_flow
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -32,28 +27,15 @@ except ImportError as error:
 
 __all__ = ["FlowDensity"]
 
-tfd = tfp.distributions
 
-# Candidates: mixtures of normal distributions with so many components.
-_NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-_NUM_KEPT_MIXTURES = 3
 _LEAST_VARIANCE = 1e-6
-_SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 # Rounding counts where its width is at least this part of a standard deviation.
 _COARSE_ROUNDING = 0.1
-_REPEATS_OF_KNOWN_VALUES = 5
+# Columns take few values where these occur so often, in this part of the rows.
+_DISCRETE = 5, 0.9
 _MIN_ROWS_OF_FLOWS = 150
-_MIN_ROWS_TO_COMPILE = 1_000
-_NOISE = 0.3, 0.01
-_WARM_UP_STEPS = 50
-_STEPS_PER_VALIDATION = 50
-_VALIDATIONS_PER_LINE = 5
-_MAX_HELD_OUT = 2_048
-_CHUNK_SIZE = 8_192
 # Candidates of smaller weights are dropped.
 _LEAST_WEIGHT = 1e-3
-# Models are shared by all estimators of a process, see `_shared_model`.
-_LOCK = threading.RLock()
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 
@@ -86,9 +68,9 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
 
     The density of a rounded number has no upper bound. Where columns have been rounded coarsely,
     they have uniform noise of the width of the rounding, or in normal distributions its variance.
-    Where each value of such a column occurs at least five times, normal distributions without that
-    variance are tried too. No variance is less than 1e-6 of that of the column. `score_samples` is
-    the density at the rows as they are.
+    Where such a column takes few values, of which almost all rows have one that occurs at least
+    five times, normal distributions without that variance are tried too. No variance is less than
+    1e-6 of that of the column. `score_samples` is the density at the rows as they are.
 
     Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
     `FlowModel` directly.
@@ -241,9 +223,9 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
         self._center, self._scale = np.average(rows, axis=0, weights=weights), scale
         rows = self._standardized(rows)
-        # Of the normal mixtures: the smoothed columns, and fewer where all values are well known.
+        # All rounded columns are smoothed, or those that do not take few values alone.
         least_variances = [_LEAST_VARIANCE + (self.rounding_widths_ / scale) ** 2 / 12]
-        is_known = weighted_rows.is_discrete(rows, weights, _REPEATS_OF_KNOWN_VALUES)
+        is_known = weighted_rows.is_discrete(rows, weights, *_DISCRETE)
         if (is_known & (self.rounding_widths_ > 0)).any():
             least_variances.append(np.where(is_known, _LEAST_VARIANCE, least_variances[0]))
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
@@ -409,10 +391,10 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         ]
         held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
         widths = self.rounding_widths_ / self._scale
-        starts = _fit_student_t(splits, widths, self.degrees_of_freedom)
-        candidates = [starts]
+        starts = fit_student_t(splits, widths, self.degrees_of_freedom)
+        candidates: list[list[Any]] = [starts]
         for least_variance in least_variances:
-            candidates += _fit_normal_mixtures(splits, least_variance, rng)
+            candidates += fit_normal_mixtures(splits, least_variance, rng)
         log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
         weights, start_log_probs = _stacked(log_probs, held_out.weights)
         flows = self._fit_flows(starts, splits, log_probs, widths, rng)
@@ -431,7 +413,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         log_probs: np.ndarray,
         widths: np.ndarray,
         rng: np.random.Generator,
-    ) -> list[_Flow]:
+    ) -> list[TableFlow]:
         """Returns a flow for each split, or none where flows add nothing to other candidates.
 
         The first flow tells: what the mixture gains from it on the rows that it did not learn from
@@ -449,9 +431,13 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         is_start = len(widths) == 1 and self.transformer == "affine"
         if number < _MIN_ROWS_OF_FLOWS or is_start:
             return []
-        flows: list[_Flow] = []
+        options = TableFlowOptions(*(getattr(self, name) for name in TableFlowOptions._fields))
+        flows: list[TableFlow] = []
         for i, (start, (rows, held_out)) in enumerate(zip(starts, splits, strict=True)):
-            flows.append(self._fit_flow(start, rows, held_out, widths, rng))
+            index = len(self.history_)
+            flow, history = fit_table_flow(start, rows, held_out, widths, options, rng, index)
+            flows.append(flow)
+            self.history_.append(history)
             if i == 0:
                 before = log_probs[: len(held_out.values)]
                 after = np.column_stack([before, flows[0].log_prob(held_out.values)])
@@ -462,82 +448,6 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
                 if gain <= error:
                     return []
         return flows
-
-    def _fit_flow(
-        self,
-        start: _StudentT,
-        rows: Rows,
-        held_out: Rows,
-        widths: np.ndarray,
-        rng: np.random.Generator,
-    ) -> _Flow:
-        """Returns a flow trained on rows until its log density of held-out ones is highest.
-
-        If that is not higher than at the start by more than a standard error, it returns the start:
-        the best of many validations on a few rows is high by chance.
-        """
-        key = _ModelKey(
-            rows.values.shape[1],
-            self.degrees_of_freedom,
-            # To compile takes as long as thousands of steps.
-            jit_compile=rows.number > _MIN_ROWS_TO_COMPILE and self.max_steps > 200,
-            num_couplings=self.num_couplings,
-            num_blocks=self.num_blocks,
-            num_filters=self.num_filters,
-            transformer=self.transformer,
-        )
-        # The rows are in order, so that a part of them is spread evenly.
-        held_out = Rows(*(array[:: -(-len(array) // _MAX_HELD_OUT)] for array in held_out))
-        num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
-        before = time.perf_counter()
-        history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
-        with _LOCK:
-            model = _shared_model(key)
-            model.reset()
-            best = flow = _Flow(start.rotated(rng), key, model.keras_model.get_weights())
-            start_log_probs = flow.log_prob(held_out.values)
-            best_lead, best_error, kept = 0.0, 0.0, (0, math.nan)
-            for step in range(0, self.max_steps, num_steps):
-                noise = self._noise(step)
-                batches = rows.draw([num_steps, self.batch_size], rng)
-                batches += widths * rng.uniform(-0.5, 0.5, batches.shape)
-                batches = flow.start.latents(batches) + noise * rng.normal(size=batches.shape)
-                model.train(batches, self._learning_rates(step + np.arange(num_steps)))
-                trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
-                lead, error = held_out.mean_and_error(
-                    trained.log_prob(held_out.values) - start_log_probs
-                )
-                values = step + num_steps, noise, lead, error
-                for name, value in zip(history, values, strict=True):
-                    history[name].append(value)
-                if self.verbose and (step // num_steps) % _VALIDATIONS_PER_LINE == 0:
-                    seconds = time.perf_counter() - before
-                    left = seconds * (self.max_steps / (step + num_steps) - 1)
-                    print(
-                        f"FlowDensity: flow {len(self.history_) + 1}, step {step + num_steps:,} of "
-                        f"{self.max_steps:,}: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
-                        f"the start, at most {left:.0f} s left for this flow",
-                        flush=True,
-                    )
-                if lead > best_lead:
-                    best, best_lead, best_error = trained, lead, error
-                    kept = step + num_steps, noise
-                elif len(history["step"]) - kept[0] // num_steps >= self.patience:
-                    break
-        if best_lead <= best_error:
-            best, kept = flow, (0, math.nan)
-        self.history_.append({**history, "kept_step": kept[0], "kept_noise": kept[1]})
-        return best
-
-    def _noise(self, step: int) -> float:
-        if self.noise is not None:
-            return self.noise
-        first, last = _NOISE
-        return first * (last / first) ** min(1.0, 1.25 * step / self.max_steps)
-
-    def _learning_rates(self, steps: np.ndarray) -> np.ndarray:
-        annealed = (1 + np.cos(np.pi * np.minimum(steps / self.max_steps, 1))) / 2
-        return self.learning_rate * np.minimum(1, (steps + 1) / _WARM_UP_STEPS) * annealed
 
 
 def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -> np.ndarray:
@@ -581,146 +491,6 @@ class _Stack(NamedTuple):
         return mixture_log_prob(log_probs, np.array(self.shares()))
 
 
-class _StudentT(NamedTuple):
-    """Independent Student t variables after an affine map, `latents = (rows - mean) matrix`.
-
-    Attributes:
-      mean: [D].
-      matrix: [D, D].
-      log_det: log |det matrix|.
-      df: degrees of freedom.
-    """
-
-    mean: np.ndarray
-    matrix: np.ndarray
-    log_det: float
-    df: float
-
-    def latents(self, rows: np.ndarray) -> np.ndarray:
-        return (rows - self.mean) @ self.matrix
-
-    def rows(self, latents: np.ndarray) -> np.ndarray:
-        return latents @ np.linalg.inv(self.matrix) + self.mean
-
-    def rotated(self, rng: np.random.Generator) -> _StudentT:
-        rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
-        return self._replace(matrix=self.matrix @ rotation)
-
-    def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        df = self.df
-        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
-        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
-        return (log_constant + log_kernels).sum(axis=1) + self.log_det
-
-    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        return self.rows(rng.standard_t(self.df, size=[count, len(self.mean)]))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Flow:
-    """A flow after an affine map, as arrays that can be pickled.
-
-    Attributes:
-      start: the affine map.
-      model_key: of the model that the weights belong to.
-      weights: those of the model.
-    """
-
-    start: _StudentT
-    model_key: _ModelKey
-    weights: list[np.ndarray]
-
-    def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of rows, [N]."""
-        with _LOCK:
-            model = _shared_model(self.model_key)
-            model.keras_model.set_weights(self.weights)
-            chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-            log_probs = [model.log_prob(self.start.latents(chunk)).numpy() for chunk in chunks]
-        return np.concatenate(log_probs) + self.start.log_det
-
-    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns random rows, [count, D]."""
-        seed = rng.integers(2**31, size=2).astype(np.int32)
-        with _LOCK:
-            model = _shared_model(self.model_key).keras_model
-            model.set_weights(self.weights)
-            return self.start.rows(model.distribution.sample(count, seed=seed).numpy())
-
-
-class _ModelKey(NamedTuple):
-    """What the graphs of a model depend on."""
-
-    size: int
-    df: float
-    jit_compile: bool
-    num_couplings: int
-    num_blocks: int
-    num_filters: int
-    transformer: Any
-
-
-class _SharedModel:
-    """A compiled model, to which flows of one architecture lend their weights in turn.
-
-    Its tensors go directly to `FlowModel.train_step`, since the pipelines of `FlowModel.fit` take
-    longer to set up than a few rows take to train.
-    """
-
-    def __init__(self, key: _ModelKey) -> None:
-        dtype = tf.float64
-        df, mean, stddev = (tf.constant(value, dtype) for value in (key.df, 0.0, 1.0))
-        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [key.size])
-        flow = RealNVPVector(
-            key.size,
-            key.num_couplings,
-            key.num_blocks,
-            key.num_filters,
-            transformer=key.transformer,
-            normalization=None,
-            dtype=dtype,
-        )
-        model = FlowModel(tfd.TransformedDistribution(base, flow))
-        model.compile(FusedAdam(global_clipnorm=10.0))
-        model.build_optimizer()
-        self.keras_model = model
-        self.log_prob = tf.function(
-            model.distribution.log_prob, input_signature=[tf.TensorSpec([None, key.size], dtype)]
-        )
-
-        batches_spec = tf.TensorSpec([None, None, key.size], dtype)
-        rates_spec = tf.TensorSpec([None], tf.float32)
-        # AutoGraph is for the loop alone.
-        train_step = tf.autograph.experimental.do_not_convert(model.train_step)
-        learning_rate = model.optimizer.learning_rate
-
-        @tf.function(input_signature=[batches_spec, rates_spec], jit_compile=key.jit_compile)
-        def train(batches: tf.Tensor, rates: tf.Tensor) -> None:
-            for i in tf.range(tf.shape(batches)[0]):
-                learning_rate.assign(rates[i])
-                train_step(batches[i])
-
-        self.train = train
-        variables = [*model.variables, *model.optimizer.variables]
-        self._initial_values = [(variable, variable.numpy()) for variable in variables]
-
-    def reset(self) -> None:
-        """Returns weights and optimizer to where they were before any training."""
-        for variable, value in self._initial_values:
-            variable.assign(value)
-
-
-@functools.lru_cache(maxsize=16)
-def _shared_model(key: _ModelKey) -> _SharedModel:
-    """Returns the model of an architecture, traced once in a process for all flows and clones."""
-    state = random.getstate()
-    random.seed(0)  # Keras draws the seeds of initial weights from this generator
-    try:
-        return _SharedModel(key)
-    finally:
-        random.setstate(state)
-
-
 def _check_labels(y: np.ndarray) -> None:
     """Raises an error if labels are numbers that are no classes."""
     check_classification_targets(y)
@@ -748,66 +518,3 @@ def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
     except ImportError:
         return rows
     return pd.DataFrame(rows, columns=columns)
-
-
-def _fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float) -> list[Any]:
-    """Returns for each split the affine map that gives training rows the identity as covariance.
-
-    The covariance C of the rows with uniform noise of these widths becomes (1 - a) C + a I, with
-    the factor a for which held-out rows are most probable.
-    """
-    means, variances, axes = [], [], []
-    log_likelihoods = np.zeros(len(_SHRINKAGES))
-    for train, held_out in splits:
-        mean, covariance = train.covariance()
-        eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
-        means.append(mean)
-        variances.append(eigen[0].clip(min=0.0))
-        axes.append(eigen[1])
-        squares = ((held_out.values - mean) @ axes[-1]) ** 2
-        for i, shrinkage in enumerate(_SHRINKAGES):
-            shrunk = (1 - shrinkage) * variances[-1] + shrinkage
-            log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
-            log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
-    # A single row is not held out, and says nothing about the covariance.
-    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
-    starts = []
-    for mean, variance, axis in zip(means, variances, axes, strict=True):
-        stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
-        starts.append(_StudentT(mean, axis / stddev, -np.log(stddev).sum(), df))
-    return starts
-
-
-def _fit_normal_mixtures(
-    splits: list[tuple[Rows, Rows]], least_variance: np.ndarray, rng: np.random.Generator
-) -> list[list[Any]]:
-    """Returns, for each split, the mixtures that are best on what the first split held out."""
-    if len(splits) == 1:
-        return []
-    rows, held_out = splits[0]
-    kept: list[list[Any]] = []
-    for is_diagonal in (False, True):
-        rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
-        fits = []
-        best, num_worse = -math.inf, 0
-        for number in _NUM_COMPONENTS:
-            if number * rows_of_component > len(rows.values) or num_worse == 2:
-                break
-            fit = functools.partial(
-                NormalMixture.fit,
-                number=number,
-                is_diagonal=is_diagonal,
-                least_variance=least_variance,
-                seed=int(rng.integers(2**31)),
-            )
-            mixture = fit(rows)
-            score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
-            num_worse = 0 if score > best else num_worse + 1
-            best = max(best, score)
-            fits.append((score, mixture, fit))
-        fits.sort(key=lambda each: -each[0])
-        kept += [
-            [mixture, *(fit(train) for train, _ in splits[1:])]
-            for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
-        ]
-    return kept

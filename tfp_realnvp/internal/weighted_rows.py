@@ -122,13 +122,17 @@ def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(is_half.any(axis=0), 10.0 ** -is_half.argmax(axis=0), 0.0)
 
 
-def is_discrete(rows: np.ndarray, weights: np.ndarray, least: float) -> np.ndarray:
-    """Returns whether a column has several values, each of which occurs `least` times, [D]."""
+def is_discrete(rows: np.ndarray, weights: np.ndarray, least: float, part: float) -> np.ndarray:
+    """Returns whether a column takes few values, which are well known, [D].
+
+    These are columns where, of the rows without the most frequent value, at least `part` have a
+    value that occurs `least` times.
+    """
 
     def of_column(column: np.ndarray) -> bool:
         _, indices = np.unique(column, return_inverse=True)
-        counts = np.bincount(indices, weights)
-        return len(counts) > 1 and counts.min() >= least - 1e-9
+        counts = np.sort(np.bincount(indices, weights))[:-1]
+        return len(counts) > 0 and counts[counts >= least - 1e-9].sum() >= part * counts.sum()
 
     return np.array([of_column(column) for column in rows.T])
 

@@ -1,10 +1,11 @@
-"""Mixtures of normal distributions, fitted to weighted rows, and mixtures of any densities.
+"""Densities of weighted rows that need no flow, and mixtures of any densities.
 
 Plain NumPy: for some thousands of rows it is done before TensorFlow has traced a training step.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -12,12 +13,90 @@ import numpy as np
 
 from tfp_realnvp.internal.weighted_rows import Rows
 
-__all__ = ["NormalMixture", "mixture_log_prob", "stacking_weights"]
+__all__ = [
+    "NormalMixture",
+    "StudentT",
+    "fit_normal_mixtures",
+    "fit_student_t",
+    "mixture_log_prob",
+    "stacking_weights",
+]
 
+_SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
+_NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_NUM_KEPT_MIXTURES = 3
 _MAX_STEPS = 60
 _TOLERANCE = 1e-3
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE = 8_192
+
+
+class StudentT(NamedTuple):
+    """Independent Student t variables after an affine map, `latents = (rows - mean) matrix`.
+
+    Attributes:
+      mean: [D].
+      matrix: [D, D].
+      log_det: log |det matrix|.
+      df: degrees of freedom.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+    log_det: float
+    df: float
+
+    def latents(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the independent variables of rows, [N, D]."""
+        return (rows - self.mean) @ self.matrix
+
+    def rows(self, latents: np.ndarray) -> np.ndarray:
+        """Returns the rows of independent variables, [N, D]."""
+        return latents @ np.linalg.inv(self.matrix) + self.mean
+
+    def rotated(self, rng: np.random.Generator) -> StudentT:
+        """Returns the same map before a random rotation, which is another density."""
+        rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
+        return self._replace(matrix=self.matrix @ rotation)
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of rows, [N]."""
+        df = self.df
+        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
+        return (log_constant + log_kernels).sum(axis=1) + self.log_det
+
+    def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns random rows, [number, D]."""
+        return self.rows(rng.standard_t(self.df, size=[number, len(self.mean)]))
+
+
+def fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float) -> list[StudentT]:
+    """Returns for each split the affine map that gives training rows the identity as covariance.
+
+    The covariance C of the rows with uniform noise of these widths becomes (1 - a) C + a I, with
+    the factor a for which held-out rows are most probable.
+    """
+    means, variances, axes = [], [], []
+    log_likelihoods = np.zeros(len(_SHRINKAGES))
+    for train, held_out in splits:
+        mean, covariance = train.covariance()
+        eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
+        means.append(mean)
+        variances.append(eigen[0].clip(min=0.0))
+        axes.append(eigen[1])
+        squares = ((held_out.values - mean) @ axes[-1]) ** 2
+        for i, shrinkage in enumerate(_SHRINKAGES):
+            shrunk = (1 - shrinkage) * variances[-1] + shrinkage
+            log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
+            log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
+    # A single row is not held out, and says nothing about the covariance.
+    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
+    starts = []
+    for mean, variance, axis in zip(means, variances, axes, strict=True):
+        stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
+        starts.append(StudentT(mean, axis / stddev, -np.log(stddev).sum(), df))
+    return starts
 
 
 class NormalMixture(NamedTuple):
@@ -134,6 +213,41 @@ def _clusters(rows: Rows, number: int, rng: np.random.Generator) -> np.ndarray:
         means = shares.T @ values / np.maximum(sizes, 1e-300)[:, np.newaxis]
         centers = np.where(sizes[:, np.newaxis] > 0, means, centers)
     return squares(centers).argmin(axis=1)
+
+
+def fit_normal_mixtures(
+    splits: list[tuple[Rows, Rows]], least_variance: np.ndarray, rng: np.random.Generator
+) -> list[list[NormalMixture]]:
+    """Returns, for each split, the mixtures that are best on what the first split held out."""
+    if len(splits) == 1:
+        return []
+    rows, held_out = splits[0]
+    kept: list[list[NormalMixture]] = []
+    for is_diagonal in (False, True):
+        rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
+        fits = []
+        best, num_worse = -math.inf, 0
+        for number in _NUM_COMPONENTS:
+            if number * rows_of_component > len(rows.values) or num_worse == 2:
+                break
+            fit = functools.partial(
+                NormalMixture.fit,
+                number=number,
+                is_diagonal=is_diagonal,
+                least_variance=least_variance,
+                seed=int(rng.integers(2**31)),
+            )
+            mixture = fit(rows)
+            score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
+            num_worse = 0 if score > best else num_worse + 1
+            best = max(best, score)
+            fits.append((score, mixture, fit))
+        fits.sort(key=lambda each: -each[0])
+        kept += [
+            [mixture, *(fit(train) for train, _ in splits[1:])]
+            for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
+        ]
+    return kept
 
 
 def stacking_weights(
