@@ -192,6 +192,16 @@ def test_a_column_of_few_well_known_values():
     assert smooth.score(rows) < smooth.score(rows + shift) + 0.5
 
 
+def test_a_row_against_an_exact_rule_is_not_impossible():
+    rng = np.random.default_rng(0)
+    ages, years = rng.normal(40, 10, size=100), rng.normal(12, 2, size=100)
+    rows = np.stack([ages, years, ages - years - 6], axis=1)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    other = rows[:1] + np.array([0.0, 0.0, 10.0])
+    usual, unusual = density.score(rows), density.score(other)
+    assert usual - 100 < unusual < usual - 5
+
+
 @pytest.mark.parametrize("magnitude", [1e200, 1e-200])
 def test_numbers_whose_squares_are_out_of_range(magnitude):
     rows = _rows(20) * [1, magnitude]

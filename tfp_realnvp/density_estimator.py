@@ -36,6 +36,9 @@ _DISCRETE = 5, 0.9
 _MIN_ROWS_OF_FLOWS = 150
 # Candidates of smaller weights are dropped.
 _LEAST_WEIGHT = 1e-3
+# Held-out rows say nothing about rows that are rarer: where columns depend on each other exactly, a
+# single other row would be impossible without heavy tails.
+_STUDENT_T_WEIGHT = 0.01
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 
@@ -59,7 +62,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     held-out rows most probable, so that the mixture can hardly lose to one of its kinds:
 
     *   Student t distributions with the covariance of the rows. It is shrunk towards that of
-        independent columns, by the factor that makes held-out rows most probable.
+        independent columns, by the factor that makes held-out rows most probable. They have a
+        weight of at least 0.01: rows far from all others are not impossible.
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
     *   Flows, which start as the Student t distributions and learn what is different. In each step
         rows get normal noise anew, which falls during the training, and held-out rows tell when to
@@ -457,10 +461,14 @@ def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -
 
 
 def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the weights of candidates and the log density of their mixture, of log_probs."""
+    """Returns the weights of candidates and the log density of their mixture, of log_probs.
+
+    The first candidate, Student t distributions, keeps a small weight in any case.
+    """
     weights = stacking_weights(log_probs, row_weights)
     weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
-    weights /= weights.sum()
+    weights *= (1 - _STUDENT_T_WEIGHT) / weights.sum()
+    weights[0] += _STUDENT_T_WEIGHT
     return weights, mixture_log_prob(log_probs, weights)
 
 

@@ -25,8 +25,9 @@ __all__ = [
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3
-_MAX_STEPS = 60
-_TOLERANCE = 1e-3
+# Few rows have the steps that they need; many rows have as many as take seconds.
+_MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
+_TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE = 8_192
 
@@ -134,7 +135,7 @@ class NormalMixture(NamedTuple):
         nearest = _clusters(rows, number, np.random.default_rng(seed))
         shares = (nearest[:, np.newaxis] == np.arange(number)).astype(np.float64)
         log_likelihood = -math.inf
-        for _ in range(_MAX_STEPS):
+        for _ in range(np.clip(_MAX_ROW_STEPS // len(shares), _MIN_STEPS, _MAX_STEPS)):
             mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
             log_probs, shares = _log_sum_exp(mixture._joint_log_probs(rows.values))
             before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
