@@ -5,11 +5,11 @@
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
     python examples/train_table.py --uci=power --data_dir=... --limit_minutes=60
 
-Real NVP is `tfr.FlowDensity`. Beside it are a normal distribution, a mixture of normal
-distributions and a kernel density estimate. All are fitted to the same rows, with uniform noise of
-the width to which each column is rounded, and scored by the density at the rows as they are. What
-an estimate can choose, it chooses by cross-validation or held-out rows within the rows that it is
-given. The log likelihoods are those of rows that it was not given.
+Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. Beside it are a normal
+distribution, a mixture of normal distributions and a kernel density estimate. All are fitted to the
+same rows and scored by the density at the rows as they are. What an estimate can choose, it chooses
+by cross-validation or held-out rows within the rows that it is given. The log likelihoods are those
+of rows that it was not given.
 
 The UCI tables are those of Papamakarios, Pavlakou, Murray: Masked autoregressive flow. They have
 their own split; published results are printed beside the flow's. `--data_dir` is a folder of the
@@ -55,12 +55,14 @@ flags.DEFINE_enum("uci", None, _UCI, "A UCI table instead.")
 flags.DEFINE_string("data_dir", None, "Folder of the UCI tables, see above.")
 flags.DEFINE_float("limit_minutes", 30.0, "Training time on a UCI table.")
 flags.DEFINE_integer(
-    "num_couplings", None, "Couplings of a flow; default: 4, on a UCI table 10.", lower_bound=1
+    "num_couplings", None, "Couplings of a flow; default: 8, on a UCI table 10.", lower_bound=1
 )
 flags.DEFINE_integer("num_folds", 5, "Folds of the cross-validation.", lower_bound=2)
 flags.DEFINE_integer("num_members", 5, "Flows of the mixture.", lower_bound=2)
 flags.DEFINE_integer("max_steps", 2_000, "Steps of training of each flow.", lower_bound=1)
-flags.DEFINE_float("noise", 0.3, "Standard deviation of the noise in training.", lower_bound=0)
+flags.DEFINE_float(
+    "noise", None, "Standard deviation of the noise in training; default: falling.", lower_bound=0
+)
 flags.DEFINE_integer("seed", 0, "Seed of weights, folds and noise.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>.")
 
@@ -142,20 +144,17 @@ def cross_validate() -> list[dict]:
     }
     log_probs = {name: np.zeros(len(rows)) for name in ("Real NVP", *others)}
     folds = KFold(FLAGS.num_folds, shuffle=True, random_state=FLAGS.seed)
-    rng = np.random.default_rng(FLAGS.seed)
     for i, (train, test) in enumerate(folds.split(rows)):
         flow = tfr.FlowDensity(
             FLAGS.num_members,
-            num_couplings=FLAGS.num_couplings or 4,
+            num_couplings=FLAGS.num_couplings or 8,
             noise=FLAGS.noise,
             max_steps=FLAGS.max_steps,
             random_state=FLAGS.seed,
         ).fit(rows[train])
         log_probs["Real NVP"][test] = flow.score_samples(rows[test])
-        # The flow draws such noise anew in each step.
-        noise = rng.uniform(-0.5, 0.5, rows[train].shape) * flow.rounding_widths_
         for name, fit in others.items():
-            log_probs[name][test] = fit(rows[train] + noise)(rows[test])
+            log_probs[name][test] = fit(rows[train])(rows[test])
         means = ", ".join(f"{name} {each[test].mean():.2f}" for name, each in log_probs.items())
         print(f"fold {i + 1}: {means}", flush=True)
     lead = {name: log_probs["Real NVP"] - each for name, each in log_probs.items()}
@@ -209,17 +208,17 @@ def _read(path: pathlib.Path) -> np.ndarray:
 
 def fit_normal(rows: np.ndarray) -> LogProb:
     """Returns the log density of the normal distribution with the moments of the rows."""
-    scale = rows.std(axis=0)
-    covariance = np.cov((rows / scale).T, ddof=0)
+    scale = _scale(rows)
+    covariance = _covariance(rows / scale)
     normal = scipy.stats.multivariate_normal(rows.mean(axis=0) / scale, covariance)
     return lambda x: normal.logpdf(x / scale) - np.log(scale).sum()
 
 
 def fit_mixture(rows: np.ndarray) -> LogProb:
     """Returns the log density of the mixture with the best number and kind of components."""
-    scale = rows.std(axis=0)
+    scale = _scale(rows)
     search = GridSearchCV(
-        GaussianMixture(reg_covar=1e-3, random_state=FLAGS.seed),
+        GaussianMixture(random_state=FLAGS.seed),
         {"n_components": _NUM_COMPONENTS, "covariance_type": ["full", "tied", "diag"]},
         cv=_inner_folds(),
     )
@@ -234,9 +233,10 @@ def fit_kde(rows: np.ndarray) -> LogProb:
 
     It is chosen whether distances are those of columns of variance 1, or of whitened rows.
     """
-    cholesky = np.linalg.cholesky(np.atleast_2d(np.cov(rows.T, ddof=0)))
+    scale = np.diag(1 / _scale(rows))
+    cholesky = np.linalg.cholesky(_covariance(rows @ scale))
     candidates = []
-    for matrix in (np.diag(1 / rows.std(axis=0)), np.linalg.inv(cholesky).T):
+    for matrix in (scale, scale @ np.linalg.inv(cholesky).T):
         search = GridSearchCV(KernelDensity(), {"bandwidth": _BANDWIDTHS}, cv=_inner_folds())
         search.fit(rows @ matrix)
         log_det = np.linalg.slogdet(matrix)[1]
@@ -245,6 +245,17 @@ def fit_kde(rows: np.ndarray) -> LogProb:
         candidates.append((score, matrix, log_det, search))
     _, matrix, log_det, search = max(candidates, key=lambda candidate: candidate[0])
     return lambda x: search.score_samples(x @ matrix) + log_det
+
+
+def _scale(rows: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation of each column, or 1 of a constant one."""
+    stddev = rows.std(axis=0)
+    return np.where(stddev > 0, stddev, 1.0)
+
+
+def _covariance(rows: np.ndarray) -> np.ndarray:
+    """Returns the covariance with the least variance that `GaussianMixture` has."""
+    return np.atleast_2d(np.cov(rows.T, ddof=0)) + 1e-6 * np.eye(rows.shape[1])
 
 
 def _inner_folds() -> KFold:

@@ -5,15 +5,19 @@ import random
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_wine, make_moons
+from sklearn.datasets import load_wine, make_blobs, make_moons
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
+from tfp_realnvp.internal import simple_densities
+from tfp_realnvp.training import table_flow
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -112,24 +116,57 @@ def test_samples_have_the_moments_of_the_rows(density):
     assert abs(density.score(samples) - density.score(rows)) < 0.7
 
 
-def test_training_finds_more_than_moments():
-    train, test = np.split(make_moons(500, noise=0.1, random_state=0)[0], [300])
-    options = {"num_flows": 2, "noise": 0.1, "learning_rate": 3e-3, "random_state": 0}
-    before, after = (
-        tfr.FlowDensity(max_steps=steps, **options).fit(train).score(test) for steps in (1, 200)
+def test_flows_find_more_than_moments(monkeypatch, capsys):
+    # Without mixtures of normal distributions, which also find moons.
+    monkeypatch.setattr(simple_densities, "_NUM_COMPONENTS", (1,))
+    train, test = np.split(make_moons(600, noise=0.1, random_state=0)[0], [400])
+    options = {"num_flows": 2, "num_couplings": 4, "max_steps": 300, "random_state": 0}
+    density = tfr.FlowDensity(noise=0.1, learning_rate=5e-3, verbose=1, **options).fit(train)
+    gain, error = density.flow_gain_
+    assert gain > 0.2 and gain > 5 * error
+    assert density.score_held_out_ - density.score_start_ == pytest.approx(gain)
+    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.2)
+    # Samples of flows too.
+    assert density.score(density.sample(2_000, random_state=0)) > density.score_start_
+    assert (density.n_steps_ > 100).all() and (density.noise_ == 0.1).all()
+    assert density.history_[0]["step"][-1] <= 300
+    assert "flow 2, step 50 of 300" in capsys.readouterr().out
+    restored = pickle.loads(pickle.dumps(density))
+    np.testing.assert_array_equal(restored.score_samples(test), density.score_samples(test))
+    # Another fit of the same shape makes no new graph.
+    model = table_flow._shared_model.cache_info().misses
+    assert clone(density).set_params(verbose=0).fit(train[::-1]).score(test) == pytest.approx(
+        density.score(test), abs=1e-6
     )
-    assert after > before + 0.2
+    assert table_flow._shared_model.cache_info().misses == model
+
+
+def test_flows_that_gain_nothing_are_left_out():
+    rows = np.random.default_rng(0).normal(size=[200, 2])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    assert len(density.history_) == 1 and density.flow_gain_ == (0, 0)
+    # No flow is tried with few rows.
+    assert not density.fit(rows[:100]).history_
+
+
+def test_the_mixture_keeps_up_with_normal_mixtures():
+    train, test = np.split(make_blobs(400, 3, centers=5, random_state=0)[0], 2)
+    models = [GaussianMixture(k, random_state=0).fit(train) for k in range(1, 10)]
+    expected = min(models, key=lambda model: model.bic(train)).score(test)
+    assert tfr.FlowDensity(random_state=0, **_TINY).fit(train).score(test) > expected - 0.05
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_rounding(dtype):
-    rows = np.array([[1, 0.25, 3, 1 / 3], [20, 0.5, 4.5, 2 / 3], [7, 0.75, 5, 1 / 7]], dtype)
+    rows = np.array([[1, 0.25, 3, 1 / 3], [20, 0.32, 4.5, 2 / 3], [7, 0.28, 5, 1 / 7]], dtype)
+    rows = np.append(rows, [[100], [300], [200]], axis=1).astype(dtype)
     density = tfr.FlowDensity(**_TINY).fit(np.tile(rows, [2, 1]))
-    np.testing.assert_allclose(density.rounding_widths_[:3], [1, 0.01, 1])
-    assert density.rounding_widths_[3] <= 1e-7
+    # The last column is rounded, and so finely that it does not matter.
+    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 
+@pytest.mark.filterwarnings("ignore:FlowDensity. some columns:UserWarning")
 def test_units_and_constant_columns():
     rows = np.random.default_rng(0).normal(size=[30, 2])
     rows = np.concatenate([rows, np.ones([30, 1]), np.full([30, 1], np.pi)], axis=1)
@@ -140,6 +177,108 @@ def test_units_and_constant_columns():
     np.testing.assert_allclose(scaled, log_probs - np.log(units).sum(), rtol=1e-6)
     # What was never seen is unlikely.
     assert density.score(rows * units + [0, 0, 1, 0]) < scaled.mean() - 2
+
+
+def test_a_column_of_few_well_known_values():
+    rng = np.random.default_rng(0)
+    months, shift = rng.integers(5, 10, size=400), np.array([0.1, 0.0])
+    rows = np.stack([months, rng.normal(3 * months)], axis=1)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    # Almost all of the mass is at these values, and almost none between.
+    assert density.score(rows) > density.score(rows + shift) + 2
+    # Values that have been seen once are smoothed.
+    rows[:, 0] = 10 * rows[:, 0] + np.arange(400) % 10
+    smooth = clone(density).fit(rows)
+    assert smooth.score(rows) < smooth.score(rows + shift) + 0.5
+
+
+def test_a_row_against_an_exact_rule_is_not_impossible():
+    rng = np.random.default_rng(0)
+    ages, years = rng.normal(40, 10, size=100), rng.normal(12, 2, size=100)
+    rows = np.stack([ages, years, ages - years - 6], axis=1)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    other = rows[:1] + np.array([0.0, 0.0, 10.0])
+    usual, unusual = density.score(rows), density.score(other)
+    assert usual - 100 < unusual < usual - 5
+
+
+@pytest.mark.parametrize("magnitude", [1e200, 1e-200])
+def test_numbers_whose_squares_are_out_of_range(magnitude):
+    rows = _rows(20) * [1, magnitude]
+    with pytest.raises(ValueError, match=r"squared in float64.* column 1\. Rescale the"):
+        tfr.FlowDensity(**_TINY).fit(rows)
+    rows /= abs(rows).max(axis=0)
+    assert np.isfinite(tfr.FlowDensity(**_TINY).fit(rows).score_samples(rows)).all()
+
+
+# Weights.
+
+
+def test_a_weight_of_two_is_a_row_twice():
+    rows, labels = _rows(40), np.repeat(["a", "b"], 20)
+    rng = np.random.default_rng(1)
+    weights = rng.integers(4, size=40)
+    order = rng.permutation(np.repeat(np.arange(40), weights))
+    options = {**_TINY, "max_steps": 40, "noise": 0.1, "learning_rate": 0.01}
+    repeated = tfr.FlowDensity(random_state=0, **options).fit(rows[order], labels[order])
+    weighted = clone(repeated).fit(rows, labels, weights)
+    for name in ("score_samples", "predict_proba"):
+        expected = getattr(repeated, name)(rows)
+        np.testing.assert_allclose(getattr(weighted, name)(rows), expected, atol=1e-6)
+    unweighted = clone(repeated).fit(rows, labels)
+    assert abs(unweighted.score_samples(rows) - weighted.score_samples(rows)).max() > 0.1
+    expected = repeated.score(rows[order], labels[order])
+    assert weighted.score(rows, labels, weights) == pytest.approx(expected)
+    frequencies = np.bincount(labels == "b", weights) / weights.sum()
+    np.testing.assert_allclose(weighted.class_prior_, frequencies)
+
+
+def test_a_label_of_weight_zero_is_no_class():
+    weights = np.repeat([1.0, 0.0], 10)
+    density = tfr.FlowDensity(**_TINY).fit(_rows(20), np.repeat(["a", "b"], 10), weights)
+    assert density.classes_.tolist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (-np.ones(20), "nonnegative numbers, one for each row, got -1.0 for row 0"),
+        ([*np.ones(19), np.nan], "got nan for row 19"),
+        (np.zeros(20), "got zeros only"),
+        (np.ones(19), r"of 20 nonnegative .*, got the shape \(19,\)"),
+        (["heavy"] * 20, "got .*heavy"),
+    ],
+)
+def test_errors_of_weights(density, weights, message):
+    with pytest.raises(ValueError, match=message):
+        tfr.FlowDensity(**_TINY).fit(_rows(20), sample_weight=weights)
+    with pytest.raises(ValueError, match=message):
+        density.score(_rows(20), sample_weight=weights)
+
+
+# Frames.
+
+
+def test_frames():
+    frame = pd.DataFrame(_rows(30), columns=["width", "height"])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
+    samples = density.sample(3, random_state=0)
+    assert isinstance(samples, pd.DataFrame) and list(samples) == ["width", "height"]
+    assert np.isfinite(density.score(samples))
+    frame.loc[3, "height"] = np.nan
+    for call in (density.fit, density.score_samples):
+        with pytest.raises(ValueError, match=r"missing values.*tfr\.latents\.complete"):
+            call(frame)
+
+
+def test_redundant_columns_are_noted_once():
+    rows = _rows(30)
+    frame = pd.DataFrame({"a": rows[:, 0], "b": rows[:, 1], "c": rows[:, 0], "d": 1.5})
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    with pytest.warns(UserWarning, match=r"constant: d; copies of others: c \(equals a\)") as notes:
+        density.fit(frame)
+    assert len(notes) == 1
+    assert density.score_samples(frame).max() < 20
 
 
 # Classes.
@@ -168,6 +307,7 @@ def test_a_class_of_one_row():
     assert classifier.predict(rows).tolist() == labels.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
 def test_errors(density, classifier):
     with pytest.raises(ValueError, match=r"expected a call of fit\(X, y\) with labels"):
         density.predict(_rows(2))
@@ -179,6 +319,16 @@ def test_errors(density, classifier):
     # After a fit without labels there are no classes.
     refitted = clone(classifier).fit(_rows(20), np.arange(20) % 2).fit(_rows(20))
     assert not hasattr(refitted, "classes_")
+    # Measurements are no classes, and -1 is one only beside 1.
+    continuous = np.random.default_rng(0).integers(1_000, size=60)
+    for y in (continuous, continuous.astype(float)):
+        with pytest.raises(ValueError, match=r"got a continuous y: \d+ numbers in 60 rows"):
+            clone(classifier).fit(_rows(60), y)
+    for y in (np.arange(60) % 3 - 1, np.arange(60) % 2 - 1.0, np.full(60, -1)):
+        with pytest.raises(ValueError, match=r'-1 among other numbers, .*"not known" in FlowModel'):
+            clone(classifier).fit(_rows(60), y)
+    opposites = clone(classifier).fit(_rows(60), np.arange(60) % 2 * 2 - 1)
+    assert opposites.classes_.tolist() == [-1, 1]
     for name, value in (("num_flows", 1), ("max_steps", 0), ("noise", -1), ("learning_rate", 0)):
         with pytest.raises(ValueError, match=name.split("_")[0]):
             tfr.FlowDensity(**{name: value}).fit(_rows(20))

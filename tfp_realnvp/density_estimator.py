@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
-import random
-import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import RealNVPVector
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import private_api, validation, weighted_rows
 from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.optimizers import FusedAdam
+from tfp_realnvp.internal.simple_densities import (
+    fit_normal_mixtures,
+    fit_student_t,
+    mixture_log_prob,
+    stacking_weights,
+)
+from tfp_realnvp.internal.weighted_rows import Rows
+from tfp_realnvp.training.table_flow import TableFlow, TableFlowOptions, fit_table_flow
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.model_selection import KFold
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted
@@ -30,35 +27,57 @@ except ImportError as error:
 
 __all__ = ["FlowDensity"]
 
-tfd = tfp.distributions
 
-_MAX_DECIMALS = 9
-_SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
-_STEPS_PER_VALIDATION = 50
-_MAX_HELD_OUT = 4_096
-_CHUNK_SIZE = 8_192
-# Models are shared by all estimators of a process, see `_shared_model`.
-_LOCK = threading.Lock()
+_LEAST_VARIANCE = 1e-6
+# Rounding counts where its width is at least this part of a standard deviation.
+_COARSE_ROUNDING = 0.1
+# Columns take few values where these occur so often, in this part of the rows.
+_DISCRETE = 5, 0.9
+_MIN_ROWS_OF_FLOWS = 150
+# Candidates of smaller weights are dropped.
+_LEAST_WEIGHT = 1e-3
+# Held-out rows say nothing about rows that are rarer: where columns depend on each other exactly, a
+# single other row would be impossible without heavy tails.
+_STUDENT_T_WEIGHT = 0.01
+# Numbers with more values than this, in few rows each, are measurements and no labels.
+_MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 
 
 class FlowDensity(ClassifierMixin, BaseEstimator):
     r"""Density of the rows of a table, by Real NVP, as an estimator of scikit-learn.
 
-    `fit(X)` estimates p(x), an equal mixture of flows. Each flow holds out another part of the rows
-    to stop early, so that all rows are learned from. `fit(X, y)` estimates p(x | y), a mixture for
-    each class y. `predict` then applies Bayes' rule, with the frequencies of the classes as p(y),
-    and `score_samples` gives p(x) = Σ p(x | y) p(y).
+    `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
+    Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives
+    p(x) = Σ p(x | y) p(y).
 
-    The estimator is for tables of tens to ten thousands of rows, whose columns can have any units:
+    The estimator is for tables of tens to ten thousands of rows, whose columns can have any units.
+    It holds out one part of the rows after another, fits several densities to the other rows, and
+    mixes them:
 
-    *   A flow starts as Student t distributions with the covariance of its rows, and learns what
-        is different. The covariance is shrunk towards that of independent columns, by the factor
-        that gives held-out rows the highest likelihood.
-    *   In each step of the training, rows get normal noise anew. Where columns have been rounded,
-        they also get uniform noise of the width of the rounding: the density of a rounded number
-        has no upper bound. `score_samples` is the density at the rows as they are.
-    *   Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
-        `FlowModel` directly.
+    ```
+    p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
+    ```
+
+    where p_ki, of kind k, did not learn from part i. The weights w_k are those that make the
+    held-out rows most probable, so that the mixture can hardly lose to one of its kinds:
+
+    *   Student t distributions with the covariance of the rows. It is shrunk towards that of
+        independent columns, by the factor that makes held-out rows most probable. They have a
+        weight of at least 0.01: rows far from all others are not impossible.
+    *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
+    *   Flows, which start as the Student t distributions and learn what is different. In each step
+        rows get normal noise anew, which falls during the training, and held-out rows tell when to
+        stop. The first flow decides: if the mixture gains no more from it than a standard error,
+        there are no flows. With fewer than 150 rows none is tried.
+
+    The density of a rounded number has no upper bound. Where columns have been rounded coarsely,
+    they have uniform noise of the width of the rounding, or in normal distributions its variance.
+    Where such a column takes few values, of which almost all rows have one that occurs at least
+    five times, normal distributions without that variance are tried too. No variance is less than
+    1e-6 of that of the column. `score_samples` is the density at the rows as they are.
+
+    Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
+    `FlowModel` directly.
 
     All computations are in float64. The estimator can be cloned and pickled, and works in
     `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean log density of
@@ -86,47 +105,51 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2017.
-    Lakshminarayanan, Pritzel, Blundell: Simple and scalable predictive uncertainty estimation using
-    deep ensembles, 2017, section 2.4, for the mixture.
+    Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
 
     def __init__(
         self,
         num_flows: int = 5,
         *,
-        num_couplings: int = 4,
+        num_couplings: int = 8,
         num_blocks: int = 1,
         num_filters: int = 32,
         transformer: Any = "affine",
         degrees_of_freedom: float = 8.0,
-        noise: float = 0.3,
+        noise: float | None = None,
         dequantize: bool = True,
         max_steps: int = 2_000,
-        patience: int = 5,
-        learning_rate: float = 3e-4,
-        batch_size: int = 64,
+        patience: int = 10,
+        learning_rate: float = 2e-3,
+        batch_size: int = 128,
         random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
     ) -> None:
         """Constructs the estimator; `fit` checks the arguments.
 
         Args:
-          num_flows: flows of a mixture, at least 2. Each holds out a share 1 / num_flows of rows.
+          num_flows: parts of the rows, and flows, each of which holds out another part; at least 2.
           num_couplings: couplings of a flow, as in `RealNVPVector`.
           num_blocks: residual blocks of each network.
           num_filters: units of each layer of the networks.
-          transformer: transformer of the couplings, as in `RealNVPVector`.
-          degrees_of_freedom: of the Student t distribution of the latents. A row far from all
-            others is then not impossible.
-          noise: standard deviation of the noise in training, where that of the rows is 1.
+          transformer: transformer of the couplings, as in `RealNVPVector`. Flows of a single column
+            need a spline: affine maps only move and scale the Student t distribution.
+          degrees_of_freedom: of the Student t distributions. A row far from all others is then not
+            impossible.
+          noise: standard deviation of the noise in training, where that of the rows is 1. With
+            `None` it falls from 0.3 to 0.01, and early stopping chooses.
           dequantize: whether rounded columns get noise in training. A column counts as rounded to
-            the number of decimals, at most 8, that half of its values need.
+            the number of decimals, at most 8, that half of its values need, if the width of the
+            rounding is at least a tenth of the column's standard deviation.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
             training of a flow ends. The weights are those of the best validation, or those of the
             start if that is not better by a standard error.
-          learning_rate: learning rate of Adam.
+          learning_rate: learning rate of Adam, at the start of its cosine annealing.
           batch_size: rows in a training step, which are drawn with replacement.
           random_state: as in scikit-learn: an integer gives reproducible results.
+          verbose: 1 prints the progress of the flows, with the time that is left at most.
         """
         self.num_flows = num_flows
         self.num_couplings = num_couplings
@@ -141,6 +164,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.random_state = random_state
+        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn; labels are optional."""
@@ -152,44 +176,84 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         # Tags before scikit-learn 1.6.
         return {"requires_y": False}
 
-    def fit(self, X: Any, y: Any = None) -> FlowDensity:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Estimates p(x), or with labels p(x | y) and p(y).
+
+        A row of weight two counts as that row twice, and a row of weight zero as none. The order of
+        the rows does not matter.
 
         Args:
           X: rows [N, D] of finite numbers, with N at least 2.
-          y: labels [N] of classes, or `None`.
+          y: labels [N] of classes, or `None`. -1 is a class only as the opposite of 1. Among other
+            numbers it means "not known", as in `FlowModel` with `ClassMixture`, and is refused.
+          sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
-          The estimator. Its attribute `rounding_widths_` [D] has the widths of the noise of rounded
-          columns. With labels, `classes_` has the classes in ascending order, and `class_prior_`
-          their frequencies.
+          The estimator, with these attributes:
+
+          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels.
+              Weights and early stopping have seen these rows: it is a little too high.
+          *   `score_start_`: the same without flows.
+          *   `flow_gain_`: their difference, and its standard error over the rows.
+          *   `history_`: of each flow that was trained, by validation: `step`, `noise`, and `lead`,
+              the mean log density of held-out rows minus that of the start, with `lead_error`.
+          *   `n_steps_`, `noise_`: of each flow, at the validation that was kept; 0 and NaN if it
+              was not better than the start by a standard error.
+          *   `rounding_widths_`: widths of the noise of rounded columns, [D].
+          *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
+              frequencies.
 
         Raises:
-          ValueError: if rows or labels are not as above, or an argument of the constructor is out
-            of range.
+          ValueError: if rows, labels or weights are not as above, or an argument of the constructor
+            is out of range.
         """
         self._check_arguments()
         self.__dict__.pop("classes_", None)
-        options = {"dtype": [np.float64, np.float32], "ensure_min_samples": 2}
+        rows, y = self._checked_rows(X, y, ensure_min_samples=2, reset=True)
+        weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
+        is_used = weights > 0
         if y is None:
-            rows = private_api.validate_data(self, X, **options)
-            groups = np.zeros(len(rows), int)
+            groups = np.zeros(np.count_nonzero(is_used), int)
         else:
-            rows, y = private_api.validate_data(self, X, y, **options)
-            check_classification_targets(y)
-            self.classes_, groups = np.unique(y, return_inverse=True)
+            _check_labels(y)
+            self.classes_, groups = np.unique(y[is_used], return_inverse=True)
+        rows, groups, weights = weighted_rows.merge(rows[is_used], groups, weights[is_used])
+        names = getattr(self, "feature_names_in_", range(rows.shape[1]))
+        weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
         # In the type of the rows: as float64, float32 numbers have no few decimals.
-        self.rounding_widths_ = widths = _rounding_widths(rows) * self.dequantize
+        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         rows = rows.astype(np.float64)
-        scale = np.sqrt(rows.var(axis=0) + widths**2 / 12)
-        scale = np.where(scale > 1e-12 * np.abs(rows).max(axis=0), scale, 1.0)
+        scale = weighted_rows.column_scales(rows, weights, widths, "FlowDensity")
+        self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
+        self._center, self._scale = np.average(rows, axis=0, weights=weights), scale
+        rows = self._standardized(rows)
+        # All rounded columns are smoothed, or those that do not take few values alone.
+        least_variances = [_LEAST_VARIANCE + (self.rounding_widths_ / scale) ** 2 / 12]
+        is_known = weighted_rows.is_discrete(rows, weights, *_DISCRETE)
+        if (is_known & (self.rounding_widths_ > 0)).any():
+            least_variances.append(np.where(is_known, _LEAST_VARIANCE, least_variances[0]))
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        self.class_prior_ = np.bincount(groups) / len(rows)
-        self._mixtures = [
-            self._fit_mixture(rows[groups == group], widths, scale, rng)
+        self.class_prior_ = np.bincount(groups, weights) / weights.sum()
+        self.history_: list[dict[str, Any]] = []
+        stacks = [
+            self._fit_stack(
+                Rows(rows[groups == group], weights[groups == group]), least_variances, rng
+            )
             for group in range(len(self.class_prior_))
         ]
+        self._stacks = [stack for stack, _, _ in stacks]
+        held_out = Rows(*(np.concatenate([each[i] for _, each, _ in stacks]) for i in range(2)))
+        log_probs = np.concatenate([each for _, _, each in stacks]) - np.log(scale).sum()
+        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
+            held_out.mean_and_error(values)
+            for values in (*log_probs.T, log_probs[:, 1] - log_probs[:, 0])
+        )
+        self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
+        self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
         return self
+
+    def _standardized(self, rows: np.ndarray) -> np.ndarray:
+        return (rows - self._center) / self._scale
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) of each row in nats, of the columns in their own units.
@@ -202,23 +266,28 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Returns the mean log density of rows in nats, as scikit-learn's `GaussianMixture` does.
 
         It is the mean of log p(x). With labels, after `fit(X, y)`, it is that of log p(x | y).
 
         Args:
           X: rows [N, D].
-          y: labels [N], or `None`. Without labels in `fit` they are ignored.
+          y: labels [N], or `None`. After a fit without labels they are ignored, as by
+            `GaussianMixture`: pipelines and searches pass on what they were given.
+          sample_weight: nonnegative weights [N] of the mean, or `None` for ones.
 
         Raises:
-          ValueError: if a label is none of the classes.
+          ValueError: if a label is none of the classes, or weights are not as above.
         """
         if y is None or not hasattr(self, "classes_"):
-            return float(self.score_samples(X).mean())
-        log_probs = self._joint_log_probs(X) - np.log(self.class_prior_)
-        groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
-        return float(log_probs[np.arange(len(log_probs)), groups].mean())
+            log_probs = self.score_samples(X)
+        else:
+            joint = self._joint_log_probs(X) - np.log(self.class_prior_)
+            groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
+            log_probs = joint[np.arange(len(joint)), groups]
+        weights = weighted_rows.checked_weights(sample_weight, len(log_probs), "FlowDensity")
+        return float(np.average(log_probs, weights=weights))
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each row, [N], after `fit(X, y)`."""
@@ -237,7 +306,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         n_samples: int = 1,
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Returns random rows, without the rounding of the columns.
 
         Args:
@@ -246,7 +315,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64.
+          Rows [N, D], float64; after a fit to a `DataFrame`, one with the same columns.
 
         Raises:
           ValueError: if `y` is none of the classes, or `n_samples` is less than 1.
@@ -256,27 +325,45 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             n_samples, 1, "FlowDensity: expected n_samples of at least 1"
         )
         rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
-        groups = list(range(len(self._mixtures))) if y is None else [self._class_index(y)]
-        flows = [flow for group in groups for flow in self._mixtures[group]]
-        sizes = [len(self._mixtures[group]) for group in groups]
-        weights = np.repeat(self.class_prior_[groups] / sizes, sizes)
-        counts = rng.multinomial(n_samples, weights / weights.sum())
-        with _LOCK:
-            rows = [
-                flow.sample(self._model(), count, rng.integers(2**31, size=2))
-                for flow, count in zip(flows, counts, strict=True)
-                if count
-            ]
-        return rng.permutation(np.concatenate(rows))
+        groups = list(range(len(self._stacks))) if y is None else [self._class_index(y)]
+        parts = [part for group in groups for part in self._stacks[group].parts()]
+        shares = [
+            self.class_prior_[group] * share
+            for group in groups
+            for share in self._stacks[group].shares()
+        ]
+        counts = rng.multinomial(n_samples, np.array(shares) / sum(shares))
+        rows = [part.sample(n, rng) for part, n in zip(parts, counts, strict=True) if n]
+        rows = self._center + self._scale * rng.permutation(np.concatenate(rows))
+        if not hasattr(self, "feature_names_in_"):
+            return rows
+        return _data_frame(rows, self.feature_names_in_)
 
     def _check_arguments(self) -> None:
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
             value = getattr(self, name)
             validation.integer(value, least, f"FlowDensity: expected {name} of at least {least}")
-        validation.finite(self.noise, 0, "FlowDensity: expected noise of at least 0")
+        if self.noise is not None:
+            validation.finite(self.noise, 0, "FlowDensity: expected noise of at least 0, or None")
         for name in ("degrees_of_freedom", "learning_rate"):
             validation.positive(getattr(self, name), f"FlowDensity: expected a positive {name}")
         validation.flag(self.dequantize, "FlowDensity: expected a bool as dequantize")
+
+    def _checked_rows(self, X: Any, y: Any = None, **options: Any) -> tuple[np.ndarray, Any]:
+        """Returns rows, float32 or float64, and labels, by the checks of scikit-learn."""
+        arrays = (X,) if y is None else (X, y)
+        options["dtype"] = [np.float64, np.float32]
+        try:
+            checked = private_api.validate_data(self, *arrays, **options)
+        except ValueError as error:
+            if "Input X contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                "FlowDensity: expected rows without missing values, got NaN. Input X contains NaN. "
+                "Leave out these rows or columns, or sample what is missing from a flow with "
+                "tfr.latents.complete."
+            ) from error
+        return (checked, None) if y is None else checked
 
     def _class_index(self, label: Any) -> int:
         (indices,) = np.nonzero(np.atleast_1d(getattr(self, "classes_", [])) == label)
@@ -285,211 +372,157 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             raise ValueError(f"FlowDensity: expected one of the classes {classes}, got {label!r}.")
         return int(indices[0])
 
-    def _model(self) -> _SharedModel:
-        return _shared_model(
-            self.n_features_in_,
-            self.degrees_of_freedom,
-            self.learning_rate,
-            # To compile takes as long as hundreds of steps.
-            jit_compile=self.max_steps > 4 * _STEPS_PER_VALIDATION,
-            num_couplings=self.num_couplings,
-            num_blocks=self.num_blocks,
-            num_filters=self.num_filters,
-            transformer=self.transformer,
-        )
-
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
-        rows = private_api.validate_data(self, X, reset=False, dtype=np.float64)
-        with _LOCK:
-            log_probs = [
-                np.logaddexp.reduce([flow.log_prob(self._model(), rows) for flow in mixture])
-                - math.log(len(mixture))
-                for mixture in self._mixtures
-            ]
-        return np.stack(log_probs, axis=1) + np.log(self.class_prior_)
+        rows, _ = self._checked_rows(X, reset=False)
+        rows = self._standardized(rows.astype(np.float64))
+        log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
+        return log_probs - np.log(self._scale).sum() + np.log(self.class_prior_)
 
-    def _fit_mixture(
-        self, rows: np.ndarray, widths: np.ndarray, scale: np.ndarray, rng: np.random.Generator
-    ) -> list[_Flow]:
-        """Returns the flows of a class, each with another part of its rows held out."""
-        rows = rng.permutation(rows)
-        if len(rows) > 1:
-            folds = KFold(min(self.num_flows, len(rows))).split(rows)
-        else:
-            folds = [([0], [0])]
-        splits = [(rows[train], rows[held_out][:_MAX_HELD_OUT]) for train, held_out in folds]
-        starts = _student_t_starts(splits, widths, scale, self.degrees_of_freedom, rng)
-        with _LOCK:
-            return [
-                self._fit_flow(start, *split, widths, flow_rng)
-                for start, split, flow_rng in zip(
-                    starts, splits, rng.spawn(len(splits)), strict=True
-                )
-            ]
+    def _fit_stack(
+        self, rows: Rows, least_variances: list[np.ndarray], rng: np.random.Generator
+    ) -> tuple[_Stack, Rows, np.ndarray]:
+        """Returns the density of a class, held-out rows and their log densities [N, 2].
 
-    def _fit_flow(
+        The log densities are those without flows, and with them.
+        """
+        folds = weighted_rows.fold_weights(rows.weights, self.num_flows, rng)
+        # A single row is not held out.
+        learned = rows.weights - folds if len(folds) > 1 else folds
+        splits = [
+            (rows.with_weights(learned[i]), rows.with_weights(folds[i])) for i in range(len(folds))
+        ]
+        held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
+        widths = self.rounding_widths_ / self._scale
+        starts = fit_student_t(splits, widths, self.degrees_of_freedom)
+        candidates: list[list[Any]] = [starts]
+        for least_variance in least_variances:
+            candidates += fit_normal_mixtures(splits, least_variance, rng)
+        log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
+        weights, start_log_probs = _stacked(log_probs, held_out.weights)
+        flows = self._fit_flows(starts, splits, log_probs, widths, rng)
+        if not flows:
+            stack = _Stack.of(candidates, weights)
+            return stack, held_out, np.stack([start_log_probs, start_log_probs], axis=1)
+        log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits)])
+        weights, end_log_probs = _stacked(log_probs, held_out.weights)
+        stack = _Stack.of([*candidates, flows], weights)
+        return stack, held_out, np.stack([start_log_probs, end_log_probs], axis=1)
+
+    def _fit_flows(
         self,
-        start: _Flow,
-        rows: np.ndarray,
-        held_out: np.ndarray,
+        starts: list[Any],
+        splits: list[tuple[Rows, Rows]],
+        log_probs: np.ndarray,
         widths: np.ndarray,
         rng: np.random.Generator,
-    ) -> _Flow:
-        """Returns a flow trained on rows until its log density of held-out ones is highest.
+    ) -> list[TableFlow]:
+        """Returns a flow for each split, or none where flows add nothing to other candidates.
 
-        If that is not higher than at the start by more than a standard error, it returns the start:
-        the best of many validations on a few rows is high by chance.
+        The first flow tells: what the mixture gains from it on the rows that it did not learn from
+        has to be more than the standard error.
+
+        Args:
+          starts: where flows start.
+          splits: rows to learn from and held-out ones.
+          log_probs: log densities of held-out rows by the other candidates, [N, K].
+          widths: of the noise of rounded columns.
+          rng: for batches and noise.
         """
-        model = self._model()
-        num_steps = min(_STEPS_PER_VALIDATION, self.max_steps)
-        model.reset()
-        best = start = dataclasses.replace(start, weights=model.keras_model.get_weights())
-        log_probs = best_log_probs = start.log_prob(model, held_out)
-        num_worse = 0
-        for _ in range(0, self.max_steps, num_steps):
-            batches = rows[rng.integers(len(rows), size=[num_steps, self.batch_size])]
-            batches = start.latents(batches + widths * rng.uniform(-0.5, 0.5, batches.shape))
-            model.train(batches + self.noise * rng.normal(size=batches.shape))
-            trained = dataclasses.replace(start, weights=model.keras_model.get_weights())
-            trained_log_probs = trained.log_prob(model, held_out)
-            if trained_log_probs.mean() > best_log_probs.mean():
-                best, best_log_probs, num_worse = trained, trained_log_probs, 0
-            elif (num_worse := num_worse + 1) >= self.patience:
-                break
-        lead = best_log_probs - log_probs
-        return best if lead.mean() > lead.std() / math.sqrt(len(lead)) else start
+        number = splits[0][0].number + splits[0][1].number
+        # Affine maps of a single column only move and scale the start.
+        is_start = len(widths) == 1 and self.transformer == "affine"
+        if number < _MIN_ROWS_OF_FLOWS or is_start:
+            return []
+        options = TableFlowOptions(*(getattr(self, name) for name in TableFlowOptions._fields))
+        flows: list[TableFlow] = []
+        for i, (start, (rows, held_out)) in enumerate(zip(starts, splits, strict=True)):
+            index = len(self.history_)
+            flow, history = fit_table_flow(start, rows, held_out, widths, options, rng, index)
+            flows.append(flow)
+            self.history_.append(history)
+            if i == 0:
+                before = log_probs[: len(held_out.values)]
+                after = np.column_stack([before, flows[0].log_prob(held_out.values)])
+                (_, before), (_, after) = (
+                    _stacked(each, held_out.weights) for each in (before, after)
+                )
+                gain, error = held_out.mean_and_error(after - before)
+                if gain <= error:
+                    return []
+        return flows
 
 
-@dataclasses.dataclass(frozen=True)
-class _Flow:
-    """A flow after an affine map, `latents = (rows - mean) matrix`, as arrays that can be pickled.
+def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -> np.ndarray:
+    """Returns the log density of rows by the density that did not learn from them."""
+    pairs = zip(candidate, splits, strict=True)
+    return np.concatenate([density.log_prob(held_out.values) for density, (_, held_out) in pairs])
 
-    Attributes:
-      mean: [D].
-      matrix: [D, D].
-      log_det: log |det matrix|.
-      weights: those of the model.
+
+def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of candidates and the log density of their mixture, of log_probs.
+
+    The first candidate, Student t distributions, keeps a small weight in any case.
     """
-
-    mean: np.ndarray
-    matrix: np.ndarray
-    log_det: float
-    weights: list[np.ndarray] = dataclasses.field(default_factory=list)
-
-    def latents(self, rows: np.ndarray) -> np.ndarray:
-        return (rows - self.mean) @ self.matrix
-
-    def log_prob(self, model: _SharedModel, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of rows, [N]."""
-        model.keras_model.set_weights(self.weights)
-        chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-        log_probs = [model.log_prob(self.latents(chunk)).numpy() for chunk in chunks]
-        return np.concatenate(log_probs) + self.log_det
-
-    def sample(self, model: _SharedModel, count: int, seed: np.ndarray) -> np.ndarray:
-        """Returns random rows, [count, D]."""
-        model.keras_model.set_weights(self.weights)
-        latents = model.keras_model.distribution.sample(count, seed=seed.astype(np.int32)).numpy()
-        return latents @ np.linalg.inv(self.matrix) + self.mean
+    weights = stacking_weights(log_probs, row_weights)
+    weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
+    weights *= (1 - _STUDENT_T_WEIGHT) / weights.sum()
+    weights[0] += _STUDENT_T_WEIGHT
+    return weights, mixture_log_prob(log_probs, weights)
 
 
-class _SharedModel:
-    """A compiled model, to which flows of one architecture lend their weights in turn.
+class _Stack(NamedTuple):
+    """A mixture of candidates, each of which is an equal mixture of one density for each fold."""
 
-    Its tensors go directly to `FlowModel.train_step`, since the pipelines of `FlowModel.fit` take
-    longer to set up than a few rows take to train.
-    """
+    candidates: list[list[Any]]
+    weights: np.ndarray
 
-    def __init__(
-        self, size: int, df: float, learning_rate: float, jit_compile: bool, **architecture: Any
-    ) -> None:
-        dtype = tf.float64
-        df, mean, stddev = (tf.constant(value, dtype) for value in (df, 0.0, 1.0))
-        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
-        flow = RealNVPVector(size, **architecture, normalization=None, dtype=dtype)
-        model = FlowModel(tfd.TransformedDistribution(base, flow))
-        model.compile(FusedAdam(learning_rate, global_clipnorm=10.0))
-        model.build_optimizer()
-        self.keras_model = model
-        self.log_prob = tf.function(
-            model.distribution.log_prob, input_signature=[tf.TensorSpec([None, size], dtype)]
+    @classmethod
+    def of(cls, candidates: list[list[Any]], weights: np.ndarray) -> _Stack:
+        kept = np.flatnonzero(weights)
+        return cls([candidates[i] for i in kept], weights[kept])
+
+    def parts(self) -> list[Any]:
+        return [density for candidate in self.candidates for density in candidate]
+
+    def shares(self) -> list[float]:
+        """Returns the weight of each part."""
+        return [
+            weight / len(candidate)
+            for candidate, weight in zip(self.candidates, self.weights, strict=True)
+            for _ in candidate
+        ]
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
+        return mixture_log_prob(log_probs, np.array(self.shares()))
+
+
+def _check_labels(y: np.ndarray) -> None:
+    """Raises an error if labels are numbers that are no classes."""
+    check_classification_targets(y)
+    if y.dtype.kind not in "iuf":
+        return
+    classes = np.unique(y)
+    if classes[0] == -1 and classes[1:].tolist() != [1]:
+        raise ValueError(
+            "FlowDensity: expected labels of classes, got -1 among other numbers, which means "
+            '"not known" in FlowModel with ClassMixture. If it is a class, rename it, for example '
+            "by y.astype(str). If not, leave out these rows: fit(X[y != -1], y[y != -1])."
+        )
+    if len(classes) > max(_MAX_SMALL_CLASSES, len(y) / _MIN_ROWS_PER_CLASS):
+        raise ValueError(
+            f"FlowDensity: expected labels of classes, got a continuous y: {len(classes)} numbers "
+            f"in {len(y)} rows. Call fit(X) for p(x), or fit(X, y.astype(str)) if the numbers are "
+            "names. For p(y | x) of a number y train RealNVPVector with conditional_event_shape."
         )
 
-        batches_spec = tf.TensorSpec([None, None, size], dtype)
-        # AutoGraph is for the loop alone.
-        train_step = tf.autograph.experimental.do_not_convert(model.train_step)
 
-        @tf.function(input_signature=[batches_spec], jit_compile=jit_compile)
-        def train(batches: tf.Tensor) -> None:
-            for batch in batches:
-                train_step(batch)
-
-        self.train = train
-        variables = [*model.variables, *model.optimizer.variables]
-        self._initial_values = [(variable, variable.numpy()) for variable in variables]
-
-    def reset(self) -> None:
-        """Returns weights and optimizer to where they were before any training."""
-        for variable, value in self._initial_values:
-            variable.assign(value)
-
-
-@functools.lru_cache(maxsize=16)
-def _shared_model(*args: Any, **kwargs: Any) -> _SharedModel:
-    """Returns the model of an architecture, traced once in a process for all flows and clones."""
-    state = random.getstate()
-    random.seed(0)  # Keras draws the seeds of initial weights from this generator
+def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
+    """Returns rows as a `DataFrame`, or as they are without pandas."""
     try:
-        return _SharedModel(*args, **kwargs)
-    finally:
-        random.setstate(state)
-
-
-def _rounding_widths(rows: np.ndarray) -> np.ndarray:
-    """Returns the power of ten to which a column is rounded, by the median of its values, or 0."""
-    decimals = np.full(rows.shape, _MAX_DECIMALS)
-    for number in range(_MAX_DECIMALS - 1, -1, -1):
-        decimals[np.round(rows, number) == rows] = number
-    decimals = np.median(decimals, axis=0)
-    return np.where(decimals < _MAX_DECIMALS, 10.0**-decimals, 0.0)
-
-
-def _student_t_starts(
-    splits: list[tuple[np.ndarray, np.ndarray]],
-    widths: np.ndarray,
-    scale: np.ndarray,
-    df: float,
-    rng: np.random.Generator,
-) -> list[_Flow]:
-    """Returns for each split the affine map that gives training rows the identity as covariance.
-
-    In columns that are divided by `scale`, the covariance C of the rows with uniform noise becomes
-    (1 - a) C + a I, with the factor a for which held-out rows are most probable. A random rotation
-    follows, so that flows differ.
-    """
-    means, variances, axes = [], [], []
-    log_likelihoods = np.zeros(len(_SHRINKAGES))
-    for train, held_out in splits:
-        mean = (train / scale).mean(axis=0)
-        covariance = np.atleast_2d(np.cov((train / scale).T, ddof=0))
-        eigen = np.linalg.eigh(covariance + np.diag((widths / scale) ** 2 / 12))
-        means.append(mean)
-        variances.append(eigen[0].clip(min=0.0))
-        axes.append(eigen[1])
-        squares = ((held_out / scale - mean) @ axes[-1]) ** 2
-        for i, shrinkage in enumerate(_SHRINKAGES):
-            shrunk = (1 - shrinkage) * variances[-1] + shrinkage
-            log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
-            log_likelihoods[i] += log_prob.sum()
-    # A single row is not held out, and says nothing about the covariance.
-    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
-    starts = []
-    for mean, variance, axis in zip(means, variances, axes, strict=True):
-        stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
-        rotation = np.linalg.qr(rng.normal(size=axis.shape))[0]
-        matrix = axis / scale[:, np.newaxis] / stddev @ rotation
-        log_det = -np.log(stddev).sum() - np.log(scale).sum()
-        starts.append(_Flow(mean * scale, matrix, log_det))
-    return starts
+        import pandas as pd
+    except ImportError:
+        return rows
+    return pd.DataFrame(rows, columns=columns)

@@ -135,8 +135,10 @@ assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
 # `tfr.FlowDensity`, an estimator of scikit-learn, does all of this in one call, and goes further:
-# it averages the densities of five flows, each of which stops on another fifth of the rows, so that
-# all rows are learned from. `examples/train_table.py` compares it with other estimates.
+# it averages five densities of each kind, each of which holds out another fifth of the rows, so
+# that all rows are learned from. Flows are one kind beside mixtures of normal distributions:
+# held-out rows tell how much weight each of them gets. `examples/train_table.py` compares it with
+# other estimates.
 #
 # ## Outliers
 #

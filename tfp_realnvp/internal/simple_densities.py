@@ -1,0 +1,291 @@
+"""Densities of weighted rows that need no flow, and mixtures of any densities.
+
+Plain NumPy: for some thousands of rows it is done before TensorFlow has traced a training step.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tfp_realnvp.internal.weighted_rows import Rows
+
+__all__ = [
+    "NormalMixture",
+    "StudentT",
+    "fit_normal_mixtures",
+    "fit_student_t",
+    "mixture_log_prob",
+    "stacking_weights",
+]
+
+_SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
+_NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_NUM_KEPT_MIXTURES = 3
+# Few rows have the steps that they need; many rows have as many as take seconds.
+_MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
+_TOLERANCE = 1e-5
+_CLUSTERING_STEPS = 10
+_CHUNK_SIZE = 8_192
+
+
+class StudentT(NamedTuple):
+    """Independent Student t variables after an affine map, `latents = (rows - mean) matrix`.
+
+    Attributes:
+      mean: [D].
+      matrix: [D, D].
+      log_det: log |det matrix|.
+      df: degrees of freedom.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+    log_det: float
+    df: float
+
+    def latents(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the independent variables of rows, [N, D]."""
+        return (rows - self.mean) @ self.matrix
+
+    def rows(self, latents: np.ndarray) -> np.ndarray:
+        """Returns the rows of independent variables, [N, D]."""
+        return latents @ np.linalg.inv(self.matrix) + self.mean
+
+    def rotated(self, rng: np.random.Generator) -> StudentT:
+        """Returns the same map before a random rotation, which is another density."""
+        rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
+        return self._replace(matrix=self.matrix @ rotation)
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of rows, [N]."""
+        df = self.df
+        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
+        return (log_constant + log_kernels).sum(axis=1) + self.log_det
+
+    def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns random rows, [number, D]."""
+        return self.rows(rng.standard_t(self.df, size=[number, len(self.mean)]))
+
+
+def fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float) -> list[StudentT]:
+    """Returns for each split the affine map that gives training rows the identity as covariance.
+
+    The covariance C of the rows with uniform noise of these widths becomes (1 - a) C + a I, with
+    the factor a for which held-out rows are most probable.
+    """
+    means, variances, axes = [], [], []
+    log_likelihoods = np.zeros(len(_SHRINKAGES))
+    for train, held_out in splits:
+        mean, covariance = train.covariance()
+        eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
+        means.append(mean)
+        variances.append(eigen[0].clip(min=0.0))
+        axes.append(eigen[1])
+        squares = ((held_out.values - mean) @ axes[-1]) ** 2
+        for i, shrinkage in enumerate(_SHRINKAGES):
+            shrunk = (1 - shrinkage) * variances[-1] + shrinkage
+            log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
+            log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
+    # A single row is not held out, and says nothing about the covariance.
+    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
+    starts = []
+    for mean, variance, axis in zip(means, variances, axes, strict=True):
+        stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
+        starts.append(StudentT(mean, axis / stddev, -np.log(stddev).sum(), df))
+    return starts
+
+
+class NormalMixture(NamedTuple):
+    """A mixture of K normal distributions.
+
+    Attributes:
+      log_weights: [K].
+      means: [K, D].
+      matrices: [K, D, D] that map deviations from the mean to independent numbers of variance 1, or
+        [K, D] if the columns of a component are independent.
+    """
+
+    log_weights: np.ndarray
+    means: np.ndarray
+    matrices: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        rows: Rows,
+        number: int,
+        is_diagonal: bool,
+        least_variance: np.ndarray,
+        seed: int,
+    ) -> NormalMixture:
+        """Returns the mixture after expectation maximization, from clusters by k-means.
+
+        Args:
+          rows: whose columns have variances of about 1.
+          number: of components.
+          is_diagonal: whether the columns of a component are independent.
+          least_variance: is added to the variance of each column in each component, [D].
+          seed: for the first centers of clusters.
+        """
+        nearest = _clusters(rows, number, np.random.default_rng(seed))
+        shares = (nearest[:, np.newaxis] == np.arange(number)).astype(np.float64)
+        log_likelihood = -math.inf
+        for _ in range(np.clip(_MAX_ROW_STEPS // len(shares), _MIN_STEPS, _MAX_STEPS)):
+            mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
+            log_probs, shares = _log_sum_exp(mixture._joint_log_probs(rows.values))
+            before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
+            if log_likelihood - before < _TOLERANCE:
+                break
+        return mixture
+
+    @classmethod
+    def _of_shares(
+        cls, rows: Rows, shares: np.ndarray, is_diagonal: bool, least_variance: np.ndarray
+    ) -> NormalMixture:
+        """Returns the mixture given the share of each component in each row, [N, K]."""
+        shares = shares * rows.weights[:, np.newaxis]
+        sizes = shares.sum(axis=0) + 1e-12
+        means = (shares.T @ rows.values) / sizes[:, np.newaxis]
+        matrices = []
+        for mean, share, size in zip(means, shares.T, sizes, strict=True):
+            shifted = rows.values - mean
+            if is_diagonal:
+                variance = share @ shifted**2 / size + least_variance
+                matrices.append(variance**-0.5)
+            else:
+                covariance = (share * shifted.T) @ shifted / size + np.diag(least_variance)
+                matrices.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
+        return cls(np.log(sizes / sizes.sum()), means, np.stack(matrices))
+
+    def _joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of each row and component, times its weight, [N, K]."""
+        joint = np.empty([len(rows), len(self.means)])
+        for i, (mean, matrix) in enumerate(zip(self.means, self.matrices, strict=True)):
+            shifted = rows - mean
+            latents = shifted * matrix if matrix.ndim == 1 else shifted @ matrix
+            diagonal = matrix if matrix.ndim == 1 else np.diag(matrix)
+            log_det = np.log(abs(diagonal)).sum() - rows.shape[1] / 2 * math.log(2 * math.pi)
+            joint[:, i] = log_det - np.einsum("nd,nd->n", latents, latents) / 2
+        return joint + self.log_weights
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of rows, [N]."""
+        chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
+        return np.concatenate([_log_sum_exp(self._joint_log_probs(c))[0] for c in chunks])
+
+    def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns random rows, [number, D]."""
+        weights = np.exp(self.log_weights)
+        rows = []
+        for count, mean, matrix in zip(
+            rng.multinomial(number, weights / weights.sum()), self.means, self.matrices, strict=True
+        ):
+            latents = rng.normal(size=[count, len(mean)])
+            is_diagonal = matrix.ndim == 1
+            rows.append(
+                mean + (latents / matrix if is_diagonal else latents @ np.linalg.inv(matrix))
+            )
+        return np.concatenate(rows)
+
+
+def _clusters(rows: Rows, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the cluster of each row by k-means, which starts by k-means++."""
+    values, weights = rows
+
+    def squares(centers: np.ndarray) -> np.ndarray:
+        return (centers**2).sum(axis=1) - 2 * values @ centers.T
+
+    centers = rows.draw([1], rng)
+    norms = (values**2).sum(axis=1)
+    least = np.full(len(values), math.inf)
+    while len(centers) < number:
+        least = np.minimum(least, norms + squares(centers[-1:])[:, 0]).clip(min=0.0)
+        chances = weights * least + 1e-300
+        centers = np.append(centers, Rows(values, chances).draw([1], rng), axis=0)
+    for _ in range(_CLUSTERING_STEPS):
+        nearest = squares(centers).argmin(axis=1)
+        shares = weights[:, np.newaxis] * (nearest[:, np.newaxis] == np.arange(number))
+        sizes = shares.sum(axis=0)
+        means = shares.T @ values / np.maximum(sizes, 1e-300)[:, np.newaxis]
+        centers = np.where(sizes[:, np.newaxis] > 0, means, centers)
+    return squares(centers).argmin(axis=1)
+
+
+def fit_normal_mixtures(
+    splits: list[tuple[Rows, Rows]], least_variance: np.ndarray, rng: np.random.Generator
+) -> list[list[NormalMixture]]:
+    """Returns, for each split, the mixtures that are best on what the first split held out."""
+    if len(splits) == 1:
+        return []
+    rows, held_out = splits[0]
+    kept: list[list[NormalMixture]] = []
+    for is_diagonal in (False, True):
+        rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
+        fits = []
+        best, num_worse = -math.inf, 0
+        for number in _NUM_COMPONENTS:
+            if number * rows_of_component > len(rows.values) or num_worse == 2:
+                break
+            fit = functools.partial(
+                NormalMixture.fit,
+                number=number,
+                is_diagonal=is_diagonal,
+                least_variance=least_variance,
+                seed=int(rng.integers(2**31)),
+            )
+            mixture = fit(rows)
+            score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
+            num_worse = 0 if score > best else num_worse + 1
+            best = max(best, score)
+            fits.append((score, mixture, fit))
+        fits.sort(key=lambda each: -each[0])
+        kept += [
+            [mixture, *(fit(train) for train, _ in splits[1:])]
+            for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
+        ]
+    return kept
+
+
+def stacking_weights(
+    log_probs: np.ndarray, weights: np.ndarray, num_steps: int = 500
+) -> np.ndarray:
+    """Returns the weights of a mixture of densities that make rows most probable, [K].
+
+    The rows are ones to which no density was fitted. The likelihood is a concave function of the
+    weights, and expectation maximization ascends it.
+
+    Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.
+
+    Args:
+      log_probs: log densities [N, K] of N rows.
+      weights: of the rows, [N].
+      num_steps: largest number of steps.
+    """
+    densities = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))
+    mixture = np.full(log_probs.shape[1], 1 / log_probs.shape[1])
+    for _ in range(num_steps):
+        shares = densities * mixture
+        shares /= shares.sum(axis=1, keepdims=True)
+        before, mixture = mixture, weights @ shares / weights.sum()
+        if abs(mixture - before).max() < 1e-5:
+            break
+    return mixture
+
+
+def mixture_log_prob(log_probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns log Σ_k w_k p_k, [N], from log densities [N, K] and weights [K] with the sum 1."""
+    with np.errstate(divide="ignore"):
+        return _log_sum_exp(log_probs + np.log(weights))[0]
+
+
+def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log Σ exp over the last axis, [N], and the share of each term in the sum, [N, K]."""
+    largest = values.max(axis=1, keepdims=True)
+    terms = np.exp(values - largest)
+    sums = terms.sum(axis=1, keepdims=True)
+    return (largest + np.log(sums))[:, 0], terms / sums

@@ -1,0 +1,246 @@
+"""Flows of the rows of small tables, whose graphs are shared by all flows of an architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import random
+import threading
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import RealNVPVector
+from tfp_realnvp.internal.simple_densities import StudentT
+from tfp_realnvp.internal.weighted_rows import Rows
+from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.optimizers import FusedAdam
+
+__all__ = ["TableFlow", "TableFlowOptions", "fit_table_flow"]
+
+tfd = tfp.distributions
+
+_MIN_ROWS_TO_COMPILE = 1_000
+_NOISE = 0.3, 0.01
+_WARM_UP_STEPS = 50
+_STEPS_PER_VALIDATION = 50
+_VALIDATIONS_PER_LINE = 5
+_MAX_HELD_OUT = 2_048
+_CHUNK_SIZE = 8_192
+# Models are shared by all flows of a process, see `_shared_model`.
+_LOCK = threading.RLock()
+
+
+class TableFlowOptions(NamedTuple):
+    """Options of flows and of their training, see `FlowDensity`."""
+
+    num_couplings: int
+    num_blocks: int
+    num_filters: int
+    transformer: Any
+    noise: float | None
+    max_steps: int
+    patience: int
+    learning_rate: float
+    batch_size: int
+    verbose: int
+
+    def noise_of_step(self, step: int) -> float:
+        """Returns the standard deviation of the noise."""
+        if self.noise is not None:
+            return self.noise
+        first, last = _NOISE
+        return first * (last / first) ** min(1.0, 1.25 * step / self.max_steps)
+
+    def learning_rates(self, steps: np.ndarray) -> np.ndarray:
+        """Returns the learning rates of steps."""
+        annealed = (1 + np.cos(np.pi * np.minimum(steps / self.max_steps, 1))) / 2
+        return self.learning_rate * np.minimum(1, (steps + 1) / _WARM_UP_STEPS) * annealed
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFlow:
+    """A flow after an affine map, as arrays that can be pickled.
+
+    Attributes:
+      start: the affine map.
+      model_key: of the model that the weights belong to.
+      weights: those of the model.
+    """
+
+    start: StudentT
+    model_key: _ModelKey
+    weights: list[np.ndarray]
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of rows, [N]."""
+        with _LOCK:
+            model = _shared_model(self.model_key)
+            model.keras_model.set_weights(self.weights)
+            chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
+            log_probs = [model.log_prob(self.start.latents(chunk)).numpy() for chunk in chunks]
+        return np.concatenate(log_probs) + self.start.log_det
+
+    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns random rows, [count, D]."""
+        seed = rng.integers(2**31, size=2).astype(np.int32)
+        with _LOCK:
+            model = _shared_model(self.model_key).keras_model
+            model.set_weights(self.weights)
+            return self.start.rows(model.distribution.sample(count, seed=seed).numpy())
+
+
+def fit_table_flow(
+    start: StudentT,
+    rows: Rows,
+    held_out: Rows,
+    widths: np.ndarray,
+    options: TableFlowOptions,
+    rng: np.random.Generator,
+    index: int,
+) -> tuple[TableFlow, dict[str, Any]]:
+    """Returns a flow trained on rows until its log density of held-out ones is highest.
+
+    If that is not higher than at the start by more than a standard error, it returns the start: the
+    best of many validations on a few rows is high by chance.
+
+    Args:
+      start: where the flow starts, but for a random rotation.
+      rows: to learn from.
+      held_out: rows to validate with.
+      widths: of the uniform noise of columns, [D].
+      options: of the flow and the training.
+      rng: for rotation, batches and noise.
+      index: of the flow among others, for what is printed.
+
+    Returns:
+      The flow, and the history of its validations.
+    """
+    key = _ModelKey(
+        rows.values.shape[1],
+        start.df,
+        # To compile takes as long as thousands of steps.
+        jit_compile=rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > 200,
+        num_couplings=options.num_couplings,
+        num_blocks=options.num_blocks,
+        num_filters=options.num_filters,
+        transformer=options.transformer,
+    )
+    # The rows are in order, so that a part of them is spread evenly.
+    held_out = Rows(*(array[:: -(-len(array) // _MAX_HELD_OUT)] for array in held_out))
+    num_steps = min(_STEPS_PER_VALIDATION, options.max_steps)
+    before = time.perf_counter()
+    history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
+    with _LOCK:
+        model = _shared_model(key)
+        model.reset()
+        best = flow = TableFlow(start.rotated(rng), key, model.keras_model.get_weights())
+        start_log_probs = flow.log_prob(held_out.values)
+        best_lead, best_error, kept = 0.0, 0.0, (0, math.nan)
+        for step in range(0, options.max_steps, num_steps):
+            noise = options.noise_of_step(step)
+            batches = rows.draw([num_steps, options.batch_size], rng)
+            batches += widths * rng.uniform(-0.5, 0.5, batches.shape)
+            batches = flow.start.latents(batches) + noise * rng.normal(size=batches.shape)
+            model.train(batches, options.learning_rates(step + np.arange(num_steps)))
+            trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
+            lead, error = held_out.mean_and_error(
+                trained.log_prob(held_out.values) - start_log_probs
+            )
+            values = step + num_steps, noise, lead, error
+            for name, value in zip(history, values, strict=True):
+                history[name].append(value)
+            if options.verbose and (step // num_steps) % _VALIDATIONS_PER_LINE == 0:
+                seconds = time.perf_counter() - before
+                left = seconds * (options.max_steps / (step + num_steps) - 1)
+                print(
+                    f"FlowDensity: flow {index + 1}, step {step + num_steps:,} of "
+                    f"{options.max_steps:,}: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
+                    f"the start, at most {left:.0f} s left for this flow",
+                    flush=True,
+                )
+            if lead > best_lead:
+                best, best_lead, best_error = trained, lead, error
+                kept = step + num_steps, noise
+            elif len(history["step"]) - kept[0] // num_steps >= options.patience:
+                break
+    if best_lead <= best_error:
+        best, kept = flow, (0, math.nan)
+    return best, {**history, "kept_step": kept[0], "kept_noise": kept[1]}
+
+
+class _ModelKey(NamedTuple):
+    """What the graphs of a model depend on."""
+
+    size: int
+    df: float
+    jit_compile: bool
+    num_couplings: int
+    num_blocks: int
+    num_filters: int
+    transformer: Any
+
+
+class _SharedModel:
+    """A compiled model, to which flows of one architecture lend their weights in turn.
+
+    Its tensors go directly to `FlowModel.train_step`, since the pipelines of `FlowModel.fit` take
+    longer to set up than a few rows take to train.
+    """
+
+    def __init__(self, key: _ModelKey) -> None:
+        dtype = tf.float64
+        df, mean, stddev = (tf.constant(value, dtype) for value in (key.df, 0.0, 1.0))
+        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [key.size])
+        flow = RealNVPVector(
+            key.size,
+            key.num_couplings,
+            key.num_blocks,
+            key.num_filters,
+            transformer=key.transformer,
+            normalization=None,
+            dtype=dtype,
+        )
+        model = FlowModel(tfd.TransformedDistribution(base, flow))
+        model.compile(FusedAdam(global_clipnorm=10.0))
+        model.build_optimizer()
+        self.keras_model = model
+        self.log_prob = tf.function(
+            model.distribution.log_prob, input_signature=[tf.TensorSpec([None, key.size], dtype)]
+        )
+
+        batches_spec = tf.TensorSpec([None, None, key.size], dtype)
+        rates_spec = tf.TensorSpec([None], tf.float32)
+        # AutoGraph is for the loop alone.
+        train_step = tf.autograph.experimental.do_not_convert(model.train_step)
+        learning_rate = model.optimizer.learning_rate
+
+        @tf.function(input_signature=[batches_spec, rates_spec], jit_compile=key.jit_compile)
+        def train(batches: tf.Tensor, rates: tf.Tensor) -> None:
+            for i in tf.range(tf.shape(batches)[0]):
+                learning_rate.assign(rates[i])
+                train_step(batches[i])
+
+        self.train = train
+        variables = [*model.variables, *model.optimizer.variables]
+        self._initial_values = [(variable, variable.numpy()) for variable in variables]
+
+    def reset(self) -> None:
+        """Returns weights and optimizer to where they were before any training."""
+        for variable, value in self._initial_values:
+            variable.assign(value)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_model(key: _ModelKey) -> _SharedModel:
+    """Returns the model of an architecture, traced once in a process for all flows and clones."""
+    state = random.getstate()
+    random.seed(0)  # Keras draws the seeds of initial weights from this generator
+    try:
+        return _SharedModel(key)
+    finally:
+        random.setstate(state)
