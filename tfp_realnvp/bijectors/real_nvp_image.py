@@ -291,8 +291,9 @@ class RealNVPImage(AssembledFlow):
         The couplings are `SigmoidAffine`, in groups of five. The first four couplings of a group
         transform half of the channels of all patches, chosen by a fixed random permutation. The
         fifth coupling transforms half of the patches. Its mask is, from group to group, a
-        checkerboard, vertical stripes or horizontal stripes, each followed by its complement. There is no normalization, nothing is factored out, and pixel values are scaled to
-        [-1, 1] without a logit. Height and width are fixed, and multiples of `2 * patch_size`.
+        checkerboard, vertical stripes or horizontal stripes, each followed by its complement.
+        There is no normalization, nothing is factored out, and pixel values are scaled to [-1, 1]
+        without a logit. Height and width are fixed, and multiples of `2 * patch_size`.
 
         A coupling scales half of the dimensions by at most 2, so that with n couplings bits/dim are
         at least `log2(num_values / 2) + log2(2π) / 2 - n / 2`. A warning says where n is so small
