@@ -39,8 +39,9 @@ def test_a_row_is_trained_once(tmp_path, monkeypatch):
     assert values[0] != values[1]
     for result in results:
         assert result["steps"] == 2 and result["limit"] == "2 steps"
-        # An untrained model is near 8 bits/dim on uniform noise.
-        assert 7 < result["importance_weighted"] <= result["bits_per_dim"] < 10
+        # An untrained model is near 8 bits/dim on uniform noise; two steps at the highest rate of
+        # Muon take it away from there.
+        assert 7 < result["importance_weighted"] <= result["bits_per_dim"] < 12
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
     assert saved == results == ablation.main(arguments)
     table = (tmp_path / "out" / "results.md").read_text()

@@ -101,7 +101,7 @@ def test_images_as_condition():
 def test_saved(flow, tmp_path):
     model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow))
     images = ft.grey_levels(3, _SHAPE) % 2
-    noisy = tfr.dequantize(images, seed=(0, 0))
+    noisy = ft.with_event_noise(images)
     log_prob = model.distribution.log_prob(noisy)
     model.save_to_preset(tmp_path / "preset")
     loaded = tfr.FlowModel.from_preset(tmp_path / "preset").distribution

@@ -68,7 +68,7 @@ def test_a_worker_is_killed(tmp_path):
     # Only the chief writes.
     names = {path.name for path in (tmp_path / "results").iterdir()}
     preset = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
-    assert names == preset | {"checkpoints", "flags.txt", "log.csv"}
+    assert names == preset | {".tfp_realnvp.lock", "checkpoints", "flags.txt", "log.csv"}
     model = tfr.FlowModel.from_preset(tmp_path / "results")
     bits = model.predict(ft.grey_levels(3, (8, 8, 1)), verbose=0)
     assert np.isfinite(bits).all()

@@ -223,11 +223,11 @@ class ConditionSpec:
             if wrong.size:
                 raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
             return tf.cast(labels, tf.int32)
-        labels = tf.cast(labels, tf.int64)
-        is_wrong = (labels < lowest) | (labels >= self.num_classes)
+        flat_labels = tf.reshape(tf.cast(labels, tf.int64), [-1])
+        is_wrong = (flat_labels < lowest) | (flat_labels >= self.num_classes)
         # A graph that XLA compiles has no assertions: see `ConditionEmbedding`.
         assertion = tf.debugging.Assert(
-            ~tf.reduce_any(is_wrong), [expected, _GOT, tf.boolean_mask(labels, is_wrong)], 5
+            ~tf.reduce_any(is_wrong), [expected, _GOT, tf.boolean_mask(flat_labels, is_wrong)], 5
         )
         with tf.control_dependencies([] if assertion is None else [assertion]):
             return tf.cast(labels, tf.int32)
