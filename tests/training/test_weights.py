@@ -121,6 +121,17 @@ def test_batch_statistics_are_weighted(normalization, recompute):
     _assert_same(*states, atol=2e-5)
 
 
+@pytest.mark.graph
+def test_weights_of_several_shapes_in_one_model():
+    model = _vector_model()
+    results = [
+        model.evaluate(_X[:number], sample_weight=weights[:number], verbose=0)
+        for number in (6, 5, 1)
+        for weights in (_WEIGHTS, _WEIGHTS[:, np.newaxis], pd.Series(_WEIGHTS))
+    ]
+    np.testing.assert_allclose(results, np.repeat(results[::3], 3), rtol=1e-6)
+
+
 def test_metrics_are_weighted_means():
     model = _vector_model()
     log_prob = model.predict(_X, verbose=0)

@@ -418,7 +418,8 @@ def weights_of_batch(data: Any, dtype: tf.DType) -> tf.Tensor | None:
     weights = tf.cast(tf.convert_to_tensor(weights), dtype)
     number = tf.convert_to_tensor(pixels.image_component(data)).shape[0]
     shape = weights.shape
-    is_column = shape.rank == 2 and shape[1] == 1
+    # The rank is unknown in a function that was called with [B] and with [B, 1].
+    is_column = shape.rank is None or (shape.rank == 2 and shape[1] == 1)
     if not (shape.rank == 1 or is_column) or not shape[:1].is_compatible_with([number]):
         raise ValueError(
             f"FlowModel: expected one sample weight for each of {number} events, got shape {shape}."

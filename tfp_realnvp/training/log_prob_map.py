@@ -89,15 +89,19 @@ def log_prob_map(
 
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution, or the distribution or its
-        base is not of a kind named above.
+        base is not of a kind named above; or if `num_samples` is given.
       ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
     """
+    if "num_samples" in kwargs:
+        raise TypeError(
+            "log_prob_map: expected no num_samples; maps are those of one noise sample."
+        )
     maps = _MapModel.of(model, "log_prob_map")
     if maps.event_ndims != 3:
         shape = maps.distribution.event_shape
         raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
     maps.log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
-    return log_prob(maps, data, conditional_input, num_samples=1, **kwargs)
+    return log_prob(maps, data, conditional_input, **kwargs)
 
 
 class _MapModel(NoiseSamples):
