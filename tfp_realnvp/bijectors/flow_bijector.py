@@ -266,7 +266,7 @@ class FlowBijector(tfb.Bijector):
         """Returns the value and log det of one direction, also for a batch without events."""
         options = {"inverse": inverse, "training": training}
         if training:
-            # No events have no moments.
+            # The moments of an empty batch do not exist.
             if value.shape.rank is not None and 0 in value.shape:
                 raise ValueError(
                     f"{self.name}: expected at least one event for training=True, got shape "

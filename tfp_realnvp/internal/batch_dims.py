@@ -117,7 +117,7 @@ def call_on_events(
         those of events and condition broadcast.
       events: [..., *event].
       event_ndims: 3 for images, 1 for vectors.
-      condition: a tensor, an array or a list; or `None`.
+      condition: a tensor, an array, a list or `None`; in any form if its rank is not known.
       condition_ndims: rank of one condition. `None` if it is not known: then the condition has to
         have the leading shape of the events.
     """
@@ -128,7 +128,8 @@ def call_on_events(
         return function(events, condition)
     static = _static_batch(events.shape, event_ndims, condition_shape, condition_ndims or 0)
     batch = tf.shape(events)[:-event_ndims]
-    if condition is not None:
+    # A network that declares no condition can take a dictionary, for example.
+    if is_declared or tf.is_tensor(condition) or isinstance(condition, np.ndarray):
         condition = tf.convert_to_tensor(condition)
         if is_declared:
             end = tf.rank(condition) - condition_ndims
