@@ -622,3 +622,17 @@ def test_class_log_probs_of_gray_levels(num_samples):
         tfr.class_log_probs(flow, _IMAGES)
     with pytest.raises(ValueError, match="no fractions"):
         tfr.class_log_probs(flow, _IMAGES / 255, num_samples=1)
+
+
+@pytest.mark.parametrize("form", ["tuple", "dictionary", "dataset"])
+def test_weights_are_no_data_of_an_evaluation(form):
+    data = {"image": _VECTORS, "label": _LABELS, "sample_weight": np.ones(11)}
+    if form == "tuple":
+        data = tuple(data.values())
+    elif form == "dataset":
+        data = tf.data.Dataset.from_tensor_slices(tuple(data.values())).batch(4)
+    flow = _vector_flow(num_classes=3)
+    for evaluate in (evaluation.log_likelihood, evaluation.classification):
+        with pytest.raises(ValueError, match=r"without sample weights; `FlowModel\.evaluate`"):
+            evaluate(flow, data)
+    assert tfr.log_prob(flow, data).shape == (11,)  # a score of one event has no weight

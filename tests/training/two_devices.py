@@ -96,7 +96,7 @@ def conditions_and_recomputed_activations(two):
 
 
 def weights_of_events(two):
-    # Of uneven batches, of which one has all its weight on one replica.
+    # In the first batch all weight is on one replica; the last batch is smaller.
     images = ft.grey_levels(14)
     weights = np.array([1, 0, 3, 2, 0, 0, 0, 0, 1, 2, 0, 1, 1, 2])
     for data in (

@@ -14,7 +14,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization, class_log_joint, distribution_of
 from tfp_realnvp.distributions.class_log_probs import class_log_prior
 from tfp_realnvp.internal import validation
-from tfp_realnvp.training.noise_samples import NoiseSamples, log_mean_exp
+from tfp_realnvp.training.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
 
 __all__ = ["Classification", "classification", "expected_calibration_error"]
 
@@ -108,6 +108,7 @@ def classification(
     options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
     model = _ClassSamples.of(distribution, caller, num_draws, dequantize=dequantize, **options)
     model.prior = prior
+    check_no_weights(images, caller)
     if labels is not None:
         images = (pixels.image_component(images), labels)
     results = model.predict_samples(images, batch_size=batch_size)

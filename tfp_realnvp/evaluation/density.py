@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.training.noise_samples import NoiseSamples, log_mean_exp
+from tfp_realnvp.training.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
 
 __all__ = ["Evaluation", "LogLikelihood", "bits_per_dim", "log_likelihood"]
 
@@ -232,6 +232,7 @@ def _log_probs(
     caller: str, model: NoiseSamples, data: Any, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p - log q, float64 [N, num_draws], and the number of elements, [N], of events."""
+    check_no_weights(data, caller)
     results = model.predict_samples(data, batch_size=batch_size)
     log_prob = results["log_prob"].astype(np.float64)
     is_finite = np.isfinite(log_prob).all(axis=1)

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization, distribution_of
 from tfp_realnvp.internal import validation
 from tfp_realnvp.training.flow_model import FlowModel
 
-__all__ = ["NoiseSamples", "log_mean_exp"]
+__all__ = ["NoiseSamples", "check_no_weights", "log_mean_exp"]
 
 Model = TypeVar("Model", bound="NoiseSamples")
 
@@ -117,6 +118,20 @@ class NoiseSamples(FlowModel):
             # Keras warns of the end of a dataset whose length it does not know.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             return self.predict_events(data, **{"verbose": 0, **kwargs})
+
+
+def check_no_weights(data: Any, caller: str) -> None:
+    """Raises `ValueError` if data have weights, which the means of an evaluation do not use.
+
+    Args:
+      data: in any form that `FlowModel.predict` takes. The batches of a generator are not seen.
+      caller: name that begins the error message.
+    """
+    structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
+    if pixels.weight_component(structure) is not None:
+        raise ValueError(
+            f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them."
+        )
 
 
 def log_mean_exp(log_prob: np.ndarray) -> np.ndarray:
