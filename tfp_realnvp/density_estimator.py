@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tfp_realnvp.internal import private_api, validation, weighted_rows
 from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.internal.simple_densities import (
-    fit_normal_mixtures,
-    fit_student_t,
-    mixture_log_prob,
-    stacking_weights,
-)
 from tfp_realnvp.internal.weighted_rows import Rows
-from tfp_realnvp.training.table_flow import TableFlow, TableFlowOptions, fit_table_flow
+from tfp_realnvp.training.table_flow import TableFlowOptions
+from tfp_realnvp.training.table_stack import StackOptions, fit_table_stack
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -33,12 +28,6 @@ _LEAST_VARIANCE = 1e-6
 _COARSE_ROUNDING = 0.1
 # Columns take few values where these occur so often, in this part of the rows.
 _DISCRETE = 5, 0.9
-_MIN_ROWS_OF_FLOWS = 150
-# Candidates of smaller weights are dropped.
-_LEAST_WEIGHT = 1e-3
-# Held-out rows say nothing about rows that are rarer: where columns depend on each other exactly, a
-# single other row would be impossible without heavy tails.
-_STUDENT_T_WEIGHT = 0.01
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 
@@ -234,16 +223,21 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             least_variances.append(np.where(is_known, _LEAST_VARIANCE, least_variances[0]))
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self.class_prior_ = np.bincount(groups, weights) / weights.sum()
-        self.history_: list[dict[str, Any]] = []
-        stacks = [
-            self._fit_stack(
-                Rows(rows[groups == group], weights[groups == group]), least_variances, rng
-            )
+        options = StackOptions(
+            self.num_flows,
+            self.degrees_of_freedom,
+            self.rounding_widths_ / scale,
+            least_variances,
+            TableFlowOptions(*(getattr(self, name) for name in TableFlowOptions._fields)),
+        )
+        fits = [
+            fit_table_stack(Rows(rows[groups == group], weights[groups == group]), options, rng)
             for group in range(len(self.class_prior_))
         ]
-        self._stacks = [stack for stack, _, _ in stacks]
-        held_out = Rows(*(np.concatenate([each[i] for _, each, _ in stacks]) for i in range(2)))
-        log_probs = np.concatenate([each for _, _, each in stacks]) - np.log(scale).sum()
+        self._stacks = [fit.stack for fit in fits]
+        self.history_ = [history for fit in fits for history in fit.history]
+        held_out = Rows(*(np.concatenate([fit.held_out[i] for fit in fits]) for i in range(2)))
+        log_probs = np.concatenate([fit.log_probs for fit in fits]) - np.log(scale).sum()
         (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
             held_out.mean_and_error(values)
             for values in (*log_probs.T, log_probs[:, 1] - log_probs[:, 0])
@@ -326,14 +320,13 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         )
         rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         groups = list(range(len(self._stacks))) if y is None else [self._class_index(y)]
-        parts = [part for group in groups for part in self._stacks[group].parts()]
-        shares = [
-            self.class_prior_[group] * share
-            for group in groups
-            for share in self._stacks[group].shares()
+        prior = self.class_prior_[groups]
+        counts = rng.multinomial(n_samples, prior / prior.sum())
+        size = self.n_features_in_
+        rows = [
+            self._stacks[group].sample(np.empty([n, 0]), rng.random([n, 2 + size]))
+            for group, n in zip(groups, counts, strict=True)
         ]
-        counts = rng.multinomial(n_samples, np.array(shares) / sum(shares))
-        rows = [part.sample(n, rng) for part, n in zip(parts, counts, strict=True) if n]
         rows = self._center + self._scale * rng.permutation(np.concatenate(rows))
         if not hasattr(self, "feature_names_in_"):
             return rows
@@ -379,124 +372,6 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         rows = self._standardized(rows.astype(np.float64))
         log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
         return log_probs - np.log(self._scale).sum() + np.log(self.class_prior_)
-
-    def _fit_stack(
-        self, rows: Rows, least_variances: list[np.ndarray], rng: np.random.Generator
-    ) -> tuple[_Stack, Rows, np.ndarray]:
-        """Returns the density of a class, held-out rows and their log densities [N, 2].
-
-        The log densities are those without flows, and with them.
-        """
-        folds = weighted_rows.fold_weights(rows.weights, self.num_flows, rng)
-        # A single row is not held out.
-        learned = rows.weights - folds if len(folds) > 1 else folds
-        splits = [
-            (rows.with_weights(learned[i]), rows.with_weights(folds[i])) for i in range(len(folds))
-        ]
-        held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
-        widths = self.rounding_widths_ / self._scale
-        starts = fit_student_t(splits, widths, self.degrees_of_freedom)
-        candidates: list[list[Any]] = [starts]
-        for least_variance in least_variances:
-            candidates += fit_normal_mixtures(splits, least_variance, rng)
-        log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
-        weights, start_log_probs = _stacked(log_probs, held_out.weights)
-        flows = self._fit_flows(starts, splits, log_probs, widths, rng)
-        if not flows:
-            stack = _Stack.of(candidates, weights)
-            return stack, held_out, np.stack([start_log_probs, start_log_probs], axis=1)
-        log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits)])
-        weights, end_log_probs = _stacked(log_probs, held_out.weights)
-        stack = _Stack.of([*candidates, flows], weights)
-        return stack, held_out, np.stack([start_log_probs, end_log_probs], axis=1)
-
-    def _fit_flows(
-        self,
-        starts: list[Any],
-        splits: list[tuple[Rows, Rows]],
-        log_probs: np.ndarray,
-        widths: np.ndarray,
-        rng: np.random.Generator,
-    ) -> list[TableFlow]:
-        """Returns a flow for each split, or none where flows add nothing to other candidates.
-
-        The first flow tells: what the mixture gains from it on the rows that it did not learn from
-        has to be more than the standard error.
-
-        Args:
-          starts: where flows start.
-          splits: rows to learn from and held-out ones.
-          log_probs: log densities of held-out rows by the other candidates, [N, K].
-          widths: of the noise of rounded columns.
-          rng: for batches and noise.
-        """
-        number = splits[0][0].number + splits[0][1].number
-        # Affine maps of a single column only move and scale the start.
-        is_start = len(widths) == 1 and self.transformer == "affine"
-        if number < _MIN_ROWS_OF_FLOWS or is_start:
-            return []
-        options = TableFlowOptions(*(getattr(self, name) for name in TableFlowOptions._fields))
-        flows: list[TableFlow] = []
-        for i, (start, (rows, held_out)) in enumerate(zip(starts, splits, strict=True)):
-            index = len(self.history_)
-            flow, history = fit_table_flow(start, rows, held_out, widths, options, rng, index)
-            flows.append(flow)
-            self.history_.append(history)
-            if i == 0:
-                before = log_probs[: len(held_out.values)]
-                after = np.column_stack([before, flows[0].log_prob(held_out.values)])
-                (_, before), (_, after) = (
-                    _stacked(each, held_out.weights) for each in (before, after)
-                )
-                gain, error = held_out.mean_and_error(after - before)
-                if gain <= error:
-                    return []
-        return flows
-
-
-def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -> np.ndarray:
-    """Returns the log density of rows by the density that did not learn from them."""
-    pairs = zip(candidate, splits, strict=True)
-    return np.concatenate([density.log_prob(held_out.values) for density, (_, held_out) in pairs])
-
-
-def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the weights of candidates and the log density of their mixture, of log_probs.
-
-    The first candidate, Student t distributions, keeps a small weight in any case.
-    """
-    weights = stacking_weights(log_probs, row_weights)
-    weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
-    weights *= (1 - _STUDENT_T_WEIGHT) / weights.sum()
-    weights[0] += _STUDENT_T_WEIGHT
-    return weights, mixture_log_prob(log_probs, weights)
-
-
-class _Stack(NamedTuple):
-    """A mixture of candidates, each of which is an equal mixture of one density for each fold."""
-
-    candidates: list[list[Any]]
-    weights: np.ndarray
-
-    @classmethod
-    def of(cls, candidates: list[list[Any]], weights: np.ndarray) -> _Stack:
-        kept = np.flatnonzero(weights)
-        return cls([candidates[i] for i in kept], weights[kept])
-
-    def parts(self) -> list[Any]:
-        return [density for candidate in self.candidates for density in candidate]
-
-    def shares(self) -> list[float]:
-        """Returns the weight of each part."""
-        return [
-            weight / len(candidate)
-            for candidate, weight in zip(self.candidates, self.weights, strict=True)
-            for _ in candidate
-        ]
-
-    def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
-        return mixture_log_prob(log_probs, np.array(self.shares()))
 
 
 def _check_labels(y: np.ndarray) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from tfp_realnvp.internal.weighted_rows import Rows
 
 __all__ = [
+    "ConditionalMixture",
     "NormalMixture",
     "StudentT",
     "fit_normal_mixtures",
@@ -23,6 +25,9 @@ __all__ = [
 ]
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
+_PENALTIES = np.geomspace(1e-4, 1e2, 13)
+# Added to the variances of standardized conditions, in joint distributions with events.
+_LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3
 # Few rows have the steps that they need; many rows have as many as take seconds.
@@ -33,27 +38,32 @@ _CHUNK_SIZE = 8_192
 
 
 class StudentT(NamedTuple):
-    """Independent Student t variables after an affine map, `latents = (rows - mean) matrix`.
+    """Independent Student t variables after an affine map of events, given conditions.
+
+    Rows [C + D] are conditions and events, `latents = (events - mean - conditions slopes) matrix`.
 
     Attributes:
       mean: [D].
+      slopes: [C, D], with C = 0 for a density without conditions.
       matrix: [D, D].
       log_det: log |det matrix|.
       df: degrees of freedom.
     """
 
     mean: np.ndarray
+    slopes: np.ndarray
     matrix: np.ndarray
     log_det: float
     df: float
 
     def latents(self, rows: np.ndarray) -> np.ndarray:
         """Returns the independent variables of rows, [N, D]."""
-        return (rows - self.mean) @ self.matrix
+        conditions, events = np.split(rows, [len(self.slopes)], axis=-1)
+        return (events - self.mean - conditions @ self.slopes) @ self.matrix
 
-    def rows(self, latents: np.ndarray) -> np.ndarray:
-        """Returns the rows of independent variables, [N, D]."""
-        return latents @ np.linalg.inv(self.matrix) + self.mean
+    def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+        """Returns the events of independent variables, [N, D]."""
+        return latents @ np.linalg.inv(self.matrix) + self.mean + conditions @ self.slopes
 
     def rotated(self, rng: np.random.Generator) -> StudentT:
         """Returns the same map before a random rotation, which is another density."""
@@ -61,26 +71,35 @@ class StudentT(NamedTuple):
         return self._replace(matrix=self.matrix @ rotation)
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of rows, [N]."""
+        """Returns the log density of the events of rows given their conditions, [N]."""
         df = self.df
         log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
         log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
         return (log_constant + log_kernels).sum(axis=1) + self.log_det
 
-    def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns random rows, [number, D]."""
-        return self.rows(rng.standard_t(self.df, size=[number, len(self.mean)]))
+    def quantiles(self, uniforms: np.ndarray) -> np.ndarray:
+        """Returns Student t variables from ones that are uniform in (0, 1)."""
+        return stdtrit(self.df, uniforms)
+
+    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
+        return self.events(self.quantiles(uniforms[:, 1:]), conditions)
 
 
-def fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float) -> list[StudentT]:
+def fit_student_t(
+    splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float, num_conditions: int = 0
+) -> list[StudentT]:
     """Returns for each split the affine map that gives training rows the identity as covariance.
 
-    The covariance C of the rows with uniform noise of these widths becomes (1 - a) C + a I, with
-    the factor a for which held-out rows are most probable.
+    The slopes are those of ridge regression, with the penalty for which the errors of held-out rows
+    are least. The covariance C of the other errors, with uniform noise of these widths, becomes
+    (1 - a) C + a I, with the factor a for which held-out rows are most probable.
     """
+    slopes = _ridge_slopes(splits, num_conditions)
     means, variances, axes = [], [], []
     log_likelihoods = np.zeros(len(_SHRINKAGES))
-    for train, held_out in splits:
+    for slope, split in zip(slopes, splits, strict=True):
+        train, held_out = (_errors(rows, slope) for rows in split)
         mean, covariance = train.covariance()
         eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
         means.append(mean)
@@ -94,10 +113,34 @@ def fit_student_t(splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float
     # A single row is not held out, and says nothing about the covariance.
     shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
     starts = []
-    for mean, variance, axis in zip(means, variances, axes, strict=True):
+    for mean, slope, variance, axis in zip(means, slopes, variances, axes, strict=True):
         stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
-        starts.append(StudentT(mean, axis / stddev, -np.log(stddev).sum(), df))
+        starts.append(StudentT(mean, slope, axis / stddev, -np.log(stddev).sum(), df))
     return starts
+
+
+def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
+    """Returns what a linear map of the conditions leaves of the events, up to a constant."""
+    conditions, events = np.split(rows.values, [len(slopes)], axis=1)
+    return Rows(events - conditions @ slopes, rows.weights)
+
+
+def _ridge_slopes(splits: list[tuple[Rows, Rows]], num_conditions: int) -> list[np.ndarray]:
+    """Returns the slopes [C, D] of each split, with the penalty that is best on held-out rows."""
+    number = num_conditions
+    slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
+    if number == 0 or len(splits) == 1:
+        return list(slopes[0])
+    errors = np.zeros(len(_PENALTIES))
+    for j, (train, held_out) in enumerate(splits):
+        mean, covariance = train.covariance()
+        values, axes = np.linalg.eigh(covariance[:number, :number])
+        products = axes.T @ covariance[:number, number:]
+        for i, penalty in enumerate(_PENALTIES):
+            slopes[i, j] = axes @ (products / (values.clip(min=0.0) + penalty)[:, np.newaxis])
+            shifted = held_out._replace(values=held_out.values - mean)
+            errors[i] += held_out.weights @ (_errors(shifted, slopes[i, j]).values ** 2).sum(axis=1)
+    return list(slopes[errors.argmin()])
 
 
 class NormalMixture(NamedTuple):
@@ -137,7 +180,7 @@ class NormalMixture(NamedTuple):
         log_likelihood = -math.inf
         for _ in range(np.clip(_MAX_ROW_STEPS // len(shares), _MIN_STEPS, _MAX_STEPS)):
             mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
-            log_probs, shares = _log_sum_exp(mixture._joint_log_probs(rows.values))
+            log_probs, shares = _log_sum_exp(mixture.joint_log_probs(rows.values))
             before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
             if log_likelihood - before < _TOLERANCE:
                 break
@@ -162,7 +205,7 @@ class NormalMixture(NamedTuple):
                 matrices.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
         return cls(np.log(sizes / sizes.sum()), means, np.stack(matrices))
 
-    def _joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
+    def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of each row and component, times its weight, [N, K]."""
         joint = np.empty([len(rows), len(self.means)])
         for i, (mean, matrix) in enumerate(zip(self.means, self.matrices, strict=True)):
@@ -176,21 +219,90 @@ class NormalMixture(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of rows, [N]."""
         chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-        return np.concatenate([_log_sum_exp(self._joint_log_probs(c))[0] for c in chunks])
+        return np.concatenate([_log_sum_exp(self.joint_log_probs(c))[0] for c in chunks])
 
-    def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns random rows, [number, D]."""
-        weights = np.exp(self.log_weights)
-        rows = []
-        for count, mean, matrix in zip(
-            rng.multinomial(number, weights / weights.sum()), self.means, self.matrices, strict=True
-        ):
-            latents = rng.normal(size=[count, len(mean)])
+    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Returns rows [N, D] from uniform numbers [N, 1 + D]; `conditions` is [N, 0]."""
+        del conditions
+        components = _components(np.exp(self.log_weights)[np.newaxis], uniforms)
+        rows = ndtri(uniforms[:, 1:])
+        for i in np.unique(components):
+            chosen, matrix = components == i, self.matrices[i]
+            latents = rows[chosen]
             is_diagonal = matrix.ndim == 1
-            rows.append(
-                mean + (latents / matrix if is_diagonal else latents @ np.linalg.inv(matrix))
+            rows[chosen] = latents / matrix if is_diagonal else latents @ np.linalg.inv(matrix)
+            rows[chosen] += self.means[i]
+        return rows
+
+    def given(self, is_condition: np.ndarray) -> ConditionalMixture:
+        """Returns the distribution of other columns given those where `is_condition` [D] holds."""
+        given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
+        means = self.means[:, other]
+        if self.matrices.ndim == 2:
+            matrices = self.matrices[:, given]
+            slopes = np.zeros([len(means), len(given), len(other)])
+            factors = np.eye(len(other)) / self.matrices[:, np.newaxis, other]
+        else:
+            inverses = np.linalg.inv(self.matrices)
+            covariances = np.swapaxes(inverses, 1, 2) @ inverses
+            of_given, shared, of_other = (
+                covariances[:, rows[:, np.newaxis], columns]
+                for rows, columns in ((given, given), (given, other), (other, other))
             )
-        return np.concatenate(rows)
+            slopes = np.linalg.solve(of_given, shared)
+            means = means - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
+            rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
+            matrices = np.swapaxes(np.linalg.inv(np.linalg.cholesky(of_given)), 1, 2)
+            factors = np.swapaxes(np.linalg.cholesky(rest), 1, 2)
+        conditions = NormalMixture(self.log_weights, self.means[:, given], matrices)
+        return ConditionalMixture(conditions, means, slopes, factors)
+
+
+class ConditionalMixture(NamedTuple):
+    """The last D columns of a mixture of K normal distributions, given the first C.
+
+    Of component k, `events = means + conditions slopes + latents factors` with normal latents.
+
+    Attributes:
+      conditions: mixture of the first columns.
+      means: [K, D].
+      slopes: [K, C, D].
+      factors: upper triangular [K, D, D].
+    """
+
+    conditions: NormalMixture
+    means: np.ndarray
+    slopes: np.ndarray
+    factors: np.ndarray
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of the events of rows given their conditions, [N]."""
+        conditions, events = np.split(rows, [self.slopes.shape[1]], axis=1)
+        joint = self.conditions.joint_log_probs(conditions)
+        log_shares = joint - _log_sum_exp(joint)[0][:, np.newaxis]
+        log_probs = np.empty_like(log_shares)
+        for i, matrix in enumerate(np.linalg.inv(self.factors)):
+            errors = (events - self.means[i] - conditions @ self.slopes[i]) @ matrix
+            constant = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
+            log_probs[:, i] = constant - np.einsum("nd,nd->n", errors, errors) / 2
+        return _log_sum_exp(log_probs + log_shares)[0]
+
+    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
+        _, shares = _log_sum_exp(self.conditions.joint_log_probs(conditions))
+        components = _components(shares, uniforms)
+        events = ndtri(uniforms[:, 1:])
+        for i in np.unique(components):
+            chosen = components == i
+            mean = self.means[i] + conditions[chosen] @ self.slopes[i]
+            events[chosen] = mean + events[chosen] @ self.factors[i]
+        return events
+
+
+def _components(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Returns a component by weights [N, K] or [1, K] for each of [N, ...] uniform numbers, [N]."""
+    ends = weights.cumsum(axis=1)
+    return (uniforms[:, :1] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
 
 
 def _clusters(rows: Rows, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -217,13 +329,25 @@ def _clusters(rows: Rows, number: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def fit_normal_mixtures(
-    splits: list[tuple[Rows, Rows]], least_variance: np.ndarray, rng: np.random.Generator
-) -> list[list[NormalMixture]]:
-    """Returns, for each split, the mixtures that are best on what the first split held out."""
+    splits: list[tuple[Rows, Rows]],
+    least_variance: np.ndarray,
+    rng: np.random.Generator,
+    num_conditions: int = 0,
+) -> list[list[Any]]:
+    """Returns, for each split, the mixtures that are best on what the first split held out.
+
+    With conditions these are mixtures of conditions and events, given the conditions.
+    """
+
+    def of_events(mixture: NormalMixture) -> NormalMixture | ConditionalMixture:
+        return mixture.given(is_condition) if num_conditions else mixture
+
     if len(splits) == 1:
         return []
     rows, held_out = splits[0]
-    kept: list[list[NormalMixture]] = []
+    is_condition = np.arange(rows.values.shape[1]) < num_conditions
+    least_variance = np.where(is_condition, _LEAST_CONDITION_VARIANCE, least_variance)
+    kept: list[list[Any]] = []
     for is_diagonal in (False, True):
         rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
         fits = []
@@ -238,14 +362,14 @@ def fit_normal_mixtures(
                 least_variance=least_variance,
                 seed=int(rng.integers(2**31)),
             )
-            mixture = fit(rows)
+            mixture = of_events(fit(rows))
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
             num_worse = 0 if score > best else num_worse + 1
             best = max(best, score)
             fits.append((score, mixture, fit))
         fits.sort(key=lambda each: -each[0])
         kept += [
-            [mixture, *(fit(train) for train, _ in splits[1:])]
+            [mixture, *(of_events(fit(train)) for train, _ in splits[1:])]
             for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
         ]
     return kept

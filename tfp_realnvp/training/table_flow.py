@@ -77,21 +77,23 @@ class TableFlow:
     weights: list[np.ndarray]
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of rows, [N]."""
+        """Returns the log density of the events of rows given their conditions, [N]."""
+        conditions = rows[:, : self.model_key.num_conditions]
+        log_probs = self._by_chunks("log_prob", self.start.latents(rows), conditions)
+        return log_probs + self.start.log_det
+
+    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
+        latents = self.start.quantiles(uniforms[:, 1:])
+        return self.start.events(self._by_chunks("forward", latents, conditions), conditions)
+
+    def _by_chunks(self, name: str, *arrays: np.ndarray) -> np.ndarray:
         with _LOCK:
             model = _shared_model(self.model_key)
             model.keras_model.set_weights(self.weights)
-            chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-            log_probs = [model.log_prob(self.start.latents(chunk)).numpy() for chunk in chunks]
-        return np.concatenate(log_probs) + self.start.log_det
-
-    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns random rows, [count, D]."""
-        seed = rng.integers(2**31, size=2).astype(np.int32)
-        with _LOCK:
-            model = _shared_model(self.model_key).keras_model
-            model.set_weights(self.weights)
-            return self.start.rows(model.distribution.sample(count, seed=seed).numpy())
+            starts = range(0, len(arrays[0]), _CHUNK_SIZE)
+            chunks = ([array[i : i + _CHUNK_SIZE] for array in arrays] for i in starts)
+            return np.concatenate([getattr(model, name)(*chunk).numpy() for chunk in chunks])
 
 
 def fit_table_flow(
@@ -120,8 +122,10 @@ def fit_table_flow(
     Returns:
       The flow, and the history of its validations.
     """
+    num_conditions, size = start.slopes.shape
     key = _ModelKey(
-        rows.values.shape[1],
+        size,
+        num_conditions,
         start.df,
         # To compile takes as long as thousands of steps.
         jit_compile=rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > 200,
@@ -144,9 +148,14 @@ def fit_table_flow(
         for step in range(0, options.max_steps, num_steps):
             noise = options.noise_of_step(step)
             batches = rows.draw([num_steps, options.batch_size], rng)
-            batches += widths * rng.uniform(-0.5, 0.5, batches.shape)
-            batches = flow.start.latents(batches) + noise * rng.normal(size=batches.shape)
-            model.train(batches, options.learning_rates(step + np.arange(num_steps)))
+            conditions, events = np.split(batches, [num_conditions], axis=-1)
+            events += widths * rng.uniform(-0.5, 0.5, events.shape)
+            latents = flow.start.latents(batches)
+            # The conditions get it as well, since networks learn few rows by heart.
+            conditions, latents = (
+                array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
+            )
+            model.train(latents, conditions, options.learning_rates(step + np.arange(num_steps)))
             trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
             lead, error = held_out.mean_and_error(
                 trained.log_prob(held_out.values) - start_log_probs
@@ -177,6 +186,7 @@ class _ModelKey(NamedTuple):
     """What the graphs of a model depend on."""
 
     size: int
+    num_conditions: int
     df: float
     jit_compile: bool
     num_couplings: int
@@ -203,28 +213,44 @@ class _SharedModel:
             key.num_filters,
             transformer=key.transformer,
             normalization=None,
+            conditional_event_shape=[key.num_conditions] if key.num_conditions else None,
             dtype=dtype,
         )
         model = FlowModel(tfd.TransformedDistribution(base, flow))
         model.compile(FusedAdam(global_clipnorm=10.0))
         model.build_optimizer()
         self.keras_model = model
-        self.log_prob = tf.function(
-            model.distribution.log_prob, input_signature=[tf.TensorSpec([None, key.size], dtype)]
-        )
 
-        batches_spec = tf.TensorSpec([None, None, key.size], dtype)
+        def conditional(conditions: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"conditional_input": conditions} if key.num_conditions else {}
+
+        events_spec = tf.TensorSpec([None, key.size], dtype)
+        conditions_spec = tf.TensorSpec([None, key.num_conditions], dtype)
+
+        @tf.function(input_signature=[events_spec, conditions_spec])
+        def log_prob(events: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
+            options = conditional(conditions)
+            return model.distribution.log_prob(events, bijector_kwargs=options)
+
+        @tf.function(input_signature=[events_spec, conditions_spec])
+        def forward(latents: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
+            return flow.forward(latents, **conditional(conditions))
+
+        batches_specs = [
+            tf.TensorSpec([None, None, size], dtype) for size in (key.size, key.num_conditions)
+        ]
         rates_spec = tf.TensorSpec([None], tf.float32)
         # AutoGraph is for the loop alone.
         train_step = tf.autograph.experimental.do_not_convert(model.train_step)
         learning_rate = model.optimizer.learning_rate
 
-        @tf.function(input_signature=[batches_spec, rates_spec], jit_compile=key.jit_compile)
-        def train(batches: tf.Tensor, rates: tf.Tensor) -> None:
-            for i in tf.range(tf.shape(batches)[0]):
+        @tf.function(input_signature=[*batches_specs, rates_spec], jit_compile=key.jit_compile)
+        def train(events: tf.Tensor, conditions: tf.Tensor, rates: tf.Tensor) -> None:
+            for i in tf.range(tf.shape(events)[0]):
                 learning_rate.assign(rates[i])
-                train_step(batches[i])
+                train_step((events[i], conditions[i]) if key.num_conditions else events[i])
 
+        self.log_prob, self.forward = log_prob, forward
         self.train = train
         variables = [*model.variables, *model.optimizer.variables]
         self._initial_values = [(variable, variable.numpy()) for variable in variables]

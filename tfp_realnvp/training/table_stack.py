@@ -1,0 +1,192 @@
+"""Mixtures of simple densities and flows of the rows of a table, weighted by held-out rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfp_realnvp.internal import weighted_rows
+from tfp_realnvp.internal.simple_densities import (
+    fit_normal_mixtures,
+    fit_student_t,
+    mixture_log_prob,
+    stacking_weights,
+)
+from tfp_realnvp.internal.weighted_rows import Rows
+from tfp_realnvp.training.table_flow import TableFlow, TableFlowOptions, fit_table_flow
+
+__all__ = ["StackOptions", "TableStack", "fit_table_stack"]
+
+_MIN_ROWS_OF_FLOWS = 150
+# Candidates of smaller weights are dropped.
+_LEAST_WEIGHT = 1e-3
+# Held-out rows say nothing about rows that are rarer: where columns depend on each other exactly, a
+# single other row would be impossible without heavy tails.
+_STUDENT_T_WEIGHT = 0.01
+
+
+class StackOptions(NamedTuple):
+    """Options of a stack.
+
+    Attributes:
+      num_folds: parts of the rows, each of which is held out once.
+      degrees_of_freedom: of the Student t distributions.
+      widths: of the uniform noise of the events' columns, [D].
+      least_variances: each gives mixtures of normal distributions of their own, with these added to
+        the variances of all columns, [C + D].
+      flow: options of the flows.
+    """
+
+    num_folds: int
+    degrees_of_freedom: float
+    widths: np.ndarray
+    least_variances: list[np.ndarray]
+    flow: TableFlowOptions
+
+
+class TableStack(NamedTuple):
+    """A mixture of candidates, each of which is an equal mixture of one density for each fold."""
+
+    candidates: list[list[Any]]
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, candidates: list[list[Any]], weights: np.ndarray) -> TableStack:
+        """Returns the mixture without candidates of weight zero."""
+        kept = np.flatnonzero(weights)
+        return cls([candidates[i] for i in kept], weights[kept])
+
+    def parts(self) -> list[Any]:
+        """Returns the densities."""
+        return [density for candidate in self.candidates for density in candidate]
+
+    def shares(self) -> np.ndarray:
+        """Returns the weight of each density."""
+        sizes = [len(candidate) for candidate in self.candidates]
+        return np.repeat(self.weights / sizes, sizes)
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of the events of rows given their conditions, [N]."""
+        log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
+        return mixture_log_prob(log_probs, self.shares())
+
+    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 2 + D]."""
+        ends = self.shares().cumsum()
+        chosen = np.searchsorted(ends[:-1], uniforms[:, 0] * ends[-1], side="right")
+        events = np.empty([len(uniforms), uniforms.shape[1] - 2])
+        for i, part in enumerate(self.parts()):
+            is_part = chosen == i
+            if is_part.any():
+                events[is_part] = part.sample(conditions[is_part], uniforms[is_part, 1:])
+        return events
+
+
+class StackFit(NamedTuple):
+    """A stack, and what was seen of it in fitting.
+
+    Attributes:
+      stack: the density.
+      held_out: rows that were held out, all folds one after another.
+      log_probs: their log densities [N, 2], without flows and with them.
+      history: of each flow that was trained, see `fit_table_flow`.
+    """
+
+    stack: TableStack
+    held_out: Rows
+    log_probs: np.ndarray
+    history: list[dict[str, Any]]
+
+
+def fit_table_stack(
+    rows: Rows, options: StackOptions, rng: np.random.Generator, num_conditions: int = 0
+) -> StackFit:
+    """Returns the density of the last columns of rows given the first ones.
+
+    Args:
+      rows: [N, C + D], of conditions and events.
+      options: of the stack.
+      rng: for folds, clusters and flows.
+      num_conditions: C.
+    """
+    folds = weighted_rows.fold_weights(rows.weights, options.num_folds, rng)
+    # A single row is not held out.
+    learned = rows.weights - folds if len(folds) > 1 else folds
+    splits = [
+        (rows.with_weights(learned[i]), rows.with_weights(folds[i])) for i in range(len(folds))
+    ]
+    held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
+    df = options.degrees_of_freedom
+    candidates: list[list[Any]] = [fit_student_t(splits, options.widths, df, num_conditions)]
+    for least_variance in options.least_variances:
+        candidates += fit_normal_mixtures(splits, least_variance, rng, num_conditions)
+    log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
+    weights, start_log_probs = _stacked(log_probs, held_out.weights)
+    flows, history = _fit_flows(candidates[0], splits, log_probs, options, rng)
+    end_log_probs = start_log_probs
+    if flows:
+        candidates.append(flows)
+        log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits)])
+        weights, end_log_probs = _stacked(log_probs, held_out.weights)
+    both = np.stack([start_log_probs, end_log_probs], axis=1)
+    return StackFit(TableStack.of(candidates, weights), held_out, both, history)
+
+
+def _fit_flows(
+    starts: list[Any],
+    splits: list[tuple[Rows, Rows]],
+    log_probs: np.ndarray,
+    options: StackOptions,
+    rng: np.random.Generator,
+) -> tuple[list[TableFlow], list[dict[str, Any]]]:
+    """Returns a flow for each split, or none where flows add nothing to other candidates.
+
+    The first flow tells: what the mixture gains from it on the rows that it did not learn from has
+    to be more than the standard error.
+
+    Args:
+      starts: where flows start.
+      splits: rows to learn from and held-out ones.
+      log_probs: log densities of held-out rows by the other candidates, [N, K].
+      options: of the stack.
+      rng: for batches and noise.
+    """
+    number = splits[0][0].number + splits[0][1].number
+    num_conditions, size = starts[0].slopes.shape
+    # Affine maps of a single column only move and scale the start.
+    is_start = size == 1 and num_conditions == 0 and options.flow.transformer == "affine"
+    if number < _MIN_ROWS_OF_FLOWS or is_start:
+        return [], []
+    flows: list[TableFlow] = []
+    histories: list[dict[str, Any]] = []
+    for i, (start, (rows, held_out)) in enumerate(zip(starts, splits, strict=True)):
+        flow, history = fit_table_flow(start, rows, held_out, options.widths, options.flow, rng, i)
+        flows.append(flow)
+        histories.append(history)
+        if i == 0:
+            before = log_probs[: len(held_out.values)]
+            after = np.column_stack([before, flow.log_prob(held_out.values)])
+            (_, before), (_, after) = (_stacked(each, held_out.weights) for each in (before, after))
+            gain, error = held_out.mean_and_error(after - before)
+            if gain <= error:
+                return [], histories
+    return flows, histories
+
+
+def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -> np.ndarray:
+    """Returns the log density of rows by the density that did not learn from them."""
+    pairs = zip(candidate, splits, strict=True)
+    return np.concatenate([density.log_prob(held_out.values) for density, (_, held_out) in pairs])
+
+
+def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the weights of candidates and the log density of their mixture, of log_probs.
+
+    The first candidate, Student t distributions, keeps a small weight in any case.
+    """
+    weights = stacking_weights(log_probs, row_weights)
+    weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
+    weights *= (1 - _STUDENT_T_WEIGHT) / weights.sum()
+    weights[0] += _STUDENT_T_WEIGHT
+    return weights, mixture_log_prob(log_probs, weights)
