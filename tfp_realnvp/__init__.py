@@ -119,10 +119,11 @@ __all__ = [
 
 # Imported when they are used, so that the import of the package stays short.
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
-# This one needs scikit-learn.
-_MODULE_OF_CLASS = {"FlowDensity": "density_estimator"}
+# These need scikit-learn.
+_MODULE_OF_CLASS = {"FlowDensity": "density_estimator", "FlowRegressor": "flow_regressor"}
 if TYPE_CHECKING:
     from tfp_realnvp.density_estimator import FlowDensity as FlowDensity
+    from tfp_realnvp.flow_regressor import FlowRegressor as FlowRegressor
 
 
 def __getattr__(name: str) -> Any:

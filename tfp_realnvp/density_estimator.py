@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import private_api, validation, weighted_rows
+from tfp_realnvp.internal import validation, weighted_rows
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.internal.weighted_rows import Rows
-from tfp_realnvp.training.table_flow import TableFlowOptions
-from tfp_realnvp.training.table_stack import StackOptions, fit_table_stack
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_random_state
+    from sklearn.base import ClassifierMixin
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted
+
+    from tfp_realnvp.internal.imputation import Imputations, impute, proposal_of_samples
+    from tfp_realnvp.internal.simple_densities import mixture_log_prob
+    from tfp_realnvp.table_estimator import TableEstimator, generator
+    from tfp_realnvp.training.table_stack import fit_table_stack
 except ImportError as error:
     raise missing_package("FlowDensity", "scikit-learn") from error
 
 __all__ = ["FlowDensity"]
 
-
-_LEAST_VARIANCE = 1e-6
-# Rounding counts where its width is at least this part of a standard deviation.
-_COARSE_ROUNDING = 0.1
-# Columns take few values where these occur so often, in this part of the rows.
-_DISCRETE = 5, 0.9
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
+_NUM_SAMPLES_OF_PROPOSAL, _LEAST_EFFECTIVE_SIZE = 4_000, 10
 
 
-class FlowDensity(ClassifierMixin, BaseEstimator):
+class FlowDensity(ClassifierMixin, TableEstimator):
     r"""Density of the rows of a table, by Real NVP, as an estimator of scikit-learn.
 
     `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
@@ -97,64 +95,6 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
 
-    def __init__(
-        self,
-        num_flows: int = 5,
-        *,
-        num_couplings: int = 8,
-        num_blocks: int = 1,
-        num_filters: int = 32,
-        transformer: Any = "affine",
-        degrees_of_freedom: float = 8.0,
-        noise: float | None = None,
-        dequantize: bool = True,
-        max_steps: int = 2_000,
-        patience: int = 10,
-        learning_rate: float = 2e-3,
-        batch_size: int = 128,
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ) -> None:
-        """Constructs the estimator; `fit` checks the arguments.
-
-        Args:
-          num_flows: parts of the rows, and flows, each of which holds out another part; at least 2.
-          num_couplings: couplings of a flow, as in `RealNVPVector`.
-          num_blocks: residual blocks of each network.
-          num_filters: units of each layer of the networks.
-          transformer: transformer of the couplings, as in `RealNVPVector`. Flows of a single column
-            need a spline: affine maps only move and scale the Student t distribution.
-          degrees_of_freedom: of the Student t distributions. A row far from all others is then not
-            impossible.
-          noise: standard deviation of the noise in training, where that of the rows is 1. With
-            `None` it falls from 0.3 to 0.01, and early stopping chooses.
-          dequantize: whether rounded columns get noise in training. A column counts as rounded to
-            the number of decimals, at most 8, that half of its values need, if the width of the
-            rounding is at least a tenth of the column's standard deviation.
-          max_steps: largest number of training steps of each flow.
-          patience: number of validations without improvement, one each 50 steps, after which the
-            training of a flow ends. The weights are those of the best validation, or those of the
-            start if that is not better by a standard error.
-          learning_rate: learning rate of Adam, at the start of its cosine annealing.
-          batch_size: rows in a training step, which are drawn with replacement.
-          random_state: as in scikit-learn: an integer gives reproducible results.
-          verbose: 1 prints the progress of the flows, with the time that is left at most.
-        """
-        self.num_flows = num_flows
-        self.num_couplings = num_couplings
-        self.num_blocks = num_blocks
-        self.num_filters = num_filters
-        self.transformer = transformer
-        self.degrees_of_freedom = degrees_of_freedom
-        self.noise = noise
-        self.dequantize = dequantize
-        self.max_steps = max_steps
-        self.patience = patience
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.random_state = random_state
-        self.verbose = verbose
-
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn; labels are optional."""
         tags = super().__sklearn_tags__()
@@ -198,7 +138,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         """
         self._check_arguments()
         self.__dict__.pop("classes_", None)
-        rows, y = self._checked_rows(X, y, ensure_min_samples=2, reset=True)
+        checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
+        rows, y = (checked, None) if y is None else checked
         weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
         is_used = weights > 0
         if y is None:
@@ -209,41 +150,18 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         rows, groups, weights = weighted_rows.merge(rows[is_used], groups, weights[is_used])
         names = getattr(self, "feature_names_in_", range(rows.shape[1]))
         weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
-        # In the type of the rows: as float64, float32 numbers have no few decimals.
-        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
-        rows = rows.astype(np.float64)
-        scale = weighted_rows.column_scales(rows, weights, widths, "FlowDensity")
-        self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
-        self._center, self._scale = np.average(rows, axis=0, weights=weights), scale
-        rows = self._standardized(rows)
-        # All rounded columns are smoothed, or those that do not take few values alone.
-        least_variances = [_LEAST_VARIANCE + (self.rounding_widths_ / scale) ** 2 / 12]
-        is_known = weighted_rows.is_discrete(rows, weights, *_DISCRETE)
-        if (is_known & (self.rounding_widths_ > 0)).any():
-            least_variances.append(np.where(is_known, _LEAST_VARIANCE, least_variances[0]))
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
+        self._center, self._scale, widths, least_variances = self._rounding(rows, weights)
+        self.rounding_widths_ = widths
+        rows = self._standardized(rows.astype(np.float64))
+        rng = generator(self.random_state)
         self.class_prior_ = np.bincount(groups, weights) / weights.sum()
-        options = StackOptions(
-            self.num_flows,
-            self.degrees_of_freedom,
-            self.rounding_widths_ / scale,
-            least_variances,
-            TableFlowOptions(*(getattr(self, name) for name in TableFlowOptions._fields)),
-        )
+        options = self._stack_options(widths / self._scale, least_variances)
         fits = [
             fit_table_stack(Rows(rows[groups == group], weights[groups == group]), options, rng)
             for group in range(len(self.class_prior_))
         ]
         self._stacks = [fit.stack for fit in fits]
-        self.history_ = [history for fit in fits for history in fit.history]
-        held_out = Rows(*(np.concatenate([fit.held_out[i] for fit in fits]) for i in range(2)))
-        log_probs = np.concatenate([fit.log_probs for fit in fits]) - np.log(scale).sum()
-        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
-            held_out.mean_and_error(values)
-            for values in (*log_probs.T, log_probs[:, 1] - log_probs[:, 0])
-        )
-        self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
-        self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
+        self._set_results(fits, -np.log(self._scale).sum())
         return self
 
     def _standardized(self, rows: np.ndarray) -> np.ndarray:
@@ -318,45 +236,114 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         n_samples = validation.integer(
             n_samples, 1, "FlowDensity: expected n_samples of at least 1"
         )
-        rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
-        groups = list(range(len(self._stacks))) if y is None else [self._class_index(y)]
-        prior = self.class_prior_[groups]
-        counts = rng.multinomial(n_samples, prior / prior.sum())
-        size = self.n_features_in_
-        rows = [
-            self._stacks[group].sample(np.empty([n, 0]), rng.random([n, 2 + size]))
-            for group, n in zip(groups, counts, strict=True)
-        ]
-        rows = self._center + self._scale * rng.permutation(np.concatenate(rows))
+        rng = generator(random_state)
+        groups = None if y is None else [self._class_index(y)]
+        rows = self._samples(n_samples, rng, groups)
         if not hasattr(self, "feature_names_in_"):
             return rows
         return _data_frame(rows, self.feature_names_in_)
 
-    def _check_arguments(self) -> None:
-        for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            validation.integer(value, least, f"FlowDensity: expected {name} of at least {least}")
-        if self.noise is not None:
-            validation.finite(self.noise, 0, "FlowDensity: expected noise of at least 0, or None")
-        for name in ("degrees_of_freedom", "learning_rate"):
-            validation.positive(getattr(self, name), f"FlowDensity: expected a positive {name}")
-        validation.flag(self.dequantize, "FlowDensity: expected a bool as dequantize")
+    def impute(
+        self,
+        X: Any,
+        n_samples: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> Any:
+        """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
-    def _checked_rows(self, X: Any, y: Any = None, **options: Any) -> tuple[np.ndarray, Any]:
-        """Returns rows, float32 or float64, and labels, by the checks of scikit-learn."""
-        arrays = (X,) if y is None else (X, y)
-        options["dtype"] = [np.float64, np.float32]
-        try:
-            checked = private_api.validate_data(self, *arrays, **options)
-        except ValueError as error:
-            if "Input X contains NaN" not in str(error):
-                raise
-            raise ValueError(
-                "FlowDensity: expected rows without missing values, got NaN. Input X contains NaN. "
-                "Leave out these rows or columns, or sample what is missing from a flow with "
-                "tfr.latents.complete."
-            ) from error
-        return (checked, None) if y is None else checked
+        The cells are drawn together, so that their dependence is right. Several samples say how
+        much is known of a cell: their mean predicts it, and their quantiles bound it.
+
+        Cells are proposed by a mixture of normal distributions that is like p(x), of which p of
+        the missing cells given the others is exact, and resampled by importance weights. A warning
+        says where these show that the proposals were poor.
+
+        #### Example
+
+        >>> import numpy as np, tfp_realnvp as tfr
+        >>> x = np.random.default_rng(0).normal(size=[100, 2]) @ [[1., 2.], [0., 0.1]]
+        >>> density = tfr.FlowDensity(random_state=0).fit(x)
+        >>> row = [[np.nan, 2.]]                              # the second column is 2 x first
+        >>> filled = density.impute(row, 50, random_state=0)
+        >>> filled.shape, round(float(filled[:, 0, 0].mean()))
+        ((50, 1, 2), 1)
+
+        Args:
+          X: rows [N, D], with NaN in missing cells.
+          n_samples: number S of samples of each row, or `None` for a single one.
+          random_state: as in scikit-learn.
+
+        Returns:
+          Rows without missing cells, [S, N, D], float64; with `None` [N, D], of the same type as a
+          `DataFrame` X.
+
+        Raises:
+          ValueError: if `n_samples` is less than 1.
+        """
+        expected = f"{self._name}: expected n_samples of at least 1, or None"
+        number = 1 if n_samples is None else validation.integer(n_samples, 1, expected)
+        rows, imputations = self._imputations(X, number, random_state)
+        sizes = imputations.effective_sizes
+        is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
+        if is_poor.any():
+            warnings.warn(
+                f"FlowDensity: the samples of the missing cells of {is_poor.sum()} rows repeat few "
+                f"values, for example those of row {np.argmax(is_poor)}: of "
+                f"{imputations.num_proposals} proposals count as many as {sizes[is_poor].min():.1f}"
+                " equally probable ones. The other cells of these rows are improbable.",
+                UserWarning,
+                stacklevel=2,
+            )
+        filled = np.where(np.isnan(rows), self._center + self._scale * imputations.samples, rows)
+        if n_samples is not None:
+            return filled
+        return _like_frame(filled[0], X)
+
+    def marginal_score_samples(
+        self, X: Any, random_state: int | np.random.RandomState | None = None
+    ) -> np.ndarray:
+        """Returns the log density in nats of the cells of each row that are not missing, [N].
+
+        The density of the others is integrated out, by the importance sampling of `impute`. The
+        difference of two results is a conditional log density:
+        `log p(a | b) = log p(a, b) - log p(b)`.
+
+        Args:
+          X: rows [N, D], with NaN in the cells that are integrated out.
+          random_state: as in scikit-learn.
+        """
+        rows, imputations = self._imputations(X, 1, random_state)
+        log_dets = np.where(np.isnan(rows), 0.0, np.log(self._scale)).sum(axis=1)
+        return imputations.log_marginals - log_dets
+
+    def _imputations(
+        self, X: Any, number: int, random_state: Any
+    ) -> tuple[np.ndarray, Imputations]:
+        """Returns rows with NaN, and imputations of standardized ones."""
+        check_is_fitted(self)
+        rows = self._validated(X, reset=False, allow_nan=True).astype(np.float64)
+        rng = generator(random_state)
+        samples = self._standardized(self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng))
+        proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
+
+        def log_prob(standardized: np.ndarray) -> np.ndarray:
+            log_probs = [stack.log_prob(standardized) for stack in self._stacks]
+            return mixture_log_prob(np.stack(log_probs, axis=1), self.class_prior_)
+
+        return rows, impute(log_prob, proposal, self._standardized(rows), number, rng)
+
+    def _samples(
+        self, number: int, rng: np.random.Generator, groups: list[int] | None = None
+    ) -> np.ndarray:
+        """Returns random rows of some classes, or of all."""
+        groups = list(range(len(self._stacks))) if groups is None else groups
+        prior = self.class_prior_[groups]
+        counts = rng.multinomial(number, prior / prior.sum())
+        rows = [
+            self._stacks[group].sample(np.empty([n, 0]), rng.random([n, 2 + self.n_features_in_]))
+            for group, n in zip(groups, counts, strict=True)
+        ]
+        return self._center + self._scale * rng.permutation(np.concatenate(rows))
 
     def _class_index(self, label: Any) -> int:
         (indices,) = np.nonzero(np.atleast_1d(getattr(self, "classes_", [])) == label)
@@ -368,8 +355,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
-        rows, _ = self._checked_rows(X, reset=False)
-        rows = self._standardized(rows.astype(np.float64))
+        rows = self._standardized(self._validated(X, reset=False).astype(np.float64))
         log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
         return log_probs - np.log(self._scale).sum() + np.log(self.class_prior_)
 
@@ -401,3 +387,10 @@ def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
     except ImportError:
         return rows
     return pd.DataFrame(rows, columns=columns)
+
+
+def _like_frame(rows: np.ndarray, given: Any) -> Any:
+    """Returns rows with the columns and the index of a `DataFrame`, if one was given."""
+    if not hasattr(given, "columns"):
+        return rows
+    return type(given)(rows, columns=given.columns, index=given.index)

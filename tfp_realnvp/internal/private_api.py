@@ -167,13 +167,14 @@ def assign_on_replica(variable: tf.Variable, value: Any) -> None:
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
-def validate_data(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+def validate_data(estimator: Any, *args: Any, allow_nan: bool = False, **kwargs: Any) -> Any:
     """Returns the checked data of an estimator; private before scikit-learn 1.6."""
+    finite = "allow-nan" if allow_nan else True
     try:
         from sklearn.utils.validation import validate_data as validate
     except ImportError:
-        return estimator._validate_data(*args, **kwargs)
-    return validate(estimator, *args, **kwargs)
+        return estimator._validate_data(*args, force_all_finite=finite, **kwargs)
+    return validate(estimator, *args, ensure_all_finite=finite, **kwargs)
 
 
 class _Buffer(io.BytesIO):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from tfp_realnvp.internal.weighted_rows import Rows
 
@@ -18,12 +19,14 @@ __all__ = [
     "ConditionalMixture",
     "NormalMixture",
     "StudentT",
+    "even_points",
     "fit_normal_mixtures",
     "fit_student_t",
     "mixture_log_prob",
     "stacking_weights",
 ]
 
+_NUM_NODES, _MAX_NODE = 256, 12
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
 # Added to the variances of standardized conditions, in joint distributions with events.
@@ -77,9 +80,33 @@ class StudentT(NamedTuple):
         log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
         return (log_constant + log_kernels).sum(axis=1) + self.log_det
 
+    def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
+        """Returns the mean of events given conditions, [N, D]."""
+        return self.mean + conditions @ self.slopes
+
+    def cdf(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        return self.cdf_of_latents(np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
+
+    def cdf_of_latents(self, latents: np.ndarray) -> np.ndarray:
+        """Returns the probability of smaller independent variables, of the same shape."""
+        return stdtr(self.df, latents)
+
     def quantiles(self, uniforms: np.ndarray) -> np.ndarray:
         """Returns Student t variables from ones that are uniform in (0, 1)."""
         return stdtrit(self.df, uniforms)
+
+    def nodes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns latents [P, D] and their weights [P], for means of functions of the latents.
+
+        For one latent it is the trapezoidal rule, for several ones quasi-Monte Carlo.
+        """
+        if len(self.matrix) > 1:
+            latents = self.quantiles(even_points(_NUM_NODES, len(self.matrix)))
+            return latents, np.full(len(latents), 1 / len(latents))
+        latents = np.linspace(-_MAX_NODE, _MAX_NODE, 4 * _MAX_NODE + 1)
+        weights = (1 + latents**2 / self.df) ** (-(self.df + 1) / 2)
+        return latents[:, np.newaxis], weights / weights.sum()
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
@@ -277,20 +304,42 @@ class ConditionalMixture(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        conditions, events = np.split(rows, [self.slopes.shape[1]], axis=1)
-        joint = self.conditions.joint_log_probs(conditions)
-        log_shares = joint - _log_sum_exp(joint)[0][:, np.newaxis]
-        log_probs = np.empty_like(log_shares)
-        for i, matrix in enumerate(np.linalg.inv(self.factors)):
-            errors = (events - self.means[i] - conditions @ self.slopes[i]) @ matrix
+        log_probs = np.log(self._shares(rows))
+        for i, (errors, matrix) in enumerate(self._errors(rows)):
             constant = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
-            log_probs[:, i] = constant - np.einsum("nd,nd->n", errors, errors) / 2
-        return _log_sum_exp(log_probs + log_shares)[0]
+            log_probs[:, i] += constant - np.einsum("nd,nd->n", errors, errors) / 2
+        return _log_sum_exp(log_probs)[0]
+
+    def cdf(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        return sum(
+            share * ndtr(errors[:, 0])
+            for share, (errors, _) in zip(self._shares(rows).T, self._errors(rows), strict=True)
+        )
+
+    def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
+        """Returns the mean of events given conditions, [N, D]."""
+        shares = self._shares(conditions)
+        means = zip(shares.T, self.means, self.slopes, strict=True)
+        return sum(
+            share[:, np.newaxis] * (mean + conditions @ slopes) for share, mean, slopes in means
+        )
+
+    def _shares(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probability of each component given the conditions of rows, [N, K]."""
+        conditions = rows[:, : self.slopes.shape[1]]
+        return _log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
+
+    def _errors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields latents [N, D] of rows by each component, and the matrices that give them."""
+        conditions, events = np.split(rows, [self.slopes.shape[1]], axis=1)
+        inverses = np.linalg.inv(self.factors)
+        for mean, slopes, matrix in zip(self.means, self.slopes, inverses, strict=True):
+            yield (events - mean - conditions @ slopes) @ matrix, matrix
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        _, shares = _log_sum_exp(self.conditions.joint_log_probs(conditions))
-        components = _components(shares, uniforms)
+        components = _components(self._shares(conditions), uniforms)
         events = ndtri(uniforms[:, 1:])
         for i in np.unique(components):
             chosen = components == i
@@ -413,3 +462,17 @@ def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     terms = np.exp(values - largest)
     sums = terms.sum(axis=1, keepdims=True)
     return (largest + np.log(sums))[:, 0], terms / sums
+
+
+def even_points(number: int, size: int) -> np.ndarray:
+    """Returns points [number, size] that fill the unit cube evenly.
+
+    They are k (1/g, 1/g², ...) modulo 1, where g is the root of g^(size + 1) = g + 1.
+
+    Source: Roberts: The unreasonable effectiveness of quasirandom sequences, 2018.
+    """
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (size + 1))
+    steps = root ** -np.arange(1, size + 1)
+    return (0.5 + np.arange(1, number + 1)[:, np.newaxis] * steps) % 1.0

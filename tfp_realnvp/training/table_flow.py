@@ -87,6 +87,24 @@ class TableFlow:
         latents = self.start.quantiles(uniforms[:, 1:])
         return self.start.events(self._by_chunks("forward", latents, conditions), conditions)
 
+    def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
+        """Returns the mean of events given conditions, [N, D], by nodes of the latents."""
+        latents, weights = self.start.nodes()
+        means = np.zeros([len(conditions), latents.shape[1]])
+        for latent, weight in zip(latents, weights, strict=True):
+            latents = np.broadcast_to(latent, means.shape)
+            means += weight * self._by_chunks("forward", latents, conditions)
+        return self.start.events(means, conditions)
+
+    def cdf(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        # The map may be a falling one, in all rows or in none.
+        rows = np.append(rows, rows[:1], axis=0)
+        rows[-1, -1] += 1.0
+        conditions = rows[:, : self.model_key.num_conditions]
+        latents = self._by_chunks("inverse", self.start.latents(rows), conditions)[:, 0]
+        return self.start.cdf_of_latents(latents[:-1] * np.sign(latents[-1] - latents[0]))
+
     def _by_chunks(self, name: str, *arrays: np.ndarray) -> np.ndarray:
         with _LOCK:
             model = _shared_model(self.model_key)
@@ -236,6 +254,10 @@ class _SharedModel:
         def forward(latents: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
             return flow.forward(latents, **conditional(conditions))
 
+        @tf.function(input_signature=[events_spec, conditions_spec])
+        def inverse(events: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
+            return flow.inverse(events, **conditional(conditions))
+
         batches_specs = [
             tf.TensorSpec([None, None, size], dtype) for size in (key.size, key.num_conditions)
         ]
@@ -250,7 +272,7 @@ class _SharedModel:
                 learning_rate.assign(rates[i])
                 train_step((events[i], conditions[i]) if key.num_conditions else events[i])
 
-        self.log_prob, self.forward = log_prob, forward
+        self.log_prob, self.forward, self.inverse = log_prob, forward, inverse
         self.train = train
         variables = [*model.variables, *model.optimizer.variables]
         self._initial_values = [(variable, variable.numpy()) for variable in variables]

@@ -71,6 +71,17 @@ class TableStack(NamedTuple):
         log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
         return mixture_log_prob(log_probs, self.shares())
 
+    def cdf(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        return self._average([part.cdf(rows) for part in self.parts()])
+
+    def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
+        """Returns the mean of events given conditions, [N, D]."""
+        return self._average([part.mean_of_events(conditions) for part in self.parts()])
+
+    def _average(self, values: list[np.ndarray]) -> np.ndarray:
+        return np.tensordot(self.shares(), np.stack(values), axes=1)
+
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 2 + D]."""
         ends = self.shares().cumsum()

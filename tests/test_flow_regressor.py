@@ -1,0 +1,157 @@
+"""The estimator of p(y | x)."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import tfp_realnvp as tfr
+from tfp_realnvp.training import table_stack
+
+_TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
+
+
+def _branches(number, seed):
+    """y = ±(1 + |x|) + 0.2 ε, and its exact log density."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, [number, 1])
+    center = 1 + abs(x[:, 0])
+    y = rng.choice([-1, 1], number) * center + 0.2 * rng.normal(size=number)
+    squares = -(((y[:, np.newaxis] - center[:, np.newaxis] * [-1, 1]) / 0.2) ** 2) / 2
+    return x, y, np.logaddexp(*squares.T) - np.log(2 * 0.2 * np.sqrt(2 * np.pi))
+
+
+def _rows(number, seed=0):
+    """Two y that depend on each other and on three x, linearly, in units of their own."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=[number, 3]) * [1.0, 10.0, 0.1]
+    errors = rng.normal(size=[number, 2]) @ [[1.0, 0.8], [0.0, 0.6]]
+    return x, 100 + 5 * (x @ [[1.0, 0.0], [0.1, -0.1], [0.0, 10.0]] + errors)
+
+
+@pytest.fixture(scope="module")
+def flows():
+    """Flows alone, without normal mixtures, which find branches as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_stack, "fit_normal_mixtures", lambda *_: [])
+        x, y, _ = _branches(800, seed=0)
+        options = {"num_flows": 2, "max_steps": 400, "learning_rate": 5e-3, "noise": 0.05}
+        return tfr.FlowRegressor(random_state=0, **options).fit(x, y)
+
+
+@parametrize_with_checks([tfr.FlowRegressor(**_TINY)])
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("with_flows", [False, True])
+def test_branches(flows, with_flows):
+    regressor = flows
+    if not with_flows:
+        x, y, _ = _branches(800, seed=0)
+        regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(x, y)
+    x, y, exact = _branches(1_000, seed=1)
+    assert regressor.score_samples(x, y).mean() > exact.mean() - (0.35 if with_flows else 0.15)
+    # Linear regression with normal errors has 1.66 nats less.
+    assert (regressor.flow_gain_[0] > 1) == with_flows
+
+
+def test_one_distribution_in_all_methods(flows):
+    x, _, _ = _branches(4, seed=2)
+    axis = np.linspace(-9, 9, 1_801)
+    for row in x:
+        rows = np.tile(row, [len(axis), 1])
+        density = np.exp(flows.score_samples(rows, axis))
+        assert np.trapezoid(density, axis) == pytest.approx(1, abs=5e-3)
+        mean = np.trapezoid(density * axis, axis)
+        assert flows.predict([row])[0] == pytest.approx(mean, abs=0.02)
+        entropy = -np.trapezoid(density * np.log(density), axis)
+        assert flows.score_samples([row])[0] == pytest.approx(-entropy, abs=0.1)
+        np.testing.assert_allclose(
+            np.cumsum(density)[900:1_000:20] * 0.01,
+            flows.cdf(rows, axis)[900:1_000:20],
+            atol=0.01,
+        )
+    quantiles = flows.predict_quantiles(x, [0.05, 0.3, 0.95])
+    for values, level in zip(quantiles, [0.05, 0.3, 0.95], strict=True):
+        np.testing.assert_allclose(flows.cdf(x, values), level, atol=1e-5)
+    low, high = flows.predict_interval(x, 0.9)
+    np.testing.assert_allclose(quantiles[[0, 2]], [low, high])
+    samples = flows.sample(x, 4_000, random_state=0)
+    assert samples.shape == (4_000, 4)
+    np.testing.assert_allclose(np.mean(samples < quantiles[1], axis=0), 0.3, atol=0.03)
+
+
+def test_several_numbers():
+    x, y = _rows(600)
+    regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(x, y)
+    x_test, y_test = _rows(400, seed=1)
+    shifted = (y_test - 100) / 5 - x_test @ [[1.0, 0.0], [0.1, -0.1], [0.0, 10.0]]
+    latents = shifted @ np.linalg.inv([[1.0, 0.8], [0.0, 0.6]])
+    exact = -(latents**2).sum(axis=1) / 2 - np.log(2 * np.pi) - np.log(25 * 0.6)
+    assert abs(regressor.score_samples(x_test, y_test) - exact).mean() < 0.15
+    expected = 100 + 5 * x_test @ [[1.0, 0.0], [0.1, -0.1], [0.0, 10.0]]
+    np.testing.assert_allclose(regressor.predict(x_test), expected, atol=2)
+    samples = regressor.sample(x_test[:1], 4_000, random_state=0)[:, 0]
+    np.testing.assert_allclose(
+        np.cov(samples.T), [[41.0, 20.0], [20.0, 25.0]] - np.diag([16, 0]), atol=4
+    )
+    quantiles = regressor.predict_quantiles(x_test[:3], [0.1, 0.9])
+    assert quantiles.shape == (2, 3, 2)
+    np.testing.assert_allclose(quantiles.mean(axis=0), expected[:3], atol=2)
+    np.testing.assert_allclose(quantiles[1] - quantiles[0], 2 * 1.2816 * 5, rtol=0.15)
+    with pytest.raises(ValueError, match="single y"):
+        regressor.cdf(x_test, y_test)
+
+
+def test_model_selection_and_frames():
+    x, y = _rows(80)
+    frame, target = pd.DataFrame(x, columns=list("abc")), pd.Series(y[:, 0], name="y")
+    regressor = tfr.FlowRegressor(random_state=0, **_TINY)
+    pipeline = make_pipeline(StandardScaler(), regressor)
+    predictions = cross_val_predict(pipeline, frame, target, cv=2)
+    assert np.corrcoef(predictions, target)[0, 1] > 0.6
+    search = GridSearchCV(regressor, {"degrees_of_freedom": [3.0, 8.0]}, cv=2).fit(frame, target)
+    assert search.best_score_ == pytest.approx(search.cv_results_["mean_test_score"].max())
+    fitted = search.best_estimator_
+    restored = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(restored.predict(frame), fitted.predict(frame))
+    np.testing.assert_allclose(
+        clone(fitted).fit(frame, target).predict(frame), fitted.predict(frame)
+    )
+    # One row alone, as among others.
+    np.testing.assert_allclose(fitted.predict(frame[:1]), fitted.predict(frame)[:1])
+
+
+def test_weights_are_repetitions():
+    x, y = _rows(60)
+    weights = np.arange(60) % 3
+    options = {"random_state": 0, **_TINY}
+    weighted = tfr.FlowRegressor(**options).fit(x, y, weights)
+    repeated = tfr.FlowRegressor(**options).fit(np.repeat(x, weights, 0), np.repeat(y, weights, 0))
+    np.testing.assert_allclose(weighted.predict(x), repeated.predict(x), rtol=1e-6)
+    np.testing.assert_allclose(
+        weighted.score_samples(x, y), repeated.score_samples(x, y), rtol=1e-6, atol=1e-6
+    )
+    assert abs(tfr.FlowRegressor(**options).fit(x, y).predict(x) - weighted.predict(x)).max() > 0.1
+
+
+def test_errors(flows):
+    x, y, _ = _branches(5, seed=0)
+    for call, message in (
+        (lambda: flows.predict_quantiles(x, [0.5, 1.0]), "between 0 and 1"),
+        (lambda: flows.predict_interval(x, 90), "between 0 and 1"),
+        (lambda: flows.sample(x, 0), "at least 1"),
+        (lambda: flows.score_samples(x, np.stack([y, y], axis=1)), r"numbers \[N\]"),
+        (lambda: flows.predict(x * np.nan), "FlowDensity"),
+        (lambda: tfr.FlowRegressor(num_flows=1).fit(x, y), "num_flows"),
+        (lambda: tfr.FlowRegressor().fit(x, y, [1, 1, 1, 1, -1]), "sample_weight"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -1,0 +1,67 @@
+"""Roots of many increasing functions at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["solve_increasing"]
+
+_MAX_STEPS = 100
+
+
+def solve_increasing(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    guesses: np.ndarray,
+    tolerance: float = 1e-7,
+) -> np.ndarray:
+    """Returns x with |function(x)| at most `tolerance`, by regula falsi and bisection in turn.
+
+    Source: Dowell, Jarratt: A modified regula falsi method for computing the root of an equation,
+    1971 (the "Illinois" method).
+
+    #### Example
+
+    >>> import numpy as np
+    >>> from tfp_realnvp.internal.root_finding import solve_increasing
+    >>> targets = np.array([8., 27.])
+    >>> solve_increasing(lambda x, indices: x**3 - targets[indices], np.zeros(2)).round(4)
+    array([2., 3.])
+
+    Args:
+      function: of numbers [M] and of their indices [M] in `guesses`, with values [M]. It does not
+        fall, and has values of both signs.
+      guesses: [N].
+      tolerance: of the values.
+    """
+    indices = np.arange(len(guesses))
+    low, high = (guesses + step for step in (-1.0, 1.0))
+    f_low, f_high = function(low, indices), function(high, indices)
+    for bound, values, sign in ((low, f_low, -1.0), (high, f_high, 1.0)):
+        step = 1.0
+        wrong = np.flatnonzero(sign * values < 0)
+        while len(wrong) and step < 1e12:
+            step *= 2
+            bound[wrong] += sign * step
+            values[wrong] = function(bound[wrong], wrong)
+            wrong = wrong[sign * values[wrong] < 0]
+    roots = np.where(-f_low < f_high, low, high)
+    active = np.flatnonzero(np.minimum(-f_low, f_high) > tolerance)
+    for step in range(_MAX_STEPS):
+        if not len(active):
+            break
+        left, right = low[active], high[active]
+        share = 0.5 if step % 3 == 2 else f_low[active] / (f_low[active] - f_high[active])
+        x = left + share * (right - left)
+        f = function(x, active)
+        roots[active] = x
+        is_low = f < 0
+        # The value of a bound that stays is halved, so that it moves soon.
+        below, above = active[is_low], active[~is_low]
+        low[below], f_low[below] = x[is_low], f[is_low]
+        f_high[below] /= 2
+        high[above], f_high[above] = x[~is_low], f[~is_low]
+        f_low[above] /= 2
+        active = active[(abs(f) > tolerance) & (right > left)]
+    return roots
