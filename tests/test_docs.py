@@ -40,7 +40,7 @@ def test_every_public_name_is_on_a_page():
             names.append(f"{module}.{match[1]}")
     modules = ["tfp_realnvp", *(f"tfp_realnvp.{name}" for name in tfp_realnvp._MODULES)]
     public = [f"{module}.{name}" for module in modules for name in _public(module)]
-    public += [f"tfp_realnvp.{name}" for name in tfp_realnvp._MODULE_OF_CLASS]
+    public += [f"tfp_realnvp.{name}" for name in tfp_realnvp._ESTIMATORS]
     assert sorted(names) == sorted(public)
 
 

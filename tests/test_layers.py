@@ -22,7 +22,7 @@ _ALLOWED_IMPORTS = {
     "evaluation": {"internal", "pixels", "distributions", "training"},
     "data": {"internal", "pixels"},
     "outliers": {"internal"},
-    "density_estimator": {"internal", "bijectors", "training"},
+    "tables": {"internal", "bijectors", "training"},
     "plots": {"internal", "pixels"},
 }
 

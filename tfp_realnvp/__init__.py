@@ -120,22 +120,21 @@ __all__ = [
 # Imported when they are used, so that the import of the package stays short.
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
 # These need scikit-learn.
-_MODULE_OF_CLASS = {"FlowDensity": "density_estimator", "FlowRegressor": "flow_regressor"}
+_ESTIMATORS = ("FlowDensity", "FlowRegressor")
 if TYPE_CHECKING:
-    from tfp_realnvp.density_estimator import FlowDensity as FlowDensity
-    from tfp_realnvp.flow_regressor import FlowRegressor as FlowRegressor
+    from tfp_realnvp.tables import FlowDensity as FlowDensity
+    from tfp_realnvp.tables import FlowRegressor as FlowRegressor
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _MODULE_OF_CLASS:
-        module = importlib.import_module(f"{__name__}.{_MODULE_OF_CLASS[name]}")
-        return getattr(module, name)
+    if name in _ESTIMATORS:
+        return getattr(importlib.import_module(f"{__name__}.tables"), name)
     if name == "__version__":
         return importlib.metadata.version(__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_MODULES, *_MODULE_OF_CLASS, "__version__"])
+    return sorted([*__all__, *_MODULES, *_ESTIMATORS, "__version__"])

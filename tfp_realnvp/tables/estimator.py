@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from tfp_realnvp.internal import private_api, validation, weighted_rows
-from tfp_realnvp.internal.weighted_rows import Rows
-from tfp_realnvp.training.table_flow import TableFlowOptions
-from tfp_realnvp.training.table_stack import StackFit, StackOptions
+from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables.flow import TableFlowOptions
+from tfp_realnvp.tables.stack import StackFit, StackOptions
+from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["TableEstimator", "generator"]
 
@@ -113,8 +114,8 @@ class TableEstimator(BaseEstimator):
                 raise
             raise ValueError(
                 f"{self._name}: expected rows without missing values, got NaN. Input X contains "
-                "NaN. Fit a FlowDensity to the rows that are complete, and let its `impute` draw "
-                "what is missing in the others."
+                "NaN. Fit a FlowDensity to the rows that are complete; its `impute` draws what is "
+                "missing in others, as tfr.latents.complete does for any flow."
             ) from error
 
     def _rounding(

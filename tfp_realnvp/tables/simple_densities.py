@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from tfp_realnvp.internal.weighted_rows import Rows
+from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = [
     "ConditionalMixture",
@@ -26,7 +26,7 @@ __all__ = [
     "stacking_weights",
 ]
 
-_NUM_NODES, _MAX_NODE = 256, 12
+_NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
 # Added to the variances of standardized conditions, in joint distributions with events.
@@ -99,14 +99,17 @@ class StudentT(NamedTuple):
     def nodes(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns latents [P, D] and their weights [P], for means of functions of the latents.
 
-        For one latent it is the trapezoidal rule, for several ones quasi-Monte Carlo.
+        For one latent it is the midpoint rule, closer in the tails; for several ones quasi-Monte
+        Carlo.
         """
-        if len(self.matrix) > 1:
-            latents = self.quantiles(even_points(_NUM_NODES, len(self.matrix)))
-            return latents, np.full(len(latents), 1 / len(latents))
-        latents = np.linspace(-_MAX_NODE, _MAX_NODE, 4 * _MAX_NODE + 1)
-        weights = (1 + latents**2 / self.df) ** (-(self.df + 1) / 2)
-        return latents[:, np.newaxis], weights / weights.sum()
+        size = len(self.matrix)
+        if size > 1:
+            uniforms, weights = even_points(_NUM_NODES, size), np.ones(_NUM_NODES)
+        else:
+            middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
+            uniforms = middles**2 * (3 - 2 * middles)
+            weights = (middles * (1 - middles))[:, 0]
+        return self.quantiles(uniforms), weights / weights.sum()
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
@@ -192,6 +195,7 @@ class NormalMixture(NamedTuple):
         is_diagonal: bool,
         least_variance: np.ndarray,
         seed: int,
+        max_steps: int = _MAX_STEPS,
     ) -> NormalMixture:
         """Returns the mixture after expectation maximization, from clusters by k-means.
 
@@ -201,11 +205,12 @@ class NormalMixture(NamedTuple):
           is_diagonal: whether the columns of a component are independent.
           least_variance: is added to the variance of each column in each component, [D].
           seed: for the first centers of clusters.
+          max_steps: largest number of steps.
         """
         nearest = _clusters(rows, number, np.random.default_rng(seed))
         shares = (nearest[:, np.newaxis] == np.arange(number)).astype(np.float64)
         log_likelihood = -math.inf
-        for _ in range(np.clip(_MAX_ROW_STEPS // len(shares), _MIN_STEPS, _MAX_STEPS)):
+        for _ in range(min(max_steps, max(_MAX_ROW_STEPS // len(shares), _MIN_STEPS))):
             mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
             log_probs, shares = _log_sum_exp(mixture.joint_log_probs(rows.values))
             before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)

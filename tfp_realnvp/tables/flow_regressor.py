@@ -6,21 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import validation, weighted_rows
-from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.internal.root_finding import solve_increasing
-from tfp_realnvp.internal.weighted_rows import Rows
-
-try:
-    from sklearn.base import MultiOutputMixin, RegressorMixin
-    from sklearn.utils.validation import check_is_fitted
-
-    from tfp_realnvp.internal.simple_densities import even_points
-    from tfp_realnvp.table_estimator import TableEstimator, generator
-    from tfp_realnvp.training.table_stack import fit_table_stack
-except ImportError as error:
-    raise missing_package("FlowRegressor", "scikit-learn") from error
+from tfp_realnvp.internal import validation
+from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables.estimator import TableEstimator, generator
+from tfp_realnvp.tables.root_finding import solve_increasing
+from tfp_realnvp.tables.simple_densities import even_points
+from tfp_realnvp.tables.stack import fit_table_stack
+from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["FlowRegressor"]
 

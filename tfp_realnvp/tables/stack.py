@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfp_realnvp.internal import weighted_rows
-from tfp_realnvp.internal.simple_densities import (
+from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables.flow import TableFlow, TableFlowOptions, fit_table_flow
+from tfp_realnvp.tables.simple_densities import (
     fit_normal_mixtures,
     fit_student_t,
     mixture_log_prob,
     stacking_weights,
 )
-from tfp_realnvp.internal.weighted_rows import Rows
-from tfp_realnvp.training.table_flow import TableFlow, TableFlowOptions, fit_table_flow
+from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["StackOptions", "TableStack", "fit_table_stack"]
 

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfp_realnvp.internal.simple_densities import NormalMixture
-from tfp_realnvp.internal.weighted_rows import Rows
+from tfp_realnvp.tables.simple_densities import NormalMixture
+from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["Imputations", "impute", "proposal_of_samples"]
 
 _MAX_COMPONENTS, _SAMPLES_OF_COMPONENT = 16, 10
+# Weights correct a proposal that is not the best one.
+_MAX_STEPS = 15
 # A part of the proposals are from one wide normal distribution, since tails of mixtures are light.
 _WIDE_SHARE, _WIDE_VARIANCE = 0.1, 4.0
 _MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE = 128, 4
@@ -44,7 +46,7 @@ def proposal_of_samples(samples: np.ndarray, seed: int) -> NormalMixture:
     rows = Rows(samples, np.ones(number))
     mean, covariance = rows.covariance()
     least_variance = 1e-6 * np.diag(covariance)
-    mixture = NormalMixture.fit(rows, num_components, False, least_variance, seed)
+    mixture = NormalMixture.fit(rows, num_components, False, least_variance, seed, _MAX_STEPS)
     wide = _WIDE_VARIANCE * (covariance + np.diag(least_variance))
     matrix = np.linalg.inv(np.linalg.cholesky(wide)).T
     return NormalMixture(

@@ -6,28 +6,23 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import validation, weighted_rows
-from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.internal.weighted_rows import Rows
-
-try:
-    from sklearn.base import ClassifierMixin
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted
-
-    from tfp_realnvp.internal.imputation import Imputations, impute, proposal_of_samples
-    from tfp_realnvp.internal.simple_densities import mixture_log_prob
-    from tfp_realnvp.table_estimator import TableEstimator, generator
-    from tfp_realnvp.training.table_stack import fit_table_stack
-except ImportError as error:
-    raise missing_package("FlowDensity", "scikit-learn") from error
+from tfp_realnvp.internal import validation
+from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables.estimator import TableEstimator, generator
+from tfp_realnvp.tables.imputation import Imputations, impute, proposal_of_samples
+from tfp_realnvp.tables.simple_densities import mixture_log_prob
+from tfp_realnvp.tables.stack import fit_table_stack
+from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["FlowDensity"]
 
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
-_NUM_SAMPLES_OF_PROPOSAL, _LEAST_EFFECTIVE_SIZE = 4_000, 10
+_NUM_SAMPLES_OF_PROPOSAL, _LEAST_EFFECTIVE_SIZE = 2_000, 10
 
 
 class FlowDensity(ClassifierMixin, TableEstimator):

@@ -15,8 +15,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPVector
-from tfp_realnvp.internal.simple_densities import StudentT
-from tfp_realnvp.internal.weighted_rows import Rows
+from tfp_realnvp.tables.simple_densities import StudentT
+from tfp_realnvp.tables.weighted_rows import Rows
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.optimizers import FusedAdam
 

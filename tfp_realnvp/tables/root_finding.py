@@ -24,7 +24,7 @@ def solve_increasing(
     #### Example
 
     >>> import numpy as np
-    >>> from tfp_realnvp.internal.root_finding import solve_increasing
+    >>> from tfp_realnvp.tables.root_finding import solve_increasing
     >>> targets = np.array([8., 27.])
     >>> solve_increasing(lambda x, indices: x**3 - targets[indices], np.zeros(2)).round(4)
     array([2., 3.])

@@ -1,0 +1,135 @@
+"""Missing cells, drawn given the others."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_wine, make_moons
+
+import tfp_realnvp as tfr
+from tfp_realnvp.tables.imputation import impute, proposal_of_samples
+from tfp_realnvp.tables.simple_densities import NormalMixture
+from tfp_realnvp.tables.weighted_rows import Rows
+
+_TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    """Two normal distributions of three columns."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=[2, 3])
+    factors = rng.normal(size=[2, 3, 3]) + 1.5 * np.eye(3)
+    matrices = np.stack([np.linalg.inv(np.linalg.cholesky(f @ f.T)).T for f in factors])
+    return NormalMixture(np.log([0.3, 0.7]), means, matrices)
+
+
+def _sample(density, number, seed=0):
+    uniforms = np.random.default_rng(seed).random([number, 4])
+    return density.sample(np.empty([number, 0]), uniforms)
+
+
+def test_given_columns_of_a_mixture(mixture):
+    rows = _sample(mixture, 50)
+    for is_condition in ([True, False, True], [False, True, False], [False, False, False]):
+        is_condition = np.array(is_condition)
+        given = mixture.given(is_condition)
+        ordered = np.concatenate([rows[:, is_condition], rows[:, ~is_condition]], axis=1)
+        # p(a, b) = p(a) p(b | a)
+        (marginal,) = given.conditions.log_prob(rows[:, is_condition])[np.newaxis]
+        np.testing.assert_allclose(given.log_prob(ordered) + marginal, mixture.log_prob(rows))
+    diagonal = mixture._replace(matrices=np.einsum("kdd->kd", mixture.matrices))
+    full = diagonal._replace(matrices=diagonal.matrices[:, np.newaxis] * np.eye(3))
+    is_condition = np.array([False, True, False])
+    expected = full.given(is_condition).log_prob(rows)
+    np.testing.assert_allclose(diagonal.given(is_condition).log_prob(rows), expected)
+
+
+def test_samples_and_cdf_of_a_conditional_mixture(mixture):
+    given = mixture.given(np.array([True, True, False]))
+    conditions = np.tile([[0.3, -0.5]], [20_000, 1])
+    samples = given.sample(conditions, np.random.default_rng(1).random([20_000, 2]))
+    axis = np.linspace(-12, 12, 2_401)[:, np.newaxis]
+    rows = np.concatenate([np.tile([[0.3, -0.5]], [len(axis), 1]), axis], axis=1)
+    density = np.exp(given.log_prob(rows))
+    assert np.trapezoid(density, axis[:, 0]) == pytest.approx(1, abs=1e-6)
+    mean = np.trapezoid(density * axis[:, 0], axis[:, 0])
+    np.testing.assert_allclose(given.mean_of_events(conditions[:1]), [[mean]], atol=1e-4)
+    np.testing.assert_allclose(given.cdf(rows), np.cumsum(density) * 0.01, atol=0.01)
+    assert samples.mean() == pytest.approx(mean, abs=5 * samples.std() / np.sqrt(20_000))
+    median = np.interp(0.5, given.cdf(rows), axis[:, 0])
+    assert np.mean(samples < median) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_density_that_is_not_the_proposal(mixture):
+    # Proposals of another mixture: the weights have to correct them.
+    rows = _sample(mixture, 6, seed=2)
+    rows[:, 1] = np.nan
+    rows[0, 0] = np.nan
+    rows[1] = np.nan
+    proposal = proposal_of_samples(1.5 * _sample(mixture, 300) + 0.3, seed=0)
+    rng = np.random.default_rng(0)
+    result = impute(mixture.log_prob, proposal, rows, 2_000, rng)
+    is_known = ~np.isnan(rows)
+    np.testing.assert_array_equal(result.samples[:, is_known], np.tile(rows[is_known], [2_000, 1]))
+    for i in (0, 2, 3):
+        given = mixture.given(is_known[i])
+        known = rows[i, is_known[i]]
+        expected = given.sample(
+            np.tile(known, [20_000, 1]), rng.random([20_000, 1 + (~is_known[i]).sum()])
+        )
+        error = 5 * expected.std(axis=0) / np.sqrt(result.effective_sizes[i] / 4)
+        actual = result.samples[:, i, ~is_known[i]]
+        assert (abs(actual.mean(axis=0) - expected.mean(axis=0)) < error).all()
+        np.testing.assert_allclose(actual.std(axis=0), expected.std(axis=0), rtol=0.15)
+        marginal = given.conditions.log_prob(known[np.newaxis])[0]
+        assert result.log_marginals[i] == pytest.approx(marginal, abs=0.1)
+    # Nothing is known of the second row, whose density is one.
+    assert result.log_marginals[1] == pytest.approx(0, abs=0.1)
+
+
+def test_imputation_of_moons():
+    x = make_moons(600, noise=0.1, random_state=0)[0]
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(x)
+    # Between the moons' ends there are three places.
+    filled = density.impute([[0.5, np.nan]], 400, random_state=0)[:, 0, 1]
+    assert [np.mean(filled < -0.2) > 0.2, np.mean(filled > 0.6) > 0.2] == [True, True]
+    assert np.mean((filled > 0) & (filled < 0.4)) < 0.2
+    # The integral over one column of the density.
+    axis = np.linspace(-3, 3, 1_201)
+    rows = np.stack([np.full_like(axis, 0.5), axis], axis=1)
+    exact = np.log(np.trapezoid(np.exp(density.score_samples(rows)), axis))
+    log_marginal = density.marginal_score_samples([[0.5, np.nan]], random_state=0)
+    np.testing.assert_allclose(log_marginal, exact, atol=0.1)
+    # All cells are there.
+    np.testing.assert_allclose(density.marginal_score_samples(x[:5]), density.score_samples(x[:5]))
+    np.testing.assert_array_equal(density.impute(x[:5], random_state=0), x[:5])
+
+
+def test_imputation_of_frames_classes_and_outliers():
+    x, y = load_wine(return_X_y=True, as_frame=True)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(x, y)
+    holes = x[:20].mask(np.random.default_rng(0).random([20, x.shape[1]]) < 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filled = density.impute(holes, random_state=0)
+    assert isinstance(filled, pd.DataFrame) and list(filled) == list(x)
+    assert filled.notna().all(axis=None) and filled.index.equals(holes.index)
+    pd.testing.assert_frame_equal(filled.where(holes.notna()), holes)
+    samples = density.impute(holes, 3, random_state=0)
+    assert samples.shape == (3, *holes.shape)
+    np.testing.assert_array_equal(samples, density.impute(holes, 3, random_state=0))
+    assert (samples != density.impute(holes, 3, random_state=1)).any()
+    with pytest.raises(ValueError, match="n_samples"):
+        density.impute(holes, 0)
+
+
+def test_poor_proposals_are_noted():
+    rng = np.random.default_rng(0)
+    narrow = Rows(rng.normal(size=[200, 2]) * 0.01, np.ones(200))
+    proposal = proposal_of_samples(narrow.values, seed=0)
+    result = impute(
+        lambda rows: -abs(rows - 5).sum(axis=1), proposal, np.array([[0.0, np.nan]]), 10, rng
+    )
+    assert result.effective_sizes[0] < 128
