@@ -80,7 +80,7 @@ _PAGES = {
 }
 # Full names of public objects, by the names that texts use: `FlowModel`, `tfr.log_prob`,
 # `latents.encode`. A lower-case name alone may be that of an argument or a method.
-_PUBLIC = [*tfr.__all__, "FlowDensity"] + [
+_PUBLIC = [*tfr.__all__, "FlowDensity", "FlowRegressor"] + [
     f"{module}.{name}"
     for module in ("data", "evaluation", "latents", "outliers", "plots")
     for name in getattr(tfr, module).__all__
