@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import private_api, validation, weighted_rows
+from tfp_realnvp.internal import frames, private_api, validation, weighted_rows
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.internal.weighted_rows import Rows
 from tfp_realnvp.training.table_flow import TableFlowOptions
@@ -71,6 +71,15 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
     All computations are in float64. The estimator can be cloned and pickled, and works in
     `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean log density of
     rows. `scoring='accuracy'` ranks by predicted labels.
+
+    Many fits in one process share the graphs of their flows, which take seconds to trace. With
+    `n_jobs=2` scikit-learn starts processes that trace graphs of their own: leave it at 1, unless
+    there are many long fits. In threads, `with joblib.parallel_backend('threading'):`, fits share
+    the graphs, and train one flow at a time: only what comes before flows is faster.
+
+    In a `DataFrame`, columns of integers and of `bool` count as rounded numbers, with a warning,
+    since their density is not the probability of a number. Columns of categories, strings and times
+    are refused, with the call that works.
 
     #### Example
 
@@ -198,6 +207,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         """
         self._check_arguments()
         self.__dict__.pop("classes_", None)
+        self._dtypes = frames.dtypes_of(X)
         rows, y = self._checked_rows(X, y, ensure_min_samples=2, reset=True)
         weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
         is_used = weights > 0
@@ -214,6 +224,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         rows = rows.astype(np.float64)
         scale = weighted_rows.column_scales(rows, weights, widths, "FlowDensity")
         self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
+        frames.warn_of_integers(self._dtypes, self.rounding_widths_ > 0, "FlowDensity")
         self._center, self._scale = np.average(rows, axis=0, weights=weights), scale
         rows = self._standardized(rows)
         # All rounded columns are smoothed, or those that do not take few values alone.
@@ -301,7 +312,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> Any:
-        """Returns random rows, without the rounding of the columns.
+        """Returns random rows, without the rounding of columns.
 
         Args:
           n_samples: number of rows N, at least 1.
@@ -309,7 +320,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64; after a fit to a `DataFrame`, one with the same columns.
+          Rows [N, D], float64. After a fit to a pandas `DataFrame` they have the names and dtypes
+          of its columns: integers are rounded, and `bool` is true from 0.5 on.
 
         Raises:
           ValueError: if `y` is none of the classes, or `n_samples` is less than 1.
@@ -328,9 +340,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
             for group, n in zip(groups, counts, strict=True)
         ]
         rows = self._center + self._scale * rng.permutation(np.concatenate(rows))
-        if not hasattr(self, "feature_names_in_"):
-            return rows
-        return _data_frame(rows, self.feature_names_in_)
+        return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
 
     def _check_arguments(self) -> None:
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
@@ -344,6 +354,7 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
 
     def _checked_rows(self, X: Any, y: Any = None, **options: Any) -> tuple[np.ndarray, Any]:
         """Returns rows, float32 or float64, and labels, by the checks of scikit-learn."""
+        frames.check_columns(X, "FlowDensity")
         arrays = (X,) if y is None else (X, y)
         options["dtype"] = [np.float64, np.float32]
         try:
@@ -392,12 +403,3 @@ def _check_labels(y: np.ndarray) -> None:
             f"in {len(y)} rows. Call fit(X) for p(x), or fit(X, y.astype(str)) if the numbers are "
             "names. For p(y | x) of a number y train RealNVPVector with conditional_event_shape."
         )
-
-
-def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
-    """Returns rows as a `DataFrame`, or as they are without pandas."""
-    try:
-        import pandas as pd
-    except ImportError:
-        return rows
-    return pd.DataFrame(rows, columns=columns)

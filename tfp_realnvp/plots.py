@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import frames, validation
 from tfp_realnvp.internal.atomic_files import atomic_write
 from tfp_realnvp.internal.optional_packages import missing_package
 
@@ -464,7 +464,7 @@ def pairs(
 
 def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str], Any, list[int]]:
     """Returns the columns to draw [N, d], their names, names of rows, and columns' positions."""
-    is_frame = hasattr(X, "iloc")
+    is_frame = frames.is_frame(X)
     table: Any = X if is_frame else np.asarray(X)
     if table.ndim != 2:
         raise ValueError(f"pairs: expected rows [N, D], got the shape {table.shape}.")

@@ -18,6 +18,7 @@ __all__ = [
     "column_scales",
     "fold_weights",
     "is_discrete",
+    "listed",
     "merge",
     "rounding_widths",
     "warn_of_redundant_columns",
@@ -174,10 +175,10 @@ def warn_of_redundant_columns(rows: np.ndarray, names: list[str], caller: str) -
     is_copy = ~is_constant & (first != np.arange(len(first)))
     notes = []
     if is_constant.any():
-        notes.append("constant: " + _listed(names[i] for i in np.flatnonzero(is_constant)))
+        notes.append("constant: " + listed(names[i] for i in np.flatnonzero(is_constant)))
     if is_copy.any():
         pairs = (f"{names[i]} (equals {names[first[i]]})" for i in np.flatnonzero(is_copy))
-        notes.append("copies of others: " + _listed(pairs))
+        notes.append("copies of others: " + listed(pairs))
     if notes:
         warnings.warn(
             f"{caller}: some columns say nothing about a row beside the others, and add a constant "
@@ -188,6 +189,7 @@ def warn_of_redundant_columns(rows: np.ndarray, names: list[str], caller: str) -
         )
 
 
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Returns the first five names, and the number of the others."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
