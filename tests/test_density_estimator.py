@@ -166,6 +166,9 @@ def test_rounding(dtype):
     density = tfr.FlowDensity(**_TINY).fit(np.tile(rows, [2, 1]))
     # The last column is rounded, and so finely that it does not matter.
     np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
+    # Also where float32 comes as float64, as in a frame with columns of both.
+    density.fit(np.tile(rows, [2, 1]).astype(np.float64))
+    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 

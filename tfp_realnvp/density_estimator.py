@@ -219,9 +219,8 @@ class FlowDensity(ClassifierMixin, BaseEstimator):
         rows, groups, weights = weighted_rows.merge(rows[is_used], groups, weights[is_used])
         names = getattr(self, "feature_names_in_", range(rows.shape[1]))
         weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
-        # In the type of the rows: as float64, float32 numbers have no few decimals.
-        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         rows = rows.astype(np.float64)
+        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         scale = weighted_rows.column_scales(rows, weights, widths, "FlowDensity")
         self.rounding_widths_ = widths * (widths >= _COARSE_ROUNDING * scale)
         frames.warn_of_integers(self._dtypes, self.rounding_widths_ > 0, "FlowDensity")

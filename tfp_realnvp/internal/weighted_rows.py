@@ -116,8 +116,15 @@ def fold_weights(weights: np.ndarray, number: int, rng: np.random.Generator) -> 
 def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns the power of ten to which at least half of a column is rounded, or 0, [D]."""
     decimals = np.full(rows.shape, _MAX_DECIMALS)
-    for number in range(_MAX_DECIMALS - 1, -1, -1):
-        decimals[np.round(rows, number) == rows] = number
+    with np.errstate(over="ignore", invalid="ignore"):
+        # float32 numbers have few decimals as float32 only. Beside others they come as float64.
+        short = rows.astype(np.float32)
+        is_short = (short == rows).all(axis=0)
+        for number in range(_MAX_DECIMALS - 1, -1, -1):
+            is_round = np.where(
+                is_short, np.round(short, number) == short, np.round(rows, number) == rows
+            )
+            decimals[is_round] = number
     at_most = [weights @ (decimals <= number) for number in range(_MAX_DECIMALS)]
     is_half = np.stack(at_most) >= (0.5 - 1e-9) * weights.sum()
     return np.where(is_half.any(axis=0), 10.0 ** -is_half.argmax(axis=0), 0.0)
