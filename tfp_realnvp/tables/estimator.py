@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import frames, private_api, validation
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.flow import TableFlowOptions
 from tfp_realnvp.tables.stack import StackFit, StackOptions
@@ -107,6 +107,7 @@ class TableEstimator(BaseEstimator):
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""
+        frames.check_columns(X, self._name)
         try:
             return private_api.validate_data(self, X, *y, dtype=[np.float64, np.float32], **options)
         except ValueError as error:
@@ -124,8 +125,7 @@ class TableEstimator(BaseEstimator):
         """Returns what the noise of columns depends on.
 
         Args:
-          rows: [N, D], in the type that they were given in: as float64, float32 numbers have no few
-            decimals.
+          rows: [N, D].
           weights: [N].
 
         Returns:
@@ -133,8 +133,8 @@ class TableEstimator(BaseEstimator):
           their own units, [D]; variances [D] of standardized columns, each for normal mixtures of
           their own: all rounded columns are smoothed, or those alone that do not take few values.
         """
-        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         rows = rows.astype(np.float64)
+        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         scale = weighted_rows.column_scales(rows, weights, widths, self._name)
         widths = widths * (widths >= _COARSE_ROUNDING * scale)
         least_variances = [_LEAST_VARIANCE + (widths / scale) ** 2 / 12]

@@ -10,7 +10,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import frames, validation
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import Imputations, impute, proposal_of_samples
@@ -64,6 +64,15 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     All computations are in float64. The estimator can be cloned and pickled, and works in
     `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean log density of
     rows. `scoring='accuracy'` ranks by predicted labels.
+
+    Many fits in one process share the graphs of their flows, which take seconds to trace. With
+    `n_jobs=2` scikit-learn starts processes that trace graphs of their own: leave it at 1, unless
+    there are many long fits. In threads, `with joblib.parallel_backend('threading'):`, fits share
+    the graphs, and train one flow at a time: only what comes before flows is faster.
+
+    In a `DataFrame`, columns of integers and of `bool` count as rounded numbers, with a warning,
+    since their density is not the probability of a number. Columns of categories, strings and times
+    are refused, with the call that works.
 
     #### Example
 
@@ -133,6 +142,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """
         self._check_arguments()
         self.__dict__.pop("classes_", None)
+        self._dtypes = frames.dtypes_of(X)
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, y = (checked, None) if y is None else checked
         weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
@@ -147,6 +157,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
         self._center, self._scale, widths, least_variances = self._rounding(rows, weights)
         self.rounding_widths_ = widths
+        frames.warn_of_integers(self._dtypes, widths > 0, self._name)
         rows = self._standardized(rows.astype(np.float64))
         rng = generator(self.random_state)
         self.class_prior_ = np.bincount(groups, weights) / weights.sum()
@@ -214,7 +225,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> Any:
-        """Returns random rows, without the rounding of the columns.
+        """Returns random rows, without the rounding of columns.
 
         Args:
           n_samples: number of rows N, at least 1.
@@ -222,7 +233,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64; after a fit to a `DataFrame`, one with the same columns.
+          Rows [N, D], float64. After a fit to a pandas `DataFrame` they have the names and dtypes
+          of its columns: integers are rounded, and `bool` is true from 0.5 on.
 
         Raises:
           ValueError: if `y` is none of the classes, or `n_samples` is less than 1.
@@ -234,9 +246,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rng = generator(random_state)
         groups = None if y is None else [self._class_index(y)]
         rows = self._samples(n_samples, rng, groups)
-        if not hasattr(self, "feature_names_in_"):
-            return rows
-        return _data_frame(rows, self.feature_names_in_)
+        return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
 
     def impute(
         self,
@@ -373,15 +383,6 @@ def _check_labels(y: np.ndarray) -> None:
             f"in {len(y)} rows. Call fit(X) for p(x), or fit(X, y.astype(str)) if the numbers are "
             "names. For p(y | x) of a number y train RealNVPVector with conditional_event_shape."
         )
-
-
-def _data_frame(rows: np.ndarray, columns: np.ndarray) -> Any:
-    """Returns rows as a `DataFrame`, or as they are without pandas."""
-    try:
-        import pandas as pd
-    except ImportError:
-        return rows
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _like_frame(rows: np.ndarray, given: Any) -> Any:

@@ -95,8 +95,6 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         options = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
         X, y = self._validated(X, y, **options)
         self._is_single = y.ndim == 1
-        if y.dtype.kind != "f":
-            y = y.astype(np.float64)
         conditions, events = X, y.reshape(len(y), -1)
         weights = weighted_rows.checked_weights(sample_weight, len(X), self._name)
         number = conditions.shape[1]
@@ -104,7 +102,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         groups = np.zeros(len(rows), int)
         rows, _, weights = weighted_rows.merge(rows, groups, weights[weights > 0])
         center, scale, _, _ = self._rounding(rows[:, :number], weights)
-        of_events = self._rounding(rows[:, number:].astype(y.dtype), weights)
+        of_events = self._rounding(rows[:, number:], weights)
         self.rounding_widths_ = of_events[2]
         self._center, self._scale = (
             np.concatenate([of_x, of_y])

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfp_realnvp.internal.frames import listed
+
 __all__ = [
     "Rows",
     "checked_weights",
@@ -115,8 +117,15 @@ def fold_weights(weights: np.ndarray, number: int, rng: np.random.Generator) -> 
 def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns the power of ten to which at least half of a column is rounded, or 0, [D]."""
     decimals = np.full(rows.shape, _MAX_DECIMALS)
-    for number in range(_MAX_DECIMALS - 1, -1, -1):
-        decimals[np.round(rows, number) == rows] = number
+    with np.errstate(over="ignore", invalid="ignore"):
+        # float32 numbers have few decimals as float32 only. Beside others they come as float64.
+        short = rows.astype(np.float32)
+        is_short = (short == rows).all(axis=0)
+        for number in range(_MAX_DECIMALS - 1, -1, -1):
+            is_round = np.where(
+                is_short, np.round(short, number) == short, np.round(rows, number) == rows
+            )
+            decimals[is_round] = number
     at_most = [weights @ (decimals <= number) for number in range(_MAX_DECIMALS)]
     is_half = np.stack(at_most) >= (0.5 - 1e-9) * weights.sum()
     return np.where(is_half.any(axis=0), 10.0 ** -is_half.argmax(axis=0), 0.0)
@@ -174,10 +183,10 @@ def warn_of_redundant_columns(rows: np.ndarray, names: list[str], caller: str) -
     is_copy = ~is_constant & (first != np.arange(len(first)))
     notes = []
     if is_constant.any():
-        notes.append("constant: " + _listed(names[i] for i in np.flatnonzero(is_constant)))
+        notes.append("constant: " + listed(names[i] for i in np.flatnonzero(is_constant)))
     if is_copy.any():
         pairs = (f"{names[i]} (equals {names[first[i]]})" for i in np.flatnonzero(is_copy))
-        notes.append("copies of others: " + _listed(pairs))
+        notes.append("copies of others: " + listed(pairs))
     if notes:
         warnings.warn(
             f"{caller}: some columns say nothing about a row beside the others, and add a constant "
@@ -186,8 +195,3 @@ def warn_of_redundant_columns(rows: np.ndarray, names: list[str], caller: str) -
             UserWarning,
             stacklevel=3,
         )
-
-
-def _listed(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

