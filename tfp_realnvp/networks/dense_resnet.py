@@ -87,11 +87,13 @@ class DenseResNet(Conditioner):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, C]; C can be 0."""
         size, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
-        self.input_kernel = self._kernel("input_kernel", [size, filters], fan_in=max(size, 1))
-        self.input_bias = self._bias("input_bias", [filters])
+        self.input_kernel = self._normal("input_kernel", [size, filters], fan_in=max(size, 1))
+        # Without the biases all units would start as odd functions, and with tanh it takes training
+        # long to make even ones of them, above all of a single input.
+        self.input_bias = self._normal("input_bias", [filters], fan_in=max(size, 1))
         if blocks:
             shape = [2 * blocks, filters, filters]
-            self.block_kernels = self._kernel("block_kernels", shape, fan_in=filters)
+            self.block_kernels = self._normal("block_kernels", shape, fan_in=filters)
             self.block_biases = self._bias("block_biases", [2 * blocks, filters])
         shape = [filters, self.output_channels]
         self.output_kernel = self.add_weight(name="output_kernel", shape=shape, initializer="zeros")
@@ -103,7 +105,7 @@ class DenseResNet(Conditioner):
                 name="condition_kernel", shape=shape, initializer="zeros", autocast=False
             )
 
-    def _kernel(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
+    def _normal(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
         # Keras would take a stack of kernels for a convolution kernel, with another fan-in.
         initializer = keras.initializers.RandomNormal(stddev=math.sqrt(1 / fan_in))
         return self.add_weight(name=name, shape=shape, initializer=initializer)
