@@ -71,9 +71,8 @@ def coupling_layers(
         if architecture.normalization == "actnorm":
             bijectors.append(ActNorm(epsilon=1e-6, **options, name=f"{name}{i}_norm"))
         if architecture.mixing == "lu":
-            # Couplings of vectors start in pairs: a rotation, and none between the two, so that
-            # they change the one half of the same rotated elements and the other. With random
-            # rotations between them, some pairs would change nearly the same direction twice.
+            # Couplings of vectors start in pairs, which change both halves of the same rotated
+            # elements. With a random rotation between them, they may change nearly the same half.
             is_second = architecture.event_ndims == 1 and i % 2 == 1
             mixing_name = f"{name}{i}_conv1x1"
             with tf.name_scope(mixing_name):

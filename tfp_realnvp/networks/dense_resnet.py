@@ -24,8 +24,12 @@ class DenseResNet(Conditioner):
     output:  dense(act(h))
     ```
 
-    A coupling with it starts as the identity. A vector as condition scales and shifts the input of
-    each activation, `x -> (1 + a) x + b`, with a and b linear in the condition.
+    A coupling with it starts as the identity. Kernels but the last, and the biases of the first
+    layer, start as normal random numbers with a variance of one over the number of the layer's
+    inputs; all other biases start at zero.
+
+    A vector as condition scales and shifts the input of each activation, `x -> (1 + a) x + b`, with
+    a and b linear in the condition.
 
     Weights of one kind are one variable for all blocks, with the layer as first axis.
 
@@ -88,8 +92,8 @@ class DenseResNet(Conditioner):
         """Creates the variables for inputs of `input_shape`, [B, C]; C can be 0."""
         size, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
         self.input_kernel = self._normal("input_kernel", [size, filters], fan_in=max(size, 1))
-        # Without the biases all units would start as odd functions, and with tanh it takes training
-        # long to make even ones of them, above all of a single input.
+        # With biases of zero and tanh the network would start with odd functions of its inputs,
+        # from which it learns even ones slowly, and from few inputs often badly.
         self.input_bias = self._normal("input_bias", [filters], fan_in=max(size, 1))
         if blocks:
             shape = [2 * blocks, filters, filters]
