@@ -4,11 +4,11 @@
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
 
 Each contender is what its documentation shows first: a flow with the default options, and
-`FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` starts as the flow did before:
-with a random rotation before each coupling, and biases of zero. All see the same number of batches
-of 32 rows. zuko's get standardized rows, as its documentation recommends. Toys are 4,000 points to train on, and as many
-each to choose the pass and to test; tables have 60, 20 and 20 percent of their rows, with uniform
-noise of the width to which a column is rounded.
+`FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` starts as the flow did
+before: with a random rotation before each coupling, and biases of zero. Batches have 32 rows.
+zuko's get standardized rows, as its documentation recommends. Toys are 4,000 points to train on,
+and as many each to choose the pass and to test; tables have 60, 20 and 20 percent of their rows,
+with uniform noise of the width to which a column is rounded.
 
 A pass is a pass over the training rows. After each one, the mean log likelihood of the validation
 and of the test rows is computed. A contender trains for a number of passes, and on until it has
