@@ -19,7 +19,7 @@ from tfp_realnvp.bijectors.architecture import (
 )
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
-from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1, PLUFactors
+from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import Mask
 
 __all__ = ["coupling", "coupling_layers"]
@@ -71,13 +71,7 @@ def coupling_layers(
         if architecture.normalization == "actnorm":
             bijectors.append(ActNorm(epsilon=1e-6, **options, name=f"{name}{i}_norm"))
         if architecture.mixing == "lu":
-            # Couplings of vectors start in pairs, which change both halves of the same rotated
-            # elements. With a random rotation between them, they may change nearly the same half.
-            is_second = architecture.event_ndims == 1 and i % 2 == 1
-            mixing_name = f"{name}{i}_conv1x1"
-            with tf.name_scope(mixing_name):
-                factors = PLUFactors(channels, architecture.dtype, is_identity=is_second)
-            bijectors.append(InvertibleConv1x1(**options, factors=factors, name=mixing_name))
+            bijectors.append(InvertibleConv1x1(**options, name=f"{name}{i}_conv1x1"))
         elif architecture.mixing == "permutation":
             # The permutation is the same in each process: NumPy never changes `RandomState`.
             order = np.random.RandomState(i).permutation(channels).tolist()

@@ -121,18 +121,12 @@ class InvertibleConv1x1(FlowBijector):
 
 
 class PLUFactors(tf.Module):
-    """The PLU factors of an invertible [C, C] matrix, which starts as a random rotation.
+    """The PLU factors of an invertible [C, C] matrix, which starts as a random rotation."""
 
-    With `is_identity` it starts as the identity.
-    """
-
-    def __init__(
-        self, num_channels: int, dtype: Any, is_identity: bool = False, name: str | None = None
-    ) -> None:
+    def __init__(self, num_channels: int, dtype: Any, name: str | None = None) -> None:
         super().__init__(name=name)
-        initializer = keras.initializers.Identity if is_identity else keras.initializers.Orthogonal
         with tf.init_scope():
-            rotation = initializer()((num_channels, num_channels), "float32")
+            rotation = keras.initializers.Orthogonal()((num_channels, num_channels), "float32")
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
