@@ -113,7 +113,7 @@ def test_defaults_have_changed_since():
     before = defaults.completed(tfr.RealNVPVector, {"event_size": 3})
     assert [before[name] for name in names] == [8, 2, "relu"]
     now = tfr.RealNVPVector(3).config
-    assert [now[name] for name in names] == [12, 1, "tanh"]
+    assert [now[name] for name in names] == [10, 1, "tanh"]
 
 
 def test_other_defaults_make_another_model(monkeypatch):
