@@ -89,6 +89,7 @@ def _ours(flags: argparse.Namespace, **options: Any) -> Contender:
     bijector = tfr.RealNVPVector(
         NUM_COLUMNS,
         flags.num_couplings,
+        num_blocks=2,
         num_filters=flags.num_units,
         activation="relu",  # that of the others
         **options,

@@ -85,7 +85,7 @@ def complete_table() -> None:
     size = table.shape[1]
     flow = tfd.TransformedDistribution(
         tfd.Sample(tfd.Normal(0.0, 1.0), [size]),
-        tfr.RealNVPVector(size, num_couplings=2, num_filters=16),
+        tfr.RealNVPVector(size, num_couplings=2, num_blocks=2, num_filters=16),
     )
     # A hundred rows are soon overfitted, and intervals get too narrow. Noise prevents that.
     noisy = np.repeat(train_rows, _NUM_NOISY_COPIES, axis=0)
@@ -113,7 +113,7 @@ def flow_of_digits(digits: data.ImageArrays) -> tfd.Distribution:
         [
             tfr.PixelLogit(num_values=digits.num_values),
             tfb.Reshape(digits.image_shape, [size]),
-            tfr.RealNVPVector(size, num_couplings=4, num_filters=32),
+            tfr.RealNVPVector(size, num_couplings=4, num_blocks=2, num_filters=32),
         ]
     )
     return tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [size]), bijector)

@@ -76,6 +76,7 @@ _NUM_COMPONENTS = [1, 2, 3, 4, 6, 8, 12]
 _BANDWIDTHS = np.geomspace(0.1, 2.0, 20)
 
 _UCI_ARCHITECTURE = {
+    "num_blocks": 2,
     "num_filters": 128,
     "activation": "relu",
     "transformer": "rational_quadratic_spline",

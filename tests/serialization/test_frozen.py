@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.serialization import defaults
 
 tfd = tfp.distributions
 
@@ -105,6 +106,14 @@ def test_a_file_that_is_saved_again(name, monkeypatch, tmp_path):
     ft.other_defaults(monkeypatch)
     _assert_as_it_was(name, tfr.FlowModel.from_preset(tmp_path / "preset"))
     _assert_as_it_was(name, keras.models.load_model(tmp_path / "again.keras"))
+
+
+def test_defaults_have_changed_since():
+    names = ("num_couplings", "num_blocks", "activation")
+    before = defaults.completed(tfr.RealNVPVector, {"event_size": 3})
+    assert [before[name] for name in names] == [8, 2, "relu"]
+    now = tfr.RealNVPVector(3).config
+    assert [now[name] for name in names] == [10, 1, "tanh"]
 
 
 def test_other_defaults_make_another_model(monkeypatch):

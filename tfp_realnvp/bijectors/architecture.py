@@ -404,7 +404,7 @@ class VectorArchitecture(Architecture):
     options: ClassVar[tuple[Option, ...]] = _options(
         Option("event_size", check_integer(1)),
         num_couplings=Option("num_couplings", check_integer(1)),
-        default_num_blocks=2,
+        default_num_blocks=1,
         last=[
             Option(
                 "activation",

@@ -24,8 +24,12 @@ class DenseResNet(Conditioner):
     output:  dense(act(h))
     ```
 
-    A coupling with it starts as the identity. A vector as condition scales and shifts the input of
-    each activation, `x -> (1 + a) x + b`, with a and b linear in the condition.
+    A coupling with it starts as the identity. Kernels but the last, and the biases of the first
+    layer, start as normal random numbers with a variance of one over the number of the layer's
+    inputs; all other biases start at zero.
+
+    A vector as condition scales and shifts the input of each activation, `x -> (1 + a) x + b`, with
+    a and b linear in the condition.
 
     Weights of one kind are one variable for all blocks, with the layer as first axis.
 
@@ -87,11 +91,13 @@ class DenseResNet(Conditioner):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, C]; C can be 0."""
         size, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
-        self.input_kernel = self._kernel("input_kernel", [size, filters], fan_in=max(size, 1))
-        self.input_bias = self._bias("input_bias", [filters])
+        self.input_kernel = self._normal("input_kernel", [size, filters], fan_in=max(size, 1))
+        # With biases of zero and tanh the network would start with odd functions of its inputs,
+        # from which it learns even ones slowly, and from few inputs often badly.
+        self.input_bias = self._normal("input_bias", [filters], fan_in=max(size, 1))
         if blocks:
             shape = [2 * blocks, filters, filters]
-            self.block_kernels = self._kernel("block_kernels", shape, fan_in=filters)
+            self.block_kernels = self._normal("block_kernels", shape, fan_in=filters)
             self.block_biases = self._bias("block_biases", [2 * blocks, filters])
         shape = [filters, self.output_channels]
         self.output_kernel = self.add_weight(name="output_kernel", shape=shape, initializer="zeros")
@@ -103,7 +109,7 @@ class DenseResNet(Conditioner):
                 name="condition_kernel", shape=shape, initializer="zeros", autocast=False
             )
 
-    def _kernel(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
+    def _normal(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
         # Keras would take a stack of kernels for a convolution kernel, with another fan-in.
         initializer = keras.initializers.RandomNormal(stddev=math.sqrt(1 / fan_in))
         return self.add_weight(name=name, shape=shape, initializer=initializer)
