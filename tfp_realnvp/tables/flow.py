@@ -110,8 +110,11 @@ class TableFlow:
             model = _shared_model(self.model_key)
             model.keras_model.set_weights(self.weights)
             starts = range(0, len(arrays[0]), _CHUNK_SIZE)
-            chunks = ([array[i : i + _CHUNK_SIZE] for array in arrays] for i in starts)
-            return np.concatenate([getattr(model, name)(*chunk).numpy() for chunk in chunks])
+            chunks = (
+                [array[i : i + _CHUNK_SIZE].astype(np.float32) for array in arrays] for i in starts
+            )
+            results = [getattr(model, name)(*chunk).numpy() for chunk in chunks]
+            return np.concatenate(results).astype(np.float64)
 
 
 def fit_table_flow(
@@ -171,7 +174,8 @@ def fit_table_flow(
             latents = flow.start.latents(batches)
             # The conditions get it as well, since networks learn few rows by heart.
             conditions, latents = (
-                array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
+                (array + noise * rng.normal(size=array.shape)).astype(np.float32)
+                for array in (conditions, latents)
             )
             model.train(latents, conditions, options.learning_rates(step + np.arange(num_steps)))
             trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
@@ -221,7 +225,7 @@ class _SharedModel:
     """
 
     def __init__(self, key: _ModelKey) -> None:
-        dtype = tf.float64
+        dtype = tf.float32
         df, mean, stddev = (tf.constant(value, dtype) for value in (key.df, 0.0, 1.0))
         base = tfd.Sample(tfd.StudentT(df, mean, stddev), [key.size])
         flow = RealNVPVector(

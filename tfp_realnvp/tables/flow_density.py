@@ -61,9 +61,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
     `FlowModel` directly.
 
-    All computations are in float64. The estimator can be cloned and pickled, and works in
-    `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean log density of
-    rows. `scoring='accuracy'` ranks by predicted labels.
+    Networks compute in float32, all else in float64. The estimator can be cloned and pickled,
+    and works in `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean
+    log density of rows. `scoring='accuracy'` ranks by predicted labels.
 
     Many fits in one process share the graphs of their flows, which take seconds to trace. With
     `n_jobs=2` scikit-learn starts processes that trace graphs of their own: leave it at 1, unless

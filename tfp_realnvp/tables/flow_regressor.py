@@ -201,7 +201,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             return self._stack.cdf(rows) - targets[indices]
 
         guesses = np.tile(self._stack.mean_of_events(conditions)[:, 0], len(levels))
-        events = solve_increasing(excess, guesses)
+        events = solve_increasing(excess, guesses, tolerance=1e-6)
         return self._in_units(events.reshape([len(levels), -1, 1]))
 
     def predict_interval(self, X: Any, probability: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
