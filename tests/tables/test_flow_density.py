@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import flow as table_flow
-from tfp_realnvp.tables import simple_densities
+from tfp_realnvp.tables import normal_mixture
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -122,7 +122,7 @@ def test_samples_have_the_moments_of_the_rows(density):
 
 def test_flows_find_more_than_moments(monkeypatch, capsys):
     # Without mixtures of normal distributions, which also find moons.
-    monkeypatch.setattr(simple_densities, "_NUM_COMPONENTS", (1,))
+    monkeypatch.setattr(normal_mixture, "_NUM_COMPONENTS", (1,))
     train, test = np.split(make_moons(600, noise=0.1, random_state=0)[0], [400])
     options = {"num_flows": 2, "num_couplings": 4, "max_steps": 300, "random_state": 0}
     density = tfr.FlowDensity(noise=0.1, learning_rate=5e-3, verbose=1, **options).fit(train)

@@ -9,7 +9,7 @@ from sklearn.datasets import load_wine, make_moons
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables.imputation import impute, proposal_of_samples
-from tfp_realnvp.tables.simple_densities import NormalMixture
+from tfp_realnvp.tables.normal_mixture import NormalMixture
 from tfp_realnvp.tables.weighted_rows import Rows
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import RealNVPVector
-from tfp_realnvp.tables.simple_densities import StudentT
+from tfp_realnvp.tables.student_t import StudentT
 from tfp_realnvp.tables.weighted_rows import Rows
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.optimizers import FusedAdam

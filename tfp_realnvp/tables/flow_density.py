@@ -14,7 +14,7 @@ from tfp_realnvp.internal import frames, validation
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import Imputations, impute, proposal_of_samples
-from tfp_realnvp.tables.simple_densities import mixture_log_prob
+from tfp_realnvp.tables.mixing import mixture_log_prob
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.weighted_rows import Rows
 

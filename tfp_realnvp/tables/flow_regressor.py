@@ -12,8 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.root_finding import solve_increasing
-from tfp_realnvp.tables.simple_densities import even_points
+from tfp_realnvp.tables.numerics import even_points, solve_increasing
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.weighted_rows import Rows
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfp_realnvp.tables.simple_densities import NormalMixture
+from tfp_realnvp.tables.normal_mixture import NormalMixture
 from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["Imputations", "impute", "proposal_of_samples"]

@@ -8,12 +8,9 @@ import numpy as np
 
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.flow import TableFlow, TableFlowOptions, fit_table_flow
-from tfp_realnvp.tables.simple_densities import (
-    fit_normal_mixtures,
-    fit_student_t,
-    mixture_log_prob,
-    stacking_weights,
-)
+from tfp_realnvp.tables.mixing import mixture_log_prob, stacking_weights
+from tfp_realnvp.tables.normal_mixture import fit_normal_mixtures
+from tfp_realnvp.tables.student_t import fit_student_t
 from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["StackOptions", "TableStack", "fit_table_stack"]

@@ -1,4 +1,4 @@
-"""Roots of many increasing functions at once."""
+"""Roots of many increasing functions at once, and evenly distributed points."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["solve_increasing"]
+__all__ = ["even_points", "solve_increasing"]
 
 _MAX_STEPS = 100
 
@@ -24,7 +24,7 @@ def solve_increasing(
     #### Example
 
     >>> import numpy as np
-    >>> from tfp_realnvp.tables.root_finding import solve_increasing
+    >>> from tfp_realnvp.tables.numerics import solve_increasing
     >>> targets = np.array([8., 27.])
     >>> solve_increasing(lambda x, indices: x**3 - targets[indices], np.zeros(2)).round(4)
     array([2., 3.])
@@ -65,3 +65,17 @@ def solve_increasing(
         f_low[above] /= 2
         active = active[(abs(f) > tolerance) & (right > left)]
     return roots
+
+
+def even_points(number: int, size: int) -> np.ndarray:
+    """Returns points [number, size] that fill the unit cube evenly.
+
+    They are k (1/g, 1/g², ...) modulo 1, where g is the root of g^(size + 1) = g + 1.
+
+    Source: Roberts: The unreasonable effectiveness of quasirandom sequences, 2018.
+    """
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (size + 1))
+    steps = root ** -np.arange(1, size + 1)
+    return (0.5 + np.arange(1, number + 1)[:, np.newaxis] * steps) % 1.0

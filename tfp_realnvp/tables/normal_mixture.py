@@ -1,4 +1,4 @@
-"""Densities of weighted rows that need no flow, and mixtures of any densities.
+"""Mixtures of normal distributions of weighted rows, also of some columns given others.
 
 Plain NumPy: for some thousands of rows it is done before TensorFlow has traced a training step.
 """
@@ -11,24 +11,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri
 
+from tfp_realnvp.tables.mixing import log_sum_exp
 from tfp_realnvp.tables.weighted_rows import Rows
 
-__all__ = [
-    "ConditionalMixture",
-    "NormalMixture",
-    "StudentT",
-    "even_points",
-    "fit_normal_mixtures",
-    "fit_student_t",
-    "mixture_log_prob",
-    "stacking_weights",
-]
+__all__ = ["ConditionalMixture", "NormalMixture", "fit_normal_mixtures"]
 
-_NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
-_SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
-_PENALTIES = np.geomspace(1e-4, 1e2, 13)
 # Added to the variances of standardized conditions, in joint distributions with events.
 _LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -38,139 +27,6 @@ _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE = 8_192
-
-
-class StudentT(NamedTuple):
-    """Independent Student t variables after an affine map of events, given conditions.
-
-    Rows [C + D] are conditions and events, `latents = (events - mean - conditions slopes) matrix`.
-
-    Attributes:
-      mean: [D].
-      slopes: [C, D], with C = 0 for a density without conditions.
-      matrix: [D, D].
-      log_det: log |det matrix|.
-      df: degrees of freedom.
-    """
-
-    mean: np.ndarray
-    slopes: np.ndarray
-    matrix: np.ndarray
-    log_det: float
-    df: float
-
-    def latents(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the independent variables of rows, [N, D]."""
-        conditions, events = np.split(rows, [len(self.slopes)], axis=-1)
-        return (events - self.mean - conditions @ self.slopes) @ self.matrix
-
-    def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-        """Returns the events of independent variables, [N, D]."""
-        return latents @ np.linalg.inv(self.matrix) + self.mean + conditions @ self.slopes
-
-    def rotated(self, rng: np.random.Generator) -> StudentT:
-        """Returns the same map before a random rotation, which is another density."""
-        rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
-        return self._replace(matrix=self.matrix @ rotation)
-
-    def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of the events of rows given their conditions, [N]."""
-        df = self.df
-        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
-        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
-        return (log_constant + log_kernels).sum(axis=1) + self.log_det
-
-    def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
-        """Returns the mean of events given conditions, [N, D]."""
-        return self.mean + conditions @ self.slopes
-
-    def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
-        return self.cdf_of_latents(np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
-
-    def cdf_of_latents(self, latents: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller independent variables, of the same shape."""
-        return stdtr(self.df, latents)
-
-    def quantiles(self, uniforms: np.ndarray) -> np.ndarray:
-        """Returns Student t variables from ones that are uniform in (0, 1)."""
-        return stdtrit(self.df, uniforms)
-
-    def nodes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns latents [P, D] and their weights [P], for means of functions of the latents.
-
-        For one latent it is the midpoint rule, closer in the tails; for several ones quasi-Monte
-        Carlo.
-        """
-        size = len(self.matrix)
-        if size > 1:
-            uniforms, weights = even_points(_NUM_NODES, size), np.ones(_NUM_NODES)
-        else:
-            middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
-            uniforms = middles**2 * (3 - 2 * middles)
-            weights = (middles * (1 - middles))[:, 0]
-        return self.quantiles(uniforms), weights / weights.sum()
-
-    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        return self.events(self.quantiles(uniforms[:, 1:]), conditions)
-
-
-def fit_student_t(
-    splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float, num_conditions: int = 0
-) -> list[StudentT]:
-    """Returns for each split the affine map that gives training rows the identity as covariance.
-
-    The slopes are those of ridge regression, with the penalty for which the errors of held-out rows
-    are least. The covariance C of the other errors, with uniform noise of these widths, becomes
-    (1 - a) C + a I, with the factor a for which held-out rows are most probable.
-    """
-    slopes = _ridge_slopes(splits, num_conditions)
-    means, variances, axes = [], [], []
-    log_likelihoods = np.zeros(len(_SHRINKAGES))
-    for slope, split in zip(slopes, splits, strict=True):
-        train, held_out = (_errors(rows, slope) for rows in split)
-        mean, covariance = train.covariance()
-        eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
-        means.append(mean)
-        variances.append(eigen[0].clip(min=0.0))
-        axes.append(eigen[1])
-        squares = ((held_out.values - mean) @ axes[-1]) ** 2
-        for i, shrinkage in enumerate(_SHRINKAGES):
-            shrunk = (1 - shrinkage) * variances[-1] + shrinkage
-            log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
-            log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
-    # A single row is not held out, and says nothing about the covariance.
-    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
-    starts = []
-    for mean, slope, variance, axis in zip(means, slopes, variances, axes, strict=True):
-        stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
-        starts.append(StudentT(mean, slope, axis / stddev, -np.log(stddev).sum(), df))
-    return starts
-
-
-def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
-    """Returns what a linear map of the conditions leaves of the events, up to a constant."""
-    conditions, events = np.split(rows.values, [len(slopes)], axis=1)
-    return Rows(events - conditions @ slopes, rows.weights)
-
-
-def _ridge_slopes(splits: list[tuple[Rows, Rows]], num_conditions: int) -> list[np.ndarray]:
-    """Returns the slopes [C, D] of each split, with the penalty that is best on held-out rows."""
-    number = num_conditions
-    slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
-    if number == 0 or len(splits) == 1:
-        return list(slopes[0])
-    errors = np.zeros(len(_PENALTIES))
-    for j, (train, held_out) in enumerate(splits):
-        mean, covariance = train.covariance()
-        values, axes = np.linalg.eigh(covariance[:number, :number])
-        products = axes.T @ covariance[:number, number:]
-        for i, penalty in enumerate(_PENALTIES):
-            slopes[i, j] = axes @ (products / (values.clip(min=0.0) + penalty)[:, np.newaxis])
-            shifted = held_out._replace(values=held_out.values - mean)
-            errors[i] += held_out.weights @ (_errors(shifted, slopes[i, j]).values ** 2).sum(axis=1)
-    return list(slopes[errors.argmin()])
 
 
 class NormalMixture(NamedTuple):
@@ -212,7 +68,7 @@ class NormalMixture(NamedTuple):
         log_likelihood = -math.inf
         for _ in range(min(max_steps, max(_MAX_ROW_STEPS // len(shares), _MIN_STEPS))):
             mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
-            log_probs, shares = _log_sum_exp(mixture.joint_log_probs(rows.values))
+            log_probs, shares = log_sum_exp(mixture.joint_log_probs(rows.values))
             before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
             if log_likelihood - before < _TOLERANCE:
                 break
@@ -251,7 +107,7 @@ class NormalMixture(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of rows, [N]."""
         chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-        return np.concatenate([_log_sum_exp(self.joint_log_probs(c))[0] for c in chunks])
+        return np.concatenate([log_sum_exp(self.joint_log_probs(c))[0] for c in chunks])
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns rows [N, D] from uniform numbers [N, 1 + D]; `conditions` is [N, 0]."""
@@ -313,7 +169,7 @@ class ConditionalMixture(NamedTuple):
         for i, (errors, matrix) in enumerate(self._errors(rows)):
             constant = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
             log_probs[:, i] += constant - np.einsum("nd,nd->n", errors, errors) / 2
-        return _log_sum_exp(log_probs)[0]
+        return log_sum_exp(log_probs)[0]
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probability of smaller events than those of rows, of a single column, [N]."""
@@ -333,7 +189,7 @@ class ConditionalMixture(NamedTuple):
     def _shares(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probability of each component given the conditions of rows, [N, K]."""
         conditions = rows[:, : self.slopes.shape[1]]
-        return _log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
+        return log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
 
     def _errors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields latents [N, D] of rows by each component, and the matrices that give them."""
@@ -427,57 +283,3 @@ def fit_normal_mixtures(
             for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
         ]
     return kept
-
-
-def stacking_weights(
-    log_probs: np.ndarray, weights: np.ndarray, num_steps: int = 500
-) -> np.ndarray:
-    """Returns the weights of a mixture of densities that make rows most probable, [K].
-
-    The rows are ones to which no density was fitted. The likelihood is a concave function of the
-    weights, and expectation maximization ascends it.
-
-    Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.
-
-    Args:
-      log_probs: log densities [N, K] of N rows.
-      weights: of the rows, [N].
-      num_steps: largest number of steps.
-    """
-    densities = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))
-    mixture = np.full(log_probs.shape[1], 1 / log_probs.shape[1])
-    for _ in range(num_steps):
-        shares = densities * mixture
-        shares /= shares.sum(axis=1, keepdims=True)
-        before, mixture = mixture, weights @ shares / weights.sum()
-        if abs(mixture - before).max() < 1e-5:
-            break
-    return mixture
-
-
-def mixture_log_prob(log_probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns log Σ_k w_k p_k, [N], from log densities [N, K] and weights [K] with the sum 1."""
-    with np.errstate(divide="ignore"):
-        return _log_sum_exp(log_probs + np.log(weights))[0]
-
-
-def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log Σ exp over the last axis, [N], and the share of each term in the sum, [N, K]."""
-    largest = values.max(axis=1, keepdims=True)
-    terms = np.exp(values - largest)
-    sums = terms.sum(axis=1, keepdims=True)
-    return (largest + np.log(sums))[:, 0], terms / sums
-
-
-def even_points(number: int, size: int) -> np.ndarray:
-    """Returns points [number, size] that fill the unit cube evenly.
-
-    They are k (1/g, 1/g², ...) modulo 1, where g is the root of g^(size + 1) = g + 1.
-
-    Source: Roberts: The unreasonable effectiveness of quasirandom sequences, 2018.
-    """
-    root = 2.0
-    for _ in range(60):
-        root = (1 + root) ** (1 / (size + 1))
-    steps = root ** -np.arange(1, size + 1)
-    return (0.5 + np.arange(1, number + 1)[:, np.newaxis] * steps) % 1.0
