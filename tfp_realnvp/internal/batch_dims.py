@@ -28,7 +28,7 @@ def broadcast_batch(
       event: [..., H, W, C] or [..., D].
       event_ndims: 3 for images, 1 for vectors.
       condition: its last `condition_ndims` dimensions are the condition of one event.
-      condition_ndims: 3 for images, 1 for vectors.
+      condition_ndims: 3 for images, 1 for vectors, 0 for labels.
 
     Raises:
       ValueError: if the leading dimensions do not broadcast.
@@ -41,13 +41,25 @@ def broadcast_batch(
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
     """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
-    batch = value.shape[:-ndims]
+    batch = _leading(value.shape, ndims)
     static = _static_batch(value.shape, ndims, other.shape, other_ndims)
     if batch.is_fully_defined() and static == batch:
         return value
-    dynamic = tf.broadcast_dynamic_shape(tf.shape(value)[:-ndims], tf.shape(other)[:-other_ndims])
-    value = tf.broadcast_to(value, tf.concat([dynamic, tf.shape(value)[-ndims:]], axis=0))
-    return tf.ensure_shape(value, [*static, *value.shape[-ndims:]])
+    value_batch, event_shape = _split_shape(value, ndims)
+    other_batch, _ = _split_shape(other, other_ndims)
+    shape = tf.concat([tf.broadcast_dynamic_shape(value_batch, other_batch), event_shape], axis=0)
+    result = tf.broadcast_to(value, shape)
+    if static.rank is not None:
+        event = value.shape[value.shape.rank - ndims :]
+        result = tf.ensure_shape(result, static.concatenate(event))
+    return result
+
+
+def _split_shape(value: tf.Tensor, ndims: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the leading shape and the shape of an event, int32."""
+    shape, rank = tf.shape(value), value.shape.rank
+    end = (tf.rank(value) if rank is None else rank) - ndims
+    return shape[:end], shape[end:]
 
 
 def _static_batch(
