@@ -57,8 +57,9 @@ class ConditionalBijector(FlowBijector):
 
         Raises:
           TypeError: if an argument has a wrong type, or dtypes differ.
-          ValueError: if no network of the bijector takes `conditional_input`, or the condition is
-            an image for a bijector on vectors.
+          ValueError: if no network of the bijector takes `conditional_input`, the embedding does
+            not have the shape that they declare, or the condition is an image for a bijector on
+            vectors.
         """
         parameters = dict(locals())
         expected = f"{name}: expected a FlowBijector"
@@ -80,6 +81,13 @@ class ConditionalBijector(FlowBijector):
             raise ValueError(
                 f"{name}: expected a condition of vectors or labels for a bijector on vectors, got "
                 f"{embedding.spec.description}."
+            )
+        *sides, size = embedding.embedded_shape
+        shape, inner = tf.TensorShape([*(None for _ in sides), size]), bijector._condition_spec
+        if inner is not None and not inner._fits(shape, inner.event_shape):
+            raise ValueError(
+                f"{name}: expected an embedding that the networks take, {inner.description}, got "
+                f"one of shape {shape}."
             )
         if not embedding.built:
             # Built after the networks, whose initial weights are those of a flow without a

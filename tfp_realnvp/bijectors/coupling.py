@@ -59,6 +59,8 @@ class Coupling(FlowBijector):
     Papamakarios et al.: Normalizing flows, section 3.1.2, for coupling layers with transformers.
     """
 
+    _condition_spec: _NetworkCondition | None = None
+
     def __init__(
         self,
         mask: Mask,
@@ -282,12 +284,12 @@ class _NetworkCondition(ConditionSpec):
     """The condition of a network; an image that has fewer channels is squeezed."""
 
     def _fits(self, shape: tf.TensorShape, expected: Sequence[int | None]) -> bool:
-        k = 1
-        if self.event_ndims == 3 and shape.rank == 3 and shape.is_fully_defined():
-            height, width, channels = shape
-            while channels * k**2 < expected[-1]:
-                k *= 2
-            shape = tf.TensorShape([height // k, width // k, channels * k**2])
+        if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:
+            *sides, channels = shape
+            while channels < expected[-1]:
+                channels *= 4
+                sides = [None if side is None else side // 2 for side in sides]
+            shape = tf.TensorShape([*sides, channels])
         return super()._fits(shape, expected)
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:

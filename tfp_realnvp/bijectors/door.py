@@ -381,15 +381,17 @@ class Door(tfb.Bijector):
         self, value: tf.Tensor, condition: Any, inverse: bool, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the value and log det of one direction, for a batch that has events."""
-        spec = self._condition_spec
+        surrounding, spec = surrounding_pass(), self._condition_spec
         if spec is not None:
-            condition = spec.as_tensor(condition, self.name, self.dtype)
+            # A caller that says which condition comes has checked it.
+            if condition is None or condition is not surrounding.condition:
+                condition = spec.as_tensor(condition, self.name, self.dtype)
             ndims = self.event_ndims, spec.ndims_of(condition)
             try:
                 value, condition = broadcast_batch(value, ndims[0], condition, ndims[1])
             except ValueError as error:
                 raise ValueError(f"{str(error).rstrip('.')}{spec.advice(condition)}.") from error
-        p = surrounding_pass().but(training=training, condition=condition)
+        p = surrounding.but(training=training, condition=condition)
         value = self._checked_input(value, p, inverse)
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         return self._checked_results(*one_pass(value, p), p.but(observer=None), inverse)

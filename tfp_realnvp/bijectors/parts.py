@@ -46,7 +46,7 @@ def as_part(bijector: tfb.Bijector, event_ndims: int = 3) -> Any:
         return bijector
     if isinstance(bijector, private_api.Invert):
         return _Inverted(as_part(bijector.bijector, event_ndims))
-    return _Foreign(bijector, event_ndims)
+    return _TFPBijector(bijector, event_ndims)
 
 
 class _Inverted:
@@ -71,7 +71,7 @@ class _Inverted:
         return self._part._checked_results(value, log_det, p, not inverse)
 
 
-class _Foreign:
+class _TFPBijector:
     """A bijector of TFP, which checks its arguments itself."""
 
     def __init__(self, bijector: tfb.Bijector, event_ndims: int) -> None:

@@ -391,9 +391,11 @@ class FlowModel(keras.Model):
         options = {"training": training}
         if condition is not None:
             options["conditional_input"] = condition
-        return self.distribution.log_prob(
-            values, **distributions.route(self.distribution, **options)
-        )
+        checked = None if self.condition_spec is None else condition
+        with surround_with(condition=checked):
+            return self.distribution.log_prob(
+                values, **distributions.route(self.distribution, **options)
+            )
 
     def _condition(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""
