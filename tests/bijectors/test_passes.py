@@ -90,7 +90,9 @@ def test_parts_are_observed_inner_ones_first():
     with surround_with(observer=lambda part, *_: names.append(part.name)):
         flow.inverse(ft.pixels([2, *_SHAPE]))
     assert names[0] == "pixel_logit" and names[-1] == "squeeze"
-    order = [names.index(n) for n in ("scale1_checkerboard0_coupling", "scale1", "scale0_factor_out")]
+    order = [
+        names.index(n) for n in ("scale1_checkerboard0_coupling", "scale1", "scale0_factor_out")
+    ]
     assert order == sorted(order)
     assert flow.name not in names
 

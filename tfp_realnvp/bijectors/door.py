@@ -355,33 +355,25 @@ class Door(tfb.Bijector):
     # The pass.
 
     def _outermost_pass(
-        self, value: tf.Tensor, *, inverse: bool, training: bool, conditional_input: Any = None
+        self,
+        value: tf.Tensor,
+        *,
+        inverse: bool,
+        training: bool = False,
+        conditional_input: Any = None,
+        has_events: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value and log det of one direction, also for a batch without events."""
-        if training:
-            # The moments of an empty batch do not exist.
-            if value.shape.rank is not None and 0 in value.shape:
-                raise ValueError(
-                    f"{self.name}: expected at least one event for training=True, got shape "
-                    f"{value.shape}."
-                )
-            return self._entering_pass(value, conditional_input, inverse, training)
-        spec, condition_ndims = self._condition_spec, None
-        if spec is not None and conditional_input is not None:
-            condition_ndims = spec.ndims_of(conditional_input)
-        return call_on_events(
-            lambda events, condition: self._entering_pass(events, condition, inverse),
-            value,
-            self.event_ndims,
-            conditional_input,
-            condition_ndims,
-        )
+        """Returns the value and log det of one direction.
 
-    def _entering_pass(
-        self, value: tf.Tensor, condition: Any, inverse: bool, training: bool = False
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value and log det of one direction, for a batch that has events."""
-        surrounding, spec = surrounding_pass(), self._condition_spec
+        The batch may be without events, unless the caller says that it `has_events`.
+        """
+        if training and value.shape.rank is not None and 0 in value.shape:
+            # The moments of an empty batch do not exist.
+            raise ValueError(
+                f"{self.name}: expected at least one event for training=True, got shape "
+                f"{value.shape}."
+            )
+        spec, surrounding, condition = self._condition_spec, surrounding_pass(), conditional_input
         if spec is not None:
             # A caller that says which condition comes has checked it.
             if condition is None or condition is not surrounding.condition:
@@ -391,10 +383,16 @@ class Door(tfb.Bijector):
                 value, condition = broadcast_batch(value, ndims[0], condition, ndims[1])
             except ValueError as error:
                 raise ValueError(f"{str(error).rstrip('.')}{spec.advice(condition)}.") from error
-        p = surrounding.but(training=training, condition=condition)
-        value = self._checked_input(value, p, inverse)
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
-        return self._checked_results(*one_pass(value, p), p.but(observer=None), inverse)
+
+        def of_events(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            p = surrounding.but(training=training, condition=condition)
+            value = self._checked_input(value, p, inverse)
+            return self._checked_results(*one_pass(value, p), p.but(observer=None), inverse)
+
+        if training or has_events:
+            return of_events(value, condition)
+        return call_on_events(of_events, value, self.event_ndims, condition)
 
     def _checked_input(self, value: tf.Tensor, p: Pass, inverse: bool) -> tf.Tensor:
         """Returns the input of a pass, with the checks of its shape and of `validate_args`.

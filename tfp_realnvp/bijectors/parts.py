@@ -55,8 +55,8 @@ class _Inverted:
     def __init__(self, part: Any) -> None:
         self._part = part
 
-    def _entering_pass(self, value: tf.Tensor, condition: Any, inverse: bool) -> Any:
-        return self._part._entering_pass(value, condition, not inverse)
+    def _outermost_pass(self, value: tf.Tensor, *, inverse: bool, **options: Any) -> Any:
+        return self._part._outermost_pass(value, inverse=not inverse, **options)
 
     def _checked_input(self, value: tf.Tensor, p: Pass, inverse: bool) -> tf.Tensor:
         return self._part._checked_input(value, p, not inverse)
@@ -78,8 +78,10 @@ class _TFPBijector:
         self._bijector = bijector
         self._event_ndims = event_ndims
 
-    def _entering_pass(self, value: tf.Tensor, condition: Any, inverse: bool) -> Any:
-        p = surrounding_pass().but(condition=condition)
+    def _outermost_pass(
+        self, value: tf.Tensor, *, inverse: bool, conditional_input: Any, has_events: bool
+    ) -> Any:
+        p = surrounding_pass().but(condition=conditional_input)
         value = self._checked_input(value, p, inverse)
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
         return self._checked_results(*one_pass(value, p), p, inverse)
@@ -112,7 +114,7 @@ class _TFPBijector:
         options = {"training": p.training, "conditional_input": p.condition}
         kwargs = call_options(self._bijector, **options)
         # Bijectors of this package in a `tfb.Chain` are each the outermost.
-        with surround_with(recompute=p.recompute, statistics=p.statistics, observer=p.observer):
+        with surround_with(**vars(p.but(terms=None))):
             log_det = log_det_of(value, event_ndims=self._event_ndims, **kwargs)
             result = direction(value, **kwargs)
         if p.terms is not None and self._bijector.forward_min_event_ndims <= 1:

@@ -308,7 +308,8 @@ class ServedFlow:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns latents and log densities."""
         part = parts.as_part(self._bijector, self._event_ndims)
-        latents, ildj = part._entering_pass(images, conditional_input, inverse=True)
+        options = {"conditional_input": conditional_input, "has_events": True}
+        latents, ildj = part._outermost_pass(images, inverse=True, **options)
         if not self._is_standard_normal:
             options = _options(route, self._base, conditional_input)
             return latents, self._base.log_prob(latents, **options) + ildj

@@ -141,7 +141,8 @@ def _recorded_log_prob(
         bijector = distribution.bijector
         if isinstance(bijector, RealNVPImage):
             split_latents = bijector.split_latents
-        latents, ildj = parts.as_part(bijector)._entering_pass(values, p.condition, inverse=True)
+        options = {"conditional_input": p.condition, "has_events": True}
+        latents, ildj = parts.as_part(bijector)._outermost_pass(values, inverse=True, **options)
         base = distribution.distribution
         return _recorded_log_prob(base, latents, p, log_dets, split_latents) + ildj
     terms = None
