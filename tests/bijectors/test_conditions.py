@@ -527,6 +527,14 @@ def _needs_no_condition(**_):
             "expected a bijector of dtype float64, got float32",
         ),
         (
+            lambda: tfr.ConditionalBijector(
+                _coupling(conditional_event_shape=[3]),
+                tfr.ConditionEmbedding(num_classes=3, size=4),
+            ),
+            ValueError,
+            r"an embedding that the networks take, vectors \[..., 3\], got one of shape \(4,\)",
+        ),
+        (
             lambda: tfr.ConditionalBijector(_coupling(), tfr.ConditionEmbedding(num_classes=3)),
             ValueError,
             "expected a network whose call has an argument `conditional_input`, got none",
