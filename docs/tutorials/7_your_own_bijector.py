@@ -265,8 +265,10 @@ assert bits < (3.5 if SHORT else 2.5), bits
 # ## A bijector
 #
 # A whole bijector is a subclass of `tfr.FlowBijector` with two methods, which return the value and
-# the log det together. The constructor passes its arguments on as `parameters`, with all objects
-# that hold variables, so that copies share them.
+# the log det together. Their second argument is a `tfr.Pass`: `p.training`, `p.condition` and what
+# else travels with a value; a bijector of other bijectors calls their two methods with the same
+# pass. The constructor passes its arguments on as `parameters`, with all objects that hold
+# variables, so that copies share them.
 #
 # A Householder reflection $H = I - 2 v v^T / v^T v$ mixes the elements of a vector. It is its own
 # inverse, and its log det is zero.
@@ -288,13 +290,13 @@ class Reflection(tfr.FlowBijector):
             name=name,
         )
 
-    def _forward_and_log_det(self, x, **kwargs):
+    def _forward_and_log_det(self, x, p):
         normal = self.normal / tf.linalg.norm(self.normal)
         y = x - 2 * tf.reduce_sum(x * normal, axis=-1, keepdims=True) * normal
         return y, tf.zeros_like(x[..., 0])
 
-    def _inverse_and_log_det(self, y, **kwargs):
-        return self._forward_and_log_det(y)
+    def _inverse_and_log_det(self, y, p):
+        return self._forward_and_log_det(y, p)
 
 
 # %% [markdown]

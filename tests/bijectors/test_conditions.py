@@ -442,7 +442,7 @@ def _coupling(**kwargs):
         (lambda: _flow("vectors"), [[1.0, 2.0]], r"vectors \[..., 3\], got float32 .*\(1, 2\)"),
         (lambda: _flow("images"), np.zeros([2, 2, 2]), r"images \[..., 4, 4, 2\], got"),
         (lambda: _flow("labels"), [1, 2, 3], r"expected leading shapes.* that broadcast, got .*"),
-        (lambda: _flow("vectors"), np.zeros([3, 3]), r"\(2, 4, 4, 2\) with 3 and \(3, 6\) with 1"),
+        (lambda: _flow("vectors"), np.zeros([3, 3]), r"\(2, 4, 4, 2\) with 3 and \(3, 3\) with 1"),
         (lambda: _coupling(conditional_event_shape=[3]), None, r"\[..., 3\], got None"),
         (lambda: _coupling(conditional_event_shape=[3]), np.zeros([4]), r"3\], got .*\(4,\)"),
         (
@@ -525,6 +525,14 @@ def _needs_no_condition(**_):
             ),
             TypeError,
             "expected a bijector of dtype float64, got float32",
+        ),
+        (
+            lambda: tfr.ConditionalBijector(
+                _coupling(conditional_event_shape=[3]),
+                tfr.ConditionEmbedding(num_classes=3, size=4),
+            ),
+            ValueError,
+            r"an embedding that the networks take, vectors \[..., 3\], got one of shape \(4,\)",
         ),
         (
             lambda: tfr.ConditionalBijector(_coupling(), tfr.ConditionEmbedding(num_classes=3)),

@@ -282,7 +282,7 @@ def test_the_cache_of_bijectors(private_api):
         "BijectorCacheWithGreedyAttrs",
         (float(y), float(log_det), calls) == (6.0, 1.0, ["double"]),
     )
-    for method in ("_lookup", "_attributes", "_get_or_create_edge", "_invoke"):
+    for method in ("_lookup", "_attributes", "_get_or_create_edge"):
         _works(
             "BijectorCacheWithGreedyAttrs",
             callable(getattr(private_api.BijectorCacheWithGreedyAttrs, method, None)),

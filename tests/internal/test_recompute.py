@@ -414,12 +414,12 @@ class _Scaled(tfr.FlowBijector):
     def __init__(self, name="scaled"):
         super().__init__(parameters=dict(locals()), name=name)
 
-    def _forward_and_log_det(self, x, *, training=False, conditional_input=None):
+    def _forward_and_log_det(self, x, p):
         size = tf.cast(tf.reduce_prod(tf.shape(x)[-3:]), x.dtype)
         return 2 * x, tf.fill(tf.shape(x)[:-3], np.log(2).astype(np.float32) * size)
 
-    def _inverse_and_log_det(self, y, *, training=False, conditional_input=None):
-        y, log_det = self._forward_and_log_det(y)
+    def _inverse_and_log_det(self, y, p):
+        y, log_det = self._forward_and_log_det(y, p)
         return y / 4, -log_det
 
 

@@ -170,10 +170,10 @@ class Doubled(tfr.FlowBijector):
     def __init__(self, name="doubled"):
         super().__init__(parameters=dict(locals()), name=name)
 
-    def _forward_and_log_det(self, x, **options):
+    def _forward_and_log_det(self, x, p):
         return 2 * x, tf.fill(tf.shape(x)[:-3], 32 * np.log(2.0).astype(np.float32))
 
-    def _inverse_and_log_det(self, y, **options):
+    def _inverse_and_log_det(self, y, p):
         return y / 2, tf.fill(tf.shape(y)[:-3], -32 * np.log(2.0).astype(np.float32))
 
 

@@ -107,10 +107,10 @@ class _Hidden(tfr.FlowBijector):
         self.shifts = [tf.Variable(tf.ones([3]), name="shift") for _ in range(2)]
         super().__init__(event_ndims=1, parameters=dict(locals()), name=name)
 
-    def _forward_and_log_det(self, x, **_):
+    def _forward_and_log_det(self, x, p):
         return x + tf.add_n(self.shifts), tf.zeros(tf.shape(x)[:-1])
 
-    def _inverse_and_log_det(self, y, **_):
+    def _inverse_and_log_det(self, y, p):
         return y - tf.add_n(self.shifts), tf.zeros(tf.shape(y)[:-1])
 
 

@@ -10,6 +10,7 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.bijectors.real_nvp_vector import RealNVPVector
@@ -40,6 +41,7 @@ __all__ = [
     "FlowChain",
     "InvertibleConv1x1",
     "LogisticMixture",
+    "Pass",
     "PixelLogit",
     "RationalQuadraticSpline",
     "RealNVPImage",

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import replicas
 
 __all__ = ["ActNorm"]
@@ -21,9 +22,9 @@ class LearnedAffine(ChannelVariables):
         self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **options)
         self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **options)
 
-    def set_once(self, images: tf.Tensor, epsilon: float) -> None:
+    def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
         """Sets the variables by the moments of `images`, unless they were set before."""
-        mean, variance, _ = replicas.batch_moments(tf.stop_gradient(images), shift=self.shift)
+        mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift)
         values = (mean, -0.5 * tf.math.log(variance + epsilon))
         is_set = self.is_set > 0
         for variable, value in zip((self.shift, self.log_scale), values, strict=True):
@@ -104,16 +105,16 @@ class ActNorm(ChannelNormalization):
         """The variables of the bijector."""
         return self._channels
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self._channels.build(x.shape[-1], self.dtype)
         log_scale = tf.convert_to_tensor(self._channels.log_scale)
         y = x * tf.exp(-log_scale) + self._channels.shift
-        return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale))
+        return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale), p)
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self._channels.build(y.shape[-1], self.dtype)
-        if options.get("training"):
-            self._channels.set_once(y, self._epsilon)
+        if p.training:
+            self._channels.set_once(y, self._epsilon, p.statistics)
         shift, log_scale = self._channels.shift, tf.convert_to_tensor(self._channels.log_scale)
-        ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale))
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale), p)
         return (y - shift) * tf.exp(log_scale), ildj

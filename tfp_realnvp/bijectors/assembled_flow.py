@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import nested
 from tfp_realnvp.bijectors.architecture import Architecture
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
@@ -23,7 +22,7 @@ tfb = tfp.bijectors
 _SYNONYMS = ("transformer", "use_scale")
 
 
-class AssembledFlow(FlowBijector):
+class AssembledFlow(FlowChain):
     """A flow that is built from an architecture: the base class of `RealNVPImage`.
 
     The argument `flow` holds all networks and statistics. Copies share it; `config` leaves it out,
@@ -70,17 +69,11 @@ class AssembledFlow(FlowBijector):
             values = {name: options[name] for name in options if name not in _SYNONYMS}
             parameters |= {**values, "network_dtype": architecture.network_dtype, "flow": flow}
             self._flow = flow
-            self._condition_spec = nested.condition_spec(flow)
-            self._chain = FlowChain(
+            super().__init__(
                 [*next_to_data, *flow.bijectors],
                 recompute=options["recompute"],
                 event_ndims=event_ndims,
                 dtype=dtype,
-            )
-            super().__init__(
-                event_ndims=event_ndims,
-                dtype=dtype,
-                is_constant_jacobian=self._chain.is_constant_jacobian,
                 validate_args=validate_args,
                 parameters=parameters,
                 name=name,
@@ -119,21 +112,16 @@ class AssembledFlow(FlowBijector):
         return self._flow
 
     @property
-    def accepts_conditional_input(self) -> bool:
-        """Whether a network takes `conditional_input`."""
-        return nested.accepts_conditional_input(self._flow)
-
-    @property
     def condition_embedding(self) -> ConditionEmbedding | None:
         """The embedding of the condition; `None` without one."""
         parts = [part for part in self._flow.bijectors if isinstance(part, ConditionalBijector)]
         return parts[0].embedding if parts else None
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._chain._forward_and_log_det(x, **options)
-
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._chain._inverse_and_log_det(y, **options)
+    # Events keep their shape.
+    _forward_event_shape = FlowBijector._forward_event_shape
+    _inverse_event_shape = FlowBijector._inverse_event_shape
+    _forward_event_shape_tensor = FlowBijector._forward_event_shape_tensor
+    _inverse_event_shape_tensor = FlowBijector._inverse_event_shape_tensor
 
 
 def _new_flow(

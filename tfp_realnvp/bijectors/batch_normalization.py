@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import replicas, validation
 
 __all__ = ["BatchNormalization"]
@@ -51,8 +52,7 @@ class BatchNormalization(ChannelNormalization):
     E). The first update uses the batch alone. Training and evaluation therefore normalize by nearly
     the same numbers, even if batches are small. `statistics='batch'` gives plain batch
     normalization, where training normalizes by μ̂ and σ̂². With several replicas, the batch is that
-    of all replicas within `replicas.global_statistics`, as in `FlowModel.fit`, and each replica's
-    part otherwise.
+    of all replicas in `FlowModel.fit`, and each replica's part otherwise.
 
     #### Example
 
@@ -121,29 +121,31 @@ class BatchNormalization(ChannelNormalization):
         """The moving statistics."""
         return self._channels
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self._channels.build(x.shape[-1], self.dtype)
         variance = self._channels.variance + self._epsilon
         y = x * tf.sqrt(variance) + self._channels.mean
-        fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)))
+        fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)), p)
         return y, fldj
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self._channels.build(y.shape[-1], self.dtype)
-        if options.get("training"):
-            mean, variance = self._training_moments(y)
+        if p.training:
+            mean, variance = self._training_moments(y, p.statistics)
         else:
             mean, variance = self._channels.mean, tf.convert_to_tensor(self._channels.variance)
         variance = variance + self._epsilon
-        ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)))
+        ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)), p)
         return (y - mean) * tf.math.rsqrt(variance), ildj
 
-    def _training_moments(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _training_moments(
+        self, y: tf.Tensor, statistics: replicas.Statistics
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the moving statistics, and returns the mean and variance to normalize by."""
         moving = self._channels
         before = tf.convert_to_tensor(moving.mean), tf.convert_to_tensor(moving.variance)
         num_updates = tf.convert_to_tensor(moving.num_updates)
-        batch = replicas.batch_moments(y, shift=before[0])[:2]
+        batch = statistics.moments(y, shift=before[0])[:2]
         # The first update takes the batch alone: there is no earlier value to average it with.
         momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
         updated = [

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.bijectors import nested
+from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import broadcast_batch
 from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["ConditionalBijector"]
@@ -57,8 +57,9 @@ class ConditionalBijector(FlowBijector):
 
         Raises:
           TypeError: if an argument has a wrong type, or dtypes differ.
-          ValueError: if no network of the bijector takes `conditional_input`, or the condition is
-            an image for a bijector on vectors.
+          ValueError: if no network of the bijector takes `conditional_input`, the embedding does
+            not have the shape that they declare, or the condition is an image for a bijector on
+            vectors.
         """
         parameters = dict(locals())
         expected = f"{name}: expected a FlowBijector"
@@ -71,7 +72,7 @@ class ConditionalBijector(FlowBijector):
             raise TypeError(
                 f"{name}: expected a bijector of dtype {dtype.name}, got {bijector.dtype.name}."
             )
-        if not nested.accepts_conditional_input(bijector):
+        if not parts.accepts_conditional_input(bijector):
             raise ValueError(
                 f"{name}: expected a network whose call has an argument `conditional_input`, got "
                 "none in the whole flow."
@@ -80,6 +81,13 @@ class ConditionalBijector(FlowBijector):
             raise ValueError(
                 f"{name}: expected a condition of vectors or labels for a bijector on vectors, got "
                 f"{embedding.spec.description}."
+            )
+        *sides, size = embedding.embedded_shape
+        shape, inner = tf.TensorShape([*(None for _ in sides), size]), bijector._condition_spec
+        if inner is not None and not inner._fits(shape, inner.event_shape):
+            raise ValueError(
+                f"{name}: expected an embedding that the networks take, {inner.description}, got "
+                f"one of shape {shape}."
             )
         if not embedding.built:
             # Built after the networks, whose initial weights are those of a flow without a
@@ -119,33 +127,22 @@ class ConditionalBijector(FlowBijector):
         """Always true."""
         return True
 
-    def _forward_and_log_det(
-        self, x: tf.Tensor, *, conditional_input: Any = None, **options: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        x, embedded = self._embed(x, conditional_input)
-        options["conditional_input"] = embedded
-        return nested.forward_and_log_det(self._bijector, x, **options)
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        p, part = self._of_part(x, p), self._bijector
+        x = part._checked_input(x, p, inverse=False)
+        return part._checked_results(*part._forward_and_log_det(x, p), p, inverse=False)
 
-    def _inverse_and_log_det(
-        self, y: tf.Tensor, *, conditional_input: Any = None, **options: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        y, embedded = self._embed(y, conditional_input)
-        options["conditional_input"] = embedded
-        return nested.inverse_and_log_det(self._bijector, y, **options)
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        p, part = self._of_part(y, p), self._bijector
+        y = part._checked_input(y, p, inverse=True)
+        return part._checked_results(*part._inverse_and_log_det(y, p), p, inverse=True)
 
-    def _embed(self, event: tf.Tensor, conditional_input: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the event and the embedded condition, with equal leading shapes."""
-        embedding = self._embedding
-        condition = embedding.spec.as_tensor(conditional_input, self.name, embedding.compute_dtype)
-        embedded = embedding(condition)
-        if embedding.spec.event_ndims == 3:
+    def _of_part(self, event: tf.Tensor, p: Pass) -> Pass:
+        """Returns the pass with the embedded condition."""
+        embedded = self._embedding(p.condition)
+        if self._embedding.spec.event_ndims == 3:
             embedded = _resized(embedded, event)
-        condition_ndims = len(embedding.embedded_shape)
-        try:
-            return broadcast_batch(event, self.event_ndims, embedded, condition_ndims)
-        except ValueError as error:
-            advice = embedding.spec.advice(condition)
-            raise ValueError(f"{str(error).rstrip('.')}{advice}.") from error
+        return p.but(condition=embedded)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         return self._bijector.forward_event_shape(input_shape)

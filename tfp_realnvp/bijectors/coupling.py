@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.bijectors.transformers import Transformer
-from tfp_realnvp.internal import by_position, replicas, validation
-from tfp_realnvp.internal.batch_dims import broadcast_batch, flatten_batch, unflatten_batch
-from tfp_realnvp.internal.recompute import is_enabled, recompute
+from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
+from tfp_realnvp.internal.recompute import recompute
 from tfp_realnvp.networks import ConditionSpec
 
 __all__ = ["Coupling", "takes_condition"]
@@ -58,6 +59,8 @@ class Coupling(FlowBijector):
     Papamakarios et al.: Normalizing flows, section 3.1.2, for coupling layers with transformers.
     """
 
+    _condition_spec: _NetworkCondition | None = None
+
     def __init__(
         self,
         mask: Mask,
@@ -78,8 +81,8 @@ class Coupling(FlowBijector):
             methods.
           network: a layer or function from the kept half, [B, H, W, k], as `mask` gives it, to
             parameters, [B, H, W, P c]; for vectors from [B, k] to [B, P c]. It gets the keyword
-            arguments `training` and `conditional_input` if it has them. Its dtype may differ from
-            `dtype`.
+            arguments `training`, `conditional_input` and `statistics` (of `batch_norm`) if it has
+            them. Its dtype may differ from `dtype`.
           transformer: the elementwise bijection. A copy shares it, as it shares the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]; by default the network's attribute of this name. If that is `None`
@@ -122,8 +125,7 @@ class Coupling(FlowBijector):
             self._is_layer = isinstance(network, keras.layers.Layer)
             if self._is_layer:
                 self._track_layer(network)
-            function = network.call if isinstance(network, keras.layers.Layer) else network
-            self._takes_training = "training" in inspect.signature(function).parameters
+            self._network_arguments = set(_arguments(network))
             self._takes_condition = takes_condition(network)
             self._condition_spec = _declared_condition(network, conditional_event_shape, name)
             super().__init__(
@@ -176,27 +178,21 @@ class Coupling(FlowBijector):
             raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
         self._mask.changed_channels(shape[-1])
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(x, inverse=False, **options)
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._pass(x, p, inverse=False)
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(y, inverse=True, **options)
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._pass(y, p, inverse=True)
 
-    def _pass(
-        self,
-        event: tf.Tensor,
-        *,
-        inverse: bool,
-        training: bool = False,
-        conditional_input: Any = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        event, condition = self._with_condition(event, conditional_input)
-        if is_enabled() and self._is_layer and self._network.built:
-            return self._recomputed_pass(event, condition, inverse, training)
-        return self._transform(event, condition, self._transformer, inverse, training)
+    def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._condition_spec is not None:
+            p = p.but(condition=self._condition_spec.of_network(p.condition))
+        if p.recompute and self._is_layer and self._network.built:
+            return self._recomputed_pass(event, p, inverse)
+        return self._transform(event, p, self._transformer, inverse)
 
     def _recomputed_pass(
-        self, event: tf.Tensor, condition: Any, inverse: bool, training: bool
+        self, event: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the result of `_transform`; its gradient evaluates the network again."""
         weights = list(self._network.trainable_variables)
@@ -206,8 +202,8 @@ class Coupling(FlowBijector):
             for variables in (weights, state)
         )
         transformer_values = [tf.convert_to_tensor(v) for v in self._transformer.variables]
-        is_floating = tf.is_tensor(condition) and condition.dtype.is_floating
-        conditions = [condition] if is_floating else []
+        is_floating = tf.is_tensor(p.condition) and p.condition.dtype.is_floating
+        conditions = [p.condition] if is_floating else []
         inputs = [event, weight_values, transformer_values, conditions]
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
@@ -219,10 +215,9 @@ class Coupling(FlowBijector):
             with keras.StatelessScope(list(variables)) as scope:
                 outputs = self._transform(
                     event,
-                    conditions[0] if conditions else condition,
+                    p.but(condition=conditions[0]) if conditions else p,
                     self._transformer.with_values(transformer_values),
                     inverse,
-                    training,
                 )
             return outputs, [scope.get_current_value(variable) for variable in state]
 
@@ -232,37 +227,16 @@ class Coupling(FlowBijector):
                 replicas.assign(variable, after)
         return result, log_det
 
-    def _with_condition(
-        self, event: tf.Tensor, conditional_input: Any
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the event, and the condition in the form that the network takes, [B, ...]."""
-        spec = self._condition_spec
-        if spec is None:
-            return event, conditional_input
-        condition = conditional_input
-        if spec.event_ndims == 3 and condition is not None:
-            condition = tf.convert_to_tensor(condition, dtype_hint=self.dtype)
-            while condition.shape[-1] < spec.event_shape[-1]:
-                squeezed = tf.nn.space_to_depth(flatten_batch(condition), 2)
-                condition = unflatten_batch(squeezed, like=condition)
-        condition = spec.as_tensor(condition, self.name, self.dtype)
-        event, condition = broadcast_batch(event, self.event_ndims, condition, spec.event_ndims)
-        return event, flatten_batch(condition, spec.event_ndims)
-
     def _transform(
-        self,
-        event: tf.Tensor,
-        condition: Any,
-        transformer: Transformer,
-        inverse: bool,
-        training: bool,
+        self, event: tf.Tensor, p: Pass, transformer: Transformer, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         ndims = self.event_ndims
         kept, changed = self._mask.split(event)
-        inputs = self._network_inputs(kept, changed, condition)
-        options = {"training": training} if self._takes_training else {}
-        if self._takes_condition and condition is not None:
-            options["conditional_input"] = condition
+        inputs = self._network_inputs(kept, changed, p.condition)
+        options = {"training": p.training, "statistics": p.statistics}
+        if self._takes_condition and p.condition is not None:
+            options["conditional_input"] = p.condition
+        options = {name: options[name] for name in options if name in self._network_arguments}
         output = self._network(inputs, **options)
         channels = changed.shape[-1]
         expected = transformer.num_parameters * channels
@@ -279,10 +253,10 @@ class Coupling(FlowBijector):
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
         log_dets = self._mask.restrict(log_dets)
-        if by_position.is_collecting():
+        if p.terms is not None:
             # At their places: a `SpatialMask` has the changed half in another form.
             log_dets = self._mask.merge(tf.zeros_like(kept), log_dets)
-        log_det = self._sum_over_event(log_dets)
+        log_det = self._sum_over_event(log_dets, p)
         return self._mask.merge(kept, changed), log_det
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
@@ -297,14 +271,38 @@ class Coupling(FlowBijector):
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
     """Returns whether a network takes `conditional_input`; a declared shape of `None` means no."""
-    function = network.call if isinstance(network, keras.layers.Layer) else network
-    has_argument = "conditional_input" in inspect.signature(function).parameters
+    has_argument = "conditional_input" in _arguments(network)
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None
+
+
+def _arguments(network: Callable[..., tf.Tensor]) -> Mapping[str, Any]:
+    function = network.call if isinstance(network, keras.layers.Layer) else network
+    return inspect.signature(function).parameters
+
+
+class _NetworkCondition(ConditionSpec):
+    """The condition of a network; an image that has fewer channels is squeezed."""
+
+    def _fits(self, shape: tf.TensorShape, expected: Sequence[int | None]) -> bool:
+        if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:
+            *sides, channels = shape
+            while channels < expected[-1]:
+                channels *= 4
+                sides = [None if side is None else side // 2 for side in sides]
+            shape = tf.TensorShape([*sides, channels])
+        return super()._fits(shape, expected)
+
+    def of_network(self, condition: tf.Tensor) -> tf.Tensor:
+        """Returns the condition in the form that the network takes, [B, ...]."""
+        condition = flatten_batch(condition, self.event_ndims)
+        while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
+            condition = tf.nn.space_to_depth(condition, 2)
+        return condition
 
 
 def _declared_condition(
     network: Callable[..., tf.Tensor], shape: Sequence[int | None] | None, name: str
-) -> ConditionSpec | None:
+) -> _NetworkCondition | None:
     declared = getattr(network, "conditional_event_shape", None)
     if shape is None:
         shape = declared
@@ -315,7 +313,7 @@ def _declared_condition(
             f"{name}: expected a network with an argument `conditional_input`, for "
             f"conditional_event_shape={shape}, got {network!r}."
         )
-    spec = ConditionSpec(shape)
+    spec = _NetworkCondition(shape)
     if declared is not None and not tf.TensorShape(spec.event_shape).is_compatible_with(declared):
         raise ValueError(
             f"{name}: expected the conditional_event_shape of the network, {tuple(declared)}, got "

@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import nested
+from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.internal.batch_dims import broadcast_batch
+from tfp_realnvp.bijectors.passes import Pass
 
 __all__ = ["FactorOut"]
 
@@ -64,7 +64,7 @@ class FactorOut(FlowBijector):
             raise TypeError(f"{name}: expected a bijector, got {bijector!r}.")
         with tf.name_scope(name):
             self._bijector = bijector
-            self._condition_spec = nested.condition_spec(bijector)
+            self._condition_spec = parts.condition_spec(bijector)
             super().__init__(
                 dtype=dtype,
                 is_constant_jacobian=bijector.is_constant_jacobian,
@@ -81,25 +81,22 @@ class FactorOut(FlowBijector):
     @property
     def accepts_conditional_input(self) -> bool:
         """Whether the inner bijector takes `conditional_input`."""
-        return nested.accepts_conditional_input(self._bijector)
+        return parts.accepts_conditional_input(self._bijector)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None or shape[-1] % 2:
             raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        coarser_half, factored_out = tf.split(x, 2, axis=-1)
-        coarser_half, fldj = nested.forward_and_log_det(self._bijector, coarser_half, **options)
-        return _merge(coarser_half, factored_out), fldj
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        h, z = tf.split(x, 2, axis=-1)
+        part = parts.as_part(self._bijector)
+        h = part._checked_input(h, p, inverse=False)
+        h, fldj = part._checked_results(*part._forward_and_log_det(h, p), p, inverse=False)
+        return tf.concat([h, z], axis=-1), fldj
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        coarser_half, factored_out = tf.split(y, 2, axis=-1)
-        coarser_half, ildj = nested.inverse_and_log_det(self._bijector, coarser_half, **options)
-        return _merge(coarser_half, factored_out), ildj
-
-
-def _merge(coarser_half: tf.Tensor, factored_out: tf.Tensor) -> tf.Tensor:
-    if coarser_half.shape[:-3] != factored_out.shape[:-3]:
-        # The inner bijector's condition has more leading dimensions than the image.
-        coarser_half, factored_out = broadcast_batch(coarser_half, 3, factored_out, 3)
-    return tf.concat([coarser_half, factored_out], axis=-1)
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        h, z = tf.split(y, 2, axis=-1)
+        part = parts.as_part(self._bijector)
+        h = part._checked_input(h, p, inverse=True)
+        h, ildj = part._checked_results(*part._inverse_and_log_det(h, p), p, inverse=True)
+        return tf.concat([h, z], axis=-1), ildj

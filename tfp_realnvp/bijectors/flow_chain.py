@@ -8,10 +8,10 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import nested
+from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.recompute import recomputation
 
 __all__ = ["RECOMPUTE_APPLIES", "FlowChain"]
 
@@ -48,6 +48,7 @@ class FlowChain(FlowBijector):
         event_ndims: int | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
+        parameters: dict[str, Any] | None = None,
         name: str = "flow_chain",
     ) -> None:
         """Constructs the composition.
@@ -62,6 +63,7 @@ class FlowChain(FlowBijector):
             the bijectors of this package, or 3 without any.
           dtype: `tf.float32` or `tf.float64`.
           validate_args: whether to assert that values are finite.
+          parameters: the constructor arguments of a subclass.
           name: name of the operations.
 
         Raises:
@@ -70,10 +72,11 @@ class FlowChain(FlowBijector):
           ValueError: if some bijectors are on images and others on vectors, or there is nothing to
             `recompute`.
         """
-        parameters = dict(locals())
+        arguments = dict(locals())
+        del arguments["parameters"]
         if not isinstance(bijectors, Sequence) or isinstance(bijectors, (str, bytes)):
             raise TypeError(f"{name}: expected a list of bijectors, got {bijectors!r}.")
-        parameters["bijectors"] = bijectors = tuple(bijectors)
+        arguments["bijectors"] = bijectors = tuple(bijectors)
         dtype = validation.float_dtype(dtype, name)
         for part in bijectors:
             if not isinstance(part, tfb.Bijector):
@@ -84,21 +87,21 @@ class FlowChain(FlowBijector):
                     f"{tf.as_dtype(part.dtype).name}."
                 )
         if validation.flag(recompute, f"{name}: expected a bool as recompute"):
-            parts = [module for part in bijectors for module in (part, *part.submodules)]
-            has_network = any(isinstance(part, FlowBijector) and part.layers for part in parts)
+            modules = [module for part in bijectors for module in (part, *part.submodules)]
+            has_network = any(isinstance(part, FlowBijector) and part.layers for part in modules)
             expected = f"{name}: expected recompute only {RECOMPUTE_APPLIES}"
             validation.require(has_network, expected, recompute)
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         with tf.name_scope(name):
             self._bijectors = bijectors
-            self._condition_spec = next(filter(None, map(nested.condition_spec, bijectors)), None)
+            self._condition_spec = next(filter(None, map(parts.condition_spec, bijectors)), None)
             self._recompute = recompute
             super().__init__(
                 event_ndims=event_ndims,
                 dtype=dtype,
                 is_constant_jacobian=all(part.is_constant_jacobian for part in bijectors),
                 validate_args=validate_args,
-                parameters=parameters,
+                parameters=arguments if parameters is None else parameters,
                 name=name,
             )
 
@@ -114,34 +117,35 @@ class FlowChain(FlowBijector):
 
     @property
     def accepts_conditional_input(self) -> bool:
-        """Whether a nested bijector takes `conditional_input`."""
-        return any(nested.accepts_conditional_input(part) for part in self._bijectors)
+        """Whether a part takes `conditional_input`."""
+        return any(parts.accepts_conditional_input(part) for part in self._bijectors)
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        log_dets = []
-        with recomputation(self._recompute):
-            for part in reversed(self._bijectors):
-                x, fldj = nested.forward_and_log_det(
-                    part, x, event_ndims=self.event_ndims, **options
-                )
-                log_dets.append(fldj)
-        return x, self._sum(log_dets, x, _has_condition(options))
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        p, log_dets = self._of_parts(p), []
+        for part in reversed(self._parts):
+            x = part._checked_input(x, p, inverse=False)
+            x, fldj = part._checked_results(*part._forward_and_log_det(x, p), p, inverse=False)
+            log_dets.append(fldj)
+        return x, self._sum(log_dets, x, p)
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        log_dets = []
-        with recomputation(self._recompute):
-            for part in self._bijectors:
-                y, ildj = nested.inverse_and_log_det(
-                    part, y, event_ndims=self.event_ndims, **options
-                )
-                log_dets.append(ildj)
-        return y, self._sum(log_dets, y, _has_condition(options))
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        p, log_dets = self._of_parts(p), []
+        for part in self._parts:
+            y = part._checked_input(y, p, inverse=True)
+            y, ildj = part._checked_results(*part._inverse_and_log_det(y, p), p, inverse=True)
+            log_dets.append(ildj)
+        return y, self._sum(log_dets, y, p)
 
-    def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, broadcasts: bool) -> tf.Tensor:
-        if not log_dets:
-            return self._log_det_of_positions(value, 0.0)
+    @property
+    def _parts(self) -> list[Any]:
+        return [parts.as_part(bijector, self.event_ndims) for bijector in self._bijectors]
+
+    def _of_parts(self, p: Pass) -> Pass:
+        return p.but(recompute=True) if self._recompute else p
+
+    def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, p: Pass) -> tf.Tensor:
         # One operation replaces many additions and their gradients.
-        return sum(log_dets) if broadcasts else tf.add_n(log_dets)
+        return tf.add_n(log_dets) if log_dets else self._log_det_of_positions(value, 0.0, p)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         for part in reversed(self._bijectors):
@@ -162,11 +166,6 @@ class FlowChain(FlowBijector):
         for part in self._bijectors:
             output_shape = part.inverse_event_shape_tensor(output_shape)
         return output_shape
-
-
-def _has_condition(options: dict[str, Any]) -> bool:
-    # Bijectors without the condition may see fewer leading dimensions than bijectors with it.
-    return options.get("conditional_input") is not None
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 
 __all__ = ["InvertibleConv1x1"]
@@ -106,12 +107,12 @@ class InvertibleConv1x1(FlowBijector):
         if shape[-1] not in (None, self._num_channels):
             raise ValueError(f"{self.name}: expected {self._num_channels} channels, got {shape}.")
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self._factors.log_scale))
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self._factors.log_scale), p)
         return self._multiply(x, self._factors.inverse_matrix()), fldj
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        ildj = self._log_det_of_positions(y, tf.reduce_sum(self._factors.log_scale))
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(self._factors.log_scale), p)
         return self._multiply(y, self._factors.matrix()), ildj
 
     def _multiply(self, value: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:

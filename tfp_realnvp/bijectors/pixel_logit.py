@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 
 __all__ = ["PixelLogit"]
@@ -129,9 +130,9 @@ class PixelLogit(FlowBijector):
             assertions.append(tf.debugging.assert_less(value, self._high, message=message))
         return assertions
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         if self.is_constant_jacobian:
-            return (x + 1) * (self.num_values / 2), -self._log_det_of_scaling(x)
+            return (x + 1) * (self.num_values / 2), -self._log_det_of_scaling(x, p)
         width = self._high - self._low
         y = tf.clip_by_value(
             width * tf.sigmoid(x) + self._low,
@@ -139,15 +140,15 @@ class PixelLogit(FlowBijector):
             np.nextafter(self._high, self._low),
         )
         fldj = np.log(width) - tf.nn.softplus(x) - tf.nn.softplus(-x)
-        return y, self._sum_over_event(fldj)
+        return y, self._sum_over_event(fldj, p)
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         if self.is_constant_jacobian:
-            return y * (2 / self.num_values) - 1, self._log_det_of_scaling(y)
+            return y * (2 / self.num_values) - 1, self._log_det_of_scaling(y, p)
         above_low, below_high = tf.math.log(y - self._low), tf.math.log(self._high - y)
         ildj = np.log(self._high - self._low) - above_low - below_high
-        return above_low - below_high, self._sum_over_event(ildj)
+        return above_low - below_high, self._sum_over_event(ildj, p)
 
-    def _log_det_of_scaling(self, value: tf.Tensor) -> tf.Tensor:
+    def _log_det_of_scaling(self, value: tf.Tensor, p: Pass) -> tf.Tensor:
         log_dets = tf.fill(tf.shape(value), tf.constant(np.log(2 / self.num_values), value.dtype))
-        return self._sum_over_event(log_dets)
+        return self._sum_over_event(log_dets, p)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
@@ -105,20 +106,20 @@ class Squeeze(FlowBijector):
                 f"{self.name}: expected a height and width divisible by {k}, got {shape}."
             )
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         k = self._block_size
         y = tf.nn.space_to_depth(flatten_batch(x), k)
         if self._order != "plain":
             y = _reorder(y, self._positions())
-        return unflatten_batch(y, like=x), self._log_det_of_positions(x, 0.0)
+        return unflatten_batch(y, like=x), self._log_det_of_positions(x, 0.0, p)
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         k = self._block_size
         x = flatten_batch(y)
         if self._order != "plain":
             x = _reorder(x, np.argsort(self._positions()).tolist())
         x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
-        return x, self._log_det_of_positions(y, 0.0)
+        return x, self._log_det_of_positions(y, 0.0, p)
 
     def _positions(self) -> list[int]:
         """Returns the index in the plain order of each sub-pixel of the factor-out order."""

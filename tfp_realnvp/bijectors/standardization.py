@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 
 __all__ = ["Standardization"]
@@ -113,10 +114,10 @@ class Standardization(FlowBijector):
         if shape[-1] not in (None, size):
             raise ValueError(f"{self.name}: expected vectors of length {size}, got shape {shape}.")
 
-    def _forward_and_log_det(self, x: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        fldj = self._log_det_of_positions(x, np.log(self._stddev).sum())
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        fldj = self._log_det_of_positions(x, np.log(self._stddev).sum(), p)
         return x * self._stddev + self._mean, fldj
 
-    def _inverse_and_log_det(self, y: tf.Tensor, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        ildj = self._log_det_of_positions(y, -np.log(self._stddev).sum())
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        ildj = self._log_det_of_positions(y, -np.log(self._stddev).sum(), p)
         return (y - self._mean) / self._stddev, ildj

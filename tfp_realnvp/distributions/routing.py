@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, nested
+from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, parts
 from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api, validation
@@ -75,7 +75,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
             "distribution_kwargs": route(distribution.distribution, **options),
-            "bijector_kwargs": nested.call_options(distribution.bijector, **options),
+            "bijector_kwargs": parts.call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
     if isinstance(distribution, (ConditionalBase, ClassMixture)):

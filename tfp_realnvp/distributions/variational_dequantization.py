@@ -15,7 +15,8 @@ import tensorflow_probability as tfp
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import RealNVPImage
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
-from tfp_realnvp.internal import by_position, validation
+from tfp_realnvp.bijectors.passes import surrounding_pass
+from tfp_realnvp.internal import validation
 
 __all__ = ["VariationalDequantization"]
 
@@ -150,7 +151,7 @@ class VariationalDequantization(tf.Module):
         )
         # The terms log(2π) / 2 of both densities cancel.
         log_ratio = 0.5 * (tf.square(transformed) - tf.square(noise))
-        by_position.record(-log_ratio)
+        surrounding_pass().record(-log_ratio)
         log_q = tf.reduce_sum(log_ratio, axis=[1, 2, 3]) - fldj
         u = 0.5 * (1 + tf.math.erf(transformed / math.sqrt(2)))
         return levels + tf.minimum(u, pixels.largest_noise(self.dtype)), log_q

@@ -28,7 +28,7 @@ def broadcast_batch(
       event: [..., H, W, C] or [..., D].
       event_ndims: 3 for images, 1 for vectors.
       condition: its last `condition_ndims` dimensions are the condition of one event.
-      condition_ndims: 3 for images, 1 for vectors.
+      condition_ndims: 3 for images, 1 for vectors, 0 for labels.
 
     Raises:
       ValueError: if the leading dimensions do not broadcast.
@@ -41,13 +41,17 @@ def broadcast_batch(
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
     """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
-    batch = value.shape[:-ndims]
+    batch = _leading(value.shape, ndims)
     static = _static_batch(value.shape, ndims, other.shape, other_ndims)
     if batch.is_fully_defined() and static == batch:
         return value
-    dynamic = tf.broadcast_dynamic_shape(tf.shape(value)[:-ndims], tf.shape(other)[:-other_ndims])
-    value = tf.broadcast_to(value, tf.concat([dynamic, tf.shape(value)[-ndims:]], axis=0))
-    return tf.ensure_shape(value, [*static, *value.shape[-ndims:]])
+    shape, other_shape = tf.shape(value), tf.shape(other)
+    # A label has no dimensions.
+    batches = shape[: -ndims or None], other_shape[: -other_ndims or None]
+    event = [shape[-ndims:]] if ndims else []
+    shape = tf.concat([tf.broadcast_dynamic_shape(*batches), *event], axis=0)
+    static = static.concatenate(value.shape[value.shape.rank - ndims :])
+    return tf.ensure_shape(tf.broadcast_to(value, shape), static)
 
 
 def _static_batch(
@@ -92,7 +96,6 @@ def call_on_events(
     events: tf.Tensor,
     event_ndims: int,
     condition: Any = None,
-    condition_ndims: int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `function(events, condition)`, without calling it for an empty batch.
 
@@ -113,29 +116,20 @@ def call_on_events(
     (TensorShape([0, 3]), TensorShape([0]))
 
     Args:
-      function: returns a value [..., *event] and a log det [...], of the leading shape to which
-        those of events and condition broadcast.
+      function: returns a value [..., *event] and a log det [...].
       events: [..., *event].
       event_ndims: 3 for images, 1 for vectors.
-      condition: a tensor, an array, a list or `None`; in any form if its rank is not known.
-      condition_ndims: rank of one condition. `None` if it is not known: then the condition has to
-        have the leading shape of the events.
+      condition: a tensor or an array of the leading shape of the events; or in another form, which
+        the function gets as it is.
     """
-    is_declared = condition is not None and condition_ndims is not None
-    condition_shape = tf.TensorShape(np.shape(condition) if is_declared else [])
-    batches = [_leading(events.shape, event_ndims), _leading(condition_shape, condition_ndims or 0)]
-    if all(batch.is_fully_defined() and 0 not in batch for batch in batches):
+    static = _leading(events.shape, event_ndims)
+    if static.is_fully_defined() and 0 not in static:
         return function(events, condition)
-    static = _static_batch(events.shape, event_ndims, condition_shape, condition_ndims or 0)
-    batch = tf.shape(events)[:-event_ndims]
     # A network that declares no condition can take a dictionary, for example.
-    if is_declared or tf.is_tensor(condition) or isinstance(condition, np.ndarray):
-        condition = tf.convert_to_tensor(condition)
-        if is_declared:
-            end = tf.rank(condition) - condition_ndims
-            batch = tf.broadcast_dynamic_shape(batch, tf.shape(condition)[:end])
-        condition = _without_empty_axes(condition)
+    if tf.is_tensor(condition) or isinstance(condition, np.ndarray):
+        condition = _without_empty_axes(tf.convert_to_tensor(condition))
     value, log_det = function(_without_empty_axes(events), condition)
+    batch = tf.shape(events)[:-event_ndims]
     size = tf.concat([batch, [-1] * event_ndims], axis=0)
     result = tf.slice(value, tf.zeros_like(size), size)
     log_det = tf.slice(log_det, tf.zeros_like(batch), batch)

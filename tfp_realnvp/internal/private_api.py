@@ -113,7 +113,6 @@ OVERRIDDEN = {
     BijectorCacheWithGreedyAttrs: {
         "_attributes": _ONE_PASS,
         "_get_or_create_edge": _ONE_PASS,
-        "_invoke": _ONE_PASS,
         "_lookup": _ONE_PASS,
     },
     tfd.Distribution: {

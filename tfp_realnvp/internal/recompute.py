@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["is_enabled", "recomputation", "recompute"]
-
-_is_enabled: contextvars.ContextVar[bool]
-_is_enabled = contextvars.ContextVar("recomputation_is_enabled", default=False)
-
-
-@contextlib.contextmanager
-def recomputation(enabled: bool = True) -> Iterator[None]:
-    """Makes couplings compute their activations again in gradients: `FlowChain(recompute=True)`.
-
-    #### Example
-
-    >>> from tfp_realnvp.internal.recompute import is_enabled, recomputation
-    >>> with recomputation(), recomputation(False):
-    ...   is_enabled()
-    True
-
-    Args:
-      enabled: `False` leaves an enclosing context in force.
-    """
-    token = _is_enabled.set(enabled or _is_enabled.get())
-    try:
-        yield
-    finally:
-        _is_enabled.reset(token)
-
-
-def is_enabled() -> bool:
-    """Returns whether the current code runs within `recomputation`."""
-    return _is_enabled.get()
+__all__ = ["recompute"]
 
 
 def recompute(

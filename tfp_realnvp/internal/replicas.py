@@ -5,9 +5,8 @@ Without a strategy, or with one replica, they cost nothing.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,32 +15,18 @@ import tensorflow as tf
 from tfp_realnvp.internal import private_api
 
 __all__ = [
+    "LOCAL_STATISTICS",
     "BatchPart",
+    "Statistics",
     "assert_not_empty",
     "assign",
     "at_least_one",
     "average",
-    "batch_moments",
-    "global_statistics",
     "local_moments",
     "num_replicas",
     "part_of_batch",
-    "statistics_are_global",
-    "statistics_are_weighted",
     "sum_over_replicas",
 ]
-
-
-class _Statistics(NamedTuple):
-    """Of which events batch statistics are, and with which weights."""
-
-    are_global: bool = False
-    weights: tf.Tensor | None = None
-
-
-_LOCAL_STATISTICS = _Statistics()
-_statistics: contextvars.ContextVar[_Statistics]
-_statistics = contextvars.ContextVar("statistics", default=_LOCAL_STATISTICS)
 
 
 def num_replicas() -> int:
@@ -60,94 +45,77 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-@contextlib.contextmanager
-def global_statistics(enabled: bool = True, weights: tf.Tensor | None = None) -> Iterator[None]:
-    """Makes normalizations use the statistics of the batch of all replicas.
-
-    `FlowModel.fit` does so. A custom training loop wraps the forward pass and its gradient, within
-    the function that `strategy.run` runs. Each normalization then waits twice for the other
-    replicas, to sum `2 C + 1` numbers forward and as many backward.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of which events the batch statistics of normalizations are.
 
     #### Example
 
     >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import batch_moments, global_statistics
-    >>> strategy = tf.distribute.get_strategy()
-    >>> def step(images):
-    ...   with global_statistics():
-    ...     return batch_moments(images, shift=tf.zeros([1]))[0]
-    >>> float(strategy.run(step, args=[tf.constant([[1.0], [3.0]])])[0])
-    2.0
-
-    Args:
-      enabled: `False` makes each replica use the statistics of its own part.
-      weights: weights of the events [B] of this replica, whose statistics are weighted means.
-    """
-    token = _statistics.set(_Statistics(enabled, weights))
-    try:
-        yield
-    finally:
-        _statistics.reset(token)
-
-
-def statistics_are_global() -> bool:
-    """Returns whether batch statistics are currently taken over several replicas."""
-    return _statistics.get().are_global and num_replicas() > 1
-
-
-def statistics_are_weighted() -> bool:
-    """Returns whether batch statistics are currently weighted means."""
-    return _statistics.get().weights is not None
-
-
-def batch_moments(images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the mean and variance of each channel over all other axes.
-
-    Within `global_statistics` they are taken over all replicas, whose parts of the batch may have
-    different sizes, or be empty. With weights of the events they are weighted means.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import batch_moments
-    >>> mean, variance, count = batch_moments(tf.constant([[1.0], [3.0]]), shift=tf.zeros([1]))
+    >>> from tfp_realnvp.internal.replicas import Statistics
+    >>> mean, variance, count = Statistics().moments(tf.constant([[1.0], [3.0]]), tf.zeros([1]))
     >>> float(mean[0]), float(variance[0]), int(count)
     (2.0, 1.0, 2)
 
-    Args:
-      images: [B, ..., C].
-      shift: [C], the same on all replicas and near the mean, for example the moving mean. Distances
-        from it and their squares are summed, which avoids cancellation.
-
-    Returns:
-      The mean and the biased variance, [C], and the number of values in each channel, or the sum of
-      their weights.
+    Attributes:
+      are_global: whether they are those of the batch of all replicas, as in `FlowModel.fit`, and
+        not of the part of this replica. Each normalization then waits twice for the other replicas,
+        to sum `2 C + 1` numbers forward and as many backward.
+      weights: weights of the events [B] of this replica, whose statistics are weighted means; or
+        `None`.
     """
-    axes = list(range(images.shape.rank - 1))
-    weights = _statistics.get().weights
-    if weights is None:
-        count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
-        weights = tf.ones([], images.dtype)
-        if not statistics_are_global():
-            return *local_moments(images, axes), count
-    else:
-        weights = tf.reshape(tf.cast(weights, images.dtype), [-1] + [1] * len(axes))
-        count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
-    if not statistics_are_global():
-        # Without a positive weight both are zero, and `FlowModel` does not make the step.
-        mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
-        square = weights * tf.math.squared_difference(images, mean)
-        return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count
-    shift = tf.stop_gradient(shift)
-    distance = weights * (images - shift)
-    sums = [count, tf.reduce_sum(distance, axes), tf.reduce_sum(distance * (images - shift), axes)]
-    channels = images.shape[-1]
-    # One message instead of three.
-    summed = sum_over_replicas([tf.concat([sums[0][tf.newaxis], *sums[1:]], axis=0)])[0]
-    count, mean, square = tf.split(summed, [1, channels, channels])
-    count = tf.reshape(count, [])
-    mean, square = tf.math.divide_no_nan(mean, count), tf.math.divide_no_nan(square, count)
-    return mean + shift, tf.maximum(square - tf.square(mean), 0.0), count
+
+    are_global: bool = False
+    weights: tf.Tensor | None = None
+
+    @property
+    def span_replicas(self) -> bool:
+        """Whether they are taken over several replicas."""
+        return self.are_global and num_replicas() > 1
+
+    def moments(
+        self, images: tf.Tensor, shift: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the mean and variance of each channel over all other axes.
+
+        The parts of replicas may have different sizes, or be empty.
+
+        Args:
+          images: [B, ..., C].
+          shift: [C], the same on all replicas and near the mean, for example the moving mean.
+            Distances from it and their squares are summed, which avoids cancellation.
+
+        Returns:
+          The mean and the biased variance, [C], and the number of values in each channel, or the
+          sum of their weights.
+        """
+        axes = list(range(images.shape.rank - 1))
+        if self.weights is None:
+            count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
+            weights = tf.ones([], images.dtype)
+            if not self.span_replicas:
+                return *local_moments(images, axes), count
+        else:
+            weights = tf.reshape(tf.cast(self.weights, images.dtype), [-1] + [1] * len(axes))
+            count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
+        if not self.span_replicas:
+            # Without a positive weight both are zero, and `FlowModel` does not make the step.
+            mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
+            square = weights * tf.math.squared_difference(images, mean)
+            return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count
+        shift = tf.stop_gradient(shift)
+        distance, channels = weights * (images - shift), images.shape[-1]
+        mean = tf.reduce_sum(distance, axes)
+        square = tf.reduce_sum(distance * (images - shift), axes)
+        # One message instead of three.
+        [summed] = sum_over_replicas([tf.concat([count[tf.newaxis], mean, square], axis=0)])
+        count, mean, square = tf.split(summed, [1, channels, channels])
+        count = tf.reshape(count, [])
+        mean, square = tf.math.divide_no_nan(mean, count), tf.math.divide_no_nan(square, count)
+        return mean + shift, tf.maximum(square - tf.square(mean), 0.0), count
+
+
+LOCAL_STATISTICS = Statistics()
 
 
 def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfp_realnvp.internal import replicas
+from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 __all__ = ["Normalized", "batch_norm"]
 
@@ -26,6 +26,7 @@ def batch_norm(
     moving_variance: tf.Tensor,
     *,
     training: bool,
+    statistics: Statistics = LOCAL_STATISTICS,
     momentum: float = 0.9,
     epsilon: float = 1e-4,
 ) -> Normalized:
@@ -35,9 +36,8 @@ def batch_norm(
     y = (x - mean) / sqrt(variance + epsilon) + offset
     ```
 
-    With `training=True` the mean and variance are taken over the batch and all positions, and
-    within `replicas.global_statistics` over all replicas and with its weights. The moving
-    statistics are updated, `moving <- momentum * moving + (1 - momentum) * batch`, with the
+    With `training=True` the mean and variance are taken over the batch and all positions. The
+    moving statistics are updated, `moving <- momentum * moving + (1 - momentum) * batch`, with the
     unbiased variance. Otherwise the moving statistics normalize and do not change. There is no
     scale, because a weight-normalized convolution follows.
 
@@ -56,6 +56,7 @@ def batch_norm(
       moving_mean: [C].
       moving_variance: [C].
       training: whether to normalize by the batch.
+      statistics: of which events batch statistics are, and with which weights.
       momentum: momentum of the moving statistics.
       epsilon: added to the variance.
 
@@ -67,10 +68,8 @@ def batch_norm(
     Ioffe, Szegedy: Batch Normalization, algorithm 1.
     """
     moving = moving_mean, moving_variance
-    is_local = not (
-        training and (replicas.statistics_are_global() or replicas.statistics_are_weighted())
-    )
-    if inputs.dtype != tf.float64 and is_local:
+    is_local = statistics.weights is None and not statistics.span_replicas
+    if inputs.dtype != tf.float64 and (is_local or not training):
         # One fused kernel, which in training returns the updated statistics.
         outputs, *moved = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -87,7 +86,7 @@ def batch_norm(
     values = tf.cast(inputs, offset.dtype)
     mean, variance = moving
     if training:
-        mean, variance, count = replicas.batch_moments(values, shift=moving_mean)
+        mean, variance, count = statistics.moments(values, shift=moving_mean)
         unbiased = variance * count / tf.maximum(count - 1, 1)
         moving = tuple(
             before + (1 - momentum) * (batch - before)

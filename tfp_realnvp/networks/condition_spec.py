@@ -169,16 +169,20 @@ class ConditionSpec:
 
     def _check(self, value: tf.Tensor, caller: str) -> None:
         """Raises `ValueError` if the dtype or the shape is not as declared."""
+        is_number = value.dtype.is_floating or value.dtype.is_integer
         event = self._shape_of_one(value.dtype)
-        fits = value.dtype.is_floating or value.dtype.is_integer
+        trailing_shape = tf.TensorShape(None)
         if value.shape.rank is not None:
             trailing_shape = value.shape[max(value.shape.rank - len(event), 0) :]
-            fits = fits and trailing_shape.is_compatible_with(event)
-        if not fits:
+        if not (is_number and self._fits(trailing_shape, event)):
             raise ValueError(
                 f"{caller}: expected a conditional_input of {self.description}, got "
                 f"{value.dtype.name} of shape {value.shape}."
             )
+
+    def _fits(self, shape: tf.TensorShape, expected: Sequence[int | None]) -> bool:
+        """Returns whether the shape of one condition is as declared."""
+        return shape.is_compatible_with(expected)
 
     def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
         """Returns the static leading shape of conditions, the result of `as_tensor`."""

@@ -222,6 +222,7 @@ class ConvResNet(Conditioner):
         inputs: tf.Tensor,
         training: bool = False,
         conditional_input: tf.Tensor | None = None,
+        statistics: replicas.Statistics = replicas.LOCAL_STATISTICS,
     ) -> tf.Tensor:
         """Returns [B, H, W, K] for inputs [B, H, W, C].
 
@@ -229,6 +230,7 @@ class ConvResNet(Conditioner):
           inputs: the kept half of images.
           training: whether to normalize by batch statistics, and to update the moving ones.
           conditional_input: [B, *conditional_event_shape], if that is declared.
+          statistics: of which events batch statistics are, and with which weights.
         """
         if not training:
             return folded_inference(self, inputs, conditional_input)
@@ -240,10 +242,9 @@ class ConvResNet(Conditioner):
         moved = []
 
         def normalize(x: tf.Tensor, norm: Sequence[tf.Tensor]) -> tf.Tensor:
-            x, *statistics = batch_norm(
-                x, *norm, training=True, momentum=self.momentum, epsilon=self.epsilon
-            )
-            moved.append(statistics)
+            options = {"momentum": self.momentum, "epsilon": self.epsilon}
+            x, *moving = batch_norm(x, *norm, training=True, statistics=statistics, **options)
+            moved.append(moving)
             return x
 
         def activate(x: tf.Tensor) -> tf.Tensor:

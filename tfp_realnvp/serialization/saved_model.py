@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, nested
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, parts
 from tfp_realnvp.distributions import (
     class_log_prior,
     distribution_of,
@@ -297,7 +297,7 @@ class ServedFlow:
         return self._logit.num_values
 
     def _forward_pass(self, latents: tf.Tensor, conditional_input: Condition = None) -> tf.Tensor:
-        options = _options(nested.call_options, self._bijector, conditional_input)
+        options = _options(parts.call_options, self._bijector, conditional_input)
         return self._bijector.forward(latents, **options)
 
     def _decoded(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
@@ -307,9 +307,9 @@ class ServedFlow:
         self, images: tf.Tensor, conditional_input: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns latents and log densities."""
-        options = {} if conditional_input is None else {"conditional_input": conditional_input}
-        options["event_ndims"] = self._event_ndims
-        latents, ildj = nested.inverse_and_log_det(self._bijector, images, **options)
+        part = parts.as_part(self._bijector, self._event_ndims)
+        options = {"conditional_input": conditional_input, "has_events": True}
+        latents, ildj = part._outermost_pass(images, inverse=True, **options)
         if not self._is_standard_normal:
             options = _options(route, self._base, conditional_input)
             return latents, self._base.log_prob(latents, **options) + ildj

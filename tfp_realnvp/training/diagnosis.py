@@ -74,7 +74,7 @@ class FiniteRecord:
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
-        """Appends the result of a bijector: an observer for `nested.observe_inverse`."""
+        """Appends the result of a bijector: the `observer` of a `Pass`."""
         part = f"the bijector {bijector.name}"
         if isinstance(bijector, PixelLogit):
             # It is the first, and has neither networks nor variables.

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
-from tfp_realnvp.bijectors import nested
+from tfp_realnvp.bijectors.passes import surround_with
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
 from tfp_realnvp.networks.condition_spec import sentences_of_labels
 from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
@@ -314,23 +314,23 @@ class FlowModel(keras.Model):
         condition = drop_conditions(self.condition_spec, self._condition(data), seed, part.first)
         variables = self.trainable_variables
         statistics, record = self._guard.statistics(), self._data_record(images, weights)
-        with replicas.global_statistics(self.global_statistics, weights):
-            with tf.GradientTape() as tape:
-                values, log_noise = self._noise.add_noise(images, noise_fn, training=True)
-                record.add("the data", values)
-                if condition is not None and not self._may_lack_condition:
-                    record.add("the condition", condition)
-                with nested.observe_inverse(record.add_bijector):
-                    log_prob = self._log_prob(values, condition, training=True) - log_noise
-                # The sum over replicas is the mean over the batch, plus the penalty.
-                loss = -_part_of_mean(log_prob, weights, part.total)
-                penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
-                objective = self.optimizer.scale_loss(loss + penalty)
-            gradients = tape.gradient(
-                objective,
-                [variable.value for variable in variables],
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
+        batch = replicas.Statistics(self.global_statistics, weights)
+        with tf.GradientTape() as tape, surround_with(statistics=batch):
+            values, log_noise = self._noise.add_noise(images, noise_fn, training=True)
+            record.add("the data", values)
+            if condition is not None and not self._may_lack_condition:
+                record.add("the condition", condition)
+            with surround_with(observer=record.add_bijector):
+                log_prob = self._log_prob(values, condition, training=True) - log_noise
+            # The sum over replicas is the mean over the batch, plus the penalty.
+            loss = -_part_of_mean(log_prob, weights, part.total)
+            penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
+            objective = self.optimizer.scale_loss(loss + penalty)
+        gradients = tape.gradient(
+            objective,
+            [variable.value for variable in variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
         name = f"the log density of {self.distribution.name}, after its bijectors"
         record.add(name, log_prob)
         loss, are_finite, *gradients = replicas.sum_over_replicas(
@@ -391,9 +391,11 @@ class FlowModel(keras.Model):
         options = {"training": training}
         if condition is not None:
             options["conditional_input"] = condition
-        return self.distribution.log_prob(
-            values, **distributions.route(self.distribution, **options)
-        )
+        checked = None if self.condition_spec is None else condition
+        with surround_with(condition=checked):
+            return self.distribution.log_prob(
+                values, **distributions.route(self.distribution, **options)
+            )
 
     def _condition(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import RealNVPImage, nested
+from tfp_realnvp.bijectors import RealNVPImage, parts
+from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
-from tfp_realnvp.internal import by_position, private_api, validation
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.log_prob import log_prob
 from tfp_realnvp.training.noise_samples import NoiseSamples
@@ -110,38 +111,40 @@ class _MapModel(NoiseSamples):
     def predict_step(self, data: Any) -> tf.Tensor:
         images, weights = self._events_and_weights(data)
         self._check_in_evaluation(images, weights)
-        with by_position.collect() as terms:
+        terms = TermsByPosition()
+        with surround_with(terms=terms):
             log_prob = self._evaluation_log_prob(data)
         height, width = tf.shape(images)[1], tf.shape(images)[2]
-        maps = sum(by_position.spread_evenly(term, height, width) for term in terms)
+        maps = sum(_spread_evenly(term, height, width) for term in terms)
         return maps[: tf.shape(log_prob)[0]]
 
     def _log_prob(
         self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
     ) -> tf.Tensor:
         del training
-        return _recorded_log_prob(self.distribution, values, condition, self.log_dets)
+        p = surrounding_pass().but(condition=condition)
+        return _recorded_log_prob(self.distribution, values, p, self.log_dets)
 
 
 def _recorded_log_prob(
     distribution: tfd.Distribution,
     values: tf.Tensor,
-    condition: tf.Tensor | None,
+    p: Pass,
     log_dets: bool,
     split_latents: Callable[[tf.Tensor], list[tf.Tensor]] = lambda latents: [latents],
 ) -> tf.Tensor:
     """Returns the log density of images, and records its terms."""
     if isinstance(distribution, ConditionalBase):
-        given = distribution.given(condition)
-        return _recorded_log_prob(given, values, condition, log_dets, split_latents)
+        given = distribution.given(p.condition)
+        return _recorded_log_prob(given, values, p, log_dets, split_latents)
     if isinstance(distribution, private_api.TransformedDistribution):
         bijector = distribution.bijector
         if isinstance(bijector, RealNVPImage):
             split_latents = bijector.split_latents
-        options = {"training": False, "conditional_input": condition}
-        latents, ildj = nested.inverse_and_log_det(bijector, values, **options)
+        options = {"conditional_input": p.condition, "has_events": True}
+        latents, ildj = parts.as_part(bijector)._outermost_pass(values, inverse=True, **options)
         base = distribution.distribution
-        return _recorded_log_prob(base, latents, condition, log_dets, split_latents) + ildj
+        return _recorded_log_prob(base, latents, p, log_dets, split_latents) + ildj
     terms = None
     if isinstance(distribution, (private_api.Sample, private_api.Independent)):
         terms = distribution.distribution.log_prob(values)
@@ -151,10 +154,17 @@ def _recorded_log_prob(
             f"such as `tfd.Sample(tfd.Normal(0., 1.), [H, W, C])`, got {distribution}."
         )
     if not log_dets:
-        by_position.discard()
+        p.terms.clear()
     if terms.shape.rank < values.shape.rank:
-        by_position.record(terms[..., tf.newaxis])
+        p.record(terms[..., tf.newaxis])
     else:
         for term in split_latents(terms):
-            by_position.record(term)
+            p.record(term)
     return distribution.log_prob(values)
+
+
+def _spread_evenly(term: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Returns a term [..., h, w] as [..., height, width]: each value over its block of pixels."""
+    rows, columns = height // tf.shape(term)[-2], width // tf.shape(term)[-1]
+    share = term / tf.cast(rows * columns, term.dtype)
+    return tf.repeat(tf.repeat(share, rows, axis=-2), columns, axis=-1)

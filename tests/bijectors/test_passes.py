@@ -1,0 +1,130 @@
+"""What travels with a value reaches every part, and the door makes it once."""
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from tfp_realnvp.bijectors.passes import surround_with
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+_SHAPE = (4, 4, 2)
+
+
+class _Spy(tfr.FlowBijector):
+    """Doubles images, and keeps the pass that it got."""
+
+    def __init__(self, name="spy"):
+        parameters = dict(locals())
+        self.passes = []
+        super().__init__(parameters=parameters, name=name)
+
+    def _forward_and_log_det(self, x, p):
+        self.passes.append(p)
+        return 2 * x, self._log_det_of_positions(x, x.shape[-1] * np.log(2.0), p)
+
+    def _inverse_and_log_det(self, y, p):
+        self.passes.append(p)
+        return y / 2, self._log_det_of_positions(y, -y.shape[-1] * np.log(2.0), p)
+
+
+class _Twice(tfr.FlowBijector):
+    """A user's composition: the same part two times."""
+
+    def __init__(self, part, name="twice"):
+        parameters = dict(locals())
+        self.part = part
+        super().__init__(parameters=parameters, name=name)
+
+    def _forward_and_log_det(self, x, p):
+        x, first = self.part._forward_and_log_det(x, p)
+        x, second = self.part._forward_and_log_det(x, p)
+        return x, first + second
+
+    def _inverse_and_log_det(self, y, p):
+        y, first = self.part._inverse_and_log_det(y, p)
+        y, second = self.part._inverse_and_log_det(y, p)
+        return y, first + second
+
+
+_WRAPS = {
+    "itself": lambda part: part,
+    "chain": lambda part: tfr.FlowChain([tfr.ActNorm(), part]),
+    "recompute": lambda part: tfr.FlowChain(
+        [part, ft.coupling(tfr.CheckerboardMask(), 2)], recompute=True
+    ),
+    "inverted": lambda part: tfr.FlowChain([tfb.Invert(part)]),
+    "user": _Twice,
+    "tfp": lambda part: tfr.FlowChain([tfb.Chain([tfb.Scale(2.0), part])]),
+}
+
+
+@pytest.mark.parametrize("hook", ["forward", "inverse"])
+@pytest.mark.parametrize("wrap", _WRAPS)
+def test_a_part_gets_what_the_call_and_the_caller_say(wrap, hook):
+    spy, seen = _Spy(), []
+    bijector = _WRAPS[wrap](spy)
+    x = ft.normal([3, *_SHAPE])
+    with surround_with(observer=lambda part, *_: seen.append(part.name)):
+        result, log_det = getattr(bijector, f"{hook}_and_log_det")(x, training=True)
+    assert spy.passes and all(p.training for p in spy.passes)
+    assert {p.recompute for p in spy.passes} == {wrap == "recompute"}
+    # Outside of the context nobody observes.
+    number = len(seen)
+    getattr(bijector, f"{hook}_and_log_det")(x)
+    assert len(seen) == number and not spy.passes[-1].training
+    other = "inverse" if hook == "forward" else "forward"
+    back, other_log_det = getattr(bijector, f"{other}_and_log_det")(tf.identity(result))
+    if wrap in ("itself", "inverted", "user", "tfp"):
+        np.testing.assert_allclose(back, x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(other_log_det, -log_det, rtol=1e-5)
+
+
+def test_parts_are_observed_inner_ones_first():
+    flow = tfr.RealNVPImage(_SHAPE, num_scales=2, num_couplings=1, num_blocks=0, num_filters=4)
+    names = []
+    with surround_with(observer=lambda part, *_: names.append(part.name)):
+        flow.inverse(ft.pixels([2, *_SHAPE]))
+    assert names[0] == "pixel_logit" and names[-1] == "squeeze"
+    order = [
+        names.index(n) for n in ("scale1_checkerboard0_coupling", "scale1", "scale0_factor_out")
+    ]
+    assert order == sorted(order)
+    assert flow.name not in names
+
+
+@pytest.mark.parametrize("kind", ft.CONDITIONS)
+def test_a_condition_is_checked_once(kind, monkeypatch):
+    flow = ft.conditional_flow(kind, image_shape=_SHAPE, num_scales=2)
+    original, calls = tfr.ConditionSpec.as_tensor, []
+
+    def spy(self, *args, **kwargs):
+        calls.append(self)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(tfr.ConditionSpec, "as_tensor", spy)
+    x, condition = ft.pixels([3, *_SHAPE]), ft.condition(kind, [3])
+    flow.inverse_and_log_det(x, conditional_input=condition)
+    assert len(calls) == 1
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow))
+    model.compile()
+    model.build_optimizer()
+    calls.clear()
+    tf.function(model.train_step).get_concrete_function((x, condition))
+    assert len(calls) == 1
+
+
+def test_validate_args_of_a_part():
+    part = tfr.FlowChain([tfr.ActNorm(validate_args=True, name="checked")])
+    for flow in (
+        tfr.FlowChain([tfr.FactorOut(part)]),
+        tfr.FlowChain([tfb.Invert(part)]),
+        tfr.FlowChain([tfr.PixelLogit(alpha=None), part]),
+    ):
+        for hook in (flow.forward, flow.inverse):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="checked: input is not fin"):
+                hook(tf.fill([2, *_SHAPE], np.nan))

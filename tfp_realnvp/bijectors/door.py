@@ -1,0 +1,434 @@
+"""The door of a flow: what TFP asks of a bijector, for the outermost one of a composition."""
+
+from __future__ import annotations
+
+import abc
+import threading
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
+from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal.batch_dims import broadcast_batch, call_on_events
+from tfp_realnvp.internal.computation_state import ComputationState
+from tfp_realnvp.networks import ConditionSpec
+
+__all__ = ["Door"]
+
+tfb = tfp.bijectors
+
+_STORAGES = "_tfp_realnvp_one_pass_storages"
+
+
+class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
+    """TFP's bijector cache, with a check on each hit that the result is still valid.
+
+    TFP finds a cached result by the identity of the input tensor and the keyword arguments. For a
+    bijector with weights that is not enough. Here a hit also requires
+
+    *   the same graph (or eager mode) and the same thread: an eager result must not become a
+        constant of a traced function;
+    *   that no variable of the bijector was written in between: `log_prob(x)` before and after a
+        training step differ, also for the very same tensor `x`;
+    *   that an active gradient tape that would record the computation did record it;
+    *   with `training=True`, that each hook uses the result once: moving statistics are updated by
+        each training pass.
+
+    The bijector's functions named by `forward_name` and `inverse_name` return the value and a
+    dictionary: `'ildj'`, the log |det| of the inverse's Jacobian for each event; `'state'`, a
+    `ComputationState`; and `'served'`, the set of hooks that used the result.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = threading.local()
+
+    def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
+        return type(self)(
+            forward_name=self._forward_name,
+            inverse_name=self._inverse_name,
+            bijector=bijector,
+            bijector_class=bijector_class,
+            storage=self._storage_here(),
+        )
+
+    def _storage_here(self) -> _Storage:
+        # Each thread has its own storage: a result that is incomplete, or recorded by the tape of
+        # one thread, is not valid in another.
+        if tf.executing_eagerly():
+            if not hasattr(self._thread, "storage"):
+                self._thread.storage = _Storage()
+            return self._thread.storage
+        # Each graph owns its storage. Cached results keep their graph alive, so that a global
+        # storage would never free it.
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, _STORAGES):
+            setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
+        storages = getattr(graph, _STORAGES).setdefault(self, {})
+        thread = threading.get_ident()
+        if thread not in storages:
+            storages[thread] = _Storage()
+        return storages[thread]
+
+    def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
+        edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)
+        if edge.output_ref:
+            output = edge.output_ref()
+        else:
+            output = super()._lookup(input, forward_name, inverse_name, **kwargs)
+        edge.attributes["served"].add(forward_name)
+        return output
+
+    def _attributes(self, input: Any, fn_name: str, **kwargs: Any) -> dict[str, tf.Tensor]:
+        edge = self._unserved_edge(input, fn_name, kwargs, hook="log_det")
+        if "ildj" not in edge.attributes:
+            names = {self._forward_name, self._inverse_name}
+            super()._lookup(input, fn_name, (names - {fn_name}).pop(), **kwargs)
+        edge.attributes["served"].add("log_det")
+        return edge.attributes
+
+    def _unserved_edge(self, input: Any, fn_name: str, kwargs: Any, hook: str) -> Any:
+        edge = self._get_or_create_edge(input, fn_name, kwargs)
+        if kwargs.get("training") and hook in edge.attributes.get("served", ()):
+            self._drop(edge)
+            edge = self._get_or_create_edge(input, fn_name, kwargs)
+        return edge
+
+    def _get_or_create_edge(self, input: Any, forward_name: str, kwargs: Any) -> Any:
+        edge = super()._get_or_create_edge(input, forward_name, kwargs)
+        attributes = edge.attributes
+        if "state" not in attributes:
+            return edge
+        # The log det can be stale, also if the value was garbage-collected.
+        results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
+        inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
+        if attributes["state"].holds(inputs, [result for result in results if result is not None]):
+            return edge
+        self._drop(edge)
+        return super()._get_or_create_edge(input, forward_name, kwargs)
+
+    def _drop(self, edge: Any) -> None:
+        for reference in (edge.input_ref, edge.output_ref):
+            # An edge whose output was collected is stored under its input only.
+            if reference is not None:
+                reference.cancel()
+                self.storage.pop(reference, None)
+
+
+class _Storage(private_api.EphemeralDict):
+    """TFP's storage, for tensors freed in another thread or after their entry was dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weak_self = weakref.ref(self)
+
+        def maybe_delete(key: Any) -> None:
+            storage = weak_self()
+            if storage is not None:
+                storage.pop(key, None)
+
+        self.maybe_del = maybe_delete
+
+
+class Door(tfb.Bijector):
+    """Derives the interface of `tfb.Bijector` from two methods: the base class of `FlowBijector`.
+
+    A value enters a composition through its outermost bijector: by a hook of TFP and the cache, or
+    by `forward_and_log_det` or `inverse_and_log_det`. There the value and the condition are
+    converted and checked, and `training` and `conditional_input` become a `Pass`. Parts get the
+    value and the pass by their two methods. A part that is used alone is the outermost itself.
+    """
+
+    # The condition that the networks declare.
+    _condition_spec: ConditionSpec | None = None
+
+    _hash: int | None = None
+    _last_array: np.ndarray | None = None
+
+    _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
+
+    def __hash__(self) -> int:
+        # TFP hashes all parameters, nested bijectors included, several times in each call.
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+    __eq__ = tfb.Bijector.__eq__
+
+    # What a subclass overrides.
+
+    @abc.abstractmethod
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `y` and `log |det dy/dx|`."""
+
+    @abc.abstractmethod
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `x` and `log |det dx/dy|`."""
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        """Raises `ValueError` if events of `shape`, which may be partly unknown, do not fit."""
+
+    def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
+        """Returns the assertions that `validate_args` makes of an input."""
+        del inverse
+        return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
+
+    @property
+    def event_ndims(self) -> int:
+        """3 for images [..., H, W, C], 1 for vectors [..., D]."""
+        return self.forward_min_event_ndims
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether a network of this bijector takes `conditional_input`."""
+        return False
+
+    # The two public methods.
+
+    def forward_and_log_det(
+        self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `y = forward(x)` and `log |det dy/dx|`, in one pass.
+
+        Args:
+          x: latents, [..., H, W, C] or [..., D], of this bijector's dtype.
+          training: whether to use and update batch statistics.
+          conditional_input: the condition of the networks.
+
+        Returns:
+          `y`, and the log det in nats, of the leading shape of `x`.
+
+        Raises:
+          TypeError: if the dtype is not this bijector's.
+          ValueError: if the shape does not fit.
+        """
+        options = {"training": training, "conditional_input": conditional_input}
+        return self._both(x, inverse=False, **options)
+
+    def inverse_and_log_det(
+        self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `x = inverse(y)` and `log |det dx/dy|`, in one pass.
+
+        Args:
+          y: data, [..., H, W, C] or [..., D], of this bijector's dtype.
+          training: whether to use and update batch statistics.
+          conditional_input: the condition of the networks.
+
+        Returns:
+          `x`, and the log det in nats, of the leading shape of `y`.
+
+        Raises:
+          TypeError: if the dtype is not this bijector's.
+          ValueError: if the shape does not fit.
+        """
+        options = {"training": training, "conditional_input": conditional_input}
+        return self._both(y, inverse=True, **options)
+
+    # AutoGraph would convert all functions called from here, which takes longer than to trace them.
+    @tf.autograph.experimental.do_not_convert
+    def _both(self, value: Any, inverse: bool, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.name_scope(self.name):
+            value = self._as_input(value, inverse)
+            return self._outermost_pass(value, inverse=inverse, **self._cache_key(options))
+
+    # TFP's hooks.
+
+    def _forward_with_ildj(self, x: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
+        y, fldj = self._outermost_pass(x, inverse=False, **kwargs)
+        return y, {"ildj": -fldj, "state": ComputationState(self), "served": set()}
+
+    def _inverse_with_ildj(self, y: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict]:
+        x, ildj = self._outermost_pass(y, inverse=True, **kwargs)
+        return x, {"ildj": ildj, "state": ComputationState(self), "served": set()}
+
+    def _forward(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._cache.forward(x, **kwargs)
+
+    def _inverse(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._cache.inverse(y, **kwargs)
+
+    def _forward_log_det_jacobian(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return -self._cache.forward_attributes(x, **kwargs)["ildj"]
+
+    def _inverse_log_det_jacobian(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        return self._cache.inverse_attributes(y, **kwargs)["ildj"]
+
+    def _call_forward(self, x: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        x = self._as_input(x, inverse=False)
+        return super()._call_forward(x, name, **self._cache_key(kwargs))
+
+    def _call_inverse(self, y: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        y = self._as_input(y, inverse=True)
+        return super()._call_inverse(y, name, **self._cache_key(kwargs))
+
+    def _call_forward_log_det_jacobian(
+        self, x: Any, event_ndims: Any, name: str, **kwargs: Any
+    ) -> tf.Tensor:
+        x = self._as_input(x, inverse=False)
+        kwargs = self._cache_key(kwargs)
+        return super()._call_forward_log_det_jacobian(x, event_ndims, name, **kwargs)
+
+    def _call_inverse_log_det_jacobian(
+        self, y: Any, event_ndims: Any, name: str, **kwargs: Any
+    ) -> tf.Tensor:
+        y = self._as_input(y, inverse=True)
+        kwargs = self._cache_key(kwargs)
+        return super()._call_inverse_log_det_jacobian(y, event_ndims, name, **kwargs)
+
+    def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        self._check_shape(input_shape, inverse=False)
+        return input_shape
+
+    def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
+        self._check_shape(output_shape, inverse=True)
+        return output_shape
+
+    # Checks.
+
+    def _as_input(self, value: Any, inverse: bool) -> tf.Tensor:
+        if hasattr(value, "dtype"):
+            dtype = tf.as_dtype(value.dtype)
+            if dtype != self.dtype:
+                advice = f"cast them, `tf.cast(x, '{self.dtype.name}')`"
+                if self.event_ndims == 3 and dtype.is_integer:
+                    advice = (
+                        "gray levels become continuous with noise, `tfr.dequantize(x, seed=(0, 1))`"
+                    )
+                raise TypeError(
+                    f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; {advice}."
+                )
+        value = tf.convert_to_tensor(value, dtype=self.dtype)
+        self._check_shape(value.shape, inverse)
+        return value
+
+    def _check_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape.rank is None:
+            return
+        ndims = self.event_ndims
+        if shape.rank < ndims:
+            events = {1: "vectors [..., size]", 3: "images [..., height, width, channels]"}[ndims]
+            raise ValueError(
+                f"{self.name}: expected {events}, of rank at least {ndims}, got shape {shape}."
+            )
+        if ndims == 3 and 0 in shape[-ndims:]:
+            raise ValueError(f"{self.name}: expected images with pixels, got shape {shape}.")
+        self._check_event_shape(shape[-ndims:], inverse)
+
+    def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the keyword arguments in one form, so that equivalent calls share results."""
+        kwargs = dict(kwargs)
+        training = kwargs.pop("training", False)
+        condition = kwargs.pop("conditional_input", None)
+        if kwargs:
+            raise TypeError(
+                f"{self.name}: expected the keyword arguments `training` and `conditional_input`, "
+                f"got {sorted(kwargs)}."
+            )
+        if not (training is None or isinstance(training, (bool, np.bool_))):
+            raise TypeError(f"{self.name}: expected a Python bool as `training`, got {training!r}.")
+        if condition is None:
+            return {"training": bool(training)}
+        if not self.accepts_conditional_input:
+            raise ValueError(
+                f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
+                "a network whose call has an argument of that name."
+            )
+        return {"training": bool(training), "conditional_input": self._unchanging(condition)}
+
+    def _unchanging(self, condition: Any) -> Any:
+        """Returns a condition that does not change later: TFP's cache compares identities."""
+        if isinstance(condition, (tf.Variable, keras.Variable)):
+            return tf.convert_to_tensor(condition)
+        if not isinstance(condition, np.ndarray):
+            return condition
+        last = self._last_array
+        if last is None or _contents(last) != _contents(condition):
+            self._last_array = last = condition.copy()
+        return last
+
+    # The pass.
+
+    def _outermost_pass(
+        self,
+        value: tf.Tensor,
+        *,
+        inverse: bool,
+        training: bool = False,
+        conditional_input: Any = None,
+        has_events: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the value and log det of one direction.
+
+        The batch may be without events, unless the caller says that it `has_events`.
+        """
+        if training and value.shape.rank is not None and 0 in value.shape:
+            # The moments of an empty batch do not exist.
+            raise ValueError(
+                f"{self.name}: expected at least one event for training=True, got shape "
+                f"{value.shape}."
+            )
+        spec, surrounding, condition = self._condition_spec, surrounding_pass(), conditional_input
+        if spec is not None:
+            # A caller that says which condition comes has checked it.
+            if condition is None or condition is not surrounding.condition:
+                condition = spec.as_tensor(condition, self.name, self.dtype)
+            ndims = self.event_ndims, spec.ndims_of(condition)
+            try:
+                value, condition = broadcast_batch(value, ndims[0], condition, ndims[1])
+            except ValueError as error:
+                raise ValueError(f"{str(error).rstrip('.')}{spec.advice(condition)}.") from error
+        one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
+
+        def of_events(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            p = surrounding.but(training=training, condition=condition)
+            value = self._checked_input(value, p, inverse)
+            return self._checked_results(*one_pass(value, p), p.but(observer=None), inverse)
+
+        if training or has_events:
+            return of_events(value, condition)
+        return call_on_events(of_events, value, self.event_ndims, condition)
+
+    def _checked_input(self, value: tf.Tensor, p: Pass, inverse: bool) -> tf.Tensor:
+        """Returns the input of a pass, with the checks of its shape and of `validate_args`.
+
+        A composition calls it before the method of a part, and `_checked_results` after it.
+        """
+        self._check_shape(value.shape, inverse)
+        if p.terms is not None:
+            p.terms.expect()
+        if not self.validate_args:
+            return value
+        return _after(self._assertions(value, inverse), value)
+
+    def _checked_results(
+        self, value: tf.Tensor, log_det: tf.Tensor, p: Pass, inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the results of a pass, with the checks of `validate_args`, and reports them."""
+        if p.terms is not None:
+            p.terms.require(self.name)
+        if self.validate_args:
+            kind = "latents" if inverse else "data"
+            assertions = [
+                tf.debugging.assert_all_finite(tensor, f"{self.name}: expected finite {what}")
+                for what, tensor in ((kind, value), ("log dets", log_det))
+            ]
+            value, log_det = _after(assertions, value), _after(assertions, log_det)
+        if inverse and p.observer is not None:
+            p.observer(self, value, log_det)
+        return value, log_det
+
+
+def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tensor:
+    # In eager mode an assertion that holds returns `None`.
+    with tf.control_dependencies([a for a in assertions if a is not None]):
+        return tf.identity(tensor)
+
+
+def _contents(array: np.ndarray) -> tuple[np.dtype, tuple[int, ...], bytes]:
+    return array.dtype, array.shape, array.tobytes()
