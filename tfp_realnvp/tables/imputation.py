@@ -111,7 +111,7 @@ def _proposals(
         drawn = given.sample(known, rng.random([len(known), 1 + is_missing.sum()]))
         log_probs = given.log_prob(np.concatenate([known, drawn], axis=1))
         log_q[:, chosen] = log_probs.reshape([number, -1])
-        cells = np.ix_(range(number), chosen, np.flatnonzero(is_missing))
+        cells = np.ix_(np.arange(number), chosen, np.flatnonzero(is_missing))
         filled[cells] = drawn.reshape([number, len(chosen), -1])
     return filled, log_q
 
