@@ -155,3 +155,15 @@ def test_errors(flows):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_columns_of_categories_and_constant_y():
+    x, y = _rows(30)
+    frame = pd.DataFrame(x, columns=list("abc")).assign(kind=["u", "v"] * 15)
+    with pytest.raises(ValueError, match="expected columns of numbers, got kind") as error:
+        tfr.FlowRegressor(**_TINY).fit(frame, y)
+    # The advice for labels of `FlowDensity` does not fit here.
+    assert "OrdinalEncoder" in str(error.value) and "drop(columns" not in str(error.value)
+    with pytest.warns(UserWarning, match="constant: y"):
+        regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(x, np.full(30, 1.5))
+    np.testing.assert_allclose(regressor.predict(x), 1.5, atol=0.01)

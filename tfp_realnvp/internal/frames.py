@@ -21,8 +21,14 @@ def dtypes_of(table: Any) -> Any:
     return table.dtypes if is_frame(table) else None
 
 
-def check_columns(table: Any, caller: str) -> None:
-    """Raises an error for columns of a `DataFrame` that are not numbers."""
+def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
+    """Raises an error for columns of a `DataFrame` that are not numbers.
+
+    Args:
+      table: of any type.
+      caller: an estimator.
+      takes_labels: whether its `fit(X, y)` takes categories as y.
+    """
     if not is_frame(table):
         return
     from pandas.api import types
@@ -35,7 +41,7 @@ def check_columns(table: Any, caller: str) -> None:
     times = [name for name, dtype in others.items() if dtype.kind in "mM"]
     categories = [name for name in others if name not in times]
     calls = []
-    if len(others) == len(categories) == 1:
+    if takes_labels and len(others) == len(categories) == 1:
         name = categories[0]
         calls.append(
             f"For the density of the other columns given {name}, call "

@@ -27,6 +27,8 @@ _NUM_COUPLINGS, _NUM_COUPLINGS_OF_ONE = 8, 2
 class TableEstimator(BaseEstimator):
     """Base of `FlowDensity` and `FlowRegressor`."""
 
+    _takes_labels = False
+
     def __init__(
         self,
         num_flows: int = 5,
@@ -107,7 +109,7 @@ class TableEstimator(BaseEstimator):
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""
-        frames.check_columns(X, self._name)
+        frames.check_columns(X, self._name, self._takes_labels)
         try:
             return private_api.validate_data(self, X, *y, dtype=[np.float64, np.float32], **options)
         except ValueError as error:

@@ -99,6 +99,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
 
+    _takes_labels = True
+
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn; labels are optional."""
         tags = super().__sklearn_tags__()
@@ -279,8 +281,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows without missing cells, [S, N, D], float64; with `None` [N, D], of the same type as a
-          `DataFrame` X.
+          Rows without missing cells, [S, N, D], float64; with `None` [N, D], where X is a
+          `DataFrame` one with the dtypes of the fit.
 
         Raises:
           ValueError: if `n_samples` is less than 1.
@@ -302,7 +304,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         filled = np.where(np.isnan(rows), self._center + self._scale * imputations.samples, rows)
         if n_samples is not None:
             return filled
-        return _like_frame(filled[0], X)
+        if not frames.is_frame(X):
+            return filled[0]
+        dtypes = frames.dtypes_of(X) if self._dtypes is None else self._dtypes
+        return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
 
     def marginal_score_samples(
         self, X: Any, random_state: int | np.random.RandomState | None = None
@@ -383,10 +388,3 @@ def _check_labels(y: np.ndarray) -> None:
             f"in {len(y)} rows. Call fit(X) for p(x), or fit(X, y.astype(str)) if the numbers are "
             "names. For p(y | x) of a number y train RealNVPVector with conditional_event_shape."
         )
-
-
-def _like_frame(rows: np.ndarray, given: Any) -> Any:
-    """Returns rows with the columns and the index of a `DataFrame`, if one was given."""
-    if not hasattr(given, "columns"):
-        return rows
-    return type(given)(rows, columns=given.columns, index=given.index)

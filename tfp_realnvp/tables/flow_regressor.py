@@ -91,29 +91,28 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             of range.
         """
         self._check_arguments()
-        options = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
-        X, y = self._validated(X, y, **options)
+        checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
+        X, y = self._validated(X, y, **checks)
         self._is_single = y.ndim == 1
-        conditions, events = X, y.reshape(len(y), -1)
         weights = weighted_rows.checked_weights(sample_weight, len(X), self._name)
-        number = conditions.shape[1]
-        rows = np.concatenate([conditions, events], axis=1)[weights > 0]
+        is_used, number = weights > 0, X.shape[1]
+        rows = np.concatenate([X, y.reshape(len(y), -1)], axis=1)[is_used]
         groups = np.zeros(len(rows), int)
-        rows, _, weights = weighted_rows.merge(rows, groups, weights[weights > 0])
+        rows, _, weights = weighted_rows.merge(rows, groups, weights[is_used])
+        size = rows.shape[1] - number
+        names = ["y"] if size == 1 else [f"y[:, {i}]" for i in range(size)]
+        weighted_rows.warn_of_redundant_columns(rows[:, number:], names, self._name)
         center, scale, _, _ = self._rounding(rows[:, :number], weights)
-        of_events = self._rounding(rows[:, number:], weights)
-        self.rounding_widths_ = of_events[2]
-        self._center, self._scale = (
-            np.concatenate([of_x, of_y])
-            for of_x, of_y in ((center, of_events[0]), (scale, of_events[1]))
-        )
+        of_y = self._rounding(rows[:, number:], weights)
+        self._center, self._scale = np.append(center, of_y[0]), np.append(scale, of_y[1])
+        self.rounding_widths_ = of_y[2]
         # Normal mixtures have an own least variance of conditions.
-        least_variances = [np.append(np.zeros(number), each) for each in of_events[3]]
-        options = self._stack_options(of_events[2] / of_events[1], least_variances)
+        least_variances = [np.append(np.zeros(number), each) for each in of_y[3]]
+        options = self._stack_options(of_y[2] / of_y[1], least_variances)
         standardized = Rows((rows - self._center) / self._scale, weights)
         fit = fit_table_stack(standardized, options, generator(self.random_state), number)
         self._stack = fit.stack
-        self._set_results([fit], -np.log(of_events[1]).sum())
+        self._set_results([fit], -np.log(of_y[1]).sum())
         return self
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
