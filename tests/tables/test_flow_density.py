@@ -299,7 +299,7 @@ def test_samples_have_the_dtypes_of_frames():
     assert len(notes) == 1
     samples = density.sample(1_000, random_state=0)
     pd.testing.assert_series_equal(samples.dtypes, frame.dtypes)
-    # Of densities that are wider than the rows, samples below 0 are 0 as uint8.
+    # The density is wider than the rows. Samples below 0 become 0 in a column of uint8.
     assert samples["int64_"].min() < 0 == samples["uint8_"].min() and samples["uint8_"].max() < 20
     assert np.isfinite(density.score(samples))
     samples, frame = samples.astype(float), frame.astype(float)

@@ -78,6 +78,12 @@ def test_one_distribution_in_all_methods(flows):
             flows.cdf(rows, axis)[900:1_000:20],
             atol=0.01,
         )
+    # A row far out, first among others, out of the range of float32 or not.
+    far = flows.cdf([[0.0], [0.0], [0.0], [0.5]], [1e9, -1e60, 1e60, 1.0])
+    np.testing.assert_allclose(far[:3], [1, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(far[3:], flows.cdf([[0.5]], [1.0]), rtol=1e-5)
+    log_probs = flows.score_samples([[0.0]] * 3, [1e10, 1e40, 1e100])
+    assert np.isfinite(log_probs).all() and (np.diff(log_probs) < -100).all()
     quantiles = flows.predict_quantiles(x, [0.05, 0.3, 0.95])
     for values, level in zip(quantiles, [0.05, 0.3, 0.95], strict=True):
         np.testing.assert_allclose(flows.cdf(x, values), level, atol=1e-5)

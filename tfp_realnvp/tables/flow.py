@@ -80,7 +80,8 @@ class TableFlow:
         """Returns the log density of the events of rows given their conditions, [N]."""
         conditions = rows[:, : self.model_key.num_conditions]
         log_probs = self._by_chunks("log_prob", self.start.latents(rows), conditions)
-        return log_probs + self.start.log_det
+        # Latents out of the range of float32 are in no part of the flow's mass.
+        return np.where(np.isnan(log_probs), -np.inf, log_probs) + self.start.log_det
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
@@ -98,21 +99,26 @@ class TableFlow:
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probability of smaller events than those of rows, of a single column, [N]."""
-        # The map may be a falling one, in all rows or in none.
-        rows = np.append(rows, rows[:1], axis=0)
-        rows[-1, -1] += 1.0
-        conditions = rows[:, : self.model_key.num_conditions]
-        latents = self._by_chunks("inverse", self.start.latents(rows), conditions)[:, 0]
-        return self.start.cdf_of_latents(latents[:-1] * np.sign(latents[-1] - latents[0]))
+        # The map may be a falling one, in all rows or in none: two rows of zeros tell which.
+        two_rows = np.zeros([2, rows.shape[1]])
+        two_rows[1, -1] = 1.0
+        all_rows = np.concatenate([two_rows, rows])
+        conditions = all_rows[:, : self.model_key.num_conditions]
+        latents = self._by_chunks("inverse", self.start.latents(all_rows), conditions)[:, 0]
+        cdf = self.start.cdf_of_latents(latents[2:] * np.sign(latents[1] - latents[0]))
+        # The start is as good for latents out of the range of float32.
+        return np.where(np.isnan(cdf), self.start.cdf(rows), cdf)
 
     def _by_chunks(self, name: str, *arrays: np.ndarray) -> np.ndarray:
         with _LOCK:
             model = _shared_model(self.model_key)
             model.keras_model.set_weights(self.weights)
             starts = range(0, len(arrays[0]), _CHUNK_SIZE)
-            chunks = (
-                [array[i : i + _CHUNK_SIZE].astype(np.float32) for array in arrays] for i in starts
-            )
+            with np.errstate(over="ignore"):
+                chunks = [
+                    [array[i : i + _CHUNK_SIZE].astype(np.float32) for array in arrays]
+                    for i in starts
+                ]
             results = [getattr(model, name)(*chunk).numpy() for chunk in chunks]
             return np.concatenate(results).astype(np.float64)
 
@@ -189,7 +195,7 @@ def fit_table_flow(
                 seconds = time.perf_counter() - before
                 left = seconds * (options.max_steps / (step + num_steps) - 1)
                 print(
-                    f"FlowDensity: flow {index + 1}, step {step + num_steps:,} of "
+                    f"flow {index + 1}, step {step + num_steps:,} of "
                     f"{options.max_steps:,}: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
                     f"the start, at most {left:.0f} s left for this flow",
                     flush=True,

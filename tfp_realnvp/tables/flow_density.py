@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from tfp_realnvp.internal import frames, validation
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.imputation import Imputations, impute, proposal_of_samples
+from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
 from tfp_realnvp.tables.mixing import mixture_log_prob
+from tfp_realnvp.tables.normal_mixture import NormalMixture
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.weighted_rows import Rows
 
@@ -289,7 +291,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """
         expected = f"{self._name}: expected n_samples of at least 1, or None"
         number = 1 if n_samples is None else validation.integer(n_samples, 1, expected)
-        rows, imputations = self._imputations(X, number, random_state)
+        rng = generator(random_state)
+        rows, proposal, log_prob = self._to_impute(X, rng)
+        imputations = impute(log_prob, proposal, self._standardized(rows), number, rng)
         sizes = imputations.effective_sizes
         is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
         if is_poor.any():
@@ -309,30 +313,27 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         dtypes = frames.dtypes_of(X) if self._dtypes is None else self._dtypes
         return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
 
-    def marginal_score_samples(
-        self, X: Any, random_state: int | np.random.RandomState | None = None
-    ) -> np.ndarray:
+    def marginal_score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density in nats of the cells of each row that are not missing, [N].
 
-        The density of the others is integrated out, by the importance sampling of `impute`. The
-        difference of two results is a conditional log density:
+        The density of the others is integrated out, by the importance sampling of `impute` with 512
+        proposals, which are the same for all rows: the result of a row does not depend on the
+        others. The difference of two results is a conditional log density:
         `log p(a | b) = log p(a, b) - log p(b)`.
 
         Args:
           X: rows [N, D], with NaN in the cells that are integrated out.
-          random_state: as in scikit-learn.
         """
-        rows, imputations = self._imputations(X, 1, random_state)
+        rows, proposal, log_prob = self._to_impute(X, generator(0))
         log_dets = np.where(np.isnan(rows), 0.0, np.log(self._scale)).sum(axis=1)
-        return imputations.log_marginals - log_dets
+        return log_marginals(log_prob, proposal, self._standardized(rows)) - log_dets
 
-    def _imputations(
-        self, X: Any, number: int, random_state: Any
-    ) -> tuple[np.ndarray, Imputations]:
-        """Returns rows with NaN, and imputations of standardized ones."""
+    def _to_impute(
+        self, X: Any, rng: np.random.Generator
+    ) -> tuple[np.ndarray, NormalMixture, Callable[[np.ndarray], np.ndarray]]:
+        """Returns rows with NaN; a proposal and the log density, of standardized rows."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False, allow_nan=True).astype(np.float64)
-        rng = generator(random_state)
         samples = self._standardized(self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng))
         proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
 
@@ -340,7 +341,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             log_probs = [stack.log_prob(standardized) for stack in self._stacks]
             return mixture_log_prob(np.stack(log_probs, axis=1), self.class_prior_)
 
-        return rows, impute(log_prob, proposal, self._standardized(rows), number, rng)
+        return rows, proposal, log_prob
 
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
@@ -386,5 +387,5 @@ def _check_labels(y: np.ndarray) -> None:
         raise ValueError(
             f"FlowDensity: expected labels of classes, got a continuous y: {len(classes)} numbers "
             f"in {len(y)} rows. Call fit(X) for p(x), or fit(X, y.astype(str)) if the numbers are "
-            "names. For p(y | x) of a number y train RealNVPVector with conditional_event_shape."
+            "names. For p(y | x) of a number y call FlowRegressor().fit(X, y)."
         )

@@ -8,17 +8,20 @@ from typing import NamedTuple
 import numpy as np
 
 from tfp_realnvp.tables.normal_mixture import NormalMixture
+from tfp_realnvp.tables.numerics import even_points
 from tfp_realnvp.tables.weighted_rows import Rows
 
-__all__ = ["Imputations", "impute", "proposal_of_samples"]
+__all__ = ["Imputations", "impute", "log_marginals", "proposal_of_samples"]
 
 _MAX_COMPONENTS, _SAMPLES_OF_COMPONENT = 16, 10
 # Weights correct a proposal that is not the best one.
 _MAX_STEPS = 15
 # A part of the proposals are from one wide normal distribution, since tails of mixtures are light.
 _WIDE_SHARE, _WIDE_VARIANCE = 0.1, 4.0
-_MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE = 128, 4
+_MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE, _NUM_POINTS = 128, 4, 512
 _CHUNK_SIZE = 65_536
+
+LogProb = Callable[[np.ndarray], np.ndarray]
 
 
 class Imputations(NamedTuple):
@@ -26,13 +29,11 @@ class Imputations(NamedTuple):
 
     Attributes:
       samples: [S, N, D].
-      log_marginals: estimates of the log density of the cells that were not missing, [N].
       effective_sizes: (Σ w)² / Σ w² of the weights of proposals, [N].
       num_proposals: for each row.
     """
 
     samples: np.ndarray
-    log_marginals: np.ndarray
     effective_sizes: np.ndarray
     num_proposals: int
 
@@ -57,7 +58,7 @@ def proposal_of_samples(samples: np.ndarray, seed: int) -> NormalMixture:
 
 
 def impute(
-    log_prob: Callable[[np.ndarray], np.ndarray],
+    log_prob: LogProb,
     proposal: NormalMixture,
     rows: np.ndarray,
     num_samples: int,
@@ -66,7 +67,7 @@ def impute(
     """Returns rows whose missing cells are drawn from a density given the other cells.
 
     The cells m are proposed by q(m | o), given the others o, and resampled with the weights
-    `w = p(o, m) / q(m | o)`. The mean of the weights estimates p(o).
+    `w = p(o, m) / q(m | o)`.
 
     Source: Rubin: The calculation of posterior distributions by data augmentation: Comment: A
     noniterative sampling/importance resampling alternative, 1987.
@@ -79,26 +80,48 @@ def impute(
       rng: of proposals and resampling.
     """
     number = max(_MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE * num_samples)
-    samples = np.empty([num_samples, *rows.shape])
-    log_marginals, sizes = np.empty([2, len(rows)])
-    num_rows = max(1, _CHUNK_SIZE // number)
-    for start in range(0, len(rows), num_rows):
-        chunk = slice(start, start + num_rows)
-        filled, log_q = _proposals(proposal, rows[chunk], number, rng)
-        log_weights = log_prob(filled.reshape([-1, rows.shape[1]])).reshape(log_q.shape) - log_q
-        largest = log_weights.max(axis=0)
-        weights = np.exp(log_weights - largest)
-        log_marginals[chunk] = largest + np.log(weights.mean(axis=0))
-        sizes[chunk] = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
+    samples, sizes = [], []
+    for chunk in _chunks(rows, number):
+        uniforms = rng.random([number, len(chunk), 1 + rows.shape[1]])
+        filled, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
+        weights = np.exp(log_weights - log_weights.max(axis=0))
+        sizes.append(weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0))
         chosen = _systematic_choices(weights, num_samples, rng)
-        samples[:, chunk] = np.take_along_axis(filled, chosen[..., np.newaxis], axis=0)
-    return Imputations(samples, log_marginals, sizes, number)
+        samples.append(np.take_along_axis(filled, chosen[..., np.newaxis], axis=0))
+    return Imputations(np.concatenate(samples, axis=1), np.concatenate(sizes), number)
 
 
-def _proposals(
-    proposal: NormalMixture, rows: np.ndarray, number: int, rng: np.random.Generator
+def log_marginals(log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray) -> np.ndarray:
+    """Returns log p of the cells that are not missing, [N]: the mean of the weights of `impute`.
+
+    The proposals are even points, the same for all rows, so that a result depends on its row alone.
+
+    Args:
+      log_prob: log p of rows [M, D], [M].
+      proposal: q.
+      rows: [N, D], with NaN in missing cells.
+    """
+    points = even_points(_NUM_POINTS, 1 + rows.shape[1])[:, np.newaxis]
+    results = []
+    for chunk in _chunks(rows, _NUM_POINTS):
+        uniforms = np.broadcast_to(points, [_NUM_POINTS, len(chunk), points.shape[-1]])
+        _, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
+        largest = log_weights.max(axis=0)
+        results.append(largest + np.log(np.exp(log_weights - largest).mean(axis=0)))
+    return np.concatenate(results)
+
+
+def _chunks(rows: np.ndarray, number: int) -> list[np.ndarray]:
+    """Returns the rows in parts, each with a bounded number of proposals."""
+    num_rows = max(1, _CHUNK_SIZE // number)
+    return [rows[start : start + num_rows] for start in range(0, len(rows), num_rows)]
+
+
+def _weighted_proposals(
+    log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray, uniforms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns proposals of rows [number, N, D], and log q of what was missing [number, N]."""
+    """Returns proposals of rows [M, N, D] from uniform numbers [M, N, 1 + D], and log w [M, N]."""
+    number = len(uniforms)
     filled = np.tile(rows, [number, 1, 1])
     log_q = np.zeros([number, len(rows)])
     patterns, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
@@ -108,12 +131,14 @@ def _proposals(
             continue
         given = proposal.given(~is_missing)
         known = np.tile(rows[chosen][:, ~is_missing], [number, 1])
-        drawn = given.sample(known, rng.random([len(known), 1 + is_missing.sum()]))
+        is_used = np.append(True, is_missing)
+        drawn = given.sample(known, uniforms[:, chosen][..., is_used].reshape([len(known), -1]))
         log_probs = given.log_prob(np.concatenate([known, drawn], axis=1))
         log_q[:, chosen] = log_probs.reshape([number, -1])
         cells = np.ix_(np.arange(number), chosen, np.flatnonzero(is_missing))
         filled[cells] = drawn.reshape([number, len(chosen), -1])
-    return filled, log_q
+    log_p = log_prob(filled.reshape([-1, rows.shape[1]])).reshape(log_q.shape)
+    return filled, log_p - log_q
 
 
 def _systematic_choices(
