@@ -40,7 +40,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         There are none with fewer than 150 rows, or if the first one adds no more than a standard
         error.
 
-    Columns of X are standardized. Missing values and columns of text are refused.
+    Columns of X are standardized. Missing values and columns of text are refused. Where y takes few
+    values, as counts do, the densities have narrow peaks at them: `score_samples` is then no log
+    probability, while quantiles and intervals hold.
 
     #### Example
 
