@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 _ROOT = pathlib.Path(__file__).parents[1] / "tfp_realnvp"
 
 # The packages that each package may import.

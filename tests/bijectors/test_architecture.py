@@ -12,6 +12,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import architecture, options
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
 
+pytestmark = pytest.mark.quick
+
 _SHAPE = (4, 4, 1)
 
 

@@ -14,6 +14,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.atomic_files import atomic_replace
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 PATHS = (pathlib.Path(tfr.__file__).parents[1], pathlib.Path(__file__).parents[1])
 # The file by its path: importing the package would take seconds.
 KILLED = """

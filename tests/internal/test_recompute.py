@@ -12,6 +12,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.internal.recompute import recompute
 
+pytestmark = pytest.mark.core
+
 tfd = tfp.distributions
 
 _MODES = {

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 
 def _layer(num_heads=2, filters=5, dtype="float64"):
     layer = tfr.SelfAttention(num_heads, dtype=dtype)

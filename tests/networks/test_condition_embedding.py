@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 _KINDS = {
     "labels": {"num_classes": 5, "size": 4},
     "vectors": {"conditional_event_shape": [3], "size": 4},

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 _MAKERS = {
     "resnet": lambda **kwargs: tfr.ConvResNet(4, 1, 6, **kwargs),
     "resnet_board": lambda **kwargs: tfr.ConvResNet(4, 2, 6, checkerboard_parity=1, **kwargs),

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_graph_optimizer")
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _PAGES = sorted(_ROOT.glob("docs/*.md"))
 

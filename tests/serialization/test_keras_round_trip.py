@@ -29,7 +29,7 @@ from tfp_realnvp.serialization import keras_config
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-pytestmark = pytest.mark.eager
+pytestmark = [pytest.mark.core, pytest.mark.eager]
 
 SHAPE = (4, 4, 1)
 SMALL = {"num_couplings": 1, "num_filters": 4}

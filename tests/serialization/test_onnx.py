@@ -18,6 +18,8 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.core
+
 pytest.importorskip("tf2onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 

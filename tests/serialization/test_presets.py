@@ -23,7 +23,7 @@ from tfp_realnvp.serialization import presets
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-pytestmark = pytest.mark.eager
+pytestmark = [pytest.mark.quick, pytest.mark.core, pytest.mark.eager]
 
 _PENDING = ".tfp_realnvp.pending"
 _FILES = {"config.json", "model.weights.h5", "metadata.json", "README.md"}

@@ -10,6 +10,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.core
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 

@@ -10,6 +10,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.training.input_data import arguments_for_keras
 
+pytestmark = pytest.mark.quick
+
 tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)

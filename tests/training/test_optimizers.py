@@ -6,6 +6,8 @@ import tensorflow as tf
 import tfp_realnvp as tfr
 from tfp_realnvp.training.optimizers import apply_if
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 # Keras and TensorFlow's kernel round 1 - β₂ᵗ at different places, in float32 by 5e-5 of its value.
 # Keras does so in float32 for float64 variables too: `test_steps_of_double_precision`.
 _TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}

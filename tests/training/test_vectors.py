@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 tfd = tfp.distributions
 
 _DATA = np.random.default_rng(0).normal(3.0, 2.0, [64, 3]).astype(np.float32)
