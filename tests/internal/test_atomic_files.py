@@ -128,6 +128,7 @@ def test_a_failed_export_leaves_the_old_folder(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.full
 def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
@@ -139,6 +140,7 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     assert (path / "text").read_text() == "old"
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits on the size of files")
 def test_a_full_disk_leaves_the_old_files(tmp_path):
     process = subprocess.run(

@@ -92,6 +92,7 @@ def assert_same(model, loaded):
     assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
 
 
+@pytest.mark.full
 def test_training_continues_in_another_process(tmp_path):
     # A large ε: with a small one, Adam turns rounding errors of small gradients into full steps.
     flows = {

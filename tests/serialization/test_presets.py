@@ -220,6 +220,7 @@ def kill():
     return hook
 
 
+@pytest.mark.full
 def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch):
     data, models = ft.normal([6, 3]).numpy(), []
     for seed, activation in enumerate(["tanh", "relu"]):

@@ -413,6 +413,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.full
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     model = _normal()
     options = {"batch_size": 8, "verbose": 0}
