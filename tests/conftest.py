@@ -60,6 +60,16 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_kept(request):
+    """Forgets the models that a module's functions have cached: a process has many modules."""
+    yield
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear") and value.__module__ == request.module.__name__:
+            value.cache_clear()
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def no_graph_optimizer():
     """Runs without TensorFlow's optimizations of graphs, as few tests may.
