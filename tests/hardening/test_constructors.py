@@ -1,5 +1,8 @@
 """Fuzz: whatever a constructor is given, it builds something valid or says what was expected."""
 
+import dataclasses
+from typing import Any
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -31,9 +34,28 @@ HUGE = st.sampled_from([10**30, 1e300, np.inf])
 DTYPE = st.sampled_from([tf.float32, tf.float64, "float32", np.float64])
 
 
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """A value that an argument may refuse."""
+
+    value: Any
+
+
 def mostly(valid):
-    """Returns valid values in nine of ten cases, so that those of all arguments meet."""
-    return st.integers(0, 9).flatmap(lambda die: valid if die else st.one_of(ODD, valid))
+    """Draws valid values in nine of ten cases, so that all arguments meet, or `Odd` ones."""
+    return st.integers(0, 9).flatmap(lambda die: valid if die else ODD.map(Odd))
+
+
+def plain(drawn):
+    """Returns what was drawn, a value or a dictionary, and whether all of it is valid."""
+    if isinstance(drawn, Odd):
+        return drawn.value, False
+    if isinstance(drawn, dict):
+        values = {key: plain(value) for key, value in drawn.items()}
+        return {key: value for key, (value, _) in values.items()}, all(
+            v for _, v in values.values()
+        )
+    return drawn, True
 
 
 def options_of(**strategies):
@@ -71,11 +93,20 @@ def condition_of(flow, number, dtype):
     return {"conditional_input": ft.normal([number, *embedding.spec.event_shape], dtype)}
 
 
+_IMAGE_SHAPES = [(4, 4, 1), (8, 4, 3), (8, 8, 2)]
+_INDEPENDENT = {
+    *("num_scales", "num_blocks", "num_filters", "num_couplings", "use_scale", "recompute"),
+    *("dtype", "validate_args", "num_values", "num_classes"),
+}
+
+
 @cases(quick=25, full=200)
 @given(
-    image_shape=st.one_of(st.tuples(SIZE, SIZE, st.integers(1, 3)), ODD),
+    image_shape=st.one_of(
+        st.sampled_from(_IMAGE_SHAPES), st.tuples(SIZE, SIZE, st.integers(1, 3)), ODD
+    ),
     options=arguments(
-        num_scales=st.one_of(st.integers(1, 3), st.none(), HUGE),
+        num_scales=st.integers(1, 3),
         num_blocks=st.integers(0, 1),
         num_filters=st.integers(1, 4),
         num_couplings=st.integers(1, 2),
@@ -98,16 +129,22 @@ def condition_of(flow, number, dtype):
     seed=SEED,
 )
 def test_image_flows(image_shape, options, condition, compact, seed):
-    options.setdefault("num_blocks", 0)
+    options, is_valid = plain({**options, **condition})
     options.setdefault("num_filters", 3)
     options.setdefault("num_couplings", 1)
-    options.update(condition)
-    if options.get("num_scales") == 1 and not compact:
-        # Options without effect, which are an error.
-        for name in ("num_channel_couplings", "filter_growth", "attention"):
+    # Options without effect are an error.
+    if compact:
+        for name in ("num_blocks", "momentum"):
             options.pop(name, None)
+    else:
+        options.setdefault("num_blocks", 0)
+        if options.get("num_scales") == 1:
+            for name in ("num_channel_couplings", "filter_growth", "attention"):
+                options.pop(name, None)
     make = tfr.RealNVPImage.compact if compact else tfr.RealNVPImage
-    flow = built_or_refused(lambda: make(image_shape, **options))
+    # Others depend on one another.
+    is_valid &= options.keys() <= _INDEPENDENT and image_shape in _IMAGE_SHAPES
+    flow = built_or_refused(lambda: make(image_shape, **options), is_valid)
     if flow is None:
         return
     ft.randomize(flow, seed)
@@ -128,7 +165,10 @@ def test_image_flows(image_shape, options, condition, compact, seed):
     seed=SEED,
 )
 def test_pixel_logit(options, seed):
-    bijector = built_or_refused(lambda: tfr.PixelLogit(**options))
+    options, is_valid = plain(options)
+    is_valid &= 1e-6 < options.get("alpha", 0.1) < 0.49 if is_valid else False
+    is_valid = is_valid and "name" not in options and options.get("num_values", 2) <= 300
+    bijector = built_or_refused(lambda: tfr.PixelLogit(**options), is_valid)
     if bijector is not None:
         num_values = bijector.parameters["num_values"]
         assert_valid(bijector, (2, 3, 2, 1), seed, num_values)
@@ -147,7 +187,9 @@ def test_pixel_logit(options, seed):
     seed=SEED,
 )
 def test_squeeze(options, size, seed):
-    bijector = built_or_refused(lambda: tfr.Squeeze(**options))
+    options, is_valid = plain(options)
+    is_valid = is_valid and options.get("block_size", 2) < 5
+    bijector = built_or_refused(lambda: tfr.Squeeze(**options), is_valid)
     if bijector is not None and bijector.block_size < 5:
         k = bijector.block_size
         assert_valid(bijector, (2, *size, 3 * k**2), seed)
@@ -171,7 +213,8 @@ def test_squeeze(options, size, seed):
 def test_normalizations(make, options, seed):
     foreign = {tfr.ActNorm: ("momentum", "statistics", "moving")}.get(make, ("learned",))
     options = {key: value for key, value in options.items() if key not in foreign}
-    bijector = built_or_refused(lambda: make(**options))
+    options, is_valid = plain(options)
+    bijector = built_or_refused(lambda: make(**options), is_valid)
     if bijector is not None:
         shape = (3, 2, 2, int(bijector.parameters["num_channels"] or 2))
         bijector.inverse(ft.normal(shape, bijector.dtype, seed), training=True)
@@ -188,13 +231,19 @@ def test_normalizations(make, options, seed):
     seed=SEED,
 )
 def test_couplings(mask, parity, options, network, channels, seed):
+    drawn = {"mask": mask, "parity": parity, "network": network, "options": options}
+    drawn, is_valid = plain(drawn)
+    mask, options = drawn["mask"], drawn["options"]
     if mask in (tfr.CheckerboardMask, tfr.ChannelMask):
-        mask = built_or_refused(lambda make=mask: make(parity))
-    coupling = built_or_refused(lambda: tfr.AffineCoupling(mask, network, **options))
+        mask = built_or_refused(lambda make=mask: make(drawn["parity"]), is_valid)
+    coupling = built_or_refused(
+        lambda: tfr.AffineCoupling(mask, drawn["network"], **options), is_valid
+    )
     if coupling is not None:
         x = ft.normal((2, 3, 2, channels), coupling.dtype, seed)
         # A mask of odd channels, a network of too many: said at the call.
-        if built_or_refused(lambda: coupling.inverse(x)) is not None:
+        is_valid &= isinstance(mask, tfr.CheckerboardMask) and options.get("use_scale", True)
+        if built_or_refused(lambda: coupling.inverse(x), is_valid) is not None:
             assert_valid(coupling, x.shape, seed)
 
 
@@ -209,7 +258,14 @@ def test_couplings(mask, parity, options, network, channels, seed):
     options=arguments(recompute=st.booleans(), validate_args=st.booleans(), dtype=DTYPE),
 )
 def test_chains(parts, options):
-    chain = built_or_refused(lambda: tfr.FlowChain(parts, **options))
+    parts, parts_are_valid = plain(parts)
+    options, is_valid = plain(options)
+    if parts_are_valid:
+        parts, are_valid = zip(*map(plain, parts), strict=True) if parts else ((), ())
+        # The parts are of float32.
+        is_float32 = "dtype" not in options or options["dtype"] in (tf.float32, "float32")
+        is_valid = is_valid and all(are_valid) and is_float32
+    chain = built_or_refused(lambda: tfr.FlowChain(parts, **options), is_valid and parts_are_valid)
     if chain is not None:
         assert chain.bijectors == tuple(parts)
         assert all(part.dtype in (None, chain.dtype) for part in parts)
@@ -237,15 +293,22 @@ def test_networks(layer, options, shape):
         tfr.ShallowConv: "output_channels num_filters checkerboard_parity conditional_event_shape",
     }[layer].split()
     defaults = {"output_channels": 2, "num_filters": 2}
-    options = {**defaults, **options}
+    options, is_valid = plain({**defaults, **options})
     options = {key: value for key, value in options.items() if key in names}
+    is_valid = is_valid and (
+        min(options["output_channels"], options["num_filters"]) > 0
+        and options.get("num_blocks", 0) >= 0
+        and options.get("checkerboard_parity") != 2
+        and 0 <= options.get("momentum", 0) < 1
+        and options.get("epsilon", 1) > 0
+    )
 
     def build():
         network = layer(**options)
         network.build((None, None, None, shape[-1]))
         return network
 
-    network = built_or_refused(build)
+    network = built_or_refused(build, is_valid)
     if network is not None:
         inputs, condition = ft.normal(shape), {}
         event = network.conditional_event_shape
@@ -273,9 +336,13 @@ MODEL.compile()
     compiled=arguments(scale_l2=st.floats(0, 1)),
 )
 def test_models(distribution, options, optimizer, compiled):
-    model = built_or_refused(lambda: tfr.FlowModel(distribution, **options))
+    distribution, is_distribution = plain(distribution)
+    options, is_valid = plain(options)
+    is_valid = is_valid and is_distribution and "name" not in options
+    model = built_or_refused(lambda: tfr.FlowModel(distribution, **options), is_valid)
     if model is not None:
-        built_or_refused(lambda: model.compile(optimizer, **compiled))
+        (optimizer, is_optimizer), (compiled, is_valid) = plain(optimizer), plain(compiled)
+        built_or_refused(lambda: model.compile(optimizer, **compiled), is_optimizer and is_valid)
         assert model.predict_step(ft.grey_levels(2)).shape == (2,)
 
 
@@ -290,7 +357,8 @@ def test_models(distribution, options, optimizer, compiled):
     ),
 )
 def test_optimizer(learning_rate, options):
-    optimizer = built_or_refused(lambda: tfr.FusedAdam(learning_rate, **options))
+    options, is_valid = plain(options)
+    optimizer = built_or_refused(lambda: tfr.FusedAdam(learning_rate, **options), is_valid)
     if optimizer is not None:
         variable = keras.Variable([1.0, 2.0])
         optimizer.build([variable])
@@ -311,7 +379,10 @@ def test_optimizer(learning_rate, options):
     step=st.integers(0, 20),
 )
 def test_learning_rate_budget(options, step):
-    budget = built_or_refused(lambda: tfr.LearningRateBudget(**options))
+    options, is_valid = plain(options)
+    # Steps or seconds, and a warm-up that is shorter.
+    is_valid = is_valid and "steps" in options and options.keys() <= {"peak", "steps", "hold"}
+    budget = built_or_refused(lambda: tfr.LearningRateBudget(**options), is_valid)
     if budget is not None:
         model = tfr.FlowModel(FLOW)
         model.compile()
@@ -335,9 +406,14 @@ def test_learning_rate_budget(options, step):
     ),
 )
 def test_training_checkpoint(tmp_path_factory, folder, model, options):
-    if folder == "folder":
+    (folder, is_folder), (model, is_model) = plain(folder), plain(model)
+    options, is_valid = plain(options)
+    is_valid = is_valid and is_folder and is_model
+    if is_folder:
         folder = tmp_path_factory.mktemp(folder)
-    checkpoint = built_or_refused(lambda: tfr.TrainingCheckpoint(folder, model, **options))
+    checkpoint = built_or_refused(
+        lambda: tfr.TrainingCheckpoint(folder, model, **options), is_valid
+    )
     if checkpoint is not None:
         checkpoint.on_train_begin()
         patience = options.get("patience")
@@ -352,10 +428,12 @@ def test_training_checkpoint(tmp_path_factory, folder, model, options):
     num_values=mostly(st.integers(1, 256)),
 )
 def test_pixels(images, seed, dtype, num_values):
-    noisy = built_or_refused(lambda: tfr.dequantize(images, seed, dtype))
+    (seed, is_seed), (dtype, is_dtype) = plain(seed), plain(dtype)
+    num_values, is_number = plain(num_values)
+    noisy = built_or_refused(lambda: tfr.dequantize(images, seed, dtype), is_seed and is_dtype)
     if noisy is None:
         return
     np.testing.assert_array_equal(np.floor(noisy), images)
-    gray = built_or_refused(lambda: tfr.to_uint8(noisy, num_values))
+    gray = built_or_refused(lambda: tfr.to_uint8(noisy, num_values), is_number)
     if gray is not None:
         np.testing.assert_array_equal(gray, np.clip(images, 0, num_values - 1))
