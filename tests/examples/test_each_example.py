@@ -13,27 +13,14 @@ pytestmark = pytest.mark.usefixtures("no_graph_optimizer")
 _HERE = pathlib.Path(__file__)
 _FLOW = ("--num_couplings=2", "--num_filters=4")
 _POSTERIOR = (*_FLOW, "--num_steps=2", "--sample_size=4")
-# Names and flags.
+# Names and flags, of all that take seconds: the others run in `make test-all` only.
 _RUNS = {
-    "complete": (
-        *("--num_digits=2", "--num_samples=8", "--num_burnin_steps=2"),
-        *("--epochs=1", "--table_epochs=1", "--output_dir=out"),
-    ),
     "defects": (
         *("--num_train=20", "--num_test=6", "--num_textures=50"),
-        *("--num_couplings=1", "--epochs=1", "--output_dir=out"),
+        *("--num_couplings=2", "--epochs=1", "--output_dir=out"),
     ),
     "evaluate": ("--results_dir=run", "--split=test", "--num_batches=1", "--output=out"),
-    "few_labels": (
-        *("--labels_per_class=2", "--num_seeds=1", "--epochs=1"),
-        *("--moons_epochs=1", "--output_dir=out"),
-    ),
     "latent_space": ("--results_dir=run", "--output_dir=out"),
-    "neutra": (
-        *(*_POSTERIOR, "--num_leapfrog_steps=1", "--num_chains=4"),
-        *("--num_adaptation_steps=4", "--num_draws=8", "--noxla"),
-    ),
-    "outliers": ("--num_models=2", "--num_couplings=1", "--epochs=1", "--output_dir=out"),
     "sample": ("--results_dir=run", "--num_images=4", "--output=out/samples.png"),
     "simulation_based_inference": (
         *("--num_simulations=500", "--epochs=1", *_FLOW),
@@ -78,6 +65,7 @@ def test_a_run(name, folder, run_script, monkeypatch):
         assert set((folder / "out").rglob("*")) > before
 
 
+@pytest.mark.full
 def test_a_custom_training_loop(load_script, capsys):
     load_script("transformed_distribution").main(num_steps=1)
     assert "samples (4, 8, 8, 1)" in capsys.readouterr().out
