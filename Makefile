@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_FLAGS ?= -n auto --maxprocesses=4
+# Each worker has a run of neighboring tests, which share the models of their file.
+PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 # TensorFlow 2.18 and 2.19 have no wheels for Python 3.13.
 OLD_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.11 python3.10; do \
