@@ -491,10 +491,10 @@ class _Set(keras.callbacks.Callback):
     ("callbacks", "num_steps"),
     [
         (lambda: [], 14),
-        (lambda: [_Set()], 14),
+        pytest.param(lambda: [_Set()], 14, marks=pytest.mark.full),
         # The end of the budget is within an execution.
         (lambda: [tfr.LearningRateBudget(0.1, steps=9, warmup=0.3, hold=0.1, cosine=True)], 9),
-        (lambda: [tfr.LearningRateBudget(0.1, steps=50)], 14),
+        pytest.param(lambda: [tfr.LearningRateBudget(0.1, steps=50)], 14, marks=pytest.mark.full),
     ],
     ids=["default", "set", "cosine", "long"],
 )
