@@ -218,6 +218,7 @@ def test_fractions_in_each_form_of_data(form, method):
     getattr(model, method)(_DATA_OF_STEPS[form](), verbose=0)
 
 
+@pytest.mark.full
 def test_fractions_in_a_compiled_step():
     model = tfr.FlowModel(_flow())
     model.compile(jit_compile=True)
