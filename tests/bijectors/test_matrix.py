@@ -268,8 +268,8 @@ CASES = {
 DTYPES = [tf.float32, tf.float64]
 
 each_case = pytest.mark.parametrize("name", CASES)
-# Tracing and compiling take most of the time. These are made of parts, or differ by numbers, that
-# others have as well.
+# Tracing and compiling take most of the time. These are made of parts that others have as well: they
+# are tested for values, log dets and gradients.
 _LIKE_OTHERS = {
     *("checkerboard0_affine", "channel0_affine", "checkerboard0_additive", "channel0_additive"),
     *("checkerboard1_additive", "squeeze_plain", "squeeze_block3", "vector_additive"),
@@ -278,7 +278,7 @@ _LIKE_OTHERS = {
     *("image_given_image", "image_given_small_image"),
     *("coupling_given_vector", "coupling_given_what_its_network_takes"),
 }
-each_traced_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])
+each_distinct_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
 
@@ -448,7 +448,7 @@ def test_gradients_of_all_trainable_variables(name, direction):
 
 
 # Without a batch are the tests of Jacobians, and of one dimension all others.
-@each_case
+@each_distinct_case
 def test_leading_shapes(name):
     batch, given = (2, 3), _given(name)
     bijector, x = _bijector(name), _latents(name, batch=batch)
@@ -478,7 +478,7 @@ def test_float32_agrees_with_float64(name):
     _assert_all_close(actual, _eager_results(name), rtol=1e-4, atol=1e-3)
 
 
-@each_traced_case
+@each_distinct_case
 def test_xla_equals_eager(name):
     given = _given(name)
     bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
@@ -488,7 +488,7 @@ def test_xla_equals_eager(name):
     _assert_all_close(compiled(x, y), _eager_results(name), rtol=1e-9, atol=1e-9)
 
 
-@each_traced_case
+@each_distinct_case
 def test_unknown_batch_height_and_width(name):
     given = _given(name)
     case, bijector = CASES[name], _bijector(name)
@@ -510,7 +510,7 @@ def test_unknown_batch_height_and_width(name):
     _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
 
-@each_traced_case
+@each_distinct_case
 def test_unknown_batch_of_two_dimensions(name):
     given = _given(name)
     bijector, x = _bijector(name), _latents(name, batch=(2, 3))
@@ -543,7 +543,7 @@ def test_vectorized_map_and_batch_jacobian(name, recompute):
         ft.assert_vectorizes(functools.partial(method, **given), events)
 
 
-@each_case
+@each_distinct_case
 def test_equality_and_hash(name):
     bijector = _bijector(name)
     same = bijector.copy()
@@ -584,7 +584,7 @@ def test_equal_configurations_do_not_share_results(name):
     assert np.abs(actual[0] - y[0]).max() > 1e-3
 
 
-@each_case
+@each_distinct_case
 def test_copy_shares_variables(name):
     given = _given(name)
     bijector = _bijector(name)
@@ -629,7 +629,7 @@ def test_event_shapes(name):
         assert bijector.experimental_batch_shape_tensor(**ndims).shape == [0]
 
 
-@each_case
+@each_distinct_case
 def test_event_ndims(name):
     given = _given(name)
     bijector = _bijector(name)
@@ -675,7 +675,7 @@ def test_variables_are_complete(name):
     assert len(bijector.variables) == len(trainable + frozen)
 
 
-@each_traced_case
+@each_distinct_case
 def test_distribution(name):
     bijector, case, given = _bijector(name), CASES[name], _given(name)
     options = {"bijector_kwargs": given} if given else {}
