@@ -268,8 +268,8 @@ CASES = {
 DTYPES = [tf.float32, tf.float64]
 
 each_case = pytest.mark.parametrize("name", CASES)
-# Tracing and compiling take most of the time. These are made of parts that others have as well: they
-# are tested for values, log dets and gradients.
+# Tracing and compiling take most of the time. These are made of parts that others have as well:
+# they are tested for values, log dets and gradients.
 _LIKE_OTHERS = {
     *("checkerboard0_affine", "channel0_affine", "checkerboard0_additive", "channel0_additive"),
     *("checkerboard1_additive", "squeeze_plain", "squeeze_block3", "vector_additive"),
@@ -278,7 +278,9 @@ _LIKE_OTHERS = {
     *("image_given_image", "image_given_small_image"),
     *("coupling_given_vector", "coupling_given_what_its_network_takes"),
 }
-each_distinct_case = pytest.mark.parametrize("name", [n for n in CASES if n not in _LIKE_OTHERS])
+each_distinct_case = pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in _LIKE_OTHERS]
+)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
 
