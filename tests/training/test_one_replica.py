@@ -42,7 +42,11 @@ def _trained(strategy, optimizer):
 
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
-    [("mirrored", "muon"), ("one device", "sgd"), ("multi-worker", "sgd")],
+    [
+        ("mirrored", "muon"),
+        pytest.param("one device", "sgd", marks=pytest.mark.full),
+        ("multi-worker", "sgd"),
+    ],
 )
 def test_one_replica(strategy, optimizer):
     expected, actual = _trained(None, optimizer), _trained(strategy, optimizer)
