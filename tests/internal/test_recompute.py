@@ -400,8 +400,10 @@ def _second_derivatives_of(name, recompute, mode, training):
     [
         ("resnets", False, "eager"),
         ("conditioned", True, "eager"),
-        ("resnets", True, "function"),
-        pytest.param("conditioned", False, "tapes_outside", marks=pytest.mark.full),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (("resnets", True, "function"), ("conditioned", False, "tapes_outside"))
+        ),
     ],
 )
 def test_second_derivatives(name, training, mode):

@@ -186,6 +186,15 @@ def test_labels_with_dropout():
         embedding.spec.as_tensor(-2, "owner")
 
 
+@pytest.mark.parametrize(("dropout", "lowest"), [(None, 0), (0.1, -1)])
+def test_labels_out_of_range_are_nan_where_nothing_asserts(dropout, lowest):
+    # XLA drops assertions.
+    embedding, labels = _embedding("labels", dropout=dropout), np.arange(-3, 7)
+    call = tf.function(embedding.call, jit_compile=True)
+    is_nan = np.isnan(call(tf.constant(labels))).all(axis=-1)
+    np.testing.assert_array_equal(is_nan, (labels < lowest) | (labels >= 5))
+
+
 def test_labels_that_are_known_late():
     embedding = _embedding("labels")
     call = tf.function(
