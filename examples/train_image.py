@@ -12,6 +12,8 @@ goes on. `train_paper.py` trains the models of the paper, and has all options.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import pathlib
 import shlex
@@ -27,7 +29,6 @@ import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in tfr.data.load.")
 flags.DEFINE_integer("image_size", None, "Height and width to resize the images of a folder to.")
@@ -42,7 +43,6 @@ FLAGS = flags.FLAGS
 tfd = tfp.distributions
 
 _LEARNING_RATE = 4e-3
-_NUM_DRAWS = 4  # noise samples of each test image
 
 
 def main(argv: list[str]) -> None:
@@ -52,12 +52,11 @@ def main(argv: list[str]) -> None:
     names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     output_dir.mkdir(parents=True, exist_ok=True)
-    is_digits = FLAGS.dataset == "digits"
 
     # The data: batches of gray levels, uint8 [B, H, W, C], or of tuples of these and labels [B].
     settings = {
         "name": FLAGS.dataset,
-        "batch_size": 32 if is_digits else 16,
+        "batch_size": 32 if FLAGS.dataset == "digits" else 16,
         "condition": FLAGS.condition,
         "image_size": FLAGS.image_size,
         "seed": FLAGS.seed,
@@ -70,50 +69,48 @@ def main(argv: list[str]) -> None:
     test = tfr.data.load(**settings, split=images.evaluation_split)
     print(f"{images.name}: {images.num_images} training images {images.image_shape}")
 
-    # The flow: a bijector between images and latents, which are normal.
+    # The flow: a bijector from normal latents to images, and the noise between gray levels.
     arguments = {"num_values": images.num_values, "num_classes": images.num_classes}
     if FLAGS.num_filters:
         arguments["num_filters"] = FLAGS.num_filters
-    if is_digits:
-        # Few images: small networks, averages of the weights, and learned noise between the levels,
-        # which counts most where these are few.
+    options = {"learning_rate": _LEARNING_RATE, "global_clipnorm": 100.0}
+    if FLAGS.dataset == "digits":
+        # Few images of few gray levels: small networks, learned noise, averages of the weights.
         small = {"num_blocks": 1, "num_filters": 16, "invertible_conv": True, "split_prior": True}
         bijector = tfr.RealNVPImage(images.image_shape, **{**small, **arguments})
         dequantizer = tfr.VariationalDequantization(
             images.image_shape, num_values=images.num_values
         )
+        optimizer = tfr.FusedAdam(**options, use_ema=True, ema_momentum=0.97)
     else:
         bijector = tfr.RealNVPImage.compact(images.image_shape, **arguments)
         dequantizer = None  # uniform noise
+        optimizer = tfr.Muon(**options)
     base = tfd.Sample(tfd.Normal(0.0, 1.0), images.image_shape)
     flow = tfd.TransformedDistribution(base, bijector)
 
     # Compile: the loss of a FlowModel is -log p.
     model = tfr.FlowModel(flow, dequantizer=dequantizer, seed=FLAGS.seed, name="real_nvp")
-    options = {"learning_rate": _LEARNING_RATE, "global_clipnorm": 100.0}
-    if is_digits:
-        model.compile(tfr.FusedAdam(**options, use_ema=True, ema_momentum=0.97))
-    else:
-        model.compile(tfr.Muon(**options))
+    model.compile(optimizer)
     print(f"{model.count_params():,} parameters")
 
-    # Fit, or go on from a checkpoint.
-    epochs = FLAGS.epochs or (8 if is_digits else 20)
-    steps_per_epoch = images.steps_per_epoch or 1_000  # if their number is unknown
+    # Fit, or go on after the last epoch of a run that was killed.
+    epochs = FLAGS.epochs or (8 if FLAGS.dataset == "digits" else 20)
+    steps_per_epoch = images.steps_per_epoch or 1_000  # where their number is unknown
     budget = tfr.LearningRateBudget(_LEARNING_RATE, steps=epochs * steps_per_epoch)
     checkpoint = tfr.TrainingCheckpoint(output_dir, model, budget=budget)
-    done = 0
+    step = 0
     if checkpoint.restore():
-        done = int(model.optimizer.iterations)
-        print(f"resuming {output_dir} after step {done}")
-        images = tfr.data.load(**settings, training=True, step=done)
+        step = int(model.optimizer.iterations)
+        print(f"resuming {output_dir} after step {step}")
+        images = tfr.data.load(**settings, training=True, step=step)
     log = output_dir / "log.csv"
-    if done < budget.steps:
+    if step < budget.steps:
         print("tracing the training step, up to a minute; later steps are fast", flush=True)
         model.fit(
             images.dataset,
             steps_per_epoch=steps_per_epoch,
-            initial_epoch=done // steps_per_epoch,
+            initial_epoch=step // steps_per_epoch,
             epochs=epochs,
             validation_data=validation.dataset,
             callbacks=[budget, keras.callbacks.CSVLogger(log, append=True), checkpoint],
@@ -122,23 +119,17 @@ def main(argv: list[str]) -> None:
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.
-    noise = {"num_draws": _NUM_DRAWS, "seed": FLAGS.seed}
-    result = tfr.evaluation.bits_per_dim(model, test.dataset, **noise)
-    report = {
-        "bits_per_dim": result.bits_per_dim,
-        "standard_error": result.standard_error,
-        "importance_weighted": result.importance_weighted,
-        "steps": int(model.optimizer.iterations),
-    }
+    result = tfr.evaluation.bits_per_dim(model, test.dataset, num_draws=4)
+    report = {**dataclasses.asdict(result), "steps": int(model.optimizer.iterations)}
     print(
         f"{test.split}: {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim, "
         f"importance-weighted {result.importance_weighted:.3f}"
     )
     if FLAGS.condition:
-        found = tfr.evaluation.classification(model, test.dataset, **noise)
+        found = tfr.evaluation.classification(model, test.dataset, num_draws=4)
         report["accuracy"] = found.accuracy
-        print(f"{test.split}: the label of {found.accuracy:.1%} found by Bayes' rule")
-    atomic_files.write_json(output_dir / "report.json", report)
+        print(f"{test.split}: the most probable label is right for {found.accuracy:.1%}")
+    (output_dir / "report.json").write_text(json.dumps(report, indent=2))
 
     # Samples: 8 rows of 8, or a row for each of the first 20 labels.
     if FLAGS.condition:
@@ -147,15 +138,12 @@ def main(argv: list[str]) -> None:
     else:
         samples = flow.sample(64, seed=(0, FLAGS.seed))
     levels = tfr.to_uint8(samples, images.num_values)
-    path = output_dir / "samples.png"
-    tfr.plots.save_image_grid(path, levels, columns=8, num_values=images.num_values)
+    tfr.plots.save_image_grid(output_dir / "samples.png", levels, 8, num_values=images.num_values)
 
-    # Learning curves, and the model with its card.
+    # Learning curves, and the model as a preset.
     rows = np.genfromtxt(log, delimiter=",", names=True, ndmin=1)
-    curves = {
-        "training": (rows["epoch"] + 1, rows["bits_per_dim"]),
-        "validation": (rows["epoch"] + 1, rows["val_bits_per_dim"]),
-    }
+    columns = {"training": "bits_per_dim", "validation": "val_bits_per_dim"}
+    curves = {label: (rows["epoch"] + 1, rows[column]) for label, column in columns.items()}
     tfr.plots.save_curves(output_dir / "curve.png", curves, "epoch", "bits/dim")
     card = {
         "data": {name: value for name, value in settings.items() if value is not None},
