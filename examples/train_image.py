@@ -116,11 +116,12 @@ def main(argv: list[str]) -> None:
             callbacks=[budget, keras.callbacks.CSVLogger(log, append=True), checkpoint],
             verbose=1 if sys.stdout.isatty() else 2,
         )
+    steps = int(model.optimizer.iterations)
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.
     result = tfr.evaluation.bits_per_dim(model, test.dataset, num_draws=4)
-    report = {**dataclasses.asdict(result), "steps": int(model.optimizer.iterations)}
+    report = {**dataclasses.asdict(result), "steps": steps}
     print(
         f"{test.split}: {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim, "
         f"importance-weighted {result.importance_weighted:.3f}"
@@ -148,7 +149,7 @@ def main(argv: list[str]) -> None:
     card = {
         "data": {name: value for name, value in settings.items() if value is not None},
         "command": shlex.join(["python", *sys.argv]),
-        "steps": report["steps"],
+        "steps": steps,
         "bits/dim": {test.split: round(result.bits_per_dim, 3)},
     }
     model.save_to_preset(output_dir, card=card)
