@@ -47,7 +47,7 @@ def num_replicas() -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of which events the batch statistics of normalizations are.
+    """Which events the batch statistics of normalizations are taken over.
 
     #### Example
 
