@@ -11,12 +11,16 @@ _ROOT = pathlib.Path(__file__).parents[1] / "tfp_realnvp"
 _ALLOWED_IMPORTS = {
     "internal": set(),
     "pixels": {"internal"},
-    "networks": {"internal", "pixels"},
-    "bijectors": {"internal", "pixels", "networks"},
-    "distributions": {"internal", "pixels", "networks", "bijectors"},
-    "serialization": {"internal", "pixels", "networks", "bijectors", "distributions"},
+    "condition_spec": {"internal"},
+    "networks": {"internal", "condition_spec"},
+    "bijectors": {"internal", "pixels", "condition_spec", "networks"},
+    "distributions": {"internal", "pixels", "condition_spec", "networks", "bijectors"},
+    "serialization": {
+        *("internal", "pixels", "condition_spec", "networks", "bijectors", "distributions"),
+    },
     "training": {
-        *("internal", "pixels", "networks", "bijectors", "distributions", "serialization"),
+        *("internal", "pixels", "condition_spec", "networks", "bijectors", "distributions"),
+        "serialization",
     },
     "latents": {"internal", "pixels", "bijectors", "distributions"},
     "evaluation": {"internal", "pixels", "distributions", "training"},

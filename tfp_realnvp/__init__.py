@@ -31,6 +31,7 @@ from tfp_realnvp.bijectors import (
     Standardization,
     Transformer,
 )
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import (
     ClassMixture,
     ConditionalBase,
@@ -43,7 +44,6 @@ from tfp_realnvp.distributions import (
 from tfp_realnvp.networks import (
     ConditionEmbedding,
     Conditioner,
-    ConditionSpec,
     ConvResNet,
     DenseResNet,
     SelfAttention,

@@ -10,8 +10,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.passes import Pass, surround_with, surrounding_pass
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "accepts_conditional_input",

@@ -9,10 +9,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, parts
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "as_conditions",

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks.condition_spec import ConditionSpec
 
 __all__ = ["ConditionEmbedding"]
 

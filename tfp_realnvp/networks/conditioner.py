@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp.condition_spec import checked_condition_shape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
-from tfp_realnvp.networks.condition_spec import checked_condition_shape
 
 __all__ = ["Conditioner", "film", "modulated", "shifted"]
 

@@ -17,8 +17,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.condition_spec import sentences_of_labels
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
-from tfp_realnvp.networks.condition_spec import sentences_of_labels
 from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
 from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.annealing import CosineAnnealing, StepRates

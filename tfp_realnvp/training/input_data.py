@@ -13,9 +13,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.tf_data import without_autotune
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "EXPECTED_WEIGHTS",

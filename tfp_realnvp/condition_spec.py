@@ -244,7 +244,7 @@ def sentences_of_labels() -> Iterator[None]:
     #### Example
 
     >>> import tensorflow as tf, tfp_realnvp as tfr
-    >>> from tfp_realnvp.networks.condition_spec import sentences_of_labels
+    >>> from tfp_realnvp.condition_spec import sentences_of_labels
     >>> check = tf.function(tfr.ConditionSpec(num_classes=2).as_tensor)
     >>> try:
     ...   with sentences_of_labels():
