@@ -239,20 +239,7 @@ class ConditionSpec:
 
 @contextlib.contextmanager
 def sentences_of_labels() -> Iterator[None]:
-    """Raises a `ValueError` for labels that are out of range in a graph, as of labels in an array.
-
-    #### Example
-
-    >>> import tensorflow as tf, tfp_realnvp as tfr
-    >>> from tfp_realnvp.condition_spec import sentences_of_labels
-    >>> check = tf.function(tfr.ConditionSpec(num_classes=2).as_tensor)
-    >>> try:
-    ...   with sentences_of_labels():
-    ...     check(tf.constant([0, 7]))
-    ... except ValueError as error:
-    ...   print(str(error).partition(', or ')[2])
-    weights of the classes [..., 2], got [7].
-    """
+    """Raises for labels out of range in a graph the `ValueError` of labels in an array."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:

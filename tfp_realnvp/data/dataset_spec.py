@@ -115,13 +115,5 @@ def find_spec(name: str) -> DatasetSpec | None:
     """Returns the entry of `DATASETS` whose name, or name in TensorFlow Datasets, is `name`.
 
     Returns `None` if there is no such entry.
-
-    #### Example
-
-    >>> from tfp_realnvp.data.dataset_spec import find_spec
-    >>> find_spec("downsampled_imagenet/32x32").name
-    'imagenet32'
-    >>> find_spec("svhn_cropped")
-
     """
     return next((spec for spec in DATASETS if name in (spec.name, spec.tfds_name)), None)

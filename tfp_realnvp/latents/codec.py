@@ -249,15 +249,6 @@ def _bijector_of(flow: Flow, *kinds: type) -> Any:
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
     """Returns the condition of the bijector of a flow.
 
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> from tfp_realnvp.latents.codec import condition_of
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
-    >>> condition_of(flow, [2, 0])
-    ConditionArray(values=array([2, 0], dtype=int32), event_ndims=0)
-
     Args:
       flow: as in `encode`.
       conditional_input: as in `encode`.
@@ -288,15 +279,6 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
     """Returns conditions [..., 1, *event], to broadcast over several events; `None` without one.
-
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> from tfp_realnvp.latents.codec import with_axis
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
-    >>> with_axis(flow, [2, 0]).tolist()
-    [[2], [0]]
 
     Args:
       flow: as in `encode`.

@@ -100,15 +100,6 @@ def interpolate_conditions(
 def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -> np.ndarray:
     """Returns conditions [..., num_steps, *event] from `start` to `end`, in equal steps.
 
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> from tfp_realnvp.latents.conditions import linear_steps
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
-    >>> linear_steps(flow, 0, 2, num_steps=3).tolist()
-    [[1.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]]
-
     Args:
       flow: see `interpolate_conditions`.
       start: the first conditions.
@@ -131,15 +122,6 @@ def linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -
 
 def as_vectors(flow: Flow, conditional_input: ArrayLike) -> ConditionArray:
     """Returns conditions that can be combined linearly: labels as one-hot weights of the classes.
-
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> from tfp_realnvp.latents.conditions import as_vectors
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
-    >>> as_vectors(flow, [2, 0]).values.tolist()
-    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
 
     Args:
       flow: as in `encode`.

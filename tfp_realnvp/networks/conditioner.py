@@ -20,13 +20,6 @@ def film(
 ) -> list[tf.Tensor]:
     """Returns N terms, linear in the condition, that shift or scale activations.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.networks.conditioner import film
-    >>> [term.shape for term in film(tf.ones([5, 8]), tf.ones([8, 2, 16]), tf.float32)]
-    [TensorShape([5, 1, 1, 16]), TensorShape([5, 1, 1, 16])]
-
     Args:
       condition: [B, E].
       kernel: [E, N, F].

@@ -19,21 +19,6 @@ class StepRates:
     """The learning rates of the steps of an execution, which the training step looks up.
 
     Keras calls callbacks once an execution. With `steps_per_execution=1` this is not needed.
-
-    #### Example
-
-    >>> import keras
-    >>> from tfp_realnvp.training.annealing import StepRates
-    >>> optimizer = keras.optimizers.SGD(0.5)
-    >>> rates = StepRates(3)
-    >>> rates.assign(0, [0.5, 0.25, None])
-    >>> for step in range(3):
-    ...   _ = optimizer.iterations.assign(step)
-    ...   is_made = rates.apply_to(optimizer)
-    ...   print(float(optimizer.learning_rate), bool(is_made))
-    0.5 True
-    0.25 True
-    0.25 False
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -111,23 +96,6 @@ class CosineAnnealing(keras.callbacks.Callback):
     `epoch` is counted by Keras, so that with `initial_epoch` or `keras.callbacks.BackupAndRestore`
     the rate continues where it was. Between executions the optimizer has the peak again, which is
     then what checkpoints save. A rate that a user or another callback has set is left as it is.
-
-    #### Example
-
-    >>> import keras, numpy as np, tensorflow as tf, tensorflow_probability as tfp
-    >>> import tfp_realnvp as tfr
-    >>> tfd = tfp.distributions
-    >>> class Print(keras.callbacks.Callback):
-    ...   def on_train_batch_begin(self, batch, logs=None):
-    ...     print(f'{float(self.model.optimizer.learning_rate):.6f}')
-    >>> model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [2]))
-    >>> model.compile()
-    >>> x = np.zeros([8, 2], np.float32)
-    >>> history = model.fit(x, batch_size=4, epochs=2, verbose=0, callbacks=[Print()])
-    0.001000
-    0.000854
-    0.000500
-    0.000146
 
     #### References
 

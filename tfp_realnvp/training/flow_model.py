@@ -715,6 +715,18 @@ class FlowModel(keras.Model):
     def save_to_preset(self, folder: str | os.PathLike[str], **kwargs: Any) -> None:
         """Writes configuration, weights and a model card to a folder, for `from_preset`.
 
+        #### Example
+
+        >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
+        >>> tfd = tfp.distributions
+        >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+        ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_to_preset(folder, card={"data": "two moons", "steps": 4_000})
+        ...     loaded = tfr.FlowModel.from_preset(folder)
+        >>> loaded.count_params() == model.count_params()
+        True
+
         Args:
           folder: created if it is missing; other files in it stay.
           **kwargs: as in `tfp_realnvp.serialization.presets.save_to_preset`; `card` is a dictionary
