@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.bijectors import RealNVPImage
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, decode, image_bijector_of
+from tfp_realnvp.latents.codec import Flow, bijector_of, decode
 
 __all__ = ["extrapolate", "sample_latents", "stateless_seed"]
 
@@ -119,7 +120,7 @@ def extrapolate(
     (2, 8, 16, 1)
 
     """
-    dtype = image_bijector_of(flow).dtype
+    dtype = bijector_of(flow, RealNVPImage).dtype
     latents = sample_latents(image_shape, num_images, seed, temperature, dtype=dtype)
     return decode(flow, latents, conditional_input=conditional_input)
 
