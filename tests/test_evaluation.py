@@ -1,4 +1,3 @@
-import json
 import math
 
 import flow_testing as ft
@@ -146,31 +145,6 @@ def test_bad_arguments(argument):
 def test_one_image_has_no_standard_error():
     result = evaluation.bits_per_dim(_uniform(), _IMAGES[:1])
     assert math.isnan(result.standard_error)
-    assert "| 1 | 8.000 | 8.000 (K = 1) |" in evaluation.as_markdown({"test": result})
-    assert evaluation.as_json({"test": result})["results"]["test"]["standard_error"] is None
-
-
-def test_each_configuration_has_a_result_of_the_paper():
-    assert set(evaluation.PAPER_RESULTS) == set(tfr.PAPER_CONFIGURATIONS)
-
-
-def test_tables():
-    result = evaluation.Evaluation(4.0, 0.01, 3.9, 0.02, num_images=2_000, num_draws=8)
-    by_split = {"validation": result, "train": result}
-    lines = evaluation.as_markdown(by_split, "imagenet32").splitlines()
-    assert lines[2] == "| this model | validation | 2,000 | 4.000 ± 0.010 | 3.900 ± 0.020 (K = 8) |"
-    assert lines[4:] == [
-        "| Real NVP (paper) | train | | 4.26 | |",
-        "| Real NVP (paper) | test | | 4.28 | |",
-        "| PixelRNN | test | | 3.86 | |",
-        "| Conv DRAW | test | | < 4.40 | |",
-    ]
-    assert len({line.count("|") for line in lines}) == 1
-    assert len(evaluation.as_markdown(by_split, "digits").splitlines()) == 4
-    parsed = json.loads(json.dumps(evaluation.as_json(by_split, "imagenet32"), allow_nan=False))
-    assert parsed["results"]["train"]["importance_weighted"] == 3.9
-    assert parsed["paper"]["real_nvp"] == 4.28
-    assert evaluation.as_json(by_split, "digits")["paper"] is None
 
 
 # Conditions.
@@ -434,13 +408,8 @@ def test_the_prior_counts():
     assert certain.log_loss == pytest.approx(0, abs=1e-6)
     wrong = evaluation.classification(_normal_of_class(), images, labels, [0.0, 1.0])
     assert wrong.log_loss == math.inf
-    assert evaluation.as_json({}, None, {"test": wrong})["classification"]["test"] == {
-        "accuracy": 0.0,
-        "expected_calibration_error": 1.0,
-        "log_loss": None,
-        "num_images": 4,
-        "confusion_matrix": ((0, 4), (0, 0)),
-    }
+    assert (wrong.accuracy, wrong.expected_calibration_error, wrong.num_images) == (0, 1, 4)
+    assert wrong.confusion_matrix == ((0, 4), (0, 0))
 
 
 def _log_densities_of_classes(flow, num_draws, seed):
@@ -553,24 +522,6 @@ def test_calibration_with_other_bins():
         evaluation.expected_calibration_error(confidence, [0, 1])
     with pytest.raises(ValueError, match=r"got values in \[0.2, 1.6\]"):
         evaluation.expected_calibration_error([0.2, 1.6], [0, 1])
-
-
-def test_tables_of_classifications():
-    bits = evaluation.Evaluation(4.0, 0.01, 3.9, 0.02, num_images=2_000, num_draws=8)
-    confusion = ((900, 20), (28, 849))
-    classes = evaluation.Classification(0.97316, 0.012345, 0.0876, 1_797, confusion)
-    lines = evaluation.as_markdown({"test": bits}, "digits", {"test": classes}).splitlines()
-    assert lines[3:] == [
-        "",
-        "| split | images | accuracy | expected calibration error | log loss (nats) |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| test | 1,797 | 97.32% | 0.0123 | 0.0876 |",
-    ]
-    parsed = evaluation.as_json({"test": bits}, "digits", {"test": classes})
-    parsed = json.loads(json.dumps(parsed))
-    assert parsed["classification"]["test"]["expected_calibration_error"] == 0.012345
-    assert parsed["classification"]["test"]["confusion_matrix"] == [[900, 20], [28, 849]]
-    assert evaluation.as_json({"test": bits})["classification"] == {}
 
 
 # What a `FlowModel` says about its data.

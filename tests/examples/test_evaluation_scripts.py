@@ -131,6 +131,39 @@ def test_evaluate_with_a_number_of_batches(folder, tmp_path, run_script):
     assert (result["num_images"], result["num_draws"]) == (4, 2)
 
 
+def test_each_configuration_has_a_result_of_the_paper(load_script):
+    assert set(load_script("evaluate").PAPER_RESULTS) == set(tfr.PAPER_CONFIGURATIONS)
+
+
+def test_tables_of_results(load_script):
+    script = load_script("evaluate")
+    result = evaluation.Evaluation(4.0, 0.01, 3.9, 0.02, num_images=2_000, num_draws=8)
+    one = evaluation.Evaluation(8.0, math.nan, 8.0, math.nan, num_images=1, num_draws=1)
+    confusion = ((900, 20), (28, 849))
+    classes = evaluation.Classification(0.97316, 0.012345, math.inf, 1_797, confusion)
+    paper = script.PAPER_RESULTS["imagenet32"]
+    lines = script.as_markdown({"validation": result, "one": one}, {"test": classes}, paper)
+    assert lines.splitlines()[2:] == [
+        "| this model | validation | 2,000 | 4.000 ± 0.010 | 3.900 ± 0.020 (K = 8) |",
+        "| this model | one | 1 | 8.000 | 8.000 (K = 1) |",
+        "| Real NVP (paper) | train | | 4.26 | |",
+        "| Real NVP (paper) | test | | 4.28 | |",
+        "| PixelRNN | test | | 3.86 | |",
+        "| Conv DRAW | test | | < 4.40 | |",
+        "",
+        "| split | images | accuracy | expected calibration error | log loss (nats) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| test | 1,797 | 97.32% | 0.0123 | inf |",
+    ]
+    assert len(script.as_markdown({"test": result}, {}).splitlines()) == 3
+    values = json.loads(json.dumps(script.as_json({"one": one}), allow_nan=False))
+    assert values["one"]["importance_weighted"] == 8
+    assert values["one"]["standard_error"] is None
+    values = json.loads(json.dumps(script.as_json({"test": classes}), allow_nan=False))
+    assert values["test"]["log_loss"] is None
+    assert values["test"]["confusion_matrix"] == [[900, 20], [28, 849]]
+
+
 def test_other_weights(folder, tmp_path, run_script):
     model, _ = _load(folder)
     ft.randomize(model.distribution, seed=1)

@@ -1,4 +1,4 @@
-"""Log likelihood, bits per dimension and classification of a dataset; the paper's results."""
+"""Log likelihood, bits per dimension and classification of a dataset."""
 
 from tfp_realnvp.evaluation.classifier import (
     Classification,
@@ -11,16 +11,11 @@ from tfp_realnvp.evaluation.density import (
     bits_per_dim,
     log_likelihood,
 )
-from tfp_realnvp.evaluation.tables import PAPER_RESULTS, PaperResult, as_json, as_markdown
 
 __all__ = [
-    "PAPER_RESULTS",
     "Classification",
     "Evaluation",
     "LogLikelihood",
-    "PaperResult",
-    "as_json",
-    "as_markdown",
     "bits_per_dim",
     "classification",
     "expected_calibration_error",
