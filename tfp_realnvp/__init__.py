@@ -41,6 +41,8 @@ from tfp_realnvp.distributions import (
     class_log_probs,
     condition,
 )
+from tfp_realnvp.evaluation.log_prob import log_prob
+from tfp_realnvp.evaluation.log_prob_map import log_prob_map
 from tfp_realnvp.networks import (
     ConditionEmbedding,
     Conditioner,
@@ -57,8 +59,6 @@ from tfp_realnvp.serialization.weights_file import save_weights
 from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.log_prob import log_prob
-from tfp_realnvp.training.log_prob_map import log_prob_map
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.optimizers import FusedAdam
 

@@ -348,6 +348,8 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
     """Returns `-log_prob / (num_dims ln 2)`, for log densities over pixel values.
 
+    `tfr.evaluation.bits_per_dim` computes them for a model and images.
+
     #### Example
 
     >>> import math, tensorflow as tf, tfp_realnvp as tfr

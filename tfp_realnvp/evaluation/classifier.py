@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization, class_log_joint, distribution_of
 from tfp_realnvp.distributions.class_log_probs import class_log_prior
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
 from tfp_realnvp.internal import validation
-from tfp_realnvp.training.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
 
 __all__ = ["Classification", "classification", "expected_calibration_error"]
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
+from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.training.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
 
 __all__ = ["Evaluation", "LogLikelihood", "bits_per_dim", "log_likelihood"]
 
@@ -143,7 +144,7 @@ def bits_per_dim(
             f"{model.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
         )
     log_prob, num_dims = _log_probs(caller, model, images, batch_size)
-    bits = -_bounds(log_prob) / (num_dims * math.log(2))
+    bits = pixels.bits_per_dim(_bounds(log_prob), num_dims).numpy()
     return Evaluation(
         *_mean_and_error(bits[0]),
         *_mean_and_error(bits[1]),
