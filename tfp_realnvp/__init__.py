@@ -56,9 +56,10 @@ from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 from tfp_realnvp.serialization.onnx import export_onnx
 from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.serialization.weights_file import save_weights
-from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint
+from tfp_realnvp.training.checkpoint import TrainingCheckpoint
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.learning_rate import LearningRateBudget
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.optimizers import FusedAdam
 

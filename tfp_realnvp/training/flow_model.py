@@ -21,7 +21,6 @@ from tfp_realnvp.condition_spec import sentences_of_labels
 from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
 from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
 from tfp_realnvp.training import optimizers, tracking, workers
-from tfp_realnvp.training.annealing import CosineAnnealing, StepRates
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
     EXPECTED_WEIGHTS,
@@ -35,6 +34,7 @@ from tfp_realnvp.training.input_data import (
     warn_of_labels,
     weights_of_batch,
 )
+from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates
 
 __all__ = ["FlowModel"]
 
