@@ -285,7 +285,7 @@ class ConvResNet(Conditioner):
         """Returns what `call` returns, with moving statistics."""
         weights = self.normalized_weights()
         stacked_norms = self._norms()
-        factors, shifts = map(tf.unstack, affine_of(*stacked_norms, self.epsilon))
+        factors, shifts = map(tf.unstack, affine_of(*stacked_norms, epsilon=self.epsilon))
         # Even normalizations are of h, odd ones of the output of a block's first convolution.
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
         kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
@@ -336,7 +336,7 @@ class ConvResNet(Conditioner):
     def _both_signs(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the input of the first convolution; its normalization is a 1×1 convolution."""
         variables = _values(self.input_offset, self.input_mean, self.input_variance)
-        factor, shift = affine_of(*variables, self.epsilon)
+        factor, shift = affine_of(*variables, epsilon=self.epsilon)
         signs = self.input_factor * tf.linalg.diag(factor)
         shift *= self.input_factor
         kernel = tf.concat([signs, -signs], axis=-1)
