@@ -50,7 +50,7 @@ def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
 
 
 def affine_of(
-    offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+    offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, *, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns factor and shift of a batch normalization with moving statistics."""
     factor = tf.math.rsqrt(variance + epsilon)
