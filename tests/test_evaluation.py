@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
+from tfp_realnvp.evaluation.classifier import expected_calibration_error
 
 tfd = tfp.distributions
 
@@ -390,9 +391,7 @@ def test_classification_by_hand():
     assert 0.6 < result.accuracy < 1
     assert result.accuracy == np.mean(of_label > 0.5)
     assert result.log_loss == pytest.approx(-np.mean(np.log(of_label)), rel=1e-4)
-    expected = evaluation.expected_calibration_error(
-        np.maximum(of_label, 1 - of_label), of_label > 0.5
-    )
+    expected = expected_calibration_error(np.maximum(of_label, 1 - of_label), of_label > 0.5)
     assert result.expected_calibration_error == pytest.approx(expected, abs=1e-5)
 
 
@@ -510,18 +509,18 @@ def test_classification_of_an_unconditional_flow(flow):
     ],
 )
 def test_expected_calibration_error(confidence, is_correct, error):
-    found = evaluation.expected_calibration_error(confidence, is_correct)
+    found = expected_calibration_error(confidence, is_correct)
     assert found == pytest.approx(error, abs=1e-12)
 
 
 def test_calibration_with_other_bins():
     confidence, is_correct = [0.2, 0.6, 0.9], [0, 1, 1]
-    one_bin = evaluation.expected_calibration_error(confidence, is_correct, num_bins=1)
+    one_bin = expected_calibration_error(confidence, is_correct, num_bins=1)
     assert one_bin == pytest.approx(abs(2 / 3 - 1.7 / 3))
     with pytest.raises(ValueError, match=r"vectors of equal length, got shapes \(3,\) and \(2,\)"):
-        evaluation.expected_calibration_error(confidence, [0, 1])
+        expected_calibration_error(confidence, [0, 1])
     with pytest.raises(ValueError, match=r"got values in \[0.2, 1.6\]"):
-        evaluation.expected_calibration_error([0.2, 1.6], [0, 1])
+        expected_calibration_error([0.2, 1.6], [0, 1])
 
 
 # What a `FlowModel` says about its data.

@@ -13,7 +13,6 @@ from tfp_realnvp.bijectors import (
     BatchNormalization,
     ChannelMask,
     CheckerboardMask,
-    ConditionalBijector,
     Coupling,
     FactorOut,
     FlowBijector,
@@ -31,11 +30,9 @@ from tfp_realnvp.bijectors import (
     Standardization,
     Transformer,
 )
-from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import (
     ClassMixture,
     ConditionalBase,
-    ConditionedDistribution,
     VariationalDequantization,
     class_log_joint,
     class_log_probs,
@@ -44,11 +41,9 @@ from tfp_realnvp.distributions import (
 from tfp_realnvp.evaluation.log_prob import log_prob
 from tfp_realnvp.evaluation.log_prob_map import log_prob_map
 from tfp_realnvp.networks import (
-    ConditionEmbedding,
     Conditioner,
     ConvResNet,
     DenseResNet,
-    SelfAttention,
     ShallowConv,
     VisionTransformer,
 )
@@ -73,11 +68,7 @@ __all__ = [
     "ChannelMask",
     "CheckerboardMask",
     "ClassMixture",
-    "ConditionEmbedding",
-    "ConditionSpec",
     "ConditionalBase",
-    "ConditionalBijector",
-    "ConditionedDistribution",
     "Conditioner",
     "ConvResNet",
     "Coupling",
@@ -97,7 +88,6 @@ __all__ = [
     "RationalQuadraticSpline",
     "RealNVPImage",
     "RealNVPVector",
-    "SelfAttention",
     "ShallowConv",
     "SigmoidAffine",
     "SpatialMask",

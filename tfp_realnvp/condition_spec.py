@@ -34,14 +34,6 @@ class ConditionSpec:
     With `dropout` the condition may be missing: `None`, a label of -1, or a vector or an image that
     contains a NaN.
 
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> spec = tfr.ConditionSpec(num_classes=10)
-    >>> labels = spec.as_tensor([3, 7])
-    >>> labels.numpy().tolist(), spec.batch_shape(labels)
-    ([3, 7], TensorShape([2]))
-
     Attributes:
       event_shape: [K], or [H, W, K], where H and W can be `None`; [] for labels.
       num_classes: K, for labels.

@@ -33,13 +33,6 @@ class DatasetSpec:
         shape `image_shape`. It replaces `prepare` in training. `None` if flips are the only
         augmentation.
       fetch_note: a note on the download, shown when the data are missing.
-
-    #### Example
-
-    >>> from tfp_realnvp import data
-    >>> [(spec.image_shape, spec.flip) for spec in data.DATASETS if spec.name == "celeb_a"]
-    [((64, 64, 3), True)]
-
     """
 
     name: str

@@ -1,10 +1,6 @@
 """Log likelihood, bits per dimension and classification of a dataset."""
 
-from tfp_realnvp.evaluation.classifier import (
-    Classification,
-    classification,
-    expected_calibration_error,
-)
+from tfp_realnvp.evaluation.classifier import Classification, classification
 from tfp_realnvp.evaluation.density import (
     Evaluation,
     LogLikelihood,
@@ -18,6 +14,5 @@ __all__ = [
     "LogLikelihood",
     "bits_per_dim",
     "classification",
-    "expected_calibration_error",
     "log_likelihood",
 ]

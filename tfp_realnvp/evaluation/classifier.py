@@ -27,7 +27,8 @@ class Classification:
 
     Attributes:
       accuracy: share of the images whose label is the most probable class.
-      expected_calibration_error: see `expected_calibration_error`.
+      expected_calibration_error: mean of |accuracy - confidence| over 15 bins of confidence, with
+        their numbers of images as weights (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
       log_loss: mean of -log p(label | image), in nats.
       num_images: number of images or vectors.
       confusion_matrix: number of images of each label (row) and most probable class (column),
@@ -143,16 +144,6 @@ def expected_calibration_error(
     The bins are ((m - 1) / M, m / M], as in equation 3 of Guo, Pleiss, Sun, Weinberger: "On
     calibration of modern neural networks". `tfp.stats.expected_calibration_error` includes the
     lower end of a bin instead, and takes logits in float32.
-
-    #### Example
-
-    Three predictions with a confidence of 0.9, of which two are correct, and one with 0.5:
-
-    >>> from tfp_realnvp import evaluation
-    >>> error = evaluation.expected_calibration_error(
-    ...     confidence=[0.9, 0.9, 0.9, 0.5], is_correct=[True, True, False, True])
-    >>> round(error, 4)
-    0.3
 
     Args:
       confidence: probability of the predicted class, [N].

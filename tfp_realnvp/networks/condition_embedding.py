@@ -28,13 +28,6 @@ class ConditionEmbedding(keras.layers.Layer):
 
     With `dropout`, a missing condition has a learned embedding, which starts at zero.
 
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> embedding = tfr.ConditionEmbedding(num_classes=10, size=16)
-    >>> embedding(embedding.spec.as_tensor([3, 7])).shape
-    TensorShape([2, 16])
-
     Attributes:
       spec: the `ConditionSpec` of the conditions.
       size: length E of the embedding; `None` for images.

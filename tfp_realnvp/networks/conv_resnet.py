@@ -66,7 +66,8 @@ class ConvResNet(Conditioner):
 
     A vector as condition shifts the output of each batch normalization but the first, by a separate
     linear map. An image as condition goes through a separate 3×3 convolution, whose result is added
-    to the first h. With `num_heads` a `SelfAttention` comes before the normalization of the output.
+    to the first h. With `num_heads` self-attention between all positions comes before the
+    normalization of the output.
 
     Weights of one kind are one variable for all blocks, with the block as first axis. Batch
     statistics are read and written once in each call.
