@@ -5,7 +5,7 @@ The bits/dim of a model with a condition are given the condition of each image; 
 variational dequantizer the bits/dim are a bound, and the importance-weighted ones a tighter bound.
 
     python examples/evaluate.py --results_dir=results/digits
-    python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_draws=16
+    python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_samples=16
 
 Prints a table and writes it to `evaluation.md` and `evaluation.json` in the output folder.
 """
@@ -27,7 +27,7 @@ flags.DEFINE_string("results_dir", None, "Results folder of a training run.", re
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
 flags.DEFINE_string("dataset", None, "Dataset, as in train_image.py; default: that of the run.")
 flags.DEFINE_list("split", "train,evaluation", "Splits; `evaluation`: as in the paper.")
-flags.DEFINE_integer("num_draws", 4, "Number of noise samples for each image.", lower_bound=1)
+flags.DEFINE_integer("num_samples", 4, "Number of noise samples for each image.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Batch size; default: as in training.", lower_bound=1)
 flags.DEFINE_integer("num_batches", None, "Number of batches; default: all.", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Seed of the noise; default: that of the run.")
@@ -80,7 +80,11 @@ def main(argv: list[str]) -> None:
             inputs[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
         for name, each in inputs.items():
             results[name] = evaluation.bits_per_dim(
-                flow, each, FLAGS.num_draws, dequantizer=model.dequantizer, seed=seed
+                flow,
+                each,
+                num_samples=FLAGS.num_samples,
+                dequantizer=model.dequantizer,
+                seed=seed,
             )
         if spec is not None and spec.num_classes is not None:
             # Each image is evaluated with each class.
@@ -88,7 +92,7 @@ def main(argv: list[str]) -> None:
             classifications[images.split] = evaluation.classification(
                 flow,
                 batches,
-                num_draws=FLAGS.num_draws,
+                num_samples=FLAGS.num_samples,
                 dequantizer=model.dequantizer,
                 seed=seed,
             )
@@ -134,7 +138,7 @@ def as_markdown(
         tighter = with_error(result.importance_weighted, result.importance_weighted_error)
         number = f"{result.num_images:,}"
         lines.append(
-            f"| this model | {split} | {number} | {bits} | {tighter} (K = {result.num_draws}) |"
+            f"| this model | {split} | {number} | {bits} | {tighter} (K = {result.num_samples}) |"
         )
     lines += [_PAPER_ROWS[name].format(bits) for name, bits in (paper or {}).items()]
     if classifications:

@@ -601,7 +601,7 @@ def write_report(
     """
     splits = {"train": train, held_out.split: held_out}
     num_values, spec = train.num_values, model.condition_spec
-    noise = {"num_draws": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
+    noise = {"num_samples": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
     first = {name: first_images(split) for name, split in splits.items()}
     options = {"batch_size": _BATCH_SIZE}
 

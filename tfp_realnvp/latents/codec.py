@@ -74,8 +74,8 @@ class ConditionArray(NamedTuple):
 def encode(
     flow: Flow,
     images: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Returns the latents of images or vectors, by `flow.bijector.inverse`.
@@ -138,8 +138,8 @@ def encode(
 def decode(
     flow: Flow,
     latents: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Returns the images or vectors of latents, by `flow.bijector.forward`; see `encode`.
@@ -176,8 +176,8 @@ def decode(
 def reconstruct(
     flow: Flow,
     images: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> Reconstruction:
     """Encodes and decodes images or vectors, which reproduces them up to rounding (section 3.3).
@@ -204,8 +204,8 @@ def reconstruct(
       TypeError: see `encode`.
       ValueError: see `encode` and `decode`.
     """
-    latents = encode(flow, images, batch_size, conditional_input=conditional_input)
-    decoded = decode(flow, latents, batch_size, conditional_input=conditional_input)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
+    decoded = decode(flow, latents, batch_size=batch_size, conditional_input=conditional_input)
     error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
     return Reconstruction(decoded, float(error))
 

@@ -167,7 +167,7 @@ def manifold(
 
 
 def swap_condition(
-    flow: Flow, images: ArrayLike, source: ArrayLike, target: ArrayLike, batch_size: int = 64
+    flow: Flow, images: ArrayLike, source: ArrayLike, target: ArrayLike, *, batch_size: int = 64
 ) -> np.ndarray:
     """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
 
@@ -186,8 +186,8 @@ def swap_condition(
     (10, 3, 4, 4, 1)
 
     """
-    latents = encode(flow, images, batch_size, conditional_input=source)
-    return decode(flow, latents, batch_size, conditional_input=target)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=source)
+    return decode(flow, latents, batch_size=batch_size, conditional_input=target)
 
 
 def interpolate_conditions(
@@ -196,6 +196,7 @@ def interpolate_conditions(
     start: ArrayLike,
     end: ArrayLike,
     num_steps: int = 8,
+    *,
     batch_size: int = 64,
 ) -> np.ndarray:
     r"""Decodes images under conditions that change in steps from `start` to `end`.
@@ -240,9 +241,9 @@ def interpolate_conditions(
         and `decode`.
     """
     steps = _linear_steps(flow, start, end, num_steps)
-    latents = encode(flow, images, batch_size, conditional_input=start)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=start)
     latents = np.expand_dims(latents, -1 - bijector_of(flow).event_ndims)
-    return decode(flow, latents, batch_size, conditional_input=steps)
+    return decode(flow, latents, batch_size=batch_size, conditional_input=steps)
 
 
 def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray, event_ndims: int) -> np.ndarray:

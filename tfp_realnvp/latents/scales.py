@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,8 +34,8 @@ def levels_of_representation(
     images: ArrayLike,
     base: tfd.Distribution | None = None,
     mode: Literal["redraw", "zero"] = "redraw",
-    seed: int = 0,
     *,
+    seed: int | Sequence[int] = 0,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Keeps the latents of coarse scales and replaces the latents of finer scales (Appendix D).
@@ -63,7 +64,7 @@ def levels_of_representation(
       base: distribution over latents [H, W, C] to draw from. `None` means the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
-      seed: seed of the samples.
+      seed: one or two integers. Equal seeds give equal samples.
       conditional_input: the condition of the images, as in `encode`, and of a conditional base.
 
     Returns:
@@ -82,7 +83,9 @@ def levels_of_representation(
     if mode == "zero":
         others = np.zeros_like(latents)
     elif base is None:
-        others = sample_latents(latents.shape[-3:], latents.shape[:-3], seed, dtype=bijector.dtype)
+        others = sample_latents(
+            latents.shape[-3:], latents.shape[:-3], seed=seed, dtype=bijector.dtype
+        )
     else:
         if not base.event_shape.is_compatible_with(latents.shape[-3:]):
             raise ValueError(
@@ -129,8 +132,8 @@ class ScaleStatistics:
 def latent_statistics(
     flow: Flow,
     images: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> tuple[ScaleStatistics, ...]:
     """Returns the moments of the latents of images for each scale, from fine to coarse.
@@ -158,7 +161,7 @@ def latent_statistics(
       ValueError: see `encode`.
     """
     bijector = bijector_of(flow, RealNVPImage)
-    latents = encode(flow, images, batch_size, conditional_input=conditional_input)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
     by_scale = bijector.split_latents(tf.constant(latents))
     return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)
 
