@@ -256,7 +256,7 @@ class Coupling(FlowBijector):
         changed, log_dets = transform(changed, parameters)
         log_dets = self._mask.restrict(log_dets)
         if p.terms is not None:
-            # At their places: a `SpatialMask` has the changed half in another form.
+            # The terms need their positions, and a `SpatialMask` gathers the changed half.
             log_dets = self._mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self._mask.merge(kept, changed), log_det

@@ -41,7 +41,7 @@ def num_replicas() -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of which events the batch statistics of normalizations are.
+    """Which events the batch statistics of normalizations are taken over.
 
     Attributes:
       are_global: whether they are those of the batch of all replicas, as in `FlowModel.fit`, and
