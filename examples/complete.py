@@ -137,7 +137,7 @@ def run_chains(
         flow,
         events,
         is_known,
-        FLAGS.num_samples,
+        num_samples=FLAGS.num_samples,
         num_chains=_NUM_CHAINS,
         num_burnin_steps=FLAGS.num_burnin_steps,
         num_leapfrog_steps=_NUM_LEAPFROG_STEPS,

@@ -198,7 +198,9 @@ def draw_extrapolation(figures: Figures, flow: tfd.Distribution, four: Examples)
     height, width, channels = flow.bijector.image_shape
     for factor in (2, 4):
         size = (factor * height, factor * width, channels)
-        samples = latents.extrapolate(flow, size, 4, FLAGS.seed, conditional_input=four.conditions)
+        samples = latents.extrapolate(
+            flow, size, 4, seed=FLAGS.seed, conditional_input=four.conditions
+        )
         figures.save(
             f"extrapolation_{factor}x.png",
             samples.reshape(2, 2, *size),
@@ -211,9 +213,14 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
     settings = [(each, None) for each in (0.0, 0.5, 0.7, 0.85, 1.0)] + [(1.0, 2.0), (1.0, 1.0)]
     rows = [
         latents.sample_latents(
-            flow.bijector.image_shape, columns, FLAGS.seed, *setting, dtype=flow.dtype
+            flow.bijector.image_shape,
+            columns,
+            seed=FLAGS.seed,
+            temperature=temperature,
+            truncation=truncation,
+            dtype=flow.dtype,
         )
-        for setting in settings
+        for temperature, truncation in settings
     ]
     figures.save(
         "temperatures.png",

@@ -66,9 +66,9 @@ def main(argv: list[str]) -> None:
     z = latents.sample_latents(
         (height, width, channels),
         (rows, columns),
-        FLAGS.seed,
-        FLAGS.temperature,
-        FLAGS.truncation,
+        seed=FLAGS.seed,
+        temperature=FLAGS.temperature,
+        truncation=FLAGS.truncation,
         dtype=flow.dtype,
     )
     if conditions is not None:

@@ -120,14 +120,14 @@ def main(argv: list[str]) -> None:
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.
-    result = tfr.evaluation.bits_per_dim(model, test.dataset, num_draws=4)
+    result = tfr.evaluation.bits_per_dim(model, test.dataset, num_samples=4)
     report = {**dataclasses.asdict(result), "steps": steps}
     print(
         f"{test.split}: {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim, "
         f"importance-weighted {result.importance_weighted:.3f}"
     )
     if FLAGS.condition:
-        found = tfr.evaluation.classification(model, test.dataset, num_draws=4)
+        found = tfr.evaluation.classification(model, test.dataset, num_samples=4)
         report["accuracy"] = found.accuracy
         print(f"{test.split}: the most probable label is right for {found.accuracy:.1%}")
     (output_dir / "report.json").write_text(json.dumps(report, indent=2))

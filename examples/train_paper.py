@@ -175,7 +175,7 @@ _BEST_WEIGHTS = "model.weights.h5"  # those of a preset
 # Limits of the report, which keep it short compared with training. evaluate.py evaluates whole
 # splits.
 _MAX_IMAGES, _BATCH_SIZE = 2_048, 64
-_NUM_DRAWS = 4  # noise samples of each image
+_NUM_SAMPLES = 4  # noise samples of each image
 _MAX_DENSITIES, _MAX_DENSITIES_AT_ONCE = 20_000, 1_000  # of images given each class
 _MAX_BASELINE_DIMS, _MAX_BASELINE_IMAGES = 3_072, 50_000
 _MAX_CLASSES = 20  # rows of samples
@@ -591,7 +591,7 @@ def write_report(
     """
     splits = {"train": train, held_out.split: held_out}
     num_values, spec = train.num_values, model.condition_spec
-    noise = {"num_draws": _NUM_DRAWS, "dequantizer": model.dequantizer, "seed": model.seed}
+    noise = {"num_samples": _NUM_SAMPLES, "dequantizer": model.dequantizer, "seed": model.seed}
     first = {name: first_images(split) for name, split in splits.items()}
     options = {"batch_size": _BATCH_SIZE}
 
@@ -630,7 +630,7 @@ def write_report(
         report["no_baselines"] = left_out
         print(f"no baselines: {left_out}")
     if spec is not None and spec.num_classes is not None:
-        number = max(1, _MAX_DENSITIES // (_NUM_DRAWS * spec.num_classes))
+        number = max(1, _MAX_DENSITIES // (_NUM_SAMPLES * spec.num_classes))
         at_once = max(1, _MAX_DENSITIES_AT_ONCE // spec.num_classes)
         images = held_out.dataset.unbatch().take(number).batch(at_once)
         found = evaluation.classification(model.distribution, images, **noise)

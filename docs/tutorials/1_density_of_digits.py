@@ -119,7 +119,7 @@ plt.show()
 # in place of the average of the logarithm.
 
 # %%
-result = tfr.evaluation.bits_per_dim(flow, digits.test, num_draws=4)
+result = tfr.evaluation.bits_per_dim(flow, digits.test, num_samples=4)
 print(f"bits/dim of test images: {result.bits_per_dim:.3f} ± {result.standard_error:.3f}")
 print(f"tighter bound:           {result.importance_weighted:.3f}")
 

@@ -30,7 +30,7 @@ tfd = tfp.distributions
 SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: one epoch only
 keras.utils.set_random_seed(0)
 digits = tfr.data.load_arrays("digits")
-num_test, num_draws = (100, 1) if SHORT else (297, 4)
+num_test, num_samples = (100, 1) if SHORT else (297, 4)
 test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
 
 # %% [markdown]
@@ -68,7 +68,7 @@ history = model.fit(
 # `tfr.evaluation` takes the conditions as the second element of a tuple.
 
 # %%
-given_labels = tfr.evaluation.bits_per_dim(flow, (test, test_labels), num_draws=num_draws)
+given_labels = tfr.evaluation.bits_per_dim(flow, (test, test_labels), num_samples=num_samples)
 print(f"{given_labels.bits_per_dim:.3f} ± {given_labels.standard_error:.3f} bits/dim given labels")
 assert given_labels.bits_per_dim < (2.8 if SHORT else 2.05), given_labels
 
@@ -105,7 +105,7 @@ x = tfr.dequantize(test, seed=(0, 1))
 log_probs = tfr.class_log_probs(flow, x).numpy()
 print("log p(y | x)", log_probs.shape, "probabilities sum to", np.exp(log_probs).sum(axis=1).mean())
 
-result = tfr.evaluation.classification(flow, test, test_labels, num_draws=num_draws)
+result = tfr.evaluation.classification(flow, test, test_labels, num_samples=num_samples)
 regression = LogisticRegression(max_iter=2_000)
 regression.fit(digits.train.reshape(-1, 64), digits.train_labels)
 baseline = regression.score(test.reshape(-1, 64), test_labels)

@@ -148,7 +148,7 @@ def test_from_training_to_figures(name, tmp_path, run_script):
             f"--results_dir={results}",
             *([] if other == name else [f"--dataset={other}"]),
             "--split=evaluation",
-            "--num_draws=2",
+            "--num_samples=2",
             "--num_batches=2",
         )
         evaluation = json.loads((results / "evaluation.json").read_text())

@@ -229,7 +229,7 @@ def test_labels(labeled):
     report = json.loads((folder / "report.json").read_text())
     # In one batch, as in the report: the noise of an image depends on its place in a batch.
     test = _data(folder, "test", batch_size=10)
-    found = evaluation.classification(model.distribution, test, num_draws=4)
+    found = evaluation.classification(model.distribution, test, num_samples=4)
     for name, value in report["classification"].items():
         np.testing.assert_allclose(getattr(found, name), value, atol=1e-6)
     assert np.sum(report["classification"]["confusion_matrix"]) == 10
@@ -328,7 +328,7 @@ def test_averages_and_bounds(averaged):
     assert set(report) == {"Real NVP (bound)", "importance-weighted"}
     test = _data(folder, "test", batch_size=10)
     expected = evaluation.bits_per_dim(
-        model.distribution, test, 4, dequantizer=model.dequantizer, seed=model.seed
+        model.distribution, test, num_samples=4, dequantizer=model.dequantizer, seed=model.seed
     )
     weighted = report["importance-weighted"]["test"]
     assert weighted == pytest.approx(expected.importance_weighted, abs=1e-5)
