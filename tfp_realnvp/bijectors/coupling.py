@@ -13,10 +13,10 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.bijectors.transformers import Transformer
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = ["Coupling", "takes_condition"]
 

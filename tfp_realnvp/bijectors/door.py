@@ -11,9 +11,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal.batch_dims import broadcast_batch, call_on_events
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = ["Door"]
 
