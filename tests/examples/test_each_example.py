@@ -47,7 +47,7 @@ _RUNS = {
 def folder(tmp_path_factory):
     """Returns a folder with images, and a preset of random weights."""
     folder = tmp_path_factory.mktemp("example")
-    levels = ft.grey_levels(30, (8, 8, 1)) % 17
+    levels = ft.grey_levels(30, (4, 4, 1))
     np.savez(folder / "images.npz", train=levels, test=levels[:10])
     flow = ft.flow_distribution((8, 8, 1), num_values=17, num_blocks=0)
     settings = {"name": "digits", "batch_size": 4, "seed": 0}
