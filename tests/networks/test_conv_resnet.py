@@ -176,8 +176,8 @@ def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, traini
         options = {"conditional_input": conditions[0]} if conditions else {}
         return network(x, training=training, **options)
 
-    # With many positions or few, and with an even or an odd side: inference takes other ways.
-    for shape in ((4, 6), (2, 4), (5, 3), (1, 3)):
+    # With many positions or few, and with an even or an odd side, inference takes other ways.
+    for shape in [(4, 6)] if training else [(4, 6), (2, 4), (5, 3), (1, 3)]:
         x = ft.normal([3, *shape, 2], tf.float64)
         sources = [x, *_conditions(condition, x)]
         expected, expected_gradients = _value_and_gradients(
