@@ -200,10 +200,26 @@ def test_averages_resume_exactly(tmp_path):
         np.testing.assert_equal(record.validated, whole.validated[1:])
 
 
-@pytest.mark.parametrize("argument", ["save_seconds", "patience"])
-def test_bad_arguments(argument, tmp_path):
-    with pytest.raises(ValueError, match=r"expected (positive save_seconds|a positive patience)"):
-        tfr.TrainingCheckpoint(tmp_path, _model(), **{argument: 0})
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"save_seconds": 0}, ValueError, "expected positive save_seconds"),
+        ({"patience": 0}, ValueError, "expected a positive patience"),
+        ({"budget": 100}, TypeError, "expected a budget or None, got 100"),
+        ({"monitor": 3}, TypeError, "expected monitor as a str, got 3"),
+        ({"best_weights": "best.h5"}, ValueError, "expected best_weights .*, got 'best.h5'"),
+        ({"model": None}, TypeError, "expected a FlowModel, got None"),
+    ],
+)
+def test_bad_arguments(arguments, error, match, tmp_path):
+    with pytest.raises(error, match=match):
+        tfr.TrainingCheckpoint(tmp_path, **{"model": _normal(), **arguments})
+
+
+def test_a_dequantizer_without_dequantization():
+    noise = tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2)
+    with pytest.raises(ValueError, match="expected dequantize=True with a dequantizer"):
+        tfr.FlowModel(_model().distribution, dequantize=False, dequantizer=noise)
 
 
 def test_the_clock_runs_within_fit_only():
@@ -413,7 +429,6 @@ time.sleep(60)
 """
 
 
-@pytest.mark.full
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     model = _normal()
     options = {"batch_size": 8, "verbose": 0}
