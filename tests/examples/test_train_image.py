@@ -10,6 +10,8 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def _report(folder):
     return json.loads((folder / "report.json").read_text())
