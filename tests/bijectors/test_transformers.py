@@ -56,7 +56,15 @@ def test_vectorized_map_and_batch_jacobian(name, direction):
 
 
 @pytest.mark.parametrize(
-    ("name", "recompute"), [*((name, False) for name in _TRANSFORMERS), ("spline", True)]
+    ("name", "recompute"),
+    [
+        *(("spline", False), ("mixture", True)),
+        *(
+            pytest.param(name, False, marks=pytest.mark.full)
+            for name in _TRANSFORMERS
+            if name != "spline"
+        ),
+    ],
 )
 def test_vectorized_map_and_batch_jacobian_of_a_flow(name, recompute):
     flow = tfr.RealNVPVector(
@@ -320,7 +328,10 @@ def test_a_coupling_keeps_the_kept_half_exactly(name):
     assert coupling.copy().transformer is transformer
 
 
-@pytest.mark.parametrize("transformer", ["rational_quadratic_spline", "logistic_mixture"])
+@pytest.mark.parametrize(
+    "transformer",
+    ["rational_quadratic_spline", pytest.param("logistic_mixture", marks=pytest.mark.full)],
+)
 def test_recompute(transformer):
     gradients, x = [], ft.pixels([2, 4, 4, 2])
     bijector = ft.image_flow((4, 4, 2), num_scales=1, num_couplings=1, transformer=transformer)

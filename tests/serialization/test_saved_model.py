@@ -202,7 +202,10 @@ def test_errors(tmp_path):
 # Conditions.
 
 
-@pytest.fixture(scope="module", params=["labels", "vectors", "small_images"])
+@pytest.fixture(
+    scope="module",
+    params=["labels", pytest.param("vectors", marks=pytest.mark.full), "small_images"],
+)
 def conditional(request, tmp_path_factory):
     """A distribution under a condition, the same served, images, and their conditions."""
     flow = conditional_distribution(request.param, "user", normalization="actnorm")
