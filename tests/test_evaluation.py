@@ -304,7 +304,7 @@ def test_log_likelihood_of_integer_vectors():
     # p(u) = 2u on [0, 1): the integer 0 has probability 1, whose log is 0.
     density = tfd.Sample(tfd.Beta(2.0, 1.0), [3])
     zero = np.zeros([1, 3], int)
-    draws = evaluation.log_likelihood(density, zero, 1_000, dequantize=True)
+    draws = evaluation.log_likelihood(density, zero, num_samples=1_000, dequantize=True)
     few = [
         evaluation.log_likelihood(density, zero, num_samples=2, dequantize=True, seed=s)
         for s in range(20)
