@@ -21,11 +21,10 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation
-from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_string("dataset", None, "Dataset, as in train_image.py; default: that of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in data.load; default: that of the run.")
 flags.DEFINE_list("split", "train,evaluation", "Splits; `evaluation`: as in the paper.")
 flags.DEFINE_integer("num_samples", 4, "Number of noise samples for each image.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Batch size; default: as in training.", lower_bound=1)
@@ -102,7 +101,8 @@ def main(argv: list[str]) -> None:
         table += "\n\nBits/dim are bounds, with noise of variational dequantization."
     print(table)
     output = pathlib.Path(FLAGS.output or results_dir)
-    atomic_files.write_text(output / "evaluation.md", table + "\n")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "evaluation.md").write_text(table + "\n", encoding="utf-8")
     values = {
         "dataset": settings["name"],
         "results": as_json(results),
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
         "paper": paper,
         "dequantizer": "uniform" if model.dequantizer is None else "variational",
     }
-    atomic_files.write_json(output / "evaluation.json", values)
+    (output / "evaluation.json").write_text(json.dumps(values, indent=2))
 
 
 def load_split(settings: dict, split: str) -> data.ImageBatches:

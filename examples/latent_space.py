@@ -31,11 +31,10 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data, latents, plots
-from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_string("dataset", None, "Dataset, as in train_image.py; default: that of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in data.load; default: that of the run.")
 flags.DEFINE_string("split", "evaluation", "Split; `evaluation`: as in the paper.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: the results folder.")
 flags.DEFINE_integer("seed", 0, "Seed of the samples and of the choice of images.")
@@ -284,7 +283,7 @@ def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, examples: Exa
         lines.append(f"| {number} | {shape} | " + " | ".join(f"{m:.3f}" for m in moments) + " |")
     table = "\n".join(lines)
     print(table)
-    atomic_files.write_text(folder / "latents.md", table + "\n")
+    (folder / "latents.md").write_text(table + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ class RealNVPImage(AssembledFlow):
         that this is above 0.5.
 
         For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
-        ImageNet in 200 epochs in the paper. `python examples/train_image.py --configuration=jet`
+        ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
         has its training recipe.
 
         #### Example
