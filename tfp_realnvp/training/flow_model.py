@@ -333,21 +333,19 @@ class FlowModel(keras.Model):
         )
         name = f"the log density of {self.distribution.name}, after its bijectors"
         record.add(name, log_prob)
-        loss, are_finite, *gradients = replicas.sum_over_replicas(
-            [loss, record.are_finite() / replicas.num_replicas(), *gradients]
+        packing = optimizers.packing_of(self.optimizer, variables)
+        loss, are_finite, *packed = replicas.sum_over_replicas(
+            [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
         )
         if not self.global_statistics:
             self._guard.average_statistics()
-        names = [f"the gradient of {variable.path}" for variable in variables]
-        sums = dict(zip(names, gradients, strict=True))
-        sums["the sum over the batch or the penalty"] = loss + penalty
-        is_applied = self._guard.check(step, record, are_finite, sums)
+        is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss + penalty])
         if weights is not None:
             # A batch whose weights are all zero counts like no batch.
             is_applied &= part.total > 0
         if self.step_rates is not None:
             is_applied &= self.step_rates.apply_to(self.optimizer)
-        optimizers.apply_if(is_applied, self.optimizer, gradients, variables)
+        optimizers.apply_if(is_applied, self.optimizer, packed, packing, variables)
         self._guard.restore_unless(is_applied, statistics)
         return self._updated_metrics(loss, images, part)
 
@@ -433,7 +431,7 @@ class FlowModel(keras.Model):
         if record.names:
             shares = record.are_finite() / replicas.num_replicas()
             [are_finite] = replicas.sum_over_replicas([shares])
-            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite, {})
+            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
 
     def _evaluation_log_prob(self, data: Any, draw: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with noise sample `draw`."""
