@@ -118,7 +118,7 @@ OVERRIDDEN = {
         "_call_sample_n": "the cache knows samples by identity; those of `_sample_n` are reshaped",
     },
     keras.Model: {
-        "_maybe_symbolic_build": "takes a batch of the data, and fails with several workers",
+        "_maybe_symbolic_build": "gets the data before the first step; fails with several workers",
     },
     keras.optimizers.Adam: {
         "_apply_weight_decay": "makes several operations for each variable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ class FiniteGuard:
     >>> import tensorflow as tf
     >>> from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
     >>> weights, mean = tf.Variable([1.0]), tf.Variable(2.0)
-    >>> guard, record = FiniteGuard([mean]), FiniteRecord()
+    >>> guard, record = FiniteGuard(lambda: [mean]), FiniteRecord()
     >>> before = guard.statistics()
     >>> _ = mean.assign(float('nan'))   # the forward pass of a bad batch
     >>> record.add('the data', tf.constant([float('nan')]))
@@ -119,13 +119,14 @@ class FiniteGuard:
     tfp_realnvp.training.diagnosis.NonFiniteLossError: the loss or its gradient is not finite at ...
     """
 
-    def __init__(self, statistics: Sequence[tf.Variable]) -> None:
+    def __init__(self, find_statistics: Callable[[], Sequence[tf.Variable]] = tuple) -> None:
         """Constructs the guard.
 
         Args:
-          statistics: the variables that a forward pass writes in training.
+          find_statistics: returns the variables that the next forward pass writes in training.
         """
-        self._statistics = tuple(statistics)
+        self._find_statistics = find_statistics
+        self._statistics: tuple[tf.Variable, ...] = ()
         # The first step that was not finite, the index of its first such part, and the position of
         # the first such element in the packed gradients; or -1, -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -136,7 +137,8 @@ class FiniteGuard:
         self._packing: Packing | None = None
 
     def statistics(self) -> list[tf.Tensor]:
-        """Returns the values of the statistics."""
+        """Returns the values of the statistics, those of the step that begins."""
+        self._statistics = tuple(self._find_statistics())
         return [tf.convert_to_tensor(variable) for variable in self._statistics]
 
     def average_statistics(self) -> None:
