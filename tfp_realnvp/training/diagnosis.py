@@ -82,7 +82,8 @@ class FiniteRecord:
         if isinstance(bijector, PixelLogit):
             # It is the first, and has neither networks nor variables.
             part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
-        self.add(part, value, log_det)
+        # A log det that is equal for all events is finite where the values are.
+        self.add(part, value, *([log_det] if log_det.shape.rank else []))
 
     def are_finite(self) -> tf.Tensor:
         """Returns 1 for each tensor that is finite and 0 for others, float32."""

@@ -95,7 +95,7 @@ class Packing:
         parts = tf.split(packed, self._numbers(group))
         shapes = [self._shapes[i] for i in self.indices[group]]
         # One constant for all tensors of a shape.
-        constants = {shape: tf.constant(shape, tf.int32) for shape in shapes}
+        constants = {shape: tf.constant(shape, tf.int32) for shape in set(shapes)}
         return [
             part if part.shape == shape else tf.reshape(part, constants[shape])
             for part, shape in zip(parts, shapes, strict=True)
