@@ -37,7 +37,7 @@ PRESET_FILES := config.json metadata.json model.weights.h5 README.md
 presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hour)
 	$(BIN)/python examples/train_image.py --output_dir=results/presets/digits
 	$(BIN)/python examples/train_image.py --condition=label --output_dir=results/presets/digits_label
-	$(BIN)/python examples/train_image.py --dataset=photos --num_filters=32 --epochs=10 \
+	$(BIN)/python examples/train_paper.py --dataset=photos --num_filters=32 --epochs=10 \
 	  --alpha=0.05 --optimizer=adam --output_dir=results/presets/photos
 	for name in digits digits_label photos; do \
 	  cp $(addprefix results/presets/$$name/,$(PRESET_FILES)) tfp_realnvp/presets/$$name; done

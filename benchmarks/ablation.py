@@ -175,7 +175,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     except tfr.NonFiniteLossError as error:
         return {**run, "error": str(error)}
     seconds = time.perf_counter() - start
-    result = evaluation.bits_per_dim(flow, test, _NUM_DRAWS, dequantizer=dequantizer)
+    result = evaluation.bits_per_dim(flow, test, num_samples=_NUM_DRAWS, dequantizer=dequantizer)
     steps = int(model.optimizer.iterations)
     return {
         **run,

@@ -92,8 +92,6 @@ _REFERENCES = {
 # Dictionaries and tuples have no docstrings.
 _CONSTANTS = {
     "tfp_realnvp.PAPER_CONFIGURATIONS": "Arguments of `RealNVPImage` by dataset of the paper.",
-    "tfp_realnvp.data.DATASETS": "The datasets of the paper, and MNIST, for `data.load`.",
-    "tfp_realnvp.evaluation.PAPER_RESULTS": "Bits/dim of table 1 of the paper, by dataset.",
 }
 
 

@@ -137,7 +137,7 @@ def run_chains(
         flow,
         events,
         is_known,
-        FLAGS.num_samples,
+        num_samples=FLAGS.num_samples,
         num_chains=_NUM_CHAINS,
         num_burnin_steps=FLAGS.num_burnin_steps,
         num_leapfrog_steps=_NUM_LEAPFROG_STEPS,
@@ -190,18 +190,10 @@ def draw(
         "mean": np.rint(samples.mean(axis=0)),
         "digit": truth[chosen],
     }
-    images = np.concatenate(list(rows.values())).astype(np.uint8)
-    grid = plots.image_grid(images, len(chosen), num_values=num_values)
-    figure = matplotlib.figure.Figure(
-        figsize=(0.5 * len(chosen) + 1, 0.5 * len(rows)), layout="constrained"
-    )
-    axis = figure.subplots()
-    axis.imshow(np.broadcast_to(grid, [*grid.shape[:2], 3]), interpolation="nearest")
-    centers = (np.arange(len(rows)) + 0.5) * len(grid) / len(rows)
-    axis.set_yticks(centers, list(rows))
-    axis.tick_params(length=0)
-    axis.set_xticks([])
-    axis.spines[:].set_visible(False)
+    images = np.stack(list(rows.values())).astype(np.uint8)
+    size = (0.5 * len(chosen) + 1, 0.5 * len(rows))
+    figure = matplotlib.figure.Figure(size, layout="constrained")
+    plots.draw_grid(images, row_labels=list(rows), num_values=num_values, ax=figure.subplots())
     path = pathlib.Path(FLAGS.output_dir) / "digits.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)

@@ -31,11 +31,10 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data, latents, plots
-from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_string("dataset", None, "Dataset, as in train_image.py; default: that of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in data.load; default: that of the run.")
 flags.DEFINE_string("split", "evaluation", "Split; `evaluation`: as in the paper.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: the results folder.")
 flags.DEFINE_integer("seed", 0, "Seed of the samples and of the choice of images.")
@@ -199,7 +198,9 @@ def draw_extrapolation(figures: Figures, flow: tfd.Distribution, four: Examples)
     height, width, channels = flow.bijector.image_shape
     for factor in (2, 4):
         size = (factor * height, factor * width, channels)
-        samples = latents.extrapolate(flow, size, 4, FLAGS.seed, conditional_input=four.conditions)
+        samples = latents.extrapolate(
+            flow, size, 4, seed=FLAGS.seed, conditional_input=four.conditions
+        )
         figures.save(
             f"extrapolation_{factor}x.png",
             samples.reshape(2, 2, *size),
@@ -212,9 +213,14 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
     settings = [(each, None) for each in (0.0, 0.5, 0.7, 0.85, 1.0)] + [(1.0, 2.0), (1.0, 1.0)]
     rows = [
         latents.sample_latents(
-            flow.bijector.image_shape, columns, FLAGS.seed, *setting, dtype=flow.dtype
+            flow.bijector.image_shape,
+            columns,
+            seed=FLAGS.seed,
+            temperature=temperature,
+            truncation=truncation,
+            dtype=flow.dtype,
         )
-        for setting in settings
+        for temperature, truncation in settings
     ]
     figures.save(
         "temperatures.png",
@@ -277,7 +283,7 @@ def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, examples: Exa
         lines.append(f"| {number} | {shape} | " + " | ".join(f"{m:.3f}" for m in moments) + " |")
     table = "\n".join(lines)
     print(table)
-    atomic_files.write_text(folder / "latents.md", table + "\n")
+    (folder / "latents.md").write_text(table + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

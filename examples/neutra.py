@@ -2,7 +2,6 @@
 
     python examples/neutra.py                     # a banana
     python examples/neutra.py --target=funnel
-    python examples/neutra.py --target=eight_schools
 
 A flow is fitted to the density by variational inference. As the bijector of a
 `tfp.mcmc.TransformedTransitionKernel` it gives chains a density close to a standard normal. Both
@@ -27,7 +26,7 @@ from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 
-flags.DEFINE_enum("target", "banana", ["banana", "funnel", "eight_schools"], "Density.")
+flags.DEFINE_enum("target", "banana", ["banana", "funnel"], "Density.")
 flags.DEFINE_integer("num_couplings", 6, "Couplings of the flow.", lower_bound=1)
 flags.DEFINE_integer("num_filters", 32, "Units of the networks' layers.", lower_bound=1)
 flags.DEFINE_integer("num_steps", 2000, "Steps of the optimizer.", lower_bound=1)
@@ -69,8 +68,7 @@ def main(argv: list[str]) -> None:
     # Effective sample sizes warn of casting complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
-    densities = {"banana": banana, "funnel": funnel, "eight_schools": eight_schools}
-    density = densities[FLAGS.target]()
+    density = banana() if FLAGS.target == "banana" else funnel()
     surrogate = make_surrogate(density)
     learning_rate = keras.optimizers.schedules.CosineDecay(FLAGS.learning_rate, FLAGS.num_steps)
     start = time.perf_counter()
@@ -107,7 +105,7 @@ def main(argv: list[str]) -> None:
     print(f"NeuTra: {ratio:.1f} times the effective sample size per gradient of HMC")
 
 
-# The densities: joint distributions, one of them given the values of a part.
+# The densities: joint distributions.
 
 
 def banana() -> Any:
@@ -128,25 +126,6 @@ def funnel(size: int = 10) -> Any:
         yield tfd.Sample(tfd.Normal(0.0, tf.exp(0.5 * log_variance)), size - 1, name="x")
 
     return tfd.JointDistributionCoroutineAutoBatched(model)
-
-
-def eight_schools() -> Any:
-    """Returns the effects of coaching in eight schools (Gelman et al., section 5.5).
-
-    The effects are `mean + stddev * standardized`. The standard deviation is positive.
-    """
-    observed = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
-    stddevs = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
-
-    def model() -> Generator:
-        mean = yield tfd.Normal(0.0, 5.0, name="mean")
-        stddev = yield tfd.HalfCauchy(0.0, 5.0, name="stddev")
-        standardized = yield tfd.Sample(tfd.Normal(0.0, 1.0), 8, name="standardized")
-        effects = mean + stddev * standardized
-        yield tfd.Independent(tfd.Normal(effects, stddevs), 1, name="y")
-
-    joint = tfd.JointDistributionCoroutineAutoBatched(model)
-    return joint.experimental_pin(y=tf.constant(observed))
 
 
 # The flow.

@@ -269,8 +269,7 @@ def draw(
     axes = figure.subplots(len(sets), 3, width_ratios=[2, 1, 1], squeeze=False)
     for (set_name, images), row in zip(sets.items(), axes, strict=True):
         chosen = images[np.linspace(0, len(images) - 1, _NUM_COLUMNS).astype(int)]
-        grid = plots.image_grid(chosen, _NUM_COLUMNS, num_values=num_values)
-        row[0].imshow(np.broadcast_to(grid, [*grid.shape[:2], 3]), interpolation="nearest")
+        plots.draw_grid(chosen, columns=_NUM_COLUMNS, num_values=num_values, ax=row[0])
         row[0].set_ylabel(set_name, rotation=0, ha="right", va="center")
         for axis, score in zip(row[1:], ("-log p", "complexity"), strict=True):
             usual, unusual = scores[score], set_scores[set_name][score]

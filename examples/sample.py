@@ -22,7 +22,6 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import data, latents, plots
-from tfp_realnvp.internal import atomic_files
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
@@ -67,9 +66,9 @@ def main(argv: list[str]) -> None:
     z = latents.sample_latents(
         (height, width, channels),
         (rows, columns),
-        FLAGS.seed,
-        FLAGS.temperature,
-        FLAGS.truncation,
+        seed=FLAGS.seed,
+        temperature=FLAGS.temperature,
+        truncation=FLAGS.truncation,
         dtype=flow.dtype,
     )
     if conditions is not None:
@@ -81,8 +80,8 @@ def main(argv: list[str]) -> None:
         columns = columns if rows > 1 else None
         plots.save_image_grid(output, samples, columns, num_values=num_values)
     else:
-        with atomic_files.atomic_write(output) as (file, _):
-            np.save(file, samples)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        np.save(output, samples)
     print(f"wrote {len(samples)} samples of {height}×{width} pixels to {output}")
 
 

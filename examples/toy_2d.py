@@ -4,17 +4,18 @@
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
 Prints held-out nats, beside those of the best kernel density estimate, and for a known density
-(checkerboard, ring, banana) the KL divergence from it. Writes `toy.png` and `report.json` to the
-output folder.
+(checkerboard, ring, banana) the KL divergence from it. Writes the figures `flow.jpg` and `toy.png`,
+and `report.json`, to the output folder.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -24,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags, logging
+from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn import datasets
@@ -31,7 +33,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
 import tfp_realnvp as tfr
-from tfp_realnvp.internal import atomic_files
 
 _SAMPLED = ("moons", "circles", "pinwheel", "spirals")
 _KNOWN = ("checkerboard", "ring", "banana")  # of known density
@@ -85,10 +86,11 @@ def main(argv: list[str]) -> None:
         for name, (mean, error) in report.get(quantity, {}).items():
             print(f"{quantity.replace('_', ' ')}, {name}: {mean:.4f} ± {error:.4f}")
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/toy_{FLAGS.dataset}")
-    atomic_files.write_json(output_dir / "report.json", report)
-    with atomic_files.atomic_write(output_dir / "toy.png") as (file, path):
-        draw(flow, held_out).savefig(file, format="png")
-    print(f"{path} shows the flow")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "report.json").write_text(json.dumps(report, indent=2))
+    draw(flow, held_out).savefig(output_dir / "toy.png")
+    draw_densities(flow).savefig(output_dir / "flow.jpg", pil_kwargs={"quality": 90})
+    print(f"figures are in {output_dir}")
 
 
 # The toys.
@@ -190,7 +192,44 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values) / np.sqrt(len(values)))
 
 
-# The figure.
+# The figures.
+
+
+def draw_densities(flow: tfd.Distribution) -> Figure:
+    """Returns the figure of the densities of z and x, with the grid of z in both."""
+    lines = _grid()
+    curves = flow.bijector.forward(lines).numpy()
+    width, height = np.ptp(curves, axis=(0, 1))
+    figure = Figure(figsize=(3.4 + 2.6 * width / height, 2.6), dpi=110, facecolor="black")
+    panels = figure.subplots(1, 2, width_ratios=[1, width / height])
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, wspace=0.25)
+    _draw_density(panels[0], flow.distribution, lambda z: z, lines)
+    _draw_density(panels[1], flow, flow.bijector.inverse, curves)
+    center = {"ha": "center", "va": "center"}
+    position = 3.0 / figure.get_figwidth()
+    figure.text(position, 0.5, "$f$\n$\\longrightarrow$", color="white", size=20, **center)
+    return figure
+
+
+def _draw_density(
+    axes: Axes,
+    distribution: tfd.Distribution,
+    latents_of: Callable[[np.ndarray], np.ndarray],
+    curves: np.ndarray,
+) -> None:
+    """Draws a density as brightness, the angle of the latents as hue, and curves."""
+    low, high = curves.min(axis=(0, 1)) - 0.1, curves.max(axis=(0, 1)) + 0.1
+    x = np.stack(np.meshgrid(*np.linspace(low, high, 300).T), axis=-1).astype(np.float32)
+    density = np.exp(log_prob(distribution, x))
+    z = np.asarray(latents_of(x))
+    hue = np.arctan2(z[..., 1], z[..., 0]) / (2 * np.pi) % 1
+    brightness = np.sqrt(np.minimum(1, density / np.quantile(density, 0.99)))
+    pixels = colors.hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.9), brightness], axis=-1))
+    box = (low[0], high[0], low[1], high[1])
+    axes.imshow(pixels, origin="lower", extent=box, interpolation="bilinear")
+    for line in curves:
+        axes.plot(*line.T, color="white", linewidth=0.6, alpha=0.5)
+    axes.axis("off")
 
 
 def draw(flow: tfd.Distribution, points: np.ndarray) -> Figure:
@@ -236,7 +275,7 @@ def _scatter(
 
 def _grid() -> np.ndarray:
     """Returns the lines of a grid, float32 [number, points, 2]."""
-    at, along = np.meshgrid(np.linspace(-3, 3, 17), np.linspace(-3, 3, 400), indexing="ij")
+    at, along = np.meshgrid(np.linspace(-3, 3, 17), np.linspace(-3, 3, 1_000), indexing="ij")
     lines = [np.stack(pair, axis=-1) for pair in ((at, along), (along, at))]
     return np.concatenate(lines).astype(np.float32)
 

@@ -2,7 +2,7 @@
 
     python examples/variational_inference.py --model=conjugate      # a linear regression
     python examples/variational_inference.py --model=eight_schools --check
-    python examples/variational_inference.py --model=banana --optimizer=tf_keras
+    python examples/variational_inference.py --optimizer=tf_keras
 
 Prints the evidence lower bound, the evidence by importance weighting with its standard error, and
 the mean and standard deviation of each part. `--check` compares these with Hamiltonian Monte Carlo.
@@ -24,12 +24,7 @@ from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 
-flags.DEFINE_enum(
-    "model",
-    "eight_schools",
-    ["conjugate", "eight_schools", "banana", "funnel"],
-    "Joint distribution.",
-)
+flags.DEFINE_enum("model", "eight_schools", ["conjugate", "eight_schools"], "Joint distribution.")
 flags.DEFINE_enum("optimizer", "keras3", ["keras3", "tf_keras"], "Library of the optimizer.")
 flags.DEFINE_integer("num_couplings", 6, "Couplings of the flow.", lower_bound=1)
 flags.DEFINE_integer("num_filters", 32, "Units of the networks' layers.", lower_bound=1)
@@ -54,13 +49,7 @@ def main(argv: list[str]) -> None:
     # Effective sample sizes warn of casting complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
-    models = {
-        "conjugate": conjugate,
-        "eight_schools": eight_schools,
-        "banana": banana,
-        "funnel": funnel,
-    }
-    posterior = models[FLAGS.model]()
+    posterior = conjugate() if FLAGS.model == "conjugate" else eight_schools()
     surrogate = flow_posterior(posterior, FLAGS.num_couplings, FLAGS.num_filters)
     start = time.perf_counter()
     losses = tfp.vi.fit_surrogate_posterior(
@@ -97,18 +86,18 @@ class Posterior:
 
     Attributes:
       joint: the joint distribution, of a batch of one event.
-      data: values of the observed parts, by name. Without any, the density is `joint` itself.
+      data: values of the observed parts, by name.
       log_evidence: the exact log of the integral of the density, `None` if it is not known.
     """
 
     joint: tfd.JointDistribution
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any]
     log_evidence: float | None = None
 
     @property
     def target(self) -> Any:
         """The density, with an `unnormalized_log_prob` of the parts that are not observed."""
-        return self.joint.experimental_pin(**self.data) if self.data else self.joint
+        return self.joint.experimental_pin(**self.data)
 
 
 def conjugate(num_rows: int = 30, num_columns: int = 6, noise: float = 0.5) -> Posterior:
@@ -152,26 +141,6 @@ def eight_schools() -> Posterior:
 
     joint = tfd.JointDistributionCoroutineAutoBatched(model)
     return Posterior(joint, {"y": tf.constant(_TREATMENT_EFFECTS)})
-
-
-def banana() -> Posterior:
-    """Returns a density in the shape of a banana (Haario et al. 1999), normalized."""
-
-    def model() -> Generator:
-        x1 = yield tfd.Normal(0.0, 10.0, name="x1")
-        yield tfd.Normal(0.03 * (x1**2 - 100.0), 1.0, name="x2")
-
-    return Posterior(tfd.JointDistributionCoroutineAutoBatched(model), log_evidence=0.0)
-
-
-def funnel(size: int = 10) -> Posterior:
-    """Returns Neal's funnel (2003), normalized: `size - 1` normals of a common log variance."""
-
-    def model() -> Generator:
-        log_variance = yield tfd.Normal(0.0, 3.0, name="log_variance")
-        yield tfd.Sample(tfd.Normal(0.0, tf.exp(0.5 * log_variance)), size - 1, name="x")
-
-    return Posterior(tfd.JointDistributionCoroutineAutoBatched(model), log_evidence=0.0)
 
 
 # The flow.

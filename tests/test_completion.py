@@ -98,7 +98,7 @@ def test_gray_levels(dtype):
     images = np.array([[1, 0], [3, 0]]).reshape(2, 1, 2, 1).astype(dtype)
     is_known = np.array([True, False]).reshape(2, 1)
     samples = latents.complete(
-        flow, images, is_known, 20_000, num_chains=200, num_burnin_steps=100
+        flow, images, is_known, num_samples=20_000, num_chains=200, num_burnin_steps=100
     ).samples
     assert samples.dtype == dtype
     assert (samples[:, :, :, 0] == images[:, :, 0]).all()

@@ -225,9 +225,9 @@ def test_latents_are_normal_and_depend_on_the_seed():
 
 
 def test_temperature():
-    warm, cold = (latents.sample_latents(_SHAPE, 5, 1, t) for t in (1.0, 0.25))
+    warm, cold = (latents.sample_latents(_SHAPE, 5, seed=1, temperature=t) for t in (1.0, 0.25))
     np.testing.assert_allclose(cold, warm / 4)
-    np.testing.assert_array_equal(latents.sample_latents(_SHAPE, 5, 1, 0.0), 0)
+    np.testing.assert_array_equal(latents.sample_latents(_SHAPE, 5, seed=1, temperature=0.0), 0)
 
 
 def test_shapes_of_latents():
@@ -245,7 +245,9 @@ def test_truncation():
     assert 0.99 < np.abs(z).max() <= 1
     # Truncated to one standard deviation: sqrt(1 - 2 φ(1) / (2 Φ(1) - 1)).
     assert z.std() == pytest.approx(0.5396, abs=0.02)
-    half = latents.sample_latents((16, 16, 3), 20, 1, 0.5, truncation=1.0, dtype=tf.float64)
+    half = latents.sample_latents(
+        (16, 16, 3), 20, seed=1, temperature=0.5, truncation=1.0, dtype=tf.float64
+    )
     np.testing.assert_allclose(half, z / 2)
 
 
@@ -255,12 +257,12 @@ def test_truncation():
         ({"temperature": -0.1}, "temperature of at least 0, got -0.1"),
         ({"temperature": np.nan}, "temperature"),
         ({"truncation": 0.0}, "positive truncation, got 0.0"),
-        ({"num": 0}, r"got shape \[0, 8, 8, 1\]"),
+        ({"num_samples": 0}, r"got shape \[0, 8, 8, 1\]"),
     ],
 )
 def test_bad_samples(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        latents.sample_latents(**{"shape": _SHAPE, "num": 2, **kwargs})
+        latents.sample_latents(**{"shape": _SHAPE, "num_samples": 2, **kwargs})
 
 
 def test_extrapolate(flow):
@@ -268,7 +270,7 @@ def test_extrapolate(flow):
         images = latents.extrapolate(flow, shape, 2, seed=5)
         assert images.shape == (2, *shape)
         assert np.isfinite(images).all()
-        z = latents.sample_latents(shape, 2, 5)
+        z = latents.sample_latents(shape, 2, seed=5)
         _same(images, latents.decode(flow, z))
         np.testing.assert_allclose(latents.encode(flow, images), z, atol=5e-3)
 
@@ -341,10 +343,10 @@ def test_images_and_conditions_are_cut_together(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)
     values = tf.constant(_IMAGES + np.float32(0.5))
     expected = flow.inverse(values, conditional_input=conditions)
-    encoded = latents.encode(flow, _IMAGES, 3, conditional_input=conditions)
+    encoded = latents.encode(flow, _IMAGES, batch_size=3, conditional_input=conditions)
     np.testing.assert_allclose(encoded, expected, atol=1e-5)
-    _same(latents.decode(flow, encoded, 3, conditional_input=conditions), _IMAGES + 0.5)
-    images, error = latents.reconstruct(flow, _IMAGES, 3, conditional_input=conditions)
+    _same(latents.decode(flow, encoded, batch_size=3, conditional_input=conditions), _IMAGES + 0.5)
+    images, error = latents.reconstruct(flow, _IMAGES, batch_size=3, conditional_input=conditions)
     assert 0 < error < 0.05
     _same(images, _IMAGES + 0.5)
     # The condition matters.
@@ -355,7 +357,9 @@ def test_images_and_conditions_are_cut_together(flows, kind):
 @pytest.mark.parametrize("kind", _KINDS)
 def test_conditions_broadcast_with_images(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)
-    by_condition = latents.encode(flow, _IMAGES[:2], 3, conditional_input=conditions[:, np.newaxis])
+    by_condition = latents.encode(
+        flow, _IMAGES[:2], batch_size=3, conditional_input=conditions[:, np.newaxis]
+    )
     assert by_condition.shape == (4, 2, *_SHAPE)
     for index, condition in enumerate(conditions):
         one = latents.encode(flow, _IMAGES[:2], conditional_input=condition)
@@ -427,7 +431,9 @@ def test_swap_condition(flows, kind):
 @pytest.mark.parametrize("kind", _KINDS)
 def test_interpolate_conditions(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)
-    steps = latents.interpolate_conditions(flow, _IMAGES, conditions, conditions[0], 3, 5)
+    steps = latents.interpolate_conditions(
+        flow, _IMAGES, conditions, conditions[0], 3, batch_size=5
+    )
     assert steps.shape == (4, 3, *_SHAPE)
     _same(steps[:, 0], _IMAGES + 0.5)
     _same(steps[:, 2], latents.swap_condition(flow, _IMAGES, conditions, conditions[0]))
@@ -576,9 +582,11 @@ def test_vectors_are_encoded_and_decoded(vector_flow):
     flow, conditions = vector_flow
     options = {} if conditions is None else {"conditional_input": conditions}
     expected = flow.inverse(tf.constant(_VECTORS), **options)
-    z = latents.encode(flow, _VECTORS.astype(np.float64), 3, conditional_input=conditions)
+    z = latents.encode(
+        flow, _VECTORS.astype(np.float64), batch_size=3, conditional_input=conditions
+    )
     np.testing.assert_allclose(z, expected, atol=1e-5)
-    decoded = latents.decode(flow, z, 3, conditional_input=conditions)
+    decoded = latents.decode(flow, z, batch_size=3, conditional_input=conditions)
     np.testing.assert_allclose(decoded, _VECTORS, atol=1e-4)
     result = latents.reconstruct(flow, _VECTORS, conditional_input=conditions)
     assert 0 < result.largest_error < 1e-4

@@ -1,6 +1,7 @@
 """What `import tfp_realnvp as tfr` gives."""
 
 import importlib.metadata
+import inspect
 import types
 
 import pytest
@@ -22,6 +23,21 @@ def test_modules(name):
     module = getattr(tfr, name)
     assert isinstance(module, types.ModuleType) and module.__name__ == f"tfp_realnvp.{name}"
     assert all(hasattr(module, public) for public in module.__all__)
+
+
+def test_arguments_are_alike_in_all_functions():
+    modules = [tfr, *(getattr(tfr, name) for name in tfr._MODULES)]
+    functions = [vars(module)[name] for module in modules for name in module.__all__]
+    found = set()
+    for function in filter(inspect.isfunction, functions):
+        for parameter in inspect.signature(function).parameters.values():
+            found.add(parameter.name)
+            if parameter.name in ("seed", "batch_size"):
+                is_required = parameter.default is parameter.empty
+                is_keyword = parameter.kind is parameter.KEYWORD_ONLY
+                assert is_required or is_keyword, f"{function.__name__}: {parameter}"
+    assert {"seed", "batch_size", "num_samples"} <= found
+    assert found.isdisjoint({"num_draws", "num_images", "num", "random_seed"})
 
 
 def test_version():

@@ -5,11 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_probability as tfp
+from matplotlib import pyplot
 from PIL import Image
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from tfp_realnvp.plots import (
+    draw_grid,
     heat_map,
     image_grid,
     pairs,
@@ -156,6 +158,31 @@ def test_curve_errors(tmp_path, curves, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_grid_is_drawn_on_given_axes():
+    _, (left, right) = pyplot.subplots(1, 2)
+    images = np.random.default_rng(0).integers(17, size=[2, 3, 4, 5, 1], dtype=np.uint8)
+    flat = images.reshape(6, 4, 5, 1)
+    assert draw_grid(images, "title", ["a", "b"], num_values=17, ax=left) is left
+    assert draw_grid(flat, columns=3, num_values=17, ax=right) is right
+    for axes in (left, right):
+        pixels = axes.images[0].get_array()
+        np.testing.assert_array_equal(pixels, image_grid(flat, 3, num_values=17)[..., 0])
+    assert left.get_title() == "title" and right.get_title() == ""
+    # Labels are in the middle of the rows.
+    assert left.get_yticks().tolist() == [2.5, 7.5] and right.get_yticks().tolist() == []
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    pyplot.close("all")
+
+
+def test_a_grid_without_axes_has_a_figure_of_its_own():
+    before = pyplot.get_fignums()
+    axes = draw_grid(np.zeros([6, 4, 8, 3], np.uint8), columns=3, column_labels=["a", "b", "c"])
+    assert len(pyplot.get_fignums()) == len(before) + 1
+    # 28 and 11 pixels, of which 8 are 2.5 inches.
+    np.testing.assert_allclose(axes.figure.get_size_inches(), [28 / 3.2 + 1.6, 11 / 3.2 + 1])
+    pyplot.close("all")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_labelled_grid_shows_each_image_under_its_label(tmp_path, channels):
     images = np.arange(0, 240, 40, np.uint8).reshape([2, 3, 1, 1, 1])
@@ -195,6 +222,7 @@ def test_labelled_grid_errors(tmp_path, images, labels, message):
             lambda path: save_curves(path, {"a": ([1], [1])}, "x", "y"),
         ),
         ("matplotlib.figure", "matplotlib", lambda path: pairs(_Density(), _table())),
+        ("matplotlib", "matplotlib", lambda path: draw_grid(np.zeros([1, 2, 2, 1], np.uint8))),
     ],
 )
 def test_missing_packages_name_the_command(tmp_path, monkeypatch, module, package, save):

@@ -13,7 +13,6 @@ from tfp_realnvp.bijectors import (
     BatchNormalization,
     ChannelMask,
     CheckerboardMask,
-    ConditionalBijector,
     Coupling,
     FactorOut,
     FlowBijector,
@@ -34,19 +33,17 @@ from tfp_realnvp.bijectors import (
 from tfp_realnvp.distributions import (
     ClassMixture,
     ConditionalBase,
-    ConditionedDistribution,
     VariationalDequantization,
     class_log_joint,
     class_log_probs,
     condition,
 )
+from tfp_realnvp.evaluation.log_prob import log_prob
+from tfp_realnvp.evaluation.log_prob_map import log_prob_map
 from tfp_realnvp.networks import (
-    ConditionEmbedding,
     Conditioner,
-    ConditionSpec,
     ConvResNet,
     DenseResNet,
-    SelfAttention,
     ShallowConv,
     VisionTransformer,
 )
@@ -54,11 +51,10 @@ from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
 from tfp_realnvp.serialization.onnx import export_onnx
 from tfp_realnvp.serialization.saved_model import export_saved_model
 from tfp_realnvp.serialization.weights_file import save_weights
-from tfp_realnvp.training.callbacks import LearningRateBudget, TrainingCheckpoint
+from tfp_realnvp.training.checkpoint import TrainingCheckpoint
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.log_prob import log_prob
-from tfp_realnvp.training.log_prob_map import log_prob_map
+from tfp_realnvp.training.learning_rate import LearningRateBudget
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.optimizers import FusedAdam
 
@@ -72,11 +68,7 @@ __all__ = [
     "ChannelMask",
     "CheckerboardMask",
     "ClassMixture",
-    "ConditionEmbedding",
-    "ConditionSpec",
     "ConditionalBase",
-    "ConditionalBijector",
-    "ConditionedDistribution",
     "Conditioner",
     "ConvResNet",
     "Coupling",
@@ -96,7 +88,6 @@ __all__ = [
     "RationalQuadraticSpline",
     "RealNVPImage",
     "RealNVPVector",
-    "SelfAttention",
     "ShallowConv",
     "SigmoidAffine",
     "SpatialMask",

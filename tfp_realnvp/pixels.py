@@ -99,14 +99,6 @@ def gray_level_conditions(
 ) -> list[tuple[tf.Tensor, str, str]]:
     """Returns what holds for gray levels: scalars `bool`, each with what is expected, and advice.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp import pixels
-    >>> [(is_valid, expected, _)] = pixels.gray_level_conditions(tf.constant([0.0, 0.5, 1.0]))
-    >>> bool(is_valid), expected
-    (False, 'expected gray levels 0, 1, 2, … and no fractions')
-
     Args:
       images: an array or a tensor of at least one value.
       num_values: as in `check_gray_levels`.
@@ -140,15 +132,6 @@ def gray_level_conditions(
 @dataclasses.dataclass(frozen=True)
 class UniformNoise:
     """Uniform noise on gray levels, in the form of `VariationalDequantization`.
-
-    #### Example
-
-    >>> import functools, tensorflow as tf
-    >>> from tfp_realnvp import pixels
-    >>> noise_fn = functools.partial(pixels.event_noise, seed=(0, 1))
-    >>> values, log_q = pixels.UniformNoise(tf.float32).add_noise(tf.constant([[3]]), noise_fn)
-    >>> tf.floor(values).numpy().tolist(), log_q
-    ([[3.0]], 0.0)
 
     Attributes:
       dtype: of the values.
@@ -194,15 +177,6 @@ def uniform_noise(
 ) -> tf.Tensor:
     """Returns U[0, 1) noise: the rows from `first` on of the noise of a larger batch.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp import pixels
-    >>> whole = pixels.uniform_noise([5, 2], (0, 1))
-    >>> rest = pixels.uniform_noise([3, 2], (0, 1), first=tf.constant(2))
-    >>> bool(tf.reduce_all(whole[2:] == rest))
-    True
-
     Args:
       shape: shape of the result.
       seed: two integers.
@@ -245,16 +219,6 @@ def event_noise(levels: tf.Tensor, seed: Any) -> tf.Tensor:
     stream of SplitMix64, whose state is a hash of the seed and the event. XLA and all devices
     compute the same numbers.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp import pixels
-    >>> events = tf.constant([[3., 4.], [5., 6.]])
-    >>> noise = pixels.event_noise(events, seed=(0, 1))
-    >>> reverse = pixels.event_noise(events[::-1], seed=(0, 1))
-    >>> bool(tf.reduce_all(noise == reverse[::-1]))
-    True
-
     #### References
 
     Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
@@ -293,12 +257,6 @@ def evaluation_seed(seed: int, draw: Any = 0) -> tf.Tensor:
 
     All evaluations use this seed, so that they add the same noise.
 
-    #### Example
-
-    >>> from tfp_realnvp import pixels
-    >>> pixels.evaluation_seed(seed=0, draw=1).numpy().tolist()
-    [24301, 1]
-
     Args:
       seed: seed of the evaluation.
       draw: number of the noise sample, from 0. `FlowModel.evaluate` uses only sample 0.
@@ -311,14 +269,6 @@ def evaluation_seed(seed: int, draw: Any = 0) -> tf.Tensor:
 
 def image_component(data: Any) -> Any:
     """Returns the images of a batch with or without labels.
-
-    #### Example
-
-    >>> from tfp_realnvp import pixels
-    >>> pixels.image_component(("images", "labels"))
-    'images'
-    >>> pixels.image_component({"image": "images", "label": 3})
-    'images'
 
     Args:
       data: images, a tuple with images as first element, or a dictionary with images as `'image'`.
@@ -338,14 +288,6 @@ def image_component(data: Any) -> Any:
 def condition_component(data: Any) -> Any:
     """Returns the condition of a batch, or `None`.
 
-    #### Example
-
-    >>> from tfp_realnvp import pixels
-    >>> pixels.condition_component(("images", "labels"))
-    'labels'
-    >>> pixels.condition_component({"image": "images", "label": 3})
-    3
-
     Args:
       data: images; a tuple of images and conditions; or a dictionary with the condition as
         `'conditional_input'`, or labels as `'label'`.
@@ -360,14 +302,6 @@ def condition_component(data: Any) -> Any:
 
 def weight_component(data: Any) -> Any:
     """Returns the weights of the events of a batch, or `None`.
-
-    #### Example
-
-    >>> from tfp_realnvp import pixels
-    >>> pixels.weight_component(("images", "labels", "weights"))
-    'weights'
-    >>> pixels.weight_component({"image": "images", "sample_weight": 2.0})
-    2.0
 
     Args:
       data: images; a tuple whose third element has the weights; or a dictionary with the weights as
@@ -413,6 +347,8 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 
 def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
     """Returns `-log_prob / (num_dims ln 2)`, for log densities over pixel values.
+
+    `tfr.evaluation.bits_per_dim` computes them for a model and images.
 
     #### Example
 

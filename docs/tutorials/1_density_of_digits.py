@@ -40,19 +40,8 @@ digits = tfr.data.load_arrays("digits")
 print(
     digits.train.shape, digits.train.dtype, "levels", digits.train.min(), "to", digits.train.max()
 )
-
-
-def show(images, title, columns=12):
-    """Draws a grid of images of gray levels."""
-    grid = tfr.plots.image_grid(images, columns=columns, num_values=17)
-    plt.figure(figsize=(7, 7 * len(grid) / grid.shape[1] + 0.4), layout="constrained")
-    plt.imshow(grid[..., 0], cmap="gray")
-    plt.axis("off")
-    plt.title(title)
-    plt.show()
-
-
-show(digits.train[:36], "Training images")
+tfr.plots.draw_grid(digits.train[:36], "Training images", columns=12, num_values=17)
+plt.show()
 
 # %% [markdown]
 # ## What to beat
@@ -130,7 +119,7 @@ plt.show()
 # in place of the average of the logarithm.
 
 # %%
-result = tfr.evaluation.bits_per_dim(flow, digits.test, num_draws=4)
+result = tfr.evaluation.bits_per_dim(flow, digits.test, num_samples=4)
 print(f"bits/dim of test images: {result.bits_per_dim:.3f} ± {result.standard_error:.3f}")
 print(f"tighter bound:           {result.importance_weighted:.3f}")
 
@@ -150,7 +139,8 @@ assert SHORT or result.bits_per_dim < histogram_bits - 0.3
 
 # %%
 samples = tfr.to_uint8(flow.sample(36, seed=(0, 1)), num_values=17)
-show(samples, "Samples")
+tfr.plots.draw_grid(samples, "Samples", columns=12, num_values=17)
+plt.show()
 
 # %% [markdown]
 # ## Which images are digits?

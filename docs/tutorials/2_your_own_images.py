@@ -73,19 +73,9 @@ print(train.num_images, validation.num_images, test.num_images, "images")
 print("image_shape", train.image_shape, "num_values", train.num_values)
 print(train.dataset.element_spec)
 
-
-def show(images, title, columns=16):
-    """Draws a grid of images."""
-    grid = tfr.plots.image_grid(images, columns=columns)
-    plt.figure(figsize=(7, 7 * len(grid) / grid.shape[1] + 0.4), layout="constrained")
-    plt.imshow(grid)
-    plt.axis("off")
-    plt.title(title)
-    plt.show()
-
-
 test_images = np.concatenate(list(test.dataset.as_numpy_iterator()))
-show(test_images[:64], "Test tiles")
+tfr.plots.draw_grid(test_images[:64], "Test tiles", columns=16)
+plt.show()
 
 # %% [markdown]
 # Photographs look the same to a flow if they are mirrored, and digits do not. `flip=True` in
@@ -171,7 +161,9 @@ assert result.bits_per_dim < (6.0 if SHORT else 3.9), result
 assert SHORT or result.bits_per_dim < png_bits - 0.5
 
 # %%
-show(tfr.to_uint8(flow.sample(64, seed=(0, 1))), "Samples")
+samples = tfr.to_uint8(flow.sample(64, seed=(0, 1)))
+tfr.plots.draw_grid(samples, "Samples", columns=16)
+plt.show()
 
 # %% [markdown]
 # ## The least likely images of a folder
@@ -185,8 +177,10 @@ noise = np.random.default_rng(0).integers(0, 256, [2, size, size, 3], dtype=np.u
 candidates = np.concatenate([test_images, noise])
 bits = tfr.bits_per_dim(tfr.log_prob(model, candidates), test_images[0].size).numpy()
 order = np.argsort(-bits)
-show(candidates[order[:16]], "The sixteen least likely tiles, the least likely first", columns=8)
-show(candidates[order[-16:]], "The sixteen most likely tiles", columns=8)
+_, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+tfr.plots.draw_grid(candidates[order[:16]], "The sixteen least likely tiles", columns=8, ax=left)
+tfr.plots.draw_grid(candidates[order[-16:]], "The sixteen most likely tiles", columns=8, ax=right)
+plt.show()
 print(
     "bits/dim of the first four:", np.round(bits[order[:4]], 1), f"the last: {bits[order[-1]]:.1f}"
 )

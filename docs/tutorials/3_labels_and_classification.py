@@ -30,21 +30,8 @@ tfd = tfp.distributions
 SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: one epoch only
 keras.utils.set_random_seed(0)
 digits = tfr.data.load_arrays("digits")
-num_test, num_draws = (100, 1) if SHORT else (297, 4)
+num_test, num_samples = (100, 1) if SHORT else (297, 4)
 test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
-
-
-def show(images, title, columns):
-    """Draws a grid of continuous pixel values."""
-    levels = tfr.to_uint8(images, num_values=17)
-    grid = tfr.plots.image_grid(levels, columns=columns, num_values=17)
-    width = 0.6 * columns  # inches
-    plt.figure(figsize=(width, width * len(grid) / grid.shape[1] + 0.4), layout="constrained")
-    plt.imshow(grid[..., 0], cmap="gray")
-    plt.axis("off")
-    plt.title(title)
-    plt.show()
-
 
 # %% [markdown]
 # ## A flow with labels
@@ -81,7 +68,7 @@ history = model.fit(
 # `tfr.evaluation` takes the conditions as the second element of a tuple.
 
 # %%
-given_labels = tfr.evaluation.bits_per_dim(flow, (test, test_labels), num_draws=num_draws)
+given_labels = tfr.evaluation.bits_per_dim(flow, (test, test_labels), num_samples=num_samples)
 print(f"{given_labels.bits_per_dim:.3f} ± {given_labels.standard_error:.3f} bits/dim given labels")
 assert given_labels.bits_per_dim < (2.8 if SHORT else 2.05), given_labels
 
@@ -96,7 +83,10 @@ labels = np.repeat(np.arange(10), 8).reshape(10, 8)
 of_class = tfr.condition(flow, labels)
 samples = of_class.sample(seed=(0, 1)).numpy()
 print("batch", of_class.batch_shape, "event", of_class.event_shape)
-show(samples.reshape(80, 8, 8, 1), "A row of samples for each label", columns=8)
+levels = tfr.to_uint8(samples, num_values=17)
+names = [f"label {label}" for label in range(10)]
+tfr.plots.draw_grid(levels, "Samples", row_labels=names, num_values=17)
+plt.show()
 assert samples.shape == (10, 8, 8, 8, 1)
 
 # %% [markdown]
@@ -115,7 +105,7 @@ x = tfr.dequantize(test, seed=(0, 1))
 log_probs = tfr.class_log_probs(flow, x).numpy()
 print("log p(y | x)", log_probs.shape, "probabilities sum to", np.exp(log_probs).sum(axis=1).mean())
 
-result = tfr.evaluation.classification(flow, test, test_labels, num_draws=num_draws)
+result = tfr.evaluation.classification(flow, test, test_labels, num_samples=num_samples)
 regression = LogisticRegression(max_iter=2_000)
 regression.fit(digits.train.reshape(-1, 64), digits.train_labels)
 baseline = regression.score(test.reshape(-1, 64), test_labels)
@@ -214,7 +204,13 @@ swapped = tfr.latents.swap_condition(
     flow, images[:, np.newaxis], labels[:, np.newaxis], np.arange(10)
 )
 rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
-show(rows.reshape(-1, 8, 8, 1), "Images, decoded under the labels 0 to 9", columns=11)
+tfr.plots.draw_grid(
+    tfr.to_uint8(rows, num_values=17),
+    "Images, decoded under each label",
+    column_labels=["image", *map(str, range(10))],
+    num_values=17,
+)
+plt.show()
 
 own = swapped[np.arange(8), labels]
 print(f"under its own label each image comes back: {np.abs(own - images - 0.5).max():.1e}")

@@ -32,22 +32,10 @@ num_images = 16 if SHORT else 128
 images = photos.test[:num_images]
 
 
-def show(images, title, rows=None, columns=None, num_values=256):
-    """Draws continuous pixel values, [rows, columns, H, W, C], with labels."""
+def show(images, title, num_values=256, **labels):
+    """Draws continuous pixel values, [rows, columns, H, W, C]."""
     levels = tfr.to_uint8(images, num_values)
-    num_rows, num_columns, height, width, _ = levels.shape
-    flat = levels.reshape(-1, *levels.shape[2:])
-    grid = tfr.plots.image_grid(flat, columns=num_columns, num_values=num_values)
-    size = num_columns * max(0.7, 0.03 * width)  # inches
-    plt.figure(figsize=(size + 1, size * len(grid) / grid.shape[1] + 0.6), layout="constrained")
-    axes = plt.gca()
-    axes.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray")
-    axes.set_xticks(0.5 + width / 2 + (width + 1) * np.arange(num_columns), columns or [])
-    axes.set_yticks(0.5 + height / 2 + (height + 1) * np.arange(num_rows), rows or [])
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title)
+    tfr.plots.draw_grid(levels, title, num_values=num_values, **labels)
     plt.show()
 
 
@@ -65,7 +53,7 @@ decoded, largest_error = tfr.latents.reconstruct(photo_flow, images)
 show(
     np.stack([images[:8] + 0.5, 20 * z[:8] + 128, decoded[:8]]),
     "Images, their latents, and the latents decoded",
-    rows=["image", "latents", "decoded"],
+    row_labels=["image", "latents", "decoded"],
 )
 print(f"latents {z.shape}, largest error of a pixel: {largest_error:.1e} gray levels")
 assert z.shape == images.shape
@@ -118,8 +106,8 @@ first, second = images[:4], images[4:8]
 path = tfr.latents.interpolate(photo_flow, first, second, num_steps=7)
 line = tfr.latents.interpolate(photo_flow, first, second, num_steps=7, spherical=False)
 ticks = [f"{step}/6" for step in range(7)]
-show(path, "On a great circle", columns=ticks)
-show(line, "On a straight line", columns=ticks)
+show(path, "On a great circle", column_labels=ticks)
+show(line, "On a straight line", column_labels=ticks)
 
 radius = [
     np.linalg.norm(tfr.latents.encode(photo_flow, middle).reshape(4, -1), axis=1).mean()
@@ -149,7 +137,13 @@ assert radius[2] < 0.9 * radius[1]
 four = digits.test[[3, 12, 4, 7]]
 torus = tfr.latents.manifold(digit_flow, four, num_angles=8)
 angles = ["0", "π/4", "π/2", "3π/4", "π", "5π/4", "3π/2", "7π/4"]
-show(torus, "Four digits at the angles 0 and π/2", rows=angles, columns=angles, num_values=17)
+show(
+    torus,
+    "Four digits at the angles 0 and π/2",
+    row_labels=angles,
+    column_labels=angles,
+    num_values=17,
+)
 corners = torus[[0, 0, 2, 2], [0, 2, 0, 2]]
 assert np.abs(corners - four - 0.5).max() < 0.05
 
@@ -166,7 +160,7 @@ shares = [f"{100 * 0.5**k:.3g} %" for k in reversed(range(levels.shape[1]))]
 show(
     np.concatenate([images[:8, np.newaxis] + 0.5, levels], axis=1),
     "Latents that are kept",
-    columns=["image", *shares],
+    column_labels=["image", *shares],
 )
 
 
@@ -197,7 +191,7 @@ latents = np.stack(
     ]
 )
 samples = tfr.latents.decode(digit_flow, latents)
-show(samples, "Digits by temperature", rows=[f"T = {t}" for t in temperatures], num_values=17)
+show(samples, "Digits by temperature", row_labels=[f"T = {t}" for t in temperatures], num_values=17)
 log_prob = digit_flow.log_prob(tf.constant(samples)).numpy().mean(axis=1)
 diversity = samples.std(axis=1).mean(axis=(1, 2, 3))
 for row in zip(temperatures, log_prob, diversity, strict=True):

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import quality, report, run
 from benchmarks.comparison import WorkerError, WorkerProcess, take_turns
 from benchmarks.rows import parse_row
-from tfp_realnvp.training import callbacks
+from tfp_realnvp.training import learning_rate
 
 
 def _no_machine(threads, bfloat16=500.0):
@@ -115,7 +115,7 @@ def test_bits_per_dim_of_training_and_test_images(contender, monkeypatch, tmp_pa
     # A clock that ticks at each look: a few steps fit into ten minutes.
     tick = itertools.count(0, 100).__next__
     clock = SimpleNamespace(perf_counter=tick, monotonic=tick)
-    for module in (quality, callbacks):
+    for module in (quality, learning_rate):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(quality, "matrix_rates", lambda: {"float32": 1.0, "bfloat16": 1.0})
     monkeypatch.setattr(quality, "_NUM_SAMPLES", 100)

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import architecture, options
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
+from tfp_realnvp.networks import ConditionEmbedding
 
 _SHAPE = (4, 4, 1)
 
@@ -105,7 +106,7 @@ def _shared(make, name):
         ),
         (lambda: _shared(tfr.ActNorm, "learned"), "expected learned of 3 channels.*, got 2"),
         (lambda: _shared(tfr.InvertibleConv1x1, "factors"), r"factors of float32.*\[3, 3\]"),
-        (lambda: tfr.ConditionEmbedding([4, 4, 1], size=8), "size only of the embedding of labels"),
+        (lambda: ConditionEmbedding([4, 4, 1], size=8), "size only of the embedding of labels"),
         (lambda: tfr.DenseResNet(2, checkerboard_parity=0), "no checkerboard_parity, a DenseRes"),
         (lambda: tfr.VisionTransformer(2, checkerboard_parity=1), "no checkerboard_parity, a Vis"),
         (lambda: tfr.FlowChain([tfr.PixelLogit()], recompute=True), "recompute only with networks"),

@@ -10,6 +10,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors import ConditionalBijector
+from tfp_realnvp.networks import ConditionEmbedding
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -335,7 +337,7 @@ def _without_scales(flow):
         for part in embedded.bijector.bijectors
         if isinstance(part, tfr.AffineCoupling)
     ]
-    return tfr.ConditionalBijector(tfr.FlowChain(couplings), embedded.embedding)
+    return ConditionalBijector(tfr.FlowChain(couplings), embedded.embedding)
 
 
 # Copies.
@@ -508,34 +510,34 @@ def _needs_no_condition(**_):
             r"an argument `conditional_input`, for conditional_event_shape=\[3\], got",
         ),
         (
-            lambda: tfr.ConditionalBijector(tfb.Exp(), tfr.ConditionEmbedding(num_classes=3)),
+            lambda: ConditionalBijector(tfb.Exp(), ConditionEmbedding(num_classes=3)),
             TypeError,
             "expected a FlowBijector, got",
         ),
         (
-            lambda: tfr.ConditionalBijector(_coupling(conditional_event_shape=[3]), "embedding"),
+            lambda: ConditionalBijector(_coupling(conditional_event_shape=[3]), "embedding"),
             TypeError,
             "expected a ConditionEmbedding, got 'embedding'",
         ),
         (
-            lambda: tfr.ConditionalBijector(
+            lambda: ConditionalBijector(
                 _coupling(conditional_event_shape=[3]),
-                tfr.ConditionEmbedding(num_classes=3),
+                ConditionEmbedding(num_classes=3),
                 dtype=tf.float64,
             ),
             TypeError,
             "expected a bijector of dtype float64, got float32",
         ),
         (
-            lambda: tfr.ConditionalBijector(
+            lambda: ConditionalBijector(
                 _coupling(conditional_event_shape=[3]),
-                tfr.ConditionEmbedding(num_classes=3, size=4),
+                ConditionEmbedding(num_classes=3, size=4),
             ),
             ValueError,
             r"an embedding that the networks take, vectors \[..., 3\], got one of shape \(4,\)",
         ),
         (
-            lambda: tfr.ConditionalBijector(_coupling(), tfr.ConditionEmbedding(num_classes=3)),
+            lambda: ConditionalBijector(_coupling(), ConditionEmbedding(num_classes=3)),
             ValueError,
             "expected a network whose call has an argument `conditional_input`, got none",
         ),

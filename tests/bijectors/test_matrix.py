@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors import ConditionalBijector
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -673,7 +674,7 @@ def test_variables_are_complete(name):
         trainable += [variable.value for variable in part.network.trainable_variables]
         frozen += [variable.value for variable in part.network.non_trainable_variables]
     for part in parts:
-        if isinstance(part, tfr.ConditionalBijector):
+        if isinstance(part, ConditionalBijector):
             trainable += [variable.value for variable in part.embedding.trainable_variables]
         if isinstance(part, tfr.InvertibleConv1x1):
             trainable += part.factors.trainable_variables

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.distributions import ConditionedDistribution
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -131,7 +132,7 @@ def _gradient(flow, data):
 def _training_gradient(flow, data):
     with tf.GradientTape() as tape:
         options = {}
-        if isinstance(flow, tfr.ConditionedDistribution):
+        if isinstance(flow, ConditionedDistribution):
             options = {"training": True}
         elif isinstance(flow.bijector, tfr.FlowBijector):
             options = {"bijector_kwargs": {"training": True}}

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.condition_spec import ConditionSpec
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -100,13 +101,13 @@ def test_parts_are_observed_inner_ones_first():
 @pytest.mark.parametrize("kind", ft.CONDITIONS)
 def test_a_condition_is_checked_once(kind, monkeypatch):
     flow = ft.conditional_flow(kind, image_shape=_SHAPE, num_scales=2)
-    original, calls = tfr.ConditionSpec.as_tensor, []
+    original, calls = ConditionSpec.as_tensor, []
 
     def spy(self, *args, **kwargs):
         calls.append(self)
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(tfr.ConditionSpec, "as_tensor", spy)
+    monkeypatch.setattr(ConditionSpec, "as_tensor", spy)
     x, condition = ft.pixels([3, *_SHAPE]), ft.condition(kind, [3])
     flow.inverse_and_log_det(x, conditional_input=condition)
     assert len(calls) == 1

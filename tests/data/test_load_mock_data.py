@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from tfp_realnvp.data import DATASETS, load
+from tfp_realnvp.data import load
+from tfp_realnvp.data.dataset_spec import DATASETS
 
 _NUM_IMAGES = 10
 _CASES = {

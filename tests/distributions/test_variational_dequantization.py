@@ -66,7 +66,9 @@ def test_bounds(trained):
     model, images, _ = trained
     images = images[:512]
     uniform, learned = (
-        evaluation.bits_per_dim(model.distribution, images, 32, dequantizer=each, batch_size=256)
+        evaluation.bits_per_dim(
+            model.distribution, images, num_samples=32, dequantizer=each, batch_size=256
+        )
         for each in (None, model.dequantizer)
     )
     exact = _exact_bits(images)

@@ -12,8 +12,8 @@ from tfp_realnvp.data import load_arrays
 
 
 @pytest.fixture
-def train_image(load_script):
-    return load_script("train_image")
+def train_paper(load_script):
+    return load_script("train_paper")
 
 
 def _random_images(count, seed=0, shape=(2, 3, 2), num_values=256):
@@ -23,7 +23,7 @@ def _random_images(count, seed=0, shape=(2, 3, 2), num_values=256):
     return (brightness + rng.integers(num_values // 2, size=[count, *shape])).astype(np.uint8)
 
 
-def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels(train_image):
+def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels(train_paper):
     # More images than one part.
     train, test = _random_images(1500), _random_images(40, seed=1)
     pixels = train.reshape(1500, -1).astype(np.float64)
@@ -32,31 +32,31 @@ def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels(train_image):
     )
     x = test.reshape(40, -1) + np.random.default_rng(7).random([40, 12])
     expected = -normal.log_prob(x).numpy().mean() / (12 * math.log(2))
-    bits = train_image.gaussian_bits_per_dim(train_image.fit_gaussian(train), test, seed=7)
+    bits = train_paper.gaussian_bits_per_dim(train_paper.fit_gaussian(train), test, seed=7)
     np.testing.assert_allclose(bits, expected, rtol=1e-10)
 
 
-def test_gaussian_agrees_with_moments_of_sampled_noise(train_image):
+def test_gaussian_agrees_with_moments_of_sampled_noise(train_paper):
     train = _random_images(50, num_values=4)
-    gaussian = train_image.fit_gaussian(train)
+    gaussian = train_paper.fit_gaussian(train)
     noise = np.random.default_rng(0).random([4000, 50, 12])
     x = (train.reshape(50, 12) + noise).reshape(-1, 12)
     np.testing.assert_allclose(gaussian.mean(), x.mean(0), atol=0.01)
     np.testing.assert_allclose(gaussian.covariance(), np.cov(x, rowvar=False, bias=True), atol=0.01)
 
 
-def test_gaussian_of_a_constant_pixel_has_the_variance_of_the_noise(train_image):
-    gaussian = train_image.fit_gaussian(np.full([5, 1, 1, 1], 3, np.uint8))
+def test_gaussian_of_a_constant_pixel_has_the_variance_of_the_noise(train_paper):
+    gaussian = train_paper.fit_gaussian(np.full([5, 1, 1, 1], 3, np.uint8))
     assert gaussian.mean().numpy() == pytest.approx(3.5)
     assert gaussian.covariance().numpy() == pytest.approx(1 / 12)
 
 
-def test_histograms_of_known_counts(train_image):
+def test_histograms_of_known_counts(train_paper):
     # Two dimensions, three images, four levels: probabilities (3, 2, 1, 1) / 7, (1, 1, 2, 3) / 7.
     train = np.array([[0, 3], [0, 2], [1, 3]], np.uint8).reshape([3, 1, 2, 1])
     test = np.array([[0, 0], [3, 3]], np.uint8).reshape([2, 1, 2, 1])
     expected = -(math.log2(3 / 7) + math.log2(1 / 7) + math.log2(1 / 7) + math.log2(3 / 7)) / 4
-    assert train_image.histogram_bits_per_dim(train, test, 4) == pytest.approx(expected)
+    assert train_paper.histogram_bits_per_dim(train, test, 4) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ def test_histograms_of_known_counts(train_image):
         (None, (2, 3, 2), "the number of training images is unknown"),
     ],
 )
-def test_a_report_without_baselines_says_why(train_image, number, shape, reason):
+def test_a_report_without_baselines_says_why(train_paper, number, shape, reason):
     split = types.SimpleNamespace(num_images=number, image_shape=shape)
-    assert train_image.why_no_baselines(split) == reason
+    assert train_paper.why_no_baselines(split) == reason
 
 
-def test_digits(train_image):
+def test_digits(train_paper):
     digits = load_arrays("digits")
-    gaussian = train_image.fit_gaussian(digits.train)
-    bits = train_image.gaussian_bits_per_dim(gaussian, digits.test)
+    gaussian = train_paper.fit_gaussian(digits.train)
+    bits = train_paper.gaussian_bits_per_dim(gaussian, digits.test)
     assert bits == pytest.approx(2.943, abs=0.01)
-    bits = train_image.histogram_bits_per_dim(digits.train, digits.test, digits.num_values)
+    bits = train_paper.histogram_bits_per_dim(digits.train, digits.test, digits.num_values)
     assert bits == pytest.approx(2.421, abs=0.001)
 
 
-def test_mirrored_images_are_fitted_where_training_flips(train_image):
+def test_mirrored_images_are_fitted_where_training_flips(train_paper):
     images = _random_images(50)
     bits = {}
     for flip in (False, True):
@@ -91,8 +91,8 @@ def test_mirrored_images_are_fitted_where_training_flips(train_image):
             dataset=tf.data.Dataset.from_tensors(images),
             **{"image_shape": (2, 3, 2), "num_images": 50, "num_values": 256, "flip": flip},
         )
-        bits[flip] = train_image.baseline_bits({"train": split})["Gaussian"]["train"]
+        bits[flip] = train_paper.baseline_bits({"train": split})["Gaussian"]["train"]
     both = np.concatenate([images, images[:, :, ::-1]])
-    gaussian = train_image.fit_gaussian(both)
-    assert bits[True] == pytest.approx(train_image.gaussian_bits_per_dim(gaussian, images))
+    gaussian = train_paper.fit_gaussian(both)
+    assert bits[True] == pytest.approx(train_paper.gaussian_bits_per_dim(gaussian, images))
     assert bits[True] > bits[False] + 1e-3

@@ -98,7 +98,7 @@ def _by_hand(distribution, images, seed):
 
 def test_evaluations_agree(folder, tmp_path, run_script, capsys):
     # evaluate.py, FlowModel.evaluate and log_prob.
-    run_script("evaluate", f"--results_dir={folder}", f"--output={tmp_path}", "--num_draws=1")
+    run_script("evaluate", f"--results_dir={folder}", f"--output={tmp_path}", "--num_samples=1")
     printed = capsys.readouterr().out
     assert "| this model | test | 5 |" in printed
     assert (tmp_path / "evaluation.md").read_text() in printed
@@ -125,10 +125,43 @@ def test_evaluate_with_a_number_of_batches(folder, tmp_path, run_script):
         f"--output={tmp_path}",
         "--split=test",
         "--num_batches=2",
-        "--num_draws=2",
+        "--num_samples=2",
     )
     result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
-    assert (result["num_images"], result["num_draws"]) == (4, 2)
+    assert (result["num_images"], result["num_samples"]) == (4, 2)
+
+
+def test_each_configuration_has_a_result_of_the_paper(load_script):
+    assert set(load_script("evaluate").PAPER_RESULTS) == set(tfr.PAPER_CONFIGURATIONS)
+
+
+def test_tables_of_results(load_script):
+    script = load_script("evaluate")
+    result = evaluation.Evaluation(4.0, 0.01, 3.9, 0.02, num_images=2_000, num_samples=8)
+    one = evaluation.Evaluation(8.0, math.nan, 8.0, math.nan, num_images=1, num_samples=1)
+    confusion = ((900, 20), (28, 849))
+    classes = evaluation.Classification(0.97316, 0.012345, math.inf, 1_797, confusion)
+    paper = script.PAPER_RESULTS["imagenet32"]
+    lines = script.as_markdown({"validation": result, "one": one}, {"test": classes}, paper)
+    assert lines.splitlines()[2:] == [
+        "| this model | validation | 2,000 | 4.000 ± 0.010 | 3.900 ± 0.020 (K = 8) |",
+        "| this model | one | 1 | 8.000 | 8.000 (K = 1) |",
+        "| Real NVP (paper) | train | | 4.26 | |",
+        "| Real NVP (paper) | test | | 4.28 | |",
+        "| PixelRNN | test | | 3.86 | |",
+        "| Conv DRAW | test | | < 4.40 | |",
+        "",
+        "| split | images | accuracy | expected calibration error | log loss (nats) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| test | 1,797 | 97.32% | 0.0123 | inf |",
+    ]
+    assert len(script.as_markdown({"test": result}, {}).splitlines()) == 3
+    values = json.loads(json.dumps(script.as_json({"one": one}), allow_nan=False))
+    assert values["one"]["importance_weighted"] == 8
+    assert values["one"]["standard_error"] is None
+    values = json.loads(json.dumps(script.as_json({"test": classes}), allow_nan=False))
+    assert values["test"]["log_loss"] is None
+    assert values["test"]["confusion_matrix"] == [[900, 20], [28, 849]]
 
 
 def test_other_weights(folder, tmp_path, run_script):
@@ -142,7 +175,7 @@ def test_other_weights(folder, tmp_path, run_script):
         f"--weights={path}",
         f"--output={tmp_path}",
         "--split=test",
-        "--num_draws=1",
+        "--num_samples=1",
     )
     result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
     images = np.load(folder / "images.npz")["test"]
@@ -228,7 +261,7 @@ def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
         "--split=test",
         "--num_batches=3",
         "--batch_size=4",
-        "--num_draws=1",
+        "--num_samples=1",
     )
     printed = capsys.readouterr().out
     assert "| split | images | accuracy | expected calibration error |" in printed
@@ -258,7 +291,7 @@ def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
 
 
 def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
-    options = (f"--results_dir={gray}", f"--output={tmp_path}", "--split=test", "--num_draws=2")
+    options = (f"--results_dir={gray}", f"--output={tmp_path}", "--split=test", "--num_samples=2")
     run_script("evaluate", *options)
     assert "Bits/dim are bounds, with noise of variational" in capsys.readouterr().out
     values = json.loads((tmp_path / "evaluation.json").read_text())
@@ -267,7 +300,9 @@ def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
     model, settings = _load(gray)
     batches = data.load(**settings, split="test").dataset
     learned, uniform = (
-        evaluation.bits_per_dim(model.distribution, batches, 2, dequantizer=each, seed=model.seed)
+        evaluation.bits_per_dim(
+            model.distribution, batches, num_samples=2, dequantizer=each, seed=model.seed
+        )
         for each in (model.dequantizer, None)
     )
     found = values["results"]["test"]

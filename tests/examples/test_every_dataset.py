@@ -85,7 +85,7 @@ def test_conditions(name, tmp_path, run_script):
     condition, (height, width, _), before, after = _CONDITIONS[name]
     split = "validation" if name == "celeb_a" else "test"
     run_script(
-        "train_image",
+        "train_paper",
         f"--dataset={name}",
         f"--condition={condition}",
         f"--output_dir={tmp_path}",
@@ -119,7 +119,7 @@ def test_from_training_to_figures(name, tmp_path, run_script):
     (height, width, _), split = _DATASETS[name]
     results = tmp_path / "results"
     run_script(
-        "train_image",
+        "train_paper",
         f"--dataset={_dataset(name, tmp_path)}",
         f"--output_dir={results}",
         "--epochs=1e-9",  # one step
@@ -148,7 +148,7 @@ def test_from_training_to_figures(name, tmp_path, run_script):
             f"--results_dir={results}",
             *([] if other == name else [f"--dataset={other}"]),
             "--split=evaluation",
-            "--num_draws=2",
+            "--num_samples=2",
             "--num_batches=2",
         )
         evaluation = json.loads((results / "evaluation.json").read_text())

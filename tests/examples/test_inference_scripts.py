@@ -13,6 +13,11 @@ def _numbers(pattern, text):
     return [float(number) for number in np.ravel(match)]
 
 
+def _normal(x, mean, stddev):
+    """Returns the log densities of normal distributions."""
+    return -0.5 * ((x - mean) / stddev) ** 2 - np.log(stddev * np.sqrt(2 * np.pi))
+
+
 @pytest.mark.parametrize("optimizer", ["keras3", "tf_keras"])
 def test_evidence_of_a_regression(optimizer, run_script, capsys):
     run_script(
@@ -75,7 +80,7 @@ def test_neutra(run_script, capsys):
     assert abs(x1) < 3 and abs(x1_stddev - 10) < 2
 
 
-@pytest.mark.parametrize("name", ["funnel", "eight_schools"])
+@pytest.mark.parametrize("name", ["conjugate", "eight_schools"])
 def test_densities_of_vectors(name, load_script):
     script = load_script("variational_inference")
     posterior = getattr(script, name)()
@@ -85,14 +90,17 @@ def test_densities_of_vectors(name, load_script):
     assert weights.shape == [10] and np.isfinite(weights).all()
 
 
-@pytest.mark.parametrize("name", ["banana", "funnel", "eight_schools"])
+@pytest.mark.parametrize("name", ["banana", "funnel"])
 def test_targets_of_chains(name, load_script):
-    neutra, inference = load_script("neutra"), load_script("variational_inference")
-    target = getattr(inference, name)().target
-    parts = getattr(inference, name)().joint.sample(seed=(0, 1))._asdict()
-    parts.pop("y", None)
-    here, there = (d.unnormalized_log_prob(**parts) for d in (getattr(neutra, name)(), target))
-    np.testing.assert_array_equal(here, there)
+    density = getattr(load_script("neutra"), name)()
+    samples = density.sample(10, seed=(0, 1))
+    log_probs = density.unnormalized_log_prob(samples)
+    x1, x2 = (np.asarray(part) for part in samples)
+    if name == "banana":
+        expected = _normal(x1, 0, 10) + _normal(x2, 0.03 * (x1**2 - 100), 1)
+    else:
+        expected = _normal(x1, 0, 3) + _normal(x2, 0, np.exp(x1 / 2)[:, None]).sum(axis=1)
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-4)
 
 
 def test_calibration(run_script, capsys, tmp_path):

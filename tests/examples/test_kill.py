@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-_SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_image.py"
+_SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_paper.py"
 _NUM_KILLS = 2
 _LOG_STEPS = 30
 _STEPS = 300
@@ -120,7 +120,7 @@ def test_interrupted(tmp_path, run_script, capsys):
     assert 0 < step < _STEPS and saved == f"saved a checkpoint of step {step}"
     assert interrupted == "interrupted; to go on:"
     assert command.split()[2:] == _flags(folder, images, **options)
-    run_script("train_image", *_flags(folder, images, **options), write_report=lambda *_: _REPORT)
+    run_script("train_paper", *_flags(folder, images, **options), write_report=lambda *_: _REPORT)
     assert f"resuming after step {step}\n" in capsys.readouterr().out
     assert json.loads((folder / "metadata.json").read_text())["card"]["steps"] == _STEPS
 

@@ -20,7 +20,7 @@ def _flow(images):
 
 @pytest.fixture(scope="module")
 def sample_grid(load_script):
-    return load_script("train_image").sample_grid
+    return load_script("train_paper").sample_grid
 
 
 @pytest.fixture

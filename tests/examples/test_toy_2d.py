@@ -68,5 +68,6 @@ def test_a_run(name, transformer, tmp_path, run_script, capsys):
         assert kl[flow][0] > 0
     else:
         assert kl is None
-    with Image.open(tmp_path / "toy.png") as image:
-        image.load()
+    for name in ("toy.png", "flow.jpg"):
+        with Image.open(tmp_path / name) as image:
+            image.load()

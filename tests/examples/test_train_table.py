@@ -58,32 +58,6 @@ def test_cross_validation(tmp_path, run_script, capsys):
     assert f"| Real NVP | {flow[0]:.3f} ± {flow[1]:.3f} |  |" in table
 
 
-def test_uci(tmp_path, run_script, script):
-    (tmp_path / "miniboone").mkdir()
-    rows = np.random.default_rng(0).normal(size=[400, 3])
-    np.save(tmp_path / "miniboone" / "data.npy", rows)
-    arguments = (
-        "train_table",
-        "--uci=miniboone",
-        f"--data_dir={tmp_path}",
-        "--limit_minutes=0.02",
-        "--num_couplings=2",
-        f"--output_dir={tmp_path / 'out'}",
-    )
-    run_script(*arguments)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    found = {each["estimate"]: each["log_likelihood"] for each in results}
-    published = {f"{name}, published" for name in script._PUBLISHED}
-    assert set(found) == {"Real NVP", "normal distribution", *published}
-    assert found["MAF (10), published"] == [-12.24]
-    # That of standard normal rows is -3 (1 + log 2π) / 2.
-    assert abs(found["normal distribution"][0] + 4.26) < 0.5
-    assert found["Real NVP"][0] > -20
-    # The time is used up.
-    run_script(*arguments)
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
-
-
 # Tables.
 
 

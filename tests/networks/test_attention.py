@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
+from tfp_realnvp.networks import SelfAttention
 
 
 def _layer(num_heads=2, filters=5, dtype="float64"):
-    layer = tfr.SelfAttention(num_heads, dtype=dtype)
+    layer = SelfAttention(num_heads, dtype=dtype)
     layer.build((None, None, None, filters))
     return ft.randomize(layer)
 
@@ -92,7 +93,7 @@ def test_recomputed_gradients(network, compile):
 @pytest.mark.parametrize("num_heads", [0, 1.5])
 def test_bad_arguments(num_heads):
     with pytest.raises(ValueError, match="expected num_heads of at least 1, got"):
-        tfr.SelfAttention(num_heads)
+        SelfAttention(num_heads)
 
 
 @pytest.mark.parametrize("network", [tfr.ConvResNet, tfr.ShallowConv])

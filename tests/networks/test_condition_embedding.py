@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tfp_realnvp as tfr
+from tfp_realnvp.networks import ConditionEmbedding
 
 _KINDS = {
     "labels": {"num_classes": 5, "size": 4},
@@ -16,7 +16,7 @@ each_kind = pytest.mark.parametrize("kind", _KINDS)
 
 
 def _embedding(kind, **kwargs):
-    embedding = tfr.ConditionEmbedding(**_KINDS[kind], **kwargs)
+    embedding = ConditionEmbedding(**_KINDS[kind], **kwargs)
     embedding.build()
     return ft.randomize(embedding)
 
@@ -114,7 +114,7 @@ def test_weights_of_classes_with_a_nan_are_no_condition():
 
 @each_kind
 def test_no_condition_starts_at_zero(kind):
-    embedding = tfr.ConditionEmbedding(**_KINDS[kind], dropout=0.0)
+    embedding = ConditionEmbedding(**_KINDS[kind], dropout=0.0)
     embedding.build()
     np.testing.assert_array_equal(embedding.no_condition, np.zeros(embedding.embedded_shape[-1]))
 
@@ -213,4 +213,4 @@ def test_labels_that_are_known_late():
 )
 def test_constructor_errors(options, match):
     with pytest.raises((TypeError, ValueError), match=f"expected .*{match}"):
-        tfr.ConditionEmbedding(**options)
+        ConditionEmbedding(**options)

@@ -23,8 +23,10 @@ from flow_testing import (
 )
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors import ConditionalBijector
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
 from tfp_realnvp.distributions import find_condition_spec, takes_condition
+from tfp_realnvp.networks import ConditionEmbedding
 from tfp_realnvp.serialization import keras_config
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -219,8 +221,8 @@ def embedded_by_hand():
     coupling = tfr.AffineCoupling(
         tfr.CheckerboardMask(0), network(1, 2, conditional_event_shape=[6])
     )
-    embedding = tfr.ConditionEmbedding(num_classes=5, size=6)
-    return tfr.FlowChain([tfr.PixelLogit(), tfr.ConditionalBijector(coupling, embedding)])
+    embedding = ConditionEmbedding(num_classes=5, size=6)
+    return tfr.FlowChain([tfr.PixelLogit(), ConditionalBijector(coupling, embedding)])
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine, make_blobs, make_moons
@@ -207,6 +208,18 @@ def test_a_row_against_an_exact_rule_is_not_impossible():
     other = rows[:1] + np.array([0.0, 0.0, 10.0])
     usual, unusual = density.score(rows), density.score(other)
     assert usual - 100 < unusual < usual - 5
+
+
+def test_heavy_tails_cost_little_with_many_rows():
+    rng = np.random.default_rng(0)
+    rows = np.append(rng.normal(-10, 0.1, 6_000), rng.normal(10, 0.1, 6_000))[:, np.newaxis]
+    train, test = rows[::2], rows[1::2]
+    exact = stats.norm([-10, 10], 0.1).logpdf(test)
+    exact = np.logaddexp(*exact.T).mean() - np.log(2)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(train)
+    # A weight of 0.01 alone would cost 0.01.
+    assert exact - 0.005 < density.score(test) < exact + 0.002
+    assert density.score(np.zeros([1, 1])) > -10
 
 
 @pytest.mark.parametrize("magnitude", [1e200, 1e-200])

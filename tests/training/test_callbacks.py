@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import folder_lock
-from tfp_realnvp.training import callbacks
+from tfp_realnvp.training import learning_rate
 
 tfd = tfp.distributions
 
@@ -239,7 +239,7 @@ def test_the_clock_runs_within_fit_only():
 )
 def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -256,7 +256,7 @@ def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
 
 def test_a_validation_that_uses_up_the_budget_is_the_last(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     class Clock(keras.callbacks.Callback):
         def on_test_begin(self, logs=None):
@@ -340,7 +340,7 @@ def test_the_warm_up_of_a_long_budget():
 def test_a_budget_of_seconds_reaches_its_peak(seconds, num_steps, monkeypatch):
     # The first step takes 20 seconds, the others one.
     clock = [0.0]
-    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     budget = tfr.LearningRateBudget(1e-3, seconds=seconds)
     on_train_batch_end = budget.on_train_batch_end
 

@@ -56,7 +56,7 @@ _FUNCTIONS = {
             m,
             _IMAGES,
             np.eye(4, dtype=bool)[..., None],
-            16,
+            num_samples=16,
             conditional_input=_LABELS,
             num_burnin_steps=2,
             num_leapfrog_steps=1,

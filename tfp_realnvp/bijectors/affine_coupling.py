@@ -79,17 +79,14 @@ class AffineCoupling(Coupling):
         """
         parameters = dict(locals())
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")
-        dtype = validation.float_dtype(dtype, name)
-        if use_scale:
-            scale = 1.0 if scale is None else scale
-            _check_scale(scale, dtype, name)
-        else:
-            expected = f"{name}: expected a scale only with use_scale=True"
-            validation.require(scale is None, expected, scale)
+        expected = f"{name}: expected a scale only with use_scale=True"
+        validation.require(use_scale or scale is None, expected, scale)
         with tf.name_scope(name):
-            transformer = Affine(scale, dtype) if use_scale else Additive()
+            transformer = (
+                Affine(1.0 if scale is None else scale, dtype) if use_scale else Additive()
+            )
         # A copy shares the variable, as it shares the network.
-        parameters["scale"] = transformer.scale if use_scale else None
+        parameters["scale"] = getattr(transformer, "scale", None)
         super().__init__(
             mask,
             network,
@@ -106,11 +103,3 @@ class AffineCoupling(Coupling):
     def scale(self) -> tf.Variable | None:
         """The learned scale of tanh; `None` for an additive coupling."""
         return getattr(self._transformer, "scale", None)
-
-
-def _check_scale(scale: Any, dtype: tf.DType, name: str) -> None:
-    expected = f"{name}: expected a finite number or a scalar {dtype.name} variable as scale"
-    if not isinstance(scale, tf.Variable):
-        validation.real(scale, lambda number: abs(number) <= dtype.max, expected)
-    elif scale.dtype != dtype or scale.shape.rank != 0:
-        raise TypeError(f"{expected}, got {scale!r}.")

@@ -31,14 +31,9 @@ from tfp_realnvp.bijectors.transformers import (
     Transformer,
     TransformerFn,
 )
+from tfp_realnvp.condition_spec import ConditionSpec, checked_condition_shape
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import (
-    ConditionSpec,
-    ConvResNet,
-    DenseResNet,
-    VisionTransformer,
-    checked_condition_shape,
-)
+from tfp_realnvp.networks import ConvResNet, DenseResNet, VisionTransformer
 
 __all__ = ["Architecture", "ImageArchitecture", "NetworkFn", "VectorArchitecture"]
 

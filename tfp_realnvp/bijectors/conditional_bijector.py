@@ -25,16 +25,6 @@ class ConditionalBijector(FlowBijector):
 
     The leading shapes of the events and of the condition broadcast. An image as condition is
     resized to the height and width of the data, bilinearly.
-
-    #### Example
-
-    >>> import tensorflow as tf, tfp_realnvp as tfr
-    >>> network = tfr.ShallowConv(2, conditional_event_shape=[8])
-    >>> coupling = tfr.AffineCoupling(tfr.ChannelMask(), network)
-    >>> flow = tfr.ConditionalBijector(coupling, tfr.ConditionEmbedding(num_classes=10, size=8))
-    >>> z, ildj = flow.inverse_and_log_det(tf.ones([5, 4, 4, 2]), conditional_input=[[3], [7]])
-    >>> z.shape, ildj.shape
-    (TensorShape([2, 5, 4, 4, 2]), TensorShape([2, 5]))
     """
 
     def __init__(

@@ -13,10 +13,10 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.bijectors.transformers import Transformer
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = ["Coupling", "takes_condition"]
 
@@ -259,7 +259,7 @@ class Coupling(FlowBijector):
             return changed, self._sum_over_event(log_dets, p)
         log_dets = self._mask.restrict(log_dets)
         if p.terms is not None:
-            # At their places: a `SpatialMask` has the changed half in another form.
+            # The terms need their positions, and a `SpatialMask` gathers the changed half.
             log_dets = self._mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self._mask.merge(kept, changed), log_det

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import abc
-import threading
-import weakref
 from typing import Any
 
 import keras
@@ -13,126 +11,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal.batch_dims import broadcast_batch, call_on_events
-from tfp_realnvp.internal.computation_state import ComputationState
-from tfp_realnvp.networks import ConditionSpec
+from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
 
 __all__ = ["Door"]
 
 tfb = tfp.bijectors
-
-_STORAGES = "_tfp_realnvp_one_pass_storages"
-
-
-class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
-    """TFP's bijector cache, with a check on each hit that the result is still valid.
-
-    TFP finds a cached result by the identity of the input tensor and the keyword arguments. For a
-    bijector with weights that is not enough. Here a hit also requires
-
-    *   the same graph (or eager mode) and the same thread: an eager result must not become a
-        constant of a traced function;
-    *   that no variable of the bijector was written in between: `log_prob(x)` before and after a
-        training step differ, also for the very same tensor `x`;
-    *   that an active gradient tape that would record the computation did record it;
-    *   with `training=True`, that each hook uses the result once: moving statistics are updated by
-        each training pass.
-
-    The bijector's functions named by `forward_name` and `inverse_name` return the value and a
-    dictionary: `'ildj'`, the log |det| of the inverse's Jacobian for each event; `'state'`, a
-    `ComputationState`; and `'served'`, the set of hooks that used the result.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._thread = threading.local()
-
-    def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
-        return type(self)(
-            forward_name=self._forward_name,
-            inverse_name=self._inverse_name,
-            bijector=bijector,
-            bijector_class=bijector_class,
-            storage=self._storage_here(),
-        )
-
-    def _storage_here(self) -> _Storage:
-        # Each thread has its own storage: a result that is incomplete, or recorded by the tape of
-        # one thread, is not valid in another.
-        if tf.executing_eagerly():
-            if not hasattr(self._thread, "storage"):
-                self._thread.storage = _Storage()
-            return self._thread.storage
-        # Each graph owns its storage. Cached results keep their graph alive, so that a global
-        # storage would never free it.
-        graph = tf.compat.v1.get_default_graph()
-        if not hasattr(graph, _STORAGES):
-            setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
-        storages = getattr(graph, _STORAGES).setdefault(self, {})
-        thread = threading.get_ident()
-        if thread not in storages:
-            storages[thread] = _Storage()
-        return storages[thread]
-
-    def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
-        edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)
-        if edge.output_ref:
-            output = edge.output_ref()
-        else:
-            output = super()._lookup(input, forward_name, inverse_name, **kwargs)
-        edge.attributes["served"].add(forward_name)
-        return output
-
-    def _attributes(self, input: Any, fn_name: str, **kwargs: Any) -> dict[str, tf.Tensor]:
-        edge = self._unserved_edge(input, fn_name, kwargs, hook="log_det")
-        if "ildj" not in edge.attributes:
-            names = {self._forward_name, self._inverse_name}
-            super()._lookup(input, fn_name, (names - {fn_name}).pop(), **kwargs)
-        edge.attributes["served"].add("log_det")
-        return edge.attributes
-
-    def _unserved_edge(self, input: Any, fn_name: str, kwargs: Any, hook: str) -> Any:
-        edge = self._get_or_create_edge(input, fn_name, kwargs)
-        if kwargs.get("training") and hook in edge.attributes.get("served", ()):
-            self._drop(edge)
-            edge = self._get_or_create_edge(input, fn_name, kwargs)
-        return edge
-
-    def _get_or_create_edge(self, input: Any, forward_name: str, kwargs: Any) -> Any:
-        edge = super()._get_or_create_edge(input, forward_name, kwargs)
-        attributes = edge.attributes
-        if "state" not in attributes:
-            return edge
-        # The log det can be stale, also if the value was garbage-collected.
-        results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
-        inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
-        if attributes["state"].holds(inputs, [result for result in results if result is not None]):
-            return edge
-        self._drop(edge)
-        return super()._get_or_create_edge(input, forward_name, kwargs)
-
-    def _drop(self, edge: Any) -> None:
-        for reference in (edge.input_ref, edge.output_ref):
-            # An edge whose output was collected is stored under its input only.
-            if reference is not None:
-                reference.cancel()
-                self.storage.pop(reference, None)
-
-
-class _Storage(private_api.EphemeralDict):
-    """TFP's storage, for tensors freed in another thread or after their entry was dropped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        weak_self = weakref.ref(self)
-
-        def maybe_delete(key: Any) -> None:
-            storage = weak_self()
-            if storage is not None:
-                storage.pop(key, None)
-
-        self.maybe_del = maybe_delete
 
 
 class Door(tfb.Bijector):

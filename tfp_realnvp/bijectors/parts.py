@@ -10,8 +10,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.passes import Pass, surround_with, surrounding_pass
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "accepts_conditional_input",
@@ -28,15 +28,6 @@ def as_part(bijector: tfb.Bijector, event_ndims: int = 3) -> Any:
 
     A `FlowBijector` is returned as it is, also under `tfb.Invert`, where its two directions are
     exchanged. Any other bijector is called by its public methods.
-
-    #### Example
-
-    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.bijectors.parts import as_part
-    >>> part = as_part(tfp.bijectors.Invert(tfr.Squeeze()))
-    >>> y, fldj = part._forward_and_log_det(tf.ones([5, 4, 4, 12]), tfr.Pass())
-    >>> y.shape, fldj.shape
-    (TensorShape([5, 8, 8, 3]), TensorShape([5]))
 
     Args:
       bijector: any bijector.
@@ -143,15 +134,6 @@ def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
     """Returns the keyword arguments that route `options` to each `FlowBijector` in `bijector`.
 
     `tfb.Chain` routes keyword arguments by the names of its bijectors; `tfb.Invert` passes them on.
-
-    #### Example
-
-    >>> import tensorflow_probability as tfp
-    >>> from tfp_realnvp.bijectors.parts import call_options
-    >>> from tfp_realnvp.bijectors import Squeeze
-    >>> chain = tfp.bijectors.Chain([tfp.bijectors.Exp(), tfp.bijectors.Invert(Squeeze(name='s'))])
-    >>> call_options(chain, training=True)
-    {'invert_s': {'training': True}}
 
     Args:
       bijector: any TFP bijector.

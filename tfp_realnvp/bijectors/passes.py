@@ -106,17 +106,6 @@ def surround_with(**fields: Any) -> Iterator[None]:
 
     It is for callers that TFP stands between: a distribution hands on no more than `training` and
     `conditional_input`.
-
-    #### Example
-
-    >>> import tensorflow as tf, tfp_realnvp as tfr
-    >>> from tfp_realnvp.bijectors.passes import surround_with
-    >>> names = []
-    >>> chain = tfr.FlowChain([tfr.PixelLogit(), tfr.ActNorm()])
-    >>> with surround_with(observer=lambda bijector, x, ildj: names.append(bijector.name)):
-    ...   _ = chain.inverse(tf.fill([5, 4, 4, 3], 99.))
-    >>> names
-    ['pixel_logit', 'act_norm']
     """
     token = _surrounding.set(surrounding_pass().but(**fields))
     try:

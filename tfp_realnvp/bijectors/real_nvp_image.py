@@ -171,7 +171,7 @@ class RealNVPImage(AssembledFlow):
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
           conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
             K] for an image. The flow then needs a `conditional_input` of this shape, [..., K] or
-            [..., H, W, K], see `ConditionEmbedding`. An image is resized to the height and width of
+            [..., H, W, K]. An image is resized to the height and width of
             the data, and squeezed as the data is.
           num_classes: number of classes, for a flow that needs a `conditional_input` of integer
             labels [...] in [0, num_classes).
@@ -300,7 +300,7 @@ class RealNVPImage(AssembledFlow):
         that this is above 0.5.
 
         For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
-        ImageNet in 200 epochs in the paper. `python examples/train_image.py --configuration=jet`
+        ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
         has its training recipe.
 
         #### Example

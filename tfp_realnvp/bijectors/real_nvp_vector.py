@@ -129,7 +129,7 @@ class RealNVPVector(AssembledFlow):
           network_dtype: name of the Keras dtype policy of the networks; by default the global
             policy, or float64 if `dtype` is.
           conditional_event_shape: [K], shape of the condition of a vector. The flow then needs a
-            `conditional_input` [..., K], see `ConditionEmbedding`.
+            `conditional_input` [..., K].
           num_classes: number of classes, for a flow that needs a `conditional_input` of integer
             labels [...] in [0, num_classes).
           condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of

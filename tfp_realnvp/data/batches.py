@@ -39,15 +39,6 @@ class BatchPlan:
     Raises:
       ValueError: if a number is out of range, or if `epoch`, `step` or `num_epochs` is given
         without `training`.
-
-    #### Example
-
-    >>> from tfp_realnvp.data.batches import BatchPlan
-    >>> BatchPlan(batch_size=4, training=True).steps_per_epoch(10)
-    2
-    >>> BatchPlan(batch_size=4).steps_per_epoch(10)
-    3
-
     """
 
     batch_size: int
@@ -108,15 +99,7 @@ class BatchPlan:
 
 
 def with_image(function: Callable[[Any], Any], example: Any) -> Any:
-    """Applies a function to an image, or to the image of a tuple of an image and its condition.
-
-    #### Example
-
-    >>> from tfp_realnvp.data.batches import with_image
-    >>> with_image(abs, -3), with_image(abs, (-3, "label"))
-    (3, (3, 'label'))
-
-    """
+    """Applies a function to an image, or to the image of a tuple of an image and its condition."""
     if isinstance(example, tuple):
         image, condition = example
         return function(image), condition
@@ -141,17 +124,6 @@ def array_batches(arrays: Any, plan: BatchPlan) -> tf.data.Dataset:
 
     Raises:
       ValueError: if there are too few images for one batch.
-
-    #### Example
-
-    >>> import numpy as np
-    >>> from tfp_realnvp.data.batches import BatchPlan, array_batches
-    >>> images = np.arange(10, dtype=np.uint8).reshape([10, 1, 1, 1])
-    >>> plan = BatchPlan(batch_size=5, training=True, num_epochs=1)
-    >>> order = np.concatenate([batch.numpy().ravel() for batch in array_batches(images, plan)])
-    >>> sorted(order.tolist())
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-
     """
     num_images = len(tf.nest.flatten(arrays)[0])
     steps = plan.steps_per_epoch(num_images)

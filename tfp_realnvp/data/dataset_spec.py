@@ -33,13 +33,6 @@ class DatasetSpec:
         shape `image_shape`. It replaces `prepare` in training. `None` if flips are the only
         augmentation.
       fetch_note: a note on the download, shown when the data are missing.
-
-    #### Example
-
-    >>> from tfp_realnvp import data
-    >>> [(spec.image_shape, spec.flip) for spec in data.DATASETS if spec.name == "celeb_a"]
-    [((64, 64, 3), True)]
-
     """
 
     name: str
@@ -115,13 +108,5 @@ def find_spec(name: str) -> DatasetSpec | None:
     """Returns the entry of `DATASETS` whose name, or name in TensorFlow Datasets, is `name`.
 
     Returns `None` if there is no such entry.
-
-    #### Example
-
-    >>> from tfp_realnvp.data.dataset_spec import find_spec
-    >>> find_spec("downsampled_imagenet/32x32").name
-    'imagenet32'
-    >>> find_spec("svhn_cropped")
-
     """
     return next((spec for spec in DATASETS if name in (spec.name, spec.tfds_name)), None)

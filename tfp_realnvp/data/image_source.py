@@ -62,22 +62,6 @@ def stream_batches(source: ImageSource, plan: BatchPlan) -> tf.data.Dataset:
 
     Raises:
       ValueError: if `source.num_images` is too small for one batch.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.batches import BatchPlan
-    >>> from tfp_realnvp.data.image_source import ImageSource, stream_batches
-    >>> source = ImageSource(
-    ...     num_images=3,
-    ...     image_shape=(1, 1, 1),
-    ...     records=lambda seed: tf.data.Dataset.from_tensor_slices(["a", "b", "c"]),
-    ...     decode=lambda record: tf.reshape(tf.io.decode_raw(record, tf.uint8), [1, 1, 1]),
-    ...     prepare=lambda image: image,
-    ... )
-    >>> [batch.numpy().ravel().tolist() for batch in stream_batches(source, BatchPlan(2))]
-    [[97, 98], [99]]
-
     """
     steps = None if source.num_images is None else plan.steps_per_epoch(source.num_images)
     if not plan.training:

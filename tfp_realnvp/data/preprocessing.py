@@ -32,32 +32,13 @@ def decode(content: tf.Tensor, channels: int = 0) -> tf.Tensor:
 
     Returns:
       `uint8` tensor of shape `[h, w, channels]`.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.preprocessing import decode
-    >>> image = tf.constant([[[1], [2]]], tf.uint8)
-    >>> decode(tf.io.encode_png(image)).numpy().tolist()
-    [[[1], [2]]]
-
     """
     # This operation also decodes PNG.
     return tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
 
 
 def resize_area(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
-    """Resizes a `uint8` image `[h, w, C]` to `[height, width, C]` by averaging areas.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.preprocessing import resize_area
-    >>> image = tf.constant([[0, 10], [20, 31]], tf.uint8)[..., tf.newaxis]
-    >>> resize_area(image, 1, 1).numpy().tolist()
-    [[[15]]]
-
-    """
+    """Resizes a `uint8` image `[h, w, C]` to `[height, width, C]` by averaging areas."""
     return tf.cast(tf.round(tf.image.resize(image, [height, width], method="area")), tf.uint8)
 
 
@@ -65,14 +46,6 @@ def resize_smallest_side(image: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes a `uint8` image `[h, w, C]` so that its smaller side is `size`.
 
     The other side keeps the aspect ratio, rounded to the nearest integer, with halves rounded up.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.preprocessing import resize_smallest_side
-    >>> tuple(resize_smallest_side(tf.zeros([256, 341, 3], tf.uint8), 96).shape)
-    (96, 128, 3)
-
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     smallest = tf.minimum(height, width)
@@ -88,14 +61,6 @@ def prepare_celeb_a(image: tf.Tensor) -> tf.Tensor:
 
     Args:
       image: `uint8`, `[218, 178, 3]`. Other shapes raise an error.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.preprocessing import prepare_celeb_a
-    >>> tuple(prepare_celeb_a(tf.zeros([218, 178, 3], tf.uint8)).shape)
-    (64, 64, 3)
-
     """
     return resize_area(tf.ensure_shape(image, [218, 178, 3])[40:188, 15:163], 64, 64)
 
@@ -106,14 +71,6 @@ def prepare_lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
     Args:
       image: `uint8`, `[h, w, 3]`.
       seed: two integers that determine the position of the crop; `None` means the center.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.preprocessing import prepare_lsun
-    >>> tuple(prepare_lsun(tf.zeros([256, 341, 3], tf.uint8)).shape)
-    (64, 64, 3)
-
     """
     resized = resize_smallest_side(image, 96)
     if seed is None:
@@ -130,13 +87,5 @@ def prepare_square(image: tf.Tensor, size: int) -> tf.Tensor:
     Args:
       image: `uint8`, `[h, w, C]`.
       size: height and width of the result.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.data.preprocessing import prepare_square
-    >>> tuple(prepare_square(tf.zeros([43, 33, 3], tf.uint8), 32).shape)
-    (32, 32, 3)
-
     """
     return tf.image.resize_with_crop_or_pad(resize_smallest_side(image, size), size, size)

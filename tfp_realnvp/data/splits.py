@@ -48,14 +48,6 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
 
     Raises:
       ValueError: if one of the parts is empty.
-
-    #### Example
-
-    >>> from tfp_realnvp.data.splits import hold_out
-    >>> rest, held_out = hold_out(10, 2)
-    >>> len(rest), len(held_out), sorted([*rest.tolist(), *held_out.tolist()])
-    (8, 2, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
-
     """
     if not 0 < num_held_out < num_images:
         raise ValueError(
@@ -79,13 +71,6 @@ def check_split(
 
     Raises:
       ValueError: if there is no such split, or if the dataset already has a split `'validation'`.
-
-    #### Example
-
-    >>> from tfp_realnvp.data.splits import check_split
-    >>> check_split("cifar10", "validation", ("train", "test"), num_validation=5000)
-    ('train', 'test', 'validation')
-
     """
     if num_validation < 0:
         raise ValueError(f"Expected num_validation of at least 0, got {num_validation}.")

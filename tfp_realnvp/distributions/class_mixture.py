@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.networks import ConditionSpec
+from tfp_realnvp.condition_spec import ConditionSpec
 
 __all__ = ["ClassMixture"]
 

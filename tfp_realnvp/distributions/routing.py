@@ -9,10 +9,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, parts
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "as_conditions",
@@ -28,14 +28,6 @@ tfd = tfp.distributions
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     """Returns the distribution of a `FlowModel`, or the distribution itself.
-
-    #### Example
-
-    >>> import tensorflow_probability as tfp
-    >>> from tfp_realnvp.distributions import distribution_of
-    >>> normal = tfp.distributions.Normal(0., 1.)
-    >>> distribution_of(normal, 'evaluate') is normal
-    True
 
     Args:
       model: a `FlowModel` or a `tfd.Distribution`.
@@ -56,16 +48,6 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
 
 def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     """Returns the keyword arguments of `log_prob` and `sample` that route `options` to the parts.
-
-    #### Example
-
-    >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.distributions import route
-    >>> tfd = tfp.distributions
-    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
-    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
-    >>> route(flow, training=True, conditional_input=3)
-    {'bijector_kwargs': {'training': True, 'conditional_input': 3}}
 
     Args:
       distribution: any distribution.
@@ -105,34 +87,13 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
 
 
 def find_num_values(distribution: tfd.Distribution) -> int | None:
-    """Returns the number of gray levels of the `PixelLogit` of a distribution, `None` without one.
-
-    #### Example
-
-    >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.distributions import find_num_values
-    >>> tfd = tfp.distributions
-    >>> flow = tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), tfr.PixelLogit(num_values=17))
-    >>> find_num_values(flow)
-    17
-    """
+    """Returns the number of gray levels of a distribution's `PixelLogit`; `None` without one."""
     logits = [part for part in distribution.submodules if isinstance(part, PixelLogit)]
     return logits[0].num_values if logits else None
 
 
 def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:
     """Returns the conditions of a batch of events as a tensor [B, ...].
-
-    #### Example
-
-    >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.distributions import as_conditions
-    >>> tfd = tfp.distributions
-    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
-    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=10))
-    >>> as_conditions(flow, [3, 7], 'evaluate').numpy().tolist()
-    [3, 7]
 
     Args:
       distribution: any distribution.

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization, class_log_joint, distribution_of
 from tfp_realnvp.distributions.class_log_probs import class_log_prior
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
 from tfp_realnvp.internal import validation
-from tfp_realnvp.training.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
+from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["Classification", "classification", "expected_calibration_error"]
 
@@ -27,7 +28,8 @@ class Classification:
 
     Attributes:
       accuracy: share of the images whose label is the most probable class.
-      expected_calibration_error: see `expected_calibration_error`.
+      expected_calibration_error: mean of |accuracy - confidence| over 15 bins of confidence, with
+        their numbers of images as weights (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
       log_loss: mean of -log p(label | image), in nats.
       num_images: number of images or vectors.
       confusion_matrix: number of images of each label (row) and most probable class (column),
@@ -42,12 +44,12 @@ class Classification:
 
 
 def classification(
-    distribution: tfd.Distribution,
-    images: Any,
+    model: FlowModel | tfd.Distribution,
+    data: Any,
     labels: ArrayLike | None = None,
     prior: ArrayLike | None = None,
     *,
-    num_draws: int = 1,
+    num_samples: int = 1,
     dequantize: bool | None = None,
     dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
@@ -83,12 +85,12 @@ def classification(
     array([5, 5])
 
     Args:
-      distribution: as in `class_log_probs`.
-      images: gray levels [N, H, W, C], or vectors [N, D]; or one of these with labels, as tuple,
+      model: as `distribution` in `class_log_probs`.
+      data: gray levels [N, H, W, C], or vectors [N, D]; or one of these with labels, as tuple,
         dictionary or `tf.data.Dataset`, as in `log_likelihood`.
-      labels: integers [N], if `images` has no labels.
+      labels: integers [N], if `data` has no labels.
       prior: as in `class_log_probs`.
-      num_draws: number of noise samples; 1 without noise.
+      num_samples: number of noise samples; 1 without noise.
       dequantize: as in `log_likelihood`.
       dequantizer: as in `log_likelihood`.
       seed: seed of the noise.
@@ -101,17 +103,17 @@ def classification(
     Raises:
       ValueError: if the number of classes is unknown, if labels are missing or no integers in
         [0, K), or if a probability is NaN; see also `bits_per_dim`.
-      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+      TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
-    class_log_prior(distribution_of(distribution, caller), prior)  # the classes are known
+    class_log_prior(distribution_of(model, caller), prior)  # the classes are known
     options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
-    model = _ClassSamples.of(distribution, caller, num_draws, dequantize=dequantize, **options)
-    model.prior = prior
-    check_no_weights(images, caller)
+    samples = _ClassSamples.of(model, caller, num_samples, dequantize=dequantize, **options)
+    samples.prior = prior
+    check_no_weights(data, caller)
     if labels is not None:
-        images = (pixels.image_component(images), labels)
-    results = model.predict_samples(images, batch_size=batch_size)
+        data = (pixels.image_component(data), labels)
+    results = samples.predict_samples(data, batch_size=batch_size)
     log_joint = log_mean_exp(results["log_prob"])
     log_probs = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
     if np.isnan(log_probs).any():
@@ -143,16 +145,6 @@ def expected_calibration_error(
     The bins are ((m - 1) / M, m / M], as in equation 3 of Guo, Pleiss, Sun, Weinberger: "On
     calibration of modern neural networks". `tfp.stats.expected_calibration_error` includes the
     lower end of a bin instead, and takes logits in float32.
-
-    #### Example
-
-    Three predictions with a confidence of 0.9, of which two are correct, and one with 0.5:
-
-    >>> from tfp_realnvp import evaluation
-    >>> error = evaluation.expected_calibration_error(
-    ...     confidence=[0.9, 0.9, 0.9, 0.5], is_correct=[True, True, False, True])
-    >>> round(error, 4)
-    0.3
 
     Args:
       confidence: probability of the predicted class, [N].

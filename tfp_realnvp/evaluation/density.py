@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
+from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.training.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
+from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["Evaluation", "LogLikelihood", "bits_per_dim", "log_likelihood"]
 
@@ -27,7 +29,7 @@ class Evaluation:
       importance_weighted: the tighter bound, mean over images; at most `bits_per_dim`.
       importance_weighted_error: standard error of `importance_weighted`.
       num_images: number of images.
-      num_draws: number of noise samples for each image, K.
+      num_samples: number of noise samples for each image, K.
     """
 
     bits_per_dim: float
@@ -35,7 +37,7 @@ class Evaluation:
     importance_weighted: float
     importance_weighted_error: float
     num_images: int
-    num_draws: int
+    num_samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class LogLikelihood:
         without noise, where `log_likelihood` is no bound.
       importance_weighted_error: standard error of `importance_weighted`, or `None`.
       num_events: number of events.
-      num_draws: number of noise samples for each event, K.
+      num_samples: number of noise samples for each event, K.
     """
 
     log_likelihood: float
@@ -57,14 +59,14 @@ class LogLikelihood:
     importance_weighted: float | None
     importance_weighted_error: float | None
     num_events: int
-    num_draws: int
+    num_samples: int
 
 
 def bits_per_dim(
-    distribution: tfd.Distribution,
-    images: Any,
-    num_draws: int = 1,
+    model: FlowModel | tfd.Distribution,
+    data: Any,
     *,
+    num_samples: int = 1,
     dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -96,7 +98,7 @@ def bits_per_dim(
     >>> from tfp_realnvp import evaluation
     >>> uniform = tfp.distributions.Sample(tfp.distributions.Uniform(0., 256.), [4, 4, 3])
     >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 3], dtype=np.uint8)
-    >>> result = evaluation.bits_per_dim(uniform, images, num_draws=2)
+    >>> result = evaluation.bits_per_dim(uniform, images, num_samples=2)
     >>> round(result.bits_per_dim, 5), result.num_images
     (8.0, 10)
 
@@ -115,13 +117,13 @@ def bits_per_dim(
     Burda, Grosse, Salakhutdinov: Importance weighted autoencoders, section 3.
 
     Args:
-      distribution: distribution over continuous pixel values [H, W, C] in [0, number of levels), or
-        the `FlowModel` of one.
-      images: gray levels, [N, H, W, C], in any form that `FlowModel.predict` takes: also a tuple of
+      model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C] in
+        [0, number of levels).
+      data: gray levels, [N, H, W, C], in any form that `FlowModel.predict` takes: also a tuple of
         them and their conditions, a dictionary with `'image'` and `'conditional_input'` or
         `'label'`, or a finite `tf.data.Dataset` of batches of one of these. For a `FlowModel` with
         `dequantize=False` values are taken as they are.
-      num_draws: number of noise samples K.
+      num_samples: number of noise samples K.
       dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
       seed: seed of the noise.
       batch_size: number of images in a batch. Not used for a dataset.
@@ -133,30 +135,30 @@ def bits_per_dim(
       ValueError: if there are no images, if they are not gray levels of the shape of events, if
         conditions are missing or not as declared, if an argument is out of range, or if a log
         density is not finite.
-      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+      TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "bits_per_dim"
-    model = NoiseSamples.of(distribution, caller, num_draws, dequantizer=dequantizer, seed=seed)
-    if model.event_ndims != 3:
+    samples = NoiseSamples.of(model, caller, num_samples, dequantizer=dequantizer, seed=seed)
+    if samples.event_ndims != 3:
         raise ValueError(
             "bits_per_dim: expected a distribution over images, got events of shape "
-            f"{model.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
+            f"{samples.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
         )
-    log_prob, num_dims = _log_probs(caller, model, images, batch_size)
-    bits = -_bounds(log_prob) / (num_dims * math.log(2))
+    log_prob, num_dims = _log_probs(caller, samples, data, batch_size)
+    bits = pixels.bits_per_dim(_bounds(log_prob), num_dims).numpy()
     return Evaluation(
         *_mean_and_error(bits[0]),
         *_mean_and_error(bits[1]),
         num_images=len(log_prob),
-        num_draws=int(num_draws),
+        num_samples=int(num_samples),
     )
 
 
 def log_likelihood(
-    distribution: tfd.Distribution,
+    model: FlowModel | tfd.Distribution,
     data: Any,
-    num_draws: int = 1,
     *,
+    num_samples: int = 1,
     dequantize: bool | None = None,
     dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
@@ -197,10 +199,10 @@ def log_likelihood(
     1000
 
     Args:
-      distribution: distribution over vectors [D] or images [H, W, C], or the `FlowModel` of one.
+      model: a `FlowModel`, or a distribution over vectors [D] or images [H, W, C].
       data: vectors [N, D] or images [N, H, W, C], in the forms that `bits_per_dim` takes. In a
         dictionary the vectors are `'image'`.
-      num_draws: number of noise samples K; 1 without noise.
+      num_samples: number of noise samples K; 1 without noise.
       dequantize: whether values are integers that get noise; by default as the `FlowModel` has it,
         else `True` for images and with a `dequantizer`, `False` for vectors.
       dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
@@ -213,32 +215,32 @@ def log_likelihood(
     Raises:
       ValueError: as for `bits_per_dim`, or if there are several draws or a `dequantizer` and no
         noise.
-      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+      TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "log_likelihood"
     options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
-    model = NoiseSamples.of(distribution, caller, num_draws, dequantize=dequantize, **options)
-    log_prob, _ = _log_probs(caller, model, data, batch_size)
+    samples = NoiseSamples.of(model, caller, num_samples, dequantize=dequantize, **options)
+    log_prob, _ = _log_probs(caller, samples, data, batch_size)
     average, importance_weighted = _bounds(log_prob)
     return LogLikelihood(
         *_mean_and_error(average),
-        *(_mean_and_error(importance_weighted) if model.dequantize else (None, None)),
+        *(_mean_and_error(importance_weighted) if samples.dequantize else (None, None)),
         num_events=len(log_prob),
-        num_draws=int(num_draws),
+        num_samples=int(num_samples),
     )
 
 
 def _log_probs(
-    caller: str, model: NoiseSamples, data: Any, batch_size: int
+    caller: str, samples: NoiseSamples, data: Any, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log p - log q, float64 [N, num_draws], and the number of elements, [N], of events."""
+    """Returns log p - log q, float64 [N, K], and the number of elements of events, [N]."""
     check_no_weights(data, caller)
-    results = model.predict_samples(data, batch_size=batch_size)
+    results = samples.predict_samples(data, batch_size=batch_size)
     log_prob = results["log_prob"].astype(np.float64)
     is_finite = np.isfinite(log_prob).all(axis=1)
     if not is_finite.all():
         index = int(is_finite.argmin())
-        event = "image" if model.event_ndims == 3 else "vector"
+        event = "image" if samples.event_ndims == 3 else "vector"
         raise ValueError(
             f"{caller}: expected finite log densities, got {log_prob[index]} for {event} {index}."
         )

@@ -26,16 +26,6 @@ _PENDING = ".tfp_realnvp.pending"
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathlib.Path]]:
     """Opens a temporary file that replaces `path` when the block succeeds.
 
-    #### Example
-
-    >>> import tempfile
-    >>> from tfp_realnvp.internal.atomic_files import atomic_write
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(f"{folder}/new/greeting.txt") as (file, path):
-    ...         count, exists = file.write(b"hello"), path.exists()
-    ...     exists, path.read_bytes()
-    (False, b'hello')
-
     Args:
       path: the file; its folder is created if it is missing.
 
@@ -64,19 +54,6 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     This is for writers that take a path, not an open file. The yielded path has the same last
     component, and so the same suffix. A process that is killed in the block leaves `path` as it
     was.
-
-    #### Example
-
-    >>> import pathlib, tempfile
-    >>> from tfp_realnvp.internal.atomic_files import atomic_replace
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "model"
-    ...     for text in ("old", "new"):
-    ...         with atomic_replace(path) as temporary:
-    ...             temporary.mkdir()
-    ...             count = (temporary / "text").write_text(text)
-    ...     (path / "text").read_text(), len(list(path.parent.iterdir()))
-    ('new', 1)
 
     Args:
       path: the file or folder; its parent is created if it is missing.
@@ -111,18 +88,6 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     `.tfp_realnvp.pending`. By this rename all files are replaced for readers that find them by
     `current_path`. Then they are moved to their places. If the process is killed meanwhile, the
     next writer moves those that are left.
-
-    #### Example
-
-    >>> import pathlib, tempfile
-    >>> from tfp_realnvp.internal.atomic_files import current_path, replace_together
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for text in ("old", "new"):
-    ...         with replace_together(folder) as new:
-    ...             for name in ("a", "b"):
-    ...                 count = (new / name).write_text(text)
-    ...     current_path(folder, "a").read_text(), len(list(pathlib.Path(folder).iterdir()))
-    ('new', 2)
 
     Args:
       folder: the folder; it is created if it is missing.

@@ -16,14 +16,6 @@ def broadcast_batch(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Broadcasts the leading dimensions of an event and a condition with each other.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.batch_dims import broadcast_batch
-    >>> image, condition = broadcast_batch(tf.ones([5, 4, 4, 1]), 3, tf.ones([3, 1, 8]), 1)
-    >>> image.shape, condition.shape
-    (TensorShape([3, 5, 4, 4, 1]), TensorShape([3, 5, 8]))
-
     Args:
       event: [..., H, W, C] or [..., D].
       event_ndims: 3 for images, 1 for vectors.
@@ -102,18 +94,6 @@ def call_on_events(
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
     without rows ends the process. The function gets one event in place of an empty batch, and its
     results are left out. Batches of known size that are not empty cost nothing.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.batch_dims import call_on_events
-    >>> def function(events, condition):
-    ...   print(events.shape)
-    ...   return 2 * events, tf.reduce_sum(events, axis=-1)
-    >>> value, log_det = call_on_events(function, tf.ones([0, 3]), event_ndims=1)
-    (1, 3)
-    >>> value.shape, log_det.shape
-    (TensorShape([0, 3]), TensorShape([0]))
 
     Args:
       function: returns a value [..., *event] and a log det [...].

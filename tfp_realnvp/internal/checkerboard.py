@@ -20,13 +20,6 @@ def check_parity(parity: int) -> int:
 def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
     """Returns 1 where `row + column + parity` is odd, else 0 (paper, section 3.4).
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.checkerboard import checkerboard
-    >>> checkerboard(tf.ones([1, 2, 2, 3]), parity=0).numpy()[:, :, 0].tolist()
-    [[0.0, 1.0], [1.0, 0.0]]
-
     Args:
       image: [..., H, W, C].
       parity: 0 or 1.

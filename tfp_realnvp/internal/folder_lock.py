@@ -26,14 +26,6 @@ class FolderLock:
     The lock is one of the operating system, on a file `.tfp_realnvp.lock`, which stays. The locks
     of a process do not exclude each other. Where the system has no locks, or the folder cannot be
     written to, nothing is locked.
-
-    #### Example
-
-    >>> import tempfile
-    >>> from tfp_realnvp.internal.folder_lock import FolderLock
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with FolderLock(folder, 'train'):
-    ...         pass  # FolderLock(folder).acquire() of another process raises an error
     """
 
     def __init__(self, folder: str | os.PathLike[str], caller: str) -> None:

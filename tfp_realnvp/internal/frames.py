@@ -17,7 +17,7 @@ def is_frame(table: Any) -> bool:
 
 
 def dtypes_of(table: Any) -> Any:
-    """Returns names and dtypes of columns, a `Series`, or `None` for what is no `DataFrame`."""
+    """Returns names and dtypes of columns, a `Series`; `None` if the table is not a `DataFrame`."""
     return table.dtypes if is_frame(table) else None
 
 

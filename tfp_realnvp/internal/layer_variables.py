@@ -19,19 +19,6 @@ class LayerVariables(Sequence):
     `tf.Module` collects `tf.Variable`s from attributes and looks into sequences, but a Keras 3
     variable only wraps one. The view links the flags `trainable` of both: Keras sets that of its
     variable only, while TFP and gradient tapes read that of the `tf.Variable`.
-
-    #### Example
-
-    >>> import keras
-    >>> from tfp_realnvp.internal.layer_variables import LayerVariables
-    >>> layer = keras.layers.Dense(2)
-    >>> variables = LayerVariables(layer)
-    >>> layer.build([None, 3])
-    >>> [variable.shape.as_list() for variable in variables]
-    [[3, 2], [2]]
-    >>> layer.trainable = False
-    >>> [variable.trainable for variable in variables]
-    [False, False]
     """
 
     def __init__(self, layer: keras.layers.Layer) -> None:
@@ -59,16 +46,6 @@ def link_trainable(variable: keras.Variable) -> None:
     """Makes the `tf.Variable` of a Keras variable follow its flag `trainable` from now on.
 
     Keras has no hook for a change of the flag: the variable gets a subclass of its own class.
-
-    #### Example
-
-    >>> import keras
-    >>> from tfp_realnvp.internal.layer_variables import link_trainable
-    >>> variable = keras.Variable([1.0, 2.0])
-    >>> link_trainable(variable)
-    >>> variable.trainable = False
-    >>> variable.value.trainable
-    False
     """
     if isinstance(variable, _LinkedVariable):
         return

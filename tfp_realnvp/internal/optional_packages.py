@@ -10,12 +10,6 @@ __all__ = ["missing_package"]
 def missing_package(needed_by: str, *requirements: str) -> ImportError:
     """Returns an error with the command that installs what is missing.
 
-    #### Example
-
-    >>> from tfp_realnvp.internal.optional_packages import missing_package
-    >>> print(missing_package('An image grid', 'pillow'))
-    An image grid needs pillow, which is not installed: `pip install pillow`.
-
     Args:
       needed_by: what needs the package, the beginning of a sentence.
       *requirements: the package, and others that it needs without declaring them, as for pip.

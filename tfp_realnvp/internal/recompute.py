@@ -24,17 +24,6 @@ def recompute(
     A tape outside of a `tf.function` differentiates the operations inside: the gradients are the
     same, and the activations are kept.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.recompute import recompute
-    >>> x = tf.constant(2.0)
-    >>> with tf.GradientTape() as tape:
-    ...   tape.watch(x)
-    ...   [y], note = recompute(lambda x: ([x**3], 'auxiliary'), [x])
-    >>> float(tape.gradient(y, x)), note
-    (12.0, 'auxiliary')
-
     Args:
       function: a pure function of the inputs. It returns its outputs, a sequence of floating
         tensors, and an auxiliary value that has no gradient. It neither writes variables nor

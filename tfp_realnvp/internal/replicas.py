@@ -33,12 +33,6 @@ def num_replicas() -> int:
     """Returns the number of replicas that run the current code, each on its part of the batch.
 
     It is 1 outside of a strategy and in a cross-replica context.
-
-    #### Example
-
-    >>> from tfp_realnvp.internal.replicas import num_replicas
-    >>> num_replicas()
-    1
     """
     if tf.distribute.in_cross_replica_context():
         return 1
@@ -47,15 +41,7 @@ def num_replicas() -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of which events the batch statistics of normalizations are.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import Statistics
-    >>> mean, variance, count = Statistics().moments(tf.constant([[1.0], [3.0]]), tf.zeros([1]))
-    >>> float(mean[0]), float(variance[0]), int(count)
-    (2.0, 1.0, 2)
+    """Which events the batch statistics of normalizations are taken over.
 
     Attributes:
       are_global: whether they are those of the batch of all replicas, as in `FlowModel.fit`, and
@@ -122,14 +108,6 @@ def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf
     """Returns the mean and the biased variance over the leading `axes`, on this replica.
 
     `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance as a constant.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import local_moments
-    >>> mean, variance = local_moments(tf.constant([1.0, 3.0]), [0])
-    >>> float(mean), float(variance)
-    (2.0, 1.0)
     """
     mean = tf.reduce_mean(images, axes)
     return mean, tf.reduce_mean(tf.math.squared_difference(images, mean), axes)
@@ -149,14 +127,6 @@ class BatchPart(NamedTuple):
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
     """Returns this replica's part of the batch, given its number of events and their weights.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import part_of_batch
-    >>> part = part_of_batch(tf.constant(4))
-    >>> part.first, int(part.total)
-    (0, 4)
 
     Args:
       number: number of events, int32.
@@ -193,13 +163,6 @@ def at_least_one(values: tf.Tensor) -> tf.Tensor:
     Convolutions of empty tensors fail. The caller leaves out the result of the zeros. With a single
     replica no part is empty, and nothing is computed.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import at_least_one
-    >>> at_least_one(tf.ones([3, 2])).shape
-    TensorShape([3, 2])
-
     Args:
       values: [B, ...].
     """
@@ -211,15 +174,7 @@ def at_least_one(values: tf.Tensor) -> tf.Tensor:
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the sums of floating tensors over all replicas. Gradients flow through them.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import sum_over_replicas
-    >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
-    [2.0]
-    """
+    """Returns the sums of floating tensors over all replicas. Gradients flow through them."""
     if num_replicas() == 1:
         return list(tensors)
     if not tensors:
@@ -233,15 +188,6 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
 
     The method `assign` would average over replicas. The caller makes sure that all replicas assign
     the same value. Outside of a replica context, all copies get the value.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import assign
-    >>> variable = tf.Variable(1.0)
-    >>> assign(variable, 2.0)
-    >>> float(variable)
-    2.0
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value
@@ -253,14 +199,7 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
 
 
 def average(variables: Sequence[tf.Variable]) -> None:
-    """Assigns the mean over replicas to all copies of floating variables.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.replicas import average
-    >>> average([tf.Variable(1.0)])
-    """
+    """Assigns the mean over replicas to all copies of floating variables."""
     if num_replicas() == 1:
         return
     variables = [variable for variable in variables if variable.dtype.is_floating]

@@ -22,14 +22,6 @@ def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     seconds after its last step. A pipeline without autotuning has no such thread. Its parallel
     calls and prefetched elements should be explicit numbers and not `tf.data.AUTOTUNE`.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.tf_data import without_autotune
-    >>> dataset = without_autotune(tf.data.Dataset.range(3))
-    >>> dataset.options().autotune.enabled, [int(number) for number in dataset]
-    (False, [0, 1, 2])
-
     Args:
       dataset: a `tf.data.Dataset`.
 

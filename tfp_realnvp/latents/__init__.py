@@ -5,12 +5,18 @@ Those that do not need the scales of an image also take vectors.
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
 from tfp_realnvp.latents.completion import Completion, complete
-from tfp_realnvp.latents.conditions import interpolate_conditions, swap_condition
-from tfp_realnvp.latents.interpolation import interpolate
-from tfp_realnvp.latents.levels import levels_of_representation
-from tfp_realnvp.latents.manifold import manifold
+from tfp_realnvp.latents.interpolation import (
+    interpolate,
+    interpolate_conditions,
+    manifold,
+    swap_condition,
+)
 from tfp_realnvp.latents.sampling import extrapolate, sample_latents
-from tfp_realnvp.latents.statistics import ScaleStatistics, latent_statistics
+from tfp_realnvp.latents.scales import (
+    ScaleStatistics,
+    latent_statistics,
+    levels_of_representation,
+)
 
 __all__ = [
     "Completion",

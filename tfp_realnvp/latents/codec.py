@@ -23,7 +23,6 @@ __all__ = [
     "condition_of",
     "decode",
     "encode",
-    "image_bijector_of",
     "reconstruct",
     "with_axis",
     "without_model",
@@ -75,8 +74,8 @@ class ConditionArray(NamedTuple):
 def encode(
     flow: Flow,
     images: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Returns the latents of images or vectors, by `flow.bijector.inverse`.
@@ -139,8 +138,8 @@ def encode(
 def decode(
     flow: Flow,
     latents: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Returns the images or vectors of latents, by `flow.bijector.forward`; see `encode`.
@@ -177,8 +176,8 @@ def decode(
 def reconstruct(
     flow: Flow,
     images: ArrayLike,
-    batch_size: int = 64,
     *,
+    batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> Reconstruction:
     """Encodes and decodes images or vectors, which reproduces them up to rounding (section 3.3).
@@ -205,37 +204,19 @@ def reconstruct(
       TypeError: see `encode`.
       ValueError: see `encode` and `decode`.
     """
-    latents = encode(flow, images, batch_size, conditional_input=conditional_input)
-    decoded = decode(flow, latents, batch_size, conditional_input=conditional_input)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
+    decoded = decode(flow, latents, batch_size=batch_size, conditional_input=conditional_input)
     error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
     return Reconstruction(decoded, float(error))
 
 
-def bijector_of(flow: Flow) -> RealNVPImage | RealNVPVector:
-    """Returns the `RealNVPImage` or `RealNVPVector` of a distribution, or the bijector itself.
+def bijector_of(flow: Flow, *kinds: type) -> Any:
+    """Returns the bijector of a flow, a `RealNVPImage` or `RealNVPVector`, or one of `kinds`.
 
     Raises:
       TypeError: if there is none.
     """
-    return _bijector_of(flow, RealNVPImage, RealNVPVector)
-
-
-def image_bijector_of(flow: Flow) -> RealNVPImage:
-    """Returns the `RealNVPImage` of a distribution, or the bijector itself.
-
-    Raises:
-      TypeError: if there is no `RealNVPImage`.
-    """
-    return _bijector_of(flow, RealNVPImage)
-
-
-def without_model(flow: Flow) -> RealNVPImage | RealNVPVector | tfd.Distribution:
-    """Returns the distribution of a `FlowModel`, and other flows as they are."""
-    return distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
-
-
-def _bijector_of(flow: Flow, *kinds: type) -> Any:
-    flow = without_model(flow)
+    flow, kinds = without_model(flow), kinds or (RealNVPImage, RealNVPVector)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
@@ -246,27 +227,15 @@ def _bijector_of(flow: Flow, *kinds: type) -> Any:
     return bijector
 
 
+def without_model(flow: Flow) -> RealNVPImage | RealNVPVector | tfd.Distribution:
+    """Returns the distribution of a `FlowModel`, and other flows as they are."""
+    return distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
+
+
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
-    """Returns the condition of the bijector of a flow.
-
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> from tfp_realnvp.latents.codec import condition_of
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
-    >>> condition_of(flow, [2, 0])
-    ConditionArray(values=array([2, 0], dtype=int32), event_ndims=0)
-
-    Args:
-      flow: as in `encode`.
-      conditional_input: as in `encode`.
-
-    Returns:
-      The condition; `None` if there is none, or if only the base distribution takes it.
+    """Returns the condition of a flow's bijector; `None` if only the base distribution takes it.
 
     Raises:
-      TypeError: see `bijector_of`.
       ValueError: if the flow declares no condition, or another one.
     """
     flow = without_model(flow)
@@ -287,25 +256,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
-    """Returns conditions [..., 1, *event], to broadcast over several events; `None` without one.
-
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> from tfp_realnvp.latents.codec import with_axis
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3)
-    >>> with_axis(flow, [2, 0]).tolist()
-    [[2], [0]]
-
-    Args:
-      flow: as in `encode`.
-      conditional_input: conditions [..., *event], as in `encode`.
-
-    Raises:
-      TypeError: see `condition_of`.
-      ValueError: see `condition_of`.
-    """
+    """Returns conditions [..., 1, *event], to broadcast over several events; `None` without one."""
     condition = condition_of(flow, conditional_input)
     if condition is None:
         return None
@@ -352,7 +303,13 @@ def _batched(
     batch_shape, event_shape = values.shape[:-event_ndims], values.shape[-event_ndims:]
     options = {}
     if condition is not None:
-        batch_shape = _broadcast_shape(batch_shape, condition.batch_shape)
+        try:
+            batch_shape = np.broadcast_shapes(batch_shape, condition.batch_shape)
+        except ValueError as error:
+            raise ValueError(
+                "expected leading shapes of events and conditional_input that broadcast, got "
+                f"{batch_shape} and {condition.batch_shape}."
+            ) from error
         options["conditional_input"] = _flat(condition.values, batch_shape, condition.event_shape)
     flat, results = _flat(values, batch_shape, event_shape), []
     for start in range(0, len(flat), batch_size):
@@ -368,13 +325,3 @@ def _flat(
 ) -> np.ndarray:
     """Returns [..., *event_shape], broadcast to leading dimensions `batch_shape`, as one batch."""
     return np.broadcast_to(values, (*batch_shape, *event_shape)).reshape(-1, *event_shape)
-
-
-def _broadcast_shape(events: tuple[int, ...], conditions: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        return np.broadcast_shapes(events, conditions)
-    except ValueError as error:
-        raise ValueError(
-            "expected leading shapes of events and conditional_input that broadcast, got "
-            f"{events} and {conditions}."
-        ) from error

@@ -54,8 +54,8 @@ def complete(
     flow: tfd.Distribution,
     events: ArrayLike,
     is_known: ArrayLike | None = None,
-    num_samples: int = 400,
     *,
+    num_samples: int = 400,
     conditional_input: ArrayLike | None = None,
     num_chains: int = 4,
     num_burnin_steps: int = 200,
@@ -123,7 +123,8 @@ def complete(
     ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4))
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
     >>> is_known = np.arange(4).reshape(4, 1, 1) < 2          # of rows
-    >>> completion = latents.complete(flow, images, is_known, 200, num_burnin_steps=20)
+    >>> completion = latents.complete(
+    ...     flow, images, is_known, num_samples=200, num_burnin_steps=20)
     >>> completion.samples.shape, completion.samples.dtype.name
     ((200, 3, 4, 4, 1), 'uint8')
     >>> bool((completion.samples[:, :, :2] == images[:, :2]).all())

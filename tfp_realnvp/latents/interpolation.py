@@ -1,4 +1,4 @@
-"""Interpolation between images or vectors."""
+"""Decodes latents, or conditions, between and beyond those of images or vectors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, with_axis
-from tfp_realnvp.latents.conditions import linear_steps
+from tfp_realnvp.latents.codec import (
+    ConditionArray,
+    Flow,
+    bijector_of,
+    condition_of,
+    decode,
+    encode,
+    with_axis,
+)
 
-__all__ = ["interpolate"]
+__all__ = ["interpolate", "interpolate_conditions", "manifold", "swap_condition"]
 
 
 def interpolate(
@@ -79,7 +86,7 @@ def interpolate(
         steps = with_axis(flow, conditional_input)
     else:
         last = second_conditional_input
-        steps = linear_steps(flow, conditional_input, last, num_steps)
+        steps = _linear_steps(flow, conditional_input, last, num_steps)
     event_ndims = bijector_of(flow).event_ndims
     z1, z2 = (
         np.expand_dims(encode(flow, event, conditional_input=condition), -1 - event_ndims)
@@ -88,6 +95,155 @@ def interpolate(
     t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * event_ndims)
     latents = _spherical(z1, z2, t, event_ndims) if spherical else (1 - t) * z1 + t * z2
     return decode(flow, latents, conditional_input=steps)
+
+
+def manifold(
+    flow: Flow,
+    four_images: ArrayLike,
+    num_angles: int = 8,
+    *,
+    conditional_input: ArrayLike | None = None,
+) -> np.ndarray:
+    r"""Decodes a torus of latents that contains the latents of four images (equation 19).
+
+    With the latents z₁ … z₄ of the images, and equally spaced angles φ (rows) and φ′ (columns) in
+    [0, 2π),
+
+    ```
+    z = cos φ (cos φ′ z₁ + sin φ′ z₂) + sin φ (cos φ′ z₃ + sin φ′ z₄)
+    ```
+
+    If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
+    and (n/4, n/4). For each pair of angles, the combination of four independent standard normal
+    latents is standard normal: the squares of its weights add up to one. The conditions of the four
+    images are averaged with these squares as weights, labels as one-hot vectors.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
+    >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
+    >>> images = np.random.default_rng(0).integers(0, 256, [4, 4, 4, 1], dtype=np.uint8)
+    >>> latents.manifold(flow, images, num_angles=4).shape
+    (4, 4, 4, 4, 1)
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.2, equation 19.
+
+    Args:
+      flow: as in `encode`.
+      four_images: images [4, H, W, C] or vectors [4, D], as in `encode`.
+      num_angles: number of values of each angle.
+      conditional_input: the conditions of the images, or one for all, as in `encode`.
+
+    Returns:
+      Continuous pixel values, [num_angles, num_angles, H, W, C]; or vectors.
+
+    Raises:
+      TypeError: see `encode`.
+      ValueError: if the number of images or conditions is not four, if there are no angles, or if a
+        condition is missing; see also `encode`.
+    """
+    shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
+    if len(shape) != 1 + event_ndims or shape[0] != 4:
+        axes = {3: "images [4, height, width, channels]", 1: "vectors [4, size]"}
+        raise ValueError(f"manifold: expected four {axes[event_ndims]}, got shape {shape}.")
+    num_angles = validation.integer(num_angles, 1, "manifold: expected num_angles of at least 1")
+    latents = encode(flow, four_images, conditional_input=conditional_input)
+    if latents.shape != shape:
+        raise ValueError(
+            f"manifold: expected four conditions, or one, got {latents.shape[:-event_ndims]} "
+            "latents."
+        )
+    angles = 2 * np.pi * np.arange(num_angles) / num_angles
+    circle = np.stack([np.cos(angles), np.sin(angles)])
+    conditions = None
+    if condition_of(flow, conditional_input) is not None:
+        conditions = _as_vectors(flow, conditional_input)
+        four = np.broadcast_to(conditions.values, (4, *conditions.event_shape))
+        conditions = _combined(four, circle**2)
+    return decode(flow, _combined(latents, circle), conditional_input=conditions)
+
+
+def swap_condition(
+    flow: Flow, images: ArrayLike, source: ArrayLike, target: ArrayLike, *, batch_size: int = 64
+) -> np.ndarray:
+    """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
+
+    The arguments, results and errors are those of `encode` and `decode`; vectors are taken as well.
+
+    #### Example
+
+    Three images with the labels 5, 0 and 4, decoded as each of ten classes:
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
+    >>> flow = tfr.RealNVPImage(
+    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
+    >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
+    >>> latents.swap_condition(flow, images, [5, 0, 4], np.arange(10)[:, np.newaxis]).shape
+    (10, 3, 4, 4, 1)
+
+    """
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=source)
+    return decode(flow, latents, batch_size=batch_size, conditional_input=target)
+
+
+def interpolate_conditions(
+    flow: Flow,
+    images: ArrayLike,
+    start: ArrayLike,
+    end: ArrayLike,
+    num_steps: int = 8,
+    *,
+    batch_size: int = 64,
+) -> np.ndarray:
+    r"""Decodes images under conditions that change in steps from `start` to `end`.
+
+    ```
+    x_t = forward(inverse(x | start) | (1 - t) start + t end)
+    ```
+
+    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last the result of
+    `swap_condition`. Labels are interpolated as weights of the classes, from one-hot vectors.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
+    >>> flow = tfr.RealNVPImage(
+    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
+    >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
+    >>> latents.interpolate_conditions(flow, images, [5, 0, 4], 8, num_steps=6).shape
+    (3, 6, 4, 4, 1)
+
+    #### References
+
+    Lample et al.: Fader networks: manipulating images by sliding attributes (2017), which varies
+    the attributes of encoded images continuously.
+
+    Args:
+      flow: as in `encode`, with a condition.
+      images: images [..., H, W, C] or vectors [..., D], as in `encode`.
+      start: conditions of the images, as in `encode`.
+      end: conditions of the last step. The leading shapes of `start` and `end` broadcast with that
+        of the images.
+      num_steps: number of conditions, including both ends.
+      batch_size: number of images that are processed at a time.
+
+    Returns:
+      Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
+
+    Raises:
+      TypeError: see `encode`.
+      ValueError: if a condition is missing, or if there are fewer than two steps; see also `encode`
+        and `decode`.
+    """
+    steps = _linear_steps(flow, start, end, num_steps)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=start)
+    latents = np.expand_dims(latents, -1 - bijector_of(flow).event_ndims)
+    return decode(flow, latents, batch_size=batch_size, conditional_input=steps)
 
 
 def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray, event_ndims: int) -> np.ndarray:
@@ -101,3 +257,37 @@ def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray, event_ndims: int) 
     angle = np.where(has_arc, angle, np.pi / 2)
     on_arc = (np.sin((1 - t) * angle) * z1 + np.sin(t * angle) * z2) / np.sin(angle)
     return np.where(has_arc, on_arc, (1 - t) * z1 + t * z2)
+
+
+def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
+    """Returns combinations [R, R, ...] of [4, ...], by products of weights [2, R]."""
+    corners = corners.reshape(2, 2, *corners.shape[1:])
+    return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
+
+
+def _linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -> np.ndarray:
+    """Returns conditions [..., num_steps, *event] from `start` to `end`, in equal steps."""
+    num_steps = validation.integer(
+        num_steps, 2, "interpolate_conditions: expected num_steps of at least 2"
+    )
+    first, last = (_as_vectors(flow, condition) for condition in (start, end))
+    axis = -1 - first.event_ndims
+    first, last = (np.expand_dims(condition.values, axis) for condition in (first, last))
+    t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * (-1 - axis))
+    return (1 - t) * first + t * last
+
+
+def _as_vectors(flow: Flow, conditional_input: ArrayLike) -> ConditionArray:
+    """Returns conditions that can be combined linearly: labels become one-hot vectors."""
+    bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
+    if condition is not None and condition.event_ndims == 0:
+        labels, one_hot = condition.values, np.eye(bijector.condition_embedding.spec.num_classes)
+        condition = ConditionArray(
+            np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1
+        )
+    if condition is None or np.isnan(condition.values).any():
+        raise ValueError(
+            f"{bijector.name}: expected conditions to interpolate between, got a missing one: "
+            "None, a label of -1, or a NaN."
+        )
+    return condition

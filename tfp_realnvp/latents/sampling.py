@@ -10,15 +10,17 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.bijectors import RealNVPImage
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, decode, image_bijector_of
+from tfp_realnvp.latents.codec import Flow, bijector_of, decode
 
 __all__ = ["extrapolate", "sample_latents", "stateless_seed"]
 
 
 def sample_latents(
     shape: Sequence[int],
-    num: int | Sequence[int],
+    num_samples: int | Sequence[int],
+    *,
     seed: int | Sequence[int] = 0,
     temperature: float = 1.0,
     truncation: float | None = None,
@@ -55,14 +57,14 @@ def sample_latents(
 
     Args:
       shape: shape of one image, (height, width, channels), or of one vector, (size,).
-      num: number of images or vectors, or their leading dimensions.
+      num_samples: number of images or vectors, or their leading dimensions.
       seed: one or two integers. Equal seeds give equal latents.
       temperature: standard deviation, at least 0.
       truncation: bound in standard deviations, more than 0; `None` means no truncation.
       dtype: dtype of the latents, `tf.float32` or `tf.float64`.
 
     Returns:
-      Latents, [num, *shape].
+      Latents, [num_samples, *shape].
 
     Raises:
       ValueError: if an argument is out of range.
@@ -78,7 +80,7 @@ def sample_latents(
     if truncation is not None:
         expected = "sample_latents: expected a positive truncation"
         validation.real(truncation, lambda x: x > 0, expected)
-    full_shape = [*np.atleast_1d(num).tolist(), *sizes]
+    full_shape = [*np.atleast_1d(num_samples).tolist(), *sizes]
     if any(size < 1 for size in full_shape):
         raise ValueError(f"sample_latents: expected at least one latent, got shape {full_shape}.")
     if truncation is None:
@@ -98,10 +100,10 @@ def sample_latents(
 def extrapolate(
     flow: Flow,
     image_shape: Sequence[int],
-    num_images: int = 4,
+    num_samples: int = 4,
+    *,
     seed: int | Sequence[int] = 0,
     temperature: float = 1.0,
-    *,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Decodes normal latents of another size than the training images (Appendix C).
@@ -115,12 +117,14 @@ def extrapolate(
     >>> import tfp_realnvp as tfr
     >>> from tfp_realnvp import latents
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
-    >>> latents.extrapolate(flow, (8, 16, 1), num_images=2).shape
+    >>> latents.extrapolate(flow, (8, 16, 1), num_samples=2).shape
     (2, 8, 16, 1)
 
     """
-    dtype = image_bijector_of(flow).dtype
-    latents = sample_latents(image_shape, num_images, seed, temperature, dtype=dtype)
+    dtype = bijector_of(flow, RealNVPImage).dtype
+    latents = sample_latents(
+        image_shape, num_samples, seed=seed, temperature=temperature, dtype=dtype
+    )
     return decode(flow, latents, conditional_input=conditional_input)
 
 

@@ -3,7 +3,6 @@
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
-from tfp_realnvp.networks.condition_spec import ConditionSpec, checked_condition_shape
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
@@ -13,7 +12,6 @@ from tfp_realnvp.networks.weight_norm import weight_norm
 
 __all__ = [
     "ConditionEmbedding",
-    "ConditionSpec",
     "Conditioner",
     "ConvResNet",
     "DenseResNet",
@@ -21,6 +19,5 @@ __all__ = [
     "ShallowConv",
     "VisionTransformer",
     "batch_norm",
-    "checked_condition_shape",
     "weight_norm",
 ]

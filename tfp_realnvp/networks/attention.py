@@ -36,14 +36,6 @@ class SelfAttention(keras.layers.Layer):
     `keras.layers.MultiHeadAttention` has no term for distances, and no separate initializer of its
     output projection.
 
-    #### Example
-
-    >>> import tensorflow as tf, tfp_realnvp as tfr
-    >>> layer = tfr.SelfAttention(num_heads=2)
-    >>> x = tf.random.normal([5, 4, 6, 8])
-    >>> bool(tf.reduce_all(layer(x) == x)), tuple(layer.kernels.shape)
-    (True, (3, 8, 2, 4))
-
     #### References
 
     Vaswani et al.: Attention is all you need, section 3.2.

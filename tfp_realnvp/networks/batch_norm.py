@@ -41,15 +41,6 @@ def batch_norm(
     unbiased variance. Otherwise the moving statistics normalize and do not change. There is no
     scale, because a weight-normalized convolution follows.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.networks import batch_norm
-    >>> x = tf.random.normal([64, 8, 8, 3], mean=5.0, stddev=2.0)
-    >>> y, mean, variance = batch_norm(x, tf.zeros(3), tf.zeros(3), tf.ones(3), training=True)
-    >>> bool(tf.abs(tf.math.reduce_std(y) - 1) < 1e-2), bool(mean[0] > 0.4)
-    (True, True)
-
     Args:
       inputs: [B, H, W, C], of float32, float64 or half precision.
       offset: [C], of float32, or float64 for inputs of float64, as are all other vectors.

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks.condition_spec import ConditionSpec
 
 __all__ = ["ConditionEmbedding"]
 
@@ -27,13 +27,6 @@ class ConditionEmbedding(keras.layers.Layer):
     | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
 
     With `dropout`, a missing condition has a learned embedding, which starts at zero.
-
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> embedding = tfr.ConditionEmbedding(num_classes=10, size=16)
-    >>> embedding(embedding.spec.as_tensor([3, 7])).shape
-    TensorShape([2, 16])
 
     Attributes:
       spec: the `ConditionSpec` of the conditions.

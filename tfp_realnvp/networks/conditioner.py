@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp.condition_spec import checked_condition_shape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
-from tfp_realnvp.networks.condition_spec import checked_condition_shape
 
 __all__ = ["Conditioner", "film", "modulated", "shifted"]
 
@@ -19,13 +19,6 @@ def film(
     condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType, event_ndims: int = 3
 ) -> list[tf.Tensor]:
     """Returns N terms, linear in the condition, that shift or scale activations.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.networks.conditioner import film
-    >>> [term.shape for term in film(tf.ones([5, 8]), tf.ones([8, 2, 16]), tf.float32)]
-    [TensorShape([5, 1, 1, 16]), TensorShape([5, 1, 1, 16])]
 
     Args:
       condition: [B, E].

@@ -13,9 +13,12 @@ from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
 from tfp_realnvp.networks.folded_inference import (
-    folded_inference,
+    affine_of,
+    has_cells,
     joined_skip,
+    put_changed,
     skip_is_joined,
+    sum_at_changed_positions,
 )
 from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
@@ -63,7 +66,8 @@ class ConvResNet(Conditioner):
 
     A vector as condition shifts the output of each batch normalization but the first, by a separate
     linear map. An image as condition goes through a separate 3×3 convolution, whose result is added
-    to the first h. With `num_heads` a `SelfAttention` comes before the normalization of the output.
+    to the first h. With `num_heads` self-attention between all positions comes before the
+    normalization of the output.
 
     Weights of one kind are one variable for all blocks, with the block as first axis. Batch
     statistics are read and written once in each call.
@@ -233,7 +237,7 @@ class ConvResNet(Conditioner):
           statistics: of which events batch statistics are, and with which weights.
         """
         if not training:
-            return folded_inference(self, inputs, conditional_input)
+            return self._inference(inputs, conditional_input)
         weights = self.normalized_weights()
         kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
         skips, skip_biases = map(tf.unstack, (weights.skip_kernels, weights.skip_biases))
@@ -277,6 +281,68 @@ class ConvResNet(Conditioner):
         outputs = convolve(activate(total), weights.output_kernel, weights.output_bias)
         self._assign_statistics(moved)
         return self.at_changed_positions(outputs)
+
+    def _inference(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None) -> tf.Tensor:
+        """Returns what `call` returns, with moving statistics."""
+        weights = self.normalized_weights()
+        stacked_norms = self._norms()
+        factors, shifts = map(tf.unstack, affine_of(*stacked_norms, epsilon=self.epsilon))
+        # Even normalizations are of h, odd ones of the output of a block's first convolution.
+        norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
+        kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
+        skips, bias = weights.skip_kernels, tf.reduce_sum(weights.skip_biases, axis=0)
+        if self.attention is None:
+            skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
+        skips = tf.unstack(skips)
+
+        def normalize(x: tf.Tensor, norm: Sequence[tf.Tensor]) -> tf.Tensor:
+            return batch_norm(x, *norm, training=False, epsilon=self.epsilon).outputs
+
+        condition_shifts = self.condition_shifts(conditional_input)
+        h = convolve(self._both_signs(inputs), weights.input_kernel, weights.input_bias)
+        h = shifted(h, self.convolved_condition(conditional_input))
+        # The maps and kernels whose convolutions add up to the input of the output convolution.
+        terms = [(h, skips[0])]
+        for i in range(self.num_blocks):
+            x = tf.nn.relu(shifted(normalize(h, norms[2 * i]), condition_shifts[2 * i]))
+            x = convolve(x, kernels[2 * i] * factors[2 * i + 1], shifts[2 * i + 1])
+            x = tf.nn.relu(shifted(x, condition_shifts[2 * i + 1]))
+            second, skip = kernels[2 * i + 1], skips[i + 1]
+            if i == self.num_blocks - 1 and skip_is_joined(h, self.num_filters):
+                terms[-1] = (h, skips[i] + skip)
+                joined, joined_bias = joined_skip(second, biases[i], skip)
+                terms.append((x, joined))
+                bias += joined_bias
+            else:
+                h += convolve(x, second, biases[i])
+                terms.append((h, skip))
+        output_conv = weights.output_kernel, weights.output_bias
+        # Attention needs the sum at all positions, before its normalization.
+        is_whole = self.attention is not None or not has_cells(inputs)
+        if self.checkerboard_parity is None or is_whole:
+            # The bias goes into the last convolution, where TensorFlow fuses it, the sum and the
+            # ReLU.
+            total = convolve(*terms[-1], bias)
+            if self.num_blocks:
+                total += tf.add_n([convolve(*term) for term in terms[:-1]])
+            if self.attention is not None:
+                total = normalize(self.attention(total), norms[-1])
+            x = tf.nn.relu(shifted(total, condition_shifts[-1]))
+            return self.at_changed_positions(convolve(x, *output_conv))
+        halves = sum_at_changed_positions(terms, bias, self.checkerboard_parity)
+        halves = [tf.nn.relu(shifted(half, condition_shifts[-1])) for half in halves]
+        outputs = [convolve(half, *output_conv) for half in halves]
+        return put_changed(outputs, self.checkerboard_parity)
+
+    def _both_signs(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the input of the first convolution; its normalization is a 1×1 convolution."""
+        variables = _values(self.input_offset, self.input_mean, self.input_variance)
+        factor, shift = affine_of(*variables, epsilon=self.epsilon)
+        signs = self.input_factor * tf.linalg.diag(factor)
+        shift *= self.input_factor
+        kernel = tf.concat([signs, -signs], axis=-1)
+        x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
+        return self.with_board(tf.nn.relu(x))
 
     def condition_shifts(self, condition: tf.Tensor | None) -> list[tf.Tensor | None]:
         """Returns the shift of each normalized activation, [B, 1, 1, F], by a condition vector."""

@@ -25,8 +25,8 @@ class ShallowConv(Conditioner):
 
     A vector as condition scales and shifts the results of the first two convolutions, `x -> (1 + a)
     x + b`, with a and b linear in the condition. An image as condition goes through a separate 3×3
-    convolution, whose result is added to the output of the first convolution. With `num_heads` a
-    `SelfAttention` comes before the last convolution.
+    convolution, whose result is added to the output of the first convolution. With `num_heads`
+    self-attention between all positions comes before the last convolution.
 
     #### Example
 

@@ -19,15 +19,6 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     Several kernels of one shape may be stacked along leading axes: the norm of a filter is taken
     over the axes of `kernel` that `scale` does not have.
 
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.networks import weight_norm
-    >>> weight_norm(tf.constant([[3.0], [4.0]]), tf.constant([10.0])).numpy().ravel().tolist()
-    [6.0, 8.0]
-    >>> weight_norm(tf.random.normal([7, 3, 3, 16, 32]), tf.ones([7, 32])).shape
-    TensorShape([7, 3, 3, 16, 32])
-
     Args:
       kernel: [N₁, ..., h, w, C, K], floating; any number of leading axes N, and of axes before K.
       scale: [N₁, ..., K], of the same dtype.

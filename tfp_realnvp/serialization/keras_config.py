@@ -63,18 +63,6 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     functions or objects with a `get_config` that are registered with
     `keras.saving.register_keras_serializable`.
 
-    #### Example
-
-    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.serialization import keras_config
-    >>> tfd = tfp.distributions
-    >>> base = tfd.Sample(tfd.Normal(tf.Variable(1.), 2.), [4, 4, 1])
-    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_blocks=1))
-    >>> config = keras_config.serialize_distribution(flow)
-    >>> loaded = keras_config.deserialize_distribution(config)
-    >>> float(loaded.distribution.distribution.loc), len(loaded.variables) == len(flow.variables)
-    (1.0, True)
-
     Args:
       distribution: the distribution.
 

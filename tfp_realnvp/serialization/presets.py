@@ -80,19 +80,6 @@ def save_to_preset(
     All files are replaced at once, when the new ones are complete: a process that is killed leaves
     the old preset or the new one. Other files in the folder stay.
 
-    #### Example
-
-    >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.serialization import presets
-    >>> tfd = tfp.distributions
-    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     presets.save_to_preset(model, folder, card={"data": "two moons", "steps": 4_000})
-    ...     loaded = presets.from_preset(folder)
-    >>> loaded.count_params() == model.count_params()
-    True
-
     Args:
       model: a `FlowModel`.
       folder: created if it is missing.

@@ -47,7 +47,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     *   Student t distributions with the covariance of the rows. It is shrunk towards that of
         independent columns, by the factor that makes held-out rows most probable. They have a
-        weight of at least 0.01: rows far from all others are not impossible.
+        weight of at least 0.01, or of 10 / N for more than 1,000 rows: rows far from all others are
+        not impossible.
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
     *   Flows, which start as the Student t distributions and learn what is different. In each step
         rows get normal noise anew, which falls during the training, and held-out rows tell when to

@@ -21,14 +21,6 @@ def solve_increasing(
     Source: Dowell, Jarratt: A modified regula falsi method for computing the root of an equation,
     1971 (the "Illinois" method).
 
-    #### Example
-
-    >>> import numpy as np
-    >>> from tfp_realnvp.tables.numerics import solve_increasing
-    >>> targets = np.array([8., 27.])
-    >>> solve_increasing(lambda x, indices: x**3 - targets[indices], np.zeros(2)).round(4)
-    array([2., 3.])
-
     Args:
       function: of numbers [M] and of their indices [M] in `guesses`, with values [M]. It does not
         fall, and has values of both signs.

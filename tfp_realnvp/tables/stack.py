@@ -18,9 +18,10 @@ __all__ = ["StackOptions", "TableStack", "fit_table_stack"]
 _MIN_ROWS_OF_FLOWS = 150
 # Candidates of smaller weights are dropped.
 _LEAST_WEIGHT = 1e-3
-# Held-out rows say nothing about rows that are rarer: where columns depend on each other exactly, a
-# single other row would be impossible without heavy tails.
-_STUDENT_T_WEIGHT = 0.01
+# N held-out rows say nothing about rows that are rarer than one in N: where columns depend on each
+# other exactly, a single other row would be impossible without heavy tails. They keep this weight,
+# or the share of this number of rows if it is less.
+_STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
 
 
 class StackOptions(NamedTuple):
@@ -130,13 +131,13 @@ def fit_table_stack(
     for least_variance in options.least_variances:
         candidates += fit_normal_mixtures(splits, least_variance, rng, num_conditions)
     log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
-    weights, start_log_probs = _stacked(log_probs, held_out.weights)
+    weights, start_log_probs = _stacked(log_probs, held_out)
     flows, history = _fit_flows(candidates[0], splits, log_probs, options, rng)
     end_log_probs = start_log_probs
     if flows:
         candidates.append(flows)
         log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits)])
-        weights, end_log_probs = _stacked(log_probs, held_out.weights)
+        weights, end_log_probs = _stacked(log_probs, held_out)
     both = np.stack([start_log_probs, end_log_probs], axis=1)
     return StackFit(TableStack.of(candidates, weights), held_out, both, history)
 
@@ -175,7 +176,7 @@ def _fit_flows(
         if i == 0:
             before = log_probs[: len(held_out.values)]
             after = np.column_stack([before, flow.log_prob(held_out.values)])
-            (_, before), (_, after) = (_stacked(each, held_out.weights) for each in (before, after))
+            (_, before), (_, after) = (_stacked(each, held_out) for each in (before, after))
             gain, error = held_out.mean_and_error(after - before)
             if gain <= error:
                 return [], histories
@@ -188,13 +189,14 @@ def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -
     return np.concatenate([density.log_prob(held_out.values) for density, (_, held_out) in pairs])
 
 
-def _stacked(log_probs: np.ndarray, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Returns the weights of candidates and the log density of their mixture, of log_probs.
 
     The first candidate, Student t distributions, keeps a small weight in any case.
     """
-    weights = stacking_weights(log_probs, row_weights)
+    weights = stacking_weights(log_probs, held_out.weights)
     weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
-    weights *= (1 - _STUDENT_T_WEIGHT) / weights.sum()
-    weights[0] += _STUDENT_T_WEIGHT
+    least = min(_STUDENT_T_WEIGHT, _STUDENT_T_ROWS / held_out.number)
+    weights *= (1 - least) / weights.sum()
+    weights[0] += least
     return weights, mixture_log_prob(log_probs, weights)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,24 +16,21 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.passes import surround_with
-from tfp_realnvp.internal import atomic_files, private_api, replicas, validation
-from tfp_realnvp.networks.condition_spec import sentences_of_labels
-from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
+from tfp_realnvp.condition_spec import sentences_of_labels
+from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.training import optimizers, tracking, workers
-from tfp_realnvp.training.annealing import CosineAnnealing, StepRates
+from tfp_realnvp.training.batches import BatchModel
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
-    EXPECTED_WEIGHTS,
     arguments_for_keras,
-    batch_for_keras,
     check_channels_last,
     check_distribution,
     check_no_labels,
     drop_conditions,
     events_of_batch,
-    warn_of_labels,
-    weights_of_batch,
 )
+from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates
+from tfp_realnvp.training.saving import SavableModel
 
 __all__ = ["FlowModel"]
 
@@ -67,7 +62,7 @@ def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tens
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class FlowModel(keras.Model):
+class FlowModel(BatchModel, SavableModel):
     r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
 
     ```
@@ -206,13 +201,11 @@ class FlowModel(keras.Model):
         )
         self._bits_per_dim = workers.ReplicatedMean(name="bits_per_dim")
         self._evaluation_guard = FiniteGuard()
-        self._has_warned_of_labels = False
         self.scale_l2 = 0.0
         self.global_statistics = True
         self.step_rates: StepRates | None = None
         self.validation_freq: int | list[int] = 1
         self._is_annealed = False
-        self._may_initialize = False
         self._after_fit = contextlib.ExitStack()
         self.built = True
 
@@ -447,43 +440,9 @@ class FlowModel(keras.Model):
                 values, **distributions.route(self.distribution, **options)
             )
 
-    def _condition(self, data: Any) -> tf.Tensor | None:
-        """Returns the condition of a batch, `None` for a distribution that takes none."""
-        condition = pixels.condition_component(data)
-        if condition is not None and not self.takes_condition:
-            if not self._has_warned_of_labels:
-                self._has_warned_of_labels = True
-                warn_of_labels(self.distribution)
-            condition = None
-        return distributions.as_conditions(self.distribution, condition, "FlowModel")
-
     def _penalty(self) -> tf.Tensor:
         halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
-
-    def _events_and_weights(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the events of a batch, and their weights [B] in the dtype of log densities."""
-        events = events_of_batch(data, self.distribution.event_shape)
-        return events, weights_of_batch(data, self.distribution.dtype)
-
-    def _data_record(self, images: tf.Tensor, weights: tf.Tensor | None) -> FiniteRecord:
-        """Returns a record of what the data have to be, which holds for data of any form."""
-        record = FiniteRecord()
-        if self.dequantize:
-            num_values = distributions.find_num_values(self.distribution)
-            for is_valid, *message in pixels.gray_level_conditions(images, num_values):
-                record.require(is_valid, f"FlowModel: {'. '.join(message)}")
-        if weights is not None:
-            is_valid = tf.reduce_all(weights >= 0) & tf.math.is_finite(tf.reduce_sum(weights))
-            record.require(is_valid, f"FlowModel: {EXPECTED_WEIGHTS}.")
-        return record
-
-    def _check_in_evaluation(self, images: tf.Tensor, weights: tf.Tensor | None) -> None:
-        record = self._data_record(images, weights)
-        if record.names:
-            shares = record.are_finite() / replicas.num_replicas()
-            [are_finite] = replicas.sum_over_replicas([shares])
-            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
 
     def _evaluation_log_prob(self, data: Any, draw: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with noise sample `draw`."""
@@ -620,192 +579,3 @@ class FlowModel(keras.Model):
             results = super().predict(**arguments)
         self._evaluation_guard.raise_failure()
         return results
-
-    def train_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: dict[int, float] | None = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """Makes one step as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
-        data = batch_for_keras(self, x, y, sample_weight, class_weight)
-        options = {"class_weight": class_weight, "return_dict": return_dict}
-        self._guard.reset()
-        self._may_initialize = self._can_initialize
-        logs = super().train_on_batch(*data, **options)
-        self._guard.raise_failure(self.trainable_variables)
-        return logs
-
-    def test_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
-    ) -> Any:
-        """Evaluates as `keras.Model.test_on_batch` does; see `fit` for `x` and errors."""
-        data = batch_for_keras(self, x, y, sample_weight)
-        return super().test_on_batch(*data, return_dict=return_dict)
-
-    def predict_on_batch(self, x: Any) -> np.ndarray:
-        """Returns log p in nats for each image of a batch, [B]; see `fit` for `x` and errors."""
-        return super().predict_on_batch(batch_for_keras(self, x)[0])
-
-    # Saving.
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`, the distribution by its constructor arguments.
-
-        Raises:
-          TypeError: if a part of the distribution cannot be described; the message names it.
-        """
-        return {
-            "name": self.name,
-            "distribution": keras_config.serialize_distribution(self.distribution),
-            "dequantize": self.dequantize,
-            "dequantizer": keras_config.serialize_dequantizer(self.dequantizer),
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FlowModel:
-        """Returns a model with new networks.
-
-        Args:
-          config: of `get_config`.
-          custom_objects: classes by name, as in `keras.Model.from_config`.
-        """
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            distribution = keras_config.deserialize_distribution(config["distribution"])
-            dequantizer = keras_config.deserialize_dequantizer(config.get("dequantizer"))
-        return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
-
-    def get_compile_config(self) -> dict[str, Any]:
-        """Returns the arguments of `compile`, serialized."""
-        config = super().get_compile_config()
-        if not config:
-            return config
-        if self._is_annealed:
-            config["optimizer"] = None
-        options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
-        return {**config, **options}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles with the arguments that `get_compile_config` returned."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.build_optimizer()
-
-    def save(
-        self,
-        filepath: str | os.PathLike[str],
-        overwrite: bool = True,
-        zipped: bool | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Saves architecture, weights and optimizer atomically, otherwise as `keras.Model.save`.
-
-        `keras.models.load_model(filepath)` restores the model, ready for the next training step,
-        in any process that has imported `tfp_realnvp`. The new file is written beside `filepath`
-        and replaces it when complete, so that a save that is interrupted leaves the old file.
-
-        Args:
-          filepath: `*.keras`; with `zipped=False` a folder, whose name does not end so.
-          overwrite: whether an existing file or folder may be replaced.
-          zipped: `False` makes a folder instead of a file.
-          **kwargs: as in `keras.Model.save`.
-
-        Raises:
-          ValueError: if `filepath` does not end as it should. An HDF5 file does not have the
-            architecture.
-          FileExistsError: if the file exists and not `overwrite`.
-          TypeError: if a part of the distribution cannot be described; the message names it.
-          OSError: if the file cannot be written. The old file stays.
-        """
-        path = os.fspath(filepath)
-        if "://" in path:
-            # Not a local file: Keras and the remote service define what is atomic.
-            return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
-        if path.endswith((".h5", ".hdf5")):
-            raise ValueError(
-                f"FlowModel.save: expected a file *.keras, got {path!r}; "
-                "`save_weights('model.weights.h5')` saves weights alone."
-            )
-        is_file = zipped is None or zipped
-        if path.endswith(".keras") != is_file:
-            kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
-            raise ValueError(f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}.")
-        if os.path.exists(path) and not overwrite:
-            raise FileExistsError(f"FlowModel.save: {path!r} exists.")
-        if self.compiled:
-            # Loading builds the optimizer as well.
-            self.build_optimizer()
-        with atomic_files.atomic_replace(path) as whole:
-            # Keras writes a zip file in memory first. HDF5 may crash where the disk is full.
-            archive = whole if is_file else whole.with_name("archive.keras")
-            super().save(archive, **kwargs)
-            if not is_file:
-                with zipfile.ZipFile(archive) as file:
-                    file.extractall(whole)
-
-    def save_weights(
-        self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
-    ) -> None:
-        """Saves weights, also the optimizer's, atomically, otherwise as `keras.Model.save_weights`.
-
-        Args:
-          filepath: `*.weights.h5`.
-          overwrite: whether an existing file may be replaced.
-          **kwargs: as in `keras.Model.save_weights`. With `max_shard_size` Keras writes the files.
-
-        Raises:
-          ValueError: if `filepath` does not end so.
-          FileExistsError: if the file exists and not `overwrite`.
-          OSError: if the file cannot be written. The old file stays.
-        """
-        if "://" in os.fspath(filepath) or kwargs.get("max_shard_size") is not None:
-            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
-        if os.path.exists(filepath) and not overwrite:
-            raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
-        weights_file.save_weights(self, filepath)
-
-    def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes a SavedModel for serving; see `export_saved_model`.
-
-        Args:
-          filepath: the folder.
-          **kwargs: as in `export_saved_model`.
-        """
-        saved_model.export_saved_model(self.distribution, filepath, **kwargs)
-
-    def save_to_preset(self, folder: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes configuration, weights and a model card to a folder, for `from_preset`.
-
-        Args:
-          folder: created if it is missing; other files in it stay.
-          **kwargs: as in `tfp_realnvp.serialization.presets.save_to_preset`; `card` is a dictionary
-            of facts for the model card.
-        """
-        presets.save_to_preset(self, folder, **kwargs)
-
-    @classmethod
-    def from_preset(
-        cls,
-        handle: str | os.PathLike[str],
-        custom_objects: dict[str, Any] | None = None,
-        network_dtype: str | None = None,
-    ) -> FlowModel:
-        """Returns the model of a preset, with its weights; no code from the preset is run.
-
-        Called on a subclass, it returns a model of this subclass.
-
-        Args:
-          handle: a folder of `save_to_preset`, the name of a preset of this package,
-            `hf://user/repo`, or `kaggle://user/model/keras/variation`.
-          custom_objects: the caller's own layers and functions, by name.
-          network_dtype: dtype policy of the networks instead of that of the training; `'float32'`
-            makes `decode(encode(x))` exact after training in mixed precision.
-
-        Raises:
-          ValueError: if there is no such preset, it is not a valid one, or its class is neither
-            this class nor a base or subclass of it.
-          ImportError: if the handle needs a library that is not installed.
-        """
-        return presets.from_preset(handle, custom_objects, network_dtype, model_class=cls)

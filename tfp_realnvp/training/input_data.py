@@ -13,9 +13,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.tf_data import without_autotune
-from tfp_realnvp.networks import ConditionSpec
 
 __all__ = [
     "EXPECTED_WEIGHTS",
@@ -46,16 +46,6 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
 
     Keras splits arrays and makes batches of them; see `without_autotune` for the difference. Other
     data, and all other arguments, are left to Keras as they are.
-
-    #### Example
-
-    >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.training.input_data import arguments_for_keras
-    >>> tfd = tfp.distributions
-    >>> model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [4, 4, 1]))
-    >>> arguments = arguments_for_keras(model, 'fit', np.zeros([5, 4, 4, 1]), batch_size=2)
-    >>> [batch.shape[0] for batch in arguments['x'].get_tf_dataset()]
-    [2, 2, 1]
 
     Args:
       model: a `FlowModel`.
@@ -125,16 +115,6 @@ def batch_for_keras(
     model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
 ) -> tuple[Any, Any, Any]:
     """Returns events, conditions and weights of one batch, checked.
-
-    #### Example
-
-    >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> from tfp_realnvp.training.input_data import batch_for_keras
-    >>> tfd = tfp.distributions
-    >>> model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [2]))
-    >>> x, y, weights = batch_for_keras(model, [[0., 1.]], sample_weight=[2.])
-    >>> x.shape, y, weights
-    ((1, 2), None, array([2.]))
 
     Args:
       model: a `FlowModel`.
@@ -227,16 +207,6 @@ def _check_weights(weights: Any, events: Any) -> None:
 def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """Raises `ValueError` if conditions are given to a distribution that takes none.
 
-    #### Example
-
-    >>> import numpy as np, tensorflow_probability as tfp
-    >>> from tfp_realnvp.training.input_data import check_no_labels
-    >>> images = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
-    >>> check_no_labels(images, (np.zeros([2, 4, 4, 1]), np.zeros([2])))
-    Traceback (most recent call last):
-    ...
-    ValueError: FlowModel: expected events without labels or conditions, ...
-
     Args:
       distribution: of the events.
       data: a tuple of events and conditions. Labels in a dictionary or a dataset are no error, for
@@ -276,13 +246,6 @@ def check_data(
     """Checks arrays before training: shape, gray levels, weights, and all conditions.
 
     Of other data only an empty dataset is known before training.
-
-    #### Example
-
-    >>> import numpy as np, tensorflow_probability as tfp
-    >>> from tfp_realnvp.training.input_data import check_data
-    >>> images = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1])
-    >>> check_data(np.zeros([2, 4, 4, 1], np.uint8), images, gray_levels=True)
 
     Args:
       data: events, or a tuple of events, conditions and weights, in any form that `FlowModel.fit`
@@ -372,14 +335,6 @@ def _warn_of_few_levels(data: Any, distribution: tfd.Distribution) -> None:
 def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
     """Returns the images [B, H, W, C], or vectors [B, D], of a batch, which may also have labels.
 
-    #### Example
-
-    >>> import numpy as np, tensorflow as tf
-    >>> from tfp_realnvp.training.input_data import events_of_batch
-    >>> batch = (np.zeros([2, 4, 4, 1]), np.zeros([2]))
-    >>> events_of_batch(batch, tf.TensorShape([4, 4, 1])).shape
-    TensorShape([2, 4, 4, 1])
-
     Args:
       data: as `pixels.image_component` takes it.
       event_shape: of the distribution.
@@ -396,14 +351,6 @@ def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
 
 def weights_of_batch(data: Any, dtype: tf.DType) -> tf.Tensor | None:
     """Returns the weights of the events of a batch, [B], or `None`.
-
-    #### Example
-
-    >>> import numpy as np, tensorflow as tf
-    >>> from tfp_realnvp.training.input_data import weights_of_batch
-    >>> batch = (np.zeros([2, 4, 4, 1]), None, np.array([[1], [2]]))
-    >>> weights_of_batch(batch, tf.float32).numpy().tolist()
-    [1.0, 2.0]
 
     Args:
       data: as `pixels.weight_component` takes it, with weights [B] or [B, 1].

@@ -32,14 +32,6 @@ class TrackedVariables(keras.layers.Layer):
     """Makes `tf.Variable`s known to Keras, which tracks only Keras variables.
 
     Files have each one under its name, not its position.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.tracking import TrackedVariables
-    >>> layer = TrackedVariables({'loc': tf.Variable([1.0, 2.0])}, name='layer')
-    >>> layer.count_params(), layer.variables[0].path
-    (2, 'loc')
     """
 
     @classmethod
@@ -106,15 +98,6 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     A name is the way to the variable through constructor arguments of distributions and bijectors,
     and attributes of other modules. Parts in a list go by their own names. So the name of a
     variable does not depend on the number or the order of other variables.
-
-    #### Example
-
-    >>> import tensorflow as tf, tensorflow_probability as tfp
-    >>> from tfp_realnvp.training.tracking import variable_names
-    >>> tfd = tfp.distributions
-    >>> base = tfd.Sample(tfd.Normal(tf.Variable(0.), 1.), [3])
-    >>> list(variable_names(base, 'base').values())
-    ['base.distribution.loc']
 
     Args:
       module: a distribution, a bijector or another module.

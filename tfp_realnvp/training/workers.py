@@ -16,14 +16,6 @@ class ReplicatedMean(keras.metrics.Mean):
 
     Keras sums the replicas' values when a metric is read, which needs all workers: a worker that
     saves the model alone would wait forever.
-
-    #### Example
-
-    >>> from tfp_realnvp.training.workers import ReplicatedMean
-    >>> mean = ReplicatedMean(name='loss')
-    >>> mean.update_state([1.0, 3.0])
-    >>> float(mean.result())
-    2.0
     """
 
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
@@ -43,43 +35,19 @@ def check_scope(name: str, variables: Sequence[tf.Variable]) -> None:
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of processes of a strategy.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.workers import num_workers
-    >>> num_workers(tf.distribute.get_strategy())
-    1
-    """
+    """Returns the number of processes of a strategy."""
     if strategy.num_replicas_in_sync == 1:
         return 1
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process writes checkpoints and results.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.workers import is_chief
-    >>> is_chief(tf.distribute.get_strategy())
-    True
-    """
+    """Returns whether this process writes checkpoints and results."""
     return num_workers(strategy) == 1 or strategy.extended.should_checkpoint
 
 
 def broadcast_from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
-    """Returns the chief's value on all workers. All workers have to make the same calls.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.workers import broadcast_from_chief
-    >>> broadcast_from_chief(tf.distribute.get_strategy(), 3.0)
-    3.0
-    """
+    """Returns the chief's value on all workers. All workers have to make the same calls."""
     if num_workers(strategy) == 1:
         return value
 

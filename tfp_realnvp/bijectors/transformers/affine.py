@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.transformers.transformer import Transformer
+from tfp_realnvp.internal import validation
 
 __all__ = ["Affine"]
 
@@ -37,13 +38,20 @@ class Affine(Transformer):
         Args:
           scale: the initial value of the trainable scale of tanh, or the variable itself.
           dtype: dtype of the variable.
+
+        Raises:
+          TypeError: if `scale` is neither a number nor a scalar variable of this dtype.
+          ValueError: if `scale` is not finite.
         """
         super().__init__(name="affine")
-        self.scale = (
-            scale
-            if isinstance(scale, tf.Variable)
-            else tf.Variable(scale, dtype=dtype, name="scale")
-        )
+        dtype = validation.float_dtype(dtype, "Affine")
+        expected = f"Affine: expected a finite number or a scalar {dtype.name} variable as scale"
+        if not isinstance(scale, tf.Variable):
+            validation.real(scale, lambda number: abs(number) <= dtype.max, expected)
+            scale = tf.Variable(scale, dtype=dtype, name="scale")
+        is_valid = scale.dtype == dtype and scale.shape.rank == 0
+        validation.require(is_valid, expected, scale, TypeError)
+        self.scale = scale
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""

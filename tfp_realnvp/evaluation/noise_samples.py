@@ -25,17 +25,6 @@ class NoiseSamples(FlowModel):
 
     The noise samples u_1 … u_K of an event are determined by the seed and its gray levels. The
     first one is that of `FlowModel.predict`.
-
-    #### Example
-
-    >>> import numpy as np, tensorflow_probability as tfp
-    >>> from tfp_realnvp.training.noise_samples import NoiseSamples
-    >>> tfd = tfp.distributions
-    >>> normal = tfd.Sample(tfd.Normal(2., 1.), [4, 4, 1])
-    >>> images = np.random.default_rng(0).integers(0, 5, [3, 4, 4, 1])
-    >>> samples = NoiseSamples.of(normal, 'example', num_samples=2).predict_samples(images)
-    >>> samples['log_prob'].shape
-    (3, 2)
     """
 
     num_samples = 1

@@ -1,7 +1,9 @@
-"""The levels of representation: the effect of the latents of each scale."""
+"""What the latents of each scale of an image are: their effect, and their statistics."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,19 +11,20 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.bijectors import RealNVPImage
 from tfp_realnvp.distributions import route
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents.codec import (
     Flow,
+    bijector_of,
     decode,
     encode,
-    image_bijector_of,
     with_axis,
     without_model,
 )
 from tfp_realnvp.latents.sampling import sample_latents, stateless_seed
 
-__all__ = ["levels_of_representation"]
+__all__ = ["ScaleStatistics", "latent_statistics", "levels_of_representation"]
 
 tfd = tfp.distributions
 
@@ -31,8 +34,8 @@ def levels_of_representation(
     images: ArrayLike,
     base: tfd.Distribution | None = None,
     mode: Literal["redraw", "zero"] = "redraw",
-    seed: int = 0,
     *,
+    seed: int | Sequence[int] = 0,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
     """Keeps the latents of coarse scales and replaces the latents of finer scales (Appendix D).
@@ -61,7 +64,7 @@ def levels_of_representation(
       base: distribution over latents [H, W, C] to draw from. `None` means the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
-      seed: seed of the samples.
+      seed: one or two integers. Equal seeds give equal samples.
       conditional_input: the condition of the images, as in `encode`, and of a conditional base.
 
     Returns:
@@ -73,14 +76,16 @@ def levels_of_representation(
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     flow = without_model(flow)
-    bijector = image_bijector_of(flow)
+    bijector = bijector_of(flow, RealNVPImage)
     latents = encode(flow, images, conditional_input=conditional_input)
     if base is None and isinstance(flow, private_api.TransformedDistribution):
         base = flow.distribution
     if mode == "zero":
         others = np.zeros_like(latents)
     elif base is None:
-        others = sample_latents(latents.shape[-3:], latents.shape[:-3], seed, dtype=bijector.dtype)
+        others = sample_latents(
+            latents.shape[-3:], latents.shape[:-3], seed=seed, dtype=bijector.dtype
+        )
     else:
         if not base.event_shape.is_compatible_with(latents.shape[-3:]):
             raise ValueError(
@@ -98,3 +103,77 @@ def levels_of_representation(
     ]
     conditions = with_axis(flow, conditional_input)
     return decode(flow, tf.stack(columns, axis=-4), conditional_input=conditions)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleStatistics:
+    """Moments of the latents of one scale, over images, positions and channels.
+
+    For the standard normal, the mean, standard deviation, skewness and excess kurtosis are 0, 1, 0
+    and 0.
+
+    Attributes:
+      shape: shape of the latents of one image at this scale, (height, width, channels).
+      mean: the mean.
+      std: the standard deviation σ.
+      skewness: E[(z - mean)³] / σ³.
+      excess_kurtosis: E[(z - mean)⁴] / σ⁴ - 3.
+      largest: the largest |z|.
+    """
+
+    shape: tuple[int, int, int]
+    mean: float
+    std: float
+    skewness: float
+    excess_kurtosis: float
+    largest: float
+
+
+def latent_statistics(
+    flow: Flow,
+    images: ArrayLike,
+    *,
+    batch_size: int = 64,
+    conditional_input: ArrayLike | None = None,
+) -> tuple[ScaleStatistics, ...]:
+    """Returns the moments of the latents of images for each scale, from fine to coarse.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
+    >>> flow = tfr.RealNVPImage((8, 8, 1), num_scales=2, num_blocks=0, num_filters=4)
+    >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
+    >>> [scale.shape for scale in latents.latent_statistics(flow, images)]
+    [(4, 4, 2), (4, 4, 2)]
+
+    Args:
+      flow: as in `encode`, of images.
+      images: images [..., H, W, C], as in `encode`.
+      batch_size: number of images that are encoded at a time.
+      conditional_input: the condition of the images, as in `encode`.
+
+    Returns:
+      One `ScaleStatistics` for each scale, in the order of `RealNVPImage.split_latents`.
+
+    Raises:
+      TypeError: see `encode`.
+      ValueError: see `encode`.
+    """
+    bijector = bijector_of(flow, RealNVPImage)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
+    by_scale = bijector.split_latents(tf.constant(latents))
+    return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)
+
+
+def _statistics(z: np.ndarray) -> ScaleStatistics:
+    mean, std = z.mean(), z.std()
+    scaled = (z - mean) / std if std > 0 else np.zeros_like(z)
+    return ScaleStatistics(
+        shape=z.shape[-3:],
+        mean=float(mean),
+        std=float(std),
+        skewness=float(np.mean(scaled**3)),
+        excess_kurtosis=float(np.mean(scaled**4) - 3),
+        largest=float(np.abs(z).max()),
+    )

@@ -1,4 +1,4 @@
-"""Keras callbacks for training flows."""
+"""Checkpoints of training, from which a process that is killed resumes."""
 
 from __future__ import annotations
 
@@ -16,212 +16,10 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.folder_lock import FolderLock
 from tfp_realnvp.training import workers
-from tfp_realnvp.training.annealing import set_learning_rates
 from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
 
-__all__ = ["LearningRateBudget", "TrainingCheckpoint"]
-
-# The default warm-up: a number of steps, and its largest share of a budget.
-_WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
-
-
-class LearningRateBudget(keras.callbacks.Callback):
-    r"""Warms the learning rate up, holds it, and anneals it to zero at the end of a budget.
-
-    With the fraction `f` of the budget that is used up, in steps or in seconds of wall time,
-
-    ```
-    learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
-    ```
-
-    and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
-    a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
-
-    With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
-    `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
-
-    By default the warm-up takes 100 steps, and in a short budget a share of it, 0.3 or `hold` if
-    that is less, so that the rate reaches its peak. In a budget of seconds the share is one of the
-    time after the first step of `fit`, most of which is tracing.
-
-    With the `steps_per_execution` of `compile`, a `FlowModel` has the rates of a budget of steps,
-    and its end, at each step. A budget of seconds looks at the clock once an execution.
-
-    The logs of each epoch, and so the progress line of `fit`, have `minutes_left`: the time until
-    the budget is used up.
-
-    #### Example
-
-    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> tfd = tfp.distributions
-    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
-    ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=1, num_filters=4)))
-    >>> model.compile()
-    >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
-    >>> history = model.fit(images, batch_size=8, epochs=9, verbose=0,
-    ...                     callbacks=[tfr.LearningRateBudget(1e-3, steps=12)])
-    >>> len(history.epoch), round(float(model.optimizer.learning_rate), 6)
-    (3, 0.000167)
-    """
-
-    def __init__(
-        self,
-        peak: float = 1e-3,
-        *,
-        steps: int | None = None,
-        seconds: float | None = None,
-        warmup_steps: int | None = None,
-        hold: float = 0.5,
-        warmup: float | None = None,
-        cosine: bool = False,
-        used_seconds: float = 0.0,
-    ) -> None:
-        """Constructs the callback.
-
-        Args:
-          peak: the highest learning rate.
-          steps: the budget in steps of the optimizer. Give either `steps` or `seconds`.
-          seconds: the budget in seconds within `fit`.
-          warmup_steps: steps until the peak is reached; by default 100, or less as above.
-          hold: fraction of the budget at which annealing begins, in [0, 1).
-          warmup: fraction of the budget until the peak is reached, in place of `warmup_steps`.
-          cosine: whether annealing follows half a cosine, not a line.
-          used_seconds: seconds of the budget that earlier runs have used up.
-
-        Raises:
-          ValueError: if not exactly one budget is given, an argument is out of range, or a given
-            warm-up takes longer than the budget.
-        """
-        super().__init__()
-        if (steps is None) == (seconds is None):
-            raise ValueError(
-                "LearningRateBudget: expected either a positive number of steps or of seconds, got "
-                f"steps={steps}, seconds={seconds}."
-            )
-        for value, is_valid, expected in (
-            (steps if seconds is None else seconds, lambda x: x > 0, "positive steps or seconds"),
-            (peak, lambda x: 0 < x < math.inf, "a positive peak"),
-            (
-                1 if warmup_steps is None else warmup_steps,
-                lambda x: 1 <= x < math.inf,
-                "at least 1 warmup_steps",
-            ),
-            (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
-            (warmup or 0, lambda x: 0 <= x < 1, "warmup in [0, 1)"),
-            (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
-        ):
-            validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
-        if warmup_steps is not None and (warmup is not None or warmup_steps > (steps or math.inf)):
-            raise ValueError(
-                "LearningRateBudget: expected warmup_steps of at most the steps, and only without "
-                f"warmup, got warmup_steps={warmup_steps}, steps={steps}, warmup={warmup}."
-            )
-        self.peak = peak
-        self.steps = steps
-        self.seconds = seconds
-        self.warmup_steps = warmup_steps
-        self.hold = hold
-        self.warmup = warmup
-        self.cosine = validation.flag(cosine, "LearningRateBudget: expected a bool as cosine")
-        self.used_seconds = used_seconds
-        self._start: float | None = None
-        # Steps, time and fraction after the first step of `fit`, most of which is tracing.
-        self._after_first_step: tuple[int, float, float] | None = None
-
-    @property
-    def fraction(self) -> float:
-        """The fraction of the budget that is used up, from 0."""
-        if self.steps is not None:
-            return _step(self.model) / self.steps
-        return self.elapsed_seconds / self.seconds
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds of training, those of earlier runs included."""
-        return self.used_seconds + (0 if self._start is None else time.monotonic() - self._start)
-
-    @property
-    def remaining_seconds(self) -> float:
-        """Seconds until the budget is used up; NaN for steps before the first one of `fit`.
-
-        The time of the remaining steps is estimated by that of the steps of this `fit`, with their
-        validations and checkpoints, and without the first step.
-        """
-        if self.seconds is not None:
-            return max(0.0, self.seconds - self.elapsed_seconds)
-        if self._after_first_step is None:
-            return math.nan
-        first, start, _ = self._after_first_step
-        step = _step(self.model)
-        seconds_per_step = (time.monotonic() - start) / max(1, step - first)
-        return max(0, self.steps - step) * seconds_per_step
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
-        self._start, self._after_first_step = time.monotonic(), None
-        if isinstance(self.model, FlowModel):
-            self.model.call_after_fit(self.on_train_end)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Stops the clock."""
-        self.used_seconds, self._start = self.elapsed_seconds, None
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rate."""
-        first, fraction = _step(self.model), self._common_fraction()
-
-        def rate_of(index: int) -> float | None:
-            step = first + index
-            if self.steps is None:
-                return self._rate(step, fraction)
-            is_over = index > 0 and step >= self.steps
-            return None if is_over else self._rate(step, step / self.steps)
-
-        set_learning_rates(self.model, rate_of)
-
-    def _rate(self, step: int, fraction: float) -> float:
-        if self.warmup:
-            warm = fraction / self.warmup
-        elif self.warmup_steps is not None:
-            warm = (step + 1) / self.warmup_steps
-        else:
-            warm = (step + 1) / _WARMUP_STEPS
-            # At a hold of nearly zero no warm-up ends before the annealing begins.
-            share = max(0.05, min(_WARMUP_SHARE, self.hold))
-            if self.steps is not None:
-                warm = max(warm, (step + 1) / (share * self.steps))
-            elif self._after_first_step is not None:
-                *_, start = self._after_first_step
-                warm = max(warm, (fraction - start) / (share * (1 - start)))
-        annealed = min(1.0, max(0.0, 1 - fraction) / (1 - self.hold))
-        if self.cosine:
-            annealed = (1 - math.cos(math.pi * annealed)) / 2
-        return self.peak * min(1.0, warm) * annealed
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops when the budget is used up."""
-        fraction = self._common_fraction()
-        if self._after_first_step is None:
-            self._after_first_step = _step(self.model), time.monotonic(), fraction
-        self._stop_if_used_up(fraction)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds `minutes_left` to the logs; stops if the budget ran out during the validation."""
-        if logs is not None:
-            logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
-        self._stop_if_used_up(self._common_fraction())
-
-    def _stop_if_used_up(self, fraction: float) -> None:
-        if fraction >= 1:
-            self.model.stop_training = True
-
-    def _common_fraction(self) -> float:
-        # With different learning rates the workers' weights would diverge, and a worker that stops
-        # alone leaves the others waiting.
-        if self.steps is not None:
-            return self.fraction
-        return workers.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
+__all__ = ["TrainingCheckpoint"]
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -353,7 +151,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             with lock if self._writes else contextlib.nullcontext():
                 self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
         strategy = self.model.distribute_strategy
-        step = _step(self.model)
+        step = step_of(self.model)
         step_of_chief = int(workers.broadcast_from_chief(strategy, float(step)))
         if step != step_of_chief:
             raise FileNotFoundError(
@@ -384,7 +182,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._budget is not None:
             self._seconds.assign(self._budget.elapsed_seconds)
         try:
-            self._manager.save(_step(self.model))
+            self._manager.save(step_of(self.model))
         except tf.errors.OpError as error:
             # TensorFlow leaves what it has written.
             for part in pathlib.Path(self._manager.directory).glob("*_temp"):
@@ -446,8 +244,3 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     @property
     def _writes(self) -> bool:
         return workers.is_chief(self.model.distribute_strategy)
-
-
-def _step(model: keras.Model) -> int:
-    # A variable of several devices does not convert to a Python number.
-    return int(model.optimizer.iterations.numpy())

@@ -1,5 +1,6 @@
-"""The UCI tables, from made-up files of the same form."""
+"""The UCI tables, from made-up files of the same form, and a short run."""
 
+import json
 import sys
 
 import h5py
@@ -8,8 +9,13 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def load_uci(load_script):
-    return load_script("train_table").load_uci
+def script(load_script):
+    return load_script("train_uci")
+
+
+@pytest.fixture(scope="module")
+def load_table(script):
+    return script.load_table
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,8 @@ def folder(tmp_path_factory):
         ("bsds300", [(20, 63), (5, 63), (7, 63)]),
     ],
 )
-def test_splits(folder, name, shapes, load_uci):
-    splits = load_uci(name, folder)
+def test_splits(folder, name, shapes, load_table):
+    splits = load_table(name, folder)
     assert list(splits) == ["train", "validation", "test"]
     assert [rows.shape for rows in splits.values()] == shapes
     assert all(rows.dtype == np.float32 for rows in splits.values())
@@ -64,9 +70,9 @@ def test_splits(folder, name, shapes, load_uci):
         np.testing.assert_allclose(rows.std(axis=0, ddof=1), 1, rtol=1e-5)
 
 
-def test_power_keeps_its_columns_and_adds_noise(folder, load_uci):
+def test_power_keeps_its_columns_and_adds_noise(folder, load_table):
     raw = np.load(folder / "power" / "data.npy")
-    rows = np.concatenate(list(load_uci("power", folder).values()))
+    rows = np.concatenate(list(load_table("power", folder).values()))
     for column, original in enumerate([0, 2, 4, 5, 6, 7]):
         # Shuffled and scaled.
         expected = np.sort(raw[:, original])
@@ -75,19 +81,44 @@ def test_power_keeps_its_columns_and_adds_noise(folder, load_uci):
         assert largest < (1.5 if original in (4, 5, 6) else 0.02)
 
 
-def test_gas_drops_the_first_of_similar_columns(folder, load_uci):
+def test_gas_drops_the_first_of_similar_columns(folder, load_table):
     raw = np.load(folder / "gas" / "ethylene_CO.npy")
-    rows = np.concatenate(list(load_uci("gas", folder).values()))
+    rows = np.concatenate(list(load_table("gas", folder).values()))
     correlation = np.corrcoef(rows.T, raw.T)[:2, 2:]
     np.testing.assert_allclose([correlation[0, 1], correlation[1, 3]], 1, atol=1e-6)
 
 
-def test_missing_files(tmp_path, load_uci):
+def test_missing_files(tmp_path, load_table):
     with pytest.raises(FileNotFoundError, match=r"data\.npy"):
-        load_uci("power", tmp_path)
+        load_table("power", tmp_path)
 
 
-def test_the_pickle_needs_pandas(tmp_path, monkeypatch, load_uci):
+def test_the_pickle_needs_pandas(tmp_path, monkeypatch, load_table):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"Reading .*ethylene_CO.pickle needs pandas"):
-        load_uci("gas", tmp_path)
+        load_table("gas", tmp_path)
+
+
+def test_a_run(tmp_path, run_script, script):
+    (tmp_path / "miniboone").mkdir()
+    rows = np.random.default_rng(0).normal(size=[400, 3])
+    np.save(tmp_path / "miniboone" / "data.npy", rows)
+    arguments = (
+        "train_uci",
+        "--table=miniboone",
+        f"--data_dir={tmp_path}",
+        "--limit_minutes=0.02",
+        "--num_couplings=2",
+        f"--output_dir={tmp_path / 'out'}",
+    )
+    run_script(*arguments)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    published = {f"{name}, published" for name in script._PUBLISHED}
+    assert set(results) == {"Real NVP", "normal distribution", *published}
+    assert results["MAF (10), published"] == [-12.24]
+    # That of standard normal rows is -3 (1 + log 2π) / 2.
+    assert abs(results["normal distribution"][0] + 4.26) < 0.5
+    assert results["Real NVP"][0] > -20
+    # The time is used up.
+    run_script(*arguments)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results

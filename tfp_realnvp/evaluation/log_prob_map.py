@@ -12,10 +12,10 @@ import tensorflow_probability as tfp
 from tfp_realnvp.bijectors import RealNVPImage, parts
 from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
+from tfp_realnvp.evaluation.log_prob import log_prob
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.log_prob import log_prob
-from tfp_realnvp.training.noise_samples import NoiseSamples
 
 __all__ = ["log_prob_map"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples, log_mean_exp
 from tfp_realnvp.training.diagnosis import warn_unless_finite
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.noise_samples import NoiseSamples, log_mean_exp
 
 __all__ = ["log_prob"]
 

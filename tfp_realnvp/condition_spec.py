@@ -34,14 +34,6 @@ class ConditionSpec:
     With `dropout` the condition may be missing: `None`, a label of -1, or a vector or an image that
     contains a NaN.
 
-    #### Example
-
-    >>> import tfp_realnvp as tfr
-    >>> spec = tfr.ConditionSpec(num_classes=10)
-    >>> labels = spec.as_tensor([3, 7])
-    >>> labels.numpy().tolist(), spec.batch_shape(labels)
-    ([3, 7], TensorShape([2]))
-
     Attributes:
       event_shape: [K], or [H, W, K], where H and W can be `None`; [] for labels.
       num_classes: K, for labels.
@@ -239,20 +231,7 @@ class ConditionSpec:
 
 @contextlib.contextmanager
 def sentences_of_labels() -> Iterator[None]:
-    """Raises a `ValueError` for labels that are out of range in a graph, as of labels in an array.
-
-    #### Example
-
-    >>> import tensorflow as tf, tfp_realnvp as tfr
-    >>> from tfp_realnvp.networks.condition_spec import sentences_of_labels
-    >>> check = tf.function(tfr.ConditionSpec(num_classes=2).as_tensor)
-    >>> try:
-    ...   with sentences_of_labels():
-    ...     check(tf.constant([0, 7]))
-    ... except ValueError as error:
-    ...   print(str(error).partition(', or ')[2])
-    weights of the classes [..., 2], got [7].
-    """
+    """Raises for labels out of range in a graph the `ValueError` of labels in an array."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:

@@ -1,0 +1,548 @@
+import errno
+import json
+
+import flow_testing as ft
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+import tfp_realnvp as tfr
+from tfp_realnvp import data, evaluation
+from tfp_realnvp.internal import folder_lock
+
+# A false alarm: a run ends where its data or its limit ends.
+pytestmark = pytest.mark.filterwarnings("error:Your input ran out of data")
+
+_TINY = (
+    "--configuration=paper",
+    "--num_scales=1",
+    "--num_couplings=1",
+    "--num_blocks=0",
+    "--num_filters=2",
+    "--batch_size=5",
+    "--num_validation=10",
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, train=ft.grey_levels(60, (4, 4, 1)), test=ft.grey_levels(10, (4, 4, 1)))
+    return path
+
+
+def _no_report(*_):
+    return {"bits_per_dim": {"Real NVP": {}}}
+
+
+@pytest.fixture
+def train(images, tmp_path, run_script):
+    """Returns a function that trains in `tmp_path / folder`, without a report."""
+
+    def run(folder, *options):
+        output = tmp_path / folder
+        # The networks of compact have no blocks.
+        is_compact = "--configuration=compact" in options
+        tiny = [flag for flag in _TINY if not (is_compact and flag == "--num_blocks=0")]
+        flags = (f"--dataset={images}", f"--output_dir={output}", *tiny, *options)
+        run_script("train_paper", *flags, write_report=_no_report)
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory, run_script):
+    """Returns the folder of a run of 20 steps, and its flags."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY)
+    options += ("--epochs=2", "--log_steps=8", "--seed=5")
+    run_script("train_paper", *options)
+    return folder, options
+
+
+def _flags(folder):
+    return set((folder / "flags.txt").read_text().splitlines())
+
+
+def _data(folder, split, **options):
+    """Returns a split of the data that a run's preset names."""
+    settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
+    return data.load(**{**settings, **options}, split=split).dataset
+
+
+def _log(folder):
+    return np.genfromtxt(folder / "log.csv", delimiter=",", names=True, ndmin=1)
+
+
+def test_a_run_is_repeated_from_its_folder(trained, tmp_path, run_script):
+    first, _ = trained
+    run_script("train_paper", f"--flagfile={first / 'flags.txt'}", f"--output_dir={tmp_path}")
+    assert _flags(tmp_path) ^ _flags(first) == {
+        f"--output_dir={each}" for each in (tmp_path, first)
+    }
+    np.testing.assert_array_equal(_log(first)["step"], [8, 16, 20])
+    for column in ("bits_per_dim", "val_bits_per_dim"):
+        np.testing.assert_allclose(_log(tmp_path)[column], _log(first)[column], rtol=1e-5)
+
+
+def test_the_same_command_changes_nothing(trained, run_script):
+    folder, options = trained
+    names = ("log.csv", "model.weights.h5", "report.json", "config.json", "flags.txt")
+    before = {name: (folder / name).read_bytes() for name in names}
+    run_script("train_paper", *options)
+    assert before == {name: (folder / name).read_bytes() for name in names}
+
+
+def test_another_configuration_is_refused(trained, run_script):
+    folder, options = trained
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"(?s)--num_filters=2 in .*=3 now.*--seed=5 in .*=1 now"):
+        run_script("train_paper", *options, "--num_filters=3", "--seed=1")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_early_stop(train):
+    # Random images and a large learning rate: validation soon stops improving.
+    options = ("--epochs=100", "--log_steps=2", "--patience=3", "--learning_rate=0.3")
+    options += ("--notensorboard",)
+    folder = train("run", *options)
+    values = _log(folder)["val_bits_per_dim"]
+    assert len(values) < 500
+    assert np.argmin(values) == len(values) - 4
+    model = tfr.FlowModel.from_preset(folder)
+    model.compile()
+    found = model.evaluate(_data(folder, "validation"), verbose=0, return_dict=True)
+    assert found["bits_per_dim"] == pytest.approx(values.min(), abs=1e-5)
+    train("run", *options)
+    assert len(_log(folder)) == len(values)
+
+
+def test_a_limit_in_minutes(train):
+    folder = train("run", "--limit_minutes=0.02", "--log_steps=5", "--notensorboard")
+    seconds = _log(folder)["seconds"]
+    assert (np.diff(seconds) > 0).all()
+    assert seconds[-1] >= 1.2
+    assert len(seconds) == 1 or seconds[-2] < 1.2
+
+
+def test_tensorboard(trained):
+    tags = {}
+    for path in (trained[0] / "tensorboard").rglob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                tags.setdefault(f"{path.parent.name}/{value.tag}", []).append(event.step)
+    for tag in (
+        "train/epoch_bits_per_dim",
+        "train/epoch_learning_rate",
+        "validation/epoch_bits_per_dim",
+        "samples/samples",
+    ):
+        assert tags[tag] == [0, 1, 2]
+
+
+def test_mixed_precision_and_recompute(train):
+    folder = train("run", "--epochs=0.2", "--mixed_precision", "--recompute", "--notensorboard")
+    model = tfr.FlowModel.from_preset(folder)
+    assert {layer.dtype_policy.name for layer in model.networks} == {"mixed_bfloat16"}
+    assert model.distribution.bijector.parameters["recompute"]
+
+
+def test_the_preset_of_a_run(trained):
+    folder, _ = trained
+    card = json.loads((folder / "metadata.json").read_text())["card"]
+    assert card["steps"] == 20 and card["seconds"] >= 0
+    assert card["command"].startswith("python examples/train_paper.py --dataset=")
+    assert "--output_dir" not in card["command"] and "--seed=5" in card["command"]
+    report = json.loads((folder / "report.json").read_text())
+    assert card["bits/dim"]["test"] == round(report["bits_per_dim"]["Real NVP"]["test"], 3)
+    model = tfr.FlowModel.from_preset(folder)
+    model.compile()
+    found = model.evaluate(_data(folder, "test", batch_size=64), verbose=0, return_dict=True)
+    expected = report["bits_per_dim"]["Real NVP"]["test"]
+    assert found["bits_per_dim"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_more_epochs_go_on(train, capsys):
+    options = ("--log_steps=5", "--notensorboard", "--seed=2")
+    train("run", "--epochs=1", *options)
+    lines = capsys.readouterr().out.splitlines()
+    progress = [line for line in lines if line.startswith("5/5 - ")]
+    assert len(progress) == 2 and all("minutes_left: " in line for line in progress)
+    [tracing] = [line for line in lines if line.startswith("tracing the training step")]
+    assert lines.index(tracing) < lines.index(progress[0])
+    train("run", "--epochs=1", *options)
+    assert "tracing" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"--epochs=1.0 in the folder, --epochs=0.5 now"):
+        train("run", "--epochs=0.5", *options)
+    folder = train("run", "--epochs=1.5", *options)
+    np.testing.assert_array_equal(_log(folder)["step"], [5, 10, 15])
+
+
+def test_more_minutes_go_on(train):
+    options = ("--log_steps=5", "--notensorboard")
+    folder = train("run", "--limit_minutes=0.01", *options)
+    before = _log(folder)
+    with pytest.raises(ValueError, match=r"=0.01 in the folder, --limit_minutes=0.005 now"):
+        train("run", "--limit_minutes=0.005", *options)
+    # Tracing is part of the time.
+    minutes = (before["seconds"][-1] + 1) / 60
+    train("run", f"--limit_minutes={minutes}", *options)
+    after = _log(folder)
+    assert after["step"][-1] > before["step"][-1]
+    assert after["seconds"][-1] >= 60 * minutes > 60 * 0.01
+    assert after["minutes_left"][-1] == 0
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory, run_script):
+    """Returns the folder of a run of 10 steps on images of three classes, and its flags."""
+    folder = tmp_path_factory.mktemp("labeled")
+    path = folder / "images.npz"
+    arrays = {}
+    for split, number in (("train", 60), ("test", 10)):
+        labels = np.arange(number) % 3
+        # Images of a class are darker than those of the next.
+        brightness = (85 * labels).astype(np.uint8).reshape(-1, 1, 1, 1)
+        arrays[f"x_{split}"] = ft.grey_levels(number, (4, 4, 1)) // 3 + brightness
+        arrays[f"y_{split}"] = labels
+    np.savez(path, **arrays)
+    options = (f"--dataset={path}", "--condition=label", "--condition_dropout=0.2", *_TINY)
+    options += ("--epochs=1", "--log_steps=8", "--learning_rate=0.1")
+    # Fitting the baselines would take most of the time.
+    run_script("train_paper", *options, f"--output_dir={folder / 'run'}", _MAX_BASELINE_IMAGES=0)
+    return folder / "run", options
+
+
+def test_labels(labeled):
+    folder, _ = labeled
+    model = tfr.FlowModel.from_preset(folder)
+    assert "--condition=label" in _flags(folder)
+    assert (model.condition_spec.num_classes, model.condition_spec.dropout) == (3, 0.2)
+
+    report = json.loads((folder / "report.json").read_text())
+    # In one batch, as in the report: the noise of an image depends on its place in a batch.
+    test = _data(folder, "test", batch_size=10)
+    found = evaluation.classification(model.distribution, test, num_samples=4)
+    for name, value in report["classification"].items():
+        np.testing.assert_allclose(getattr(found, name), value, atol=1e-6)
+    assert np.sum(report["classification"]["confusion_matrix"]) == 10
+    assert report["no_baselines"] == "50 training images are too many, more than 0"
+    model.compile()
+    values = []
+    for name, dataset in (
+        ("Real NVP", test),
+        ("without condition", test.map(lambda images, _: images)),
+    ):
+        values.append(model.evaluate(dataset, verbose=0, return_dict=True)["bits_per_dim"])
+        assert report["bits_per_dim"][name]["test"] == pytest.approx(values[-1], abs=1e-5)
+    assert abs(values[0] - values[1]) > 1e-3
+
+    # A row for each class; images of 4 pixels are drawn 16 times as large.
+    with Image.open(folder / "samples.png") as picture:
+        assert picture.size == (16 * (8 * 5 + 1), 16 * (3 * 5 + 1))
+    logged = [
+        value.tensor.string_val[:2]
+        for path in (folder / "tensorboard" / "samples").rglob("events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    # Width and height.
+    assert logged == [[b"31", b"16"]] * 2
+
+
+def test_training_with_labels_resumes_within_an_epoch(labeled, tmp_path, run_script, monkeypatch):
+    whole, options = labeled
+    options += (f"--output_dir={tmp_path}", "--notensorboard", "--save_minutes=1e-9")
+    on_train_batch_end = tfr.LearningRateBudget.on_train_batch_end
+
+    def interrupted(budget, batch, logs=None):
+        on_train_batch_end(budget, batch, logs)
+        if int(budget.model.optimizer.iterations) == 10:
+            raise _Stop
+
+    with monkeypatch.context() as patch, pytest.raises(_Stop):
+        patch.setattr(tfr.LearningRateBudget, "on_train_batch_end", interrupted)
+        run_script("train_paper", *options)
+    # The weights of the first validation are a preset already.
+    assert tfr.FlowModel.from_preset(tmp_path).distribution.bijector.config["num_classes"] == 3
+    run_script("train_paper", *options, write_report=_no_report)
+    np.testing.assert_array_equal(_log(tmp_path)["step"], _log(whole)["step"])
+    np.testing.assert_allclose(
+        _log(tmp_path)["val_bits_per_dim"], _log(whole)["val_bits_per_dim"], rtol=1e-5
+    )
+    models = [tfr.FlowModel.from_preset(folder) for folder in (tmp_path, whole)]
+    tables = [m.distribution.bijector.condition_embedding.table.numpy() for m in models]
+    np.testing.assert_allclose(*tables, atol=1e-5)
+
+
+def test_dropout_without_a_condition(train):
+    with pytest.raises(ValueError, match="--condition_dropout only with --condition"):
+        train("run", "--condition_dropout=0.1")
+
+
+# Additions.
+
+
+def test_parts_of_the_model(train, monkeypatch):
+    def compile(model, *_, **__):
+        bijector = model.distribution.bijector
+        kinds = {type(part) for part in bijector.submodules}
+        assert {tfr.InvertibleConv1x1, tfr.RationalQuadraticSpline} <= kinds
+        assert "scale0_prior_coupling" in {part.name for part in bijector.submodules}
+        assert {layer.num_heads for layer in model.networks} == {0, 2}
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
+    parts = ("--invertible_conv", "--split_prior", "--attention=2", "--num_scales=2")
+    with pytest.raises(_Stop):
+        train("run", *parts, "--transformer=rational_quadratic_spline")
+
+
+@pytest.fixture(scope="module")
+def averaged(images, tmp_path_factory, run_script):
+    """Returns the folder of a run with averages and learned noise, and its flags."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    options = (f"--dataset={images}", f"--output_dir={folder}", *_TINY, "--notensorboard")
+    options += ("--dequantizer=variational", "--optimizer=adamw", "--weight_decay=0.1")
+    options += ("--average=0.9", "--epochs=1", "--log_steps=8", "--learning_rate=0.1")
+    run_script("train_paper", *options, _MAX_BASELINE_IMAGES=0)
+    return folder, options
+
+
+def test_averages_and_bounds(averaged):
+    folder, _ = averaged
+    model = tfr.FlowModel.from_preset(folder)
+    # The averages, not the weights, were validated and saved.
+    model.compile()
+    validation = _data(folder, "validation")
+    found = model.evaluate(validation, verbose=0, return_dict=True)["bits_per_dim"]
+    assert found == pytest.approx(_log(folder)["val_bits_per_dim"].min(), abs=1e-5)
+    report = json.loads((folder / "report.json").read_text())["bits_per_dim"]
+    assert set(report) == {"Real NVP (bound)", "importance-weighted"}
+    test = _data(folder, "test", batch_size=10)
+    expected = evaluation.bits_per_dim(
+        model.distribution, test, num_samples=4, dequantizer=model.dequantizer, seed=model.seed
+    )
+    weighted = report["importance-weighted"]["test"]
+    assert weighted == pytest.approx(expected.importance_weighted, abs=1e-5)
+    bound = model.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]
+    assert report["Real NVP (bound)"]["test"] == pytest.approx(bound, abs=1e-5)
+    assert weighted < expected.bits_per_dim
+
+
+def test_other_averages_are_refused(averaged, run_script):
+    _, options = averaged
+    others = ("--optimizer=adamax", "--average=0.5", "--dequantizer=uniform", "--invertible_conv")
+    with pytest.raises(ValueError, match="results of other flags") as caught:
+        run_script("train_paper", *(each for each in options if "decay" not in each), *others)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert lines == [
+        "average: --average=0.9 in the folder, --average=0.5 now",
+        "dequantizer: --dequantizer=variational in the folder, --dequantizer=uniform now",
+        "invertible_conv: - in the folder, --invertible_conv now",
+        "optimizer: --optimizer=adamw in the folder, --optimizer=adamax now",
+        "weight_decay: --weight_decay=0.1 in the folder, - now",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "learning_rate", "weight_decay"),
+    [
+        (("--optimizer=adamax",), "Adamax", 2e-3, None),
+        (("--optimizer=adamax", "--configuration=compact"), "Adamax", 8e-3, None),
+        (("--optimizer=adamw", "--configuration=compact"), "AdamW", 4e-3, 4e-3),
+        (("--optimizer=adamw", "--weight_decay=0"), "AdamW", 1e-3, 0.0),
+        (("--optimizer=muon", "--weight_decay=0.5"), "Muon", 1e-3, 0.5),
+        (("--configuration=paper",), "FusedAdam", 1e-3, None),
+        (("--configuration=compact",), "Muon", 4e-3, 0.3),
+        (("--configuration=compact", "--attention=1", "--num_scales=2"), "FusedAdam", 1e-3, None),
+        (("--configuration=compact", "--transformer=additive"), "FusedAdam", 1e-3, None),
+    ],
+)
+def test_optimizers(options, name, learning_rate, weight_decay, train, monkeypatch):
+    def compile(model, optimizer, **_):
+        assert type(optimizer).__name__ == name
+        assert (optimizer.global_clipnorm, optimizer.use_ema) == (100, False)
+        assert optimizer.weight_decay == weight_decay
+        assert float(optimizer.learning_rate) == pytest.approx(learning_rate)
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
+    with pytest.raises(_Stop):
+        train("run", *options)
+
+
+def test_recipe_of_jet(train, monkeypatch):
+    def fit(model, *_, callbacks, **__):
+        flow, optimizer = model.distribution.bijector, model.optimizer
+        assert (flow.architecture.patch_size, flow.num_scales) == (2, 1)
+        networks = [part.network for part in flow.submodules if isinstance(part, tfr.Coupling)]
+        assert [(n.num_blocks, n.num_filters, n.num_heads) for n in networks] == [(1, 6, 3)] * 5
+        assert (optimizer.beta_2, optimizer.global_clipnorm) == (0.95, 1.0)
+        assert 3e-4 * optimizer.weight_decay == pytest.approx(1e-5)
+        (budget,) = [part for part in callbacks if isinstance(part, tfr.LearningRateBudget)]
+        assert (budget.peak, budget.warmup, budget.hold, budget.cosine) == (3e-4, 0.1, 0.1, True)
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "fit", fit)
+    sizes = ("--num_blocks=1", "--num_filters=6", "--attention=3", "--num_couplings=5")
+    with pytest.raises(_Stop):
+        train("run", "--configuration=jet", "--patch_size=2", *sizes)
+
+
+def test_blocks_of_networks_that_have_none(train):
+    with pytest.raises(ValueError, match="num_blocks only with the default network"):
+        train("run", "--configuration=compact", "--num_blocks=8")
+
+
+def test_weight_decay_of_another_optimizer(train):
+    with pytest.raises(ValueError, match="--weight_decay only with --optimizer=adamw"):
+        train("run", "--weight_decay=0.1")
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_xla(train, monkeypatch, xla):
+    def compile(model, optimizer, **options):
+        assert options == {"jit_compile": xla}
+        raise _Stop
+
+    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
+    with pytest.raises(_Stop):
+        train("run", "--xla" if xla else "--noxla")
+
+
+@pytest.fixture
+def configure(tmp_path, run_script, monkeypatch):
+    """Returns a function that returns the flags of a run and what it would construct."""
+    constructed = []
+
+    def construct(name):
+        def stop(**arguments):
+            constructed.append((name, arguments))
+            raise _Stop
+
+        return stop
+
+    paper = construct("paper")
+    paper.compact = construct("compact")
+    paper.for_dataset = lambda name, **arguments: paper(
+        **{**tfr.PAPER_CONFIGURATIONS[name], **arguments}
+    )
+    monkeypatch.setattr(tfr, "RealNVPImage", paper)
+
+    def run(*options):
+        with pytest.raises(_Stop):
+            run_script("train_paper", f"--output_dir={tmp_path}", *options)
+        return _flags(tmp_path), *constructed.pop()
+
+    return run
+
+
+@pytest.mark.parametrize("preset", tfr.PAPER_CONFIGURATIONS)
+def test_presets(preset, configure):
+    with tfds.testing.mock_data(num_examples=10):
+        flags, configuration, arguments = configure(f"--preset={preset}")
+    assert configuration == "paper"
+    assert arguments == {**tfr.PAPER_CONFIGURATIONS[preset], "num_values": 256}
+    expected = {f"--dataset={preset}", "--batch_size=64", "--learning_rate=0.001", "--epochs=20.0"}
+    assert expected | {"--optimizer=adam", "--average=0.0", "--dequantizer=uniform"} <= flags
+
+
+def test_a_preset_on_other_data(images, configure):
+    sizes = ("--num_scales=1", "--num_blocks=0", "--batch_size=5")
+    flags, _, arguments = configure("--preset=imagenet32", f"--dataset={images}", *sizes)
+    assert f"--dataset={images}" in flags
+    assert arguments == {
+        "image_shape": (4, 4, 1),
+        "num_values": 256,
+        "num_scales": 1,
+        "num_blocks": 0,
+        "num_filters": 32,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "learning_rate"),
+    [
+        (("--alpha=0.1",), 4e-3),
+        (("--transformer=affine", "--optimizer=adamax"), 8e-3),
+        (("--transformer=logistic_mixture",), 1e-3),
+        (("--attention=2",), 1e-3),
+    ],
+)
+def test_compact(options, learning_rate, images, configure):
+    flags, configuration, arguments = configure(f"--dataset={images}", *options)
+    assert configuration == "compact"
+    assert arguments.get("alpha") == (0.1 if "--alpha=0.1" in options else None)
+    assert {"--batch_size=16", f"--learning_rate={learning_rate}"} <= flags
+
+
+def test_compact_on_digits(configure):
+    flags, configuration, arguments = configure("--dataset=digits")
+    assert configuration == "compact"
+    assert arguments == {"image_shape": (8, 8, 1), "num_values": 17}
+    assert {"--batch_size=16", "--dequantizer=uniform"} <= flags
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (["--dataset=no_such_data"], ValueError, "a dataset of .* got 'no_such_data'"),
+        (["--dataset=absent.npz"], FileNotFoundError, "No file absent.npz"),
+        (["--dataset=cifar10", "--data_dir=/nowhere"], FileNotFoundError, "--download"),
+    ],
+)
+def test_missing_data(options, error, message, tmp_path, run_script):
+    with pytest.raises(error, match=message):
+        run_script("train_paper", *options, f"--output_dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset=absent.npz"], "No file absent.npz"),
+        (["--condition_dropout=0.1"], "Expected --condition_dropout only with --condition."),
+        ([], "Expected --dataset or --preset."),
+    ],
+)
+def test_an_error_is_a_message(options, message, tmp_path, run_script):
+    options = ("train_paper", *options, f"--output_dir={tmp_path / 'run'}")
+    with pytest.raises(SystemExit, match=f"^train_paper.py: {message}") as caught:
+        run_script(*options, function="run")
+    assert "\n" not in str(caught.value)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        run_script(*options, "--debug", function="run")
+
+
+def test_two_runs_in_a_folder(trained, run_script, monkeypatch):
+    folder, options = trained
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def held(*_):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(folder_lock.fcntl, "lockf", held)
+    message = "--output_dir: expected a folder in which no other process is training"
+    with pytest.raises(SystemExit, match=message):
+        run_script("train_paper", *options, function="run")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_keep_epochs(tmp_path, load_script):
+    run_log = load_script("train_paper")
+    path = tmp_path / "log.csv"
+    run_log.keep_epochs(path, 1)
+    assert not path.exists()
+    path.write_text("epoch,loss\n0,3.5\n1,2.5\n2,2")
+    run_log.keep_epochs(path, 2)
+    assert path.read_text() == "epoch,loss\n0,3.5\n1,2.5\n"
+    run_log.keep_epochs(path, 0)
+    assert path.read_text() == ""

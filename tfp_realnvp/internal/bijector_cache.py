@@ -1,0 +1,196 @@
+"""TFP's bijector cache, for bijectors with weights."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.internal import private_api
+
+__all__ = ["ComputationState", "OnePassCache"]
+
+_STORAGES = "_tfp_realnvp_one_pass_storages"
+
+
+class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
+    """TFP's bijector cache, with a check on each hit that the result is still valid.
+
+    TFP finds a cached result by the identity of the input tensor and the keyword arguments. For a
+    bijector with weights that is not enough. Here a hit also requires
+
+    *   the same graph (or eager mode) and the same thread: an eager result must not become a
+        constant of a traced function;
+    *   that no variable of the bijector was written in between: `log_prob(x)` before and after a
+        training step differ, also for the very same tensor `x`;
+    *   that an active gradient tape that would record the computation did record it;
+    *   with `training=True`, that each hook uses the result once: moving statistics are updated by
+        each training pass.
+
+    The bijector's functions named by `forward_name` and `inverse_name` return the value and a
+    dictionary: `'ildj'`, the log |det| of the inverse's Jacobian for each event; `'state'`, a
+    `ComputationState`; and `'served'`, the set of hooks that used the result.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = threading.local()
+
+    def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
+        return type(self)(
+            forward_name=self._forward_name,
+            inverse_name=self._inverse_name,
+            bijector=bijector,
+            bijector_class=bijector_class,
+            storage=self._storage_here(),
+        )
+
+    def _storage_here(self) -> _Storage:
+        # Each thread has its own storage: a result that is incomplete, or recorded by the tape of
+        # one thread, is not valid in another.
+        if tf.executing_eagerly():
+            if not hasattr(self._thread, "storage"):
+                self._thread.storage = _Storage()
+            return self._thread.storage
+        # Each graph owns its storage. Cached results keep their graph alive, so that a global
+        # storage would never free it.
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, _STORAGES):
+            setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
+        storages = getattr(graph, _STORAGES).setdefault(self, {})
+        thread = threading.get_ident()
+        if thread not in storages:
+            storages[thread] = _Storage()
+        return storages[thread]
+
+    def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
+        edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)
+        if edge.output_ref:
+            output = edge.output_ref()
+        else:
+            output = super()._lookup(input, forward_name, inverse_name, **kwargs)
+        edge.attributes["served"].add(forward_name)
+        return output
+
+    def _attributes(self, input: Any, fn_name: str, **kwargs: Any) -> dict[str, tf.Tensor]:
+        edge = self._unserved_edge(input, fn_name, kwargs, hook="log_det")
+        if "ildj" not in edge.attributes:
+            names = {self._forward_name, self._inverse_name}
+            super()._lookup(input, fn_name, (names - {fn_name}).pop(), **kwargs)
+        edge.attributes["served"].add("log_det")
+        return edge.attributes
+
+    def _unserved_edge(self, input: Any, fn_name: str, kwargs: Any, hook: str) -> Any:
+        edge = self._get_or_create_edge(input, fn_name, kwargs)
+        if kwargs.get("training") and hook in edge.attributes.get("served", ()):
+            self._drop(edge)
+            edge = self._get_or_create_edge(input, fn_name, kwargs)
+        return edge
+
+    def _get_or_create_edge(self, input: Any, forward_name: str, kwargs: Any) -> Any:
+        edge = super()._get_or_create_edge(input, forward_name, kwargs)
+        attributes = edge.attributes
+        if "state" not in attributes:
+            return edge
+        # The log det can be stale, also if the value was garbage-collected.
+        results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
+        inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
+        if attributes["state"].holds(inputs, [result for result in results if result is not None]):
+            return edge
+        self._drop(edge)
+        return super()._get_or_create_edge(input, forward_name, kwargs)
+
+    def _drop(self, edge: Any) -> None:
+        for reference in (edge.input_ref, edge.output_ref):
+            # An edge whose output was collected is stored under its input only.
+            if reference is not None:
+                reference.cancel()
+                self.storage.pop(reference, None)
+
+
+class _Storage(private_api.EphemeralDict):
+    """TFP's storage, for tensors freed in another thread or after their entry was dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weak_self = weakref.ref(self)
+
+        def maybe_delete(key: Any) -> None:
+            storage = weak_self()
+            if storage is not None:
+                storage.pop(key, None)
+
+        self.maybe_del = maybe_delete
+
+
+class ComputationState:
+    """What a result depends on besides its input: values of variables, or position in a graph."""
+
+    def __init__(self, bijector: Any) -> None:
+        self._variables = bijector.state_variables
+        if tf.executing_eagerly():
+            # These are not copies: they share the variables' buffers, and the next assignment
+            # writes to a new one.
+            self._values = [tf.convert_to_tensor(variable) for variable in self._variables]
+        else:
+            self._num_operations = len(_operations())
+
+    def holds(self, inputs: list[tf.Tensor], results: list[tf.Tensor]) -> bool:
+        """Returns whether a result is valid for the next use: same values, same gradients."""
+        if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
+            return False
+        if not private_api.could_possibly_record():
+            return True
+        if private_api.should_record_backprop(results):
+            return True
+        # An active tape did not record the result. It is valid if no tape would record a new one.
+        trainable = any(variable.trainable for variable in self._variables)
+        return not (trainable or private_api.should_record_backprop(inputs))
+
+    def _written_eagerly(self) -> bool:
+        return not all(
+            _same_value(old, tf.convert_to_tensor(variable))
+            for old, variable in zip(self._values, self._variables, strict=True)
+        )
+
+    def _written_in_graph(self) -> bool:
+        """Returns whether a later operation of the graph may have written one of the variables.
+
+        Every operation on the handle of a variable counts as a write, except a read.
+        """
+        handles = {id(handle) for variable in self._variables for handle in _handles(variable)}
+        graph = tf.compat.v1.get_default_graph()
+        captures = getattr(graph, "captures", ())
+        captured = {inner.name for outer, inner in captures if id(outer) in handles}
+        return any(
+            id(tensor) in handles or tensor.name in captured
+            for operation in _operations()[self._num_operations :]
+            if operation.type != "ReadVariableOp"
+            for tensor in operation.inputs
+            if tensor.dtype == tf.resource
+        )
+
+
+def _operations() -> list[tf.Operation]:
+    return tf.compat.v1.get_default_graph().get_operations()
+
+
+def _handles(variable: tf.Variable) -> list[tf.Tensor]:
+    try:
+        return [variable.handle]
+    except ValueError:
+        # In the cross-replica context of a strategy, a variable has a copy for each replica.
+        return [copy.handle for copy in variable.values]
+
+
+def _same_value(old: tf.Tensor, new: tf.Tensor) -> bool:
+    try:
+        # On the CPU both are views, and a variable that was not written keeps its buffer.
+        if np.asarray(memoryview(old)).ctypes.data == np.asarray(memoryview(new)).ctypes.data:
+            return True
+    except (BufferError, TypeError, ValueError):
+        pass
+    return bool(tf.reduce_all(tf.equal(old, new)))

@@ -1,0 +1,151 @@
+"""Grids of images with a title and labels."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.plots.figures import new_figure, save_figure
+from tfp_realnvp.plots.image_grid import image_grid
+
+__all__ = ["draw_grid", "save_labelled_grid"]
+
+
+def draw_grid(
+    images: np.ndarray,
+    title: str | None = None,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    *,
+    columns: int | None = None,
+    num_values: int = 256,
+    ax: Any = None,
+) -> Any:
+    """Draws a grid of images with a title and labels on Matplotlib axes.
+
+    Args:
+      images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`; or
+        `[N, H, W, C]`, which fills the rows of a grid of `columns` images.
+      title: title above the grid.
+      row_labels: one label for each row, on the left.
+      column_labels: one label for each column, at the top.
+      columns: as in `image_grid`, for images `[N, H, W, C]`.
+      num_values: as in `image_grid`.
+      ax: the `Axes` to draw on. By default those of a new figure of pyplot, whose size is that of
+        the grid.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if `images` is not such an array, or if the number of labels is not the number of
+        rows or columns.
+      ImportError: if matplotlib is not installed.
+
+    #### Example
+
+    >>> import matplotlib.pyplot as plt, numpy as np
+    >>> from tfp_realnvp import plots
+    >>> _, (left, right) = plt.subplots(1, 2)
+    >>> images = np.full([6, 8, 8, 1], 99, np.uint8)
+    >>> axes = plots.draw_grid(images, "gray", columns=3, ax=left)
+    >>> axes is left, axes.images[0].get_size()
+    (True, (19, 28))
+
+    """
+    images = np.asarray(images)
+    if images.ndim == 5:
+        columns = images.shape[1]
+        images = images.reshape(-1, *images.shape[2:])
+    grid = image_grid(images, columns, 1, num_values)
+    height, width = images.shape[1:3]
+    rows, columns = grid.shape[0] // (height + 1), grid.shape[1] // (width + 1)
+    for what, labels, count in (("row", row_labels, rows), ("column", column_labels, columns)):
+        if labels is not None and len(labels) != count:
+            raise ValueError(f"Expected {count} {what} labels, got {len(labels)}.")
+    if ax is None:
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise missing_package("A figure", "matplotlib") from error
+        size = _figure_size(rows, columns, height, width)
+        _, ax = pyplot.subplots(figsize=size, layout="constrained")
+    ax.imshow(
+        grid[..., 0] if grid.shape[-1] == 1 else grid,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        interpolation="nearest",
+    )
+    ax.set_title(title, fontsize=11)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=8)
+    ax.spines[:].set_visible(False)
+    ax.set_xticks(
+        [] if column_labels is None else 0.5 + width / 2 + (width + 1) * np.arange(columns),
+        column_labels,
+    )
+    ax.set_yticks(
+        [] if row_labels is None else 0.5 + height / 2 + (height + 1) * np.arange(rows),
+        row_labels,
+    )
+    return ax
+
+
+def save_labelled_grid(
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    title: str,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    num_values: int = 256,
+) -> pathlib.Path:
+    """Draws `draw_grid` to a PNG file.
+
+    The global state of Matplotlib is unchanged.
+
+    Args:
+      path: path of the file. Missing folders are created.
+      images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`.
+      title: title above the grid.
+      row_labels: one label for each row, on the left.
+      column_labels: one label for each column, at the top.
+      num_values: as in `image_grid`.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      ValueError: if `images` is not such an array, or if the number of labels is not the number of
+        rows or columns.
+      ImportError: if matplotlib is not installed.
+
+    #### Example
+
+    >>> import numpy as np, tempfile
+    >>> from tfp_realnvp import plots
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = plots.save_labelled_grid(
+    ...         f"{folder}/gray.png", np.full([2, 3, 8, 8, 1], 99, np.uint8), "gray",
+    ...         row_labels=["first", "second"])
+    ...     path.name, path.exists()
+    ('gray.png', True)
+
+    """
+    images = np.asarray(images)
+    if images.ndim != 5:
+        raise ValueError(f"Expected images [rows, columns, H, W, C], got shape {images.shape}.")
+    figure = new_figure(_figure_size(*images.shape[:4]), dpi=100)
+    options = {"num_values": num_values, "ax": figure.add_subplot()}
+    draw_grid(images, title, row_labels, column_labels, **options)
+    return save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
+
+
+def _figure_size(rows: int, columns: int, height: int, width: int) -> tuple[float, float]:
+    """Returns width and height in inches of a figure of a grid, with space for labels and title."""
+    scale = min(2.5, 8 / max(rows, columns)) / max(height, width)
+    grid_height, grid_width = rows * (height + 1) + 1, columns * (width + 1) + 1
+    return max(4.5, grid_width * scale + 1.6), grid_height * scale + 1.0

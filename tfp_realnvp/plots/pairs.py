@@ -1,0 +1,169 @@
+"""Columns of a table against each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfp_realnvp.internal import frames, validation
+from tfp_realnvp.plots.figures import new_figure
+
+__all__ = ["pairs"]
+
+_MAX_PANELS = 8  # in a row of a figure
+_MAX_POINTS = 1_000  # in a panel
+_NUM_LOWEST = 5  # rows of the lowest density to mark
+_MARGIN = 0.15  # of panels, as a part of the range of rows
+
+
+def pairs(
+    density: Any,
+    X: Any,
+    columns: Sequence[Any] | None = None,
+    num_lowest: int | None = None,
+) -> Any:
+    """Draws columns of a table against each other, beside samples of a density of its rows.
+
+    Panels below the diagonal show rows and samples of two columns, those on the diagonal the
+    histograms of one. There are as many samples as rows: where the density is right, both look
+    alike. The rows of the lowest density are circled, and the legend names them, the lowest first.
+
+    Panels end a little outside of the rows, and the legend says how many samples are farther away.
+    Of more than 1,000 rows, panels show 1,000, evenly spaced, and those of the lowest density.
+    Histograms are of all rows: the share of each bin.
+
+    Args:
+      density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
+        distribution of TFP, or another object with a method `sample(n)` that returns rows [n, D],
+        alone or as the first of a tuple.
+      X: finite rows [N, D]. Columns and index of a `DataFrame` are names of columns and rows.
+      columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array. By
+        default all columns.
+      num_lowest: number of rows of the lowest density to circle, which are those of the lowest
+        `density.score_samples(X)`. By default 5, or 0 for a density without this method.
+
+    Returns:
+      A Matplotlib `Figure` that is not registered with pyplot. Notebooks show it, and
+      `figure.savefig('pairs.png')` writes a file.
+
+    Raises:
+      ValueError: if there are more than 8 columns to draw, a column does not exist or comes twice,
+        rows are not as above, or samples do not have the columns of the rows.
+      TypeError: if the density has no method `sample`, or no `score_samples` for `num_lowest`.
+      ImportError: if matplotlib is not installed.
+
+    #### Example
+
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from tfp_realnvp import plots
+    >>> rows = load_iris(as_frame=True).data
+    >>> mixture = GaussianMixture(3, random_state=0).fit(rows)
+    >>> figure = plots.pairs(mixture, rows, columns=["petal length (cm)", "petal width (cm)"])
+    >>> [axes.get_xlabel() for axes in figure.axes]
+    ['', 'petal length (cm)', 'petal width (cm)']
+
+    """
+    is_scored = hasattr(density, "score_samples")
+    if not hasattr(density, "sample"):
+        raise TypeError(
+            "pairs: expected a density with a method sample(n), got "
+            f"{type(density).__name__}. Of a FlowModel that is model.distribution. Of a Pipeline "
+            "it is pipeline[-1], for the rows pipeline[:-1].transform(X)."
+        )
+    if num_lowest is None:
+        num_lowest = _NUM_LOWEST if is_scored else 0
+    num_lowest = validation.integer(num_lowest, 0, "pairs: expected num_lowest of at least 0")
+    if num_lowest and not is_scored:
+        raise TypeError(
+            "pairs: expected a density with a method score_samples(X), got "
+            f"{type(density).__name__}. Without one call pairs(..., num_lowest=0)."
+        )
+    rows, names, row_names, positions = _table(X, columns)
+    shown = np.unique(np.linspace(0, len(rows) - 1, _MAX_POINTS).astype(int))
+    lowest = np.argsort(density.score_samples(X))[:num_lowest] if num_lowest else np.array([], int)
+    samples = density.sample(len(shown))
+    samples = np.asarray(samples[0] if isinstance(samples, tuple) else samples, np.float64)
+    if samples.shape != (len(shown), np.shape(X)[1]):
+        raise ValueError(
+            f"pairs: expected samples of the shape {(len(shown), np.shape(X)[1])}, as the rows, "
+            f"got {samples.shape}."
+        )
+    samples = samples[:, positions]
+
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    margin = np.where(high > low, _MARGIN * (high - low), 0.5)
+    limits = np.stack([low - margin, high + margin], axis=1)
+    is_inside = ((samples >= limits[:, 0]) & (samples <= limits[:, 1])).all(axis=1)
+    num_bins = int(np.clip(np.sqrt(len(shown)), 10, 40))
+
+    rows_label = "rows" if len(shown) == len(rows) else f"{len(shown):,} of {len(rows):,} rows"
+    num_outside = np.count_nonzero(~is_inside)
+    samples_label = f"samples, {num_outside:,} outside" if num_outside else "samples"
+    listed = ", ".join(str(row_names[row]) for row in lowest[:_NUM_LOWEST])
+    lowest_label = f"lowest density: {listed}{', …' if num_lowest > _NUM_LOWEST else ''}"
+
+    size = max(4, 1.7 * len(names))  # inches
+    figure = new_figure((size, size + 0.5), dpi=100)
+    panels = figure.subplots(len(names), len(names), squeeze=False)
+    for i, j in np.ndindex(panels.shape):
+        axes = panels[i, j]
+        if j > i:
+            axes.remove()
+            continue
+        axes.set_xlim(limits[j])
+        axes.tick_params(labelsize=7, labelbottom=i == len(names) - 1, labelleft=j == 0)
+        if i == len(names) - 1:
+            axes.set_xlabel(names[j], fontsize=8)
+        if i == j:
+            edges = np.linspace(limits[i, 0], limits[i, 1], num_bins + 1)
+            for values, options in (
+                (rows[:, i], {"color": "C0", "alpha": 0.4, "label": rows_label}),
+                (samples[:, i], {"color": "C1", "histtype": "step", "label": samples_label}),
+            ):
+                shares = np.full(len(values), 1 / len(values))
+                axes.hist(values, edges, weights=shares, **options)
+            axes.set_yticks([])
+            continue
+        axes.set_ylim(limits[i])
+        if j == 0:
+            axes.set_ylabel(names[i], fontsize=8)
+        points = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0}
+        axes.plot(*samples.T[[j, i]], color="C1", alpha=0.6, label=samples_label, **points)
+        axes.plot(*rows[shown].T[[j, i]], color="C0", alpha=0.6, label=rows_label, **points)
+        if num_lowest:
+            axes.plot(*rows[lowest].T[[j, i]], "o", mfc="none", mec="C3", label=lowest_label)
+    figure.legend(*panels[-1, 0].get_legend_handles_labels(), loc="outside upper left", fontsize=8)
+    return figure
+
+
+def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str], Any, list[int]]:
+    """Returns the columns to draw [N, d], their names, names of rows, and columns' positions."""
+    is_frame = frames.is_frame(X)
+    table: Any = X if is_frame else np.asarray(X)
+    if table.ndim != 2:
+        raise ValueError(f"pairs: expected rows [N, D], got the shape {table.shape}.")
+    known = list(X.columns) if is_frame else list(range(table.shape[1]))
+    chosen = known if columns is None else list(columns)
+    unknown = [name for name in chosen if name not in known]
+    if isinstance(columns, str) or unknown or len(set(chosen)) < len(chosen) or not chosen:
+        raise ValueError(
+            f"pairs: expected a list of different columns out of {known}, got {columns!r}."
+        )
+    if len(chosen) > _MAX_PANELS:
+        raise ValueError(
+            f"pairs: expected at most {_MAX_PANELS} columns, got {len(chosen)}. Choose those to "
+            f"draw: pairs(density, X, columns={chosen[:4]})."
+        )
+    positions = [known.index(name) for name in chosen]
+    if is_frame:
+        rows = table.iloc[:, positions].to_numpy(np.float64, na_value=np.nan)
+    else:
+        rows = table[:, positions].astype(np.float64)
+    if not len(rows) or not np.isfinite(rows).all():
+        raise ValueError(
+            f"pairs: expected finite rows, got {len(rows):,} rows of which "
+            f"{np.count_nonzero(~np.isfinite(rows).all(axis=1)):,} are not finite."
+        )
+    names = [str(name) if is_frame else f"column {name}" for name in chosen]
+    return rows, names, X.index if is_frame else range(len(rows)), positions

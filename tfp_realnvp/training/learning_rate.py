@@ -1,0 +1,362 @@
+"""Schedules of the learning rate, step by step, also within an execution of several steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.training import workers
+
+__all__ = ["CosineAnnealing", "LearningRateBudget", "StepRates", "step_of"]
+
+# The default warm-up: a number of steps, and its largest share of a budget.
+_WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
+
+
+class StepRates:
+    """The learning rates of the steps of an execution, which the training step looks up.
+
+    Keras calls callbacks once an execution. With `steps_per_execution=1` this is not needed.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        """Constructs the variables.
+
+        Args:
+          num_steps: of an execution.
+        """
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        options = {"trainable": False, "aggregation": first}
+        self._first = tf.Variable(-num_steps, dtype=tf.int64, **options)
+        self._rates = tf.Variable(np.zeros(num_steps, np.float32), **options)
+        self.num_steps = num_steps
+
+    def assign(self, first: int, rates: list[float | None]) -> None:
+        """Sets the rates of the steps from `first` on. A step of rate `None` is not made."""
+        self._first.assign(first)
+        self._rates.assign([math.nan if rate is None else rate for rate in rates])
+
+    def clear(self) -> None:
+        """Leaves the learning rate of all steps as it is."""
+        self._first.assign(-self.num_steps)
+
+    def apply_to(self, optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+        """Sets the learning rate of the current step; returns whether the step is to be made.
+
+        A rate that is not that of the step before was set by somebody else, and stays.
+        """
+        variable = optimizer.learning_rate
+        if not isinstance(variable, keras.Variable):  # It is given by a schedule.
+            return tf.constant(True)
+        index = tf.cast(optimizer.iterations.value, tf.int64) - self._first
+        is_inside = (index > 0) & (index < self.num_steps)
+        # The rate of the first step is set before the execution.
+        index = tf.where(is_inside, index, 1)
+        rates, current = tf.convert_to_tensor(self._rates), tf.convert_to_tensor(variable.value)
+        is_ours = is_inside & tf.equal(current, tf.cast(rates[index - 1], current.dtype))
+        rate = tf.cast(rates[index], current.dtype)
+        is_end = is_ours & tf.math.is_nan(rate)
+        replicas.assign(variable.value, tf.where(is_ours & ~is_end, rate, current))
+        return ~is_end
+
+
+def _set_learning_rates(
+    model: keras.Model, rate_of: Callable[[int], float | None]
+) -> list[float | None]:
+    """Sets the learning rates of the next execution of a model's training function.
+
+    Args:
+      model: a `FlowModel`; another model gets the rate of the first step for all of them.
+      rate_of: returns the rate of a step, from 0 to `model.steps_per_execution - 1`. All steps from
+        one with `None` on, which is not the first, are not made.
+
+    Returns:
+      The rates.
+    """
+    step_rates: StepRates | None = getattr(model, "step_rates", None)
+    rates = [rate_of(index) for index in range(step_rates.num_steps if step_rates else 1)]
+    model.optimizer.learning_rate = rates[0]
+    if step_rates is not None:
+        step_rates.assign(int(model.optimizer.iterations.numpy()), rates)
+    return rates
+
+
+class CosineAnnealing(keras.callbacks.Callback):
+    r"""Anneals the learning rate to zero over the epochs of `fit`.
+
+    ```
+    learning_rate = peak * (1 + cos(π f)) / 2,   f = (epoch + batch / steps) / epochs
+    ```
+
+    Where Keras does not know the number of steps, as with a generator, the rate changes with the
+    epoch only. Otherwise each step has its own rate, also with `steps_per_execution`.
+
+    `epoch` is counted by Keras, so that with `initial_epoch` or `keras.callbacks.BackupAndRestore`
+    the rate continues where it was. Between executions the optimizer has the peak again, which is
+    then what checkpoints save. A rate that a user or another callback has set is left as it is.
+
+    #### References
+
+    Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
+    """
+
+    def __init__(self, peak: float) -> None:
+        """Constructs the callback.
+
+        Args:
+          peak: the learning rate of the optimizer at the start.
+        """
+        super().__init__()
+        self._peak = np.float32(peak)
+        self._annealed: list[float | None] = []
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rates of the execution, unless the rate is not the peak."""
+        if self._learning_rate != self._peak:
+            return
+        steps = self.params["steps"]
+
+        def rate_of(index: int) -> float:
+            share = min(1.0, (batch + index) / steps) if steps else 0
+            fraction = (self._epoch + share) / self.params["epochs"]
+            return float(np.float32(self._peak * _half_cosine(1 - fraction)))
+
+        self._annealed = _set_learning_rates(self.model, rate_of)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate to the peak again."""
+        self.restore()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate to the peak again, also if the data ended before a batch."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Sets the learning rate to the peak again, unless another callback has set it since."""
+        if self._annealed and self._learning_rate in self._annealed:
+            self.model.optimizer.learning_rate = self._peak
+        self._annealed = []
+
+    @property
+    def _learning_rate(self) -> np.float32:
+        return np.float32(self.model.optimizer.learning_rate.numpy())
+
+
+class LearningRateBudget(keras.callbacks.Callback):
+    r"""Warms the learning rate up, holds it, and anneals it to zero at the end of a budget.
+
+    With the fraction `f` of the budget that is used up, in steps or in seconds of wall time,
+
+    ```
+    learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
+    ```
+
+    and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
+    a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
+
+    With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
+    `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
+
+    By default the warm-up takes 100 steps, and in a short budget a share of it, 0.3 or `hold` if
+    that is less, so that the rate reaches its peak. In a budget of seconds the share is one of the
+    time after the first step of `fit`, most of which is tracing.
+
+    With the `steps_per_execution` of `compile`, a `FlowModel` has the rates of a budget of steps,
+    and its end, at each step. A budget of seconds looks at the clock once an execution.
+
+    The logs of each epoch, and so the progress line of `fit`, have `minutes_left`: the time until
+    the budget is used up.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
+    ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=1, num_filters=4)))
+    >>> model.compile()
+    >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
+    >>> history = model.fit(images, batch_size=8, epochs=9, verbose=0,
+    ...                     callbacks=[tfr.LearningRateBudget(1e-3, steps=12)])
+    >>> len(history.epoch), round(float(model.optimizer.learning_rate), 6)
+    (3, 0.000167)
+    """
+
+    def __init__(
+        self,
+        peak: float = 1e-3,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        warmup_steps: int | None = None,
+        hold: float = 0.5,
+        warmup: float | None = None,
+        cosine: bool = False,
+        used_seconds: float = 0.0,
+    ) -> None:
+        """Constructs the callback.
+
+        Args:
+          peak: the highest learning rate.
+          steps: the budget in steps of the optimizer. Give either `steps` or `seconds`.
+          seconds: the budget in seconds within `fit`.
+          warmup_steps: steps until the peak is reached; by default 100, or less as above.
+          hold: fraction of the budget at which annealing begins, in [0, 1).
+          warmup: fraction of the budget until the peak is reached, in place of `warmup_steps`.
+          cosine: whether annealing follows half a cosine, not a line.
+          used_seconds: seconds of the budget that earlier runs have used up.
+
+        Raises:
+          ValueError: if not exactly one budget is given, an argument is out of range, or a given
+            warm-up takes longer than the budget.
+        """
+        super().__init__()
+        if (steps is None) == (seconds is None):
+            raise ValueError(
+                "LearningRateBudget: expected either a positive number of steps or of seconds, got "
+                f"steps={steps}, seconds={seconds}."
+            )
+        for value, is_valid, expected in (
+            (steps if seconds is None else seconds, lambda x: x > 0, "positive steps or seconds"),
+            (peak, lambda x: 0 < x < math.inf, "a positive peak"),
+            (
+                1 if warmup_steps is None else warmup_steps,
+                lambda x: 1 <= x < math.inf,
+                "at least 1 warmup_steps",
+            ),
+            (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
+            (warmup or 0, lambda x: 0 <= x < 1, "warmup in [0, 1)"),
+            (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
+        ):
+            validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
+        if warmup_steps is not None and (warmup is not None or warmup_steps > (steps or math.inf)):
+            raise ValueError(
+                "LearningRateBudget: expected warmup_steps of at most the steps, and only without "
+                f"warmup, got warmup_steps={warmup_steps}, steps={steps}, warmup={warmup}."
+            )
+        self.peak = peak
+        self.steps = steps
+        self.seconds = seconds
+        self.warmup_steps = warmup_steps
+        self.hold = hold
+        self.warmup = warmup
+        self.cosine = validation.flag(cosine, "LearningRateBudget: expected a bool as cosine")
+        self.used_seconds = used_seconds
+        self._start: float | None = None
+        # Steps, time and fraction after the first step of `fit`, most of which is tracing.
+        self._after_first_step: tuple[int, float, float] | None = None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the budget that is used up, from 0."""
+        if self.steps is not None:
+            return step_of(self.model) / self.steps
+        return self.elapsed_seconds / self.seconds
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, those of earlier runs included."""
+        return self.used_seconds + (0 if self._start is None else time.monotonic() - self._start)
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Seconds until the budget is used up; NaN for steps before the first one of `fit`.
+
+        The time of the remaining steps is estimated by that of the steps of this `fit`, with their
+        validations and checkpoints, and without the first step.
+        """
+        if self.seconds is not None:
+            return max(0.0, self.seconds - self.elapsed_seconds)
+        if self._after_first_step is None:
+            return math.nan
+        first, start, _ = self._after_first_step
+        step = step_of(self.model)
+        seconds_per_step = (time.monotonic() - start) / max(1, step - first)
+        return max(0, self.steps - step) * seconds_per_step
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._start, self._after_first_step = time.monotonic(), None
+        # Another Keras model does not call it where `fit` raises an error.
+        getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Stops the clock."""
+        self.used_seconds, self._start = self.elapsed_seconds, None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate."""
+        first, fraction = step_of(self.model), self._common_fraction()
+
+        def rate_of(index: int) -> float | None:
+            step = first + index
+            if self.steps is None:
+                return self._rate(step, fraction)
+            is_over = index > 0 and step >= self.steps
+            return None if is_over else self._rate(step, step / self.steps)
+
+        _set_learning_rates(self.model, rate_of)
+
+    def _rate(self, step: int, fraction: float) -> float:
+        if self.warmup:
+            warm = fraction / self.warmup
+        elif self.warmup_steps is not None:
+            warm = (step + 1) / self.warmup_steps
+        else:
+            warm = (step + 1) / _WARMUP_STEPS
+            # At a hold of nearly zero no warm-up ends before the annealing begins.
+            share = max(0.05, min(_WARMUP_SHARE, self.hold))
+            if self.steps is not None:
+                warm = max(warm, (step + 1) / (share * self.steps))
+            elif self._after_first_step is not None:
+                *_, start = self._after_first_step
+                warm = max(warm, (fraction - start) / (share * (1 - start)))
+        left = min(1.0, max(0.0, 1 - fraction) / (1 - self.hold))
+        return self.peak * min(1.0, warm) * (_half_cosine(left) if self.cosine else left)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops when the budget is used up."""
+        fraction = self._common_fraction()
+        if self._after_first_step is None:
+            self._after_first_step = step_of(self.model), time.monotonic(), fraction
+        self._stop_if_used_up(fraction)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds `minutes_left` to the logs; stops if the budget ran out during the validation."""
+        if logs is not None:
+            logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
+        self._stop_if_used_up(self._common_fraction())
+
+    def _stop_if_used_up(self, fraction: float) -> None:
+        if fraction >= 1:
+            self.model.stop_training = True
+
+    def _common_fraction(self) -> float:
+        # With different learning rates the workers' weights would diverge, and a worker that stops
+        # alone leaves the others waiting.
+        if self.steps is not None:
+            return self.fraction
+        return workers.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
+
+
+def step_of(model: keras.Model) -> int:
+    """Returns the number of steps that a model's optimizer has made."""
+    # A variable of several devices does not convert to a Python number.
+    return int(model.optimizer.iterations.numpy())
+
+
+def _half_cosine(left: float) -> float:
+    """Returns the share of the learning rate when a share of its decay is left, from 1 to 0."""
+    return (1 - math.cos(math.pi * left)) / 2

@@ -1,0 +1,199 @@
+"""How a `FlowModel` is saved: as `.keras`, weights, preset or SavedModel."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from typing import Any, TypeVar
+
+import keras
+
+from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
+
+__all__ = ["SavableModel"]
+
+Model = TypeVar("Model", bound="SavableModel")
+
+
+class SavableModel(keras.Model):
+    """A Keras model of a distribution that is saved whole or not at all."""
+
+    distribution: Any
+    dequantize: bool
+    dequantizer: Any
+    seed: int
+    scale_l2: float
+    global_statistics: bool
+    _is_annealed: bool
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `from_config`, the distribution by its constructor arguments.
+
+        Raises:
+          TypeError: if a part of the distribution cannot be described; the message names it.
+        """
+        return {
+            "name": self.name,
+            "distribution": keras_config.serialize_distribution(self.distribution),
+            "dequantize": self.dequantize,
+            "dequantizer": keras_config.serialize_dequantizer(self.dequantizer),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
+        """Returns a model with new networks.
+
+        Args:
+          config: of `get_config`.
+          custom_objects: classes by name, as in `keras.Model.from_config`.
+        """
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            distribution = keras_config.deserialize_distribution(config["distribution"])
+            dequantizer = keras_config.deserialize_dequantizer(config.get("dequantizer"))
+        return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile`, serialized."""
+        config = super().get_compile_config()
+        if not config:
+            return config
+        if self._is_annealed:
+            config["optimizer"] = None
+        options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
+        return {**config, **options}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with the arguments that `get_compile_config` returned."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.build_optimizer()
+
+    def save(
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Saves architecture, weights and optimizer atomically, otherwise as `keras.Model.save`.
+
+        `keras.models.load_model(filepath)` restores the model, ready for the next training step,
+        in any process that has imported `tfp_realnvp`. The new file is written beside `filepath`
+        and replaces it when complete, so that a save that is interrupted leaves the old file.
+
+        Args:
+          filepath: `*.keras`; with `zipped=False` a folder, whose name does not end so.
+          overwrite: whether an existing file or folder may be replaced.
+          zipped: `False` makes a folder instead of a file.
+          **kwargs: as in `keras.Model.save`.
+
+        Raises:
+          ValueError: if `filepath` does not end as it should. An HDF5 file does not have the
+            architecture.
+          FileExistsError: if the file exists and not `overwrite`.
+          TypeError: if a part of the distribution cannot be described; the message names it.
+          OSError: if the file cannot be written. The old file stays.
+        """
+        path = os.fspath(filepath)
+        if "://" in path:
+            # Not a local file: Keras and the remote service define what is atomic.
+            return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+        if path.endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"FlowModel.save: expected a file *.keras, got {path!r}; "
+                "`save_weights('model.weights.h5')` saves weights alone."
+            )
+        is_file = zipped is None or zipped
+        if path.endswith(".keras") != is_file:
+            kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
+            raise ValueError(f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}.")
+        if os.path.exists(path) and not overwrite:
+            raise FileExistsError(f"FlowModel.save: {path!r} exists.")
+        if self.compiled:
+            # Loading builds the optimizer as well.
+            self.build_optimizer()
+        with atomic_files.atomic_replace(path) as whole:
+            # Keras writes a zip file in memory first. HDF5 may crash where the disk is full.
+            archive = whole if is_file else whole.with_name("archive.keras")
+            super().save(archive, **kwargs)
+            if not is_file:
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(whole)
+
+    def save_weights(
+        self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
+    ) -> None:
+        """Saves weights, also the optimizer's, atomically, otherwise as `keras.Model.save_weights`.
+
+        Args:
+          filepath: `*.weights.h5`.
+          overwrite: whether an existing file may be replaced.
+          **kwargs: as in `keras.Model.save_weights`. With `max_shard_size` Keras writes the files.
+
+        Raises:
+          ValueError: if `filepath` does not end so.
+          FileExistsError: if the file exists and not `overwrite`.
+          OSError: if the file cannot be written. The old file stays.
+        """
+        if "://" in os.fspath(filepath) or kwargs.get("max_shard_size") is not None:
+            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        if os.path.exists(filepath) and not overwrite:
+            raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
+        weights_file.save_weights(self, filepath)
+
+    def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes a SavedModel for serving; see `export_saved_model`.
+
+        Args:
+          filepath: the folder.
+          **kwargs: as in `export_saved_model`.
+        """
+        saved_model.export_saved_model(self.distribution, filepath, **kwargs)
+
+    def save_to_preset(self, folder: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes configuration, weights and a model card to a folder, for `from_preset`.
+
+        #### Example
+
+        >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
+        >>> tfd = tfp.distributions
+        >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+        ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_to_preset(folder, card={"data": "two moons", "steps": 4_000})
+        ...     loaded = tfr.FlowModel.from_preset(folder)
+        >>> loaded.count_params() == model.count_params()
+        True
+
+        Args:
+          folder: created if it is missing; other files in it stay.
+          **kwargs: as in `tfp_realnvp.serialization.presets.save_to_preset`; `card` is a dictionary
+            of facts for the model card.
+        """
+        presets.save_to_preset(self, folder, **kwargs)
+
+    @classmethod
+    def from_preset(
+        cls: type[Model],
+        handle: str | os.PathLike[str],
+        custom_objects: dict[str, Any] | None = None,
+        network_dtype: str | None = None,
+    ) -> Model:
+        """Returns the model of a preset, with its weights; no code from the preset is run.
+
+        Called on a subclass, it returns a model of this subclass.
+
+        Args:
+          handle: a folder of `save_to_preset`, the name of a preset of this package,
+            `hf://user/repo`, or `kaggle://user/model/keras/variation`.
+          custom_objects: the caller's own layers and functions, by name.
+          network_dtype: dtype policy of the networks instead of that of the training; `'float32'`
+            makes `decode(encode(x))` exact after training in mixed precision.
+
+        Raises:
+          ValueError: if there is no such preset, it is not a valid one, or its class is neither
+            this class nor a base or subclass of it.
+          ImportError: if the handle needs a library that is not installed.
+        """
+        return presets.from_preset(handle, custom_objects, network_dtype, model_class=cls)
