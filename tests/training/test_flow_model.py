@@ -221,7 +221,7 @@ def _unset():
 _FIRST_BATCHES = {
     "arrays": lambda images: {"x": images, "batch_size": 8, "shuffle": False},
     "dataset": lambda images: {"x": tf.data.Dataset.from_tensor_slices(images).batch(8)},
-    "generator": lambda images: {"x": (batch for batch in (images[:8], images[8:]))},
+    "generator": lambda images: {"x": ((batch,) for batch in (images[:8], images[8:]))},
 }
 
 
