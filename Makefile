@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_FLAGS ?= -n auto --maxprocesses=4
+# Each worker has a run of neighboring tests, which share the models of their file.
+PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 # TensorFlow 2.18 and 2.19 have no wheels for Python 3.13.
 OLD_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.11 python3.10; do \
@@ -19,7 +20,7 @@ PIP := $(BIN)/python $(INSTALL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo presets check test test-versions lint docs dist bench clean
+.PHONY: help demo presets check test test-all test-versions lint docs dist bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -43,19 +44,22 @@ presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hou
 	  cp $(addprefix results/presets/$$name/,$(PRESET_FILES)) tfp_realnvp/presets/$$name; done
 
 check: lint  ## lint, then run the tests that take three minutes together
-	$(BIN)/python -m pytest -m quick $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "quick and not full" $(PYTEST_FLAGS)
+
+test: lint  ## lint, then run the tests of the package (eight minutes on two cores)
+	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m "not full" $(PYTEST_FLAGS)
 
 # Kernels of oneDNN round in another way than TensorFlow's own, and abort the process where they have
 # no rows: the tests of vectors run with both.
-test: lint  ## lint, then run the tests
-	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+test-all: test  ## `make test`, then pages, tutorials, examples, benchmarks, several processes, fuzz
+	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m full $(PYTEST_FLAGS)
 	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest $(VECTOR_TESTS) $(PYTEST_FLAGS)
 
 test-versions: test-tf2.18 test-tf2.21  ## run the core tests with the oldest and newest releases
 
 # test-tf2.19 and test-tf2.20 work as well.
 test-tf%: .venv-tf%/.dev
-	.venv-tf$*/bin/python -m pytest -m core $(PYTEST_FLAGS)
+	.venv-tf$*/bin/python -m pytest -m "core and not full" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev  ## check style, formatting and types
 	$(BIN)/ruff check .

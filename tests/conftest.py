@@ -5,7 +5,6 @@ TensorFlow is imported late: the process that only hands out tests to workers ne
 
 import gc
 import os
-import pathlib
 import sys
 import zlib
 from unittest import mock
@@ -27,65 +26,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: threads on top of processes only get in each other's way.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-# What `make check` runs: little of what takes long, which is tracing and compiling.
-_QUICK = (
-    "bijectors/test_act_norm.py",
-    "bijectors/test_affine_coupling.py",
-    "bijectors/test_architecture.py",
-    "bijectors/test_batch_normalization.py",
-    "bijectors/test_errors.py",
-    "bijectors/test_invertible_conv1x1.py",
-    "bijectors/test_jacobian_numbers.py",
-    "bijectors/test_masks.py",
-    "bijectors/test_one_element.py",
-    "bijectors/test_one_pass.py",
-    "bijectors/test_pixel_logit.py",
-    "bijectors/test_real_nvp_",
-    "bijectors/test_squeeze.py",
-    "internal/test_atomic_files.py",
-    "internal/test_private_api.py",
-    "networks/",
-    "serialization/test_errors.py",
-    "serialization/test_frozen.py",
-    "serialization/test_presets.py",
-    "test_layers.py",
-    "test_names.py",
-    "test_pixels.py",
-    "training/test_messages.py",
-    "training/test_optimizers.py",
-    "training/test_vectors.py",
-)
-# What `make test-versions` runs with other releases of TensorFlow and Keras.
-_CORE = (
-    "bijectors/test_act_norm.py",
-    "bijectors/test_affine_coupling.py",
-    "bijectors/test_batch_normalization.py",
-    "bijectors/test_masks.py",
-    "bijectors/test_matrix.py",
-    "bijectors/test_one_pass.py",
-    "bijectors/test_squeeze.py",
-    "bijectors/test_traps.py",
-    "internal/",
-    "networks/",
-    "serialization/",
-    "training/test_flow_model.py",
-    "training/test_optimizers.py",
-)
-# What runs without TensorFlow's optimizations of graphs, which take longer than they save in so few
-# steps. All other tests run with them, as users do.
-_UNOPTIMIZED = ("benchmarks/", "examples/", "packaging/", "test_docs.py")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Marks the tests of these files."""
-    folder = pathlib.Path(__file__).parent
-    for item in items:
-        for marker, files in (("quick", _QUICK), ("core", _CORE)):
-            if item.path.relative_to(folder).as_posix().startswith(files):
-                item.add_marker(marker)
 
 
 @pytest.fixture(autouse=True)
@@ -121,11 +61,22 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _graph_optimizer(request):
-    folder = pathlib.Path(__file__).parent
-    if not request.path.relative_to(folder).as_posix().startswith(_UNOPTIMIZED):
-        yield
-        return
+def _nothing_is_kept(request):
+    """Forgets the models that a module's functions have cached: a process has many modules."""
+    yield
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear") and value.__module__ == request.module.__name__:
+            value.cache_clear()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def no_graph_optimizer():
+    """Runs without TensorFlow's optimizations of graphs, as few tests may.
+
+    They take longer than they save in the few steps of an example. All other tests run with them,
+    as users do.
+    """
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

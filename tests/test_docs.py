@@ -10,6 +10,8 @@ import pytest
 
 import tfp_realnvp
 
+pytestmark = pytest.mark.usefixtures("no_graph_optimizer")
+
 _MODULES = [
     "tfp_realnvp",
     *sorted(module.name for module in pkgutil.walk_packages(tfp_realnvp.__path__, "tfp_realnvp.")),

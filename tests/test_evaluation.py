@@ -94,8 +94,13 @@ def test_datasets():
     for elements in (_IMAGES, (_IMAGES, labels), {"image": _IMAGES, "label": labels}):
         dataset = tf.data.Dataset.from_tensor_slices(elements).batch(4)
         assert evaluation.bits_per_dim(flow, dataset, num_samples=2, batch_size=99) == expected
-    assert evaluation.bits_per_dim(flow, tf.constant(_IMAGES), 2, batch_size=4) == expected
-    assert evaluation.bits_per_dim(flow, _IMAGES + np.float32(0.5), 2, batch_size=4) == expected
+    assert (
+        evaluation.bits_per_dim(flow, tf.constant(_IMAGES), num_samples=2, batch_size=4) == expected
+    )
+    assert (
+        evaluation.bits_per_dim(flow, _IMAGES + np.float32(0.5), num_samples=2, batch_size=4)
+        == expected
+    )
 
 
 def test_double():
@@ -137,7 +142,7 @@ def test_infinite_log_densities():
     images = np.zeros([5, *_SHAPE], np.uint8)
     images[3, 2, 2] = 200
     with pytest.raises(ValueError, match=r"got \[-inf -inf\] for image 3"):
-        evaluation.bits_per_dim(_uniform(100.0), images, 2, batch_size=2)
+        evaluation.bits_per_dim(_uniform(100.0), images, num_samples=2, batch_size=2)
 
 
 @pytest.mark.parametrize("argument", ["num_samples", "batch_size"])
@@ -172,7 +177,9 @@ def test_bits_per_dim_under_conditions(kind):
     declared, conditions = _CONDITIONS[kind]
     flow = _conditional(**declared)
     conditioned = tfr.condition(flow, conditions)
-    result = evaluation.bits_per_dim(flow, (_IMAGES, conditions), 2, seed=5, batch_size=4)
+    result = evaluation.bits_per_dim(
+        flow, (_IMAGES, conditions), num_samples=2, seed=5, batch_size=4
+    )
     log_prob = []
     for draw in range(2):
         values = ft.with_event_noise(_IMAGES, 5, draw)
@@ -297,7 +304,7 @@ def test_log_likelihood_of_integer_vectors():
     # p(u) = 2u on [0, 1): the integer 0 has probability 1, whose log is 0.
     density = tfd.Sample(tfd.Beta(2.0, 1.0), [3])
     zero = np.zeros([1, 3], int)
-    draws = evaluation.log_likelihood(density, zero, 1_000, dequantize=True)
+    draws = evaluation.log_likelihood(density, zero, num_samples=1_000, dequantize=True)
     few = [
         evaluation.log_likelihood(density, zero, num_samples=2, dequantize=True, seed=s)
         for s in range(20)

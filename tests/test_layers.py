@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 _ROOT = pathlib.Path(__file__).parents[1] / "tfp_realnvp"
 
 # The packages that each package may import.

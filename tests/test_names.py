@@ -8,6 +8,8 @@ import pytest
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 
 def test_dir_is_what_is_public():
     names = set(dir(tfr))

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
 def test_noise_stays_within_the_level(dtype):

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import ablation
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def test_rows_combine():
     combined = ablation.row_settings("spline+split-prior+average")

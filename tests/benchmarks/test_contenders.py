@@ -9,6 +9,8 @@ import tfp_realnvp as tfr
 from benchmarks.contenders import contender_class
 from benchmarks.sizes import SIZES
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 TINY = SIZES["tiny"]
 GLOW = {"num_blocks": 2, "num_steps": 1, "num_hidden": 4}
 

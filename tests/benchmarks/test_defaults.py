@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import defaults
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 @pytest.mark.parametrize("name", defaults.DATASETS)
 def test_splits(name):

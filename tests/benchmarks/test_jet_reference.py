@@ -3,8 +3,11 @@
 import pathlib
 
 import numpy as np
+import pytest
 
 from benchmarks import jet_reference
+
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 _FILE = pathlib.Path(__file__).with_name("jet_reference.npz")
 

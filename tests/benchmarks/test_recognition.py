@@ -6,6 +6,8 @@ import pytest
 from benchmarks import recognition
 from tfp_realnvp.data import load_arrays
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def test_shares(tmp_path, capsys):
     digits = load_arrays("digits").test

@@ -14,6 +14,8 @@ from benchmarks.comparison import WorkerError, WorkerProcess, take_turns
 from benchmarks.rows import parse_row
 from tfp_realnvp.training import learning_rate
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def _no_machine(threads, bfloat16=500.0):
     return {"threads": threads, "matrix_gflops": {"float32": 120.0, "bfloat16": bfloat16}}

@@ -9,6 +9,8 @@ import pytest
 import tfp_realnvp as tfr
 from benchmarks import table_data, table_peers, table_regression, tables
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def _lines(monkeypatch, capsys, path, *arguments):
     """Returns the lines of the results, without those of the header."""

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import vectors
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def test_the_density_of_the_table_is_known():
     noise = np.random.RandomState(5).normal(size=[1, vectors.NUM_COLUMNS])

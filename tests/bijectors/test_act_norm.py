@@ -1,9 +1,12 @@
 import flow_testing as ft
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+
+pytestmark = pytest.mark.quick
 
 tfd = tfp.distributions
 

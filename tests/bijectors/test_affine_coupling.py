@@ -5,6 +5,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 _SHAPE = (4, 2, 4)
 
 

@@ -13,6 +13,8 @@ from tfp_realnvp.bijectors import architecture, options
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
 from tfp_realnvp.networks import ConditionEmbedding
 
+pytestmark = pytest.mark.quick
+
 _SHAPE = (4, 4, 1)
 
 

@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 

@@ -154,7 +154,7 @@ def test_split_flow(split_flow):
 @pytest.mark.parametrize(
     "make_optimizer",
     [
-        lambda: keras.optimizers.Adam(0.1),
+        pytest.param(lambda: keras.optimizers.Adam(0.1), marks=pytest.mark.full),
         lambda: tfr.FusedAdam(0.1),
         lambda: tf_keras.optimizers.Adam(0.1),
     ],
@@ -173,6 +173,7 @@ def test_fit_surrogate_posterior(make_optimizer):
     assert abs(np.mean(losses[-10:])) < 0.2
 
 
+@pytest.mark.full
 def test_fit_surrogate_posterior_with_xla():
     target = tfd.MultivariateNormalDiag([1.0, -2.0])
     surrogate = tfd.TransformedDistribution(
@@ -220,8 +221,8 @@ def _loss_and_gradients(target_log_prob, surrogate, estimator, **kwargs):
 _ESTIMATORS = [
     ("SCORE_FUNCTION", {}),
     ("REPARAMETERIZATION", {}),
-    ("REPARAMETERIZATION", {"importance_sample_size": 4}),
-    ("DOUBLY_REPARAMETERIZED", {}),
+    pytest.param("REPARAMETERIZATION", {"importance_sample_size": 4}, marks=pytest.mark.full),
+    pytest.param("DOUBLY_REPARAMETERIZED", {}, marks=pytest.mark.full),
     ("DOUBLY_REPARAMETERIZED", {"importance_sample_size": 4}),
     ("VIMCO", {"importance_sample_size": 4}),
 ]
@@ -265,6 +266,7 @@ def test_sticking_the_landing():
     assert maxima[0] > 0.1 and maxima[1] < 1e-8
 
 
+@pytest.mark.full
 def test_a_step_under_xla():
     surrogate = _distribution(num_couplings=1)
     target = tfd.MultivariateNormalDiag(tf.ones([3]))
@@ -328,6 +330,7 @@ def test_the_density_in_latent_space():
     np.testing.assert_allclose(results.accepted_results.grads_target_log_prob[0], -z, atol=1e-9)
 
 
+@pytest.mark.full
 def test_chains_have_the_right_moments():
     # The flow is a poor fit, and the chains make up for it.
     target = tfd.MultivariateNormalTriL([1.0, -1.0], [[1.0, 0.0], [0.8, 0.5]])

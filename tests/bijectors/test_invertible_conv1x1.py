@@ -8,6 +8,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 
 def test_starts_as_a_rotation():
     keras.utils.set_random_seed(0)

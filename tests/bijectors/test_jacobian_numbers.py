@@ -12,6 +12,8 @@ from tensorflow_probability.python.internal import test_util
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 

@@ -4,6 +4,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 
 def _image(shape=(3, 4, 2)):
     return tf.constant(np.arange(1, 1 + np.prod(shape)).reshape(shape), tf.float32)

@@ -13,6 +13,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.distributions import ConditionedDistribution
 
+pytestmark = pytest.mark.quick
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
@@ -105,14 +107,6 @@ def _assert_one_pass(layers, call, mode, *arguments):
     assert [layer.count for layer in layers] == [1] * len(layers)
 
 
-def _log_prob(flow, data):
-    return flow.log_prob(data)
-
-
-def _sample(flow, data):
-    return flow.sample(2, seed=(0, 1))
-
-
 def _sample_and_log_prob(flow, data):
     return flow.experimental_sample_and_log_prob(2, seed=(0, 1))
 
@@ -144,12 +138,9 @@ def _name(function):
     return function.__name__.removeprefix("_")
 
 
-each_setup = pytest.mark.parametrize("setup", _SETUPS, ids=_name)
 each_call = pytest.mark.parametrize(
     "call",
     [
-        _log_prob,
-        _sample,
         _sample_and_log_prob,
         _log_prob_of_sample,
         _gradient,
@@ -160,9 +151,15 @@ each_call = pytest.mark.parametrize(
 each_mode = pytest.mark.parametrize("mode", ["eager", "function"])
 
 
-@each_mode
 @each_call
-@each_setup
+@pytest.mark.parametrize(
+    ("setup", "mode"),
+    [
+        *((setup, "eager") for setup in _SETUPS),
+        *((setup, "function") for setup in (_image, _chain, _image_given_label)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else _name(value),
+)
 def test_each_network_is_evaluated_once(setup, call, mode):
     bijector, layers = _made(setup)
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)

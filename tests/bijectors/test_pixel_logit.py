@@ -8,6 +8,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 tfd = tfp.distributions
 
 

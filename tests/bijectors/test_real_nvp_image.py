@@ -11,6 +11,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.architecture import ImageArchitecture
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS
 
+pytestmark = pytest.mark.quick
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 

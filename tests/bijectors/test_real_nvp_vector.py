@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
@@ -21,8 +23,14 @@ def _flow(size, **kwargs):
     return ft.randomize(tfr.RealNVPVector(size, **{**_SMALL, **blocks, **kwargs}))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17, 64])
-@pytest.mark.parametrize("transformer", [None, "rational_quadratic_spline", "logistic_mixture"])
+@pytest.mark.parametrize(
+    ("size", "transformer"),
+    [
+        *((size, None) for size in (1, 2, 3, 8, 17)),
+        *((size, "rational_quadratic_spline") for size in (1, 3)),
+        *((size, "logistic_mixture") for size in (1, 4)),
+    ],
+)
 def test_every_size(size, transformer):
     flow = _flow(size, transformer=transformer, dtype=tf.float64)
     for part in flow.submodules:

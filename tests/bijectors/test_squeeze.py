@@ -5,6 +5,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 
 def _by_index(image, k, subpixels):
     """Squeezes [H, W, C] one number at a time."""

@@ -21,7 +21,8 @@ _TRANSFORMERS = {
     "mixture": lambda dtype: tfr.LogisticMixture(num_components=3),
 }
 each_transformer = pytest.mark.parametrize("name", _TRANSFORMERS)
-each_direction = pytest.mark.parametrize("direction", ["inverse", "forward"])
+_DIRECTIONS = ("inverse", "forward")
+each_direction = pytest.mark.parametrize("direction", _DIRECTIONS)
 
 
 def _case(name, dtype=tf.float64, number=50):
@@ -54,8 +55,9 @@ def test_vectorized_map_and_batch_jacobian(name, direction):
     )
 
 
-@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recompute"])
-@each_transformer
+@pytest.mark.parametrize(
+    ("name", "recompute"), [*((name, False) for name in _TRANSFORMERS), ("spline", True)]
+)
 def test_vectorized_map_and_batch_jacobian_of_a_flow(name, recompute):
     flow = tfr.RealNVPVector(
         2,
@@ -71,8 +73,11 @@ def test_vectorized_map_and_batch_jacobian_of_a_flow(name, recompute):
         ft.assert_vectorizes(method, ft.normal([3, 2], tf.float64))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float64, 1e-9), (tf.float32, 1e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "jit_compile"),
+    [(tf.float64, 1e-9, False), (tf.float32, 1e-4, True)],
+    ids=["float64", "float32_xla"],
+)
 @each_transformer
 def test_round_trip(name, dtype, tolerance, jit_compile):
     transformer, x, parameters = _case(name, dtype)
@@ -97,9 +102,13 @@ def test_static_shape_with_an_unknown_batch(name, channels):
             assert output.shape.as_list() == [None, channels]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@each_direction
-@each_transformer
+@pytest.mark.parametrize(
+    ("name", "direction", "jit_compile"),
+    [
+        *((name, direction, False) for name in _TRANSFORMERS for direction in _DIRECTIONS),
+        *((name, "forward", True) for name in ("spline", "mixture")),
+    ],
+)
 def test_gradients(name, direction, jit_compile):
     # `forward` of the mixture solves an equation.
     transformer, z, parameters = _case(name, number=10)
@@ -184,7 +193,7 @@ def test_the_spline_equals_that_of_tfp(direction):
     assert np.abs(log_det).max() > 1
 
 
-each_size = pytest.mark.parametrize("size", [0.1, 1.0, 2.0, 5.0, 20.0])
+each_size = pytest.mark.parametrize("size", [0.1, 2.0, 20.0])
 
 
 def _many(size, seed=0):
@@ -295,21 +304,23 @@ def test_errors(make, match):
 
 @pytest.mark.parametrize("name", ["spline", "mixture"])
 def test_a_coupling_keeps_the_kept_half_exactly(name):
-    transformer = _TRANSFORMERS[name](tf.float32)
+    transformer = _TRANSFORMERS[name](tf.float64)
     network = ft.randomize(
-        ft.network(2, 2 * transformer.num_parameters, checkerboard_parity=1), seed=4
+        ft.network(2, 2 * transformer.num_parameters, "float64", checkerboard_parity=1), seed=4
     )
     mask = tfr.CheckerboardMask(1)
-    coupling = tfr.Coupling(mask, network, transformer)
-    x = ft.normal([3, 4, 4, 2])
-    z, _ = coupling.inverse_and_log_det(x)
+    coupling = tfr.Coupling(mask, network, transformer, dtype=tf.float64)
+    x = ft.normal([4, 4, 2], tf.float64)
+    z, ildj = coupling.inverse_and_log_det(x)
     kept = mask.board(x).numpy().astype(bool)[..., 0]
-    np.testing.assert_array_equal(z.numpy()[:, kept], x.numpy()[:, kept])
-    assert np.abs(z - x)[:, ~kept].min() > 0
+    np.testing.assert_array_equal(z.numpy()[kept], x.numpy()[kept])
+    assert np.abs(z - x)[~kept].min() > 0
+    # Zero parameters are not the identity of every transformer: kept positions count for nothing.
+    np.testing.assert_allclose(ildj, ft.jacobian_log_det(coupling.inverse, x), rtol=1e-9)
     assert coupling.copy().transformer is transformer
 
 
-@pytest.mark.parametrize("transformer", [None, "rational_quadratic_spline", "logistic_mixture"])
+@pytest.mark.parametrize("transformer", ["rational_quadratic_spline", "logistic_mixture"])
 def test_recompute(transformer):
     gradients, x = [], ft.pixels([2, 4, 4, 2])
     bijector = ft.image_flow((4, 4, 2), num_scales=1, num_couplings=1, transformer=transformer)

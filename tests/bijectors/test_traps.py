@@ -13,6 +13,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.core
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 

@@ -10,6 +10,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.data import load_arrays
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 @pytest.fixture
 def train_paper(load_script):

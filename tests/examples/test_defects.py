@@ -7,6 +7,8 @@ import pytest
 from absl import app
 from PIL import Image
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def test_defects(run_script, capsys, tmp_path):
     run_script(

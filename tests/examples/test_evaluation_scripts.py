@@ -17,6 +17,8 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation, latents
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 _EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 _SMALL = {"num_scales": 2, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}

@@ -13,6 +13,8 @@ from tfp_realnvp import data
 
 # A false alarm, also of data whose number of batches is unknown.
 pytestmark = [
+    pytest.mark.full,
+    pytest.mark.usefixtures("no_graph_optimizer"),
     pytest.mark.filterwarnings("error:Your input ran out of data"),
     pytest.mark.eager,
 ]

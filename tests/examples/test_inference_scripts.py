@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def _numbers(pattern, text):
     """Returns the numbers of the groups of a pattern, of which there must be one match."""

@@ -12,8 +12,11 @@ import time
 import flow_testing as ft
 import h5py
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
+
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_paper.py"
 _NUM_KILLS = 2

@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 from PIL import Image
+
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 
 def test_outliers(run_script, capsys, tmp_path):

@@ -8,6 +8,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp import data
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 _TINY = {"num_scales": 1, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}
 
 

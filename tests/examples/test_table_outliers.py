@@ -3,7 +3,10 @@
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
+
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 
 def test_table_outliers(run_script, capsys, tmp_path):

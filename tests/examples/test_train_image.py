@@ -10,6 +10,8 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp import data, evaluation
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 def _report(folder):
     return json.loads((folder / "report.json").read_text())
@@ -20,7 +22,7 @@ def _evaluated(folder):
     model = tfr.FlowModel.from_preset(folder)
     settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
     test = data.load(**settings, split="test").dataset
-    return model, evaluation.bits_per_dim(model, test, num_draws=4).bits_per_dim
+    return model, evaluation.bits_per_dim(model, test, num_samples=4).bits_per_dim
 
 
 def test_digits(tmp_path, run_script):

@@ -13,7 +13,11 @@ from tfp_realnvp import data, evaluation
 from tfp_realnvp.internal import folder_lock
 
 # A false alarm: a run ends where its data or its limit ends.
-pytestmark = pytest.mark.filterwarnings("error:Your input ran out of data")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.usefixtures("no_graph_optimizer"),
+    pytest.mark.filterwarnings("error:Your input ran out of data"),
+]
 
 _TINY = (
     "--configuration=paper",

@@ -7,6 +7,8 @@ import pytest
 import tensorflow_probability as tfp
 from sklearn.model_selection import KFold
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 tfd = tfp.distributions
 
 

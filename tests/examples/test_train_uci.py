@@ -7,6 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 
 @pytest.fixture(scope="module")
 def script(load_script):

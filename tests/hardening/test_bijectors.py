@@ -3,6 +3,7 @@
 import flow_testing as ft
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from hardening.bijector_checks import assert_bijective
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfp_realnvp as tfr
+
+pytestmark = pytest.mark.full
 
 tfb = tfp.bijectors
 

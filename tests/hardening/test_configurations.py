@@ -4,6 +4,7 @@ import copy
 
 import flow_testing as ft
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from hardening.effort import cases
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 import tfp_realnvp as tfr
 from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
+
+pytestmark = pytest.mark.full
 
 tfd = tfp.distributions
 
@@ -59,6 +62,6 @@ def test_a_changed_configuration(path, change):
     try:
         distribution = deserialize_distribution(config)
     except (TypeError, ValueError) as error:
-        assert len(str(error).split()) > 3
+        assert "expected " in str(error), error
     else:
         assert isinstance(distribution, tfd.Distribution)

@@ -1,8 +1,13 @@
 """Fuzz: whatever a constructor is given, it builds something valid or says what was expected."""
 
+import dataclasses
+import functools
+from typing import Any
+
 import flow_testing as ft
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from hardening.bijector_checks import assert_bijective, built_or_refused
@@ -11,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfp_realnvp as tfr
+
+pytestmark = pytest.mark.full
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -28,9 +35,28 @@ HUGE = st.sampled_from([10**30, 1e300, np.inf])
 DTYPE = st.sampled_from([tf.float32, tf.float64, "float32", np.float64])
 
 
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """A value that an argument may refuse."""
+
+    value: Any
+
+
 def mostly(valid):
-    """Returns valid values in nine of ten cases, so that those of all arguments meet."""
-    return st.integers(0, 9).flatmap(lambda die: valid if die else st.one_of(ODD, valid))
+    """Draws valid values in nine of ten cases, so that all arguments meet, or `Odd` ones."""
+    return st.integers(0, 9).flatmap(lambda die: valid if die else ODD.map(Odd))
+
+
+def plain(drawn):
+    """Returns what was drawn, a value or a dictionary, and whether all of it is valid."""
+    if isinstance(drawn, Odd):
+        return drawn.value, False
+    if isinstance(drawn, dict):
+        values = {key: plain(value) for key, value in drawn.items()}
+        return {key: value for key, (value, _) in values.items()}, all(
+            v for _, v in values.values()
+        )
+    return drawn, True
 
 
 def options_of(**strategies):
@@ -95,18 +121,51 @@ def condition_of(flow, number, dtype):
     seed=SEED,
 )
 def test_image_flows(image_shape, options, condition, compact, seed):
-    options.setdefault("num_blocks", 0)
+    options, _ = plain({**options, **condition})
     options.setdefault("num_filters", 3)
     options.setdefault("num_couplings", 1)
-    options.update(condition)
-    if options.get("num_scales") == 1 and not compact:
-        # Options without effect, which are an error.
-        for name in ("num_channel_couplings", "filter_growth", "attention"):
+    # Options without effect are an error.
+    if compact:
+        for name in ("num_blocks", "momentum"):
             options.pop(name, None)
+    else:
+        options.setdefault("num_blocks", 0)
+        if options.get("num_scales") == 1:
+            for name in ("num_channel_couplings", "filter_growth", "attention"):
+                options.pop(name, None)
     make = tfr.RealNVPImage.compact if compact else tfr.RealNVPImage
     flow = built_or_refused(lambda: make(image_shape, **options))
-    if flow is None:
-        return
+    if flow is not None:
+        assert_valid_flow(flow, seed)
+
+
+# Options that do not depend on one another.
+@cases(quick=10, full=100)
+@given(
+    image_shape=st.sampled_from([(4, 4, 1), (8, 4, 3), (None, None, 2)]),
+    options=options_of(
+        num_filters=st.integers(1, 4),
+        use_scale=st.booleans(),
+        recompute=st.booleans(),
+        num_values=st.sampled_from([2, 16, 256, 65536]),
+        num_classes=st.integers(1, 3),
+        dtype=DTYPE,
+        validate_args=st.booleans(),
+    ),
+    num_scales=st.integers(1, 2),
+    compact=st.booleans(),
+    seed=SEED,
+)
+def test_valid_image_flows(image_shape, options, num_scales, compact, seed):
+    if compact:
+        make = tfr.RealNVPImage.compact
+    else:
+        make = functools.partial(tfr.RealNVPImage, num_blocks=0)
+    options = {"num_filters": 3, "num_scales": num_scales, "num_couplings": 1, **options}
+    assert_valid_flow(make(image_shape, **options), seed)
+
+
+def assert_valid_flow(flow, seed):
     ft.randomize(flow, seed)
     height, width, channels = flow.image_shape
     multiple = 2 ** (flow.num_scales - 1)
@@ -125,7 +184,14 @@ def test_image_flows(image_shape, options, condition, compact, seed):
     seed=SEED,
 )
 def test_pixel_logit(options, seed):
-    bijector = built_or_refused(lambda: tfr.PixelLogit(**options))
+    options, is_valid = plain(options)
+    is_valid = (
+        is_valid
+        and "name" not in options
+        and 1e-6 < options.get("alpha", 0.1) < 0.49
+        and options.get("num_values", 2) <= 300
+    )
+    bijector = built_or_refused(lambda: tfr.PixelLogit(**options), is_valid)
     if bijector is not None:
         num_values = bijector.parameters["num_values"]
         assert_valid(bijector, (2, 3, 2, 1), seed, num_values)
@@ -144,7 +210,9 @@ def test_pixel_logit(options, seed):
     seed=SEED,
 )
 def test_squeeze(options, size, seed):
-    bijector = built_or_refused(lambda: tfr.Squeeze(**options))
+    options, is_valid = plain(options)
+    is_valid = is_valid and options.get("block_size", 2) < 5
+    bijector = built_or_refused(lambda: tfr.Squeeze(**options), is_valid)
     if bijector is not None and bijector.block_size < 5:
         k = bijector.block_size
         assert_valid(bijector, (2, *size, 3 * k**2), seed)
@@ -168,7 +236,8 @@ def test_squeeze(options, size, seed):
 def test_normalizations(make, options, seed):
     foreign = {tfr.ActNorm: ("momentum", "statistics", "moving")}.get(make, ("learned",))
     options = {key: value for key, value in options.items() if key not in foreign}
-    bijector = built_or_refused(lambda: make(**options))
+    options, is_valid = plain(options)
+    bijector = built_or_refused(lambda: make(**options), is_valid)
     if bijector is not None:
         shape = (3, 2, 2, int(bijector.parameters["num_channels"] or 2))
         bijector.inverse(ft.normal(shape, bijector.dtype, seed), training=True)
@@ -185,13 +254,20 @@ def test_normalizations(make, options, seed):
     seed=SEED,
 )
 def test_couplings(mask, parity, options, network, channels, seed):
+    drawn = {"mask": mask, "parity": parity, "network": network, "options": options}
+    drawn, is_valid = plain(drawn)
+    mask, options = drawn["mask"], drawn["options"]
     if mask in (tfr.CheckerboardMask, tfr.ChannelMask):
-        mask = built_or_refused(lambda make=mask: make(parity))
-    coupling = built_or_refused(lambda: tfr.AffineCoupling(mask, network, **options))
+        mask = built_or_refused(lambda make=mask: make(drawn["parity"]), is_valid)
+    is_valid &= "scale" not in options or options.get("use_scale") is not False
+    coupling = built_or_refused(
+        lambda: tfr.AffineCoupling(mask, drawn["network"], **options), is_valid
+    )
     if coupling is not None:
         x = ft.normal((2, 3, 2, channels), coupling.dtype, seed)
         # A mask of odd channels, a network of too many: said at the call.
-        if built_or_refused(lambda: coupling.inverse(x)) is not None:
+        is_valid &= isinstance(mask, tfr.CheckerboardMask) and options.get("use_scale", True)
+        if built_or_refused(lambda: coupling.inverse(x), is_valid) is not None:
             assert_valid(coupling, x.shape, seed)
 
 
@@ -206,7 +282,15 @@ def test_couplings(mask, parity, options, network, channels, seed):
     options=arguments(recompute=st.booleans(), validate_args=st.booleans(), dtype=DTYPE),
 )
 def test_chains(parts, options):
-    chain = built_or_refused(lambda: tfr.FlowChain(parts, **options))
+    parts, parts_are_valid = plain(parts)
+    options, is_valid = plain(options)
+    if parts_are_valid:
+        parts, are_valid = zip(*map(plain, parts), strict=True) if parts else ((), ())
+        # The parts are of float32.
+        is_float32 = "dtype" not in options or options["dtype"] in (tf.float32, "float32")
+        # Only networks are computed again.
+        is_valid = is_valid and all(are_valid) and is_float32 and not options.get("recompute")
+    chain = built_or_refused(lambda: tfr.FlowChain(parts, **options), is_valid and parts_are_valid)
     if chain is not None:
         assert chain.bijectors == tuple(parts)
         assert all(part.dtype in (None, chain.dtype) for part in parts)
@@ -234,15 +318,23 @@ def test_networks(layer, options, shape):
         tfr.ShallowConv: "output_channels num_filters checkerboard_parity conditional_event_shape",
     }[layer].split()
     defaults = {"output_channels": 2, "num_filters": 2}
-    options = {**defaults, **options}
+    options, is_valid = plain({**defaults, **options})
     options = {key: value for key, value in options.items() if key in names}
+    is_valid = is_valid and (
+        min(options["output_channels"], options["num_filters"]) > 0
+        and options.get("num_blocks", 0) >= 0
+        and options.get("checkerboard_parity") != 2
+        and len(options.get("conditional_event_shape") or [1]) != 2
+        and 0 <= options.get("momentum", 0) < 1
+        and options.get("epsilon", 1) > 0
+    )
 
     def build():
         network = layer(**options)
         network.build((None, None, None, shape[-1]))
         return network
 
-    network = built_or_refused(build)
+    network = built_or_refused(build, is_valid)
     if network is not None:
         inputs, condition = ft.normal(shape), {}
         event = network.conditional_event_shape
@@ -270,9 +362,13 @@ MODEL.compile()
     compiled=arguments(scale_l2=st.floats(0, 1)),
 )
 def test_models(distribution, options, optimizer, compiled):
-    model = built_or_refused(lambda: tfr.FlowModel(distribution, **options))
+    distribution, is_distribution = plain(distribution)
+    options, is_valid = plain(options)
+    is_valid = is_valid and is_distribution and "name" not in options
+    model = built_or_refused(lambda: tfr.FlowModel(distribution, **options), is_valid)
     if model is not None:
-        built_or_refused(lambda: model.compile(optimizer, **compiled))
+        (optimizer, is_optimizer), (compiled, is_valid) = plain(optimizer), plain(compiled)
+        built_or_refused(lambda: model.compile(optimizer, **compiled), is_optimizer and is_valid)
         assert model.predict_step(ft.grey_levels(2)).shape == (2,)
 
 
@@ -287,7 +383,8 @@ def test_models(distribution, options, optimizer, compiled):
     ),
 )
 def test_optimizer(learning_rate, options):
-    optimizer = built_or_refused(lambda: tfr.FusedAdam(learning_rate, **options))
+    options, is_valid = plain(options)
+    optimizer = built_or_refused(lambda: tfr.FusedAdam(learning_rate, **options), is_valid)
     if optimizer is not None:
         variable = keras.Variable([1.0, 2.0])
         optimizer.build([variable])
@@ -308,7 +405,10 @@ def test_optimizer(learning_rate, options):
     step=st.integers(0, 20),
 )
 def test_learning_rate_budget(options, step):
-    budget = built_or_refused(lambda: tfr.LearningRateBudget(**options))
+    options, is_valid = plain(options)
+    # Steps or seconds, and a warm-up that is shorter.
+    is_valid = is_valid and "steps" in options and options.keys() <= {"peak", "steps", "hold"}
+    budget = built_or_refused(lambda: tfr.LearningRateBudget(**options), is_valid)
     if budget is not None:
         model = tfr.FlowModel(FLOW)
         model.compile()
@@ -332,9 +432,14 @@ def test_learning_rate_budget(options, step):
     ),
 )
 def test_training_checkpoint(tmp_path_factory, folder, model, options):
-    if folder == "folder":
+    (folder, is_folder), (model, is_model) = plain(folder), plain(model)
+    options, is_valid = plain(options)
+    is_valid = is_valid and is_folder and is_model
+    if is_folder:
         folder = tmp_path_factory.mktemp(folder)
-    checkpoint = built_or_refused(lambda: tfr.TrainingCheckpoint(folder, model, **options))
+    checkpoint = built_or_refused(
+        lambda: tfr.TrainingCheckpoint(folder, model, **options), is_valid
+    )
     if checkpoint is not None:
         checkpoint.on_train_begin()
         patience = options.get("patience")
@@ -349,10 +454,14 @@ def test_training_checkpoint(tmp_path_factory, folder, model, options):
     num_values=mostly(st.integers(1, 256)),
 )
 def test_pixels(images, seed, dtype, num_values):
-    noisy = built_or_refused(lambda: tfr.dequantize(images, seed, dtype))
+    (seed, is_seed), (dtype, is_dtype) = plain(seed), plain(dtype)
+    num_values, is_number = plain(num_values)
+    noisy = built_or_refused(
+        lambda: tfr.dequantize(images, seed, dtype), is_seed and is_dtype and len(seed) == 2
+    )
     if noisy is None:
         return
     np.testing.assert_array_equal(np.floor(noisy), images)
-    gray = built_or_refused(lambda: tfr.to_uint8(noisy, num_values))
+    gray = built_or_refused(lambda: tfr.to_uint8(noisy, num_values), is_number)
     if gray is not None:
         np.testing.assert_array_equal(gray, np.clip(images, 0, num_values - 1))

@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents
 
+pytestmark = pytest.mark.full
+
 tfd = tfp.distributions
 
 SHAPE = (8, 8, 1)

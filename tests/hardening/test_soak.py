@@ -5,10 +5,13 @@ import os
 
 import flow_testing as ft
 import numpy as np
+import pytest
 import tensorflow_probability as tfp
 from hardening.effort import share
 
 import tfp_realnvp as tfr
+
+pytestmark = pytest.mark.full
 
 tfd = tfp.distributions
 

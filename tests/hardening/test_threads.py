@@ -4,10 +4,13 @@ import threading
 
 import flow_testing as ft
 import numpy as np
+import pytest
 import tensorflow as tf
 from hardening.effort import share
 
 from tfp_realnvp.bijectors.multi_scale import shallow_conv
+
+pytestmark = pytest.mark.full
 
 SHAPE = (4, 4, 1)
 NUM_THREADS = 8

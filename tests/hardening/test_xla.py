@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.full
+
 tfd = tfp.distributions
 
 SHAPE = (4, 4, 1)

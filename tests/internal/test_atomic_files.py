@@ -14,6 +14,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.atomic_files import atomic_replace
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 PATHS = (pathlib.Path(tfr.__file__).parents[1], pathlib.Path(__file__).parents[1])
 # The file by its path: importing the package would take seconds.
 KILLED = """
@@ -126,6 +128,7 @@ def test_a_failed_export_leaves_the_old_folder(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.full
 def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
@@ -137,6 +140,7 @@ def test_a_killed_writer_leaves_the_old_folder(tmp_path):
     assert (path / "text").read_text() == "old"
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits on the size of files")
 def test_a_full_disk_leaves_the_old_files(tmp_path):
     process = subprocess.run(

@@ -17,6 +17,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal.private_api import HOOKS, INHERITED, OVERRIDDEN
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 

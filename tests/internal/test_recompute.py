@@ -12,6 +12,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.internal.recompute import recompute
 
+pytestmark = pytest.mark.core
+
 tfd = tfp.distributions
 
 _MODES = {
@@ -19,7 +21,6 @@ _MODES = {
     "function": functools.partial(tf.function, autograph=False),
     "xla": functools.partial(tf.function, autograph=False, jit_compile=True),
 }
-each_mode = pytest.mark.parametrize("mode", _MODES)
 
 
 def _assert_close(actual, expected, tolerance):
@@ -49,7 +50,11 @@ _LOSSES = {
     "first": lambda y, z: tf.reduce_sum(y**2),
     "second": lambda y, z: tf.reduce_sum(z**3),
 }
-each_loss = pytest.mark.parametrize("loss", _LOSSES)
+# Also of a loss that uses only one of the outputs.
+each_loss_and_mode = pytest.mark.parametrize(
+    ("loss", "mode"),
+    [*((loss, "eager") for loss in _LOSSES), ("both", "function"), ("both", "xla")],
+)
 
 
 def _gradients(function, loss, x, w):
@@ -64,10 +69,8 @@ def _recomputed(x, w):
     return recompute(_two_outputs, [x, w])
 
 
-@each_mode
-@each_loss
+@each_loss_and_mode
 def test_values_and_gradients(loss, mode):
-    # Also of a loss that uses only one of the outputs.
     actual = _MODES[mode](lambda: _gradients(_recomputed, loss, _X, _W))()
     _assert_close(actual, _gradients(_two_outputs, loss, _X, _W), 1e-12)
 
@@ -80,8 +83,7 @@ def _second_derivatives(function, loss, x, w):
     return tape.gradient(value, [x, w])
 
 
-@each_mode
-@each_loss
+@each_loss_and_mode
 def test_second_derivatives_of_a_function(loss, mode):
     actual = _MODES[mode](lambda: _second_derivatives(_recomputed, loss, _X, _W))()
     _assert_close(actual, _second_derivatives(_two_outputs, loss, _X, _W), 1e-12)
@@ -285,10 +287,14 @@ def _tolerance(name):
     return 1e-10 if _CASES[name][1] == tf.float64 else 1e-4
 
 
+# Those of which a part is in no other case, and tracing and compiling take most of the time.
+_TRACED = {"function": ("image", "conditioned", "user_networks"), "xla": ("resnets",)}
+
+
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        (name, mode)
+        pytest.param(name, mode, marks=[pytest.mark.full] * (name not in _TRACED.get(mode, _CASES)))
         for name in _CASES
         for mode in _MODES
         # Boards and the precision make no difference to XLA; conditions under XLA:
@@ -392,11 +398,12 @@ def _second_derivatives_of(name, recompute, mode, training):
 @pytest.mark.parametrize(
     ("name", "training", "mode"),
     [
-        *[(n, t, "eager") for n in ("resnets", "conditioned") for t in (False, True)],
-        ("resnets", False, "function"),
-        ("resnets", True, "function"),
-        ("resnets", True, "tapes_outside"),
-        ("conditioned", False, "tapes_outside"),
+        ("resnets", False, "eager"),
+        ("conditioned", True, "eager"),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (("resnets", True, "function"), ("conditioned", False, "tapes_outside"))
+        ),
     ],
 )
 def test_second_derivatives(name, training, mode):

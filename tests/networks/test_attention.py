@@ -8,6 +8,8 @@ import tensorflow as tf
 import tfp_realnvp as tfr
 from tfp_realnvp.networks import SelfAttention
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 
 def _layer(num_heads=2, filters=5, dtype="float64"):
     layer = SelfAttention(num_heads, dtype=dtype)

@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from tfp_realnvp.networks import batch_norm
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 _OPTIONS = {"momentum": 0.8, "epsilon": 1e-3}
 # One channel, a few, a vector of them, and more than one vector: the kernels differ.
 _CHANNELS = [1, 3, 16, 24]

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from tfp_realnvp.networks import ConditionEmbedding
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 _KINDS = {
     "labels": {"num_classes": 5, "size": 4},
     "vectors": {"conditional_event_shape": [3], "size": 4},
@@ -182,6 +184,15 @@ def test_labels_with_dropout():
     assert int(embedding.spec.as_tensor(-1, "owner")) == -1
     with pytest.raises(ValueError, match=r"labels in \[0, 5\) or -1, or weights.*got \[-2\]"):
         embedding.spec.as_tensor(-2, "owner")
+
+
+@pytest.mark.parametrize(("dropout", "lowest"), [(None, 0), (0.1, -1)])
+def test_labels_out_of_range_are_nan_where_nothing_asserts(dropout, lowest):
+    # XLA drops assertions.
+    embedding, labels = _embedding("labels", dropout=dropout), np.arange(-3, 7)
+    call = tf.function(embedding.call, jit_compile=True)
+    is_nan = np.isnan(call(tf.constant(labels))).all(axis=-1)
+    np.testing.assert_array_equal(is_nan, (labels < lowest) | (labels >= 5))
 
 
 def test_labels_that_are_known_late():

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 _MAKERS = {
     "resnet": lambda **kwargs: tfr.ConvResNet(4, 1, 6, **kwargs),
     "resnet_board": lambda **kwargs: tfr.ConvResNet(4, 2, 6, checkerboard_parity=1, **kwargs),
@@ -149,13 +151,9 @@ def _conditions(kind, images):
 @pytest.mark.parametrize(
     ("condition", "parity", "num_blocks", "num_heads"),
     [
-        *[("none", parity, blocks, 0) for parity in (None, 0, 1) for blocks in (0, 1, 3)],
-        *[
-            (kind, *sizes, 0)
-            for kind in ("vector", "image")
-            for sizes in ((None, 0), (None, 2), (1, 1))
-        ],
-        *[("none", None, 0, 1), ("none", 0, 2, 2), ("vector", 1, 1, 1)],
+        *[("none", parity, blocks, 0) for parity in (None, 0, 1) for blocks in (0, 2)],
+        *[(kind, *sizes, 0) for kind in ("vector", "image") for sizes in ((None, 2), (1, 1))],
+        *[("none", 0, 2, 2), ("vector", 1, 1, 1)],
     ],
 )
 def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, training):
@@ -178,8 +176,8 @@ def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, traini
         options = {"conditional_input": conditions[0]} if conditions else {}
         return network(x, training=training, **options)
 
-    # With many positions or few, and with an even or an odd side: inference takes other ways.
-    for shape in ((4, 6), (2, 4), (5, 3), (1, 3)):
+    # With many positions or few, and with an even or an odd side, inference takes other ways.
+    for shape in [(4, 6)] if training else [(4, 6), (2, 4), (5, 3), (1, 3)]:
         x = ft.normal([3, *shape, 2], tf.float64)
         sources = [x, *_conditions(condition, x)]
         expected, expected_gradients = _value_and_gradients(
@@ -276,27 +274,16 @@ def test_build_creates_all_variables(name):
 
 
 @each_network
-def test_config_round_trip(name):
+def test_serialization(name):
     layer = _network(name, name="network", dtype="float64")
-    again = type(layer).from_config(layer.get_config())
-    assert again.get_config() == layer.get_config()
-    again.build((None, None, None, 2))
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is type(layer) and again.get_config() == layer.get_config()
     again.set_weights(layer.get_weights())
     x = ft.normal([2, 4, 4, 2], tf.float64)
     np.testing.assert_array_equal(again(x), layer(x))
 
 
-@each_network
-def test_serialization(name):
-    layer = _network(name)
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert type(again) is type(layer) and again.get_config() == layer.get_config()
-    again.set_weights(layer.get_weights())
-    x = ft.normal([2, 4, 4, 2])
-    np.testing.assert_array_equal(again(x), layer(x))
-
-
-@each_network
+@pytest.mark.parametrize("name", ["resnet_board", "shallow_attention"])
 def test_within_a_saved_keras_model(name, tmp_path):
     layer = _network(name)
     inputs = keras.Input([4, 4, 2])
@@ -321,7 +308,7 @@ def test_mixed_precision(name, training):
     assert error.max() < 0.1 * np.abs(expected).max() + 0.05
 
 
-@each_network
+@pytest.mark.parametrize("name", ["resnet_attention", "shallow_board"])
 def test_channels_are_last_whatever_keras_prefers(name):
     x, network = ft.normal([2, 4, 6, 2]), _network(name)
     expected = network(x)
@@ -335,7 +322,7 @@ def test_channels_are_last_whatever_keras_prefers(name):
         keras.config.set_image_data_format("channels_last")
 
 
-@each_network
+@pytest.mark.parametrize("name", ["resnet_attention", "shallow_board"])
 def test_the_global_policy(name):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

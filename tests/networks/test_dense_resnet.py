@@ -7,6 +7,8 @@ import pytest
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 
 @pytest.mark.parametrize("size", [1, 8])
 def test_starts_at_zero_with_functions_that_are_not_odd(size):

@@ -5,6 +5,8 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 # `tests/benchmarks/test_jet_reference.py` compares the network with another implementation.
 
 

@@ -6,6 +6,8 @@ import tensorflow as tf
 from tfp_realnvp.networks import weight_norm
 from tfp_realnvp.networks.weight_norm import convolve
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 _SHAPES = {
     "matrix": ([3, 5], [5]),
     "kernel": ([3, 3, 2, 5], [5]),

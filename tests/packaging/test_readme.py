@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_graph_optimizer")
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _PAGES = sorted(_ROOT.glob("docs/*.md"))
 
@@ -20,6 +22,7 @@ _SESSIONS = [
 ] + [pytest.param(blocks, id=path.stem) for path in _PAGES if (blocks := _blocks(path))]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("blocks", _SESSIONS)
 def test_blocks(blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", _TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial(path, tmp_path):
     environment = {**os.environ, "TUTORIALS_SHORT": "1", "MPLBACKEND": "Agg"}

@@ -11,6 +11,8 @@ import zipfile
 
 import pytest
 
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+
 _ROOT = pathlib.Path(__file__).parents[2]
 
 

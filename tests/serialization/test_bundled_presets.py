@@ -10,6 +10,8 @@ import pytest
 
 import tfp_realnvp as tfr
 
+pytestmark = [pytest.mark.core, pytest.mark.eager]
+
 _FOLDER = pathlib.Path(tfr.__file__).parent / "presets"
 _NAMES = ("digits", "digits_label", "photos")
 

@@ -15,6 +15,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp.networks import ShallowConv
 from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 tfd, tfb = tfp.distributions, tfp.bijectors
 
 SHAPE = (4, 4, 1)

@@ -20,6 +20,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.serialization import defaults
 
+pytestmark = [pytest.mark.quick, pytest.mark.core]
+
 tfd = tfp.distributions
 
 _FOLDER = pathlib.Path(__file__).parent / "frozen"

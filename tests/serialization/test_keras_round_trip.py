@@ -31,7 +31,7 @@ from tfp_realnvp.serialization import keras_config
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-pytestmark = pytest.mark.eager
+pytestmark = [pytest.mark.core, pytest.mark.eager]
 
 SHAPE = (4, 4, 1)
 SMALL = {"num_couplings": 1, "num_filters": 4}
@@ -94,6 +94,7 @@ def assert_same(model, loaded):
     assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
 
 
+@pytest.mark.full
 def test_training_continues_in_another_process(tmp_path):
     # A large ε: with a small one, Adam turns rounding errors of small gradients into full steps.
     flows = {

@@ -18,6 +18,8 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.core
+
 pytest.importorskip("tf2onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -62,7 +64,10 @@ def run(folder, name, *inputs):
     return output
 
 
-@pytest.fixture(scope="module", params=list(FLOWS))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.full] * (name != "labels")) for name in FLOWS],
+)
 def exported(request, tmp_path_factory):
     """A distribution, the folder of its models, their inputs, the events, and conditions."""
     flow = FLOWS[request.param]()

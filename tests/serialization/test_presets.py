@@ -23,7 +23,7 @@ from tfp_realnvp.serialization import presets
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-pytestmark = pytest.mark.eager
+pytestmark = [pytest.mark.quick, pytest.mark.core, pytest.mark.eager]
 
 _PENDING = ".tfp_realnvp.pending"
 _FILES = {"config.json", "model.weights.h5", "metadata.json", "README.md"}
@@ -220,6 +220,7 @@ def kill():
     return hook
 
 
+@pytest.mark.full
 def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch):
     data, models = ft.normal([6, 3]).numpy(), []
     for seed, activation in enumerate(["tanh", "relu"]):

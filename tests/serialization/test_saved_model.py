@@ -22,6 +22,8 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.core
+
 tfd, tfb = tfp.distributions, tfp.bijectors
 
 SHAPE = (4, 4, 1)

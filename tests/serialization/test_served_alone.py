@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from flow_testing import flow_distribution, grey_levels, pixels
 
 import tfp_realnvp as tfr
+
+pytestmark = [pytest.mark.full, pytest.mark.core]
 
 SERVE = """
 import sys

@@ -237,7 +237,8 @@ def test_numbers_whose_squares_are_out_of_range(magnitude):
 def test_a_weight_of_two_is_a_row_twice():
     rows, labels = _rows(40), np.repeat(["a", "b"], 20)
     rng = np.random.default_rng(1)
-    weights = rng.integers(4, size=40)
+    # Not the same share of the weights as of the rows.
+    weights = rng.integers(4, size=40) * np.where(labels == "a", 2, 1)
     order = rng.permutation(np.repeat(np.arange(40), weights))
     options = {**_TINY, "max_steps": 40, "noise": 0.1, "learning_rate": 0.01}
     repeated = tfr.FlowDensity(random_state=0, **options).fit(rows[order], labels[order])

@@ -53,8 +53,6 @@ def _dataset(values):
 
 _FORMS = {
     "labels_as_y": lambda: [_IMAGES, _LABELS],
-    "tuple": lambda: [(_IMAGES, _LABELS)],
-    "tensors": lambda: [tf.constant(_IMAGES), tf.constant(_LABELS, tf.uint8)],
     "one_hot": lambda: [_IMAGES, np.eye(5)[_LABELS]],
     "dict_of_condition": lambda: [{"image": _IMAGES, "conditional_input": _LABELS}],
     "dataset_of_dicts": lambda: [_dataset({"image": _IMAGES, "label": _LABELS})],
@@ -81,7 +79,7 @@ def test_fit_evaluate_and_predict_on(form, trained):
     _assert_close(_run(_FORMS[form]()), trained, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["labels", "vectors", "small_images"])
+@pytest.mark.parametrize("kind", ["labels", "small_images"])
 def test_each_image_has_its_condition(kind):
     model, conditions = _model(kind), _conditions(kind)
     history = model.fit(_IMAGES, conditions, batch_size=4, verbose=0).history
@@ -185,8 +183,9 @@ def _trained(kind, way=None):
 @pytest.mark.parametrize(
     ("kind", "way"),
     [
-        *(("labels", way) for way in ("xla", "several_steps", "recompute")),
-        ("small_images", "recompute_xla"),
+        ("labels", "recompute"),
+        *(pytest.param("labels", way, marks=pytest.mark.full) for way in ("several_steps", "xla")),
+        pytest.param("small_images", "recompute_xla", marks=pytest.mark.full),
     ],
 )
 def test_ways_to_train_are_one(kind, way):
@@ -206,7 +205,6 @@ def test_mixed_bfloat16():
     assert model.predict((_IMAGES, _LABELS), verbose=0).dtype == np.float32
 
 
-@pytest.mark.graph
 def test_a_run_that_is_resumed(tmp_path):
     options = {"flow": {"condition_dropout": 0.4}, "optimizer": None, "dequantize": True}
     data = {"batch_size": 4, "shuffle": False, "verbose": 0}
@@ -323,8 +321,7 @@ def test_nothing_is_left_out_of_an_evaluation():
     assert seen.shape == (4, 4) and not seen.any()
 
 
-@pytest.mark.graph
-@pytest.mark.parametrize("kind", ["labels", "vectors"])
+@pytest.mark.parametrize("kind", [pytest.param("labels", marks=pytest.mark.graph), "vectors"])
 def test_densities_without_a_condition(kind):
     model = _model(kind, flow={"condition_dropout": 0.5})
     conditions = _conditions(kind)
@@ -346,7 +343,7 @@ def test_densities_without_a_condition(kind):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.full), True])
 def test_the_part_that_is_not_finite_is_named(jit_compile):
     model = _model(jit_compile=jit_compile, flow={"normalization": None})
     couplings = [p for p in model.distribution.submodules if isinstance(p, tfr.AffineCoupling)]
@@ -433,8 +430,9 @@ def test_datasets_of_conditions_that_are_not_as_declared(labels, method):
         getattr(_MODELS["labels"], method)(dataset, verbose=0)
 
 
-@pytest.mark.graph
-@each_method
+@pytest.mark.parametrize(
+    "method", [pytest.param("fit", marks=pytest.mark.graph), "evaluate", "predict"]
+)
 def test_labels_of_a_dataset_that_are_out_of_range(method):
     labels = np.where(_LABELS < 2, _LABELS - 3, _LABELS + 4)
     expected = r"FlowModel: expected a .*integer labels in \[0, 5\), or weights .*, got \[-3, -2, "

@@ -202,14 +202,12 @@ _FITS = {
     # Forms.
     "array": _row(_X, **_BATCHES),
     "array of integers": _row(_X.astype(np.int32), **_BATCHES),
-    "array of float64": _row(_X.astype(np.float64), **_BATCHES),
     "tensor": _row(lambda: tf.constant(_X), **_BATCHES),
     "list of one array": _row([_X], **_BATCHES),
     "list of arrays": _row([_X, _LABELS], "labels", **_BATCHES),
     "tuple": _row((_X, _LABELS), "labels", **_BATCHES),
     "tuple of tensors": _row(lambda: (tf.constant(_X), _LABELS), "labels", **_BATCHES),
     "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
-    "nested": _row(({"image": _X}, _LABELS), "labels", **_BATCHES),
     "y": _row(_X, "labels", **_LABELED),
     "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
     "class_weight": _row(_X, "labels", class_weight={0: 2.0, 3: 0.5}, **_LABELED),
@@ -226,13 +224,11 @@ _FITS = {
     "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
     # Batches.
     "batch_size of the default": _row(_rows(40), shuffle=False),
-    "batch_size above the number": _row(_X, batch_size=50, shuffle=False),
     "batch_size=10": _row(_X, batch_size=10, shuffle=False),
     "shuffle by default": _row(_X, batch_size=4),
     "shuffle=True": _row(_X, "labels", y=_LABELS, batch_size=4, shuffle=True),
     "shuffle='batch'": _row(_X, batch_size=5, shuffle="batch"),
     "steps_per_epoch": _row(_X, steps_per_epoch=2, shuffle=False),
-    "steps_per_epoch, batch_size": _row(_X, steps_per_epoch=2, **_BATCHES),
     "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
     # Validation.
     "validation_split": _row(_X, "labels", y=_LABELS, **_SPLIT),
@@ -246,9 +242,6 @@ _FITS = {
     "validation_split of a dict": _row({"image": _X}, **_SPLIT, **_BATCHES),
     "validation_data": _row(_X, "labels", **_HELD_OUT, **_LABELED),
     "validation_data, an array": _row(_X, validation_data=_VALIDATION, **_BATCHES),
-    "validation_data, a list": _row(
-        _X, "labels", validation_data=[_VALIDATION, _VALIDATION_LABELS], **_LABELED
-    ),
     "validation_data, (x, None)": _row(_X, validation_data=(_VALIDATION, None), **_BATCHES),
     "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
     "validation_data, a dataset": _row(
@@ -275,15 +268,8 @@ _FITS = {
     "validation_batch_size": _row(
         _X, validation_data=_VALIDATION, validation_batch_size=1, validation_freq=2, **_BATCHES
     ),
-    "validation_batch_size of a split": _row(
-        _X, validation_split=0.5, validation_batch_size=3, **_BATCHES
-    ),
     "validation_steps": _row(_X, validation_data=_VALIDATION, validation_steps=1, **_BATCHES),
-    "validation_steps, no batch_size": _row(
-        _X, validation_data=_VALIDATION, validation_steps=2, shuffle=False
-    ),
     # Of pandas.
-    "DataFrame": _row(_frame(), shuffle=False),
     "DataFrame, batch_size": _row(_frame(), **_BATCHES),
     "DataFrame, validation_split": _row(_frame(), **_SPLIT, **_BATCHES),
     "DataFrame, validation_data": _row(
@@ -291,9 +277,6 @@ _FITS = {
     ),
     "labels in a Series": _row(_frame(), "labels", y=pd.Series(_LABELS), **_BATCHES),
     "labels in a DataFrame": _row(_X, "labels", y=_LABEL_FRAME, **_BATCHES),
-    "labels in a DataFrame, validation_split": _row(
-        _frame(), "labels", y=_LABEL_FRAME, **_SPLIT, **_BATCHES
-    ),
     "labels [N, 1]": _row(_X, "labels", y=_LABELS[:, np.newaxis], **_BATCHES),
     "conditions in a DataFrame": _row(_X, "vectors", y=_frame(), **_BATCHES),
     "numbers in a Series": _row(_X, "numbers", y=pd.Series(_X[:, 1]), **_BATCHES),

@@ -10,6 +10,8 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.training.input_data import arguments_for_keras
 
+pytestmark = pytest.mark.quick
+
 tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
@@ -216,6 +218,7 @@ def test_fractions_in_each_form_of_data(form, method):
     getattr(model, method)(_DATA_OF_STEPS[form](), verbose=0)
 
 
+@pytest.mark.full
 def test_fractions_in_a_compiled_step():
     model = tfr.FlowModel(_flow())
     model.compile(jit_compile=True)

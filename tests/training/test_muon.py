@@ -60,8 +60,9 @@ def _direction(matrices):
     return (u * s[..., None, :]) @ v
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("mode", _MODES)
+@pytest.mark.parametrize(
+    ("mode", "dtype"), [("eager", "float32"), ("function", "float64"), ("xla", "float32")]
+)
 def test_kernels(mode, dtype):
     gradients = [_values(seed, _KERNELS, dtype) for seed in (1, 2, 3)]
     actual = _trained(tfr.Muon(0.125, 0.75, weight_decay=0.5), _KERNELS, gradients, mode)

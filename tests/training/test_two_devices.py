@@ -4,6 +4,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.full
+
 _SCRIPT = pathlib.Path(__file__).with_name("two_devices.py")
 
 

@@ -3,8 +3,11 @@
 import json
 import pathlib
 
+import pytest
 import strategy_testing as st
 import tensorflow as tf
+
+pytestmark = pytest.mark.full
 
 _SCRIPT = pathlib.Path(__file__).with_name("two_workers.py")
 

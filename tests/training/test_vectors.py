@@ -9,6 +9,8 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
+pytestmark = pytest.mark.quick
+
 tfd = tfp.distributions
 
 _DATA = np.random.default_rng(0).normal(3.0, 2.0, [64, 3]).astype(np.float32)
@@ -95,7 +97,7 @@ def test_keras_file(name, request, tmp_path):
     assert loaded.event_ndims == 1 and not loaded.dequantize
 
 
-@pytest.mark.parametrize("name", ["trained", "conditional"])
+@pytest.mark.parametrize("name", [pytest.param("trained", marks=pytest.mark.full), "conditional"])
 def test_saved_model(name, request, tmp_path):
     distribution = request.getfixturevalue(name).distribution
     tfr.export_saved_model(distribution, tmp_path / "1")
@@ -120,6 +122,7 @@ def test_saved_model(name, request, tmp_path):
     assert samples.shape == (5, 3) and np.isfinite(samples).all()
 
 
+@pytest.mark.eager
 def test_best_weights_by_loss(tmp_path):
     model = _model()
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model)

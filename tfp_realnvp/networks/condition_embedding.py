@@ -94,7 +94,7 @@ class ConditionEmbedding(keras.layers.Layer):
     def call(self, condition: tf.Tensor) -> tf.Tensor:
         """Returns the embedding [..., *embedded_shape] of a condition, `spec.as_tensor(...)`."""
         if condition.dtype.is_integer:
-            is_present = condition[..., tf.newaxis] >= 0
+            is_present = condition[..., tf.newaxis] != -1
             # `tf.gather` has a sparse gradient, whose norm in gradient clipping is wrong for labels
             # that occur several times: their rows are not added up.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)

@@ -122,9 +122,9 @@ def deserialize_dequantizer(
 def _deserialize(config: dict[str, Any], kind: type, name: str) -> Any:
     try:
         value = _Deserializer().restore(config)
-    except ValueError:
-        raise
     except Exception as error:
+        if isinstance(error, ValueError) and "expected" in str(error):
+            raise
         # Missing keys, and errors of constructors that do not check their arguments.
         error_type = TypeError if isinstance(error, TypeError) else ValueError
         raise error_type(
