@@ -35,11 +35,15 @@ def make_model(strategy=None, optimizer=lambda: None, dequantize=True, **options
     return model
 
 
-def train(strategy, folder, images=None, **options):
-    """Returns what 20 steps, or 4 epochs, come to, with validation and checkpoints."""
+def adam():
     # The gradient of a bias before batch normalization is rounding alone, of which Adam with its
     # usual epsilon makes whole steps. They depend on the order of sums.
-    options.setdefault("optimizer", lambda: keras.optimizers.Adam(1e-3, epsilon=1e-3))
+    return keras.optimizers.Adam(1e-3, epsilon=1e-3)
+
+
+def train(strategy, folder, images=None, **options):
+    """Returns what 20 steps, or 4 epochs, come to, with validation and checkpoints."""
+    options.setdefault("optimizer", adam)
     model = make_model(strategy, **options)
     images = ft.grey_levels(40) if images is None else images
     # By the clock, which no two workers share, but far from its end.

@@ -51,3 +51,30 @@ def test_gradients_in_the_very_step_that_sets_it():
     # They are those of the affine map with the values that were set.
     for one, other in zip(first, gradient(tf.identity(y)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def _num_assignments(function, *args):
+    graph = function.get_concrete_function(*args).graph
+    return [op.type for op in graph.get_operations()].count("AssignVariableOp")
+
+
+def test_a_graph_that_is_traced_first_sets_it_once():
+    bijector = tfr.ActNorm(num_channels=3)
+    step = tf.function(lambda y: bijector.inverse(y, training=True))
+    first, second = 3 * ft.normal([5, *_SHAPE]) + 1, ft.normal([5, *_SHAPE], seed=3)
+    x = step(first)
+    np.testing.assert_allclose(x.numpy().mean((0, 1, 2)), 0, atol=1e-5)
+    before = [variable.numpy() for variable in bijector.variables]
+    assert _num_assignments(step, second) == 3
+    step(second)
+    for variable, value in zip(bijector.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_a_graph_that_is_traced_after_it_is_set_assigns_nothing():
+    bijector = tfr.ActNorm(num_channels=3)
+    expected = bijector.inverse(3 * ft.normal([5, *_SHAPE]) + 1, training=True)
+    step = tf.function(lambda y: bijector.inverse(y, training=True))
+    y = 3 * ft.normal([5, *_SHAPE]) + 1
+    assert _num_assignments(step, y) == 0
+    np.testing.assert_allclose(step(y), expected, rtol=1e-5, atol=1e-6)

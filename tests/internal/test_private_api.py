@@ -40,7 +40,6 @@ _PURPOSES = {
     "Sample": "recognizing a `tfd.Sample` of a distribution with variables",
     "TransformedDistribution": "recognizing a distribution with a flow",
     "WITHIN_FIT": "using averaged weights in the validation of `FlowModel.fit`",
-    "adam_moments": "updating the moments of Adam in one kernel",
     "assign_on_replica": "assigning to the copy of a variable on one replica",
     "can_convert_arrays": "telling arrays from datasets as Keras does",
     "convert_variables_to_constants_v2": "making a graph without variables for an ONNX model",
@@ -372,16 +371,6 @@ def test_assigning_on_a_replica(private_api):
     value = tf.constant([3.0, 4.0])
     private_api.assign_on_replica(variable, value)
     _works("assign_on_replica", variable.numpy().tolist() == value.numpy().tolist())
-
-
-def test_the_moments_of_adam(private_api):
-    variables = [keras.Variable([1.0, 2.0]), keras.Variable(3.0)]
-    optimizer = keras.optimizers.Adam(beta_1=0.5, beta_2=0.75)
-    optimizer.apply([tf.constant([2.0, 4.0]), tf.constant(6.0)], variables)
-    for variable, gradient in zip(variables, ([2.0, 4.0], 6.0), strict=True):
-        first, second = private_api.adam_moments(optimizer, variable)
-        _works("adam_moments", np.allclose(first, np.multiply(0.5, gradient)))
-        _works("adam_moments", np.allclose(second, np.multiply(0.25, np.square(gradient))))
 
 
 class _Plain(keras.Model):

@@ -210,6 +210,55 @@ def test_training_lowers_the_loss():
     assert history["bits_per_dim"][-1] < history["bits_per_dim"][0] - 0.3
 
 
+def _unset():
+    """Returns a distribution, and its `ActNorm`s, which no batch has set."""
+    distribution = _distribution(normalization="actnorm")
+    norms = [p for p in distribution.bijector.submodules if isinstance(p, tfr.ActNorm)]
+    for norm in norms:
+        norm.learned.is_set.assign(0.0)
+    return distribution, norms
+
+
+_FIRST_BATCHES = {
+    "arrays": lambda images: {"x": images, "batch_size": 8, "shuffle": False},
+    "dataset": lambda images: {"x": tf.data.Dataset.from_tensor_slices(images).batch(8)},
+    "generator": lambda images: {"x": ((batch,) for batch in (images[:8], images[8:]))},
+}
+
+
+@pytest.mark.parametrize("data", _FIRST_BATCHES)
+def test_fit_sets_normalizations_by_the_first_batch(data):
+    distribution, (norm, *_) = _unset()
+    model = _model(distribution, optimizer=keras.optimizers.SGD(0.0))
+    images = ft.grey_levels(16)
+    history = model.fit(**_FIRST_BATCHES[data](images), verbose=0)
+    assert int(model.optimizer.iterations) == 2 and np.isfinite(history.history["loss"][0])
+    values = distribution.bijector.bijectors[0].inverse(tfr.dequantize(images[:8], seed=(0, 0)))
+    assert distribution.bijector.bijectors[1] is norm
+    np.testing.assert_allclose(norm.learned.shift, values.numpy().mean((0, 1, 2)), rtol=1e-4)
+
+
+def test_the_graph_of_a_step_does_not_set_normalizations():
+    distribution, norms = _unset()
+    model = _model(distribution)
+    model.fit(ft.grey_levels(8), batch_size=8, verbose=0)
+    step = tf.function(model.train_step).get_concrete_function(tf.constant(ft.grey_levels(8)))
+    handles = {id(v.handle) for norm in norms for v in norm.variables if not v.trainable}
+    captured = {id(outer) for outer, _ in step.graph.captures}
+    assert handles and not handles & captured
+
+
+def test_a_first_batch_that_is_not_finite_sets_nothing():
+    distribution, _ = _unset()
+    model = _model(distribution, dequantize=False)
+    before = [variable.numpy() for variable in distribution.variables]
+    with pytest.raises(tfr.NonFiniteLossError, match="at step 0, first in the data"):
+        images = np.full([8, *_SHAPE], np.nan, "float32")
+        model.fit(tf.data.Dataset.from_tensors(images), verbose=0)
+    for variable, value in zip(distribution.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 def test_one_step_of_sgd_by_hand():
     # The loss with its penalty, by hand: sgd moves a variable by -rate times the gradient.
     distribution = _distribution(normalization=None)

@@ -178,7 +178,7 @@ def test_errors(options, match):
 def test_kernels_of_flows(flow, names, others):
     kernels, rest = set(), set()
     for variable in flow().trainable_variables:
-        found = kernels if muon._kernel_shape(variable) else rest
+        found = kernels if muon._sides(variable) else rest
         if len(variable.shape) > 1:
             found.add(variable.name.split(":")[0].split("/")[-1])
     assert kernels == names and others <= rest
@@ -195,6 +195,6 @@ def test_fit():
     lengths = [
         np.sqrt(np.mean((v.numpy() - before[v.path]) ** 2)) / (0.2 * rate)
         for v in model.trainable_variables
-        if muon._kernel_shape(v)
+        if muon._sides(v)
     ]
     assert len(lengths) == 6 and 0.3 < min(lengths) and max(lengths) < 1.21

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training.optimizers import apply_if
+from tfp_realnvp.training.optimizers import apply_if, packing_of
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
@@ -49,6 +49,15 @@ def _assert_trained_alike(actual, expected):
         assert np.abs(one - before).min() > 1e-3
 
 
+def _assert_same_moments(state, state_of_adam):
+    """Asserts that the last two variables have the moments of Adam, and the others are the same."""
+    *others, m, v = state
+    _assert_same(others, state_of_adam[:-6])
+    # Adam has two moments of each variable, in turn.
+    for actual, expected in ((m, state_of_adam[-6::2]), (v, state_of_adam[-5::2])):
+        _assert_same([actual], [np.concatenate([value.ravel() for value in expected])])
+
+
 @pytest.mark.parametrize(
     ("mode", "dtype", "clip"),
     [
@@ -65,8 +74,7 @@ def test_equals_adam(mode, dtype, clip):
         for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
     )
     _assert_trained_alike(actual, expected)
-    # Iterations, the learning rate and the moments, in Keras's order.
-    _assert_same(state, expected_state)
+    _assert_same_moments(state, expected_state)
 
 
 _OPTIONS = [
@@ -89,7 +97,7 @@ def test_options_of_keras(options, dtype):
         for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
     )
     _assert_trained_alike(actual, expected)
-    _assert_same(state, expected_state)
+    _assert_same_moments(state, expected_state)
 
 
 @pytest.mark.parametrize("mode", ["eager", "function"])
@@ -155,21 +163,39 @@ def test_rows_of_a_table():
     np.testing.assert_allclose(table, [[0, 1], [1.5, 2.5], [4, 5], [5.5, 6.5]], rtol=1e-5)
 
 
-def test_moments_of_adam_continue_in_fused_adam():
-    gradients = [_values(seed) for seed in (1, 2, 3)]
-    _, state = _trained(keras.optimizers.Adam(1e-1), gradients[:2])
-    variables = [keras.Variable(value) for value in _values(5)]
-    results = []
-    for make in (tfr.FusedAdam, keras.optimizers.Adam):
-        for variable, value in zip(variables, _values(5), strict=True):
-            variable.assign(value)
-        optimizer = make(1e-1)
-        optimizer.build(variables)
-        for variable, value in zip(optimizer.variables, state, strict=True):
-            variable.assign(value)
-        optimizer.apply([tf.convert_to_tensor(gradient) for gradient in gradients[2]], variables)
-        results.append([variable.numpy() for variable in variables])
-    _assert_same(*results)
+def test_a_variable_without_a_gradient_stays_as_it_is():
+    variables = [keras.Variable(value) for value in _values(0)]
+    optimizer = tfr.FusedAdam(1e-1)
+    optimizer.build(variables)
+    states = []
+    # The second step has no gradient of the vector; the third is as if the second had not been, but
+    # for the count of steps.
+    for indices in ([0, 1, 2], [0, 2], [0, 1, 2]):
+        gradients = [tf.constant(_values(1)[i]) for i in indices]
+        optimizer.apply(gradients, [variables[i] for i in indices])
+        states.append([variable.numpy().copy() for variable in variables])
+    np.testing.assert_array_equal(states[1][1], states[0][1])
+    for i in (0, 2):
+        assert np.abs(states[1][i] - states[0][i]).min() > 1e-3
+    m, v, step = 0.0, 0.0, 0.0
+    for t in (1, 3):
+        m, v = 0.9 * m + 0.1 * _values(1)[1], 0.999 * v + 0.001 * _values(1)[1] ** 2
+        rate = 1e-1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        step = step + rate * m / (np.sqrt(v) + 1e-7)
+    np.testing.assert_allclose(states[2][1], _values(0)[1] - step, rtol=1e-4)
+
+
+def test_moments_are_vectors():
+    optimizer = tfr.FusedAdam()
+    values = [*_values(0, "float32"), *_values(0, "float64")]
+    optimizer.build([keras.Variable(value, dtype=value.dtype.name) for value in values])
+    # Iterations and learning rate; two moments of each dtype.
+    assert [(*v.shape, v.dtype) for v in optimizer.variables[2:]] == [
+        (7, "float32"),
+        (7, "float32"),
+        (7, "float64"),
+        (7, "float64"),
+    ]
 
 
 def test_serialization():
@@ -209,8 +235,11 @@ def _applied(name, mode, conditions, gradients):
     variables = [keras.Variable(value) for value in _values(0)]
     optimizer = _OPTIMIZERS[name]()
     optimizer.build(variables)
+    packing = packing_of(optimizer, variables)
     step = _MODES[mode](
-        lambda condition, gradients: apply_if(condition, optimizer, gradients, variables)
+        lambda condition, gradients: apply_if(
+            condition, optimizer, packing.pack(gradients), packing, variables
+        )
     )
 
     def state():

@@ -22,8 +22,18 @@ class LearnedAffine(ChannelVariables):
         self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **options)
         self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **options)
 
+    @property
+    def is_known_to_be_set(self) -> bool:
+        """Whether data has set the variables before a graph that is traced now will run."""
+        if self.num_channels is None:
+            return False
+        with tf.init_scope():
+            return tf.executing_eagerly() and bool(self.is_set.numpy() > 0)
+
     def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
         """Sets the variables by the moments of `images`, unless they were set before."""
+        if self.is_known_to_be_set:
+            return
         mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift)
         values = (mean, -0.5 * tf.math.log(variance + epsilon))
         is_set = self.is_set > 0
@@ -45,6 +55,12 @@ class ActNorm(ChannelNormalization):
     the log of the standard deviation of each channel over the batch and all positions, so that `x`
     has mean 0 and variance 1 there. Unlike batch normalization it is the same map in training and
     evaluation, and for any batch size.
+
+    A graph that is traced after that has no operations for it, so that a training step is smaller.
+    `FlowModel.fit` makes the first pass before it traces the step. In a loop of your own, call the
+    flow once in eager mode, `flow.inverse(first_batch, training=True)`, before the `tf.function` of
+    the step. Otherwise the graph computes moments in each step, and uses them in the first one. A
+    graph that is traced after that does not set variables that are loaded as unset later.
 
     #### Example
 
@@ -104,6 +120,11 @@ class ActNorm(ChannelNormalization):
     def learned(self) -> LearnedAffine:
         """The variables of the bijector."""
         return self._channels
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """All variables until the first training batch has set them, and none after it."""
+        return () if self._channels.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self._channels.build(x.shape[-1], self.dtype)

@@ -254,6 +254,9 @@ class Coupling(FlowBijector):
         parameters = self._mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
+        if transformer.is_identity_at_zero and isinstance(self._mask, CheckerboardMask):
+            # The transformed half is the whole image, where the kept positions are as they were.
+            return changed, self._sum_over_event(log_dets, p)
         log_dets = self._mask.restrict(log_dets)
         if p.terms is not None:
             # The terms need their positions, and a `SpatialMask` gathers the changed half.

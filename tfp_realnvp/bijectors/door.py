@@ -273,7 +273,11 @@ class Door(tfb.Bijector):
         def of_events(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:
             p = surrounding.but(training=training, condition=condition)
             value = self._checked_input(value, p, inverse)
-            return self._checked_results(*one_pass(value, p), p.but(observer=None), inverse)
+            value, log_det = one_pass(value, p)
+            if log_det.shape.rank == 0:
+                # It is equal for all events.
+                log_det = tf.fill(tf.shape(value)[: -self.event_ndims], log_det)
+            return self._checked_results(value, log_det, p.but(observer=None), inverse)
 
         if training or has_events:
             return of_events(value, condition)

@@ -31,8 +31,9 @@ class FlowBijector(Door):
 
     with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats. Log dets have the shape of
     the input without the dimensions of an event: three for images [..., H, W, C], the default, and
-    one for vectors [..., D], with `event_ndims=1`. The second argument is the `Pass`: what travels
-    with the value. A composition calls the two methods of its parts with the same pass.
+    one for vectors [..., D], with `event_ndims=1`. One that is equal for all events may be a
+    scalar, which the hooks broadcast. The second argument is the `Pass`: what travels with the
+    value. A composition calls the two methods of its parts with the same pass.
 
     This class derives the four hooks of `tfb.Bijector` from the two methods.
     `tfd.TransformedDistribution.log_prob` calls one hook for the value and another one for the log
@@ -174,13 +175,18 @@ class FlowBijector(Door):
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass
     ) -> tf.Tensor:
-        """Returns the log det of a map that has the log det `log_det` at each position."""
-        shape, positions = tf.shape(value), value.shape[-self.event_ndims : -1]
+        """Returns the log det of a map that has the log det `log_det` at each position.
+
+        It is a scalar, equal for all events.
+        """
         if p.terms is not None:
-            log_dets = tf.fill(shape[:-1], tf.cast(log_det, value.dtype))
+            log_dets = tf.fill(tf.shape(value)[:-1], tf.cast(log_det, value.dtype))
             p.record(log_dets[..., tf.newaxis])
-        # A Python number, where possible, makes a graph that is traced faster.
-        num_positions = positions.num_elements()
+        # Python numbers, where possible, make a graph that is traced faster.
+        if not tf.is_tensor(log_det) and log_det == 0:
+            return tf.zeros([], value.dtype)
+        num_positions = value.shape[-self.event_ndims : -1].num_elements()
         if num_positions is None:
-            num_positions = tf.cast(tf.reduce_prod(shape[-self.event_ndims : -1]), value.dtype)
-        return tf.fill(shape[: -self.event_ndims], tf.cast(log_det * num_positions, value.dtype))
+            sides = tf.shape(value)[-self.event_ndims : -1]
+            num_positions = tf.cast(tf.reduce_prod(sides), value.dtype)
+        return tf.cast(log_det * num_positions, value.dtype)

@@ -144,8 +144,14 @@ class FlowChain(FlowBijector):
         return p.but(recompute=True) if self._recompute else p
 
     def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, p: Pass) -> tf.Tensor:
-        # One operation replaces many additions and their gradients.
-        return tf.add_n(log_dets) if log_dets else self._log_det_of_positions(value, 0.0, p)
+        if not log_dets:
+            return self._log_det_of_positions(value, 0.0, p)
+        # One operation replaces many additions and their gradients. Those that are equal for all
+        # events are scalars.
+        kinds = [[], []]
+        for log_det in log_dets:
+            kinds[log_det.shape.rank == 0].append(log_det)
+        return sum(tf.add_n(kind) for kind in kinds if kind)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         for part in reversed(self._bijectors):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -142,23 +144,48 @@ class PLUFactors(tf.Module):
             off_diagonal = tf.cast(tf.linalg.set_diag(factors, tf.zeros_like(diagonal)), dtype)
             self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
 
-    def _triangular(self) -> tuple[tf.Tensor, tf.Tensor]:
-        off_diagonal = tf.convert_to_tensor(self.off_diagonal)
-        dtype, size = off_diagonal.dtype, off_diagonal.shape[0]
-        # Products with constants are fewer operations to trace than `band_part` and `set_diag`.
-        below = np.tri(size, k=-1)
-        identity, below, above = (tf.constant(x, dtype) for x in (np.eye(size), below, below.T))
-        diagonal = tf.cast(self.sign, dtype) * tf.exp(self.log_scale)
-        return off_diagonal * below + identity, off_diagonal * above + diagonal * identity
+    def _factors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the variables and constants that `_triangular` takes."""
+        size, dtype = self.off_diagonal.shape[0], self.off_diagonal.dtype
+        constants = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))
+        return self.off_diagonal, self.log_scale, self.sign, *constants
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""
-        lower, upper = self._triangular()
-        return tf.gather(tf.matmul(lower, upper), self.order)
+        matrix = _product(self.off_diagonal.dtype)(*self._factors(), self.order)
+        return tf.ensure_shape(matrix, self.off_diagonal.shape)
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns the inverse of W."""
-        lower, upper = self._triangular()
+        lower, upper = _triangular(*self._factors())
         permutation = tf.one_hot(self.order, self.order.shape[0], dtype=lower.dtype)
         inverse = tf.linalg.triangular_solve(lower, tf.transpose(permutation))
         return tf.linalg.triangular_solve(upper, inverse, lower=False)
+
+
+def _triangular(
+    off_diagonal: tf.Tensor,
+    log_scale: tf.Tensor,
+    sign: tf.Tensor,
+    below: tf.Tensor,
+    identity: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns L and U; `below` is 1 below the diagonal."""
+    # Products with constants are fewer operations to trace than `band_part` and `set_diag`.
+    diagonal = tf.cast(sign, below.dtype) * tf.exp(log_scale)
+    upper = off_diagonal * tf.transpose(below) + diagonal * identity
+    return off_diagonal * below + identity, upper
+
+
+@functools.cache
+def _product(dtype: tf.DType) -> Callable[..., tf.Tensor]:
+    """Returns a function that makes P L U. It is traced once for matrices of any size."""
+
+    def product(*args: tf.Tensor) -> tf.Tensor:
+        *factors, order = args
+        return tf.gather(tf.matmul(*_triangular(*factors)), order)
+
+    matrix, vector = tf.TensorSpec([None, None], dtype), tf.TensorSpec([None], dtype)
+    indices = tf.TensorSpec([None], tf.int32)
+    signature = [matrix, vector, indices, matrix, matrix, indices]
+    return tf.function(product, signature, autograph=False)

@@ -74,7 +74,8 @@ class CheckerboardMask:
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
-        return kept + self.restrict(changed)
+        # The gradient of a sum of two would compute their shapes.
+        return tf.add_n([kept, self.restrict(changed)])
 
     def changed_channels(self, channels: int) -> int:
         """Returns `channels`: each channel has positions of both colors."""

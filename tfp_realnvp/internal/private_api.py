@@ -66,7 +66,6 @@ __all__ = [
     "Invert",
     "Sample",
     "TransformedDistribution",
-    "adam_moments",
     "assign_on_replica",
     "can_convert_arrays",
     "convert_variables_to_constants_v2",
@@ -119,9 +118,10 @@ OVERRIDDEN = {
         "_call_sample_n": "the cache knows samples by identity; those of `_sample_n` are reshaped",
     },
     keras.Model: {
-        "_maybe_symbolic_build": "takes a batch of the data, and fails with several workers",
+        "_maybe_symbolic_build": "gets the data before the first step; fails with several workers",
     },
     keras.optimizers.Adam: {
+        "_apply_weight_decay": "makes several operations for each variable",
         "_backend_update_step": "sums over replicas, even over one, and so keeps the step's graph",
         "_clip_gradients": "fails for gradients of several dtypes",
     },
@@ -130,6 +130,12 @@ OVERRIDDEN = {
 # Attributes that our classes inherit and use.
 INHERITED = {
     tf.Module: {"_no_dependency": "keeps a value from being wrapped for checkpoints, as TFP does"},
+    keras.optimizers.Adam: {
+        "_get_variable_index": "the place of a variable among those the optimizer was built for",
+        "_trainable_variables": "the variables that the optimizer was built for",
+        "_use_weight_decay": "whether a variable decays",
+        "_var_key": "tells variables apart, also those of replicas",
+    },
     BijectorCacheWithGreedyAttrs: {
         "_forward_name": "the method that the cache calls",
         "_inverse_name": "the method that the cache calls",
@@ -151,14 +157,6 @@ def set_trainable(variable: tf.Variable, trainable: bool) -> None:
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
     """Returns a layer and all layers within it; the public `layers` is that of models only."""
     return list(layer._flatten_layers())
-
-
-def adam_moments(
-    optimizer: keras.optimizers.Adam, variable: Any
-) -> tuple[keras.Variable, keras.Variable]:
-    """Returns the moments of a variable, which the public list `variables` does not tell apart."""
-    index = optimizer._get_variable_index(variable)
-    return optimizer._momentums[index], optimizer._velocities[index]
 
 
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:

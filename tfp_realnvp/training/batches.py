@@ -31,6 +31,8 @@ class BatchModel(keras.Model):
     _guard: FiniteGuard
     _evaluation_guard: FiniteGuard
     _has_warned_of_labels = False
+    # Whether Keras hands the first batch of `fit` to the normalizations that it sets.
+    _may_initialize = False
 
     def train_on_batch(
         self,
@@ -44,6 +46,7 @@ class BatchModel(keras.Model):
         data = batch_for_keras(self, x, y, sample_weight, class_weight)
         options = {"class_weight": class_weight, "return_dict": return_dict}
         self._guard.reset()
+        self._may_initialize = self._can_initialize
         logs = super().train_on_batch(*data, **options)
         self._guard.raise_failure(self.trainable_variables)
         return logs
@@ -81,7 +84,7 @@ class BatchModel(keras.Model):
         if record.names:
             shares = record.are_finite() / replicas.num_replicas()
             [are_finite] = replicas.sum_over_replicas([shares])
-            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite, {})
+            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
 
     def _condition(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,11 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.internal import replicas
+from tfp_realnvp.training.packing import Packing
 
 __all__ = ["FiniteGuard", "FiniteRecord", "NonFiniteLossError", "warn_unless_finite"]
+
+_GRADIENT = "the gradient"
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -79,7 +82,8 @@ class FiniteRecord:
         if isinstance(bijector, PixelLogit):
             # It is the first, and has neither networks nor variables.
             part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
-        self.add(part, value, log_det)
+        # A log det that is equal for all events is finite where the values are.
+        self.add(part, value, *([log_det] if log_det.shape.rank else []))
 
     def are_finite(self) -> tf.Tensor:
         """Returns 1 for each tensor that is finite and 0 for others, float32."""
@@ -102,11 +106,11 @@ class FiniteGuard:
     >>> import tensorflow as tf
     >>> from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
     >>> weights, mean = tf.Variable([1.0]), tf.Variable(2.0)
-    >>> guard, record = FiniteGuard([mean]), FiniteRecord()
+    >>> guard, record = FiniteGuard(lambda: [mean]), FiniteRecord()
     >>> before = guard.statistics()
     >>> _ = mean.assign(float('nan'))   # the forward pass of a bad batch
     >>> record.add('the data', tf.constant([float('nan')]))
-    >>> is_applied = guard.check(tf.constant(7, tf.int64), record, record.are_finite(), {})
+    >>> is_applied = guard.check(tf.constant(7, tf.int64), record, record.are_finite())
     >>> guard.restore_unless(is_applied, before)
     >>> bool(is_applied), float(mean)
     (False, 2.0)
@@ -116,20 +120,26 @@ class FiniteGuard:
     tfp_realnvp.training.diagnosis.NonFiniteLossError: the loss or its gradient is not finite at ...
     """
 
-    def __init__(self, statistics: Sequence[tf.Variable]) -> None:
+    def __init__(self, find_statistics: Callable[[], Sequence[tf.Variable]] = tuple) -> None:
         """Constructs the guard.
 
         Args:
-          statistics: the variables that a forward pass writes in training.
+          find_statistics: returns the variables that the next forward pass writes in training.
         """
-        self._statistics = tuple(statistics)
-        # The first step that was not finite, and the index of its first such part; or -1, -1.
+        self._find_statistics = find_statistics
+        self._statistics: tuple[tf.Variable, ...] = ()
+        # The first step that was not finite, the index of its first such part, and the position of
+        # the first such element in the packed gradients; or -1, -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        self._failure = tf.Variable([-1, -1], trainable=False, dtype=tf.int64, aggregation=first)
+        self._failure = tf.Variable(
+            [-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=first
+        )
         self._names: list[str | ValueError] = []
+        self._packing: Packing | None = None
 
     def statistics(self) -> list[tf.Tensor]:
-        """Returns the values of the statistics."""
+        """Returns the values of the statistics, those of the step that begins."""
+        self._statistics = tuple(self._find_statistics())
         return [tf.convert_to_tensor(variable) for variable in self._statistics]
 
     def average_statistics(self) -> None:
@@ -141,7 +151,9 @@ class FiniteGuard:
         step: tf.Tensor,
         record: FiniteRecord,
         are_finite: tf.Tensor,
-        sums: Mapping[str, tf.Tensor],
+        packing: Packing | None = None,
+        gradients: Sequence[tf.Tensor] = (),
+        total: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
         """Returns whether the step is to be made, and remembers the first one that is not finite.
 
@@ -151,20 +163,26 @@ class FiniteGuard:
           step: number of the step, int64.
           record: of the parts that replicas compute alone.
           are_finite: the mean over replicas of `record.are_finite()`.
-          sums: the parts that come after them, equal on all replicas, by name.
+          packing: of the gradients.
+          gradients: packed gradients, equal on all replicas.
+          total: what the gradients are of, equal on all replicas.
 
         Returns:
           A scalar `bool`, the same on all replicas.
         """
         record_of_sums = FiniteRecord()
-        for name, tensor in sums.items():
-            record_of_sums.add(name, tensor)
-        if sums:
+        record_of_sums.add(_GRADIENT, *gradients)
+        record_of_sums.add("the sum over the batch or the penalty", *total)
+        if record_of_sums.names:
             are_finite = tf.concat([are_finite, record_of_sums.are_finite()], axis=0)
-        self._names = record.names + record_of_sums.names
+        self._names, self._packing = record.names + record_of_sums.names, packing
         failure = tf.convert_to_tensor(self._failure)
         fails, failed_before = tf.reduce_any(are_finite < 1), failure[0] >= 0
-        new_failure = tf.stack([step, tf.argmax(are_finite < 1)])
+        position = tf.constant(-1, tf.int64)
+        if gradients:
+            # Which one is not finite is found after a failure alone.
+            position = tf.cond(fails, lambda: _first_not_finite(gradients), lambda: position)
+        new_failure = tf.stack([step, tf.argmax(are_finite < 1), position])
         is_first = fails & tf.logical_not(failed_before)
         replicas.assign(self._failure, tf.where(is_first, new_failure, failure))
         return tf.logical_not(fails | failed_before)
@@ -176,31 +194,40 @@ class FiniteGuard:
 
     def reset(self) -> None:
         """Forgets a step that was not finite."""
-        self._failure.assign([-1, -1])
+        self._failure.assign([-1, -1, -1])
 
     def raise_failure(self, variables: Sequence[Any] = ()) -> None:
         """Raises an error once if a step was not finite.
 
         Args:
-          variables: those that are trained. If one of them is not finite, the error names it.
+          variables: those that are trained. If one of them or its gradient is not finite, the error
+            names it.
 
         Raises:
           ValueError: if the data were not as `FiniteRecord.require` expected them.
           NonFiniteLossError: if something else was not finite.
         """
-        step, part = (int(value) for value in self._failure.numpy())
+        step, part, position = (int(value) for value in self._failure.numpy())
         if step < 0:
             return
         self.reset()
         name = self._names[part]
         if isinstance(name, ValueError):
             raise ValueError(*name.args)
+        if name == _GRADIENT:
+            name = f"{_GRADIENT} of {variables[self._packing.index_of(position)].path}"
         if not name.startswith("the data"):
             for variable in variables:
                 if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):
                     name = f"the variable {variable.path}"
                     break
         raise NonFiniteLossError(step, name)
+
+
+def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the position, in all tensors one after the other, of the first such element."""
+    are_finite = [tf.reshape(tf.math.is_finite(tensor), [-1]) for tensor in tensors]
+    return tf.argmax(tf.logical_not(tf.concat(are_finite, axis=0)))
 
 
 def warn_unless_finite(values: Any, method: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -14,12 +14,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
+from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.passes import surround_with
 from tfp_realnvp.condition_spec import sentences_of_labels
 from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.batches import BatchModel
-from tfp_realnvp.training.diagnosis import FiniteGuard, warn_unless_finite
+from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.input_data import (
     arguments_for_keras,
     check_channels_last,
@@ -195,9 +196,11 @@ class FlowModel(BatchModel, SavableModel):
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
-        self._guard = FiniteGuard([v for p in bijectors for v in p.variables_set_in_training])
+        self._guard = FiniteGuard(
+            lambda: [v for part in bijectors for v in part.variables_set_in_training]
+        )
         self._bits_per_dim = workers.ReplicatedMean(name="bits_per_dim")
-        self._evaluation_guard = FiniteGuard([])
+        self._evaluation_guard = FiniteGuard()
         self.scale_l2 = 0.0
         self.global_statistics = True
         self.step_rates: StepRates | None = None
@@ -303,19 +306,10 @@ class FlowModel(BatchModel, SavableModel):
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
         replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(self.optimizer.iterations.value, tf.int64)
-        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
-        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=part.first)
-        condition = drop_conditions(self.condition_spec, self._condition(data), seed, part.first)
         variables = self.trainable_variables
         statistics, record = self._guard.statistics(), self._data_record(images, weights)
-        batch = replicas.Statistics(self.global_statistics, weights)
-        with tf.GradientTape() as tape, surround_with(statistics=batch):
-            values, log_noise = self._noise.add_noise(images, noise_fn, training=True)
-            record.add("the data", values)
-            if condition is not None and not self._may_lack_condition:
-                record.add("the condition", condition)
-            with surround_with(observer=record.add_bijector):
-                log_prob = self._log_prob(values, condition, training=True) - log_noise
+        with tf.GradientTape() as tape:
+            log_prob = self._training_log_prob(data, images, weights, part.first, record)
             # The sum over replicas is the mean over the batch, plus the penalty.
             loss = -_part_of_mean(log_prob, weights, part.total)
             penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
@@ -327,23 +321,78 @@ class FlowModel(BatchModel, SavableModel):
         )
         name = f"the log density of {self.distribution.name}, after its bijectors"
         record.add(name, log_prob)
-        loss, are_finite, *gradients = replicas.sum_over_replicas(
-            [loss, record.are_finite() / replicas.num_replicas(), *gradients]
+        packing = optimizers.packing_of(self.optimizer, variables)
+        loss, are_finite, *packed = replicas.sum_over_replicas(
+            [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
         )
         if not self.global_statistics:
             self._guard.average_statistics()
-        names = [f"the gradient of {variable.path}" for variable in variables]
-        sums = dict(zip(names, gradients, strict=True))
-        sums["the sum over the batch or the penalty"] = loss + penalty
-        is_applied = self._guard.check(step, record, are_finite, sums)
+        is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss + penalty])
         if weights is not None:
             # A batch whose weights are all zero counts like no batch.
             is_applied &= part.total > 0
         if self.step_rates is not None:
             is_applied &= self.step_rates.apply_to(self.optimizer)
-        optimizers.apply_if(is_applied, self.optimizer, gradients, variables)
+        optimizers.apply_if(is_applied, self.optimizer, packed, packing, variables)
         self._guard.restore_unless(is_applied, statistics)
         return self._updated_metrics(loss, images, part)
+
+    def _training_log_prob(
+        self,
+        data: Any,
+        images: tf.Tensor,
+        weights: tf.Tensor | None,
+        first: tf.Tensor | int,
+        record: FiniteRecord,
+    ) -> tf.Tensor:
+        """Returns log p - log q of each event, [B], with the noise of the next step.
+
+        Args:
+          data: the batch, with conditions.
+          images: its events.
+          weights: of the events.
+          first: number of events of the replicas before this one.
+          record: gets the parts of the pass.
+        """
+        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations.value, tf.int32)])
+        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
+        condition = drop_conditions(self.condition_spec, self._condition(data), seed, first)
+        batch = replicas.Statistics(self.global_statistics, weights)
+        with surround_with(statistics=batch):
+            values, log_noise = self._noise.add_noise(images, noise_fn, training=True)
+            record.add("the data", values)
+            if condition is not None and not self._may_lack_condition:
+                record.add("the condition", condition)
+            with surround_with(observer=record.add_bijector):
+                return self._log_prob(values, condition, training=True) - log_noise
+
+    @property
+    def _can_initialize(self) -> bool:
+        with self.distribute_strategy.scope():
+            return not (tf.distribute.has_strategy() or self.run_eagerly)
+
+    def _initialize_normalizations(self, data: Any) -> None:
+        """Sets the normalizations that the first batch sets, before a graph is traced.
+
+        Otherwise the graph of a step has the operations for it, as it has with a strategy. If the
+        log density of the batch is not finite, nothing is set, and the step says why.
+        """
+        modules = [self.distribution, *filter(None, [self.dequantizer])]
+        bijectors = tracking.find_bijectors(modules)
+        norms = [part for part in bijectors if isinstance(part, ActNorm)]
+        to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
+        if not to_set:
+            return
+        statistics = [v for part in bijectors for v in part.variables_set_in_training]
+        before = [tf.convert_to_tensor(variable) for variable in statistics]
+        images, weights = self._events_and_weights(data)
+        log_prob = self._training_log_prob(data, images, weights, 0, FiniteRecord())
+        is_valid = bool(tf.reduce_all(tf.math.is_finite(log_prob)))
+        if weights is not None:
+            is_valid = is_valid and bool(tf.reduce_sum(weights) > 0)
+        for variable, value in zip(statistics, before, strict=True):
+            if not (is_valid and id(variable) in to_set):
+                variable.assign(value)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
@@ -426,9 +475,19 @@ class FlowModel(BatchModel, SavableModel):
         # With several workers, Keras averages over a first axis.
         return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
 
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # All variables exist. Keras would take a batch of the data, and fails with several workers.
-        del args, kwargs
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras calls it with the data, for models whose variables do not exist, which ours do. It
+        # is the only place where `fit` can take a batch and give it back.
+        if not self._may_initialize:
+            return
+        self._may_initialize = False
+        if iterator is not None:
+            with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
+                for *_, batches in iterator:
+                    data_batch = next(batches)
+                    break
+        if data_batch is not None:
+            self._initialize_normalizations(data_batch)
 
     # Training and evaluation.
 
@@ -456,6 +515,8 @@ class FlowModel(BatchModel, SavableModel):
             self.call_after_fit(annealing.restore)
             callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
             arguments["callbacks"] = [annealing, *callbacks]
+        # A batch of an iterator cannot be given back.
+        self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
         try:
             with sentences_of_labels():
                 history = super().fit(**arguments)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import collections
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import validation
 from tfp_realnvp.training.optimizers import FusedAdam
+from tfp_realnvp.training.packing import Group
 
 __all__ = ["Muon"]
 
@@ -98,32 +99,25 @@ class Muon(FusedAdam):
           variables: those that the optimizer is for.
         """
         if not self.built:
-            self.exclude_from_weight_decay([v for v in variables if _kernel_shape(v) is None])
+            self.exclude_from_weight_decay([v for v in variables if _sides(v) is None])
         super().build(variables)
 
-    def _update(
-        self, gradients: Sequence[tf.Tensor], variables: Sequence[Any], learning_rate: Any
-    ) -> None:
-        groups: dict[Any, list[tuple[tf.Tensor, Any]]] = collections.defaultdict(list)
-        for gradient, variable in zip(gradients, variables, strict=True):
-            groups[_kernel_shape(variable)].append((gradient, variable))
-        if others := groups.pop(None, []):
-            super()._update([g for g, _ in others], [v for _, v in others], learning_rate)
-        # Kernels of the same shape are one batch of matrices, so that a step has few operations.
-        for (dtype, *sides), group in groups.items():
-            momenta = [private_api.adam_moments(self, variable)[0].value for _, variable in group]
-            gradient = _matrices([tf.cast(gradient, dtype) for gradient, _ in group], sides)
-            momentum = self._mean(_matrices(momenta, sides), gradient)
-            length = tf.cast(learning_rate, dtype) * _ROOT_MEAN_SQUARE * math.sqrt(max(sides))
-            step = length * _orthogonalized(self._mean(momentum, gradient))
-            counts = [math.prod(variable.shape) // math.prod(sides) for _, variable in group]
-            for (_, variable), old, new, change in zip(
-                group, momenta, tf.split(momentum, counts), tf.split(step, counts), strict=True
-            ):
-                private_api.assign_on_replica(old, tf.reshape(new, old.shape))
-                tf.raw_ops.AssignSubVariableOp(
-                    resource=variable.handle, value=tf.reshape(change, variable.shape)
-                )
+    def _group_of(self, variable: Any) -> Group:
+        sides = _sides(variable)
+        return super()._group_of(variable)._replace(element_shape=sides or ())
+
+    def _moments_of(self, group: Group) -> tuple[str, ...]:
+        return ("momentum",) if group.element_shape else super()._moments_of(group)
+
+    def _step(
+        self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, *moments: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        if not group.element_shape:
+            return super()._step(group, gradient, rate, *moments)
+        # Kernels of the same shape are one batch of matrices.
+        momentum = self._mean(*moments, gradient)
+        length = rate * (_ROOT_MEAN_SQUARE * math.sqrt(max(group.element_shape)))
+        return length * _orthogonalized(self._mean(momentum, gradient)), momentum
 
     def _mean(self, mean: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         return self.momentum * mean + (1 - self.momentum) * value
@@ -133,8 +127,8 @@ class Muon(FusedAdam):
         return {**super().get_config(), "momentum": self.momentum}
 
 
-def _kernel_shape(variable: Any) -> tuple[tf.DType, int, int] | None:
-    """Returns dtype, inputs and outputs of kernels, in one variable; `None` for other variables."""
+def _sides(variable: Any) -> tuple[int, int] | None:
+    """Returns the inputs and outputs of kernels, in one variable; `None` for other variables."""
     *_, name = re.sub(r"(/replica_\d+)?(:\d+)?$", "", variable.name).split("/")
     shape = tuple(variable.shape)
     if name.endswith("_kernels"):
@@ -143,21 +137,27 @@ def _kernel_shape(variable: Any) -> tuple[tf.DType, int, int] | None:
         return None
     if len(shape) not in (2, 4) or 0 in shape:
         return None
-    return variable.dtype, math.prod(shape[:-1]), shape[-1]
-
-
-def _matrices(kernels: Sequence[Any], sides: Sequence[int]) -> tf.Tensor:
-    """Returns kernels as a batch of matrices, [N, n, m]."""
-    return tf.concat([tf.reshape(kernel, [-1, *sides]) for kernel in kernels], axis=0)
+    return math.prod(shape[:-1]), shape[-1]
 
 
 def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
     """Returns matrices [N, n, m] with the same singular vectors and singular values near 1."""
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = tf.linalg.matrix_transpose(matrices) if is_tall else matrices
-    a, b, c = _COEFFICIENTS
-    x = tf.math.divide_no_nan(x, tf.norm(x, axis=[-2, -1], keepdims=True))
-    for _ in range(_NUM_STEPS):
-        squares = tf.matmul(x, x, transpose_b=True)
-        x = a * x + tf.matmul(b * squares + c * tf.matmul(squares, squares), x)
+    x = _newton_schulz(x.dtype)(x)
     return tf.linalg.matrix_transpose(x) if is_tall else x
+
+
+@functools.cache
+def _newton_schulz(dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function of wide matrices, which is traced once for all shapes."""
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        a, b, c = _COEFFICIENTS
+        x = tf.math.divide_no_nan(x, tf.norm(x, axis=[-2, -1], keepdims=True))
+        for _ in range(_NUM_STEPS):
+            squares = tf.matmul(x, x, transpose_b=True)
+            x = a * x + tf.matmul(b * squares + c * tf.matmul(squares, squares), x)
+        return x
+
+    return tf.function(function, [tf.TensorSpec([None, None, None], dtype)], autograph=False)

@@ -1,4 +1,4 @@
-"""Optimizer steps that are made under a condition, and Adam by TensorFlow's fused kernel."""
+"""Optimizer steps that are made under a condition, and Adam on all variables at once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import private_api, replicas, validation
+from tfp_realnvp.training.packing import Group, Packing
 
-__all__ = ["FusedAdam", "apply_if", "averaged_weights"]
+__all__ = ["FusedAdam", "apply_if", "averaged_weights", "packing_of"]
 
 
 def apply_if(
     condition: tf.Tensor,
     optimizer: keras.optimizers.Optimizer,
-    gradients: Sequence[tf.Tensor],
+    packed: Sequence[tf.Tensor],
+    packing: Packing,
     variables: Sequence[keras.Variable],
 ) -> None:
     """Applies gradients if a condition holds, and otherwise changes nothing, not even moments.
@@ -28,19 +30,26 @@ def apply_if(
     #### Example
 
     >>> import keras, tensorflow as tf
-    >>> from tfp_realnvp.training.optimizers import apply_if
-    >>> variable, optimizer = keras.Variable(1.0), keras.optimizers.SGD(0.5)
-    >>> optimizer.build([variable])
-    >>> apply_if(tf.constant(False), optimizer, [tf.constant(1.0)], [variable])
-    >>> float(variable), int(optimizer.iterations)
+    >>> from tfp_realnvp.training.optimizers import apply_if, packing_of
+    >>> variables, optimizer = [keras.Variable(1.0)], keras.optimizers.SGD(0.5)
+    >>> optimizer.build(variables)
+    >>> packing = packing_of(optimizer, variables)
+    >>> packed = packing.pack([tf.constant(1.0)])
+    >>> apply_if(tf.constant(False), optimizer, packed, packing, variables)
+    >>> float(variables[0]), int(optimizer.iterations)
     (1.0, 0)
 
     Args:
       condition: a scalar `bool`, the same on all replicas.
       optimizer: any Keras optimizer, built.
-      gradients: of `variables`, the same on all replicas.
+      packed: gradients of `variables`, packed, the same on all replicas.
+      packing: of `packing_of`.
       variables: those that the optimizer was built for.
     """
+    if isinstance(optimizer, FusedAdam) and packing is optimizer.packing:
+        optimizer.apply_packed(packed, condition)
+        return
+    gradients = packing.unpack(packed)
     if not tf.distribute.has_strategy():
         tf.cond(
             condition, lambda: _apply(optimizer, gradients, variables), lambda: tf.constant(False)
@@ -67,6 +76,19 @@ def _apply(
 ) -> tf.Tensor:
     optimizer.apply(gradients, variables)
     return tf.constant(True)
+
+
+def packing_of(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> Packing:
+    """Returns the packing of the gradients of `variables` that the optimizer takes.
+
+    That is the packing of a `FusedAdam`, if it was built for all of these variables. Otherwise
+    gradients of one dtype are packed as a vector, which `apply_if` unpacks.
+    """
+    if isinstance(optimizer, FusedAdam) and optimizer.takes_packed(variables):
+        return optimizer.packing
+    return Packing([v.shape for v in variables], [Group(tf.as_dtype(v.dtype)) for v in variables])
 
 
 @contextlib.contextmanager
@@ -109,7 +131,7 @@ def averaged_weights(
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FusedAdam(keras.optimizers.Adam):
-    r"""`keras.optimizers.Adam` with one fused kernel for each variable instead of ten operations.
+    r"""`keras.optimizers.Adam` with few operations for all variables instead of ten for each.
 
     The update is the same: with the gradient g, at step t,
 
@@ -118,8 +140,10 @@ class FusedAdam(keras.optimizers.Adam):
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    A training step is traced and optimized faster (see `benchmarks/README.md`), and its graph is
-    freed with the model.
+    All variables of a dtype are updated as one vector, and the moments of all of them are one
+    variable of the optimizer, so that it is constructed and a step is traced faster (see
+    `benchmarks/README.md`). Saved moments are not those of `keras.optimizers.Adam`, which has
+    variables of its own for each.
 
     #### Example
 
@@ -151,7 +175,7 @@ class FusedAdam(keras.optimizers.Adam):
           beta_1: β₁, in [0, 1).
           beta_2: β₂, in [0, 1).
           epsilon: ε, positive.
-          amsgrad: must be `False`: the kernel has no such variant.
+          amsgrad: must be `False`: there is no such variant.
           **kwargs: as in `keras.optimizers.Adam`, for example `global_clipnorm`.
 
         Raises:
@@ -166,57 +190,152 @@ class FusedAdam(keras.optimizers.Adam):
             validation.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
-        """Updates one variable."""
-        self._update([gradient], [variable], learning_rate)
+    @property
+    def packing(self) -> Packing:
+        """How gradients and moments are packed; known when the optimizer is built."""
+        return self._packing
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the variables of the optimizer.
+
+        Args:
+          variables: those that the optimizer is for.
+        """
+        if self.built:
+            return
+        # Not that of Adam, which creates two for each of `variables`.
+        super(keras.optimizers.Adam, self).build(variables)
+        groups = [self._group_of(variable) for variable in variables]
+        self._packing = Packing([variable.shape for variable in variables], groups)
+        shapes = self._packing.packed_shapes
+        self._moments = tuple(
+            tuple(
+                self.add_variable(shape, dtype=group.dtype.name, name=name)
+                for name in self._moments_of(group)
+            )
+            for group, shape in zip(self._packing.groups, shapes, strict=True)
+        )
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the variables; in files of 0.2.0 each variable has two moments of its own."""
+        first = len(self.variables) - sum(map(len, self._moments))
+        last = first + 2 * len(self._trainable_variables)
+        if len(store.keys()) != last or last == len(self.variables):
+            super().load_own_variables(store)
+            return
+        values = [tf.convert_to_tensor(store[str(i)][()]) for i in range(last)]
+        for variable, value in zip(self.variables[:first], values[:first], strict=True):
+            variable.assign(value)
+        packed = [self._packing.pack(values[first + i :: 2]) for i in range(2)]
+        for moments, *loaded in zip(self._moments, *packed, strict=True):
+            for moment, value in zip(moments, loaded, strict=False):
+                moment.assign(value)
+
+    def _group_of(self, variable: Any) -> Group:
+        """Returns the group in which a variable is updated."""
+        decays = bool(self.weight_decay) and self._use_weight_decay(variable)
+        return Group(tf.as_dtype(variable.dtype), decays=decays)
+
+    def _moments_of(self, group: Group) -> tuple[str, ...]:
+        """Returns the names of the moments that `_step` takes and returns."""
+        del group
+        return "momentum", "velocity"
+
+    def takes_packed(self, variables: Sequence[Any]) -> bool:
+        """Returns whether `apply_packed` makes the steps of `apply` for all these variables."""
+        options = (
+            self.clipnorm,
+            self.clipvalue,
+            self.loss_scale_factor,
+            self.gradient_accumulation_steps,
+            self.use_ema,
+        )
+        constraints = [getattr(variable, "constraint", None) for variable in variables]
+        keys, built_for = (map(self._var_key, vs) for vs in (variables, self._trainable_variables))
+        return list(keys) == list(built_for) and not (any(options) or any(constraints))
+
+    def apply_packed(self, packed: Sequence[tf.Tensor], condition: tf.Tensor) -> None:
+        """Makes a step if a condition holds, and otherwise changes nothing.
+
+        Args:
+          packed: gradients, packed; the same on all replicas.
+          condition: a scalar `bool`, the same on all replicas.
+        """
+        self._update(packed, self.learning_rate, [condition] * len(packed))
+        iterations = self.iterations.value
+        replicas.assign(iterations, iterations + tf.cast(condition, iterations.dtype))
 
     def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        if self.global_clipnorm is None:
-            return super()._clip_gradients(grads)
-        # That of Keras fails for gradients of several dtypes, and runs one more operation for each.
-        widest = max({gradient.dtype for gradient in grads}, key=lambda dtype: dtype.size)
-        halves = [tf.cast(tf.nn.l2_loss(gradient), widest) for gradient in grads]
-        norm = tf.sqrt(2 * tf.add_n(halves))
-        factor = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
-        return [gradient * tf.cast(factor, gradient.dtype) for gradient in grads]
+        # `_update` clips by the global norm.
+        return super()._clip_gradients(grads) if self.global_clipnorm is None else grads
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        # `_update` has the decay.
+        del variables
 
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
-        if tf.distribute.has_strategy():
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-            return
         # Keras sums gradients over replicas, even over a single one, by a `tf.custom_gradient`,
         # which keeps the graph of the step for the life of the process.
-        variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
-        self._update(grads, variables, learning_rate)
+        known, gradients = self._trainable_variables, {}
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            dense = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+            gradients[self._get_variable_index(variable)] = dense
+        mask: Sequence[tf.Tensor | None] = [None] * len(self._packing.groups)
+        if len(gradients) < len(known):
+            # Variables without a gradient stay as they are, and their moments too.
+            mask = self._packing.pack(
+                [tf.fill(v.shape, i in gradients) for i, v in enumerate(known)]
+            )
+            zeros = {i: tf.zeros(v.shape, v.dtype) for i, v in enumerate(known)}
+            gradients = {**zeros, **gradients}
+        packed = self._packing.pack([gradients[i] for i in range(len(known))])
+        self._update(replicas.sum_over_replicas(packed), learning_rate, mask)
 
     def _update(
-        self, gradients: Sequence[tf.Tensor], variables: Sequence[Any], learning_rate: Any
+        self, packed: Sequence[tf.Tensor], learning_rate: Any, mask: Sequence[tf.Tensor | None]
     ) -> None:
-        dtypes = {variable.dtype for variable in variables}
-        scalars = {dtype: self._scalars(learning_rate, dtype) for dtype in dtypes}
-        for gradient, variable in zip(gradients, variables, strict=True):
-            first, second = private_api.adam_moments(self, variable)
-            tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=first.value.handle,
-                v=second.value.handle,
-                grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
-                **scalars[variable.dtype],
-            )
+        """Updates variables and moments where the mask, which is packed, is true or `None`."""
+        variables = [
+            variable.value if isinstance(variable, keras.Variable) else variable
+            for variable in self._trainable_variables
+        ]
+        for i, gradient in enumerate(self._clipped(packed)):
+            group, moments = self._packing.groups[i], [m.value for m in self._moments[i]]
+            rate = tf.cast(learning_rate, group.dtype)
+            old = [tf.convert_to_tensor(moment) for moment in moments]
+            change, *new = self._step(group, gradient, rate, *old)
+            if group.decays:
+                values = self._packing.pack_group(i, variables)
+                change += rate * self.weight_decay * values
+            if mask[i] is not None:
+                change = tf.where(mask[i], change, tf.zeros([], group.dtype))
+                new = [tf.where(mask[i], *pair) for pair in zip(new, old, strict=True)]
+            for moment, value in zip(moments, new, strict=True):
+                private_api.assign_on_replica(moment, value)
+            changes = self._packing.unpack_group(i, change)
+            for index, difference in zip(self._packing.indices[i], changes, strict=True):
+                handle = variables[index].handle
+                tf.raw_ops.AssignSubVariableOp(resource=handle, value=difference)
 
-    def _scalars(self, learning_rate: Any, dtype: tf.DType) -> dict[str, tf.Tensor]:
-        """Returns the scalar arguments of the kernel."""
-        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), dtype) + 1
-        beta1, beta2, epsilon = (
-            tf.constant(value, dtype) for value in (self.beta_1, self.beta_2, self.epsilon)
-        )
-        return {
-            "beta1_power": tf.pow(beta1, step),
-            "beta2_power": tf.pow(beta2, step),
-            "lr": tf.cast(learning_rate, dtype),
-            "beta1": beta1,
-            "beta2": beta2,
-            "epsilon": epsilon,
-        }
+    def _clipped(self, packed: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        if self.global_clipnorm is None:
+            return packed
+        widest = max({gradient.dtype for gradient in packed}, key=lambda dtype: dtype.size)
+        norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(g), widest) for g in packed]))
+        factor = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
+        return [gradient * tf.cast(factor, gradient.dtype) for gradient in packed]
+
+    def _step(
+        self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Returns what to subtract from the variables of a group, and its new moments."""
+        del group
+        beta1, beta2 = self.beta_1, self.beta_2
+        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), rate.dtype) + 1
+        m += (gradient - m) * (1 - beta1)
+        v += (tf.square(gradient) - v) * (1 - beta2)
+        power1, power2 = (tf.pow(tf.constant(beta, rate.dtype), step) for beta in (beta1, beta2))
+        rate *= tf.sqrt(1 - power2) / (1 - power1)
+        return rate * m / (tf.sqrt(v) + self.epsilon), m, v

@@ -25,6 +25,7 @@ class Additive(Transformer):
     """
 
     num_parameters = 1
+    is_identity_at_zero = True
     is_constant_jacobian = True
 
     def __init__(self) -> None:

@@ -30,6 +30,7 @@ class Affine(Transformer):
     """
 
     num_parameters = 2
+    is_identity_at_zero = True
 
     def __init__(self, scale: tf.Variable | float = 1.0, dtype: Any = tf.float32) -> None:
         """Constructs the transformer.
@@ -55,7 +56,8 @@ class Affine(Transformer):
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""
         shift, log_scale = self._shift_and_log_scale(parameters)
-        return x * tf.exp(log_scale) + shift, log_scale
+        # The gradient of a sum of two would compute their shapes.
+        return tf.add_n([x * tf.exp(log_scale), shift]), log_scale
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns x and -s."""

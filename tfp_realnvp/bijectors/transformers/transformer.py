@@ -40,6 +40,8 @@ class Transformer(tf.Module, abc.ABC):
     """
 
     is_constant_jacobian = False
+    # Whether parameters of zero make it the identity, exactly.
+    is_identity_at_zero = False
 
     @property
     @abc.abstractmethod
