@@ -218,6 +218,10 @@ class FusedAdam(keras.optimizers.Adam):
 
     def load_own_variables(self, store: Any) -> None:
         """Reads the variables; in files of 0.2.0 each variable has two moments of its own."""
+        if not self.built:
+            # There are no moments yet. Keras warns and reads nothing.
+            super().load_own_variables(store)
+            return
         first = len(self.variables) - sum(map(len, self._moments))
         last = first + 2 * len(self._trainable_variables)
         if len(store.keys()) != last or last == len(self.variables):
