@@ -110,7 +110,8 @@ __all__ = [
     "to_uint8",
 ]
 
-# Imported when they are used, so that the import of the package stays short.
+# Imported when they are used, so that the import of the package stays short; but for `evaluation`,
+# which `log_prob` is a part of.
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
 # These need scikit-learn.
 _ESTIMATORS = ("FlowDensity", "FlowRegressor")

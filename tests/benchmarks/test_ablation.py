@@ -32,7 +32,7 @@ def test_a_row_is_trained_once(tmp_path, monkeypatch):
         f"--output_dir={tmp_path / 'out'}",
         "--rows=conv1x1+split-prior",
         "--seeds=3,4",
-        "--steps=2",
+        "--steps=10",
         "--side_by_side",
     ]
     results = ablation.main(arguments)
@@ -40,14 +40,13 @@ def test_a_row_is_trained_once(tmp_path, monkeypatch):
     values = [result["bits_per_dim"] for result in results]
     assert values[0] != values[1]
     for result in results:
-        assert result["steps"] == 2 and result["limit"] == "2 steps"
-        # An untrained model is near 8 bits/dim on uniform noise; two steps at the highest rate of
-        # Muon take it away from there.
-        assert 7 < result["importance_weighted"] <= result["bits_per_dim"] < 12
+        assert result["steps"] == 10 and result["limit"] == "10 steps"
+        # Nothing can be learned of uniform noise, which has 8 bits/dim.
+        assert 7.5 < result["importance_weighted"] <= result["bits_per_dim"] < 9
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
     assert saved == results == ablation.main(arguments)
     table = (tmp_path / "out" / "results.md").read_text()
-    assert f"| 2 steps | conv1x1+split-prior | {np.mean(values):.3f} |" in table
+    assert f"| 10 steps | conv1x1+split-prior | {np.mean(values):.3f} |" in table
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
