@@ -10,7 +10,7 @@ import pytest
 
 import tfp_realnvp
 
-pytestmark = pytest.mark.usefixtures("no_graph_optimizer")
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 _MODULES = [
     "tfp_realnvp",
