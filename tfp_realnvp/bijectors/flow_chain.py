@@ -148,7 +148,7 @@ class FlowChain(FlowBijector):
             return self._log_det_of_positions(value, 0.0, p)
         # One operation replaces many additions and their gradients. Those that are equal for all
         # events are scalars.
-        kinds = [[], []]
+        kinds: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
         for log_det in log_dets:
             kinds[log_det.shape.rank == 0].append(log_det)
         return sum(tf.add_n(kind) for kind in kinds if kind)

@@ -144,7 +144,7 @@ class PLUFactors(tf.Module):
             off_diagonal = tf.cast(tf.linalg.set_diag(factors, tf.zeros_like(diagonal)), dtype)
             self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
 
-    def _factors(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def _factors(self) -> tuple[tf.Tensor, ...]:
         """Returns the variables and constants that `_triangular` takes."""
         size, dtype = self.off_diagonal.shape[0], self.off_diagonal.dtype
         constants = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))

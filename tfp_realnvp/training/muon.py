@@ -115,7 +115,8 @@ class Muon(FusedAdam):
         if not group.element_shape:
             return super()._step(group, gradient, rate, *moments)
         # Kernels of the same shape are one batch of matrices.
-        momentum = self._mean(*moments, gradient)
+        [momentum] = moments
+        momentum = self._mean(momentum, gradient)
         length = rate * (_ROOT_MEAN_SQUARE * math.sqrt(max(group.element_shape)))
         return length * _orthogonalized(self._mean(momentum, gradient)), momentum
 
