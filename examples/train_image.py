@@ -34,7 +34,9 @@ flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in tfr.data.l
 flags.DEFINE_integer("image_size", None, "Height and width to resize the images of a folder to.")
 flags.DEFINE_enum("condition", None, ["label"], "Train p(image | label).")
 flags.DEFINE_integer("num_filters", None, "Feature maps of the networks.", lower_bound=1)
-flags.DEFINE_integer("epochs", None, "Passes over the data; default: 8 for digits, else 20.")
+flags.DEFINE_integer(
+    "epochs", None, "Passes over the data; default: 8 for digits, else 20.", lower_bound=1
+)
 flags.DEFINE_integer("seed", 0, "Seed of weights, noise and data order.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>[_label].")
 

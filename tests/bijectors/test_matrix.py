@@ -513,7 +513,7 @@ def test_unknown_batch_height_and_width(name):
     _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
 
-# Of each kind one: a part flattens its batch, whatever it does with the events.
+# One of each kind: a part flattens its batch, whatever it does with the events.
 @pytest.mark.parametrize(
     "name",
     [
@@ -631,7 +631,7 @@ def test_event_shapes(name):
         assert bijector.inverse_event_shape(y_shape) == x_shape
         assert bijector.forward_event_shape_tensor(x_shape).numpy().tolist() == y_shape
         assert bijector.inverse_event_shape_tensor(y_shape).numpy().tolist() == x_shape
-    # Of an unknown height and width, and of an unknown rank.
+    # The height and width are unknown, or the rank is.
     unknown = [None] * (_ndims(name) - 1)
     x_shape, y_shape = [*unknown, x_shape[-1]], [*unknown, y_shape[-1]]
     assert bijector.forward_event_shape(x_shape).as_list() == y_shape

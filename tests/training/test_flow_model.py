@@ -259,6 +259,23 @@ def test_a_first_batch_that_is_not_finite_sets_nothing():
         np.testing.assert_array_equal(variable, value)
 
 
+def test_an_error_in_the_first_batch_sets_nothing(monkeypatch):
+    distribution, _ = _unset()
+    model = _model(distribution)
+    log_prob = model._log_prob
+
+    def failing(*args, **kwargs):
+        log_prob(*args, **kwargs)
+        raise RuntimeError("after the normalizations")
+
+    monkeypatch.setattr(model, "_log_prob", failing)
+    before = [variable.numpy() for variable in distribution.variables]
+    with pytest.raises(RuntimeError, match="after the normalizations"):
+        model.fit(ft.grey_levels(8), batch_size=8, verbose=0)
+    for variable, value in zip(distribution.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 def test_one_step_of_sgd_by_hand():
     # The loss with its penalty, by hand: sgd moves a variable by -rate times the gradient.
     distribution = _distribution(normalization=None)

@@ -368,6 +368,9 @@ class FlowModel(BatchModel, SavableModel):
 
     @property
     def _can_initialize(self) -> bool:
+        """Whether the next step is the first one, and normalizations can be set before it."""
+        if not self.compiled or int(self.optimizer.iterations.numpy()) > 0:
+            return False
         with self.distribute_strategy.scope():
             return not (tf.distribute.has_strategy() or self.run_eagerly)
 
@@ -385,14 +388,18 @@ class FlowModel(BatchModel, SavableModel):
             return
         statistics = [v for part in bijectors for v in part.variables_set_in_training]
         before = [tf.convert_to_tensor(variable) for variable in statistics]
-        images, weights = self._events_and_weights(data)
-        log_prob = self._training_log_prob(data, images, weights, 0, FiniteRecord())
-        is_valid = bool(tf.reduce_all(tf.math.is_finite(log_prob)))
-        if weights is not None:
-            is_valid = is_valid and bool(tf.reduce_sum(weights) > 0)
-        for variable, value in zip(statistics, before, strict=True):
-            if not (is_valid and id(variable) in to_set):
-                variable.assign(value)
+        is_valid = False
+        try:
+            images, weights = self._events_and_weights(data)
+            log_prob = self._training_log_prob(data, images, weights, 0, FiniteRecord())
+            is_valid = bool(tf.reduce_all(tf.math.is_finite(log_prob)))
+            if weights is not None:
+                is_valid = is_valid and bool(tf.reduce_sum(weights) > 0)
+        finally:
+            # Also after an error, which may come when some normalizations are set.
+            for variable, value in zip(statistics, before, strict=True):
+                if not (is_valid and id(variable) in to_set):
+                    variable.assign(value)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
