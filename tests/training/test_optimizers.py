@@ -238,7 +238,7 @@ def _applied(name, mode, conditions, gradients):
     packing = packing_of(optimizer, variables)
     step = _MODES[mode](
         lambda condition, gradients: apply_if(
-            condition, optimizer, packing.pack(gradients), packing, variables
+            condition, optimizer, gradients, packing.pack(gradients), packing, variables
         )
     )
 

@@ -145,15 +145,13 @@ class PLUFactors(tf.Module):
             self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
 
     def _factors(self) -> tuple[tf.Tensor, ...]:
-        """Returns the variables and constants that `_triangular` takes."""
-        size, dtype = self.off_diagonal.shape[0], self.off_diagonal.dtype
-        constants = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))
-        return self.off_diagonal, self.log_scale, self.sign, *constants
+        """Returns the variables that `_triangular` takes."""
+        return self.off_diagonal, self.log_scale, self.sign
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""
-        matrix = _product(self.off_diagonal.dtype)(*self._factors(), self.order)
-        return tf.ensure_shape(matrix, self.off_diagonal.shape)
+        size, dtype = self.off_diagonal.shape[0], self.off_diagonal.dtype
+        return _product(size, dtype)(*self._factors(), self.order)
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns the inverse of W."""
@@ -164,28 +162,31 @@ class PLUFactors(tf.Module):
 
 
 def _triangular(
-    off_diagonal: tf.Tensor,
-    log_scale: tf.Tensor,
-    sign: tf.Tensor,
-    below: tf.Tensor,
-    identity: tf.Tensor,
+    off_diagonal: tf.Tensor, log_scale: tf.Tensor, sign: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns L and U; `below` is 1 below the diagonal."""
+    """Returns L and U."""
+    size, dtype = off_diagonal.shape[0], off_diagonal.dtype
     # Products with constants are fewer operations to trace than `band_part` and `set_diag`.
-    diagonal = tf.cast(sign, below.dtype) * tf.exp(log_scale)
-    upper = off_diagonal * tf.transpose(below) + diagonal * identity
+    below, identity = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))
+    above = tf.constant(np.tri(size, k=-1).T, dtype)
+    diagonal = tf.cast(sign, dtype) * tf.exp(log_scale)
+    upper = off_diagonal * above + diagonal * identity
     return off_diagonal * below + identity, upper
 
 
 @functools.cache
-def _product(dtype: tf.DType) -> Callable[..., tf.Tensor]:
-    """Returns a function that makes P L U. It is traced once for matrices of any size."""
+def _product(size: int, dtype: tf.DType) -> Callable[..., tf.Tensor]:
+    """Returns a function that makes P L U, which is traced once for all matrices of a size.
+
+    All shapes are known, and constants are made within. Otherwise the function would return shapes
+    to its gradient. XLA takes shapes as constants, and what they seem to be computed from, so that
+    it would compile again whenever a factor changes.
+    """
 
     def product(*args: tf.Tensor) -> tf.Tensor:
         *factors, order = args
         return tf.gather(tf.matmul(*_triangular(*factors)), order)
 
-    matrix, vector = tf.TensorSpec([None, None], dtype), tf.TensorSpec([None], dtype)
-    indices = tf.TensorSpec([None], tf.int32)
-    signature = [matrix, vector, indices, matrix, matrix, indices]
-    return tf.function(product, signature, autograph=False)
+    matrix, vector = tf.TensorSpec([size, size], dtype), tf.TensorSpec([size], dtype)
+    indices = tf.TensorSpec([size], tf.int32)
+    return tf.function(product, [matrix, vector, indices, indices], autograph=False)

@@ -333,7 +333,7 @@ class FlowModel(BatchModel, SavableModel):
             is_applied &= part.total > 0
         if self.step_rates is not None:
             is_applied &= self.step_rates.apply_to(self.optimizer)
-        optimizers.apply_if(is_applied, self.optimizer, packed, packing, variables)
+        optimizers.apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
         self._guard.restore_unless(is_applied, statistics)
         return self._updated_metrics(loss, images, part)
 

@@ -18,6 +18,7 @@ __all__ = ["FusedAdam", "apply_if", "averaged_weights", "packing_of"]
 def apply_if(
     condition: tf.Tensor,
     optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
     packed: Sequence[tf.Tensor],
     packing: Packing,
     variables: Sequence[keras.Variable],
@@ -34,27 +35,29 @@ def apply_if(
     >>> variables, optimizer = [keras.Variable(1.0)], keras.optimizers.SGD(0.5)
     >>> optimizer.build(variables)
     >>> packing = packing_of(optimizer, variables)
-    >>> packed = packing.pack([tf.constant(1.0)])
-    >>> apply_if(tf.constant(False), optimizer, packed, packing, variables)
+    >>> gradients = [tf.constant(1.0)]
+    >>> packed = packing.pack(gradients)
+    >>> apply_if(tf.constant(False), optimizer, gradients, packed, packing, variables)
     >>> float(variables[0]), int(optimizer.iterations)
     (1.0, 0)
 
     Args:
       condition: a scalar `bool`, the same on all replicas.
       optimizer: any Keras optimizer, built.
-      packed: gradients of `variables`, packed, the same on all replicas.
+      gradients: of `variables`, on this replica.
+      packed: their sums over replicas, packed.
       packing: of `packing_of`.
       variables: those that the optimizer was built for.
     """
     if isinstance(optimizer, FusedAdam) and packing is optimizer.packing:
         optimizer.apply_packed(packed, condition)
         return
-    gradients = packing.unpack(packed)
     if not tf.distribute.has_strategy():
         tf.cond(
             condition, lambda: _apply(optimizer, gradients, variables), lambda: tf.constant(False)
         )
         return
+    gradients = packing.unpack(packed)
     # `apply` communicates, even with a single replica, which is not possible in a branch of a
     # `tf.cond`. The step is made, and undone where the condition does not hold.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
@@ -84,7 +87,8 @@ def packing_of(
     """Returns the packing of the gradients of `variables` that the optimizer takes.
 
     That is the packing of a `FusedAdam`, if it was built for all of these variables. Otherwise
-    gradients of one dtype are packed as a vector, which `apply_if` unpacks.
+    gradients of one dtype are packed as a vector, by which it is one operation to sum them over
+    replicas and to find whether all are finite.
     """
     if isinstance(optimizer, FusedAdam) and optimizer.takes_packed(variables):
         return optimizer.packing
