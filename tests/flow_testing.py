@@ -5,6 +5,7 @@ import inspect
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -14,6 +15,14 @@ from tfp_realnvp.bijectors.multi_scale import shallow_conv
 from tfp_realnvp.networks.weight_norm import convolve, weight_norm
 
 tfd = tfp.distributions
+
+
+def full(*cases):
+    """Returns cases of `pytest.mark.parametrize` that run in `make test-all` alone."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full)
+        for case in cases
+    ]
 
 
 def randomize(module, seed=0):

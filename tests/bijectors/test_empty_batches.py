@@ -65,7 +65,7 @@ def _condition(name, number):
     ("name", "mode"),
     [
         *((name, "eager") for name in _FLOWS),
-        *((name, "function") for name in ("image", "vector_labels")),
+        *[("vector_labels", "function"), *ft.full(("image", "function"))],
     ],
 )
 def test_no_samples_and_their_log_prob(name, mode):
@@ -85,8 +85,8 @@ def test_no_samples_and_their_log_prob(name, mode):
 @pytest.mark.parametrize(
     ("name", "jit_compile"),
     [
-        *[("image_labels", False), ("vector_vectors", False), ("vector", True)],
-        pytest.param("image_labels", True, marks=pytest.mark.full),
+        *[("image_labels", False), ("vector_vectors", False)],
+        *ft.full(("vector", True), ("image_labels", True)),
     ],
 )
 def test_a_function_of_any_number_of_events(name, jit_compile):

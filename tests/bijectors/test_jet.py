@@ -98,6 +98,7 @@ def test_images_as_condition():
         tfr.RealNVPImage.jet((6, 6, 2), patch_size=3, conditional_event_shape=(6, 6, 1))
 
 
+@pytest.mark.full
 def test_saved(flow, tmp_path):
     model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow))
     images = ft.grey_levels(3, _SHAPE) % 2

@@ -279,8 +279,17 @@ _LIKE_OTHERS = {
     *("image_given_image", "image_given_small_image"),
     *("coupling_given_vector", "coupling_given_what_its_network_takes"),
 }
-each_distinct_case = pytest.mark.parametrize(
-    "name", [name for name in CASES if name not in _LIKE_OTHERS]
+_DISTINCT = [name for name in CASES if name not in _LIKE_OTHERS]
+each_distinct_case = pytest.mark.parametrize("name", _DISTINCT)
+# Traced or compiled whole flows take most of the time, and their parts are cases of their own.
+_WHOLE = {
+    name
+    for name in _DISTINCT
+    if name.startswith(("image", "vector_", "flow_chain"))
+    and name not in ("image_given_vector", "vector_coupling", "flow_chain_empty")
+}
+each_traced_case = pytest.mark.parametrize(
+    "name", [*(name for name in _DISTINCT if name not in _WHOLE), *ft.full(*sorted(_WHOLE))]
 )
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 
@@ -481,7 +490,7 @@ def test_float32_agrees_with_float64(name):
     _assert_all_close(actual, _eager_results(name), rtol=1e-4, atol=1e-3)
 
 
-@each_distinct_case
+@each_traced_case
 def test_xla_equals_eager(name):
     given = _given(name)
     bijector, x, y = _bijector(name), _latents(name), _data(name, seed=1)
@@ -491,7 +500,7 @@ def test_xla_equals_eager(name):
     _assert_all_close(compiled(x, y), _eager_results(name), rtol=1e-9, atol=1e-9)
 
 
-@each_distinct_case
+@each_traced_case
 def test_unknown_batch_height_and_width(name):
     given = _given(name)
     case, bijector = CASES[name], _bijector(name)

@@ -58,12 +58,8 @@ def test_vectorized_map_and_batch_jacobian(name, direction):
 @pytest.mark.parametrize(
     ("name", "recompute"),
     [
-        *(("spline", False), ("mixture", True)),
-        *(
-            pytest.param(name, False, marks=pytest.mark.full)
-            for name in _TRANSFORMERS
-            if name != "spline"
-        ),
+        ("spline", True),
+        *ft.full(("mixture", True), *((name, False) for name in _TRANSFORMERS)),
     ],
 )
 def test_vectorized_map_and_batch_jacobian_of_a_flow(name, recompute):
@@ -114,7 +110,7 @@ def test_static_shape_with_an_unknown_batch(name, channels):
     ("name", "direction", "jit_compile"),
     [
         *((name, direction, False) for name in _TRANSFORMERS for direction in _DIRECTIONS),
-        *((name, "forward", True) for name in ("spline", "mixture")),
+        *ft.full(*((name, "forward", True) for name in ("spline", "mixture"))),
     ],
 )
 def test_gradients(name, direction, jit_compile):
@@ -245,7 +241,7 @@ def _spline_with_gradients(direction, jit_compile):
     return tf.function(function, jit_compile=jit_compile, autograph=False)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("jit_compile", [False, *ft.full(True)], ids=["graph", "xla"])
 @each_direction
 @each_size
 def test_splines_are_finite(size, direction, jit_compile):
@@ -330,7 +326,7 @@ def test_a_coupling_keeps_the_kept_half_exactly(name):
 
 @pytest.mark.parametrize(
     "transformer",
-    ["rational_quadratic_spline", pytest.param("logistic_mixture", marks=pytest.mark.full)],
+    ft.full("rational_quadratic_spline", "logistic_mixture"),
 )
 def test_recompute(transformer):
     gradients, x = [], ft.pixels([2, 4, 4, 2])

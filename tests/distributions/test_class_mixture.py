@@ -104,6 +104,7 @@ def test_few_labels_in_fit(shape):
     np.testing.assert_allclose(tfr.log_prob(model, x), flow.log_prob(x), rtol=1e-4)
 
 
+@pytest.mark.full
 def test_saved_and_loaded(tmp_path):
     flow = _flow(_VECTORS)
     model = tfr.FlowModel(flow)

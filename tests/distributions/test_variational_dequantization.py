@@ -137,6 +137,7 @@ def test_configuration():
         assert shapes == [variable.shape for variable in dequantizer.variables]
 
 
+@pytest.mark.full
 def test_trains_with_a_flow_under_xla():
     distribution = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_values=16)
     dequantizer = _dequantizer()

@@ -288,13 +288,16 @@ def _tolerance(name):
 
 
 # Those of which a part is in no other case, and tracing and compiling take most of the time.
-_TRACED = {"function": ("image", "conditioned", "user_networks"), "xla": ("resnets",)}
+_TRACED = {
+    "eager": _CASES.keys() - {"image_float32", "resnets_float32"},
+    "function": ("conditioned",),
+}
 
 
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        pytest.param(name, mode, marks=[pytest.mark.full] * (name not in _TRACED.get(mode, _CASES)))
+        pytest.param(name, mode, marks=[pytest.mark.full] * (name not in _TRACED.get(mode, ())))
         for name in _CASES
         for mode in _MODES
         # Boards and the precision make no difference to XLA; conditions under XLA:

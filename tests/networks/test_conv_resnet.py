@@ -147,13 +147,18 @@ def _conditions(kind, images):
     return [ft.normal(shape[kind], images.dtype, seed=4)] if kind in shape else []
 
 
+_BOARDS = [(None, 2), (0, 0), (0, 2), (1, 0)]
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("condition", "parity", "num_blocks", "num_heads"),
     [
-        *[("none", parity, blocks, 0) for parity in (None, 0, 1) for blocks in (0, 2)],
-        *[(kind, *sizes, 0) for kind in ("vector", "image") for sizes in ((None, 2), (1, 1))],
-        *[("none", 0, 2, 2), ("vector", 1, 1, 1)],
+        *[("none", None, 0, 0), ("none", 1, 2, 0), ("vector", 1, 1, 1), ("image", None, 2, 0)],
+        *ft.full(*(("none", parity, blocks, 0) for parity, blocks in _BOARDS)),
+        *ft.full(
+            ("vector", None, 2, 0), ("vector", 1, 1, 0), ("image", 1, 1, 0), ("none", 0, 2, 2)
+        ),
     ],
 )
 def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, training):

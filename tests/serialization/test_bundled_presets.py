@@ -20,7 +20,7 @@ def test_the_names_are_those_of_the_documentation():
     assert sorted(path.name for path in _FOLDER.iterdir()) == sorted(_NAMES)
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", ["digits_label", *ft.full("digits", "photos")])
 def test_bits_per_dim_of_the_card(name):
     model = tfr.FlowModel.from_preset(name)
     card = json.loads((_FOLDER / name / "metadata.json").read_text())["card"]
@@ -34,6 +34,7 @@ def test_bits_per_dim_of_the_card(name):
     assert abs(bits.mean() - card["bits/dim"]["test"]) < 0.01 + 4 * error
 
 
+@pytest.mark.full
 def test_other_defaults(monkeypatch):
     # Their configurations name few options, and their files have variables by position.
     images, labels = ft.grey_levels(4, (8, 8, 1)) % 17, np.arange(4)
@@ -46,7 +47,7 @@ def test_other_defaults(monkeypatch):
     np.testing.assert_allclose(log_prob(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", ["digits_label", *ft.full("digits", "photos")])
 def test_samples(name):
     distribution = tfr.FlowModel.from_preset(name).distribution
     if name == "digits_label":

@@ -14,6 +14,7 @@ from flow_testing import (
     condition,
     conditional_flow,
     flow_distribution,
+    full,
     grey_levels,
     image_flow,
     network,
@@ -276,7 +277,8 @@ BASES = {
     ("bijector", "base"),
     [
         *((name, "sample") for name in BIJECTORS),
-        *(("compact", name) for name in BASES),
+        ("compact", "trainable independent"),
+        *full(*(("compact", name) for name in BASES if name != "trainable independent")),
         ("labels", "of a class"),
     ],
 )

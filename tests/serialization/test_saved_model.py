@@ -11,6 +11,7 @@ from flow_testing import (
     conditional_distribution,
     convolution,
     flow_distribution,
+    full,
     grey_levels,
     image_flow,
     normal,
@@ -204,7 +205,7 @@ def test_errors(tmp_path):
 
 @pytest.fixture(
     scope="module",
-    params=["labels", pytest.param("vectors", marks=pytest.mark.full), "small_images"],
+    params=["small_images", *full("labels", "vectors")],
 )
 def conditional(request, tmp_path_factory):
     """A distribution under a condition, the same served, images, and their conditions."""

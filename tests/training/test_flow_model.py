@@ -615,7 +615,9 @@ def _trained_and_evaluated(**options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": True}, {"steps_per_execution": 2}, {"run_eagerly": True}], ids=str
+    "options",
+    [{"steps_per_execution": 2}, *ft.full({"jit_compile": True}, {"run_eagerly": True})],
+    ids=str,
 )
 def test_compile_options_do_not_change_the_result(options):
     expected = _trained_and_evaluated()
@@ -799,11 +801,8 @@ def _failing_model(way, make=_resnets, *, dequantize=False, optimizer=None, **kw
 @pytest.mark.parametrize(
     ("way", "optimizer"),
     [
-        *[("xla", None), ("eager", None)],
-        *(
-            pytest.param(*case, marks=pytest.mark.full)
-            for case in (("graph", "adam"), ("recompute", None), ("xla", "sgd"))
-        ),
+        *[("graph", "adam"), ("eager", None)],
+        *ft.full(("xla", None), ("recompute", None), ("xla", "sgd")),
     ],
 )
 def test_a_nan_in_the_data_changes_nothing(way, optimizer):

@@ -43,9 +43,8 @@ def _trained(strategy, optimizer):
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
     [
-        ("mirrored", "muon"),
-        pytest.param("one device", "sgd", marks=pytest.mark.full),
         ("multi-worker", "sgd"),
+        *ft.full(("mirrored", "muon"), ("one device", "sgd")),
     ],
 )
 def test_one_replica(strategy, optimizer):

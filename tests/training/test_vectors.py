@@ -97,7 +97,7 @@ def test_keras_file(name, request, tmp_path):
     assert loaded.event_ndims == 1 and not loaded.dequantize
 
 
-@pytest.mark.parametrize("name", [pytest.param("trained", marks=pytest.mark.full), "conditional"])
+@pytest.mark.parametrize("name", ["trained", *ft.full("conditional")])
 def test_saved_model(name, request, tmp_path):
     distribution = request.getfixturevalue(name).distribution
     tfr.export_saved_model(distribution, tmp_path / "1")
