@@ -174,6 +174,19 @@ def test_rounding(dtype):
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 
+def test_a_value_that_most_rows_have_does_not_tell_the_rounding():
+    rng = np.random.default_rng(0)
+    # Most hours are without rain, others have some hundredths of an inch.
+    rain = np.where(rng.random(600) < 0.8, 0.0, 0.01 * rng.integers(1, 12, 600))
+    rows = np.stack([rain, rng.normal(size=600) + 20 * rain], axis=1)
+    train, test = np.split(rows, 2)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(train)
+    np.testing.assert_allclose(density.rounding_widths_, [0.01, 0])
+    # With the width of whole numbers it would be smooth, as if rain were never exactly zero.
+    mixture = GaussianMixture(8, random_state=0).fit(train)
+    assert density.score(test) > mixture.score(test) - 0.1
+
+
 @pytest.mark.filterwarnings("ignore:FlowDensity. some columns:UserWarning")
 def test_units_and_constant_columns():
     rows = np.random.default_rng(0).normal(size=[30, 2])

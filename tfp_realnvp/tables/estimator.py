@@ -138,11 +138,14 @@ class TableEstimator(BaseEstimator):
         rows = rows.astype(np.float64)
         widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
         scale = weighted_rows.column_scales(rows, weights, widths, self._name)
+        # The part of the variance that is not of the rounding; constant columns have none.
+        own = 1 - (widths / scale) ** 2 / 12
+        own = np.where(own > _LEAST_VARIANCE, own, 1.0)
         widths = widths * (widths >= _COARSE_ROUNDING * scale)
         least_variances = [_LEAST_VARIANCE + (widths / scale) ** 2 / 12]
         is_known = weighted_rows.is_discrete(rows, weights, *_DISCRETE)
         if (is_known & (widths > 0)).any():
-            least_variances.append(np.where(is_known, _LEAST_VARIANCE, least_variances[0]))
+            least_variances.append(np.where(is_known, _LEAST_VARIANCE * own, least_variances[0]))
         return np.average(rows, axis=0, weights=weights), scale, widths, least_variances
 
     def _stack_options(self, widths: np.ndarray, least_variances: list[np.ndarray]) -> StackOptions:

@@ -115,7 +115,11 @@ def fold_weights(weights: np.ndarray, number: int, rng: np.random.Generator) -> 
 
 
 def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the power of ten to which at least half of a column is rounded, or 0, [D]."""
+    """Returns the power of ten to which at least half of a column is rounded, or 0, [D].
+
+    The most frequent value of a column does not count. It can be exact where others are rounded,
+    or not: most hours have 0 mm of rain, and others 0.25 mm or more.
+    """
     decimals = np.full(rows.shape, _MAX_DECIMALS)
     with np.errstate(over="ignore", invalid="ignore"):
         # float32 numbers have few decimals as float32 only. Beside others they come as float64.
@@ -126,9 +130,21 @@ def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
                 is_short, np.round(short, number) == short, np.round(rows, number) == rows
             )
             decimals[is_round] = number
-    at_most = [weights @ (decimals <= number) for number in range(_MAX_DECIMALS)]
-    is_half = np.stack(at_most) >= (0.5 - 1e-9) * weights.sum()
+    counts = weights[:, np.newaxis] * ~_is_most_frequent(rows, weights)
+    counts[:, ~counts.any(axis=0)] = weights[:, np.newaxis]
+    at_most = [(counts * (decimals <= number)).sum(axis=0) for number in range(_MAX_DECIMALS)]
+    is_half = np.stack(at_most) >= (0.5 - 1e-9) * counts.sum(axis=0)
     return np.where(is_half.any(axis=0), 10.0 ** -is_half.argmax(axis=0), 0.0)
+
+
+def _is_most_frequent(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns where a column has its most frequent value, the least of several, [N, D]."""
+
+    def of_column(column: np.ndarray) -> np.ndarray:
+        values, indices = np.unique(column, return_inverse=True)
+        return column == values[np.bincount(indices, weights).argmax()]
+
+    return np.stack([of_column(column) for column in rows.T], axis=1)
 
 
 def is_discrete(rows: np.ndarray, weights: np.ndarray, least: float, part: float) -> np.ndarray:
