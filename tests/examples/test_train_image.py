@@ -5,6 +5,7 @@ import json
 import flow_testing as ft
 import numpy as np
 import pytest
+from absl import app
 from PIL import Image
 
 import tfp_realnvp as tfr
@@ -70,3 +71,8 @@ def test_labels_and_resumption(labeled, run_script, capsys):
     # A row for each class.
     with Image.open(output / "samples.png") as picture:
         assert picture.size == (16 * (8 * 5 + 1), 16 * (3 * 5 + 1))
+
+    # Other flags do not go on with this run.
+    with pytest.raises(app.UsageError, match="other flags"):
+        run_script("train_image", *flags, "--epochs=4", "--seed=1")
+    assert _report(output) == report
