@@ -33,8 +33,11 @@ include_patterns = ["*.md", "*.rst", "api/*.rst", "tutorials/*.md", "tutorials/*
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 nitpicky = True
-# Names of other libraries: their references are on other sites.
-nitpick_ignore_regex = [("py:.*", r"(?!tfp_realnvp\.).*")]
+# Names of other libraries, whose references are on other sites, and internal types.
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!tfp_realnvp\.).*"),
+    ("py:class", r"tfp_realnvp\.(internal|bijectors\.(architecture|passes))\..*"),
+]
 
 html_theme = "furo"
 html_title = project
