@@ -464,6 +464,7 @@ def test_the_default_rate_of_vectors_falls_to_zero_in_each_fit():
     np.testing.assert_allclose(_rates(_model(), points=ft.grey_levels(8)), [1e-3] * 4, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_a_resumed_fit_continues_the_default_rate(tmp_path):
     model = _vectors()
     model.fit(_POINTS, batch_size=2, verbose=0)
