@@ -7,8 +7,8 @@
 
 `benchmarks/table_data.py` names the tables and what part they had in the choices:
 
-* `VERDICT`, none: athletes, glass, cirrhosis, leaves, bodies, olive oils, air in summer, hawks,
-  Sacramento, radar, fire losses, NOx, weather, pixels.
+* `VERDICT`, none, but that weather showed a fault: athletes, glass, cirrhosis, leaves, bodies,
+  olive oils, air in summer, hawks, Sacramento, radar, fire losses, NOx, weather, pixels.
 * `SEEN`, some: iris, wine, diabetes, breast cancer, crabs, Pima, penguins, mtcars, Hitters,
   Prestige, birthwt, College, swiss, Texas housing.
 * `CHOICES`, all: faithful, quakes, Boston, diamonds, moons, two modes, ring, airquality, Auto,
