@@ -174,15 +174,19 @@ def test_rounding(dtype):
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
 
 
-def test_a_value_that_most_rows_have_does_not_tell_the_rounding():
+@pytest.mark.parametrize("kind", ["rain", "share"])
+def test_values_that_many_rows_have_do_not_tell_the_rounding(kind):
     rng = np.random.default_rng(0)
-    # Most hours are without rain, others have some hundredths of an inch.
-    rain = np.where(rng.random(600) < 0.8, 0.0, 0.01 * rng.integers(1, 12, 600))
-    rows = np.stack([rain, rng.normal(size=600) + 20 * rain], axis=1)
+    u = rng.random(1_200)
+    if kind == "rain":  # most hours are without, others have some hundredths of an inch
+        column, width = np.where(u < 0.8, 0.0, 0.01 * rng.integers(1, 12, 1_200)), 0.01
+    else:  # of many rows none or all
+        column, width = np.select([u < 0.45, u < 0.75], [0.0, 1.0], rng.beta(2, 2, 1_200)), 0.0
+    rows = np.stack([column, rng.normal(size=1_200) + 3 * column / column.max()], axis=1)
     train, test = np.split(rows, 2)
     density = tfr.FlowDensity(random_state=0, **_TINY).fit(train)
-    np.testing.assert_allclose(density.rounding_widths_, [0.01, 0])
-    # With the width of whole numbers it would be smooth, as if rain were never exactly zero.
+    np.testing.assert_allclose(density.rounding_widths_, [width, 0])
+    # With the width of whole numbers the column would be smooth, as if no number were exact.
     mixture = GaussianMixture(8, random_state=0).fit(train)
     assert density.score(test) > mixture.score(test) - 0.1
 

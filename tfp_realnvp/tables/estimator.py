@@ -136,7 +136,7 @@ class TableEstimator(BaseEstimator):
           their own: all rounded columns are smoothed, or those alone that do not take few values.
         """
         rows = rows.astype(np.float64)
-        widths = self.dequantize * weighted_rows.rounding_widths(rows, weights)
+        widths = self.dequantize * weighted_rows.rounding_widths(rows)
         scale = weighted_rows.column_scales(rows, weights, widths, self._name)
         # The part of the variance that is not of the rounding; constant columns have none.
         own = 1 - (widths / scale) ** 2 / 12

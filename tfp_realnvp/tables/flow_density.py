@@ -57,10 +57,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     The density of a rounded number has no upper bound. Where columns have been rounded coarsely,
     they have uniform noise of the width of the rounding, or in normal distributions its variance.
-    The most frequent value, for example an exact zero, does not tell how others are rounded. Where
-    such a column takes few values, of which almost all rows have one that occurs at least five
-    times, normal distributions without that variance are tried too. No variance is less than 1e-6
-    of that of the column. `score_samples` is the density at the rows as they are.
+    Half of the distinct values of a column tell its rounding, so that many exact zeros do not
+    matter. Where such a column takes few values, of which almost all rows have one that occurs at
+    least five times, normal distributions without that variance are tried too. No variance is less
+    than 1e-6 of that of the column. `score_samples` is the density at the rows as they are.
 
     Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
     `FlowModel` directly.

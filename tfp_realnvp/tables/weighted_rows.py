@@ -114,37 +114,26 @@ def fold_weights(weights: np.ndarray, number: int, rng: np.random.Generator) -> 
     return folds
 
 
-def rounding_widths(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the power of ten to which at least half of a column is rounded, or 0, [D].
+def rounding_widths(rows: np.ndarray) -> np.ndarray:
+    """Returns the power of ten to which at least half of the values of a column are rounded, [D].
 
-    The most frequent value of a column does not count. It can be exact where others are rounded,
-    or not: most hours have 0 mm of rain, and others 0.25 mm or more.
+    It is 0 if there is none. Each value counts once, in however many rows it is: exact zeros and
+    ones, like hours without rain, do not tell how other numbers are rounded.
     """
-    decimals = np.full(rows.shape, _MAX_DECIMALS)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # float32 numbers have few decimals as float32 only. Beside others they come as float64.
-        short = rows.astype(np.float32)
-        is_short = (short == rows).all(axis=0)
-        for number in range(_MAX_DECIMALS - 1, -1, -1):
-            is_round = np.where(
-                is_short, np.round(short, number) == short, np.round(rows, number) == rows
-            )
-            decimals[is_round] = number
-    counts = weights[:, np.newaxis] * ~_is_most_frequent(rows, weights)
-    counts[:, ~counts.any(axis=0)] = weights[:, np.newaxis]
-    at_most = [(counts * (decimals <= number)).sum(axis=0) for number in range(_MAX_DECIMALS)]
-    is_half = np.stack(at_most) >= (0.5 - 1e-9) * counts.sum(axis=0)
-    return np.where(is_half.any(axis=0), 10.0 ** -is_half.argmax(axis=0), 0.0)
 
+    def of_column(column: np.ndarray) -> float:
+        values = np.unique(column)
+        decimals = np.full(values.shape, _MAX_DECIMALS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # float32 numbers have few decimals as float32 only. Beside others they are float64.
+            short = values.astype(np.float32)
+            values = short if (short == values).all() else values
+            for number in range(_MAX_DECIMALS - 1, -1, -1):
+                decimals[np.round(values, number) == values] = number
+        number = np.sort(decimals)[(len(decimals) - 1) // 2]
+        return 10.0**-number if number < _MAX_DECIMALS else 0.0
 
-def _is_most_frequent(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns where a column has its most frequent value, the least of several, [N, D]."""
-
-    def of_column(column: np.ndarray) -> np.ndarray:
-        values, indices = np.unique(column, return_inverse=True)
-        return column == values[np.bincount(indices, weights).argmax()]
-
-    return np.stack([of_column(column) for column in rows.T], axis=1)
+    return np.array([of_column(column) for column in rows.T])
 
 
 def is_discrete(rows: np.ndarray, weights: np.ndarray, least: float, part: float) -> np.ndarray:
