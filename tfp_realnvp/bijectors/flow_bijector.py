@@ -170,7 +170,9 @@ class FlowBijector(Door):
     def _sum_over_event(self, log_dets: tf.Tensor, p: Pass) -> tf.Tensor:
         """Returns the log det of an elementwise map from the log dets of its elements."""
         p.record(log_dets)
-        return tf.reduce_sum(log_dets, axis=list(range(-self.event_ndims, 0)))
+        axes = list(range(-self.event_ndims, 0))
+        # The gradient of a sum over axes that are not kept computes many shapes.
+        return tf.squeeze(tf.reduce_sum(log_dets, axis=axes, keepdims=True), axis=axes)
 
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass

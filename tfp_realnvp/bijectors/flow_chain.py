@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.normalized_conv1x1 import join
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 
@@ -138,7 +139,7 @@ class FlowChain(FlowBijector):
 
     @property
     def _parts(self) -> list[Any]:
-        return [parts.as_part(bijector, self.event_ndims) for bijector in self._bijectors]
+        return list(join([parts.as_part(b, self.event_ndims) for b in self._bijectors]))
 
     def _of_parts(self, p: Pass) -> Pass:
         return p.but(recompute=True) if self._recompute else p

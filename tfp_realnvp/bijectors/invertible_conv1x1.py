@@ -111,16 +111,35 @@ class InvertibleConv1x1(FlowBijector):
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         fldj = self._log_det_of_positions(x, -tf.reduce_sum(self._factors.log_scale), p)
-        return self._multiply(x, self._factors.inverse_matrix()), fldj
+        return self.multiply(x, self._factors.inverse_matrix()), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         ildj = self._log_det_of_positions(y, tf.reduce_sum(self._factors.log_scale), p)
-        return self._multiply(y, self._factors.matrix()), ildj
+        return self.multiply(y, self._factors.matrix()), ildj
 
-    def _multiply(self, value: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    def multiply(
+        self,
+        value: tf.Tensor,
+        matrix: tf.Tensor,
+        offset: tf.Tensor | None = None,
+        bias: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns `matrix (value + offset) + bias` for the channels of each position.
+
+        Args:
+          value: [..., C].
+          matrix: [C, C].
+          offset: [C], or `None` for zeros.
+          bias: [C], or `None` for zeros.
+        """
         # One matrix of positions is multiplied faster than a batch of them.
         flat = tf.reshape(value, [-1, self._num_channels])
-        return tf.reshape(tf.matmul(flat, matrix, transpose_b=True), tf.shape(value))
+        if offset is not None:
+            flat = tf.nn.bias_add(flat, offset)
+        flat = tf.matmul(flat, matrix, transpose_b=True)
+        if bias is not None:
+            flat = tf.nn.bias_add(flat, bias)
+        return tf.reshape(flat, tf.shape(value))
 
 
 class PLUFactors(tf.Module):
@@ -150,8 +169,26 @@ class PLUFactors(tf.Module):
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""
+        return self._call(_product)
+
+    def normalized(
+        self, shift: tf.Variable, log_scale: tf.Variable
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns what multiplies by W after `y -> (y - shift) * exp(log_scale)`.
+
+        Args:
+          shift: [C].
+          log_scale: [C].
+
+        Returns:
+          `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales.
+        """
+        return self._call(_normalized_product, shift, log_scale)
+
+    def _call(self, function: Callable[..., Any], *others: tf.Variable) -> Any:
+        """Returns the result of a function of the factors, which is traced once for each size."""
         size, dtype = self.off_diagonal.shape[0], self.off_diagonal.dtype
-        return _product(size, dtype)(*self._factors(), self.order)
+        return _traced(function, size, dtype, len(others))(*self._factors(), self.order, *others)
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns the inverse of W."""
@@ -174,19 +211,29 @@ def _triangular(
     return off_diagonal * below + identity, upper
 
 
+def _product(*factors_and_order: tf.Tensor) -> tf.Tensor:
+    """Returns P L U."""
+    *factors, order = factors_and_order
+    return tf.gather(tf.matmul(*_triangular(*factors)), order)
+
+
+def _normalized_product(*tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    *factors_and_order, shift, log_scale = tensors
+    matrix = _product(*factors_and_order) * tf.exp(log_scale)
+    return matrix, -shift, tf.reduce_sum(log_scale + factors_and_order[1])
+
+
 @functools.cache
-def _product(size: int, dtype: tf.DType) -> Callable[..., tf.Tensor]:
-    """Returns a function that makes P L U, which is traced once for all matrices of a size.
+def _traced(
+    function: Callable[..., Any], size: int, dtype: tf.DType, num_vectors: int
+) -> Callable[..., Any]:
+    """Returns a function of factors, their order and vectors, traced once for all of a size.
 
     All shapes are known, and constants are made within. Otherwise the function would return shapes
     to its gradient. XLA takes shapes as constants, and what they seem to be computed from, so that
     it would compile again whenever a factor changes.
     """
-
-    def product(*args: tf.Tensor) -> tf.Tensor:
-        *factors, order = args
-        return tf.gather(tf.matmul(*_triangular(*factors)), order)
-
     matrix, vector = tf.TensorSpec([size, size], dtype), tf.TensorSpec([size], dtype)
     indices = tf.TensorSpec([size], tf.int32)
-    return tf.function(product, [matrix, vector, indices, indices], autograph=False)
+    signature = [matrix, vector, indices, indices, *[vector] * num_vectors]
+    return tf.function(function, signature, autograph=False)

@@ -448,7 +448,11 @@ class FlowModel(BatchModel, SavableModel):
             )
 
     def _penalty(self) -> tf.Tensor:
-        halves = [tf.cast(tf.nn.l2_loss(scale), tf.float32) for scale in self._scales]
+        # One operation for all scales of a shape, and one for its gradient.
+        groups: dict[Any, list[tf.Variable]] = {}
+        for scale in self._scales:
+            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale)
+        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), tf.float32) for g in groups.values()]
         return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
 
     def _evaluation_log_prob(self, data: Any, draw: tf.Tensor | int = 0) -> tf.Tensor:
