@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +11,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.traced_once import traced_once
 
 __all__ = ["InvertibleConv1x1"]
 
@@ -169,7 +168,7 @@ class PLUFactors(tf.Module):
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""
-        return self._call(_product)
+        return _product(*self._factors(), self.order)
 
     def normalized(
         self, shift: tf.Variable, log_scale: tf.Variable
@@ -183,12 +182,7 @@ class PLUFactors(tf.Module):
         Returns:
           `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales.
         """
-        return self._call(_normalized_product, shift, log_scale)
-
-    def _call(self, function: Callable[..., Any], *others: tf.Variable) -> Any:
-        """Returns the result of a function of the factors, which is traced once for each size."""
-        size, dtype = self.off_diagonal.shape[0], self.off_diagonal.dtype
-        return _traced(function, size, dtype, len(others))(*self._factors(), self.order, *others)
+        return _normalized_product(*self._factors(), self.order, shift, log_scale)
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns the inverse of W."""
@@ -211,29 +205,21 @@ def _triangular(
     return off_diagonal * below + identity, upper
 
 
-def _product(*factors_and_order: tf.Tensor) -> tf.Tensor:
-    """Returns P L U."""
-    *factors, order = factors_and_order
-    return tf.gather(tf.matmul(*_triangular(*factors)), order)
+@traced_once
+def _product(
+    off_diagonal: tf.Tensor, log_scale: tf.Tensor, sign: tf.Tensor, order: tf.Tensor
+) -> tf.Tensor:
+    return tf.gather(tf.matmul(*_triangular(off_diagonal, log_scale, sign)), order)
 
 
-def _normalized_product(*tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    *factors_and_order, shift, log_scale = tensors
-    matrix = _product(*factors_and_order) * tf.exp(log_scale)
-    return matrix, -shift, tf.reduce_sum(log_scale + factors_and_order[1])
-
-
-@functools.cache
-def _traced(
-    function: Callable[..., Any], size: int, dtype: tf.DType, num_vectors: int
-) -> Callable[..., Any]:
-    """Returns a function of factors, their order and vectors, traced once for all of a size.
-
-    All shapes are known, and constants are made within. Otherwise the function would return shapes
-    to its gradient. XLA takes shapes as constants, and what they seem to be computed from, so that
-    it would compile again whenever a factor changes.
-    """
-    matrix, vector = tf.TensorSpec([size, size], dtype), tf.TensorSpec([size], dtype)
-    indices = tf.TensorSpec([size], tf.int32)
-    signature = [matrix, vector, indices, indices, *[vector] * num_vectors]
-    return tf.function(function, signature, autograph=False)
+@traced_once
+def _normalized_product(
+    off_diagonal: tf.Tensor,
+    log_scale: tf.Tensor,
+    sign: tf.Tensor,
+    order: tf.Tensor,
+    shift: tf.Tensor,
+    norm_log_scale: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    product = tf.gather(tf.matmul(*_triangular(off_diagonal, log_scale, sign)), order)
+    return product * tf.exp(norm_log_scale), -shift, tf.reduce_sum(log_scale + norm_log_scale)

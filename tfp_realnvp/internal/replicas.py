@@ -109,8 +109,11 @@ def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf
 
     `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance as a constant.
     """
-    mean = tf.reduce_mean(images, axes)
-    return mean, tf.reduce_mean(tf.math.squared_difference(images, mean), axes)
+    # With axes that are kept, gradients are half of the operations.
+    mean = tf.reduce_mean(images, axes, keepdims=True)
+    square = tf.math.squared_difference(images, mean)
+    variance = tf.reduce_mean(square, axes, keepdims=True)
+    return tf.reshape(mean, [-1]), tf.reshape(variance, [-1])
 
 
 class BatchPart(NamedTuple):

@@ -261,7 +261,8 @@ class ConvResNet(Conditioner):
         h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
         h = shifted(h, self.convolved_condition(conditional_input))
         # Inputs, kernels and biases of the convolutions whose sum enters the last layers. With a
-        # bias in each, TensorFlow fuses convolution and sum.
+        # bias in each, TensorFlow fuses convolution and sum. The gradient of `+` would compute the
+        # shapes of both summands.
         terms = [(h, skips[0], skip_biases[0])]
         for i in range(self.num_blocks):
             x = activate(convolve(activate(h), kernels[2 * i]))
@@ -271,11 +272,11 @@ class ConvResNet(Conditioner):
                 joined, joined_bias = joined_skip(kernels[2 * i + 1], biases[i], skip)
                 terms.append((x, joined, joined_bias + skip_bias))
             else:
-                h += convolve(x, kernels[2 * i + 1], biases[i])
+                h = tf.add_n([h, convolve(x, kernels[2 * i + 1], biases[i])])
                 terms.append((h, skip, skip_bias))
         total = convolve(*terms[0])
         for term in terms[1:]:
-            total += convolve(*term)
+            total = tf.add_n([total, convolve(*term)])
         if self.attention is not None:
             total = self.attention(total)
         outputs = convolve(activate(total), weights.output_kernel, weights.output_bias)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfp_realnvp.internal.traced_once import traced_once
 from tfp_realnvp.networks.weight_norm import convolve
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 
+@traced_once
 def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns kernel and bias of a convolution followed by a skip connection, as one convolution.
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfp_realnvp.internal.traced_once import traced_once
+
 __all__ = ["convolve", "weight_norm"]
 
 
@@ -30,10 +32,15 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
     Salimans, Kingma: Weight Normalization, eq. 2; used throughout Real NVP (section 3.7).
     """
+    return _weight_norm(kernel, scale)
+
+
+@traced_once
+def _weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
     square = tf.reduce_sum(tf.square(kernel), axes, keepdims=True)
     # The small number keeps a filter of zeros, which has no direction, at zero.
-    factor = tf.reshape(scale, tf.shape(square)) * tf.math.rsqrt(square + 1e-30)
+    factor = tf.reshape(scale, square.shape) * tf.math.rsqrt(square + 1e-30)
     return kernel * factor
 
 
@@ -60,6 +67,6 @@ def convolve(
     """
     kernel = tf.cast(kernel, inputs.dtype)
     if kernel.shape.rank == 2:
-        kernel = kernel[tf.newaxis, tf.newaxis]
+        kernel = tf.reshape(kernel, [1, 1, *kernel.shape])
     outputs = tf.nn.conv2d(inputs, kernel, strides, padding)
     return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
