@@ -92,7 +92,7 @@ def test_conditional_moments_of_a_flow_under_each_label():
         assert draws.std() == pytest.approx(stddev, rel=0.05)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, *ft.full(np.float32)])
 def test_gray_levels(dtype):
     flow = _image_flow()
     images = np.array([[1, 0], [3, 0]]).reshape(2, 1, 2, 1).astype(dtype)
@@ -148,6 +148,7 @@ def _advised(text, name):
     return found and int(found[1].replace(",", ""))
 
 
+@pytest.mark.full
 def test_chains_mix_with_the_number_of_samples_that_the_warning_names():
     options = {"num_burnin_steps": 50, "num_samples": 24, "num_leapfrog_steps": 8, "seed": 1}
     flow = tfd.MultivariateNormalDiag([0.0, 0.0, 0.0])
@@ -161,6 +162,7 @@ def test_chains_mix_with_the_number_of_samples_that_the_warning_names():
     assert r_hat[0] < 1.1 and text is None
 
 
+@pytest.mark.full
 def test_chains_mix_with_the_leapfrog_steps_that_the_warning_names():
     # Narrow beside the normal distribution of the same covariance, so that steps are small.
     flow = tfd.TransformedDistribution(

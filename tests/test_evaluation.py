@@ -443,7 +443,7 @@ def _log_densities_of_classes(flow, num_samples, seed):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("num_samples", [3, *ft.full(1)])
 def test_classification_by_the_densities_of_each_class(num_samples):
     flow = _conditional(num_classes=3)
     prior = np.array([0.5, 0.2, 0.3])

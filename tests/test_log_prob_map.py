@@ -9,6 +9,7 @@ from flow_testing import (
     convolution,
     coupling,
     flow_distribution,
+    full,
     grey_levels,
     image_flow,
     pixels,
@@ -119,7 +120,7 @@ def blocks():
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("log_dets", [True, False])
+@pytest.mark.parametrize("log_dets", [True, *full(False)])
 def test_each_share_is_at_its_place(blocks, log_dets):
     x = pixels((2, 8, 16, 2))
     distribution = tfd.TransformedDistribution(standard_normal([8, 16, 2]), blocks)

@@ -64,11 +64,14 @@ def test_a_large_shift_costs_no_digits():
     options = {"dtype": tf.float32}
     norm, conv = _parts(1, mean=1e4, **options)
     norm64, conv64 = _parts(1, mean=1e4)
-    for one, other in zip((*norm.variables, *conv.variables), (*norm64.variables, *conv64.variables)):
-        other.assign(tf.cast(one, other.dtype))
+    for one, other in zip((norm, conv), (norm64, conv64), strict=True):
+        for variable, exact in zip(one.variables, other.variables, strict=True):
+            exact.assign(tf.cast(variable, exact.dtype))
     y = norm.learned.shift + ft.normal([50, 3])
     expected = tfb.Chain([norm64, conv64]).inverse(tf.cast(y, tf.float64))
-    np.testing.assert_allclose(tfr.FlowChain([norm, conv]).inverse(y), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        tfr.FlowChain([norm, conv]).inverse(y), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_first_batch_sets_the_normalization():

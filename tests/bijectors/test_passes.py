@@ -115,7 +115,7 @@ def test_a_condition_is_checked_once(kind, monkeypatch):
     model.compile()
     model.build_optimizer()
     calls.clear()
-    tf.function(model.train_step).get_concrete_function((x, condition))
+    tf.function(model.train_step, autograph=False).get_concrete_function((x, condition))
     assert len(calls) == 1
 
 

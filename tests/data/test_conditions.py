@@ -1,5 +1,6 @@
 """Conditions stay with their images, whatever the source and the position in the batches."""
 
+import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -237,15 +238,17 @@ def mock_data():
 @pytest.mark.parametrize(
     ("name", "condition", "num_classes", "event_shape", "cache_bytes"),
     [
-        ("cifar10", "label", 10, None, 0),
         ("mnist", "label", 10, None, 2**30),
-        ("imagenet_resized/32x32", "label", 1000, None, 0),
-        ("celeb_a", "attributes", None, (40,), 2**30),
         ("celeb_a", "landmarks", None, (10,), 0),
-        ("smallnorb", "label_category", 5, None, 2**30),
-        ("dsprites", "value_scale", None, (1,), 0),
-        ("lsun/tower", "gray", None, (64, 64, 1), 0),
         ("cifar10", "gray", None, (32, 32, 1), 2**30),
+        *ft.full(
+            ("cifar10", "label", 10, None, 0),
+            ("imagenet_resized/32x32", "label", 1000, None, 0),
+            ("celeb_a", "attributes", None, (40,), 2**30),
+            ("smallnorb", "label_category", 5, None, 2**30),
+            ("dsprites", "value_scale", None, (1,), 0),
+            ("lsun/tower", "gray", None, (64, 64, 1), 0),
+        ),
     ],
 )
 def test_datasets_of_tfds(mock_data, name, condition, num_classes, event_shape, cache_bytes):

@@ -322,7 +322,7 @@ def test_a_training_pass(name, mode):
         np.testing.assert_allclose(variable, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("mode", ["eager", "function"])
+@pytest.mark.parametrize("mode", ["eager", *ft.full("function")])
 def test_inference_and_the_other_direction(mode):
     results = []
     for recompute_ in (True, False):
@@ -348,6 +348,7 @@ def test_dropout_masks_differ_between_passes():
     assert np.abs(first - second).max() > 1e-2
 
 
+@pytest.mark.full
 def test_several_steps_in_a_function():
     weights = []
     for recompute_ in (True, False):

@@ -227,6 +227,7 @@ def test_a_row_against_an_exact_rule_is_not_impossible():
     assert usual - 100 < unusual < usual - 5
 
 
+@pytest.mark.full
 def test_heavy_tails_cost_little_with_many_rows():
     rng = np.random.default_rng(0)
     rows = np.append(rng.normal(-10, 0.1, 6_000), rng.normal(10, 0.1, 6_000))[:, np.newaxis]

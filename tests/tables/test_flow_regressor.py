@@ -65,7 +65,7 @@ def test_branches(flows, with_flows):
 def test_one_distribution_in_all_methods(flows):
     x, _, _ = _branches(4, seed=2)
     axis = np.linspace(-9, 9, 1_801)
-    for row in x:
+    for row in x[:2]:
         rows = np.tile(row, [len(axis), 1])
         density = np.exp(flows.score_samples(rows, axis))
         assert np.trapezoid(density, axis) == pytest.approx(1, abs=5e-3)

@@ -174,6 +174,7 @@ def test_averages_are_validated_and_saved(tmp_path):
     np.testing.assert_equal(_values(again.model), record.trained[-1])
 
 
+@pytest.mark.full
 def test_averages_resume_exactly(tmp_path):
     data = {"x": _IMAGES[:16], "batch_size": 8, "shuffle": False, "verbose": 0}
     data["validation_data"] = _IMAGES[:8]

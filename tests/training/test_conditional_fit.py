@@ -74,7 +74,13 @@ def trained():
     return _run(_FORMS["labels_as_y"]())
 
 
-@pytest.mark.parametrize("form", [form for form in _FORMS if form != "labels_as_y"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(form for form in _FORMS if form not in ("labels_as_y", "dict_of_condition")),
+        *ft.full("dict_of_condition"),
+    ],
+)
 def test_fit_evaluate_and_predict_on(form, trained):
     _assert_close(_run(_FORMS[form]()), trained, rtol=1e-4)
 
@@ -205,6 +211,7 @@ def test_mixed_bfloat16():
     assert model.predict((_IMAGES, _LABELS), verbose=0).dtype == np.float32
 
 
+@pytest.mark.full
 def test_a_run_that_is_resumed(tmp_path):
     options = {"flow": {"condition_dropout": 0.4}, "optimizer": None, "dequantize": True}
     data = {"batch_size": 4, "shuffle": False, "verbose": 0}
@@ -321,7 +328,9 @@ def test_nothing_is_left_out_of_an_evaluation():
     assert seen.shape == (4, 4) and not seen.any()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("labels", marks=pytest.mark.graph), "vectors"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("labels", marks=pytest.mark.graph), *ft.full("vectors")]
+)
 def test_densities_without_a_condition(kind):
     model = _model(kind, flow={"condition_dropout": 0.5})
     conditions = _conditions(kind)

@@ -586,7 +586,7 @@ def test_an_optimizer_by_name_and_no_loss():
     "options",
     [
         pytest.param({"steps_per_execution": 4}, marks=pytest.mark.full),
-        pytest.param({"optimizer": "sgd"}, marks=pytest.mark.eager),
+        pytest.param({"optimizer": "sgd"}, marks=[pytest.mark.eager, pytest.mark.full]),
         pytest.param({"optimizer": "rmsprop"}, marks=pytest.mark.eager),
     ],
     ids=str,
@@ -617,9 +617,10 @@ def _trained_and_evaluated(**options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps_per_execution": 2}, *ft.full({"jit_compile": True}, {"run_eagerly": True})],
+    [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
     ids=str,
 )
+@pytest.mark.full
 def test_compile_options_do_not_change_the_result(options):
     expected = _trained_and_evaluated()
     for one, other in zip(_trained_and_evaluated(**options), expected, strict=True):

@@ -9,7 +9,6 @@ import pathlib
 import subprocess
 import sys
 
-import flow_testing as ft
 import pytest
 
 _SCRIPT = """
@@ -44,7 +43,8 @@ model.fit(events, *labels, batch_size=4, epochs=2, verbose=0)
 """
 
 
-@pytest.mark.parametrize("name", ["spline", *ft.full("labels", "compact", "paper")])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["spline", "labels", "compact", "paper"])
 def test_one_program_for_all_steps(name, tmp_path):
     flags = f"{os.environ['XLA_FLAGS']} --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
     run = subprocess.run(
