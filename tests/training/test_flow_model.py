@@ -242,7 +242,8 @@ def test_the_graph_of_a_step_does_not_set_normalizations():
     distribution, norms = _unset()
     model = _model(distribution)
     model.fit(ft.grey_levels(8), batch_size=8, verbose=0)
-    step = tf.function(model.train_step).get_concrete_function(tf.constant(ft.grey_levels(8)))
+    step = tf.function(model.train_step, autograph=False)
+    step = step.get_concrete_function(tf.constant(ft.grey_levels(8)))
     handles = {id(v.handle) for norm in norms for v in norm.variables if not v.trainable}
     captured = {id(outer) for outer, _ in step.graph.captures}
     assert handles and not handles & captured
