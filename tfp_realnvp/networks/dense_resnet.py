@@ -133,13 +133,13 @@ class DenseResNet(Conditioner):
         def activate(x: tf.Tensor) -> tf.Tensor:
             return self._activate(modulated(x, next(terms), next(terms)))
 
-        h = tf.matmul(inputs, self.input_kernel) + self.input_bias
+        h = _affine(inputs, self.input_kernel, self.input_bias)
         if self.num_blocks:
             kernels, biases = tf.unstack(self.block_kernels), tf.unstack(self.block_biases)
         for i in range(0, 2 * self.num_blocks, 2):
-            x = tf.matmul(activate(h), kernels[i]) + biases[i]
-            h += tf.matmul(activate(x), kernels[i + 1]) + biases[i + 1]
-        return tf.matmul(activate(h), self.output_kernel) + self.output_bias
+            x = _affine(activate(h), kernels[i], biases[i])
+            h = tf.add_n([h, _affine(activate(x), kernels[i + 1], biases[i + 1])])
+        return _affine(activate(h), self.output_kernel, self.output_bias)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
@@ -149,3 +149,8 @@ class DenseResNet(Conditioner):
             "num_filters": self.num_filters,
             "activation": self.activation,
         }
+
+
+def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    # The gradient of `+` would compute the shapes of both summands.
+    return tf.nn.bias_add(tf.matmul(x, kernel), bias)
