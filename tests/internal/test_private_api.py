@@ -45,6 +45,7 @@ _PURPOSES = {
     "convert_variables_to_constants_v2": "making a graph without variables for an ONNX model",
     "could_possibly_record": "knowing whether a gradient tape is active",
     "flatten_layers": "finding the scales of weight normalization within a network",
+    "is_onednn_enabled": "telling whether convolutions use oneDNN",
     "record_operation": "giving a tape the gradient of a part that is computed again",
     "set_trainable": "freezing the variables of a frozen Keras layer for TFP and the tape",
     "should_record_backprop": "knowing whether a gradient tape watches a tensor",
@@ -436,3 +437,7 @@ def test_weights_in_memory(private_api, tmp_path):
     model.load_weights(path)
     pairs = zip(model.get_weights(), expected, strict=True)
     _works("weights_in_memory", all(np.array_equal(*pair) for pair in pairs))
+
+
+def test_onednn(private_api):
+    _works("is_onednn_enabled", isinstance(private_api.is_onednn_enabled(), bool))

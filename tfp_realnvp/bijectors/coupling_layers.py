@@ -21,6 +21,7 @@ from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.bijectors.transformers import Additive, Affine
 
 __all__ = ["coupling", "coupling_layers"]
 
@@ -132,8 +133,9 @@ def coupling(
         "dtype": architecture.dtype,
         "name": f"{name}_coupling",
     }
-    if architecture.transformer == "affine":
-        return AffineCoupling(mask, network, use_scale=True, scale=transformer.scale, **options)
-    if architecture.transformer == "additive":
+    # The couplings of the paper and of NICE have a class of their own.
+    if type(transformer) is Affine:
+        return AffineCoupling(mask, network, scale=transformer.scale, **options)
+    if type(transformer) is Additive:
         return AffineCoupling(mask, network, use_scale=False, **options)
     return Coupling(mask, network, transformer, **options)

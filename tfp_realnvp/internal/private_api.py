@@ -37,6 +37,9 @@ from tensorflow.python.eager.record import (
 # graphs of TensorFlow 1 only.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+# Whether TensorFlow uses oneDNN depends on the processor and has no public answer.
+from tensorflow.python.util._pywrap_util_port import IsMklEnabled as is_onednn_enabled
+
 # `tfb.Invert(b)` is not a `tfb.Invert` unless `b` is a composite tensor, which a bijector with
 # networks is not: the constructor returns one of these bases. `isinstance` needs them.
 from tensorflow_probability.python.bijectors.chain import _Chain as Chain
@@ -71,6 +74,7 @@ __all__ = [
     "convert_variables_to_constants_v2",
     "could_possibly_record",
     "flatten_layers",
+    "is_onednn_enabled",
     "record_operation",
     "set_trainable",
     "should_record_backprop",

@@ -30,6 +30,7 @@ from tfp_realnvp.training.input_data import (
     events_of_batch,
 )
 from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates
+from tfp_realnvp.training.processor import advise_onednn
 from tfp_realnvp.training.saving import SavableModel
 
 __all__ = ["FlowModel"]
@@ -518,6 +519,8 @@ class FlowModel(BatchModel, SavableModel):
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
+        if self.event_ndims == 3:
+            advise_onednn()
         self._guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
         if self._is_annealed:
