@@ -19,7 +19,8 @@ import tensorflow_probability as tfp
 from keras.src.backend.common import global_state
 
 import tfp_realnvp as tfr
-from tfp_realnvp.serialization import presets
+from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.serialization import preset_files, presets
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -232,8 +233,8 @@ def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch
     expected = {"old": tfr.log_prob(old, data), "new": tfr.log_prob(new, data)}
     old.save_to_preset(tmp_path / "old", card={"is": "old"})
     (tmp_path / "old" / "log.csv").write_text("kept")
-    weights = presets._weights(new)
-    monkeypatch.setattr(presets, "_weights", lambda model: weights)
+    weights = presets.weights_of(new)
+    monkeypatch.setattr(presets, "weights_of", lambda model: weights)
     layouts, accesses, found = set(), 0, []
     while not found or kill.accesses_left < 0:
         folder = tmp_path / "preset"
@@ -241,7 +242,7 @@ def test_a_save_that_is_killed_leaves_a_whole_preset(tmp_path, kill, monkeypatch
         with kill.after(accesses, folder):
             new.save_to_preset(folder, card={"is": "new"})
         accesses += 1
-        card = json.loads(presets.atomic_files.current_path(folder, "metadata.json").read_text())
+        card = json.loads(atomic_files.current_path(folder, "metadata.json").read_text())
         found.append(card["card"]["is"])
         pending = [path.name for path in (folder / _PENDING).glob("*")]
         layout = (found[-1], *sorted(pending))
@@ -349,7 +350,7 @@ def test_a_layer_of_the_caller(tmp_path):
 def test_a_bundled_name(tmp_path, monkeypatch):
     model, data = _vector_model()
     model.save_to_preset(tmp_path / "presets" / "moons")
-    monkeypatch.setattr(presets, "_BUNDLED", tmp_path / "presets")
+    monkeypatch.setattr(preset_files, "_BUNDLED", tmp_path / "presets")
     loaded = tfr.FlowModel.from_preset("moons")
     np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
     with pytest.raises(ValueError, match=r"one of the names \['moons'\], a folder.*got 'sunset'"):

@@ -135,7 +135,7 @@ def coupling(
     }
     # The couplings of the paper and of NICE have a class of their own.
     if type(transformer) is Affine:
-        return AffineCoupling(mask, network, scale=transformer.scale, **options)
+        return AffineCoupling(mask, network, use_scale=True, scale=transformer.scale, **options)
     if type(transformer) is Additive:
         return AffineCoupling(mask, network, use_scale=False, **options)
     return Coupling(mask, network, transformer, **options)
