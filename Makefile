@@ -46,7 +46,7 @@ presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hou
 check: lint  ## lint, then run the tests that take three minutes together
 	$(BIN)/python -m pytest -m "quick and not full" $(PYTEST_FLAGS)
 
-test: lint  ## lint, then run the tests of the package (about ten minutes on two cores)
+test: lint  ## lint, then run the tests of the package (about eight minutes on two cores)
 	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m "not full" $(PYTEST_FLAGS)
 
 # Kernels of oneDNN round in another way than TensorFlow's own, and abort the process where they have
