@@ -122,3 +122,6 @@ def test_wrong_channels_are_an_error():
         chain.inverse(tf.zeros([1, 2, 2, 4], tf.float64))
     with pytest.raises(ValueError, match="channels"):
         chain.forward(tf.zeros([1, 2, 2, 4], tf.float64))
+    # The normalization alone takes any number.
+    with pytest.raises(ValueError, match=r"conv.*expected 3 channels"):
+        tfr.FlowChain([tfr.ActNorm(), tfr.InvertibleConv1x1(3)]).inverse(tf.zeros([3, 2, 2, 4]))

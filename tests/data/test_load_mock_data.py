@@ -29,7 +29,7 @@ _CASES = {
     "svhn_cropped": (None, (32, 32, 3), False, None, None),
 }
 _KINDS = ("cifar10", "imagenet64", "celeb_a", "lsun/tower", "svhn_cropped")
-each_dataset = [*_KINDS, *ft.full(*(name for name in _CASES if name not in _KINDS))]
+_NAMES = [*_KINDS, *ft.full(*(name for name in _CASES if name not in _KINDS))]
 _LSUN = [name for name in _CASES if name.startswith("lsun")]
 
 
@@ -39,7 +39,7 @@ def _mock_data():
         yield
 
 
-@pytest.fixture(scope="module", params=each_dataset)
+@pytest.fixture(scope="module", params=_NAMES)
 def training(request, _mock_data):
     """The name of a dataset, its `ImageBatches` for training, and the batches of six epochs."""
     image_data = load(request.param, batch_size=4, training=True, seed=3)
@@ -111,7 +111,7 @@ def test_shapes_splits_and_flips(training):
         np.testing.assert_array_equal(batches[:4], _batches(tfds_name, 4, training=True, seed=3))
 
 
-@pytest.mark.parametrize("name", each_dataset)
+@pytest.mark.parametrize("name", _NAMES)
 def test_evaluation_images_are_the_prepared_originals(name):
     tfds_name, image_shape, _, _, _ = _CASES[name]
     split = load(name, batch_size=4).evaluation_split

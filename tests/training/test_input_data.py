@@ -304,7 +304,7 @@ def _without_lists(value):
     return value
 
 
-# Rows that differ from another one in their form, their batches or their validation alone.
+# Each is like another row but for one argument, and runs in `make test-all` alone.
 _LIKE_OTHERS = {
     *("array of integers", "tensor", "list of one array", "tuple of tensors", "y", "PyDataset"),
     *("generator", "batch_size=10", "shuffle by default", "steps_per_epoch", "validation_split"),

@@ -38,7 +38,8 @@ class NormalizedConv1x1:
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    It has the results of both, with half of the operations. The shift is subtracted before the
+    It has the results of both, with half of the operations. An observer of the pass gets them as
+    those of the convolution. The shift is subtracted before the
     product, since a bias after it would lose digits where the shift is large.
     """
 
@@ -46,7 +47,9 @@ class NormalizedConv1x1:
         self._norm, self._conv = norm, conv
 
     def _checked_input(self, value: tf.Tensor, p: Pass, inverse: bool) -> tf.Tensor:
-        first = self._norm if inverse else self._conv
+        first, second = (self._norm, self._conv) if inverse else (self._conv, self._norm)
+        # Both maps keep the shape.
+        second._check_shape(value.shape, inverse)
         return first._checked_input(value, p, inverse)
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,6 +11,7 @@ from tfp_realnvp.internal.traced_once import traced_once
 __all__ = ["convolve", "weight_norm"]
 
 
+@traced_once
 def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     r"""Returns kernels whose filters have the norms `scale`.
 
@@ -32,11 +33,6 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
     Salimans, Kingma: Weight Normalization, eq. 2; used throughout Real NVP (section 3.7).
     """
-    return _weight_norm(kernel, scale)
-
-
-@traced_once
-def _weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
     square = tf.reduce_sum(tf.square(kernel), axes, keepdims=True)
     # The small number keeps a filter of zeros, which has no direction, at zero.
