@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders import Contender, contender_class
-from benchmarks.machine import bfloat16_pays, matrix_rates
+from benchmarks.machine import bfloat16_pays, matrix_rates, num_cores
 from benchmarks.sizes import Size
 
 __all__ = ["main"]
@@ -50,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         train, test = arrays["train_images"], arrays["test_images"]
     in_bfloat16 = bfloat16_pays(matrix_rates())
     start = time.perf_counter()
+    if flags.contender == "ours":
+        # As in `examples/train_image.py`: the operations of small networks are too small for all
+        # cores.
+        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, num_cores() // 2)))
     contender = _make(flags, train.shape[1:], in_bfloat16)
     steps = _train(contender, train, start, flags)
     outcome = {

@@ -63,7 +63,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("num_couplings", None, "Couplings of each scale, all of jet.", lower_bound=1)
 flags.DEFINE_integer("patch_size", None, "Side of the patches of jet.", lower_bound=1)
 flags.DEFINE_float(
-    "alpha", None, "α of the logit of pixel values; default: 0.05, for compact and color 0.25."
+    "alpha", None, "α of the logit of pixel values; default: 0.05, for compact and color 0.4."
 )
 flags.DEFINE_enum(
     "transformer",
