@@ -2,7 +2,7 @@
 
 The row `plain` has neither 1×1 convolutions nor split priors, fewer, wider networks than
 `RealNVPImage.compact`, the paper's logit of pixel values, and Adam. The others add to it;
-`conv1x1+split-prior+deeper+linear` is `compact`. Each row trains from scratch in a process of its
+`conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in a process of its
 own, for equal time or for equal steps, and is evaluated on the test images. A run has the machine
 for itself; with `--side_by_side` it has one core, and as many run at once as there are cores.
 
@@ -40,6 +40,7 @@ __all__ = ["ROWS", "main"]
 ROWS: dict[str, dict[str, Any]] = {
     "plain": {},
     "deeper": {"flow": {"num_filters": 64, "num_couplings": 4}},
+    "channels": {"flow": {"num_filters": 64, "num_couplings": 2, "num_channel_couplings": 8}},
     "additive": {"flow": {"use_scale": False}},
     "spline": {"flow": {"transformer": "rational_quadratic_spline"}},
     "mixture": {"flow": {"transformer": "logistic_mixture"}},
@@ -47,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "split-prior": {"flow": {"split_prior": True}},
     "attention": {"flow": {"attention": 4}},
     "linear": {"flow": {"alpha": 0.25}},
+    "more-linear": {"flow": {"alpha": 0.4}},
     "variational": {"dequantizer": {}},
     "half-rate": {"optimizer": {"learning_rate": 2e-3}},
     "quarter-rate": {"optimizer": {"learning_rate": 1e-3}},
