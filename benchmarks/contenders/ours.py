@@ -51,7 +51,9 @@ class Ours(TFContender):
             bijector = tfr.RealNVPImage(*architecture, **model_options)
         super().__init__(size, bijector, jit_compile=jit_compile)
         self.model = tfr.FlowModel(self.distribution)
-        self.model.compile(jit_compile=jit_compile)
+        # That of the other contenders.
+        adam = tfr.FusedAdam(1e-3, global_clipnorm=100.0)
+        self.model.compile(adam, jit_compile=jit_compile)
         self._train_function = self.model.make_train_function()
         batches = training_batches(self.images, size.batch_size)
         if first_batch_size is not None:

@@ -411,13 +411,13 @@ def test_noise_is_fresh_at_each_step():
 
 
 def test_defaults_of_compile():
-    model = _model()
-    optimizer = model.optimizer
-    assert isinstance(optimizer, keras.optimizers.Adam)
-    assert float(optimizer.learning_rate) == pytest.approx(1e-3)
-    assert optimizer.global_clipnorm == 100
-    assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
-    assert model.scale_l2 == 5e-5
+    for model, kind, rate in ((_model(), tfr.Muon, 4e-3), (_vectors(), tfr.FusedAdam, 1e-3)):
+        optimizer = model.optimizer
+        assert type(optimizer) is kind
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+        assert optimizer.global_clipnorm == 100
+        assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
+        assert model.scale_l2 == 5e-5
 
 
 _POINTS = ft.normal([8, 2]).numpy()
@@ -454,7 +454,7 @@ def _cosine(steps, first=0):
     return 5e-4 * (1 + np.cos(np.pi * np.arange(first, steps) / steps))
 
 
-def test_the_default_rate_of_vectors_falls_to_zero_in_each_fit():
+def test_the_default_rate_falls_to_zero_in_each_fit():
     model = _vectors()
     for epochs in (2, 1):
         np.testing.assert_allclose(_rates(model, epochs=epochs), _cosine(4 * epochs), rtol=1e-5)
@@ -462,7 +462,8 @@ def test_the_default_rate_of_vectors_falls_to_zero_in_each_fit():
         assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
     constant = _rates(_vectors(optimizer=tfr.FusedAdam(1e-2)), epochs=2)
     np.testing.assert_allclose(constant, [1e-2] * 8, rtol=1e-6)
-    np.testing.assert_allclose(_rates(_model(), points=ft.grey_levels(8)), [1e-3] * 4, rtol=1e-6)
+    rates = _rates(_model(), points=ft.grey_levels(8), epochs=2)
+    np.testing.assert_allclose(rates, 4 * _cosine(8), rtol=1e-5)
 
 
 @pytest.mark.full
