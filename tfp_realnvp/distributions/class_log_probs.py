@@ -75,7 +75,8 @@ def class_log_probs(
     Raises:
       ValueError: if the number of classes is unknown, or `prior` is not K probabilities; if x has
         an integer dtype without `num_samples`, or with it is not gray levels.
-      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`, or `seed` is not a
+        number.
     """
     noise = {"num_samples": num_samples, "seed": seed}
     log_joint = class_log_joint(distribution, x, prior, **noise, **options)
@@ -160,6 +161,7 @@ def _mean_over_noise(
     """Returns the log of the mean over noise of p(x + u, y) / q(u | x), [..., K]."""
     expected = "class_log_probs: expected num_samples of at least 1, or None"
     num_samples = validation.integer(num_samples, 1, expected)
+    seed = validation.int32(seed, "class_log_probs: expected an int32 seed")
     if tf.executing_eagerly():
         pixels.check_gray_levels(levels, "class_log_probs", find_num_values(distribution))
     event_ndims = distribution.event_shape.rank

@@ -14,6 +14,7 @@ __all__ = [
     "finite",
     "flag",
     "float_dtype",
+    "int32",
     "integer",
     "momentum",
     "positive",
@@ -40,6 +41,12 @@ def integer(value: Any, at_least: int, expected: str) -> int:
     """Returns a whole number of at least `at_least` as an `int`; 4.0 counts as 4."""
     whole = real(value, lambda x: at_least <= x < float("inf") and x == int(x), expected)
     return int(whole)
+
+
+def int32(value: Any, expected: str) -> int:
+    """Returns a whole number that fits into 32 bits as an `int`."""
+    bound = 2**31
+    return int(real(value, lambda x: -bound <= x < bound and x == int(x), expected))
 
 
 def finite(value: Any, at_least: float, expected: str) -> Any:

@@ -38,7 +38,6 @@ __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
-_INT32 = range(-(2**31), 2**31)
 # The default peaks of the learning rate, by the number of axes of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
 
@@ -177,8 +176,7 @@ class FlowModel(BatchModel, SavableModel):
         validation.require(dequantizer is None or is_dequantizer, expected, dequantizer, TypeError)
         if dequantizer is not None and not dequantize:
             raise ValueError("FlowModel: expected dequantize=True with a dequantizer, got False.")
-        expected = "FlowModel: expected an int32 seed"
-        seed = int(validation.real(seed, lambda x: x in _INT32, expected))
+        seed = validation.int32(seed, "FlowModel: expected an int32 seed")
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]
         workers.check_scope("the distribution", variables)
