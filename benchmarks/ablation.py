@@ -2,9 +2,10 @@
 
 The row `plain` has neither 1×1 convolutions nor split priors, fewer, wider networks than
 `RealNVPImage.compact`, the paper's logit of pixel values, and Adam. The others add to it;
-`conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in a process of its
-own, for equal time or for equal steps, and is evaluated on the test images. A run has the machine
-for itself; with `--side_by_side` it has one core, and as many run at once as there are cores.
+`conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in a process
+of its own, for equal time or for equal steps, and is evaluated on the test images. A run has the
+machine for itself; with `--side_by_side` it has one core, and as many run at once as there are
+cores.
 
 ```
 python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side

@@ -48,6 +48,7 @@ FLAGS = flags.FLAGS
 
 tfd = tfp.distributions
 
+
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)

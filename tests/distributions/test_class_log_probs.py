@@ -112,3 +112,10 @@ def test_in_a_function_of_unknown_batch(jit_compile):
 def test_errors(make, prior, match):
     with pytest.raises(ValueError, match=match):
         tfr.class_log_probs(make(), tf.zeros([1, *_SHAPE], tf.float64), prior)
+
+
+@pytest.mark.parametrize(("seed", "error"), [((0, 1), TypeError), (2**31, ValueError)])
+def test_seeds_that_are_none(seed, error):
+    distribution = ft.conditional_distribution("labels")
+    with pytest.raises(error, match="class_log_probs: expected an int32 seed, got"):
+        tfr.class_log_probs(distribution, ft.grey_levels(1, _SHAPE), num_samples=1, seed=seed)
