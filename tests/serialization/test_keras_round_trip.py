@@ -137,7 +137,7 @@ def test_optimizer_and_penalty_round_trip(tmp_path):
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
 
-    assert type(loaded.optimizer) is tfr.FusedAdam
+    assert type(loaded.optimizer) is tfr.Muon
     assert loaded.optimizer.global_clipnorm == 100.0
     assert int(loaded.optimizer.iterations) == 2
     assert (loaded.name, loaded.seed, loaded.dequantize) == ("flow", 5, True)

@@ -197,8 +197,11 @@ class _Kill:
     folder, accesses_left = None, 0
 
     def __call__(self, event, arguments):
+        # At the end of the process, modules are gone before the hook is.
+        if self.folder is None:
+            return
         path = next((part for part in arguments if isinstance(part, (str, os.PathLike))), None)
-        if self.folder is None or path is None or self.folder not in os.fspath(path):
+        if path is None or self.folder not in os.fspath(path):
             return
         self.accesses_left -= 1
         if self.accesses_left < 0:
