@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     in_bfloat16 = bfloat16_pays(matrix_rates())
     start = time.perf_counter()
     if flags.contender == "ours":
-        # As in `examples/train_image.py`: the operations of small networks are too small for all
-        # cores.
+        # In bfloat16 the operations of small networks are too small for all cores.
         os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, num_cores() // 2)))
     contender = _make(flags, train.shape[1:], in_bfloat16)

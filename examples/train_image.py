@@ -22,10 +22,6 @@ import sys
 # TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
 # On other x86 processors it makes training about 1.4 times as fast.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-# The networks are small. Two operations at a time, on half of the cores each, are faster than all
-# cores for each operation.
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
 
 import keras
 import numpy as np

@@ -39,8 +39,8 @@ class NormalizedConv1x1:
     ```
 
     It has the results of both, with half of the operations. An observer of the pass gets them as
-    those of the convolution. The shift is subtracted before the
-    product, since a bias after it would lose digits where the shift is large.
+    those of the convolution. The shift is subtracted before the product, since a bias after it
+    would lose digits where the shift is large.
     """
 
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:

@@ -244,7 +244,7 @@ class RealNVPImage(AssembledFlow):
         It has shallow networks that start at zero, an `ActNorm` instead of batch normalization and
         an `InvertibleConv1x1` before each coupling, split priors, and three scales, or as many as
         the sides of the image allow: two at 30×30, one at 15×15. A scale has two checkerboard
-        couplings and eight channel-wise ones, which take a quarter of the time, the last scale
+        couplings and eight channel-wise ones, with a quarter of the multiplications, the last scale
         three; a single scale has five checkerboard couplings. With `num_couplings` alone a scale
         has as many of both kinds. For three channels `alpha` is 0.4, a nearly linear scaling, which
         suits photographs. Otherwise it is the paper's 0.05, which suits images with many black or
@@ -266,7 +266,7 @@ class RealNVPImage(AssembledFlow):
         if num_scales == 1:
             of_scales = {"num_couplings": 4}
         else:
-            # Channel-wise couplings cost a quarter of those on a checkerboard.
+            # Channel-wise couplings have a quarter of the multiplications of those on a checkerboard.
             couplings = {"num_couplings": 2, "num_channel_couplings": 8}
             of_scales = {"filter_growth": 1.5, "split_prior": True}
             of_scales.update({} if "num_couplings" in overrides else couplings)

@@ -74,7 +74,8 @@ def class_log_probs(
 
     Raises:
       ValueError: if the number of classes is unknown, or `prior` is not K probabilities; if x has
-        an integer dtype without `num_samples`, or with it is not gray levels.
+        an integer dtype without `num_samples`, or with it is not gray levels; or if `seed` does not
+        fit into 32 bits.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`, or `seed` is not a
         number.
     """
