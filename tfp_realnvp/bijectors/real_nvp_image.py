@@ -266,7 +266,7 @@ class RealNVPImage(AssembledFlow):
         if num_scales == 1:
             of_scales = {"num_couplings": 4}
         else:
-            # Channel-wise couplings have a quarter of the multiplications of those on a checkerboard.
+            # A channel-wise coupling has a quarter of the multiplications of a checkerboard one.
             couplings = {"num_couplings": 2, "num_channel_couplings": 8}
             of_scales = {"filter_growth": 1.5, "split_prior": True}
             of_scales.update({} if "num_couplings" in overrides else couplings)
