@@ -35,10 +35,13 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.cache
     def traced(*signature: tf.TensorSpec) -> Callable[..., Any]:
-        return tf.function(function, signature, autograph=False)
+        # As a concrete function, since TensorFlow takes the traces of several shapes for a mistake,
+        # and warns of it.
+        return tf.function(function, signature, autograph=False).get_concrete_function()
 
     @functools.wraps(function)
-    def call(*tensors: tf.Tensor | tf.Variable) -> Any:
+    def call(*arguments: tf.Tensor | tf.Variable) -> Any:
+        tensors = [tf.convert_to_tensor(argument) for argument in arguments]
         return traced(*(tf.TensorSpec(t.shape, t.dtype) for t in tensors))(*tensors)
 
     return call

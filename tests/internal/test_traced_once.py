@@ -1,0 +1,43 @@
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_realnvp.internal.traced_once import traced_once
+
+
+@pytest.fixture
+def tensorflow_log(caplog):
+    """Returns a `caplog` of TensorFlow's logger, which does not pass its records on."""
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level("WARNING", logger.name):
+        yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_calls_of_many_shapes_log_no_warning_and_have_gradients(tensorflow_log):
+    # More shapes than TensorFlow takes before it warns of traces, which are 5.
+    cube = traced_once(lambda x: x**3)
+    for size in range(1, 8):
+        value = np.linspace(-1, 1, size).astype("float32")
+        variable = tf.Variable(value)
+        with tf.GradientTape() as tape:
+            result = cube(variable)
+        np.testing.assert_allclose(result, value**3, rtol=1e-6)
+        np.testing.assert_allclose(tape.gradient(result, variable), 3 * value**2, rtol=1e-6)
+    assert [record.message for record in tensorflow_log.records] == []
+
+
+def test_calls_in_graphs_share_a_trace():
+    traces = []
+    double = traced_once(lambda x: traces.append(x) or 2 * x)
+
+    @tf.function
+    def function(x, y):
+        return double(x) + double(y)
+
+    assert float(function(tf.constant(1.0), tf.constant(2.0))) == 6.0
+    assert float(double(tf.constant(3.0))) == 6.0
+    assert len(traces) == 1
