@@ -39,7 +39,7 @@ presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hou
 	$(BIN)/python examples/train_image.py --output_dir=results/presets/digits
 	$(BIN)/python examples/train_image.py --condition=label --output_dir=results/presets/digits_label
 	$(BIN)/python examples/train_paper.py --dataset=photos --num_filters=32 --epochs=10 \
-	  --num_couplings=4 --alpha=0.05 --optimizer=adam --output_dir=results/presets/photos
+	  --num_couplings=4 --output_dir=results/presets/photos
 	for name in digits digits_label photos; do \
 	  cp $(addprefix results/presets/$$name/,$(PRESET_FILES)) tfp_realnvp/presets/$$name; done
 
