@@ -103,8 +103,8 @@ class Muon(FusedAdam):
         super().build(variables)
 
     def _group_of(self, variable: Any) -> Group:
-        sides = _sides(variable)
-        return super()._group_of(variable)._replace(element_shape=sides or ())
+        group, sides = super()._group_of(variable), _sides(variable)
+        return group._replace(element_shape=sides, single=None) if sides else group
 
     def _moments_of(self, group: Group) -> tuple[str, ...]:
         return ("momentum",) if group.element_shape else super()._moments_of(group)

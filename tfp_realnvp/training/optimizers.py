@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.training.packing import Group, Packing
 
 __all__ = ["FusedAdam", "apply_if", "averaged_weights", "packing_of"]
+
+# Number of elements from which a variable is updated alone: passes over it take longer than the
+# operations that packing saves.
+_LARGE = 2**16
 
 
 def apply_if(
@@ -144,10 +149,11 @@ class FusedAdam(keras.optimizers.Adam):
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    All variables of a dtype are updated as one vector, and the moments of all of them are one
+    All small variables of a dtype are updated as one vector, and the moments of all of them are one
     variable of the optimizer, so that it is constructed and a step is traced faster (see
-    `benchmarks/README.md`). Saved moments are not those of `keras.optimizers.Adam`, which has
-    variables of its own for each.
+    `benchmarks/README.md`). Each large variable, of 65,536 elements or more, is updated in place by
+    TensorFlow's operation for Adam. Saved moments are not those of `keras.optimizers.Adam`, which
+    has variables of its own for each.
 
     #### Example
 
@@ -242,7 +248,9 @@ class FusedAdam(keras.optimizers.Adam):
     def _group_of(self, variable: Any) -> Group:
         """Returns the group in which a variable is updated."""
         decays = bool(self.weight_decay) and self._use_weight_decay(variable)
-        return Group(tf.as_dtype(variable.dtype), decays=decays)
+        is_large = math.prod(variable.shape) >= _LARGE
+        single = self._get_variable_index(variable) if is_large else None
+        return Group(tf.as_dtype(variable.dtype), decays=decays, single=single)
 
     def _moments_of(self, group: Group) -> tuple[str, ...]:
         """Returns the names of the moments that `_step` takes and returns."""
@@ -309,9 +317,16 @@ class FusedAdam(keras.optimizers.Adam):
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self._trainable_variables
         ]
-        for i, gradient in enumerate(self._clipped(packed)):
+        factor = 1.0 if self.global_clipnorm is None else self._clip_factor(packed)
+        for i, gradient in enumerate(packed):
             group, moments = self._packing.groups[i], [m.value for m in self._moments[i]]
-            rate = tf.cast(learning_rate, group.dtype)
+            rate, scale = (tf.cast(x, group.dtype) for x in (learning_rate, factor))
+            if group.single is not None:
+                variable = variables[group.single]
+                self._update_single(group, variable, gradient, scale, rate, moments, mask[i])
+                continue
+            if self.global_clipnorm is not None:
+                gradient = scale * gradient
             old = [tf.convert_to_tensor(moment) for moment in moments]
             change, *new = self._step(group, gradient, rate, *old)
             if group.decays:
@@ -327,13 +342,52 @@ class FusedAdam(keras.optimizers.Adam):
                 handle = variables[index].handle
                 tf.raw_ops.AssignSubVariableOp(resource=handle, value=difference)
 
-    def _clipped(self, packed: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        if self.global_clipnorm is None:
-            return packed
+    def _update_single(
+        self,
+        group: Group,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        scale: tf.Tensor,
+        rate: tf.Tensor,
+        moments: Sequence[tf.Variable],
+        mask: tf.Tensor | None,
+    ) -> None:
+        """Updates a large variable and its moments in place, given its gradient and a factor of it.
+
+        Packed, its step would take several passes over its elements, and memory for each.
+        """
+        beta1, beta2 = (tf.constant(beta, group.dtype) for beta in (self.beta_1, self.beta_2))
+        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), group.dtype) + 1
+        powers = tf.pow(beta1, step), tf.pow(beta2, step)
+        if mask is None:
+            gradient = scale * gradient
+        else:
+            # A gradient and a rate of 0, and a β of 1, change nothing.
+            applies = tf.reshape(mask, [-1])[0]
+            scale, rate = (tf.where(applies, x, tf.zeros([], x.dtype)) for x in (scale, rate))
+            beta1, beta2 = (tf.where(applies, b, tf.ones([], b.dtype)) for b in (beta1, beta2))
+            gradient = tf.math.multiply_no_nan(gradient, scale)
+        if group.decays:
+            decay = rate * self.weight_decay * tf.convert_to_tensor(variable)
+            tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=decay)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=moments[0].handle,
+            v=moments[1].handle,
+            beta1_power=powers[0],
+            beta2_power=powers[1],
+            lr=rate,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=tf.constant(self.epsilon, group.dtype),
+            grad=gradient,
+        )
+
+    def _clip_factor(self, packed: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the factor of all gradients, by which their global norm is clipped."""
         widest = max({gradient.dtype for gradient in packed}, key=lambda dtype: dtype.size)
         norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(g), widest) for g in packed]))
-        factor = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
-        return [gradient * tf.cast(factor, gradient.dtype) for gradient in packed]
+        return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
 
     def _step(
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor

@@ -19,15 +19,17 @@ class Group(NamedTuple):
       dtype: of the tensors.
       element_shape: shape of the elements that are concatenated, `()` for numbers.
       decays: whether the variables of these shapes have weight decay.
+      single: index of the only tensor, which is left as it is; or `None`.
     """
 
     dtype: tf.DType
     element_shape: tuple[int, ...] = ()
     decays: bool = False
+    single: int | None = None
 
 
 class Packing:
-    """Packs the tensors of each group into one, [N, *element_shape].
+    """Packs the tensors of each group into one, [N, *element_shape], or leaves a single one.
 
     An optimizer runs few operations on packed gradients, instead of several on each of them.
 
@@ -63,7 +65,10 @@ class Packing:
     def packed_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the packed tensors."""
         return [
-            (sum(self._numbers(i)), *group.element_shape) for i, group in enumerate(self.groups)
+            (sum(self._numbers(i)), *group.element_shape)
+            if group.single is None
+            else self._shapes[group.single]
+            for i, group in enumerate(self.groups)
         ]
 
     def pack(self, tensors: Sequence[Any]) -> list[tf.Tensor]:
@@ -72,6 +77,8 @@ class Packing:
 
     def pack_group(self, group: int, tensors: Sequence[Any]) -> tf.Tensor:
         """Returns the packed tensor of one group, by its index, given the tensors of all groups."""
+        if (single := self.groups[group].single) is not None:
+            return tf.convert_to_tensor(tensors[single])
         element_shape = self.groups[group].element_shape
         shape, rank = tf.constant([-1, *element_shape]), 1 + len(element_shape)
         parts = [
@@ -92,6 +99,8 @@ class Packing:
 
     def unpack_group(self, group: int, packed: tf.Tensor) -> list[tf.Tensor]:
         """Returns the tensors of one group, by its index, given its packed tensor."""
+        if self.groups[group].single is not None:
+            return [packed]
         parts = tf.split(packed, self._numbers(group))
         shapes = [self._shapes[i] for i in self.indices[group]]
         # One constant for all tensors of a shape.
