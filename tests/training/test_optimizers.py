@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
+from tfp_realnvp.training import optimizers
 from tfp_realnvp.training.optimizers import apply_if, packing_of
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
@@ -19,6 +20,12 @@ _MODES = {
 }
 each_mode = pytest.mark.parametrize("mode", _MODES)
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """Updates variables of two elements or more in place, as large ones."""
+    monkeypatch.setattr(optimizers, "_LARGE", 2)
 
 
 def _values(seed, dtype="float32"):
@@ -86,6 +93,26 @@ _OPTIONS = [
     {"gradient_accumulation_steps": 2},
     {"loss_scale_factor": 4.0},
 ]
+
+
+@pytest.mark.usefixtures("in_place")
+@pytest.mark.parametrize(
+    ("mode", "dtype", "options"),
+    [
+        ("function", "float32", {}),
+        ("function", "float64", {"global_clipnorm": 0.5}),
+        *((mode, "float32", {"global_clipnorm": 0.5, "weight_decay": 0.1}) for mode in _MODES),
+    ],
+)
+def test_large_variables_equal_adam(mode, dtype, options):
+    gradients = [_values(seed, dtype) for seed in (1, 2, 3)]
+    (actual, state), (expected, expected_state) = (
+        _trained(optimizer(1e-1, **options), gradients, mode)
+        for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
+    )
+    _assert_trained_alike(actual, expected)
+    # The moments of the number are packed, as vectors.
+    _assert_same([np.squeeze(value) for value in state], expected_state)
 
 
 @each_dtype
@@ -163,7 +190,9 @@ def test_rows_of_a_table():
     np.testing.assert_allclose(table, [[0, 1], [1.5, 2.5], [4, 5], [5.5, 6.5]], rtol=1e-5)
 
 
-def test_a_variable_without_a_gradient_stays_as_it_is():
+@pytest.mark.parametrize("large", [2**16, 2], ids=["packed", "in_place"])
+def test_a_variable_without_a_gradient_stays_as_it_is(large, monkeypatch):
+    monkeypatch.setattr(optimizers, "_LARGE", large)
     variables = [keras.Variable(value) for value in _values(0)]
     optimizer = tfr.FusedAdam(1e-1)
     optimizer.build(variables)
@@ -185,16 +214,18 @@ def test_a_variable_without_a_gradient_stays_as_it_is():
     np.testing.assert_allclose(states[2][1], _values(0)[1] - step, rtol=1e-4)
 
 
-def test_moments_are_vectors():
+def test_moments_of_small_variables_are_vectors():
     optimizer = tfr.FusedAdam()
-    values = [*_values(0, "float32"), *_values(0, "float64")]
+    values = [*_values(0, "float32"), *_values(0, "float64"), np.zeros([2, 2**15], "float32")]
     optimizer.build([keras.Variable(value, dtype=value.dtype.name) for value in values])
-    # Iterations and learning rate; two moments of each dtype.
+    # Iterations and learning rate; two moments of each dtype, and of the large variable.
     assert [(*v.shape, v.dtype) for v in optimizer.variables[2:]] == [
         (7, "float32"),
         (7, "float32"),
         (7, "float64"),
         (7, "float64"),
+        (2, 2**15, "float32"),
+        (2, 2**15, "float32"),
     ]
 
 
@@ -272,3 +303,9 @@ def test_apply_if(name, mode):
     for after in first:
         assert np.isfinite(after).all()
     assert np.abs(expected[0][1] - first[1]).min() > 1e-3
+
+
+@pytest.mark.usefixtures("in_place")
+@each_mode
+def test_apply_if_to_large_variables(mode):
+    test_apply_if("fused_adam", mode)
