@@ -317,16 +317,17 @@ class FusedAdam(keras.optimizers.Adam):
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self._trainable_variables
         ]
-        factor = 1.0 if self.global_clipnorm is None else self._clip_factor(packed)
+        factor = None if self.global_clipnorm is None else self._clip_factor(packed)
         for i, gradient in enumerate(packed):
             group, moments = self._packing.groups[i], [m.value for m in self._moments[i]]
-            rate, scale = (tf.cast(x, group.dtype) for x in (learning_rate, factor))
+            rate = tf.cast(learning_rate, group.dtype)
             if group.single is not None:
                 variable = variables[group.single]
+                scale = tf.cast(1.0 if factor is None else factor, group.dtype)
                 self._update_single(group, variable, gradient, scale, rate, moments, mask[i])
                 continue
-            if self.global_clipnorm is not None:
-                gradient = scale * gradient
+            if factor is not None:
+                gradient = tf.cast(factor, group.dtype) * gradient
             old = [tf.convert_to_tensor(moment) for moment in moments]
             change, *new = self._step(group, gradient, rate, *old)
             if group.decays:
