@@ -12,9 +12,11 @@ def tensorflow_log(caplog):
     """Returns a `caplog` of TensorFlow's logger, which does not pass its records on."""
     logger = logging.getLogger("tensorflow")
     logger.addHandler(caplog.handler)
-    with caplog.at_level("WARNING", logger.name):
-        yield caplog
-    logger.removeHandler(caplog.handler)
+    try:
+        with caplog.at_level("WARNING", logger.name):
+            yield caplog
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 def test_calls_of_many_shapes_log_no_warning_and_have_gradients(tensorflow_log):

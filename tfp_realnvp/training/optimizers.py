@@ -301,9 +301,9 @@ class FusedAdam(keras.optimizers.Adam):
         mask: Sequence[tf.Tensor | None] = [None] * len(self._packing.groups)
         if len(gradients) < len(known):
             # Variables without a gradient stay as they are, and their moments too.
-            mask = self._packing.pack(
-                [tf.fill(v.shape, i in gradients) for i, v in enumerate(known)]
-            )
+            singles = {group.single for group in self._packing.groups}
+            shapes = [[] if i in singles else v.shape for i, v in enumerate(known)]
+            mask = self._packing.pack([tf.fill(s, i in gradients) for i, s in enumerate(shapes)])
             zeros = {i: tf.zeros(v.shape, v.dtype) for i, v in enumerate(known)}
             gradients = {**zeros, **gradients}
         packed = self._packing.pack([gradients[i] for i in range(len(known))])
@@ -312,7 +312,10 @@ class FusedAdam(keras.optimizers.Adam):
     def _update(
         self, packed: Sequence[tf.Tensor], learning_rate: Any, mask: Sequence[tf.Tensor | None]
     ) -> None:
-        """Updates variables and moments where the mask, which is packed, is true or `None`."""
+        """Updates variables and moments where the mask is true or `None`.
+
+        The mask of each group is a scalar, or is packed; that of a single variable is a scalar.
+        """
         variables = [
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self._trainable_variables
@@ -358,15 +361,13 @@ class FusedAdam(keras.optimizers.Adam):
         Packed, its step would take several passes over its elements, and memory for each.
         """
         beta1, beta2 = (tf.constant(beta, group.dtype) for beta in (self.beta_1, self.beta_2))
-        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), group.dtype) + 1
-        powers = tf.pow(beta1, step), tf.pow(beta2, step)
+        power1, power2 = self._powers(group.dtype)
         if mask is None:
             gradient = scale * gradient
         else:
             # A gradient and a rate of 0, and a β of 1, change nothing.
-            applies = tf.reshape(mask, [-1])[0]
-            scale, rate = (tf.where(applies, x, tf.zeros([], x.dtype)) for x in (scale, rate))
-            beta1, beta2 = (tf.where(applies, b, tf.ones([], b.dtype)) for b in (beta1, beta2))
+            scale, rate = (tf.where(mask, x, tf.zeros([], x.dtype)) for x in (scale, rate))
+            beta1, beta2 = (tf.where(mask, b, tf.ones([], b.dtype)) for b in (beta1, beta2))
             gradient = tf.math.multiply_no_nan(gradient, scale)
         if group.decays:
             decay = rate * self.weight_decay * tf.convert_to_tensor(variable)
@@ -375,8 +376,8 @@ class FusedAdam(keras.optimizers.Adam):
             var=variable.handle,
             m=moments[0].handle,
             v=moments[1].handle,
-            beta1_power=powers[0],
-            beta2_power=powers[1],
+            beta1_power=power1,
+            beta2_power=power2,
             lr=rate,
             beta1=beta1,
             beta2=beta2,
@@ -390,15 +391,18 @@ class FusedAdam(keras.optimizers.Adam):
         norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(g), widest) for g in packed]))
         return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
 
+    def _powers(self, dtype: tf.DType) -> list[tf.Tensor]:
+        """Returns β₁ᵗ and β₂ᵗ, for the number t of this step."""
+        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), dtype) + 1
+        return [tf.pow(tf.constant(beta, dtype), step) for beta in (self.beta_1, self.beta_2)]
+
     def _step(
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         """Returns what to subtract from the variables of a group, and its new moments."""
         del group
-        beta1, beta2 = self.beta_1, self.beta_2
-        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), rate.dtype) + 1
-        m += (gradient - m) * (1 - beta1)
-        v += (tf.square(gradient) - v) * (1 - beta2)
-        power1, power2 = (tf.pow(tf.constant(beta, rate.dtype), step) for beta in (beta1, beta2))
+        m += (gradient - m) * (1 - self.beta_1)
+        v += (tf.square(gradient) - v) * (1 - self.beta_2)
+        power1, power2 = self._powers(rate.dtype)
         rate *= tf.sqrt(1 - power2) / (1 - power1)
         return rate * m / (tf.sqrt(v) + self.epsilon), m, v
