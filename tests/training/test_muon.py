@@ -81,6 +81,17 @@ def test_kernels(mode, dtype):
         np.testing.assert_allclose(actual[i], expected[i], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (24, 36), (24, 37), (200, 24)])
+def test_singular_values_of_different_orders(shape):
+    left, right = (np.linalg.qr(np.random.default_rng(n).normal(size=(n, 24)))[0] for n in shape)
+    gradient = (left * np.logspace(0, -5, 24)) @ right.T
+    optimizer = tfr.Muon(1.0, momentum=0.0, weight_decay=0.0)
+    [kernel] = _trained(optimizer, {"kernel": shape}, [[gradient.astype("float32")]])
+    step = _values(0, {"kernel": shape})[0] - kernel
+    expected = 0.2 * np.sqrt(max(shape)) * _direction(gradient)
+    assert np.abs(step - expected).max() < 1e-3 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("make", [keras.Variable, tf.Variable])
 def test_other_variables_are_those_of_adam(make):
     gradients = [_values(seed, _OTHERS) for seed in (1, 2)]
