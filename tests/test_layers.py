@@ -120,7 +120,7 @@ def test_only_private_api_imports_private_modules():
         ("def f():\n    from tfp_realnvp.training.flow_model import FlowModel", "training"),
         ("from . import masks", "bijectors"),
         ("from .. import training", "training"),
-        ("from ..training.optimizers import FusedAdam", "training"),
+        ("from ..training.fused_adam import FusedAdam", "training"),
     ],
 )
 def test_imports_are_found(source, package):

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training import optimizers
+from tfp_realnvp.training import fused_adam
 from tfp_realnvp.training.optimizers import apply_if, packing_of
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
@@ -25,7 +25,7 @@ each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.fixture
 def in_place(monkeypatch):
     """Updates variables of two elements or more in place, as large ones."""
-    monkeypatch.setattr(optimizers, "_LARGE", 2)
+    monkeypatch.setattr(fused_adam, "_LARGE", 2)
 
 
 def _values(seed, dtype="float32"):
@@ -192,7 +192,7 @@ def test_rows_of_a_table():
 
 @pytest.mark.parametrize("large", [2**16, 2], ids=["packed", "in_place"])
 def test_a_variable_without_a_gradient_stays_as_it_is(large, monkeypatch):
-    monkeypatch.setattr(optimizers, "_LARGE", large)
+    monkeypatch.setattr(fused_adam, "_LARGE", large)
     variables = [keras.Variable(value) for value in _values(0)]
     optimizer = tfr.FusedAdam(1e-1)
     optimizer.build(variables)

@@ -18,7 +18,7 @@ from tfp_realnvp.bijectors import RealNVPVector
 from tfp_realnvp.tables.student_t import StudentT
 from tfp_realnvp.tables.weighted_rows import Rows
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.optimizers import FusedAdam
+from tfp_realnvp.training.fused_adam import FusedAdam
 
 __all__ = ["TableFlow", "TableFlowOptions", "fit_table_flow"]
 

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.training.optimizers import FusedAdam
+from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.packing import Group
 
 __all__ = ["Muon"]
