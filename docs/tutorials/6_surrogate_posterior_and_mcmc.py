@@ -153,13 +153,14 @@ print(f"log evidence by importance weighting {log_evidence:.3f}, exact {exact_ev
 print(f"effective sample size {efficiency:.1%} of {len(weights):,}")
 
 # %% [markdown]
-# The full run measured a bound of -31.297 nats, an evidence of -31.226 where -31.216 is exact, and
-# an effective sample size of 51%.
+# Full runs on two kinds of processors, which round in different ways, measured bounds of -31.297 and
+# -31.259 nats, evidences of -31.226 and -31.211 where -31.216 is exact, and effective sample sizes
+# of 51% and 36%. The few largest weights decide the latter.
 
 # %%
 assert log_weights.mean() < exact_evidence
 assert exact_evidence - log_weights.mean() < (10 if SHORT else 0.15)
-assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.4)
+assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.2)
 
 # %% [markdown]
 # ## Markov chains in the latent space
