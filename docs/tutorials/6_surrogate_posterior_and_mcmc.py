@@ -153,9 +153,9 @@ print(f"log evidence by importance weighting {log_evidence:.3f}, exact {exact_ev
 print(f"effective sample size {efficiency:.1%} of {len(weights):,}")
 
 # %% [markdown]
-# Full runs on two kinds of processors, which round in different ways, measured bounds of -31.297 and
-# -31.259 nats, evidences of -31.226 and -31.211 where -31.216 is exact, and effective sample sizes
-# of 51% and 36%. The few largest weights decide the latter.
+# The full run measured a bound of -31.259 nats, an evidence of -31.211 where -31.216 is exact, and
+# an effective sample size of 36%. The few largest weights decide the latter: it was 51% where the
+# same training rounded in another way.
 
 # %%
 assert log_weights.mean() < exact_evidence
