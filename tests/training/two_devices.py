@@ -9,6 +9,7 @@ import pathlib
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ import flow_testing as ft
 import strategy_testing as st
 
 import tfp_realnvp as tfr
+from tfp_realnvp.training import fused_adam
 
 _ONE = tf.distribute.get_strategy()
 
@@ -71,6 +73,20 @@ def clipping(two):
         actual = _fit(two, ft.grey_levels(24), **options)
         for one, other in zip(_state(actual), _state(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def large_variables(two):
+    # Of two elements or more, which the optimizer updates in place.
+    with mock.patch.object(fused_adam, "_LARGE", 2):
+        options = {
+            "optimizer": lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, weight_decay=0.1),
+            "network_fn": ft.convolution,
+        }
+        expected = _fit(_ONE, ft.grey_levels(24), **options)
+        actual = _fit(two, ft.grey_levels(24), **options)
+    assert any(len(v.shape) == 4 for v in actual.optimizer.variables)
+    for one, other in zip(_state(actual), _state(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def conditions_and_recomputed_activations(two):
@@ -199,6 +215,7 @@ if __name__ == "__main__":
         training_and_evaluation,
         density_in_and_out_of_the_scope,
         clipping,
+        large_variables,
         conditions_and_recomputed_activations,
         weights_of_events,
         scores_by_event,
