@@ -268,7 +268,7 @@ class RealNVPImage(AssembledFlow):
         else:
             # A channel-wise coupling has a quarter of the multiplications of a checkerboard one.
             couplings = {"num_couplings": 2, "num_channel_couplings": 8}
-            of_scales = {"filter_growth": 1.5, "split_prior": True}
+            of_scales = {"filter_growth": 1.25, "split_prior": True}
             of_scales.update({} if "num_couplings" in overrides else couplings)
         configuration = {
             "num_scales": num_scales,
