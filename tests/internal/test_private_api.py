@@ -32,6 +32,7 @@ _PURPOSES = {
     "BijectorCacheWithGreedyAttrs": "the cache of one network pass for value and log det",
     "Chain": "recognizing a `tfb.Chain` of bijectors that hold networks",
     "EphemeralDict": "the storage of the cache",
+    "FunctionCallOptions": "choosing the rewrites that TensorFlow makes of a graph",
     "HOOKS": "naming the methods that TFP documents for subclasses",
     "INHERITED": "naming the attributes that classes inherit and use",
     "Independent": "recognizing a `tfd.Independent` of a flow",
@@ -44,6 +45,7 @@ _PURPOSES = {
     "can_convert_arrays": "telling arrays from datasets as Keras does",
     "convert_variables_to_constants_v2": "making a graph without variables for an ONNX model",
     "could_possibly_record": "knowing whether a gradient tape is active",
+    "eager_context": "choosing them for the calls of a thread",
     "flatten_layers": "finding the scales of weight normalization within a network",
     "is_onednn_enabled": "telling whether convolutions use oneDNN",
     "record_operation": "giving a tape the gradient of a part that is computed again",
@@ -304,6 +306,23 @@ def test_whether_a_tape_is_active_or_watches(private_api):
         _works("could_possibly_record", private_api.could_possibly_record())
         _works("should_record_backprop", private_api.should_record_backprop([x]))
         _works("should_record_backprop", not private_api.should_record_backprop([other]))
+
+
+def test_options_of_calls(private_api):
+    context = private_api.eager_context()
+    before = context.function_call_options
+    square = tf.function(lambda x: x * x)
+    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    context.function_call_options = private_api.FunctionCallOptions("no such executor", config)
+    try:
+        # That the error comes shows that calls have the options.
+        with pytest.raises(tf.errors.OpError, match="no such executor"):
+            square(tf.constant(3.0))
+    except pytest.fail.Exception:
+        _works("eager_context", False)
+    finally:
+        context.function_call_options = before
+    _works("FunctionCallOptions", float(square(tf.constant(3.0))) == 9.0)
 
 
 @pytest.mark.parametrize("mode", ["eager", "function"])

@@ -23,6 +23,11 @@ import tensorflow_probability as tfp
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 
+# The public `tf.config.optimizer` sets for all functions of the process which rewrites TensorFlow
+# makes of their graphs. The context has the options of the calls of a thread.
+from tensorflow.python.eager.context import FunctionCallOptions
+from tensorflow.python.eager.context import context as eager_context
+
 # Whether a gradient tape is active, or watches a tensor, has no public answer: the cache needs it.
 # `record_operation` gives a tape the gradient of a part that is computed again. The public
 # `tf.custom_gradient` would keep every graph that it is used in for the life of the process.
@@ -65,6 +70,7 @@ __all__ = [
     "BijectorCacheWithGreedyAttrs",
     "Chain",
     "EphemeralDict",
+    "FunctionCallOptions",
     "Independent",
     "Invert",
     "Sample",
@@ -73,6 +79,7 @@ __all__ = [
     "can_convert_arrays",
     "convert_variables_to_constants_v2",
     "could_possibly_record",
+    "eager_context",
     "flatten_layers",
     "is_onednn_enabled",
     "record_operation",

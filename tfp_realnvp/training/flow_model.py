@@ -18,6 +18,7 @@ from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.passes import surround_with
 from tfp_realnvp.condition_spec import sentences_of_labels
 from tfp_realnvp.internal import private_api, replicas, validation
+from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.batches import BatchModel
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
@@ -434,7 +435,8 @@ class FlowModel(BatchModel, SavableModel):
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
             self._guard.raise_failure(self.trainable_variables)
-            return train_function(iterator)
+            with few_graph_rewrites():
+                return train_function(iterator)
 
         self.train_function = checked
         return checked

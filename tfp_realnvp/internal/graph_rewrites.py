@@ -1,0 +1,60 @@
+"""Which rewrites TensorFlow makes of a graph before its first run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.internal import private_api
+
+__all__ = ["few_graph_rewrites"]
+
+# Functions within it are inlined, constants are folded, and dependencies between operations that
+# nothing needs are removed.
+_REWRITES = ("function", "constfold", "dependency")
+
+
+@contextlib.contextmanager
+def few_graph_rewrites() -> Iterator[None]:
+    """Lets TensorFlow make few rewrites of the graphs of functions that are called in the context.
+
+    Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step
+    of training, these take a quarter of the time until it runs, and most of them do not make it
+    faster on a CPU (see `benchmarks/README.md`). Where there is a GPU, whose convolutions need
+    another layout, and where options were set by `tf.config.optimizer`, all stays as it is.
+
+    A function has to be called in the context each time, or it is rewritten anew.
+
+    #### Example
+
+    >>> import tensorflow as tf
+    >>> from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
+    >>> square = tf.function(lambda x: x * x)
+    >>> with few_graph_rewrites():
+    ...     float(square(tf.constant(3.0)))
+    9.0
+    """
+    context = private_api.eager_context()
+    options = context.function_call_options
+    if not tf.config.list_physical_devices("GPU"):
+        few = _few(options.executor_type, options.config_proto_serialized)
+        context.function_call_options = few or options
+    try:
+        yield
+    finally:
+        context.function_call_options = options
+
+
+@functools.cache
+def _few(executor: str | None, serialized: bytes | None) -> Any:
+    """Returns options of function calls with few rewrites, or `None` if others were chosen."""
+    config = tf.compat.v1.ConfigProto.FromString(serialized or b"")
+    rewrites = config.graph_options.rewrite_options
+    if serialized is None or rewrites.ByteSize():
+        return None
+    rewrites.optimizers.extend(_REWRITES)
+    return private_api.FunctionCallOptions(executor, config)
