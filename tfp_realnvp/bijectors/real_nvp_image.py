@@ -246,10 +246,11 @@ class RealNVPImage(AssembledFlow):
         the sides of the image allow: two at 30×30, one at 15×15. A scale has two checkerboard
         couplings and eight channel-wise ones, with a quarter of the multiplications, the last scale
         three; a single scale has five checkerboard couplings. With `num_couplings` alone a scale
-        has as many of both kinds. For three channels `alpha` is 0.4, a nearly linear scaling, which
-        suits photographs. Otherwise it is the paper's 0.05, which suits images with many black or
-        white pixels. The configuration was chosen by runs of a few minutes on two cores, see
-        `benchmarks/README.md`. Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
+        has as many of both kinds. Each scale has 1.25 times as many feature maps as the one before.
+        For three channels `alpha` is 0.4, a nearly linear scaling, which suits photographs.
+        Otherwise it is the paper's 0.05, which suits images with many black or white pixels. The
+        configuration was chosen by runs of a few minutes to an hour, see `benchmarks/README.md`.
+        Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
 
         #### Example
 
