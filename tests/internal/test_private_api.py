@@ -45,7 +45,7 @@ _PURPOSES = {
     "can_convert_arrays": "telling arrays from datasets as Keras does",
     "convert_variables_to_constants_v2": "making a graph without variables for an ONNX model",
     "could_possibly_record": "knowing whether a gradient tape is active",
-    "eager_context": "choosing them for the calls of a thread",
+    "eager_context": "choosing the rewrites of graphs for the calls of a thread",
     "flatten_layers": "finding the scales of weight normalization within a network",
     "is_onednn_enabled": "telling whether convolutions use oneDNN",
     "record_operation": "giving a tape the gradient of a part that is computed again",

@@ -76,7 +76,7 @@ def clipping(two):
 
 
 def large_variables(two):
-    # Of two elements or more, which the optimizer updates in place.
+    # The optimizer updates large variables in place. Here each of two elements or more is large.
     with mock.patch.object(fused_adam, "_LARGE", 2):
         options = {
             "optimizer": lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, weight_decay=0.1),
