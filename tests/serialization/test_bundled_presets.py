@@ -20,6 +20,13 @@ def test_the_names_are_those_of_the_documentation():
     assert sorted(path.name for path in _FOLDER.iterdir()) == sorted(_NAMES)
 
 
+@pytest.mark.parametrize("name", _NAMES)
+def test_the_card_loads_the_preset_that_it_describes(name):
+    card = (_FOLDER / name / "README.md").read_text()
+    assert f'from_preset("{name}")' in card
+    assert f"\n# {name}\n" in card
+
+
 @pytest.mark.parametrize("name", ["digits_label", *ft.full("digits", "photos")])
 def test_bits_per_dim_of_the_card(name):
     model = tfr.FlowModel.from_preset(name)
