@@ -61,8 +61,12 @@ def batch_norm(
     moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
-        # One fused kernel, which in training returns the updated statistics.
-        outputs, *moved = tf.raw_ops.FusedBatchNormV3(
+        # One fused kernel, which in training returns the updated statistics. The operation's first
+        # version, of float32 alone, is traced faster: TensorFlow makes zeros as gradients of the other
+        # outputs of later versions.
+        is_first = training and inputs.dtype == tf.float32
+        fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3
+        outputs, *moved = fused(
             x=inputs,
             scale=tf.ones_like(offset),
             offset=offset,
