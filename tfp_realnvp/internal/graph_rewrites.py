@@ -13,8 +13,8 @@ from tfp_realnvp.internal import private_api
 
 __all__ = ["few_graph_rewrites"]
 
-# Functions within it are inlined, and dependencies between operations that nothing needs are removed,
-# without which the steps of flows of vectors take longer.
+# Functions within it are inlined. Dependencies between operations that nothing needs are removed,
+# without which steps of flows of vectors take longer.
 _REWRITES = ("function", "dependency")
 
 
@@ -22,10 +22,10 @@ _REWRITES = ("function", "dependency")
 def few_graph_rewrites() -> Iterator[None]:
     """Lets TensorFlow make few rewrites of the graphs of functions that are called in the context.
 
-    Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step of
-    training, this is a third of the time until it runs. On a CPU, two of them, each once, make a step
-    as fast (see `benchmarks/README.md`). Where there is a GPU, whose convolutions need another layout,
-    and where options were set by `tf.config.optimizer`, all stays as it is.
+    Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step
+    of training, this is a third of the time until it runs. On a CPU, two of them, each once, make a
+    step as fast (see `benchmarks/README.md`). Where there is a GPU, whose convolutions need another
+    layout, and where options were set by `tf.config.optimizer`, all stays as it is.
 
     A function has to be called in the context each time, or it is rewritten anew.
 

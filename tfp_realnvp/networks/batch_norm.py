@@ -61,9 +61,9 @@ def batch_norm(
     moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
-        # One fused kernel, which in training returns the updated statistics. The operation's first
-        # version, of float32 alone, is traced faster: TensorFlow makes zeros as gradients of the other
-        # outputs of later versions.
+        # One fused kernel, which in training returns the updated statistics. The gradient of the
+        # operation's first version, which has float32 alone, is traced faster: for later versions
+        # TensorFlow makes zeros as gradients of the statistics.
         is_first = training and inputs.dtype == tf.float32
         fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3
         outputs, *moved = fused(
