@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,11 +11,16 @@ from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 tfd = tfp.distributions
 
 
-def _rewrites():
-    """Returns the optimizers that a call of a function on this thread has; none means all."""
+def _options():
+    """Returns the options of rewrites that a call of a function on this thread has."""
     serialized = private_api.eager_context().function_call_options.config_proto_serialized
     config = tf.compat.v1.ConfigProto.FromString(serialized)
-    return list(config.graph_options.rewrite_options.optimizers)
+    return config.graph_options.rewrite_options
+
+
+def _rewrites():
+    """Returns the optimizers of these options; none means all."""
+    return list(_options().optimizers)
 
 
 @pytest.fixture
@@ -26,6 +32,7 @@ def without_gpu(monkeypatch):
 def test_the_context_ends_with_what_was_before():
     with few_graph_rewrites():
         assert _rewrites() == ["function", "dependency"]
+        assert _options().meta_optimizer_iterations == 1
     assert _rewrites() == []
     with pytest.raises(ZeroDivisionError), few_graph_rewrites():
         raise ZeroDivisionError
@@ -52,8 +59,30 @@ def test_what_the_user_chose_stays(monkeypatch):
         context.function_call_options = before
 
 
-@pytest.mark.usefixtures("without_gpu")
-def test_fit_traces_and_runs_its_step_with_few_rewrites():
+def _network(output_channels, **kwargs):
+    return keras.Sequential([keras.layers.Dense(output_channels)])
+
+
+def _images(**options):
+    return tfr.RealNVPImage.compact((8, 8, 1), num_couplings=1, num_filters=4, **options)
+
+
+_FEW = {
+    "vector": lambda: tfr.RealNVPVector(2, num_couplings=1, num_filters=4),
+    "image": _images,
+    "paper": lambda: tfr.RealNVPImage((8, 8, 1), num_scales=1, num_blocks=1, num_filters=4),
+}
+# Their steps take longer with few rewrites, or it is not known.
+_ALL = {
+    "attention": lambda: _images(attention=2),
+    "jet": lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=16, width=4, num_heads=2),
+    "mixture": lambda: tfr.RealNVPVector(2, num_couplings=1, transformer="logistic_mixture"),
+    "network": lambda: tfr.RealNVPVector(2, num_couplings=1, network_fn=_network),
+}
+
+
+def _rewrites_of_fit(flow, **options):
+    """Returns the rewrites of the trace of a step."""
     seen = []
 
     class Model(tfr.FlowModel):
@@ -61,10 +90,27 @@ def test_fit_traces_and_runs_its_step_with_few_rewrites():
             seen.append(_rewrites())
             return super().train_step(data)
 
-    base = tfd.Sample(tfd.Normal(0.0, 1.0), [2])
-    flow = tfd.TransformedDistribution(base, tfr.RealNVPVector(2, num_couplings=1, num_filters=4))
-    model = Model(flow)
-    model.compile()
-    model.fit(np.random.default_rng(0).normal(size=[8, 2]), batch_size=4, verbose=0)
-    assert seen == [["function", "dependency"]]
+    shape = [2] if flow.forward_min_event_ndims == 1 else [8, 8, 1]
+    model = Model(tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), shape), flow))
+    model.compile(**options)
+    data = np.random.default_rng(0).integers(0, 256, size=[8, *shape]).astype(np.float32)
+    model.fit(data / 100 if len(shape) == 1 else data, batch_size=4, verbose=0)
     assert _rewrites() == []
+    return seen
+
+
+@pytest.mark.usefixtures("without_gpu")
+@pytest.mark.parametrize("name", _FEW)
+def test_fit_runs_its_step_with_few_rewrites(name):
+    assert _rewrites_of_fit(_FEW[name]()) == [["function", "dependency"]]
+
+
+@pytest.mark.usefixtures("without_gpu")
+@pytest.mark.parametrize("name", _ALL)
+def test_fit_keeps_all_rewrites_where_steps_gain_from_them(name):
+    assert _rewrites_of_fit(_ALL[name]()) == [[]]
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_several_steps_in_an_execution_keep_all_rewrites():
+    assert _rewrites_of_fit(_FEW["vector"](), steps_per_execution=2) == [[]]

@@ -23,9 +23,10 @@ def few_graph_rewrites() -> Iterator[None]:
     """Lets TensorFlow make few rewrites of the graphs of functions that are called in the context.
 
     Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step
-    of training, this is a third of the time until it runs. On a CPU, two of them, each once, make a
-    step as fast (see `benchmarks/README.md`). Where there is a GPU, whose convolutions need another
-    layout, and where options were set by `tf.config.optimizer`, all stays as it is.
+    of training, this is more than a quarter of the time until it runs. On a CPU, two of them, each
+    once, make a step of convolutions or dense layers as fast (see `benchmarks/README.md`). Where
+    there is a GPU, whose convolutions need another layout, and where options were set by
+    `tf.config.optimizer`, all stays as it is.
 
     A function has to be called in the context each time, or it is rewritten anew.
 

@@ -198,6 +198,7 @@ class FlowModel(BatchModel, SavableModel):
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
+        self._gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
         self._guard = FiniteGuard(
             lambda: [v for part in bijectors for v in part.variables_set_in_training]
         )
@@ -431,11 +432,14 @@ class FlowModel(BatchModel, SavableModel):
                 self.step_rates = StepRates(self.steps_per_execution)
         super().make_train_function(force)
         train_function = self.train_function
+        # A loop of several steps gains from rewrites, too.
+        keep_rewrites = self._gains_from_rewrites or self.steps_per_execution > 1
+        rewrites = contextlib.nullcontext if keep_rewrites else few_graph_rewrites
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
             self._guard.raise_failure(self.trainable_variables)
-            with few_graph_rewrites():
+            with rewrites():
                 return train_function(iterator)
 
         self.train_function = checked

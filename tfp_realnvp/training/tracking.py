@@ -14,12 +14,14 @@ from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector
 from tfp_realnvp.distributions import find_condition_spec, route
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
+from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv
 
 __all__ = [
     "TrackedVariables",
     "build_networks",
     "find_bijectors",
     "find_scales",
+    "gains_from_rewrites",
     "variable_names",
 ]
 
@@ -208,3 +210,21 @@ def find_scales(
     of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
     transformers = [part.transformer for part in bijectors if isinstance(part, Coupling)]
     return of_layers + [affine.scale for affine in transformers if isinstance(affine, Affine)]
+
+
+def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
+    """Returns whether TensorFlow's rewrites of a graph may make steps of training faster on a CPU.
+
+    They do not for affine couplings with networks of convolutions or dense layers, but do for
+    attention and for mixtures (see `benchmarks/README.md`). For other networks it is not known.
+
+    Args:
+      bijectors: all bijectors within the model.
+    """
+    couplings = [part for part in bijectors if isinstance(part, Coupling)]
+    return not couplings or not all(
+        type(coupling.network) in (ConvResNet, DenseResNet, ShallowConv)
+        and getattr(coupling.network, "attention", None) is None
+        and isinstance(coupling.transformer, Affine)
+        for coupling in couplings
+    )
