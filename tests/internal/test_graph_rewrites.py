@@ -81,8 +81,8 @@ _ALL = {
 }
 
 
-def _rewrites_of_fit(flow, **options):
-    """Returns the rewrites of the trace of a step."""
+def _rewrites_of_traces(flow, **options):
+    """Returns the rewrites of the traces of a step of `fit`, `evaluate` and `predict`."""
     seen = []
 
     class Model(tfr.FlowModel):
@@ -90,27 +90,41 @@ def _rewrites_of_fit(flow, **options):
             seen.append(_rewrites())
             return super().train_step(data)
 
+        def test_step(self, data):
+            seen.append(_rewrites())
+            return super().test_step(data)
+
+        def predict_step(self, data):
+            seen.append(_rewrites())
+            return super().predict_step(data)
+
     shape = [2] if flow.forward_min_event_ndims == 1 else [8, 8, 1]
     model = Model(tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), shape), flow))
     model.compile(**options)
     data = np.random.default_rng(0).integers(0, 256, size=[8, *shape]).astype(np.float32)
-    model.fit(data / 100 if len(shape) == 1 else data, batch_size=4, verbose=0)
+    data = data / 100 if len(shape) == 1 else data
+    for _ in range(2):  # the second time nothing is traced
+        model.fit(data, batch_size=4, verbose=0)
+        model.evaluate(data, batch_size=4, verbose=0)
+        model.predict(data, batch_size=4, verbose=0)
     assert _rewrites() == []
     return seen
 
 
 @pytest.mark.usefixtures("without_gpu")
 @pytest.mark.parametrize("name", _FEW)
-def test_fit_runs_its_step_with_few_rewrites(name):
-    assert _rewrites_of_fit(_FEW[name]()) == [["function", "dependency"]]
+def test_steps_run_with_few_rewrites(name):
+    fusing = ["function", "remap", "dependency"]
+    assert _rewrites_of_traces(_FEW[name]()) == [["function", "dependency"], fusing, fusing]
 
 
 @pytest.mark.usefixtures("without_gpu")
 @pytest.mark.parametrize("name", _ALL)
-def test_fit_keeps_all_rewrites_where_steps_gain_from_them(name):
-    assert _rewrites_of_fit(_ALL[name]()) == [[]]
+def test_all_rewrites_stay_where_steps_gain_from_them(name):
+    assert _rewrites_of_traces(_ALL[name]()) == [[], [], []]
 
 
 @pytest.mark.usefixtures("without_gpu")
 def test_several_steps_in_an_execution_keep_all_rewrites():
-    assert _rewrites_of_fit(_FEW["vector"](), steps_per_execution=2) == [[]]
+    traces = _rewrites_of_traces(_FEW["vector"](), steps_per_execution=2)
+    assert traces and not any(traces)

@@ -16,17 +16,19 @@ __all__ = ["few_graph_rewrites"]
 # Functions within it are inlined. Dependencies between operations that nothing needs are removed,
 # without which steps of flows of vectors take longer.
 _REWRITES = ("function", "dependency")
+# Convolutions are fused with the sums and activations that follow.
+_FUSING = ("function", "remap", "dependency")
 
 
 @contextlib.contextmanager
-def few_graph_rewrites() -> Iterator[None]:
+def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
     """Lets TensorFlow make few rewrites of the graphs of functions that are called in the context.
 
     Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step
     of training, this is more than a quarter of the time until it runs. On a CPU, two of them, each
-    once, make a step of convolutions or dense layers as fast (see `benchmarks/README.md`). Where
-    there is a GPU, whose convolutions need another layout, and where options were set by
-    `tf.config.optimizer`, all stays as it is.
+    once, make a step of convolutions or dense layers as fast (see `benchmarks/README.md`), and a
+    third one a log density in bfloat16. Where there is a GPU, whose convolutions need another
+    layout, and where options were set by `tf.config.optimizer`, all stays as it is.
 
     A function has to be called in the context each time, or it is rewritten anew.
 
@@ -38,11 +40,16 @@ def few_graph_rewrites() -> Iterator[None]:
     >>> with few_graph_rewrites():
     ...     float(square(tf.constant(3.0)))
     9.0
+
+    Args:
+      fuse: whether convolutions are fused with the sums and activations that follow. Steps of
+        training gain nothing from it.
     """
     context = private_api.eager_context()
     options = context.function_call_options
     if not tf.config.list_physical_devices("GPU"):
-        few = _few(options.executor_type, options.config_proto_serialized)
+        rewrites = _FUSING if fuse else _REWRITES
+        few = _few(rewrites, options.executor_type, options.config_proto_serialized)
         context.function_call_options = few or options
     try:
         yield
@@ -51,12 +58,12 @@ def few_graph_rewrites() -> Iterator[None]:
 
 
 @functools.cache
-def _few(executor: str | None, serialized: bytes | None) -> Any:
+def _few(names: tuple[str, ...], executor: str | None, serialized: bytes | None) -> Any:
     """Returns options of function calls with few rewrites, or `None` if others were chosen."""
     config = tf.compat.v1.ConfigProto.FromString(serialized or b"")
     rewrites = config.graph_options.rewrite_options
     if serialized is None or rewrites.ByteSize():
         return None
-    rewrites.optimizers.extend(_REWRITES)
+    rewrites.optimizers.extend(names)
     rewrites.meta_optimizer_iterations = rewrites.ONE
     return private_api.FunctionCallOptions(executor, config)

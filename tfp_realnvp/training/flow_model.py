@@ -136,6 +136,8 @@ class FlowModel(BatchModel, SavableModel):
     """
 
     train_function: Any
+    test_function: Any
+    predict_function: Any
 
     def __init__(
         self,
@@ -431,19 +433,43 @@ class FlowModel(BatchModel, SavableModel):
             with self.distribute_strategy.scope():
                 self.step_rates = StepRates(self.steps_per_execution)
         super().make_train_function(force)
-        train_function = self.train_function
-        # A loop of several steps gains from rewrites, too.
-        keep_rewrites = self._gains_from_rewrites or self.steps_per_execution > 1
-        rewrites = contextlib.nullcontext if keep_rewrites else few_graph_rewrites
+        train_function = self._with_few_rewrites(self.train_function)
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
             self._guard.raise_failure(self.trainable_variables)
-            with rewrites():
-                return train_function(iterator)
+            return train_function(iterator)
 
         self.train_function = checked
         return checked
+
+    def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
+        """Makes the function that `evaluate` calls."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._with_few_rewrites(self.test_function, fuse=True)
+        return self.test_function
+
+    def make_predict_function(self, force: bool = False) -> Callable[[Any], Any]:
+        """Makes the function that `predict` calls."""
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            self.predict_function = self._with_few_rewrites(self.predict_function, fuse=True)
+        return self.predict_function
+
+    def _with_few_rewrites(
+        self, function: Callable[[Any], Any], fuse: bool = False
+    ) -> Callable[[Any], Any]:
+        """Returns a function of batches whose graph is rewritten little, where that is as fast."""
+        # A loop of several steps gains from rewrites, too.
+        if self._gains_from_rewrites or self.steps_per_execution > 1:
+            return function
+
+        def rewritten(iterator: Any) -> Any:
+            with few_graph_rewrites(fuse):
+                return function(iterator)
+
+        return rewritten
 
     def _log_prob(
         self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
