@@ -117,13 +117,13 @@ def complexity_corrected(
 
     This is the score to start with for images. With the preset `digits`, its area under the ROC
     curve is at least 0.98 for digits that are inverted, rotated, blurred or with exchanged parts,
-    for constant images and for photographs. That of -log p is at least 0.94, but a blank image has
-    a higher density than three quarters of digits: this score reports it, and -log p does not.
+    for constant images and for photographs. That of -log p is at least 0.95, but a blank image has
+    a higher density than 59% of digits: this score reports it, and -log p does not.
     With the preset `photos`, the area of -log p is far below 0.5, which is chance, for constant
-    images with the mean colors of photographs (0.05; this score: 0.99), and for photographs that
-    are blurred (0.25) or without color (0.34). There this score is above chance (0.62, 0.74), but
+    images with the mean colors of photographs (0.01; this score: 1.00), and for photographs that
+    are blurred (0.24) or without color (0.26). There this score is above chance (0.61, 0.76), but
     no reliable detector. A better code can help: with lossless WebP the area of photographs without
-    color is 0.96. `examples/outliers.py` prints these numbers.
+    color is 0.99. `examples/outliers.py` prints these numbers.
 
     #### Example
 
