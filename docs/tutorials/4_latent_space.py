@@ -174,8 +174,8 @@ print("correlation with the image:", [round(float(value), 2) for value in kept])
 assert kept[0] < kept[1] < kept[2] and kept[2] > 0.9999
 
 # %% [markdown]
-# A quarter of the latents determines colors and layout, with a correlation of 0.80 to the image.
-# The next quarter adds little (0.85), and the finest half adds the texture.
+# A quarter of the latents determines colors and layout, with a correlation of 0.78 to the image.
+# The next quarter adds little (0.83), and the finest half adds the texture.
 #
 # ## Temperature
 #
