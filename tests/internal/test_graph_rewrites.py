@@ -70,12 +70,12 @@ def _images(**options):
 _FEW = {
     "vector": lambda: tfr.RealNVPVector(2, num_couplings=1, num_filters=4),
     "image": _images,
+    "jet": lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=16, width=4, num_heads=2),
     "paper": lambda: tfr.RealNVPImage((8, 8, 1), num_scales=1, num_blocks=1, num_filters=4),
 }
 # Their steps take longer with few rewrites, or it is not known.
 _ALL = {
     "attention": lambda: _images(attention=2),
-    "jet": lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=16, width=4, num_heads=2),
     "mixture": lambda: tfr.RealNVPVector(2, num_couplings=1, transformer="logistic_mixture"),
     "network": lambda: tfr.RealNVPVector(2, num_couplings=1, network_fn=_network),
 }

@@ -26,8 +26,8 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
     Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step
     of training, this is more than a quarter of the time until it runs. On a CPU, two of them, each
-    once, make a step of convolutions or dense layers as fast (see `benchmarks/README.md`), and a
-    third one a log density in bfloat16. Where there is a GPU, whose convolutions need another
+    once, make a step of affine couplings as fast (see `benchmarks/README.md`), and a third one a
+    log density in bfloat16. Where there is a GPU, whose convolutions need another
     layout, and where options were set by `tf.config.optimizer`, all stays as it is.
 
     A function has to be called in the context each time, or it is rewritten anew.

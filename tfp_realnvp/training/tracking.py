@@ -10,11 +10,11 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector
+from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector, SigmoidAffine
 from tfp_realnvp.distributions import find_condition_spec, route
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
-from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv
+from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
 
 __all__ = [
     "TrackedVariables",
@@ -215,7 +215,7 @@ def find_scales(
 def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     """Returns whether TensorFlow's rewrites of a graph may make steps of training faster on a CPU.
 
-    They do not for affine couplings with networks of convolutions or dense layers, but do for
+    They do not for affine couplings with networks of this package without `attention`, but do for
     attention and for mixtures (see `benchmarks/README.md`). For other networks it is not known.
 
     Args:
@@ -223,8 +223,8 @@ def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(
-        type(coupling.network) in (ConvResNet, DenseResNet, ShallowConv)
+        type(coupling.network) in (ConvResNet, DenseResNet, ShallowConv, VisionTransformer)
         and getattr(coupling.network, "attention", None) is None
-        and isinstance(coupling.transformer, Affine)
+        and isinstance(coupling.transformer, (Affine, SigmoidAffine))
         for coupling in couplings
     )
