@@ -55,12 +55,13 @@ def main(argv: list[str]) -> None:
     # A run goes on with its own flags only.
     own = ("dataset", "image_size", "condition", "num_filters", "seed")
     run, record = json.dumps({name: FLAGS[name].value for name in own}), output_dir / "flags.json"
-    if record.exists() and record.read_text() != run:
+    if not record.exists():
+        record.write_text(run)
+    elif record.read_text() != run:
         raise app.UsageError(
             f"{output_dir} has a run of other flags, {record.read_text()}, and not of {run}; "
             "choose another --output_dir."
         )
-    record.write_text(run)
 
     # The data: batches of gray levels, uint8 [B, H, W, C], or of tuples of these and labels [B].
     settings = {
