@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 
 import flow_testing as ft
 import keras
@@ -10,6 +12,7 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
 from tfp_realnvp.evaluation.classifier import expected_calibration_error
+from tfp_realnvp.evaluation.noise_samples import NoiseSamples
 
 tfd = tfp.distributions
 
@@ -47,6 +50,47 @@ def test_evaluations_agree(flow):
     # The noise agrees, too: another seed gives another result.
     other = evaluation.bits_per_dim(flow, _IMAGES, seed=seed + 1, batch_size=batch_size)
     assert abs(other.bits_per_dim - result.bits_per_dim) > 1e-4
+
+
+@pytest.mark.graph
+def test_a_model_is_traced_once_and_its_new_weights_count(monkeypatch):
+    traces = []
+    predict_step = NoiseSamples.predict_step
+    monkeypatch.setattr(
+        NoiseSamples,
+        "predict_step",
+        lambda self, data: traces.append(self.num_samples) or predict_step(self, data),
+    )
+    flow = ft.flow_distribution(_SHAPE, num_couplings=1)
+    model = tfr.FlowModel(flow)
+    images = _IMAGES[:4]
+
+    def scores():
+        result = evaluation.bits_per_dim(model, images, num_samples=2)
+        return [result.importance_weighted, *tfr.log_prob(model, images, num_samples=2)]
+
+    before = scores()
+    assert scores() == before and traces == [2]
+    evaluation.bits_per_dim(model, images)
+    evaluation.bits_per_dim(model, images, num_samples=2, seed=1)
+    assert traces == [2, 1, 2]
+    for variable in model.trainable_variables:
+        variable.assign(1.1 * variable)
+    after = scores()
+    assert traces == [2, 1, 2]
+    assert np.abs(np.subtract(after, before)).min() > 1e-3
+    expected = _by_hand(flow, images, 2, 0)
+    expected = np.logaddexp.reduce(expected, axis=0) - np.log(2)
+    np.testing.assert_allclose(after[1:], expected, rtol=1e-5)
+
+
+def test_a_model_that_was_evaluated_can_be_freed():
+    model = tfr.FlowModel(ft.flow_distribution(_SHAPE, num_couplings=1))
+    evaluation.bits_per_dim(model, _IMAGES[:1])
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
 
 
 def test_draws_against_numpy(flow):

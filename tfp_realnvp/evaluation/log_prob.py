@@ -54,11 +54,11 @@ def log_prob(
 
     Args:
       model: a `FlowModel`; or the distribution of one, with uniform noise. A model is traced at its
-        first call, and again for a smaller last batch; a distribution at each call.
+        first call with a number of samples, and again for a smaller last batch; a distribution at
+        each call.
       data: events [N, H, W, C] or [N, D], or whatever else `FlowModel.predict` takes.
       conditional_input: conditions of the events [N, ...], if the distribution takes any.
-      num_samples: number of noise samples K, each of which takes a pass of the networks. With more
-        than one, a model is traced at each call.
+      num_samples: number of noise samples K, each of which takes a pass of the networks.
       **kwargs: as in `FlowModel.predict`, for example `batch_size`.
 
     Returns:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
+import weakref
+from collections.abc import Hashable
 from typing import Any, TypeVar
 
 import keras
@@ -18,6 +20,9 @@ from tfp_realnvp.training.flow_model import FlowModel
 __all__ = ["NoiseSamples", "check_no_weights", "log_mean_exp"]
 
 Model = TypeVar("Model", bound="NoiseSamples")
+
+# What `NoiseSamples.of` returned for each `FlowModel`, by its arguments.
+_known: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
 
 class NoiseSamples(FlowModel):
@@ -42,6 +47,9 @@ class NoiseSamples(FlowModel):
     ) -> Model:
         """Returns the model of a `FlowModel`, or of a distribution.
 
+        For a `FlowModel` and equal arguments it returns the same model each time, which has traced
+        its step. Models of subclasses have attributes of their own, and are new.
+
         Args:
           model: a `FlowModel` or a distribution.
           caller: name that begins error messages.
@@ -51,7 +59,7 @@ class NoiseSamples(FlowModel):
           seed: as in `FlowModel`; by default that of `model`.
 
         Raises:
-          TypeError: if `model` is neither.
+          TypeError: if `model` is neither, or `dequantize` is not a bool.
           ValueError: if `num_samples` is not positive, or values get no noise and there are several
             samples or a `dequantizer`; or as in `FlowModel`.
         """
@@ -66,21 +74,25 @@ class NoiseSamples(FlowModel):
             seed = model.seed if seed is None else seed
         if dequantize is None and dequantizer is not None:
             dequantize = True
+        if dequantize is not None:
+            dequantize = validation.flag(dequantize, f"{caller}: expected a bool as dequantize")
         if dequantize is False and dequantizer is not None:
             raise ValueError(f"{caller}: expected no dequantizer with dequantize=False.")
+        seed = validation.int32(0 if seed is None else seed, f"{caller}: expected an int32 seed")
+        is_kept = isinstance(model, FlowModel) and cls is NoiseSamples
+        known = _known.setdefault(model, {}) if is_kept else {}
+        key = (num_samples, dequantize, id(dequantizer), seed)
+        if key in known:
+            return known[key]
         with strategy.scope():
-            samples = cls(
-                distribution,
-                dequantize=dequantize,
-                dequantizer=dequantizer,
-                seed=0 if seed is None else seed,
-            )
+            samples = cls(distribution, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
         if num_samples > 1 and not samples.dequantize:
             raise ValueError(
                 f"{caller}: expected one noise sample for values without noise, got {num_samples}; "
                 "dequantize=True adds noise."
             )
         samples.num_samples = num_samples
+        known[key] = samples
         return samples
 
     def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
