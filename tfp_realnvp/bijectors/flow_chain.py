@@ -180,7 +180,8 @@ def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, nam
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors
-        if any(isinstance(module, FlowBijector) for module in (part, *part.submodules))
+        if isinstance(part, FlowBijector)
+        or any(isinstance(module, FlowBijector) for module in part.submodules)
     }
     ranks = {*by_name.values(), *([] if event_ndims is None else [event_ndims])}
     if len(ranks) > 1:

@@ -201,6 +201,8 @@ class FlowModel(BatchModel, SavableModel):
         self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
         self._gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
+        # Keras tracks lists that are attributes, but nothing that a function returns.
+        self._bijectors = lambda: bijectors
         self._guard = FiniteGuard(
             lambda: [v for part in bijectors for v in part.variables_set_in_training]
         )
@@ -388,13 +390,11 @@ class FlowModel(BatchModel, SavableModel):
         Otherwise the graph of a step has the operations for it, as it has with a strategy. If the
         log density of the batch is not finite, nothing is set, and the step says why.
         """
-        modules = [self.distribution, *filter(None, [self.dequantizer])]
-        bijectors = tracking.find_bijectors(modules)
-        norms = [part for part in bijectors if isinstance(part, ActNorm)]
+        norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
         if not to_set:
             return
-        statistics = [v for part in bijectors for v in part.variables_set_in_training]
+        statistics = [v for part in self._bijectors() for v in part.variables_set_in_training]
         before = [tf.convert_to_tensor(variable) for variable in statistics]
         is_valid = False
         try:
