@@ -433,7 +433,8 @@ class FlowModel(BatchModel, SavableModel):
             with self.distribute_strategy.scope():
                 self.step_rates = StepRates(self.steps_per_execution)
         super().make_train_function(force)
-        train_function = self._with_few_rewrites(self.train_function)
+        train_function = self._as_one_graph(self.train_function, self.train_step)
+        train_function = self._with_few_rewrites(train_function)
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
@@ -447,7 +448,8 @@ class FlowModel(BatchModel, SavableModel):
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = self._with_few_rewrites(self.test_function, fuse=True)
+            test_function = self._as_one_graph(self.test_function, self.test_step)
+            self.test_function = self._with_few_rewrites(test_function, fuse=True)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Callable[[Any], Any]:
@@ -456,6 +458,35 @@ class FlowModel(BatchModel, SavableModel):
             super().make_predict_function(force)
             self.predict_function = self._with_few_rewrites(self.predict_function, fuse=True)
         return self.predict_function
+
+    def _as_one_graph(
+        self, function: Callable[[Any], Any], step: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
+        """Returns Keras's function of an iterator, with the graph of a step that is not nested.
+
+        That of Keras has the graph of the step within another one, into which TensorFlow has to
+        copy it: first steps take up to a quarter more time (see `benchmarks/README.md`).
+        """
+        with self.distribute_strategy.scope():
+            has_strategy = tf.distribute.has_strategy()
+        if has_strategy or self.run_eagerly or self.jit_compile or self.steps_per_execution > 1:
+            return function
+
+        def none_if_optional(value: Any) -> Any:
+            return None if isinstance(value, tf.experimental.Optional) else value
+
+        @functools.partial(tf.function, reduce_retracing=True)
+        @tf.autograph.experimental.do_not_convert
+        def next_step(iterator: tf.data.Iterator) -> Any:
+            # Generators of Keras have an empty optional in place of each `None`.
+            return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
+
+        def one_graph(iterator: Any) -> Any:
+            # `train_on_batch` has another iterator, of one batch.
+            is_dataset = isinstance(iterator, tf.data.Iterator)
+            return next_step(iterator) if is_dataset else function(iterator)
+
+        return one_graph
 
     def _with_few_rewrites(
         self, function: Callable[[Any], Any], fuse: bool = False
