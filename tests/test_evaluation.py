@@ -82,6 +82,9 @@ def test_a_model_is_traced_once_and_its_new_weights_count(monkeypatch):
     expected = _by_hand(flow, images, 2, 0)
     expected = np.logaddexp.reduce(expected, axis=0) - np.log(2)
     np.testing.assert_allclose(after[1:], expected, rtol=1e-5)
+    # Another distribution in the same model.
+    model.distribution = _uniform()
+    assert evaluation.bits_per_dim(model, images, num_samples=2).bits_per_dim == pytest.approx(8.0)
 
 
 def test_a_model_that_was_evaluated_can_be_freed():

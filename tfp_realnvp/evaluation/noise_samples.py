@@ -81,7 +81,8 @@ class NoiseSamples(FlowModel):
         seed = validation.int32(0 if seed is None else seed, f"{caller}: expected an int32 seed")
         is_kept = isinstance(model, FlowModel) and cls is NoiseSamples
         known = _known.setdefault(model, {}) if is_kept else {}
-        key = (num_samples, dequantize, id(dequantizer), seed)
+        # The kept model refers to both objects, so that no other one can get their `id`.
+        key = (id(distribution), id(dequantizer), num_samples, dequantize, seed)
         if key in known:
             return known[key]
         with strategy.scope():

@@ -26,9 +26,9 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
     Before the first run of a graph TensorFlow rewrites it by a dozen optimizers, twice. For a step
     of training, this is more than a quarter of the time until it runs. On a CPU, two of them, each
-    once, make a step of affine couplings as fast (see `benchmarks/README.md`), and a third one a
-    log density in bfloat16. Where there is a GPU, whose convolutions need another
-    layout, and where options were set by `tf.config.optimizer`, all stays as it is.
+    once, make a step of affine couplings as fast, and log densities with a third one (see
+    `benchmarks/README.md`). Where there is a GPU, whose convolutions need another layout, and where
+    options were set by `tf.config.optimizer`, all stays as it is.
 
     A function has to be called in the context each time, or it is rewritten anew.
 
@@ -42,8 +42,8 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
     9.0
 
     Args:
-      fuse: whether convolutions are fused with the sums and activations that follow. Steps of
-        training gain nothing from it.
+      fuse: whether convolutions are fused with the sums and activations that follow. Log densities
+        in bfloat16 need it; steps of training gain nothing from it.
     """
     context = private_api.eager_context()
     options = context.function_call_options

@@ -462,10 +462,16 @@ class FlowModel(BatchModel, SavableModel):
     def _as_one_graph(
         self, function: Callable[[Any], Any], step: Callable[[Any], Any]
     ) -> Callable[[Any], Any]:
-        """Returns Keras's function of an iterator, with the graph of a step that is not nested.
+        """Returns a function of an iterator whose graph is that of a step.
 
-        That of Keras has the graph of the step within another one, into which TensorFlow has to
-        copy it: first steps take up to a quarter more time (see `benchmarks/README.md`).
+        Keras makes two graphs, one of a step and one that calls it. TensorFlow then copies the
+        first into the second, so that first steps take up to a quarter more time (see
+        `benchmarks/README.md`). With a strategy, XLA or several steps in an execution, and for
+        other iterators, the function is that of Keras.
+
+        Args:
+          function: of an iterator, made by Keras.
+          step: of a batch.
         """
         with self.distribute_strategy.scope():
             has_strategy = tf.distribute.has_strategy()
