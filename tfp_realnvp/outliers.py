@@ -40,7 +40,7 @@ _PNG_CHANNELS = (1, 3)
 
 
 def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) -> np.ndarray:
-    """Returns the distance between the mean log p of a group and that of reference events.
+    """Returns how far the mean log p of a group is from the mean over reference events.
 
     For a group of M events the score is, in nats,
 
@@ -74,8 +74,7 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     Args:
       log_probs: log densities [N] in nats. Groups are consecutive: events 0 to M - 1, and so on.
       reference_log_probs: log densities [R] of data like those of training. They should not be
-        those of the held-out events that `p_values` compares with, whose guarantee is otherwise
-        only approximate.
+        the held-out events that `p_values` compares with: its guarantee would be approximate.
       group_size: number M of events in a group, a divisor of N.
 
     Returns:
@@ -231,7 +230,7 @@ def committee(log_probs: Any) -> np.ndarray:
 
 
 def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
-    """Returns conformal p-values: how unusual each score is among those of held-out data.
+    """Returns conformal p-values: how unusual each score is among the held-out scores.
 
     With the scores s_1 … s_n of held-out data, the p-value of a score s is
 

@@ -83,7 +83,7 @@ class Coupling(FlowBijector):
             parameters, [B, H, W, P c]; for vectors from [B, k] to [B, P c]. It gets the keyword
             arguments `training`, `conditional_input` and `statistics` (of `batch_norm`) if it has
             them. A layer that contains a `ConvResNet` has to take `statistics` and hand it on: else
-            batch statistics are those of one replica, without sample weights. Its dtype may differ
+            batch statistics average over one replica, without sample weights. Its dtype may differ
             from `dtype`.
           transformer: the elementwise bijection. A copy shares it, as it shares the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or

@@ -95,8 +95,8 @@ class ChannelMask:
     """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
     Parity 0 keeps the first channels and transforms the others, parity 1 the other way round. The
-    input of the network is the kept channels. With a permutation p of the channels, first channels
-    are those in the order p[0], p[1], ...; the result of the coupling has the order of its input.
+    input of the network is the kept channels. With a permutation p, the channels count in the
+    order p[0], p[1], ...; the result of the coupling has the order of its input.
 
     #### Example
 
@@ -179,7 +179,7 @@ class ChannelMask:
     def _sizes(self, channels: int) -> list[int]:
         if self.permutation is not None and channels != len(self.permutation):
             expected = f"ChannelMask: expected {len(self.permutation)} channels"
-            raise ValueError(f"{expected}, those of its permutation, got {channels}.")
+            raise ValueError(f"{expected}, the length of its permutation, got {channels}.")
         if self.num_first is None:
             if channels % 2:
                 message = f"ChannelMask: expected an even number of channels, got {channels}."
@@ -278,7 +278,7 @@ class SpatialMask:
         return channels // 2
 
     def _order(self, height: int, width: int) -> tf.Tensor:
-        """Returns the indices of the kept positions, then those of the others, [H W]."""
+        """Returns the indices of the kept positions, then of the changed positions, [H W]."""
         rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])

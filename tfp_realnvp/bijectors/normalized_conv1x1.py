@@ -38,8 +38,8 @@ class NormalizedConv1x1:
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    It has the results of both, with half of the operations. An observer of the pass gets them as
-    those of the convolution. The shift is subtracted before the product, since a bias after it
+    It has the results of both, with half of the operations. An observer of the pass gets one
+    report, for the convolution. The shift is subtracted before the product, since a bias after it
     would lose digits where the shift is large.
     """
 

@@ -43,7 +43,7 @@ class Squeeze(FlowBijector):
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6 and figure 3; the
-    second order is that of the authors' code.
+    authors' code has the second order.
     """
 
     def __init__(

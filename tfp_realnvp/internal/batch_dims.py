@@ -49,7 +49,7 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
 def _static_batch(
     shape: tf.TensorShape, ndims: int, other_shape: tf.TensorShape, other_ndims: int
 ) -> tf.TensorShape:
-    """Returns the static leading shape to which those of events and conditions broadcast."""
+    """Returns the static shape to which the leading shapes of both broadcast."""
     try:
         return tf.broadcast_static_shape(_leading(shape, ndims), _leading(other_shape, other_ndims))
     except ValueError as error:

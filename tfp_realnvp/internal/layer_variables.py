@@ -17,8 +17,8 @@ class LayerVariables(Sequence):
     """A live view of a layer's variables as `tf.Variable`s.
 
     `tf.Module` collects `tf.Variable`s from attributes and looks into sequences, but a Keras 3
-    variable only wraps one. The view links the flags `trainable` of both: Keras sets that of its
-    variable only, while TFP and gradient tapes read that of the `tf.Variable`.
+    variable only wraps one. The view links the flags `trainable` of both: Keras sets the flag of
+    its variable only, while TFP and gradient tapes read the flag of the `tf.Variable`.
     """
 
     def __init__(self, layer: keras.layers.Layer) -> None:

@@ -126,7 +126,7 @@ OVERRIDDEN = {
         "_lookup": _ONE_PASS,
     },
     tfd.Distribution: {
-        "_call_sample_n": "the cache knows samples by identity; those of `_sample_n` are reshaped",
+        "_call_sample_n": "the cache knows samples by identity; `_sample_n` returns reshaped ones",
     },
     keras.Model: {
         "_maybe_symbolic_build": "gets the data before the first step; fails with several workers",
@@ -145,7 +145,7 @@ INHERITED = {
         "_get_variable_index": "the place of a variable among those the optimizer was built for",
         "_trainable_variables": "the variables that the optimizer was built for",
         "_use_weight_decay": "whether a variable decays",
-        "_var_key": "tells variables apart, also those of replicas",
+        "_var_key": "tells variables apart, also the copies of replicas",
     },
     BijectorCacheWithGreedyAttrs: {
         "_forward_name": "the method that the cache calls",
@@ -166,7 +166,7 @@ def set_trainable(variable: tf.Variable, trainable: bool) -> None:
 
 
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
-    """Returns a layer and all layers within it; the public `layers` is that of models only."""
+    """Returns a layer and all layers within it; only models have the public `layers`."""
     return list(layer._flatten_layers())
 
 

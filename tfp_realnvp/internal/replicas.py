@@ -44,9 +44,9 @@ class Statistics:
     """Which events the batch statistics of normalizations are taken over.
 
     Attributes:
-      are_global: whether they are those of the batch of all replicas, as in `FlowModel.fit`, and
-        not of the part of this replica. Each normalization then waits twice for the other replicas,
-        to sum `2 C + 1` numbers forward and as many backward.
+      are_global: whether statistics average over the batch of all replicas, as in
+        `FlowModel.fit`, and not only over the part of this replica. Each normalization then waits
+        twice for the other replicas, to sum `2 C + 1` numbers forward and as many backward.
       weights: weights of the events [B] of this replica, whose statistics are weighted means; or
         `None`.
     """

@@ -15,11 +15,11 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function whose call is one operation of a graph, and one of its gradient.
 
     TensorFlow traces `function` once for each list of shapes and dtypes. A graph that calls it for
-    many variables of the same shapes, as those of equal couplings, is traced faster.
+    many variables of the same shapes, such as the kernels of equal couplings, is traced faster.
 
     All shapes have to be known, and constants are made within. Otherwise the function would return
-    shapes to its gradient. XLA takes shapes as constants, and what they seem to be computed from,
-    so that it would compile again whenever a variable changes.
+    shapes to its gradient. XLA compiles shapes, and the values that they depend on, as constants:
+    it would compile again whenever a variable changes.
 
     #### Example
 

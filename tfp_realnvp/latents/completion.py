@@ -40,7 +40,7 @@ class Completion(NamedTuple):
 
     Attributes:
       samples: samples [num_samples, N, ...] of whole events, in which the known values are exactly
-        those that were passed. Their dtype is that of the events; floats for integer vectors.
+        the values passed. Their dtype is the dtype of the events; floats for integer vectors.
       r_hat: the largest R-hat of an unknown value of each event, [N]; 1 for an event without any.
       acceptance_rate: share of accepted proposals of each event after burn-in, [N].
     """

@@ -1,4 +1,4 @@
-"""Decodes latents, or conditions, between and beyond those of images or vectors."""
+"""Decodes latents between and beyond the latents of images or vectors; the same for conditions."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def swap_condition(
 ) -> np.ndarray:
     """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
 
-    The arguments, results and errors are those of `encode` and `decode`; vectors are taken as well.
+    See `encode` and `decode` for arguments, results and errors; vectors are taken as well.
 
     #### Example
 

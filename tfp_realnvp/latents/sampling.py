@@ -109,8 +109,8 @@ def extrapolate(
     """Decodes normal latents of another size than the training images (Appendix C).
 
     The networks are convolutional, so that the bijector applies to any height and width divisible
-    by 2^(num_scales - 1). A base distribution of `flow` is not used. The arguments, results and
-    errors are those of `sample_latents` and `decode`. Images as condition are resized by the flow.
+    by 2^(num_scales - 1). A base distribution of `flow` is not used. See `sample_latents`
+    and `decode` for arguments, results and errors.
 
     #### Example
 

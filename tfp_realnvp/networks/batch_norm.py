@@ -47,7 +47,7 @@ def batch_norm(
       moving_mean: [C].
       moving_variance: [C].
       training: whether to normalize by the batch.
-      statistics: of which events batch statistics are, and with which weights.
+      statistics: the events that batch statistics average over, and their weights.
       momentum: momentum of the moving statistics.
       epsilon: added to the variance.
 

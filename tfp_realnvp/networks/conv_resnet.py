@@ -234,7 +234,7 @@ class ConvResNet(Conditioner):
           inputs: the kept half of images.
           training: whether to normalize by batch statistics, and to update the moving ones.
           conditional_input: [B, *conditional_event_shape], if that is declared.
-          statistics: of which events batch statistics are, and with which weights.
+          statistics: the events that batch statistics average over, and their weights.
         """
         if not training:
             return self._inference(inputs, conditional_input)

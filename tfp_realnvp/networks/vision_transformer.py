@@ -30,8 +30,8 @@ class VisionTransformer(Conditioner):
 
     Its output starts at zero. With a transformer for which parameters of zero mean the identity, as
     `Affine`, a coupling starts as the identity.
-    `norm` is layer normalization, gelu its tanh form. Height and width are those that the network
-    is built for. A vector or an image as condition is added to the first h by a linear map.
+    `norm` is layer normalization, gelu its tanh form. The network is built for one height
+    and width. A vector or an image as condition is added to the first h by a linear map.
 
     Weights of one kind are one variable for all blocks, with the block as first axis. In half
     precision, sums, normalizations, softmax and the last layer are in full precision.

@@ -34,8 +34,7 @@ def draw_grid(
       column_labels: one label for each column, at the top.
       columns: as in `image_grid`, for images `[N, H, W, C]`.
       num_values: as in `image_grid`.
-      ax: the `Axes` to draw on. By default those of a new figure of pyplot, whose size is that of
-        the grid.
+      ax: the `Axes` to draw on. Defaults to a new pyplot figure of the size of the grid.
 
     Returns:
       The axes.

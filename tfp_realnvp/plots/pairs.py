@@ -24,13 +24,14 @@ def pairs(
 ) -> Any:
     """Draws columns of a table against each other, beside samples of a density of its rows.
 
-    Panels below the diagonal show rows and samples of two columns, those on the diagonal the
-    histograms of one. There are as many samples as rows: where the density is right, both look
-    alike. The rows of the lowest density are circled, and the legend names them, the lowest first.
+    Panels below the diagonal show rows and samples of two columns, panels on the diagonal
+    show histograms of one column. There are as many samples as rows: where the density is right,
+    both look alike. The rows of the lowest density are circled, and the legend names them, the
+    lowest first.
 
     Panels end a little outside of the rows, and the legend says how many samples are farther away.
-    Of more than 1,000 rows, panels show 1,000, evenly spaced, and those of the lowest density.
-    Histograms are of all rows: the share of each bin.
+    Of more than 1,000 rows, panels show 1,000, evenly spaced, and the rows of the lowest density.
+    Histograms show the share of all rows in each bin.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
@@ -39,8 +40,8 @@ def pairs(
       X: finite rows [N, D]. Columns and index of a `DataFrame` are names of columns and rows.
       columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array. By
         default all columns.
-      num_lowest: number of rows of the lowest density to circle, which are those of the lowest
-        `density.score_samples(X)`. By default 5, or 0 for a density without this method.
+      num_lowest: number of rows to circle, with the lowest `density.score_samples(X)`. Defaults
+        to 5, or to 0 for a density without this method.
 
     Returns:
       A Matplotlib `Figure` that is not registered with pyplot. Notebooks show it, and
@@ -152,7 +153,7 @@ def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str]
         )
     if len(chosen) > _MAX_PANELS:
         raise ValueError(
-            f"pairs: expected at most {_MAX_PANELS} columns, got {len(chosen)}. Choose those to "
+            f"pairs: expected at most {_MAX_PANELS} columns, got {len(chosen)}. Choose columns to "
             f"draw: pairs(density, X, columns={chosen[:4]})."
         )
     positions = [known.index(name) for name in chosen]

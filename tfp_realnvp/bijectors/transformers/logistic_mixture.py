@@ -24,8 +24,8 @@ class LogisticMixture(Transformer):
 
     The P = 3K + 2 parameters are the logits of w, m relative to K equidistant points in [-1, 1], s,
     a and b; s and a are bounded by tanh. `forward` solves for x by Newton steps within a bracket,
-    which is halved where a step leaves it. Its first and second derivatives are those of the
-    implicit function.
+    which is halved where a step leaves it. The implicit function theorem
+    gives its first and second derivatives.
 
     #### Example
 
