@@ -68,9 +68,7 @@ class InvertibleConv1x1(FlowBijector):
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
-        num_channels = validation.integer(
-            num_channels, 1, f"{name}: expected num_channels of at least 1"
-        )
+        num_channels = validation.count(num_channels, "num_channels", 1, name)
         dtype = validation.float_dtype(dtype, name)
         expected = f"{name}: expected PLUFactors as factors"
         is_valid = factors is None or isinstance(factors, PLUFactors)

@@ -134,9 +134,7 @@ class ChannelMask:
         """
         self.parity = check_parity(parity)
         if num_first is not None:
-            num_first = validation.integer(
-                num_first, 0, "ChannelMask: expected num_first of at least 0"
-            )
+            num_first = validation.count(num_first, "num_first", 0, "ChannelMask")
         self.num_first = num_first
         if permutation is not None:
             expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 __all__ = [
     "choice",
+    "count",
     "finite",
     "flag",
     "float_dtype",
@@ -41,6 +42,11 @@ def integer(value: Any, at_least: int, expected: str) -> int:
     """Returns a whole number of at least `at_least` as an `int`; 4.0 counts as 4."""
     whole = real(value, lambda x: at_least <= x < float("inf") and x == int(x), expected)
     return int(whole)
+
+
+def count(value: Any, name: str, at_least: int, caller: str) -> int:
+    """Returns the argument `name` of `caller`, a whole number of at least `at_least`."""
+    return integer(value, at_least, f"{caller}: expected {name} of at least {at_least}")
 
 
 def int32(value: Any, expected: str) -> int:

@@ -167,15 +167,12 @@ def complete(
         the log density is not finite where a chain starts.
     """
     flow = distribution_of(flow, "complete")
-    expected = "complete: expected {} of at least {}"
-    num_chains = validation.integer(num_chains, 2, expected.format("num_chains", 2))
+    num_chains = validation.count(num_chains, "num_chains", 2, "complete")
     smallest = 4 * num_chains
-    text = expected.format("num_samples", f"four of each chain, {smallest}")
-    num_samples = validation.integer(num_samples, smallest, text)
-    text = expected.format("num_burnin_steps", 1)
-    num_burnin_steps = validation.integer(num_burnin_steps, 1, text)
-    text = expected.format("num_leapfrog_steps", 1)
-    num_leapfrog_steps = validation.integer(num_leapfrog_steps, 1, text)
+    expected = f"complete: expected num_samples of at least four of each chain, {smallest}"
+    num_samples = validation.integer(num_samples, smallest, expected)
+    num_burnin_steps = validation.count(num_burnin_steps, "num_burnin_steps", 1, "complete")
+    num_leapfrog_steps = validation.count(num_leapfrog_steps, "num_leapfrog_steps", 1, "complete")
     events = np.asarray(events)
     is_known = _known(events, is_known, flow.event_shape)
     support = _Support(flow, events, is_known)

@@ -80,7 +80,7 @@ def interpolate(
             f"interpolate: expected two events of the same shape, got {np.shape(first)} and "
             f"{np.shape(second)}."
         )
-    num_steps = validation.integer(num_steps, 2, "interpolate: expected num_steps of at least 2")
+    num_steps = validation.count(num_steps, "num_steps", 2, "interpolate")
     steps = last = conditional_input
     if second_conditional_input is None:
         steps = with_axis(flow, conditional_input)
@@ -149,7 +149,7 @@ def manifold(
     if len(shape) != 1 + event_ndims or shape[0] != 4:
         axes = {3: "images [4, height, width, channels]", 1: "vectors [4, size]"}
         raise ValueError(f"manifold: expected four {axes[event_ndims]}, got shape {shape}.")
-    num_angles = validation.integer(num_angles, 1, "manifold: expected num_angles of at least 1")
+    num_angles = validation.count(num_angles, "num_angles", 1, "manifold")
     latents = encode(flow, four_images, conditional_input=conditional_input)
     if latents.shape != shape:
         raise ValueError(
@@ -267,9 +267,7 @@ def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
 
 def _linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -> np.ndarray:
     """Returns conditions [..., num_steps, *event] from `start` to `end`, in equal steps."""
-    num_steps = validation.integer(
-        num_steps, 2, "interpolate_conditions: expected num_steps of at least 2"
-    )
+    num_steps = validation.count(num_steps, "num_steps", 2, "interpolate_conditions")
     first, last = (_as_vectors(flow, condition) for condition in (start, end))
     axis = -1 - first.event_ndims
     first, last = (np.expand_dims(condition.values, axis) for condition in (first, last))

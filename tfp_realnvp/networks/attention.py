@@ -55,9 +55,7 @@ class SelfAttention(keras.layers.Layer):
           TypeError: if `num_heads` is not a number.
         """
         super().__init__(**kwargs)
-        self.num_heads = validation.integer(
-            num_heads, 1, f"{self.name}: expected num_heads of at least 1"
-        )
+        self.num_heads = validation.count(num_heads, "num_heads", 1, self.name)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, H, W, F]."""

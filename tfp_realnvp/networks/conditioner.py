@@ -103,9 +103,7 @@ class Conditioner(keras.layers.Layer):
           TypeError: if `output_channels` is not a number.
         """
         super().__init__(**kwargs)
-        self.output_channels = validation.integer(
-            output_channels, 1, f"{self.name}: expected output_channels of at least 1"
-        )
+        self.output_channels = validation.count(output_channels, "output_channels", 1, self.name)
         if checkerboard_parity is not None:
             kind, expected = type(self).__name__, f"{self.name}: expected no checkerboard_parity"
             expected = f"{expected}, a {kind} has no board"

@@ -118,15 +118,9 @@ class ConvResNet(Conditioner):
           TypeError: if one of them is not a number.
         """
         super().__init__(output_channels, **kwargs)
-        self.num_blocks = validation.integer(
-            num_blocks, 0, f"{self.name}: expected num_blocks of at least 0"
-        )
-        self.num_filters = validation.integer(
-            num_filters, 1, f"{self.name}: expected num_filters of at least 1"
-        )
-        self.num_heads = validation.integer(
-            num_heads, 0, f"{self.name}: expected num_heads of at least 0"
-        )
+        self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
+        self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
+        self.num_heads = validation.count(num_heads, "num_heads", 0, self.name)
         self.output_scale = validation.finite(
             output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0"
         )

@@ -74,12 +74,8 @@ class DenseResNet(Conditioner):
           TypeError: if a size is not a number.
         """
         super().__init__(output_channels, **kwargs)
-        self.num_blocks = validation.integer(
-            num_blocks, 0, f"{self.name}: expected num_blocks of at least 0"
-        )
-        self.num_filters = validation.integer(
-            num_filters, 1, f"{self.name}: expected num_filters of at least 1"
-        )
+        self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
+        self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
         self.activation = activation
         self._activate = keras.activations.get(activation)
         if self.takes_image:

@@ -58,9 +58,7 @@ class ShallowConv(Conditioner):
           TypeError: if one of them is not a number.
         """
         super().__init__(output_channels, **kwargs)
-        self.num_filters = validation.integer(
-            num_filters, 1, f"{self.name}: expected num_filters of at least 1"
-        )
+        self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
         self.convs = [
             self._conv(self.num_filters, 3, "conv1", "he_normal"),
             self._conv(self.num_filters, 1, "conv2", "he_normal"),
@@ -70,9 +68,7 @@ class ShallowConv(Conditioner):
             self.condition_conv = self._conv(
                 self.num_filters, 3, "condition_conv", "zeros", use_bias=False
             )
-        self.num_heads = validation.integer(
-            num_heads, 0, f"{self.name}: expected num_heads of at least 0"
-        )
+        self.num_heads = validation.count(num_heads, "num_heads", 0, self.name)
         self.attention = None
         if self.num_heads:
             options = {"dtype": self.dtype_policy, "name": "attention"}

@@ -75,15 +75,9 @@ class VisionTransformer(Conditioner):
           TypeError: if one of them is not a number.
         """
         super().__init__(output_channels, **kwargs)
-        self.num_blocks = validation.integer(
-            num_blocks, 1, f"{self.name}: expected num_blocks of at least 1"
-        )
-        self.num_filters = validation.integer(
-            num_filters, 1, f"{self.name}: expected num_filters of at least 1"
-        )
-        self.num_heads = validation.integer(
-            num_heads, 1, f"{self.name}: expected num_heads of at least 1"
-        )
+        self.num_blocks = validation.count(num_blocks, "num_blocks", 1, self.name)
+        self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
+        self.num_heads = validation.count(num_heads, "num_heads", 1, self.name)
         expected = f"{self.name}: expected num_filters that are a multiple of the num_heads"
         is_multiple = self.num_filters % self.num_heads == 0
         validation.require(is_multiple, expected, (self.num_filters, self.num_heads))

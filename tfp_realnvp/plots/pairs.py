@@ -74,7 +74,7 @@ def pairs(
         )
     if num_lowest is None:
         num_lowest = _NUM_LOWEST if is_scored else 0
-    num_lowest = validation.integer(num_lowest, 0, "pairs: expected num_lowest of at least 0")
+    num_lowest = validation.count(num_lowest, "num_lowest", 0, "pairs")
     if num_lowest and not is_scored:
         raise TypeError(
             "pairs: expected a density with a method score_samples(X), got "

@@ -59,9 +59,7 @@ class LogisticMixture(Transformer):
         """
         super().__init__(name="logistic_mixture")
         name = "LogisticMixture"
-        self.num_components = validation.integer(
-            num_components, 1, f"{name}: expected num_components of at least 1"
-        )
+        self.num_components = validation.count(num_components, "num_components", 1, name)
         self.max_log_scale = validation.positive(
             max_log_scale, f"{name}: expected a positive max_log_scale"
         )

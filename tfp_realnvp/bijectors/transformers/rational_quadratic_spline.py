@@ -78,7 +78,7 @@ class RationalQuadraticSpline(Transformer):
         """
         super().__init__(name="rational_quadratic_spline")
         name = "RationalQuadraticSpline"
-        self.num_bins = validation.integer(num_bins, 2, f"{name}: expected num_bins of at least 2")
+        self.num_bins = validation.count(num_bins, "num_bins", 2, name)
         self.bound = validation.positive(bound, f"{name}: expected a positive bound")
         expected = f"{name}: expected a min_bin_size in (0, 1 / num_bins)"
         self.min_bin_size = validation.real(min_bin_size, lambda x: 0 < x < 1 / num_bins, expected)
