@@ -43,7 +43,6 @@ def test_bits_per_dim_of_the_card(name):
 
 @pytest.mark.full
 def test_other_defaults(monkeypatch):
-    # Their configurations name few options, and their files have variables by position.
     images, labels = ft.grey_levels(4, (8, 8, 1)) % 17, np.arange(4)
 
     def log_prob():

@@ -304,6 +304,7 @@ def test_a_changed_default_changes_no_saved_model(tmp_path, monkeypatch):
         models[name] = tfr.FlowModel(flow)
         models[name].save(tmp_path / f"{name}.keras")
     other_defaults(monkeypatch)
+    assert tfr.BatchNormalization().parameters["epsilon"] == pytest.approx(0.7e-4)
     for name, model in models.items():
         assert_same(model, keras.models.load_model(tmp_path / f"{name}.keras"))
 

@@ -20,7 +20,6 @@ from tfp_realnvp.bijectors import (
     SpatialMask,
     Transformer,
 )
-from tfp_realnvp.serialization import defaults
 
 __all__ = [
     "deserialize_dequantizer",
@@ -106,16 +105,6 @@ def deserialize_dequantizer(
     if config is None:
         return None
     expected = distributions.VariationalDequantization
-    if config.get("class_name") == expected.__name__:
-        # As Keras serializes it: the form of 0.2.0.
-        arguments = {
-            name: {"kind": "keras", "config": value} if isinstance(value, dict) else value
-            for name, value in config["config"].items()
-        }
-        name = f"tfp_realnvp.distributions.{expected.__name__}"
-        config = {"kind": "object", "class": name, "arguments": arguments}
-    elif "class_name" in config:
-        config = {"kind": "keras", "config": config}
     return _deserialize(config, expected, "a VariationalDequantization")
 
 
@@ -270,8 +259,7 @@ class _Deserializer:
     def _object(self, config: dict[str, Any]) -> Any:
         found = find_class(config["class"])
         arguments = {name: self.restore(value) for name, value in config["arguments"].items()}
-        is_ours = config["class"].startswith("tfp_realnvp.")
-        return found(**(defaults.completed(found, arguments) if is_ours else arguments))
+        return found(**arguments)
 
 
 def find_class(path: Any) -> type:

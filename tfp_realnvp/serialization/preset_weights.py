@@ -71,9 +71,6 @@ def check_weights(model: keras.Model, declared: Arrays, path: pathlib.Path) -> N
     """Raises `ValueError` unless the model has the declared arrays and no others."""
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)
-    numbered = _with_positions(expected, model)
-    if numbered.keys() == declared.keys():
-        expected = numbered
     for name in sorted({*expected, *declared}):
         here, there = (
             "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
@@ -97,15 +94,3 @@ def check_finite(model: keras.Model, path: pathlib.Path) -> None:
                 f"from_preset: expected finite weights in {path}, got {number:,} of "
                 f"{values.size:,} values of {weight.path} that are not."
             )
-
-
-def _with_positions(expected: dict[str, Any], model: keras.Model) -> dict[str, Any]:
-    """Returns the arrays of a file of 0.2.0: variables outside networks are there by position."""
-    layer = getattr(model, "other_variables", None)
-    positions = {} if layer is None else {v.name: i for i, v in enumerate(layer.wrapped)}
-
-    def renamed(name: str) -> str:
-        head, _, tail = name.rpartition("/")
-        return f"{head}/{positions.get(tail, tail)}"
-
-    return {renamed(name): array for name, array in expected.items()}

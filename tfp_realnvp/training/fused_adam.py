@@ -130,25 +130,6 @@ class FusedAdam(keras.optimizers.Adam):
             for group, shape in zip(self._packing.groups, shapes, strict=True)
         )
 
-    def load_own_variables(self, store: Any) -> None:
-        """Reads the variables; in files of 0.2.0 each variable has two moments of its own."""
-        if not self.built:
-            # There are no moments yet. Keras warns and reads nothing.
-            super().load_own_variables(store)
-            return
-        first = len(self.variables) - sum(map(len, self._moments))
-        last = first + 2 * len(self._trainable_variables)
-        if len(store.keys()) != last or last == len(self.variables):
-            super().load_own_variables(store)
-            return
-        values = [tf.convert_to_tensor(store[str(i)][()]) for i in range(last)]
-        for variable, value in zip(self.variables[:first], values[:first], strict=True):
-            variable.assign(value)
-        packed = [self._packing.pack(values[first + i :: 2]) for i in range(2)]
-        for moments, *loaded in zip(self._moments, *packed, strict=True):
-            for moment, value in zip(moments, loaded, strict=False):
-                moment.assign(value)
-
     def _group_of(self, variable: Any) -> Group:
         """Returns the group in which a variable is updated."""
         decays = bool(self.weight_decay) and self._use_weight_decay(variable)

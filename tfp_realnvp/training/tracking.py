@@ -55,10 +55,9 @@ class TrackedVariables(keras.layers.Layer):
 
     def __init__(self, variables: Mapping[str, tf.Variable], name: str) -> None:
         super().__init__(name=name)
-        # Those that are trained come first, as in files of 0.2.0, which have positions.
         self.wrapped = [
             keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=key)
-            for key, v in sorted(variables.items(), key=lambda item: not item[1].trainable)
+            for key, v in variables.items()
         ]
         for variable in self.wrapped:
             link_trainable(variable)
@@ -71,15 +70,14 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name; in files of 0.2.0 their positions are the names.
+        """Reads the variables by name.
 
         Raises:
           ValueError: if the file lacks a variable, or has others.
         """
-        names, names_of_file = [variable.name for variable in self.wrapped], set(store.keys())
-        positions = [str(i) for i in range(len(names))]
-        keys = positions if names_of_file == set(positions) else names
-        missing, others = sorted(set(keys) - names_of_file), sorted(names_of_file - set(keys))
+        names = {variable.name for variable in self.wrapped}
+        names_of_file = set(store.keys())
+        missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
             # After an error Keras looks in another place of the file, where there is nothing.
             if names_of_file or not self._refusal:
@@ -88,8 +86,8 @@ class TrackedVariables(keras.layers.Layer):
                     f"{_some(missing)}, and with {_some(others)} instead."
                 )
             raise ValueError(self._refusal)
-        for variable, key in zip(self.wrapped, keys, strict=True):
-            variable.assign(store[key])
+        for variable in self.wrapped:
+            variable.assign(store[variable.name])
 
 
 def variable_names(module: tf.Module, root: str) -> dict[int, str]:
