@@ -907,6 +907,40 @@ def test_a_gradient_that_is_not_finite_is_named(way):
     _assert_equal(_values(model.distribution.variables), before)
 
 
+def test_the_graph_that_runs_names_the_part():
+    model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
+    model.compile()
+    model.fit(_dataset(_POINTS), verbose=0)
+    # The graph with weights has another first part.
+    model.fit(_dataset({"image": _POINTS, "sample_weight": np.ones(8)}), verbose=0)
+    with pytest.raises(tfr.NonFiniteLossError, match="first in the data"):
+        model.fit(_dataset(np.full([4, 2], np.nan, np.float32)), verbose=0)
+
+
+def test_predict_leaves_evaluate_its_parts():
+    model = _model()
+    images, weights = _IMAGES.astype(np.float32), np.ones(8)
+    model.evaluate(_dataset({"image": images, "sample_weight": weights}), verbose=0)
+    model.predict(_dataset(images), verbose=0)
+    with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
+        model.evaluate(_dataset({"image": images, "sample_weight": -weights}), verbose=0)
+
+
+@pytest.mark.eager
+@pytest.mark.parametrize("invert", [tfb.Invert, lambda part: tfb.Invert(tfr.FlowChain([part]))])
+def test_an_inverted_bijector_that_overflows_is_named(invert):
+    coupling = tfr.AffineCoupling(
+        tfr.ChannelMask(), tfr.DenseResNet(2, num_filters=2), event_ndims=1
+    )
+    flow = tfr.FlowChain([invert(coupling), tfr.ActNorm(event_ndims=1)])
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    model.compile()
+    coupling.scale.assign(-1e4)
+    coupling.network.output_bias.assign([1.0, 1.0])
+    with pytest.raises(tfr.NonFiniteLossError, match=f"first in the bijector {coupling.name};"):
+        model.fit(_POINTS, verbose=0)
+
+
 # Data that cannot be trained on.
 
 

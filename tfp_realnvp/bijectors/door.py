@@ -308,7 +308,7 @@ class Door(tfb.Bijector):
                 for what, tensor in ((kind, value), ("log dets", log_det))
             ]
             value, log_det = _after(assertions, value), _after(assertions, log_det)
-        if inverse and p.observer is not None:
+        if p.observer is not None:
             p.observer(self, value, log_det)
         return value, log_det
 

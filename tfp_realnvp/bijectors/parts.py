@@ -91,7 +91,7 @@ class _TFPBijector:
     def _checked_results(self, value: tf.Tensor, log_det: tf.Tensor, p: Pass, inverse: bool) -> Any:
         if p.terms is not None:
             p.terms.require(self._bijector.name)
-        if inverse and p.observer is not None:
+        if p.observer is not None:
             p.observer(self._bijector, value, log_det)
         return value, log_det
 

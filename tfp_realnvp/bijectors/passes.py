@@ -69,7 +69,7 @@ class Pass:
         checked and has the leading shape of the events; otherwise as the caller gave it, or `None`.
       recompute: whether gradients compute the activations of the networks again.
       statistics: of which events batch statistics are, and with which weights.
-      observer: called as `observer(bijector, x, ildj)` after each inverse pass of a part, inner
+      observer: called as `observer(bijector, value, log_det)` after each pass of a part, inner
         parts first.
       terms: gets the terms of log dets by position.
     """

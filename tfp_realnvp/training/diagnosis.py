@@ -19,6 +19,10 @@ __all__ = ["FiniteGuard", "FiniteRecord", "NonFiniteLossError", "warn_unless_fin
 _GRADIENT = "the gradient"
 
 
+class _Expectation(str):
+    """What the data have to be: the message of a `ValueError`."""
+
+
 class NonFiniteLossError(ArithmeticError):
     """A training step gave a loss or gradient that is not finite. The weights were not changed.
 
@@ -55,7 +59,7 @@ class FiniteRecord:
     """
 
     def __init__(self) -> None:
-        self.names: list[str | ValueError] = []
+        self.names: list[str] = []
         self._sums: list[tf.Tensor] = []
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
@@ -73,7 +77,7 @@ class FiniteRecord:
           is_valid: a scalar `bool`.
           message: of the `ValueError` that `FiniteGuard.raise_failure` raises.
         """
-        self.names.append(ValueError(message))
+        self.names.append(_Expectation(message))
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
@@ -128,13 +132,14 @@ class FiniteGuard:
         """
         self._find_statistics = find_statistics
         self._statistics: tuple[tf.Variable, ...] = ()
-        # The first step that was not finite, the index of its first such part, and the position of
-        # the first such element in the packed gradients; or -1, -1, -1.
+        # The first step that was not finite, the number of the name of its first such part, and the
+        # position of the first such element in the packed gradients; or -1, -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable(
             [-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=first
         )
-        self._names: list[str | ValueError] = []
+        # The parts of all graphs that check: those of several graphs may be in use.
+        self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
 
     def statistics(self) -> list[tf.Tensor]:
@@ -175,14 +180,17 @@ class FiniteGuard:
         record_of_sums.add("the sum over the batch or the penalty", *total)
         if record_of_sums.names:
             are_finite = tf.concat([are_finite, record_of_sums.are_finite()], axis=0)
-        self._names, self._packing = record.names + record_of_sums.names, packing
+        names = record.names + record_of_sums.names
+        numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
+        self._packing = packing
         failure = tf.convert_to_tensor(self._failure)
         fails, failed_before = tf.reduce_any(are_finite < 1), failure[0] >= 0
         position = tf.constant(-1, tf.int64)
         if gradients:
             # Which one is not finite is found after a failure alone.
             position = tf.cond(fails, lambda: _first_not_finite(gradients), lambda: position)
-        new_failure = tf.stack([step, tf.argmax(are_finite < 1), position])
+        part = tf.gather(tf.constant(numbers, tf.int64), tf.argmax(are_finite < 1))
+        new_failure = tf.stack([step, part, position])
         is_first = fails & tf.logical_not(failed_before)
         replicas.assign(self._failure, tf.where(is_first, new_failure, failure))
         return tf.logical_not(fails | failed_before)
@@ -211,9 +219,9 @@ class FiniteGuard:
         if step < 0:
             return
         self.reset()
-        name = self._names[part]
-        if isinstance(name, ValueError):
-            raise ValueError(*name.args)
+        name = list(self._numbers)[part]
+        if isinstance(name, _Expectation):
+            raise ValueError(name)
         if name == _GRADIENT:
             name = f"{_GRADIENT} of {variables[self._packing.index_of(position)].path}"
         if not name.startswith("the data"):
