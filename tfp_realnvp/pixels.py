@@ -100,18 +100,21 @@ def gray_level_conditions(
     """Returns what holds for gray levels: scalars `bool`, each with what is expected, and advice.
 
     Args:
-      images: an array or a tensor of at least one value.
+      images: an array or a tensor of at least one value. An array stays on the host.
       num_values: as in `check_gray_levels`.
     """
-    images = tf.convert_to_tensor(images)
+    dtype = tf.as_dtype(images.dtype)
     conditions: list[tuple[tf.Tensor, str, str]] = []
-    if images.dtype == tf.bool:
-        images = tf.cast(images, tf.uint8)
-    if images.dtype == tf.uint8 and (num_values is None or num_values >= 256):
+    if dtype == tf.bool or (dtype == tf.uint8 and (num_values is None or num_values >= 256)):
         return conditions
-    low, high = tf.reduce_min(images), tf.reduce_max(images)
-    if images.dtype.is_floating:
-        are_fractions = tf.reduce_any(tf.not_equal(images, tf.floor(images)))
+    is_tensor = tf.is_tensor(images)
+    if is_tensor and not dtype.is_floating:
+        images = tf.cast(images, tf.float32)  # a GPU has no minimum of uint8
+    minimum, maximum = (tf.reduce_min, tf.reduce_max) if is_tensor else (np.min, np.max)
+    any_of, floor = (tf.reduce_any, tf.floor) if is_tensor else (np.any, np.floor)
+    low, high = minimum(images), maximum(images)
+    if dtype.is_floating:
+        are_fractions = any_of(images != floor(images))
         advice = (
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
             "FlowModel."
@@ -124,7 +127,6 @@ def gray_level_conditions(
             "`num_values` of RealNVPImage and PixelLogit is the number of levels; `tfr.to_uint8` "
             "clips samples to them."
         )
-        low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
         conditions.append(((high < num_values) & (low >= 0), expected, advice))
     return conditions
 
@@ -230,14 +232,15 @@ def event_noise(levels: tf.Tensor, seed: Any) -> tf.Tensor:
     Returns:
       Noise of the shape and dtype of `levels`.
     """
-    seed = tf.cast(tf.cast(seed, tf.int64), tf.uint64)
     shape = tf.shape(levels)
     values = tf.cast(tf.cast(tf.reshape(levels, [shape[0], -1]), tf.int64), tf.uint64)
     step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     steps = step * tf.cast(tf.range(1, tf.shape(values)[1] + 1), tf.uint64)
-    state = tf.reduce_sum(_mix64(values + steps), axis=1, keepdims=True)
-    for number in tf.unstack(seed, num=2):
-        state = _mix64(state + step + number)
+    # A sum of int64 has the same bits. On a GPU there are no sums of uint64.
+    hashes = tf.bitcast(_mix64(values + steps), tf.int64)
+    state = tf.bitcast(tf.reduce_sum(hashes, axis=1, keepdims=True), tf.uint64)
+    for number in tf.unstack(tf.cast(seed, tf.int64), num=2):
+        state = _mix64(state + step + tf.cast(number, tf.uint64))
     bits = _mix64(state + steps)
     precision = 24 if levels.dtype == tf.float32 else 53
     high_bits = tf.bitwise.right_shift(bits, tf.constant(64 - precision, tf.uint64))
