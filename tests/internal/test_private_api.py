@@ -42,6 +42,7 @@ _PURPOSES = {
     "TransformedDistribution": "recognizing a distribution with a flow",
     "WITHIN_FIT": "using averaged weights in the validation of `FlowModel.fit`",
     "assign_on_replica": "assigning to the copy of a variable on one replica",
+    "batch_counter": "the number of a step where an optimizer accumulates gradients",
     "can_convert_arrays": "telling arrays from datasets as Keras does",
     "convert_variables_to_constants_v2": "making a graph without variables for an ONNX model",
     "could_possibly_record": "knowing whether a gradient tape is active",

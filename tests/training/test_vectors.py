@@ -48,6 +48,44 @@ def test_fit(trained):
     assert history["val_loss"][-1] < history["val_loss"][0]
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_losses_of_networks_belong_to_the_objective(recompute):
+    regularizers = {"kernel_regularizer": "l2", "activity_regularizer": "l2"}
+    network = keras.layers.Dense(4, **regularizers)
+    coupling = tfr.AffineCoupling(tfr.ChannelMask(num_first=1), network, event_ndims=1)
+    flow = tfr.FlowChain([coupling], recompute=recompute)
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([3]), flow))
+    model.compile(keras.optimizers.SGD(0.1), scale_l2=0.0)
+    before = network.kernel.numpy()
+    with tf.GradientTape() as tape:
+        log_prob = model.distribution.log_prob(_DATA)
+        kernel_loss = 0.01 * tf.reduce_sum(network.kernel**2)
+        activity_loss = 0.01 * tf.reduce_sum(network(_DATA[:, :1]) ** 2) / 64
+        objective = -tf.reduce_mean(log_prob) + kernel_loss + activity_loss
+    gradient = tape.gradient(objective, network.kernel.value)
+    loss = model.fit(_DATA, batch_size=64, verbose=0).history["loss"]
+    np.testing.assert_allclose(network.kernel, before - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loss, [-np.mean(log_prob)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Muon", *ft.full("Adam", "FusedAdam")])
+def test_accumulated_batches_are_one_of_the_whole(name):
+    kind = getattr(tfr, name, None) or getattr(keras.optimizers, name)
+
+    def trained(**options):
+        keras.utils.set_random_seed(0)
+        model = tfr.FlowModel(_distribution(num_couplings=1, normalization=None))
+        ft.randomize(model.distribution)
+        model.compile(kind(0.01, global_clipnorm=100.0, **options))
+        size = 64 // options.get("gradient_accumulation_steps", 1)
+        model.fit(_DATA, batch_size=size, epochs=2, shuffle=False, verbose=0)
+        assert int(model.optimizer.iterations) == 2
+        return [v.numpy() for v in model.trainable_variables]
+
+    for one, other in zip(trained(gradient_accumulation_steps=4), trained(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_no_noise(trained):
     expected = trained.distribution.log_prob(_DATA)
     np.testing.assert_allclose(trained.predict(_DATA, verbose=0), expected, rtol=1e-5)

@@ -214,16 +214,18 @@ class Coupling(FlowBijector):
             )
             # The network reads these values instead of its variables, and writes none.
             variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
-            with keras.StatelessScope(list(variables)) as scope:
+            with keras.StatelessScope(list(variables), collect_losses=True) as scope:
                 outputs = self._transform(
                     event,
                     p.but(condition=conditions[0]) if conditions else p,
                     self._transformer.with_values(transformer_values),
                     inverse,
                 )
+            outputs = (*outputs, *scope.losses)
             return outputs, [scope.get_current_value(variable) for variable in state]
 
-        (result, log_det), new_state = recompute(function, tf.nest.flatten(inputs))
+        (result, log_det, *losses), new_state = recompute(function, tf.nest.flatten(inputs))
+        self._network.add_loss(losses)
         for variable, before, after in zip(state, state_values, new_state, strict=True):
             if after is not before:
                 replicas.assign(variable, after)

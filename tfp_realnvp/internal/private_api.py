@@ -76,6 +76,7 @@ __all__ = [
     "Sample",
     "TransformedDistribution",
     "assign_on_replica",
+    "batch_counter",
     "can_convert_arrays",
     "convert_variables_to_constants_v2",
     "could_possibly_record",
@@ -173,6 +174,14 @@ def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:
     """Assigns to this replica's copy of a variable, without the reduction that `assign` makes."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+
+
+def batch_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns the variable that counts the batches of an optimizer.
+
+    The public `iterations` is a tensor with `gradient_accumulation_steps`, which counts updates.
+    """
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations
 
 
 def validate_data(estimator: Any, *args: Any, allow_nan: bool = False, **kwargs: Any) -> Any:

@@ -30,7 +30,7 @@ from tfp_realnvp.training.input_data import (
     drop_conditions,
     events_of_batch,
 )
-from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates
+from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates, step_of
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.processor import advise_onednn
 from tfp_realnvp.training.saving import SavableModel
@@ -69,7 +69,7 @@ class FlowModel(BatchModel, SavableModel):
     r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
 
     ```
-    loss = -sum_i w_i log p(x_i) / sum_i w_i + scale_l2 * sum(scales²)
+    loss = -sum_i w_i log p(x_i) / sum_i w_i + scale_l2 * sum(scales²) + sum(model.losses)
     x = floor(images) + U[0, 1)
     ```
 
@@ -78,8 +78,9 @@ class FlowModel(BatchModel, SavableModel):
     Images are uint8 or floating gray levels, [B, H, W, C]. Vectors [B, D] are taken as they are:
     what follows about noise and bits/dim is for images. The model adds the noise, new at each
     step and determined by `seed` and the step. `model.distribution` is the object that was passed:
-    training the model trains it, including a trainable base distribution. The metrics are `loss`,
-    the weighted mean of the negative log-likelihood in nats per image (without the penalty), and
+    training the model trains it, including a trainable base distribution. `model.losses` are the
+    losses of networks, by `add_loss` or as regularizers of their weights. The metrics are `loss`,
+    the weighted mean of the negative log-likelihood in nats per image without the other terms, and
     `bits_per_dim`.
 
     *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
@@ -315,14 +316,14 @@ class FlowModel(BatchModel, SavableModel):
         images, weights = self._events_and_weights(data)
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
         replicas.assert_not_empty(images, "FlowModel.fit")
-        step = tf.cast(self.optimizer.iterations.value, tf.int64)
+        step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
         variables = self.trainable_variables
         statistics, record = self._guard.statistics(), self._data_record(images, weights)
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
             # The sum over replicas is the mean over the batch, plus the penalty.
             loss = -_part_of_mean(log_prob, weights, part.total)
-            penalty = tf.cast(self._penalty(), loss.dtype) / replicas.num_replicas()
+            penalty = self._penalty(loss.dtype) / replicas.num_replicas()
             objective = self.optimizer.scale_loss(loss + penalty)
         gradients = tape.gradient(
             objective,
@@ -364,7 +365,8 @@ class FlowModel(BatchModel, SavableModel):
           first: number of events of the replicas before this one.
           record: gets the parts of the pass.
         """
-        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations.value, tf.int32)])
+        step = private_api.batch_counter(self.optimizer).value
+        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
         condition = drop_conditions(self.condition_spec, self._condition(data), seed, first)
         batch = replicas.Statistics(self.global_statistics, weights)
@@ -379,7 +381,7 @@ class FlowModel(BatchModel, SavableModel):
     @property
     def _can_initialize(self) -> bool:
         """Whether the next step is the first one, and normalizations can be set before it."""
-        if not self.compiled or int(self.optimizer.iterations.numpy()) > 0:
+        if not self.compiled or step_of(self) > 0:
             return False
         with self.distribute_strategy.scope():
             return not (tf.distribute.has_strategy() or self.run_eagerly)
@@ -520,13 +522,17 @@ class FlowModel(BatchModel, SavableModel):
                 values, **distributions.route(self.distribution, **options)
             )
 
-    def _penalty(self) -> tf.Tensor:
+    def _penalty(self, dtype: tf.DType) -> tf.Tensor:
+        """Returns what the objective has beside the log densities."""
         # One operation for all scales of a shape, and one for its gradient.
         groups: dict[Any, list[tf.Variable]] = {}
         for scale in self._scales:
             groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale)
-        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), tf.float32) for g in groups.values()]
-        return 2 * self.scale_l2 * tf.add_n(halves) if halves else tf.zeros([])
+        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
+        losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
+        if halves:
+            losses.append(2 * self.scale_l2 * tf.add_n(halves))
+        return tf.add_n(losses) if losses else tf.zeros([], dtype)
 
     def _evaluation_log_prob(self, data: Any, draw: tf.Tensor | int = 0) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with noise sample `draw`."""

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.training import workers
 
 __all__ = ["CosineAnnealing", "LearningRateBudget", "StepRates", "step_of"]
@@ -55,7 +55,8 @@ class StepRates:
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):  # It is given by a schedule.
             return tf.constant(True)
-        index = tf.cast(optimizer.iterations.value, tf.int64) - self._first
+        step = private_api.batch_counter(optimizer).value
+        index = tf.cast(step, tf.int64) - self._first
         is_inside = (index > 0) & (index < self.num_steps)
         # The rate of the first step is set before the execution.
         index = tf.where(is_inside, index, 1)
@@ -84,7 +85,7 @@ def _set_learning_rates(
     rates = [rate_of(index) for index in range(step_rates.num_steps if step_rates else 1)]
     model.optimizer.learning_rate = rates[0]
     if step_rates is not None:
-        step_rates.assign(int(model.optimizer.iterations.numpy()), rates)
+        step_rates.assign(step_of(model), rates)
     return rates
 
 
@@ -352,9 +353,9 @@ class LearningRateBudget(keras.callbacks.Callback):
 
 
 def step_of(model: keras.Model) -> int:
-    """Returns the number of steps that a model's optimizer has made."""
+    """Returns the number of batches that a model was trained on, each of which is a step."""
     # A variable of several devices does not convert to a Python number.
-    return int(model.optimizer.iterations.numpy())
+    return int(private_api.batch_counter(model.optimizer).numpy())
 
 
 def _half_cosine(left: float) -> float:
