@@ -109,7 +109,7 @@ class Figures:
 
 def in_full_precision(flow: tfd.Distribution) -> tfd.Distribution:
     """Returns the flow with networks in float32, if they are in bfloat16: its inverse is exact."""
-    config = flow.bijector.config
+    config = flow.bijector.get_config()
     if config["network_dtype"] != "mixed_bfloat16":
         return flow
     bijector = type(flow.bijector)(**{**config, "network_dtype": "float32"})

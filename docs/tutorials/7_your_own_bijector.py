@@ -54,6 +54,7 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several J
 
 
 # %%
+@keras.saving.register_keras_serializable("tutorial")
 class SinhArcsinh(tfr.Transformer):
     """z = sinh(exp(a) arsinh(x) + b) exp(s) + t, with a, b and s bounded by tanh."""
 
@@ -84,16 +85,8 @@ def log_cosh(x):
 # %% [markdown]
 # The sum $1 + x^2 = \cosh^2(\mathrm{arsinh}(x))$ makes both terms of the slope a `log_cosh`.
 #
-# A flow makes a new transformer for each coupling. It takes a function for that. The decorator of
-# Keras gives the function a name that can be saved with a model.
-
-
-# %%
-@keras.saving.register_keras_serializable("tutorial")
-def sinh_arcsinh():
-    """Returns a new transformer."""
-    return SinhArcsinh()
-
+# A flow makes a new transformer for each coupling. It takes the class, or a function, for that. The
+# decorator of Keras gives it a name that can be saved with a model.
 
 # %% [markdown]
 # ## A test against automatic differentiation
@@ -130,7 +123,7 @@ def randomize(bijector, stddev=0.3):
 
 points = np.random.default_rng(1).normal(size=[20, 3])
 flow = tfr.RealNVPVector(
-    3, num_couplings=4, num_filters=8, transformer=sinh_arcsinh, dtype=tf.float64
+    3, num_couplings=4, num_filters=8, transformer=SinhArcsinh, dtype=tf.float64
 )
 randomize(flow)
 check_bijector(flow, points)
@@ -177,7 +170,7 @@ true_log_probs = truth.log_prob(list(test.T)).numpy()
 
 epochs = 2 if SHORT else 30
 flows, divergences = {}, {}
-for name, transformer in (("affine", "affine"), ("sinh-arcsinh", sinh_arcsinh)):
+for name, transformer in (("affine", "affine"), ("sinh-arcsinh", SinhArcsinh)):
     keras.utils.set_random_seed(0)
     flow = tfd.TransformedDistribution(
         tfd.Sample(tfd.Normal(0.0, 1.0), [2]),
@@ -275,6 +268,7 @@ assert bits < (3.5 if SHORT else 2.5), bits
 
 
 # %%
+@keras.saving.register_keras_serializable("tutorial")
 class Reflection(tfr.FlowBijector):
     """x = H z with a trainable Householder reflection H of vectors."""
 
@@ -318,15 +312,22 @@ assert composed.log_prob(points).shape == [20]
 # %% [markdown]
 # ## Save and load
 #
-# A preset names the functions that were registered. The program that loads it has to have
-# registered them as well, here by the cells above; loading runs no code from the preset.
+# A saved model describes a bijector by its constructor arguments, `parameters`; the normal of the
+# reflection is a variable, whose value is saved. It names the classes and functions that were
+# registered with the decorator `@keras.saving.register_keras_serializable`. The program that loads it
+# has to have registered them as well, here by the cells above; loading runs no code from the file.
 
 # %%
-model = flows["sinh-arcsinh"]
+x = tf.constant(points)
 with tempfile.TemporaryDirectory() as folder:
-    model.save_to_preset(folder)
+    tfr.FlowModel(composed).save(f"{folder}/composed.keras")
+    loaded = keras.models.load_model(f"{folder}/composed.keras").distribution
+np.testing.assert_allclose(loaded.log_prob(x), composed.log_prob(x), rtol=1e-12)
+
+with tempfile.TemporaryDirectory() as folder:
+    flows["sinh-arcsinh"].save_to_preset(folder)
     loaded = tfr.FlowModel.from_preset(folder)
 x = test[:100]
 np.testing.assert_allclose(
-    loaded.distribution.log_prob(x), model.distribution.log_prob(x), rtol=1e-5
+    tfr.log_prob(loaded, x), tfr.log_prob(flows["sinh-arcsinh"], x), rtol=1e-5
 )

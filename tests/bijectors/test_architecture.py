@@ -142,7 +142,7 @@ def test_an_option_that_says_what_is_the_case_is_taken(make):
 def test_a_copy_leaves_out_options_that_its_own_make_useless():
     flow = ft.randomize(_image(num_values=16))
     copy = flow.copy(alpha=None)
-    assert (flow.config["num_values"], copy.config["num_values"]) == (16, None)
+    assert (flow.get_config()["num_values"], copy.get_config()["num_values"]) == (16, None)
     x = ft.normal([2, *_SHAPE])
     logits = tfr.PixelLogit(0.05, 16).inverse(flow.forward(x))
     np.testing.assert_allclose(copy.forward(x), logits, rtol=1e-4, atol=1e-4)
@@ -152,8 +152,11 @@ def test_a_copy_leaves_out_options_that_its_own_make_useless():
 
 def test_masks_have_heads_by_default_and_only_transformers_need_them():
     flow = tfr.RealNVPImage(_SHAPE, num_filters=8, masks=[tfr.ChannelMask(num_first=0)])
-    assert flow.config["attention"] == 8
-    assert _image(masks=[tfr.ChannelMask(num_first=0)], network_fn=_shift).config["attention"] == 0
+    assert flow.get_config()["attention"] == 8
+    assert (
+        _image(masks=[tfr.ChannelMask(num_first=0)], network_fn=_shift).get_config()["attention"]
+        == 0
+    )
 
 
 def test_the_table_of_the_options_page_is_that_of_the_checks():
@@ -188,7 +191,7 @@ def test_every_option_is_compared_before_networks_are_shared(make):
     flow = make()
     assert make(flow=flow.flow).architecture == flow.architecture
     with pytest.raises(ValueError, match=r"num_couplings.*5"):
-        type(flow)(**{**flow.config, "num_couplings": 5, "flow": flow.flow})
+        type(flow)(**{**flow.get_config(), "num_couplings": 5, "flow": flow.flow})
     names = {field.name for field in dataclasses.fields(flow.architecture)}
     not_compared = {"alpha", "num_values", "scale_pixels", "standardization", "recompute"}
     not_compared |= {"validate_args", "name"}

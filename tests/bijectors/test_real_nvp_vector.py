@@ -59,10 +59,10 @@ def test_activation():
     np.testing.assert_array_equal(copied.inverse(tf.identity(x)), values[2])
     networks = [part.network for part in copied.submodules if isinstance(part, tfr.Coupling)]
     assert {network.activation for network in networks} == {"tanh"}
-    assert flow.config["activation"] == "tanh"
+    assert flow.get_config()["activation"] == "tanh"
     # And a copy with other networks needs no word about it.
     copy = flow.copy(flow=None, num_blocks=None, network_fn=_one_dense)
-    assert copy.config["activation"] is None
+    assert copy.get_config()["activation"] is None
 
 
 def _one_dense(*, input_channels, output_channels, name, dtype, **_):

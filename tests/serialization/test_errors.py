@@ -67,6 +67,65 @@ def test_serializing_a_network_that_keras_cannot_load_raises(network):
         serialize_distribution(flow)
 
 
+class Unregistered(tfr.Squeeze):
+    def __init__(self, factor, name="unregistered"):
+        super().__init__(name=name)
+        self._parameters = {"factor": factor, "name": name}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Incomplete(Unregistered):
+    def get_config(self):
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Hiding(tfr.Additive):
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self._factor = factor
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithoutKwargs(keras.layers.Layer):
+    def __init__(self, units):
+        super().__init__()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithoutFromConfig:
+    def __call__(self, x):
+        return tf.concat([x, x], axis=-1)
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (lambda: Unregistered(2.0), "Unregistered is not registered .*@keras.saving.register_"),
+        (lambda: Incomplete(2.0), "a get_config of Incomplete that returns.* argument: 'factor'"),
+        (
+            lambda: tfr.Coupling(tfr.CheckerboardMask(), ShallowConv(1, 4), Hiding()),
+            r"transformer cannot .*Hiding: expected attributes .* got none for \['factor'\]",
+        ),
+        (
+            lambda: tfr.AffineCoupling(tfr.CheckerboardMask(), WithoutKwargs(2)),
+            "network cannot .*a get_config of WithoutKwargs .* unexpected .* argument 'trainable'",
+        ),
+        (
+            lambda: tfr.AffineCoupling(tfr.CheckerboardMask(), WithoutFromConfig()),
+            "network cannot .*the class method from_config, .* got WithoutFromConfig",
+        ),
+    ],
+)
+def test_serializing_a_class_of_the_user_that_cannot_be_loaded_raises(part, message):
+    flow = tfd.TransformedDistribution(standard_normal(SHAPE), tfr.FlowChain([part()]))
+    with pytest.raises(TypeError, match=rf"distribution\.bijector\.bijectors\[0\].*{message}"):
+        serialize_distribution(flow)
+
+
 def test_serializing_a_base_with_a_function_raises():
     base = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda x: tfd.Normal(x, 1.0)])
     with pytest.raises(TypeError, match=r"distribution\.model\[1\] cannot be saved"):

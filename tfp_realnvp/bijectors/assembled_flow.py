@@ -84,9 +84,8 @@ class AssembledFlow(FlowChain):
         """The options of the networks, an `Architecture`."""
         return self._flow.architecture
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with new networks, all by name."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments of an equal bijector with new networks, all by name."""
         transformer = self.architecture.transformer
         synonyms = {"transformer": transformer, "use_scale": transformer != "additive"}
         config = {**self.parameters, **synonyms}

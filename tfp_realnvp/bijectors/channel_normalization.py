@@ -101,9 +101,8 @@ class ChannelNormalization(FlowBijector):
         """All variables of the normalization."""
         return tuple(self._channels.variables)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with new variables."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal bijector with new variables."""
         config = {**self.parameters, "num_channels": self._channels.num_channels}
         del config[self._argument]
         return config

@@ -157,11 +157,12 @@ class FlowBijector(Door):
         """The variables of this bijector itself that a training pass writes."""
         return ()
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with new variables.
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal bijector with new variables.
 
-        They are `parameters`, without the arguments through which copies share variables.
+        They are `parameters`, without the arguments through which copies share variables. A saved
+        model describes the bijector by them; a class of your own is registered for that with
+        `keras.saving.register_keras_serializable()`.
         """
         return dict(self.parameters)
 

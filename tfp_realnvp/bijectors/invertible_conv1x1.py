@@ -97,9 +97,8 @@ class InvertibleConv1x1(FlowBijector):
         """The variables of the bijector."""
         return self._factors
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal bijector with new variables."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal bijector with new variables."""
         return {name: value for name, value in self.parameters.items() if name != "factors"}
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:

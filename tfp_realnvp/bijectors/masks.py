@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
+from tfp_realnvp.internal.configurable import Configurable
 
 __all__ = ["ChannelMask", "CheckerboardMask", "Mask", "SpatialMask"]
 
@@ -34,7 +35,7 @@ class Mask(Protocol):
         """Returns the number of channels of the transformed half of an event with `channels`."""
 
 
-class CheckerboardMask:
+class CheckerboardMask(Configurable):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
     `b[i, j] = 1`, that is kept, where `i + j + parity` is odd. Parity 0 is the paper's mask and
@@ -91,7 +92,7 @@ class CheckerboardMask:
         return hash((type(self), self.parity))
 
 
-class ChannelMask:
+class ChannelMask(Configurable):
     """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
     Parity 0 keeps the first channels and transforms the others, parity 1 the other way round. The
@@ -200,7 +201,7 @@ class ChannelMask:
         return hash((type(self), self.parity, self.num_first, self.permutation))
 
 
-class SpatialMask:
+class SpatialMask(Configurable):
     """Spatial mask that keeps half of the positions and cuts each one in two along its channels.
 
     | pattern | parity 0 keeps the positions of |

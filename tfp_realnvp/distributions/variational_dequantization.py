@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -29,7 +28,6 @@ _OF_THE_IMAGE = {
 }
 
 
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class VariationalDequantization(tf.Module):
     r"""A conditional flow q(u | x) on [0, 1) for the noise u that is added to gray levels x.
 
@@ -156,22 +154,8 @@ class VariationalDequantization(tf.Module):
         u = 0.5 * (1 + tf.math.erf(transformed / math.sqrt(2)))
         return levels + tf.minimum(u, pixels.largest_noise(self.dtype)), log_q
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that make an equal dequantizer with new networks, all by name."""
-        flow = self.bijector.config
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal dequantizer with new networks."""
+        flow = self.bijector.get_config()
         options = {name: value for name, value in flow.items() if name not in _OF_THE_IMAGE}
         return {**options, "num_values": self.num_values, "dtype": self.dtype, "name": self.name}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {**self.config, "dtype": self.dtype.name}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> VariationalDequantization:
-        """Returns a dequantizer with new networks."""
-        config = {
-            name: keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
-            for name, value in config.items()
-        }
-        return cls(**{**config, "dtype": tf.as_dtype(config["dtype"])})

@@ -13,13 +13,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import bijectors, distributions
-from tfp_realnvp.bijectors import (
-    ChannelMask,
-    CheckerboardMask,
-    FlowBijector,
-    SpatialMask,
-    Transformer,
-)
+from tfp_realnvp.bijectors import FlowBijector, Transformer
+from tfp_realnvp.bijectors.masks import Mask
 
 __all__ = [
     "deserialize_dequantizer",
@@ -32,19 +27,20 @@ __all__ = [
 tfd = tfp.distributions
 
 # For each prefix of a class name: the module that has the class, and its required base classes.
-# Loading constructs no other classes, except through Keras.
+# Loading constructs no other classes, except those that the user has registered with Keras.
 _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
-    "tfp_realnvp": (
-        bijectors,
-        (FlowBijector, ChannelMask, CheckerboardMask, SpatialMask, Transformer),
-    ),
+    "tfp_realnvp": (bijectors, (FlowBijector, Mask, Transformer)),
     "tfp_realnvp.distributions": (
         distributions,
         (tfp.distributions.Distribution, distributions.VariationalDequantization),
     ),
 }
+_BASES = (
+    *(tfp.distributions.Distribution, tfp.bijectors.Bijector, Mask, Transformer),
+    distributions.VariationalDequantization,
+)
 
 _PLAIN = (str, bool, int, float, types.NoneType)
 
@@ -57,10 +53,11 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     `tfp.util.TransformedVariable` arguments. It holds no network weights and no moving statistics:
     `FlowModel.save` and `tf.train.Checkpoint` save those. It holds no code.
 
-    Supported are the distributions and bijectors of this package and of TFP. Networks, and the
-    `network_fn` of `RealNVPImage`, must be loadable by Keras in its safe mode: Keras layers, and
-    functions or objects with a `get_config` that are registered with
-    `keras.saving.register_keras_serializable`.
+    Supported are the distributions and bijectors of this package and of TFP, and subclasses of
+    them, masks and transformers that are registered with
+    `keras.saving.register_keras_serializable`, by the constructor arguments that their `get_config`
+    returns. Networks, and the `network_fn` of `RealNVPImage`, must be loadable by Keras in its safe
+    mode: Keras layers, and registered functions or objects with `get_config` and `from_config`.
 
     Args:
       distribution: the distribution.
@@ -165,38 +162,35 @@ class _Serializer:
                 "variable": self.describe(value.pretransformed_input, path),
                 "bijector": self.describe(value.bijector, f"{path}.bijector"),
             }
-        for namespace, (module, bases) in _NAMESPACES.items():
-            if isinstance(value, bases) and (name := _public_name(module, value)):
-                return {
-                    "kind": "object",
-                    "class": f"{namespace}.{name}",
-                    "arguments": self._describe_arguments(value, path, namespace),
-                }
+        if isinstance(value, _BASES):
+            return {"kind": "object", **self._describe_by_arguments(value, path)}
         if isinstance(value, keras.layers.Layer):
             self._claim([variable.value for variable in value.variables], path)
         return {"kind": "keras", "config": _keras_config(value, path)}
 
-    def _describe_arguments(self, value: Any, path: str, namespace: str) -> dict[str, Any]:
-        signature = inspect.signature(type(value).__init__).parameters
+    def _describe_by_arguments(self, value: Any, path: str) -> dict[str, Any]:
+        try:
+            # Distributions and bijectors of TFP have no `get_config`.
+            arguments = value.get_config() if hasattr(value, "get_config") else value.parameters
+        except NotImplementedError as error:
+            raise TypeError(f"{path} cannot be saved: {error}") from error
+        name = _public_name(value) or _registered_name(value, path, arguments)
         if isinstance(value, FlowBijector):
-            arguments = value.config
-            for name in value.parameters.keys() - arguments.keys():
-                self._claim(value.parameters[name].variables, path)
-        elif isinstance(value, distributions.VariationalDequantization):
-            arguments = value.config
-        elif isinstance(value, (tfd.Distribution, tfp.bijectors.Bijector)):
-            arguments = value.parameters
-        else:
-            # Masks and transformers: their attributes have the names of the arguments.
-            arguments = {name: getattr(value, name) for name in signature if hasattr(value, name)}
-        # A default of this package may change, and must not change a saved model. Defaults of TFP
-        # can be objects without a description.
-        names_all = namespace.startswith("tfp_realnvp")
-        return {
-            name: self.describe(argument, f"{path}.{name}")
-            for name, argument in arguments.items()
-            if names_all or name not in signature or argument is not signature[name].default
+            for shared in value.parameters.keys() - arguments.keys():
+                self._claim(value.parameters[shared].variables, path)
+        if name.startswith("tfp."):
+            # Defaults of TFP can be objects without a description. Other defaults may change, and
+            # must not change a saved model.
+            signature = inspect.signature(type(value).__init__).parameters
+            arguments = {
+                key: argument
+                for key, argument in arguments.items()
+                if key not in signature or argument is not signature[key].default
+            }
+        described = {
+            key: self.describe(argument, f"{path}.{key}") for key, argument in arguments.items()
         }
+        return {"class": name, "arguments": described}
 
     def _claim(self, variables: Sequence[tf.Variable], path: str) -> None:
         """Raises `TypeError` if another object has one of `variables`: they would be duplicated."""
@@ -259,31 +253,64 @@ class _Deserializer:
     def _object(self, config: dict[str, Any]) -> Any:
         found = find_class(config["class"])
         arguments = {name: self.restore(value) for name, value in config["arguments"].items()}
-        return found(**arguments)
+        return found.from_config(arguments) if hasattr(found, "from_config") else found(**arguments)
 
 
 def find_class(path: Any) -> type:
     """Returns the class that a configuration names, such as `tfp_realnvp.RealNVPImage`.
 
     Raises:
-      ValueError: if it is not a public distribution or bijector of TFP or of this package.
+      ValueError: if it is neither a public distribution or bijector of TFP or of this package, nor
+        a registered one.
     """
     namespace, _, name = str(path).rpartition(".")
-    module, bases = _NAMESPACES.get(namespace, (None, ()))
-    found = getattr(module, name, None)
+    if namespace in _NAMESPACES:
+        module, bases = _NAMESPACES[namespace]
+        found = getattr(module, name, None)
+    else:
+        found, bases = keras.saving.get_registered_object(str(path)), _BASES
     if not (isinstance(found, type) and issubclass(found, bases)):
         raise ValueError(
             "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
-            f"tfp_realnvp, got {path!r}."
+            f"tfp_realnvp, or a class that is registered with Keras, got {path!r}."
         )
     return found
 
 
-def _public_name(module: types.ModuleType, value: Any) -> str | None:
+def _public_name(value: Any) -> str | None:
     # Constructors of TFP return private base classes: `tfd.Independent(...)` an `_Independent`.
     name = type(value).__name__.lstrip("_")
-    public = getattr(module, name, None)
-    return name if isinstance(public, type) and issubclass(public, type(value)) else None
+    for namespace, (module, bases) in _NAMESPACES.items():
+        public = getattr(module, name, None)
+        is_public = isinstance(public, type) and issubclass(public, type(value))
+        if is_public and isinstance(value, bases):
+            return f"{namespace}.{name}"
+    return None
+
+
+def _registered_name(value: Any, path: str, arguments: dict[str, Any]) -> str:
+    """Returns the name of a class of the user; raises `TypeError` if it could not be loaded."""
+    name = keras.saving.get_registered_name(type(value))
+    if (found := keras.saving.get_registered_object(name)) is None:
+        raise TypeError(
+            f"{path} cannot be saved: {name} is not registered with Keras; expected a class with "
+            "the decorator @keras.saving.register_keras_serializable() and a method get_config "
+            f"that returns the constructor arguments, got {value!r}."
+        )
+    if not hasattr(found, "from_config"):
+        _check_arguments(found, arguments, path)
+    return name
+
+
+def _check_arguments(found: type, arguments: dict[str, Any], path: str) -> None:
+    """Raises `TypeError` unless a constructor takes these arguments by name."""
+    try:
+        inspect.signature(found.__init__).bind(None, **arguments)  # type: ignore[misc]
+    except TypeError as error:
+        raise TypeError(
+            f"{path} cannot be saved: expected a get_config of {found.__name__} that returns its "
+            f"constructor arguments, got {sorted(arguments)}: {error}."
+        ) from error
 
 
 def _is_constant(value: Any) -> bool:
@@ -301,15 +328,16 @@ def _tensor(config: dict[str, Any]) -> tf.Tensor:
 
 def _keras_config(value: Any, path: str) -> Any:
     """Returns the Keras configuration of a layer, registered function or registered object."""
-    if not (isinstance(value, types.FunctionType) or hasattr(value, "get_config")):
+    is_function = isinstance(value, (types.FunctionType, type))
+    if not (is_function or hasattr(value, "get_config")):
         raise TypeError(
             f"{path} cannot be saved: expected numbers, tensors, variables, distributions and "
             "bijectors of TFP and of this package, Keras layers, or functions registered with "
             f"keras.saving.register_keras_serializable, got {value!r}."
         )
     try:
-        if isinstance(value, types.FunctionType):
-            # `serialize_keras_object` omits the registered name of a function.
+        if is_function:
+            # A class as well. `serialize_keras_object` omits the registered name of a function.
             name = keras.saving.get_registered_name(value)
             config = {
                 "module": None,
@@ -328,7 +356,22 @@ def _keras_config(value: Any, path: str) -> Any:
                 "not registered with Keras; expected a named function or a class registered with "
                 f"keras.saving.register_keras_serializable, got {value!r}."
             )
+        found = keras.saving.get_registered_object(part.get("registered_name"))
+        if isinstance(found, type) and part["class_name"] != "function":
+            _check_from_config(found, part["config"], path)
     return config
+
+
+def _check_from_config(found: type, config: dict[str, Any], path: str) -> None:
+    """Raises `TypeError` if Keras could not construct the class of the user."""
+    from_config = getattr(found, "from_config", None)
+    if from_config is None:
+        raise TypeError(
+            f"{path} cannot be saved: expected a class with the class method from_config, with "
+            f"which Keras loads it, got {found.__name__}."
+        )
+    if getattr(from_config, "__func__", None) is keras.Operation.from_config.__func__:
+        _check_arguments(found, config, path)
 
 
 def _keras_objects(config: Any) -> Iterator[dict[str, Any]]:

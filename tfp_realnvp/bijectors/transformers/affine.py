@@ -51,7 +51,7 @@ class Affine(Transformer):
             scale = tf.Variable(scale, dtype=dtype, name="scale")
         is_valid = scale.dtype == dtype and scale.shape.rank == 0
         validation.require(is_valid, expected, scale, TypeError)
-        self.scale = scale
+        self.scale, self.dtype = scale, scale.dtype
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""

@@ -8,18 +8,22 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfp_realnvp.internal.configurable import Configurable
+
 __all__ = ["Transformer", "TransformerFn"]
 
 
-class Transformer(tf.Module, abc.ABC):
+class Transformer(Configurable, tf.Module, abc.ABC):
     r"""An elementwise bijection x = f(z; θ) of latents z and data x, with P parameters each.
 
     A coupling predicts the parameters from the half that it keeps. Its network gives `P c` channels
     for c transformed ones: the first parameter of all channels, then the second, and so on.
 
     `RealNVPImage(..., transformer=f)` calls f for a new transformer in each coupling. f is a
-    subclass, or a function that returns an instance. To save such a flow, let f be a function with
-    the decorator `keras.saving.register_keras_serializable`, which gives it the name that is saved.
+    subclass, or a function that returns an instance. To save such a flow, decorate f with
+    `keras.saving.register_keras_serializable()`, which gives it the name that is saved. A
+    transformer within a `Coupling` is saved by its constructor arguments. They are the attributes
+    of the same names; otherwise override `get_config`, which returns them.
 
     #### Example
 

@@ -1,0 +1,26 @@
+"""Constructor arguments of objects that have them as attributes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+__all__ = ["Configurable"]
+
+
+class Configurable:
+    """A base for classes whose attributes have the names of their constructor arguments."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments of an equal object.
+
+        Raises:
+          NotImplementedError: if an argument has no attribute of its name.
+        """
+        _, *names = inspect.signature(type(self).__init__).parameters
+        if missing := [name for name in names if not hasattr(self, name)]:
+            raise NotImplementedError(
+                f"{type(self).__name__}: expected attributes with the names of all constructor "
+                f"arguments, or a get_config that returns these arguments, got none for {missing}."
+            )
+        return {name: getattr(self, name) for name in names}
