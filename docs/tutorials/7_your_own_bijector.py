@@ -313,9 +313,9 @@ assert composed.log_prob(points).shape == [20]
 # ## Save and load
 #
 # A saved model describes a bijector by its constructor arguments, `parameters`; the normal of the
-# reflection is a variable, whose value is saved. It names the classes and functions that were
-# registered with the decorator `@keras.saving.register_keras_serializable`. The program that loads it
-# has to have registered them as well, here by the cells above; loading runs no code from the file.
+# reflection is a variable, whose value is saved. It names the classes and functions that have the
+# decorator `@keras.saving.register_keras_serializable`. The program that loads it has to have
+# registered them as well, here by the cells above; loading runs no code from the file.
 
 # %%
 x = tf.constant(points)

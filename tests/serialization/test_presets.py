@@ -360,6 +360,15 @@ def test_a_bundled_name(tmp_path, monkeypatch):
         tfr.FlowModel.from_preset("sunset")
 
 
+def test_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, _ = _vector_model()
+    model.save_to_preset("~/moons")
+    assert (tmp_path / "moons" / "config.json").exists()
+    loaded = tfr.FlowModel.from_preset("~/moons")
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
 @pytest.mark.parametrize(
     ("handle", "library"),
     [("hf://user/flow", "huggingface_hub"), ("kaggle://user/flow/keras/small", "kagglehub")],
@@ -672,6 +681,34 @@ def test_weights_that_are_not_finite(refuse, value):
         file[name][...] = values
 
     refuse(_with_weights(spoil), r"expected finite weights in .*got 1 of .*kernel that are not")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "scale",
+            -1.0,
+            "valid parameters of the distribution Normal, got .*`scale` must be positive",
+        ),
+        ("loc", float("inf"), "JSON in .*, got .*the number Infinity, which is not finite"),
+        ("loc", 10**400, "a config.json from which a model can be constructed"),
+    ],
+)
+def test_parameters_of_a_base_that_are_out_of_range(refuse, name, value, message):
+    def edit(model):
+        sample = model["config"]["distribution"]["arguments"]["distribution"]["arguments"]
+        sample["distribution"]["arguments"][name] = value
+
+    refuse(_edit("config.json", edit), message)
+
+
+def test_a_variable_of_a_base_that_is_out_of_range(tmp_path):
+    base = tfd.Sample(tfd.Normal(0.0, tf.Variable(-1.0)), [3])
+    flow = tfd.TransformedDistribution(base, tfr.RealNVPVector(3, 1, num_filters=2))
+    tfr.FlowModel(flow).save_to_preset(tmp_path)
+    with pytest.raises(ValueError, match="valid parameters of the distribution Normal, got"):
+        tfr.FlowModel.from_preset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])

@@ -153,9 +153,11 @@ def trainable_flow():
     )
 
 
-def test_a_trainable_base(tmp_path):
+def test_a_trainable_base(tmp_path, capsys):
     flow = trainable_flow()
-    tfr.FlowModel(flow).export(tmp_path / "1")
+    # The arguments of `keras.Model.export`, by position.
+    tfr.FlowModel(flow).export(tmp_path / "1", "tf_saved_model", True)
+    assert capsys.readouterr().out == f"FlowModel.export: wrote {tmp_path / '1'}.\n"
     served = tf.saved_model.load(tmp_path / "1")
 
     # Without `PixelLogit` there are no uint8 signatures; this base has one event shape.
@@ -197,6 +199,11 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="expected 1 channels"):
         flow = flow_distribution(SHAPE, num_scales=1, num_blocks=0, **SMALL)
         tfr.export_saved_model(flow, tmp_path / "1", image_shape=(4, 4, 3))
+    model = tfr.FlowModel(trainable_flow())
+    with pytest.raises(ValueError, match=r"expected a format.*'onnx'.*got 'torch'"):
+        model.export(tmp_path / "1", format="torch")
+    with pytest.raises(ValueError, match=r"expected no input_signature, but .* image_shape, got"):
+        model.export(tmp_path / "1", input_signature=[tf.TensorSpec([None, *SHAPE])])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_realnvp.serialization import keras_config
 from tfp_realnvp.serialization.preset_files import CONFIG, WEIGHTS, refusal
@@ -16,10 +17,13 @@ from tfp_realnvp.serialization.preset_files import CONFIG, WEIGHTS, refusal
 __all__ = [
     "check_config",
     "check_number_of_parts",
+    "check_parameters",
     "construct",
     "most_special",
     "replace_network_dtype",
 ]
+
+tfd = tfp.distributions
 
 # Elements of counters and metrics, which the weights file does not have.
 _NUM_OTHER_ELEMENTS = 1_000
@@ -188,6 +192,23 @@ def construct(
         raise
     except Exception as error:
         raise refusal(f"a {CONFIG} from which a model can be constructed", error) from error
+
+
+def check_parameters(model: keras.Model) -> None:
+    """Raises `ValueError` if parameters of a distribution are out of range, as a negative scale."""
+    for part in (model.distribution, *model.distribution.submodules):
+        if not isinstance(part, tfd.Distribution) or "validate_args" not in part.parameters:
+            continue
+        # TFP checks constants at once, variables only later.
+        constants = {
+            name: tf.convert_to_tensor(value)
+            for name, value in part.parameters.items()
+            if isinstance(value, (tf.Variable, tfp.util.TransformedVariable))
+        }
+        try:
+            part.copy(validate_args=True, **constants)
+        except (tf.errors.InvalidArgumentError, ValueError) as error:
+            raise refusal(f"valid parameters of the distribution {part.name}", error) from error
 
 
 class _TooLargeError(ValueError):

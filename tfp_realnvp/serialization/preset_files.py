@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pathlib
 from typing import Any
 
@@ -52,7 +54,9 @@ def locate(handle: str) -> tuple[pathlib.Path, pathlib.Path]:
         folder = pathlib.Path(kagglehub.model_download(handle.removeprefix("kaggle://")))
     else:
         bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
-        folder = _BUNDLED / handle if handle in bundled else pathlib.Path(handle)
+        folder = (
+            _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))
+        )
         if not folder.is_dir():
             raise ValueError(
                 f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "
@@ -83,12 +87,18 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
             f"{path.stat().st_size:,}."
         )
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise refusal(f"JSON in {path}", error) from error
     if not isinstance(value, dict):
         raise ValueError(f"from_preset: expected a JSON object in {path}, got {value!r:.80}.")
     return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"the number {text}, which is not finite")
+    return number
 
 
 def check_version(path: pathlib.Path) -> None:

@@ -18,6 +18,7 @@ from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.serialization.preset_config import (
     check_config,
     check_number_of_parts,
+    check_parameters,
     construct,
     most_special,
     replace_network_dtype,
@@ -65,7 +66,7 @@ def save_to_preset(
 
     Args:
       model: a `FlowModel`.
-      folder: created if it is missing.
+      folder: created if it is missing; `~` is the user's home.
       card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
         `bits/dim` and `limits`. Values are those of JSON, or NumPy's numbers and arrays.
       weights: `False` leaves the weights file in the folder as it is, where something else writes
@@ -77,7 +78,7 @@ def save_to_preset(
       ValueError: if a number in `card` is not finite, which JSON does not have.
       OSError: if the files cannot be written. What was in the folder stays.
     """
-    folder, card = pathlib.Path(folder), _as_json(card or {})
+    folder, card = pathlib.Path(os.path.expanduser(folder)), _as_json(card or {})
     serialized = keras.saving.serialize_keras_object(model)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
     metadata = {
@@ -108,7 +109,7 @@ def from_preset(
     | handle | |
     | --- | --- |
     | a name | of a preset that comes with this package |
-    | `results/digits` | a folder of `save_to_preset` |
+    | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
     | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
     | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
 
@@ -117,7 +118,8 @@ def from_preset(
     distributions and bijectors of TFP, classes of this package, and what the caller gives as
     `custom_objects` or has registered with `keras.saving.register_keras_serializable`. The weights
     are plain arrays in the folder itself, with the names, shapes and dtypes of the model's. A model
-    that is much larger than its weights file, or has weights that are not finite, is refused.
+    that is much larger than its weights file, has weights that are not finite, or a distribution
+    whose parameters are out of range, such as a negative scale, is refused.
 
     Args:
       handle: see the table. A name of this package takes precedence over a folder of that name;
@@ -158,6 +160,7 @@ def from_preset(
     except Exception as error:
         raise refusal(f"readable weights in {files[WEIGHTS]}", error) from error
     check_finite(model, files[WEIGHTS])
+    check_parameters(model)
     return model
 
 

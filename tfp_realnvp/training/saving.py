@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import keras
 
-from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.serialization import keras_config, presets, saved_model, weights_file
+from tfp_realnvp.internal import atomic_files, validation
+from tfp_realnvp.serialization import keras_config, onnx, presets, saved_model, weights_file
 
 __all__ = ["SavableModel"]
 
@@ -142,14 +142,34 @@ class SavableModel(keras.Model):
             raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
         weights_file.save_weights(self, filepath)
 
-    def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes a SavedModel for serving; see `export_saved_model`.
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes a SavedModel for serving, or ONNX models; the arguments are those of Keras.
 
         Args:
           filepath: the folder.
-          **kwargs: as in `export_saved_model`.
+          format: `'tf_saved_model'`, as by `export_saved_model`, or `'onnx'`, as by `export_onnx`.
+          verbose: whether to print a line at the end.
+          input_signature: must be `None`: the functions have the inputs that their tables state.
+          **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
+
+        Raises:
+          ValueError: if `format` is another one, `input_signature` is given, or the distribution
+            cannot be exported.
         """
-        saved_model.export_saved_model(self.distribution, filepath, **kwargs)
+        exporters = {"tf_saved_model": saved_model.export_saved_model, "onnx": onnx.export_onnx}
+        validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
+        expected = "FlowModel.export: expected no input_signature, but for another size image_shape"
+        validation.require(input_signature is None, expected, input_signature)
+        exporters[format](self.distribution, filepath, **kwargs)
+        if verbose:
+            print(f"FlowModel.export: wrote {os.fspath(filepath)}.")
 
     def save_to_preset(self, folder: str | os.PathLike[str], **kwargs: Any) -> None:
         """Writes configuration, weights and a model card to a folder, for `from_preset`.
