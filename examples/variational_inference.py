@@ -298,7 +298,7 @@ def print_moments(moments: dict[str, dict[str, np.ndarray]]) -> None:
         errors = np.concatenate(
             [np.abs(moments[method][part][0] - exact[part][0]) / exact[part][1] for part in exact]
         )
-        print(f"{method}: means within {errors.max():.3f} standard deviations of those of HMC")
+        print(f"{method}: means within {errors.max():.3f} standard deviations of the means of HMC")
 
 
 if __name__ == "__main__":
