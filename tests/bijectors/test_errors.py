@@ -34,18 +34,18 @@ def distribution(flow):
 @pytest.mark.parametrize("log_det", [False, True])
 def test_wrong_number_of_channels(flow, hook, log_det):
     call = getattr(flow, f"{hook}_log_det_jacobian" if log_det else hook)
-    with pytest.raises(ValueError, match=r"expected 2 channels, got shape \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(4, 4, 3\)"):
         call(tf.zeros([1, 4, 4, 3]))
 
 
 def test_wrong_number_of_channels_in_a_distribution(distribution):
-    with pytest.raises(ValueError, match=r"expected 2 channels, got shape \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(4, 4, 3\)"):
         distribution.log_prob(tf.zeros([1, 4, 4, 3]))
 
 
 def test_wrong_number_of_channels_in_a_function(distribution):
     function = tf.function(distribution.log_prob)
-    with pytest.raises(ValueError, match="expected 2 channels"):
+    with pytest.raises(ValueError, match=r"expected images \[..., height, width, 2\]"):
         function(tf.zeros([1, 4, 4, 3]))
 
 
@@ -69,11 +69,22 @@ def test_another_dtype_is_never_cast(distribution, dtype):
         distribution.log_prob(tf.zeros([1, *_SHAPE], dtype))
 
 
-def test_a_numpy_array_of_another_dtype_is_never_cast(flow):
-    # By a bijector. A TFP distribution makes its own dtype of an array before a bijector sees it.
-    for values in (np.zeros([1, *_SHAPE]), np.zeros([1, *_SHAPE], np.uint8)):
-        with pytest.raises(TypeError, match=rf"expected float32 values, got {values.dtype.name}"):
-            flow.inverse(values)
+def test_arrays_and_lists_are_converted_as_in_tfp(flow):
+    values = np.random.default_rng(0).uniform(1, 255, [1, *_SHAPE])
+    expected = flow.inverse(tf.constant(values, tf.float32))
+    for same in (values, values.astype(np.float16).astype(np.float32), values.tolist()):
+        np.testing.assert_allclose(flow.inverse(same), expected, rtol=1e-2)
+    np.testing.assert_array_equal(flow.inverse(values), expected)
+    # Gray levels without noise are an error, although TFP converts them.
+    with pytest.raises(TypeError, match="expected float32 values, got uint8"):
+        flow.inverse(values.astype(np.uint8))
+
+
+def test_vectors_of_whole_numbers_are_converted_as_in_tfp():
+    rows, bijector = np.arange(6).reshape(2, 3), tfr.Standardization([0.0, 1.0, 2.0], [1.0, 2, 4])
+    np.testing.assert_array_equal(bijector.inverse(rows), bijector.inverse(rows.tolist()))
+    with pytest.raises(TypeError, match="got int64; cast them"):
+        bijector.inverse(tf.constant(rows))
 
 
 def test_float32_into_a_float64_flow():
@@ -85,7 +96,7 @@ def test_float32_into_a_float64_flow():
 @pytest.mark.parametrize("shape", [[], [2], [4, 2]])
 def test_too_low_a_rank(flow, shape):
     for bijector in (flow, tfr.PixelLogit(), tfr.Squeeze(), tfr.FlowChain([])):
-        with pytest.raises(ValueError, match=r"rank at least 3, got shape"):
+        with pytest.raises(ValueError, match=r"expected images .*, got shape"):
             bijector.inverse(tf.zeros(shape))
 
 
@@ -279,7 +290,7 @@ def test_odd_channels_to_factor_out():
 def test_other_channels_to_a_normalization(make):
     bijector = make(num_channels=2)
     for hook in (bijector.inverse, bijector.forward):
-        with pytest.raises(ValueError, match=r"expected 2 channels, got \(4, 4, 3\)"):
+        with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(4, 4, 3\)"):
             hook(tf.zeros([1, 4, 4, 3]))
 
 
@@ -298,5 +309,5 @@ def test_sizes_that_cannot_be_squeezed():
 def test_latents_of_another_number_of_scales(flow):
     with pytest.raises(ValueError, match="expected latents of 2 scales, got 1"):
         flow.merge_latents([tf.zeros([1, *_SHAPE])])
-    with pytest.raises(ValueError, match="expected 2 channels"):
+    with pytest.raises(ValueError, match=r"expected images \[..., height, width, 2\]"):
         flow.split_latents(tf.zeros([1, 4, 4, 3]))

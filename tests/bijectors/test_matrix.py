@@ -546,6 +546,40 @@ def test_unknown_batch_of_two_dimensions(name):
     assert fldj.shape == (2, 3)
 
 
+@pytest.mark.parametrize("shape", [None, "rank"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (ft.flow_distribution((4, 4, 2), num_scales=1), ft.pixels([5, 4, 4, 2]), {}),
+        lambda: (_vector_distribution(), ft.normal([5, 3]), {"conditional_input": [[0], [4]]}),
+    ],
+    ids=["image", "vector_given_label"],
+)
+def test_log_prob_of_unknown_rank_and_size(make, shape):
+    flow, x, options = make()
+    shape = shape and [None] * x.shape.rank
+    log_prob_fn = functools.partial(flow.log_prob, bijector_kwargs=options)
+    log_prob = tf.function(log_prob_fn, input_signature=[tf.TensorSpec(shape)], autograph=False)
+    inverse = tf.function(
+        functools.partial(flow.bijector.inverse, **options),
+        input_signature=[tf.TensorSpec(shape)],
+        autograph=False,
+    )
+    for events in (x, x[:2]) if shape else (x, x[0], x[tf.newaxis, :1]):
+        if options and events.shape[0] == 2:
+            continue
+        np.testing.assert_allclose(log_prob(events), log_prob_fn(events), rtol=1e-5)
+        latents = flow.bijector.inverse(events, **options)
+        np.testing.assert_allclose(inverse(events), latents, rtol=1e-5, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        log_prob(tf.concat([x, x], axis=-1))
+
+
+def _vector_distribution():
+    flow = tfr.RealNVPVector(3, num_couplings=2, num_filters=4, num_classes=5)
+    return tfd.TransformedDistribution(ft.standard_normal([3]), ft.randomize(flow))
+
+
 # Couplings with each transformer are tested with the transformers.
 @pytest.mark.parametrize(
     ("name", "recompute"),

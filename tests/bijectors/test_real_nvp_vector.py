@@ -280,9 +280,13 @@ def test_bad_arguments(arguments, error, message):
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (tf.zeros([2, 4]), ValueError, r"vectors of length 3, got shape \(4,\)"),
-        (tf.zeros([]), ValueError, r"vectors \[..., size\], of rank at least 1"),
-        (np.zeros([2, 3]), TypeError, "expected float32 values, got float64; cast them."),
+        (tf.zeros([2, 4]), ValueError, r"vectors \[..., 3\], got shape \(4,\)"),
+        (tf.zeros([]), ValueError, r"vectors \[..., 3\], got shape \(\)"),
+        (
+            tf.zeros([2, 3], tf.float64),
+            TypeError,
+            "expected float32 values, got float64; cast them.",
+        ),
     ],
 )
 def test_bad_vectors(value, error, message):

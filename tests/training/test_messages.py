@@ -108,7 +108,7 @@ def test_a_condition_beside_the_values_of_a_distribution(call):
 @pytest.mark.parametrize(
     ("value", "advice"),
     [
-        (np.zeros([1, *_SHAPE]), r"expected float32 values, got float64; .*tf\.cast"),
+        (tf.zeros([1, *_SHAPE], tf.float64), r"expected float32 values, got float64; .*tf\.cast"),
         (_IMAGES, r"expected float32 values, got uint8; .*tfr\.dequantize"),
     ],
 )

@@ -107,9 +107,9 @@ class ChannelNormalization(FlowBijector):
         del config[self._argument]
         return config
 
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return super()._expected_shape(inverse)[:-1].concatenate([self._channels.num_channels])
+
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        channels = self._channels.num_channels
-        if shape[-1] is None or channels not in (None, shape[-1]):
-            raise ValueError(
-                f"{self.name}: expected {channels or 'a known number of'} channels, got {shape}."
-            )
+        if shape[-1] is None:
+            raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")

@@ -117,6 +117,9 @@ class ConditionalBijector(FlowBijector):
         """Always true."""
         return True
 
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return self._bijector._expected_shape(inverse)
+
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         p, part = self._of_part(x, p), self._bijector
         x = part._checked_input(x, p, inverse=False)

@@ -12,7 +12,12 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal.batch_dims import broadcast_batch, call_on_events
+from tfp_realnvp.internal.batch_dims import (
+    broadcast_batch,
+    call_on_events,
+    flatten_batch,
+    unflatten_batch,
+)
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
 
 __all__ = ["Door"]
@@ -55,8 +60,13 @@ class Door(tfb.Bijector):
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `x` and `log |det dx/dy|`."""
 
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        """Returns the shape of an event, [H, W, C] or [D], as far as the bijector knows it."""
+        return tf.TensorShape([None] * self.event_ndims)
+
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         """Raises `ValueError` if events of `shape`, which may be partly unknown, do not fit."""
+        del shape, inverse
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         """Returns the assertions that `validate_args` makes of an input."""
@@ -81,7 +91,7 @@ class Door(tfb.Bijector):
         """Returns `y = forward(x)` and `log |det dy/dx|`, in one pass.
 
         Args:
-          x: latents, [..., H, W, C] or [..., D], of this bijector's dtype.
+          x: latents, [..., H, W, C] or [..., D]: a tensor of this bijector's dtype, or an array.
           training: whether to use and update batch statistics.
           conditional_input: the condition of the networks.
 
@@ -89,7 +99,7 @@ class Door(tfb.Bijector):
           `y`, and the log det in nats, of the leading shape of `x`.
 
         Raises:
-          TypeError: if the dtype is not this bijector's.
+          TypeError: if a tensor has another dtype, or images are an array of integers.
           ValueError: if the shape does not fit.
         """
         options = {"training": training, "conditional_input": conditional_input}
@@ -101,7 +111,7 @@ class Door(tfb.Bijector):
         """Returns `x = inverse(y)` and `log |det dx/dy|`, in one pass.
 
         Args:
-          y: data, [..., H, W, C] or [..., D], of this bijector's dtype.
+          y: data, [..., H, W, C] or [..., D]: a tensor of this bijector's dtype, or an array.
           training: whether to use and update batch statistics.
           conditional_input: the condition of the networks.
 
@@ -109,7 +119,7 @@ class Door(tfb.Bijector):
           `x`, and the log det in nats, of the leading shape of `y`.
 
         Raises:
-          TypeError: if the dtype is not this bijector's.
+          TypeError: if a tensor has another dtype, or images are an array of integers.
           ValueError: if the shape does not fit.
         """
         options = {"training": training, "conditional_input": conditional_input}
@@ -177,8 +187,12 @@ class Door(tfb.Bijector):
     # Checks.
 
     def _as_input(self, value: Any, inverse: bool) -> tf.Tensor:
-        if hasattr(value, "dtype"):
-            dtype = tf.as_dtype(value.dtype)
+        # As in TFP, arrays of floats and lists become tensors of the bijector's dtype. So do arrays
+        # of integers, unless they are gray levels without noise.
+        dtype = getattr(value, "dtype", self.dtype)
+        kinds = "f" if self.event_ndims == 3 else "fiu"
+        if not (isinstance(dtype, np.dtype) and dtype.kind in kinds):
+            dtype = tf.as_dtype(dtype)
             if dtype != self.dtype:
                 advice = f"cast them, `tf.cast(x, '{self.dtype.name}')`"
                 if self.event_ndims == 3 and dtype.is_integer:
@@ -195,15 +209,18 @@ class Door(tfb.Bijector):
     def _check_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape.rank is None:
             return
-        ndims = self.event_ndims
-        if shape.rank < ndims:
-            events = {1: "vectors [..., size]", 3: "images [..., height, width, channels]"}[ndims]
+        ndims, expected = self.event_ndims, self._expected_shape(inverse)
+        event = shape[-ndims:]
+        if not event.is_compatible_with(expected):
+            events = {1: "vectors", 3: "images"}[ndims]
+            names = ("height", "width", "channels") if ndims == 3 else ("size",)
+            sizes = [name if n is None else str(n) for name, n in zip(names, expected, strict=True)]
             raise ValueError(
-                f"{self.name}: expected {events}, of rank at least {ndims}, got shape {shape}."
+                f"{self.name}: expected {events} [..., {', '.join(sizes)}], got shape {event}."
             )
-        if ndims == 3 and 0 in shape[-ndims:]:
+        if ndims == 3 and 0 in event:
             raise ValueError(f"{self.name}: expected images with pixels, got shape {shape}.")
-        self._check_event_shape(shape[-ndims:], inverse)
+        self._check_event_shape(event.merge_with(expected), inverse)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the keyword arguments in one form, so that equivalent calls share results."""
@@ -259,15 +276,34 @@ class Door(tfb.Bijector):
                 f"{value.shape}."
             )
         spec, surrounding, condition = self._condition_spec, surrounding_pass(), conditional_input
+        ndims = self.event_ndims
         if spec is not None:
             # A caller that says which condition comes has checked it.
             if condition is None or condition is not surrounding.condition:
                 condition = spec.as_tensor(condition, self.name, self.dtype)
-            ndims = self.event_ndims, spec.ndims_of(condition)
+            condition_ndims = spec.ndims_of(condition)
             try:
-                value, condition = broadcast_batch(value, ndims[0], condition, ndims[1])
+                value, condition = broadcast_batch(value, ndims, condition, condition_ndims)
             except ValueError as error:
                 raise ValueError(f"{str(error).rstrip('.')}{spec.advice(condition)}.") from error
+        if value.shape.rank is None:
+            # The pass of one batch, whose rank is known.
+            if spec is not None:
+                condition = flatten_batch(condition, condition_ndims)
+            results = self._outermost_pass(
+                flatten_batch(value, ndims),
+                inverse=inverse,
+                training=training,
+                conditional_input=condition,
+                has_events=has_events,
+            )
+            result, log_det = (unflatten_batch(result, value, ndims) for result in results)
+            return result, log_det
+        shape = value.shape[:-ndims] + self._expected_shape(inverse).merge_with(
+            value.shape[-ndims:]
+        )
+        if shape != value.shape:
+            value = tf.ensure_shape(value, shape)
         one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
 
         def of_events(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:

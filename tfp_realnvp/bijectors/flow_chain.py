@@ -137,6 +137,12 @@ class FlowChain(FlowBijector):
             log_dets.append(ildj)
         return y, self._sum(log_dets, y, p)
 
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        outermost = self._bijectors[0 if inverse else -1] if self._bijectors else None
+        if isinstance(outermost, FlowBijector):
+            return outermost._expected_shape(inverse)
+        return super()._expected_shape(inverse)
+
     @property
     def _parts(self) -> list[Any]:
         return list(join([parts.as_part(b, self.event_ndims) for b in self._bijectors]))

@@ -101,9 +101,8 @@ class InvertibleConv1x1(FlowBijector):
         """Returns constructor arguments that make an equal bijector with new variables."""
         return {name: value for name, value in self.parameters.items() if name != "factors"}
 
-    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        if shape[-1] not in (None, self._num_channels):
-            raise ValueError(f"{self.name}: expected {self._num_channels} channels, got {shape}.")
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return super()._expected_shape(inverse)[:-1].concatenate([self._num_channels])
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         fldj = self._log_det_of_positions(x, -tf.reduce_sum(self._factors.log_scale), p)

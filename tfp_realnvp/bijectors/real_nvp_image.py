@@ -424,19 +424,13 @@ class RealNVPImage(AssembledFlow):
             coarser_half = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
         return coarser_half
 
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        sizes = self.image_shape[:2] if self.has_fixed_size else (None, None)
+        return tf.TensorShape([*sizes, self.image_shape[-1]])
+
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        height, width, channels = shape
-        expected = self.image_shape[-1]
-        if channels != expected:
-            raise ValueError(f"{self.name}: expected {expected} channels, got shape {shape}.")
-        sizes = tf.TensorShape([height, width])
-        if self.has_fixed_size and not sizes.is_compatible_with(self.image_shape[:2]):
-            raise ValueError(
-                f"{self.name}: expected images of shape {self.image_shape}, the only one with "
-                f"`masks`, got shape {shape}."
-            )
         divisor = 2 ** (self.num_scales - 1)
-        if any(size is not None and size % divisor for size in (height, width)):
+        if any(size is not None and size % divisor for size in shape[:2]):
             raise ValueError(
                 f"{self.name}: expected a height and width divisible by {divisor}, for "
                 f"{self.num_scales} scales, got shape {shape}."

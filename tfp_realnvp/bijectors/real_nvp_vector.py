@@ -167,11 +167,8 @@ class RealNVPVector(AssembledFlow):
         """The argument `event_size`: D."""
         return self.architecture.event_size
 
-    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        if shape[-1] not in (None, self.event_size):
-            raise ValueError(
-                f"{self.name}: expected vectors of length {self.event_size}, got shape {shape}."
-            )
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return tf.TensorShape([self.event_size])
 
 
 def _layers(architecture: VectorArchitecture, condition_shape: ConditionShape) -> FlowChain:

@@ -109,10 +109,8 @@ class Standardization(FlowBijector):
         mean, stddev = data.mean(axis=0), np.where(is_constant, 1.0, stddev)
         return cls(mean.tolist(), stddev.tolist(), **kwargs)
 
-    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        size = len(self._mean)
-        if shape[-1] not in (None, size):
-            raise ValueError(f"{self.name}: expected vectors of length {size}, got shape {shape}.")
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return tf.TensorShape([len(self._mean)])
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         fldj = self._log_det_of_positions(x, np.log(self._stddev).sum(), p)

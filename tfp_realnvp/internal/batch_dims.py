@@ -42,7 +42,7 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
     batches = shape[: -ndims or None], other_shape[: -other_ndims or None]
     event = [shape[-ndims:]] if ndims else []
     shape = tf.concat([tf.broadcast_dynamic_shape(*batches), *event], axis=0)
-    static = static.concatenate(value.shape[value.shape.rank - ndims :])
+    static = static.concatenate(_event(value.shape, ndims))
     return tf.ensure_shape(tf.broadcast_to(value, shape), static)
 
 
@@ -63,12 +63,18 @@ def _leading(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
     return shape if shape.rank is None else shape[: shape.rank - ndims]
 
 
+def _event(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
+    return tf.TensorShape([None] * ndims) if shape.rank is None else shape[shape.rank - ndims :]
+
+
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
     """Returns events with leading dimensions, [..., H, W, C], as one batch, [B, H, W, C]."""
     if events.shape.rank == 1 + event_ndims:
         return events
-    batch = tf.reshape(events, tf.concat([[-1], tf.shape(events)[-event_ndims:]], axis=0))
-    batch.set_shape([None, *events.shape[-event_ndims:]])
+    # A label has no dimensions.
+    event_shape = [tf.shape(events)[-event_ndims:]] if event_ndims else []
+    batch = tf.reshape(events, tf.concat([[-1], *event_shape], axis=0))
+    batch.set_shape([None, *_event(events.shape, event_ndims)])
     return batch
 
 
