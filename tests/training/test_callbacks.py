@@ -65,6 +65,8 @@ def test_patience_lasts_over_restarts(tmp_path):
     assert (tmp_path / "best.weights.h5").read_bytes() == best
     again = tfr.TrainingCheckpoint(tmp_path, _model(), patience=3)
     assert again.restore() and again.is_out_of_patience
+    with pytest.warns(UserWarning, match="`fit` does not train; a larger `patience`"):
+        assert not _fit(again, [], epochs=3).epoch
 
 
 def test_checkpoints_within_an_epoch(tmp_path):
@@ -329,6 +331,67 @@ def _rates(budget, num_steps):
         model.optimizer.iterations.assign(step + 1)
         budget.on_train_batch_end(step)
     return np.array(rates)
+
+
+# The steps of a budget.
+
+
+_OPTIONS = {"batch_size": 8, "epochs": 9, "verbose": 0}
+
+
+def _fit_rates(model, *callbacks, **options):
+    """Returns the learning rates of the steps of `fit`."""
+    record = _Rates()
+    model.fit(_POINTS, **{**_OPTIONS, **options}, callbacks=[*callbacks, record])
+    return record.rates
+
+
+def test_a_budget_counts_the_steps_of_its_own_fit(tmp_path):
+    model = _normal()
+    rates = _fit_rates(model, tfr.LearningRateBudget(steps=6))
+    assert len(rates) == 6 and min(rates) > 0
+    model.save(tmp_path / "model.keras")
+    for later in (model, keras.models.load_model(tmp_path / "model.keras")):
+        assert _fit_rates(later, tfr.LearningRateBudget(steps=6)) == rates
+        assert int(later.optimizer.iterations) == 12
+
+
+def test_a_budget_that_is_used_up_is_said():
+    model, budget = _normal(), tfr.LearningRateBudget(steps=6)
+    model.fit(_POINTS, **_OPTIONS, callbacks=[budget])
+    before = _values(model)
+    with pytest.warns(UserWarning, match="the budget of 6 steps is used up, .*a new Learning"):
+        history = model.fit(_POINTS, **_OPTIONS, callbacks=[budget], initial_epoch=2)
+    assert not history.epoch and int(model.optimizer.iterations) == 6
+    np.testing.assert_equal(_values(model), before)
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "backup"])
+def test_a_resumed_run_continues_its_budget(tmp_path, way):
+    expected = _fit_rates(_normal(), tfr.LearningRateBudget(steps=6))
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def run(*callbacks):
+        model, budget = _normal(), tfr.LearningRateBudget(steps=6)
+        # Steps before the run do not count.
+        model.optimizer.iterations.assign(100)
+        if way == "backup":
+            keeper = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        else:
+            keeper = tfr.TrainingCheckpoint(tmp_path, model, budget=budget)
+            keeper.restore()
+        return _fit_rates(model, keeper, budget, *callbacks), int(model.optimizer.iterations)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stop())
+    assert run() == (expected[4:], 106)
+    if way == "checkpoint":
+        with pytest.warns(UserWarning, match="the budget of 6 steps is used up"):
+            assert run() == ([], 106)
 
 
 @pytest.mark.parametrize("hold", [0.5, 0.1])

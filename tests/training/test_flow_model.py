@@ -500,16 +500,26 @@ def test_the_default_rate_after_a_step_that_failed():
     np.testing.assert_allclose(_rates(model), _cosine(4), rtol=1e-5)
 
 
+# The second one is that of the default at its start.
+@pytest.mark.parametrize("rate", [0.125, float(np.float32(1e-3))])
 @pytest.mark.parametrize("when", ["on_epoch_begin", "on_epoch_end", "before"])
-def test_a_rate_that_somebody_sets_is_kept(when):
+def test_a_rate_that_somebody_sets_is_kept(when, rate):
     model = _vectors()
     if when == "before":
-        model.optimizer.learning_rate = 0.125
-    callback = _Rates() if when == "before" else _Rates(0.125, when)
+        model.optimizer.learning_rate = rate
+    callback = _Rates() if when == "before" else _Rates(rate, when)
     rates = _rates(model, callback, epochs=2)
-    assert rates[4:] == [0.125] * 4
+    assert rates[4:] == [rate] * 4
     if when != "on_epoch_end":
-        assert rates[:4] == [0.125] * 4
+        assert rates[:4] == [rate] * 4
+
+
+def test_a_saved_model_keeps_the_rate_that_somebody_set(tmp_path):
+    model = _vectors()
+    model.optimizer.learning_rate = 1e-3
+    model.save(tmp_path / "model.keras")
+    rates = _rates(keras.models.load_model(tmp_path / "model.keras"))
+    np.testing.assert_allclose(rates, [1e-3] * 4, rtol=1e-6)
 
 
 def test_a_budget_beside_the_default_rate():

@@ -92,6 +92,21 @@ def test_the_warning_points_to_the_call_of_fit(model):
     assert warned[0].filename == __file__
 
 
+def test_a_dataset_without_batches(model):
+    images = tf.data.Dataset.from_tensor_slices(_IMAGES)
+    with pytest.raises(ValueError, match=r"got shape \(4, 4, 1\)\. .*`dataset\.batch\(32\)`"):
+        model.fit(images, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_nothing_to_train(method):
+    model = tfr.FlowModel(_flow())
+    model.trainable = False
+    model.compile()
+    with pytest.raises(ValueError, match=r"to train, got none; `model\.trainable = True`"):
+        getattr(model, method)(_IMAGES)
+
+
 def test_predict_with_y(model):
     with pytest.raises(ValueError, match=r"`predict\(\(events, conditions\)\)`"):
         model.predict(_IMAGES, np.arange(6))

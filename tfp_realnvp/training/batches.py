@@ -43,6 +43,7 @@ class BatchModel(keras.Model):
         return_dict: bool = False,
     ) -> Any:
         """Makes one step as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
+        self._check_trainable()
         data = batch_for_keras(self, x, y, sample_weight, class_weight)
         options = {"class_weight": class_weight, "return_dict": return_dict}
         self._guard.reset()
@@ -61,6 +62,13 @@ class BatchModel(keras.Model):
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Returns log p in nats for each image of a batch, [B]; see `fit` for `x` and errors."""
         return super().predict_on_batch(batch_for_keras(self, x)[0])
+
+    def _check_trainable(self) -> None:
+        if not self.trainable_variables:
+            raise ValueError(
+                "FlowModel: expected variables to train, got none; `model.trainable = True` makes "
+                "all of them trainable, and then `model.compile()` again."
+            )
 
     def _events_and_weights(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns the events of a batch, and their weights [B] in the dtype of log densities."""

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import time
+import warnings
 from typing import Any
 
 import keras
@@ -29,11 +30,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     `patience` successive epochs with a validation were not better than the best one before them.
 
     A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
-    seconds used so far, the best value of `monitor` and the number of epochs since. A process that
-    is killed at any point resumes from the last complete checkpoint (`tf.train.CheckpointManager`).
-    The optimizer's iterations are the number of steps done, which also determines the position in
+    steps and seconds of the budget, the best value of `monitor` and the number of epochs since. A
+    process that is killed at any point resumes from the last complete checkpoint
+    (`tf.train.CheckpointManager`). The optimizer counts the steps, which determine the position in
     the data and the seeds of the noise. With several workers, only the chief writes; all have to
     see the folder.
+
+    A run that resumes makes the steps of an uninterrupted one if its data have the order of that
+    run: `tfr.data.load(step=...)` gives it. Keras shuffles arrays in a new order in each process;
+    with `fit(..., shuffle=False)`, after a whole epoch, arrays have the same order too.
 
     With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds the weights and
     the averages. The best weights are averages, as those are that `fit` validates.
@@ -76,7 +81,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         Args:
           folder: of the checkpoints, in `folder/checkpoints`, and of the best weights.
           model: the compiled model.
-          budget: a budget whose used seconds are saved.
+          budget: a budget whose used steps and seconds are saved.
           monitor: a key of the logs; smaller is better. By default `'val_bits_per_dim'`, or
             `'val_loss'` for vectors: without a validation no best weights are saved. `fit` raises a
             `ValueError` if the logs lack a `monitor` that is given, or one that `patience` needs.
@@ -119,6 +124,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._folder = pathlib.Path(folder)
         self._lock = FolderLock(folder, "TrainingCheckpoint")
         self._seconds = tf.Variable(0.0, dtype=tf.float64)
+        self._steps = tf.Variable(0, dtype=tf.int64)
         self._best = tf.Variable(float("inf"), dtype=tf.float64)
         self._epochs_since_best = tf.Variable(0, dtype=tf.int64)
         self._save_seconds = save_seconds
@@ -131,6 +137,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             **dequantizer,
             optimizer=model.optimizer,
             seconds=self._seconds,
+            steps=self._steps,
             best=self._best,
             epochs_since_best=self._epochs_since_best,
         )
@@ -163,6 +170,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return False
         if self._budget is not None:
             self._budget.used_seconds = float(self._seconds.numpy())
+            self._budget.used_steps = int(self._steps.numpy())
         return True
 
     @property
@@ -181,6 +189,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return
         if self._budget is not None:
             self._seconds.assign(self._budget.elapsed_seconds)
+            self._steps.assign(self._budget.elapsed_steps)
         try:
             self._manager.save(step_of(self.model))
         except tf.errors.OpError as error:
@@ -193,7 +202,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             ) from error
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Locks the folder until the end of `fit`, and starts the clock."""
+        """Locks the folder until the end of `fit`; warns if nothing is left to train."""
+        if self.is_out_of_patience:
+            warnings.warn(
+                f"TrainingCheckpoint: no epoch of the last {self._patience} was better, so "
+                "that `fit` does not train; a larger `patience` trains on.",
+                UserWarning,
+                stacklevel=2,
+            )
         if self._writes:
             self._lock.acquire()
             self.model.call_after_fit(self._lock.release)

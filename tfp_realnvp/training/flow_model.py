@@ -593,19 +593,27 @@ class FlowModel(BatchModel, SavableModel):
         Raises:
           ValueError: if there are no images; they are not [B, H, W, C] with finite values, the
             gray levels of the model; conditions are not as declared, or given to a distribution
-            that takes none; or weights are negative or all zero.
+            that takes none; weights are negative or all zero; or no variable is trainable.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
+        self._check_trainable()
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
         if self.event_ndims == 3:
             advise_onednn()
         self._guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
+        callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
+        is_over = any(
+            getattr(callback, "is_used_up", False) or getattr(callback, "is_out_of_patience", False)
+            for callback in callbacks
+        )
+        if is_over:
+            # Keras asks callbacks whether to stop after a step only.
+            arguments["epochs"] = arguments.get("initial_epoch", 0)
         if self._is_annealed:
             # Before those of the caller, which can then set another rate.
             annealing = CosineAnnealing(_PEAKS[self.event_ndims])
             self.call_after_fit(annealing.restore)
-            callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
             arguments["callbacks"] = [annealing, *callbacks]
         # A batch of an iterator cannot be given back.
         self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
@@ -617,7 +625,7 @@ class FlowModel(BatchModel, SavableModel):
             if self.step_rates is not None:
                 self.step_rates.clear()
         self._guard.raise_failure(self.trainable_variables)
-        if not history.history.get("loss"):
+        if not (is_over or history.history.get("loss")):
             raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history
 

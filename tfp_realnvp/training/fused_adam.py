@@ -103,6 +103,18 @@ class FusedAdam(keras.optimizers.Adam):
         if (clip := kwargs.get("global_clipnorm")) is not None:
             validation.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        # By `optimizer.learning_rate = rate`, also where the rate is the one of the construction.
+        self.rate_was_set = False
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate: a variable, or the value of a schedule at the current step."""
+        return super().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.rate_was_set = True
+        keras.optimizers.Adam.learning_rate.fset(self, value)
 
     @property
     def packing(self) -> Packing:

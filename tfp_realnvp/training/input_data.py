@@ -393,7 +393,9 @@ def check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
     shape = tf.TensorShape(events.shape)
     if shape.rank != 1 + len(axes.split(",")) or not shape[1:].is_compatible_with(event_shape):
         sizes = axes if event_shape.rank is None else ", ".join(map(str, event_shape))
-        raise ValueError(f"FlowModel: expected {name} [batch, {sizes}], got shape {shape}.")
+        is_event = event_shape.rank is not None and shape.is_compatible_with(event_shape)
+        advice = " A dataset gets its batches by `dataset.batch(32)`." if is_event else ""
+        raise ValueError(f"FlowModel: expected {name} [batch, {sizes}], got shape {shape}.{advice}")
 
 
 def check_distribution(distribution: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,7 @@ class StepRates:
 def _set_learning_rates(
     model: keras.Model, rate_of: Callable[[int], float | None]
 ) -> list[float | None]:
-    """Sets the learning rates of the next execution of a model's training function.
+    """Sets the learning rates of the next execution of a training function, but for the first step.
 
     Args:
       model: a `FlowModel`; another model gets the rate of the first step for all of them.
@@ -83,7 +84,6 @@ def _set_learning_rates(
     """
     step_rates: StepRates | None = getattr(model, "step_rates", None)
     rates = [rate_of(index) for index in range(step_rates.num_steps if step_rates else 1)]
-    model.optimizer.learning_rate = rates[0]
     if step_rates is not None:
         step_rates.assign(step_of(model), rates)
     return rates
@@ -124,8 +124,8 @@ class CosineAnnealing(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rates of the execution, unless the rate is not the peak."""
-        if self._learning_rate != self._peak:
+        """Sets the learning rates of the execution, unless somebody else has set another rate."""
+        if self.model.optimizer.rate_was_set or self._learning_rate != self._peak:
             return
         steps = self.params["steps"]
 
@@ -135,6 +135,7 @@ class CosineAnnealing(keras.callbacks.Callback):
             return float(np.float32(self._peak * _half_cosine(1 - fraction)))
 
         self._annealed = _set_learning_rates(self.model, rate_of)
+        self.model.optimizer.learning_rate.assign(self._annealed[0])
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rate to the peak again."""
@@ -147,7 +148,7 @@ class CosineAnnealing(keras.callbacks.Callback):
     def restore(self) -> None:
         """Sets the learning rate to the peak again, unless another callback has set it since."""
         if self._annealed and self._learning_rate in self._annealed:
-            self.model.optimizer.learning_rate = self._peak
+            self.model.optimizer.learning_rate.assign(self._peak)
         self._annealed = []
 
     @property
@@ -166,6 +167,10 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
     a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
+
+    A budget counts the steps of the calls of `fit` that have this callback. A run that
+    `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
+    budget. `fit` with a budget that is used up makes no step, and warns.
 
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
@@ -206,18 +211,20 @@ class LearningRateBudget(keras.callbacks.Callback):
         warmup: float | None = None,
         cosine: bool = False,
         used_seconds: float = 0.0,
+        used_steps: int = 0,
     ) -> None:
         """Constructs the callback.
 
         Args:
           peak: the highest learning rate.
-          steps: the budget in steps of the optimizer. Give either `steps` or `seconds`.
+          steps: the budget in batches. Give either `steps` or `seconds`.
           seconds: the budget in seconds within `fit`.
           warmup_steps: steps until the peak is reached; by default 100, or less as above.
           hold: fraction of the budget at which annealing begins, in [0, 1).
           warmup: fraction of the budget until the peak is reached, in place of `warmup_steps`.
           cosine: whether annealing follows half a cosine, not a line.
-          used_seconds: seconds of the budget that earlier runs have used up.
+          used_seconds: seconds of training of earlier runs.
+          used_steps: steps of earlier runs.
 
         Raises:
           ValueError: if not exactly one budget is given, an argument is out of range, or a given
@@ -240,6 +247,7 @@ class LearningRateBudget(keras.callbacks.Callback):
             (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
             (warmup or 0, lambda x: 0 <= x < 1, "warmup in [0, 1)"),
             (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
+            (used_steps, lambda x: 0 <= x < math.inf, "used_steps of at least 0"),
         ):
             validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
         if warmup_steps is not None and (warmup is not None or warmup_steps > (steps or math.inf)):
@@ -255,7 +263,9 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.warmup = warmup
         self.cosine = validation.flag(cosine, "LearningRateBudget: expected a bool as cosine")
         self.used_seconds = used_seconds
+        self.used_steps = used_steps
         self._start: float | None = None
+        self._first_step = 0
         # Steps, time and fraction after the first step of `fit`, most of which is tracing.
         self._after_first_step: tuple[int, float, float] | None = None
 
@@ -263,12 +273,23 @@ class LearningRateBudget(keras.callbacks.Callback):
     def fraction(self) -> float:
         """The fraction of the budget that is used up, from 0."""
         if self.steps is not None:
-            return step_of(self.model) / self.steps
+            return self.elapsed_steps / self.steps
         return self.elapsed_seconds / self.seconds
 
     @property
+    def is_used_up(self) -> bool:
+        """Whether nothing of the budget is left."""
+        return self.fraction >= 1
+
+    @property
+    def elapsed_steps(self) -> int:
+        """Steps of training, including earlier runs."""
+        is_running = self._start is not None
+        return self.used_steps + (step_of(self.model) - self._first_step if is_running else 0)
+
+    @property
     def elapsed_seconds(self) -> float:
-        """Seconds of training, those of earlier runs included."""
+        """Seconds of training, including earlier runs."""
         return self.used_seconds + (0 if self._start is None else time.monotonic() - self._start)
 
     @property
@@ -283,23 +304,37 @@ class LearningRateBudget(keras.callbacks.Callback):
         if self._after_first_step is None:
             return math.nan
         first, start, _ = self._after_first_step
-        step = step_of(self.model)
+        step = self.elapsed_steps
         seconds_per_step = (time.monotonic() - start) / max(1, step - first)
         return max(0, self.steps - step) * seconds_per_step
 
+    def set_model(self, model: keras.Model) -> None:
+        """Notes the step at which `fit` begins, before another callback restores a later one."""
+        super().set_model(model)
+        self._first_step = step_of(model)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
+        """Starts the clock; warns of a budget that is used up."""
+        if self.is_used_up:
+            budget = f"{self.steps} steps" if self.seconds is None else f"{self.seconds} seconds"
+            warnings.warn(
+                f"LearningRateBudget: the budget of {budget} is used up, so that `fit` does not "
+                "train; a new LearningRateBudget trains on.",
+                UserWarning,
+                stacklevel=2,
+            )
         self._start, self._after_first_step = time.monotonic(), None
         # Another Keras model does not call it where `fit` raises an error.
         getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Stops the clock."""
-        self.used_seconds, self._start = self.elapsed_seconds, None
+        self.used_seconds, self.used_steps = self.elapsed_seconds, self.elapsed_steps
+        self._start = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rate."""
-        first, fraction = step_of(self.model), self._common_fraction()
+        first, fraction = self.elapsed_steps, self._common_fraction()
 
         def rate_of(index: int) -> float | None:
             step = first + index
@@ -308,7 +343,7 @@ class LearningRateBudget(keras.callbacks.Callback):
             is_over = index > 0 and step >= self.steps
             return None if is_over else self._rate(step, step / self.steps)
 
-        _set_learning_rates(self.model, rate_of)
+        self.model.optimizer.learning_rate = _set_learning_rates(self.model, rate_of)[0]
 
     def _rate(self, step: int, fraction: float) -> float:
         if self.warmup:
@@ -331,7 +366,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Stops when the budget is used up."""
         fraction = self._common_fraction()
         if self._after_first_step is None:
-            self._after_first_step = step_of(self.model), time.monotonic(), fraction
+            self._after_first_step = self.elapsed_steps, time.monotonic(), fraction
         self._stop_if_used_up(fraction)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
