@@ -17,17 +17,18 @@ import json
 import math
 import pathlib
 
+import datasets
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, evaluation
+from tfp_realnvp import evaluation
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_string("dataset", None, "Dataset, as in data.load; default: that of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in datasets.py; default: that of the run.")
 flags.DEFINE_list("split", "train,evaluation", "Splits; `evaluation`: as in the paper.")
 flags.DEFINE_integer("num_samples", 4, "Number of noise samples for each image.", lower_bound=1)
-flags.DEFINE_integer("batch_size", None, "Batch size; default: as in training.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 64, "Batch size.", lower_bound=1)
 flags.DEFINE_integer("num_batches", None, "Number of batches; default: all.", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Seed of the noise; default: that of the run.")
 flags.DEFINE_string("output", None, "Output folder; default: the results folder.")
@@ -69,14 +70,15 @@ def main(argv: list[str]) -> None:
     if FLAGS.dataset not in (None, settings["name"]):
         # The images that were held out are of the run's own dataset.
         settings.update(name=FLAGS.dataset, num_validation=0)
+    images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
     spec = flow.bijector.architecture.condition
     results, classifications = {}, {}
     for split in FLAGS.split:
-        images = load_split(settings, split)
-        batches = images.dataset.take(FLAGS.num_batches or -1)
-        inputs = {images.split: batches}
+        split = images.evaluation_split if split == "evaluation" else split
+        batches = images.batches(split, FLAGS.batch_size).take(FLAGS.num_batches or -1)
+        inputs = {split: batches}
         if spec is not None and spec.may_be_missing:
-            inputs[f"{images.split}, no condition"] = batches.map(lambda images, _: images)
+            inputs[f"{split}, no condition"] = batches.map(lambda levels, _: levels)
         for name, each in inputs.items():
             results[name] = evaluation.bits_per_dim(
                 flow,
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> None:
         if spec is not None and spec.num_classes is not None:
             # Each image is evaluated with each class.
             batches = batches.rebatch(max(1, _MAX_EVALUATIONS // spec.num_classes))
-            classifications[images.split] = evaluation.classification(
+            classifications[split] = evaluation.classification(
                 flow,
                 batches,
                 num_samples=FLAGS.num_samples,
@@ -111,16 +113,6 @@ def main(argv: list[str]) -> None:
         "dequantizer": "uniform" if model.dequantizer is None else "variational",
     }
     (output / "evaluation.json").write_text(json.dumps(values, indent=2))
-
-
-def load_split(settings: dict, split: str) -> data.ImageBatches:
-    """Returns the batches of a split of the run's data."""
-    settings = {**settings, "data_dir": FLAGS.data_dir, "download": FLAGS.download}
-    if FLAGS.batch_size is not None:
-        settings["batch_size"] = FLAGS.batch_size
-    if split == "evaluation":
-        split = data.load(**settings, cache_bytes=0).evaluation_split
-    return data.load(**settings, split=split)
 
 
 def as_markdown(

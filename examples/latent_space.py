@@ -25,16 +25,17 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, latents, plots
+from tfp_realnvp import latents, plots
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_string("dataset", None, "Dataset, as in data.load; default: that of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in datasets.py; default: that of the run.")
 flags.DEFINE_string("split", "evaluation", "Split; `evaluation`: as in the paper.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: the results folder.")
 flags.DEFINE_integer("seed", 0, "Seed of the samples and of the choice of images.")
@@ -120,23 +121,16 @@ def in_full_precision(flow: tfd.Distribution) -> tfd.Distribution:
 
 def load_examples(settings: dict) -> Examples:
     """Returns the first images of the split in random order."""
-    settings = {
-        **settings,
-        **{"batch_size": _NUM_IMAGES, "data_dir": FLAGS.data_dir, "download": FLAGS.download},
-    }
-    split = FLAGS.split
-    if split == "evaluation":
-        split = data.load(**settings, cache_bytes=0).evaluation_split
-    batches = data.load(**settings, split=split)
-    batch = next(batches.dataset.as_numpy_iterator())
-    images, conditions = batch if isinstance(batch, tuple) else (batch, None)
-    if len(images) < 4:
+    images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
+    split = images.evaluation_split if FLAGS.split == "evaluation" else FLAGS.split
+    batch = next(images.batches(split, _NUM_IMAGES).as_numpy_iterator())
+    levels, conditions = batch if isinstance(batch, tuple) else (batch, None)
+    if len(levels) < 4:
         raise ValueError(
-            f"Expected at least 4 images in split {batches.split!r} of {batches.name!r}, got "
-            f"{len(images)}."
+            f"Expected at least 4 images in split {split!r} of {images.name!r}, got {len(levels)}."
         )
-    order = np.random.default_rng(FLAGS.seed).permutation(len(images))
-    return Examples(images, conditions).take(order)
+    order = np.random.default_rng(FLAGS.seed).permutation(len(levels))
+    return Examples(levels, conditions).take(order)
 
 
 def draw_reconstructions(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:

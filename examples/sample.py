@@ -16,12 +16,13 @@ import json
 import math
 import pathlib
 
+import datasets
 import numpy as np
 import tensorflow_probability as tfp
 from absl import app, flags
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, latents, plots
+from tfp_realnvp import latents, plots
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
@@ -97,13 +98,10 @@ def load_conditions(flow: tfd.Distribution) -> np.ndarray | None:
     if spec.num_classes is not None:
         return np.arange(min(spec.num_classes, _MAX_CLASSES))
     metadata = json.loads((pathlib.Path(FLAGS.results_dir) / "metadata.json").read_text())
-    settings = {
-        **metadata["card"]["data"],
-        **{"batch_size": _NUM_ROWS, "data_dir": FLAGS.data_dir, "download": FLAGS.download},
-    }
-    split = data.load(**settings, cache_bytes=0).evaluation_split
-    batches = data.load(**settings, split=split)
-    _, conditions = next(batches.dataset.as_numpy_iterator())
+    settings = metadata["card"]["data"]
+    images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
+    batches = images.batches(images.evaluation_split, _NUM_ROWS)
+    _, conditions = next(batches.as_numpy_iterator())
     return conditions
 
 

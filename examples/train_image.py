@@ -25,12 +25,13 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 
-flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in tfr.data.load.")
+flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in tfr.data.load_arrays.")
 flags.DEFINE_integer("image_size", None, "Height and width to resize the images of a folder to.")
 flags.DEFINE_enum("condition", None, ["label"], "Train p(image | label).")
 flags.DEFINE_integer("num_filters", None, "Feature maps of the networks.", lower_bound=1)
@@ -63,24 +64,24 @@ def main(argv: list[str]) -> None:
             "choose another --output_dir."
         )
 
-    # The data: batches of gray levels, uint8 [B, H, W, C], or of tuples of these and labels [B].
-    settings = {
-        "name": FLAGS.dataset,
-        "batch_size": 32 if FLAGS.dataset == "digits" else 16,
-        "condition": FLAGS.condition,
-        "image_size": FLAGS.image_size,
-        "seed": FLAGS.seed,
-    }
-    images = tfr.data.load(**settings, training=True)
-    if "validation" not in images.splits:
-        settings["num_validation"] = min((images.num_images or 10_000) // 10, 1_000)
-        images = tfr.data.load(**settings, training=True)
-    validation = tfr.data.load(**settings, split="validation")
-    test = tfr.data.load(**settings, split=images.evaluation_split)
-    print(f"{images.name}: {images.num_images} training images {images.image_shape}")
+    # The data: gray levels, arrays [N, H, W, C], and perhaps labels [N].
+    images = tfr.data.load_arrays(FLAGS.dataset, image_size=FLAGS.image_size)
+    if images.validation is None:
+        images = images.hold_out(min(len(images.train) // 10, 1_000))
+    train, validation, test = images.train, images.validation, images.test
+    train_labels = None
+    if FLAGS.condition:
+        if images.num_classes is None:
+            raise app.UsageError(f"Expected images with labels, got {FLAGS.dataset}.")
+        train_labels = images.train_labels
+        validation, test = (validation, images.validation_labels), (test, images.test_labels)
+    batch_size = 32 if FLAGS.dataset == "digits" else 16
+    print(f"{images.name}: {len(train):,} training images {images.image_shape}")
 
     # The flow: a bijector from normal latents to images, and the noise between gray levels.
-    arguments = {"num_values": images.num_values, "num_classes": images.num_classes}
+    arguments = {"num_values": images.num_values}
+    if FLAGS.condition:
+        arguments["num_classes"] = images.num_classes
     if FLAGS.num_filters:
         arguments["num_filters"] = FLAGS.num_filters
     if FLAGS.dataset == "digits":
@@ -106,23 +107,31 @@ def main(argv: list[str]) -> None:
 
     # Fit, or go on after the last epoch of a run that was killed.
     epochs = FLAGS.epochs or (8 if FLAGS.dataset == "digits" else 20)
-    steps_per_epoch = images.steps_per_epoch or 1_000  # where their number is unknown
+    steps_per_epoch = len(train) // batch_size
     budget = tfr.LearningRateBudget(learning_rate, steps=epochs * steps_per_epoch)
     checkpoint = tfr.TrainingCheckpoint(output_dir, model, budget=budget)
     step = 0
     if checkpoint.restore():
         step = int(model.optimizer.iterations)
         print(f"resuming {output_dir} after step {step}")
-        images = tfr.data.load(**settings, training=True, step=step)
+    # The batches after this step: their order depends on the seed alone.
+    batches = tfr.data.batches(
+        train,
+        train_labels,
+        batch_size=batch_size,
+        augment=tf.image.stateless_random_flip_left_right if images.flip else None,
+        seed=FLAGS.seed,
+        step=step,
+    )
     log = output_dir / "log.csv"
     if step < budget.steps:
         print("tracing the training step, up to a minute; later steps are fast", flush=True)
         model.fit(
-            images.dataset,
+            batches,
             steps_per_epoch=steps_per_epoch,
             initial_epoch=step // steps_per_epoch,
             epochs=epochs,
-            validation_data=validation.dataset,
+            validation_data=validation,
             callbacks=[budget, keras.callbacks.CSVLogger(log, append=True), checkpoint],
             verbose=1 if sys.stdout.isatty() else 2,
         )
@@ -130,16 +139,16 @@ def main(argv: list[str]) -> None:
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.
-    result = tfr.evaluation.bits_per_dim(model, test.dataset, num_samples=4)
+    result = tfr.evaluation.bits_per_dim(model, test, num_samples=4)
     report = {**dataclasses.asdict(result), "steps": steps}
     print(
-        f"{test.split}: {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim, "
+        f"test: {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim, "
         f"importance-weighted {result.importance_weighted:.3f}"
     )
     if FLAGS.condition:
-        found = tfr.evaluation.classification(model, test.dataset, num_samples=4)
+        found = tfr.evaluation.classification(model, test, num_samples=4)
         report["accuracy"] = found.accuracy
-        print(f"{test.split}: the most probable label is right for {found.accuracy:.1%}")
+        print(f"test: the most probable label is right for {found.accuracy:.1%}")
     (output_dir / "report.json").write_text(json.dumps(report, indent=2))
 
     # Samples: 8 rows of 8, or a row for each of the first 20 labels.
@@ -148,19 +157,23 @@ def main(argv: list[str]) -> None:
         samples = tfr.condition(flow, labels).sample(seed=(0, FLAGS.seed))
     else:
         samples = flow.sample(64, seed=(0, FLAGS.seed))
-    levels = tfr.to_uint8(samples, images.num_values)
-    tfr.plots.save_image_grid(output_dir / "samples.png", levels, 8, num_values=images.num_values)
+    # Pictures have 256 levels at most.
+    num_values = min(images.num_values, 256)
+    levels = tfr.to_uint8(samples * (num_values / images.num_values), num_values)
+    tfr.plots.save_image_grid(output_dir / "samples.png", levels, 8, num_values=num_values)
 
     # Learning curves, and the model as a preset.
     rows = np.genfromtxt(log, delimiter=",", names=True, ndmin=1)
     columns = {"training": "bits_per_dim", "validation": "val_bits_per_dim"}
     curves = {label: (rows["epoch"] + 1, rows[column]) for label, column in columns.items()}
     tfr.plots.save_curves(output_dir / "curve.png", curves, "epoch", "bits/dim")
+    settings = {name: FLAGS[name].value for name in ("condition", "image_size")}
     card = {
-        "data": {name: value for name, value in settings.items() if value is not None},
+        "data": {"name": FLAGS.dataset, **{k: v for k, v in settings.items() if v is not None}},
+        "training": {"batch_size": batch_size, "seed": FLAGS.seed},
         "command": shlex.join(["python", *sys.argv]),
         "steps": steps,
-        "bits/dim": {test.split: round(result.bits_per_dim, 3)},
+        "bits/dim": {"test": round(result.bits_per_dim, 3)},
     }
     model.save_to_preset(output_dir, card=card)
     print(f"results are in {output_dir}: tfr.FlowModel.from_preset({str(output_dir)!r})")

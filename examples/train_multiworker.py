@@ -23,20 +23,20 @@ import sys
 # TensorFlow uses oneDNN by default only on processors with AVX-512 VNNI or AVX-VNNI instructions.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+import datasets
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.training import workers
 
-flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in data.load.")
+flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in datasets.py.")
 flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>.")
-flags.DEFINE_string("condition", None, "Condition of the images, as in data.load.")
+flags.DEFINE_string("condition", None, "Condition of the images, as in datasets.py.")
 flags.DEFINE_enum("configuration", "paper", ["paper", "compact"], "Model.")
 flags.DEFINE_string("arguments", "{}", "Arguments of the model, as JSON.")
 flags.DEFINE_integer("batch_size", 64, "Images in a batch, over all devices.", lower_bound=1)
@@ -63,20 +63,21 @@ def main(argv: list[str]) -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{pathlib.Path(FLAGS.dataset).stem}")
     check_same_flags(output_dir / "flags.txt")
-    settings = data_settings()
-    images = data.load(**settings, training=True)
+    names = ("condition", "num_validation")
+    settings = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    images = datasets.load(FLAGS.dataset, **settings, data_dir=FLAGS.data_dir)
     with strategy.scope():
         model = make_model(images)
         model.compile(global_statistics=FLAGS.global_statistics)
 
-    steps_per_pass = images.steps_per_epoch or 1_000
+    steps_per_pass = images.num_images("train") // FLAGS.batch_size
     log_steps = FLAGS.log_steps or steps_per_pass
     steps = FLAGS.epochs * steps_per_pass
     budget = tfr.LearningRateBudget(FLAGS.learning_rate, steps=steps)
     checkpoint = tfr.TrainingCheckpoint(
         output_dir, model, budget=budget, best_weights=_BEST_WEIGHTS
     )
-    card = {"data": {key: value for key, value in settings.items() if key != "data_dir"}}
+    card = {"data": {"name": FLAGS.dataset, **settings}}
     is_chief = workers.is_chief(strategy)
     callbacks = [budget, checkpoint]
     if is_chief:
@@ -91,11 +92,11 @@ def main(argv: list[str]) -> None:
         if is_chief:
             print("tracing the training step, up to a minute", flush=True)
         model.fit(
-            training_data(strategy, settings, done),
+            training_data(strategy, images, done),
             steps_per_epoch=log_steps,
             initial_epoch=done // log_steps,
             epochs=math.ceil(steps / log_steps),
-            validation_data=data.load(**settings, split="validation").dataset,
+            validation_data=images.batches("validation", FLAGS.batch_size),
             callbacks=callbacks,
             verbose=2 if is_chief else 0,
         )
@@ -128,23 +129,7 @@ def check_same_flags(path: pathlib.Path) -> None:
         )
 
 
-def data_settings() -> dict:
-    """Returns the arguments of `data.load` that say what the run's images are."""
-    settings = {
-        "name": FLAGS.dataset,
-        "batch_size": FLAGS.batch_size,
-        "condition": FLAGS.condition,
-        "seed": FLAGS.seed,
-        "data_dir": FLAGS.data_dir,
-    }
-    images = data.load(**settings, training=True, cache_bytes=0)
-    if "validation" not in images.splits:
-        tenth = min((images.num_images or 10_000) // 10, 1_000)
-        settings["num_validation"] = tenth if FLAGS.num_validation is None else FLAGS.num_validation
-    return settings
-
-
-def make_model(images: data.ImageBatches) -> tfr.FlowModel:
+def make_model(images: datasets.Images) -> tfr.FlowModel:
     """Returns the model of the flags for these images, with new weights."""
     arguments = {
         "num_values": images.num_values,
@@ -159,20 +144,15 @@ def make_model(images: data.ImageBatches) -> tfr.FlowModel:
 
 
 def training_data(
-    strategy: tf.distribute.Strategy, settings: dict, step: int
+    strategy: tf.distribute.Strategy, images: datasets.Images, step: int
 ) -> tf.distribute.DistributedDataset:
     """Returns batches from a step onward. Each worker loads its own part of each batch."""
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        own = {**settings, "batch_size": FLAGS.batch_size // context.num_input_pipelines}
-        images = data.load(
-            **own,
-            training=True,
-            num_shards=context.num_input_pipelines,
-            shard_index=context.input_pipeline_id,
-            step=step,
+        batches = images.training_batches(
+            FLAGS.batch_size, seed=FLAGS.seed, step=step, context=context
         )
-        return images.dataset.rebatch(context.get_per_replica_batch_size(FLAGS.batch_size))
+        return batches.rebatch(context.get_per_replica_batch_size(FLAGS.batch_size))
 
     return strategy.distribute_datasets_from_function(of_worker)
 

@@ -31,6 +31,7 @@ import sys
 # On other x86 processors it makes training about 1.4 times as fast.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+import datasets
 import keras
 import numpy as np
 import tensorflow as tf
@@ -38,13 +39,13 @@ import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, evaluation, latents, plots
+from tfp_realnvp import evaluation, latents, plots
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.folder_lock import FolderLock
 from tfp_realnvp.pixels import condition_component, image_component
 
 flags.DEFINE_string(
-    "dataset", None, "Name, file or folder, as in data.load; default: the preset's."
+    "dataset", None, "Name, file or folder, as in datasets.py; default: the preset's."
 )
 flags.DEFINE_enum(
     "preset", None, sorted(tfr.PAPER_CONFIGURATIONS), "Dataset and model of the paper."
@@ -122,13 +123,15 @@ flags.DEFINE_float(
 flags.DEFINE_integer("log_steps", None, "Steps between validations; default: a pass over the data.")
 flags.DEFINE_float("save_minutes", 1.0, "Minutes between checkpoints, in addition to validations.")
 flags.DEFINE_integer("patience", None, "Validations without improvement before training stops.")
-flags.DEFINE_integer("num_validation", None, "Training images to hold out; default: a tenth.")
+flags.DEFINE_integer(
+    "num_validation", None, "Training images to hold out; default: a tenth, at most 1,000."
+)
 flags.DEFINE_integer("seed", 0, "Seed of weights, noise and data order.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: results/<dataset>[_<condition>].")
 flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
 flags.DEFINE_bool("download", False, "Download missing data.")
 flags.DEFINE_integer("image_size", None, "Height and width to resize images to.")
-flags.DEFINE_string("condition", None, "Condition of the images, as in data.load.")
+flags.DEFINE_string("condition", None, "Condition of the images, as in datasets.py.")
 flags.DEFINE_float(
     "condition_dropout",
     None,
@@ -137,7 +140,6 @@ flags.DEFINE_float(
     upper_bound=1,
 )
 flags.DEFINE_bool("flip", None, "Mirror half of the images; default: as in the paper.")
-flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "Whether to skip damaged images.")
 flags.DEFINE_bool("mixed_precision", False, "Compute networks in bfloat16.")
 flags.DEFINE_bool("xla", False, "Compile training steps with XLA.")
 flags.DEFINE_bool("recompute", False, "Recompute activations in gradients to save memory.")
@@ -209,25 +211,26 @@ def main(argv: list[str]) -> None:
         train_and_report(images, output_dir, given)
 
 
-def train_and_report(images: data.ImageBatches, output_dir: pathlib.Path, given: list[str]) -> None:
+def train_and_report(images: datasets.Images, output_dir: pathlib.Path, given: list[str]) -> None:
     """Trains a model of the flags, of which those in `given` were given, and writes the results."""
     atomic_files.write_text(output_dir / "flags.txt", "\n".join(flag_lines()) + "\n")
     model = make_model(images)
     card = {
         "data": data_settings(),
+        "training": {"batch_size": FLAGS.batch_size, "seed": FLAGS.seed},
         "command": " ".join(["python examples/train_paper.py", *given]),
     }
     # Training writes the weights.
     model.save_to_preset(output_dir, card=card, weights=False)
     model.compile(make_optimizer(), jit_compile=FLAGS.xla)
     print(f"{model.count_params():,} parameters, {model.distribution.bijector.num_scales} scales")
-    seconds = fit(model, output_dir)
+    seconds = fit(model, images, output_dir)
     if (output_dir / _BEST_WEIGHTS).exists():
         best = tfr.FlowModel.from_preset(output_dir.absolute())
         model.set_weights(best.get_weights())
 
     num_steps = int(model.optimizer.iterations)
-    report = write_report(model, load("train"), load("evaluation"), output_dir, num_steps)
+    report = write_report(model, images, output_dir, num_steps)
     kind = "upper bounds" if model.dequantizer is not None else "means"
     bits = next(iter(report["bits_per_dim"].values()))
     model.save_to_preset(
@@ -245,11 +248,11 @@ def train_and_report(images: data.ImageBatches, output_dir: pathlib.Path, given:
 # Flags and data.
 
 
-def fill_in_defaults() -> data.ImageBatches:
+def fill_in_defaults() -> datasets.Images:
     """Sets the flags that are not given to the values of this dataset and model.
 
     Returns:
-      The training images, for their properties.
+      The images.
     """
     if FLAGS.condition_dropout is not None and not FLAGS.condition:
         raise ValueError("Expected --condition_dropout only with --condition.")
@@ -277,13 +280,12 @@ def fill_in_defaults() -> data.ImageBatches:
             "Expected --weight_decay only with --optimizer=adamw, --optimizer=muon or jet, got "
             f"--optimizer={optimizer}."
         )
-    images = load("train", training=True, cache_bytes=0, batch_size=1, num_validation=0)
-    if "validation" in images.splits:
-        FLAGS.num_validation = 0
-    defaults["num_validation"] = min((images.num_images or 10_000) // 10, 1_000)
+    images = datasets.load(**data_settings(), data_dir=FLAGS.data_dir, download=FLAGS.download)
     for name, value in defaults.items():
         if FLAGS[name].value is None:
             setattr(FLAGS, name, value)
+    # Data that are missing or too few are an error before there is an output folder.
+    images.training_batches(FLAGS.batch_size)
     return images
 
 
@@ -327,24 +329,16 @@ def check_same_run(path: pathlib.Path) -> None:
 
 
 def data_settings() -> dict:
-    """Returns the arguments of `data.load` that say what the run's images are."""
-    names = ("batch_size", "condition", "flip", "image_size", "num_validation", "on_error", "seed")
+    """Returns the arguments of `datasets.load` that say what the run's images are."""
+    names = ("condition", "flip", "image_size", "num_validation")
     values = {"name": FLAGS.dataset, **{name: FLAGS[name].value for name in names}}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def load(split: str, **options: int) -> data.ImageBatches:
-    """Returns batches of a split; `evaluation` is the one that the paper reports."""
-    settings = {**data_settings(), "data_dir": FLAGS.data_dir, "download": FLAGS.download}
-    if split == "evaluation":
-        split = data.load(**settings, cache_bytes=0).evaluation_split
-    return data.load(**{**settings, **options}, split=split)
 
 
 # Model and training.
 
 
-def make_model(images: data.ImageBatches) -> tfr.FlowModel:
+def make_model(images: datasets.Images) -> tfr.FlowModel:
     """Returns the model of the flags for these images, with new weights."""
     # The images can differ from those of the preset.
     arguments = {}
@@ -388,11 +382,11 @@ def make_optimizer() -> keras.optimizers.Optimizer:
     return _OPTIMIZERS[FLAGS.optimizer](**options)
 
 
-def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
+def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path) -> float:
     """Trains from the last checkpoint until the limit of steps or minutes; returns the seconds."""
-    images = load("train", training=True)
-    print(f"{images.name}: {images.num_images} training images {images.image_shape}")
-    steps_per_pass = images.steps_per_epoch or 1_000
+    num_images = images.num_images("train")
+    print(f"{images.name}: {num_images:,} training images {images.image_shape}")
+    steps_per_pass = num_images // FLAGS.batch_size
     log_steps = FLAGS.log_steps or steps_per_pass
     if FLAGS.limit_minutes:
         limit = {"seconds": 60 * FLAGS.limit_minutes}
@@ -414,15 +408,12 @@ def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
         return budget.fraction >= 1 or checkpoint.is_out_of_patience
 
     if checkpoint.restore():
-        done = int(model.optimizer.iterations)
-        print(f"resuming after step {done}")
-        images = load("train", training=True, step=done)
+        print(f"resuming after step {int(model.optimizer.iterations)}")
     if is_done():
         # As at the end of `fit`, which leaves averages in the model.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return budget.used_seconds
     print("tracing the training step, up to a minute; later steps are fast", flush=True)
-    validation = load("validation")
     log = output_dir / "log.csv"
     epoch, step = divmod(int(model.optimizer.iterations), log_steps)
     keep_epochs(log, epoch)
@@ -431,18 +422,18 @@ def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
         folder = output_dir / "tensorboard"
         callbacks += [
             keras.callbacks.TensorBoard(folder, write_graph=False),
-            SampleImages(folder, validation),
+            SampleImages(folder, images),
         ]
     callbacks += [checkpoint, Interruption(checkpoint)]
     options = {
         "callbacks": callbacks,
-        "validation_data": validation.dataset,
+        "validation_data": images.batches("validation", FLAGS.batch_size),
         "verbose": 1 if sys.stdout.isatty() else 2,
     }
     if step:
         # Complete the interrupted epoch first.
         model.fit(
-            images.dataset,
+            training_batches(model, images),
             steps_per_epoch=log_steps - step,
             initial_epoch=epoch,
             epochs=epoch + 1,
@@ -453,13 +444,22 @@ def fit(model: tfr.FlowModel, output_dir: pathlib.Path) -> float:
         if FLAGS.average:
             # `fit` left averages in the model. The weights are those of the end of the epoch.
             checkpoint.restore()
-        done = int(model.optimizer.iterations)
-        images, epoch = load("train", training=True, step=done), epoch + 1
+        epoch += 1
     last = math.ceil(limit["steps"] / log_steps) if "steps" in limit else 1_000_000
     model.fit(
-        images.dataset, steps_per_epoch=log_steps, initial_epoch=epoch, epochs=last, **options
+        training_batches(model, images),
+        steps_per_epoch=log_steps,
+        initial_epoch=epoch,
+        epochs=last,
+        **options,
     )
     return budget.used_seconds
+
+
+def training_batches(model: tfr.FlowModel, images: datasets.Images) -> tf.data.Dataset:
+    """Returns the batches after the last step of the model."""
+    step = int(model.optimizer.iterations)
+    return images.training_batches(FLAGS.batch_size, seed=FLAGS.seed, step=step)
 
 
 class Progress(keras.callbacks.Callback):
@@ -528,7 +528,7 @@ def keep_epochs(log: pathlib.Path, num_epochs: int) -> None:
 
 
 def sample_grid(
-    flow: tfd.Distribution, images: data.ImageBatches, columns: int, seed: int
+    flow: tfd.Distribution, images: datasets.Images, split: str, columns: int, seed: int
 ) -> np.ndarray:
     """Returns samples as gray levels, `uint8` [rows, columns, H, W, C].
 
@@ -544,7 +544,7 @@ def sample_grid(
     if spec.num_classes is not None:
         conditions = np.arange(min(spec.num_classes, _MAX_CLASSES))
     else:
-        originals, conditions = next(images.dataset.rebatch(columns).as_numpy_iterator())
+        originals, conditions = next(images.batches(split, columns).as_numpy_iterator())
         after = [originals]
         if spec.event_ndims == 3:
             levels = np.rint(conditions * (images.num_values - 1)).astype(np.uint8)
@@ -557,14 +557,14 @@ def sample_grid(
 class SampleImages(keras.callbacks.Callback):
     """Writes samples to TensorBoard after each epoch, always from the same latents."""
 
-    def __init__(self, folder: pathlib.Path, images: data.ImageBatches) -> None:
+    def __init__(self, folder: pathlib.Path, images: datasets.Images) -> None:
         super().__init__()
         self._writer = tf.summary.create_file_writer(str(folder / "samples"))
         self._images = images
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         with self.model.averaged_weights():
-            rows = sample_grid(self.model.distribution, self._images, 6, seed=0)
+            rows = sample_grid(self.model.distribution, self._images, "validation", 6, seed=0)
         samples = rows.reshape(-1, *rows.shape[2:])
         grid = plots.image_grid(samples, columns=6, num_values=self._images.num_values)
         with self._writer.as_default(step=epoch):
@@ -576,11 +576,7 @@ class SampleImages(keras.callbacks.Callback):
 
 
 def write_report(
-    model: tfr.FlowModel,
-    train: data.ImageBatches,
-    held_out: data.ImageBatches,
-    output_dir: pathlib.Path,
-    num_steps: int,
+    model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path, num_steps: int
 ) -> dict:
     """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
 
@@ -589,33 +585,34 @@ def write_report(
     are a bound, the importance-weighted ones of the held-out images, a tighter bound. A model of
     labels is a classifier by Bayes' rule.
     """
-    splits = {"train": train, held_out.split: held_out}
-    num_values, spec = train.num_values, model.condition_spec
+    held_out = images.evaluation_split
+    splits = ("train", held_out)
+    num_values, spec = images.num_values, model.condition_spec
     noise = {"num_samples": _NUM_SAMPLES, "dequantizer": model.dequantizer, "seed": model.seed}
-    first = {name: first_images(split) for name, split in splits.items()}
+    first = {split: first_images(images, split) for split in splits}
     options = {"batch_size": _BATCH_SIZE}
 
-    def mean_bits(images: np.ndarray, condition: np.ndarray | None) -> float:
-        logs = model.evaluate(images, condition, verbose=0, return_dict=True, **options)
+    def mean_bits(levels: np.ndarray, condition: np.ndarray | None) -> float:
+        logs = model.evaluate(levels, condition, verbose=0, return_dict=True, **options)
         return logs["bits_per_dim"]
 
     title = "Real NVP" if model.dequantizer is None else "Real NVP (bound)"
     bits = {title: {name: mean_bits(*examples) for name, examples in first.items()}}
     if model.dequantizer is not None:
-        examples = first[held_out.split]
+        examples = first[held_out]
         found = evaluation.bits_per_dim(model.distribution, examples, **noise, **options)
-        bits["importance-weighted"] = {held_out.split: found.importance_weighted}
+        bits["importance-weighted"] = {held_out: found.importance_weighted}
     if spec is not None and spec.may_be_missing:
         bits["without condition"] = {
-            name: mean_bits(images, None) for name, (images, _) in first.items()
+            split: mean_bits(levels, None) for split, (levels, _) in first.items()
         }
-    if (left_out := why_no_baselines(train)) is None:
-        bits |= baseline_bits(splits)
+    if (left_out := why_no_baselines(images)) is None:
+        bits |= baseline_bits(images)
 
-    images, condition = (None if part is None else part[:32] for part in first[held_out.split])
-    decoded, error = latents.reconstruct(model.distribution, images, conditional_input=condition)
-    pairs = np.stack([images, tfr.to_uint8(decoded, num_values)], axis=1)
-    samples = sample_grid(model.distribution, held_out, 8, FLAGS.seed)
+    levels, condition = (None if part is None else part[:32] for part in first[held_out])
+    decoded, error = latents.reconstruct(model.distribution, levels, conditional_input=condition)
+    pairs = np.stack([levels, tfr.to_uint8(decoded, num_values)], axis=1)
+    samples = sample_grid(model.distribution, images, held_out, 8, FLAGS.seed)
     for name, rows in (("samples", samples), ("reconstructions", pairs)):
         rows = rows.reshape(-1, *rows.shape[2:])
         plots.save_image_grid(output_dir / f"{name}.png", rows, 8, num_values=num_values)
@@ -632,11 +629,11 @@ def write_report(
     if spec is not None and spec.num_classes is not None:
         number = max(1, _MAX_DENSITIES // (_NUM_SAMPLES * spec.num_classes))
         at_once = max(1, _MAX_DENSITIES_AT_ONCE // spec.num_classes)
-        images = held_out.dataset.unbatch().take(number).batch(at_once)
-        found = evaluation.classification(model.distribution, images, **noise)
+        examples = images.batches(held_out, 1).take(number).rebatch(at_once)
+        found = evaluation.classification(model.distribution, examples, **noise)
         report["classification"] = dataclasses.asdict(found)
         print(
-            f"classification of {found.num_images:,} {held_out.split} images: {found.accuracy:.1%} "
+            f"classification of {found.num_images:,} {held_out} images: {found.accuracy:.1%} "
             f"right, expected calibration error {found.expected_calibration_error:.3f}"
         )
     print(f"largest error of decode(encode(x)): {error:.2g} gray levels")
@@ -645,23 +642,18 @@ def write_report(
     return report
 
 
-def first_images(split: data.ImageBatches) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the first images of a split as an array, and their conditions or `None`.
-
-    The number of batches of a dataset can be unknown, and Keras then warns where it ends.
-    """
-    batches = split.dataset.rebatch(_BATCH_SIZE).take(_MAX_IMAGES // _BATCH_SIZE)
-    batches = [*batches.as_numpy_iterator()]
-    images = np.concatenate([*map(image_component, batches)])
-    conditions = [*map(condition_component, batches)]
-    return images, None if conditions[0] is None else np.concatenate(conditions)
+def first_images(
+    images: datasets.Images, split: str, number: int | None = _MAX_IMAGES
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the first images of a split as an array, and their conditions or `None`."""
+    number = images.num_images(split) if number is None else number
+    batch = next(images.batches(split, number).as_numpy_iterator())
+    return image_component(batch), condition_component(batch)
 
 
-def why_no_baselines(train: data.ImageBatches) -> str | None:
+def why_no_baselines(images: datasets.Images) -> str | None:
     """Returns why a report has no baselines, or `None` if it has."""
-    num_dims, number = math.prod(train.image_shape), train.num_images
-    if number is None:
-        return "the number of training images is unknown"
+    num_dims, number = math.prod(images.image_shape), images.num_images("train")
     if num_dims > _MAX_BASELINE_DIMS:
         return f"images of {num_dims:,} dimensions are too large, more than {_MAX_BASELINE_DIMS:,}"
     if number > _MAX_BASELINE_IMAGES:
@@ -671,20 +663,17 @@ def why_no_baselines(train: data.ImageBatches) -> str | None:
     return None
 
 
-def baseline_bits(splits: dict[str, data.ImageBatches]) -> dict[str, dict[str, float]]:
+def baseline_bits(images: datasets.Images) -> dict[str, dict[str, float]]:
     """Returns the bits/dim of a Gaussian and of pixel histograms, fitted to the training images."""
-    train = splits["train"]
-    arrays = {
-        name: np.concatenate([*map(image_component, split.dataset.as_numpy_iterator())])
-        for name, split in splits.items()
-    }
-    images = arrays["train"]
-    mirrored = [images[:, :, ::-1]] if train.flip else []
-    gaussian = fit_gaussian(np.concatenate([images, *mirrored]))
+    splits = ("train", images.evaluation_split)
+    arrays = {split: first_images(images, split, number=None)[0] for split in splits}
+    train = arrays["train"]
+    mirrored = [train[:, :, ::-1]] if images.flip else []
+    gaussian = fit_gaussian(np.concatenate([train, *mirrored]))
     return {
         "Gaussian": {name: gaussian_bits_per_dim(gaussian, part) for name, part in arrays.items()},
         "pixel histograms": {
-            name: histogram_bits_per_dim(images, part, train.num_values)
+            name: histogram_bits_per_dim(train, part, images.num_values)
             for name, part in arrays.items()
         },
     }

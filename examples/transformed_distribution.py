@@ -10,7 +10,8 @@ tfd = tfp.distributions
 
 
 def main(num_steps: int = 100) -> None:
-    digits = data.load("digits", batch_size=64, training=True)
+    digits = data.load_arrays("digits")
+    batches = data.batches(digits.train, batch_size=64)
 
     base = tfd.Sample(tfd.Normal(0.0, 1.0), digits.image_shape)
     bijector = tfr.RealNVPImage(digits.image_shape, num_blocks=1, num_values=digits.num_values)
@@ -27,7 +28,7 @@ def main(num_steps: int = 100) -> None:
         optimizer.apply(tape.gradient(loss, variables), variables)
         return tfr.bits_per_dim(-loss, 64)
 
-    for step, images in enumerate(digits.dataset.take(num_steps)):
+    for step, images in enumerate(batches.take(num_steps)):
         bits = train_step(images, tf.constant(step))
         if step % 20 == 19:
             print(f"step {step + 1}: {float(bits):.3f} bits/dim")

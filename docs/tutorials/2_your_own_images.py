@@ -3,7 +3,7 @@
 #
 # Images are usually a folder of files. In this tutorial you will
 #
-# * load a folder of PNG or JPEG files as batches, with a validation and a test split,
+# * load a folder of PNG or JPEG files as arrays, with a validation and a test split,
 # * see what the loader says about files that do not fit,
 # * train a flow on color images, and compare its bits with the size of PNG files,
 # * find the images of the folder that the flow understands least,
@@ -55,80 +55,79 @@ print(len(paths), "files, the first ones:", *(path.relative_to(folder) for path 
 # %% [markdown]
 # ## Loading
 #
-# `tfr.data.load` takes the folder as a name. One tenth of the files become the test split, chosen
-# at random and the same in each call; with subfolders `train`, `validation` and `test` the splits
-# are yours. `num_validation` takes more images out of the training split. The result has a
-# `tf.data.Dataset`, and what the model has to know about the images.
+# `tfr.data.load_arrays` takes the path of the folder. One tenth of the files become the test split,
+# chosen at random and the same in each call; with subfolders `train` and `test` the splits are
+# yours. `hold_out` takes more images out of the training split, for validation. The result has
+# arrays, and what the model has to know about the images.
 
 # %%
-batch_size, num_validation = 32, 100
-train = tfr.data.load(
-    str(folder), batch_size=batch_size, num_validation=num_validation, training=True
-)
-validation, test = (
-    tfr.data.load(str(folder), batch_size=100, num_validation=num_validation, split=split)
-    for split in ("validation", "test")
-)
-print(train.num_images, validation.num_images, test.num_images, "images")
-print("image_shape", train.image_shape, "num_values", train.num_values)
-print(train.dataset.element_spec)
+images = tfr.data.load_arrays(folder).hold_out(100)
+print(len(images.train), len(images.validation), len(images.test), "images")
+print("image_shape", images.image_shape, "num_values", images.num_values, images.train.dtype)
 
-test_images = np.concatenate(list(test.dataset.as_numpy_iterator()))
+test_images = images.test
 tfr.plots.draw_grid(test_images[:64], "Test tiles", columns=16)
 plt.show()
 
 # %% [markdown]
-# Photographs look the same to a flow if they are mirrored, and digits do not. `flip=True` in
-# `tfr.data.load` mirrors training images at random.
-#
 # ## Files that do not fit
 #
-# Every file of a split is decoded once when the split is loaded. A file of another size or a
-# damaged file is an error that names it. `image_size=16` resizes and crops images of any size, and
-# `on_error="skip"` leaves damaged files out with a warning. Here is a folder with one of each.
+# A file of another size or a damaged file is an error that names it. `image_size=16` resizes and
+# crops images of any size. Here is a folder with one of each.
 
 # %%
 mixed = pathlib.Path(temporary.name) / "mixed"
 (mixed / "train").mkdir(parents=True)
+(mixed / "test").mkdir()
 Image.fromarray(test_images[0]).save(mixed / "train" / "a_tile.png")
 Image.fromarray(np.zeros([20, 30, 3], np.uint8)).save(mixed / "train" / "wide.png")
-(mixed / "train" / "damaged.png").write_bytes(b"not an image")
+Image.fromarray(test_images[1]).save(mixed / "test" / "a_tile.png")
+damaged = mixed / "train" / "damaged.png"
+damaged.write_bytes(b"not an image")
 
 messages = []
-for options in ({}, {"on_error": "skip"}):
+for _ in range(2):
     try:
-        tfr.data.load(str(mixed), batch_size=2, **options)
+        tfr.data.load_arrays(mixed)
     except ValueError as error:
         messages.append(str(error).replace(temporary.name, ""))
-        print(f"{options}: {messages[-1]}\n")
-both = tfr.data.load(str(mixed), batch_size=2, image_size=size, on_error="skip")
-print("with both options:", both.num_images, "images")
-assert "damaged.png" in messages[0] and "image_size" in messages[1] and both.num_images == 2
+        print(f"{messages[-1]}\n")
+    damaged.unlink(missing_ok=True)
+resized = tfr.data.load_arrays(mixed, image_size=size)
+print("resized:", resized.train.shape)
+assert "damaged.png" in messages[0] and "image_size" in messages[1] and len(resized.train) == 2
 
 # %% [markdown]
 # ## Training
 #
-# The datasets go to `fit` as they are. A dataset for training never ends, so that `fit` has to know
-# the steps of an epoch. Keras' `ModelCheckpoint` keeps the weights of the best validation loss.
+# `fit` takes the arrays themselves. Here it gets `tfr.data.batches`, whose order depends on a seed
+# alone: with `step=` a run that was stopped continues with the batches that it had not seen. The
+# dataset never ends, so that `fit` has to know the steps of an epoch. Photographs look the same to
+# a flow if they are mirrored, and digits do not:
+# `augment=tf.image.stateless_random_flip_left_right` mirrors training images at random. Keras'
+# `ModelCheckpoint` keeps the weights of the best validation loss.
 
 # %%
 flow = tfd.TransformedDistribution(
-    tfd.Sample(tfd.Normal(0.0, 1.0), train.image_shape),
-    tfr.RealNVPImage.compact(train.image_shape, num_scales=2, num_couplings=2, num_filters=32),
+    tfd.Sample(tfd.Normal(0.0, 1.0), images.image_shape),
+    tfr.RealNVPImage.compact(images.image_shape, num_scales=2, num_couplings=2, num_filters=32),
 )
 model = tfr.FlowModel(flow)
 print(f"{model.count_params():,} parameters")
 
+batch_size = 32
+batches = tfr.data.batches(images.train, batch_size=batch_size)
+steps_per_epoch = len(images.train) // batch_size
 epochs = 1 if SHORT else 25
 best = pathlib.Path(temporary.name) / "best.weights.h5"
 model.compile(tfr.FusedAdam(global_clipnorm=100.0))
 history = model.fit(
-    train.dataset,
-    steps_per_epoch=train.steps_per_epoch,
+    batches,
+    steps_per_epoch=steps_per_epoch,
     epochs=epochs,
-    validation_data=validation.dataset,
+    validation_data=images.validation,
     callbacks=[
-        tfr.LearningRateBudget(4e-3, steps=epochs * train.steps_per_epoch, warmup_steps=20),
+        tfr.LearningRateBudget(4e-3, steps=epochs * steps_per_epoch, warmup_steps=20),
         keras.callbacks.ModelCheckpoint(best, save_best_only=True, save_weights_only=True),
     ],
     verbose=2,
@@ -156,7 +155,7 @@ print(f"PNG:  {png_bits:.2f} bits/dim")
 # *other* photographs, hold out whole photographs.
 
 # %%
-assert result.num_images == test.num_images == len(test_paths)
+assert result.num_images == len(test_images) == len(test_paths)
 assert result.bits_per_dim < (6.0 if SHORT else 3.9), result
 assert SHORT or result.bits_per_dim < png_bits - 0.5
 
@@ -192,14 +191,14 @@ assert set(order[:2]) == {len(test_images), len(test_images) + 1}
 #
 # ## Subfolders as labels
 #
-# With `condition="label"` batches are tuples of images and labels, the number of the subfolder in
-# the alphabet. A flow with `num_classes` takes them. The third tutorial has more about labels.
+# `train_labels`, `validation_labels` and `test_labels` are the number of the subfolder of each
+# image, in alphabetical order. A flow with `num_classes` takes them: `fit(images.train,
+# images.train_labels)`, or `tfr.data.batches(images.train, images.train_labels, …)`. The third
+# tutorial has more about labels.
 
 # %%
-labeled = tfr.data.load(str(folder), batch_size=batch_size, condition="label", training=True)
-images, labels = next(iter(labeled.dataset))
-print(images.shape, labels.shape, "classes:", labeled.num_classes)
-assert labeled.num_classes == 2 and set(labels.numpy()) == {0, 1}
+print(images.train_labels[:10], "classes:", images.num_classes)
+assert images.num_classes == 2 and set(images.train_labels) == {0, 1}
 
 # %% [markdown]
 # On the command line, `python examples/train_image.py --dataset=folder --image_size=32` does all of

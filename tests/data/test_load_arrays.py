@@ -71,7 +71,9 @@ class _Bunch:
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"\['digits', 'photos'\], got 'cifar11'"):
+    with pytest.raises(
+        ValueError, match=r"'digits' or 'photos', an \.npz or \.npy file, .* got 'cifar11'"
+    ):
         load_arrays("cifar11")
 
 
@@ -79,3 +81,34 @@ def test_missing_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match="`pip install scikit-learn`"):
         load_arrays("digits")
+
+
+@pytest.mark.parametrize("name", ["digits", "photos"])
+def test_held_out_images(name):
+    arrays = load_arrays(name)
+    held_out = arrays.hold_out(300)
+    assert (len(held_out.train), len(held_out.validation)) == (len(arrays.train) - 300, 300)
+    np.testing.assert_array_equal(held_out.validation, load_arrays(name).hold_out(300).validation)
+    together = np.concatenate([held_out.train, held_out.validation])
+    np.testing.assert_array_equal(_by_rows(together), _by_rows(arrays.train))
+    np.testing.assert_array_equal(held_out.test, arrays.test)
+    if name == "digits":
+        known = dict(zip(map(bytes, arrays.train), arrays.train_labels, strict=True))
+        labels = [known[bytes(image)] for image in held_out.validation]
+        np.testing.assert_array_equal(labels, held_out.validation_labels)
+        assert len(held_out.train_labels) == 1200
+    else:
+        assert held_out.train_labels is None and held_out.validation_labels is None
+
+
+def test_wrong_numbers_of_held_out_images():
+    digits = load_arrays("digits")
+    with pytest.raises(ValueError, match="fewer than all of 1500 images, got 1500"):
+        digits.hold_out(1500)
+    with pytest.raises(ValueError, match="without a validation split, got 'digits'"):
+        digits.hold_out(5).hold_out(5)
+
+
+def test_a_size_of_images_that_have_one():
+    with pytest.raises(ValueError, match="image_size only for a folder of images, got 'digits'"):
+        load_arrays("digits", image_size=8)

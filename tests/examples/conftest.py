@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 _EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+sys.path.insert(0, str(_EXAMPLES))  # as if a script was run: scripts import `datasets`
 
 
 @pytest.fixture(scope="session")

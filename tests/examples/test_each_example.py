@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     levels = ft.grey_levels(30, (4, 4, 1))
     np.savez(folder / "images.npz", train=levels, test=levels[:10])
     flow = ft.flow_distribution((8, 8, 1), num_values=17, num_blocks=0)
-    settings = {"name": "digits", "batch_size": 4, "seed": 0}
+    settings = {"name": "digits"}
     tfr.FlowModel(flow).save_to_preset(folder / "run", card={"data": settings})
     (folder / "out").mkdir()
     return folder

@@ -7,6 +7,7 @@ import pathlib
 import runpy
 import sys
 
+import datasets
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import tensorflow_probability as tfp
 from PIL import Image
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, evaluation, latents
+from tfp_realnvp import evaluation, latents
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
@@ -37,7 +38,7 @@ def _write_run(folder, dequantizer=None, image_shape=(8, 8, 1), dataset="digits"
     model = tfr.FlowModel(
         tfp.distributions.TransformedDistribution(base, flow), dequantizer=dequantizer, seed=4
     )
-    settings = {"name": str(dataset), "batch_size": 2, "seed": 4}
+    settings = {"name": str(dataset)}
     if condition is not None:
         settings["condition"] = condition
     model.save_to_preset(folder, card={"data": settings})
@@ -45,7 +46,7 @@ def _write_run(folder, dequantizer=None, image_shape=(8, 8, 1), dataset="digits"
 
 
 def _load(folder):
-    """Returns the model of a run and the arguments of `data.load`."""
+    """Returns the model of a run and the arguments of `datasets.load`."""
     settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
     return tfr.FlowModel.from_preset(folder), settings
 
@@ -127,6 +128,7 @@ def test_evaluate_with_a_number_of_batches(folder, tmp_path, run_script):
         f"--output={tmp_path}",
         "--split=test",
         "--num_batches=2",
+        "--batch_size=2",
         "--num_samples=2",
     )
     result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
@@ -269,7 +271,7 @@ def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
     assert "| split | images | accuracy | expected calibration error |" in printed
     values = json.loads((tmp_path / "evaluation.json").read_text())
     model, settings = _load(digits)
-    batches = data.load(**{**settings, "batch_size": 4}, split="test").dataset.take(3)
+    batches = datasets.load(**settings).batches("test", 4).take(3)
     images, labels = next(batches.rebatch(12).as_numpy_iterator())
     conditional = evaluation.bits_per_dim(
         model.distribution, (images, labels), seed=model.seed, batch_size=4
@@ -300,7 +302,7 @@ def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
     assert set(values["results"]) == {"test"}
     assert values["classification"] == {} and values["dequantizer"] == "variational"
     model, settings = _load(gray)
-    batches = data.load(**settings, split="test").dataset
+    batches = datasets.load(**settings).batches("test", 2)
     learned, uniform = (
         evaluation.bits_per_dim(
             model.distribution, batches, num_samples=2, dequantizer=each, seed=model.seed
@@ -341,7 +343,7 @@ def test_samples_of_colors(gray, tmp_path, run_script):
     samples = _samples(run_script, gray, path)
     assert samples.shape == (40, 8, 8, 3)
     model, settings = _load(gray)
-    batches = data.load(**{**settings, "batch_size": 8}, split="test").dataset
+    batches = datasets.load(**settings).batches("test", 8)
     _, conditions = next(batches.as_numpy_iterator())
     z = latents.sample_latents((8, 8, 3), (5, 8))
     expected = latents.decode(model.distribution, z, conditional_input=conditions[:, np.newaxis])

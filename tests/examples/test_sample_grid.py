@@ -1,12 +1,12 @@
 """Grids of samples have the samples of each condition in its row."""
 
+import datasets
 import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
@@ -32,7 +32,7 @@ def load(tmp_path):
     np.savez(path, images=images, labels=np.arange(60) % 30)
 
     def loaded(condition):
-        return data.load(str(path), batch_size=3, split="test", condition=condition)
+        return datasets.load(str(path), condition=condition)
 
     return loaded
 
@@ -40,7 +40,7 @@ def load(tmp_path):
 def test_without_a_condition(load, sample_grid):
     images = load(None)
     distribution = _flow(images)
-    grid = sample_grid(distribution, images, 3, seed=1)
+    grid = sample_grid(distribution, images, "test", 3, seed=1)
     samples = tfr.to_uint8(distribution.sample(9, seed=(0, 1)))
     np.testing.assert_array_equal(grid.reshape(9, 4, 4, 3), samples)
 
@@ -48,7 +48,7 @@ def test_without_a_condition(load, sample_grid):
 def test_a_row_for_each_class(load, sample_grid):
     images = load("label")
     distribution = _flow(images)
-    grid = sample_grid(distribution, images, 4, seed=1)
+    grid = sample_grid(distribution, images, "test", 4, seed=1)
     assert images.num_classes == 30 and grid.shape == (20, 4, 4, 4, 3)
     # Latents whose images under the label of a row are those in the row.
     bijector = distribution.bijector
@@ -64,8 +64,8 @@ def test_a_row_for_each_class(load, sample_grid):
 def test_rows_of_image_conditions(load, sample_grid):
     images = load("gray")
     distribution = _flow(images)
-    grid = sample_grid(distribution, images, 5, seed=1)
-    originals, gray = next(images.dataset.rebatch(5).as_numpy_iterator())
+    grid = sample_grid(distribution, images, "test", 5, seed=1)
+    originals, gray = next(images.batches("test", 5).as_numpy_iterator())
     assert grid.shape == (5, 5, 4, 4, 3)
     np.testing.assert_array_equal(grid[:, -1], originals)
     np.testing.assert_allclose(grid[:, 0], 255 * np.repeat(gray, 3, -1), atol=0.5001)

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from absl import app
 from PIL import Image
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, evaluation
+from tfp_realnvp import evaluation
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
@@ -22,7 +23,7 @@ def _evaluated(folder):
     """Returns the model of a preset, and its bits/dim of the test images that the preset names."""
     model = tfr.FlowModel.from_preset(folder)
     settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
-    test = data.load(**settings, split="test").dataset
+    test = datasets.load(**settings).batches("test", 16)
     return model, evaluation.bits_per_dim(model, test, num_samples=4).bits_per_dim
 
 
@@ -46,7 +47,8 @@ def labeled(tmp_path):
     images = (
         ft.grey_levels(60, (4, 4, 1)) // 3 + (85 * labels).astype(np.uint8)[:, None, None, None]
     )
-    arrays = {"x_train": images, "y_train": labels, "x_test": images[:12], "y_test": labels[:12]}
+    arrays = {"train": images, "test": images[:12]}
+    arrays |= {"train_labels": labels, "test_labels": labels[:12]}
     np.savez(tmp_path / "images.npz", **arrays)
     output = tmp_path / "run"
     flags = (f"--dataset={tmp_path / 'images.npz'}", "--condition=label", "--num_filters=4")

@@ -1,6 +1,7 @@
 import errno
 import json
 
+import datasets
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfp_realnvp as tfr
-from tfp_realnvp import data, evaluation
+from tfp_realnvp import evaluation
 from tfp_realnvp.internal import folder_lock
 
 # A false alarm: a run ends where its data or its limit ends.
@@ -71,10 +72,10 @@ def _flags(folder):
     return set((folder / "flags.txt").read_text().splitlines())
 
 
-def _data(folder, split, **options):
+def _data(folder, split, batch_size=5):
     """Returns a split of the data that a run's preset names."""
     settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
-    return data.load(**{**settings, **options}, split=split).dataset
+    return datasets.load(**settings).batches(split, batch_size)
 
 
 def _log(folder):
@@ -214,8 +215,8 @@ def labeled(tmp_path_factory, run_script):
         labels = np.arange(number) % 3
         # Images of a class are darker than those of the next.
         brightness = (85 * labels).astype(np.uint8).reshape(-1, 1, 1, 1)
-        arrays[f"x_{split}"] = ft.grey_levels(number, (4, 4, 1)) // 3 + brightness
-        arrays[f"y_{split}"] = labels
+        arrays[split] = ft.grey_levels(number, (4, 4, 1)) // 3 + brightness
+        arrays[f"{split}_labels"] = labels
     np.savez(path, **arrays)
     options = (f"--dataset={path}", "--condition=label", "--condition_dropout=0.2", *_TINY)
     options += ("--epochs=1", "--log_steps=8", "--learning_rate=0.1")
@@ -453,7 +454,7 @@ def configure(tmp_path, run_script, monkeypatch):
 
 @pytest.mark.parametrize("preset", tfr.PAPER_CONFIGURATIONS)
 def test_presets(preset, configure):
-    with tfds.testing.mock_data(num_examples=10):
+    with tfds.testing.mock_data(num_examples=64):
         flags, configuration, arguments = configure(f"--preset={preset}")
     assert configuration == "paper"
     assert arguments == {**tfr.PAPER_CONFIGURATIONS[preset], "num_values": 256}

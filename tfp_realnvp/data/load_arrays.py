@@ -1,16 +1,17 @@
-"""Datasets that are installed with scikit-learn, as arrays in memory."""
+"""Images as arrays in memory."""
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+from typing import Any
 
 import numpy as np
 
+from tfp_realnvp.data.image_files import Splits, hold_out, read_array_file, read_folder
 from tfp_realnvp.internal.optional_packages import missing_package
 
-__all__ = ["EMBEDDED", "ImageArrays", "load_arrays"]
-
-EMBEDDED = ("digits", "photos")
+__all__ = ["ImageArrays", "load_arrays"]
 
 _NUM_TRAIN_DIGITS = 1500
 # Of the 640 columns of a photograph, 448 are for training, 32 (one patch) are skipped, and 160 are
@@ -22,18 +23,20 @@ _PATCH_SIZE = 32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageArrays:
-    """The training and test images of a dataset.
+    """The images of a dataset.
 
     Attributes:
       name: name of the dataset.
-      train: `uint8` array of shape `[N, H, W, C]`.
-      test: `uint8` array of shape `[M, H, W, C]`.
+      train: array of shape `[N, H, W, C]`, `uint8` or `uint16`.
+      test: array of shape `[M, H, W, C]`.
       num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
       flip: whether an image and its mirror image are equally likely, so that random horizontal
         flips are a valid augmentation.
       num_classes: number of classes; `None` without labels.
       train_labels: `int32` array of shape `[N]`, with values in `[0, num_classes)`.
       test_labels: `int32` array of shape `[M]`.
+      validation: array of shape `[K, H, W, C]`; `None` without a validation split.
+      validation_labels: `int32` array of shape `[K]`.
     """
 
     name: str
@@ -44,20 +47,58 @@ class ImageArrays:
     num_classes: int | None = None
     train_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
+    validation: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape `(H, W, C)` of one image."""
         return self.train.shape[1:]
 
+    def hold_out(self, num_images: int) -> ImageArrays:
+        """Moves training images, the same random ones in every call, to the validation split.
 
-def load_arrays(name: str) -> ImageArrays:
-    """Loads a dataset that is part of scikit-learn. Every call returns the same arrays.
+        #### Example
 
-    | name     | images      | levels | train  | test | flips | classes |
-    | -------- | ----------- | ------ | ------ | ---- | ----- | ------- |
-    | `digits` | [8, 8, 1]   | 17     | 1,500  | 297  | no    | 10      |
-    | `photos` | [32, 32, 3] | 256    | 13,440 | 450  | yes   | none    |
+        >>> from tfp_realnvp import data
+        >>> digits = data.load_arrays("digits").hold_out(150)
+        >>> len(digits.train), len(digits.validation), len(digits.test)
+        (1350, 150, 297)
+
+        Args:
+          num_images: number of validation images. (The patches of `photos` overlap, so that
+            validation on them is close to training.)
+
+        Returns:
+          `ImageArrays` with `validation` and, for images with labels, `validation_labels`.
+
+        Raises:
+          ValueError: if there is a validation split already, or no training image would remain.
+        """
+        if self.validation is not None:
+            raise ValueError(f"Expected a dataset without a validation split, got {self.name!r}.")
+        rest, held_out = hold_out(len(self.train), num_images)
+        labels = self.train_labels
+        return dataclasses.replace(
+            self,
+            train=self.train[rest],
+            train_labels=None if labels is None else labels[rest],
+            validation=self.train[held_out],
+            validation_labels=None if labels is None else labels[held_out],
+        )
+
+
+def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> ImageArrays:
+    """Loads images by name or from files. Every call returns the same arrays.
+
+    | name | images | train | test | levels | flips | classes |
+    | --- | --- | --- | --- | --- | --- | --- |
+    | `digits` | [8, 8, 1] | 1,500 | 297 | 17 | no | 10 |
+    | `photos` | [32, 32, 3] | 13,440 | 450 | 256 | yes | none |
+    | an `.npz` file | `train`, `test` | their own | their own | below | no | `train_labels`, … |
+    | an `.npz` file | `images` | nine tenths | a tenth | below | no | `labels` |
+    | an `.npy` file | its array | nine tenths | a tenth | below | no | none |
+    | a folder | PNG and JPEG files | `list_images` | `list_images` | below | no | subfolders |
 
     `digits` are handwritten digits with levels from 0 (background) to 16, split at random.
 
@@ -68,15 +109,35 @@ def load_arrays(name: str) -> ImageArrays:
     patches overlap and come from only two photographs, bits/dim on them can be compared between
     models, but not with those on other data.
 
+    Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. Beside `train` and `test` there
+    can be `validation`. Without `train` and `test` a tenth of the images, chosen at random and
+    identically in every call, is the test split. Images of a folder are turned
+    upright as their EXIF orientation says. If some are in color, gray images become RGB as well;
+    transparency is dropped. Grayscale PNG files of 16 bits are `uint16`. The number of levels of
+    `uint16` images is the smallest power of two above the largest level, and at least 256: it is
+    4,096 for the values of a camera of 12 bits.
+
+    If every image of a folder is in a subfolder of the folder, or of its subfolders `train` and
+    `test`, these are the classes, in alphabetical order.
+
+    A folder that does not fit into memory is read by `keras.utils.image_dataset_from_directory`;
+    the page on images has an example.
+
     Args:
-      name: `'digits'` or `'photos'`.
+      name: `'digits'`, `'photos'`, the path of an `.npz` or `.npy` file, or that of a folder.
+      image_size: height and width for the images of a folder. The central square of an image is
+        resized to it, by Pillow's Hamming filter. `None` leaves images unchanged.
 
     Returns:
-      `ImageArrays`, with `uint8` images of shape `[N, H, W, C]`.
+      `ImageArrays`.
 
     Raises:
-      ValueError: if the name is unknown.
-      ImportError: if scikit-learn is not installed, or, for `'photos'`, Pillow.
+      ValueError: if the name is unknown; if a file is damaged, or an array has another name, dtype
+        or shape; if images of a folder differ in size without `image_size`, have different numbers
+        of bits, or have 16-bit colors.
+      FileNotFoundError: if a NumPy file does not exist.
+      ImportError: if scikit-learn is needed and not installed, or, for `'photos'` and folders,
+        Pillow.
 
     #### Example
 
@@ -86,27 +147,74 @@ def load_arrays(name: str) -> ImageArrays:
     ((1500, 8, 8, 1), dtype('uint8'), (1500,))
 
     """
-    if name not in EMBEDDED:
-        raise ValueError(f"Expected a dataset of {list(EMBEDDED)}, got {name!r}.")
+    name = str(name)
+    path = pathlib.Path(name)
+    is_folder = name not in _EMBEDDED and path.is_dir()
+    if image_size is not None and not is_folder:
+        raise ValueError(f"Expected image_size only for a folder of images, got {name!r}.")
+    if name in _EMBEDDED:
+        return _EMBEDDED[name]()
+    if is_folder:
+        splits = read_folder(path, image_size)
+    elif path.suffix in (".npy", ".npz"):
+        splits = read_array_file(path)
+    else:
+        raise ValueError(
+            f"Expected {' or '.join(map(repr, _EMBEDDED))}, an .npz or .npy file, or an existing "
+            f"folder of images, got {name!r}."
+        )
+    return _arrays(name, splits)
+
+
+def _arrays(
+    name: str, splits: Splits, num_values: int | None = None, flip: bool = False
+) -> ImageArrays:
+    if len({images.shape[1:] for images, _ in splits.values()}) > 1:
+        shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+        raise ValueError(f"Expected images of one shape in {name}, got {shapes}.")
+    if num_values is None:
+        largest = max(int(images.max()) for images, _ in splits.values())
+        num_values = max(256, 1 << largest.bit_length())
+    labels = [labels for _, labels in splits.values() if labels is not None]
+    return ImageArrays(
+        name=name,
+        num_values=num_values,
+        flip=flip,
+        num_classes=1 + max(int(part.max()) for part in labels) if labels else None,
+        **{split: images for split, (images, _) in splits.items()},
+        **{f"{split}_labels": labels for split, (_, labels) in splits.items()},
+    )
+
+
+def _digits() -> ImageArrays:
+    digits = _scikit_learn("digits").load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    images = digits.images[order].astype(np.uint8)[..., np.newaxis]
+    labels = digits.target[order].astype(np.int32)
+    parts = {"train": slice(_NUM_TRAIN_DIGITS), "test": slice(_NUM_TRAIN_DIGITS, None)}
+    splits = {split: (images[part], labels[part]) for split, part in parts.items()}
+    return _arrays("digits", splits, num_values=17)
+
+
+def _photos() -> ImageArrays:
+    photographs = _scikit_learn("photos").load_sample_images().images
+    rng = np.random.default_rng(0)
+    splits: Splits = {}
+    for split, columns, stride in (("train", _TRAIN_COLUMNS, 5), ("test", _TEST_COLUMNS, 16)):
+        patches = [_patches(photograph[:, columns], stride) for photograph in photographs]
+        splits[split] = rng.permutation(np.concatenate(patches)), None
+    return _arrays("photos", splits, num_values=256, flip=True)
+
+
+_EMBEDDED = {"digits": _digits, "photos": _photos}
+
+
+def _scikit_learn(name: str) -> Any:
     try:
         from sklearn import datasets
     except ImportError as error:
         raise missing_package(f"The dataset {name!r}", "scikit-learn") from error
-    rng = np.random.default_rng(0)
-    if name == "digits":
-        digits = datasets.load_digits()
-        order = rng.permutation(len(digits.images))
-        images = digits.images[order].astype(np.uint8)[..., np.newaxis]
-        labels = digits.target[order].astype(np.int32)
-        train, test = slice(_NUM_TRAIN_DIGITS), slice(_NUM_TRAIN_DIGITS, None)
-        return ImageArrays(
-            name, images[train], images[test], 17, False, 10, labels[train], labels[test]
-        )
-    photographs = datasets.load_sample_images().images
-    train = [_patches(photograph[:, _TRAIN_COLUMNS], 5) for photograph in photographs]
-    test = [_patches(photograph[:, _TEST_COLUMNS], 16) for photograph in photographs]
-    train, test = (rng.permutation(np.concatenate(patches)) for patches in (train, test))
-    return ImageArrays(name, train, test, num_values=256, flip=True)
+    return datasets
 
 
 def _patches(image: np.ndarray, stride: int) -> np.ndarray:

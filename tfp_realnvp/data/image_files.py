@@ -1,0 +1,208 @@
+"""Images in NumPy files, and folders of PNG and JPEG files."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from tfp_realnvp.internal.optional_packages import missing_package
+
+__all__ = ["Splits", "hold_out", "list_images", "read_array_file", "read_folder"]
+
+# Images [N, H, W, C] and labels [N] or `None`, by the names of the splits.
+Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
+
+_NAMES = ("train", "validation", "test")
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits images into two parts at random, identically for equal arguments.
+
+    Args:
+      num_images: number of images.
+      num_held_out: number of images in the second part.
+
+    Returns:
+      The indices of both parts, each in ascending order.
+
+    Raises:
+      ValueError: if one of the parts is empty.
+    """
+    if not 0 < num_held_out < num_images:
+        raise ValueError(
+            f"Expected to hold out at least 1 and fewer than all of {num_images} images, got "
+            f"{num_held_out}."
+        )
+    order = np.random.default_rng(0).permutation(num_images)
+    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+
+
+def read_array_file(path: pathlib.Path) -> Splits:
+    """Reads an `.npy` or `.npz` file; see `load_arrays`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No file {path}.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"images": loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"Cannot read {path}: {error}") from error
+    if "train" in arrays and "test" in arrays:
+        names = [name for name in _NAMES if name in arrays]
+        has_labels = any(f"{name}_labels" in arrays for name in names)
+        return {
+            name: _checked(path, arrays, name, f"{name}_labels" if has_labels else None)
+            for name in names
+        }
+    if "images" not in arrays:
+        raise ValueError(
+            f"Expected arrays of images train and test, or images, in {path}, got {list(arrays)}."
+        )
+    images, labels = _checked(path, arrays, "images", "labels" if "labels" in arrays else None)
+    rows = hold_out(len(images), max(1, len(images) // 10))
+    return {
+        name: (images[part], None if labels is None else labels[part])
+        for name, part in zip(("train", "test"), rows, strict=True)
+    }
+
+
+def _checked(
+    path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, labels_name: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the images of a name, and their labels unless their name is `None`."""
+    images = arrays[name]
+    if images.dtype not in (np.uint8, np.uint16) or images.ndim != 4 or 0 in images.shape:
+        hint = " Grayscale images need a last axis of length 1." if images.ndim == 3 else ""
+        raise ValueError(
+            f"Expected {name} in {path} of dtype uint8 or uint16 and shape [N, H, W, C], got "
+            f"{images.dtype} of shape {images.shape}.{hint}"
+        )
+    if labels_name is None:
+        return images, None
+    labels = np.asarray(arrays.get(labels_name))
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ValueError(
+            f"Expected integers from 0 of shape [{len(images)}] as {labels_name} in {path}, got "
+            f"{labels.dtype} of shape {labels.shape}."
+        )
+    return images, labels.astype(np.int32)
+
+
+def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Returns the paths of all PNG and JPEG files in a folder and its subfolders, by split.
+
+    If there is a subfolder `train`, the subfolders `train`, `test` and, if it exists, `validation`
+    are the splits. Otherwise the files are split at random, identically on every call: one tenth of
+    them is the test split. `load_arrays` reads the files in this order.
+
+    Args:
+      folder: path of the folder.
+
+    Returns:
+      A dictionary from split names to paths in alphabetical order.
+
+    Raises:
+      ValueError: if a split has no images, or if there are fewer than two images to split.
+
+    #### Example
+
+    >>> import pathlib, tempfile
+    >>> from tfp_realnvp import data
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("a.png", "b.png", "c.jpg"):
+    ...     (folder / name).touch()
+    >>> {split: len(paths) for split, paths in data.list_images(folder).items()}
+    {'train': 2, 'test': 1}
+
+    """
+    folder = pathlib.Path(folder)
+    if (folder / "train").is_dir():
+        names = [n for n in _NAMES if n != "validation" or (folder / n).is_dir()]
+        paths = {name: _walk(folder / name) for name in names}
+    else:
+        files = _walk(folder)
+        if len(files) < 2:
+            raise ValueError(
+                f"Expected at least two PNG or JPEG files in {folder}, got {len(files)}."
+            )
+        train, test = hold_out(len(files), max(1, len(files) // 10))
+        paths = {"train": [files[i] for i in train], "test": [files[i] for i in test]}
+    for name, files in paths.items():
+        if not files:
+            raise ValueError(f"Expected PNG or JPEG files in {folder / name}, found none.")
+    return paths
+
+
+def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
+
+
+def read_folder(folder: pathlib.Path, image_size: int | None) -> Splits:
+    """Reads all images of a folder; see `load_arrays`."""
+    by_split = list_images(folder)
+    paths = [path for paths in by_split.values() for path in paths]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pixels = list(pool.map(functools.partial(_read, image_size=image_size), paths))
+    channels = max(image.shape[-1] for image in pixels)
+    first = pixels[0]
+    for path, image in zip(paths, pixels, strict=True):
+        if image.dtype != first.dtype or image.shape[:2] != first.shape[:2]:
+            expected, got = (f"{a.shape[0]}×{a.shape[1]} {a.dtype}" for a in (first, image))
+            raise ValueError(
+                f"Expected images of one size and dtype, {expected} like {paths[0]}, got {path} of "
+                f"{got}. load_arrays(..., image_size=) resizes and crops images."
+            )
+    images = np.stack([np.broadcast_to(image, (*first.shape[:2], channels)) for image in pixels])
+    labels = _labels(folder, by_split)
+    ends = np.cumsum([len(paths) for paths in by_split.values()])[:-1]
+    parts = np.split(images, ends)
+    label_parts = [None] * len(parts) if labels is None else np.split(labels, ends)
+    return dict(zip(by_split, zip(parts, label_parts, strict=True), strict=True))
+
+
+def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
+    """Reads an image file as `uint8` [h, w, 1] or [h, w, 3], or `uint16` [h, w, 1]."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise missing_package("A folder of images", "pillow") from error
+    try:
+        with Image.open(path) as image:
+            if image.mode != "I;16" and "16B" in str(image.tile):
+                raise ValueError(
+                    "Pillow reads 8 of its 16 bits; store such images as uint16 in an .npz file"
+                )
+            upright = ImageOps.exif_transpose(image)
+        if upright.mode not in ("L", "RGB", "I;16"):
+            upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
+        if image_size is not None:
+            # `BOX` weights pixels unevenly if the sizes are no multiples.
+            upright = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.HAMMING)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"Cannot read image {path}: {error}.") from error
+    pixels = np.asarray(upright)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+
+
+def _labels(folder: pathlib.Path, by_split: dict[str, list[pathlib.Path]]) -> np.ndarray | None:
+    """Returns the number of the subfolder of each image, or `None` if one is in no subfolder."""
+    has_splits = (folder / "train").is_dir()
+    parts = [
+        path.relative_to(folder / split if has_splits else folder).parts
+        for split, paths in by_split.items()
+        for path in paths
+    ]
+    if any(len(each) == 1 for each in parts):
+        return None
+    return np.unique([each[0] for each in parts], return_inverse=True)[1].astype(np.int32)
