@@ -49,9 +49,9 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     ```
 
     The second mean estimates the negative entropy of the data under the model. The means of groups
-    lie around it with a standard deviation that falls with √M. The score therefore finds groups of
-    outliers whose density is a little higher or a little lower, which no single one would give
-    away. It does not find outliers whose log densities have the mean of the data.
+    lie around it with a standard deviation that falls with √M. The score therefore finds groups
+    whose density is only a little higher or lower. It does not find outliers whose log densities
+    have the mean of the data.
 
     #### Example
 
@@ -114,15 +114,11 @@ def complexity_corrected(
     data, is an outlier, even if its density is high. Images of 1 or 3 channels are coded as PNG
     files, other arrays by zlib. The header of a file adds a constant, which changes no comparison.
 
-    This is the score to start with for images. With the preset `digits`, its area under the ROC
-    curve is at least 0.98 for digits that are inverted, rotated, blurred or with exchanged parts,
-    for constant images and for photographs. That of -log p is at least 0.95, but a blank image has
-    a higher density than 59% of digits: this score reports it, and -log p does not.
-    With the preset `photos`, the area of -log p is far below 0.5, which is chance, for constant
-    images with the mean colors of photographs (0.01; this score: 1.00), and for photographs that
-    are blurred (0.24) or without color (0.26). There this score is above chance (0.61, 0.76), but
-    no reliable detector. A better code can help: with lossless WebP the area of photographs without
-    color is 0.99. `examples/outliers.py` prints these numbers.
+    This is the score to start with for images. With the preset `digits` it reports a blank image,
+    which -log p does not. With the preset `photos`, -log p is worse than chance for constant,
+    blurred and colorless images; this score finds constant images, and is above chance for the
+    others. A better code, such as lossless WebP, can help. `examples/outliers.py` prints the areas
+    under the ROC curves.
 
     #### Example
 
@@ -134,14 +130,6 @@ def complexity_corrected(
     >>> images[3] = 255
     >>> log_probs = [-1_400., -1_410., -1_390., -1_300.]
     >>> scores = outliers.complexity_corrected(log_probs, images)
-    >>> int(scores.argmax())
-    3
-
-    With another code, bz2 of the gray levels:
-
-    >>> import bz2
-    >>> scores = outliers.complexity_corrected(
-    ...     log_probs, images, code=lambda image: bz2.compress(image.tobytes()))
     >>> int(scores.argmax())
     3
 
@@ -196,9 +184,9 @@ def committee(log_probs: Any) -> np.ndarray:
     variance over models of log p_m(x)  -  mean over models of log p_m(x)
     ```
 
-    The models are trained on the same data, or on random parts of them, with different seeds. Where
-    there were no data, they tend to disagree. Where outliers are simpler than the data, they often
-    agree, and this score fails as -log p does.
+    The models are trained on the same data, or on random parts of them, with different seeds. They
+    tend to disagree where there were no data. Where outliers are simpler than the data, models
+    often agree, and this score fails as -log p does.
 
     #### Example
 
@@ -240,14 +228,13 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
 
     If a new event and the held-out ones are exchangeable, for example independent draws of one
     distribution, then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], for any score, any model, and any n:
-    reporting the events with `p ≤ α` has a false alarm rate of at most α. The rate is exactly α if
-    no scores are tied and α (n + 1) is a whole number. The probability is over new and held-out
-    events. With the same held-out data the rate is that on average, with a standard deviation of
-    about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so that α = 5% needs n ≥ 19.
+    reporting the events with `p ≤ α` has a false alarm rate of at most α. The probability is over
+    new and held-out events: for one set of held-out data the rate varies with a standard deviation
+    of about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so that α = 5% needs n ≥ 19.
 
-    Held-out data are data that neither trained the model nor chose it, by early stopping for
-    example. Among many new events α N false alarms are expected; the procedure of Benjamini and
-    Hochberg on these p-values bounds their share among the reported ones (Bates et al. 2023).
+    Held-out data neither trained the model nor chose it, for example by early stopping. For many
+    new events, the procedure of Benjamini and Hochberg on these p-values bounds the share of false
+    alarms among the reported events (Bates et al. 2023).
 
     #### Example
 
