@@ -3,6 +3,7 @@
 import flow_testing as ft
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -93,6 +94,51 @@ def test_no_noise(trained):
     loss = trained.evaluate(_DATA, verbose=0, return_dict=True)
     assert list(loss) == ["loss"]
     np.testing.assert_allclose(loss["loss"], -np.mean(expected), rtol=1e-5)
+
+
+def _seconds(dtype):
+    """Returns times of one minute, in seconds since 1970, and their distribution."""
+    rows = 1.7e9 + np.random.default_rng(0).normal(0.0, 20.0, [64, 2])
+    base = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([2], dtype)), tf.ones([], dtype)), 1)
+    standardization = tfr.Standardization([1.7e9, 1.7e9], [20.0, 25.0], dtype=dtype)
+    return rows, tfd.TransformedDistribution(base, standardization)
+
+
+def test_data_have_the_dtype_of_the_distribution():
+    rows, distribution = _seconds(tf.float64)
+    model = tfr.FlowModel(distribution)
+    model.compile(keras.optimizers.SGD(0.0))
+    expected = distribution.log_prob(rows)
+    frame = pd.DataFrame(rows)
+    batches = [rows[:40], rows[40:]]
+    for log_prob in (
+        *(model(values) for values in (rows, tf.constant(rows))),
+        *(model.predict(values, verbose=0) for values in (rows, tf.constant(rows), frame)),
+        model.predict(((batch,) for batch in batches), verbose=0),
+        model.predict_on_batch(rows),
+        tfr.log_prob(model, rows),
+    ):
+        np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
+    history = model.fit(rows, batch_size=64, validation_split=0.25, verbose=0).history
+    np.testing.assert_allclose(history["loss"], -np.mean(expected[:48]), rtol=1e-6)
+    np.testing.assert_allclose(history["val_loss"], -np.mean(expected[48:]), rtol=1e-6)
+
+
+def test_columns_that_float32_cannot_tell_apart():
+    rows, distribution = _seconds(tf.float32)
+    model = tfr.FlowModel(distribution)
+    model.compile()
+    rows[:, 0] = 7.0
+    match = r"and values up to 1\.7e\+09 in column 1; .*`dtype=tf\.float64`"
+    for values in (rows, tf.constant(rows), pd.DataFrame(rows)):
+        with pytest.raises(ValueError, match=rf"FlowModel\.fit: .*{match}"):
+            model.fit(values)
+    with pytest.raises(ValueError, match=rf"Standardization\.of: .*{match}"):
+        tfr.Standardization.of(rows)
+    assert tfr.Standardization.of(rows, dtype=tf.float64).dtype == tf.float64
+    # Days of a year, and a prediction of near times by a flow of far ones.
+    model.fit(rows * [1.0, 1e3], verbose=0)
+    assert model.predict(rows, verbose=0).shape == (64,)
 
 
 def test_noise_of_counts():

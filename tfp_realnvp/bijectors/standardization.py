@@ -92,10 +92,12 @@ class Standardization(FlowBijector):
           **kwargs: other arguments of the constructor.
 
         Raises:
-          ValueError: if `data` is not [N, D] of finite numbers.
+          ValueError: if `data` is not [N, D] of finite numbers, or the values of a column are too
+            near each other for float32.
         """
         data = np.asarray(data, np.float64)
-        expected = f"{cls.__name__}.of: expected finite data [N, D]"
+        name = f"{cls.__name__}.of"
+        expected = f"{name}: expected finite data [N, D]"
         validation.require(data.ndim == 2 and len(data) > 0, expected, data.shape)
         are_finite = np.isfinite(data)
         if not are_finite.all():
@@ -104,6 +106,7 @@ class Standardization(FlowBijector):
                 f"{expected}, got {np.count_nonzero(~are_finite)} values that are not, in the "
                 f"columns {columns}; leave their rows out, or fill them in."
             )
+        validation.columns_apart(data, tf.as_dtype(kwargs.get("dtype", tf.float32)), name)
         stddev = data.std(axis=0)
         is_constant = stddev <= 1e-12 * np.abs(data).max(axis=0)
         mean, stddev = data.mean(axis=0), np.where(is_constant, 1.0, stddev)

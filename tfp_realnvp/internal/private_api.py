@@ -19,9 +19,8 @@ import tensorflow_probability as tfp
 
 # The public `keras.Model.fit` makes batches of arrays with `tf.data` and its autotuning, for whose
 # threads a `fit` with slow steps waits at its end. An adapter that the caller makes is taken as it
-# is. The split has to come before it.
+# is.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
-from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 
 # The public `tf.config.optimizer` sets for all functions of the process which rewrites TensorFlow
 # makes of their graphs. The context has the options of the calls of a thread.
@@ -87,7 +86,6 @@ __all__ = [
     "set_trainable",
     "should_record_backprop",
     "stop_recording",
-    "train_validation_split",
     "validate_data",
     "weights_in_memory",
 ]
@@ -141,6 +139,10 @@ OVERRIDDEN = {
 
 # Attributes that our classes inherit and use.
 INHERITED = {
+    ArrayDataAdapter: {
+        "_inputs": "the arrays, in place of which Keras makes batches of numbers of rows",
+        "_num_samples": "the number of rows",
+    },
     tf.Module: {"_no_dependency": "keeps a value from being wrapped for checkpoints, as TFP does"},
     keras.optimizers.Adam: {
         "_get_variable_index": "the place of a variable among those the optimizer was built for",

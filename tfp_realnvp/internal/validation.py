@@ -11,6 +11,7 @@ import tensorflow as tf
 
 __all__ = [
     "choice",
+    "columns_apart",
     "count",
     "finite",
     "flag",
@@ -53,6 +54,28 @@ def int32(value: Any, expected: str) -> int:
     """Returns a whole number that fits into 32 bits as an `int`."""
     bound = 2**31
     return int(real(value, lambda x: -bound <= x < bound and x == int(x), expected))
+
+
+def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
+    """Raises `ValueError` for columns of [N, D] whose values are too near each other for float32.
+
+    A column that is not constant needs 16 numbers of float32 within its standard deviation.
+    """
+    if dtype == tf.float64:
+        return
+    largest, stddev = np.abs(rows).max(axis=0), rows.std(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_apart = stddev >= 16 * np.spacing(largest.astype(np.float32))
+    columns = np.flatnonzero(~is_apart & (rows.min(axis=0) < rows.max(axis=0)))
+    if columns.size:
+        first = columns[0]
+        raise ValueError(
+            f"{caller}: expected columns whose values float32 can tell apart, got a standard "
+            f"deviation of {stddev[first]:g} and values up to {largest[first]:g} in column {first}"
+            f"{f', one of {len(columns)} such columns' if columns.size > 1 else ''}; subtract "
+            "their means before, or construct bijectors and base distribution with "
+            "`dtype=tf.float64`."
+        )
 
 
 def finite(value: Any, at_least: float, expected: str) -> Any:

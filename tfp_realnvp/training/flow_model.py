@@ -85,9 +85,9 @@ class FlowModel(BatchModel, SavableModel):
 
     *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
         pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
-        whose first element is the images, or a dictionary with `'image'`. As in any Keras model,
-        arrays of floats become `keras.config.floatx()`, and with `keras.utils.set_random_seed` they
-        are shuffled in the same order in each epoch. A `tf.data` pipeline does neither.
+        whose first element is the images, or a dictionary with `'image'`. Floats become those of
+        the distribution's dtype. As in any Keras model, with `keras.utils.set_random_seed` arrays
+        are shuffled in the same order in each epoch; a `tf.data` pipeline is not.
     *   A distribution that takes a condition gets the second element as `conditional_input`, or of
         a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
         `predict((images, labels))`. With other distributions, such arguments are an error, and the
@@ -184,7 +184,8 @@ class FlowModel(BatchModel, SavableModel):
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]
         workers.check_scope("the distribution", variables)
-        super().__init__(name=name)
+        # Keras casts the inputs of `call` to this dtype.
+        super().__init__(name=name, dtype=distribution.dtype.name)
         self.distribution = distribution
         self.event_ndims = event_ndims
         self.dequantize = dequantize

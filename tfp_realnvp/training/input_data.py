@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 import warnings
 from typing import Any
@@ -15,7 +16,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.tf_data import without_autotune
+from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = [
     "EXPECTED_WEIGHTS",
@@ -54,7 +55,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
       **kwargs: of the method.
 
     Raises:
-      ValueError: if the data or weights are not as `check_data` expects them, or Keras.
+      ValueError: if the data or weights are not as `check_data` expects them, or Keras; or `fit` of
+        a float32 distribution gets vectors with columns whose values float32 cannot tell apart.
     """
     signature = inspect.signature(getattr(keras.Model, method))
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
@@ -83,23 +85,28 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
     if method == "fit":
         _warn_of_few_levels(data, model.distribution)
+        rows = pixels.image_component(data)
+        if model.event_ndims == 1 and hasattr(rows, "__array__"):
+            validation.columns_apart(np.asarray(rows), model.distribution.dtype, "FlowModel.fit")
     held_out = arguments.pop("validation_data", None)
     fraction = arguments.pop("validation_split", 0.0)
     if fraction and held_out is None:
         expected = "FlowModel: expected a validation_split in (0, 1)"
         validation.real(fraction, lambda x: 0 < x < 1, expected)
-        data, held_out = private_api.train_validation_split(data, fraction)
+        data, held_out = _split(data, fraction)
     if held_out is not None:
         held_out = tuple(map(_with_arrays, keras.utils.unpack_x_y_sample_weight(held_out)))
         _check_weights(held_out[2], pixels.image_component(held_out[0]))
         check_no_labels(model.distribution, held_out)
         size = arguments.get("validation_batch_size") or batch_size
         steps = arguments.get("validation_steps")
-        arguments["validation_data"] = _batches(*held_out, batch_size=size, steps=steps)
+        options = {"batch_size": size, "steps": steps, "dtype": model.distribution.dtype}
+        arguments["validation_data"] = _batches(*held_out, **options)
     if isinstance(data[0], tf.data.Dataset) and method == "fit":
         # Keras warns that it does not shuffle datasets, even where `shuffle` is not given.
         arguments.setdefault("shuffle", False)
     options = {
+        "dtype": model.distribution.dtype,
         "batch_size": batch_size,
         "steps": arguments.get("steps_per_epoch" if method == "fit" else "steps"),
         "shuffle": method == "fit" and arguments.get("shuffle", True),
@@ -132,11 +139,33 @@ def batch_for_keras(
 
 
 class _ArrayBatches(private_api.ArrayDataAdapter):
-    """The batches that Keras makes of arrays, without autotuning by `tf.data`."""
+    """The batches that Keras makes of arrays: by numbers of rows, which it shuffles and batches.
+
+    Keras would cast all floats to `keras.config.floatx()`. `tf.data` does not autotune.
+    """
+
+    _inputs: Any
+
+    def __init__(self, *data: Any, dtype: tf.DType, **options: Any) -> None:
+        super().__init__(*data, **options)
+        self._arrays, self._inputs = self._inputs, np.arange(self._num_samples)
+        self._float_dtype = dtype
 
     def get_tf_dataset(self) -> tf.data.Dataset:
+        def tensor(values: Any) -> tf.Tensor:
+            values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
+            return tf.cast(values, self._float_dtype) if values.dtype.is_floating else values
+
+        def batch(rows: tf.Tensor, tensors: Any) -> Any:
+            return tf.nest.map_structure(lambda values: tf.gather(values, rows), tensors)
+
         with tf.device("CPU"):
-            return without_autotune(super().get_tf_dataset())
+            tensors = keras.tree.lists_to_tuples(keras.tree.map_structure(tensor, self._arrays))
+            # `repeat` of one element, since a function would have the arrays in its graph.
+            tensors = tf.data.Dataset.from_tensors(tensors).repeat()
+            dataset = tf.data.Dataset.zip((super().get_tf_dataset(), tensors))
+            dataset = dataset.map(batch, num_parallel_calls=PARALLEL_CALLS)
+            return without_autotune(dataset.prefetch(PREFETCHED_BATCHES))
 
 
 def _batches(
@@ -146,12 +175,13 @@ def _batches(
     *,
     batch_size: Any,
     steps: int | None,
+    dtype: tf.DType,
     shuffle: bool | str = False,
     class_weight: Any = None,
 ) -> Any:
     """Returns a data adapter of arrays, or other data as it is, with autotuning off if possible."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
-        options = {"batch_size": batch_size, "steps": steps, "shuffle": shuffle}
+        options = {"batch_size": batch_size, "steps": steps, "shuffle": shuffle, "dtype": dtype}
         if y is None and sample_weight is not None:
             # Keras leaves out weights without labels.
             x, sample_weight = _with_weights(x, sample_weight), None
@@ -159,6 +189,22 @@ def _batches(
     if isinstance(x, tf.data.Dataset):
         x = without_autotune(x)
     return x if y is None and sample_weight is None else (x, y, sample_weight)
+
+
+def _split(data: Any, fraction: float) -> tuple[Any, Any]:
+    """Returns data for training and, from the end, for validation, split as Keras does."""
+    expected = "FlowModel.fit: expected arrays or tensors for a validation_split"
+    validation.require(private_api.can_convert_arrays(data), expected, data)
+    number = len(keras.tree.flatten(data)[0])
+    first = math.floor(number * (1 - fraction))
+    expected = "FlowModel.fit: expected a validation_split that leaves events for both parts"
+    validation.require(0 < first < number, f"{expected} of {number}", fraction)
+
+    def part(*limits: int | None) -> Any:
+        rows = slice(*limits)
+        return keras.tree.map_structure(lambda x: None if x is None else x[rows], data)
+
+    return part(first), part(first, None)
 
 
 def _with_weights(data: Any, weights: Any) -> dict[str, Any]:
@@ -174,8 +220,12 @@ def _with_weights(data: Any, weights: Any) -> dict[str, Any]:
 def _with_arrays(data: Any) -> Any:
     """Returns data with a list of numbers as an array; for Keras it is a list of arrays.
 
-    `None` in a tuple is left out, for Keras 3.10 fails for `(images, None)`.
+    A frame becomes an array, and a series a column, as in Keras. `None` in a tuple is left out, for
+    Keras 3.10 fails for `(images, None)`.
     """
+    if hasattr(data, "to_numpy"):
+        values = data.to_numpy()
+        return values if values.ndim > 1 else values[:, np.newaxis]
     if not isinstance(data, (tuple, list)):
         return data
     if isinstance(data, list) and all(np.ndim(leaf) == 0 for leaf in tf.nest.flatten(data)):
@@ -277,9 +327,6 @@ def check_data(
     _check_weights(pixels.weight_component(all_data), events)
     if not hasattr(events, "__array__"):
         return
-    if hasattr(events, "to_numpy"):
-        # Keras makes a column of a pandas series.
-        events = events.to_numpy() if events.ndim == 2 else events.to_numpy()[:, np.newaxis]
     num_axes = len(axes.split(","))
     if len(events.shape) != 1 + num_axes or events.shape[0] == 0:
         advice = ""
