@@ -128,7 +128,7 @@ def test_columns_that_float32_cannot_tell_apart():
     rows, distribution = _seconds(tf.float32)
     model = tfr.FlowModel(distribution)
     model.compile()
-    rows[:, 0] = 7.0
+    rows[:, 0] = 1.7e9  # constant
     match = r"and values up to 1\.7e\+09 in column 1; .*`dtype=tf\.float64`"
     for values in (rows, tf.constant(rows), pd.DataFrame(rows)):
         with pytest.raises(ValueError, match=rf"FlowModel\.fit: .*{match}"):
@@ -136,8 +136,8 @@ def test_columns_that_float32_cannot_tell_apart():
     with pytest.raises(ValueError, match=rf"Standardization\.of: .*{match}"):
         tfr.Standardization.of(rows)
     assert tfr.Standardization.of(rows, dtype=tf.float64).dtype == tf.float64
-    # Days of a year, and a prediction of near times by a flow of far ones.
-    model.fit(rows * [1.0, 1e3], verbose=0)
+    # A flow of weeks may predict at times of one minute.
+    model.fit(1.7e9 + 1e3 * (rows - 1.7e9), verbose=0)
     assert model.predict(rows, verbose=0).shape == (64,)
 
 
