@@ -7,6 +7,7 @@ them.
 
 import functools
 import importlib.util
+import re
 import time
 import types
 import warnings
@@ -467,6 +468,28 @@ def test_no_real_numbers(dtype, method):
     for data in (_X.astype(dtype), _dataset(_X.astype(dtype))):
         with pytest.raises(ValueError, match="real numbers, got dtype"):
             getattr(model, method)(data, verbose=0)
+
+
+@pytest.mark.parametrize("dtype", [object, str, "Float32"])
+def test_numbers_that_are_no_numbers_to_pandas(dtype):
+    model = tfr.FlowModel(_normal())
+    model.compile()
+    frame = pd.DataFrame(_X).astype(dtype)
+    with pytest.raises(ValueError, match=r"got dtype object\. Of a frame of numbers ") as error:
+        model.predict(frame, verbose=0)
+    (call,) = re.findall(r"take (.*)\.$", str(error.value))
+    expected = model.predict(_X, verbose=0)
+    actual = model.predict(eval(call, {"frame": frame, "pd": pd}), verbose=0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_masked_elements_are_refused(method):
+    model = tfr.FlowModel(_normal())
+    model.compile()
+    masked = np.ma.masked_greater(_X, np.sort(_X.ravel())[-3])
+    with pytest.raises(ValueError, match="expected vectors without masked elements"):
+        getattr(model, method)(masked, verbose=0)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])

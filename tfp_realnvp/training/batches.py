@@ -49,7 +49,7 @@ class BatchModel(keras.Model):
         self._guard.reset()
         self._may_initialize = self._can_initialize
         logs = super().train_on_batch(*data, **options)
-        self._guard.raise_failure(self.trainable_variables)
+        self.raise_failure()
         return logs
 
     def test_on_batch(

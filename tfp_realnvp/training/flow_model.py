@@ -426,6 +426,16 @@ class FlowModel(BatchModel, SavableModel):
         self._check_in_evaluation(*self._events_and_weights(data))
         return self._evaluation_log_prob(data)
 
+    def raise_failure(self) -> None:
+        """Raises an error once if a `train_step` was not finite; no later step was made.
+
+        `fit` and `train_on_batch` call it. Call it in a loop of your own around `train_step`.
+
+        Raises:
+          NonFiniteLossError: names the step and its first part that was not finite.
+        """
+        self._guard.raise_failure(self.trainable_variables)
+
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `fit` calls, which first checks the step before."""
         if self.train_function is not None and not force:
@@ -441,7 +451,7 @@ class FlowModel(BatchModel, SavableModel):
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
-            self._guard.raise_failure(self.trainable_variables)
+            self.raise_failure()
             return train_function(iterator)
 
         self.train_function = checked
@@ -625,7 +635,7 @@ class FlowModel(BatchModel, SavableModel):
             self._after_fit.close()
             if self.step_rates is not None:
                 self.step_rates.clear()
-        self._guard.raise_failure(self.trainable_variables)
+        self.raise_failure()
         if not (is_over or history.history.get("loss")):
             raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history

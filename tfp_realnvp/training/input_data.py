@@ -339,11 +339,20 @@ def check_data(
             f"{tuple(events.shape)}.{advice}"
         )
     check_event_shape(events, distribution.event_shape)
+    if np.ma.is_masked(events):
+        raise ValueError(
+            f"FlowModel: expected {name} without masked elements. Leave out events that have some; "
+            "tfr.latents.complete draws what is missing in an event."
+        )
     events = np.asarray(events)
     if not (
         np.isrealobj(events) and (np.issubdtype(events.dtype, np.number) or events.dtype == bool)
     ):
-        raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {events.dtype}.")
+        advice = " Of a frame of numbers take frame.apply(pd.to_numeric).astype(float)."
+        raise ValueError(
+            f"FlowModel: expected {name} of real numbers, got dtype {events.dtype}."
+            f"{advice if events.dtype.kind in 'OUS' else ''}"
+        )
     _check_finite(events, name)
     if gray_levels:
         num_values = distributions.find_num_values(distribution)
