@@ -1,11 +1,13 @@
 """The estimator of scikit-learn."""
 
+import copy
 import pickle
 import random
 import re
 import sys
 import warnings
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine, make_blobs, make_moons
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -21,7 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import flow as table_flow
-from tfp_realnvp.tables import normal_mixture
+from tfp_realnvp.tables import flow_density, normal_mixture
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -81,6 +84,60 @@ def test_random_states():
     np.testing.assert_array_equal(samples[0], samples[1])
     assert abs(samples[0] - samples[2]).min() > 0
     assert state == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_interrupted_fit_leaves_nothing(is_first, monkeypatch, classifier):
+    density, x, y = classifier
+    density = clone(density) if is_first else copy.copy(density)
+    before = dict(vars(density))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow_density, "fit_table_stack", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            density.fit(pd.DataFrame(1_000 * x[:, :2], columns=["a", "b"]))
+    with pytest.raises(ValueError, match="expected columns"):
+        density.fit(pd.DataFrame({"a": ["x", "y"]}))
+    assert vars(density) == before
+    if is_first:
+        with pytest.raises(NotFittedError):
+            density.score_samples(x)
+    else:
+        assert (density.predict(x) == y).mean() > 0.9
+
+
+def test_a_training_that_diverges_ends_no_other(monkeypatch):
+    monkeypatch.setattr(normal_mixture, "_NUM_COMPONENTS", (1,))
+    rows = make_moons(200, noise=0.1, random_state=0)[0]
+    density = tfr.FlowDensity(random_state=0, **{**_TINY, "max_steps": 100, "noise": 0.1})
+    expected = clone(density).set_params(learning_rate=0.02).fit(rows)
+    assert (expected.n_steps_ > 0).all()
+    message = r"learning_rate=1e\+06 its training diverged at step \d+, first in "
+    with pytest.warns(ConvergenceWarning, match=message):
+        diverged = clone(density).set_params(learning_rate=1e6).fit(rows)
+    assert diverged.n_steps_.tolist() == [0]
+    assert diverged.score_held_out_ == diverged.score_start_
+    after = clone(expected).fit(rows)
+    assert after.n_steps_.tolist() == expected.n_steps_.tolist()
+    np.testing.assert_array_equal(after.score_samples(rows), expected.score_samples(rows))
+
+
+@pytest.mark.eager
+def test_the_global_policy_of_keras_does_not_matter():
+    rows = make_moons(200, noise=0.1, random_state=0)[0]
+    leads = []
+    for policy in ("float32", "mixed_bfloat16"):
+        table_flow._shared_model.cache_clear()
+        keras.config.set_dtype_policy(policy)
+        try:
+            density = tfr.FlowDensity(random_state=0, **{**_TINY, "max_steps": 5}).fit(rows)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        leads.append(density.history_[0]["lead"])
+    assert leads[0] == leads[1] != [0.0]
 
 
 def test_pickles_are_arrays(classifier):
@@ -167,11 +224,20 @@ def test_rounding(dtype):
     rows = np.append(rows, [[100], [300], [200]], axis=1).astype(dtype)
     density = tfr.FlowDensity(**_TINY).fit(np.tile(rows, [2, 1]))
     # The last column is rounded, and so finely that it does not matter.
-    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
+    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 0.5, 0, 0])
     # Also where float32 comes as float64, as in a frame with columns of both.
     density.fit(np.tile(rows, [2, 1]).astype(np.float64))
-    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 1, 0, 0])
+    np.testing.assert_allclose(density.rounding_widths_, [1, 0.01, 0.5, 0, 0])
     assert not density.set_params(dequantize=False).fit(rows).rounding_widths_.any()
+
+
+def test_steps_of_one_half():
+    rng = np.random.default_rng(0)
+    halves, ages = rng.integers(9, size=60) / 2, rng.integers(12, size=60).astype(float)
+    ages[0] = 4.5  # one half does not make halves of the others
+    rows = np.stack([halves, halves / 10, ages, rng.normal(size=60)], axis=1)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    np.testing.assert_allclose(density.rounding_widths_, [0.5, 0.05, 1, 0])
 
 
 @pytest.mark.parametrize("kind", ["rain", "share"])
@@ -202,6 +268,45 @@ def test_units_and_constant_columns():
     np.testing.assert_allclose(scaled, log_probs - np.log(units).sum(), rtol=1e-6)
     # What was never seen is unlikely.
     assert density.score(rows * units + [0, 0, 1, 0]) < scaled.mean() - 2
+
+
+@pytest.mark.filterwarnings("ignore:FlowDensity. (some columns|the samples):UserWarning")
+def test_a_constant_column_is_its_constant():
+    rows = np.insert(_rows(60), [1, 1, 1], [2_020, 1e-3, 1 / 3], axis=1)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows, None, np.linspace(0.1, 2, 60))
+    samples = density.sample(500, random_state=0)
+    holes = np.full([20, 5], np.nan)
+    holes[:, 0] = rows[:20, 0]
+    holes[10:, 1] = 2_021  # what is known stays
+    filled = density.impute(holes, random_state=0)
+    for table in (samples, filled[:10]):
+        assert (table[:, 1:4] == [2_020, 1e-3, 1 / 3]).all()
+        assert (np.ptp(table[:, [0, 4]], axis=0) > 5).all()
+    assert (filled[10:, 1] == 2_021).all()
+    assert np.isfinite(density.marginal_score_samples(holes)).all()
+
+
+@pytest.mark.parametrize("center", [1e8, 1.7e9])
+def test_columns_far_from_zero(center):
+    # Times in seconds, where float32 has steps of 8 and 128.
+    rng = np.random.default_rng(0)
+    train, test = center + rng.normal(size=[2, 500, 2]) * [1.0, 5.0]
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(train)
+    exact = stats.norm(center, [1.0, 5.0]).logpdf(test).sum(axis=1).mean()
+    assert density.score(test) == pytest.approx(exact, abs=0.05)
+    samples = density.sample(2_000, random_state=0)
+    np.testing.assert_allclose(samples.std(axis=0), [1.0, 5.0], rtol=0.1)
+
+
+def test_numbers_that_are_too_large_have_no_density(density, classifier):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_probs = density.score_samples([[1e300, 0.0], [1e300, -1e300], [5.0, 150.0]])
+        # Nothing is known of the class.
+        classifier, x, _ = classifier
+        proba = classifier.predict_proba(1e300 * x[:1])
+    assert log_probs[:2].tolist() == [-np.inf, -np.inf] and np.isfinite(log_probs[2])
+    np.testing.assert_allclose(proba, [classifier.class_prior_])
 
 
 def test_a_column_of_few_well_known_values():
@@ -272,6 +377,26 @@ def test_a_weight_of_two_is_a_row_twice():
     np.testing.assert_allclose(weighted.class_prior_, frequencies)
 
 
+@pytest.mark.parametrize("kind", ["survey", "five times", "mixed"])
+def test_copies_of_a_row_do_not_make_it_known(kind):
+    def rows_of(number, seed):
+        rng = np.random.default_rng(seed)
+        first, error = rng.normal(size=[2, number])
+        return np.stack([first, 0.6 * first + 0.5 * error, 0.5 * abs(first) - 0.3 * error], axis=1)
+
+    rows, new_rows = rows_of(200, seed=0), rows_of(2_000, seed=1)
+    rng, copies, weights = np.random.default_rng(2), 1, None
+    if kind == "five times":
+        copies = 5
+    else:
+        weights = rng.integers(300, 1_501, 200) if kind == "survey" else rng.choice([1, 3, 9], 200)
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    expected = density.fit(rows).score(new_rows)
+    density.fit(np.repeat(rows, copies, axis=0), sample_weight=weights)
+    assert density.score(new_rows) == pytest.approx(expected, abs=0.2)
+    assert density.score_held_out_ == pytest.approx(density.score(new_rows), abs=0.3)
+
+
 def test_a_label_of_weight_zero_is_no_class():
     weights = np.repeat([1.0, 0.0], 10)
     density = tfr.FlowDensity(**_TINY).fit(_rows(20), np.repeat(["a", "b"], 10), weights)
@@ -323,12 +448,7 @@ def _frame(*dtypes):
 
 def test_samples_have_the_dtypes_of_frames():
     frame = _frame("float64", "float32", "Float32", "int64", "uint8", "Int64", "bool", "boolean")
-    message = (
-        r"rounded numbers: int64_, uint8_, Int64_, bool_, boolean_\. .*density at the integers"
-    )
-    with pytest.warns(UserWarning, match=message) as notes:
-        density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
-    assert len(notes) == 1
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
     samples = density.sample(1_000, random_state=0)
     pd.testing.assert_series_equal(samples.dtypes, frame.dtypes)
     # The density is wider than the rows. Samples below 0 become 0 in a column of uint8.
@@ -336,12 +456,9 @@ def test_samples_have_the_dtypes_of_frames():
     assert np.isfinite(density.score(samples))
     samples, frame = samples.astype(float), frame.astype(float)
     assert (abs(samples.mean() - frame.mean()) < 0.4 * frame.std()).all()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        samples = density.fit(frame).sample(20, random_state=0)
-        density.fit(frame.to_numpy())
+    samples = density.fit(frame).sample(20, random_state=0)
     assert (samples["int64_"] % 1 > 0).any()
-    assert isinstance(density.sample(2), np.ndarray)
+    assert isinstance(density.fit(frame.to_numpy()).sample(2), np.ndarray)
 
 
 def test_names_of_columns_can_be_numbers():
@@ -350,13 +467,19 @@ def test_names_of_columns_can_be_numbers():
     assert list(density.sample(3)) == [7, 8]
 
 
-def test_integers_that_are_dequantized_are_named():
+@pytest.mark.parametrize("dequantize", [True, False])
+@pytest.mark.parametrize("kind", ["frame", "array"])
+def test_columns_of_few_values_are_named(kind, dequantize):
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"few": rng.integers(5, size=60), "many": rng.integers(5_000, size=60)})
-    density = tfr.FlowDensity(random_state=0, **_TINY)
-    for dequantize, message in ((True, "training: few"), (False, "training: none")):
-        with pytest.warns(UserWarning, match=rf"numbers: few, many\. .* {message}\."):
-            density.set_params(dequantize=dequantize).fit(frame)
+    few, many = rng.integers(5, size=60), rng.integers(5_000, size=60)
+    frame = pd.DataFrame({"few": few, "many": many, "half": few[::-1] / 2 + (many > 2_500)})
+    frame = frame if kind == "frame" else frame.to_numpy(float)
+    names = "few, half" if kind == "frame" else "0, 2"
+    density = tfr.FlowDensity(dequantize=dequantize, random_state=0, **_TINY)
+    message = rf"take few values: {names}\. score_samples is a density.* not their probability"
+    with pytest.warns(UserWarning, match=message) as notes:
+        density.fit(frame)
+    assert len(notes) == 1 and notes[0].filename == __file__
 
 
 def test_columns_that_are_no_numbers_are_refused():
@@ -387,6 +510,26 @@ def test_columns_that_are_no_numbers_are_refused():
     frame = pd.DataFrame({"number": pd.array([1, 2, None], "Int64"), "other": [1.0, 2.0, 3.0]})
     with pytest.raises(ValueError, match="rows without missing values"):
         density.fit(frame)
+
+
+@pytest.mark.parametrize("dtype", [object, str])
+def test_numbers_that_are_no_numbers_to_pandas(dtype):
+    frame = pd.DataFrame(_rows(60), columns=["width", "height"]).astype({"height": dtype})
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    with pytest.raises(ValueError, match=r"got height \((str|object)\)\. For numbers ") as error:
+        density.fit(frame)
+    (call,) = re.findall(r"call (X.*\))\.$", str(error.value))
+    assert np.isfinite(density.fit(eval(call, {"X": frame, "pd": pd})).score(_rows(60)))
+
+
+def test_masked_cells_are_missing():
+    rows = np.ma.masked_greater(_rows(60).astype(np.float32), 200)
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    with pytest.raises(ValueError, match="rows without missing values"):
+        density.fit(rows)
+    filled = density.fit(rows.data).impute(rows, random_state=0)
+    assert (filled[rows.mask] != rows.data[rows.mask]).all()
+    np.testing.assert_array_equal(filled[~rows.mask], rows.data[~rows.mask])
 
 
 def test_redundant_columns_are_noted_once():

@@ -5,13 +5,16 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
+from tfp_realnvp.tables import flow_regressor
 from tfp_realnvp.tables import stack as table_stack
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
@@ -148,6 +151,84 @@ def test_weights_are_repetitions():
     assert abs(tfr.FlowRegressor(**options).fit(x, y).predict(x) - weighted.predict(x)).max() > 0.1
 
 
+@pytest.mark.parametrize("kind", ["survey", "three times"])
+def test_copies_of_a_row_do_not_make_it_known(kind):
+    x, y = _rows(200)
+    x_test, y_test = _rows(2_000, seed=1)
+    y, y_test = np.sin(2 * x[:, 0]) + 0.1 * y[:, 0], np.sin(2 * x_test[:, 0]) + 0.1 * y_test[:, 0]
+    rng, copies, weights = np.random.default_rng(2), 3, None
+    if kind == "survey":
+        copies, weights = 1, rng.integers(300, 1_501, 200)
+    regressor = tfr.FlowRegressor(random_state=0, **_TINY)
+
+    def score_and_coverage():
+        low, high = regressor.predict_interval(x_test, 0.9)
+        coverage = np.mean((low < y_test) & (y_test < high))
+        return regressor.score_samples(x_test, y_test).mean(), coverage
+
+    expected, expected_coverage = regressor.fit(x, y) and score_and_coverage()
+    regressor.fit(np.repeat(x, copies, axis=0), np.repeat(y, copies, axis=0), weights)
+    score, coverage = score_and_coverage()
+    assert coverage == pytest.approx(expected_coverage, abs=0.03)
+    assert score == pytest.approx(expected, abs=0.2)
+    assert regressor.score_held_out_ == pytest.approx(score, abs=0.3)
+
+
+@pytest.mark.parametrize("with_flows", [False, True])
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_a_y_of_few_values_is_scored_as_rounded(step, with_flows):
+    """Grades: log_prob(grade) is a log probability, for steps of 1/2 divided by the step."""
+
+    def grades(number, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=[number, 2])
+        return x, step * np.round(5 + x[:, 0] + 0.7 * rng.normal(size=number)).clip(3, 8)
+
+    options = {**_TINY, "max_steps": 100} if with_flows else _TINY
+    with pytest.MonkeyPatch.context() as patch:
+        if with_flows:
+            patch.setattr(table_stack, "fit_normal_mixtures", lambda *_: [])
+            patch.setattr(table_stack, "_LEAST_WEIGHT", 0.0)
+        regressor = tfr.FlowRegressor(random_state=0, noise=0.1, **options).fit(*grades(400, 0))
+    assert regressor.rounding_widths_ == [step]
+    x, y = grades(400, 1)
+    log_probs = regressor.score_samples(x, y) + np.log(step)
+    assert log_probs.max() <= 0
+    values = step * np.arange(-20, 31)
+    every = [regressor.score_samples(x[:50], np.full(50, value)) for value in values]
+    np.testing.assert_allclose(np.exp(every).sum(axis=0) * step, 1, atol=1e-3)
+    edges = np.array([np.inf if value == 8 else value + 0.5 for value in y / step])
+    lower = np.array([-np.inf if value == 3 else value - 0.5 for value in y / step])
+    normal = stats.norm(5 + x[:, 0], 0.7)
+    exact = np.log(normal.cdf(edges) - normal.cdf(lower)).mean()
+    assert exact - 0.15 < log_probs.mean() < exact + 0.05
+    assert regressor.score_held_out_ + np.log(step) == pytest.approx(log_probs.mean(), abs=0.15)
+    far = regressor.score_samples(x[:1].repeat(3, axis=0), step * np.array([20, 1e3, 1e6]))
+    assert np.isfinite(far).all() and (np.diff(far) < -2).all()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_interrupted_fit_leaves_nothing(is_first, monkeypatch):
+    x, y = _rows(60)
+    regressor = tfr.FlowRegressor(random_state=0, **_TINY)
+    if not is_first:
+        regressor.fit(x, y[:, 0])
+    before = dict(vars(regressor))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow_regressor, "fit_table_stack", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        regressor.fit(1_000 * x, 1_000 * y)
+    assert vars(regressor) == before
+    if is_first:
+        with pytest.raises(NotFittedError):
+            regressor.predict(x)
+    else:
+        assert abs(regressor.predict(x)).max() < 200
+
+
 def test_errors(flows):
     x, y, _ = _branches(5, seed=0)
     for call, message in (
@@ -172,4 +253,9 @@ def test_columns_of_categories_and_constant_y():
     assert "OrdinalEncoder" in str(error.value) and "drop(columns" not in str(error.value)
     with pytest.warns(UserWarning, match="constant: y"):
         regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(x, np.full(30, 1.5))
-    np.testing.assert_allclose(regressor.predict(x), 1.5, atol=0.01)
+    for values in (
+        regressor.predict(x),
+        regressor.sample(x, 20, random_state=0),
+        *regressor.predict_interval(x),
+    ):
+        assert (values == 1.5).all()

@@ -70,18 +70,18 @@ def test_a_density_that_is_not_the_proposal(mixture):
     rows[1] = np.nan
     proposal = proposal_of_samples(1.5 * _sample(mixture, 300) + 0.3, seed=0)
     rng = np.random.default_rng(0)
-    result = impute(mixture.log_prob, proposal, rows, 2_000, rng)
-    marginals = log_marginals(mixture.log_prob, proposal, rows)
+    samples, sizes = impute(mixture.log_prob, proposal, rows, 2_000, rng)
+    marginals, _ = log_marginals(mixture.log_prob, proposal, rows)
     is_known = ~np.isnan(rows)
-    np.testing.assert_array_equal(result.samples[:, is_known], np.tile(rows[is_known], [2_000, 1]))
+    np.testing.assert_array_equal(samples[:, is_known], np.tile(rows[is_known], [2_000, 1]))
     for i in (0, 2, 3):
         given = mixture.given(is_known[i])
         known = rows[i, is_known[i]]
         expected = given.sample(
             np.tile(known, [20_000, 1]), rng.random([20_000, 1 + (~is_known[i]).sum()])
         )
-        error = 5 * expected.std(axis=0) / np.sqrt(result.effective_sizes[i] / 4)
-        actual = result.samples[:, i, ~is_known[i]]
+        error = 5 * expected.std(axis=0) / np.sqrt(sizes[i] / 4)
+        actual = samples[:, i, ~is_known[i]]
         assert (abs(actual.mean(axis=0) - expected.mean(axis=0)) < error).all()
         np.testing.assert_allclose(actual.std(axis=0), expected.std(axis=0), rtol=0.15)
         marginal = given.conditions.log_prob(known[np.newaxis])[0]
@@ -138,10 +138,23 @@ def test_poor_proposals_are_noted(monkeypatch):
     def log_prob(rows):
         return -((rows[:, 1] - 5) ** 2) / 1e-4
 
-    result = impute(log_prob, proposal, np.array([[0.0, np.nan]]), 10, rng)
-    assert result.effective_sizes[0] < 2 and len(np.unique(result.samples)) <= 3
+    samples, sizes = impute(log_prob, proposal, np.array([[0.0, np.nan]]), 10, rng)
+    assert sizes[0] < 2 and len(np.unique(samples)) <= 3
     x = rng.normal(size=[50, 2])
     density = tfr.FlowDensity(random_state=0, **_TINY).fit(x)
     monkeypatch.setattr(flow_density, "_LEAST_EFFECTIVE_SIZE", 1_000)
-    with pytest.warns(UserWarning, match="of 1 rows repeat few values, for example those of row 2"):
-        density.impute([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
+    for call in (density.impute, density.marginal_score_samples):
+        with pytest.warns(UserWarning, match="of 1 rows .* few proposals, for example of row 2"):
+            call([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
+
+
+def test_poor_marginals_of_skewed_columns_are_noted():
+    rng = np.random.default_rng(0)
+    x = np.exp(2.5 * rng.normal(size=[600, 2]) @ [[1.0, 0.7], [0.0, 0.7]])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(x)
+    row, axis = np.array([[38.3, np.nan]]), np.exp(np.linspace(-15, 15, 3_000))
+    density_along = np.exp(density.score_samples(np.stack([np.full(3_000, 38.3), axis], axis=1)))
+    exact = np.log(np.trapezoid(density_along, axis))
+    with pytest.warns(UserWarning, match="densities of 1 rows"):
+        log_marginal = density.marginal_score_samples(row)
+    assert abs(log_marginal[0] - exact) > 0.5

@@ -1,19 +1,36 @@
 """Rows with weights."""
 
 import numpy as np
+import pytest
 
 from tfp_realnvp.tables import weighted_rows
 
 
-def test_a_row_of_weight_two_is_in_two_folds():
-    weights = np.array([2.0, 1.0, 0.5, 3.0])
-    folds = weighted_rows.fold_weights(weights, 3, np.random.default_rng(0))
-    assert folds.shape == (3, 4)
-    assert np.count_nonzero(folds, axis=0).tolist() == [2, 1, 1, 3]
-    np.testing.assert_allclose(folds.max(axis=0), [1.0, 1.0, 0.5, 1.0])
-    np.testing.assert_allclose(folds.sum(axis=0), weights)
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_a_row_are_in_one_fold(seed):
+    rng = np.random.default_rng(seed)
+    weights = rng.choice([0.5, 1.0, 3.0, 700.0], 200)
+    folds = weighted_rows.folds(weights, 5, np.random.default_rng(0))
+    # Each fold has its share of rows, and of their weight.
+    assert np.bincount(folds).tolist() == [40] * 5
+    shares = np.bincount(folds, weights) / weights.sum()
+    np.testing.assert_allclose(shares, 0.2, atol=0.05)
+    # What counts are ratios of weights.
+    np.testing.assert_array_equal(
+        weighted_rows.folds(10 * weights, 5, np.random.default_rng(0)), folds
+    )
     # There are no more folds than rows.
-    assert weighted_rows.fold_weights(np.ones(2), 5, np.random.default_rng(0)).shape == (2, 2)
+    assert sorted(weighted_rows.folds(weights[:3], 5, rng)) == [0, 1, 2]
+
+
+def test_the_number_of_rows_does_not_grow_with_weights():
+    values = np.random.default_rng(0).normal(size=50)
+    rows = weighted_rows.Rows(np.zeros([50, 1]), np.full(50, 900.0))
+    assert rows.number == pytest.approx(50)
+    _, error = rows.mean_and_error(values)
+    assert error == pytest.approx(values.std() / np.sqrt(50))
+    # One row that is all of the weight.
+    assert rows._replace(weights=np.append(1e9, np.ones(49))).number == pytest.approx(1)
 
 
 def test_moments_and_draws_are_weighted():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import Any
 
 import numpy as np
 
-__all__ = ["check_columns", "dtypes_of", "is_frame", "listed", "rows_as_frame", "warn_of_integers"]
+__all__ = ["check_columns", "dtypes_of", "is_frame", "listed", "rows_as_frame"]
 
 
 def is_frame(table: Any) -> bool:
@@ -31,16 +30,21 @@ def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
     """
     if not is_frame(table):
         return
-    from pandas.api import types
+    import pandas as pd
 
-    others = {
-        name: dtype for name, dtype in table.dtypes.items() if not types.is_numeric_dtype(dtype)
-    }
+    is_number = pd.api.types.is_numeric_dtype
+    others = {name: dtype for name, dtype in table.dtypes.items() if not is_number(dtype)}
     if not others:
         return
     times = [name for name, dtype in others.items() if dtype.kind in "mM"]
-    categories = [name for name in others if name not in times]
+    numbers = [name for name in others if name not in times and _is_numbers(table[name])]
+    categories = [name for name in others if name not in times + numbers]
     calls = []
+    if numbers:
+        calls.append(
+            "For numbers that are stored as objects or strings, call X.assign(**X["
+            f"{numbers!r}].apply(pd.to_numeric))."
+        )
     if takes_labels and len(others) == len(categories) == 1:
         name = categories[0]
         calls.append(
@@ -59,34 +63,13 @@ def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
     raise ValueError(f"{caller}: expected columns of numbers, got {got}. {' '.join(calls)}")
 
 
-def _is_whole(dtypes: Any) -> np.ndarray:
-    """Returns of each column whether it is one of integers or of `bool`."""
-    # Dtypes of pandas have the same kinds as those of NumPy.
-    return np.array([dtype.kind in "iub" for dtype in dtypes], bool)
+def _is_numbers(column: Any) -> bool:
+    """Returns whether `pd.to_numeric` makes numbers of all values of a `Series`, if not missing."""
+    import pandas as pd
 
-
-def warn_of_integers(dtypes: Any, has_noise: np.ndarray, caller: str) -> None:
-    """Warns of columns of integers in a `DataFrame`, for which a density is not a probability.
-
-    Args:
-      dtypes: as from `dtypes_of`.
-      has_noise: whether a column gets noise in training, [D].
-      caller: whose warning it is.
-    """
-    is_whole = _is_whole(dtypes) if dtypes is not None else np.array([False])
-    if not is_whole.any():
-        return
-    names = np.array([str(name) for name in dtypes.index])
-    dequantized = listed(names[is_whole & has_noise]) or "none"
-    warnings.warn(
-        f"{caller}: columns of integers count as rounded numbers: {listed(names[is_whole])}. "
-        "Where the rounding is coarse beside the standard deviation, they are dequantized, by "
-        f"noise in training: {dequantized}. score_samples is a density at the integers. It is not "
-        "their probability, and can be greater. Fit and score X.astype(float) if this is what you "
-        "want: then there is no warning, and sample does not round.",
-        UserWarning,
-        stacklevel=3,
-    )
+    is_category = isinstance(column.dtype, pd.CategoricalDtype)
+    is_number = pd.to_numeric(column, errors="coerce").notna() | column.isna()
+    return bool(not is_category and is_number.all())
 
 
 def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
@@ -102,11 +85,11 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
     import pandas as pd
 
     columns = {}
-    for i, (dtype, is_whole) in enumerate(zip(dtypes, _is_whole(dtypes), strict=True)):
+    for i, dtype in enumerate(dtypes):
         column = rows[:, i]
-        if is_whole and dtype.kind == "b":
+        if dtype.kind == "b":  # dtypes of pandas have the same kinds as those of NumPy
             column = column >= 0.5
-        elif is_whole:
+        elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
             # The greatest int64 is no float64; the number below is.
             column = np.rint(np.clip(column, limits.min, np.nextafter(float(limits.max), 0)))

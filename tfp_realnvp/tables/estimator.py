@@ -1,7 +1,8 @@
-"""What the estimators of tables share: arguments, checks of rows, and noise of rounded columns."""
+"""What the estimators of tables share: arguments, checks of rows, and results of a fit."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from tfp_realnvp.internal import frames, private_api, validation
-from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.flow import TableFlowOptions
 from tfp_realnvp.tables.stack import StackFit, StackOptions
 from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["TableEstimator", "generator"]
 
-_LEAST_VARIANCE = 1e-6
-# Rounding counts where its width is at least this part of a standard deviation.
-_COARSE_ROUNDING = 0.1
-# Columns take few values where these occur so often, in this part of the rows.
-_DISCRETE = 5, 0.9
 _NUM_COUPLINGS, _NUM_COUPLINGS_OF_ONE = 8, 2
 
 
@@ -65,9 +61,10 @@ class TableEstimator(BaseEstimator):
             impossible.
           noise: standard deviation of the noise in training, where that of a column is 1. With
             `None` it falls from 0.3 to 0.01, and early stopping chooses.
-          dequantize: whether rounded columns get noise in training. A column counts as rounded to
-            the number of decimals, at most 8, that half of its values need, if the width of the
-            rounding is at least a tenth of the column's standard deviation.
+          dequantize: whether rounded columns get noise in training. A column counts as rounded if
+            three quarters of its distinct values are multiples of a step: 1, 0.5, 0.1, 0.05, ...,
+            1e-8, 5e-9. The step, the width of the noise, has to be at least a tenth of the column's
+            standard deviation.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
             training of a flow ends. The weights are those of the best validation, or those of the
@@ -107,9 +104,27 @@ class TableEstimator(BaseEstimator):
             validation.positive(getattr(self, name), f"{self._name}: expected a positive {name}")
         validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
 
+    def _fit_or_keep(self, *arguments: Any) -> Any:
+        """Returns the estimator after `_fit`; an error or an interrupt leaves it as it was.
+
+        `_fit` sets the attributes of a copy, which the estimator gets at once when all are there.
+        """
+        fitted = copy.copy(self)
+        fitted._fit(*arguments)
+        self.__dict__ = fitted.__dict__
+        return self
+
+    def _fit(self, *arguments: Any) -> None:
+        """Sets the attributes of a fit."""
+        raise NotImplementedError
+
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""
         frames.check_columns(X, self._name, self._takes_labels)
+        X, *y = (
+            np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
+            for table in (X, *y)
+        )
         try:
             return private_api.validate_data(self, X, *y, dtype=[np.float64, np.float32], **options)
         except ValueError as error:
@@ -121,51 +136,30 @@ class TableEstimator(BaseEstimator):
                 "missing in others, as tfr.latents.complete does for any flow."
             ) from error
 
-    def _rounding(
-        self, rows: np.ndarray, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Returns what the noise of columns depends on.
-
-        Args:
-          rows: [N, D].
-          weights: [N].
-
-        Returns:
-          The mean and the scale of each column, [D]; the widths of the noise of rounded columns in
-          their own units, [D]; variances [D] of standardized columns, each for normal mixtures of
-          their own: all rounded columns are smoothed, or those alone that do not take few values.
-        """
-        rows = rows.astype(np.float64)
-        widths = self.dequantize * weighted_rows.rounding_widths(rows)
-        scale = weighted_rows.column_scales(rows, weights, widths, self._name)
-        # The part of the variance that is not of the rounding; constant columns have none.
-        own = 1 - (widths / scale) ** 2 / 12
-        own = np.where(own > _LEAST_VARIANCE, own, 1.0)
-        widths = widths * (widths >= _COARSE_ROUNDING * scale)
-        least_variances = [_LEAST_VARIANCE + (widths / scale) ** 2 / 12]
-        is_known = weighted_rows.is_discrete(rows, weights, *_DISCRETE)
-        if (is_known & (widths > 0)).any():
-            least_variances.append(np.where(is_known, _LEAST_VARIANCE * own, least_variances[0]))
-        return np.average(rows, axis=0, weights=weights), scale, widths, least_variances
-
-    def _stack_options(self, widths: np.ndarray, least_variances: list[np.ndarray]) -> StackOptions:
-        """Returns options of stacks; widths [D] are those of the modeled columns."""
+    def _stack_options(self, modeled: Columns) -> StackOptions:
+        """Returns options of stacks of the modeled columns."""
         values = {name: getattr(self, name) for name in TableFlowOptions._fields}
-        is_one = len(widths) == 1
+        is_one = len(modeled.scale) == 1
         if values["num_couplings"] is None:
             values["num_couplings"] = _NUM_COUPLINGS_OF_ONE if is_one else _NUM_COUPLINGS
         if values["transformer"] is None:
             values["transformer"] = "rational_quadratic_spline" if is_one else "affine"
-        flow = TableFlowOptions(**values)
-        return StackOptions(self.num_flows, self.degrees_of_freedom, widths, least_variances, flow)
+        return StackOptions(
+            self.num_flows,
+            self.degrees_of_freedom,
+            modeled.standardized_widths(),
+            modeled.least_variances(),
+            TableFlowOptions(**values),
+        )
 
-    def _set_results(self, fits: list[StackFit], log_det: float) -> None:
-        """Sets the attributes that say what flows gained; log_det is that of standardization."""
+    def _set_results(self, fits: list[StackFit], modeled: Columns) -> None:
+        """Sets the attributes that say what flows gained."""
+        self.rounding_widths_ = modeled.widths
         self.history_ = [history for fit in fits for history in fit.history]
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
         held_out = Rows(*(np.concatenate([fit.held_out[i] for fit in fits]) for i in range(2)))
-        start, end = np.concatenate([fit.log_probs for fit in fits]).T + log_det
+        start, end = np.concatenate([fit.log_probs for fit in fits]).T + modeled.log_det
         (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
             held_out.mean_and_error(values) for values in (start, end, end - start)
         )

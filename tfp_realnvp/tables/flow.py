@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import random
 import threading
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from sklearn.exceptions import ConvergenceWarning
 
 from tfp_realnvp.bijectors import RealNVPVector
 from tfp_realnvp.tables.student_t import StudentT
 from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.fused_adam import FusedAdam
 
@@ -135,7 +139,8 @@ def fit_table_flow(
     """Returns a flow trained on rows until its log density of held-out ones is highest.
 
     If that is not higher than at the start by more than a standard error, it returns the start: the
-    best of many validations on a few rows is high by chance.
+    best of many validations on a few rows is high by chance. So it does, with a warning, if a step
+    of the training is not finite.
 
     Args:
       start: where the flow starts, but for a random rotation.
@@ -183,7 +188,20 @@ def fit_table_flow(
                 (array + noise * rng.normal(size=array.shape)).astype(np.float32)
                 for array in (conditions, latents)
             )
-            model.train(latents, conditions, options.learning_rates(step + np.arange(num_steps)))
+            try:
+                model.train(
+                    latents, conditions, options.learning_rates(step + np.arange(num_steps))
+                )
+            except NonFiniteLossError as error:
+                warnings.warn(
+                    f"flow {index + 1} is left out: with learning_rate={options.learning_rate:g} "
+                    f"its training diverged at step {error.step}, first in {error.part}. A smaller "
+                    "learning_rate may help.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+                best_lead = 0.0
+                break
             trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
             lead, error = held_out.mean_and_error(
                 trained.log_prob(held_out.values) - start_log_probs
@@ -241,6 +259,7 @@ class _SharedModel:
             key.num_filters,
             transformer=key.transformer,
             normalization=None,
+            network_dtype="float32",  # whatever Keras' global policy is
             conditional_event_shape=[key.num_conditions] if key.num_conditions else None,
             dtype=dtype,
         )
@@ -277,18 +296,29 @@ class _SharedModel:
         learning_rate = model.optimizer.learning_rate
 
         @tf.function(input_signature=[*batches_specs, rates_spec], jit_compile=key.jit_compile)
-        def train(events: tf.Tensor, conditions: tf.Tensor, rates: tf.Tensor) -> None:
+        def make_steps(events: tf.Tensor, conditions: tf.Tensor, rates: tf.Tensor) -> None:
             for i in tf.range(tf.shape(events)[0]):
                 learning_rate.assign(rates[i])
                 train_step((events[i], conditions[i]) if key.num_conditions else events[i])
 
         self.log_prob, self.forward, self.inverse = log_prob, forward, inverse
-        self.train = train
+        self._make_steps = make_steps
         variables = [*model.variables, *model.optimizer.variables]
         self._initial_values = [(variable, variable.numpy()) for variable in variables]
 
+    def train(self, events: np.ndarray, conditions: np.ndarray, rates: np.ndarray) -> None:
+        """Makes steps with batches [steps, N, D] and [steps, N, C], at their rates [steps].
+
+        Raises:
+          NonFiniteLossError: if a step was not finite.
+        """
+        self._make_steps(events, conditions, rates)
+        self.keras_model.raise_failure()
+
     def reset(self) -> None:
         """Returns weights and optimizer to where they were before any training."""
+        with contextlib.suppress(NonFiniteLossError):  # of a fit that was interrupted
+            self.keras_model.raise_failure()
         for variable, value in self._initial_values:
             variable.assign(value)
 

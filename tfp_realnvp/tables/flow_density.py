@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import frames, validation
-from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables import columns, weighted_rows
+from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
 from tfp_realnvp.tables.mixing import mixture_log_prob
@@ -55,12 +57,20 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         stop. The first flow decides: if the mixture gains no more from it than a standard error,
         there are no flows. With fewer than 150 rows none is tried.
 
-    The density of a rounded number has no upper bound. Where columns have been rounded coarsely,
-    they have uniform noise of the width of the rounding, or in normal distributions its variance.
-    Half of the distinct values of a column tell its rounding, so that many exact zeros do not
-    matter. Where such a column takes few values, of which almost all rows have one that occurs at
-    least five times, normal distributions without that variance are tried too. No variance is less
-    than 1e-6 of that of the column. `score_samples` is the density at the rows as they are.
+    All copies of a row are held out together, whatever its weight. The number of rows that standard
+    errors and the choice of densities depend on is Kish's effective number, (Σ w)² / Σ w², of
+    distinct rows with weights w.
+
+    The density of a rounded number has no upper bound. Columns that have been rounded coarsely get
+    uniform noise of the width of the rounding, or in normal distributions its variance; see
+    `dequantize`. Where the values of such a column are few, normal distributions without that
+    variance are tried too: of the rows without the most frequent value, 90% have a value that
+    occurs in at least five distinct rows. No variance is less than 1e-6 of the column's variance.
+
+    `score_samples` is the density at the rows as they are. For a column of few values it is the
+    height of narrow peaks at these values. It is not their probability, can be greater than 1, and
+    depends on the width of the peaks: do not compare it with the density of an estimator that
+    smooths, or that rounds to another width. A warning names such columns.
 
     Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
     `FlowModel` directly.
@@ -74,9 +84,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     there are many long fits. In threads, `with joblib.parallel_backend('threading'):`, fits share
     the graphs, and train one flow at a time: only what comes before flows is faster.
 
-    In a `DataFrame`, columns of integers and of `bool` count as rounded numbers, with a warning,
-    since their density is not the probability of a number. Columns of categories, strings and times
-    are refused, with the call that works.
+    Masked cells of `np.ma` arrays are missing cells. In a `DataFrame`, columns of categories,
+    strings and times are refused, with the call that works.
 
     #### Example
 
@@ -119,7 +128,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Estimates p(x), or with labels p(x | y) and p(y).
 
         A row of weight two counts as that row twice, and a row of weight zero as none. The order of
-        the rows does not matter.
+        the rows does not matter. If `fit` raises an error or is interrupted, the estimator stays as
+        it was.
 
         Args:
           X: rows [N, D] of finite numbers, with N at least 2.
@@ -137,7 +147,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           *   `history_`: of each flow that was trained, by validation: `step`, `noise`, and `lead`,
               the mean log density of held-out rows minus that of the start, with `lead_error`.
           *   `n_steps_`, `noise_`: of each flow, at the validation that was kept; 0 and NaN if it
-              was not better than the start by a standard error.
+              was not better than the start by a standard error, or if the training diverged, which
+              issues a `ConvergenceWarning`.
           *   `rounding_widths_`: widths of the noise of rounded columns, [D].
           *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
               frequencies.
@@ -146,6 +157,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           ValueError: if rows, labels or weights are not as above, or an argument of the constructor
             is out of range.
         """
+        return self._fit_or_keep(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         self._check_arguments()
         self.__dict__.pop("classes_", None)
         self._dtypes = frames.dtypes_of(X)
@@ -159,25 +173,20 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             _check_labels(y)
             self.classes_, groups = np.unique(y[is_used], return_inverse=True)
         rows, groups, weights = weighted_rows.merge(rows[is_used], groups, weights[is_used])
-        names = getattr(self, "feature_names_in_", range(rows.shape[1]))
-        weighted_rows.warn_of_redundant_columns(rows, [str(name) for name in names], "FlowDensity")
-        self._center, self._scale, widths, least_variances = self._rounding(rows, weights)
-        self.rounding_widths_ = widths
-        frames.warn_of_integers(self._dtypes, widths > 0, self._name)
-        rows = self._standardized(rows.astype(np.float64))
+        self._columns = Columns.of(rows, weights, self.dequantize, self._name)
+        names = [str(name) for name in getattr(self, "feature_names_in_", range(rows.shape[1]))]
+        columns.warn_of_redundant_columns(rows, names, self._name)
+        columns.warn_of_few_values(self._columns, names, self._name)
+        rows = self._columns.standardized(rows)
         rng = generator(self.random_state)
         self.class_prior_ = np.bincount(groups, weights) / weights.sum()
-        options = self._stack_options(widths / self._scale, least_variances)
+        options = self._stack_options(self._columns)
         fits = [
             fit_table_stack(Rows(rows[groups == group], weights[groups == group]), options, rng)
             for group in range(len(self.class_prior_))
         ]
         self._stacks = [fit.stack for fit in fits]
-        self._set_results(fits, -np.log(self._scale).sum())
-        return self
-
-    def _standardized(self, rows: np.ndarray) -> np.ndarray:
-        return (rows - self._center) / self._scale
+        self._set_results(fits, self._columns)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) of each row in nats, of the columns in their own units.
@@ -186,7 +195,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           X: rows [N, D].
 
         Returns:
-          Log densities [N], float64.
+          Log densities [N], float64; -inf for numbers whose squares are too large for float64.
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
@@ -223,7 +232,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         message = "%(name)s: expected a call of fit(X, y) with labels before a prediction."
         check_is_fitted(self, "classes_", msg=message)
         joint = self._joint_log_probs(X)
-        return np.exp(joint - np.logaddexp.reduce(joint, axis=1, keepdims=True))
+        # Rows that are impossible in all classes say nothing about the class.
+        is_possible = np.isfinite(joint).any(axis=1, keepdims=True)
+        joint = np.where(is_possible, joint, np.log(self.class_prior_))
+        return softmax(joint, axis=1)
 
     def sample(
         self,
@@ -231,7 +243,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> Any:
-        """Returns random rows, without the rounding of columns.
+        """Returns random rows, without the rounding of columns. Constant columns are constant.
 
         Args:
           n_samples: number of rows N, at least 1.
@@ -251,7 +263,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         )
         rng = generator(random_state)
         groups = None if y is None else [self._class_index(y)]
-        rows = self._samples(n_samples, rng, groups)
+        rows = self._columns.in_units(self._samples(n_samples, rng, groups))
         return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
 
     def impute(
@@ -295,19 +307,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         number = 1 if n_samples is None else validation.integer(n_samples, 1, expected)
         rng = generator(random_state)
         rows, proposal, log_prob = self._to_impute(X, rng)
-        imputations = impute(log_prob, proposal, self._standardized(rows), number, rng)
-        sizes = imputations.effective_sizes
-        is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
-        if is_poor.any():
-            warnings.warn(
-                f"FlowDensity: the samples of the missing cells of {is_poor.sum()} rows repeat few "
-                f"values, for example those of row {np.argmax(is_poor)}: of "
-                f"{imputations.num_proposals} proposals count as many as {sizes[is_poor].min():.1f}"
-                " equally probable ones. The other cells of these rows are improbable.",
-                UserWarning,
-                stacklevel=2,
-            )
-        filled = np.where(np.isnan(rows), self._center + self._scale * imputations.samples, rows)
+        samples, sizes = impute(log_prob, proposal, self._columns.standardized(rows), number, rng)
+        self._warn_of_poor_proposals(rows, sizes, "samples")
+        filled = np.where(np.isnan(rows), self._columns.in_units(samples), rows)
         if n_samples is not None:
             return filled
         if not frames.is_frame(X):
@@ -321,14 +323,28 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         The density of the others is integrated out, by the importance sampling of `impute` with 512
         proposals, which are the same for all rows: the result of a row does not depend on the
         others. The difference of two results is a conditional log density:
-        `log p(a | b) = log p(a, b) - log p(b)`.
+        `log p(a | b) = log p(a, b) - log p(b)`. A warning says where the proposals were poor.
 
         Args:
           X: rows [N, D], with NaN in the cells that are integrated out.
         """
         rows, proposal, log_prob = self._to_impute(X, generator(0))
-        log_dets = np.where(np.isnan(rows), 0.0, np.log(self._scale)).sum(axis=1)
-        return log_marginals(log_prob, proposal, self._standardized(rows)) - log_dets
+        log_probs, sizes = log_marginals(log_prob, proposal, self._columns.standardized(rows))
+        self._warn_of_poor_proposals(rows, sizes, "densities")
+        return log_probs - np.where(np.isnan(rows), 0.0, np.log(self._columns.scale)).sum(axis=1)
+
+    def _warn_of_poor_proposals(self, rows: np.ndarray, sizes: np.ndarray, results: str) -> None:
+        """Warns of rows with missing cells whose weights have small effective sizes, [N]."""
+        is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
+        if is_poor.any():
+            warnings.warn(
+                f"{self._name}: the {results} of {is_poor.sum()} rows with missing cells rest on "
+                f"few proposals, for example of row {np.argmax(is_poor)}, whose proposals count as "
+                f"many as {sizes[is_poor][0]:.1f} equally probable ones. Its other cells are "
+                "improbable, or the missing cells have a density unlike a mixture of normal ones.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _to_impute(
         self, X: Any, rng: np.random.Generator
@@ -336,7 +352,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns rows with NaN; a proposal and the log density, of standardized rows."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False, allow_nan=True).astype(np.float64)
-        samples = self._standardized(self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng))
+        samples = self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng)
         proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
 
         def log_prob(standardized: np.ndarray) -> np.ndarray:
@@ -348,7 +364,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
     ) -> np.ndarray:
-        """Returns random rows of some classes, or of all."""
+        """Returns random standardized rows of some classes, or of all."""
         groups = list(range(len(self._stacks))) if groups is None else groups
         prior = self.class_prior_[groups]
         counts = rng.multinomial(number, prior / prior.sum())
@@ -356,7 +372,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             self._stacks[group].sample(np.empty([n, 0]), rng.random([n, 2 + self.n_features_in_]))
             for group, n in zip(groups, counts, strict=True)
         ]
-        return self._center + self._scale * rng.permutation(np.concatenate(rows))
+        return rng.permutation(np.concatenate(rows))
 
     def _class_index(self, label: Any) -> int:
         (indices,) = np.nonzero(np.atleast_1d(getattr(self, "classes_", [])) == label)
@@ -368,9 +384,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
-        rows = self._standardized(self._validated(X, reset=False).astype(np.float64))
+        rows = self._columns.standardized(self._validated(X, reset=False))
         log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
-        return log_probs - np.log(self._scale).sum() + np.log(self.class_prior_)
+        return log_probs + self._columns.log_det + np.log(self.class_prior_)
 
 
 def _check_labels(y: np.ndarray) -> None:

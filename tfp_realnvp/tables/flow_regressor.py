@@ -10,7 +10,8 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables import columns, weighted_rows
+from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.numerics import even_points, solve_increasing
 from tfp_realnvp.tables.stack import fit_table_stack
@@ -40,9 +41,13 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         There are none with fewer than 150 rows, or if the first one adds no more than a standard
         error.
 
-    Columns of X are standardized. Missing values and columns of text are refused. Where y takes few
-    values, as counts do, the densities have narrow peaks at them: `score_samples` is then no log
-    probability, while quantiles and intervals hold.
+    Columns of X are standardized. Missing values and columns of text are refused. Copies of a row,
+    with the same x and y, are held out together, whatever their weight.
+
+    A single y that is rounded coarsely, as grades and counts are, is scored as rounded:
+    `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the width w of the rounding in
+    `rounding_widths_`. For whole numbers, w = 1, it is a log probability, at most 0. Several y have
+    no such probability: their density is smoothed by the variance of the rounding, w² / 12.
 
     #### Example
 
@@ -71,7 +76,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         """Estimates p(y | x).
 
         A row of weight two counts as that row twice, and a row of weight zero as none. The order of
-        the rows does not matter.
+        the rows does not matter. If `fit` raises an error or is interrupted, the estimator stays as
+        it was.
 
         Args:
           X: rows [N, C] of finite numbers, with N at least 2.
@@ -92,6 +98,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           ValueError: if rows or weights are not as above, or an argument of the constructor is out
             of range.
         """
+        return self._fit_or_keep(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         self._check_arguments()
         checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
         X, y = self._validated(X, y, **checks)
@@ -101,24 +110,25 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         rows = np.concatenate([X, y.reshape(len(y), -1)], axis=1)[is_used]
         groups = np.zeros(len(rows), int)
         rows, _, weights = weighted_rows.merge(rows, groups, weights[is_used])
-        size = rows.shape[1] - number
-        names = ["y"] if size == 1 else [f"y[:, {i}]" for i in range(size)]
-        weighted_rows.warn_of_redundant_columns(rows[:, number:], names, self._name)
-        center, scale, _, _ = self._rounding(rows[:, :number], weights)
-        of_y = self._rounding(rows[:, number:], weights)
-        self._center, self._scale = np.append(center, of_y[0]), np.append(scale, of_y[1])
-        self.rounding_widths_ = of_y[2]
-        # Normal mixtures have an own least variance of conditions.
-        least_variances = [np.append(np.zeros(number), each) for each in of_y[3]]
-        options = self._stack_options(of_y[2] / of_y[1], least_variances)
-        standardized = Rows((rows - self._center) / self._scale, weights)
+        x, y = np.split(rows, [number], axis=1)
+        names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
+        columns.warn_of_redundant_columns(y, names, self._name)
+        self._x_columns = Columns.of(x, weights, self.dequantize, self._name)
+        self._y_columns = Columns.of(y, weights, self.dequantize, self._name)
+        options = self._stack_options(self._y_columns)
+        # A y of few values is scored as rounded, without peaks. Normal mixtures have an own least
+        # variance of conditions.
+        least_variance = np.append(np.zeros(number), options.least_variances[0])
+        options = options._replace(least_variances=[least_variance], is_rounded=y.shape[1] == 1)
+        standardized = Rows(self._standardized(x, y), weights)
         fit = fit_table_stack(standardized, options, generator(self.random_state), number)
         self._stack = fit.stack
-        self._set_results([fit], -np.log(of_y[1]).sum())
-        return self
+        self._set_results([fit], self._y_columns)
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Returns log p(y | x) of each row in nats, of y in its own units.
+
+        Whole numbers y with a coarse rounding have log probabilities, see the class.
 
         Args:
           X: rows [N, C].
@@ -140,7 +150,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             log_probs = np.concatenate(log_probs)
         else:
             log_probs = self._stack.log_prob(rows)
-        return log_probs - np.log(self._scale[-self._size :]).sum()
+        return log_probs + self._y_columns.log_det
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
         """Returns the probability of a smaller y given x, [N], for a single y.
@@ -252,8 +262,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def _conditions(self, X: Any) -> np.ndarray:
         """Returns standardized X, [N, C]."""
         check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        return (X - self._center[: -self._size]) / self._scale[: -self._size]
+        return self._x_columns.standardized(self._validated(X, reset=False))
 
     def _rows(self, X: Any, y: Any) -> np.ndarray:
         """Returns standardized X and y, [N, C + D]."""
@@ -262,12 +271,15 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
             expected = "numbers [N]" if self._is_single else f"rows [N, {self._size}]"
             raise ValueError(f"{self._name}: expected y as {expected}, got the shape {y.shape}.")
-        rows = np.concatenate([X, y.reshape(len(y), -1)], axis=1)
-        return (rows - self._center) / self._scale
+        return self._standardized(X, y.reshape(len(y), -1))
+
+    def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
+        return np.column_stack([self._x_columns.standardized(x), self._y_columns.standardized(y)])
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
         """Returns y in its own units, [...] or [..., D], of standardized ones [..., D]."""
-        events = self._center[-self._size :] + self._scale[-self._size :] * events
+        events = self._y_columns.in_units(events)
         return events[..., 0] if self._is_single else events
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:

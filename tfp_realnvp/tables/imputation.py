@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from tfp_realnvp.tables.normal_mixture import NormalMixture
 from tfp_realnvp.tables.numerics import even_points
 from tfp_realnvp.tables.weighted_rows import Rows
 
-__all__ = ["Imputations", "impute", "log_marginals", "proposal_of_samples"]
+__all__ = ["impute", "log_marginals", "proposal_of_samples"]
 
 _MAX_COMPONENTS, _SAMPLES_OF_COMPONENT = 16, 10
 # Weights correct a proposal that is not the best one.
@@ -22,20 +21,6 @@ _MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE, _NUM_POINTS = 128, 4, 512
 _CHUNK_SIZE = 65_536
 
 LogProb = Callable[[np.ndarray], np.ndarray]
-
-
-class Imputations(NamedTuple):
-    """Rows without missing cells, and what their weights say.
-
-    Attributes:
-      samples: [S, N, D].
-      effective_sizes: (Σ w)² / Σ w² of the weights of proposals, [N].
-      num_proposals: for each row.
-    """
-
-    samples: np.ndarray
-    effective_sizes: np.ndarray
-    num_proposals: int
 
 
 def proposal_of_samples(samples: np.ndarray, seed: int) -> NormalMixture:
@@ -63,7 +48,7 @@ def impute(
     rows: np.ndarray,
     num_samples: int,
     rng: np.random.Generator,
-) -> Imputations:
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows whose missing cells are drawn from a density given the other cells.
 
     The cells m are proposed by q(m | o), given the others o, and resampled with the weights
@@ -78,20 +63,25 @@ def impute(
       rows: [N, D], with NaN in missing cells.
       num_samples: S, for each row.
       rng: of proposals and resampling.
+
+    Returns:
+      The rows, [S, N, D], and the effective sizes of their weights, [N].
     """
     number = max(_MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE * num_samples)
     samples, sizes = [], []
     for chunk in _chunks(rows, number):
         uniforms = rng.random([number, len(chunk), 1 + rows.shape[1]])
         filled, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
-        weights = np.exp(log_weights - log_weights.max(axis=0))
-        sizes.append(weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0))
+        _, weights, size = _mean_of_weights(log_weights)
+        sizes.append(size)
         chosen = _systematic_choices(weights, num_samples, rng)
         samples.append(np.take_along_axis(filled, chosen[..., np.newaxis], axis=0))
-    return Imputations(np.concatenate(samples, axis=1), np.concatenate(sizes), number)
+    return np.concatenate(samples, axis=1), np.concatenate(sizes)
 
 
-def log_marginals(log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray) -> np.ndarray:
+def log_marginals(
+    log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p of the cells that are not missing, [N]: the mean of the weights of `impute`.
 
     The proposals are even points, the same for all rows, so that a result depends on its row alone.
@@ -100,15 +90,30 @@ def log_marginals(log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray) 
       log_prob: log p of rows [M, D], [M].
       proposal: q.
       rows: [N, D], with NaN in missing cells.
+
+    Returns:
+      The log densities, [N], and the effective sizes of their weights, [N].
     """
     points = even_points(_NUM_POINTS, 1 + rows.shape[1])[:, np.newaxis]
-    results = []
+    log_probs, sizes = [], []
     for chunk in _chunks(rows, _NUM_POINTS):
         uniforms = np.broadcast_to(points, [_NUM_POINTS, len(chunk), points.shape[-1]])
         _, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
-        largest = log_weights.max(axis=0)
-        results.append(largest + np.log(np.exp(log_weights - largest).mean(axis=0)))
-    return np.concatenate(results)
+        log_mean, _, size = _mean_of_weights(log_weights)
+        log_probs.append(log_mean)
+        sizes.append(size)
+    return np.concatenate(log_probs), np.concatenate(sizes)
+
+
+def _mean_of_weights(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns of log weights [M, N] the log mean, [N], relative weights, and effective sizes, [N].
+
+    The effective size of weights w is (Σ w)² / Σ w².
+    """
+    largest = log_weights.max(axis=0)
+    weights = np.exp(log_weights - largest)
+    sizes = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
+    return largest + np.log(weights.mean(axis=0)), weights, sizes
 
 
 def _chunks(rows: np.ndarray, number: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import logsumexp
 
 __all__ = ["log_sum_exp", "mixture_log_prob", "stacking_weights"]
 
@@ -35,8 +36,7 @@ def stacking_weights(
 
 def mixture_log_prob(log_probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns log Σ_k w_k p_k, [N], from log densities [N, K] and weights [K] with the sum 1."""
-    with np.errstate(divide="ignore"):
-        return log_sum_exp(log_probs + np.log(weights))[0]
+    return logsumexp(log_probs, axis=1, b=weights)
 
 
 def log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

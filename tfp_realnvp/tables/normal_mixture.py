@@ -263,7 +263,7 @@ def fit_normal_mixtures(
         fits = []
         best, num_worse = -math.inf, 0
         for number in _NUM_COMPONENTS:
-            if number * rows_of_component > len(rows.values) or num_worse == 2:
+            if number * rows_of_component > rows.number or num_worse == 2:
                 break
             fit = functools.partial(
                 NormalMixture.fit,

@@ -22,6 +22,8 @@ _LEAST_WEIGHT = 1e-3
 # other exactly, a single other row would be impossible without heavy tails. They keep this weight,
 # or the share of this number of rows if it is less.
 _STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
+# Flows have float32 probabilities.
+_LEAST_MASS = 1e-5
 
 
 class StackOptions(NamedTuple):
@@ -34,6 +36,8 @@ class StackOptions(NamedTuple):
       least_variances: each gives mixtures of normal distributions of their own, with these added to
         the variances of all columns, [C + D].
       flow: options of the flows.
+      is_rounded: whether a density is the mean over the width of the noise, for a single column of
+        events.
     """
 
     num_folds: int
@@ -41,19 +45,32 @@ class StackOptions(NamedTuple):
     widths: np.ndarray
     least_variances: list[np.ndarray]
     flow: TableFlowOptions
+    is_rounded: bool = False
+
+    @property
+    def width(self) -> float:
+        """Width over which the density of a single rounded column is averaged, or 0."""
+        return float(self.widths[0]) if self.is_rounded else 0.0
 
 
 class TableStack(NamedTuple):
-    """A mixture of candidates, each of which is an equal mixture of one density for each fold."""
+    """A mixture of candidates, each of which is an equal mixture of one density for each fold.
+
+    Attributes:
+      candidates: lists of densities.
+      weights: of the candidates.
+      width: see `StackOptions.width`.
+    """
 
     candidates: list[list[Any]]
     weights: np.ndarray
+    width: float
 
     @classmethod
-    def of(cls, candidates: list[list[Any]], weights: np.ndarray) -> TableStack:
+    def of(cls, candidates: list[list[Any]], weights: np.ndarray, width: float) -> TableStack:
         """Returns the mixture without candidates of weight zero."""
         kept = np.flatnonzero(weights)
-        return cls([candidates[i] for i in kept], weights[kept])
+        return cls([candidates[i] for i in kept], weights[kept], width)
 
     def parts(self) -> list[Any]:
         """Returns the densities."""
@@ -66,7 +83,8 @@ class TableStack(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        log_probs = np.stack([part.log_prob(rows) for part in self.parts()], axis=1)
+        log_probs = [_log_prob(part, rows, self.width) for part in self.parts()]
+        log_probs = np.stack(log_probs, axis=1)
         return mixture_log_prob(log_probs, self.shares())
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
@@ -119,27 +137,26 @@ def fit_table_stack(
       rng: for folds, clusters and flows.
       num_conditions: C.
     """
-    folds = weighted_rows.fold_weights(rows.weights, options.num_folds, rng)
+    folds = weighted_rows.folds(rows.weights, options.num_folds, rng)
     # A single row is not held out.
-    learned = rows.weights - folds if len(folds) > 1 else folds
-    splits = [
-        (rows.with_weights(learned[i]), rows.with_weights(folds[i])) for i in range(len(folds))
-    ]
+    splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(folds.max() + 1)]
+    splits = splits if len(splits) > 1 else [(rows, rows)]
     held_out = Rows(*(np.concatenate([each[i] for _, each in splits]) for i in range(2)))
     df = options.degrees_of_freedom
     candidates: list[list[Any]] = [fit_student_t(splits, options.widths, df, num_conditions)]
     for least_variance in options.least_variances:
         candidates += fit_normal_mixtures(splits, least_variance, rng, num_conditions)
-    log_probs = np.stack([_held_out_log_probs(each, splits) for each in candidates], axis=1)
+    width = options.width
+    log_probs = np.stack([_held_out_log_probs(each, splits, width) for each in candidates], axis=1)
     weights, start_log_probs = _stacked(log_probs, held_out)
     flows, history = _fit_flows(candidates[0], splits, log_probs, options, rng)
     end_log_probs = start_log_probs
     if flows:
         candidates.append(flows)
-        log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits)])
+        log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits, width)])
         weights, end_log_probs = _stacked(log_probs, held_out)
     both = np.stack([start_log_probs, end_log_probs], axis=1)
-    return StackFit(TableStack.of(candidates, weights), held_out, both, history)
+    return StackFit(TableStack.of(candidates, weights, width), held_out, both, history)
 
 
 def _fit_flows(
@@ -175,7 +192,8 @@ def _fit_flows(
         histories.append(history)
         if i == 0:
             before = log_probs[: len(held_out.values)]
-            after = np.column_stack([before, flow.log_prob(held_out.values)])
+            after = _log_prob(flow, held_out.values, options.width)
+            after = np.column_stack([before, after])
             (_, before), (_, after) = (_stacked(each, held_out) for each in (before, after))
             gain, error = held_out.mean_and_error(after - before)
             if gain <= error:
@@ -183,10 +201,31 @@ def _fit_flows(
     return flows, histories
 
 
-def _held_out_log_probs(candidate: list[Any], splits: list[tuple[Rows, Rows]]) -> np.ndarray:
+def _held_out_log_probs(
+    candidate: list[Any], splits: list[tuple[Rows, Rows]], width: float
+) -> np.ndarray:
     """Returns the log density of rows by the density that did not learn from them."""
     pairs = zip(candidate, splits, strict=True)
-    return np.concatenate([density.log_prob(held_out.values) for density, (_, held_out) in pairs])
+    log_probs = [_log_prob(density, held_out.values, width) for density, (_, held_out) in pairs]
+    return np.concatenate(log_probs)
+
+
+def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
+    """Returns the log density of the events of rows given their conditions, [N].
+
+    With a width it is the log of the mean over that width, for a single column of events. It is
+    -inf for numbers that are too large for float64.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        log_probs = density.log_prob(rows)
+        if width:
+            half = np.zeros(rows.shape[1])
+            half[-1] = width / 2
+            mass = density.cdf(rows + half) - density.cdf(rows - half)
+            # Differences of probabilities are less exact far out, where the density is flat.
+            log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)
+            log_probs = np.where(mass > _LEAST_MASS, log_means, log_probs)
+    return np.where(np.isnan(log_probs), -np.inf, log_probs)
 
 
 def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -7,43 +7,30 @@ nor their repetition matters.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfp_realnvp.internal.frames import listed
-
-__all__ = [
-    "Rows",
-    "checked_weights",
-    "column_scales",
-    "fold_weights",
-    "is_discrete",
-    "merge",
-    "rounding_widths",
-    "warn_of_redundant_columns",
-]
-
-_MAX_DECIMALS = 9
-# Squares of larger numbers, and of smaller ones than the inverse, leave the range of float64.
-_MAX_MAGNITUDE = 1e150
+__all__ = ["Rows", "checked_weights", "folds", "merge"]
 
 
 class Rows(NamedTuple):
-    """Rows [N, D] of positive weights [N]."""
+    """Distinct rows [N, D] of positive weights [N]."""
 
     values: np.ndarray
     weights: np.ndarray
 
-    def with_weights(self, weights: np.ndarray) -> Rows:
-        """Returns the rows with other weights, without those of weight zero."""
-        return Rows(self.values[weights > 0], weights[weights > 0])
+    def where(self, is_chosen: np.ndarray) -> Rows:
+        """Returns some of the rows."""
+        return Rows(self.values[is_chosen], self.weights[is_chosen])
 
     @property
     def number(self) -> float:
-        """Number of rows, where weights count repetitions and are not parts of a single row."""
-        return max(self.weights.sum(), len(self.weights))
+        """The number of equal weights that say as much, at most N.
+
+        Source: Kish: Survey sampling, 1965, section 11.7.
+        """
+        return self.weights.sum() ** 2 / (self.weights**2).sum()
 
     def mean_and_error(self, values: np.ndarray) -> tuple[float, float]:
         """Returns the mean of a value of each row, and its standard error."""
@@ -99,104 +86,14 @@ def merge(
     return rows[is_new], groups[is_new], np.bincount(np.cumsum(is_new) - 1, weights[order])
 
 
-def fold_weights(weights: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the weight of each row in each fold, [number of folds, N].
+def folds(weights: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the fold of each distinct row, [N], of `number` ones or of N if that is less.
 
-    A row of weight two falls into two folds with a weight of one, as the row twice would. The sum
-    over folds is `weights`. There are fewer folds where there are fewer than `number` rows.
+    Copies of a row are in one fold, since a row is known from any of its copies. Heavy rows are
+    dealt out first, so that each fold has its share of them.
     """
-    shares = np.clip(np.floor(weights + 1e-9), 1, number).astype(int)
-    number = min(number, shares.sum())
-    folds = np.zeros([number, len(weights)])
     order = rng.permutation(len(weights))
-    indices = np.repeat(order, shares[order])
-    folds[np.arange(len(indices)) % number, indices] = (weights / shares)[indices]
-    return folds
-
-
-def rounding_widths(rows: np.ndarray) -> np.ndarray:
-    """Returns the power of ten to which at least half of the values of a column are rounded, [D].
-
-    It is 0 if there is none. Each value counts once, in however many rows it is: exact zeros and
-    ones, like hours without rain, do not tell how other numbers are rounded.
-    """
-
-    def of_column(column: np.ndarray) -> float:
-        values = np.unique(column)
-        decimals = np.full(values.shape, _MAX_DECIMALS)
-        with np.errstate(over="ignore", invalid="ignore"):
-            # float32 numbers have few decimals as float32 only. Beside others they are float64.
-            short = values.astype(np.float32)
-            values = short if (short == values).all() else values
-            for number in range(_MAX_DECIMALS - 1, -1, -1):
-                decimals[np.round(values, number) == values] = number
-        number = np.sort(decimals)[(len(decimals) - 1) // 2]
-        return 10.0**-number if number < _MAX_DECIMALS else 0.0
-
-    return np.array([of_column(column) for column in rows.T])
-
-
-def is_discrete(rows: np.ndarray, weights: np.ndarray, least: float, part: float) -> np.ndarray:
-    """Returns whether a column takes few values, which are well known, [D].
-
-    These are columns where, of the rows without the most frequent value, at least `part` have a
-    value that occurs `least` times.
-    """
-
-    def of_column(column: np.ndarray) -> bool:
-        _, indices = np.unique(column, return_inverse=True)
-        counts = np.sort(np.bincount(indices, weights))[:-1]
-        return len(counts) > 0 and counts[counts >= least - 1e-9].sum() >= part * counts.sum()
-
-    return np.array([of_column(column) for column in rows.T])
-
-
-def column_scales(
-    rows: np.ndarray, weights: np.ndarray, widths: np.ndarray, caller: str
-) -> np.ndarray:
-    """Returns the standard deviation of each column with its rounding, or the size of a constant.
-
-    Raises:
-      ValueError: if squares of the numbers are too large or too small for float64.
-    """
-    largest = abs(rows).max(axis=0)
-    # As parts of the largest, whose squares are in range.
-    parts = rows / np.where(largest > 0, largest, 1.0)
-    stddev = np.sqrt(weights @ (parts - weights @ parts / weights.sum()) ** 2 / weights.sum())
-    is_constant = stddev <= 1e-12
-    stddev *= largest
-    in_range = (largest < _MAX_MAGNITUDE) & (is_constant | (stddev > 1 / _MAX_MAGNITUDE))
-    if not in_range.all():
-        column = int(np.argmin(in_range))
-        raise ValueError(
-            f"{caller}: expected columns whose numbers can be squared in float64, got magnitudes "
-            f"of up to {largest[column]:.3g} with a standard deviation of {stddev[column]:.3g} in "
-            f"column {column}. Rescale the columns first: X / abs(X).max(axis=0)."
-        )
-    scales = np.sqrt(stddev**2 + widths**2 / 12)
-    return np.where(scales > 1e-12 * largest, scales, np.where(largest > 0, largest, 1.0))
-
-
-def warn_of_redundant_columns(rows: np.ndarray, names: list[str], caller: str) -> None:
-    """Warns of columns that are constant, or equal to others.
-
-    The density of such columns is limited only by what an estimator adds to their variance.
-    """
-    is_constant = (rows == rows[:1]).all(axis=0)
-    _, first, indices = np.unique(rows, axis=1, return_index=True, return_inverse=True)
-    first = first[indices.ravel()]
-    is_copy = ~is_constant & (first != np.arange(len(first)))
-    notes = []
-    if is_constant.any():
-        notes.append("constant: " + listed(names[i] for i in np.flatnonzero(is_constant)))
-    if is_copy.any():
-        pairs = (f"{names[i]} (equals {names[first[i]]})" for i in np.flatnonzero(is_copy))
-        notes.append("copies of others: " + listed(pairs))
-    if notes:
-        warnings.warn(
-            f"{caller}: some columns say nothing about a row beside the others, and add a constant "
-            f"to log densities that depends on regularization alone; {'; '.join(notes)}. "
-            "Remove them for comparable densities.",
-            UserWarning,
-            stacklevel=3,
-        )
+    order = order[np.argsort(-weights[order], kind="stable")]
+    result = np.empty(len(weights), int)
+    result[order] = np.arange(len(weights)) % number
+    return result
