@@ -1,3 +1,4 @@
+import pathlib
 import sys
 
 import matplotlib
@@ -108,7 +109,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def write_half(self, file, format):
-        file.write(b"half an image")
+        pathlib.Path(file).write_bytes(b"half an image")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", write_half)

@@ -127,7 +127,8 @@ def test_save_and_load(trained, tmp_path):
 
 def test_configuration():
     dequantizer = _dequantizer(num_couplings=1, network_dtype="mixed_bfloat16", attention=0)
-    other = keras_config.deserialize_dequantizer(keras_config.serialize_dequantizer(dequantizer))
+    config = keras_config.serialize(dequantizer, "dequantizer")
+    other = keras_config.deserialize(config, tfr.VariationalDequantization)
     assert other.get_config() == dequantizer.get_config()
     assert other.get_config()["network_dtype"] == "mixed_bfloat16"
     shapes = [variable.shape for variable in other.variables]

@@ -226,7 +226,7 @@ def test_loading_runs_no_code_of_the_file(tmp_path, kind):
 def test_configurations_of_other_objects_raise():
     with pytest.raises(ValueError, match="expected a configuration of one of the kinds"):
         deserialize_distribution({"kind": "pickle"})
-    with pytest.raises(ValueError, match="expected the configuration of a distribution"):
+    with pytest.raises(ValueError, match="expected the configuration of a Distribution"):
         deserialize_distribution({"kind": "dtype", "name": "float32"})
-    with pytest.raises(ValueError, match="expected the configuration of a distribution"):
+    with pytest.raises(ValueError, match="expected the configuration of a Distribution"):
         deserialize_distribution({"kind": "dtype"})

@@ -116,10 +116,20 @@ def test_inputs_and_outputs(exported):
         assert {spec.shape[0] for spec in session.get_inputs()} == {"batch"}
 
 
-def test_an_operation_that_cannot_be_converted_leaves_the_old_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (tfb.NormalCDF, r"log_prob\. .*Ndtri"),
+        (
+            lambda: tfr.RealNVPVector(2, 1, num_filters=2, network_dtype="mixed_bfloat16"),
+            r'log_prob\. Networks .* can be converted: network_dtype="float32"\. .*bfloat16',
+        ),
+    ],
+)
+def test_an_operation_that_cannot_be_converted_leaves_the_old_folder(tmp_path, make, message):
     (tmp_path / "models").mkdir()
-    flow = tfd.TransformedDistribution(standard_normal([2]), tfb.NormalCDF())
-    with pytest.raises(ValueError, match=r"export_onnx: tf2onnx cannot convert log_prob\. .*Ndtri"):
+    flow = tfd.TransformedDistribution(standard_normal([2]), make())
+    with pytest.raises(ValueError, match=rf"export_onnx: tf2onnx cannot convert {message}"):
         tfr.export_onnx(flow, tmp_path / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
     assert list((tmp_path / "models").iterdir()) == []

@@ -158,6 +158,17 @@ def test_metadata_and_card(tmp_path):
     assert set(config) == {"module", "class_name", "config", "registered_name"}
 
 
+def test_a_layer_that_could_not_be_loaded_is_not_saved(tmp_path):
+    network = keras.Sequential(
+        [keras.layers.Conv2D(2, 3, padding="same"), keras.layers.GaussianNoise(0.1)]
+    )
+    network.build((None, 4, 4, 1))
+    model = tfr.FlowModel(_coupling_of(network))
+    with pytest.raises(TypeError, match=r"the preset could not be loaded.* got 'GaussianNoise'"):
+        model.save_to_preset(tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
+
+
 def test_the_weights_of_a_run_in_progress_stay(tmp_path):
     model, _ = _vector_model()
     model.save_to_preset(tmp_path, weights=False)

@@ -233,7 +233,8 @@ def test_errors(flows):
     x, y, _ = _branches(5, seed=0)
     for call, message in (
         (lambda: flows.predict_quantiles(x, [0.5, 1.0]), "between 0 and 1"),
-        (lambda: flows.predict_interval(x, 90), "between 0 and 1"),
+        (lambda: flows.predict_interval(x, 90), "probability above 0 and below 1"),
+        (lambda: flows.predict_interval(x, 1.0), "probability above 0 and below 1"),
         (lambda: flows.sample(x, 0), "at least 1"),
         (lambda: flows.score_samples(x, np.stack([y, y], axis=1)), r"numbers \[N\]"),
         (lambda: flows.predict(x * np.nan), "FlowDensity"),

@@ -7,11 +7,10 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 __all__ = [
     "atomic_replace",
-    "atomic_write",
     "current_path",
     "replace_together",
     "write_json",
@@ -23,37 +22,11 @@ _PENDING = ".tfp_realnvp.pending"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, pathlib.Path]]:
-    """Opens a temporary file that replaces `path` when the block succeeds.
-
-    Args:
-      path: the file; its folder is created if it is missing.
-
-    Yields:
-      The temporary file, open for writing bytes, and the final path.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Files of an interrupted `replace_together` are older than this one.
-    _move_pending(path.parent)
-    # The file is in the same folder, since a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file, path
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path whose file or folder replaces `path` when the block succeeds.
 
-    This is for writers that take a path, not an open file. The yielded path has the same last
-    component, and so the same suffix. A process that is killed in the block leaves `path` as it
-    was.
+    The yielded path has the same last component, and so the same suffix. A process that is killed
+    in the block leaves `path` as it was.
 
     Args:
       path: the file or folder; its parent is created if it is missing.
@@ -63,6 +36,9 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Files of an interrupted `replace_together` are older than this one.
+    _move_pending(path.parent)
+    # A rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = pathlib.Path(folder) / path.name
         yield temporary
@@ -84,10 +60,9 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary folder whose files replace those of `folder`, all of them or none.
 
-    Other files of the folder stay. When the block succeeds, the temporary folder gets the name
-    `.tfp_realnvp.pending`. By this rename all files are replaced for readers that find them by
-    `current_path`. Then they are moved to their places. If the process is killed meanwhile, the
-    next writer moves those that are left.
+    Other files of the folder stay. When the block succeeds, the temporary folder becomes the folder
+    `.tfp_realnvp.pending`. From then on `current_path` returns the new files. Then they are moved
+    to their places. If the process is killed meanwhile, the next writer moves those that are left.
 
     Args:
       folder: the folder; it is created if it is missing.
@@ -96,14 +71,9 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       The folder to write the files to.
     """
     folder = pathlib.Path(os.path.abspath(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    _move_pending(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f"{_PENDING}.") as outer:
-        new = pathlib.Path(outer) / "new"
+    with atomic_replace(folder / _PENDING) as new:
         new.mkdir()
         yield new
-        _sync(new)
-        os.rename(new, folder / _PENDING)
     _move_pending(folder)
 
 
@@ -144,18 +114,17 @@ def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
     return rename(at_working_directory, names[0], at_working_directory, names[1], exchange) == 0
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> pathlib.Path:
-    """Writes text as UTF-8, atomically; returns the path."""
-    with atomic_write(path) as (file, path):
-        file.write(text.encode())
-    return path
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes text as UTF-8, atomically."""
+    with atomic_replace(path) as new:
+        new.write_bytes(text.encode())
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> pathlib.Path:
-    """Writes a value as indented JSON, atomically; returns the path.
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a value as indented JSON, atomically.
 
     Raises:
       TypeError: if the value has no JSON representation.
       ValueError: if a number in it is not finite.
     """
-    return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

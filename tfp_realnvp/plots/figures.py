@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from tfp_realnvp.internal.atomic_files import atomic_write
+from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["new_figure", "save_figure"]
@@ -24,6 +24,6 @@ def new_figure(size: tuple[float, float], dpi: int) -> Any:
 
 def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> pathlib.Path:
     """Writes a figure to a PNG file, with options of `savefig`, and returns its path."""
-    with atomic_write(path) as (file, path):
-        figure.savefig(file, format="png", **options)
-    return path
+    with atomic_replace(path) as new:
+        figure.savefig(new, format="png", **options)
+    return pathlib.Path(path)

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from tfp_realnvp.internal.atomic_files import atomic_write
+from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["image_grid", "save_image_grid"]
@@ -129,6 +129,6 @@ def save_image_grid(
     grid = grid.repeat(upscale, axis=0).repeat(upscale, axis=1)
     if grid.shape[-1] == 1:
         grid = grid[..., 0]
-    with atomic_write(path) as (file, path):
-        Image.fromarray(grid).save(file, format="PNG")
-    return path
+    with atomic_replace(path) as new:
+        Image.fromarray(grid).save(new, format="PNG")
+    return pathlib.Path(path)

@@ -17,10 +17,10 @@ from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
 
 __all__ = [
-    "deserialize_dequantizer",
+    "deserialize",
     "deserialize_distribution",
     "find_class",
-    "serialize_dequantizer",
+    "serialize",
     "serialize_distribution",
 ]
 
@@ -68,7 +68,7 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     Raises:
       TypeError: if a part of the distribution is not supported; the message names the part.
     """
-    return _Serializer().describe(distribution, "distribution")
+    return serialize(distribution, "distribution")
 
 
 def deserialize_distribution(config: dict[str, Any]) -> tfd.Distribution:
@@ -85,27 +85,22 @@ def deserialize_distribution(config: dict[str, Any]) -> tfd.Distribution:
         or bijector of TFP or of this package.
       TypeError: if a constructor rejects its arguments.
     """
-    return _deserialize(config, tfd.Distribution, "a distribution")
+    return deserialize(config, tfd.Distribution)
 
 
-def serialize_dequantizer(
-    dequantizer: distributions.VariationalDequantization | None,
-) -> dict[str, Any] | None:
-    """Returns the configuration of learned noise, as `serialize_distribution` that of a flow."""
-    return None if dequantizer is None else _Serializer().describe(dequantizer, "dequantizer")
+def serialize(value: Any, path: str) -> Any:
+    """Returns the configuration of a part of a model, as `serialize_distribution`.
+
+    Args:
+      value: the part, or `None`.
+      path: the name of the part, for messages.
+    """
+    return _Serializer().describe(value, path)
 
 
-def deserialize_dequantizer(
-    config: dict[str, Any] | None,
-) -> distributions.VariationalDequantization | None:
-    """Returns the noise of a configuration, with newly initialized networks."""
-    if config is None:
-        return None
-    expected = distributions.VariationalDequantization
-    return _deserialize(config, expected, "a VariationalDequantization")
-
-
-def _deserialize(config: dict[str, Any], kind: type, name: str) -> Any:
+def deserialize(config: Any, kind: type) -> Any:
+    """Returns the part of a configuration, of a certain type, as `deserialize_distribution`."""
+    expected = f"expected the configuration of a {kind.__name__}"
     try:
         value = _Deserializer().restore(config)
     except Exception as error:
@@ -114,11 +109,10 @@ def _deserialize(config: dict[str, Any], kind: type, name: str) -> Any:
         # Missing keys, and errors of constructors that do not check their arguments.
         error_type = TypeError if isinstance(error, TypeError) else ValueError
         raise error_type(
-            f"expected the configuration of {name}, but constructing it failed: "
-            f"{type(error).__name__}: {error}"
+            f"{expected}, but constructing it failed: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(value, kind):
-        raise ValueError(f"expected the configuration of {name}, got {value!r}.")
+        raise ValueError(f"{expected}, got {value!r}.")
     return value
 
 

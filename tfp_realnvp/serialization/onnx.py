@@ -112,7 +112,11 @@ def _write(path: pathlib.Path, function: Any) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ValueError(f"export_onnx: tf2onnx cannot convert {path.stem}. {error}") from error
+        advice = ""
+        if "float16" in str(error):
+            advice = 'Networks that compute in float32 can be converted: network_dtype="float32". '
+        message = f"export_onnx: tf2onnx cannot convert {path.stem}. {advice}{error}"
+        raise ValueError(message) from error
     for value in (*model.graph.input, *model.graph.output):
         for batch_size in value.type.tensor_type.shape.dim[:1]:
             batch_size.dim_param = "batch"

@@ -18,6 +18,7 @@ __all__ = [
     "check_config",
     "check_number_of_parts",
     "check_parameters",
+    "check_parts",
     "construct",
     "most_special",
     "replace_network_dtype",
@@ -63,12 +64,17 @@ def check_config(config: dict[str, Any]) -> type[keras.Model]:
             f"from_preset: expected the configuration of a FlowModel in {CONFIG}, got one with "
             f"{sorted(config)}, of {config.get('registered_name')!r:.80}."
         )
+    check_parts(config["config"])
+    return model_class
+
+
+def check_parts(config: dict[str, Any]) -> None:
+    """Raises `ValueError` if a configuration names a class or function that is not allowed."""
     for part in _parts(config):
         if "class_name" in part:
             _check_keras_object(part)
         if part.get("kind") == "object":
             keras_config.find_class(part.get("class"))
-    return model_class
 
 
 def most_special(saved: type[keras.Model], expected: type[keras.Model] | None) -> type[keras.Model]:

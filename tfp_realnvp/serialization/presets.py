@@ -19,6 +19,7 @@ from tfp_realnvp.serialization.preset_config import (
     check_config,
     check_number_of_parts,
     check_parameters,
+    check_parts,
     construct,
     most_special,
     replace_network_dtype,
@@ -35,7 +36,7 @@ from tfp_realnvp.serialization.preset_files import (
     read_json,
     refusal,
 )
-from tfp_realnvp.serialization.preset_weights import (
+from tfp_realnvp.serialization.weights_file import (
     check_finite,
     check_weights,
     declared_weights,
@@ -73,14 +74,18 @@ def save_to_preset(
         it, for example a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
 
     Raises:
-      TypeError: if a part of the distribution cannot be described; the message names it. If a value
-        of `card` is not JSON.
+      TypeError: if a part of the distribution cannot be described, or could not be loaded; the
+        message names it. If a value of `card` is not JSON.
       ValueError: if a number in `card` is not finite, which JSON does not have.
       OSError: if the files cannot be written. What was in the folder stays.
     """
     folder, card = pathlib.Path(os.path.expanduser(folder)), _as_json(card or {})
     serialized = keras.saving.serialize_keras_object(model)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
+    try:
+        check_parts(config["config"])
+    except ValueError as error:
+        raise TypeError(f"save_to_preset: the preset could not be loaded. {error}") from error
     metadata = {
         "format_version": FORMAT_VERSION,
         "tfp_realnvp_version": _version("tfp_realnvp"),
@@ -177,14 +182,13 @@ def _as_json(card: Mapping[str, Any]) -> dict[str, Any]:
 
     plain_card = {}
     for name, value in card.items():
-        expected = f"save_to_preset: expected card[{name!r}]"
         try:
             plain_card[str(name)] = json.loads(json.dumps(value, default=plain, allow_nan=False))
-        except TypeError as error:
-            raise TypeError(f"{expected} as a value of JSON, got {value!r}: {error}.") from error
-        except ValueError as error:
-            message = f"{expected} with finite numbers, as JSON has them, got {value!r}."
-            raise ValueError(message) from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"save_to_preset: expected card[{name!r}] as JSON, whose numbers are finite, got "
+                f"{value!r}: {error}."
+            ) from error
     return plain_card
 
 

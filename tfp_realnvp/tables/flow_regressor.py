@@ -219,13 +219,13 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
         Args:
           X: rows [N, C].
-          probability: of the interval, for each y. Below it and above it are equal parts of the
-            rest.
+          probability: of the interval, above 0 and below 1, for each y. Below it and above it are
+            equal parts of the rest.
 
         Raises:
-          ValueError: if the probability is not between 0 and 1.
+          ValueError: if the probability is not above 0 and below 1.
         """
-        expected = f"{self._name}: expected a probability between 0 and 1"
+        expected = f"{self._name}: expected a probability above 0 and below 1"
         probability = validation.real(probability, lambda value: 0 < value < 1, expected)
         rest = (1 - probability) / 2
         low, high = self.predict_quantiles(X, [rest, 1 - rest])

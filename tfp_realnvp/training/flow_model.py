@@ -85,9 +85,10 @@ class FlowModel(BatchModel, SavableModel):
 
     *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
         pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
-        whose first element is the images, or a dictionary with `'image'`. Floats become those of
-        the distribution's dtype. As in any Keras model, with `keras.utils.set_random_seed` arrays
-        are shuffled in the same order in each epoch; a `tf.data` pipeline is not.
+        whose first element is the images, or a dictionary with `'image'`; the batches of a
+        generator are tuples, `(images,)` without labels. Floats become those of the distribution's
+        dtype. As in any Keras model, with `keras.utils.set_random_seed` arrays are shuffled in the
+        same order in each epoch; a `tf.data` pipeline is not.
     *   A distribution that takes a condition gets the second element as `conditional_input`, or of
         a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
         `predict((images, labels))`. With other distributions, such arguments are an error, and the

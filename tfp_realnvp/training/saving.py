@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import atomic_files, validation
 from tfp_realnvp.serialization import keras_config, onnx, presets, saved_model, weights_file
 
@@ -37,7 +38,7 @@ class SavableModel(keras.Model):
             "name": self.name,
             "distribution": keras_config.serialize_distribution(self.distribution),
             "dequantize": self.dequantize,
-            "dequantizer": keras_config.serialize_dequantizer(self.dequantizer),
+            "dequantizer": keras_config.serialize(self.dequantizer, "dequantizer"),
             "seed": self.seed,
         }
 
@@ -51,7 +52,9 @@ class SavableModel(keras.Model):
         """
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = keras_config.deserialize_distribution(config["distribution"])
-            dequantizer = keras_config.deserialize_dequantizer(config.get("dequantizer"))
+            dequantizer = config["dequantizer"] and keras_config.deserialize(
+                config["dequantizer"], VariationalDequantization
+            )
         return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
 
     def get_compile_config(self) -> dict[str, Any]:
