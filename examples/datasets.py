@@ -191,8 +191,9 @@ class Images:
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Returns the images of a split in order, with their conditions."""
-        stored = tf.data.Dataset.from_tensor_slices(self.read(split)).batch(batch_size)
-        return stored.map(
+        with tf.device("CPU"):
+            stored = tf.data.Dataset.from_tensor_slices(self.read(split))
+        return stored.batch(batch_size).map(
             lambda images, *condition: self._example(self.prepare(images, None), *condition),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
@@ -236,8 +237,7 @@ def load(
       image_size: height and width for a folder, or for a name in TensorFlow Datasets that is not in
         the table. The central square is resized to it.
       num_validation: number of training images to move to the split `validation`, always the same
-        ones. By default a tenth, at most 1,000, or 1,000 of TensorFlow Datasets, unless the dataset
-        has a validation split.
+        ones. By default a tenth, at most 1,000, unless the dataset has a validation split.
       flip: whether to mirror training images; by default see the table.
       data_dir: data directory of TensorFlow Datasets.
       download: whether to download data that are missing there.
@@ -334,7 +334,9 @@ def from_tfds(
 
     splits = {split: split for split in recipe.splits}
     if num_validation is None and "validation" not in splits:
-        num_validation = 1_000
+        stored_splits = builder.info.splits or {}  # none before the data are prepared
+        number = stored_splits["train"].num_examples if "train" in stored_splits else 10_000
+        num_validation = min(number // 10, 1_000)
     if num_validation:
         if "validation" in splits:
             raise ValueError(f"Expected a dataset without a validation split, got {name!r}.")

@@ -273,6 +273,7 @@ def test_stored_data(cifar10):
             numbers += levels[:, 0, 0, 0].tolist()
     assert sorted(numbers) == list(range(60))
     assert set(numbers[38:48]) == set(range(50, 60))
+    assert datasets.load("cifar10", data_dir=cifar10).num_images("validation") == 5
     levels, labels = zip(*_batches(images.training_batches(19), 2), strict=True)
     levels, labels = np.concatenate(levels)[:, 0, 0, 0], np.concatenate(labels)
     assert sorted(levels) == sorted(numbers[:38])

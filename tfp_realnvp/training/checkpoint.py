@@ -37,8 +37,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     see the folder.
 
     A run that resumes makes the steps of an uninterrupted one if its data have the order of that
-    run: `tfr.data.batches(step=...)` gives it. Keras shuffles arrays in a new order in each process;
-    with `fit(..., shuffle=False)`, after a whole epoch, arrays have the same order too.
+    run: `tfr.data.batches(..., step=...)` gives it. Keras shuffles arrays in a new order in each
+    process; with `fit(..., shuffle=False)`, after a whole epoch, arrays have the same order too.
 
     With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds the weights and
     the averages. The best weights are averages, as those are that `fit` validates.
