@@ -140,6 +140,17 @@ def test_the_global_policy_of_keras_does_not_matter():
     assert leads[0] == leads[1] != [0.0]
 
 
+def test_the_generator_of_the_process_is_not_touched(monkeypatch):
+    # Another thread would see a state that is set for a moment.
+    for name in ("seed", "randint", "setstate"):
+        monkeypatch.setattr(random, name, lambda *args: pytest.fail("of the process"))
+    key = table_flow._ModelKey(3, 1, 5.0, False, 1, 1, 4, "affine")
+    one, other = (table_flow._shared_model.__wrapped__(key).keras_model for _ in range(2))
+    assert max(np.ptp(variable) for variable in one.trainable_variables) > 0
+    for variable, same in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_array_equal(variable, same)
+
+
 def test_pickles_are_arrays(classifier):
     classifier, x, _ = classifier
     data = pickle.dumps(classifier)

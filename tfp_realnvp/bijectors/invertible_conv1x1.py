@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.initial_seeds import initial_seed
 from tfp_realnvp.internal.traced_once import traced_once
 
 __all__ = ["InvertibleConv1x1"]
@@ -143,7 +144,8 @@ class PLUFactors(tf.Module):
     def __init__(self, num_channels: int, dtype: Any, name: str | None = None) -> None:
         super().__init__(name=name)
         with tf.init_scope():
-            rotation = keras.initializers.Orthogonal()((num_channels, num_channels), "float32")
+            initializer = keras.initializers.Orthogonal(seed=initial_seed())
+            rotation = initializer((num_channels, num_channels), "float32")
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))

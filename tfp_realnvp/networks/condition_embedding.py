@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.initial_seeds import initial_seed
 
 __all__ = ["ConditionEmbedding"]
 
@@ -75,7 +76,13 @@ class ConditionEmbedding(keras.layers.Layer):
             )
         elif self.spec.event_ndims == 1:
             self.dense = [
-                keras.layers.Dense(self.size, activation, dtype=self.dtype_policy, name=name)
+                keras.layers.Dense(
+                    self.size,
+                    activation,
+                    kernel_initializer=keras.initializers.GlorotUniform(seed=initial_seed()),
+                    dtype=self.dtype_policy,
+                    name=name,
+                )
                 for name, activation in (("dense1", "swish"), ("dense2", None))
             ]
             self.dense[0].build([None, *self.spec.event_shape])

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.initial_seeds import initial_seed
 from tfp_realnvp.networks.conditioner import Conditioner, film, modulated
 
 __all__ = ["DenseResNet"]
@@ -107,7 +108,9 @@ class DenseResNet(Conditioner):
 
     def _normal(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
         # Keras would take a stack of kernels for a convolution kernel, with another fan-in.
-        initializer = keras.initializers.RandomNormal(stddev=math.sqrt(1 / fan_in))
+        initializer = keras.initializers.RandomNormal(
+            stddev=math.sqrt(1 / fan_in), seed=initial_seed()
+        )
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
     def _bias(self, name: str, shape: list[int]) -> keras.Variable:

@@ -18,6 +18,7 @@ import tensorflow_probability as tfp
 from sklearn.exceptions import ConvergenceWarning
 
 from tfp_realnvp.bijectors import RealNVPVector
+from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.tables.student_t import StudentT
 from tfp_realnvp.tables.weighted_rows import Rows
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
@@ -326,9 +327,5 @@ class _SharedModel:
 @functools.lru_cache(maxsize=16)
 def _shared_model(key: _ModelKey) -> _SharedModel:
     """Returns the model of an architecture, traced once in a process for all flows and clones."""
-    state = random.getstate()
-    random.seed(0)  # Keras draws the seeds of initial weights from this generator
-    try:
+    with initial_seeds_from(random.Random(0)):
         return _SharedModel(key)
-    finally:
-        random.setstate(state)

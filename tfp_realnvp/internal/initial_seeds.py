@@ -1,0 +1,29 @@
+"""The seeds of initial weights."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import random
+from collections.abc import Iterator
+
+__all__ = ["initial_seed", "initial_seeds_from"]
+
+_generator: contextvars.ContextVar[random.Random | None]
+_generator = contextvars.ContextVar("generator_of_initial_seeds", default=None)
+
+
+def initial_seed() -> int | None:
+    """Returns the seed of an initializer; with `None` Keras draws it by the process' generator."""
+    generator = _generator.get()
+    return None if generator is None else generator.randint(1, 1_000_000_000)
+
+
+@contextlib.contextmanager
+def initial_seeds_from(generator: random.Random) -> Iterator[None]:
+    """Draws the seeds of the networks that are constructed in the context from a generator."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
