@@ -41,7 +41,7 @@ from absl import app, flags, logging
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents, plots
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.internal.folder_lock import FolderLock
+from tfp_realnvp.internal.folder_lock import folder_lock
 from tfp_realnvp.pixels import condition_component, image_component
 
 flags.DEFINE_string(
@@ -207,7 +207,7 @@ def main(argv: list[str]) -> None:
     names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     check_same_run(output_dir / "flags.txt")
-    with FolderLock(output_dir, "--output_dir"):
+    with folder_lock(output_dir, "--output_dir"):
         train_and_report(images, output_dir, given)
 
 

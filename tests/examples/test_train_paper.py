@@ -1,7 +1,7 @@
-import errno
 import json
 
 import datasets
+import filelock
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from PIL import Image
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
-from tfp_realnvp.internal import folder_lock
 
 # A false alarm: a run ends where its data or its limit ends.
 pytestmark = [
@@ -533,10 +532,10 @@ def test_two_runs_in_a_folder(trained, run_script, monkeypatch):
     folder, options = trained
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    def held(*_):
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    def held(lock):
+        raise filelock.Timeout(lock.lock_file)
 
-    monkeypatch.setattr(folder_lock.fcntl, "lockf", held)
+    monkeypatch.setattr(filelock.FileLock, "acquire", held)
     message = "--output_dir: expected a folder in which no other process is training"
     with pytest.raises(SystemExit, match=message):
         run_script("train_paper", *options, function="run")

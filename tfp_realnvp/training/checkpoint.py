@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.folder_lock import FolderLock
+from tfp_realnvp.internal.folder_lock import folder_lock
 from tfp_realnvp.training import workers
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
@@ -122,7 +122,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._monitor = monitor
         self._best_path = pathlib.Path(folder) / best_weights
         self._folder = pathlib.Path(folder)
-        self._lock = FolderLock(folder, "TrainingCheckpoint")
         self._seconds = tf.Variable(0.0, dtype=tf.float64)
         self._steps = tf.Variable(0, dtype=tf.int64)
         self._best = tf.Variable(float("inf"), dtype=tf.float64)
@@ -154,7 +153,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """
         latest = self._manager.latest_checkpoint
         if latest is not None:
-            lock = FolderLock(self._folder, "TrainingCheckpoint.restore")
+            lock = folder_lock(self._folder, "TrainingCheckpoint.restore")
             with lock if self._writes else contextlib.nullcontext():
                 self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
         strategy = self.model.distribute_strategy
@@ -211,13 +210,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 stacklevel=2,
             )
         if self._writes:
-            self._lock.acquire()
-            self.model.call_after_fit(self._lock.release)
+            stack = contextlib.ExitStack()
+            stack.enter_context(folder_lock(self._folder, "TrainingCheckpoint"))
+            self.model.call_after_fit(stack.close)
         self._last_save = time.monotonic()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Unlocks the folder."""
-        self._lock.release()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves if the last checkpoint is older than `save_seconds`."""

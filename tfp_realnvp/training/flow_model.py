@@ -285,13 +285,25 @@ class FlowModel(BatchModel, SavableModel):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
-    def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
         """Puts the averages of an optimizer with `use_ema=True` in place of the weights.
 
-        On exit of the context the weights are what they were. Without such an optimizer, or before
-        its first step, it does nothing.
+        Restores the weights on exit. Without such an optimizer, or before its first step, it does
+        nothing.
         """
-        return optimizers.averaged_weights(self.optimizer, self.trainable_variables)
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
+            yield
+            return
+        variables = self.trainable_variables
+        weights = [tf.identity(variable.value) for variable in variables]
+        try:
+            optimizer.finalize_variable_values(variables)
+            yield
+        finally:
+            for variable, value in zip(variables, weights, strict=True):
+                variable.value.assign(value)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -1,9 +1,8 @@
-"""Optimizer steps that are made under a condition, and averages of weights."""
+"""Optimizer steps that are made under a condition."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -12,7 +11,7 @@ from tfp_realnvp.internal import replicas
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.packing import Group, Packing
 
-__all__ = ["apply_if", "averaged_weights", "packing_of"]
+__all__ = ["apply_if", "packing_of"]
 
 
 def apply_if(
@@ -93,41 +92,3 @@ def packing_of(
     if isinstance(optimizer, FusedAdam) and optimizer.takes_packed(variables):
         return optimizer.packing
     return Packing([v.shape for v in variables], [Group(tf.as_dtype(v.dtype)) for v in variables])
-
-
-@contextlib.contextmanager
-def averaged_weights(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
-) -> Iterator[None]:
-    """Puts the averages of an optimizer with `use_ema=True` in place of the variables' values.
-
-    On exit the values are what they were. Without such an optimizer, or before its first step, it
-    does nothing.
-
-    #### Example
-
-    >>> import keras
-    >>> from tfp_realnvp.training.optimizers import averaged_weights
-    >>> variable, optimizer = keras.Variable(1.0), keras.optimizers.SGD(1.0, use_ema=True)
-    >>> for gradient in (1.0, 2.0):
-    ...   optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
-    >>> with averaged_weights(optimizer, [variable]):
-    ...   average = float(variable)
-    >>> round(average, 2), float(variable)
-    (-0.02, -2.0)
-
-    Args:
-      optimizer: any Keras optimizer, built.
-      variables: those that the optimizer was built for.
-    """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
-        yield
-        return
-    weights = [tf.identity(variable.value) for variable in variables]
-    try:
-        optimizer.finalize_variable_values(variables)
-        yield
-    finally:
-        for variable, value in zip(variables, weights, strict=True):
-            variable.value.assign(value)
