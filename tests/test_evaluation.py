@@ -12,7 +12,6 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
 from tfp_realnvp.evaluation.classifier import expected_calibration_error
-from tfp_realnvp.evaluation.noise_samples import NoiseSamples
 
 tfd = tfp.distributions
 
@@ -53,15 +52,10 @@ def test_evaluations_agree(flow):
 
 
 @pytest.mark.graph
-def test_a_model_is_traced_once_and_its_new_weights_count(monkeypatch):
-    traces = []
-    predict_step = NoiseSamples.predict_step
-    monkeypatch.setattr(
-        NoiseSamples,
-        "predict_step",
-        lambda self, data: traces.append(self.num_samples) or predict_step(self, data),
-    )
-    flow = ft.flow_distribution(_SHAPE, num_couplings=1)
+def test_a_model_is_traced_once_and_its_new_weights_count():
+    flow, traces = ft.flow_distribution(_SHAPE, num_couplings=1), []
+    log_prob = flow.log_prob
+    flow.log_prob = lambda *args, **kwargs: traces.append(1) or log_prob(*args, **kwargs)
     model = tfr.FlowModel(flow)
     images = _IMAGES[:4]
 
@@ -70,14 +64,15 @@ def test_a_model_is_traced_once_and_its_new_weights_count(monkeypatch):
         return [result.importance_weighted, *tfr.log_prob(model, images, num_samples=2)]
 
     before = scores()
-    assert scores() == before and traces == [2]
-    evaluation.bits_per_dim(model, images)
-    evaluation.bits_per_dim(model, images, num_samples=2, seed=1)
-    assert traces == [2, 1, 2]
+    # Any number of images and noise samples, seed, batch size and form of the data.
+    evaluation.bits_per_dim(model, images[:3], seed=1, batch_size=2)
+    tfr.log_prob(model, tf.data.Dataset.from_tensors(images))
+    tfr.log_prob(flow, images[0:1])
+    assert scores() == before and len(traces) == 1
     for variable in model.trainable_variables:
         variable.assign(1.1 * variable)
     after = scores()
-    assert traces == [2, 1, 2]
+    assert len(traces) == 1
     assert np.abs(np.subtract(after, before)).min() > 1e-3
     expected = _by_hand(flow, images, 2, 0)
     expected = np.logaddexp.reduce(expected, axis=0) - np.log(2)
@@ -87,11 +82,14 @@ def test_a_model_is_traced_once_and_its_new_weights_count(monkeypatch):
     assert evaluation.bits_per_dim(model, images, num_samples=2).bits_per_dim == pytest.approx(8.0)
 
 
-def test_a_model_that_was_evaluated_can_be_freed():
-    model = tfr.FlowModel(ft.flow_distribution(_SHAPE, num_couplings=1))
-    evaluation.bits_per_dim(model, _IMAGES[:1])
-    reference = weakref.ref(model)
-    del model
+@pytest.mark.graph
+def test_a_distribution_that_was_scored_can_be_freed():
+    flow = _conditional(num_classes=3)
+    tfr.log_prob(tfr.FlowModel(flow), _IMAGES[:1], _LABELS[:1])
+    tfr.class_log_probs(flow, _IMAGES[:1], num_samples=1)
+    tfr.log_prob_map(flow, _IMAGES[:1], _LABELS[:1])
+    reference = weakref.ref(flow)
+    del flow
     gc.collect()
     assert reference() is None
 
@@ -164,6 +162,47 @@ def test_double():
     values = ft.with_event_noise(_IMAGES[:3], dtype=np.float64)
     by_hand = -np.mean(flow.log_prob(values)) / (_DIMS * math.log(2))
     assert result.bits_per_dim == pytest.approx(by_hand, rel=1e-12)
+
+
+_TIMES = 1.7e9 + ft.normal([11, 2], tf.float64).numpy()  # seconds, which float32 cannot tell apart
+
+
+@pytest.fixture(scope="module")
+def times_flow():
+    """A flow of times given one of two labels, in float64."""
+    means = tf.constant([[0.0, 0.0], [0.5, -1.0]], tf.float64)
+    uniform = tfd.Categorical(logits=tf.zeros(2, tf.float64))
+    one = tf.ones([], tf.float64)
+    base = tfr.ClassMixture(uniform, tfd.Independent(tfd.Normal(means, one), 1))
+    bijector = tfr.Standardization([1.7e9] * 2, [1.0] * 2, dtype=tf.float64)
+    return tfd.TransformedDistribution(base, bijector)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [np.asarray, tf.constant, np.ndarray.tolist, lambda x: {"image": x}, lambda x: (x, None)],
+)
+def test_data_keep_the_dtype_of_the_distribution(times_flow, form):
+    expected = times_flow.log_prob(_TIMES)
+    assert np.ptp(expected) > 1
+    for model in (times_flow, tfr.FlowModel(times_flow)):
+        log_prob = tfr.log_prob(model, form(_TIMES))
+        assert log_prob.dtype == np.float64
+        np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
+    result = evaluation.log_likelihood(times_flow, form(_TIMES))
+    assert result.log_likelihood == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+def test_classes_of_data_in_the_dtype_of_the_distribution(times_flow):
+    by_class = [tfr.condition(times_flow, label).log_prob(_TIMES) for label in (0, 1)]
+    expected = np.stack(by_class, axis=-1) + np.log(0.5)
+    for values in (_TIMES, tf.constant(_TIMES), _TIMES.tolist()):
+        log_joint = tfr.class_log_joint(times_flow, values)
+        assert log_joint.dtype == tf.float64
+        np.testing.assert_allclose(log_joint, expected, rtol=1e-12)
+    labels = expected.argmax(-1)
+    assert 0 < labels.sum() < 11
+    assert evaluation.classification(times_flow, _TIMES, labels).accuracy == 1
 
 
 def _uniform(high=256.0):
@@ -306,7 +345,7 @@ def test_bits_per_dim_of_a_conditional_base():
         (_IMAGES, r"events and conditions, integer labels in \[0, 3\), .*, got events only"),
         ((_IMAGES, _LABELS + 1), r"integer labels in \[0, 3\), .*got \[3\]"),
         ((_IMAGES, _LABELS / 1), r"integer labels in \[0, 3\), .*got float\d\d of shape \(11,\)"),
-        ((_IMAGES, _LABELS[:5]), r"cardinality"),
+        ((_IMAGES, _LABELS[:5]), r"one condition for each of 11 events, got 5"),
         ((_IMAGES, np.stack([_LABELS] * 2, -1)), r"one for each event, got shape \(11, 2\)"),
     ],
     ids=["missing", "range", "floats", "length", "shape"],
@@ -380,7 +419,7 @@ def test_log_likelihood_with_a_dequantizer():
     assert result.importance_weighted == pytest.approx(0, abs=1e-5)
     uniform = evaluation.log_likelihood(density, zeros, num_samples=3)
     assert uniform.log_likelihood < uniform.importance_weighted - 1e-3
-    with pytest.raises(ValueError, match="expected no dequantizer with dequantize=False"):
+    with pytest.raises(ValueError, match="dequantize=True with a dequantizer, got False"):
         evaluation.log_likelihood(density, zeros, dequantize=False, dequantizer=_Noise())
 
 
@@ -405,7 +444,7 @@ def test_log_likelihood_and_bits_per_dim_of_images(flow):
         (_VECTORS[:, :4], r"expected vectors \[batch, 5\], got shape \(11, 4\)"),
         (_VECTORS * np.nan, "expected finite vectors, got 11 of 11"),
         (_VECTORS * 1e30, r"finite log densities, got \[-inf\] for vector 0"),
-        ((_VECTORS, _LABELS[:5]), "cardinality"),
+        ((_VECTORS, _LABELS[:5]), "one condition for each of 11 events, got 5"),
     ],
     ids=["none", "size", "nan", "range", "conditions"],
 )
@@ -550,7 +589,7 @@ class _Noise(tfr.VariationalDequantization):
     [
         (_IMAGES, None, "events and conditions, integer labels .*, got events only"),
         (_IMAGES, _LABELS / 1, r"integer labels .* got float\d\d"),
-        (_IMAGES, _LABELS[1:], "cardinality"),
+        (_IMAGES, _LABELS[1:], "one condition for each of 11 events, got 10"),
         (_IMAGES, _LABELS - 1, r"integer labels .* got \[-1\]"),
         (_IMAGES[:0], _LABELS[:0], r"expected images .*, at least one, got shape \(0, 8, 8, 1\)"),
         (_IMAGES[:, :4], _LABELS, r"expected images \[batch, 8, 8, 1\]"),

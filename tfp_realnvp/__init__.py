@@ -38,8 +38,8 @@ from tfp_realnvp.distributions import (
     class_log_probs,
     condition,
 )
-from tfp_realnvp.evaluation.log_prob import log_prob
-from tfp_realnvp.evaluation.log_prob_map import log_prob_map
+from tfp_realnvp.evaluation.maps import log_prob_map
+from tfp_realnvp.evaluation.scores import log_prob
 from tfp_realnvp.networks import (
     Conditioner,
     ConvResNet,

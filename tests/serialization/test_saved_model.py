@@ -289,6 +289,39 @@ def test_classify(conditional):
         served.log_prob(images, [0, 4, 5])
 
 
+class MinusNumber(tfb.Bijector):
+    """Subtracts the number of events that it gets."""
+
+    def __init__(self):
+        super().__init__(forward_min_event_ndims=1, is_constant_jacobian=True)
+
+    def _forward(self, x):
+        return x + tf.cast(tf.size(x) // 2, x.dtype)
+
+    def _inverse(self, y):
+        return y - tf.cast(tf.size(y) // 2, y.dtype)
+
+    def _inverse_log_det_jacobian(self, y):
+        return tf.zeros([], y.dtype)
+
+
+@pytest.mark.parametrize("bijector", [MinusNumber(), tfb.Identity()])
+def test_classify_of_a_base_with_classes(bijector, tmp_path):
+    means = tf.Variable(normal([4, 2]))
+    base = tfr.ClassMixture(
+        tfd.Categorical(logits=normal([4], seed=1)), tfd.Independent(tfd.Normal(means, 1.0), 1)
+    )
+    flow = tfd.TransformedDistribution(base, bijector)
+    tfr.export_saved_model(flow, tmp_path / "1")
+    served, x = tf.saved_model.load(tmp_path / "1"), normal([3, 2], seed=2)
+    # Each event goes through the bijector once, for all classes.
+    expected = tfr.class_log_probs(flow, x)
+    np.testing.assert_allclose(served.classify(x)["log_probs"], expected, rtol=1e-5, atol=1e-5)
+    labels = [2, 0, -1]
+    expected = tfr.condition(flow, labels).log_prob(x)
+    np.testing.assert_allclose(served.log_prob(x, labels)["log_prob"], expected, rtol=1e-5)
+
+
 def test_a_condition_that_is_not_declared(tmp_path):
     network = ConditionedNetwork(2)
     network.build((None, None, None, 1))

@@ -16,6 +16,7 @@ from tfp_realnvp.distributions.routing import (
     route,
     takes_condition,
 )
+from tfp_realnvp.distributions.scorer import log_prob_of, score, scores
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
     "distribution_of",
     "find_condition_spec",
     "find_num_values",
+    "log_prob_of",
     "route",
+    "score",
+    "scores",
     "takes_condition",
 ]

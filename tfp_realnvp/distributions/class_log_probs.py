@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,10 @@ from tfp_realnvp.distributions.routing import (
     distribution_of,
     find_condition_spec,
     find_num_values,
-    route,
 )
+from tfp_realnvp.distributions.scorer import scores
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
 __all__ = ["class_log_joint", "class_log_prior", "class_log_probs"]
 
@@ -33,7 +32,7 @@ def class_log_probs(
     *,
     num_samples: int | None = None,
     seed: int = 0,
-    **options: Any,
+    training: bool = False,
 ) -> tf.Tensor:
     r"""Returns log p(y | x) in nats for all classes y of a class-conditional distribution.
 
@@ -67,7 +66,7 @@ def class_log_probs(
         Required for a `ConditionalBase` without `num_classes`.
       num_samples: number of noise samples for gray levels; `None` takes values as they are.
       seed: of the noise, an integer.
-      **options: `training`, as in `FlowBijector`.
+      training: as in `FlowBijector`.
 
     Returns:
       Log probabilities [..., K].
@@ -79,8 +78,8 @@ def class_log_probs(
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`, or `seed` is not a
         number.
     """
-    noise = {"num_samples": num_samples, "seed": seed}
-    log_joint = class_log_joint(distribution, x, prior, **noise, **options)
+    arguments = distribution, x, prior, num_samples, seed, training
+    log_joint = _log_joint("class_log_probs", *arguments)
     return tf.nn.log_softmax(log_joint, axis=-1)
 
 
@@ -91,7 +90,7 @@ def class_log_joint(
     *,
     num_samples: int | None = None,
     seed: int = 0,
-    **options: Any,
+    training: bool = False,
 ) -> tf.Tensor:
     r"""Returns log p(x, y) = log p(x | y) + log p(y) in nats for all classes y.
 
@@ -113,7 +112,7 @@ def class_log_joint(
       prior: as in `class_log_probs`.
       num_samples: as in `class_log_probs`.
       seed: as in `class_log_probs`.
-      **options: as in `class_log_probs`.
+      training: as in `FlowBijector`.
 
     Returns:
       Log densities [..., K].
@@ -122,79 +121,54 @@ def class_log_joint(
       ValueError: as `class_log_probs`.
       TypeError: as `class_log_probs`.
     """
-    dequantizer = getattr(distribution, "dequantizer", None)  # that of a `FlowModel`
-    distribution = distribution_of(distribution, "class_log_probs")
-    x = tf.convert_to_tensor(x)
+    arguments = distribution, x, prior, num_samples, seed, training
+    return _log_joint("class_log_joint", *arguments)
+
+
+def _log_joint(
+    caller: str,
+    model: Any,
+    x: Any,
+    prior: Any,
+    num_samples: int | None,
+    seed: int,
+    training: bool,
+) -> tf.Tensor:
+    """Returns log p(x, y), [..., K]; see `class_log_joint`. Errors begin with `caller`."""
+    distribution = distribution_of(model, caller)
+    log_prior = class_log_prior(distribution, prior, caller)
+    x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
+    event_ndims = distribution.event_shape.rank
+    noise: Any = pixels.NoNoise(distribution.dtype)
     if num_samples is not None:
-        add_noise = (dequantizer or pixels.UniformNoise(distribution.dtype)).add_noise
-        return _mean_over_noise(
-            lambda values: class_log_joint(distribution, values, prior, **options),
-            *(distribution, x, add_noise, num_samples, seed),
-        )
-    if x.dtype.is_integer and distribution.event_shape.rank == 3:
+        num_samples = validation.count(num_samples, "num_samples", 1, caller)
+        seed = validation.int32(seed, f"{caller}: expected an int32 seed")
+        # The noise of a `FlowModel`.
+        noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
+        if tf.executing_eagerly():
+            pixels.check_gray_levels(x, caller, find_num_values(distribution))
+    elif x.dtype.is_integer and event_ndims == 3:
         raise ValueError(
-            f"class_log_probs: expected continuous pixel values, got {x.dtype.name}; "
+            f"{caller}: expected continuous pixel values, got {x.dtype.name}; "
             "`num_samples=1`, or more, adds noise to gray levels."
         )
-    log_prior = class_log_prior(distribution, prior)
-    num_classes = log_prior.shape[0]
-    x = tf.cast(x, distribution.dtype)
-    batch_ndims = x.shape.rank - distribution.event_shape.rank
-    labels = tf.reshape(tf.range(num_classes), [num_classes] + [1] * batch_ndims)
-    # One pass of the bijector is enough if only the base depends on the label.
-    num_passes = num_classes if "bijector_kwargs" in route(distribution, conditional_input=0) else 1
-    x = tf.broadcast_to(x, tf.concat([[num_passes], tf.shape(x)], axis=0))
-    options = route(distribution, conditional_input=labels, **options)
-    # [K, ...] to [..., K].
-    log_probs = distribution.log_prob(x, **options)
-    log_probs = tf.transpose(log_probs, [*range(1, batch_ndims + 1), 0])
-    return log_probs + log_prior
+    events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
+    options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
+    by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
+    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(num_samples or 1)
+    return unflatten_batch(log_probs, x, event_ndims) + log_prior
 
 
-def _mean_over_noise(
-    log_joint_fn: Callable[[tf.Tensor], tf.Tensor],
-    distribution: tfd.Distribution,
-    levels: tf.Tensor,
-    add_noise: Callable[..., tuple[tf.Tensor, Any]],
-    num_samples: int,
-    seed: int,
+def class_log_prior(
+    distribution: tfd.Distribution, prior: Any = None, caller: str = "class_log_prior"
 ) -> tf.Tensor:
-    """Returns the log of the mean over noise of p(x + u, y) / q(u | x), [..., K]."""
-    expected = "class_log_probs: expected num_samples of at least 1, or None"
-    num_samples = validation.integer(num_samples, 1, expected)
-    seed = validation.int32(seed, "class_log_probs: expected an int32 seed")
-    if tf.executing_eagerly():
-        pixels.check_gray_levels(levels, "class_log_probs", find_num_values(distribution))
-    event_ndims = distribution.event_shape.rank
-    batch_shape = tf.shape(levels)[:-event_ndims]
-    levels = tf.reshape(levels, tf.concat([[-1], tf.shape(levels)[-event_ndims:]], axis=0))
-
-    @tf.autograph.experimental.do_not_convert
-    def log_joint_of_draw(draw: tf.Tensor) -> tf.Tensor:
-        noise_seed = pixels.evaluation_seed(seed, draw)
-        noise_fn = functools.partial(pixels.event_noise, seed=noise_seed)
-        values, log_noise = add_noise(levels, noise_fn)
-        log_joint = log_joint_fn(values)
-        return log_joint - tf.convert_to_tensor(log_noise, log_joint.dtype)[..., tf.newaxis]
-
-    draws = tf.map_fn(
-        log_joint_of_draw,
-        tf.range(num_samples),
-        fn_output_signature=distribution.dtype,
-        parallel_iterations=1,
-    )
-    log_mean = tf.reduce_logsumexp(draws, axis=0) - math.log(num_samples)
-    return tf.reshape(log_mean, tf.concat([batch_shape, tf.shape(log_mean)[1:]], axis=0))
-
-
-def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Tensor:
     """Returns log p(y) of all classes, [K]; see `class_log_probs`."""
     spec, dtype = find_condition_spec(distribution), distribution.dtype
     num_classes = spec.num_classes if spec is not None else None
     if prior is None:
         if num_classes is None:
             raise ValueError(
-                "class_log_probs: expected a distribution with num_classes, or a prior of the "
+                f"{caller}: expected a distribution with num_classes, or a prior of the "
                 f"classes, got {distribution}."
             )
         for part in (distribution, *distribution.submodules):
@@ -206,7 +180,7 @@ def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Ten
     is_distribution = prior.shape == (num_classes,) and (prior >= 0).all()
     if not (is_distribution and abs(prior.sum() - 1) < 1e-3):
         raise ValueError(
-            f"class_log_probs: expected a prior of {num_classes} probabilities that sum to one, "
+            f"{caller}: expected a prior of {num_classes} probabilities that sum to one, "
             f"got {prior}."
         )
     return tf.math.log(prior)

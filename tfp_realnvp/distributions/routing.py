@@ -13,6 +13,7 @@ from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal.kept import kept
 
 __all__ = [
     "as_conditions",
@@ -72,6 +73,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
     return bool(route(distribution, conditional_input=0))
 
 
+@kept
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     """Returns the condition that a distribution declares, `None` without one.
 
@@ -86,6 +88,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     return specs.pop() if specs else None
 
 
+@kept
 def find_num_values(distribution: tfd.Distribution) -> int | None:
     """Returns the number of gray levels of a distribution's `PixelLogit`; `None` without one."""
     logits = [part for part in distribution.submodules if isinstance(part, PixelLogit)]
@@ -118,5 +121,6 @@ def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf
             "`(images, labels)` or `fit(images, labels)`, got events only."
         )
     if spec is None:
-        return tf.convert_to_tensor(value)
+        value = tf.convert_to_tensor(value)
+        return tf.cast(value, distribution.dtype) if value.dtype.is_floating else value
     return spec.as_batch(value, caller, distribution.dtype)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import VariationalDequantization, class_log_joint, distribution_of
-from tfp_realnvp.distributions.class_log_probs import class_log_prior
-from tfp_realnvp.evaluation.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
+from tfp_realnvp.distributions import VariationalDequantization, class_log_prior, distribution_of
+from tfp_realnvp.evaluation.batches import (
+    check_no_weights,
+    log_mean_exp,
+    model_of,
+    scores_of_batches,
+)
 from tfp_realnvp.internal import validation
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -106,19 +110,20 @@ def classification(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
-    class_log_prior(distribution_of(model, caller), prior)  # the classes are known
+    log_prior = class_log_prior(distribution_of(model, caller), prior, caller).numpy()
     options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
-    samples = _ClassSamples.of(model, caller, num_samples, dequantize=dequantize, **options)
-    samples.prior = prior
+    model = model_of(model, caller, dequantize=dequantize, **options)
     check_no_weights(data, caller)
     if labels is not None:
         data = (pixels.image_component(data), labels)
-    results = samples.predict_samples(data, batch_size=batch_size)
-    log_joint = log_mean_exp(results["log_prob"])
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    batches = scores_of_batches(model, caller, data, num_classes=len(log_prior), **options)
+    results = [(log_mean_exp(scores) + log_prior, found) for scores, (_, found) in batches]
+    log_joint = np.concatenate([log_prob for log_prob, _ in results])
     log_probs = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
     if np.isnan(log_probs).any():
         raise ValueError(f"{caller}: expected log densities, got NaN.")
-    labels = _checked_labels(results.get("label"), log_joint.shape)
+    labels = _checked_labels([found for _, found in results], log_joint.shape)
     predicted, num_classes = log_probs.argmax(axis=-1), log_probs.shape[-1]
     is_correct = predicted == labels
     confusion = np.bincount(num_classes * labels.astype(int) + predicted, minlength=num_classes**2)
@@ -172,35 +177,17 @@ def expected_calibration_error(
     return float(np.abs(differences).sum() / len(confidence))
 
 
-def _checked_labels(labels: Any, shape: tuple[int, int]) -> np.ndarray:
+def _checked_labels(labels: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
     num_images, num_classes = shape
     expected = (
         f"classification: expected integer labels in [0, {num_classes}), one for each of "
         f"{num_images} events"
     )
-    if labels is None:
+    if any(part is None for part in labels):
         raise ValueError(f"{expected}, got none.")
-    labels = np.asarray(labels)
+    labels = np.concatenate(labels)
     if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{expected}, got {labels.dtype} of shape {labels.shape}.")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"{expected}, got labels in [{labels.min()}, {labels.max()}].")
     return labels
-
-
-class _ClassSamples(NoiseSamples):
-    """A model whose `predict_samples` has log p(x + u_k, y) of all classes y, [N, K, C]."""
-
-    prior: Any = None
-
-    def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
-        results = super().predict_step(data)
-        label = pixels.condition_component(data)
-        return results if label is None else {**results, "label": tf.convert_to_tensor(label)}
-
-    def _score(
-        self, values: tf.Tensor, log_noise: tf.Tensor | float, condition: tf.Tensor | None
-    ) -> tf.Tensor:
-        del condition
-        log_joint = class_log_joint(self.distribution, values, self.prior)
-        return log_joint - tf.convert_to_tensor(log_noise, log_joint.dtype)[..., tf.newaxis]

@@ -11,7 +11,12 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.evaluation.noise_samples import NoiseSamples, check_no_weights, log_mean_exp
+from tfp_realnvp.evaluation.batches import (
+    check_no_weights,
+    log_mean_exp,
+    model_of,
+    scores_of_batches,
+)
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["Evaluation", "LogLikelihood", "bits_per_dim", "log_likelihood"]
@@ -71,7 +76,9 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
-    r"""Evaluates a density over pixel values on images, given their conditions if there are any.
+    r"""Evaluates a density over pixel values on images: mean bits/dim, and its standard error.
+
+    `tfr.bits_per_dim` converts log densities that are known.
 
     With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, and D = H W C,
 
@@ -138,13 +145,13 @@ def bits_per_dim(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "bits_per_dim"
-    samples = NoiseSamples.of(model, caller, num_samples, dequantizer=dequantizer, seed=seed)
-    if samples.event_ndims != 3:
+    model = model_of(model, caller, dequantizer=dequantizer, seed=seed)
+    if model.event_ndims != 3:
         raise ValueError(
             "bits_per_dim: expected a distribution over images, got events of shape "
-            f"{samples.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
+            f"{model.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
         )
-    log_prob, num_dims = _log_probs(caller, samples, data, batch_size)
+    log_prob, num_dims = _log_probs(caller, model, data, num_samples, batch_size)
     bits = pixels.bits_per_dim(_bounds(log_prob), num_dims).numpy()
     return Evaluation(
         *_mean_and_error(bits[0]),
@@ -219,32 +226,34 @@ def log_likelihood(
     """
     caller = "log_likelihood"
     options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
-    samples = NoiseSamples.of(model, caller, num_samples, dequantize=dequantize, **options)
-    log_prob, _ = _log_probs(caller, samples, data, batch_size)
+    model = model_of(model, caller, dequantize=dequantize, **options)
+    log_prob, _ = _log_probs(caller, model, data, num_samples, batch_size)
     average, importance_weighted = _bounds(log_prob)
     return LogLikelihood(
         *_mean_and_error(average),
-        *(_mean_and_error(importance_weighted) if samples.dequantize else (None, None)),
+        *(_mean_and_error(importance_weighted) if model.dequantize else (None, None)),
         num_events=len(log_prob),
         num_samples=int(num_samples),
     )
 
 
 def _log_probs(
-    caller: str, samples: NoiseSamples, data: Any, batch_size: int
+    caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p - log q, float64 [N, K], and the number of elements of events, [N]."""
     check_no_weights(data, caller)
-    results = samples.predict_samples(data, batch_size=batch_size)
-    log_prob = results["log_prob"].astype(np.float64)
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    batches = list(scores_of_batches(model, caller, data, **options))
+    log_prob = np.concatenate([scores for scores, _ in batches]).astype(np.float64)
     is_finite = np.isfinite(log_prob).all(axis=1)
     if not is_finite.all():
         index = int(is_finite.argmin())
-        event = "image" if samples.event_ndims == 3 else "vector"
+        event = "image" if model.event_ndims == 3 else "vector"
         raise ValueError(
             f"{caller}: expected finite log densities, got {log_prob[index]} for {event} {index}."
         )
-    return log_prob, results["num_dims"]
+    sizes = [np.full(len(scores), math.prod(events.shape[1:])) for scores, (events, _) in batches]
+    return log_prob, np.concatenate(sizes)
 
 
 def _bounds(log_prob: np.ndarray) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["broadcast_batch", "call_on_events", "flatten_batch", "unflatten_batch"]
+__all__ = ["broadcast_batch", "call_on_events", "flatten_batch", "slices", "unflatten_batch"]
 
 
 def broadcast_batch(
@@ -65,6 +65,12 @@ def _leading(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
 
 def _event(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
     return tf.TensorShape([None] * ndims) if shape.rank is None else shape[shape.rank - ndims :]
+
+
+def slices(size: int, *arrays: Any) -> Iterator[tuple[Any, ...]]:
+    """Yields `size` rows at a time of each of the arrays, which may be `None`."""
+    for start in range(0, len(arrays[0]), size):
+        yield tuple(None if a is None else a[start : start + size] for a in arrays)
 
 
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from tfp_realnvp.bijectors import RealNVPImage, RealNVPVector
 from tfp_realnvp.distributions import distribution_of, takes_condition
 from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal.batch_dims import slices
 
 __all__ = [
     "ConditionArray",
@@ -301,7 +302,7 @@ def _batched(
 ) -> np.ndarray:
     batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
     batch_shape, event_shape = values.shape[:-event_ndims], values.shape[-event_ndims:]
-    options = {}
+    conditions = []
     if condition is not None:
         try:
             batch_shape = np.broadcast_shapes(batch_shape, condition.batch_shape)
@@ -310,13 +311,13 @@ def _batched(
                 "expected leading shapes of events and conditional_input that broadcast, got "
                 f"{batch_shape} and {condition.batch_shape}."
             ) from error
-        options["conditional_input"] = _flat(condition.values, batch_shape, condition.event_shape)
-    flat, results = _flat(values, batch_shape, event_shape), []
-    for start in range(0, len(flat), batch_size):
-        part = slice(start, start + batch_size)
+        conditions = [_flat(condition.values, batch_shape, condition.event_shape)]
+    results = []
+    for batch in slices(batch_size, _flat(values, batch_shape, event_shape), *conditions):
         # With new tensors, TFP's cache does not return the values that they were computed from.
-        batch_options = {name: tf.constant(array[part]) for name, array in options.items()}
-        results.append(function(tf.constant(flat[part]), **batch_options).numpy())
+        x, *condition_of_batch = map(tf.constant, batch)
+        options = dict(zip(["conditional_input"], condition_of_batch, strict=False))
+        results.append(function(x, **options).numpy())
     return np.concatenate(results).reshape(*batch_shape, *event_shape)
 
 

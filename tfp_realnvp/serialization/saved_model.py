@@ -187,15 +187,18 @@ class ServedFlow:
         self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)
         self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
+        # The base alone may depend on the condition.
+        takes_condition_itself = "bijector_kwargs" in route(distribution, conditional_input=0)
+        self._bijector_condition = self._condition if takes_condition_itself else []
         # All signatures call these two functions, so that the SavedModel has each graph once.
         self._inverse = tf.function(
             self._inverse_pass,
-            input_signature=[self._images, *self._condition],
+            input_signature=[self._images, *self._bijector_condition],
             autograph=False,
         )
         self._forward = tf.function(
             self._forward_pass,
-            input_signature=[self._latents, *self._condition],
+            input_signature=[self._latents, *self._bijector_condition],
             autograph=False,
         )
 
@@ -239,11 +242,12 @@ class ServedFlow:
     # Without a declared condition, `conditional_input` is not part of the signatures.
 
     def log_prob(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        return {"log_prob": self._encoded(images, conditional_input)[1]}
+        latents, ildj = self._encoded(images, conditional_input)
+        return {"log_prob": self._base_log_prob(latents, conditional_input) + ildj}
 
     def bits_per_dim(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
         num_dims = tf.reduce_prod(tf.shape(images)[1:])
-        log_prob = self._encoded(images, conditional_input)[1]
+        log_prob = self.log_prob(images, conditional_input)["log_prob"]
         return {"bits_per_dim": pixels.bits_per_dim(log_prob, num_dims)}
 
     def encode(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
@@ -280,10 +284,13 @@ class ServedFlow:
         return {"images": self._decoded(latents, conditional_input)}
 
     def classify(self, images: tf.Tensor) -> Outputs:
-        # One batch has each image with each class.
         batch_size, num_classes = tf.shape(images)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
-        _, log_prob = self._encoded(tf.repeat(images, num_classes, axis=0), labels)
+        # The bijector gets each image with each class, or once if it maps all classes alike.
+        num_passes = num_classes if self._bijector_condition else 1
+        encoded = self._encoded(tf.repeat(images, num_passes, axis=0), labels)
+        latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
+        log_prob = self._base_log_prob(latents, labels) + ildj
         log_joint = tf.reshape(log_prob, [batch_size, num_classes])
         log_joint += class_log_prior(self.distribution)
         log_probs = tf.nn.log_softmax(log_joint)
@@ -301,35 +308,40 @@ class ServedFlow:
         return self._bijector.forward(latents, **options)
 
     def _decoded(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
-        return self._forward(latents, *([] if conditional_input is None else [conditional_input]))
+        return self._forward(latents, *self._of_bijector(conditional_input))
+
+    def _of_bijector(self, conditional_input: Condition) -> list[tf.Tensor]:
+        has_condition = conditional_input is not None and self._bijector_condition
+        return [conditional_input] if has_condition else []
 
     def _inverse_pass(
         self, images: tf.Tensor, conditional_input: Condition = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns latents and log densities."""
+        """Returns latents and log dets."""
         part = parts.as_part(self._bijector, self._event_ndims)
         options = {"conditional_input": conditional_input, "has_events": True}
-        latents, ildj = part._outermost_pass(images, inverse=True, **options)
+        return part._outermost_pass(images, inverse=True, **options)
+
+    def _base_log_prob(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
         if not self._is_standard_normal:
             options = _options(route, self._base, conditional_input)
-            return latents, self._base.log_prob(latents, **options) + ildj
+            return self._base.log_prob(latents, **options)
         # The base distribution has one event shape; images can have any size.
         log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
-        return latents, tf.reduce_sum(log_probs, axis=list(range(-self._event_ndims, 0))) + ildj
+        return tf.reduce_sum(log_probs, axis=list(range(-self._event_ndims, 0)))
 
     def _encoded(
         self, images: tf.Tensor, conditional_input: Condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Checks images, and returns their latents and log densities."""
+        """Checks images, and returns their latents and log dets."""
         assertions = self._size_assertions(images)
         if self._logit is not None:
             low, high = (tf.constant(v, self._dtype) for v in (self._logit.low, self._logit.high))
             message = f"expected pixel values above {self._logit.low} and below {self._logit.high}"
             assertions.append(tf.debugging.assert_greater(images, low, message))
             assertions.append(tf.debugging.assert_less(images, high, message))
-        conditions = [] if conditional_input is None else [conditional_input]
         with tf.control_dependencies(assertions):
-            return self._inverse(images, *conditions)
+            return self._inverse(images, *self._of_bijector(conditional_input))
 
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.

@@ -94,7 +94,7 @@ class BatchModel(keras.Model):
             [are_finite] = replicas.sum_over_replicas([shares])
             self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
 
-    def _condition(self, data: Any) -> tf.Tensor | None:
+    def condition_of(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""
         condition = pixels.condition_component(data)
         if condition is not None and not self.takes_condition:

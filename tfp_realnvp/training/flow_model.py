@@ -196,14 +196,14 @@ class FlowModel(BatchModel, SavableModel):
         self.condition_spec = spec = distributions.find_condition_spec(distribution)
         self._may_lack_condition = spec is not None and spec.may_be_missing
         uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
-        self._noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
+        self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
         bijectors = tracking.find_bijectors(modules)
         tracking.build_networks(distribution, bijectors)
         # Keras tracks layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
-        self._gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
+        self.gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
         self._guard = FiniteGuard(
@@ -321,9 +321,9 @@ class FlowModel(BatchModel, SavableModel):
           training: whether to use and update batch statistics.
         """
         check_no_labels(self.distribution, images)
-        condition = self._condition(images)
+        condition = self.condition_of(images)
         images = tf.cast(pixels.image_component(images), self.distribution.dtype)
-        return self._log_prob(images, condition, training=training)
+        return distributions.log_prob_of(self.distribution, images, condition, training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
@@ -382,15 +382,16 @@ class FlowModel(BatchModel, SavableModel):
         step = private_api.batch_counter(self.optimizer).value
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
-        condition = drop_conditions(self.condition_spec, self._condition(data), seed, first)
+        condition = drop_conditions(self.condition_spec, self.condition_of(data), seed, first)
         batch = replicas.Statistics(self.global_statistics, weights)
         with surround_with(statistics=batch):
-            values, log_noise = self._noise.add_noise(images, noise_fn, training=True)
+            values, log_noise = self.noise.add_noise(images, noise_fn, training=True)
             record.add("the data", values)
             if condition is not None and not self._may_lack_condition:
                 record.add("the condition", condition)
             with surround_with(observer=record.add_bijector):
-                return self._log_prob(values, condition, training=True) - log_noise
+                log_prob = distributions.log_prob_of(self.distribution, values, condition, True)
+                return log_prob - log_noise
 
     @property
     def _can_initialize(self) -> bool:
@@ -525,7 +526,7 @@ class FlowModel(BatchModel, SavableModel):
     ) -> Callable[[Any], Any]:
         """Returns a function of batches whose graph is rewritten little, where that is as fast."""
         # A loop of several steps gains from rewrites, too.
-        if self._gains_from_rewrites or self.steps_per_execution > 1:
+        if self.gains_from_rewrites or self.steps_per_execution > 1:
             return function
 
         def rewritten(iterator: Any) -> Any:
@@ -533,18 +534,6 @@ class FlowModel(BatchModel, SavableModel):
                 return function(iterator)
 
         return rewritten
-
-    def _log_prob(
-        self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
-    ) -> tf.Tensor:
-        options = {"training": training}
-        if condition is not None:
-            options["conditional_input"] = condition
-        checked = None if self.condition_spec is None else condition
-        with surround_with(condition=checked):
-            return self.distribution.log_prob(
-                values, **distributions.route(self.distribution, **options)
-            )
 
     def _penalty(self, dtype: tf.DType) -> tf.Tensor:
         """Returns what the objective has beside the log densities."""
@@ -558,24 +547,15 @@ class FlowModel(BatchModel, SavableModel):
             losses.append(2 * self.scale_l2 * tf.add_n(halves))
         return tf.add_n(losses) if losses else tf.zeros([], dtype)
 
-    def _evaluation_log_prob(self, data: Any, draw: tf.Tensor | int = 0) -> tf.Tensor:
-        """Returns log p - log q of each event, [B], with noise sample `draw`."""
+    def _evaluation_log_prob(self, data: Any) -> tf.Tensor:
+        """Returns log p - log q of each event, [B], with the first noise sample of the event."""
         images = events_of_batch(data, self.distribution.event_shape)
         number = tf.shape(images)[0]
-        condition = self._condition(data)
+        condition = self.condition_of(data)
         images = replicas.at_least_one(images)
         condition = None if condition is None else replicas.at_least_one(condition)
-        noise_fn = functools.partial(
-            pixels.event_noise, seed=pixels.evaluation_seed(self.seed, draw)
-        )
-        values, log_noise = self._noise.add_noise(images, noise_fn)
-        return self._score(values, log_noise, condition)[:number]
-
-    def _score(
-        self, values: tf.Tensor, log_noise: tf.Tensor | float, condition: tf.Tensor | None
-    ) -> tf.Tensor:
-        """Returns what `predict` returns for values with noise, [B, ...]."""
-        return self._log_prob(values, condition) - log_noise
+        options = self.distribution, self.noise, None, False
+        return distributions.score(*options, images, condition, self.seed)[:number]
 
     def _updated_metrics(
         self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
@@ -689,17 +669,12 @@ class FlowModel(BatchModel, SavableModel):
 
         Warns with a `RuntimeWarning` of those that are not finite.
         """
-        log_prob = self.predict_events(x, *args, **kwargs)
-        warn_unless_finite(log_prob, "predict")
-        return log_prob
-
-    def predict_events(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns the results of `predict_step` for all events; `predict` without its warning."""
         arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         arguments["callbacks"] = [*callbacks, _RequireBatch()]
         self._evaluation_guard.reset()
         with sentences_of_labels():
-            results = super().predict(**arguments)
+            log_prob = super().predict(**arguments)
         self._evaluation_guard.raise_failure()
-        return results
+        warn_unless_finite(log_prob, "predict")
+        return log_prob

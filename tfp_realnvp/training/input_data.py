@@ -21,6 +21,7 @@ from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, wit
 __all__ = [
     "EXPECTED_WEIGHTS",
     "arguments_for_keras",
+    "as_arrays",
     "batch_for_keras",
     "check_channels_last",
     "check_data",
@@ -80,7 +81,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         if x.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(f"FlowModel.{method}: expected a finite dataset, or `steps`.")
     names = ("x", "y", "sample_weight")
-    data = tuple(_with_arrays(arguments.pop(name, None)) for name in names)
+    data = tuple(as_arrays(arguments.pop(name, None)) for name in names)
     class_weight = arguments.pop("class_weight", None)
     check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
     if method == "fit":
@@ -95,7 +96,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         validation.real(fraction, lambda x: 0 < x < 1, expected)
         data, held_out = _split(data, fraction)
     if held_out is not None:
-        held_out = tuple(map(_with_arrays, keras.utils.unpack_x_y_sample_weight(held_out)))
+        held_out = tuple(map(as_arrays, keras.utils.unpack_x_y_sample_weight(held_out)))
         _check_weights(held_out[2], pixels.image_component(held_out[0]))
         check_no_labels(model.distribution, held_out)
         size = arguments.get("validation_batch_size") or batch_size
@@ -133,7 +134,7 @@ def batch_for_keras(
     Raises:
       ValueError: as `check_data`.
     """
-    data = tuple(_with_arrays(part) for part in (x, y, sample_weight))
+    data = tuple(as_arrays(part) for part in (x, y, sample_weight))
     check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
     return data
 
@@ -217,7 +218,7 @@ def _with_weights(data: Any, weights: Any) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _with_arrays(data: Any) -> Any:
+def as_arrays(data: Any) -> Any:
     """Returns data with a list of numbers as an array; for Keras it is a list of arrays.
 
     A frame becomes an array, and a series a column, as in Keras. `None` in a tuple is left out, for
@@ -231,7 +232,7 @@ def _with_arrays(data: Any) -> Any:
     if isinstance(data, list) and all(np.ndim(leaf) == 0 for leaf in tf.nest.flatten(data)):
         return np.asarray(data)
     kind = tuple if isinstance(data, tuple) else list  # a named tuple becomes a tuple
-    return kind(_with_arrays(part) for part in data if part is not None)
+    return kind(as_arrays(part) for part in data if part is not None)
 
 
 def _check_weights(weights: Any, events: Any) -> None:

@@ -1,4 +1,4 @@
-"""The log density of data as it is, for a model or a distribution."""
+"""Scores of events: the log density of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
-from tfp_realnvp.evaluation.noise_samples import NoiseSamples, log_mean_exp
+from tfp_realnvp.evaluation.batches import log_mean_exp, model_of, scores_of_batches
 from tfp_realnvp.training.diagnosis import warn_unless_finite
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -37,7 +37,9 @@ def log_prob(
     section 3.1). The samples are determined by the seed of the model and the gray levels of the
     image, so that the score of an image does not depend on its place or on other images. More
     samples make the bound tighter, and the score less random. Vectors are taken as they are.
-    `distribution.log_prob` takes continuous pixel values, without noise.
+    `distribution.log_prob` takes continuous pixel values, without noise. The mean over a dataset,
+    with its standard error, is `tfr.evaluation.log_likelihood`, or in bits/dim
+    `tfr.evaluation.bits_per_dim`.
 
     #### Example
 
@@ -53,13 +55,14 @@ def log_prob(
     (3,)
 
     Args:
-      model: a `FlowModel`; or the distribution of one, with uniform noise. A model is traced at its
-        first call with a number of samples, and again for a smaller last batch; a distribution at
-        each call.
-      data: events [N, H, W, C] or [N, D], or whatever else `FlowModel.predict` takes.
+      model: a `FlowModel`; or the distribution of one, with uniform noise. Its distribution is
+        traced at the first call.
+      data: events [N, H, W, C] or [N, D], or whatever else `FlowModel.predict` takes. Numbers are
+        cast to the dtype of the distribution.
       conditional_input: conditions of the events [N, ...], if the distribution takes any.
       num_samples: number of noise samples K, each of which takes a pass of the networks.
-      **kwargs: as in `FlowModel.predict`, for example `batch_size`.
+      **kwargs: `batch_size` of arrays, 32 by default; `steps`, the number of batches, for a dataset
+        without end; and `verbose`, as in `FlowModel.predict`, but 0 by default.
 
     Returns:
       Log densities [N]. With a `VariationalDequantization` q, p(x + u) / q(u | x) takes the place
@@ -70,13 +73,12 @@ def log_prob(
       ValueError: if events or conditions are not as declared, as in `FlowModel.fit`; or values
         without noise have several noise samples.
     """
-    if not isinstance(model, FlowModel):
-        model = FlowModel(model)
+    caller = "log_prob"
     if conditional_input is not None:
         data = (data, conditional_input)
-    if num_samples == 1:
-        return model.predict(data, **{"verbose": 0, **kwargs})
-    samples = NoiseSamples.of(model, "log_prob", num_samples).predict_samples(data, **kwargs)
-    log_probs = log_mean_exp(samples["log_prob"]).astype(samples["log_prob"].dtype)
+    model = model_of(model, caller)
+    batches = scores_of_batches(model, caller, data, num_samples=num_samples, **kwargs)
+    log_probs = np.concatenate([log_mean_exp(log_prob) for log_prob, _ in batches])
+    log_probs = log_probs.astype(model.distribution.dtype.as_numpy_dtype)
     warn_unless_finite(log_probs, "predict")
     return log_probs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import RealNVPImage, parts
 from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
-from tfp_realnvp.evaluation.log_prob import log_prob
-from tfp_realnvp.evaluation.noise_samples import NoiseSamples
+from tfp_realnvp.evaluation.batches import batches, model_of
 from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal.kept import traced
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["log_prob_map"]
@@ -79,72 +81,73 @@ def log_prob_map(
       model: as in `log_prob`, of images. The distribution is a `tfd.TransformedDistribution`, with
         bijectors of this package, of TFP on elements or on channels, and of `FlowChain`. Its base
         is a `tfd.Sample` or `tfd.Independent` of distributions of elements or of channels, or a
-        `ConditionalBase` of them. The model is traced at each call.
+        `ConditionalBase` of them. Its distribution is traced at the first call.
       data: as in `log_prob`, images [N, H, W, C].
       conditional_input: as in `log_prob`.
       log_dets: `False` gives the log density of the latents alone.
-      **kwargs: as in `FlowModel.predict`. Maps are those of one noise sample.
+      **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps have one noise sample.
 
     Returns:
       Maps [N, H, W]. With a `VariationalDequantization` q, `-log q(u | x)` is part of them.
 
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution, or the distribution or its
-        base is not of a kind named above; or if `num_samples` is given.
+        base is not of a kind named above.
       ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
     """
-    if "num_samples" in kwargs:
-        raise TypeError(
-            "log_prob_map: expected no num_samples; maps are those of one noise sample."
-        )
-    maps = _MapModel.of(model, "log_prob_map")
-    if maps.event_ndims != 3:
-        shape = maps.distribution.event_shape
+    caller = "log_prob_map"
+    model = model_of(model, caller)
+    if model.event_ndims != 3:
+        shape = model.distribution.event_shape
         raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
-    maps.log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
-    return log_prob(maps, data, conditional_input, **kwargs)
+    log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
+    if conditional_input is not None:
+        data = (data, conditional_input)
+    function = traced(
+        _map, model.distribution, model.noise, log_dets, jit_compile=model.jit_compile
+    )
+    seed = tf.constant(model.seed)
+    return np.concatenate(
+        [function(*batch, seed).numpy() for batch in batches(model, caller, data, **kwargs)]
+    )
 
 
-class _MapModel(NoiseSamples):
-    """A model whose `predict` returns maps."""
-
-    def predict_step(self, data: Any) -> tf.Tensor:
-        images, weights = self._events_and_weights(data)
-        self._check_in_evaluation(images, weights)
-        terms = TermsByPosition()
-        with surround_with(terms=terms):
-            log_prob = self._evaluation_log_prob(data)
-        height, width = tf.shape(images)[1], tf.shape(images)[2]
-        maps = sum(_spread_evenly(term, height, width) for term in terms)
-        return maps[: tf.shape(log_prob)[0]]
-
-    def _log_prob(
-        self, values: tf.Tensor, condition: tf.Tensor | None, training: bool = False
-    ) -> tf.Tensor:
-        del training
+def _map(
+    distribution: tfd.Distribution,
+    noise: Any,
+    log_dets: bool,
+    images: tf.Tensor,
+    condition: tf.Tensor | None,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """Returns maps of images, [B, H, W], with the first noise sample."""
+    terms, height, width = TermsByPosition(), tf.shape(images)[1], tf.shape(images)[2]
+    noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
+    with surround_with(terms=terms):
+        values, _ = noise.add_noise(images, noise_fn)
         p = surrounding_pass().but(condition=condition)
-        return _recorded_log_prob(self.distribution, values, p, self.log_dets)
+        _record_log_prob(distribution, values, p, log_dets)
+    return tf.add_n([_spread_evenly(term, height, width) for term in terms])
 
 
-def _recorded_log_prob(
+def _record_log_prob(
     distribution: tfd.Distribution,
     values: tf.Tensor,
     p: Pass,
     log_dets: bool,
     split_latents: Callable[[tf.Tensor], list[tf.Tensor]] = lambda latents: [latents],
-) -> tf.Tensor:
-    """Returns the log density of images, and records its terms."""
+) -> None:
+    """Records the terms of the log density of images."""
     if isinstance(distribution, ConditionalBase):
         given = distribution.given(p.condition)
-        return _recorded_log_prob(given, values, p, log_dets, split_latents)
+        return _record_log_prob(given, values, p, log_dets, split_latents)
     if isinstance(distribution, private_api.TransformedDistribution):
         bijector = distribution.bijector
         if isinstance(bijector, RealNVPImage):
             split_latents = bijector.split_latents
         options = {"conditional_input": p.condition, "has_events": True}
-        latents, ildj = parts.as_part(bijector)._outermost_pass(values, inverse=True, **options)
-        base = distribution.distribution
-        return _recorded_log_prob(base, latents, p, log_dets, split_latents) + ildj
+        latents, _ = parts.as_part(bijector)._outermost_pass(values, inverse=True, **options)
+        return _record_log_prob(distribution.distribution, latents, p, log_dets, split_latents)
     terms = None
     if isinstance(distribution, (private_api.Sample, private_api.Independent)):
         terms = distribution.distribution.log_prob(values)
@@ -160,7 +163,6 @@ def _recorded_log_prob(
     else:
         for term in split_latents(terms):
             p.record(term)
-    return distribution.log_prob(values)
 
 
 def _spread_evenly(term: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
