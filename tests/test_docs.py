@@ -1,5 +1,6 @@
 """Examples in docstrings, run as in a fresh Python session; and public names on the site."""
 
+import ast
 import doctest
 import importlib
 import pathlib
@@ -31,6 +32,20 @@ def test_docstring_examples(name):
 
 def test_the_walk_finds_subpackages():
     assert "tfp_realnvp.data.load_arrays" in _MODULES
+
+
+def test_every_argument_is_described():
+    missing = []
+    for path in sorted(pathlib.Path(tfp_realnvp.__path__[0]).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = (ast.get_docstring(node) or "") if isinstance(node, ast.FunctionDef) else ""
+            if "Args:\n" in text:
+                described = re.findall(r"^ {2}([\w*, ]+):", text.split("Args:\n")[1], re.M)
+                names = {name.strip("* ") for line in described for name in line.split(",")}
+                given = [*ast.iter_child_nodes(node.args)]
+                arguments = {a.arg for a in given if isinstance(a, ast.arg)} - {"self", "cls"}
+                missing += [f"{path.name}: {node.name}({name})" for name in arguments - names]
+    assert not missing
 
 
 def test_every_public_name_is_on_a_page():

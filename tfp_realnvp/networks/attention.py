@@ -27,14 +27,13 @@ class SelfAttention(keras.layers.Layer):
     a_hij = softmax_j((Q_h n_i)ᵀ (K_h n_j) / sqrt(D) - s_h |i - j|)
     ```
 
-    `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. This
-    term replaces an embedding of positions, so that the layer is equivariant to shifts and takes
-    any height and width. W starts at zero, so that the layer starts as the identity.
+    `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. The
+    distances replace an embedding of positions: the layer is equivariant to shifts and takes any
+    height and width. W starts at zero, so that the layer starts as the identity.
+    `keras.layers.MultiHeadAttention` has neither distances nor an initializer of its output
+    projection.
 
-    Memory and time grow with the square of the number of positions: it is for coarse scales.
-
-    `keras.layers.MultiHeadAttention` has no term for distances, and no separate initializer of its
-    output projection.
+    Memory and time grow with the square of the number of positions: use it at coarse scales.
 
     #### References
 
@@ -61,7 +60,7 @@ class SelfAttention(keras.layers.Layer):
         """Creates the variables for inputs of `input_shape`, [B, H, W, F]."""
         filters, heads = input_shape[-1], self.num_heads
         size = math.ceil(filters / heads)
-        # Kernels of queries, keys and values. For normalized features, these have a variance of 1.
+        # Kernels of queries, keys and values, which have a variance of 1 for normalized features.
         self.kernels = self.add_weight(
             name="kernels",
             shape=(3, filters, heads, size),
@@ -103,7 +102,7 @@ class SelfAttention(keras.layers.Layer):
 
 def normalized(x: tf.Tensor, epsilon: float = _EPSILON) -> tf.Tensor:
     """Returns vectors with a mean of 0 and a variance of 1, [..., F]."""
-    # Keras's normalization uses `tf.nn.moments`, whose second derivatives are wrong.
+    # `tf.nn.moments`, which Keras uses, has wrong second derivatives.
     x -= tf.reduce_mean(x, axis=-1, keepdims=True)
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)
 

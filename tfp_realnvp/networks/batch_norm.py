@@ -12,7 +12,7 @@ __all__ = ["Normalized", "batch_norm"]
 
 
 class Normalized(NamedTuple):
-    """The outputs of `batch_norm`, and the moving statistics after it."""
+    """The outputs of `batch_norm`, and the new moving statistics."""
 
     outputs: tf.Tensor
     moving_mean: tf.Tensor
@@ -30,22 +30,20 @@ def batch_norm(
     momentum: float = 0.9,
     epsilon: float = 1e-4,
 ) -> Normalized:
-    r"""Normalizes each channel and adds an offset; returns the new moving statistics as values.
+    r"""Normalizes each channel, adds an offset, and returns the new moving statistics.
 
     ```
     y = (x - mean) / sqrt(variance + epsilon) + offset
     ```
 
-    With `training=True` the mean and variance are taken over the batch and all positions. The
-    moving statistics are updated, `moving <- momentum * moving + (1 - momentum) * batch`, with the
-    unbiased variance. Otherwise the moving statistics normalize and do not change. There is no
-    scale, because a weight-normalized convolution follows.
+    With `training=True` the mean and variance are taken over the batch and all positions, and the
+    moving statistics are updated with the unbiased variance,
+    `moving <- momentum * moving + (1 - momentum) * batch`. Otherwise the moving statistics
+    normalize and do not change. There is no scale, because a weight-normalized convolution follows.
 
     Args:
       inputs: [B, H, W, C], of float32, float64 or half precision.
-      offset: [C], of float32, or float64 for inputs of float64, as are all other vectors.
-      moving_mean: [C].
-      moving_variance: [C].
+      offset, moving_mean, moving_variance: [C], of float64 for inputs of float64, else of float32.
       training: whether to normalize by the batch.
       statistics: the events that batch statistics average over, and their weights.
       momentum: momentum of the moving statistics.
@@ -61,9 +59,9 @@ def batch_norm(
     moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
-        # One fused kernel, which in training returns the updated statistics. The gradient of the
-        # operation's first version, which has float32 alone, is traced faster: for later versions
-        # TensorFlow makes zeros as gradients of the statistics.
+        # One fused kernel, which in training returns the updated statistics. The first version of
+        # the operation takes float32 only. Its gradient is traced faster, because TensorFlow does
+        # not make zeros as gradients of the statistics.
         is_first = training and inputs.dtype == tf.float32
         fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3
         outputs, *moved = fused(
@@ -77,7 +75,7 @@ def batch_norm(
             is_training=training,
         )[:3]
         return Normalized(outputs, *(moved if training else moving))
-    # The kernel has no double precision, and takes statistics without weights of one replica only.
+    # The fused kernel has no float64, no weights, and no statistics of several replicas.
     values = tf.cast(inputs, offset.dtype)
     mean, variance = moving
     if training:

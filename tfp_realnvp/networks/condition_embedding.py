@@ -46,10 +46,8 @@ class ConditionEmbedding(keras.layers.Layer):
         """Constructs the embedding.
 
         Args:
-          conditional_event_shape: as `event_shape` in `ConditionSpec`.
-          num_classes: as in `ConditionSpec`.
-          size: E, length of the embedding of labels and vectors, by default 64. Not of images.
-          dropout: as in `ConditionSpec`.
+          conditional_event_shape, num_classes, dropout: as in `ConditionSpec`.
+          size: E, length of the embedding of labels and vectors, by default 64. Images have none.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
@@ -60,7 +58,7 @@ class ConditionEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.spec = ConditionSpec(conditional_event_shape, num_classes, dropout)
         if self.spec.event_ndims == 3:
-            expected = f"{self.name}: expected a size only of the embedding of labels and vectors"
+            expected = f"{self.name}: expected a size only for the embedding of labels or vectors"
             validation.require(size is None, expected, size)
         else:
             expected = f"{self.name}: expected a size of at least 1"
@@ -68,7 +66,7 @@ class ConditionEmbedding(keras.layers.Layer):
         self.size = size
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the variables; their shapes do not depend on `input_shape`."""
+        """Creates the variables. Their shapes do not depend on `input_shape`."""
         num_classes = self.spec.num_classes
         if num_classes is not None:
             self.table = self.add_weight(
@@ -102,11 +100,11 @@ class ConditionEmbedding(keras.layers.Layer):
         """Returns the embedding [..., *embedded_shape] of a condition, `spec.as_tensor(...)`."""
         if condition.dtype.is_integer:
             is_present = condition[..., tf.newaxis] != -1
-            # `tf.gather` has a sparse gradient, whose norm in gradient clipping is wrong for labels
-            # that occur several times: their rows are not added up.
+            # `tf.gather` has a sparse gradient, which does not add up the rows of a repeated label,
+            # so that gradient clipping would compute a wrong norm.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = self._embed(one_hot)
-            # Where XLA compiles, no assertion can find a label that is out of range.
+            # XLA has no assertions: a label that is out of range gives NaN.
             lowest = -1 if self.spec.may_be_missing else 0
             is_label = (condition >= lowest) & (condition < self.spec.num_classes)
             nan = tf.constant(np.nan, embedded.dtype)

@@ -23,7 +23,7 @@ def film(
     Args:
       condition: [B, E].
       kernel: [E, N, F].
-      dtype: dtype of the result.
+      dtype: dtype of the terms.
       event_ndims: 3 for activations [B, H, W, F], 1 for [B, F].
 
     Returns:
@@ -49,16 +49,16 @@ def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
 
 
 class Conditioner(keras.layers.Layer):
-    r"""A network that predicts a coupling's parameters: [B, H, W, C] -> [B, H, W, K].
+    r"""A network that predicts a coupling's parameters: images [B, H, W, C] to [B, H, W, K].
 
     A network of vectors maps [B, C] to [B, K]. Any Keras layer can be the network of a coupling.
-    This base class has what the networks of this package share: the number K of output channels,
-    and the checkerboard. Half of the input of a checkerboard coupling is zero. The board is one
-    more input channel, which tells a kept zero from a masked pixel.
+    This base class of the networks of this package declares the number K of output channels, the
+    condition and the checkerboard. In a checkerboard coupling half of the input is zero: the board
+    is one more input channel, which tells a kept zero from a masked pixel.
 
-    A network whose `conditional_event_shape` is declared takes a `conditional_input`, a vector or
-    an image for each image. The weights that multiply it start at zero, so that the network starts
-    as one without a condition.
+    A network with a `conditional_event_shape` takes a `conditional_input`, a vector or an image for
+    each image. The weights that multiply the condition start at zero, so that the network starts as
+    a network without a condition.
 
     #### Example
 
@@ -92,14 +92,14 @@ class Conditioner(keras.layers.Layer):
 
         Args:
           output_channels: K, channels of the output.
-          checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for a
-            channel-wise coupling, which needs no board.
-          conditional_event_shape: shape of one `conditional_input`: a vector [E], or an image
-            [H, W, E], where H and W can be `None`; `None` without a condition.
+          checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for other masks,
+            which need no board.
+          conditional_event_shape: shape of one `conditional_input`: [E], or [H, W, E], where H and
+            W can be `None`; `None` without a condition.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if a number is out of range, or the network has no use for the parity.
+          ValueError: if a number is out of range, or the network does not use the parity.
           TypeError: if `output_channels` is not a number.
         """
         super().__init__(**kwargs)
@@ -134,7 +134,7 @@ class Conditioner(keras.layers.Layer):
         return condition
 
     def with_board(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the inputs with the board, if there is one, as last channel, [B, H, W, C + 1]."""
+        """Returns [B, H, W, C + 1], the inputs and the board, or the inputs without a parity."""
         if self.checkerboard_parity is None:
             return inputs
         board = checkerboard(inputs, self.checkerboard_parity)

@@ -31,10 +31,9 @@ class ResNetWeights(NamedTuple):
     Attributes:
       input_kernel: [3, 3, 2 C, F], with one more channel for the board.
       input_bias: [F].
-      block_kernels: [2 B, 3, 3, F, F], both kernels of the first block, then of the second, and so
-        on.
+      block_kernels: [2 B, 3, 3, F, F], two for each block.
       block_biases: [B, F], biases of the second convolution of each block.
-      skip_kernels: [B + 1, F, F], kernels of the first h, then of the h of each block.
+      skip_kernels: [B + 1, F, F], for the first h, then for the h of each block.
       skip_biases: [B + 1, F].
       output_kernel: [F, K].
       output_bias: [K].
@@ -52,7 +51,7 @@ class ResNetWeights(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class ConvResNet(Conditioner):
-    r"""Residual blocks of 3×3 convolutions, with a 1×1 skip connection from each to the output.
+    r"""Residual blocks of 3×3 convolutions, each with a 1×1 skip connection to the output.
 
     ```
     input:   x -> BN, concatenated with its negative, ReLU, (the board,) 3×3 convolution -> h
@@ -61,16 +60,14 @@ class ConvResNet(Conditioner):
     ```
 
     Every convolution is weight-normalized; batch normalization has no scale. For a checkerboard
-    coupling half of the input is zero: the normalized input is doubled, and the board is one more
-    input channel. The output is zero where the coupling keeps the image.
+    coupling, half of whose input is zero, the normalized input is doubled, the board is one more
+    input channel, and the output is zero where the coupling keeps the image.
 
-    A vector as condition shifts the output of each batch normalization but the first, by a separate
-    linear map. An image as condition goes through a separate 3×3 convolution, whose result is added
-    to the first h. With `num_heads` self-attention between all positions comes before the
-    normalization of the output.
+    A condition vector shifts the output of each batch normalization but the first, by linear maps.
+    A condition image goes through a 3×3 convolution and is added to the first h. With `num_heads`,
+    self-attention between all positions precedes the normalization of the output.
 
-    Weights of one kind are one variable for all blocks, with the block as first axis. Batch
-    statistics are read and written once in each call.
+    Weights of one kind are one variable for all blocks, with the block as first axis.
 
     #### Example
 
@@ -84,7 +81,7 @@ class ConvResNet(Conditioner):
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.7 and 4.1; details
-    as in the authors' code.
+    from the authors' code.
     """
 
     def __init__(
@@ -106,8 +103,8 @@ class ConvResNet(Conditioner):
           num_blocks: B, number of residual blocks.
           num_filters: F, feature maps of each convolution but the last.
           num_heads: heads of the self-attention; 0 for none.
-          output_scale: initial norm of the filters of the last convolution; small, so that a
-            coupling starts near the identity and the first steps of training are stable.
+          output_scale: initial norm of the filters of the last convolution. A small norm starts a
+            coupling near the identity, so that the first steps of training are stable.
           momentum: momentum of the moving statistics of batch normalization.
           epsilon: added to the variance.
           **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
@@ -115,7 +112,7 @@ class ConvResNet(Conditioner):
 
         Raises:
           ValueError: if a number is out of range.
-          TypeError: if one of them is not a number.
+          TypeError: if an argument is not a number.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
@@ -179,7 +176,7 @@ class ConvResNet(Conditioner):
     def _conv(
         self, name: str, shape: list[int], *, stacked: bool = False, initial_scale: float = 1.0
     ) -> tuple[keras.Variable, keras.Variable]:
-        # Only the direction of a filter counts, so any isotropic initializer will do.
+        # The filters are normalized, so that any isotropic initializer will do.
         plural = "s" if stacked else ""
         kernel = self._weight(f"{name}_kernel{plural}", shape, "random_normal")
         shape = [shape[0], shape[-1]] if stacked else [shape[-1]]
@@ -188,7 +185,7 @@ class ConvResNet(Conditioner):
 
     @property
     def weight_norm_scales(self) -> list[keras.Variable]:
-        """The scales of all filters, on which `FlowModel` puts its L2 penalty."""
+        """The norms of all filters, which the L2 penalty of `FlowModel` applies to."""
         blocks = [self.block_scales] if self.num_blocks else []
         return [self.input_scale, *blocks, self.skip_scales, self.output_scales]
 
@@ -226,8 +223,8 @@ class ConvResNet(Conditioner):
 
         Args:
           inputs: the kept half of images.
-          training: whether to normalize by batch statistics, and to update the moving ones.
-          conditional_input: [B, *conditional_event_shape], if that is declared.
+          training: whether to normalize by batch statistics, and to update the moving statistics.
+          conditional_input: [B, *conditional_event_shape], if it is declared.
           statistics: the events that batch statistics average over, and their weights.
         """
         if not training:
@@ -248,15 +245,15 @@ class ConvResNet(Conditioner):
         def activate(x: tf.Tensor) -> tf.Tensor:
             return tf.nn.relu(shifted(normalize(x, next(norms)), next(shifts)))
 
-        # For few channels, the fused normalization is slow in half precision.
+        # The fused normalization of few channels is slow in half precision.
         x = tf.cast(inputs, self.variable_dtype)
         x = normalize(x, _values(self.input_offset, self.input_mean, self.input_variance))
         x = tf.cast(self.input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
         h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
         h = shifted(h, self.convolved_condition(conditional_input))
-        # Inputs, kernels and biases of the convolutions whose sum enters the last layers. With a
-        # bias in each, TensorFlow fuses convolution and sum. The gradient of `+` would compute the
-        # shapes of both summands.
+        # Inputs, kernels and biases of the convolutions that are summed for the last layers. Each
+        # has a bias, so that TensorFlow fuses convolution and sum. `tf.add_n` is faster than `+`,
+        # whose gradient computes the shapes of both summands.
         terms = [(h, skips[0], skip_biases[0])]
         for i in range(self.num_blocks):
             x = activate(convolve(activate(h), kernels[2 * i]))
@@ -278,11 +275,11 @@ class ConvResNet(Conditioner):
         return self.at_changed_positions(outputs)
 
     def _inference(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None) -> tf.Tensor:
-        """Returns what `call` returns, with moving statistics."""
+        """Returns the output by moving statistics."""
         weights = self.normalized_weights()
         stacked_norms = self._norms()
         factors, shifts = map(tf.unstack, affine_of(*stacked_norms, epsilon=self.epsilon))
-        # Even normalizations are of h, odd ones of the output of a block's first convolution.
+        # Even normalizations take h, odd ones the output of the first convolution of a block.
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
         kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
         skips, bias = weights.skip_kernels, tf.reduce_sum(weights.skip_biases, axis=0)
@@ -296,7 +293,7 @@ class ConvResNet(Conditioner):
         condition_shifts = self.condition_shifts(conditional_input)
         h = convolve(self._both_signs(inputs), weights.input_kernel, weights.input_bias)
         h = shifted(h, self.convolved_condition(conditional_input))
-        # The maps and kernels whose convolutions add up to the input of the output convolution.
+        # Maps and kernels of the convolutions whose sum is the input of the output convolution.
         terms = [(h, skips[0])]
         for i in range(self.num_blocks):
             x = tf.nn.relu(shifted(normalize(h, norms[2 * i]), condition_shifts[2 * i]))
@@ -315,8 +312,7 @@ class ConvResNet(Conditioner):
         # Attention needs the sum at all positions, before its normalization.
         is_whole = self.attention is not None or not has_cells(inputs)
         if self.checkerboard_parity is None or is_whole:
-            # The bias goes into the last convolution, where TensorFlow fuses it, the sum and the
-            # ReLU.
+            # TensorFlow fuses the last convolution with the bias, the sum and the ReLU.
             total = convolve(*terms[-1], bias)
             if self.num_blocks:
                 total += tf.add_n([convolve(*term) for term in terms[:-1]])
@@ -347,7 +343,7 @@ class ConvResNet(Conditioner):
         return film(self.required(condition), kernel, self.compute_dtype)
 
     def convolved_condition(self, condition: tf.Tensor | None) -> tf.Tensor | None:
-        """Returns what an image as condition adds to the first feature maps, [B, H, W, F]."""
+        """Returns the term that a condition image adds to the first feature maps, [B, H, W, F]."""
         if not self.takes_image:
             return None
         condition = tf.cast(self.required(condition), self.compute_dtype)
@@ -355,7 +351,7 @@ class ConvResNet(Conditioner):
 
     @property
     def input_factor(self) -> float:
-        """The factor of the normalized input: 2 for a checkerboard, where half of it is zero."""
+        """The factor of the normalized input: 2 for a checkerboard, which masks half of it."""
         return 1.0 if self.checkerboard_parity is None else 2.0
 
     def _norms(self) -> list[tf.Tensor]:

@@ -25,14 +25,14 @@ class DenseResNet(Conditioner):
     output:  dense(act(h))
     ```
 
-    A coupling with it starts as the identity. Kernels but the last, and the biases of the first
-    layer, start as normal random numbers with a variance of one over the number of the layer's
-    inputs; all other biases start at zero.
+    A coupling with this network starts as the identity, if zero parameters of its transformer mean
+    the identity. The other kernels, and the biases of the first layer, start as normal random
+    numbers with a variance of one over the number of the layer's inputs; all other biases start at
+    zero.
 
-    A vector as condition scales and shifts the input of each activation, `x -> (1 + a) x + b`, with
-    a and b linear in the condition.
-
-    Weights of one kind are one variable for all blocks, with the layer as first axis.
+    A condition vector scales and shifts the input of each activation, `x -> (1 + a) x + b`, with a
+    and b linear in the condition. Weights of one kind are one variable for all blocks, with the
+    layer as first axis.
 
     #### Example
 
@@ -44,8 +44,7 @@ class DenseResNet(Conditioner):
     #### References
 
     He, Zhang, Ren, Sun: Identity mappings in deep residual networks, figure 4e, for the blocks.
-    Durkan, Bekasov, Murray, Papamakarios: Neural spline flows, appendix B.1, for their use in
-    couplings.
+    Durkan, Bekasov, Murray, Papamakarios: Neural spline flows, appendix B.1, for the couplings.
     """
 
     _uses_board = False
@@ -89,8 +88,8 @@ class DenseResNet(Conditioner):
         """Creates the variables for inputs of `input_shape`, [B, C]; C can be 0."""
         size, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
         self.input_kernel = self._normal("input_kernel", [size, filters], fan_in=max(size, 1))
-        # With biases of zero and tanh the network would start with odd functions of its inputs,
-        # from which it learns even ones slowly, and from few inputs often badly.
+        # With tanh and biases of zero the network would start as an odd function of its inputs,
+        # from which training finds even functions slowly, and with few inputs often badly.
         self.input_bias = self._normal("input_bias", [filters], fan_in=max(size, 1))
         if blocks:
             shape = [2 * blocks, filters, filters]
@@ -100,14 +99,14 @@ class DenseResNet(Conditioner):
         self.output_kernel = self.add_weight(name="output_kernel", shape=shape, initializer="zeros")
         self.output_bias = self._bias("output_bias", [self.output_channels])
         if self.takes_vector:
-            # The factor and shift of each activation's input, in full precision: they are few.
+            # The factor and shift of each activation's input, in full precision.
             shape = (*self.conditional_event_shape, 2 * (2 * blocks + 1), filters)
             self.condition_kernel = self.add_weight(
                 name="condition_kernel", shape=shape, initializer="zeros", autocast=False
             )
 
     def _normal(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
-        # Keras would take a stack of kernels for a convolution kernel, with another fan-in.
+        # The initializers of Keras compute another fan-in for a stack of kernels.
         initializer = keras.initializers.RandomNormal(
             stddev=math.sqrt(1 / fan_in), seed=initial_seed()
         )
@@ -121,7 +120,7 @@ class DenseResNet(Conditioner):
 
         Args:
           inputs: the kept half of vectors.
-          conditional_input: [B, E], if that is declared.
+          conditional_input: [B, E], if it is declared.
         """
         terms = iter([None] * (4 * self.num_blocks + 2))
         if self.takes_vector:

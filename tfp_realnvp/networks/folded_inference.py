@@ -1,9 +1,9 @@
-"""Operations of a `ConvResNet` in inference, which takes fewer of them than training.
+"""Inference of a `ConvResNet` with fewer operations than training.
 
-*   With moving statistics, a batch normalization is an affine map of each channel, `x * factor +
-    shift`. After a convolution it is a part of the kernel and bias.
-*   The last block's second convolution and its skip connection are one linear map (in training,
-    too).
+*   A batch normalization with moving statistics is an affine map of each channel,
+    `x * factor + shift`. It is folded into the kernel and bias of the convolution before it.
+*   The last block's second convolution and its skip connection are one linear map, in training as
+    well.
 *   A checkerboard coupling uses half of the output: the last convolutions compute only that half.
 
 `benchmarks/README.md` has the gains in `log_prob` and `sample`.
@@ -28,12 +28,11 @@ __all__ = [
 
 @traced_once
 def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns kernel and bias of a convolution followed by a skip connection, as one convolution.
+    """Returns the kernel and bias of a convolution with its skip connection, as one convolution.
 
-    The input of the last skip connection is `h + conv(x)`, and nothing else uses this sum. The
-    connection is linear. Its kernel for h is added to the kernel of the previous connection, whose
-    input is h, too. Its kernel for `conv(x)` is multiplied with the kernel of the convolution. This
-    saves one convolution and two sums of feature maps.
+    The last skip connection takes `h + conv(x)`, which nothing else uses, and is linear. Its kernel
+    for h is added to the kernel of the previous skip connection, which takes h as well; its kernel
+    for `conv(x)` multiplies the kernel of the convolution.
 
     Args:
       kernel: [3, 3, F, F].
@@ -45,8 +44,8 @@ def joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf
 
 def skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
     """Returns whether `joined_skip` saves time for images of this size."""
-    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions. Five
-    # images of 2 * num_filters positions have more than that.
+    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions, which
+    # five images of 2 * num_filters positions exceed.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -68,7 +67,7 @@ def sum_at_changed_positions(
     terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
 ) -> list[tf.Tensor]:
     """Returns the sum of convolutions and the bias, at the positions of `_take_changed`."""
-    # The 1×1 convolutions of all maps are one convolution of the concatenated maps.
+    # One convolution of the concatenated maps replaces the 1×1 convolutions of all maps.
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)
     half_maps = zip(*(_take_changed(feature_map, parity) for feature_map in maps), strict=True)
@@ -78,7 +77,7 @@ def sum_at_changed_positions(
     images, wide_kernel = terms[-1]
     halves = []
     for half_input, (i, j) in zip(inputs, _changed_in_cell(parity), strict=True):
-        # With a stride of 2 and this padding, a 3×3 kernel is centered at the changed positions.
+        # A stride of 2 and this padding center the 3×3 kernel at the changed positions.
         padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
         half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
         halves.append(half + convolve(half_input, kernel))

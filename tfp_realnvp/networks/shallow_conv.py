@@ -19,14 +19,14 @@ __all__ = ["ShallowConv"]
 class ShallowConv(Conditioner):
     r"""3×3, 1×1 and 3×3 convolutions with ReLU between them; the last one starts at zero.
 
-    A coupling with it starts as the identity, so that many of them can be stacked and trained from
-    the first step at a high learning rate. For a checkerboard coupling the board is one more input
-    channel.
+    A coupling with this network starts as the identity, if zero parameters of its transformer mean
+    the identity, so that many couplings train at a high learning rate from the first step. For a
+    checkerboard coupling the board is one more input channel.
 
-    A vector as condition scales and shifts the results of the first two convolutions, `x -> (1 + a)
-    x + b`, with a and b linear in the condition. An image as condition goes through a separate 3×3
-    convolution, whose result is added to the output of the first convolution. With `num_heads`
-    self-attention between all positions comes before the last convolution.
+    A condition vector scales and shifts the results of the first two convolutions,
+    `x -> (1 + a) x + b`, with a and b linear in the condition. A condition image goes through a 3×3
+    convolution and is added to the output of the first convolution. With `num_heads`,
+    self-attention between all positions precedes the last convolution.
 
     #### Example
 
@@ -37,8 +37,7 @@ class ShallowConv(Conditioner):
 
     #### References
 
-    Kingma, Dhariwal: Glow, section 3.3 and table 1, for the architecture of the network and its
-    initialization.
+    Kingma, Dhariwal: Glow, section 3.3 and table 1, for the architecture and its initialization.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class ShallowConv(Conditioner):
 
         Raises:
           ValueError: if a number is out of range.
-          TypeError: if one of them is not a number.
+          TypeError: if an argument is not a number.
         """
         super().__init__(output_channels, **kwargs)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
@@ -111,7 +110,7 @@ class ShallowConv(Conditioner):
 
         Args:
           inputs: the kept half of images.
-          conditional_input: [B, *conditional_event_shape], if that is declared.
+          conditional_input: [B, *conditional_event_shape], if it is declared.
         """
         conv1, conv2, conv3 = self.convs
         maps = None
@@ -136,5 +135,5 @@ class ShallowConv(Conditioner):
 
 
 def _convolve(inputs: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
-    # A call of the layer would trace more operations.
+    # A call of the Keras layer traces more operations.
     return convolve(inputs, layer.kernel, layer.bias)

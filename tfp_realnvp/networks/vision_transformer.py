@@ -20,7 +20,7 @@ _EPSILON = 1e-6
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class VisionTransformer(Conditioner):
-    r"""A transformer with learned embeddings of the positions; the output starts at zero.
+    r"""A vision transformer with learned embeddings of the positions; the output starts at zero.
 
     ```
     input:   x -> dense(x) + embedding of the position -> h
@@ -28,13 +28,13 @@ class VisionTransformer(Conditioner):
     output:  dense(norm(h))
     ```
 
-    Its output starts at zero. With a transformer for which parameters of zero mean the identity, as
-    `Affine`, a coupling starts as the identity.
-    `norm` is layer normalization, gelu its tanh form. The network is built for one height
-    and width. A vector or an image as condition is added to the first h by a linear map.
+    A coupling with this network starts as the identity, if zero parameters of the coupling's
+    transformer mean the identity. `norm` is layer normalization, gelu its tanh form. The network is
+    built for one height and width. A condition, a vector or an image, is added to the first h by a
+    linear map.
 
     Weights of one kind are one variable for all blocks, with the block as first axis. In half
-    precision, sums, normalizations, softmax and the last layer are in full precision.
+    precision, sums, normalizations, softmax and the last layer have full precision.
 
     #### Example
 
@@ -72,13 +72,13 @@ class VisionTransformer(Conditioner):
 
         Raises:
           ValueError: if a number is out of range, or `num_heads` does not divide `num_filters`.
-          TypeError: if one of them is not a number.
+          TypeError: if an argument is not a number.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 1, self.name)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
         self.num_heads = validation.count(num_heads, "num_heads", 1, self.name)
-        expected = f"{self.name}: expected num_filters that are a multiple of the num_heads"
+        expected = f"{self.name}: expected num_filters that are a multiple of num_heads"
         is_multiple = self.num_filters % self.num_heads == 0
         validation.require(is_multiple, expected, (self.num_filters, self.num_heads))
 
@@ -97,7 +97,7 @@ class VisionTransformer(Conditioner):
         # Two for each block, and one for the output.
         self.norm_scales = self._weight("norm_scales", [norms, filters], "ones")
         self.norm_offsets = self._weight("norm_offsets", [norms, filters])
-        # Queries, keys and values are side by side; each starts as a kernel of its own.
+        # Queries, keys and values are side by side, each with initial values of its own.
         self.qkv_kernels, self.qkv_biases = self._stack("qkv", filters, filters, copies=3)
         self.head_kernels, self.head_biases = self._stack("head", filters, filters)
         self.mlp1_kernels, self.mlp1_biases = self._stack("mlp1", filters, 4 * filters)
@@ -115,7 +115,7 @@ class VisionTransformer(Conditioner):
         self, name: str, fan_in: int, fan_out: int, copies: int = 1
     ) -> tuple[keras.Variable, keras.Variable]:
         """Returns the kernels and biases of a dense layer of each block."""
-        # Keras would take a stack of kernels for a convolution kernel, with other fans.
+        # The initializers of Keras compute other fans for a stack of kernels.
         limit = math.sqrt(6 / (fan_in + fan_out))
         glorot, outputs = keras.initializers.RandomUniform(-limit, limit), copies * fan_out
         kernels = self._weight(f"{name}_kernels", [self.num_blocks, fan_in, outputs], glorot)
@@ -126,7 +126,7 @@ class VisionTransformer(Conditioner):
 
         Args:
           inputs: the kept half of images.
-          conditional_input: [B, *conditional_event_shape], if that is declared.
+          conditional_input: [B, *conditional_event_shape], if it is declared.
         """
         (norm_scales, norm_offsets), qkv, head, mlp1, mlp2 = (
             [tf.unstack(variable.value) for variable in variables]
@@ -145,7 +145,7 @@ class VisionTransformer(Conditioner):
         def dense(x: tf.Tensor, layer: Sequence[Sequence[tf.Tensor]], i: int) -> tf.Tensor:
             return self._dense(x, layer[0][i], layer[1][i])
 
-        # Tokens are the rows of a matrix: its products are faster than those of many matrices.
+        # One matrix of tokens is multiplied faster than a batch of matrices.
         rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
         h = self._dense(rows, self.input_kernel.value, self.input_bias.value)
         h = tf.reshape(tf.cast(h, self.variable_dtype), [-1, *self.position_embedding.shape])
@@ -174,7 +174,7 @@ class VisionTransformer(Conditioner):
         return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, self.num_filters])
 
     def _projected(self, condition: tf.Tensor | None) -> tf.Tensor | None:
-        """Returns what the condition adds to the tokens, [B, 1, 1, F] or [B, H, W, F]."""
+        """Returns the term that the condition adds to the tokens, [B, 1, 1, F] or [B, H, W, F]."""
         if self.conditional_event_shape is None:
             return None
         kernel = tf.convert_to_tensor(self.condition_kernel.value)
@@ -192,7 +192,7 @@ class VisionTransformer(Conditioner):
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
-    """Returns `tf.nn.gelu(x, approximate=True)`, without a cube by `tf.pow`, which is slow.
+    """Returns `tf.nn.gelu(x, approximate=True)`, without its slow `tf.pow`.
 
     ```
     x / 2 (1 + tanh(u)) = x sigmoid(2 u),   u = sqrt(2 / π) (x + 0.044715 x³)

@@ -19,11 +19,11 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     w[..., k] = scale[k] * kernel[..., k] / ||kernel[..., k]||
     ```
 
-    Several kernels of one shape may be stacked along leading axes: the norm of a filter is taken
-    over the axes of `kernel` that `scale` does not have.
+    Kernels of one shape may be stacked along leading axes: the norm of a filter is taken over the
+    axes of `kernel` that `scale` does not have.
 
     Args:
-      kernel: [N₁, ..., h, w, C, K], floating; any number of leading axes N, and of axes before K.
+      kernel: [N₁, ..., h, w, C, K], floating, with any number of axes N and of axes before K.
       scale: [N₁, ..., K], of the same dtype.
 
     Returns:
@@ -35,7 +35,7 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """
     axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
     square = tf.reduce_sum(tf.square(kernel), axes, keepdims=True)
-    # The small number keeps a filter of zeros, which has no direction, at zero.
+    # The small number keeps a filter of zeros at zero.
     factor = tf.reshape(scale, square.shape) * tf.math.rsqrt(square + 1e-30)
     return kernel * factor
 
@@ -49,14 +49,13 @@ def convolve(
 ) -> tf.Tensor:
     """Returns the 2-D convolution of images with a kernel, plus a bias, in the inputs' dtype.
 
-    Kernels and biases are cast: they are float32 where a network computes in half precision.
+    Kernels and biases, float32 in a network of half precision, are cast.
 
     Args:
       inputs: [B, H, W, C].
       kernel: [h, w, C, K]; or [C, K], a 1×1 kernel, for strides of 1.
       bias: [K].
-      strides: as in `tf.nn.conv2d`.
-      padding: as in `tf.nn.conv2d`.
+      strides, padding: as in `tf.nn.conv2d`.
 
     Returns:
       A tensor [B, H', W', K].
