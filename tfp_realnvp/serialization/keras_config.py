@@ -20,6 +20,7 @@ __all__ = [
     "deserialize",
     "deserialize_distribution",
     "find_class",
+    "parts",
     "serialize",
     "serialize_distribution",
 ]
@@ -343,7 +344,9 @@ def _keras_config(value: Any, path: str) -> Any:
             config = keras.saving.serialize_keras_object(value)
     except (NotImplementedError, TypeError) as error:
         raise TypeError(f"{path} cannot be saved: Keras does not serialize it: {error}") from error
-    for part in _keras_objects(config):
+    for part in parts(config):
+        if not {"class_name", "config"} <= part.keys():
+            continue
         if not _keras_can_load(part):
             raise TypeError(
                 f"{path} cannot be saved: {part.get('registered_name') or part['class_name']} is "
@@ -368,15 +371,16 @@ def _check_from_config(found: type, config: dict[str, Any], path: str) -> None:
         _check_arguments(found, config, path)
 
 
-def _keras_objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Yields the configurations of all objects in a Keras configuration."""
-    if isinstance(config, dict):
-        if "class_name" in config and "config" in config:
-            yield config
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            yield from _keras_objects(item)
+def parts(config: Any) -> Iterator[dict[str, Any]]:
+    """Yields all dictionaries of a configuration."""
+    pending = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, (list, tuple)):
+            pending += value
+        elif isinstance(value, dict):
+            yield value
+            pending += value.values()
 
 
 def _keras_can_load(config: dict[str, Any]) -> bool:

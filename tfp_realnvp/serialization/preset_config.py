@@ -70,7 +70,7 @@ def check_config(config: dict[str, Any]) -> type[keras.Model]:
 
 def check_parts(config: dict[str, Any]) -> None:
     """Raises `ValueError` if a configuration names a class or function that is not allowed."""
-    for part in _parts(config):
+    for part in keras_config.parts(config):
         if "class_name" in part:
             _check_keras_object(part)
         if part.get("kind") == "object":
@@ -125,18 +125,6 @@ def check_number_of_parts(config: dict[str, Any], num_arrays: int) -> None:
         )
 
 
-def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields all dictionaries of a configuration."""
-    pending: list[Any] = [config]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, list):
-            pending += value
-        elif isinstance(value, dict):
-            yield value
-            pending += value.values()
-
-
 def replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
     """Sets the dtype policy of all networks; raises `ValueError` without any."""
     try:
@@ -145,7 +133,7 @@ def replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
         raise refusal("a Keras dtype policy as network_dtype", error) from error
     flows = [
         arguments
-        for part in _parts(config)
+        for part in keras_config.parts(config)
         if isinstance(arguments := part.get("arguments"), dict) and "network_dtype" in arguments
     ]
     if not flows:

@@ -53,32 +53,7 @@ def save_to_preset(
     card: Mapping[str, Any] | None = None,
     weights: bool = True,
 ) -> None:
-    """Writes a model to a folder, for `from_preset`.
-
-    | file | content |
-    | --- | --- |
-    | `config.json` | Keras' configuration of the model, without that of `compile` |
-    | `model.weights.h5` | the weights, also for `model.load_weights`; without the optimizer's |
-    | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
-    | `README.md` | a model card for the Hugging Face Hub, with the entries of `card` as a table |
-
-    All files are replaced at once, when the new ones are complete: a process that is killed leaves
-    the old preset or the new one. Other files in the folder stay.
-
-    Args:
-      model: a `FlowModel`.
-      folder: created if it is missing; `~` is the user's home.
-      card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
-        `bits/dim` and `limits`. Values are those of JSON, or NumPy's numbers and arrays.
-      weights: `False` leaves the weights file in the folder as it is, where something else writes
-        it, for example a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
-
-    Raises:
-      TypeError: if a part of the distribution cannot be described, or could not be loaded; the
-        message names it. If a value of `card` is not JSON.
-      ValueError: if a number in `card` is not finite, which JSON does not have.
-      OSError: if the files cannot be written. What was in the folder stays.
-    """
+    """Writes a model to a folder; see `FlowModel.save_to_preset`."""
     folder, card = pathlib.Path(os.path.expanduser(folder)), _as_json(card or {})
     serialized = keras.saving.serialize_keras_object(model)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
@@ -109,38 +84,14 @@ def from_preset(
     network_dtype: str | None = None,
     model_class: type[keras.Model] | None = None,
 ) -> keras.Model:
-    """Returns the model of a preset, with its weights, not compiled.
-
-    | handle | |
-    | --- | --- |
-    | a name | of a preset that comes with this package |
-    | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
-    | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
-    | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
-
-    Loading runs no code from the preset. Before anything is constructed, its configuration is
-    checked: it names only layers, initializers, regularizers and constraints of Keras, public
-    distributions and bijectors of TFP, classes of this package, and what the caller gives as
-    `custom_objects` or has registered with `keras.saving.register_keras_serializable`. The weights
-    are plain arrays in the folder itself, with the names, shapes and dtypes of the model's. A model
-    that is much larger than its weights file, has weights that are not finite, or a distribution
-    whose parameters are out of range, such as a negative scale, is refused.
+    """Returns the model of a preset; see `FlowModel.from_preset`.
 
     Args:
-      handle: see the table. A name of this package takes precedence over a folder of that name;
-        `./name` is the folder.
-      custom_objects: the caller's own layers and functions, by their names in the configuration.
-      network_dtype: name of a Keras dtype policy for the networks of each `RealNVPImage` and
-        `RealNVPVector`, instead of the one they were trained with. After training with
-        `'mixed_bfloat16'`, `'float32'` makes `decode(encode(x))` exact.
+      handle: as in `FlowModel.from_preset`.
+      custom_objects: as in `FlowModel.from_preset`.
+      network_dtype: as in `FlowModel.from_preset`.
       model_class: a subclass of the preset's class, to construct instead; or a base class of it,
         which the preset is expected to be of.
-
-    Raises:
-      ValueError: if there is no such preset, it is not a valid one, or it has no flow whose
-        `network_dtype` can be replaced. The message says what was expected and what came.
-      ImportError: if the handle needs a library that is not installed; the message has the command
-        that installs it.
     """
     folder, root = locate(os.fspath(handle))
     files = {name: file_of(folder, root, name) for name in (METADATA, CONFIG, WEIGHTS)}

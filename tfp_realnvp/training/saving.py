@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import keras
@@ -174,8 +175,24 @@ class SavableModel(keras.Model):
         if verbose:
             print(f"FlowModel.export: wrote {os.fspath(filepath)}.")
 
-    def save_to_preset(self, folder: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes configuration, weights and a model card to a folder, for `from_preset`.
+    def save_to_preset(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        card: Mapping[str, Any] | None = None,
+        weights: bool = True,
+    ) -> None:
+        """Writes the model to a folder, for `from_preset`.
+
+        | file | content |
+        | --- | --- |
+        | `config.json` | Keras' configuration of the model, without that of `compile` |
+        | `model.weights.h5` | the weights, also for `load_weights`; without the optimizer's |
+        | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
+        | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
+
+        All files are replaced at once, when the new ones are complete: a process that is killed
+        leaves the old preset or the new one. Other files in the folder stay.
 
         #### Example
 
@@ -190,33 +207,57 @@ class SavableModel(keras.Model):
         True
 
         Args:
-          folder: created if it is missing; other files in it stay.
-          **kwargs: as in `tfp_realnvp.serialization.presets.save_to_preset`; `card` is a dictionary
-            of facts for the model card.
+          folder: created if it is missing; `~` is the user's home.
+          card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
+            `bits/dim` and `limits`. Values are those of JSON, or NumPy's numbers and arrays.
+          weights: `False` leaves the weights file in the folder as it is, where something else
+            writes it, for example a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
+
+        Raises:
+          TypeError: if a part of the distribution cannot be described, or could not be loaded; the
+            message names it. If a value of `card` is not JSON.
+          ValueError: if a number in `card` is not finite, which JSON does not have.
+          OSError: if the files cannot be written. What was in the folder stays.
         """
-        presets.save_to_preset(self, folder, **kwargs)
+        presets.save_to_preset(self, folder, card=card, weights=weights)
 
     @classmethod
     def from_preset(
         cls: type[Model],
         handle: str | os.PathLike[str],
-        custom_objects: dict[str, Any] | None = None,
+        custom_objects: Mapping[str, Any] | None = None,
         network_dtype: str | None = None,
     ) -> Model:
-        """Returns the model of a preset, with its weights; no code from the preset is run.
+        """Returns the model of a preset, with its weights, not compiled.
 
         Called on a subclass, it returns a model of this subclass.
 
+        | handle | |
+        | --- | --- |
+        | a name | of a preset that comes with this package |
+        | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
+        | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
+        | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
+
+        Loading runs no code from the preset. Before anything is constructed, its configuration is
+        checked: it names only layers, initializers, regularizers and constraints of Keras, public
+        distributions and bijectors of TFP, classes of this package, and what the caller gives as
+        `custom_objects` or has registered with `keras.saving.register_keras_serializable`. The
+        weights are plain arrays in the folder itself, with the names, shapes and dtypes of the
+        model's. A model that is much larger than its weights file, has weights that are not finite,
+        or a distribution whose parameters are out of range, such as a negative scale, is refused.
+
         Args:
-          handle: a folder of `save_to_preset`, the name of a preset of this package,
-            `hf://user/repo`, or `kaggle://user/model/keras/variation`.
-          custom_objects: the caller's own layers and functions, by name.
-          network_dtype: dtype policy of the networks instead of that of the training; `'float32'`
-            makes `decode(encode(x))` exact after training in mixed precision.
+          handle: see the table. A name of this package takes precedence over a folder of that name;
+            `./name` is the folder.
+          custom_objects: the caller's own classes and functions, by their registered names.
+          network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the
+            one they were trained with. After training with `'mixed_bfloat16'`, `'float32'` makes
+            `decode(encode(x))` exact.
 
         Raises:
-          ValueError: if there is no such preset, it is not a valid one, or its class is neither
-            this class nor a base or subclass of it.
+          ValueError: if there is no such preset, it is not a valid one, its class is neither this
+            class nor a base or subclass of it, or it has no network whose dtype can be replaced.
           ImportError: if the handle needs a library that is not installed.
         """
         return presets.from_preset(handle, custom_objects, network_dtype, model_class=cls)
