@@ -14,7 +14,7 @@ __all__ = ["ActNorm"]
 
 
 class LearnedAffine(ChannelVariables):
-    """The trainable shift and log scale of each channel, and whether data has set them."""
+    """The trainable shift and log scale of each channel, and whether data have set them."""
 
     def _create(self, num_channels: int, dtype: tf.DType) -> None:
         options = {"aggregation": tf.VariableAggregation.MEAN}
@@ -24,14 +24,14 @@ class LearnedAffine(ChannelVariables):
 
     @property
     def is_known_to_be_set(self) -> bool:
-        """Whether data has set the variables before a graph that is traced now will run."""
+        """Whether data set the variables before any graph that is traced now can run."""
         if self.num_channels is None:
             return False
         with tf.init_scope():
             return tf.executing_eagerly() and bool(self.is_set.numpy() > 0)
 
     def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
-        """Sets the variables by the moments of `images`, unless they were set before."""
+        """Sets the variables by the moments of `images`, unless they are set."""
         if self.is_known_to_be_set:
             return
         mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift)
@@ -53,14 +53,13 @@ class ActNorm(ChannelNormalization):
 
     The first inverse pass with `training=True` sets `shift` to the mean and `log_scale` to minus
     the log of the standard deviation of each channel over the batch and all positions, so that `x`
-    has mean 0 and variance 1 there. Unlike batch normalization it is the same map in training and
-    evaluation, and for any batch size.
+    has mean 0 and variance 1. From then on training and evaluation use the same map, for any batch
+    size.
 
-    A graph that is traced after that has no operations for it, so that a training step is smaller.
-    `FlowModel.fit` makes the first pass before it traces the step. In a loop of your own, call the
-    flow once in eager mode, `flow.inverse(first_batch, training=True)`, before the `tf.function` of
-    the step. Otherwise the graph computes moments in each step, and uses them in the first one. A
-    graph that is traced after that does not set variables that are loaded as unset later.
+    `FlowModel.fit` makes this pass before it traces the training step. In your own loop, call
+    `flow.inverse(first_batch, training=True)` eagerly before the `tf.function` of the step: graphs
+    traced afterwards assume that the variables are set. A graph traced earlier computes the moments
+    in each step, for use in the first.
 
     #### Example
 
@@ -97,13 +96,11 @@ class ActNorm(ChannelNormalization):
           epsilon: added to the first batch's variance, positive.
           learned: variables to share with another bijector.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: name of the operations.
+          dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
           ValueError: if `epsilon` is not positive.
-          TypeError: if `dtype` is not float32 or float64, or an argument has another wrong type.
+          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
         super().__init__(
@@ -123,7 +120,7 @@ class ActNorm(ChannelNormalization):
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """All variables until the first training batch has set them, and none after it."""
+        """All variables until the first training batch sets them, then none."""
         return () if self._channels.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:

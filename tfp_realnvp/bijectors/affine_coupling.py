@@ -16,7 +16,7 @@ __all__ = ["AffineCoupling"]
 
 
 class AffineCoupling(Coupling):
-    r"""A `Coupling` with the transformer `Affine`, or `Additive`.
+    r"""A `Coupling` with the transformer `Affine` or `Additive`.
 
     With the mask `b` and `c` channels in the transformed half, the network maps `b * z` to `2c`
     channels: the shift `t`, and the argument of tanh in the log scale `s = scale * tanh(.)`:
@@ -61,17 +61,12 @@ class AffineCoupling(Coupling):
         """Constructs the coupling.
 
         Args:
-          mask: as in `Coupling`.
           network: as in `Coupling`. Its output is [B, H, W, 2c], first `t`, then the argument of
             tanh; [B, H, W, c] without `use_scale`.
           use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
           scale: the initial value of the trainable scale of tanh, by default 1, or the variable
             itself. Only with `use_scale`.
-          conditional_event_shape: as in `Coupling`.
-          event_ndims: as in `Coupling`.
-          dtype: as in `Coupling`.
-          validate_args: as in `Coupling`.
-          name: as in `Coupling`.
+          mask, conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
 
         Raises:
           TypeError: if `scale` is neither a number nor a variable, or as in `Coupling`.

@@ -40,19 +40,20 @@ class BatchNormalization(ChannelNormalization):
     ildj = -H W / 2 * sum(log(σ² + ε)), the sum over channels
     ```
 
-    The forward direction, and the inverse one with `training=False`, use the moving statistics
-    μ̃, σ̃². With `training=True` the inverse first updates them with the batch's μ̂, σ̂², taken over
+    The forward direction, and the inverse direction with `training=False`, use the moving
+    statistics μ̃, σ̃². With `training=True` the inverse first updates them by the batch's μ̂, σ̂²,
+    taken over the batch and all positions,
     the batch and all positions,
 
     ```
     μ̃ <- ρ μ̃ + (1 - ρ) μ̂,    σ̃² <- ρ σ̃² + (1 - ρ) σ̂²
     ```
 
-    and then normalizes by the updated statistics; gradients go through μ̂ and σ̂² only (Appendix
-    E). The first update uses the batch alone. Training and evaluation therefore normalize by nearly
-    the same numbers, even if batches are small. `statistics='batch'` gives plain batch
-    normalization, where training normalizes by μ̂ and σ̂². With several replicas, the batch is that
-    of all replicas in `FlowModel.fit`, and each replica's part otherwise.
+    and then normalizes by the updated statistics, so that training and evaluation normalize by
+    nearly the same numbers even for small batches. Gradients go through μ̂ and σ̂² only (Appendix
+    E). The first update takes the batch alone. `statistics='batch'` gives plain batch
+    normalization: training normalizes by μ̂ and σ̂². `FlowModel.fit` averages over the batch of all
+    replicas, other code over the replica's part.
 
     #### Example
 
@@ -93,13 +94,11 @@ class BatchNormalization(ChannelNormalization):
           statistics: statistics that training normalizes by, `'running'` (Appendix E) or `'batch'`.
           moving: moving statistics to share with another bijector.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: name of the operations.
+          dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
           ValueError: if `momentum`, `epsilon` or `statistics` is out of range.
-          TypeError: if `dtype` is not float32 or float64, or an argument has another wrong type.
+          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
         validation.momentum(momentum, name)
@@ -146,7 +145,7 @@ class BatchNormalization(ChannelNormalization):
         before = tf.convert_to_tensor(moving.mean), tf.convert_to_tensor(moving.variance)
         num_updates = tf.convert_to_tensor(moving.num_updates)
         batch = statistics.moments(y, shift=before[0])[:2]
-        # The first update takes the batch alone: there is no earlier value to average it with.
+        # Nothing precedes the first batch.
         momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
         updated = [
             momentum * old + (1 - momentum) * new for old, new in zip(before, batch, strict=True)

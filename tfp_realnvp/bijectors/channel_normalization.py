@@ -1,4 +1,4 @@
-"""Base classes of normalizations of channels, whose variables are created at the first call."""
+"""Base classes of channel normalizations, whose variables are created at the first call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ __all__ = ["ChannelNormalization", "ChannelVariables"]
 
 
 class ChannelVariables(tf.Module, abc.ABC):
-    """The variables of a normalization.
-
-    Attributes:
-      num_channels: the number of channels; `None` before `build`.
-    """
+    """The variables of a normalization; `num_channels` is `None` before `build`."""
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -39,8 +35,8 @@ class ChannelVariables(tf.Module, abc.ABC):
 class ChannelNormalization(FlowBijector):
     """The base class of `ActNorm` and `BatchNormalization`.
 
-    A subclass takes its variables as a constructor argument, through which copies share them, also
-    before they are created. `config` leaves this argument out.
+    A subclass has a constructor argument for its variables, which its copies share even before they
+    are created. `get_config` omits this argument.
     """
 
     # The name of this argument, and the type of the variables.

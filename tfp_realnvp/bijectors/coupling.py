@@ -22,7 +22,7 @@ __all__ = ["Coupling", "takes_condition"]
 
 
 class Coupling(FlowBijector):
-    r"""Transforms one half of an event, with parameters predicted from the other, kept half.
+    r"""Transforms one half of an event, with parameters predicted from the kept half.
 
     With the mask `b`, the elementwise bijection `f` of the transformer and the network `θ`,
 
@@ -32,16 +32,14 @@ class Coupling(FlowBijector):
     ildj = sum((1 - b) * log |dz/dx|)
     ```
 
-    Events are images [..., H, W, C], or with `event_ndims=1` vectors [..., C]. Neither direction
-    inverts the network, so that any network will do. It outputs `P c` channels for c transformed
-    channels and P parameters for each element. The variables of a network that is a Keras layer or
-    model, or a `tf.Module`, are variables of the coupling, also if the network creates them at its
+    The network outputs `P c` channels, for c transformed channels and P parameters of each element.
+    No direction inverts it, so that any network will do. The variables of a Keras layer, Keras
+    model or `tf.Module` are variables of the coupling, also if the network creates them at its
     first call.
 
     A network with an argument `conditional_input` gets the condition of the call, for example
-    `coupling.forward(x, conditional_input=c)`. If its shape is declared by
-    `conditional_event_shape`, the leading shapes of events and condition broadcast, and a missing
-    condition is an error.
+    `coupling.forward(x, conditional_input=c)`. If `conditional_event_shape` declares its shape, the
+    leading shapes of events and condition broadcast, and a missing condition is an error.
 
     #### Example
 
@@ -77,36 +75,33 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or an object with their
-            methods.
-          network: a layer or function from the kept half, [B, H, W, k], as `mask` gives it, to
-            parameters, [B, H, W, P c]; for vectors from [B, k] to [B, P c]. It gets the keyword
-            arguments `training`, `conditional_input` and `statistics` (of `batch_norm`) if it has
-            them. A layer that contains a `ConvResNet` has to take `statistics` and hand it on: else
-            batch statistics average over one replica, without sample weights. Its dtype may differ
-            from `dtype`.
-          transformer: the elementwise bijection. A copy shares it, as it shares the network.
+          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the methods of
+            `Mask`.
+          network: a layer or function from the kept half, [B, H, W, k], to parameters,
+            [B, H, W, P c]; for vectors from [B, k] to [B, P c]. Its dtype may differ from `dtype`.
+            It gets those keyword arguments `training`, `conditional_input` and `statistics` (of
+            `batch_norm`) that it has. A layer that contains a `ConvResNet` must take `statistics`
+            and pass it on. Otherwise batch statistics average over one replica, without sample
+            weights.
+          transformer: the elementwise bijection. Copies share it and the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
-            an image [H, W, K]; by default the network's attribute of this name. If that is `None`
-            as well, a condition is passed on as it is. An image is squeezed, each 2×2 square to 4
-            channels, until it has K channels.
+            an image [H, W, K]. Defaults to the network's attribute of this name. If both are
+            `None`, a condition is passed on unchecked. An image with fewer channels is squeezed,
+            each 2×2 square to 4 channels, until it has K.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
+          dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
-          name: name of the operations.
 
         Raises:
-          TypeError: if `mask` is not a mask, `network` is not callable, `transformer` is not a
-            `Transformer`, `dtype` is not float32 or float64, or a flag is not a bool.
+          TypeError: if an argument has a wrong type.
           ValueError: if `conditional_event_shape` is given for a network without
-            `conditional_input` or with another shape, or the mask is one of positions and events
-            are vectors.
+            `conditional_input` or with another shape, or the mask of vectors is not a
+            `ChannelMask`.
         """
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # The class of a mask has these methods too, but is not a mask.
+        # The class of a mask has the methods of the protocol as well.
         if isinstance(mask, type) or not isinstance(mask, Mask):
             raise TypeError(
                 f"{name}: expected a CheckerboardMask, a ChannelMask, or another object with the "
@@ -161,7 +156,7 @@ class Coupling(FlowBijector):
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables of the network that are not trainable: moving statistics, random seeds."""
+        """The non-trainable variables of the network: moving statistics, random seeds."""
         return tuple(v for v in self._layer_variables if not v.trainable)
 
     @property
@@ -212,7 +207,7 @@ class Coupling(FlowBijector):
             event, weight_values, transformer_values, conditions = tf.nest.pack_sequence_as(
                 inputs, flat
             )
-            # The network reads these values instead of its variables, and writes none.
+            # The network reads these values instead of its variables, and writes no variable.
             variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
             with keras.StatelessScope(list(variables), collect_losses=True) as scope:
                 outputs = self._transform(
@@ -252,16 +247,18 @@ class Coupling(FlowBijector):
                 f"got shape {output.shape} for an input of shape {inputs.shape}."
             )
         output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
-        # Zero parameters where the coupling keeps the image make affine transformers the identity.
+        # With zero parameters, affine transformers are the identity where the coupling keeps the
+        # image.
         parameters = self._mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
         if transformer.is_identity_at_zero and isinstance(self._mask, CheckerboardMask):
-            # The transformed half is the whole image, where the kept positions are as they were.
+            # The transformed half is the whole image, with unchanged kept positions.
             return changed, self._sum_over_event(log_dets, p)
         log_dets = self._mask.restrict(log_dets)
         if p.terms is not None:
-            # The terms need their positions, and a `SpatialMask` gathers the changed half.
+            # Log dets by position need the place of each term; a `SpatialMask` gathers the changed
+            # half.
             log_dets = self._mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self._mask.merge(kept, changed), log_det
@@ -288,7 +285,7 @@ def _arguments(network: Callable[..., tf.Tensor]) -> Mapping[str, Any]:
 
 
 class _NetworkCondition(ConditionSpec):
-    """The condition of a network; an image that has fewer channels is squeezed."""
+    """The condition of a network; images with fewer channels are squeezed."""
 
     def _fits(self, shape: tf.TensorShape, expected: Sequence[int | None]) -> bool:
         if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:
@@ -300,7 +297,7 @@ class _NetworkCondition(ConditionSpec):
         return super()._fits(shape, expected)
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns the condition in the form that the network takes, [B, ...]."""
+        """Returns the condition as the network takes it, [B, ...]."""
         condition = flatten_batch(condition, self.event_ndims)
         while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
             condition = tf.nn.space_to_depth(condition, 2)

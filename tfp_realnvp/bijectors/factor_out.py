@@ -17,7 +17,7 @@ tfb = tfp.bijectors
 
 
 class FactorOut(FlowBijector):
-    r"""Applies a bijector to the first half of the channels, and keeps the second as latents.
+    r"""Applies a bijector to the first half of the channels; the second half are latents.
 
     ```
     (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
@@ -26,7 +26,7 @@ class FactorOut(FlowBijector):
     ```
 
     After `Squeeze(order='factor_out')` the first half is a checkerboard of the image. The inner
-    bijector keeps the shape of its half, so that latents have the shape of the image.
+    bijector keeps the shape of this half, so that latents have the shape of the image.
 
     #### Example
 
@@ -52,12 +52,10 @@ class FactorOut(FlowBijector):
 
         Args:
           bijector: transforms the first half, [..., H, W, C/2], and keeps its shape.
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: name of the operations.
+          dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          TypeError: if `bijector` is not a bijector, or `dtype` is not float32 or float64.
+          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
         if not isinstance(bijector, tfb.Bijector):

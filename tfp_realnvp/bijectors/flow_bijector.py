@@ -30,27 +30,26 @@ class FlowBijector(Door):
     ```
 
     with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats. Log dets have the shape of
-    the input without the dimensions of an event: three for images [..., H, W, C], the default, and
-    one for vectors [..., D], with `event_ndims=1`. One that is equal for all events may be a
-    scalar, which the hooks broadcast. The second argument is the `Pass`: what travels with the
-    value. A composition calls the two methods of its parts with the same pass.
+    the input without the event dimensions: three for images [..., H, W, C], the default, and one
+    for vectors [..., D], with `event_ndims=1`. A log det that is equal for all events may be a
+    scalar, which the hooks broadcast. The argument `p` is a `Pass`, which holds all that travels
+    with the value; a composition calls the two methods of its parts with the same pass.
 
     This class derives the four hooks of `tfb.Bijector` from the two methods.
-    `tfd.TransformedDistribution.log_prob` calls one hook for the value and another one for the log
+    `tfd.TransformedDistribution.log_prob` calls one hook for the value and another hook for the log
     det; with the cache of this class, each network is evaluated once.
 
-    All hooks take two keyword arguments, which the methods find in the pass:
+    All hooks take two keyword arguments:
 
-    *   `training` (Python `bool`, default `False`), `p.training`: normalize by batch statistics,
-        and update the moving statistics once in each pass.
-    *   `conditional_input` (`Tensor`), `p.condition`: passed to the networks that take it. A
-        bijector without such a network raises a `ValueError`.
+    *   `training` (Python `bool`, default `False`), in the pass `p.training`: normalize by batch
+        statistics, and update the moving statistics once in each pass.
+    *   `conditional_input` (`Tensor`), in the pass `p.condition`: the condition of the networks. A
+        bijector whose networks take none raises a `ValueError`.
 
     Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
-    Variables of Keras layers count as the bijector's own: `bijector.trainable_variables` and
-    `bijector.variables` are complete, also through `tfb.Chain`, `tfb.Invert`,
-    `tfd.TransformedDistribution` and `tfd.Independent`.
+    `bijector.trainable_variables` and `bijector.variables` contain the variables of Keras layers,
+    also through `tfb.Chain`, `tfb.Invert`, `tfd.TransformedDistribution` and `tfd.Independent`.
 
     #### Example
 
@@ -67,10 +66,10 @@ class FlowBijector(Door):
     (TensorShape([5]), 2.773)
     """
 
-    # The variables of the Keras layer that `_track_layer` got.
+    # The variables of the Keras layer that `_track_layer` registers.
     _layer_variables: Sequence[tf.Variable] = ()
 
-    # `tf.Module` would find variables here that a layer no longer has.
+    # `tf.Module` would find variables that the layer no longer has.
     _TF_MODULE_IGNORED_PROPERTIES = tfb.Bijector._TF_MODULE_IGNORED_PROPERTIES | {
         "_state_variables"
     }
@@ -89,10 +88,10 @@ class FlowBijector(Door):
 
         Args:
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].
-          dtype: `tf.float32` or `tf.float64`, of the values and of the log det.
+          dtype: `tf.float32` or `tf.float64`, of values and log dets.
           is_constant_jacobian: whether the log det is the same for all values.
-          validate_args: whether to assert that inputs, results and log dets are finite, with an
-            `InvalidArgumentError` that names this bijector (costs a pass over them).
+          validate_args: whether to assert that inputs, results and log dets are finite, at the cost
+            of a pass over them. The `InvalidArgumentError` names this bijector.
           parameters: the subclass's constructor arguments, including all objects that hold
             variables. Copies, and bijectors of equal parameters, share these objects.
           name: name of the operations.
@@ -116,7 +115,7 @@ class FlowBijector(Door):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy by `copy.deepcopy` or `pickle` has other variables, and another hash.
+        # Copies by `copy.deepcopy` or `pickle` have other variables and another hash.
         return {**vars(self), "_state_variables": None, "_hash": None}
 
     @classmethod
@@ -126,7 +125,7 @@ class FlowBijector(Door):
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The Keras layers of this bijector itself, without layers of nested bijectors."""
+        """The Keras layers of this bijector, without layers of nested bijectors."""
         return ()
 
     def _track_layer(self, layer: keras.layers.Layer) -> None:
@@ -134,8 +133,8 @@ class FlowBijector(Door):
         self._layer_variables = LayerVariables(layer)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # `tf.train.Checkpoint` does not find all variables of a Keras 3 layer, for example those of
-        # layers in tuples in a list, and leaves them out silently.
+        # `tf.train.Checkpoint` silently omits some variables of Keras 3 layers, for example of
+        # layers in tuples in a list.
         children = super()._trackable_children(*args, **kwargs)
         variables = {f"layer_variable{i}": v for i, v in enumerate(self._layer_variables)}
         return {**children, **variables}
@@ -149,19 +148,19 @@ class FlowBijector(Door):
 
     @property
     def is_built(self) -> bool:
-        """Whether the variables of this bijector itself exist, apart from nested bijectors."""
+        """Whether the variables of this bijector exist, apart from nested bijectors."""
         return all(layer.built for layer in self.layers)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables of this bijector itself that a training pass writes."""
+        """The variables that a training pass of this bijector writes, without nested bijectors."""
         return ()
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables.
 
-        They are `parameters`, without the arguments through which copies share variables. A saved
-        model describes the bijector by them; a class of your own is registered for that with
+        The arguments are `parameters` without the variables that copies share. Saved models
+        describe the bijector by them. Register your own class with
         `keras.saving.register_keras_serializable()`.
         """
         return dict(self.parameters)
@@ -172,20 +171,17 @@ class FlowBijector(Door):
         """Returns the log det of an elementwise map from the log dets of its elements."""
         p.record(log_dets)
         axes = list(range(-self.event_ndims, 0))
-        # The gradient of a sum over axes that are not kept computes many shapes.
+        # With `keepdims=False`, the gradient of the sum computes many shapes.
         return tf.squeeze(tf.reduce_sum(log_dets, axis=axes, keepdims=True), axis=axes)
 
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass
     ) -> tf.Tensor:
-        """Returns the log det of a map that has the log det `log_det` at each position.
-
-        It is a scalar, equal for all events.
-        """
+        """Returns the log det, a scalar, of a map with the log det `log_det` at each position."""
         if p.terms is not None:
             log_dets = tf.fill(tf.shape(value)[:-1], tf.cast(log_det, value.dtype))
             p.record(log_dets[..., tf.newaxis])
-        # Python numbers, where possible, make a graph that is traced faster.
+        # Python numbers make graphs that are traced faster.
         if not tf.is_tensor(log_det) and log_det == 0:
             return tf.zeros([], value.dtype)
         num_positions = value.shape[-self.event_ndims : -1].num_elements()

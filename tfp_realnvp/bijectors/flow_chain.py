@@ -1,4 +1,4 @@
-"""A composition of bijectors that makes one pass through all of them."""
+"""A composition of bijectors, in one pass through all of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ RECOMPUTE_APPLIES = "with networks that are Keras layers"
 class FlowChain(FlowBijector):
     r"""Composes bijectors as `tfb.Chain` does: `FlowChain([f, g]).forward(x) = f(g(x))`.
 
-    The first bijector is the one next to the data, the last the one next to the latents. Log dets
-    are summed in the same pass that gives the value. All bijectors of this package get the keyword
-    arguments `training` and `conditional_input`, which `tfb.Chain` routes by name.
+    The first bijector is next to the data, the last one next to the latents. The pass that gives
+    the value sums the log dets. Unlike `tfb.Chain`, which routes keyword arguments by name, the
+    chain gives `training` and `conditional_input` to all bijectors of this package.
 
     #### Example
 
@@ -55,23 +55,20 @@ class FlowChain(FlowBijector):
         """Constructs the composition.
 
         Args:
-          bijectors: bijectors on [..., H, W, C] or all on [..., D], of this package or of TFP; may
-            be empty.
+          bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on
+            [..., D]. The list may be empty.
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, instead of keeping them: less memory for one more forward pass.
-            Only with networks that are Keras layers.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]; by default the value of
-            the bijectors of this package, or 3 without any.
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
+            Networks must be Keras layers.
+          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]. Defaults to the value of
+            the bijectors of this package, or to 3.
+          dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
-          name: name of the operations.
 
         Raises:
-          TypeError: if `bijectors` is not a list, one of them is not a bijector, `dtype` is not
-            float32 or float64 or differs from a bijector's, or a flag is not a bool.
-          ValueError: if some bijectors are on images and others on vectors, or there is nothing to
-            `recompute`.
+          TypeError: if an argument has a wrong type, or a bijector has another dtype.
+          ValueError: if some bijectors are on images and others on vectors, or no network can be
+            recomputed.
         """
         arguments = dict(locals())
         del arguments["parameters"]
@@ -153,7 +150,7 @@ class FlowChain(FlowBijector):
     def _sum(self, log_dets: list[tf.Tensor], value: tf.Tensor, p: Pass) -> tf.Tensor:
         if not log_dets:
             return self._log_det_of_positions(value, 0.0, p)
-        # One operation replaces many additions and their gradients. Those that are equal for all
+        # One operation replaces many additions and their gradients. Log dets that are equal for all
         # events are scalars.
         kinds: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
         for log_det in log_dets:
@@ -182,7 +179,7 @@ class FlowChain(FlowBijector):
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events, which all bijectors of this package share."""
+    """Returns the rank of events, which all bijectors of this package must share."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors

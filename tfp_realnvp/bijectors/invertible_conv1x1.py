@@ -1,4 +1,4 @@
-"""An invertible 1×1 convolution: a learned linear mixing of channels, or of a vector's elements."""
+"""An invertible 1×1 convolution: a learned linear map of the channels of each position."""
 
 from __future__ import annotations
 
@@ -60,13 +60,11 @@ class InvertibleConv1x1(FlowBijector):
           num_channels: number of channels C.
           factors: variables to share with another bijector.
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C], whose elements it mixes.
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: name of the operations.
+          dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `num_channels` is less than 1, or `factors` are of another number or dtype.
-          TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
+          ValueError: if `num_channels` is below 1, or `factors` have another size or dtype.
+          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
         num_channels = validation.count(num_channels, "num_channels", 1, name)
@@ -125,10 +123,9 @@ class InvertibleConv1x1(FlowBijector):
         Args:
           value: [..., C].
           matrix: [C, C].
-          offset: [C], or `None` for zeros.
-          bias: [C], or `None` for zeros.
+          offset, bias: [C], or `None` for zeros.
         """
-        # One matrix of positions is multiplied faster than a batch of them.
+        # One matrix of positions is multiplied faster than a batch of matrices.
         flat = tf.reshape(value, [-1, self._num_channels])
         if offset is not None:
             flat = tf.nn.bias_add(flat, offset)
@@ -161,7 +158,6 @@ class PLUFactors(tf.Module):
             self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
 
     def _factors(self) -> tuple[tf.Tensor, ...]:
-        """Returns the variables that `_triangular` takes."""
         return self.off_diagonal, self.log_scale, self.sign
 
     def matrix(self) -> tf.Tensor:
@@ -171,11 +167,7 @@ class PLUFactors(tf.Module):
     def normalized(
         self, shift: tf.Variable, log_scale: tf.Variable
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns what multiplies by W after `y -> (y - shift) * exp(log_scale)`.
-
-        Args:
-          shift: [C].
-          log_scale: [C].
+        """Returns the factors of W after the map `y -> (y - shift) * exp(log_scale)` of [C].
 
         Returns:
           `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales.
@@ -195,7 +187,7 @@ def _triangular(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns L and U."""
     size, dtype = off_diagonal.shape[0], off_diagonal.dtype
-    # Products with constants are fewer operations to trace than `band_part` and `set_diag`.
+    # Products with constants take fewer operations than `band_part` and `set_diag`.
     below, identity = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))
     above = tf.constant(np.tri(size, k=-1).T, dtype)
     diagonal = tf.cast(sign, dtype) * tf.exp(log_scale)

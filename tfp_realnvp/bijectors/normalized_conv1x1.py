@@ -15,7 +15,7 @@ __all__ = ["NormalizedConv1x1", "join"]
 
 
 def join(parts: Sequence[Any]) -> Iterator[Any]:
-    """Yields the parts of a flow, from data to latents, with a `NormalizedConv1x1` for its two."""
+    """Yields the parts of a flow, with a `NormalizedConv1x1` for each norm and convolution."""
     rest = list(parts)
     while rest:
         first, *rest = rest
@@ -31,16 +31,15 @@ def _can_join(norm: Any, conv: Any) -> bool:
 
 
 class NormalizedConv1x1:
-    r"""The part of a flow that is an `ActNorm` followed by an `InvertibleConv1x1`.
+    r"""An `ActNorm` followed by an `InvertibleConv1x1`, as one part of a flow.
 
     ```
     inverse (data -> latent):  x = W diag(exp(log_scale)) (y - shift)
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    It has the results of both, with half of the operations. An observer of the pass gets one
-    report, for the convolution. The shift is subtracted before the product, since a bias after it
-    would lose digits where the shift is large.
+    It takes half of the operations. An observer of the pass gets one report, for the convolution.
+    The shift is subtracted before the product: a bias after it would lose digits of a large shift.
     """
 
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:

@@ -26,8 +26,8 @@ tfb = tfp.bijectors
 def as_part(bijector: tfb.Bijector, event_ndims: int = 3) -> Any:
     """Returns an object with the methods of `FlowBijector` that a composition calls.
 
-    A `FlowBijector` is returned as it is, also under `tfb.Invert`, where its two directions are
-    exchanged. Any other bijector is called by its public methods.
+    A `FlowBijector` is returned itself; `tfb.Invert` of it exchanges the two directions. Any other
+    bijector is called by its public methods.
 
     Args:
       bijector: any bijector.
@@ -104,7 +104,7 @@ class _TFPBijector:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         options = {"training": p.training, "conditional_input": p.condition}
         kwargs = call_options(self._bijector, **options)
-        # Bijectors of this package in a `tfb.Chain` are each the outermost.
+        # Each bijector of this package in a `tfb.Chain` is an outermost one.
         with surround_with(**vars(p.but(terms=None))):
             log_det = log_det_of(value, event_ndims=self._event_ndims, **kwargs)
             result = direction(value, **kwargs)
@@ -120,7 +120,7 @@ def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
 
 
 def condition_spec(bijector: tfb.Bijector) -> ConditionSpec | None:
-    """Returns the condition that the networks of `bijector` declare, `None` without one."""
+    """Returns the condition that the networks of `bijector` declare, or `None`."""
     if isinstance(bijector, FlowBijector):
         return bijector._condition_spec
     if isinstance(bijector, private_api.Invert):
@@ -137,10 +137,10 @@ def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
 
     Args:
       bijector: any TFP bijector.
-      **options: `training`, `conditional_input`; the latter goes to bijectors that take it.
+      **options: `training`, `conditional_input`, which only bijectors that take a condition get.
 
     Returns:
-      The keyword arguments for a method of `bijector`, empty without a `FlowBijector` in it.
+      The keyword arguments for a method of `bijector`, empty if it contains no `FlowBijector`.
     """
     if isinstance(bijector, FlowBijector):
         if not bijector.accepts_conditional_input:

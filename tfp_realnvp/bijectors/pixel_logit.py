@@ -26,12 +26,12 @@ class PixelLogit(FlowBijector):
     ```
 
     The log det includes the factor 1/n: the result is a density over pixel values, whose -log2 / D
-    is bits/dim. A sample can lie a little outside of [0, n). It stays exactly invertible, and
-    `to_uint8` clips it for display.
+    is bits/dim. Samples a little outside of [0, n) stay exactly invertible, and `to_uint8` clips
+    them for display.
 
-    The inverse uses the distances from both ends, which are exact in floating point, so that it is
-    finite on the whole open interval. Where the sigmoid rounds to an end, the forward direction
-    returns the closest number inside.
+    The inverse is finite on the whole open interval, because the distances from both ends are exact
+    in floating point. Where the sigmoid rounds to an end, the forward direction returns the closest
+    number inside.
 
     With `alpha=None` there is no logit, and nothing bounds the pixel values of samples:
 
@@ -50,8 +50,8 @@ class PixelLogit(FlowBijector):
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.1; symmetric as in
-    the authors' code.
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.1; the symmetry is
+    from the authors' code.
     """
 
     def __init__(
@@ -68,14 +68,13 @@ class PixelLogit(FlowBijector):
         Args:
           alpha: α, in (0, 0.5); or `None`, for a linear map.
           num_values: the number n of gray levels, at least 2.
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that data is finite and within the open interval.
-          name: name of the operations.
+          dtype, name: as in `FlowBijector`.
+          validate_args: whether to assert that data are finite and within the open interval.
 
         Raises:
           ValueError: if `alpha` or `num_values` is out of range, or `dtype` cannot resolve the
             interval.
-          TypeError: if one of them is not a number, or `dtype` is not float32 or float64.
+          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
         if alpha is not None:
@@ -97,29 +96,29 @@ class PixelLogit(FlowBijector):
                 return
             margin = num_values * (alpha / (1 - 2 * alpha))
             low, high = -margin, num_values + margin
-            # Otherwise the lowest gray level rounds to an end of the interval, or the noise on the
-            # highest one is lost.
+            # In another interval the lowest gray level rounds to an end, or the noise on the
+            # highest level is lost.
             limits = np.finfo(numpy_dtype)
             if -low < float(limits.tiny) or high * float(limits.eps) > 2**-4:
                 raise ValueError(
                     f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
-                    f"resolves, got {alpha} and {num_values}, that is ({low:.4g}, {high:.4g})."
+                    f"resolves, got {alpha} and {num_values}, the interval ({low:.4g}, {high:.4g})."
                 )
             self._low, self._high = numpy_dtype(low), numpy_dtype(high)
 
     @property
     def num_values(self) -> int:
-        """The argument `num_values`: n."""
+        """The number n of gray levels."""
         return self.parameters["num_values"]
 
     @property
     def low(self) -> float:
-        """The lower end -α' of the data, excluded; without a logit -inf."""
+        """The lower end -α' of the data, excluded; -inf without a logit."""
         return float(self._low)
 
     @property
     def high(self) -> float:
-        """The upper end n + α' of the data, excluded; without a logit inf."""
+        """The upper end n + α' of the data, excluded; inf without a logit."""
         return float(self._high)
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:

@@ -18,18 +18,18 @@ _ORDERS = ("plain", "factor_out")
 
 
 class Squeeze(FlowBijector):
-    r"""Space to depth: [..., H, W, C] to [..., H/k, W/k, k²C], without loss; `k` is `block_size`.
+    r"""Space to depth: [..., H, W, C] to [..., H/k, W/k, k²C], for blocks of side k, `block_size`.
 
-    Each block of k × k pixels becomes one pixel. Its sub-pixels (row, column), `C` channels each,
-    are arranged in one of two orders:
+    Each block of k × k pixels becomes one pixel. Its sub-pixels (row, column), of `C` channels,
+    have one of two orders:
 
     *   `'plain'`: row by row, as `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
     *   `'factor_out'`: sub-pixels with an even row + column first: (0,0), (1,1), (0,1), (1,0). The
-        first half of the channels is then a checkerboard of the image. `FactorOut` transforms that
-        half further.
+        first half of the channels is then a checkerboard of the image, which `FactorOut`
+        transforms.
 
-    The inverse is depth to space. Both are permutations: the log det is zero. A model, whose
-    forward direction is latent to data, uses it as `tfb.Invert(Squeeze())`.
+    The inverse is depth to space. Both are permutations, with a log det of zero. A model, whose
+    forward direction is latent to data, contains `tfb.Invert(Squeeze())`.
 
     #### Example
 
@@ -43,7 +43,7 @@ class Squeeze(FlowBijector):
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6 and figure 3; the
-    authors' code has the second order.
+    order `'factor_out'` is from the authors' code.
     """
 
     def __init__(
@@ -60,13 +60,11 @@ class Squeeze(FlowBijector):
         Args:
           block_size: the side `k` of a block, at least 2.
           order: `'plain'` or `'factor_out'`.
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: name of the operations.
+          dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `block_size` is below 2 or `order` is neither of the two.
-          TypeError: if `block_size` is not a number or `dtype` is not float32 or float64.
+          ValueError: if `block_size` is below 2, or `order` is unknown.
+          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
         block_size = validation.integer(
@@ -122,7 +120,7 @@ class Squeeze(FlowBijector):
         return x, self._log_det_of_positions(y, 0.0, p)
 
     def _positions(self) -> list[int]:
-        """Returns the index in the plain order of each sub-pixel of the factor-out order."""
+        """Returns the plain index of each sub-pixel of the factor-out order."""
         subpixels = sorted(np.ndindex(self._block_size, self._block_size), key=lambda s: sum(s) % 2)
         return [row * self._block_size + column for row, column in subpixels]
 

@@ -23,9 +23,9 @@ class LogisticMixture(Transformer):
     ```
 
     The P = 3K + 2 parameters are the logits of w, m relative to K equidistant points in [-1, 1], s,
-    a and b; s and a are bounded by tanh. `forward` solves for x by Newton steps within a bracket,
-    which is halved where a step leaves it. The implicit function theorem
-    gives its first and second derivatives.
+    a and b; tanh bounds s and a. `forward` solves for x by Newton steps within a bracket, and by
+    bisection where a step leaves it. Its first and second derivatives follow from the implicit
+    function theorem.
 
     #### Example
 
@@ -84,8 +84,8 @@ class LogisticMixture(Transformer):
         logit = (z - shift) * tf.exp(-log_factor)
         x = tf.stop_gradient(self._solve(logit, mixture))
         # At the solution, one Newton step gives the first derivatives of the implicit function, and
-        # two steps give the second derivatives. The steps do not change x: where F is nearly
-        # constant, they would multiply rounding errors.
+        # two steps the second derivatives. The value of x stays: where F is nearly constant, a step
+        # would multiply rounding errors.
         least = np.log(np.finfo(x.dtype.as_numpy_dtype).tiny) / 2
         for _ in range(2):
             value, log_slope = mixture.logit(x)
@@ -103,7 +103,7 @@ class LogisticMixture(Transformer):
         # Components that start equal would stay equal.
         means += tf.repeat(tf.linspace(tf.constant(-1, means.dtype), 1, k), channels)
         log_scales = _bounded(log_scales, self.max_log_scale)
-        # Lists of small tensors: sums along an axis would take longer.
+        # Sums of lists of small tensors are faster than sums along an axis.
         groups = (log_weights, means, tf.exp(log_scales), log_weights + log_scales)
         mixture = _Mixture(*(tf.split(group, k, axis=-1) for group in groups))
         return mixture, _bounded(log_factor, self.max_log_factor), shift
@@ -143,7 +143,7 @@ class LogisticMixture(Transformer):
 
 
 class _Mixture(NamedTuple):
-    """A mixture of logistic distributions, of weights up to a constant factor."""
+    """A mixture of logistic distributions, whose weights have any sum."""
 
     log_weights: list[tf.Tensor]
     means: list[tf.Tensor]
@@ -161,7 +161,7 @@ class _Mixture(NamedTuple):
             log_tails.append(log_tail)
             log_densities.append(log_cdf + log_tail - log_weighted_scale)
         log_cdf, log_tail = _log_sum_exp(log_cdfs), _log_sum_exp(log_tails)
-        # The weights have the sum W, not 1, so that F, 1 - F and f are each W times too large.
+        # F, 1 - F and f are each too large by the sum of the weights.
         log_sum = _log_sum_exp([log_cdf, log_tail])
         return log_cdf - log_tail, _log_sum_exp(log_densities) + log_sum - log_cdf - log_tail
 

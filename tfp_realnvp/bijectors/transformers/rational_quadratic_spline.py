@@ -34,12 +34,12 @@ class RationalQuadraticSpline(Transformer):
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
 
-    The discriminant, b² - 4 a c in the paper, is then a sum of terms that are not negative.
+    whose discriminant, b² - 4 a c in the paper, is a sum of terms that are not negative.
 
-    Of the P = 3K - 1 parameters, the first K give the widths of the bins and the next K their
-    heights: `2B (m + (1 - K m) softmax(θ))`, with m the `min_bin_size`. The last K - 1 give the
-    slopes at the knots between the bins: `min_slope + softplus(θ + c)`, where the constant c makes
-    the slope of zero parameters 1. The slopes at ±B are 1. Parameters of zero give the identity.
+    The P = 3K - 1 parameters are K for the widths of the bins and K for their heights,
+    `2B (m + (1 - K m) softmax(θ))` with m the `min_bin_size`, then K - 1 for the slopes at the
+    knots between the bins, `min_slope + softplus(θ + c)`. The constant c makes the slope of zero
+    parameters 1. The slopes at ±B are 1. Parameters of zero give the identity.
 
     #### Example
 
@@ -110,17 +110,17 @@ class RationalQuadraticSpline(Transformer):
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns whether values are in (-B, B), and the values, with zeros for the others.
+        """Returns whether values are in (-B, B), and the values, with zeros in place of the others.
 
-        Without the zeros, the derivatives of values far outside would not be finite.
+        Far outside of the interval, derivatives of the values themselves would not be finite.
         """
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
     def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
-        """Returns the bins that `value` is in: between knots of x for data, of z for latents."""
+        """Returns the bins of `value`, between knots of x for data and knots of z for latents."""
         k = self.num_bins
-        # Lists of small tensors: stacks, broadcasts and sums along an axis would take longer.
+        # Lists of small tensors are faster than stacks, broadcasts and sums along an axis.
         parts = tf.split(parameters, self.num_parameters, axis=-1)
         x, z = self._knots(parts[:k]), self._knots(parts[k : 2 * k])
         zeros = tf.zeros_like(parts[0])
@@ -138,7 +138,7 @@ class RationalQuadraticSpline(Transformer):
         return _Bins(x0, z0, x1 - x0, z1 - z0, self._slope(slope0), self._slope(slope1))
 
     def _knots(self, parameters: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the K + 1 knots, of the K parameters of their distances."""
+        """Returns the K + 1 knots from the K parameters of their distances."""
         bound = self.bound * tf.ones_like(parameters[0])
         largest = tf.stop_gradient(functools.reduce(tf.maximum, parameters))
         shares = [tf.exp(parameter - largest) for parameter in parameters]
@@ -176,8 +176,8 @@ class _Bins(NamedTuple):
         """Returns the position `ξ = (x - x₀) / w` of ρ, with slopes divided by s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
-        # With a negative q the sum would lose digits: the mirrored equation, for 1 - ξ, is solved
-        # instead. The derivative of `tf.abs(q)` is wrong at zero.
+        # With a negative q the sum would lose digits, so that the mirrored equation, for 1 - ξ, is
+        # solved. `tf.abs(q)` has a wrong derivative at zero.
         is_positive = q > 0
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))
         below = tf.where(is_positive, 2 * rho, root)

@@ -14,7 +14,7 @@ __all__ = ["SigmoidAffine"]
 class SigmoidAffine(Transformer):
     r"""`z = (x + θ₁) · 2σ(θ₂)`: a scale between 0 and 2, which is 1 for parameters of zero.
 
-    The log det of an element is `log 2 + log σ(θ₂)`. The scale has no variable, and no lower bound.
+    The log det of an element is `log 2 + log σ(θ₂)`. The scale has no lower bound.
 
     #### Example
 
@@ -46,6 +46,6 @@ class SigmoidAffine(Transformer):
 
 
 def _shift_and_scale(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns shift, scale, and the log of the scale, which is exact also for small scales."""
+    """Returns shift, scale, and the log of the scale, exact for small scales as well."""
     shift, logit = tf.split(parameters, 2, axis=-1)
     return shift, 2 * tf.sigmoid(logit), math.log(2) + tf.math.log_sigmoid(logit)

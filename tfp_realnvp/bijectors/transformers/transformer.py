@@ -1,4 +1,4 @@
-"""The protocol of transformers."""
+"""The base class of transformers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ __all__ = ["Transformer", "TransformerFn"]
 
 
 class Transformer(Configurable, tf.Module, abc.ABC):
-    r"""An elementwise bijection x = f(z; θ) of latents z and data x, with P parameters each.
+    r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters an element.
 
-    A coupling predicts the parameters from the half that it keeps. Its network gives `P c` channels
-    for c transformed ones: the first parameter of all channels, then the second, and so on.
+    The network of a coupling predicts the parameters from the kept half: `P c` channels for c
+    transformed channels, the first parameter of all channels, then the second, and so on.
 
-    `RealNVPImage(..., transformer=f)` calls f for a new transformer in each coupling. f is a
-    subclass, or a function that returns an instance. To save such a flow, decorate f with
-    `keras.saving.register_keras_serializable()`, which gives it the name that is saved. A
-    transformer within a `Coupling` is saved by its constructor arguments. They are the attributes
-    of the same names; otherwise override `get_config`, which returns them.
+    `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, for a new transformer in
+    each coupling. A flow is saved with the name that `keras.saving.register_keras_serializable()`
+    gives f. A transformer within a `Coupling` is saved by its constructor arguments, which are its
+    attributes of the same names; otherwise override `get_config`, which returns them.
 
     #### Example
 
@@ -44,7 +43,7 @@ class Transformer(Configurable, tf.Module, abc.ABC):
     """
 
     is_constant_jacobian = False
-    # Whether parameters of zero make it the identity, exactly.
+    # Whether parameters of zero give exactly the identity.
     is_identity_at_zero = False
 
     @property
