@@ -23,20 +23,14 @@ _PENDING = ".tfp_realnvp.pending"
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path whose file or folder replaces `path` when the block succeeds.
+    """Yields a temporary path, whose file or folder replaces `path` when the block succeeds.
 
-    The yielded path has the same last component, and so the same suffix. A process that is killed
-    in the block leaves `path` as it was.
-
-    Args:
-      path: the file or folder; its parent is created if it is missing.
-
-    Yields:
-      The path to write to, in a temporary folder beside `path`.
+    The yielded path, in a temporary folder beside `path`, has the same last component and suffix. A
+    process that is killed in the block leaves `path` as it was. Missing parent folders are created.
     """
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Files of an interrupted `replace_together` are older than this one.
+    # The files of an interrupted `replace_together` are older than the new file.
     _move_pending(path.parent)
     # A rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -46,7 +40,7 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         if not (os.path.lexists(path) and (path.is_dir() or temporary.is_dir())):
             os.replace(temporary, path)
         elif not _exchange(temporary, path):
-            # Between the two moves there is nothing at the path.
+            # Between the two moves nothing is at the path.
             old = pathlib.Path(folder) / "old"
             os.replace(path, old)
             try:
@@ -58,17 +52,11 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder whose files replace those of `folder`, all of them or none.
+    """Yields a temporary folder, whose files replace files of `folder`: all of them or none.
 
     Other files of the folder stay. When the block succeeds, the temporary folder becomes the folder
-    `.tfp_realnvp.pending`. From then on `current_path` returns the new files. Then they are moved
-    to their places. If the process is killed meanwhile, the next writer moves those that are left.
-
-    Args:
-      folder: the folder; it is created if it is missing.
-
-    Yields:
-      The folder to write the files to.
+    `.tfp_realnvp.pending`, from which `current_path` returns the new files, until all are moved to
+    their places. If the process is killed before, the next writer moves the rest.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     with atomic_replace(folder / _PENDING) as new:
@@ -78,14 +66,14 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def current_path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """Returns the path of a file of a folder, wherever `replace_together` has left it."""
+    """Returns the current path of a file that `replace_together` writes."""
     pending = pathlib.Path(folder) / _PENDING / name
     return pending if os.path.lexists(pending) else pathlib.Path(folder) / name
 
 
 def _move_pending(folder: pathlib.Path) -> None:
     pending = folder / _PENDING
-    # Another process may move them at the same time.
+    # Another process may move the files at the same time.
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(pending):
             with contextlib.suppress(FileNotFoundError):
@@ -102,9 +90,9 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
-    """Exchanges two paths atomically if the system supports it; returns whether it did."""
-    # A rename does not replace a folder that is not empty. Linux can exchange the two, so that
-    # there is always a folder at the path.
+    """Exchanges two paths atomically if the system can; returns whether it did."""
+    # A rename cannot replace a folder that is not empty. Linux can exchange two folders, so that
+    # the path always exists.
     at_working_directory, exchange = -100, 2
     try:
         rename = ctypes.CDLL(None).renameat2
@@ -125,6 +113,6 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     Raises:
       TypeError: if the value has no JSON representation.
-      ValueError: if a number in it is not finite.
+      ValueError: if a number is not finite.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Reshapes leading sample and batch dimensions to the one batch dimension of networks."""
+"""Reshapes sample and batch dimensions to the one batch dimension of networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def broadcast_batch(
     Args:
       event: [..., H, W, C] or [..., D].
       event_ndims: 3 for images, 1 for vectors.
-      condition: its last `condition_ndims` dimensions are the condition of one event.
+      condition: [..., H, W, K], [..., K], or labels [...].
       condition_ndims: 3 for images, 1 for vectors, 0 for labels.
 
     Raises:
@@ -49,7 +49,7 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
 def _static_batch(
     shape: tf.TensorShape, ndims: int, other_shape: tf.TensorShape, other_ndims: int
 ) -> tf.TensorShape:
-    """Returns the static shape to which the leading shapes of both broadcast."""
+    """Returns the static shape to which the leading dimensions broadcast."""
     try:
         return tf.broadcast_static_shape(_leading(shape, ndims), _leading(other_shape, other_ndims))
     except ValueError as error:
@@ -74,7 +74,7 @@ def slices(size: int, *arrays: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Returns events with leading dimensions, [..., H, W, C], as one batch, [B, H, W, C]."""
+    """Returns events [..., H, W, C] as one batch [B, H, W, C]."""
     if events.shape.rank == 1 + event_ndims:
         return events
     # A label has no dimensions.
@@ -85,7 +85,7 @@ def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
 
 
 def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Returns a batch, [B, H', W', C'], with the leading dimensions of `like` in place of B."""
+    """Returns a batch [B, H', W', C'] with the leading dimensions of `like` instead of B."""
     if like.shape.rank == 1 + event_ndims:
         return batch
     leading = tf.shape(like)[:-event_ndims]
@@ -101,23 +101,22 @@ def call_on_events(
     event_ndims: int,
     condition: Any = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `function(events, condition)`, without calling it for an empty batch.
+    """Returns `function(events, condition)`, without a call for an empty batch.
 
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
-    without rows ends the process. The function gets one event in place of an empty batch, and its
-    results are left out. Batches of known size that are not empty cost nothing.
+    without rows ends the process. The function gets one event in place of an empty batch, and the
+    result is cut off. Batches that are known not to be empty cost nothing.
 
     Args:
       function: returns a value [..., *event] and a log det [...].
       events: [..., *event].
       event_ndims: 3 for images, 1 for vectors.
-      condition: a tensor or an array of the leading shape of the events; or in another form, which
-        the function gets as it is.
+      condition: an array or tensor with the leading dimensions of the events, or any other object.
     """
     static = _leading(events.shape, event_ndims)
     if static.is_fully_defined() and 0 not in static:
         return function(events, condition)
-    # A network that declares no condition can take a dictionary, for example.
+    # A network that declares no condition may take a dictionary, for example.
     if tf.is_tensor(condition) or isinstance(condition, np.ndarray):
         condition = _without_empty_axes(tf.convert_to_tensor(condition))
     value, log_det = function(_without_empty_axes(events), condition)
@@ -132,11 +131,7 @@ def call_on_events(
 
 
 def _without_empty_axes(values: tf.Tensor) -> tf.Tensor:
-    """Returns a tensor whose axes of size 0 have size 1 instead.
-
-    It is filled with 0.5, which is in the domain of most bijectors, or with the integer 0, which is
-    a label.
-    """
+    """Returns a tensor whose empty axes have size 1 instead, filled with 0.5 or the label 0."""
     missing = tf.cast(tf.equal(tf.shape(values), 0), tf.int32)
     paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
     filler = tf.constant(0.5 if values.dtype.is_floating else 0, values.dtype)

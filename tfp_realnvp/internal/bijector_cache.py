@@ -20,17 +20,17 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     """TFP's bijector cache, with a check on each hit that the result is still valid.
 
     TFP finds a cached result by the identity of the input tensor and the keyword arguments. For a
-    bijector with weights that is not enough. Here a hit also requires
+    bijector with weights, a hit must also meet these conditions:
 
-    *   the same graph (or eager mode) and the same thread: an eager result must not become a
-        constant of a traced function;
-    *   that no variable of the bijector was written in between: `log_prob(x)` before and after a
-        training step differ, also for the very same tensor `x`;
-    *   that an active gradient tape that would record the computation did record it;
-    *   with `training=True`, that each hook uses the result once: moving statistics are updated by
-        each training pass.
+    *   The result is of the same graph (or eager mode) and thread: an eager result must not become
+        a constant of a traced function.
+    *   No variable of the bijector was written in between: `log_prob(x)` before and after a
+        training step differ, also for the very same tensor `x`.
+    *   An active gradient tape that would record the computation has recorded it.
+    *   With `training=True`, each hook uses the result once: each training pass updates moving
+        statistics.
 
-    The bijector's functions named by `forward_name` and `inverse_name` return the value and a
+    The functions `forward_name` and `inverse_name` of the bijector return the value and a
     dictionary: `'ildj'`, the log |det| of the inverse's Jacobian for each event; `'state'`, a
     `ComputationState`; and `'served'`, the set of hooks that used the result.
     """
@@ -49,14 +49,14 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         )
 
     def _storage_here(self) -> _Storage:
-        # Each thread has its own storage: a result that is incomplete, or recorded by the tape of
-        # one thread, is not valid in another.
+        # A result that is incomplete, or that the tape of one thread recorded, is not valid in
+        # another thread.
         if tf.executing_eagerly():
             if not hasattr(self._thread, "storage"):
                 self._thread.storage = _Storage()
             return self._thread.storage
-        # Each graph owns its storage. Cached results keep their graph alive, so that a global
-        # storage would never free it.
+        # Each graph owns its storage: cached results in a global storage would keep their graph
+        # alive.
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, _STORAGES):
             setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
@@ -132,14 +132,14 @@ class ComputationState:
     def __init__(self, bijector: Any) -> None:
         self._variables = bijector.state_variables
         if tf.executing_eagerly():
-            # These are not copies: they share the variables' buffers, and the next assignment
-            # writes to a new one.
+            # The tensors share the buffers of the variables. The next assignment writes to a new
+            # buffer.
             self._values = [tf.convert_to_tensor(variable) for variable in self._variables]
         else:
             self._num_operations = len(_operations())
 
     def holds(self, inputs: list[tf.Tensor], results: list[tf.Tensor]) -> bool:
-        """Returns whether a result is valid for the next use: same values, same gradients."""
+        """Returns whether a result is still valid, with the same values and gradients."""
         if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
             return False
         if not private_api.could_possibly_record():
@@ -157,10 +157,7 @@ class ComputationState:
         )
 
     def _written_in_graph(self) -> bool:
-        """Returns whether a later operation of the graph may have written one of the variables.
-
-        Every operation on the handle of a variable counts as a write, except a read.
-        """
+        """Returns whether a later operation of the graph, other than a read, takes a variable."""
         handles = {id(handle) for variable in self._variables for handle in _handles(variable)}
         graph = tf.compat.v1.get_default_graph()
         captures = getattr(graph, "captures", ())
@@ -188,7 +185,7 @@ def _handles(variable: tf.Variable) -> list[tf.Tensor]:
 
 def _same_value(old: tf.Tensor, new: tf.Tensor) -> bool:
     try:
-        # On the CPU both are views, and a variable that was not written keeps its buffer.
+        # On the CPU both are views. A variable that was not written keeps its buffer.
         if np.asarray(memoryview(old)).ctypes.data == np.asarray(memoryview(new)).ctypes.data:
             return True
     except (BufferError, TypeError, ValueError):

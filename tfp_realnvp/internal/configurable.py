@@ -1,4 +1,4 @@
-"""Constructor arguments of objects that have them as attributes."""
+"""Constructor arguments of objects, from attributes of the same names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of a pandas `DataFrame`: which of them are numbers, and rows with the same columns."""
+"""Checks of the columns of a pandas `DataFrame`, and rows as a `DataFrame`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def is_frame(table: Any) -> bool:
 
 
 def dtypes_of(table: Any) -> Any:
-    """Returns names and dtypes of columns, a `Series`; `None` if the table is not a `DataFrame`."""
+    """Returns the dtypes of columns, a `Series` indexed by name; `None` if not a `DataFrame`."""
     return table.dtypes if is_frame(table) else None
 
 
 def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
-    """Raises an error for columns of a `DataFrame` that are not numbers.
+    """Raises a `ValueError` if a column of a `DataFrame` does not contain numbers.
 
     Args:
-      table: of any type.
-      caller: an estimator.
-      takes_labels: whether its `fit(X, y)` takes categories as y.
+      table: an object of any type.
+      caller: name of an estimator.
+      takes_labels: whether the estimator's `fit(X, y)` takes categories as y.
     """
     if not is_frame(table):
         return
@@ -64,7 +64,7 @@ def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
 
 
 def _is_numbers(column: Any) -> bool:
-    """Returns whether `pd.to_numeric` makes numbers of all values of a `Series`, if not missing."""
+    """Returns whether `pd.to_numeric` converts all values of a `Series` that are not missing."""
     import pandas as pd
 
     is_category = isinstance(column.dtype, pd.CategoricalDtype)
@@ -73,14 +73,9 @@ def _is_numbers(column: Any) -> bool:
 
 
 def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
-    """Returns rows [N, D] as a `DataFrame` with the names and dtypes of columns.
+    """Returns rows [N, D], float64, as a `DataFrame` with the names and dtypes of `dtypes_of`.
 
-    Integers are rounded, and those out of the range of their dtype are its ends. So `bool` is true
-    from 0.5 on.
-
-    Args:
-      rows: float64.
-      dtypes: as from `dtypes_of`.
+    Integers are rounded and clipped to the range of their dtype. Booleans are true from 0.5 on.
     """
     import pandas as pd
 
@@ -91,13 +86,13 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
             column = column >= 0.5
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
-            # The greatest int64 is no float64; the number below is.
+            # float64 cannot represent the greatest int64, but the number below.
             column = np.rint(np.clip(column, limits.min, np.nextafter(float(limits.max), 0)))
         columns[i] = pd.Series(column).astype(dtype)
     return pd.DataFrame(columns).set_axis(dtypes.index, axis=1)
 
 
 def listed(names: Any) -> str:
-    """Returns the first five names, and the number of the others."""
+    """Returns a string with the first five names, and the number of further names."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -16,9 +16,9 @@ __all__ = ["LayerVariables", "link_trainable"]
 class LayerVariables(Sequence):
     """A live view of a layer's variables as `tf.Variable`s.
 
-    `tf.Module` collects `tf.Variable`s from attributes and looks into sequences, but a Keras 3
-    variable only wraps one. The view links the flags `trainable` of both: Keras sets the flag of
-    its variable only, while TFP and gradient tapes read the flag of the `tf.Variable`.
+    `tf.Module` collects `tf.Variable`s from attributes and sequences, but a Keras 3 variable wraps
+    a `tf.Variable`. Keras sets the flag `trainable` of its own variable only, while TFP and
+    gradient tapes read the flag of the `tf.Variable`: the view links the two flags.
     """
 
     def __init__(self, layer: keras.layers.Layer) -> None:
@@ -43,9 +43,9 @@ class LayerVariables(Sequence):
 
 
 def link_trainable(variable: keras.Variable) -> None:
-    """Makes the `tf.Variable` of a Keras variable follow its flag `trainable` from now on.
+    """Makes the `tf.Variable` of a Keras variable follow its flag `trainable`.
 
-    Keras has no hook for a change of the flag: the variable gets a subclass of its own class.
+    Keras has no hook for changes of the flag: the variable gets a subclass of its own class.
     """
     if isinstance(variable, _LinkedVariable):
         return
@@ -56,7 +56,7 @@ def link_trainable(variable: keras.Variable) -> None:
 
 
 class _LinkedVariable(keras.Variable):
-    """A Keras variable that hands on its flag `trainable`."""
+    """A Keras variable that passes on its flag `trainable`."""
 
     @property
     def trainable(self) -> bool:

@@ -1,10 +1,9 @@
 """All private APIs of TensorFlow, TFP and Keras that this package uses, each with its reason.
 
-Nothing else imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`, or
-uses an attribute of theirs that begins with an underscore. Methods of theirs that our classes
-override, and attributes that they inherit, cannot be moved here: `OVERRIDDEN` and `INHERITED` name
-them. `tests/internal/test_private_api.py` finds others, and says which one is missing when a new
-release moves it.
+No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`, or
+uses their attributes that begin with an underscore. Methods that our classes override, and
+attributes that they inherit, cannot be moved here: `OVERRIDDEN` and `INHERITED` name them.
+`tests/internal/test_private_api.py` finds others, and names any that a new release moves.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# The public `keras.Model.fit` makes batches of arrays with `tf.data` and its autotuning, for whose
-# threads a `fit` with slow steps waits at its end. An adapter that the caller makes is taken as it
-# is.
+# The public `keras.Model.fit` makes batches of arrays by a `tf.data` pipeline with autotuning,
+# whose thread `fit` waits for at its end. It takes an adapter of the caller as it is.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 
-# The public `tf.config.optimizer` sets for all functions of the process which rewrites TensorFlow
-# makes of their graphs. The context has the options of the calls of a thread.
+# The public `tf.config.optimizer` sets graph rewrites for all functions of the process, the context
+# for the calls of one thread.
 from tensorflow.python.eager.context import FunctionCallOptions
 from tensorflow.python.eager.context import context as eager_context
 
-# Whether a gradient tape is active, or watches a tensor, has no public answer: the cache needs it.
-# `record_operation` gives a tape the gradient of a part that is computed again. The public
-# `tf.custom_gradient` would keep every graph that it is used in for the life of the process.
+# The cache asks whether a gradient tape is active, or watches a tensor. `record_operation` gives a
+# tape the gradient of a recomputed part. The public `tf.custom_gradient` would keep every graph
+# that uses it for the life of the process.
 from tensorflow.python.eager.record import (
     could_possibly_record,
     record_operation,
@@ -37,15 +35,15 @@ from tensorflow.python.eager.record import (
     stop_recording,
 )
 
-# ONNX models are made from graphs whose weights are constants. The public function for that takes
-# graphs of TensorFlow 1 only.
+# ONNX models are made from graphs with constant weights. The public function takes graphs of
+# TensorFlow 1 only.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-# Whether TensorFlow uses oneDNN depends on the processor and has no public answer.
+# No public function says whether TensorFlow uses oneDNN, which depends on the processor.
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled as is_onednn_enabled
 
-# `tfb.Invert(b)` is not a `tfb.Invert` unless `b` is a composite tensor, which a bijector with
-# networks is not: the constructor returns one of these bases. `isinstance` needs them.
+# `tfb.Invert(b)` is not a `tfb.Invert` unless `b` is a composite tensor. For a bijector with
+# networks the constructor returns one of these bases, which `isinstance` needs.
 from tensorflow_probability.python.bijectors.chain import _Chain as Chain
 from tensorflow_probability.python.bijectors.invert import _Invert as Invert
 from tensorflow_probability.python.distributions.independent import _Independent as Independent
@@ -156,8 +154,8 @@ INHERITED = {
     },
 }
 
-# `keras.Model.fit` calls `evaluate` with this argument for its validation, so that an override can
-# tell that call from one of the user.
+# `keras.Model.fit` calls `evaluate` with this argument for validation, which tells its call from a
+# call of the user.
 WITHIN_FIT = "_use_cached_eval_dataset"
 
 
@@ -169,19 +167,19 @@ def set_trainable(variable: tf.Variable, trainable: bool) -> None:
 
 
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
-    """Returns a layer and all layers within it; only models have the public `layers`."""
+    """Returns a layer and all layers within it. Only models have the public `layers`."""
     return list(layer._flatten_layers())
 
 
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:
-    """Assigns to this replica's copy of a variable, without the reduction that `assign` makes."""
+    """Assigns to this replica's copy of a variable, without the reduction of `assign`."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 def batch_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
-    """Returns the variable that counts the batches of an optimizer.
+    """Returns the variable that counts batches.
 
-    The public `iterations` is a tensor with `gradient_accumulation_steps`, which counts updates.
+    With `gradient_accumulation_steps`, the public `iterations` is a tensor that counts updates.
     """
     return getattr(optimizer, "inner_optimizer", optimizer)._iterations
 
@@ -204,8 +202,8 @@ class _Buffer(io.BytesIO):
 def weights_in_memory(model: keras.Model) -> io.BytesIO:
     """Returns what `keras.Model.save_weights` writes.
 
-    It takes a `BytesIO` as well, but asks for its name. HDF5 may crash the process when it cannot
-    write to a file.
+    `save_weights` also takes a `BytesIO`, but asks for its name. HDF5 may crash the process if it
+    cannot write to a file.
     """
     buffer = _Buffer()
     keras.Model.save_weights(model, buffer)

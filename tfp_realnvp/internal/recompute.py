@@ -17,20 +17,19 @@ def recompute(
 ) -> tuple[Sequence[tf.Tensor], Any]:
     r"""Returns `function(*inputs)`; its gradient keeps the inputs, not the activations.
 
-    Once the gradient of the outputs is known, the gradient calls the function a second time, under
-    a new tape. The activations of only one function are kept at a time, for one more forward pass.
-    The gradient consists of ordinary operations, so that second derivatives are right.
-
-    A tape outside of a `tf.function` differentiates the operations inside: the gradients are the
-    same, and the activations are kept.
+    When the gradient of the outputs is known, the gradient calls the function again, under a new
+    tape, so that the activations of only one function are kept at a time, for one more forward
+    pass. The gradient consists of ordinary operations, so that second derivatives are right. A tape
+    outside of a `tf.function` differentiates the operations inside: it gets the same gradients, and
+    keeps the activations.
 
     Args:
-      function: a pure function of the inputs. It returns its outputs, a sequence of floating
-        tensors, and an auxiliary value that has no gradient. It neither writes variables nor
-        depends on trainable ones other than through `inputs`.
-      inputs: floating tensors. The recomputation waits until the gradient of the outputs is known,
-        because its first input is made to depend on that gradient. Operations of `function` that
-        do not depend on the first input may run earlier.
+      function: a pure function of the inputs. It returns a sequence of floating tensors, and an
+        auxiliary value without a gradient. It writes no variables, and depends on trainable
+        variables only through `inputs`.
+      inputs: floating tensors. The recomputation waits for the gradient of the outputs, on which
+        its first input is made to depend. Operations that do not use the first input may run
+        earlier.
 
     Returns:
       The outputs and the auxiliary value, of the first call.
@@ -59,8 +58,7 @@ def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Returns `value` as a tensor that cannot be computed before `upstream`.
 
     Otherwise a graph would run the recomputation at once, or merge it with the first call. XLA
-    ignores control dependencies, so that a zero that depends on `upstream` is added, in a form that
-    compilers do not simplify.
+    ignores control dependencies. Compilers do not simplify the zero that is added.
     """
     element = tf.reshape(upstream, [-1])[0]
     return value + tf.cast(tf.minimum(tf.abs(element), 0), value.dtype)

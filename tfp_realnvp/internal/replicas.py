@@ -30,10 +30,7 @@ __all__ = [
 
 
 def num_replicas() -> int:
-    """Returns the number of replicas that run the current code, each on its part of the batch.
-
-    It is 1 outside of a strategy and in a cross-replica context.
-    """
+    """Returns the number of replicas that run the current code, 1 in a cross-replica context."""
     if tf.distribute.in_cross_replica_context():
         return 1
     return tf.distribute.get_strategy().num_replicas_in_sync
@@ -41,14 +38,13 @@ def num_replicas() -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Which events the batch statistics of normalizations are taken over.
+    """The events that batch statistics average over, and their weights.
 
     Attributes:
-      are_global: whether statistics average over the batch of all replicas, as in
-        `FlowModel.fit`, and not only over the part of this replica. Each normalization then waits
-        twice for the other replicas, to sum `2 C + 1` numbers forward and as many backward.
-      weights: weights of the events [B] of this replica, whose statistics are weighted means; or
-        `None`.
+      are_global: whether statistics average over the batch of all replicas, as in `FlowModel.fit`,
+        or over the part of this replica. Each normalization then waits twice for the other
+        replicas, to sum `2 C + 1` numbers forward and as many backward.
+      weights: weights [B] of this replica's events, or `None`.
     """
 
     are_global: bool = False
@@ -56,24 +52,20 @@ class Statistics:
 
     @property
     def span_replicas(self) -> bool:
-        """Whether they are taken over several replicas."""
+        """Whether statistics average over several replicas."""
         return self.are_global and num_replicas() > 1
 
     def moments(
         self, images: tf.Tensor, shift: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the mean and variance of each channel over all other axes.
+        """Returns the mean, biased variance [C], and count or weight of values of each channel.
 
         The parts of replicas may have different sizes, or be empty.
 
         Args:
           images: [B, ..., C].
-          shift: [C], the same on all replicas and near the mean, for example the moving mean.
-            Distances from it and their squares are summed, which avoids cancellation.
-
-        Returns:
-          The mean and the biased variance, [C], and the number of values in each channel, or the
-          sum of their weights.
+          shift: [C], equal on all replicas and near the mean, for example the moving mean. Sums of
+            distances from it avoid cancellation.
         """
         axes = list(range(images.shape.rank - 1))
         if self.weights is None:
@@ -109,7 +101,7 @@ def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf
 
     `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance as a constant.
     """
-    # With axes that are kept, gradients are half of the operations.
+    # With `keepdims=True`, gradients take half of the operations.
     mean = tf.reduce_mean(images, axes, keepdims=True)
     square = tf.math.squared_difference(images, mean)
     variance = tf.reduce_mean(square, axes, keepdims=True)
@@ -120,7 +112,7 @@ class BatchPart(NamedTuple):
     """A replica's part of a batch.
 
     Attributes:
-      first: number of events of the replicas before this one; the Python integer 0 for one replica.
+      first: number of events of the replicas before this one; the integer 0 for one replica.
       total: number of events of all replicas, int32, or the sum of their weights.
     """
 
@@ -129,18 +121,13 @@ class BatchPart(NamedTuple):
 
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
-    """Returns this replica's part of the batch, given its number of events and their weights.
-
-    Args:
-      number: number of events, int32.
-      weights: of the events, [number], or `None`.
-    """
+    """Returns this replica's part of the batch, from its number of events, int32, and weights."""
     total_weight = None if weights is None else tf.reduce_sum(weights)
     if num_replicas() == 1:
         return BatchPart(0, number if weights is None else total_weight)
     context = tf.distribute.get_replica_context()
     replica = context.replica_id_in_sync_group
-    # float32 is exact up to 2²⁴, and all devices can sum it.
+    # All devices can sum float32, which is exact up to 2²⁴.
     numbers = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
     numbers, *total_weights = sum_over_replicas(
         [numbers] if weights is None else [numbers, total_weight]
@@ -161,13 +148,10 @@ def assert_not_empty(values: tf.Tensor, caller: str) -> None:
 
 
 def at_least_one(values: tf.Tensor) -> tf.Tensor:
-    """Returns a replica's part of a batch, or zeros in place of an empty part.
+    """Returns a replica's part of a batch, [B, ...], or one event of zeros if the part is empty.
 
     Convolutions of empty tensors fail. The caller leaves out the result of the zeros. With a single
-    replica no part is empty, and nothing is computed.
-
-    Args:
-      values: [B, ...].
+    replica nothing is computed.
     """
     if num_replicas() == 1:
         return values
@@ -189,8 +173,8 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Assigns a value to this replica's copy of a variable.
 
-    The method `assign` would average over replicas. The caller makes sure that all replicas assign
-    the same value. Outside of a replica context, all copies get the value.
+    `variable.assign` would average over replicas. The caller ensures that all replicas assign the
+    same value. Outside of a replica context, all copies get the value.
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value

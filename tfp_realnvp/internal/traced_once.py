@@ -12,31 +12,20 @@ __all__ = ["traced_once"]
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function whose call is one operation of a graph, and one of its gradient.
+    """Returns `function` such that a call is one operation of a graph, and its gradient another.
 
-    TensorFlow traces `function` once for each list of shapes and dtypes. A graph that calls it for
-    many variables of the same shapes, such as the kernels of equal couplings, is traced faster.
+    TensorFlow traces `function`, which has no variables, once for each list of shapes and dtypes.
+    Graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings,
+    are traced faster.
 
-    All shapes have to be known, and constants are made within. Otherwise the function would return
-    shapes to its gradient. XLA compiles shapes, and the values that they depend on, as constants:
-    it would compile again whenever a variable changes.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.internal.traced_once import traced_once
-    >>> sum_of_squares = traced_once(lambda x: tf.reduce_sum(x * x))
-    >>> float(sum_of_squares(tf.constant([3.0, 4.0])))
-    25.0
-
-    Args:
-      function: a function of tensors, without variables of its own.
+    All shapes must be known, and constants made within. Otherwise the function would return shapes
+    to its gradient, which XLA compiles as constants: it would compile again whenever a variable
+    changes.
     """
 
     @functools.cache
     def traced(*signature: tf.TensorSpec) -> Callable[..., Any]:
-        # As a concrete function, since TensorFlow takes the traces of several shapes for a mistake,
-        # and warns of it.
+        # A `tf.function` with traces of several shapes would cause a warning.
         return tf.function(function, signature, autograph=False).get_concrete_function()
 
     @functools.wraps(function)

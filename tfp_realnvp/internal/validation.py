@@ -1,4 +1,4 @@
-"""Argument checks. Each error says what was expected and what was given."""
+"""Argument checks, whose errors say what was expected and what came."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require(condition: bool, expected: str, value: Any, error: type = ValueError
 
 
 def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
-    """Returns a Python or NumPy number that passes `is_valid`, a check that NaN must fail."""
+    """Returns a Python or NumPy number that passes `is_valid`, which NaN must fail."""
     require(isinstance(value, numbers.Real), expected, value, TypeError)
     if not is_valid(value):
         raise ValueError(f"{expected}, got {value}.")
@@ -57,7 +57,7 @@ def int32(value: Any, expected: str) -> int:
 
 
 def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
-    """Raises `ValueError` for columns of [N, D] whose values are too near each other for float32.
+    """Raises `ValueError` if float32 cannot tell the values of a column of [N, D] apart.
 
     A column that is not constant needs 16 numbers of float32 within its standard deviation.
     """
@@ -95,7 +95,7 @@ def momentum(value: Any, caller: str) -> Any:
 
 
 def flag(value: Any, expected: str) -> bool:
-    """Returns a `bool`. Anything else would silently count as true or false."""
+    """Returns a `bool`. Other objects would silently count as true or false."""
     require(isinstance(value, (bool, np.bool_)), expected, value, TypeError)
     return bool(value)
 
