@@ -18,22 +18,18 @@ def save_curves(
     xlabel: str,
     ylabel: str,
 ) -> pathlib.Path:
-    """Plots named curves to a PNG file.
-
-    The global state of Matplotlib, such as its backend and current figure, is unchanged.
+    """Plots named curves to a PNG file, without a change of Matplotlib's global state.
 
     Args:
       path: path of the file. Missing folders are created.
       curves: a dictionary from names in the legend to pairs `(x, y)` of sequences of equal length.
-      xlabel: label of the x axis.
-      ylabel: label of the y axis, with the unit.
+      xlabel, ylabel: labels of the axes, with units.
 
     Returns:
       The path of the file.
 
     Raises:
-      ValueError: if there is no curve, or if the `x` and `y` of a curve are not vectors of equal
-        length.
+      ValueError: if there is no curve, or `x` and `y` of a curve are not vectors of equal length.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -45,7 +41,6 @@ def save_curves(
     ...     path = plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim")
     ...     path.name, path.exists()
     ('curves.png', True)
-
     """
     if not curves:
         raise ValueError("Expected at least one curve, got none.")

@@ -15,22 +15,22 @@ def heat_map(
     high: float | None = None,
     num_values: int = 256,
 ) -> np.ndarray:
-    """Draws scores of positions over images: red to yellow where they are high, gray where low.
+    """Draws scores of positions over images: red to yellow for high scores, gray for low scores.
 
     Args:
-      images: as in `image_grid`, `[N, H, W, C]`.
+      images: `[N, H, W, C]`, as in `image_grid`.
       scores: finite scores `[N, h, w]`, for example `-tfr.log_prob_map(model, images)`. `h` and `w`
         divide `H` and `W`: each score covers a block of pixels.
-      low: scores up to this one leave the image as it is; by default the lowest score.
-      high: scores from this one on are yellow; by default the highest score.
+      low: scores up to `low` leave the image as it is; by default the lowest score.
+      high: scores from `high` on are yellow; by default the highest score.
       num_values: as in `image_grid`.
 
     Returns:
       `uint8` array of shape `[N, H, W, 3]`, for `image_grid` or an image file.
 
     Raises:
-      ValueError: if `images` is invalid for `image_grid`, scores are not finite or not of this
-        shape, or `low` is not below `high`.
+      ValueError: if `images` is invalid for `image_grid`, `scores` have another shape or are not
+        finite, or `low` is not below `high`.
 
     #### Example
 
@@ -39,7 +39,6 @@ def heat_map(
     >>> pixels = plots.heat_map(np.full([1, 2, 2, 1], 200, np.uint8), [[[0., 1.], [2., 4.]]])
     >>> pixels[0, 0, 0].tolist(), pixels[0, 1, 1].tolist()
     ([200, 200, 200], [241, 241, 50])
-
     """
     scores = np.asarray(scores, np.float64)
     gray = np.concatenate([image_grid(image[np.newaxis], 1, 0, num_values) for image in images])

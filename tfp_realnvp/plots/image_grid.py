@@ -43,7 +43,6 @@ def image_grid(
     >>> from tfp_realnvp import plots
     >>> plots.image_grid(np.zeros([6, 8, 8, 1], np.uint8), columns=3, padding=1).shape
     (19, 28, 1)
-
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -93,12 +92,9 @@ def save_image_grid(
 
     Args:
       path: path of the file. Missing folders are created.
-      images: as in `image_grid`.
-      columns: as in `image_grid`.
-      padding: as in `image_grid`, before enlarging.
+      images, columns, padding, num_values: as in `image_grid`; padding before enlarging.
       upscale: integer factor by which pixels are repeated in both directions. By default, images of
-        fewer than 64 pixels are enlarged to about 64.
-      num_values: as in `image_grid`.
+        fewer than 64 pixels a side are enlarged to about 64.
 
     Returns:
       The path of the file.
@@ -115,7 +111,6 @@ def save_image_grid(
     ...     path = plots.save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8))
     ...     path.name, path.exists()
     ('black.png', True)
-
     """
     try:
         from PIL import Image

@@ -32,16 +32,15 @@ def draw_grid(
       title: title above the grid.
       row_labels: one label for each row, on the left.
       column_labels: one label for each column, at the top.
-      columns: as in `image_grid`, for images `[N, H, W, C]`.
-      num_values: as in `image_grid`.
+      columns, num_values: as in `image_grid`; `columns` for images `[N, H, W, C]`.
       ax: the `Axes` to draw on. Defaults to a new pyplot figure of the size of the grid.
 
     Returns:
       The axes.
 
     Raises:
-      ValueError: if `images` is not such an array, or if the number of labels is not the number of
-        rows or columns.
+      ValueError: if `images` is not such an array, or there is not one label for each row or
+        column.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -53,7 +52,6 @@ def draw_grid(
     >>> axes = plots.draw_grid(images, "gray", columns=3, ax=left)
     >>> axes is left, axes.images[0].get_size()
     (True, (19, 28))
-
     """
     images = np.asarray(images)
     if images.ndim == 5:
@@ -102,24 +100,19 @@ def save_labelled_grid(
     column_labels: Sequence[str] | None = None,
     num_values: int = 256,
 ) -> pathlib.Path:
-    """Draws `draw_grid` to a PNG file.
-
-    The global state of Matplotlib is unchanged.
+    """Draws `draw_grid` to a PNG file, without a change of Matplotlib's global state.
 
     Args:
       path: path of the file. Missing folders are created.
       images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`.
-      title: title above the grid.
-      row_labels: one label for each row, on the left.
-      column_labels: one label for each column, at the top.
-      num_values: as in `image_grid`.
+      title, row_labels, column_labels, num_values: as in `draw_grid`.
 
     Returns:
       The path of the file.
 
     Raises:
-      ValueError: if `images` is not such an array, or if the number of labels is not the number of
-        rows or columns.
+      ValueError: if `images` is not such an array, or there is not one label for each row or
+        column.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -132,7 +125,6 @@ def save_labelled_grid(
     ...         row_labels=["first", "second"])
     ...     path.name, path.exists()
     ('gray.png', True)
-
     """
     images = np.asarray(images)
     if images.ndim != 5:
@@ -144,7 +136,7 @@ def save_labelled_grid(
 
 
 def _figure_size(rows: int, columns: int, height: int, width: int) -> tuple[float, float]:
-    """Returns width and height in inches of a figure of a grid, with space for labels and title."""
+    """Returns width and height in inches of the figure of a grid with labels and title."""
     scale = min(2.5, 8 / max(rows, columns)) / max(height, width)
     grid_height, grid_width = rows * (height + 1) + 1, columns * (width + 1) + 1
     return max(4.5, grid_width * scale + 1.6), grid_height * scale + 1.0

@@ -22,34 +22,33 @@ def pairs(
     columns: Sequence[Any] | None = None,
     num_lowest: int | None = None,
 ) -> Any:
-    """Draws columns of a table against each other, beside samples of a density of its rows.
+    """Draws columns of a table against each other, with samples of a density of its rows.
 
     Panels below the diagonal show rows and samples of two columns, panels on the diagonal
-    show histograms of one column. There are as many samples as rows: where the density is right,
-    both look alike. The rows of the lowest density are circled, and the legend names them, the
-    lowest first.
+    histograms of one column. There are as many samples as rows: if the density is right, both look
+    alike. The rows of the lowest density are circled and named in the legend, the lowest first.
 
     Panels end a little outside of the rows, and the legend says how many samples are farther away.
-    Of more than 1,000 rows, panels show 1,000, evenly spaced, and the rows of the lowest density.
-    Histograms show the share of all rows in each bin.
+    Panels show at most 1,000 rows, evenly spaced, and the rows of the lowest density. Histograms
+    show the share of all rows in each bin.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
-        distribution of TFP, or another object with a method `sample(n)` that returns rows [n, D],
-        alone or as the first of a tuple.
-      X: finite rows [N, D]. Columns and index of a `DataFrame` are names of columns and rows.
-      columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array. By
-        default all columns.
-      num_lowest: number of rows to circle, with the lowest `density.score_samples(X)`. Defaults
-        to 5, or to 0 for a density without this method.
+        distribution of TFP, or another object whose `sample(n)` returns rows [n, D] or a tuple that
+        starts with them.
+      X: finite rows [N, D]. A `DataFrame` gives columns and rows their names.
+      columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array; all by
+        default.
+      num_lowest: number of rows to circle, with the lowest `density.score_samples(X)`. Defaults to
+        5, or to 0 for a density without this method.
 
     Returns:
       A Matplotlib `Figure` that is not registered with pyplot. Notebooks show it, and
       `figure.savefig('pairs.png')` writes a file.
 
     Raises:
-      ValueError: if there are more than 8 columns to draw, a column does not exist or comes twice,
-        rows are not as above, or samples do not have the columns of the rows.
+      ValueError: if there are more than 8 columns to draw, a column does not exist or is repeated,
+        `X` is not finite rows, or samples do not have the columns of the rows.
       TypeError: if the density has no method `sample`, or no `score_samples` for `num_lowest`.
       ImportError: if matplotlib is not installed.
 
@@ -63,14 +62,13 @@ def pairs(
     >>> figure = plots.pairs(mixture, rows, columns=["petal length (cm)", "petal width (cm)"])
     >>> [axes.get_xlabel() for axes in figure.axes]
     ['', 'petal length (cm)', 'petal width (cm)']
-
     """
     is_scored = hasattr(density, "score_samples")
     if not hasattr(density, "sample"):
         raise TypeError(
             "pairs: expected a density with a method sample(n), got "
-            f"{type(density).__name__}. Of a FlowModel that is model.distribution. Of a Pipeline "
-            "it is pipeline[-1], for the rows pipeline[:-1].transform(X)."
+            f"{type(density).__name__}. For a FlowModel, pass model.distribution. For a Pipeline, "
+            "pass pipeline[-1] and the rows pipeline[:-1].transform(X)."
         )
     if num_lowest is None:
         num_lowest = _NUM_LOWEST if is_scored else 0
