@@ -1,10 +1,10 @@
-"""Scores of outliers from log densities, and p-values whose false alarm rate is guaranteed.
+"""Scores of outliers from log densities, and p-values with a guaranteed false alarm rate.
 
-A score is a number for each event, higher for outliers. The first is -log p, `-tfr.log_prob(model,
-x)`. It fails where outliers are simpler than the data: a flow trained on CIFAR-10 gives images of
-SVHN a higher density than those of CIFAR-10 (Nalisnick et al. 2019), and the preset `photos` gives
-blurred photographs a higher density than sharp ones. A density at its mode is higher than at almost
-all samples, so that a high density alone is no evidence of a usual event. Other scores use more:
+A score is a number for each event, higher for outliers. The first is -log p,
+`-tfr.log_prob(model, x)`. It fails where outliers are simpler than the data: a flow trained on
+CIFAR-10 gives images of SVHN a higher density than images of CIFAR-10 (Nalisnick et al. 2019). A
+density at its mode is higher than at almost all samples, so that a high density is no evidence of a
+usual event. Other scores use more:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -13,12 +13,11 @@ all samples, so that a high density alone is no evidence of a usual event. Other
 | `complexity_corrected` | an event that PNG finds simple, and the model does not | gray levels |
 | `committee` | an event of low density, or on which models disagree | several models |
 
-The log densities of gray levels are random by their noise. `tfr.log_prob(model, images,
-num_samples=16)` averages over it, for all of these scores.
-
-For images of gray levels start with `complexity_corrected`, for other vectors with `-log_prob`.
-`examples/outliers.py` compares all four. `p_values` makes a decision from any of them. Where in
-an image the density is low, `tfr.log_prob_map` says.
+The noise on gray levels makes their log densities random;
+`tfr.log_prob(model, images, num_samples=16)` averages over it. For images of gray levels start with
+`complexity_corrected`, for other events with `-log_prob`. `p_values` turns any score into a
+decision. `examples/outliers.py` compares all four, and `tfr.log_prob_map` finds regions of low
+density in an image.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     |1/M sum_m log p(x_m) - mean of log p over the reference events|
     ```
 
-    The second mean estimates the negative entropy of the data under the model. The means of groups
-    lie around it with a standard deviation that falls with √M. The score therefore finds groups
-    whose density is only a little higher or lower. It does not find outliers whose log densities
-    have the mean of the data.
+    The second mean estimates the negative entropy of the data under the model. Means of groups
+    deviate from it by a standard deviation that falls with √M, so that the score finds groups whose
+    density is a little too high or too low. Outliers whose mean log density is the mean of the data
+    are not found.
 
     #### Example
 
@@ -73,16 +72,16 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
 
     Args:
       log_probs: log densities [N] in nats. Groups are consecutive: events 0 to M - 1, and so on.
-      reference_log_probs: log densities [R] of data like those of training. They should not be
-        the held-out events that `p_values` compares with: its guarantee would be approximate.
+      reference_log_probs: log densities [R] of data like the training data, other than the held-out
+        events of `p_values`, whose guarantee would only be approximate.
       group_size: number M of events in a group, a divisor of N.
 
     Returns:
       Scores [N / M], float64.
 
     Raises:
-      ValueError: if N is not a multiple of `group_size`, a log density is NaN or +inf, or one of
-        the reference is -inf.
+      ValueError: if N is not a multiple of `group_size`, a log density is NaN or +inf, or a
+        reference log density is -inf.
     """
     log_probs = _log_probs("typicality", log_probs, "[N]")
     reference = _log_probs("typicality", reference_log_probs, "[R]")
@@ -110,15 +109,12 @@ def complexity_corrected(
     ```
 
     A code that knows nothing of the data needs few bits for simple events: constant, smooth or
-    blurred images. An event for which the model needs more than such a code, compared with the
+    blurred images. An event for which the model needs more bits than such a code, compared with the
     data, is an outlier, even if its density is high. Images of 1 or 3 channels are coded as PNG
-    files, other arrays by zlib. The header of a file adds a constant, which changes no comparison.
+    files, other arrays by zlib. File headers add a constant, which changes no comparison.
 
-    This is the score to start with for images. With the preset `digits` it reports a blank image,
-    which -log p does not. With the preset `photos`, -log p is worse than chance for constant,
-    blurred and colorless images; this score finds constant images, and is above chance for the
-    others. A better code, such as lossless WebP, can help. `examples/outliers.py` prints the areas
-    under the ROC curves.
+    Start with this score for images: unlike -log p, it finds blank and constant images. A better
+    code, such as lossless WebP, can help. `examples/outliers.py` prints areas under ROC curves.
 
     #### Example
 
@@ -141,14 +137,14 @@ def complexity_corrected(
     Args:
       log_probs: log densities [N] in nats, of events with noise as `tfr.log_prob` adds it.
       events: images [N, H, W, C] or other arrays [N, ...] of gray levels 0 to 255, of any dtype.
-      code: a lossless code, from an event of `uint8` to bytes. By default PNG or zlib, see above.
+      code: a lossless code, from an event of `uint8` to bytes; by default PNG or zlib.
 
     Returns:
-      Scores [N] in bits, float64. Scores of another release of Pillow or zlib can differ.
+      Scores [N] in bits, float64. Other releases of Pillow or zlib may give other scores.
 
     Raises:
-      ValueError: if the log densities are not one for each event, or one is NaN or +inf; or if
-        events are no gray levels. The log density of continuous values depends on their unit, and
+      ValueError: if there is not one log density for each event, a log density is NaN or +inf, or
+        events are not gray levels. The log density of continuous values depends on their unit, but
         the bits of a code do not.
       ImportError: if images have 1 or 3 channels and Pillow is not installed.
     """
@@ -185,8 +181,8 @@ def committee(log_probs: Any) -> np.ndarray:
     ```
 
     The models are trained on the same data, or on random parts of them, with different seeds. They
-    tend to disagree where there were no data. Where outliers are simpler than the data, models
-    often agree, and this score fails as -log p does.
+    tend to disagree where there were no data. On outliers that are simpler than the data they often
+    agree, and this score fails as -log p does.
 
     #### Example
 
@@ -202,11 +198,10 @@ def committee(log_probs: Any) -> np.ndarray:
     criterion in singular learning theory, 2010.
 
     Args:
-      log_probs: log densities [M, N] in nats, of N events by M models. M is at least 2.
+      log_probs: log densities [M, N] in nats, of N events by M ≥ 2 models.
 
     Returns:
-      Scores [N], float64. The variance has the divisor M - 1. The score is +inf if the density of
-      any model is 0.
+      Scores [N], float64, by a variance with the divisor M - 1. A density of 0 gives +inf.
 
     Raises:
       ValueError: if there are fewer than two models, or a log density is NaN or +inf.
@@ -226,15 +221,15 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     p(s) = (1 + number of held-out scores s_i ≥ s) / (n + 1)
     ```
 
-    If a new event and the held-out ones are exchangeable, for example independent draws of one
-    distribution, then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], for any score, any model, and any n:
-    reporting the events with `p ≤ α` has a false alarm rate of at most α. The probability is over
-    new and held-out events: for one set of held-out data the rate varies with a standard deviation
-    of about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so that α = 5% needs n ≥ 19.
+    If new and held-out events are exchangeable, for example independent draws of one distribution,
+    then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], any score, any model and any n: reports of events
+    with `p ≤ α` have a false alarm rate of at most α. The probability is over new and held-out
+    events: for one set of held-out data the rate varies with a standard deviation of about
+    `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1): α = 5% needs n ≥ 19.
 
-    Held-out data neither trained the model nor chose it, for example by early stopping. For many
-    new events, the procedure of Benjamini and Hochberg on these p-values bounds the share of false
-    alarms among the reported events (Bates et al. 2023).
+    The held-out data must have had no part in training or choosing the model, for example by early
+    stopping. For many new events, the procedure of Benjamini and Hochberg on these p-values bounds
+    the share of false alarms among the reported events (Bates et al. 2023).
 
     #### Example
 
@@ -278,7 +273,7 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
 
 
 def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
-    """Returns log densities as float64 of a shape, "[N]" or "[M, N] …". -inf is allowed."""
+    """Returns checked log densities as float64, of a shape "[N]" or "[M, N] …"."""
     log_probs = np.asarray(log_probs, np.float64)
     is_table = shape.startswith("[M")
     if log_probs.ndim != 1 + is_table or not log_probs.size or (is_table and len(log_probs) < 2):
