@@ -1,7 +1,4 @@
-"""The paper's experiments with the latents of a trained model, as functions of arrays.
-
-Those that do not need the scales of an image also take vectors.
-"""
+"""The paper's experiments with latents of images; most functions also take vectors."""
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
 from tfp_realnvp.latents.completion import Completion, complete

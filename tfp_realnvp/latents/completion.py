@@ -1,4 +1,4 @@
-"""Completes images and rows of tables: samples of the unknown values given the known ones."""
+"""Completes images and rows of tables: samples unknown values given the known values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ tfd = tfp.distributions
 _LOGISTIC_VARIANCE = np.pi**2 / 3
 # Chains with a larger R-hat have not mixed.
 _LARGEST_R_HAT = 1.1
-# Samples of the flow, from which the metric of the chains is computed.
+# Number of samples of the flow for the metric of the chains.
 _NUM_METRIC_SAMPLES = 1000
 
 
@@ -39,9 +39,9 @@ class Completion(NamedTuple):
     """The result of `complete`.
 
     Attributes:
-      samples: samples [num_samples, N, ...] of whole events, in which the known values are exactly
-        the values passed. Their dtype is the dtype of the events; floats for integer vectors.
-      r_hat: the largest R-hat of an unknown value of each event, [N]; 1 for an event without any.
+      samples: samples [num_samples, N, ...] of whole events, with exactly the known values, in the
+        dtype of the events; floats for integer vectors.
+      r_hat: the largest R-hat of an unknown value of each event, [N]; 1 if all values are known.
       acceptance_rate: share of accepted proposals of each event after burn-in, [N].
     """
 
@@ -62,47 +62,45 @@ def complete(
     num_leapfrog_steps: int = 8,
     seed: int | Sequence[int] = 0,
 ) -> Completion:
-    r"""Samples the unknown values of images or vectors given the known ones.
+    r"""Samples the unknown values of images or vectors given the known values.
 
-    The Markov chains are of Hamiltonian Monte Carlo (HMC), and leave the following density
-    invariant, exactly:
+    Markov chains of Hamiltonian Monte Carlo (HMC) leave this density exactly invariant:
 
     ```
     p(x_unknown | x_known) ∝ p(x_unknown, x_known)           continuous values
     p(x | floor(x_known) = levels) ∝ p(x) on [0, n)^D        integer gray levels 0 … n - 1
     ```
 
-    A gray level is the unit interval of continuous values on which the flow was trained with noise.
-    The noise of known levels is sampled too, which averages over it. Unknown pixels of images with
-    n gray levels are in [0, n).
+    A gray level is the unit interval of continuous values that the flow was trained on. The noise
+    within known levels is sampled too, which averages over it. Unknown pixels of images with n gray
+    levels are in [0, n).
 
-    The chains move in latent coordinates z = Lᵀ (t - m). t are the values, or their logits in an
-    interval, and N(m, (L Lᵀ)⁻¹) is the normal distribution that has the mean and covariance of
-    samples of the flow, given the known values. If the flow is a normal distribution, z is standard
-    normal. Chains start from z ~ N(0, I). During burn-in, dual averaging adapts the step size of
-    each event to an acceptance rate of 75%. The number of leapfrog steps is random, up to
-    `num_leapfrog_steps`, so that no trajectory is periodic.
+    The chains move in coordinates z = Lᵀ (t - m), where t are the values, or their logits in an
+    interval, and N(m, (L Lᵀ)⁻¹) is the normal distribution with the mean and covariance of samples
+    of the flow, given the known values. Chains start from z ~ N(0, I), the target if the flow is
+    normal. During burn-in, dual averaging adapts the step size of each event to an acceptance rate
+    of 75%. The number of leapfrog steps is random, up to `num_leapfrog_steps`, so that no
+    trajectory is periodic.
 
-    R-hat compares the variance between chains, and halves of chains, with that within them. It is 1
-    for chains that have mixed. Above 1.1 the samples do not represent the density: their means and
-    intervals depend on where the chains started. A `UserWarning` says so, and names values of
+    R-hat compares the variance between chains, and halves of chains, with the variance within them.
+    It is 1 for chains that have mixed. Above 1.1, means and intervals of the samples depend on
+    where the chains started. A `UserWarning` then recommends values of
 
     *   `num_leapfrog_steps`, if trajectories are shorter than a normal density is wide: π / ε for a
         step size of ε;
-    *   `num_samples`, for an R-hat of 1.1 if R-hat² - 1 falls as one over the number of samples. It
-        does unless chains are stuck in different modes.
+    *   `num_samples`, for an R-hat of 1.1 if R-hat² - 1 is proportional to one over the number of
+        samples, as it is unless chains are stuck in different modes.
 
-    Each chain takes `num_burnin_steps + num_samples / num_chains` draws. A draw takes a gradient of
-    the log density for each leapfrog step, half of `num_leapfrog_steps` on average. Chains mix best
-    in a smooth density, of networks that are small, have a smooth activation such as the tanh of
-    `RealNVPVector`, and are trained with weight decay, as in `examples/complete.py`. Lower halves
-    of digits with the preset `digits` need `num_samples=1600` and `num_leapfrog_steps=42`, a minute
-    an image on two cores.
+    Each chain takes `num_burnin_steps + num_samples / num_chains` draws. A draw takes
+    `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best in a smooth
+    density: of small networks with a smooth activation, such as the tanh of `RealNVPVector`,
+    trained with weight decay, as in `examples/complete.py`. Lower halves of digits with the preset
+    `digits` need `num_samples=1600` and `num_leapfrog_steps=42`.
 
     #### Example
 
-    Missing values of a table are NaN. Here the flow is a normal distribution, whose conditional
-    mean is 0.8 · 1.5 = 1.2 and whose conditional standard deviation is 0.6:
+    Missing values of a table are NaN. The flow of this example is a normal distribution, whose
+    conditional mean is 0.8 · 1.5 = 1.2 and whose conditional standard deviation is 0.6:
 
     >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> from tfp_realnvp import latents
@@ -128,8 +126,6 @@ def complete(
     ((200, 3, 4, 4, 1), 'uint8')
     >>> bool((completion.samples[:, :, :2] == images[:, :2]).all())
     True
-    >>> completion.samples.mean(axis=0).shape                 # the posterior mean
-    (3, 4, 4, 1)
 
     #### References
 
@@ -141,12 +137,12 @@ def complete(
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors
         [N, D]. Unknown values are ignored. All events are processed at once.
-      is_known: booleans that broadcast with the events. By default the values that are not NaN are
-        known.
+      is_known: booleans that broadcast with the events; by default, whether values are not NaN.
       num_samples: number of samples of each event, of all chains together.
-      conditional_input: conditions of the events [N, ...], if the distribution takes any.
+      conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event, at least 2.
-      num_burnin_steps: number of draws of each chain that adapt its step size and are left out.
+      num_burnin_steps: number of first draws of each chain, which adapt its step size and are
+        dropped.
       num_leapfrog_steps: largest number of leapfrog steps of a draw.
       seed: one or two integers. Equal seeds give equal samples.
 
@@ -154,16 +150,14 @@ def complete(
       UserWarning: if R-hat of an event is above 1.1.
 
     Returns:
-      A `Completion`. Means and quantiles of its samples over the first axis are estimates and
-      intervals of the unknown values. R-hat is the square root of
-      `tfp.mcmc.potential_scale_reduction`.
+      A `Completion`. Means and quantiles of its samples over the first axis estimate the unknown
+      values. R-hat is the square root of `tfp.mcmc.potential_scale_reduction`.
 
     Raises:
-      TypeError: if `flow` is neither a distribution nor a `FlowModel`, or `is_known` is not
-        boolean.
-      ValueError: if the shape or range of events does not match the model, if known values are not
-        finite, if nothing is known or nothing is unknown, if conditions are not as declared, or if
-        the log density is not finite where a chain starts.
+      TypeError: if `flow` is not a distribution or `FlowModel`, or `is_known` is not boolean.
+      ValueError: if events do not match the model in shape or range, known values are not finite,
+        nothing is known or nothing is unknown, conditions are not as declared, or the log density
+        is not finite where a chain starts.
     """
     flow = distribution_of(flow, "complete")
     num_chains = validation.count(num_chains, "num_chains", 2, "complete")
@@ -226,8 +220,7 @@ def complete(
 class _Support:
     """Unconstrained coordinates t of values x: x = t, or x = low + (high - low) sigmoid(t).
 
-    Arrays are [N, D]. Values that are known exactly have coordinates without an effect: HMC does
-    not see them, as the log density is flat.
+    Arrays are [N, D]. The log density is constant in the coordinates of exactly known values.
     """
 
     def __init__(
@@ -251,7 +244,7 @@ class _Support:
         self._is_bounded = np.where(self.is_known, self._is_gray, self._num_values is not None)
         self._low = known
         self._width = np.where(self.is_known, 1, self._num_values or 1).astype(dtype)
-        # For the normal distribution: the center of a gray level.
+        # The normal distribution takes the centers of gray levels.
         self.centers = self._unbounded(known + dtype(0.5) * self._is_gray)
 
     def forward_and_log_det(self, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -262,10 +255,7 @@ class _Support:
         return x, tf.reduce_sum(fldj, axis=-1)
 
     def of_samples(self, x: np.ndarray) -> np.ndarray:
-        """Returns coordinates [S, D] of samples of the flow, all of whose values are unknown.
-
-        Rows that are not finite are left out.
-        """
+        """Returns the coordinates [S, D] of the finite samples of the flow, as unknown values."""
         t = self._unbounded(x.reshape(len(x), -1))
         return t[np.isfinite(t).all(axis=1)].astype(np.float64)
 
@@ -334,9 +324,9 @@ def _metric(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the mean m, and L⁻ᵀ for the precision L Lᵀ, of the unknown coordinates.
 
-    By the precision matrix P of all coordinates, the precision of the unknown ones given the known
-    ones is P_uu, and their mean is m_u - P_uu⁻¹ P_uk (t_k - m_k). Shapes are [N, D] and [N, D, D],
-    or [D, D] if the same values are unknown in all events.
+    With the precision matrix P of all coordinates, the precision of the unknown coordinates given
+    the known ones is P_uu, and their mean is m_u - P_uu⁻¹ P_uk (t_k - m_k). Shapes are [N, D] and
+    [N, D, D], or [D, D] if the same values are unknown in all events.
     """
     size = support.size
     num_samples = max(_NUM_METRIC_SAMPLES, 2 * size)
@@ -348,7 +338,7 @@ def _metric(
         x = distribution.sample(num_samples, seed=seed, **options)
     t = support.of_samples(x.numpy())
     covariance = np.cov(t, rowvar=False).reshape(size, size)
-    # Shrinkage to the diagonal, for samples that are few for the size or nearly collinear.
+    # Shrinkage to the diagonal helps if samples are few, or nearly collinear.
     share = size / (size + 10 * num_samples)
     covariance += share * (np.diag(np.diag(covariance)) - covariance)
     precision = np.linalg.inv(covariance)
@@ -373,10 +363,7 @@ def _sample_chains(
     num_leapfrog_steps: int,
     seed: tf.Tensor,
 ) -> tuple[list[tf.Tensor], np.ndarray, np.ndarray]:
-    """Returns states and acceptance after burn-in, of chains of HMC from `starts` [C, N, D].
-
-    The last result is the step size of each event, [N].
-    """
+    """Returns states and acceptance after burn-in, [C, N, ...], and the step sizes [N]."""
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
         tfp.mcmc.HamiltonianMonteCarlo(
             target_log_prob,
@@ -386,8 +373,8 @@ def _sample_chains(
         ),
         num_burnin_steps,
         target_accept_prob=0.75,
-        # The acceptance rate is averaged over the chains of an event. By an arithmetic mean, chains
-        # that reject all proposals would hide behind the others, and stay where they are.
+        # The acceptance rate is averaged over the chains of an event. An arithmetic mean would hide
+        # chains that reject all proposals and never move.
         reduce_fn=tfp.math.reduce_log_harmonic_mean_exp,
     )
 
@@ -447,6 +434,6 @@ def _warn_unless_mixed(
 
 
 def _rounded_up(number: float) -> int:
-    """Returns a number with two digits that are not zero."""
+    """Returns a number rounded up to two significant digits."""
     unit = 10 ** max(math.floor(math.log10(number)) - 1, 0)
     return math.ceil(number / unit) * unit

@@ -1,4 +1,4 @@
-"""Decodes latents between and beyond the latents of images or vectors; the same for conditions."""
+"""Decodes latents between and beyond the latents of events, or changes their conditions."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ def interpolate(
     ```
 
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation stays
-    near it. Linear interpolation passes through its interior, where samples do not lie.
-
-    With a `second_conditional_input`, conditions are interpolated linearly with the same t, as in
+    near it; linear interpolation passes through its interior, where samples do not lie. A
+    `second_conditional_input` makes conditions change linearly with t, as in
     `interpolate_conditions`.
 
     #### Example
@@ -62,7 +61,7 @@ def interpolate(
       flow: as in `encode`.
       first: images [..., H, W, C] or vectors [..., D], as in `encode`.
       second: images or vectors of the same shape.
-      num_steps: number of interpolated images or vectors, including both ends.
+      num_steps: number of images or vectors, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
       conditional_input: the condition of `first`, as in `encode`; by default also of `second`.
       second_conditional_input: the condition of `second`.
@@ -72,8 +71,8 @@ def interpolate(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the shapes differ, if there are fewer than two steps, or if one of two
-        conditions is missing; see also `encode`.
+      ValueError: if the shapes differ, `num_steps` is below 2, or one of two conditions is missing;
+        see also `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
@@ -106,17 +105,17 @@ def manifold(
 ) -> np.ndarray:
     r"""Decodes a torus of latents that contains the latents of four images (equation 19).
 
-    With the latents z₁ … z₄ of the images, and equally spaced angles φ (rows) and φ′ (columns) in
-    [0, 2π),
+    With the latents z₁ … z₄ of the images, and equidistant angles φ (rows) and φ′ (columns) in [0,
+    2π),
 
     ```
     z = cos φ (cos φ′ z₁ + sin φ′ z₂) + sin φ (cos φ′ z₃ + sin φ′ z₄)
     ```
 
     If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
-    and (n/4, n/4). For each pair of angles, the combination of four independent standard normal
-    latents is standard normal: the squares of its weights add up to one. The conditions of the four
-    images are averaged with these squares as weights, labels as one-hot vectors.
+    and (n/4, n/4). The squares of the four weights add up to one, so that combinations of
+    independent standard normal latents are standard normal. Conditions are averaged with these
+    squares as weights, labels as one-hot vectors.
 
     #### Example
 
@@ -142,8 +141,8 @@ def manifold(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the number of images or conditions is not four, if there are no angles, or if a
-        condition is missing; see also `encode`.
+      ValueError: if there are not four images, conditions are not four or one, `num_angles` is
+        below 1, or a condition is missing; see also `encode`.
     """
     shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
     if len(shape) != 1 + event_ndims or shape[0] != 4:
@@ -171,7 +170,7 @@ def swap_condition(
 ) -> np.ndarray:
     """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
 
-    See `encode` and `decode` for arguments, results and errors; vectors are taken as well.
+    See `encode` and `decode` for arguments, results and errors. Vectors are taken as well.
 
     #### Example
 
@@ -184,7 +183,6 @@ def swap_condition(
     >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
     >>> latents.swap_condition(flow, images, [5, 0, 4], np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
-
     """
     latents = encode(flow, images, batch_size=batch_size, conditional_input=source)
     return decode(flow, latents, batch_size=batch_size, conditional_input=target)
@@ -205,8 +203,8 @@ def interpolate_conditions(
     x_t = forward(inverse(x | start) | (1 - t) start + t end)
     ```
 
-    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last the result of
-    `swap_condition`. Labels are interpolated as weights of the classes, from one-hot vectors.
+    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last one the
+    result of `swap_condition`. Labels are interpolated as one-hot vectors.
 
     #### Example
 
@@ -220,15 +218,13 @@ def interpolate_conditions(
 
     #### References
 
-    Lample et al.: Fader networks: manipulating images by sliding attributes (2017), which varies
-    the attributes of encoded images continuously.
+    Lample et al.: Fader networks: manipulating images by sliding attributes (2017).
 
     Args:
       flow: as in `encode`, with a condition.
       images: images [..., H, W, C] or vectors [..., D], as in `encode`.
       start: conditions of the images, as in `encode`.
-      end: conditions of the last step. The leading shapes of `start` and `end` broadcast with that
-        of the images.
+      end: conditions of the last step. Leading shapes of `start`, `end` and `images` broadcast.
       num_steps: number of conditions, including both ends.
       batch_size: number of images that are processed at a time.
 
@@ -237,8 +233,8 @@ def interpolate_conditions(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if a condition is missing, or if there are fewer than two steps; see also `encode`
-        and `decode`.
+      ValueError: if a condition is missing, or `num_steps` is below 2; see also `encode` and
+        `decode`.
     """
     steps = _linear_steps(flow, start, end, num_steps)
     latents = encode(flow, images, batch_size=batch_size, conditional_input=start)

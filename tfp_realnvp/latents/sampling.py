@@ -1,4 +1,4 @@
-"""Samples with a temperature or truncation, and samples of other sizes."""
+"""Samples of latents with a temperature or truncation, and of images of other sizes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def sample_latents(
     z = temperature * n,    n ~ N(0, 1), or N(0, 1) given |n| <= truncation
     ```
 
-    A temperature below 1, or truncation, reduces the diversity of samples and increases their
-    density. `temperature=1` without truncation samples the model itself.
+    A temperature below 1, or truncation, makes samples less diverse and more probable.
+    `temperature=1` without truncation samples the model itself.
 
     #### Example
 
@@ -43,12 +43,6 @@ def sample_latents(
     >>> z.shape, bool(np.abs(z).max() <= 1)
     ((100, 4, 4, 3), True)
 
-    Samples of a flow of vectors:
-
-    >>> import tfp_realnvp as tfr
-    >>> flow = tfr.RealNVPVector(5, num_couplings=2, num_filters=8)
-    >>> latents.decode(flow, latents.sample_latents([5], 100, temperature=0.5)).shape
-    (100, 5)
 
     #### References
 
@@ -108,9 +102,9 @@ def extrapolate(
 ) -> np.ndarray:
     """Decodes normal latents of another size than the training images (Appendix C).
 
-    The networks are convolutional, so that the bijector applies to any height and width divisible
-    by 2^(num_scales - 1). A base distribution of `flow` is not used. See `sample_latents`
-    and `decode` for arguments, results and errors.
+    The convolutional networks apply to any height and width divisible by 2^(num_scales - 1). A base
+    distribution of `flow` is not used. See `sample_latents` and `decode` for arguments, results and
+    errors.
 
     #### Example
 
@@ -119,7 +113,6 @@ def extrapolate(
     >>> flow = tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4)
     >>> latents.extrapolate(flow, (8, 16, 1), num_samples=2).shape
     (2, 8, 16, 1)
-
     """
     dtype = bijector_of(flow, RealNVPImage).dtype
     latents = sample_latents(
@@ -129,5 +122,5 @@ def extrapolate(
 
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:
-    """Returns the seed of a stateless random operation, two integers, from one or two integers."""
+    """Returns the seed of a stateless operation, two integers, from one or two integers."""
     return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(np.asarray(seed)), tf.int32)

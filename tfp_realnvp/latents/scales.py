@@ -1,4 +1,4 @@
-"""What the latents of each scale of an image are: their effect, and their statistics."""
+"""The effect and the statistics of the latents of each scale of an image."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def levels_of_representation(
     """Keeps the latents of coarse scales and replaces the latents of finer scales (Appendix D).
 
     Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
-    latents and is the reconstruction. The column before it replaces the latents that are factored
-    out first, one half of all. The first column keeps only the coarsest scale. The images of a row
-    share what the coarse latents represent, such as composition and not texture.
+    latents and is the reconstruction; the column before it replaces the latents that are factored
+    out first, one half of all. The images of a row share what the coarse latents represent, such as
+    composition and not texture.
 
     #### Example
 
@@ -61,7 +61,7 @@ def levels_of_representation(
     Args:
       flow: as in `encode`, of images.
       images: images [..., H, W, C], as in `encode`.
-      base: distribution over latents [H, W, C] to draw from. `None` means the base distribution of
+      base: distribution over latents [H, W, C] to draw from. Defaults to the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
       seed: one or two integers. Equal seeds give equal samples.
@@ -72,7 +72,7 @@ def levels_of_representation(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the mode is unknown, or if `base` has another event shape; see also `encode`.
+      ValueError: if `mode` is unknown, or `base` has another event shape; see also `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     flow = without_model(flow)
@@ -109,11 +109,10 @@ def levels_of_representation(
 class ScaleStatistics:
     """Moments of the latents of one scale, over images, positions and channels.
 
-    For the standard normal, the mean, standard deviation, skewness and excess kurtosis are 0, 1, 0
-    and 0.
+    The standard normal has mean 0, standard deviation 1, skewness 0 and excess kurtosis 0.
 
     Attributes:
-      shape: shape of the latents of one image at this scale, (height, width, channels).
+      shape: shape (height, width, channels) of the latents of one image at this scale.
       mean: the mean.
       std: the standard deviation σ.
       skewness: E[(z - mean)³] / σ³.
