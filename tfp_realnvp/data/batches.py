@@ -26,14 +26,13 @@ def batches(
 ) -> tf.data.Dataset:
     """Returns training batches in an order that depends on the seed and the epoch alone.
 
-    `FlowModel.fit` also takes the arrays themselves, and shuffles them in an order that changes
-    from run to run. With these batches a run that was stopped after `step` steps continues with
-    the same batches as a run that was not. Images can be augmented, and several workers divide
-    each batch among them.
+    `FlowModel.fit` also takes the arrays themselves, in an order that changes from run to run. With
+    these batches, a run that was stopped after `step` steps continues with the batches of a run
+    that was not. They can be augmented, and divided among several workers.
 
-    Each epoch visits the images in a random order. All batches are full: the
-    `len(images) % batch_size` images that remain are left out of this epoch. The dataset has no
-    end, so that `fit` needs `steps_per_epoch=len(images) // batch_size`.
+    Each epoch has a random order of the images. All batches are full: an epoch leaves out the last
+    `len(images) % batch_size` images of its order. The dataset has no end, so that `fit` needs
+    `steps_per_epoch=len(images) // batch_size`.
 
     #### Example
 
@@ -53,11 +52,11 @@ def batches(
       condition: labels, vectors or images `[N, ...]`.
       batch_size: number of images in a batch, of all workers together.
       augment: a function of the images of a batch and a stateless seed, two integers, which returns
-        the images to train on.
+        the augmented images.
       seed: seed of the order and of `augment`.
-      step: number of batches to leave out: the steps that a run has made, also in earlier epochs.
+      step: number of batches to leave out: all steps that the run has made, in all epochs.
       context: the argument of the function that `strategy.distribute_datasets_from_function` takes.
-        Each worker then gets its part of each batch.
+        It gives each worker its part of each batch.
 
     Returns:
       A `tf.data.Dataset` of images `[batch_size, ...]`, or of tuples of images and conditions.

@@ -22,14 +22,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images into two parts at random, identically for equal arguments.
-
-    Args:
-      num_images: number of images.
-      num_held_out: number of images in the second part.
-
-    Returns:
-      The indices of both parts, each in ascending order.
+    """Splits images at random, identically for equal arguments; returns the indices of both parts.
 
     Raises:
       ValueError: if one of the parts is empty.
@@ -78,7 +71,7 @@ def read_array_file(path: pathlib.Path) -> Splits:
 def _checked(
     path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, labels_name: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the images of a name, and their labels unless their name is `None`."""
+    """Returns images, and their labels unless `labels_name` is `None`; raises `ValueError`."""
     images = arrays[name]
     if images.dtype not in (np.uint8, np.uint16) or images.ndim != 4 or 0 in images.shape:
         hint = " Grayscale images need a last axis of length 1." if images.ndim == 3 else ""
@@ -100,9 +93,9 @@ def _checked(
 def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
     """Returns the paths of all PNG and JPEG files in a folder and its subfolders, by split.
 
-    If there is a subfolder `train`, the subfolders `train`, `test` and, if it exists, `validation`
-    are the splits. Otherwise the files are split at random, identically on every call: one tenth of
-    them is the test split. `load_arrays` reads the files in this order.
+    The subfolders `train`, `test` and, if it exists, `validation` are the splits. Without a
+    subfolder `train`, one tenth of the files, chosen at random but identically on every call, is
+    the test split. `load_arrays` reads the files in this order.
 
     Args:
       folder: path of the folder.
@@ -111,7 +104,7 @@ def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
       A dictionary from split names to paths in alphabetical order.
 
     Raises:
-      ValueError: if a split has no images, or if there are fewer than two images to split.
+      ValueError: if a split has no images, or there are fewer than two images to split.
 
     #### Example
 
@@ -122,7 +115,6 @@ def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
     ...     (folder / name).touch()
     >>> {split: len(paths) for split, paths in data.list_images(folder).items()}
     {'train': 2, 'test': 1}
-
     """
     folder = pathlib.Path(folder)
     if (folder / "train").is_dir():
@@ -187,7 +179,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
         if upright.mode not in ("L", "RGB", "I;16"):
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
         if image_size is not None:
-            # `BOX` weights pixels unevenly if the sizes are no multiples.
+            # `BOX` weights pixels unevenly if one size is not a multiple of the other.
             upright = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.HAMMING)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Cannot read image {path}: {error}.") from error
@@ -196,7 +188,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
 
 
 def _labels(folder: pathlib.Path, by_split: dict[str, list[pathlib.Path]]) -> np.ndarray | None:
-    """Returns the number of the subfolder of each image, or `None` if one is in no subfolder."""
+    """Returns the number of each image's subfolder, or `None` if an image is in no subfolder."""
     has_splits = (folder / "train").is_dir()
     parts = [
         path.relative_to(folder / split if has_splits else folder).parts

@@ -14,8 +14,8 @@ from tfp_realnvp.internal.optional_packages import missing_package
 __all__ = ["ImageArrays", "load_arrays"]
 
 _NUM_TRAIN_DIGITS = 1500
-# Of the 640 columns of a photograph, 448 are for training, 32 (one patch) are skipped, and 160 are
-# for the test.
+# A photograph has 640 columns: 448 for training, 32 (one patch) that are skipped, and 160 for the
+# test.
 _TRAIN_COLUMNS = slice(0, 448)
 _TEST_COLUMNS = slice(480, 640)
 _PATCH_SIZE = 32
@@ -66,14 +66,14 @@ class ImageArrays:
         (1350, 150, 297)
 
         Args:
-          num_images: number of validation images. (The patches of `photos` overlap, so that
-            validation on them is close to training.)
+          num_images: number of validation images. The patches of `photos` overlap, so that
+            validation on them is close to training.
 
         Returns:
           `ImageArrays` with `validation` and, for images with labels, `validation_labels`.
 
         Raises:
-          ValueError: if there is a validation split already, or no training image would remain.
+          ValueError: if a validation split exists, or no training image would remain.
         """
         if self.validation is not None:
             raise ValueError(f"Expected a dataset without a validation split, got {self.name!r}.")
@@ -102,42 +102,40 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
 
     `digits` are handwritten digits with levels from 0 (background) to 16, split at random.
 
-    `photos` are patches of two photographs, a temple and a flower, in random order. Training
-    patches come from the left 448 columns of each photograph, one at every fifth pixel in both
-    directions. Test patches come from the right 160 columns, one at every sixteenth pixel. The 32
-    columns in between are not used, so that training and test patches share no pixel. Because
-    patches overlap and come from only two photographs, bits/dim on them can be compared between
-    models, but not with those on other data.
+    `photos` are patches of two photographs, a temple and a flower, in random order: training
+    patches at every fifth pixel of the left 448 columns, test patches at every sixteenth pixel of
+    the right 160 columns. The 32 columns in between are skipped, so that training and test patches
+    share no pixel. Patches overlap, and come from only two photographs: compare bits/dim on them
+    between models, but not with other data.
 
     Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. Beside `train` and `test` there
-    can be `validation`. Without `train` and `test` a tenth of the images, chosen at random and
-    identically in every call, is the test split. Images of a folder are turned
-    upright as their EXIF orientation says. If some are in color, gray images become RGB as well;
-    transparency is dropped. Grayscale PNG files of 16 bits are `uint16`. The number of levels of
-    `uint16` images is the smallest power of two above the largest level, and at least 256: it is
-    4,096 for the values of a camera of 12 bits.
+    can be `validation`. Without `train` and `test`, a random tenth of the images, the same in every
+    call, is the test split. Images of a folder are turned upright by their EXIF orientation. If
+    some have colors, gray images become RGB; transparency is dropped. Grayscale PNG files of 16
+    bits are `uint16`. The number of levels of `uint16` images is the smallest power of two above
+    the largest level, and at least 256.
 
     If every image of a folder is in a subfolder of the folder, or of its subfolders `train` and
     `test`, these are the classes, in alphabetical order.
 
-    A folder that does not fit into memory is read by `keras.utils.image_dataset_from_directory`;
-    the page on images has an example.
+    Read a folder that does not fit into memory by `keras.utils.image_dataset_from_directory`, as on
+    the page on images.
 
     Args:
-      name: `'digits'`, `'photos'`, the path of an `.npz` or `.npy` file, or that of a folder.
-      image_size: height and width for the images of a folder. The central square of an image is
-        resized to it, by Pillow's Hamming filter. `None` leaves images unchanged.
+      name: `'digits'`, `'photos'`, or the path of an `.npz` file, an `.npy` file or a folder.
+      image_size: height and width for the images of a folder. Pillow's Hamming filter resizes the
+        central square of an image to it. `None` leaves images unchanged.
 
     Returns:
       `ImageArrays`.
 
     Raises:
       ValueError: if the name is unknown; if a file is damaged, or an array has another name, dtype
-        or shape; if images of a folder differ in size without `image_size`, have different numbers
-        of bits, or have 16-bit colors.
+        or shape; if images of a folder differ in size without `image_size`, or in bits, or have
+        16-bit colors.
       FileNotFoundError: if a NumPy file does not exist.
-      ImportError: if scikit-learn is needed and not installed, or, for `'photos'` and folders,
-        Pillow.
+      ImportError: if scikit-learn, or Pillow for `'photos'` and folders, is needed and not
+        installed.
 
     #### Example
 
@@ -145,7 +143,6 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     >>> digits = data.load_arrays("digits")
     >>> digits.train.shape, digits.train.dtype, digits.train_labels.shape
     ((1500, 8, 8, 1), dtype('uint8'), (1500,))
-
     """
     name = str(name)
     path = pathlib.Path(name)
