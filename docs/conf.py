@@ -71,6 +71,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_param = False  # a description may be of several arguments
 maximum_signature_line_length = 90
 
 # The pages that show files from elsewhere in the repository.
