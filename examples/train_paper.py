@@ -394,7 +394,6 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
         limit = {"steps": max(1, round(FLAGS.epochs * steps_per_pass))}
     schedule = _JET_BUDGET if FLAGS.configuration == "jet" else {}
     budget = tfr.LearningRateBudget(FLAGS.learning_rate, **limit, **schedule)
-    budget.set_model(model)
     checkpoint = tfr.TrainingCheckpoint(
         output_dir,
         model,

@@ -248,7 +248,7 @@ class FlowModel(BatchModel, SavableModel):
         Raises:
           ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
             float16, or the optimizer was not constructed in the scope of the model's
-            `tf.distribute.Strategy`.
+            `tf.distribute.Strategy`, or accumulates gradients in one.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError("FlowModel.compile: expected no loss, it is the negative log density.")
@@ -275,6 +275,11 @@ class FlowModel(BatchModel, SavableModel):
                 optimizer = default(_PEAKS[self.event_ndims], global_clipnorm=100.0)
             super().compile(optimizer=optimizer, **kwargs)
             workers.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
+            if tf.distribute.has_strategy() and self.optimizer.gradient_accumulation_steps:
+                raise ValueError(
+                    "FlowModel.compile: expected an optimizer without gradient_accumulation_steps, "
+                    "with which Keras fails in a `tf.distribute.Strategy`; use larger batches."
+                )
             self._loss_tracker = workers.ReplicatedMean(name="loss")
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
