@@ -1,14 +1,14 @@
-"""Completes images and rows of a table: samples of the missing values, given the others.
+"""Completes images and rows of a table: samples the missing values given the known values.
 
     python examples/complete.py
 
-The lower halves of digits, then random cells of a table of wines, each with intervals. Flows are
-trained on the spot, and `tfr.latents.complete` samples what is missing by Markov chains. The output
-has the squared errors of the posterior mean and of simpler guesses, and the share of true values
-that the 90% intervals hold.
+The script completes the lower halves of digits, then random cells of a table of wines. It trains
+flows, and `tfr.latents.complete` samples the missing values by Markov chains. It prints squared
+errors of the posterior mean and of simpler guesses, and the share of true values in the 90%
+intervals.
 
-The flow of the digits is one of vectors, with dense networks. A step of its chains is many times
-cheaper than with the convolutions of the preset `digits`, and chains take thousands of them.
+The digits are modeled by a flow of vectors, whose dense networks make steps of the chains many
+times cheaper than the convolutions of the preset `digits`; chains take thousands of steps.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def complete_table() -> None:
         tfd.Sample(tfd.Normal(0.0, 1.0), [size]),
         tfr.RealNVPVector(size, num_couplings=2, num_blocks=2, num_filters=16),
     )
-    # A hundred rows are soon overfitted, and intervals get too narrow. Noise prevents that.
+    # A flow soon overfits a hundred rows, and its intervals get too narrow. Noise prevents this.
     noisy = np.repeat(train_rows, _NUM_NOISY_COPIES, axis=0)
     noisy += rng.normal(0, _NOISE, noisy.shape)
     model = train(flow, noisy, FLAGS.table_epochs)
@@ -107,7 +107,7 @@ def complete_table() -> None:
 
 
 def flow_of_digits(digits: data.ImageArrays) -> tfd.Distribution:
-    """Returns a flow of images: a flow of vectors, in the logits of the pixels."""
+    """Returns a flow of images: a flow of vectors of the logits of the pixels."""
     size = int(np.prod(digits.image_shape))
     bijector = tfb.Chain(
         [
@@ -123,8 +123,8 @@ def train(flow: tfd.Distribution, events: np.ndarray, epochs: int) -> tfr.FlowMo
     model = tfr.FlowModel(flow)
     num_steps = epochs * -(-len(events) // 64)
     learning_rate = keras.optimizers.schedules.CosineDecay(3e-3, num_steps)
-    # Small networks and the decay of their weights make a smooth density, which HMC follows with
-    # larger steps, and in which chains do not get stuck.
+    # Small networks and weight decay make the density smooth. HMC then takes larger steps, and
+    # chains do not get stuck.
     model.compile(keras.optimizers.AdamW(learning_rate, weight_decay=0.03, global_clipnorm=10.0))
     model.fit(events, epochs=epochs, batch_size=64, verbose=0)
     return model
@@ -146,10 +146,10 @@ def run_chains(
 
 
 def nearest(train_events: np.ndarray, events: np.ndarray, is_known: np.ndarray) -> np.ndarray:
-    """Returns the training event of each event that is nearest in the known values."""
+    """Returns the training events that are nearest in the known values."""
     is_known = np.broadcast_to(is_known, events.shape)
     axes = tuple(range(1, events.ndim))
-    # One at a time: differences of all pairs take more memory than this needs.
+    # Differences of all pairs at once would take much memory.
     indices = [
         np.square(np.where(known, train_events - event.astype(np.float32), 0)).sum(axes).argmin()
         for event, known in zip(events, is_known, strict=True)

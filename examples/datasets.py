@@ -1,4 +1,4 @@
-"""The images of the scripts: the paper's datasets with its preprocessing, and images of others.
+"""The datasets of the scripts: the paper's, with its preprocessing, and others.
 
 | name                                        | images      | splits            | flips |
 | ------------------------------------------- | ----------- | ----------------- | ----- |
@@ -11,17 +11,16 @@
 | another name in TensorFlow Datasets         | its `image` | its own           | no    |
 | a name or path for `tfr.data.load_arrays`   |             | train, test       |       |
 
-`imagenet32` and `imagenet64` are the original downsampled datasets (van den Oord et al., 2016) that
-the paper used. `imagenet_resized` are datasets that ImageNet released later. They were downsampled
-by another method and are easier to compress, so that bits/dim on the two are not comparable.
+The paper used `imagenet32` and `imagenet64`, the original downsampled datasets (van den Oord et
+al., 2016). ImageNet released `imagenet_resized` later. It was downsampled by another method and is
+easier to compress: bits/dim on the two are not comparable.
 
-The files of a split, PNG or JPEG, are kept in memory and decoded batch by batch. The training files
-of ImageNet 64 need about 12 GB, those of LSUN bedrooms 43 GB, others 0.02 to 11 GB.
+The PNG or JPEG files of a split are kept in memory and decoded batch by batch: about 12 GB for
+ImageNet 64, 43 GB for LSUN bedrooms, 0.02 to 11 GB for other datasets.
 
-Images are downsampled by averaging areas: each pixel is the mean of the rectangle that it covers in
-the source, rounded to the nearest level. The authors' code downsamples CelebA by bilinear
-interpolation, which skips pixels, and LSUN after a Gaussian blur. Bits/dim depend slightly on the
-method.
+Images are downsampled by averaging areas: a pixel is the mean of its rectangle in the source,
+rounded to the nearest level. The authors' code downsamples CelebA by bilinear interpolation, which
+skips pixels, and LSUN after a Gaussian blur. Bits/dim depend slightly on the method.
 """
 
 from __future__ import annotations
@@ -86,10 +85,10 @@ class Recipe(NamedTuple):
     Attributes:
       image_shape: shape of prepared images.
       tfds_name: name in TensorFlow Datasets.
-      splits: names of the splits; the paper reports bits/dim of the second.
+      splits: names of the splits; the paper reports bits/dim of the second split.
       flip: whether to mirror training images at random.
       prepare: a function of an image and, in training, a seed.
-      note: about the download.
+      note: advice on the download.
     """
 
     image_shape: tuple[int, int, int]
@@ -145,11 +144,11 @@ class Images:
       image_shape: shape `(H, W, C)` of an image.
       num_values: number of gray levels.
       flip: whether to mirror training images at random.
-      stored: a function of a split that returns its images as they are stored, `[N, ...]`, and, for
-        a stored condition, the conditions `[N, ...]`.
+      stored: a function of a split that returns its stored images `[N, ...]` and, with a stored
+        condition, the conditions `[N, ...]`.
       prepare: a function of the stored images of a batch, and a seed or `None`, that returns images
         `uint8` `[B, H, W, C]`.
-      condition: name of the condition; `None` without.
+      condition: name of the condition, or `None`.
       num_classes: number of classes, if the condition is a label.
     """
 
@@ -231,16 +230,16 @@ def load(
 
     Args:
       name: a name or path, see the table above.
-      condition: `label`, for images with labels; `gray`, for color images, their luminance in
-        [0, 1]; or a feature of TensorFlow Datasets: a label, such as `label` of `cifar10`, or
-        numbers, such as `attributes` of `celeb_a`, sorted by name.
-      image_size: height and width for a folder, or for a name in TensorFlow Datasets that is not in
-        the table. The central square is resized to it.
-      num_validation: number of training images to move to the split `validation`, always the same
-        ones. By default a tenth, at most 1,000, unless the dataset has a validation split.
+      condition: `label`; `gray`, the luminance of color images in [0, 1]; or a feature of
+        TensorFlow Datasets: a label, such as `label` of `cifar10`, or numbers, such as `attributes`
+        of `celeb_a`, sorted by name.
+      image_size: height and width of the images of a folder, or of a name in TensorFlow Datasets
+        outside of the table. The central square is resized to it.
+      num_validation: number of training images that move to the split `validation`, the same in
+        every call. By default a tenth, at most 1,000, unless the dataset has a validation split.
       flip: whether to mirror training images; by default see the table.
       data_dir: data directory of TensorFlow Datasets.
-      download: whether to download data that are missing there.
+      download: whether to download missing data.
 
     Raises:
       ValueError: if the dataset is unknown, or has no such condition or split.
@@ -368,7 +367,7 @@ def from_tfds(
 
     def prepare(contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         def one(content: tf.Tensor, *seed: tf.Tensor) -> tf.Tensor:
-            # The operation also decodes PNG. The default transform of JPEG is faster, and makes
+            # The operation also decodes PNG. The default transform of JPEG is faster, but makes
             # images darker by one or two levels.
             channels = recipe.image_shape[-1]
             image = tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")

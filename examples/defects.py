@@ -1,21 +1,21 @@
-"""Finds defects of a fabric, and shows where they are, by a flow over the features of a network.
+"""Finds and locates defects of a fabric, by a flow of the features of a network.
 
     python examples/defects.py
 
 The flow is trained on feature maps of images without defects. An image with a low density has a
-defect, and the log density by position, `tfr.log_prob_map`, says where. The table has areas under
-the ROC curve, 0.5 for chance: of images with a defect against those without, and of the pixels of
-defects against all others. Its rows are
+defect, and the log density by position, `tfr.log_prob_map`, locates it. The script prints areas
+under the ROC curve, 0.5 for chance: of images with a defect against images without, and of the
+pixels of defects against all other pixels. The rows of the table are
 
 *   a Gaussian at each position, fitted to the same features (PaDiM, Defard et al. 2020);
-*   the distance to the nearest of 5,000 features of the training images (PatchCore, Roth et al.
-    2021, with features chosen at random);
+*   the distance to the nearest of 5,000 random features of the training images (PatchCore, Roth et
+    al. 2021);
 *   the log density by position;
 *   the log density of the latents alone (FastFlow, Yu et al. 2021).
 
-The images are made here: a woven fabric, with stains, scratches and missing threads. By default the
-features are those of a small network, which is first trained to tell other textures apart; it sees
-no fabric. A network that was trained on photographs is more powerful, and has to be downloaded:
+The script draws the images: a woven fabric with stains, scratches and missing threads. By default
+the features come from a small network, which the script first trains to tell other textures apart.
+A network that was trained on photographs is more powerful, and has to be downloaded:
 
     python examples/defects.py --extractor=MobileNetV2
 """
@@ -37,7 +37,7 @@ from tfp_realnvp import plots
 
 flags.DEFINE_string("output_dir", "results/defects", "Folder of the figure.")
 flags.DEFINE_string("extractor", None, "Name of a network of Keras Applications.")
-flags.DEFINE_string("weights", "imagenet", "Its weights: 'imagenet', 'none', or a file.")
+flags.DEFINE_string("weights", "imagenet", "Weights of --extractor: 'imagenet', 'none', or a file.")
 flags.DEFINE_integer("num_train", 400, "Images without a defect to train on.", lower_bound=2)
 flags.DEFINE_integer("num_test", 150, "Test images without and with a defect.", lower_bound=3)
 flags.DEFINE_integer("num_textures", 2000, "Images to train the small network on.", lower_bound=1)
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def train_flow(features: np.ndarray) -> tfr.FlowModel:
-    """Returns a flow of feature maps [N, h, w, C]: `alpha=None`, and no noise of gray levels."""
+    """Returns a trained flow of feature maps [N, h, w, C], which need no logit and no noise."""
     shape = features.shape[1:]
     # `ActNorm`, the first bijector next to the data, standardizes each channel.
     bijector = tfr.RealNVPImage.compact(
@@ -95,7 +95,7 @@ def train_flow(features: np.ndarray) -> tfr.FlowModel:
 
 
 def mahalanobis(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns squared distances [N, h, w] by the mean and covariance of each position."""
+    """Returns squared distances [N, h, w] by the mean and covariance at each position."""
     mean = train.mean(axis=0)
     centered = np.einsum("nhwc->hwnc", train - mean)
     covariance = centered.swapaxes(-1, -2) @ centered / (len(train) - 1)
@@ -121,7 +121,7 @@ def smooth(scores: np.ndarray) -> np.ndarray:
 
 
 def area_under_curve(scores: np.ndarray, are_defects: np.ndarray) -> float:
-    """Returns P(score of a defect > score of another) + P(equal) / 2."""
+    """Returns P(score of a defect > other score) + P(equal scores) / 2."""
     ranks = stats.rankdata(scores.ravel())[are_defects.ravel()]
     number = len(ranks)
     return (ranks.mean() - (number + 1) / 2) / (are_defects.size - number)
@@ -171,7 +171,8 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
 def pretrained_extractor(name: str) -> Extractor:
     """Returns the features of a network of Keras Applications at one eighth of the resolution.
 
-    They are the last sum of this size, or the last batch normalization, before an activation.
+    The features are the last sum of this size, or the last batch normalization, before an
+    activation.
     """
     constructor = getattr(keras.applications, name, None)
     if not inspect.isfunction(constructor):
@@ -310,7 +311,7 @@ def draw(images: np.ndarray, masks: np.ndarray, maps: dict[str, np.ndarray]) -> 
         "defect": np.repeat(255 * masks.astype(np.uint8), 3, axis=-1),
     }
     for name, scores in maps.items():
-        # From the median of all test images to nearly the highest score.
+        # Colors range from the median of all test images to nearly the highest score.
         low, high = np.quantile(scores, [0.5, 0.999])
         columns[name] = plots.heat_map(images, scores[-_NUM_ROWS:], low, high)
     path = plots.save_labelled_grid(

@@ -1,8 +1,8 @@
 """Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
 
-The bits/dim of a model with a condition are given the condition of each image; with
-`condition_dropout` also without it. A model of classes is also evaluated as a classifier. With a
-variational dequantizer the bits/dim are a bound, and the importance-weighted ones a tighter bound.
+Bits/dim of a model with a condition are conditional; with `condition_dropout`, unconditional
+bits/dim follow. A model of classes is also evaluated as a classifier. With a variational
+dequantizer, bits/dim are upper bounds, and importance-weighted bits/dim are tighter bounds.
 
     python examples/evaluate.py --results_dir=results/digits
     python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_samples=16
@@ -49,7 +49,7 @@ PAPER_RESULTS = {
     "lsun/church_outdoor": {"real_nvp_train": 2.94, "real_nvp": 3.08},
     "celeb_a": {"real_nvp_train": 2.97, "real_nvp": 3.02},
 }
-# Their rows; the results of variational models are bounds.
+# Rows of the table for these results; the results of variational models are bounds.
 _PAPER_ROWS = {
     "real_nvp_train": "| Real NVP (paper) | train | | {:.2f} | |",
     "real_nvp": "| Real NVP (paper) | test | | {:.2f} | |",
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     if FLAGS.dataset not in (None, settings["name"]):
-        # The images that were held out are of the run's own dataset.
+        # The run held out images of its own dataset only.
         settings.update(name=FLAGS.dataset, num_validation=0)
     images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
     spec = flow.bijector.architecture.condition
@@ -120,7 +120,7 @@ def as_markdown(
     classifications: dict[str, evaluation.Classification],
     paper: dict[str, float] | None = None,
 ) -> str:
-    """Returns tables of the results by split, with those of the paper on the same dataset."""
+    """Returns tables of the results by split, beside the paper's results on the same dataset."""
     lines = [
         "| model | split | images | bits/dim | importance-weighted |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -6,13 +6,13 @@ The base distribution of the flow is a `ClassMixture`, with a component for each
 maximizes log p(x | y) of rows with a label, and log p(x), the sum over the classes, of rows whose
 label is -1. The classifier is Bayes' rule.
 
-On two moons with two labels each that is all. Digits, with ten labels of each class, also need to
-know what leaves a class as it is: a shift by a pixel, and noise. As with the consistency loss of
-FlowGMM, an image without a label gets that of its shifted copies, where it is clear, and new copies
-are trained on. Logistic regression and a convolutional network of equal size have the same labels.
+Two moons with two labels each need no more. Digits, with ten labels of each class, also need
+invariances: to a shift by a pixel, and to noise. As with the consistency loss of FlowGMM, an image
+without a label gets the class of its shifted copies, if the class is clear, and the flow is trained
+on new copies. Logistic regression and a convolutional network of equal size get the same labels.
 
-Options were chosen by the accuracy on training images without a label, for another choice of
-labels than those that are printed.
+The options were chosen by the accuracy on training images without a label, with other labels than
+in the printed results.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def make_model(
     """Returns a model of vectors, with a normal distribution for each class in latent space.
 
     Args:
-      means: of the classes, [K, D], from which training starts.
-      num_steps: steps of training, over which the learning rate falls.
+      means: initial means of the classes, [K, D].
+      num_steps: number of training steps, over which the learning rate falls.
       num_filters: width of the networks.
       **options: as in `FlowModel`.
     """
@@ -109,7 +109,7 @@ def classify_moons(axes: Axes) -> None:
     known = choose(classes, 2, np.random.default_rng(0))
     labels = np.full(len(points), -1)
     labels[known] = classes[known]
-    # Copies of the four points with a label, so that each batch has some.
+    # Copies of the four points with a label put some into each batch.
     rows = np.concatenate([np.arange(len(points)), np.tile(known, 25)])
     batch_size = 50
     num_steps = FLAGS.moons_epochs * len(rows) // batch_size
@@ -164,9 +164,9 @@ def compare_on_digits(axes: Axes) -> None:
 
 
 def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tfr.FlowModel:
-    """Trains on images, first on those with a label alone.
+    """Trains a flow on images, first on images with a label alone.
 
-    Then, in each epoch, other images whose class is clear get it as their label.
+    Then, in each epoch, images whose class is clear get this class as their label.
     """
     labeled = np.tile(np.flatnonzero(labels >= 0), _NUM_COPIES)
     rows = np.concatenate([np.arange(len(images)), labeled])
@@ -187,7 +187,7 @@ def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -
 
 def class_probabilities(model: tfr.FlowModel, images: np.ndarray) -> np.ndarray:
     """Returns p(y | x) by Bayes' rule, the mean over shifted copies, [N, K]."""
-    # Gray levels have noise in [0, 1), so that their centers are at 0.5.
+    # With noise in [0, 1), the center of a gray level is at 0.5.
     copies = as_vectors(shifted(images)) + 0.5
     return np.exp(tfr.class_log_probs(model.distribution, copies)).mean(axis=0)
 
@@ -198,7 +198,7 @@ def as_vectors(images: np.ndarray) -> np.ndarray:
 
 
 def shifted(images: np.ndarray) -> np.ndarray:
-    """Returns the nine copies that are shifted by at most a pixel each way, [9, N, H, W, C]."""
+    """Returns nine copies, shifted by up to a pixel in both directions, [9, N, H, W, C]."""
     height, width = images.shape[1:3]
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
     corners = itertools.product(range(3), repeat=2)
@@ -211,7 +211,7 @@ def random_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(copies + rng.normal(0.0, _NOISE, copies.shape)), 0, 16)
 
 
-# Classifiers that use the labels alone.
+# Classifiers by the images with a label alone.
 
 Classifier = Callable[[np.ndarray], np.ndarray]  # from images to probabilities of the classes
 
@@ -229,8 +229,8 @@ def fit_network(
 ) -> Classifier:
     """Returns a convolutional network with dropout, of about `num_parameters`.
 
-    With `rng` it is trained on shifted copies, as many as the flow sees, and predicts by the mean
-    over them.
+    With `rng` it is trained on as many shifted copies as the flow, and averages its predictions
+    over shifted copies.
     """
     relu, layers = {"activation": "relu"}, keras.layers
     network = keras.Sequential(
@@ -247,7 +247,7 @@ def fit_network(
             layers.Dropout(0.5),
         ]
     )
-    # The dense layers have the rest of the parameters.
+    # The dense layers get the remaining parameters.
     num_classes, size = int(1 + y.max()), network.output_shape[-1]
     num_units = (num_parameters - network.count_params() - num_classes) // (size + 1 + num_classes)
     network.add(layers.Dense(num_units, **relu))

@@ -14,8 +14,8 @@
 | `condition_interpolation.png` | images, decoded under conditions between two |
 | `latents.md` | moments of the latents of each scale |
 
-The two figures of conditions are of a model with a condition. All other figures then take the
-conditions of the images.
+Models with a condition get the two figures of conditions; their other figures use the conditions of
+the images.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def main(argv: list[str]) -> None:
 
 
 class Examples(NamedTuple):
-    """Images [N, H, W, C] and their conditions [N, ...], `None` without."""
+    """Images [N, H, W, C] and their conditions [N, ...], or `None`."""
 
     images: np.ndarray
     conditions: np.ndarray | None
 
     def take(self, indices: Sequence[int]) -> Examples:
-        """Returns those with the given indices."""
+        """Returns the images and conditions at the indices."""
         return Examples(*(None if each is None else each[np.asarray(indices)] for each in self))
 
 
@@ -109,7 +109,7 @@ class Figures:
 
 
 def in_full_precision(flow: tfd.Distribution) -> tfd.Distribution:
-    """Returns the flow with networks in float32, if they are in bfloat16: its inverse is exact."""
+    """Returns the flow with networks in float32, whose inverse is exact."""
     config = flow.bijector.get_config()
     if config["network_dtype"] != "mixed_bfloat16":
         return flow
@@ -225,7 +225,7 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
 
 
 def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
-    """Draws each image under each class, or else under the condition of each image."""
+    """Draws each image under each class, or under the condition of each image."""
     images, conditions = examples
     spec = flow.bijector.architecture.condition
     targets, title = conditions, "Images under the conditions of all images"
@@ -238,7 +238,7 @@ def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Exam
     )
     rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
     if spec.event_ndims == 3:
-        # The conditions above their columns, and white above the images.
+        # The top row has the conditions of the columns, and white above the images.
         top = np.full([1, *rows.shape[1:]], figures.num_values - 0.5)
         top[0, 1:] = targets * (figures.num_values - 1) + 0.5
         rows = np.concatenate([top, rows])
@@ -248,7 +248,7 @@ def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Exam
 def draw_condition_interpolation(
     figures: Figures, flow: tfd.Distribution, examples: Examples
 ) -> None:
-    """Draws images under conditions from their own to the next class, or to that of another."""
+    """Draws images under conditions from their own to the next class, or to another image's."""
     images, start = examples
     num_classes = flow.bijector.architecture.condition.num_classes
     end, row_labels = np.roll(start, 1, axis=0), {}

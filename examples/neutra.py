@@ -3,10 +3,10 @@
     python examples/neutra.py                     # a banana
     python examples/neutra.py --target=funnel
 
-A flow is fitted to the density by variational inference. As the bijector of a
-`tfp.mcmc.TransformedTransitionKernel` it gives chains a density close to a standard normal. Both
-methods start from samples of the flow, adapt their step size the same way, and are tried with the
-same numbers of leapfrog steps.
+Variational inference fits a flow to the density. As the bijector of a
+`tfp.mcmc.TransformedTransitionKernel`, the flow gives chains a density close to a standard normal.
+Both methods start from samples of the flow, adapt their step sizes in the same way, and are tried
+with the same numbers of leapfrog steps.
 
 Hoffman, Sountsov, Dillon, Langmore, Tran, Vasudevan: NeuTra-lizing bad geometry in Hamiltonian
 Monte Carlo using neural transport, 2019.
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 def main(argv: list[str]) -> None:
     del argv
-    # Effective sample sizes warn of casting complex numbers.
+    # Effective sample sizes issue a warning about complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     density = banana() if FLAGS.target == "banana" else funnel()
@@ -119,7 +119,7 @@ def banana() -> Any:
 
 
 def funnel(size: int = 10) -> Any:
-    """Returns Neal's funnel (2003): `size - 1` normals of a common log variance."""
+    """Returns Neal's funnel (2003): `size - 1` normals with a common log variance."""
 
     def model() -> Generator:
         log_variance = yield tfd.Normal(0.0, 3.0, name="log_variance")
@@ -134,8 +134,8 @@ def funnel(size: int = 10) -> Any:
 def make_surrogate(density: Any) -> tfd.TransformedDistribution:
     """Returns a flow over the parts of a density, untrained.
 
-    Its bijector is a `tfb.Chain`. The last one is the flow, of vectors; those before split a vector
-    into parts, and map them to the support of the density.
+    Its bijector is a `tfb.Chain`, whose last bijector is the flow of vectors. The other bijectors
+    split a vector into parts, and map the parts to the support of the density.
     """
     support = density.experimental_default_event_space_bijector()
     parts = support.inverse_event_shape(density.event_shape)
@@ -144,7 +144,7 @@ def make_surrogate(density: Any) -> tfd.TransformedDistribution:
     def smooth_network(
         *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
     ) -> tfr.DenseResNet:
-        # ReLU has a gradient with jumps, which Hamiltonian Monte Carlo does not follow well.
+        # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo does not follow well.
         return tfr.DenseResNet(
             output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
         )
@@ -162,8 +162,8 @@ def flat_target(
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tfb.Bijector]:
     """Returns the log density of unconstrained vectors, and the flow of a surrogate posterior.
 
-    Both methods sample unconstrained vectors: from all parts of the density, mapped to the whole
-    real line.
+    Both methods sample unconstrained vectors, of all parts of the density, mapped to the whole real
+    line.
     """
     *to_parts, flow = surrogate.bijector.bijectors
     to_parts = tfb.Chain(to_parts)
@@ -184,14 +184,14 @@ def make_kernel(
     num_leapfrog_steps: Any,
     num_adaptation_steps: int,
 ) -> tfp.mcmc.TransitionKernel:
-    """Returns HMC with an adapted step size, in the latent space of a bijector if there is one."""
+    """Returns HMC with an adapted step size, in latent space if there is a bijector."""
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
         tfp.mcmc.HamiltonianMonteCarlo(
             target_log_prob, step_size=0.1, num_leapfrog_steps=num_leapfrog_steps
         ),
         num_adaptation_steps,
         target_accept_prob=0.75,
-        # Of the chains' acceptance rates. The arithmetic mean lets some of them get stuck.
+        # The arithmetic mean of acceptance rates lets some chains get stuck.
         reduce_fn=tfp.math.reduce_log_harmonic_mean_exp,
     )
     return kernel if bijector is None else tfp.mcmc.TransformedTransitionKernel(kernel, bijector)
@@ -224,7 +224,7 @@ def make_sampler(
 def trace(state: tf.Tensor, results: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the step size and the share of proposals that were accepted."""
     del state
-    # Of the adapted kernel, which may be in latent space.
+    # The adapted kernel may be in latent space.
     results = results.inner_results if hasattr(results, "transformed_state") else results
     accepted = tf.cast(results.inner_results.is_accepted, tf.float32)
     return results.new_step_size, tf.reduce_mean(accepted)
@@ -237,7 +237,7 @@ def run_chains(sample: Callable[[tf.Tensor], tuple], num_leapfrog_steps: int) ->
     draws, (step_sizes, acceptance) = sample(number)
     draws = draws.numpy()
     seconds = time.perf_counter() - start
-    # Of means and of mean squares: a chain may mix well in one and not in the other.
+    # A chain may mix well in means and badly in mean squares, or vice versa.
     values = np.concatenate([draws, draws**2], axis=-1).astype(np.float64)
     sizes = tfp.mcmc.effective_sample_size(
         values, filter_beyond_positive_pairs=True, cross_chain_dims=1

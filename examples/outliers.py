@@ -2,14 +2,14 @@
 
     python examples/outliers.py
 
-Digits that are inverted, rotated and so on, against digits; then the case in which the log density
-fails, photographs against blurred ones and others. The tables have the area under the ROC curve of
-each score: the probability that an outlier scores higher than an image like the training data. 0.5
-is chance. Below are the shares of images with conformal p-values of at most `--alpha`: of new
-digits, which are the false alarms, and of outliers.
+The script compares digits with changed digits (inverted, rotated, …), then photographs with blurred
+and otherwise simplified photographs, where the log density fails. It prints the area under the ROC
+curve of each score: the probability that an outlier scores higher than an image like the training
+data, 0.5 for chance. It also prints the shares of images with conformal p-values of at most
+`--alpha`: false alarms among new digits, and outliers found.
 
-The models are the presets `digits` and `photos`. Neither training nor the choice of their weights
-has seen the test images, of which one part is held out for the p-values, and the other is new.
+The models are the presets `digits` and `photos`. The test images had no part in training and in the
+choice of weights. One part is held out for the p-values, the rest is new.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from tfp_realnvp import data, outliers, plots
 flags.DEFINE_string("output_dir", "results/outliers", "Folder of the figures.")
 flags.DEFINE_float("alpha", 0.05, "Largest p-value to report.", lower_bound=0, upper_bound=1)
 flags.DEFINE_integer("num_models", 3, "Models of the committee.", lower_bound=2)
-flags.DEFINE_integer("num_couplings", 4, "Couplings of each.", lower_bound=1)
-flags.DEFINE_integer("epochs", 10, "Epochs of each.", lower_bound=1)
+flags.DEFINE_integer("num_couplings", 4, "Couplings of each model.", lower_bound=1)
+flags.DEFINE_integer("epochs", 10, "Epochs of each model.", lower_bound=1)
 flags.DEFINE_integer("group_size", 10, "Photographs that are judged together.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of outliers, committee and bootstrap.")
 
@@ -103,7 +103,7 @@ def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> Non
 def compare_on_photos(photos: data.ImageArrays) -> None:
     """Shows where the log density fails: outliers that are simpler than the data."""
     model = tfr.FlowModel.from_preset("photos")
-    # In whole groups, of which one half is the reference and the other is new.
+    # One half of the groups is the reference, the other half is new.
     num_groups = len(photos.test) // (2 * FLAGS.group_size)
     count = num_groups * FLAGS.group_size
     new = photos.test[count : 2 * count]
@@ -136,7 +136,7 @@ def compare_on_photos(photos: data.ImageArrays) -> None:
 
 
 def train_member(digits: data.ImageArrays, seed: int) -> tfr.FlowModel:
-    """Returns a small model of digits; those of a committee differ in their seeds."""
+    """Returns a small model of digits. The models of a committee differ in their seeds."""
     keras.utils.set_random_seed(FLAGS.seed + seed)
     bijector = tfr.RealNVPImage.compact(
         digits.image_shape,
@@ -153,7 +153,7 @@ def train_member(digits: data.ImageArrays, seed: int) -> tfr.FlowModel:
 
 
 def webp(image: np.ndarray) -> bytes:
-    """Returns the file of an image in lossless WebP, a better code of photographs than PNG."""
+    """Returns an image as lossless WebP, a better code of photographs than PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "webp", lossless=True, quality=100)
     return file.getvalue()
@@ -171,7 +171,7 @@ def blur(images: np.ndarray) -> np.ndarray:
 def shuffle_patches(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Returns images whose patches of `size`×`size` pixels trade places.
 
-    Each patch moves on by the same number of places, row by row, so that none stays.
+    All patches of an image move by the same number of places, row by row, so that none stays.
     """
     count, height, width, channels = images.shape
     grid = (count, height // size, size, width // size, size, channels)
@@ -204,7 +204,7 @@ def gray_patches(
 def area_under_curve(scores: np.ndarray, outlier_scores: np.ndarray) -> tuple[float, float, float]:
     """Returns P(outlier > image) + P(equal) / 2, with the ends of its 95% bootstrap interval.
 
-    Most outliers are made from the images, so that pairs of both are drawn in the bootstrap.
+    Most outliers are made from the images: the bootstrap draws pairs of both.
     """
     outlier_scores = outlier_scores[:, np.newaxis]
     wins = (outlier_scores > scores) + 0.5 * (outlier_scores == scores)
@@ -225,10 +225,10 @@ def print_table(scores: Scores, set_scores: Mapping[str, Scores]) -> None:
 def print_false_alarms(
     scores: Scores, set_scores: Mapping[str, Scores], rng: np.random.Generator
 ) -> None:
-    """Prints the shares of new digits and of outliers that have p-values of at most alpha.
+    """Prints the shares of new digits and of outliers with p-values of at most alpha.
 
-    The guarantee is of the mean over splits of the test images in held-out and new ones, which is
-    printed with the standard deviation of a single split.
+    The guarantee holds for the mean over splits of the test images into held-out and new images.
+    The mean is printed with the standard deviation of a single split.
     """
     count = len(scores["-log p"])
     orders = [rng.permutation(count) for _ in range(_NUM_SPLITS)]

@@ -6,8 +6,8 @@
     python examples/sample.py --results_dir=results/digits_label --condition=3
 
 Writes a grid of the samples to a `.png` file, or a `uint8` array [N, H, W, C] to an `.npy` file.
-With several conditions the grid has a row for each. Without `--condition` these are the first 20
-classes, or the conditions of the first 8 images of the evaluation split.
+The grid has a row for each of several conditions: by default the first 20 classes, or the
+conditions of the first 8 images of the evaluation split.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def load_conditions(flow: tfd.Distribution) -> np.ndarray | None:
-    """Returns the conditions to sample given, [N, ...], `None` without."""
+    """Returns the conditions of the samples, [N, ...], or `None`."""
     spec = flow.bijector.architecture.condition
     if FLAGS.condition is not None and spec is None:
         raise ValueError(f"Expected no --condition, the model takes none, got {FLAGS.condition!r}.")

@@ -7,8 +7,8 @@ TensorFlow Serving reads the same folder, whose name is the version of the model
 
     docker run -p 8501:8501 -v "$PWD/flow:/models/flow" -e MODEL_NAME=flow tensorflow/serving
 
-Its REST API takes the inputs of a signature by name. Here they are two images of 2×2 pixels with
-one channel, and the seed of the dequantization noise:
+Its REST API takes the inputs of a signature by name: here two images of 2×2 pixels with one
+channel, and the seed of the dequantization noise:
 
     curl http://localhost:8501/v1/models/flow:predict -d '{
       "signature_name": "bits_per_dim_uint8",
@@ -18,8 +18,8 @@ one channel, and the seed of the dequantization noise:
       }
     }'
 
-The API does not name a single output: `{"outputs": [7.98, 5.12]}`. This request returns 16 samples
-as gray levels. Equal seeds give equal samples:
+The reply has no name for a single output: `{"outputs": [7.98, 5.12]}`. The next request returns 16
+samples as gray levels. Equal seeds give equal samples:
 
     curl http://localhost:8501/v1/models/flow:predict -d '{
       "signature_name": "sample_uint8",
@@ -27,7 +27,7 @@ as gray levels. Equal seeds give equal samples:
     }'
 
 A conditional model has one more input, here the label 3 for all samples. A model of classes also
-classifies images, and with their labels it prints the accuracy:
+classifies images, and prints the accuracy if labels are given:
 
     python examples/serve.py digits/1 --condition=3
     python examples/serve.py digits/1 --images=images.npy --image_conditions=labels.npy
@@ -80,7 +80,7 @@ def main() -> None:
         if flags.condition is None:
             parser.error(f"expected a --condition of the samples, {spec}")
         conditions = read_conditions(flags.condition, spec)
-        # As many as samples, one after the other.
+        # One condition for each sample, in turns.
         conditions = np.resize(conditions, (flags.num_samples, *conditions.shape[1:]))
         given["conditional_input"] = tf.constant(conditions, spec.dtype)
     samples = model.sample_uint8(

@@ -3,9 +3,9 @@
     python examples/simulation_based_inference.py
     python examples/simulation_based_inference.py --simulator=two_moons
 
-A flow of parameters, with the data as condition, is trained on simulations. Calibration is checked
-by the ranks of the true parameters among samples of their posterior: they are uniform for the right
-posterior. A posterior that is made too narrow on purpose fails this check.
+A flow of parameters, with the data as condition, is trained on simulations. For the right
+posterior, the ranks of the true parameters among samples of their posterior are uniform. The script
+checks this, and that a posterior which is too narrow on purpose fails the check.
 
 Talts, Betancourt, Simpson, Vehtari, Gelman: Validating Bayesian inference algorithms with
 simulation-based calibration, 2018.
@@ -46,7 +46,7 @@ tfd = tfp.distributions
 class Gaussian:
     """Linear measurements x = A θ + noise of θ ~ N(0, I), whose posterior is known.
 
-    The measurements determine one direction of θ well and the others hardly.
+    The measurements determine one direction of θ well and the other directions hardly.
     """
 
     matrix = np.array([[1.0, 0.8, 0.0], [1.0, 0.9, 0.1], [0.5, 0.5, 0.5], [0.0, 0.3, -0.3]])
@@ -73,7 +73,7 @@ class TwoMoons:
     inference, 2019, appendix A.5.2.
     """
 
-    # From the whole plane to that of the parameters.
+    # From the whole plane to the square of the parameters.
     support = tfb.Sigmoid(-1.0, 1.0)
 
     def simulate(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ def rank_histograms(posterior: tfd.Distribution, theta: np.ndarray) -> dict[str,
     """Returns how often each bin of ranks occurs, for each parameter and for the log density.
 
     Args:
-      posterior: of each row of `theta`.
+      posterior: the posteriors of the rows of `theta`.
       theta: the true parameters, [number, size].
     """
     samples, log_prob = posterior.experimental_sample_and_log_prob(

@@ -1,21 +1,20 @@
-"""Finds rows of a table that are unlike those of one class, beside the detectors of scikit-learn.
+"""Finds rows of a table that do not belong to a class, beside the detectors of scikit-learn.
 
     python examples/table_outliers.py
 
-One class of a table is learned by `tfr.FlowDensity` from half of its rows. The other half, and all
-rows of the other classes, are scored by -log p. The numbers are areas under the ROC curve: the
-probability that a row of another class scores higher than a row of the class. 0.5 is chance.
+`tfr.FlowDensity` learns one class of a table from half of its rows, and -log p scores the other
+half and all rows of other classes. The script prints areas under the ROC curve: the probability
+that a row of another class scores higher than a row of the class, 0.5 for chance.
 
-Which rows have a low density depends on how a column is measured. Diameters and volumes of the
-same objects give different answers, but have the same ranks. So continuous columns are mapped to
-standard normals by their ranks before a flow is trained; `--noranks` leaves them as they are.
+The density depends on how a column is measured: diameters and volumes of the same objects have
+different densities, but the same ranks. Continuous columns are therefore mapped to standard normals
+by their ranks before a flow is trained; `--noranks` omits this map.
 
-Beside the flow are the detectors of scikit-learn with their defaults. Local outlier factor (LOF),
-one-class SVM and Gaussian mixture depend on the units of the columns, and are tried with the
-columns as they are and standardized.
+The detectors of scikit-learn have their defaults. Local outlier factor (LOF), one-class SVM and
+Gaussian mixture depend on the units of the columns, and get columns as they are, and standardized.
 
-Of the half that was not learned from, some rows calibrate p-values, see `tfr.outliers.p_values`.
-The others are new: p-values of at most `--alpha` are false alarms.
+Some rows of the other half calibrate p-values, see `tfr.outliers.p_values`. The remaining rows are
+new: their p-values of at most `--alpha` are false alarms.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ def flow(seed: int) -> BaseEstimator:
 
 
 def by_ranks(detector: BaseEstimator) -> Pipeline:
-    """Maps continuous columns to standard normals by their ranks; puts them before the others."""
+    """Maps continuous columns, which come first then, to standard normals by their ranks."""
     ranks = QuantileTransformer(n_quantiles=20, output_distribution="normal")
     columns = make_column_transformer((ranks, is_continuous), remainder="passthrough")
     return make_pipeline(columns, detector)
@@ -118,7 +117,7 @@ def compare(usual: np.ndarray, unusual: np.ndarray, seed: int) -> tuple[list[flo
     is_unusual = np.repeat([0, 1], [len(held_out), len(unusual)])
     rows = np.concatenate([held_out, unusual])
     scores = [-new(seed).fit(train).score_samples(rows) for new in _DETECTORS.values()]
-    # With alpha (n + 1) a whole number the false alarm rate is alpha, not only at most.
+    # If alpha (n + 1) is a whole number, the false alarm rate equals alpha.
     multiple = round(1 / FLAGS.alpha)
     num_calibrating = max(1, int(0.8 * len(held_out)) // multiple) * multiple - 1
     calibrating, new = np.split(scores[-1][: len(held_out)], [num_calibrating])

@@ -1,11 +1,11 @@
-"""Trains Real NVP on points in the plane and draws what it does, as figure 1 of the paper.
+"""Trains Real NVP on points in the plane and draws the flow, as figure 1 of the paper.
 
     python examples/toy_2d.py                           # two moons
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
-Prints held-out nats, beside those of the best kernel density estimate, and for a known density
-(checkerboard, ring, banana) the KL divergence from it. Writes the figures `flow.jpg` and `toy.png`,
-and `report.json`, to the output folder.
+Prints held-out nats beside the best kernel density estimate, and for a known density (checkerboard,
+ring, banana) the KL divergence from it. Writes the figures `flow.jpg` and `toy.png`, and
+`report.json`, to the output folder.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def sample(name: str, number: int, seed: int) -> np.ndarray:
     elif name == "circles":
         points, _ = datasets.make_circles(number, noise=0.06, factor=0.5, random_state=rng)
     elif name == "pinwheel":
-        # Normal distributions along five arms, each turned the further the longer it is.
+        # Normal distributions along five arms. Longer arms are turned further.
         along, across = rng.normal(1.0, 0.3, number), rng.normal(0.0, 0.1, number)
         angle = 2 * math.pi / 5 * rng.randint(5, size=number) + 0.25 * np.exp(along)
         cos, sin = np.cos(angle), np.sin(angle)
@@ -233,7 +233,7 @@ def _draw_density(
 
 
 def draw(flow: tfd.Distribution, points: np.ndarray) -> Figure:
-    """Returns the figure: the data above, latents below."""
+    """Returns the figure, with the data above and latents below."""
     forward, inverse = flow.bijector.forward, flow.bijector.inverse
     center = (points.max(axis=0) + points.min(axis=0)) / 2
     extent = 1.05 * np.abs(points - center).max()
@@ -287,7 +287,7 @@ def _draw_densities(
     center: np.ndarray,
     extent: float,
 ) -> None:
-    """Draws the density of the flow, and below it the known one or a histogram."""
+    """Draws the density of the flow, and below it the known density or a histogram."""
     edges = center[:, np.newaxis] + np.linspace(-extent, extent, 151)
     middles = ((edges[:, 1:] + edges[:, :-1]) / 2).astype(np.float32)
     grid = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1)
@@ -296,7 +296,7 @@ def _draw_densities(
         below = known_density(FLAGS.dataset).prob(grid).numpy()
     else:
         below, _, _ = np.histogram2d(*points.T, bins=edges[:, ::2], density=True)
-    # A few values far above the others would hide them.
+    # A few very large values would hide all others.
     for each, values in zip(axes, (density, below), strict=True):
         box = (*edges[0, [0, -1]], *edges[1, [0, -1]])
         each.imshow(values.T, origin="lower", extent=box, vmax=np.quantile(density, 0.995))

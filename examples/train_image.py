@@ -6,8 +6,8 @@
     python examples/train_image.py --dataset=folder_of_images --image_size=32
 
 The output folder is a preset, which `tfr.FlowModel.from_preset(folder)` loads. The same command
-resumes a run that was killed, after its last complete epoch; with more `--epochs` a finished one
-goes on. `train_paper.py` trains the models of the paper, and has all options.
+resumes a killed run after its last complete epoch; more `--epochs` continue a finished run.
+`train_paper.py` trains the models of the paper, and has all options.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     output_dir.mkdir(parents=True, exist_ok=True)
-    # A run goes on with its own flags only.
+    # A run is resumed with the same flags only.
     own = ("dataset", "image_size", "condition", "num_filters", "seed")
     run, record = json.dumps({name: FLAGS[name].value for name in own}), output_dir / "flags.json"
     if not record.exists():
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
     model.compile(tfr.Muon(learning_rate, global_clipnorm=100.0))
     print(f"{model.count_params():,} parameters")
 
-    # Fit, or go on after the last epoch of a run that was killed.
+    # Fit, or resume after the last complete epoch of a killed run.
     epochs = FLAGS.epochs or (8 if FLAGS.dataset == "digits" else 20)
     steps_per_epoch = len(train) // batch_size
     budget = tfr.LearningRateBudget(learning_rate, steps=epochs * steps_per_epoch)

@@ -6,10 +6,10 @@ Run the same command on each machine. Only the index in `TF_CONFIG` differs:
                 "task": {"type": "worker", "index": 0}}' \
       python examples/train_multiworker.py --dataset=cifar10 --output_dir=/shared/cifar10
 
-All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, and the
-weights with the best validation as a preset, also for `examples/evaluate.py`. If a worker dies,
-restart all; they resume from the last checkpoint. With more `--epochs` a finished run goes on.
-Without `TF_CONFIG`, one process trains on all GPUs of the machine.
+All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, and a preset
+with the best weights by validation, which `examples/evaluate.py` reads. If a worker dies, restart
+all workers: they resume from the last checkpoint. More `--epochs` continue a finished run. Without
+`TF_CONFIG`, one process trains on all GPUs of the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FLAGS = flags.FLAGS
 
 tfd = tfp.distributions
 
-_BEST_WEIGHTS = "model.weights.h5"  # those of a preset
+_BEST_WEIGHTS = "model.weights.h5"  # the file of a preset
 
 
 def main(argv: list[str]) -> None:
@@ -116,7 +116,7 @@ def flag_lines() -> str:
 
 
 def check_same_flags(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file is that of another run, other epochs excepted."""
+    """Raises `ValueError` if the flag file belongs to a run of flags other than `--epochs`."""
     if not path.exists():
         return
     there, here = (

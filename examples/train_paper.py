@@ -6,10 +6,10 @@
     python examples/train_paper.py --dataset=images.npz --configuration=jet --mixed_precision
     python examples/train_paper.py --dataset=images.npz --optimizer=adamax --average=0.998
 
-`train_image.py` is the example to read first. The output folder is a preset, which
-`tfr.FlowModel.from_preset(folder)` loads. Beside it are the flags, a log, checkpoints, samples,
-reconstructions, learning curves and a report. The same command resumes an interrupted run, and with
-more `--epochs` or `--limit_minutes` a finished one. Ctrl-C saves a checkpoint after the current
+Read `train_image.py` first. The output folder is a preset, which
+`tfr.FlowModel.from_preset(folder)` loads, with the flags, a log, checkpoints, samples,
+reconstructions, learning curves and a report. The same command resumes an interrupted run; more
+`--epochs` or `--limit_minutes` continue a finished run. Ctrl-C saves a checkpoint after the current
 step.
 
 To repeat a run, optionally with other flags:
@@ -59,7 +59,7 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("num_scales", None, "Number of scales.", lower_bound=1)
 flags.DEFINE_integer("num_blocks", None, "Blocks of each network.", lower_bound=0)
 flags.DEFINE_integer(
-    "num_filters", None, "Feature maps of the first networks; width of those of jet.", lower_bound=1
+    "num_filters", None, "Feature maps of the first networks; width in jet.", lower_bound=1
 )
 flags.DEFINE_integer("num_couplings", None, "Couplings of each scale, all of jet.", lower_bound=1)
 flags.DEFINE_integer("patch_size", None, "Side of the patches of jet.", lower_bound=1)
@@ -184,7 +184,7 @@ _MAX_CLASSES = 20  # rows of samples
 
 
 def run(argv: list[str]) -> None:
-    """Runs `main`, and ends with a message where it is interrupted, or flags or data are wrong."""
+    """Runs `main`; interruptions, and errors of flags or data, end it with a message."""
     try:
         main(argv)
     except KeyboardInterrupt:
@@ -212,7 +212,7 @@ def main(argv: list[str]) -> None:
 
 
 def train_and_report(images: datasets.Images, output_dir: pathlib.Path, given: list[str]) -> None:
-    """Trains a model of the flags, of which those in `given` were given, and writes the results."""
+    """Trains a model and writes the results; `given` are the flags of the command line."""
     atomic_files.write_text(output_dir / "flags.txt", "\n".join(flag_lines()) + "\n")
     model = make_model(images)
     card = {
@@ -249,11 +249,7 @@ def train_and_report(images: datasets.Images, output_dir: pathlib.Path, given: l
 
 
 def fill_in_defaults() -> datasets.Images:
-    """Sets the flags that are not given to the values of this dataset and model.
-
-    Returns:
-      The images.
-    """
+    """Sets the missing flags to the defaults of this dataset and model; returns the images."""
     if FLAGS.condition_dropout is not None and not FLAGS.condition:
         raise ValueError("Expected --condition_dropout only with --condition.")
     FLAGS.dataset = FLAGS.dataset or FLAGS.preset
@@ -303,7 +299,7 @@ def flag_name(line: str) -> str:
 
 
 def check_same_run(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file is that of another run, more training excepted."""
+    """Raises `ValueError` if the flag file belongs to another run, more training excepted."""
     if not path.exists():
         return
     there, here = (
@@ -329,7 +325,7 @@ def check_same_run(path: pathlib.Path) -> None:
 
 
 def data_settings() -> dict:
-    """Returns the arguments of `datasets.load` that say what the run's images are."""
+    """Returns the arguments of `datasets.load` that determine the run's images."""
     names = ("condition", "flip", "image_size", "num_validation")
     values = {"name": FLAGS.dataset, **{name: FLAGS[name].value for name in names}}
     return {name: value for name, value in values.items() if value is not None}
@@ -340,7 +336,7 @@ def data_settings() -> dict:
 
 def make_model(images: datasets.Images) -> tfr.FlowModel:
     """Returns the model of the flags for these images, with new weights."""
-    # The images can differ from those of the preset.
+    # The images can differ from the preset's.
     arguments = {}
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
@@ -409,7 +405,7 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
     if checkpoint.restore():
         print(f"resuming after step {int(model.optimizer.iterations)}")
     if is_done():
-        # As at the end of `fit`, which leaves averages in the model.
+        # `fit` leaves averages in the model as well.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return budget.used_seconds
     print("tracing the training step, up to a minute; later steps are fast", flush=True)
@@ -441,7 +437,8 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
         if is_done():
             return budget.used_seconds
         if FLAGS.average:
-            # `fit` left averages in the model. The weights are those of the end of the epoch.
+            # `fit` left averages in the model. The checkpoint has the weights of the end of the
+            # epoch.
             checkpoint.restore()
         epoch += 1
     last = math.ceil(limit["steps"] / log_steps) if "steps" in limit else 1_000_000
@@ -477,8 +474,8 @@ class Progress(keras.callbacks.Callback):
 class Interruption(keras.callbacks.Callback):
     """At Ctrl-C, ends training after the current step, with a checkpoint.
 
-    Elsewhere in a step, or in a validation, the model may be in a state that is not to be saved. A
-    second Ctrl-C ends the process there.
+    Within a step or a validation, the model may be in a state that must not be saved. A second
+    Ctrl-C ends the process at once.
     """
 
     def __init__(self, checkpoint: tfr.TrainingCheckpoint) -> None:
@@ -493,11 +490,11 @@ class Interruption(keras.callbacks.Callback):
     def _request(self, *_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._is_requested = True
-        # A signal can arrive within `print`, which then fails here.
+        # `print` would fail if the signal arrives within another `print`.
         os.write(1, b"\nstopping after this step; Ctrl-C again to stop without a checkpoint\n")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # A checkpoint between the end of an epoch and its validation would skip that.
+        # A checkpoint between the end of an epoch and its validation would skip the validation.
         is_last = self.model.stop_training or batch + 1 >= self.params["steps"]
         if self._is_requested and not is_last:
             self._checkpoint.save()
@@ -513,7 +510,7 @@ class Interruption(keras.callbacks.Callback):
 
 
 def keep_epochs(log: pathlib.Path, num_epochs: int) -> None:
-    """Removes the rows of the log after those epochs: training is going to repeat them."""
+    """Removes the rows of the log after `num_epochs`: training is going to repeat them."""
     if not log.exists():
         return
     header, *lines = log.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
@@ -531,9 +528,9 @@ def sample_grid(
 ) -> np.ndarray:
     """Returns samples as gray levels, `uint8` [rows, columns, H, W, C].
 
-    Without a condition there are as many rows as columns. With labels there is a row for each
-    class, of the first 20. With vectors, a row has samples given the vector of an image, and then
-    this image. With images, a row begins with the condition.
+    Without a condition there are as many rows as columns. With labels, each of the first 20 classes
+    has a row. With vectors, a row has samples given the vector of an image, then this image. With
+    images as condition, a row begins with the condition.
     """
     spec = flow.bijector.architecture.condition
     if spec is None:
@@ -579,10 +576,10 @@ def write_report(
 ) -> dict:
     """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
 
-    Beside the model's are those of two baselines, or the reason why there are none; with
-    `condition_dropout` those without a condition; with a variational dequantizer, whose bits/dim
-    are a bound, the importance-weighted ones of the held-out images, a tighter bound. A model of
-    labels is a classifier by Bayes' rule.
+    The report has the bits/dim of the model and of two baselines, or why there are none; with
+    `condition_dropout`, bits/dim without a condition; with a variational dequantizer,
+    importance-weighted bits/dim of the held-out images, a tighter bound. A model of labels is also
+    evaluated as a classifier by Bayes' rule.
     """
     held_out = images.evaluation_split
     splits = ("train", held_out)
@@ -651,7 +648,7 @@ def first_images(
 
 
 def why_no_baselines(images: datasets.Images) -> str | None:
-    """Returns why a report has no baselines, or `None` if it has."""
+    """Returns why a report has no baselines, or `None` if it has them."""
     num_dims, number = math.prod(images.image_shape), images.num_images("train")
     if num_dims > _MAX_BASELINE_DIMS:
         return f"images of {num_dims:,} dimensions are too large, more than {_MAX_BASELINE_DIMS:,}"
@@ -681,8 +678,8 @@ def baseline_bits(images: datasets.Images) -> dict[str, dict[str, float]]:
 def fit_gaussian(images: np.ndarray) -> tfd.MultivariateNormalTriL:
     """Returns the Gaussian with the mean and covariance of images `[N, H, W, C]` and noise U[0, 1).
 
-    The noise has mean 1/2 and variance 1/12. Its variance keeps the covariance from being singular
-    where a pixel is constant.
+    The noise has mean 1/2 and variance 1/12, so that the covariance is regular even if a pixel is
+    constant.
     """
     mean = images.mean(axis=0, dtype=np.float64).ravel()
     covariance = np.eye(len(mean)) / 12

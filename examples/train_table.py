@@ -4,11 +4,10 @@
     python examples/train_table.py --dataset=breast_cancer    # or diabetes, digits
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
 
-Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. Beside it are a normal
-distribution, a mixture of normal distributions and a kernel density estimate. All are fitted to the
-same rows and scored by the density at the rows as they are. What an estimate can choose, it chooses
-by cross-validation or held-out rows within the rows that it is given. The log likelihoods are those
-of rows that it was not given.
+Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. The other estimates are a
+normal distribution, a mixture of normal distributions and a kernel density estimate. All are fitted
+to the same unscaled rows, choose their options by cross-validation or held-out rows within these
+rows, and are scored by the log likelihood of other rows.
 
 `train_uci.py` trains flows on the larger tables of the UCI benchmark.
 
@@ -96,7 +95,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def cross_validate(rows: np.ndarray) -> list[dict]:
-    """Returns the log likelihood of each estimate, of rows in folds that it was not fitted to."""
+    """Returns the log likelihood of each estimate on rows of folds that it was not fitted to."""
     print(f"{FLAGS.dataset}: {len(rows):,} rows of {rows.shape[1]} columns")
     others: dict[str, Callable[[np.ndarray], LogProb]] = {
         "normal distribution": fit_normal,
@@ -130,15 +129,15 @@ def cross_validate(rows: np.ndarray) -> list[dict]:
 
 
 def load_table(name: str) -> np.ndarray:
-    """Returns a table, float64 [N, D], without the targets of scikit-learn's.
+    """Returns a table, float64 [N, D], without targets.
 
     Args:
-      name: one of scikit-learn's, or the path of a file: an `*.npy` array, or comma-separated text
-        with or without a header.
+      name: a table of scikit-learn, or the path of a file: an `*.npy` array, or comma-separated
+        text with or without a header.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it does not hold at least two rows of finite numbers.
+      ValueError: if the file does not contain at least two rows of finite numbers.
     """
     if name in _EMBEDDED:
         options = {"scaled": False} if name == "diabetes" else {}
@@ -159,7 +158,7 @@ def _read(path: pathlib.Path) -> np.ndarray:
     if path.suffix == ".npy":
         return np.asarray(np.load(path, allow_pickle=False), np.float64)
     rows = np.genfromtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
-    # The names of columns are no numbers.
+    # Names of columns are read as NaN.
     has_header = len(rows) > 1 and np.isnan(rows[0]).all()
     return rows[1:] if has_header else rows
 
@@ -192,7 +191,7 @@ def fit_mixture(rows: np.ndarray) -> LogProb:
 def fit_kde(rows: np.ndarray) -> LogProb:
     """Returns the log density of the kernel density estimate with the best bandwidth.
 
-    It is chosen whether distances are those of columns of variance 1, or of whitened rows.
+    Distances are between columns of variance 1, or between whitened rows, whichever is better.
     """
     scale = np.diag(1 / _scale(rows))
     cholesky = np.linalg.cholesky(_covariance(rows @ scale))
@@ -209,13 +208,13 @@ def fit_kde(rows: np.ndarray) -> LogProb:
 
 
 def _scale(rows: np.ndarray) -> np.ndarray:
-    """Returns the standard deviation of each column, or 1 of a constant one."""
+    """Returns the standard deviation of each column, or 1 for a constant column."""
     stddev = rows.std(axis=0)
     return np.where(stddev > 0, stddev, 1.0)
 
 
 def _covariance(rows: np.ndarray) -> np.ndarray:
-    """Returns the covariance with the least variance that `GaussianMixture` has."""
+    """Returns the covariance plus the smallest variance of `GaussianMixture`."""
     return np.atleast_2d(np.cov(rows.T, ddof=0)) + 1e-6 * np.eye(rows.shape[1])
 
 

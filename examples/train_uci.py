@@ -2,15 +2,15 @@
 
     python examples/train_uci.py --table=power --data_dir=... --limit_minutes=60
 
-The tables are those of Papamakarios, Pavlakou, Murray: Masked autoregressive flow, in their splits.
+The tables and splits are from Papamakarios, Pavlakou, Murray: Masked autoregressive flow.
 `--data_dir` is a folder of the files that the authors published
 (https://doi.org/10.5281/zenodo.1161203): `power/data.npy`, `gas/ethylene_CO.pickle`,
 `hepmass/1000_train.csv` and `1000_test.csv`, `miniboone/data.npy`, `BSDS300/BSDS300.hdf5`. Reading
-the pickle needs pandas. In its place there can be an `ethylene_CO.npy` of it, without the columns
-`Meth`, `Eth` and `Time`.
+the pickle needs pandas; an `ethylene_CO.npy` without the columns `Meth`, `Eth` and `Time` can
+replace it.
 
 Prints the mean log likelihoods of test rows, and writes them to `results.json` in the output
-folder. The same command resumes a run that was killed, with more minutes also a finished one.
+folder. The same command resumes a killed run; more minutes continue a finished run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ tfd = tfp.distributions
 
 _LEARNING_RATE = 1e-3
 
-# Mean log likelihood of test rows, in nats: table 1 of the paper, and for splines that of Durkan,
+# Mean log likelihood of test rows, in nats: from table 1 of the paper, and for splines from Durkan,
 # Bekasov, Murray, Papamakarios: Neural spline flows.
 _PUBLISHED = {
     model: dict(zip(_TABLES, values, strict=True))
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
 def load_table(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the rows of `train`, `validation` and `test`, float32 [N, D].
 
-    They are prepared as appendix D.1 and the code of the paper say.
+    The preparation follows appendix D.1 and the code of the paper.
     """
     loaders = {
         "power": _power,
@@ -138,7 +138,7 @@ def _power(folder: pathlib.Path) -> list[np.ndarray]:
     rng = np.random.RandomState(42)
     rows = np.load(folder / "power" / "data.npy")
     rng.shuffle(rows)
-    # Without global reactive power, mostly zero, and global intensity, which follows from others.
+    # Drops global reactive power, mostly zero, and global intensity, which follows from others.
     rows = np.delete(rows, [1, 3], axis=1)
     # Uniform noise of the rounding width, drawn in the order of the published code. The columns are
     # active power, voltage, three meters and the time of the day.
@@ -160,7 +160,7 @@ def _gas(folder: pathlib.Path) -> list[np.ndarray]:
         rows = pd.read_pickle(path).drop(columns=["Meth", "Eth", "Time"]).to_numpy()
     while (similar := (np.corrcoef(rows.T) > _MAX_CORRELATION).sum(axis=1) > 1).any():
         rows = np.delete(rows, np.argmax(similar), axis=1)
-    # By the moments of all rows, those of the test included, as published.
+    # The published moments include the test rows.
     return _split((rows - rows.mean(axis=0)) / rows.std(axis=0, ddof=1))
 
 
@@ -168,7 +168,7 @@ def _hepmass(folder: pathlib.Path) -> list[np.ndarray]:
     with open(folder / "hepmass" / "1000_train.csv") as file:
         columns = range(len(file.readline().split(",")))
     train, test = (
-        # Rows of the test have one more column.
+        # Test rows have one more column.
         np.loadtxt(folder / "hepmass" / name, delimiter=",", skiprows=1, usecols=columns)
         for name in ("1000_train.csv", "1000_test.csv")
     )
@@ -193,14 +193,14 @@ def _bsds300(folder: pathlib.Path) -> list[np.ndarray]:
 
 
 def _split(rows: np.ndarray) -> list[np.ndarray]:
-    """Returns training, validation and test rows: the last tenth is the test, as with the rest."""
+    """Returns training, validation and test rows: the last tenth of rows each time."""
     rows, test = np.split(rows, [len(rows) - int(0.1 * len(rows))])
     train, validation = np.split(rows, [len(rows) - int(0.1 * len(rows))])
     return [train, validation, test]
 
 
 def _standardized(splits: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns the splits by the moments of all rows but those of the test."""
+    """Returns the splits, standardized by the moments of training and validation rows."""
     rows = np.concatenate(splits[:2])
     mean, stddev = rows.mean(axis=0), rows.std(axis=0)
     return [(split - mean) / stddev for split in splits]

@@ -46,7 +46,7 @@ _TREATMENT_STDDEVS = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 
 def main(argv: list[str]) -> None:
     del argv
-    # Effective sample sizes warn of casting complex numbers.
+    # Effective sample sizes issue a warning about complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     posterior = conjugate() if FLAGS.model == "conjugate" else eight_schools()
@@ -82,12 +82,12 @@ def main(argv: list[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """An unnormalized density, as a joint distribution given the values of some of its parts.
+    """An unnormalized density: a joint distribution given the values of some of its parts.
 
     Attributes:
       joint: the joint distribution, of a batch of one event.
       data: values of the observed parts, by name.
-      log_evidence: the exact log of the integral of the density, `None` if it is not known.
+      log_evidence: the exact log of the integral of the density, if known.
     """
 
     joint: tfd.JointDistribution
@@ -96,7 +96,7 @@ class Posterior:
 
     @property
     def target(self) -> Any:
-        """The density, with an `unnormalized_log_prob` of the parts that are not observed."""
+        """The density, with an `unnormalized_log_prob` of the unobserved parts."""
         return self.joint.experimental_pin(**self.data)
 
 
@@ -149,14 +149,14 @@ def eight_schools() -> Posterior:
 def flow_posterior(
     posterior: Posterior, num_couplings: int, num_filters: int
 ) -> tfd.TransformedDistribution:
-    """Returns a flow over the parts that are not observed, untrained.
+    """Returns an untrained flow over the unobserved parts.
 
-    Its bijector is a `tfb.Chain`. The last one is the flow, of vectors; those before split a vector
-    into parts, and map them to the support of the density.
+    Its bijector is a `tfb.Chain`, whose last bijector is the flow of vectors. The other bijectors
+    split a vector into parts, and map the parts to the support of the density.
 
     Args:
       posterior: the density.
-      num_couplings: of the flow.
+      num_couplings: number of couplings of the flow.
       num_filters: units of the networks' layers.
     """
     target = posterior.target
@@ -174,7 +174,7 @@ def flow_posterior(
 def _smooth_network(
     *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
 ) -> tfr.DenseResNet:
-    # ReLU has a gradient with jumps, which Hamiltonian Monte Carlo does not follow well.
+    # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo does not follow well.
     return tfr.DenseResNet(
         output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
     )
@@ -283,7 +283,7 @@ def moments_of(
 
 
 def print_moments(moments: dict[str, dict[str, np.ndarray]]) -> None:
-    """Prints mean ± standard deviation by each method, and how far the means are from HMC's."""
+    """Prints mean ± standard deviation by each method, and distances of the means from HMC."""
     exact = moments.get("HMC")
     print("".join(f"{name:>20}" for name in ("", *moments)))
     for part, (means, _) in moments["flow"].items():
