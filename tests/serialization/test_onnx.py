@@ -72,7 +72,7 @@ def exported(request, tmp_path_factory):
     """A distribution, the folder of its models, their inputs, the events, and conditions."""
     flow = FLOWS[request.param]()
     folder = tmp_path_factory.mktemp("export") / "models"
-    tfr.export_onnx(tfr.FlowModel(flow), folder)
+    tfr.FlowModel(flow).export(folder, format="onnx")
     noise = np.random.default_rng(0).random([3, *SHAPE], np.float32)
     if request.param in ("small_images", "vectors"):
         inputs = [normal([3, *flow.event_shape])]
