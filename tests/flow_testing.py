@@ -313,12 +313,11 @@ def conditioned_network(*, output_channels, conditional_event_shape, name, dtype
     return ConditionedNetwork(output_channels, conditional_event_shape[-1], name=name, dtype=dtype)
 
 
-# Arguments of a `RealNVPImage` of images 4×4. The small image is resized.
+# Arguments of a `RealNVPImage` of images 4×4.
 CONDITIONS = {
     "labels": {"num_classes": 5, "embedding_size": 6},
     "vectors": {"conditional_event_shape": (3,), "embedding_size": 6},
     "images": {"conditional_event_shape": (4, 4, 2)},
-    "small_images": {"conditional_event_shape": (2, 2, 1)},
 }
 NETWORKS = {
     "resnet": {},

@@ -256,7 +256,6 @@ def test_one_image_has_no_standard_error():
 _LABELS = np.arange(11) % 3
 _CONDITIONS = {
     "labels": ({"num_classes": 3}, _LABELS),
-    "weights": ({"num_classes": 3}, np.eye(3, dtype=np.float32)[_LABELS]),
     "vectors": ({"conditional_event_shape": [4]}, ft.normal([11, 4]).numpy()),
     "images": ({"conditional_event_shape": [8, 8, 2]}, ft.normal([11, 8, 8, 2]).numpy()),
 }

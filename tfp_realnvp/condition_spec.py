@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +11,7 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["ConditionSpec", "checked_condition_shape", "sentences_of_labels"]
-
-# What an assertion has between the expected labels and those that came.
-_GOT = "got labels out of range:"
-_ASSERTION = re.compile(rf"assertion failed: \[(.*?)\] \[{_GOT}\] (\[.*?\])", re.DOTALL)
+__all__ = ["ConditionSpec", "checked_condition_shape"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +21,6 @@ class ConditionSpec:
     | arguments | condition | one condition |
     | --- | --- | --- |
     | `num_classes=K` | integer labels [...] in [0, K) | [] |
-    | | floating weights of the classes [..., K] | [K] |
     | `event_shape=[K]` | vectors [..., K] | [K] |
     | `event_shape=[H, W, K]` | images [..., H, W, K] | [H, W, K] |
 
@@ -87,103 +80,99 @@ class ConditionSpec:
         """The condition in words, for errors."""
         if self.num_classes is not None:
             lowest = " or -1" if self.may_be_missing else ""
-            k = self.num_classes
-            return f"integer labels in [0, {k}){lowest}, or weights of the classes [..., {k}]"
+            return f"integer labels in [0, {self.num_classes}){lowest}"
         sizes = ", ".join("any" if size is None else str(size) for size in self.event_shape)
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
+
+    def check(self, value: Any, caller: str) -> None:
+        """Raises `ValueError` if conditions are not as declared.
+
+        The range of labels is not known while a graph is traced: see `in_range`.
+
+        Args:
+          value: an array, which stays on the host, or a tensor.
+          caller: name that begins the error message.
+        """
+        shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(value.dtype)
+        expected = f"{caller}: expected a conditional_input of {self.description}"
+        is_number = dtype.is_integer or (dtype.is_floating and self.num_classes is None)
+        event = shape if shape.rank is None else shape[max(shape.rank - self.event_ndims, 0) :]
+        if not (is_number and self._fits(event)):
+            what = "values that are not numbers" if dtype == tf.string else dtype.name
+            raise ValueError(f"{expected}, got {what} of shape {shape}{self._advice(dtype)}.")
+        labels = tf.get_static_value(value) if tf.is_tensor(value) else value
+        if self.num_classes is not None and labels is not None:
+            wrong = labels[~self.in_range(labels)]
+            if wrong.size:
+                raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
 
     def as_tensor(
         self, value: Any, caller: str = "ConditionSpec", dtype: Any = tf.float32
     ) -> tf.Tensor:
-        """Returns a condition as a tensor: int32 labels, or floats of `dtype`.
+        """Returns conditions that were checked as a tensor: int32 labels, or floats of `dtype`.
 
         Args:
           value: a tensor, an array, a pandas frame or series, a list or a number; or `None`, if the
             condition may be missing.
-          caller: name that begins the error message.
-          dtype: dtype of vectors, images, and weights of classes.
+          caller: as in `check`.
+          dtype: dtype of vectors and images.
 
         Raises:
-          ValueError: if the condition is not as declared. In a graph, unknown labels are checked
-            when it runs.
+          ValueError: see `check`.
         """
         if value is None:
             return self._missing(caller, dtype)
-        if not tf.is_tensor(value):
-            value = np.asarray(value)
-            if value.dtype == object:
-                raise ValueError(
-                    f"{caller}: expected a conditional_input of {self.description}, got values "
-                    "that are not numbers, or rows of different lengths."
-                )
-            if value.dtype == np.float64:
-                value = value.astype(tf.as_dtype(dtype).as_numpy_dtype)
-        value = tf.convert_to_tensor(value)
-        self._check(value, caller)
-        if self.num_classes is not None and value.dtype.is_integer:
-            return self._checked_labels(value, caller)
-        return tf.cast(value, dtype)
+        value = value if tf.is_tensor(value) else np.asarray(value)
+        self.check(value, caller)
+        return tf.cast(value, self._dtype(dtype))
 
-    def as_batch(self, value: Any, caller: str, dtype: Any = tf.float32) -> tf.Tensor:
-        """Returns conditions as a tensor [B, ...], one for each event of a batch.
+    def of_events(self, value: Any, caller: str) -> Any:
+        """Returns conditions [B, ...], one for each event of a batch, that were checked.
 
         Labels [B, 1] are taken as [B]. For vectors of length 1, numbers [B] are taken as [B, 1].
 
         Args:
-          value: as in `as_tensor`.
-          caller: name that begins the error message.
-          dtype: as in `as_tensor`.
+          value: as in `as_tensor`, but not `None`.
+          caller: as in `check`.
+
+        Returns:
+          An array, or a tensor if `value` is one.
 
         Raises:
-          ValueError: if conditions are not as declared, or do not have one leading dimension.
+          ValueError: see `check`; or if conditions do not have one leading dimension.
         """
-        if value is not None and not tf.is_tensor(value):
-            value = np.asarray(value)
-        condition = self.as_tensor(_with_column(value, self), caller, dtype)
-        if value is not None and self.batch_shape(condition).rank != 1:
+        value = value if tf.is_tensor(value) else np.asarray(value)
+        value = self._with_column(value)
+        self.check(value, caller)
+        if len(value.shape) != 1 + self.event_ndims:
             raise ValueError(
                 f"{caller}: expected conditions {self.description}, one for each event, got shape "
-                f"{tuple(value.shape)}{self.advice(value)}."
+                f"{tuple(value.shape)}{self._advice(tf.as_dtype(value.dtype))}."
             )
-        return condition
+        return value
 
-    def advice(self, value: Any) -> str:
-        """Returns the end of a sentence about a shape that does not fit, for one-hot integers."""
-        value = value if hasattr(value, "shape") else np.asarray(value)
-        shape = tf.TensorShape(value.shape)
-        is_one_hot = self.num_classes is not None and tf.as_dtype(value.dtype).is_integer
-        if not (is_one_hot and shape.rank and shape[-1] == self.num_classes):
+    def in_range(self, labels: Any) -> Any:
+        """Returns for each label, an integer, whether it is that of a class, or -1 if missing."""
+        lowest = -1 if self.may_be_missing else 0
+        return (labels >= lowest) & (labels < self.num_classes)
+
+    def _dtype(self, dtype: Any) -> tf.DType:
+        return tf.int32 if self.num_classes is not None else tf.as_dtype(dtype)
+
+    def _advice(self, dtype: tf.DType) -> str:
+        """Returns the end of a sentence about labels that have another form."""
+        if self.num_classes is None:
             return ""
-        return (
-            "; integers are labels: `labels.argmax(-1)` are those of one-hot vectors, and "
-            "`labels.astype('float32')` are weights of the classes"
-        )
+        whole = "`labels.astype(int)` makes integers of whole floats, and " * dtype.is_floating
+        return f"; {whole}`labels.argmax(-1)` labels of one-hot vectors"
 
-    def _check(self, value: tf.Tensor, caller: str) -> None:
-        """Raises `ValueError` if the dtype or the shape is not as declared."""
-        is_number = value.dtype.is_floating or value.dtype.is_integer
-        event = self._shape_of_one(value.dtype)
-        trailing_shape = tf.TensorShape(None)
-        if value.shape.rank is not None:
-            trailing_shape = value.shape[max(value.shape.rank - len(event), 0) :]
-        if not (is_number and self._fits(trailing_shape, event)):
-            raise ValueError(
-                f"{caller}: expected a conditional_input of {self.description}, got "
-                f"{value.dtype.name} of shape {value.shape}."
-            )
-
-    def _fits(self, shape: tf.TensorShape, expected: Sequence[int | None]) -> bool:
+    def _fits(self, shape: tf.TensorShape) -> bool:
         """Returns whether the shape of one condition is as declared."""
-        return shape.is_compatible_with(expected)
+        return shape.rank is None or shape.is_compatible_with(self.event_shape)
 
     def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
         """Returns the static leading shape of conditions, the result of `as_tensor`."""
-        return condition.shape[: condition.shape.rank - self.ndims_of(condition)]
-
-    def ndims_of(self, condition: Any) -> int:
-        """Returns the rank of one of the conditions: `event_ndims`, or 1 for weights of classes."""
-        dtype = condition.dtype if hasattr(condition, "dtype") else np.asarray(condition).dtype
-        return len(self._shape_of_one(tf.as_dtype(dtype)))
+        return condition.shape[: condition.shape.rank - self.event_ndims]
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
         """Returns conditions [B, ...], missing where `is_left_out`, [B], is true."""
@@ -193,12 +182,7 @@ class ConditionSpec:
 
     def tensor_spec(self, dtype: Any = tf.float32) -> tf.TensorSpec:
         """Returns the specification of a batch of conditions [B, ...]."""
-        dtype = tf.int32 if self.num_classes is not None else dtype
-        return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
-
-    def _shape_of_one(self, dtype: tf.DType) -> Sequence[int | None]:
-        is_weights = self.num_classes is not None and dtype.is_floating
-        return (self.num_classes,) if is_weights else self.event_shape
+        return tf.TensorSpec([None, *self.event_shape], self._dtype(dtype), "conditional_input")
 
     def _missing(self, caller: str, dtype: Any) -> tf.Tensor:
         if not self.may_be_missing:
@@ -207,39 +191,19 @@ class ConditionSpec:
                 "goes to `log_prob` and `sample` of a distribution as "
                 "`bijector_kwargs={'conditional_input': ...}`, or is fixed by `tfr.condition`."
             )
-        dtype = tf.int32 if self.num_classes is not None else tf.as_dtype(dtype)
-        return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))
+        return tf.fill([size or 1 for size in self.event_shape], _missing_value(self._dtype(dtype)))
 
-    def _checked_labels(self, labels: tf.Tensor, caller: str) -> tf.Tensor:
-        lowest = -1 if self.may_be_missing else 0
-        expected = f"{caller}: expected a conditional_input of {self.description}"
-        static_labels = tf.get_static_value(labels)
-        if static_labels is not None:
-            wrong = static_labels[(static_labels < lowest) | (static_labels >= self.num_classes)]
-            if wrong.size:
-                raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
-            return tf.cast(labels, tf.int32)
-        flat_labels = tf.reshape(tf.cast(labels, tf.int64), [-1])
-        is_wrong = (flat_labels < lowest) | (flat_labels >= self.num_classes)
-        # A graph that XLA compiles has no assertions: see `ConditionEmbedding`.
-        assertion = tf.debugging.Assert(
-            ~tf.reduce_any(is_wrong), [expected, _GOT, tf.boolean_mask(flat_labels, is_wrong)], 5
-        )
-        with tf.control_dependencies([] if assertion is None else [assertion]):
-            return tf.cast(labels, tf.int32)
-
-
-@contextlib.contextmanager
-def sentences_of_labels() -> Iterator[None]:
-    """Raises for labels out of range in a graph the `ValueError` of labels in an array."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        sentence = _ASSERTION.search(error.message)
-        if sentence is None:
-            raise
-        labels = sorted(set(map(int, re.findall(r"-?\d+", sentence[2]))))
-        raise ValueError(f"{sentence[1]}, got {labels}.") from error
+    def _with_column(self, value: Any) -> Any:
+        """Returns labels [B, 1] as [B], and numbers [B] as vectors [B, 1] if these are declared."""
+        shape, is_labels = tf.TensorShape(value.shape), self.num_classes is not None
+        if shape.rank is None:
+            # Keras traces one function for calls with [B] and with [B, 1].
+            if is_labels or self.event_shape == (1,):
+                return tf.reshape(value, [-1] if is_labels else [-1, 1])
+            return tf.ensure_shape(value, [None] * (1 + self.event_ndims))
+        if is_labels and shape.rank == 2 and shape[1] == 1:
+            return value[:, 0]
+        return value[:, np.newaxis] if self.event_shape == (1,) and shape.rank == 1 else value
 
 
 def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
@@ -254,22 +218,3 @@ def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
 
 def _missing_value(dtype: tf.DType) -> tf.Tensor:
     return tf.constant(-1 if dtype.is_integer else np.nan, dtype)
-
-
-def _with_column(value: Any, spec: ConditionSpec) -> Any:
-    """Returns labels [B, 1] as [B], and numbers [B] as vectors [B, 1] where those are expected."""
-    if value is None or value.dtype == object:
-        return value
-    is_labels = spec.num_classes is not None and tf.as_dtype(value.dtype).is_integer
-    if tf.TensorShape(value.shape).rank is None:
-        # Keras traces one function for calls with [B] and with [B, 1].
-        if is_labels:
-            return tf.reshape(value, [tf.shape(value)[0]])
-        if spec.event_shape == (1,):
-            return tf.reshape(value, [-1, 1])
-        return tf.ensure_shape(value, [None] * (1 + len(spec._shape_of_one(value.dtype))))
-    if is_labels and tuple(value.shape[1:]) == (1,):
-        return value[:, 0]
-    if spec.event_shape == (1,) and len(value.shape) == 1:
-        return value[:, np.newaxis]
-    return value

@@ -264,7 +264,6 @@ CASES = {
     "image_given_vector": _conditional(2, "vectors", "shallow", condition_dropout=0.1),
     "image_given_image": _conditional(2, "images", "shallow", recompute=True),
     "image_jet": Case(_jet, (4, 4, 1), 3, multiple=0, condition=_label),
-    "image_given_small_image": _conditional(4, "small_images", num_scales=2),
 }
 DTYPES = [tf.float32, tf.float64]
 
@@ -276,7 +275,7 @@ _LIKE_OTHERS = {
     *("checkerboard1_additive", "squeeze_plain", "squeeze_block3", "vector_additive"),
     *("image_1_scale", "image_2_scales", "image_no_logit", "image_no_normalization"),
     *("image_additive", "image_gray_17", "image_4x8", "image_attention"),
-    *("image_given_image", "image_given_small_image"),
+    "image_given_image",
     *("coupling_given_vector", "coupling_given_what_its_network_takes"),
 }
 _DISTINCT = [name for name in CASES if name not in _LIKE_OTHERS]

@@ -98,7 +98,7 @@ def test_parts_are_observed_inner_ones_first():
     assert flow.name not in names
 
 
-@pytest.mark.parametrize("kind", ["small_images", *ft.full("labels")])
+@pytest.mark.parametrize("kind", ["images", *ft.full("labels")])
 def test_a_condition_is_checked_once(kind, monkeypatch):
     flow = ft.conditional_flow(kind, "user", image_shape=_SHAPE, num_scales=2)
     original, calls = ConditionSpec.as_tensor, []

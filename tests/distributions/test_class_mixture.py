@@ -54,13 +54,9 @@ def test_log_prob(shape):
     marginal = np.logaddexp.reduce(joint, axis=-1)
     expected = np.where(np.less(_LABELS, 0), marginal, (joint - np.log(_PROBS))[range(4), _LABELS])
     np.testing.assert_allclose(mixture.log_prob(z, conditional_input=_LABELS), expected, rtol=1e-9)
-    for missing in (None, -1, [-1] * 4, np.full([4, 3], np.nan)):
+    for missing in (None, -1, [-1] * 4):
         log_prob = mixture.log_prob(z, conditional_input=missing)
         np.testing.assert_allclose(log_prob, marginal, rtol=1e-9)
-    weights = np.array([0.2, 0.0, 0.8])
-    expected = np.logaddexp.reduce((joint - np.log(_PROBS))[:, [0, 2]] + np.log([0.2, 0.8]), -1)
-    log_prob = mixture.log_prob(z, conditional_input=weights)
-    np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
 
 
 @each_shape
@@ -132,7 +128,7 @@ def test_saved_and_loaded(tmp_path):
 
 def test_errors():
     flow = _flow(_VECTORS)
-    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\) or -1, .* got \[-2, 3\]"):
+    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\) or -1, got \[-2, 3\]"):
         tfr.condition(flow, [-2, 0, 3])
     components = tfd.MultivariateNormalDiag(tf.zeros([2, 3, 4]))
     mixture = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
@@ -141,7 +137,7 @@ def test_errors():
     # A flow whose networks take the label has no density without one.
     bijector = tfr.RealNVPVector(3, num_couplings=2, num_filters=4, num_classes=3)
     flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [3]), bijector)
-    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\), .* got \[-1\]"):
+    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\), got \[-1\]"):
         tfr.condition(flow, [0, -1])
     both = tfd.TransformedDistribution(_mixture(), bijector)
     with pytest.raises(ValueError, match="expected one declared condition"):

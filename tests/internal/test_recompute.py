@@ -232,7 +232,7 @@ _CASES = {
     "one_frozen": (_one_frozen, tf.float64),
     "conditioned": (_conditioned, tf.float64),
     "image_given_classes": (functools.partial(_given, "labels"), tf.float64),
-    "image_given_image": (functools.partial(_given, "small_images"), tf.float64),
+    "image_given_image": (functools.partial(_given, "images"), tf.float64),
     "user_networks": (_user_networks, tf.float64),
     "plain_function": (_plain_function, tf.float64),
 }

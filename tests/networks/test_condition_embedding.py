@@ -55,15 +55,6 @@ def test_labels_are_rows_of_a_table():
         np.testing.assert_array_equal(embedding(condition), expected)
 
 
-def test_weights_of_classes_interpolate():
-    embedding = _embedding("labels")
-    one_hot = np.eye(5)[[3, 1]]
-    expected = embedding(embedding.spec.as_tensor([3, 1], "test"))
-    np.testing.assert_allclose(embedding(embedding.spec.as_tensor(one_hot, "test")), expected)
-    between = embedding(embedding.spec.as_tensor(one_hot.mean(0), "test"))
-    np.testing.assert_allclose(between, tf.reduce_mean(expected, axis=0), rtol=1e-6)
-
-
 def test_vectors_by_hand():
     embedding, condition = _embedding("vectors", dtype="float64"), ft.normal([2, 3], tf.float64)
     kernel1, bias1, kernel2, bias2 = (variable.numpy() for variable in embedding.variables)
@@ -108,12 +99,6 @@ def test_none_is_no_condition(kind):
     np.testing.assert_array_equal(embedded, nothing)
 
 
-def test_weights_of_classes_with_a_nan_are_no_condition():
-    embedding = _embedding("labels", dropout=0.3)
-    embedded = embedding(embedding.spec.as_tensor([[np.nan, 0, 0, 0, 0]], "test"))
-    np.testing.assert_array_equal(embedded[0], embedding.no_condition)
-
-
 @each_kind
 def test_no_condition_starts_at_zero(kind):
     embedding = ConditionEmbedding(**_KINDS[kind], dropout=0.0)
@@ -156,20 +141,24 @@ def test_serialization(kind):
         (
             "labels",
             5,
-            r"integer labels in \[0, 5\), or weights of the classes \[..., 5\], got \[5\]",
+            r"integer labels in \[0, 5\), got \[5\]",
         ),
-        ("labels", None, r"integer labels in \[0, 5\), or weights.*, got None"),
+        ("labels", None, r"integer labels in \[0, 5\), got None"),
         ("labels", [0, -1, 7], r"got \[-1, 7\]"),
         ("labels", 2**32, r"got \[4294967296\]"),
-        ("labels", [0.0, 1.0], r"got float32 of shape \(2,\)"),
-        ("labels", 1.0, r"got float32 of shape \(\)"),
-        ("labels", np.zeros([2, 4]), r"got float32 of shape \(2, 4\)"),
+        ("labels", [0.0, 1.0], r"got float\d\d of shape \(2,\)"),
+        ("labels", 1.0, r"got float\d\d of shape \(\)"),
+        ("labels", np.zeros([2, 4]), r"got float\d\d of shape \(2, 4\)"),
         ("labels", [True], r"got bool of shape \(1,\)"),
-        ("labels", ["cat"], r"got string of shape \(1,\)"),
-        ("vectors", np.zeros([2, 4]), r"vectors \[..., 3\], got float32 of shape \(2, 4\)"),
-        ("vectors", 1.0, r"vectors \[..., 3\], got float32 of shape \(\)"),
+        ("labels", ["cat"], r"got values that are not numbers of shape \(1,\)"),
+        ("vectors", np.zeros([2, 4]), r"vectors \[..., 3\], got float\d\d of shape \(2, 4\)"),
+        ("vectors", 1.0, r"vectors \[..., 3\], got float\d\d of shape \(\)"),
         ("vectors", np.zeros([3], bool), r"got bool of shape \(3,\)"),
-        ("images", np.zeros([4, 4, 3]), r"images \[..., 4, 4, 2\], got float32 of shape \(4, 4, 3"),
+        (
+            "images",
+            np.zeros([4, 4, 3]),
+            r"images \[..., 4, 4, 2\], got float\d\d of shape \(4, 4, 3",
+        ),
         ("images", np.zeros([2, 8, 8, 2]), r"images \[..., 4, 4, 2\], got .* \(2, 8, 8, 2\)"),
         ("images_of_any_size", np.zeros([2]), r"images \[..., any, any, 2\], got .* \(2,\)"),
     ],
@@ -182,29 +171,21 @@ def test_conditions_that_are_not_as_declared(kind, value, match):
 def test_labels_with_dropout():
     embedding = _embedding("labels", dropout=0.1)
     assert int(embedding.spec.as_tensor(-1, "owner")) == -1
-    with pytest.raises(ValueError, match=r"labels in \[0, 5\) or -1, or weights.*got \[-2\]"):
+    with pytest.raises(ValueError, match=r"labels in \[0, 5\) or -1, got \[-2\]"):
         embedding.spec.as_tensor(-2, "owner")
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(("dropout", "lowest"), [(None, 0), (0.1, -1)])
-def test_labels_out_of_range_are_nan_where_nothing_asserts(dropout, lowest):
-    # XLA drops assertions.
+def test_labels_out_of_range_are_nan_in_a_graph(dropout, lowest, jit_compile):
     embedding, labels = _embedding("labels", dropout=dropout), np.arange(-3, 7)
-    call = tf.function(embedding.call, jit_compile=True)
-    is_nan = np.isnan(call(tf.constant(labels))).all(axis=-1)
-    np.testing.assert_array_equal(is_nan, (labels < lowest) | (labels >= 5))
-
-
-def test_labels_that_are_known_late():
-    embedding = _embedding("labels")
     call = tf.function(
-        lambda labels: embedding(embedding.spec.as_tensor(labels, "owner")),
-        input_signature=[tf.TensorSpec([None], tf.int32)],
+        lambda labels: embedding(embedding.spec.as_tensor(labels)), jit_compile=jit_compile
     )
-    np.testing.assert_array_equal(call(tf.constant([4, 0])), embedding.table.numpy()[[4, 0]])
-    for label in (5, -1):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"owner: expected.*in \[0, 5\)"):
-            call(tf.constant([0, label]))
+    embedded = call(tf.constant(labels)).numpy()
+    np.testing.assert_array_equal(embedded[3:8], embedding.table)
+    is_nan = np.isnan(embedded).all(axis=-1)
+    np.testing.assert_array_equal(is_nan, (labels < lowest) | (labels >= 5))
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def batch_for(distribution, number, seed=0):
         return images
     spec = find_condition_spec(distribution)
     event = () if spec is None else spec.event_shape
-    kind = {0: "labels", 1: "vectors", 3: "small_images"}[len(event)]
+    kind = {0: "labels", 1: "vectors", 3: "images"}[len(event)]
     return images, condition(kind, [number], seed=seed).numpy()
 
 
@@ -346,7 +346,7 @@ BIJECTORS = {
     "chain": lambda: tfb.Chain([tfr.RealNVPImage(SHAPE, num_blocks=0, **SMALL), tfb.Shift(0.5)]),
     "labels": lambda: conditional_flow("labels", condition_dropout=0.1),
     "vectors": lambda: conditional_flow("vectors", "shallow", normalization="actnorm"),
-    "images": lambda: conditional_flow("small_images", "user", num_scales=2),
+    "images": lambda: conditional_flow("images", "user", num_scales=2),
     "labels in a chain": lambda: tfb.Chain([conditional_flow("labels", "user"), tfb.Shift(0.5)]),
     "labels by hand": embedded_by_hand,
     "transformers by hand": transformers_by_hand,

@@ -51,7 +51,7 @@ FLOWS = {
     "paper": lambda: flow_distribution(SHAPE, num_blocks=0),
     "labels": compact,
     # Continuous images, conditions that are resized.
-    "small_images": lambda: conditional_distribution("small_images", "shallow", alpha=None),
+    "images": lambda: conditional_distribution("images", "shallow", alpha=None),
     "vectors": vectors,
 }
 
@@ -74,11 +74,11 @@ def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "models"
     tfr.FlowModel(flow).export(folder, format="onnx")
     noise = np.random.default_rng(0).random([3, *SHAPE], np.float32)
-    if request.param in ("small_images", "vectors"):
+    if request.param in ("images", "vectors"):
         inputs = [normal([3, *flow.event_shape])]
     else:
         inputs = [grey_levels(3, SHAPE), noise]
-    kind = request.param if request.param in ("labels", "small_images") else None
+    kind = request.param if request.param in ("labels", "images") else None
     conditions = [] if kind is None else [condition(kind, [3])]
     return flow, folder, inputs, sum(np.float32(inputs)), conditions
 

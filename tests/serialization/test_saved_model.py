@@ -212,7 +212,7 @@ def test_errors(tmp_path):
 
 @pytest.fixture(
     scope="module",
-    params=["small_images", *full("labels", "vectors")],
+    params=["images", *full("labels", "vectors")],
 )
 def conditional(request, tmp_path_factory):
     """A distribution under a condition, the same served, images, and their conditions."""

@@ -23,8 +23,8 @@ class ConditionalBijector(FlowBijector):
     forward(x, c) = bijector.forward(x, embedding(c))
     ```
 
-    The leading shapes of the events and of the condition broadcast. An image as condition is
-    resized to the height and width of the data, bilinearly.
+    The leading shapes of the events and of the condition broadcast. An image as condition has the
+    height and width of the data.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ConditionalBijector(FlowBijector):
             )
         *sides, size = embedding.embedded_shape
         shape, inner = tf.TensorShape([*(None for _ in sides), size]), bijector._condition_spec
-        if inner is not None and not inner._fits(shape, inner.event_shape):
+        if inner is not None and not inner._fits(shape):
             raise ValueError(
                 f"{name}: expected an embedding that the networks take, {inner.description}, got "
                 f"one of shape {shape}."
@@ -134,7 +134,13 @@ class ConditionalBijector(FlowBijector):
         """Returns the pass with the embedded condition."""
         embedded = self._embedding(p.condition)
         if self._embedding.spec.event_ndims == 3:
-            embedded = _resized(embedded, event)
+            sides, expected = embedded.shape[-3:-1], event.shape[-3:-1]
+            if not sides.is_compatible_with(expected):
+                raise ValueError(
+                    f"{self.name}: expected a condition of the height and width of the images, "
+                    f"{expected}, got {sides}; `tf.image.resize(condition, {list(expected)})` has "
+                    "them."
+                )
         return p.but(condition=embedded)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
@@ -148,26 +154,3 @@ class ConditionalBijector(FlowBijector):
 
     def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
         return self._bijector.inverse_event_shape_tensor(output_shape)
-
-
-def _resized(condition: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """Returns [..., h, w, K] with the height and width of `image`, [..., H, W, C]."""
-    sides, new_sides = condition.shape[-3:-1], image.shape[-3:-1]
-    if sides.is_fully_defined() and sides == new_sides:
-        return condition
-    # Equals bilinear `tf.image.resize`, which always returns float32.
-    rows, columns = (
-        _interpolation(tf.shape(condition)[axis], tf.shape(image)[axis], condition.dtype)
-        for axis in (-3, -2)
-    )
-    resized = tf.einsum("ih,...hwk->...iwk", rows, condition)
-    resized = tf.einsum("jw,...iwk->...ijk", columns, resized)
-    return tf.ensure_shape(resized, [*condition.shape[:-3], *new_sides, condition.shape[-1]])
-
-
-def _interpolation(size: tf.Tensor, new_size: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns [new_size, size]: the weights of the two nearest pixels for each new pixel."""
-    size, new_size = tf.cast(size, dtype), tf.cast(new_size, dtype)
-    centers = (tf.range(new_size) + 0.5) * (size / new_size) - 0.5
-    centers = tf.clip_by_value(centers, 0, size - 1)
-    return tf.nn.relu(1 - tf.abs(centers[:, tf.newaxis] - tf.range(size)))

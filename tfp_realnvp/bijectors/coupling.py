@@ -287,14 +287,14 @@ def _arguments(network: Callable[..., tf.Tensor]) -> Mapping[str, Any]:
 class _NetworkCondition(ConditionSpec):
     """The condition of a network; images with fewer channels are squeezed."""
 
-    def _fits(self, shape: tf.TensorShape, expected: Sequence[int | None]) -> bool:
+    def _fits(self, shape: tf.TensorShape) -> bool:
         if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:
             *sides, channels = shape
-            while channels < expected[-1]:
+            while channels < self.event_shape[-1]:
                 channels *= 4
                 sides = [None if side is None else side // 2 for side in sides]
             shape = tf.TensorShape([*sides, channels])
-        return super()._fits(shape, expected)
+        return super()._fits(shape)
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:
         """Returns the condition as the network takes it, [B, ...]."""

@@ -278,18 +278,12 @@ class Door(tfb.Bijector):
         spec, surrounding, condition = self._condition_spec, surrounding_pass(), conditional_input
         ndims = self.event_ndims
         if spec is not None:
-            # A caller that says which condition comes has checked it.
-            if condition is None or condition is not surrounding.condition:
-                condition = spec.as_tensor(condition, self.name, self.dtype)
-            condition_ndims = spec.ndims_of(condition)
-            try:
-                value, condition = broadcast_batch(value, ndims, condition, condition_ndims)
-            except ValueError as error:
-                raise ValueError(f"{str(error).rstrip('.')}{spec.advice(condition)}.") from error
+            condition = spec.as_tensor(condition, self.name, self.dtype)
+            value, condition = broadcast_batch(value, ndims, condition, spec.event_ndims)
         if value.shape.rank is None:
             # The pass of one batch, whose rank is known.
             if spec is not None:
-                condition = flatten_batch(condition, condition_ndims)
+                condition = flatten_batch(condition, spec.event_ndims)
             results = self._outermost_pass(
                 flatten_batch(value, ndims),
                 inverse=inverse,

@@ -171,8 +171,8 @@ class RealNVPImage(AssembledFlow):
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
           conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W,
             K] for an image. The flow then needs a `conditional_input` of this shape, [..., K] or
-            [..., H, W, K]. An image is resized to the height and width of
-            the data, and squeezed as the data is.
+            [..., H, W, K]. An image has the height and width of the data, and is squeezed as the
+            data is.
           num_classes: number of classes, for a flow that needs a `conditional_input` of integer
             labels [...] in [0, num_classes).
           condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of

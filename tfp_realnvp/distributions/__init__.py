@@ -10,6 +10,7 @@ from tfp_realnvp.distributions.condition import ConditionedDistribution, conditi
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import (
     as_conditions,
+    checked_conditions,
     distribution_of,
     find_condition_spec,
     find_num_values,
@@ -25,6 +26,7 @@ __all__ = [
     "ConditionedDistribution",
     "VariationalDequantization",
     "as_conditions",
+    "checked_conditions",
     "class_log_joint",
     "class_log_prior",
     "class_log_probs",

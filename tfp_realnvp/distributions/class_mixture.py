@@ -20,7 +20,6 @@ class ClassMixture(tfd.MixtureSameFamily):
     ```
     log p(z | y),                       for a label y in [0, K)
     log p(z) = log sum_y p(y) p(z | y)  for a label of -1, or without one
-    log sum_y w_y p(z | y)              for weights w of the classes, [..., K]
     ```
 
     `conditional_input` has the labels. As the base of a flow it makes a classifier of few labels:
@@ -72,20 +71,16 @@ class ClassMixture(tfd.MixtureSameFamily):
         return ConditionSpec(num_classes=shape[0], dropout=0.0)
 
     def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
-        """Returns the log weights of the classes, [..., K], given their labels or weights [...].
+        """Returns the log weights of the classes, [..., K], given their labels [...].
 
         Raises:
           ValueError: if a label is not in [0, K) or -1.
         """
         spec = self.condition_spec
         condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
-        if condition.dtype.is_integer:
-            is_missing, weights = condition < 0, tf.one_hot(condition, spec.num_classes)
-        else:
-            is_missing, weights = tf.reduce_any(tf.math.is_nan(condition), axis=-1), condition
         prior = tf.math.log_softmax(self.mixture_distribution.logits_parameter())
-        log_weights = tf.math.log(tf.cast(weights, self.dtype))
-        return tf.where(is_missing[..., tf.newaxis], prior, log_weights)
+        log_weights = tf.math.log(tf.one_hot(condition, spec.num_classes, dtype=self.dtype))
+        return tf.where(condition[..., tf.newaxis] < 0, prior, log_weights)
 
     def _log_prob(self, x: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
         x = tf.expand_dims(x, -1 - self.event_shape.rank)

@@ -17,6 +17,7 @@ from tfp_realnvp.internal.kept import kept
 
 __all__ = [
     "as_conditions",
+    "checked_conditions",
     "distribution_of",
     "find_condition_spec",
     "find_num_values",
@@ -95,17 +96,17 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
     return logits[0].num_values if logits else None
 
 
-def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:
-    """Returns the conditions of a batch of events as a tensor [B, ...].
+def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
+    """Returns the conditions of a batch of events, [B, ...], checked.
 
     Args:
       distribution: any distribution.
-      value: conditions, as in `ConditionSpec.as_batch`, or `None`.
+      value: conditions, as in `ConditionSpec.of_events`, or `None`.
       caller: name that begins the error message.
 
     Returns:
-      A tensor; `None` if the distribution takes no condition, or `value` is `None` and the
-      condition may be missing.
+      An array, or a tensor if `value` is one; `None` if the distribution takes no condition, or
+      `value` is `None` and the condition may be missing.
 
     Raises:
       ValueError: if conditions are missing, or are not as declared.
@@ -120,7 +121,15 @@ def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf
             f"{caller}: expected events and conditions, {spec.description}, for example "
             "`(images, labels)` or `fit(images, labels)`, got events only."
         )
-    if spec is None:
-        value = tf.convert_to_tensor(value)
-        return tf.cast(value, distribution.dtype) if value.dtype.is_floating else value
-    return spec.as_batch(value, caller, distribution.dtype)
+    return value if spec is None else spec.of_events(value, caller)
+
+
+def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:
+    """Returns `checked_conditions` as a tensor: int32 labels, or floats of the same dtype."""
+    value, spec = checked_conditions(distribution, value, caller), find_condition_spec(distribution)
+    if value is None or spec is not None:
+        return (
+            value if value is None else tf.cast(value, spec.tensor_spec(distribution.dtype).dtype)
+        )
+    value = tf.convert_to_tensor(value)
+    return tf.cast(value, distribution.dtype) if value.dtype.is_floating else value

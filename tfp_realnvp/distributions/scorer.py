@@ -9,7 +9,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors.passes import surround_with
 from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.internal.kept import traced
 
@@ -81,9 +80,7 @@ def log_prob_of(
 ) -> tf.Tensor:
     """Returns log p(x | c), [B], given the result of `as_conditions`."""
     options = {} if condition is None else {"conditional_input": condition}
-    # The bijectors need not check the condition again.
-    with surround_with(condition=condition):
-        return distribution.log_prob(values, **route(distribution, training=training, **options))
+    return distribution.log_prob(values, **route(distribution, training=training, **options))
 
 
 def _log_probs_of_classes(

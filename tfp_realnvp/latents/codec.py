@@ -23,6 +23,7 @@ __all__ = [
     "bijector_of",
     "condition_of",
     "decode",
+    "decoded",
     "encode",
     "reconstruct",
     "with_axis",
@@ -54,8 +55,7 @@ class ConditionArray(NamedTuple):
 
     Attributes:
       values: conditions [..., *event].
-      event_ndims: rank of one condition: 0 for labels, 1 for vectors and weights of classes, 3 for
-        images.
+      event_ndims: rank of one condition: 0 for labels, 1 for vectors, 3 for images.
     """
 
     values: np.ndarray
@@ -161,10 +161,20 @@ def decode(
       ValueError: if latents or results are not finite, if the shape does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
-    bijector = bijector_of(flow)
+    bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
+    return decoded(bijector.forward, bijector, latents, condition, batch_size)
+
+
+def decoded(
+    forward: Callable[..., tf.Tensor],
+    bijector: Any,
+    latents: ArrayLike,
+    condition: ConditionArray | None,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns `forward` of latents, checked; see `decode`."""
     latents = _checked(np.asarray(latents), bijector, "latents")
-    condition = condition_of(flow, conditional_input)
-    images = _batched(bijector.forward, bijector.event_ndims, latents, condition, batch_size)
+    images = _batched(forward, bijector.event_ndims, latents, condition, batch_size)
     if not np.isfinite(images).all():
         raise ValueError(
             f"expected latents whose {_KINDS[bijector.event_ndims]} are finite, got latents in "
@@ -252,8 +262,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
             "conditional_event_shape for a conditional_input, got one that declares no condition."
         )
     values = embedding.spec.as_tensor(conditional_input, bijector.name, embedding.compute_dtype)
-    event_ndims = values.shape.rank - embedding.spec.batch_shape(values).rank
-    return ConditionArray(values.numpy(), event_ndims)
+    return ConditionArray(values.numpy(), embedding.spec.event_ndims)
 
 
 def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:

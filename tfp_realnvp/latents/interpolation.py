@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import (
     ConditionArray,
@@ -12,6 +16,7 @@ from tfp_realnvp.latents.codec import (
     bijector_of,
     condition_of,
     decode,
+    decoded,
     encode,
     with_axis,
 )
@@ -40,7 +45,7 @@ def interpolate(
 
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation stays
     near it; linear interpolation passes through its interior, where samples do not lie. A
-    `second_conditional_input` makes conditions change linearly with t, as in
+    `second_conditional_input` makes embedded conditions change linearly with t, as in
     `interpolate_conditions`.
 
     #### Example
@@ -71,8 +76,7 @@ def interpolate(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if the shapes differ, `num_steps` is below 2, or one of two conditions is missing;
-        see also `encode`.
+      ValueError: if the shapes differ, or `num_steps` is below 2; see also `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
@@ -80,12 +84,7 @@ def interpolate(
             f"{np.shape(second)}."
         )
     num_steps = validation.count(num_steps, "num_steps", 2, "interpolate")
-    steps = last = conditional_input
-    if second_conditional_input is None:
-        steps = with_axis(flow, conditional_input)
-    else:
-        last = second_conditional_input
-        steps = _linear_steps(flow, conditional_input, last, num_steps)
+    last = conditional_input if second_conditional_input is None else second_conditional_input
     event_ndims = bijector_of(flow).event_ndims
     z1, z2 = (
         np.expand_dims(encode(flow, event, conditional_input=condition), -1 - event_ndims)
@@ -93,7 +92,9 @@ def interpolate(
     )
     t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * event_ndims)
     latents = _spherical(z1, z2, t, event_ndims) if spherical else (1 - t) * z1 + t * z2
-    return decode(flow, latents, conditional_input=steps)
+    if second_conditional_input is None:
+        return decode(flow, latents, conditional_input=with_axis(flow, conditional_input))
+    return _decode_embedded(flow, latents, _linear_steps(flow, conditional_input, last, num_steps))
 
 
 def manifold(
@@ -114,8 +115,8 @@ def manifold(
 
     If `num_angles` n is a multiple of 4, the images themselves are at (0, 0), (0, n/4), (n/4, 0)
     and (n/4, n/4). The squares of the four weights add up to one, so that combinations of
-    independent standard normal latents are standard normal. Conditions are averaged with these
-    squares as weights, labels as one-hot vectors.
+    independent standard normal latents are standard normal. Embedded conditions are averaged with
+    these squares as weights.
 
     #### Example
 
@@ -141,8 +142,8 @@ def manifold(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if there are not four images, conditions are not four or one, `num_angles` is
-        below 1, or a condition is missing; see also `encode`.
+      ValueError: if there are not four images, conditions are not four or one, or `num_angles` is
+        below 1; see also `encode`.
     """
     shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
     if len(shape) != 1 + event_ndims or shape[0] != 4:
@@ -157,12 +158,14 @@ def manifold(
         )
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])
-    conditions = None
-    if condition_of(flow, conditional_input) is not None:
-        conditions = _as_vectors(flow, conditional_input)
-        four = np.broadcast_to(conditions.values, (4, *conditions.event_shape))
-        conditions = _combined(four, circle**2)
-    return decode(flow, _combined(latents, circle), conditional_input=conditions)
+    combined = _combined(latents, circle)
+    if condition_of(flow, conditional_input) is None:
+        return decode(flow, combined)
+    embedded = _embedded(flow, conditional_input)
+    four = np.broadcast_to(embedded.values, (4, *embedded.event_shape))
+    weights = (circle**2).astype(four.dtype)
+    condition = ConditionArray(_combined(four, weights), embedded.event_ndims)
+    return _decode_embedded(flow, combined, condition)
 
 
 def swap_condition(
@@ -200,11 +203,12 @@ def interpolate_conditions(
     r"""Decodes images under conditions that change in steps from `start` to `end`.
 
     ```
-    x_t = forward(inverse(x | start) | (1 - t) start + t end)
+    x_t = forward(inverse(x | start) | (1 - t) e(start) + t e(end))
     ```
 
-    with t from 0 to 1 in equal steps. The first image is the reconstruction, the last one the
-    result of `swap_condition`. Labels are interpolated as one-hot vectors.
+    with t from 0 to 1 in equal steps, and the learned embedding e of conditions; images as
+    conditions are their own embedding. The first image is the reconstruction, the last the result
+    of `swap_condition`.
 
     #### Example
 
@@ -233,13 +237,13 @@ def interpolate_conditions(
 
     Raises:
       TypeError: see `encode`.
-      ValueError: if a condition is missing, or `num_steps` is below 2; see also `encode` and
-        `decode`.
+      ValueError: if `num_steps` is below 2; see also `encode` and `decode`.
     """
+    num_steps = validation.count(num_steps, "num_steps", 2, "interpolate_conditions")
     steps = _linear_steps(flow, start, end, num_steps)
     latents = encode(flow, images, batch_size=batch_size, conditional_input=start)
     latents = np.expand_dims(latents, -1 - bijector_of(flow).event_ndims)
-    return decode(flow, latents, batch_size=batch_size, conditional_input=steps)
+    return _decode_embedded(flow, latents, steps, batch_size)
 
 
 def _spherical(z1: np.ndarray, z2: np.ndarray, t: np.ndarray, event_ndims: int) -> np.ndarray:
@@ -261,27 +265,33 @@ def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
     return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
 
 
-def _linear_steps(flow: Flow, start: ArrayLike, end: ArrayLike, num_steps: int) -> np.ndarray:
-    """Returns conditions [..., num_steps, *event] from `start` to `end`, in equal steps."""
-    num_steps = validation.count(num_steps, "num_steps", 2, "interpolate_conditions")
-    first, last = (_as_vectors(flow, condition) for condition in (start, end))
-    axis = -1 - first.event_ndims
-    first, last = (np.expand_dims(condition.values, axis) for condition in (first, last))
-    t = np.linspace(0, 1, num_steps).reshape(num_steps, *[1] * (-1 - axis))
-    return (1 - t) * first + t * last
+def _linear_steps(flow: Flow, start: Any, end: Any, num_steps: int) -> ConditionArray:
+    """Returns embeddings [..., num_steps, *event] from `start` to `end`, in equal steps."""
+    first, last = (_embedded(flow, condition) for condition in (start, end))
+    ndims = first.event_ndims
+    t = np.linspace(0, 1, num_steps, dtype=first.values.dtype).reshape(num_steps, *[1] * ndims)
+    first, last = (np.expand_dims(condition.values, -1 - ndims) for condition in (first, last))
+    return ConditionArray((1 - t) * first + t * last, ndims)
 
 
-def _as_vectors(flow: Flow, conditional_input: ArrayLike) -> ConditionArray:
-    """Returns conditions that can be combined linearly: labels become one-hot vectors."""
+def _embedded(flow: Flow, conditional_input: Any) -> ConditionArray:
+    """Returns the embedding of conditions, which the networks of a flow get."""
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    if condition is not None and condition.event_ndims == 0:
-        labels, one_hot = condition.values, np.eye(bijector.condition_embedding.spec.num_classes)
-        condition = ConditionArray(
-            np.where(labels[..., np.newaxis] < 0, np.nan, one_hot[labels]), 1
-        )
-    if condition is None or np.isnan(condition.values).any():
-        raise ValueError(
-            f"{bijector.name}: expected conditions to interpolate between, got a missing one: "
-            "None, a label of -1, or a NaN."
-        )
-    return condition
+    embedding = bijector.condition_embedding
+    if embedding is None:
+        raise ValueError(f"{bijector.name}: expected a flow that declares a condition.")
+    if condition is None:
+        values = embedding.spec.as_tensor(None, bijector.name, bijector.dtype)
+    else:
+        values = tf.constant(condition.values)
+    return ConditionArray(embedding(values).numpy(), len(embedding.embedded_shape))
+
+
+def _decode_embedded(
+    flow: Flow, latents: np.ndarray, condition: ConditionArray, batch_size: int = 64
+) -> np.ndarray:
+    """Returns what `decode` returns, given embedded conditions."""
+    bijector = bijector_of(flow)
+    layers = [b.bijector if isinstance(b, ConditionalBijector) else b for b in bijector.bijectors]
+    chain = FlowChain(layers, dtype=bijector.dtype)
+    return decoded(chain.forward, bijector, latents, condition, batch_size)

@@ -23,7 +23,6 @@ class ConditionEmbedding(keras.layers.Layer):
     | argument | condition | embedding |
     | --- | --- | --- |
     | `num_classes=K` | integer labels [...] | a row of a learned table, [..., E] |
-    | | weights of the classes [..., K] | the weighted sum of its rows |
     | `conditional_event_shape=[K]` | vectors [..., K] | two dense layers, [..., E] |
     | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
 
@@ -103,12 +102,10 @@ class ConditionEmbedding(keras.layers.Layer):
             # `tf.gather` has a sparse gradient, which does not add up the rows of a repeated label,
             # so that gradient clipping would compute a wrong norm.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
-            embedded = self._embed(one_hot)
-            # XLA has no assertions: a label that is out of range gives NaN.
-            lowest = -1 if self.spec.may_be_missing else 0
-            is_label = (condition >= lowest) & (condition < self.spec.num_classes)
-            nan = tf.constant(np.nan, embedded.dtype)
-            embedded = tf.where(is_label[..., tf.newaxis], embedded, nan)
+            embedded = tf.tensordot(one_hot, tf.convert_to_tensor(self.table), 1)
+            # The labels of a graph are not known where they are checked.
+            is_label = self.spec.in_range(condition)[..., tf.newaxis]
+            embedded = tf.where(is_label, embedded, tf.constant(np.nan, embedded.dtype))
         else:
             axes = [-3, -2, -1] if self.spec.event_ndims == 3 else [-1]
             is_nan = tf.math.is_nan(condition)
@@ -122,8 +119,6 @@ class ConditionEmbedding(keras.layers.Layer):
         return tf.where(is_present, embedded, self.no_condition)
 
     def _embed(self, condition: tf.Tensor) -> tf.Tensor:
-        if self.spec.num_classes is not None:
-            return tf.tensordot(condition, tf.convert_to_tensor(self.table), 1)
         if self.spec.event_ndims == 1:
             # Keras layers expect a batch.
             batch = condition if condition.shape.rank > 1 else condition[tf.newaxis]

@@ -254,7 +254,8 @@ class ServedFlow:
         return {"latents": self._encoded(images, conditional_input)[0]}
 
     def decode(self, latents: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        with tf.control_dependencies(self._size_assertions(latents)):
+        assertions = self._size_assertions(latents) + self._label_assertions(conditional_input)
+        with tf.control_dependencies(assertions):
             return {"images": self._decoded(latents, conditional_input)}
 
     def sample(
@@ -268,6 +269,7 @@ class ServedFlow:
             conditional_input = _repeated(conditional_input, num_samples)
         message = "expected num_samples of at least 1"
         assertions = [tf.debugging.assert_positive(num_samples, message)]
+        assertions += self._label_assertions(conditional_input)
         if not self._is_standard_normal:
             message = "expected temperature 1: the base distribution is not standard normal"
             one = tf.ones_like(temperature)
@@ -334,7 +336,7 @@ class ServedFlow:
         self, images: tf.Tensor, conditional_input: Condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Checks images, and returns their latents and log dets."""
-        assertions = self._size_assertions(images)
+        assertions = self._size_assertions(images) + self._label_assertions(conditional_input)
         if self._logit is not None:
             low, high = (tf.constant(v, self._dtype) for v in (self._logit.low, self._logit.high))
             message = f"expected pixel values above {self._logit.low} and below {self._logit.high}"
@@ -342,6 +344,12 @@ class ServedFlow:
             assertions.append(tf.debugging.assert_less(images, high, message))
         with tf.control_dependencies(assertions):
             return self._inverse(images, *self._of_bijector(conditional_input))
+
+    def _label_assertions(self, condition: Condition) -> list[tf.Operation]:
+        if condition is None or self._spec.num_classes is None:
+            return []
+        message = f"expected a conditional_input of {self._spec.description}"
+        return [tf.debugging.Assert(tf.reduce_all(self._spec.in_range(condition)), [message])]
 
     def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.

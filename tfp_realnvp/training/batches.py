@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp import distributions, pixels
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import replicas
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.input_data import (
@@ -28,6 +29,7 @@ class BatchModel(keras.Model):
     distribution: Any
     dequantize: bool
     takes_condition: bool
+    condition_spec: ConditionSpec | None
     _guard: FiniteGuard
     _evaluation_guard: FiniteGuard
     _has_warned_of_labels = False
@@ -75,9 +77,15 @@ class BatchModel(keras.Model):
         events = events_of_batch(data, self.distribution.event_shape)
         return events, weights_of_batch(data, self.distribution.dtype)
 
-    def _data_record(self, images: tf.Tensor, weights: tf.Tensor | None) -> FiniteRecord:
+    def _data_record(
+        self, images: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
+    ) -> FiniteRecord:
         """Returns a record of what the data have to be, which holds for data of any form."""
-        record = FiniteRecord()
+        record, spec = FiniteRecord(), self.condition_spec
+        if condition is not None and spec is not None and spec.num_classes is not None:
+            is_valid = tf.reduce_all(spec.in_range(condition))
+            expected = f"FlowModel: expected a conditional_input of {spec.description}"
+            record.require(is_valid, f"{expected}, got other labels.")
         if self.dequantize:
             num_values = distributions.find_num_values(self.distribution)
             for is_valid, *message in pixels.gray_level_conditions(images, num_values):
@@ -87,8 +95,10 @@ class BatchModel(keras.Model):
             record.require(is_valid, f"FlowModel: {EXPECTED_WEIGHTS}.")
         return record
 
-    def _check_in_evaluation(self, images: tf.Tensor, weights: tf.Tensor | None) -> None:
-        record = self._data_record(images, weights)
+    def _check_in_evaluation(
+        self, images: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
+    ) -> None:
+        record = self._data_record(images, weights, condition)
         if record.names:
             shares = record.are_finite() / replicas.num_replicas()
             [are_finite] = replicas.sum_over_replicas([shares])

@@ -16,7 +16,6 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.passes import surround_with
-from tfp_realnvp.condition_spec import sentences_of_labels
 from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.training import optimizers, tracking, workers
@@ -337,7 +336,8 @@ class FlowModel(BatchModel, SavableModel):
         replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
         variables = self.trainable_variables
-        statistics, record = self._guard.statistics(), self._data_record(images, weights)
+        statistics = self._guard.statistics()
+        record = self._data_record(images, weights, self.condition_of(data))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
             # The sum over replicas is the mean over the batch, plus the penalty.
@@ -434,7 +434,7 @@ class FlowModel(BatchModel, SavableModel):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
         images, weights = self._events_and_weights(data)
-        self._check_in_evaluation(images, weights)
+        self._check_in_evaluation(images, weights, self.condition_of(data))
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
         loss = -_part_of_mean(self._evaluation_log_prob(data), weights, part.total)
         [loss] = replicas.sum_over_replicas([loss])
@@ -442,7 +442,7 @@ class FlowModel(BatchModel, SavableModel):
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
-        self._check_in_evaluation(*self._events_and_weights(data))
+        self._check_in_evaluation(*self._events_and_weights(data), self.condition_of(data))
         return self._evaluation_log_prob(data)
 
     def raise_failure(self) -> None:
@@ -627,8 +627,7 @@ class FlowModel(BatchModel, SavableModel):
         # A batch of an iterator cannot be given back.
         self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
         try:
-            with sentences_of_labels():
-                history = super().fit(**arguments)
+            history = super().fit(**arguments)
         finally:
             self._after_fit.close()
             if self.step_rates is not None:
@@ -659,8 +658,7 @@ class FlowModel(BatchModel, SavableModel):
                 results = super().evaluate(x, *args, **kwargs)
         else:
             arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
-            with sentences_of_labels():
-                results = super().evaluate(**arguments)
+            results = super().evaluate(**arguments)
         self._evaluation_guard.raise_failure()
         if not self._loss_tracker.count.numpy():
             raise ValueError(
@@ -678,8 +676,7 @@ class FlowModel(BatchModel, SavableModel):
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         arguments["callbacks"] = [*callbacks, _RequireBatch()]
         self._evaluation_guard.reset()
-        with sentences_of_labels():
-            log_prob = super().predict(**arguments)
+        log_prob = super().predict(**arguments)
         self._evaluation_guard.raise_failure()
         warn_unless_finite(log_prob, "predict")
         return log_prob

@@ -358,7 +358,7 @@ def check_data(
     if gray_levels:
         num_values = distributions.find_num_values(distribution)
         pixels.check_gray_levels(events, "FlowModel", num_values)
-    distributions.as_conditions(distribution, pixels.condition_component(data), "FlowModel")
+    distributions.checked_conditions(distribution, pixels.condition_component(data), "FlowModel")
 
 
 def _check_finite(events: np.ndarray, name: str) -> None:
