@@ -94,7 +94,7 @@ def test_the_warning_points_to_the_call_of_fit(model):
 
 def test_a_dataset_without_batches(model):
     images = tf.data.Dataset.from_tensor_slices(_IMAGES)
-    with pytest.raises(ValueError, match=r"got shape \(4, 4, 1\)\. .*`dataset\.batch\(32\)`"):
+    with pytest.raises(ValueError, match=r"got shape .*\. .*`dataset\.batch\(32\)`"):
         model.fit(images, verbose=0)
 
 
