@@ -1,11 +1,10 @@
-"""What each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
+"""Measures what each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
 
 The row `plain` has neither 1×1 convolutions nor split priors, fewer, wider networks than
-`RealNVPImage.compact`, the paper's logit of pixel values, and Adam. The others add to it;
-`conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in a process
-of its own, for equal time or for equal steps, and is evaluated on the test images. A run has the
-machine for itself; with `--side_by_side` it has one core, and as many run at once as there are
-cores.
+`RealNVPImage.compact`, the paper's logit of pixel values, and Adam. Other rows add to it;
+`conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in its own
+process, for equal time or equal steps, and is evaluated on the test images. A run uses the whole
+machine; with `--side_by_side` each run has one core, and all cores are used.
 
 ```
 python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side
@@ -13,8 +12,8 @@ python -m benchmarks.ablation --data=images.npz --steps=2000 --rows=plain,split-
 python -m benchmarks.ablation --data=images.npz --seconds=600 --rows=conv1x1+split-prior
 ```
 
-`+` combines rows. Results are in `results.json` in the output folder, one after the other; the same
-command goes on where it was interrupted. `results.md` is the table.
+`+` combines rows. Results are added to `results.json` in the output folder, and `results.md` is
+their table. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from tfp_realnvp.internal import atomic_files
 
 __all__ = ["ROWS", "main"]
 
-# Changes of the flow, of the optimizer, and of the noise.
+# Changes of the flow, the optimizer and the noise.
 ROWS: dict[str, dict[str, Any]] = {
     "plain": {},
     "deeper": {"flow": {"num_filters": 64, "num_couplings": 4}},
@@ -136,7 +135,7 @@ def row_settings(row: str) -> dict[str, Any]:
 
 
 def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains a row and evaluates it; the result of a run that diverged has an `error`."""
+    """Trains and evaluates a row; a run that diverged has an `error` in its result."""
     start = time.perf_counter()
     import keras
     import tensorflow_probability as tfp
@@ -234,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=pathlib.Path, required=True, help="an .npz file")
-    parser.add_argument("--seconds", type=float, default=300.0, help="of training, imports and all")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of training, with imports")
     parser.add_argument("--steps", type=int, help="equal steps instead of equal time")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--rows", default=",".join(ROWS), help="names, joined by + to combine")

@@ -15,7 +15,7 @@ def training_batches(
 
     The order, and with `flip` which images are mirrored, depend on `seed`.
     """
-    # Keep the images in host memory, also on machines with a GPU. Only indices are shuffled.
+    # The images stay in host memory, also with a GPU. Only indices are shuffled.
     with tf.device("CPU"):
         images = tf.constant(images)
     indices = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=seed)

@@ -1,19 +1,19 @@
-"""The defaults for vectors, before and now, beside zuko's flows: `python -m benchmarks.defaults`.
+"""Compares defaults for vectors with former ones and zuko's: `python -m benchmarks.defaults`.
 
     python -m benchmarks.defaults --output_dir=results/defaults    # five seeds
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
 
-Each contender is what its documentation shows first: a flow with the default options, and
+Each contender follows the first example of its documentation: a flow with the default options, and
 `FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` is the former default: 8
-couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko's get
-standardized rows, as its documentation recommends. Toys are 4,000 points to train on, and as many
-each to choose the pass and to test; tables have 60, 20 and 20 percent of their rows, with uniform
-noise of the width to which a column is rounded.
+couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
+standardized rows, as its documentation recommends. Toys have 4,000 points each to train on, to
+choose the pass and to test; tables use 60, 20 and 20 percent of their rows, with uniform noise of
+the rounding width of a column.
 
-A pass is a pass over the training rows. After each one, the mean log likelihood of the validation
-and of the test rows is computed. A contender trains for a number of passes, and on until it has
-used as many CPU seconds as `now` needed for them. The first pass does not count, in which a flow is
-built and traced, nor does evaluation.
+After each pass over the training rows, the mean log likelihood of validation and test rows is
+computed. A contender trains for a number of passes, and then until it has used as many CPU seconds
+as `now` needed for them. Evaluation does not count, nor does the first pass, which builds and
+traces a flow.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, float]:
-    """Returns test nats after the passes and after the seconds: of the last and the best pass."""
+    """Returns test nats after the passes and after the seconds, of the last and best passes."""
     within = next((i for i, row in enumerate(rows, 1) if row.seconds >= seconds), len(rows))
     summary = {"CPU seconds of the passes": rows[passes - 1].seconds}
     for key, number in (("passes", passes), ("time", within)):

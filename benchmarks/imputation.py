@@ -1,14 +1,14 @@
-"""Missing cells of tables: samples of `tfr.FlowDensity.impute` beside what is known of them.
+"""Compares samples of missing cells by `tfr.FlowDensity.impute` with known answers.
 
     python -m benchmarks.imputation
 
 A fifth of the cells of new rows are missing, at random.
 
-* Of a normal table of five columns the distribution of missing cells given the others is known. The
-  figures are those of means and standard deviations of samples beside the exact ones: in units of
-  the columns' standard deviations, and as ratios.
-* Of wine the true cells are known: how many of them are in the 90% intervals of the samples, over
-  splits of the rows.
+* A normal table of five columns has a known distribution of missing cells given the others. The
+  script prints the errors of sample means, in standard deviations of the columns, and ratios of
+  sample standard deviations to the exact ones.
+* Wine has known cells. The script prints the share of them in the 90% intervals of the samples,
+  over splits of the rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NUM_SPLITS = 5
 
 
 def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float]:
-    """Returns mean and root mean square of the errors of means, and the ratio of spreads."""
+    """Returns the mean and root mean square error of means, and the ratio of spreads."""
     rng = np.random.default_rng(seed)
     factors = rng.normal(size=[5, 5])
     covariance = factors.T @ factors
@@ -52,7 +52,7 @@ def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float
 
 
 def coverage_of_wine(seed: int, num_samples: int = 400) -> float:
-    """Returns the part of the missing cells that is in the 90% intervals."""
+    """Returns the share of the missing cells in the 90% intervals."""
     train, test = train_test_split(load_wine().data, train_size=0.7, random_state=seed)
     density = tfr.FlowDensity(random_state=seed).fit(train)
     is_missing = np.random.default_rng(seed).random(test.shape) < _PART_MISSING

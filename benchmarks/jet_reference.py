@@ -1,7 +1,7 @@
 """Compares Jet with its authors' code: `python -m benchmarks.jet_reference FILE.npz`.
 
 The file has the weights of a Jet of google-research/big_vision (`models/proj/jet/jet.py`), images,
-and what that code makes of them:
+and the results of that code:
 
 ```
 config                    side, patch size, couplings, blocks of each network, width, heads
@@ -11,10 +11,10 @@ permutations [L, P² C]    of the channels of each coupling, -1 for spatial ones
 weights/couplings/dnn/... by the names of flax, with the coupling as first axis
 ```
 
-The weights are loaded into `RealNVPImage.jet`. The largest differences are printed, relative to the
-largest value, and the exit status is 1 if one of them is above 1e-4. Inverse images are compared in
-float64. In float32 their difference has no limit: the latents of a map that contracts are so close
-that rounding the last digit of one can change the image by more.
+The script loads the weights into `RealNVPImage.jet` and prints the largest differences, relative to
+the largest value. The exit status is 1 if a difference is above 1e-4. Inverse images are compared
+in float64: in float32 the latents of a contracting map are so close that rounding changes the image
+by more.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def differences(reference: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def loaded_flow(reference: Mapping[str, np.ndarray], dtype: str) -> tfr.RealNVPImage:
-    """Returns the flow that has the weights of a reference."""
+    """Returns the flow with the weights of a reference."""
     side, patch_size, _, num_blocks, width, num_heads = map(int, reference["config"])
     spatial = itertools.cycle(tfr.SpatialMask(*m) for m in itertools.product(_PATTERNS, (0, 1)))
     flow = tfr.RealNVPImage.jet(
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         found = differences(dict(reference))
     for name, difference in found.items():
         print(f"{name}: {difference:.1e}")
-    # A NaN is no number below the tolerance either.
+    # NaN is not below the tolerance.
     within = [found[name] <= _TOLERANCE for name in found if name != _WITHOUT_LIMIT]
     return int(not all(within))
 

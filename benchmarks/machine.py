@@ -35,11 +35,7 @@ def cpu_name() -> str:
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Returns what a result depends on besides the code.
-
-    Args:
-      threads: number of threads of each contender's framework.
-    """
+    """Returns what a result depends on besides the code, with `threads` of each framework."""
     installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return {
         "cpu": cpu_name(),
@@ -55,7 +51,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 def matrix_rates() -> dict[str, float]:
     """Returns GFLOP/s of a matrix product in float32 and bfloat16, which bounds every contender.
 
-    It is measured in a process of its own, so that the caller does not import TensorFlow.
+    A separate process measures the rate, so that the caller does not import TensorFlow.
     """
     command = [sys.executable, "-m", "benchmarks.machine"]
     program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -65,8 +61,8 @@ def matrix_rates() -> dict[str, float]:
 def bfloat16_pays(rates: dict[str, float]) -> bool:
     """Returns whether the result of `matrix_rates` promises a gain from bfloat16.
 
-    Without instructions for bfloat16, convolutions are ten times slower than in float32; and not
-    every processor that has such instructions gains from them.
+    Without instructions for bfloat16, convolutions are ten times slower than in float32. Not every
+    processor with such instructions gains from them.
     """
     return rates["bfloat16"] > 1.2 * rates["float32"]
 

@@ -1,7 +1,7 @@
-"""`log_prob` in onnxruntime beside TensorFlow: `python -m benchmarks.onnx`.
+"""Compares `log_prob` in onnxruntime and TensorFlow: `python -m benchmarks.onnx`.
 
-Each model is exported as SavedModel and as ONNX model. Both take turns in one process, with the
-same batches and as many threads as there are cores; the fastest call of each counts. Needs
+Each model is exported as SavedModel and as ONNX model. Both take turns in one process, on the same
+batches, with as many threads as cores. The fastest call of each counts. Needs
 `pip install tf2onnx onnxruntime`.
 """
 

@@ -1,7 +1,7 @@
-"""Bits/dim after a given time of training from scratch: `python -m benchmarks.quality --help`.
+"""Measures bits/dim after a given time of training: `python -m benchmarks.quality --help`.
 
 The time counts imports, building and compiling, but not the evaluation at the end. Each contender
-runs in a process of its own, alone on the machine:
+runs in its own process, alone on the machine:
 
 ```
 python -m benchmarks.quality --contender=ours --data=images.npz --seconds=600
@@ -33,7 +33,7 @@ __all__ = ["main"]
 
 _NUM_SAMPLES = 1000
 
-# The peak of ours, by Muon; the others keep Adam's 1e-3.
+# The peak rate of this package, by Muon. Other contenders keep Adam's 1e-3.
 _LEARNING_RATE = 4e-3
 
 

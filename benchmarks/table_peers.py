@@ -1,22 +1,22 @@
-"""Other densities of tables, and how they are fitted: with their defaults, in the time of ours.
+"""Other densities of tables, with their defaults, fitted in the time of `tfr.FlowDensity`.
 
-A density is a function of rows to learn from, a seed and a number of seconds; it returns a function
+A density is a function of training rows, a seed and a number of seconds, which returns a function
 from rows [N, D] to log densities [N]. Columns are standardized.
 
 * `mixture`: `GaussianMixture` of scikit-learn with full or diagonal covariances and 1 to 20
-  components, by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) for each component. With
-  fewer, BIC can choose components of a few rows, which leave no density for others.
-* `kernels`: `KernelDensity` of scikit-learn with normal kernels. The bandwidth is chosen by
-  cross-validation of at most 5,000 rows, and that of more rows is less by Scott's rule.
+  components, by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) a component. With fewer
+  rows, BIC can choose components of a few rows, which give other rows no density.
+* `kernels`: `KernelDensity` of scikit-learn with normal kernels. Cross-validation of at most 5,000
+  rows chooses the bandwidth. For more rows, Scott's rule reduces it.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three
-  layers of 128 units, Adam with a learning rate of 1e-3. Batches are of 256 rows.
-* `pzflow`: the default bijector of pzflow, but between standardized columns and its `Normal`
-  latents: its default latents have bounds, beyond which new rows are impossible. Optimizer and
-  batches are its defaults. It needs two columns.
+  layers of 128 units, Adam with a learning rate of 1e-3, batches of 256 rows.
+* `pzflow`: the default bijector, optimizer and batches of pzflow, with `Normal` latents and
+  standardized columns, of which it needs two. New rows beyond the bounds of its default latents
+  would be impossible.
 
-The last two train for the given seconds, compilation included. They keep the weights that are best
-for a held-out fifth of the rows, and stop where these do not improve for 1,000 steps (zuko) or 100
-epochs (pzflow). zuko has one thread, with which such small networks are faster than with two.
+zuko and pzflow train for the given seconds, compilation included. They keep the weights that are
+best for a held-out fifth of the rows, and stop after 1,000 steps (zuko) or 100 epochs (pzflow)
+without improvement. zuko has one thread, which is faster for such small networks.
 """
 
 from __future__ import annotations

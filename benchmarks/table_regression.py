@@ -1,12 +1,12 @@
-"""p(y | x) of tables: `tfr.FlowRegressor` beside other regressions with a distribution of y.
+"""Compares p(y | x) of tables by `tfr.FlowRegressor` with other regressions.
 
 * `FlowRegressor`: with its defaults.
-* `NGBoost`: `NGBRegressor` of ngboost with its defaults, normal distributions whose mean and
-  variance are boosted trees of x, 500 of them. `NGBoost, stopped` has as many as are best for a
-  held-out fifth of the rows, up to 500.
+* `NGBoost`: `NGBRegressor` of ngboost with its defaults: 500 boosted trees of x for the mean and
+  variance of normal distributions. `NGBoost, stopped` has the number of trees, up to 500, that is
+  best for a held-out fifth of the rows.
 * `linear`: linear regression with normal errors of one variance.
-* `GP`: `GaussianProcessRegressor` of scikit-learn, an RBF kernel and white noise, of standardized
-  columns, which learns from at most 2,000 rows.
+* `GP`: `GaussianProcessRegressor` of scikit-learn with an RBF kernel and white noise, of
+  standardized columns and at most 2,000 rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MAX_ROWS_OF_GP = 2_000
 
 
 class Prediction(NamedTuple):
-    """What a regression says about y of new rows.
+    """The predictions of a regression for y of new rows.
 
     Attributes:
       log_probs: log densities of y in its own unit, [N] nats.
@@ -71,7 +71,7 @@ def flow_regressor(
 def ngboost(
     x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, seed: int, **options: Any
 ) -> Prediction:
-    """Learns from x and y, and predicts y_test; `options` are those of `NGBRegressor`."""
+    """Learns from x and y, and predicts y_test, with `options` of `NGBRegressor`."""
     from ngboost import NGBRegressor
 
     with contextlib.redirect_stdout(None):

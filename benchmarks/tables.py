@@ -1,11 +1,11 @@
-"""Densities of tables: `tfr.FlowDensity` and `tfr.FlowRegressor` beside what others have.
+"""Compares `tfr.FlowDensity` and `tfr.FlowRegressor` with other estimates of densities of tables.
 
     python -m benchmarks.tables                            # p(x) of the tables `VERDICT`, hours
     python -m benchmarks.tables --set=seen --seeds=3       # of tables that were seen before
     python -m benchmarks.tables --tables=glass,leaves --seeds=1
     python -m benchmarks.tables --regression               # p(y | x)
 
-`benchmarks/table_data.py` names the tables and what part they had in the choices:
+`benchmarks/table_data.py` names the tables and their part in the choices:
 
 * `VERDICT`, none, but that weather showed a fault: athletes, glass, cirrhosis, leaves, bodies,
   olive oils, air in summer, hawks, Sacramento, radar, fire losses, NOx, weather, pixels.
@@ -16,16 +16,15 @@
 * `REGRESSION`, for p(y | x), none: cpus, engel, GAGurine, biomass, concrete, Saratoga, Computers,
   CPS1988.
 
-Each table is split at random, 70% of the rows to learn from, with another split for each seed. A
-figure is the mean log density of the other rows in nats, of the columns in their own units and as
-they are: rounded columns have no noise. After "±" is the standard error of the mean over seeds. It
-is too small, since splits of one table have rows in common. The lead is that over the other
-estimator with the best mean, with the error of the differences; all figures of a seed are of the
-same split.
+Each table is split at random for each seed: 70% of the rows to learn from, and test rows. A figure
+is the mean log density of the test rows in nats, with columns in their own units and without noise
+on rounded columns. "±" precedes the standard error of the mean over seeds, which is too small,
+because splits of one table share rows. The lead is the difference to the best other estimator, by
+the mean; all figures of a seed are of the same split.
 
-`FlowDensity` has its defaults. Its peers are in `benchmarks/table_peers.py`: zuko and pzflow train
-for as many seconds as `FlowDensity` on the same rows, and at least 30. Those of `FlowRegressor` are
-in `benchmarks/table_regression.py`. zuko, pzflow and ngboost run where they are installed.
+`FlowDensity` has its defaults. `benchmarks/table_peers.py` has its peers: zuko and pzflow train for
+as many seconds as `FlowDensity` on the same rows, and at least 30. `benchmarks/table_regression.py`
+has the peers of `FlowRegressor`. zuko, pzflow and ngboost run if they are installed.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ def compare_regressions(name: str, num_seeds: int, regressions: list[str]) -> li
 
 
 def lead_of_first(scores: np.ndarray) -> str:
-    """Returns the lead of the first column of scores over the other one with the best mean."""
+    """Returns the lead of the first column of scores over the best other column."""
     means = scores[:, 1:].mean(axis=0)
     best = np.argmax(np.where(np.isnan(means), -np.inf, means))
     return mean_and_error(scores[:, 0] - scores[:, 1 + best], sign="+")
@@ -143,7 +142,7 @@ def main() -> None:
     names = arguments.tables.split(",") if arguments.tables else list(tables)
     if unknown := set(names) - set(tables):
         parser.error(f"expected tables out of {', '.join(tables)}, got {', '.join(unknown)}")
-    # A part of a set leaves the results of the whole set as they are.
+    # A part of a set does not overwrite the results of the whole set.
     path = arguments.output_dir / f"{title}{'_part' if arguments.tables else ''}.md"
     lines = [_line(["table", "shape", *header]), f"|{' --- |' * 2}{' ---: |' * len(header)}"]
     print(f"{cpu_name()}, {num_cores()} cores", *lines, sep="\n", flush=True)

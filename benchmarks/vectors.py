@@ -1,6 +1,6 @@
-"""Vectors side by side with TFP's own flows: `python -m benchmarks.vectors --help`.
+"""Compares flows of vectors with TFP's own flows: `python -m benchmarks.vectors --help`.
 
-Each contender trains from scratch for the same time, which counts building and tracing, in the same
+Each contender trains from scratch for the same time, building and tracing included, in the same
 loop: Adam, the same batches, warm-up and annealing. Then all take turns at `log_prob` and `sample`.
 
 ```
@@ -8,9 +8,8 @@ python -m benchmarks.vectors --output_dir=results/vectors      # about five minu
 python -m benchmarks.vectors --seconds=10 --rounds=3           # a quick look
 ```
 
-The table is made up from a fixed seed, so that its own density is known: a column depends on the
-ones before by sines, and the rows are rotated, so that no order of the columns is better than
-others.
+A fixed seed makes the table, so that its density is known: each column depends on earlier columns
+by sines, and the rows are rotated, so that no order of the columns is better than another.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ def make_table(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows, float32 [number, 16], and the log density of each.
 
     Args:
-      number: of rows.
-      seed: of the rows; the density is always the same.
+      number: number of rows.
+      seed: seed of the rows; the density is always the same.
     """
     noise = np.random.RandomState(seed).normal(size=[number, NUM_COLUMNS])
     rows, log_det = warp(noise)
@@ -103,7 +102,7 @@ def _ours_with_splines(flags: argparse.Namespace) -> Contender:
 
 
 def _tfp_real_nvp(flags: argparse.Namespace) -> Contender:
-    # As many dense layers as the residual networks have.
+    # As many dense layers as the residual networks.
     templates = [
         tfb.real_nvp_default_template([flags.num_units] * 5) for _ in range(flags.num_couplings)
     ]
@@ -122,7 +121,7 @@ def _tfp_maf(flags: argparse.Namespace) -> Contender:
 
 
 def _tfp_chain(bijectors: Sequence[tfb.Bijector], networks: Sequence[Any]) -> Contender:
-    """Returns the chain of bijectors with a permutation between."""
+    """Returns the chain of bijectors, each after a permutation."""
     parts = []
     for i, bijector in enumerate(bijectors):
         order = np.random.RandomState(i).permutation(NUM_COLUMNS).tolist()

@@ -1,16 +1,16 @@
-"""A process with one contender, which works when asked to.
+"""Runs one contender in a process, on request.
 
-Its argument is a JSON object: `contender`, `options`, `size` (a key of `SIZES`), `threads` and
-`checkout`, the folder with the package to measure (`null` takes the package beside this one). It
-builds the contender and writes one reply, then one for each request that it reads from stdin, each
-a JSON object on a line:
+The argument is a JSON object: `contender`, `options`, `size` (a key of `SIZES`), `threads` and
+`checkout`, the folder with the package to measure (`null` takes the package beside this one). The
+process builds the contender and writes one reply, then one reply to each request from stdin, all
+JSON objects on a line:
 
 ```
                                -> {"build_seconds", "num_parameters", "resident_mb"}
 {"what": "train", "steps": 3}  -> {"seconds", "value", "peak_mb", "resident_mb"}
 ```
 
-A reply {"error": ...} is the last one. What a framework prints goes to stderr.
+A reply {"error": ...} is the last one. Prints of frameworks go to stderr.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _memory_mb(field: str) -> float:
 
 
 def _main() -> None:
-    # Replies get the only handle of the real stdout; what libraries print joins stderr.
+    # Replies use the only handle of the real stdout; prints of libraries go to stderr.
     stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
