@@ -110,11 +110,9 @@ def complexity_corrected(
 
     A code that knows nothing of the data needs few bits for simple events: constant, smooth or
     blurred images. An event for which the model needs more bits than such a code, compared with the
-    data, is an outlier, even if its density is high. Images of 1 or 3 channels are coded as PNG
-    files, other arrays by zlib. File headers add a constant, which changes no comparison.
-
-    Start with this score for images: unlike -log p, it finds blank and constant images. A better
-    code, such as lossless WebP, can help. `examples/outliers.py` prints areas under ROC curves.
+    data, is an outlier, even if its density is high. Start with this score for images: unlike -log
+    p, it finds blank and constant images. Images of 1 or 3 channels are coded as PNG files, other
+    arrays by zlib. A better code, such as lossless WebP, can help.
 
     #### Example
 

@@ -56,7 +56,7 @@ class ImageArrays:
         return self.train.shape[1:]
 
     def hold_out(self, num_images: int) -> ImageArrays:
-        """Moves training images, the same random ones in every call, to the validation split.
+        """Moves random training images, the same in every call, to the validation split.
 
         #### Example
 

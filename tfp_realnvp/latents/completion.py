@@ -113,20 +113,6 @@ def complete(
     >>> bool((completion.r_hat < 1.05).all())
     True
 
-    Lower halves of images:
-
-    >>> flow = tfp.distributions.TransformedDistribution(
-    ...     tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 1]),
-    ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4))
-    >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> is_known = np.arange(4).reshape(4, 1, 1) < 2          # of rows
-    >>> completion = latents.complete(
-    ...     flow, images, is_known, num_samples=200, num_burnin_steps=20)
-    >>> completion.samples.shape, completion.samples.dtype.name
-    ((200, 3, 4, 4, 1), 'uint8')
-    >>> bool((completion.samples[:, :, :2] == images[:, :2]).all())
-    True
-
     #### References
 
     Neal: MCMC using Hamiltonian dynamics, 2011 (arXiv 1206.1901).

@@ -64,12 +64,11 @@ def interpolate(
 
     Args:
       flow: as in `encode`.
-      first: images [..., H, W, C] or vectors [..., D], as in `encode`.
-      second: images or vectors of the same shape.
+      first, second: images [..., H, W, C] or vectors [..., D] of one shape, as in `encode`.
       num_steps: number of images or vectors, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
-      conditional_input: the condition of `first`, as in `encode`; by default also of `second`.
-      second_conditional_input: the condition of `second`.
+      conditional_input, second_conditional_input: the conditions of `first` and `second`, as in
+        `encode`. `second` has the condition of `first` by default.
 
     Returns:
       Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
@@ -225,12 +224,10 @@ def interpolate_conditions(
     Lample et al.: Fader networks: manipulating images by sliding attributes (2017).
 
     Args:
-      flow: as in `encode`, with a condition.
-      images: images [..., H, W, C] or vectors [..., D], as in `encode`.
-      start: conditions of the images, as in `encode`.
-      end: conditions of the last step. Leading shapes of `start`, `end` and `images` broadcast.
+      flow, images, batch_size: as in `encode`; `flow` has a condition.
+      start, end: the first and last conditions, as in `encode`, whose leading shapes broadcast with
+        `images`.
       num_steps: number of conditions, including both ends.
-      batch_size: number of images that are processed at a time.
 
     Returns:
       Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].

@@ -59,8 +59,7 @@ def levels_of_representation(
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, Appendix D.
 
     Args:
-      flow: as in `encode`, of images.
-      images: images [..., H, W, C], as in `encode`.
+      flow, images: as in `encode`, images [..., H, W, C].
       base: distribution over latents [H, W, C] to draw from. Defaults to the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
@@ -147,10 +146,7 @@ def latent_statistics(
     [(4, 4, 2), (4, 4, 2)]
 
     Args:
-      flow: as in `encode`, of images.
-      images: images [..., H, W, C], as in `encode`.
-      batch_size: number of images that are encoded at a time.
-      conditional_input: the condition of the images, as in `encode`.
+      flow, images, batch_size, conditional_input: as in `encode`, images [..., H, W, C].
 
     Returns:
       One `ScaleStatistics` for each scale, in the order of `RealNVPImage.split_latents`.

@@ -18,15 +18,12 @@ def save_curves(
     xlabel: str,
     ylabel: str,
 ) -> pathlib.Path:
-    """Plots named curves to a PNG file, without a change of Matplotlib's global state.
+    """Plots named curves to a PNG file, and returns its path; Matplotlib's state is unchanged.
 
     Args:
       path: path of the file. Missing folders are created.
       curves: a dictionary from names in the legend to pairs `(x, y)` of sequences of equal length.
       xlabel, ylabel: labels of the axes, with units.
-
-    Returns:
-      The path of the file.
 
     Raises:
       ValueError: if there is no curve, or `x` and `y` of a curve are not vectors of equal length.

@@ -88,16 +88,13 @@ def save_image_grid(
     upscale: int | None = None,
     num_values: int = 256,
 ) -> pathlib.Path:
-    """Writes `image_grid` to a PNG file, with small images enlarged.
+    """Writes `image_grid` to a PNG file, with small images enlarged, and returns its path.
 
     Args:
       path: path of the file. Missing folders are created.
       images, columns, padding, num_values: as in `image_grid`; padding before enlarging.
       upscale: integer factor by which pixels are repeated in both directions. By default, images of
         fewer than 64 pixels a side are enlarged to about 64.
-
-    Returns:
-      The path of the file.
 
     Raises:
       ValueError: if an argument is invalid for `image_grid`, or if `upscale` is less than 1.

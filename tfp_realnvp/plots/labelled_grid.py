@@ -29,14 +29,10 @@ def draw_grid(
     Args:
       images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`; or
         `[N, H, W, C]`, which fills the rows of a grid of `columns` images.
-      title: title above the grid.
-      row_labels: one label for each row, on the left.
-      column_labels: one label for each column, at the top.
+      title, row_labels, column_labels: the title, and a label for each row and each column.
       columns, num_values: as in `image_grid`; `columns` for images `[N, H, W, C]`.
-      ax: the `Axes` to draw on. Defaults to a new pyplot figure of the size of the grid.
-
-    Returns:
-      The axes.
+      ax: the `Axes` to draw on, which are returned. Defaults to a new pyplot figure of the size of
+        the grid.
 
     Raises:
       ValueError: if `images` is not such an array, or there is not one label for each row or
@@ -100,15 +96,12 @@ def save_labelled_grid(
     column_labels: Sequence[str] | None = None,
     num_values: int = 256,
 ) -> pathlib.Path:
-    """Draws `draw_grid` to a PNG file, without a change of Matplotlib's global state.
+    """Writes `draw_grid` to a PNG file, and returns its path; Matplotlib's state is unchanged.
 
     Args:
       path: path of the file. Missing folders are created.
       images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`.
       title, row_labels, column_labels, num_values: as in `draw_grid`.
-
-    Returns:
-      The path of the file.
 
     Raises:
       ValueError: if `images` is not such an array, or there is not one label for each row or

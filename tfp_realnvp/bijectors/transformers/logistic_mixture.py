@@ -173,5 +173,5 @@ def _log_sum_exp(terms: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _bounded(x: tf.Tensor, bound: float) -> tf.Tensor:
-    """Returns nearly `x` for small values, and values within ±bound for all."""
+    """Returns about `x` for small values, and values within ±bound for all."""
     return bound * tf.tanh(x / bound)
