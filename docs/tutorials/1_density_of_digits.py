@@ -4,11 +4,11 @@
 # A normalizing flow is a probability density of images that can be evaluated exactly and sampled
 # exactly. In this tutorial you will
 #
-# * train one on handwritten digits of 8×8 pixels,
-# * measure it in bits per dimension, beside two simpler densities,
+# * train a flow on handwritten digits of 8×8 pixels,
+# * measure the flow in bits per dimension, beside two simpler densities,
 # * draw new digits,
-# * ask it which images look like digits,
-# * save it, and load it again.
+# * find out which images look like digits to the flow,
+# * save the flow, and load it again.
 #
 # Two processor cores need two minutes.
 
@@ -46,8 +46,8 @@ plt.show()
 # %% [markdown]
 # ## What to beat
 #
-# A model of images is measured by the number of bits that it needs for a pixel of an image that it
-# has not seen: $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer are better.
+# A model of images is measured by the number of bits a pixel that it needs for an unseen image:
+# $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer are better.
 #
 # If all levels were equally likely, a pixel would cost $\log_2 17 = 4.09$ bits. A histogram of the
 # levels of each pixel is better, because it knows that the corners are black. It treats pixels as
@@ -70,8 +70,8 @@ print(f"equally likely levels {uniform_bits:.2f}, a histogram of each pixel {his
 #
 # `FlowModel` makes a Keras model of the distribution. Training maximizes the log density of the
 # training images. Densities are of real numbers, and gray levels are whole numbers; therefore
-# `FlowModel` adds uniform noise from [0, 1) to them, anew in each step. The bits per dimension of
-# the noisy images are an upper bound on those of the whole numbers.
+# `FlowModel` adds uniform noise from [0, 1) to gray levels, anew in each step. The bits per
+# dimension of the noisy images are an upper bound on the bits of the whole numbers.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -84,9 +84,9 @@ print(f"{model.count_params():,} parameters")
 # %% [markdown]
 # ## Training
 #
-# `compile` and `fit` are those of Keras. `LearningRateBudget` warms the learning rate up, and lets
-# it fall to zero at the end of a number of steps. The first step takes some seconds, in which
-# TensorFlow traces the model.
+# `compile` and `fit` are methods of Keras. `LearningRateBudget` warms the learning rate up, and
+# anneals it to zero over a number of steps. In the first step, TensorFlow traces the model for some
+# seconds.
 
 # %%
 epochs, batch_size = (1 if SHORT else 20), 32
@@ -145,8 +145,8 @@ plt.show()
 # %% [markdown]
 # ## Which images are digits?
 #
-# A density has an opinion on any image. We compare each test digit with its mirror image: the same
-# pixels, at other places. `tfr.log_prob` takes whole numbers, and adds the noise.
+# A density scores any image. We compare each test digit with its mirror image: the same pixels, at
+# other places. `tfr.log_prob` takes whole numbers, and adds the noise.
 
 # %%
 log_probs = tfr.log_prob(model, digits.test)
@@ -169,14 +169,15 @@ plt.show()
 assert np.mean(is_recognized) > (0.7 if SHORT else 0.85)
 
 # %% [markdown]
-# The full run measured 94%. What is missing are zeros, ones and eights, which look alike both
-# ways. The density was not trained for this task: it knows only what digits look like.
+# The full run measured 94%. The other digits are zeros, ones and eights, which look alike both
+# ways. The density was not trained for this task: it knows only digits.
 #
 # ## Exact means exact
 #
 # The bijector computes the latents of an image without approximation, and the latents give the
-# image back. The log density is that of the latents plus the log determinant of the Jacobian.
-# `log_prob` of the distribution takes continuous pixel values, so that we add noise first.
+# image back. The log density of the image is the log density of its latents plus the log
+# determinant of the Jacobian. `log_prob` of the distribution takes continuous pixel values, so that
+# we add noise first.
 
 # %%
 x = tfr.dequantize(digits.test[:100], seed=(0, 1))

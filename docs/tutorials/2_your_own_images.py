@@ -9,8 +9,8 @@
 # * find the images of the folder that the flow understands least,
 # * train with subfolders as labels.
 #
-# To have such a folder without a download, we cut the two photographs that come with scikit-learn,
-# a temple and a flower, into tiles of 16×16 pixels. Two processor cores need two minutes.
+# To get such a folder without a download, we cut the two photographs that come with scikit-learn, a
+# temple and a flower, into tiles of 16×16 pixels. Two processor cores need two minutes.
 
 # %%
 import os
@@ -34,8 +34,8 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## A folder of images
 #
-# The subfolders are classes. Without labels their names do not matter. The folder is a temporary
-# one, which is deleted when the program ends.
+# The subfolders are classes; without labels their names do not matter. The temporary folder is
+# deleted when the program ends.
 
 # %%
 temporary = tempfile.TemporaryDirectory()
@@ -56,9 +56,9 @@ print(len(paths), "files, the first ones:", *(path.relative_to(folder) for path 
 # ## Loading
 #
 # `tfr.data.load_arrays` takes the path of the folder. One tenth of the files become the test split,
-# chosen at random and the same in each call; with subfolders `train` and `test` the splits are
-# yours. `hold_out` takes more images out of the training split, for validation. The result has
-# arrays, and what the model has to know about the images.
+# chosen at random and the same in each call; subfolders `train` and `test` determine the splits
+# instead. `hold_out` takes more images out of the training split, for validation. The result has
+# arrays, and the properties of the images that the model needs.
 
 # %%
 images = tfr.data.load_arrays(folder).hold_out(100)
@@ -72,8 +72,8 @@ plt.show()
 # %% [markdown]
 # ## Files that do not fit
 #
-# A file of another size or a damaged file is an error that names it. `image_size=16` resizes and
-# crops images of any size. Here is a folder with one of each.
+# A file of another size or a damaged file raises an error that names it. `image_size=16` resizes
+# and crops images of any size. The next folder has one file of each kind.
 
 # %%
 mixed = pathlib.Path(temporary.name) / "mixed"
@@ -101,11 +101,11 @@ assert "damaged.png" in messages[0] and "image_size" in messages[1] and len(resi
 # ## Training
 #
 # `fit` takes the arrays themselves. Here it gets `tfr.data.batches`, whose order depends on a seed
-# alone: with `step=` a run that was stopped continues with the batches that it had not seen. The
-# dataset never ends, so that `fit` has to know the steps of an epoch. Photographs look the same to
-# a flow if they are mirrored, and digits do not:
-# `augment=tf.image.stateless_random_flip_left_right` mirrors training images at random. Keras'
-# `ModelCheckpoint` keeps the weights of the best validation loss.
+# alone: with `step=` a run that was stopped continues with its next batches. The dataset never
+# ends, so that `fit` needs the number of steps of an epoch.
+# `augment=tf.image.stateless_random_flip_left_right` mirrors training images at random: mirrored
+# photographs are as likely as the originals, but mirrored digits are not. `ModelCheckpoint` of
+# Keras keeps the weights with the best validation loss.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -167,9 +167,8 @@ plt.show()
 # %% [markdown]
 # ## The least likely images of a folder
 #
-# The density of an image tells how well it fits the others. What is rare or complicated comes
-# first, and so does what does not belong there. We hide two tiles of random colors among the test
-# tiles.
+# The density of an image says how well it fits the others. Rare, complicated and foreign images
+# come first. We hide two tiles of random colors among the test tiles.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, [2, size, size, 3], dtype=np.uint8)
@@ -191,10 +190,11 @@ assert set(order[:2]) == {len(test_images), len(test_images) + 1}
 #
 # ## Subfolders as labels
 #
-# `train_labels`, `validation_labels` and `test_labels` are the number of the subfolder of each
-# image, in alphabetical order. A flow with `num_classes` takes them: `fit(images.train,
-# images.train_labels)`, or `tfr.data.batches(images.train, images.train_labels, …)`. The third
-# tutorial has more about labels.
+# `train_labels`, `validation_labels` and `test_labels` are the numbers of the images' subfolders,
+# in alphabetical order. A flow with `num_classes` takes them:
+# `fit(images.train, images.train_labels)`, or
+# `tfr.data.batches(images.train, images.train_labels, …)`. The third tutorial has more about
+# labels.
 
 # %%
 print(images.train_labels[:10], "classes:", images.num_classes)

@@ -6,10 +6,10 @@
 #
 # * train a flow of digits given their labels,
 # * draw samples of a class,
-# * classify with Bayes' rule, and see where the classifier is sure,
+# * classify with Bayes' rule, and see when the classifier is sure,
 # * measure in bits what a label tells about an image,
 # * detect images that belong to no class,
-# * rewrite a digit as another one in the same handwriting.
+# * rewrite a digit as another digit in the same handwriting.
 #
 # Two processor cores need two minutes.
 
@@ -36,9 +36,9 @@ test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
 # %% [markdown]
 # ## A flow with labels
 #
-# `num_classes=10` makes a flow that takes integer labels. They are embedded as vectors, from which
-# each network gets shifts of its activations. `fit` takes the labels where other Keras models have
-# them.
+# `num_classes=10` makes a flow that takes integer labels. It embeds labels as vectors, from which
+# each network computes shifts of its activations. `fit` takes the labels as the targets of other
+# Keras models.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -75,7 +75,7 @@ assert given_labels.bits_per_dim < (2.8 if SHORT else 2.05), given_labels
 # %% [markdown]
 # ## Samples of a class
 #
-# `tfr.condition` fixes the condition. The result is a distribution whose batch shape is that of the
+# `tfr.condition` fixes the condition. The result is a distribution with the batch shape of the
 # conditions: here 10 × 8.
 
 # %%
@@ -98,7 +98,7 @@ assert samples.shape == (10, 8, 8, 8, 1)
 #
 # `tfr.class_log_probs` gives all $\log p(y \mid x)$ of continuous pixel values.
 # `tfr.evaluation.classification` averages over draws of the noise, and reports accuracy and
-# calibration. Logistic regression on the pixels is there for comparison.
+# calibration. Logistic regression on the pixels is the comparison.
 
 # %%
 x = tfr.dequantize(test, seed=(0, 1))
@@ -128,8 +128,8 @@ plt.ylabel("label")
 plt.show()
 
 # %% [markdown]
-# The probability of the most probable class says when to trust the classifier: if it may leave the
-# least certain tenth of the images to a human, it makes fewer errors.
+# The probability of the most probable class says when to trust the classifier: it makes fewer
+# errors if a human decides on the least certain tenth of the images.
 
 # %%
 confidence = log_probs.max(axis=1)
@@ -152,9 +152,9 @@ assert certain_accuracy > is_correct.mean() - 0.005
 # ## What is a label worth?
 #
 # The density without a label is the mean over the classes, $p(x) = \sum_y p(x \mid y)\, p(y)$. By
-# Bayes' rule it is $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$, for example the label. What a
-# label tells about an image is the difference of the log densities, the mutual information of the
-# two. It cannot exceed the information of a label, log₂ 10 = 3.32 bits.
+# Bayes' rule it is $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$, for example the label. The
+# difference of the log densities is the information of a label about an image, their mutual
+# information. It cannot exceed the information of a label, log₂ 10 = 3.32 bits.
 
 # %%
 rows = np.arange(len(test))
@@ -165,7 +165,7 @@ bits_without_label = -np.mean(log_density) / np.log(2) / 64
 print(
     f"{bits_without_label:.3f} bits/dim without labels; a label is worth {gain:.2f} bits an image"
 )
-# Rounding aside: for most images the classifier has no doubt.
+# Up to rounding, the classifier has no doubt about most images.
 assert gain < np.log2(10) + 1e-4
 assert gain > (0.5 if SHORT else 2.9), gain
 
@@ -176,9 +176,9 @@ assert gain > (0.5 if SHORT else 2.9), gain
 #
 # ## None of these classes
 #
-# The probabilities of the classes add up to one for any image, also for one that is no digit. The
-# density $p(x)$ tells the two apart. Here are negatives of digits, upside down: the classifier
-# decides, the density objects.
+# The probabilities of the classes add up to one for any image, even if it is no digit. The density
+# $p(x)$ tells digits from other images. On negatives of digits, upside down, the classifier still
+# decides, but the density is low.
 
 # %%
 strange = tfr.dequantize(16 - test[:, ::-1], seed=(0, 1))
@@ -194,8 +194,8 @@ assert share > 0.95, share
 # %% [markdown]
 # ## The same handwriting
 #
-# The flow takes an image to latents given its label. What the label tells need not be in the
-# latents; slant and thickness are. Decoded under another label, they give another digit in a
+# The flow maps an image to latents given its label. The latents need not contain the label, but
+# they contain slant and thickness. Decoded under another label, they give another digit in a
 # similar hand. `tfr.latents.swap_condition` does both steps. The first column has the images.
 
 # %%
@@ -218,7 +218,7 @@ print(f"under its own label each image comes back: {np.abs(own - images - 0.5).m
 assert np.abs(own - images - 0.5).max() < 1e-2
 
 # %% [markdown]
-# Are the others digits of their label? The classifier has an opinion.
+# Does the classifier recognize the others as digits of their label?
 
 # %%
 swapped_log_probs = tfr.class_log_probs(flow, np.clip(swapped, 1e-3, 17 - 1e-3)).numpy()
@@ -233,7 +233,7 @@ assert agreement > (0.15 if SHORT else 0.8), agreement
 # `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image.
 # Everything else is the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. With
 # `condition_dropout=0.1` a flow also learns the density without a condition, for conditions that
-# cannot be summed over. Here is a flow before training whose condition is the ink of an image.
+# cannot be summed over. The next flow, before training, has the ink of an image as its condition.
 
 # %%
 ink_flow = tfd.TransformedDistribution(

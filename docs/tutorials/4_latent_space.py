@@ -1,15 +1,15 @@
 # %% [markdown]
 # # The latent space
 #
-# A flow is a bijection between images and latents. What is simple among latents, a straight line,
-# an average, a random draw, becomes something meaningful among images. In this tutorial you will
+# A flow is a bijection between images and latents. Simple operations on latents, a straight line,
+# an average, a random draw, become meaningful changes of images. In this tutorial you will
 #
 # * encode images and decode them without loss,
 # * check whether latents are normally distributed, scale by scale,
-# * walk between two images, and on the torus of four (equation 19 of the paper),
+# * interpolate between two images, and on the torus of four (equation 19 of the paper),
 # * see what the coarse and the fine latents represent (appendix D),
 # * trade diversity for quality by the temperature,
-# * draw larger images than those of the training.
+# * draw images that are larger than the training images.
 #
 # The models come with the package. Two processor cores need one minute.
 
@@ -42,8 +42,8 @@ def show(images, title, num_values=256, **labels):
 # %% [markdown]
 # ## Encode and decode
 #
-# `photos` is a flow of color patches of 32×32 pixels from two photographs; the test patches share
-# no pixel with those of the training. Latents have the shape of the image.
+# `photos` is a flow of color patches of 32×32 pixels from two photographs. Test patches share no
+# pixel with training patches. Latents have the shape of the image.
 #
 # `tfr.latents` takes whole numbers as the centers of their gray levels: it adds 0.5 and no noise.
 
@@ -150,9 +150,9 @@ assert np.abs(corners - four - 0.5).max() < 0.05
 # %% [markdown]
 # ## Levels of representation
 #
-# What do the latents of a scale represent? We keep the coarsest ones, and draw the others anew.
-# `tfr.latents.levels_of_representation` has the result for each scale: in the first column only a
-# quarter of the latents is that of the image, in the last column all are.
+# What do the latents of a scale represent? We keep the coarsest latents, and draw the others anew.
+# `tfr.latents.levels_of_representation` returns the result for each scale: the first column keeps a
+# quarter of the latents of the image, the last column keeps all.
 
 # %%
 levels = tfr.latents.levels_of_representation(photo_flow, images[:8], seed=0)
@@ -174,7 +174,7 @@ print("correlation with the image:", [round(float(value), 2) for value in kept])
 assert kept[0] < kept[1] < kept[2] and kept[2] > 0.9999
 
 # %% [markdown]
-# A quarter of the latents determines colors and layout, with a correlation of 0.78 to the image.
+# A quarter of the latents determines colors and layout, with a correlation of 0.78 with the image.
 # The next quarter adds little (0.83), and the finest half adds the texture.
 #
 # ## Temperature

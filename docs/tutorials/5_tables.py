@@ -5,10 +5,10 @@
 #
 # * learn the density of the rows of a small table, without learning the rows by heart,
 # * compose the flow with bijectors of TensorFlow Probability,
-# * compare it with a normal distribution on rows that neither has seen,
+# * compare it with a normal distribution on unseen rows,
 # * draw samples beside rows,
 # * detect tumors by a density of healthy tissue,
-# * learn the distribution of a number given others, p(y | x), of any shape,
+# * learn the distribution of a number given other numbers, p(y | x), of any shape,
 # * compare it with linear regression with normal errors.
 #
 # The tables come with scikit-learn. Two processor cores need two minutes.
@@ -38,8 +38,9 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several m
 # %% [markdown]
 # ## A table
 #
-# Thirty measurements of cell nuclei in breast tissue, 357 benign and 212 malignant cases. We learn
-# the density of benign ones only. A part of them is for the test, another one to stop training.
+# The table has thirty measurements of cell nuclei in breast tissue, of 357 benign and 212 malignant
+# cases. We learn the density of benign cases only. One part of them is for the test, another part
+# to stop training.
 
 # %%
 table = load_breast_cancer()
@@ -51,9 +52,8 @@ num_columns = rows.shape[1]
 print(len(fitted), "rows to fit,", len(held_out), "to stop,", len(test), "to test")
 
 # %% [markdown]
-# The first thing to compare with is the normal distribution with the moments of the rows. Columns
-# have very different units and are strongly correlated, so that its covariance matrix is needed in
-# float64.
+# The first comparison is the normal distribution with the moments of the rows. Columns have very
+# different units and are strongly correlated, so that the covariance matrix needs float64.
 
 # %%
 mean = train.mean(axis=0, dtype=np.float64)
@@ -65,14 +65,14 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 # %% [markdown]
 # ## The flow
 #
-# A flow should not have to learn what we know already. Here it is a part of a chain: two bijectors
-# of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such vectors.
-# `RealNVPVector` starts as a rotation, so that the whole starts with the mean and the covariance of
-# the rows, and has to learn only what is different. The density is one of rows in their own units.
+# A flow need not learn the mean and covariance, which we know. It is a part of a chain: two
+# bijectors of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such
+# vectors. `RealNVPVector` starts as a rotation, so that the chain starts with the mean and the
+# covariance of the rows, and learns only the rest. The density is of rows in their own units.
 #
-# Two hundred rows are few, and a flow can learn them by heart. Against that, the networks are
-# small, and the base is Student's t distribution: with its heavy tails, a row far from all others
-# is unlikely, and not impossible.
+# A flow can learn two hundred rows by heart. To prevent this, the networks are small, and the base
+# is Student's t distribution: by its heavy tails, a row far from all others is unlikely, but not
+# impossible.
 
 # %%
 fitted_mean = fitted.mean(axis=0)
@@ -89,9 +89,9 @@ flow = tfd.TransformedDistribution(
 )
 
 # %% [markdown]
-# There are two more remedies. Each row is used many times, each time with other noise: normal, with
+# There are two more remedies. Each row is used many times, each time with other normal noise, of
 # the covariance of the rows and 0.3 of their standard deviation. And training stops when the loss
-# on held-out rows does not fall any more.
+# on held-out rows no longer falls.
 #
 # For vectors the loss is $-\log p$ in nats. `tfr.log_prob` scores rows in batches.
 
@@ -117,7 +117,7 @@ model.fit(
 )
 
 # %% [markdown]
-# Two densities are compared on the same rows: the standard error is that of the difference.
+# Both densities score the same rows, so that the standard error is of the difference.
 
 # %%
 log_probs = tfr.log_prob(model, test)
@@ -128,18 +128,17 @@ print(f"more than the normal distribution: {lead.mean():.2f} ± {lead_error:.2f}
 
 # %% [markdown]
 # The full run measured 43.34 nats for the normal distribution and 47.05 for the flow, 3.71 ± 0.74
-# more. One nat of these is the base distribution: before training the flow has 44.29.
+# more. The base distribution gives one nat of these: before training the flow has 44.29.
 
 # %%
 assert lead.mean() > 2 * lead_error
 assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
-# `tfr.FlowDensity`, an estimator of scikit-learn, does all of this in one call, and goes further:
-# it averages five densities of each kind, each of which holds out another fifth of the rows, so
-# that all rows are learned from. Flows are one kind beside mixtures of normal distributions:
-# held-out rows tell how much weight each of them gets. `examples/train_table.py` compares it with
-# other estimates.
+# `tfr.FlowDensity`, an estimator of scikit-learn, does all of this in one call, and more: it
+# averages five densities of each kind. Each holds out another fifth of the rows, so that all rows
+# are learned from. Kinds are flows and mixtures of normal distributions, weighted by held-out rows.
+# `examples/train_table.py` compares it with other estimates.
 
 # %%
 density = tfr.FlowDensity(random_state=0).fit(train[:100] if SHORT else train)  # 100: no flows
@@ -158,8 +157,9 @@ tfr.plots.pairs(density, test, columns=[0, 1, 2, 3])
 # %% [markdown]
 # ## Outliers
 #
-# A density of benign cases makes malignant ones improbable, without having seen one. The area under
-# the ROC curve is the probability that a malignant case is less likely than a benign one.
+# Malignant cases are improbable under a density of benign cases, which has seen none of them. The
+# area under the ROC curve is the probability that a malignant case is less likely than a benign
+# case.
 
 # %%
 malignant_log_probs = tfr.log_prob(model, malignant)
@@ -183,25 +183,25 @@ plt.show()
 
 # %% [markdown]
 # The full run measured 0.975 and 0.976. The normal distribution is as good for this task: a better
-# density is not always a better detector. Try the simple one first.
+# density is not always a better detector. Try the normal distribution first.
 
 # %%
 assert auroc["flow"] > 0.95, auroc
 
 # %% [markdown]
-# ## The distribution of a number given others
+# ## The distribution of a number given other numbers
 #
-# The diabetes table has ten measurements x of 442 patients, and how far the disease progressed in a
-# year, y. Linear regression with normal errors is a density p(y | x): its mean is a linear function
-# of x, its standard deviation is always the same. But the errors here grow with the mean, and are
-# not symmetrical.
+# The diabetes table has ten measurements x of 442 patients, and y, the progression of the disease
+# in a year. Linear regression with normal errors is a density p(y | x), whose mean is a linear
+# function of x, and whose standard deviation is constant. But here errors grow with the mean, and
+# are not symmetrical.
 #
 # A flow of a vector of one number, given a condition, can have any shape: with
 # `transformer="rational_quadratic_spline"` the number goes through splines that depend on the
-# condition. With a few hundred rows it pays not to learn everything at once. So the regression
-# predicts the mean from the ten measurements, and the flow is given that prediction, as a condition
-# of one number. `compile` without an optimizer takes Adam, for vectors with a learning rate that
-# falls to zero along a cosine until the end of `fit`.
+# condition. A few hundred rows are too few to learn everything at once: the regression predicts the
+# mean from the ten measurements, and the flow gets this prediction as a condition of one number.
+# Without an optimizer, `compile` uses Adam, for vectors with a learning rate that falls to zero
+# along a cosine until the end of `fit`.
 
 # %%
 x, y = load_diabetes(return_X_y=True)
@@ -243,8 +243,8 @@ def fit_conditional_flow(predictions, y, epochs):
 
 
 # %% [markdown]
-# The test is a cross-validation: each patient is scored by a regression and a flow that were fitted
-# to others. The condition is standardized as well, since networks like numbers near one.
+# The test is a cross-validation: a regression and a flow that were fitted to other patients score
+# each patient. The condition is standardized as well, since networks like numbers near one.
 
 # %%
 linear_log_probs, flow_log_probs, levels = (np.zeros(len(y)) for _ in range(3))
@@ -283,8 +283,8 @@ print(f"90% intervals contain {coverage:.1%} of {is_tested.sum()} values")
 
 # %% [markdown]
 # The full run measured -5.422 nats for the regression and -5.344 for the flow, 0.078 ± 0.021 more;
-# 88.2% of the values are in their intervals. In a trial, a flow that was given all ten measurements
-# instead was no better than the regression: 265 rows were too few.
+# 88.2% of the values are in their intervals. In a trial, a flow given all ten measurements was no
+# better than the regression: 265 rows were too few.
 
 # %%
 assert abs(coverage - 0.9) < (0.08 if SHORT else 0.05), coverage
@@ -313,10 +313,10 @@ print(f"integral of a density: {integral:.4f}")
 assert abs(integral - 1) < 0.01
 
 # %% [markdown]
-# `tfr.FlowRegressor` is p(y | x) in one call, as an estimator of scikit-learn. It is given all ten
-# measurements: a linear regression with Student t errors, mixtures of normal distributions and
-# flows share the weight by the density of patients that they did not learn from. So it has what the
-# regression has, and more where there is more.
+# `tfr.FlowRegressor` is p(y | x) in one call, as an estimator of scikit-learn. It gets all ten
+# measurements. A linear regression with Student t errors, mixtures of normal distributions and
+# flows share the weight by the density of held-out patients, so that the result is as good as the
+# regression, and better if the data allow.
 
 # %%
 train_rows, test_rows = folds[0]

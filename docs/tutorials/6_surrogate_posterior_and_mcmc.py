@@ -1,13 +1,13 @@
 # %% [markdown]
 # # A flow as surrogate posterior and in MCMC
 #
-# A flow is trainable, can be sampled, and has an exact density. That is what variational inference
-# needs of a surrogate posterior. The same flow is also a change of variables in which Markov chains
-# mix well. In this tutorial you will
+# A flow is trainable, can be sampled, and has an exact density, as variational inference needs of a
+# surrogate posterior. The same flow is also a change of variables in which Markov chains mix well.
+# In this tutorial you will
 #
 # * write the eight schools model as a joint distribution of TensorFlow Probability,
 # * fit a flow to its posterior with `tfp.vi.fit_surrogate_posterior`,
-# * measure how good the fit is, and correct what is left by importance weights,
+# * measure how good the fit is, and correct the rest by importance weights,
 # * run Hamiltonian Monte Carlo in the latent space of the flow (NeuTra), beside plain HMC.
 #
 # Two processor cores need one minute.
@@ -34,14 +34,14 @@ tf.get_logger().setLevel("ERROR")  # TFP's effective sample size warns of castin
 # ## Eight schools
 #
 # Eight schools coached students for a test (Gelman et al., *Bayesian Data Analysis*, section 5.5).
-# Known are the measured effect of each school and its standard error. The effects of the schools
-# are normally distributed around a mean, with a standard deviation that is not known:
+# The measured effect of each school and its standard error are known. The effects of the schools
+# are normally distributed around a mean, with an unknown standard deviation:
 #
 # $$\mu \sim N(0, 5),\quad \log \tau \sim N(1.5, 1),\quad
 # \theta_i \sim N(\mu, \tau),\quad y_i \sim N(\theta_i, \sigma_i).$$
 #
-# Written like this, the posterior is a funnel: where $\tau$ is small, all effects have to be close
-# to $\mu$. It is a well-known trap for Markov chains.
+# Written like this, the posterior is a funnel: if $\tau$ is small, all effects are close to $\mu$.
+# Funnels are a well-known trap for Markov chains.
 
 # %%
 measured = np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)
@@ -60,8 +60,8 @@ posterior = joint.experimental_pin(y=measured)
 print(posterior.event_shape)
 
 # %% [markdown]
-# This model is small enough to know the answer, to compare with. Given $\tau$, everything is normal
-# and has a formula; what is left is one integral over $\log \tau$, a sum over a grid.
+# The exact posterior of this small model can be computed, for comparison. Given $\tau$, everything
+# is normal and has a formula; the remaining integral over $\log \tau$ is a sum over a grid.
 
 # %%
 log_tau = np.linspace(-6, 8, 4_001)
@@ -84,12 +84,12 @@ print("posterior means of mean, stddev and effects:", exact_means.round(2))
 # %% [markdown]
 # ## The surrogate
 #
-# The posterior has three parts, ten numbers in all, of which one is positive. The flow is one of
-# vectors of ten real numbers. `build_split_flow_surrogate_posterior` of TFP splits a vector into
-# the parts and maps them to their supports.
+# The posterior has three parts with ten numbers, of which one is positive. The flow is of vectors
+# of ten real numbers. `build_split_flow_surrogate_posterior` of TFP splits a vector into the parts
+# and maps them to their supports.
 #
-# The activation `elu` is smooth, which the leapfrog steps below need, and it goes on as a straight
-# line: in the narrow end of the funnel, the log scale of the effects falls with $\log\tau$.
+# The activation `elu` is smooth, as the leapfrog steps below require, and its linear tail fits the
+# narrow end of the funnel: there the log scale of the effects falls with $\log\tau$.
 
 # %%
 flow = tfr.RealNVPVector(10, num_couplings=4, num_blocks=1, num_filters=32, activation="elu")
@@ -153,9 +153,9 @@ print(f"log evidence by importance weighting {log_evidence:.3f}, exact {exact_ev
 print(f"effective sample size {efficiency:.1%} of {len(weights):,}")
 
 # %% [markdown]
-# The full run measured a bound of -31.259 nats, an evidence of -31.211 where -31.216 is exact, and
-# an effective sample size of 36%. The few largest weights decide the latter: it was 51% where the
-# same training rounded in another way.
+# The full run measured a bound of -31.259 nats, an evidence of -31.211 (exactly -31.216), and an
+# effective sample size of 36%. The few largest weights decide the effective sample size: the same
+# training with other rounding had 51%.
 
 # %%
 assert log_weights.mean() < exact_evidence
@@ -169,10 +169,10 @@ assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.2)
 # of the posterior there is close to a standard normal, which is the easiest case for HMC. The
 # draws are exact samples of the posterior in the limit, whatever the quality of the flow.
 #
-# Both methods below sample unconstrained vectors of ten numbers, in which the surrogate's bijector
-# chain consists of the flow and of the steps that make the parts. `TransformedTransitionKernel`
-# takes the flow as any other bijector. Both start from samples of the surrogate, and adapt their
-# step sizes alike.
+# Both methods below sample unconstrained vectors of ten numbers: the surrogate's bijector is a
+# chain of the flow and of the steps that make the parts. `TransformedTransitionKernel` takes the
+# flow as any other bijector. Both methods start from samples of the surrogate, and adapt their step
+# sizes in the same way.
 
 # %%
 *to_parts, flow = surrogate.bijector.bijectors
@@ -230,8 +230,8 @@ for name, bijector in (("HMC", None), ("NeuTra", flow)):
     )
 
 # %% [markdown]
-# The full run measured an effective sample size of 128 for HMC, whose R-hat of 3.0 says that its
-# chains do not agree, and of 12,769 for NeuTra, with an R-hat of 1.005.
+# The full run measured an effective sample size of 128 for HMC, whose R-hat of 3.0 shows that its
+# chains disagree, and of 12,769 for NeuTra, with an R-hat of 1.005.
 #
 # A gradient in latent space costs more, one pass through the networks. It pays where the density
 # itself is expensive, or where plain chains do not mix at all, as here.
@@ -243,8 +243,7 @@ assert SHORT or (r_hats["NeuTra"] < 1.03 and sizes["NeuTra"] > 10 * sizes["HMC"]
 # %% [markdown]
 # ## The posterior, four times
 #
-# The flow itself, its weighted samples and the chains are three answers to one question, and the
-# last column is the exact one.
+# The flow, its weighted samples and the chains answer one question; the last column is exact.
 
 # %%
 chains = to_parts.forward(draws["NeuTra"])

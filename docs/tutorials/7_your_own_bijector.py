@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A bijector of your own
 #
-# A coupling has three parts: a mask, which half of an event it keeps; a network, the conditioner,
-# from the kept half to parameters; and a transformer, an elementwise bijection of the other half,
-# given its parameters. Each can be yours. In this tutorial you will
+# A coupling has three parts: a mask, which selects the half of an event to keep; a conditioner, a
+# network from the kept half to parameters; and a transformer, an elementwise bijection of the other
+# half, given its parameters. You can write each part. In this tutorial you will
 #
 # * write a transformer, and use it in a `RealNVPVector`,
 # * test it against the Jacobian by automatic differentiation,
@@ -36,13 +36,13 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several J
 # %% [markdown]
 # ## A transformer
 #
-# The affine transformer of Real NVP stretches and shifts. Ours also changes the tails, by the
-# sinh-arcsinh transformation of Jones and Pewsey (2009):
+# The affine transformer of Real NVP stretches and shifts. The new one also changes the tails, by
+# the sinh-arcsinh transformation of Jones and Pewsey (2009):
 #
 # $$z = \sinh(e^{a}\,\mathrm{arsinh}(x) + b)\; e^{s} + t.$$
 #
-# With $a < 0$ large values of $x$ are drawn in, with $b \neq 0$ one side more than the other. Zero
-# parameters give the identity. Its inverse has a formula, and so has its slope:
+# With $a < 0$ large values of $x$ shrink, with $b \neq 0$ on one side more than on the other. Zero
+# parameters give the identity. The inverse and the slope have formulas:
 #
 # $$\log \frac{dz}{dx} = a + s + \log\cosh(e^{a}\,\mathrm{arsinh}(x) + b) -
 # \tfrac12 \log(1 + x^2).$$
@@ -85,16 +85,16 @@ def log_cosh(x):
 # %% [markdown]
 # The sum $1 + x^2 = \cosh^2(\mathrm{arsinh}(x))$ makes both terms of the slope a `log_cosh`.
 #
-# A flow makes a new transformer for each coupling. It takes the class, or a function, for that. The
-# decorator of Keras gives it a name that can be saved with a model.
+# A flow makes a new transformer for each coupling, from the class or from a function. The decorator
+# of Keras gives the class a name that can be saved with a model.
 
 # %% [markdown]
 # ## A test against automatic differentiation
 #
-# The formula of a log determinant is easy to get wrong, and a flow with a wrong one still trains:
-# but what it improves is not a density, because its integral is not 1. So compare it with the
-# Jacobian. The networks of a new flow start at zero, so that the test needs random weights; and
-# float64, so that a small difference is an error, and not rounding.
+# The formula of a log determinant is easy to get wrong, and a flow with a wrong formula still
+# trains, but its result is not a density, because its integral is not 1. So compare the formula
+# with the Jacobian. The networks of a new flow start at zero, so that the test needs random
+# weights; float64 makes sure that a small difference is an error, and not rounding.
 
 
 # %%
@@ -153,10 +153,9 @@ assert "Not equal to tolerance" in message
 # %% [markdown]
 # ## Skewed and heavy tails
 #
-# Here is a density whose true values are known. Given the first number, the second one is skewed,
-# to the left or to the right, with heavy tails; it is of the family that our transformer is made
-# for. The difference of the mean log densities of test points is the Kullback-Leibler divergence of
-# a flow from the truth.
+# The next density is known. Given the first number, the second is skewed to the left or to the
+# right, with heavy tails, as the transformer can represent it. The mean difference of log densities
+# at test points is the Kullback-Leibler divergence of a flow from the true density.
 
 # %%
 truth = tfd.JointDistributionSequential(
@@ -203,7 +202,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The full run measured 0.051 ± 0.005 nats for the affine transformer and 0.019 ± 0.003 for ours.
+# The full run measured 0.051 ± 0.005 nats for the affine transformer and 0.019 ± 0.003 for the new
+# one.
 
 # %%
 assert divergences["sinh-arcsinh"] < (1.0 if SHORT else 0.06), divergences
@@ -258,10 +258,10 @@ assert bits < (3.5 if SHORT else 2.5), bits
 # ## A bijector
 #
 # A whole bijector is a subclass of `tfr.FlowBijector` with two methods, which return the value and
-# the log det together. Their second argument is a `tfr.Pass`: `p.training`, `p.condition` and what
-# else travels with a value; a bijector of other bijectors calls their two methods with the same
-# pass. The constructor passes its arguments on as `parameters`, with all objects that hold
-# variables, so that copies share them.
+# the log det together. Their second argument is a `tfr.Pass`, which holds all that travels with a
+# value, such as `p.training` and `p.condition`; a bijector of other bijectors calls their two
+# methods with the same pass. The constructor passes its arguments on as `parameters`, with all
+# objects that hold variables, so that copies share these objects.
 #
 # A Householder reflection $H = I - 2 v v^T / v^T v$ mixes the elements of a vector. It is its own
 # inverse, and its log det is zero.
@@ -294,8 +294,8 @@ class Reflection(tfr.FlowBijector):
 
 
 # %% [markdown]
-# It composes with the bijectors of this package in a `tfr.FlowChain`, and with those of TFP in a
-# `tfb.Chain`. The variables of all parts are trainable variables of the distribution.
+# The reflection composes with bijectors of this package in a `tfr.FlowChain`, and with bijectors of
+# TFP in a `tfb.Chain`. The variables of all parts are trainable variables of the distribution.
 
 # %%
 reflection = Reflection(tf.Variable([1.0, 2.0, 3.0], dtype=tf.float64))
@@ -313,9 +313,9 @@ assert composed.log_prob(points).shape == [20]
 # ## Save and load
 #
 # A saved model describes a bijector by its constructor arguments, `parameters`; the normal of the
-# reflection is a variable, whose value is saved. It names the classes and functions that have the
-# decorator `@keras.saving.register_keras_serializable`. The program that loads it has to have
-# registered them as well, here by the cells above; loading runs no code from the file.
+# reflection is a variable, whose value is saved. The model names the classes and functions that
+# have the decorator `@keras.saving.register_keras_serializable`. The program that loads the model
+# must register them as well, here by the cells above; loading runs no code from the file.
 
 # %%
 x = tf.constant(points)
