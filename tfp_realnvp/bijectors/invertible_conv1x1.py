@@ -118,13 +118,7 @@ class InvertibleConv1x1(FlowBijector):
         offset: tf.Tensor | None = None,
         bias: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Returns `matrix (value + offset) + bias` for the channels of each position.
-
-        Args:
-          value: [..., C].
-          matrix: [C, C].
-          offset, bias: [C], or `None` for zeros.
-        """
+        """Returns `matrix (value + offset) + bias`, where `value` is [..., C]; `None` means 0."""
         # One matrix of positions is multiplied faster than a batch of matrices.
         flat = tf.reshape(value, [-1, self._num_channels])
         if offset is not None:
@@ -167,10 +161,9 @@ class PLUFactors(tf.Module):
     def normalized(
         self, shift: tf.Variable, log_scale: tf.Variable
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the factors of W after the map `y -> (y - shift) * exp(log_scale)` of [C].
+        """Returns W after the map `y -> (y - shift) * exp(log_scale)` in three parts.
 
-        Returns:
-          `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales.
+        The parts are `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales.
         """
         return _normalized_product(*self._factors(), self.order, shift, log_scale)
 

@@ -234,11 +234,7 @@ class SpatialMask(Configurable):
         self.parity = check_parity(parity)
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the kept and the transformed positions of [..., H, W, C], each [..., H, W, C/2].
-
-        Raises:
-          ValueError: if height, width or number of channels is odd.
-        """
+        """Returns the kept and transformed positions, [..., H, W, C/2], for even H, W and C."""
         for side in x.shape[-3:-1]:
             is_even = side is None or side % 2 == 0
             expected = "SpatialMask: expected images of an even height and width"

@@ -27,11 +27,7 @@ def as_part(bijector: tfb.Bijector, event_ndims: int = 3) -> Any:
     """Returns an object with the methods of `FlowBijector` that a composition calls.
 
     A `FlowBijector` is returned itself; `tfb.Invert` of it exchanges the two directions. Any other
-    bijector is called by its public methods.
-
-    Args:
-      bijector: any bijector.
-      event_ndims: 3 for images, 1 for vectors.
+    bijector, on images or with `event_ndims=1` on vectors, is called by its public methods.
     """
     if isinstance(bijector, FlowBijector):
         return bijector
@@ -134,13 +130,8 @@ def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
     """Returns the keyword arguments that route `options` to each `FlowBijector` in `bijector`.
 
     `tfb.Chain` routes keyword arguments by the names of its bijectors; `tfb.Invert` passes them on.
-
-    Args:
-      bijector: any TFP bijector.
-      **options: `training`, `conditional_input`, which only bijectors that take a condition get.
-
-    Returns:
-      The keyword arguments for a method of `bijector`, empty if it contains no `FlowBijector`.
+    Only bijectors that take a condition get the option `conditional_input`. The result is empty if
+    `bijector` contains no `FlowBijector`.
     """
     if isinstance(bijector, FlowBijector):
         if not bijector.accepts_conditional_input:

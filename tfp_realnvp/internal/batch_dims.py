@@ -14,16 +14,9 @@ __all__ = ["broadcast_batch", "call_on_events", "flatten_batch", "slices", "unfl
 def broadcast_batch(
     event: tf.Tensor, event_ndims: int, condition: tf.Tensor, condition_ndims: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Broadcasts the leading dimensions of an event and a condition with each other.
+    """Broadcasts the leading dimensions of events and conditions, or raises `ValueError`.
 
-    Args:
-      event: [..., H, W, C] or [..., D].
-      event_ndims: 3 for images, 1 for vectors.
-      condition: [..., H, W, K], [..., K], or labels [...].
-      condition_ndims: 3 for images, 1 for vectors, 0 for labels.
-
-    Raises:
-      ValueError: if the leading dimensions do not broadcast.
+    Events have 3 or 1 dimensions (images, vectors), conditions 3, 1 or 0 (images, vectors, labels).
     """
     return (
         _with_batch(event, event_ndims, condition, condition_ndims),

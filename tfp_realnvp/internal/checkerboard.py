@@ -18,15 +18,7 @@ def check_parity(parity: int) -> int:
 
 
 def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
-    """Returns 1 where `row + column + parity` is odd, else 0 (paper, section 3.4).
-
-    Args:
-      image: [..., H, W, C].
-      parity: 0 or 1.
-
-    Returns:
-      A tensor [H, W, 1] in the dtype of `image`.
-    """
+    """Returns [H, W, 1]: 1 where `row + column + parity` is odd, else 0 (paper, section 3.4)."""
     height, width = image.shape[-3:-1]
     if height is None or width is None:
         height, width = tf.unstack(tf.shape(image)[-3:-1])

@@ -18,20 +18,10 @@ __all__ = ["Conditioner", "film", "modulated", "shifted"]
 def film(
     condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType, event_ndims: int = 3
 ) -> list[tf.Tensor]:
-    """Returns N terms, linear in the condition, that shift or scale activations.
+    """Returns N terms [B, 1, 1, F], linear in a condition [B, E] by a kernel [E, N, F].
 
-    Args:
-      condition: [B, E].
-      kernel: [E, N, F].
-      dtype: dtype of the terms.
-      event_ndims: 3 for activations [B, H, W, F], 1 for [B, F].
-
-    Returns:
-      N tensors [B, 1, 1, F], or [B, F].
-
-    #### References
-
-    Perez, Strub, de Vries, Dumoulin, Courville: FiLM, section 2.1.
+    The terms shift or scale activations (FiLM: Perez, Strub, de Vries, Dumoulin, Courville, section
+    2.1). With `event_ndims=1`, of vectors, they have the shape [B, F].
     """
     terms = tf.tensordot(tf.cast(condition, kernel.dtype), kernel, 1)
     terms = terms[:, None, None] if event_ndims == 3 else terms

@@ -99,7 +99,6 @@ class ConvResNet(Conditioner):
         """Constructs the network.
 
         Args:
-          output_channels: K, channels of the output.
           num_blocks: B, number of residual blocks.
           num_filters: F, feature maps of each convolution but the last.
           num_heads: heads of the self-attention; 0 for none.
@@ -107,8 +106,7 @@ class ConvResNet(Conditioner):
             coupling near the identity, so that the first steps of training are stable.
           momentum: momentum of the moving statistics of batch normalization.
           epsilon: added to the variance.
-          **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
-            `name`, `dtype`, as in `keras.layers.Layer`.
+          output_channels, **kwargs: as in `Conditioner`.
 
         Raises:
           ValueError: if a number is out of range.
@@ -219,7 +217,7 @@ class ConvResNet(Conditioner):
         conditional_input: tf.Tensor | None = None,
         statistics: replicas.Statistics = replicas.LOCAL_STATISTICS,
     ) -> tf.Tensor:
-        """Returns [B, H, W, K] for inputs [B, H, W, C].
+        """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition.
 
         Args:
           inputs: the kept half of images.

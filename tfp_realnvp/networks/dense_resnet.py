@@ -61,12 +61,10 @@ class DenseResNet(Conditioner):
         """Constructs the network.
 
         Args:
-          output_channels: K, length of the output.
           num_blocks: B, number of residual blocks.
           num_filters: F, units of each dense layer but the last.
           activation: name of a Keras activation.
-          **kwargs: `conditional_event_shape`, [E], as in `Conditioner`; `name`, `dtype`, as in
-            `keras.layers.Layer`.
+          output_channels, **kwargs: as in `Conditioner`, for vectors, without a parity.
 
         Raises:
           ValueError: if a number is out of range, there is no such activation, or the condition is
@@ -116,12 +114,7 @@ class DenseResNet(Conditioner):
         return self.add_weight(name=name, shape=shape, initializer="zeros")
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [B, K] for inputs [B, C].
-
-        Args:
-          inputs: the kept half of vectors.
-          conditional_input: [B, E], if it is declared.
-        """
+        """Returns [B, output_channels] for the kept half [B, C], given a condition [B, E]."""
         terms = iter([None] * (4 * self.num_blocks + 2))
         if self.takes_vector:
             kernel = tf.convert_to_tensor(self.condition_kernel.value)

@@ -46,11 +46,9 @@ class ShallowConv(Conditioner):
         """Constructs the network.
 
         Args:
-          output_channels: channels of the output.
           num_filters: feature maps of the first two convolutions.
           num_heads: heads of the self-attention; 0 for none.
-          **kwargs: `checkerboard_parity` and `conditional_event_shape`, as in `Conditioner`;
-            `name`, `dtype`, as in `keras.layers.Layer`.
+          output_channels, **kwargs: as in `Conditioner`.
 
         Raises:
           ValueError: if a number is out of range.
@@ -106,12 +104,7 @@ class ShallowConv(Conditioner):
             self.attention.build((*image, self.num_filters))
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for inputs [B, H, W, C].
-
-        Args:
-          inputs: the kept half of images.
-          conditional_input: [B, *conditional_event_shape], if it is declared.
-        """
+        """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition."""
         conv1, conv2, conv3 = self.convs
         maps = None
         if self.takes_image:

@@ -63,12 +63,10 @@ class VisionTransformer(Conditioner):
         """Constructs the network.
 
         Args:
-          output_channels: K, channels of the output.
           num_blocks: number of transformer blocks.
           num_filters: F, width of the tokens.
           num_heads: heads of the attention, a divisor of `num_filters`.
-          **kwargs: `conditional_event_shape`, as in `Conditioner`; `name`, `dtype`, as in
-            `keras.layers.Layer`.
+          output_channels, **kwargs: as in `Conditioner`, without a parity.
 
         Raises:
           ValueError: if a number is out of range, or `num_heads` does not divide `num_filters`.
@@ -122,12 +120,7 @@ class VisionTransformer(Conditioner):
         return kernels, self._weight(f"{name}_biases", [self.num_blocks, outputs])
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [B, H, W, K] for inputs [B, H, W, C].
-
-        Args:
-          inputs: the kept half of images.
-          conditional_input: [B, *conditional_event_shape], if it is declared.
-        """
+        """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition."""
         (norm_scales, norm_offsets), qkv, head, mlp1, mlp2 = (
             [tf.unstack(variable.value) for variable in variables]
             for variables in (
