@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "steps": steps,
         "num_parameters": contender.num_parameters,
         "bits_per_dim": _bits_per_dim(contender, test),
-        # As many images, by the same weights, in evaluation mode too.
+        # As many training images as test images, with the same weights in evaluation mode.
         "train_bits_per_dim": _bits_per_dim(contender, train[: len(test)]),
         "samples": _NUM_SAMPLES,
         "finite_samples": _num_finite_samples(contender),

@@ -18,7 +18,7 @@ _MEMORY = {"first_batch_size": 1, "filter_growth": 1.0}
 _RECOMPUTE = {"recompute": True}
 _TWICE = {"num_couplings": 6}
 
-# By name: the contender and its options.
+# The contender and its options, by name.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours-f32": ("ours", {}),
     "ours-bf16": ("ours", _BF16),
@@ -58,7 +58,7 @@ COMPARISONS = (
     Comparison("ours-bf16-jit", "ours-bf16", ("train", "log_prob")),
 )
 
-# At 64×64 only.
+# These run at 64×64 only.
 MEMORY_COMPARISONS = (
     Comparison("memory-saving", "memory-plain", (), ("train",)),
     Comparison("memory-saving-2x", "memory-saving", (), ("train",)),

@@ -90,7 +90,7 @@ def _ours(flags: argparse.Namespace, **options: Any) -> Contender:
         flags.num_couplings,
         num_blocks=2,
         num_filters=flags.num_units,
-        activation="relu",  # that of the others
+        activation="relu",  # as in the other flows
         **options,
     )
     flow = _transformed(bijector)

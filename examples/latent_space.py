@@ -35,7 +35,7 @@ from tfp_realnvp import latents, plots
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
-flags.DEFINE_string("dataset", None, "Dataset, as in datasets.py; default: that of the run.")
+flags.DEFINE_string("dataset", None, "Dataset, as in datasets.py; default: the dataset of the run.")
 flags.DEFINE_string("split", "evaluation", "Split; `evaluation`: as in the paper.")
 flags.DEFINE_string("output_dir", None, "Output folder; default: the results folder.")
 flags.DEFINE_integer("seed", 0, "Seed of the samples and of the choice of images.")

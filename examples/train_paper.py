@@ -70,14 +70,14 @@ flags.DEFINE_enum(
     "transformer",
     None,
     ["affine", "sigmoid_affine", "additive", "rational_quadratic_spline", "logistic_mixture"],
-    "Transformer of the couplings; default: that of the configuration.",
+    "Transformer of the couplings; default: by configuration.",
 )
 flags.DEFINE_bool("invertible_conv", None, "An invertible 1×1 convolution before each coupling.")
 flags.DEFINE_bool("split_prior", None, "A learned prior of each half that is factored out.")
 flags.DEFINE_integer(
     "attention",
     None,
-    "Heads of self-attention in the networks of halved images, or in those of jet.",
+    "Heads of self-attention in the networks of halved images, or of jet.",
     lower_bound=0,
 )
 flags.DEFINE_enum(
@@ -172,7 +172,7 @@ _JET_OPTIMIZER = {"beta_2": 0.95, "global_clipnorm": 1.0}
 # Flags that may differ when a run is resumed.
 _WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard", "debug")
 
-_BEST_WEIGHTS = "model.weights.h5"  # those of a preset
+_BEST_WEIGHTS = "model.weights.h5"  # the file of a preset
 
 # Limits of the report, which keep it short compared with training. evaluate.py evaluates whole
 # splits.

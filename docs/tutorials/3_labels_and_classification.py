@@ -218,7 +218,7 @@ print(f"under its own label each image comes back: {np.abs(own - images - 0.5).m
 assert np.abs(own - images - 0.5).max() < 1e-2
 
 # %% [markdown]
-# Does the classifier recognize the others as digits of their label?
+# Does the classifier recognize the other columns as digits of their labels?
 
 # %%
 swapped_log_probs = tfr.class_log_probs(flow, np.clip(swapped, 1e-3, 17 - 1e-3)).numpy()

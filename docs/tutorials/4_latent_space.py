@@ -76,13 +76,13 @@ for number, scale in enumerate(statistics, start=1):
     )
 
 # %% [markdown]
-# The moments are close to those of a normal distribution, and the tails are heavier: a few patches
+# The moments are nearly normal, but the tails are heavier: a few patches
 # do not fit well. The flow removes nearly all correlation of neighbors.
 
 
 # %%
 def neighbor_correlation(values):
-    """Returns the correlation of values [N, H, W, C] with those of the pixel to the right."""
+    """Returns the correlation of values [N, H, W, C] with their right neighbors."""
     return np.corrcoef(values[:, :, :-1].ravel(), values[:, :, 1:].ravel())[0, 1]
 
 

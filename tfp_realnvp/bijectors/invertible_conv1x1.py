@@ -140,7 +140,7 @@ class PLUFactors(tf.Module):
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
-            # Not trained, but part of the model.
+            # These are not trained, but part of the model.
             fixed = {"trainable": False}
             # P L U has the rows of L U in the order of the permutation.
             order = tf.cast(tf.argsort(permutation), tf.int32)

@@ -82,7 +82,7 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
     columns = {}
     for i, dtype in enumerate(dtypes):
         column = rows[:, i]
-        if dtype.kind == "b":  # dtypes of pandas have the same kinds as those of NumPy
+        if dtype.kind == "b":  # pandas and NumPy dtypes have equal kinds
             column = column >= 0.5
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))

@@ -353,7 +353,7 @@ def _sample_chains(
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
         tfp.mcmc.HamiltonianMonteCarlo(
             target_log_prob,
-            # One for each event.
+            # Each event has a step size.
             step_size=tf.fill([1, starts.shape[1], 1], tf.constant(0.2, starts.dtype)),
             num_leapfrog_steps=1,
         ),

@@ -110,7 +110,7 @@ class RationalQuadraticSpline(Transformer):
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns whether values are in (-B, B), and the values, with zeros in place of the others.
+        """Returns whether values are in (-B, B), and the values, with zeros outside.
 
         Far outside of the interval, derivatives of the values themselves would not be finite.
         """
