@@ -163,8 +163,7 @@ class ChannelMask(Configurable):
         """Returns the number of transformed channels.
 
         Raises:
-          ValueError: if the channels cannot be halved, none is left to transform, or their number
-            is not the length of the permutation.
+          ValueError: if the channels cannot be halved, or do not fit the arguments of the mask.
         """
         return self._sizes(channels)[1 - self.parity]
 

@@ -91,17 +91,11 @@ def _checked(
 
 
 def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Returns the paths of all PNG and JPEG files in a folder and its subfolders, by split.
+    """Returns the sorted paths of all PNG and JPEG files in a folder and its subfolders, by split.
 
     The subfolders `train`, `test` and, if it exists, `validation` are the splits. Without a
     subfolder `train`, one tenth of the files, chosen at random but identically on every call, is
     the test split. `load_arrays` reads the files in this order.
-
-    Args:
-      folder: path of the folder.
-
-    Returns:
-      A dictionary from split names to paths in alphabetical order.
 
     Raises:
       ValueError: if a split has no images, or there are fewer than two images to split.

@@ -69,9 +69,6 @@ class ImageArrays:
           num_images: number of validation images. The patches of `photos` overlap, so that
             validation on them is close to training.
 
-        Returns:
-          `ImageArrays` with `validation` and, for images with labels, `validation_labels`.
-
         Raises:
           ValueError: if a validation split exists, or no training image would remain.
         """
@@ -125,9 +122,6 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
       name: `'digits'`, `'photos'`, or the path of an `.npz` file, an `.npy` file or a folder.
       image_size: height and width for the images of a folder. Pillow's Hamming filter resizes the
         central square of an image to it. `None` leaves images unchanged.
-
-    Returns:
-      `ImageArrays`.
 
     Raises:
       ValueError: if the name is unknown; if a file is damaged, or an array has another name, dtype

@@ -30,9 +30,6 @@ def recompute(
       inputs: floating tensors. The recomputation waits for the gradient of the outputs, on which
         its first input is made to depend. Operations that do not use the first input may run
         earlier.
-
-    Returns:
-      The outputs and the auxiliary value, of the first call.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():

@@ -46,8 +46,7 @@ def batch_norm(
       offset, moving_mean, moving_variance: [C], of float64 for inputs of float64, else of float32.
       training: whether to normalize by the batch.
       statistics: the events that batch statistics average over, and their weights.
-      momentum: momentum of the moving statistics.
-      epsilon: added to the variance.
+      momentum, epsilon: as in the formulas above.
 
     Returns:
       The outputs, [B, H, W, C] in the dtype of the inputs, and the moving mean and variance, [C].
