@@ -36,19 +36,22 @@ from tfp_realnvp.internal import atomic_files
 
 __all__ = ["ROWS", "main"]
 
-# Changes of the flow, the optimizer and the noise.
+# Changes of the parts of the flow, the optimizer and the noise.
 ROWS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "deeper": {"flow": {"num_filters": 64, "num_couplings": 4}},
-    "channels": {"flow": {"num_filters": 64, "num_couplings": 2, "num_channel_couplings": 8}},
-    "additive": {"flow": {"use_scale": False}},
-    "spline": {"flow": {"transformer": "rational_quadratic_spline"}},
-    "mixture": {"flow": {"transformer": "logistic_mixture"}},
-    "conv1x1": {"flow": {"invertible_conv": True}},
-    "split-prior": {"flow": {"split_prior": True}},
-    "attention": {"flow": {"attention": 4}},
-    "linear": {"flow": {"alpha": 0.25}},
-    "more-linear": {"flow": {"alpha": 0.4}},
+    "deeper": {"width": {"num_filters": 64}, "scales": {"num_couplings": 4}},
+    "channels": {
+        "width": {"num_filters": 64},
+        "scales": {"num_couplings": 2, "num_channel_couplings": 8},
+    },
+    "additive": {"layer": {"transformer": "additive"}},
+    "spline": {"layer": {"transformer": "rational_quadratic_spline"}},
+    "mixture": {"layer": {"transformer": "logistic_mixture"}},
+    "conv1x1": {"layer": {"mixing": "lu"}},
+    "split-prior": {"prior": {}},
+    "attention": {"width": {"attention": 4}},
+    "linear": {"pixels": {"alpha": 0.25}},
+    "more-linear": {"pixels": {"alpha": 0.4}},
     "variational": {"dequantizer": {}},
     "half-rate": {"optimizer": {"learning_rate": 2e-3}},
     "quarter-rate": {"optimizer": {"learning_rate": 1e-3}},
@@ -59,12 +62,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "average": {"optimizer": {"class": "Adam", "use_ema": True, "ema_momentum": 0.998}},
 }
 
-_PLAIN = {
-    "num_filters": 96,
-    "num_couplings": 3,
-    "invertible_conv": False,
-    "split_prior": False,
-    "alpha": 0.05,
+_PLAIN: dict[str, dict[str, Any]] = {
+    "width": {"num_filters": 96, "filter_growth": 1.25},
+    "layer": {"normalization": "actnorm"},
+    "scales": {"num_couplings": 3},
+    "pixels": {"alpha": 0.05},
 }
 _LEARNING_RATE, _BATCH_SIZE, _NUM_DRAWS = 4e-3, 16, 4
 
@@ -120,7 +122,7 @@ def row_settings(row: str) -> dict[str, Any]:
     #### Example
 
     >>> row_settings('conv1x1+split-prior')
-    {'flow': {'invertible_conv': True, 'split_prior': True}}
+    {'layer': {'mixing': 'lu'}, 'prior': {}}
 
     Raises:
       ValueError: if there is no such row.
@@ -132,6 +134,21 @@ def row_settings(row: str) -> dict[str, Any]:
         for part, values in ROWS[name].items():
             settings[part] = {**settings.get(part, {}), **values}
     return settings
+
+
+def make_flow(shape: tuple[int, int, int], settings: dict[str, Any]) -> Any:
+    """Returns the bijector of a row for images of this shape."""
+    import tfp_realnvp as tfr
+    from tfp_realnvp.bijectors.multi_scale import max_num_scales
+
+    options = {part: {**_PLAIN[part], **settings.get(part, {})} for part in _PLAIN}
+    network_fn = tfr.network_of(tfr.ShallowConv)
+    layer = tfr.coupling_layer(network_fn, **options["width"], **options["layer"])
+    prior = tfr.coupling_layer(network_fn, **options["width"]) if "prior" in settings else None
+    pixels, num_scales = tfr.PixelLogit(**options["pixels"]), min(3, max_num_scales(shape))
+    return tfr.multi_scale(
+        shape, num_scales, layer, prior=prior, pixels=pixels, **options["scales"]
+    )
 
 
 def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
@@ -151,9 +168,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
         train, test = arrays["train_images"], arrays["test_images"]
     shape = train.shape[1:]
     base = tfp.distributions.Sample(tfp.distributions.Normal(0.0, 1.0), shape)
-    flow = tfp.distributions.TransformedDistribution(
-        base, tfr.RealNVPImage.compact(shape, **{**_PLAIN, **settings.get("flow", {})})
-    )
+    flow = tfp.distributions.TransformedDistribution(base, make_flow(shape, settings))
     dequantizer = None
     if "dequantizer" in settings:
         dequantizer = tfr.VariationalDequantization(shape, **settings["dequantizer"])

@@ -106,7 +106,7 @@ def _now(
     splits: Splits,
     log: Log,
     passes: int,
-    start: Callable[[tfr.RealNVPVector], None] | None = None,
+    start: Callable[[tfr.VectorFlow], None] | None = None,
     **options: Any,
 ) -> None:
     size = splits.train.shape[1]
@@ -131,8 +131,8 @@ def _now(
     )
 
 
-def _zero_biases(bijector: tfr.RealNVPVector) -> None:
-    for part in bijector.flow.bijectors:
+def _zero_biases(bijector: tfr.VectorFlow) -> None:
+    for part in bijector.bijectors:
         if isinstance(part, tfr.Coupling):
             part.network.input_bias.assign(tf.zeros_like(part.network.input_bias))
 

@@ -11,10 +11,10 @@ permutations [L, P² C]    of the channels of each coupling, -1 for spatial ones
 weights/couplings/dnn/... by the names of flax, with the coupling as first axis
 ```
 
-The script loads the weights into `RealNVPImage.jet` and prints the largest differences, relative to
-the largest value. The exit status is 1 if a difference is above 1e-4. Inverse images are compared
-in float64: in float32 the latents of a contracting map are so close that rounding changes the image
-by more.
+The script loads the weights into a flow of the parts of `RealNVPImage.jet` and prints the largest
+differences, relative to the largest value. The exit status is 1 if a difference is above 1e-4.
+Inverse images are compared in float64: in float32 the latents of a contracting map are so close
+that rounding changes the image by more.
 """
 
 from __future__ import annotations
@@ -51,26 +51,21 @@ def differences(reference: Mapping[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def loaded_flow(reference: Mapping[str, np.ndarray], dtype: str) -> tfr.RealNVPImage:
+def loaded_flow(reference: Mapping[str, np.ndarray], dtype: str) -> tfr.ImageFlow:
     """Returns the flow with the weights of a reference."""
     side, patch_size, _, num_blocks, width, num_heads = map(int, reference["config"])
     spatial = itertools.cycle(tfr.SpatialMask(*m) for m in itertools.product(_PATTERNS, (0, 1)))
-    flow = tfr.RealNVPImage.jet(
-        (side, side, reference["images"].shape[-1]),
-        patch_size=patch_size,
-        num_blocks=num_blocks,
-        width=width,
-        num_heads=num_heads,
-        masks=[
-            next(spatial) if order[0] < 0 else tfr.ChannelMask(permutation=order)
-            for order in reference["permutations"]
-        ],
-        scale_pixels=False,
-        dtype=dtype,
-    )
+    network_fn = tfr.network_of(tfr.VisionTransformer, num_blocks=num_blocks, num_heads=num_heads)
+    masks = [
+        next(spatial) if order[0] < 0 else tfr.ChannelMask(permutation=order)
+        for order in reference["permutations"]
+    ]
+    layer = tfr.coupling_layer(network_fn, width, transformer="sigmoid_affine")
+    image_shape = side, side, reference["images"].shape[-1]
+    flow = tfr.patch_flow(image_shape, patch_size, masks, layer, dtype=dtype)
     prefix = "weights/couplings/dnn/"
     names = [name for name in reference if name.startswith(prefix)]
-    couplings = [part for part in flow.flow.bijectors if isinstance(part, tfr.Coupling)]
+    couplings = [part for part in flow.bijectors if isinstance(part, tfr.Coupling)]
     for i, coupling in enumerate(couplings):
         weights = {name.removeprefix(prefix): reference[name][i] for name in names}
         for name, value in _renamed(weights, num_blocks, width).items():

@@ -88,7 +88,7 @@ def main() -> None:
             events = flow.sample(batch_size, seed=(0, 1)).numpy()
             noise = np.zeros_like(events)  # vectors need none
             if len(flow.event_shape) == 3:
-                events = tfr.to_uint8(events, flow.bijector.parameters["num_values"])
+                events = tfr.to_uint8(events, flow.bijector.num_values)
                 noise = np.random.default_rng(0).random(events.shape, np.float32)
             (ours, theirs), difference = compare(functions, (events, noise), args.rounds)
             row = f"{batch_size} | {ours:,.0f} | {theirs:,.0f} | {difference:.1e}"

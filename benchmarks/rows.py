@@ -14,7 +14,7 @@ _JIT = {"jit_compile": True}
 # A first step on a single image separates the memory of the graph from the memory of activations.
 # The number of feature maps stays: doubled with each scale, 96 million weights would have gradients
 # that outweigh the activations.
-_MEMORY = {"first_batch_size": 1, "filter_growth": 1.0}
+_MEMORY = {"first_batch_size": 1, "equal_widths": True}
 _RECOMPUTE = {"recompute": True}
 _TWICE = {"num_couplings": 6}
 

@@ -36,7 +36,7 @@ nitpicky = True
 # Names of other libraries, whose references are on other sites, and internal types.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tfp_realnvp\.).*"),
-    ("py:class", r"tfp_realnvp\.(internal|bijectors\.(architecture|passes))\..*"),
+    ("py:class", r"tfp_realnvp\.(internal|bijectors\.passes)\..*"),
 ]
 
 html_theme = "furo"

@@ -22,6 +22,7 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
+from tfp_realnvp.distributions import find_condition_spec
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
         # The run held out images of its own dataset only.
         settings.update(name=FLAGS.dataset, num_validation=0)
     images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
-    spec = flow.bijector.architecture.condition
+    spec = find_condition_spec(flow)
     results, classifications = {}, {}
     for split in FLAGS.split:
         split = images.evaluation_split if split == "evaluation" else split

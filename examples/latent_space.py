@@ -32,6 +32,7 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents, plots
+from tfp_realnvp.distributions import find_condition_spec
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
@@ -55,15 +56,14 @@ tfd = tfp.distributions
 def main(argv: list[str]) -> None:
     del argv
     results_dir = pathlib.Path(FLAGS.results_dir).absolute()
-    model = tfr.FlowModel.from_preset(results_dir)
+    # In float32 the inverse is exact, also of networks that were trained in bfloat16.
+    model = tfr.FlowModel.from_preset(results_dir, network_dtype="float32")
     if FLAGS.weights:
         model.load_weights(FLAGS.weights)
-    flow = in_full_precision(model.distribution)
+    flow = model.distribution
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     examples = load_examples({**settings, "name": FLAGS.dataset or settings["name"]})
-    figures = Figures(
-        pathlib.Path(FLAGS.output_dir or results_dir), flow.bijector.parameters["num_values"]
-    )
+    figures = Figures(pathlib.Path(FLAGS.output_dir or results_dir), flow.bijector.num_values)
     chosen = examples.take(range(min(_NUM_COLUMNS, len(examples.images))))
     four = examples.take(range(4))
     draw_reconstructions(figures, flow, chosen)
@@ -106,17 +106,6 @@ class Figures:
             num_values=self.num_values,
             **labels,
         )
-
-
-def in_full_precision(flow: tfd.Distribution) -> tfd.Distribution:
-    """Returns the flow with networks in float32, whose inverse is exact."""
-    config = flow.bijector.get_config()
-    if config["network_dtype"] != "mixed_bfloat16":
-        return flow
-    bijector = type(flow.bijector)(**{**config, "network_dtype": "float32"})
-    for variable, value in zip(bijector.variables, flow.bijector.variables, strict=True):
-        variable.assign(value)
-    return tfd.TransformedDistribution(flow.distribution, bijector)
 
 
 def load_examples(settings: dict) -> Examples:
@@ -227,7 +216,7 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
 def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
     """Draws each image under each class, or under the condition of each image."""
     images, conditions = examples
-    spec = flow.bijector.architecture.condition
+    spec = find_condition_spec(flow)
     targets, title = conditions, "Images under the conditions of all images"
     labels = [f"of image {i}" for i in range(1, 1 + len(images))]
     if spec.num_classes is not None:
@@ -250,7 +239,7 @@ def draw_condition_interpolation(
 ) -> None:
     """Draws images under conditions from their own to the next class, or to another image's."""
     images, start = examples
-    num_classes = flow.bijector.architecture.condition.num_classes
+    num_classes = find_condition_spec(flow).num_classes
     end, row_labels = np.roll(start, 1, axis=0), {}
     if num_classes is not None:
         end = (start + 1) % num_classes

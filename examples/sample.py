@@ -23,6 +23,7 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents, plots
+from tfp_realnvp.distributions import find_condition_spec
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
     )
     if conditions is not None:
         conditions = conditions[:, np.newaxis]
-    num_values = flow.bijector.parameters["num_values"]
+    num_values = flow.bijector.num_values
     samples = tfr.to_uint8(latents.decode(flow, z, conditional_input=conditions), num_values)
     samples = samples.reshape(-1, height, width, channels)
     if output.suffix == ".png":
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> None:
 
 def load_conditions(flow: tfd.Distribution) -> np.ndarray | None:
     """Returns the conditions of the samples, [N, ...], or `None`."""
-    spec = flow.bijector.architecture.condition
+    spec = find_condition_spec(flow)
     if FLAGS.condition is not None and spec is None:
         raise ValueError(f"Expected no --condition, the model takes none, got {FLAGS.condition!r}.")
     if spec is None or FLAGS.condition == "none":

@@ -40,6 +40,7 @@ from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents, plots
+from tfp_realnvp.distributions import find_condition_spec
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.folder_lock import folder_lock
 from tfp_realnvp.pixels import condition_component, image_component
@@ -158,6 +159,17 @@ _OPTIMIZERS = {
     "muon": tfr.Muon,
 }
 _WEIGHT_DECAY = 4e-3
+
+# The flags of each model, and the names of its options.
+_PARTS = ("num_scales", "num_filters", "num_couplings", "alpha", "transformer", "attention")
+_OPTIONS = {
+    "paper": {name: name for name in (*_PARTS, "num_blocks", "invertible_conv", "split_prior")},
+    "compact": {name: name for name in _PARTS},
+    "jet": {
+        **{name: name for name in ("patch_size", "num_couplings", "num_blocks")},
+        **{"num_filters": "width", "attention": "num_heads"},
+    },
+}
 
 # Values of flags that are not given, by configuration.
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
@@ -341,11 +353,19 @@ def make_model(images: datasets.Images) -> tfr.FlowModel:
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
             arguments[name] = getattr(images, name)
-    sizes = ("num_scales", "num_blocks", "num_filters", "num_couplings", "patch_size", "alpha")
-    options = ("transformer", "invertible_conv", "split_prior", "attention", "condition_dropout")
-    for name in (*sizes, *options):
-        if FLAGS[name].value is not None:
-            arguments[name] = FLAGS[name].value
+    options = _OPTIONS[FLAGS.configuration]
+    for flag in sorted(set().union(*_OPTIONS.values())):
+        if FLAGS[flag].value is None:
+            continue
+        if flag not in options:
+            having = [name for name in _OPTIONS if flag in _OPTIONS[name]]
+            raise ValueError(
+                f"Expected --{flag} only with --configuration={' or '.join(having)}, got "
+                f"--configuration={FLAGS.configuration}."
+            )
+        arguments[options[flag]] = FLAGS[flag].value
+    if FLAGS.condition_dropout is not None:
+        arguments["condition_dropout"] = FLAGS.condition_dropout
     if FLAGS.recompute:
         arguments["recompute"] = True
     if FLAGS.configuration == "compact":
@@ -532,7 +552,7 @@ def sample_grid(
     has a row. With vectors, a row has samples given the vector of an image, then this image. With
     images as condition, a row begins with the condition.
     """
-    spec = flow.bijector.architecture.condition
+    spec = find_condition_spec(flow)
     if spec is None:
         samples = tfr.to_uint8(flow.sample(columns**2, seed=(0, seed)), images.num_values)
         return samples.reshape(columns, columns, *samples.shape[1:])

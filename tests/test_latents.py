@@ -91,9 +91,9 @@ def test_bad_latents(flow):
 
 
 def test_objects_that_are_not_flows():
-    with pytest.raises(TypeError, match=r"expected a RealNVPImage or RealNVPVector, .*, got Exp"):
+    with pytest.raises(TypeError, match=r"expected an ImageFlow or VectorFlow, .*, got Exp"):
         latents.encode(tfp.bijectors.Exp(), _IMAGES)
-    with pytest.raises(TypeError, match="expected a RealNVPImage"):
+    with pytest.raises(TypeError, match="expected an ImageFlow"):
         latents.decode(tfd.TransformedDistribution(_base(), tfp.bijectors.Exp()), _IMAGES)
 
 
@@ -687,7 +687,7 @@ def test_bad_vectors(vectors, message):
 def test_scales_are_those_of_images():
     flow = tfr.RealNVPVector(5, num_couplings=1, num_filters=4)
     for function in (latents.latent_statistics, latents.levels_of_representation):
-        with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got RealNVPVector"):
+        with pytest.raises(TypeError, match=r"expected an ImageFlow, .*, got VectorFlow"):
             function(flow, _VECTORS)
-    with pytest.raises(TypeError, match=r"expected a RealNVPImage, .*, got RealNVPVector"):
+    with pytest.raises(TypeError, match=r"expected an ImageFlow, .*, got VectorFlow"):
         latents.extrapolate(flow, [5])

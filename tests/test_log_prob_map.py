@@ -14,11 +14,11 @@ from flow_testing import (
     image_flow,
     pixels,
     randomize,
+    shallow_conv,
     standard_normal,
 )
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors.multi_scale import shallow_conv
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 

@@ -28,6 +28,7 @@ class Ours(TFContender):
         *,
         policy: str = "float32",
         compact: bool = False,
+        equal_widths: bool = False,
         jit_compile: bool = False,
         first_batch_size: int | None = None,
         **model_options: Any,
@@ -38,14 +39,20 @@ class Ours(TFContender):
           size: the architecture and the batch size.
           policy: the Keras dtype policy, `'float32'` or `'mixed_bfloat16'`.
           compact: whether to build `RealNVPImage.compact` for the size's images.
+          equal_widths: whether all networks have as many feature maps as those of the first scale.
           jit_compile: whether XLA compiles training, `log_prob` and `sample`.
           first_batch_size: number of images of the very first training step, which separates the
             memory of the graph from that of activations; `None` takes the batch size.
-          **model_options: more arguments of `RealNVPImage`.
+          **model_options: more arguments of `RealNVPImage`, or of `multi_scale`.
         """
         keras.config.set_dtype_policy(policy)
         if compact:
             bijector = tfr.RealNVPImage.compact(size.image_shape, **model_options)
+        elif equal_widths:
+            network_fn = tfr.network_of(tfr.ConvResNet, num_blocks=size.num_blocks)
+            layer = tfr.coupling_layer(network_fn, size.num_filters, normalization="batch")
+            options = {"pixels": tfr.PixelLogit(), **model_options}
+            bijector = tfr.multi_scale(size.image_shape, size.num_scales, layer, **options)
         else:
             architecture = (size.image_shape, size.num_scales, size.num_blocks, size.num_filters)
             bijector = tfr.RealNVPImage(*architecture, **model_options)

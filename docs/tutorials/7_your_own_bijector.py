@@ -219,7 +219,6 @@ assert SHORT or divergences["sinh-arcsinh"] < 0.6 * divergences["affine"], diver
 
 
 # %%
-@keras.saving.register_keras_serializable("tutorial")
 def depthwise_network(*, input_channels, output_channels, num_filters, name, dtype, **kwargs):
     """Returns a network of separable convolutions of 5×5 pixels."""
     network = keras.Sequential(
@@ -313,7 +312,7 @@ assert composed.log_prob(points).shape == [20]
 # ## Save and load
 #
 # A saved model describes a bijector by its constructor arguments, `parameters`; the normal of the
-# reflection is a variable, whose value is saved. The model names the classes and functions that
+# reflection is a variable, whose value is saved. The model names the classes that
 # have the decorator `@keras.saving.register_keras_serializable`. The program that loads the model
 # must register them as well, here by the cells above; loading runs no code from the file.
 

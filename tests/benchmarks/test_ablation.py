@@ -7,19 +7,29 @@ import json
 import numpy as np
 import pytest
 
+import tfp_realnvp as tfr
 from benchmarks import ablation
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 
 def test_rows_combine():
-    combined = ablation.row_settings("spline+split-prior+average")
-    assert combined["flow"] == {"transformer": "rational_quadratic_spline", "split_prior": True}
+    combined = ablation.row_settings("spline+conv1x1+average")
+    assert combined["layer"] == {"transformer": "rational_quadratic_spline", "mixing": "lu"}
     assert combined["optimizer"]["use_ema"]
     # The rows are not changed by it.
-    assert "split_prior" not in ablation.ROWS["spline"]["flow"]
+    assert "mixing" not in ablation.ROWS["spline"]["layer"]
     with pytest.raises(ValueError, match=r"expected rows of .*, joined by '\+', got 'cubic'"):
         ablation.row_settings("spline+cubic")
+
+
+def test_the_rows_that_are_compact():
+    row = "conv1x1+split-prior+channels+more-linear"
+    shape = (8, 8, 3)
+    flow = ablation.make_flow(shape, ablation.row_settings(row))
+    compact = tfr.RealNVPImage.compact(shape)
+    assert [v.shape for v in flow.variables] == [v.shape for v in compact.variables]
+    assert flow.bijectors[0] == compact.bijectors[0]
 
 
 def test_a_row_is_trained_once(tmp_path, monkeypatch):
@@ -54,7 +64,7 @@ def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     np.savez(tmp_path / "images.npz", train_images=images, test_images=images)
     monkeypatch.setitem(ablation.ROWS, "steep", {"optimizer": {"learning_rate": 1e30}})
     monkeypatch.setattr(ablation, "_NUM_DRAWS", 2)
-    monkeypatch.setattr(ablation, "_PLAIN", {"num_filters": 4, "num_couplings": 1})
+    monkeypatch.setitem(ablation._PLAIN, "width", {"num_filters": 4})
     flags = argparse.Namespace(
         data=tmp_path / "images.npz", policy="float32", steps=5, seconds=None
     )

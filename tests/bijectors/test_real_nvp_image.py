@@ -8,7 +8,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors.architecture import ImageArchitecture
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS
 
 pytestmark = pytest.mark.quick
@@ -39,18 +38,14 @@ _DATASETS_OF_64 = ["imagenet64", "lsun/bedroom", "lsun/tower", "lsun/church_outd
     ],
     ids=["cifar10", "imagenet32", "imagenet64"],
 )
-def test_table_1(datasets, side, num_scales, num_blocks, num_filters, monkeypatch):
+def test_table_1(datasets, side, num_scales, num_blocks, num_filters):
     made = []
-    record = _record(made)
-    monkeypatch.setattr(
-        ImageArchitecture, "default_network", lambda self, **kwargs: record(**kwargs)
-    )
-    flow = tfr.RealNVPImage.for_dataset(datasets[-1])
-    assert flow.image_shape == (side, side, 3) and flow.num_scales == num_scales
-    assert flow.parameters["num_blocks"] == num_blocks
-    assert flow.parameters["num_filters"] == num_filters
     for dataset in datasets:
         assert PAPER_CONFIGURATIONS[dataset] == PAPER_CONFIGURATIONS[datasets[-1]]
+    configuration = {**PAPER_CONFIGURATIONS[datasets[-1]]}
+    assert configuration.pop("num_blocks") == num_blocks
+    flow = tfr.RealNVPImage(**configuration, network_fn=_record(made))
+    assert flow.image_shape == (side, side, 3) and flow.num_scales == num_scales
     # Three and three at each scale, four at the last.
     assert len(made) == 6 * (num_scales - 1) + 4
     expected = []
@@ -141,17 +136,16 @@ def test_attention_is_for_networks_of_halved_images():
 
 
 def test_attention_of_priors_and_of_compact():
-    flow = tfr.RealNVPImage.compact(
-        (4, 4, 1), num_filters=4, num_couplings=1, attention=2, invertible_conv=False
-    )
+    flow = tfr.RealNVPImage.compact((4, 4, 1), num_filters=4, num_couplings=1, attention=2)
     couplings = [part for part in flow.submodules if isinstance(part, tfr.Coupling)]
     heads = {part.name: part.network.num_heads for part in couplings}
-    assert heads.pop("scale0_prior_coupling") == 2
+    assert heads.pop("scale0_prior0_coupling") == 2
     for name, number in heads.items():
         assert number == (0 if name.startswith("scale0_checkerboard") else 2), name
-    # It starts at zero.
+    # It starts at zero, so that the flow starts as rotations of the channels.
     y = ft.pixels([2, 4, 4, 1])
-    np.testing.assert_allclose(flow.inverse(y), tfr.PixelLogit().inverse(y), rtol=1e-5, atol=1e-5)
+    _, expected = tfr.PixelLogit().inverse_and_log_det(y)
+    np.testing.assert_allclose(flow.inverse_and_log_det(y)[1], expected, rtol=1e-5)
 
 
 def test_every_coupling_is_normalized():
@@ -369,7 +363,8 @@ def test_the_start_of_compact():
     np.testing.assert_allclose(ildj, ildj_of_logit, rtol=1e-5)
     assert np.abs(x - logits).max() > 0.1
     # And none without them.
-    flow = tfr.RealNVPImage.compact((8, 8, 3), invertible_conv=False, **options)
+    layer = tfr.coupling_layer(ft.shallow_conv, 4, normalization="actnorm")
+    flow = tfr.multi_scale((8, 8, 3), 3, layer, prior=layer, pixels=tfr.PixelLogit(0.4))
     np.testing.assert_allclose(flow.inverse(tf.identity(y)), logits, rtol=1e-5, atol=1e-5)
 
 
@@ -377,13 +372,15 @@ def test_the_logit_of_compact():
     options = {"num_filters": 4, "num_couplings": 1}
     for channels, alpha in ((3, 0.4), (1, 0.05), (4, 0.05)):
         flow = tfr.RealNVPImage.compact((8, 8, channels), **options)
-        assert flow.parameters["alpha"] == alpha
+        assert flow.bijectors[0] == tfr.PixelLogit(alpha)
     flow = tfr.RealNVPImage.compact((8, 8, 3), alpha=0.1, **options)
-    assert flow.parameters["alpha"] == 0.1
+    assert flow.bijectors[0] == tfr.PixelLogit(0.1)
+    flow = tfr.RealNVPImage.compact((8, 8, 3), alpha=None, **options)
+    assert flow.num_values is None
 
 
 def test_additive_couplings_have_the_log_det_of_the_rest():
-    flow = _flow((4, 4, 3), use_scale=False, normalization=None, alpha=None)
+    flow = _flow((4, 4, 3), transformer="additive", normalization=None, alpha=None)
     ildj = flow.inverse_log_det_jacobian(ft.normal([2, 4, 4, 3]), event_ndims=3)
     np.testing.assert_array_equal(ildj, [0, 0])
     assert flow.is_constant_jacobian

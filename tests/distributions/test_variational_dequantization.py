@@ -126,13 +126,29 @@ def test_save_and_load(trained, tmp_path):
 
 
 def test_configuration():
-    dequantizer = _dequantizer(num_couplings=1, network_dtype="mixed_bfloat16", attention=0)
+    dequantizer = _dequantizer(num_couplings=1, network_dtype="mixed_bfloat16", recompute=True)
     config = keras_config.serialize(dequantizer, "dequantizer")
     other = keras_config.deserialize(config, tfr.VariationalDequantization)
-    assert other.get_config() == dequantizer.get_config()
-    assert other.get_config()["network_dtype"] == "mixed_bfloat16"
+    assert other.num_values == 16 and other.bijector.recompute
+    networks = [part.network for part in other.submodules if isinstance(part, tfr.Coupling)]
+    assert {network.dtype_policy.name for network in networks} == {"mixed_bfloat16"}
     shapes = [variable.shape for variable in other.variables]
     assert shapes == [variable.shape for variable in dequantizer.variables]
+
+
+def test_another_bijector():
+    layer = tfr.coupling_layer(ft.shallow_conv, 4, mixing="lu")
+    bijector = tfr.multi_scale(_SHAPE, 2, layer, conditional_event_shape=_SHAPE)
+    dequantizer = tfr.VariationalDequantization(_SHAPE, num_values=16, bijector=bijector)
+    _move(dequantizer)
+    assert (
+        tfr.VariationalDequantization(**dequantizer.get_config()).variables == dequantizer.variables
+    )
+    values, _ = dequantizer.dequantize(_images(4), (1, 2))
+    np.testing.assert_array_equal(tf.floor(values), _images(4))
+    for option in ({"num_filters": 8}, {"recompute": True}):
+        with pytest.raises(ValueError, match="only without a bijector, got"):
+            tfr.VariationalDequantization(_SHAPE, bijector=bijector, **option)
 
 
 @pytest.mark.full

@@ -103,10 +103,8 @@ def condition_of(flow, number, dtype):
         num_filters=st.integers(1, 4),
         num_couplings=st.integers(1, 2),
         num_channel_couplings=st.one_of(st.none(), st.integers(0, 2)),
-        filter_growth=st.floats(0.5, 2.0),
         normalization=NORMALIZATION,
-        momentum=st.floats(0, 0.99),
-        use_scale=st.booleans(),
+        transformer=st.sampled_from(["affine", "additive"]),
         attention=st.integers(0, 2),
         recompute=st.booleans(),
         alpha=st.one_of(st.none(), st.floats(1e-6, 0.45)),
@@ -126,12 +124,12 @@ def test_image_flows(image_shape, options, condition, compact, seed):
     options.setdefault("num_couplings", 1)
     # Options without effect are an error.
     if compact:
-        for name in ("num_blocks", "momentum"):
+        for name in ("num_blocks", "normalization"):
             options.pop(name, None)
     else:
         options.setdefault("num_blocks", 0)
         if options.get("num_scales") == 1:
-            for name in ("num_channel_couplings", "filter_growth", "attention"):
+            for name in ("num_channel_couplings", "attention"):
                 options.pop(name, None)
     make = tfr.RealNVPImage.compact if compact else tfr.RealNVPImage
     flow = built_or_refused(lambda: make(image_shape, **options))
@@ -145,7 +143,7 @@ def test_image_flows(image_shape, options, condition, compact, seed):
     image_shape=st.sampled_from([(4, 4, 1), (8, 4, 3), (None, None, 2)]),
     options=options_of(
         num_filters=st.integers(1, 4),
-        use_scale=st.booleans(),
+        transformer=st.sampled_from(["affine", "additive"]),
         recompute=st.booleans(),
         num_values=st.sampled_from([2, 16, 256, 65536]),
         num_classes=st.integers(1, 3),
@@ -170,10 +168,8 @@ def assert_valid_flow(flow, seed):
     height, width, channels = flow.image_shape
     multiple = 2 ** (flow.num_scales - 1)
     shape = (2, height or 2 * multiple, width or multiple, channels)
-    num_values = flow.parameters["num_values"]
-    has_logit = flow.parameters["alpha"] is not None
     condition = condition_of(flow, 2, flow.dtype)
-    assert_valid(flow, shape, seed, num_values if has_logit else None, **condition)
+    assert_valid(flow, shape, seed, flow.num_values, **condition)
 
 
 @cases(quick=40, full=200)

@@ -8,8 +8,6 @@ import pytest
 import tensorflow as tf
 from hardening.effort import share
 
-from tfp_realnvp.bijectors.multi_scale import shallow_conv
-
 pytestmark = pytest.mark.full
 
 SHAPE = (4, 4, 1)
@@ -78,7 +76,7 @@ def test_threads():
 def test_tapes():
     # Networks without batch normalization: on a CPU, TensorFlow's FusedBatchNormGradV3 sometimes
     # gives a wrong gradient of the offset if several threads call it and it has several itself.
-    options = {"num_scales": 1, "num_couplings": 1, "network_fn": shallow_conv}
+    options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.shallow_conv}
     flow = ft.flow_distribution(SHAPE, **options)
     variables = flow.trainable_variables
 

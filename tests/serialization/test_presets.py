@@ -134,10 +134,12 @@ def test_no_precision(value):
         tfr.FlowModel.from_preset("digits", network_dtype=value)
 
 
-def test_another_precision_of_a_model_without_such_networks(tmp_path):
-    model, _ = _keras_model()
-    model.save_to_preset(tmp_path)
-    with pytest.raises(ValueError, match="expected a RealNVPImage or RealNVPVector"):
+def test_another_precision_of_a_model_without_networks(tmp_path):
+    flow = tfd.TransformedDistribution(
+        ft.standard_normal([3]), tfr.InvertibleConv1x1(3, event_ndims=1)
+    )
+    tfr.FlowModel(flow).save_to_preset(tmp_path)
+    with pytest.raises(ValueError, match="expected networks that are Keras layers"):
         tfr.FlowModel.from_preset(tmp_path, network_dtype="float32")
 
 

@@ -5,12 +5,16 @@ from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.coupling import Coupling
+from tfp_realnvp.bijectors.coupling_layer import coupling_layer, network_of
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.image_flow import ImageFlow, image_flow
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
+from tfp_realnvp.bijectors.multi_scale import multi_scale
 from tfp_realnvp.bijectors.passes import Pass
+from tfp_realnvp.bijectors.patch_flow import patch_flow
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.bijectors.real_nvp_vector import RealNVPVector
@@ -24,6 +28,7 @@ from tfp_realnvp.bijectors.transformers import (
     SigmoidAffine,
     Transformer,
 )
+from tfp_realnvp.bijectors.vector_flow import VectorFlow
 
 __all__ = [
     "PAPER_CONFIGURATIONS",
@@ -39,6 +44,7 @@ __all__ = [
     "FactorOut",
     "FlowBijector",
     "FlowChain",
+    "ImageFlow",
     "InvertibleConv1x1",
     "LogisticMixture",
     "Pass",
@@ -51,4 +57,10 @@ __all__ = [
     "Squeeze",
     "Standardization",
     "Transformer",
+    "VectorFlow",
+    "coupling_layer",
+    "image_flow",
+    "multi_scale",
+    "network_of",
+    "patch_flow",
 ]

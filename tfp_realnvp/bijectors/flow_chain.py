@@ -9,10 +9,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import parts
+from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.normalized_conv1x1 import join
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["RECOMPUTE_APPLIES", "FlowChain"]
 
@@ -37,9 +39,6 @@ class FlowChain(FlowBijector):
     >>> y.shape, fldj.shape
     (TensorShape([5, 8, 8, 3]), TensorShape([5]))
     """
-
-    # The options of the `RealNVPImage` or `RealNVPVector` that made this chain.
-    architecture: Any = None
 
     def __init__(
         self,
@@ -118,6 +117,12 @@ class FlowChain(FlowBijector):
         """Whether a part takes `conditional_input`."""
         return any(parts.accepts_conditional_input(part) for part in self._bijectors)
 
+    @property
+    def condition_embedding(self) -> ConditionEmbedding | None:
+        """The embedding of the condition that all layers share; `None` without one."""
+        parts = [part for part in self._bijectors if isinstance(part, ConditionalBijector)]
+        return parts[0].embedding if parts else None
+
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         p, log_dets = self._of_parts(p), []
         for part in reversed(self._parts):
@@ -135,10 +140,19 @@ class FlowChain(FlowBijector):
         return y, self._sum(log_dets, y, p)
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        outermost = self._bijectors[0 if inverse else -1] if self._bijectors else None
-        if isinstance(outermost, FlowBijector):
-            return outermost._expected_shape(inverse)
-        return super()._expected_shape(inverse)
+        if (part := self._outermost(inverse)) is None:
+            return super()._expected_shape(inverse)
+        return part._expected_shape(inverse)
+
+    def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
+        if (part := self._outermost(inverse)) is None:
+            return super()._assertions(value, inverse)
+        return part._assertions(value, inverse)
+
+    def _outermost(self, inverse: bool) -> FlowBijector | None:
+        """Returns the part that the input goes through first; `None` if it is one of TFP."""
+        part = self._bijectors[0 if inverse else -1] if self._bijectors else None
+        return part if isinstance(part, FlowBijector) else None
 
     @property
     def _parts(self) -> list[Any]:

@@ -2,71 +2,125 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import keras
+import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.architecture import ImageArchitecture
-from tfp_realnvp.bijectors.coupling_layers import ConditionShape, coupling, coupling_layers
+from tfp_realnvp.bijectors.coupling_layer import ConditionShape, Layer
 from tfp_realnvp.bijectors.factor_out import FactorOut
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask
 from tfp_realnvp.bijectors.squeeze import Squeeze
-from tfp_realnvp.networks import ShallowConv
+from tfp_realnvp.internal import validation
 
-__all__ = ["multi_scale_flow", "shallow_conv"]
+__all__ = ["max_num_scales", "multi_scale"]
 
 tfb = tfp.bijectors
 
 
-def multi_scale_flow(
-    architecture: ImageArchitecture, condition_shape: ConditionShape, scale: int = 0
-) -> FlowChain:
-    """Returns the flow of one scale and all coarser scales, between latents and logits.
+def multi_scale(
+    image_shape: Sequence[int | None],
+    num_scales: int,
+    layer: Layer,
+    *,
+    num_couplings: int = 3,
+    num_channel_couplings: int | None = None,
+    prior: Layer | None = None,
+    dtype: Any = tf.float32,
+    name: str = "multi_scale",
+    **options: Any,
+) -> ImageFlow:
+    """Returns a multi-scale flow of images, as section 3.6 of the paper, of any layers.
+
+    Each scale but the last has checkerboard couplings, a squeeze, channel-wise couplings, and
+    factors out half of the dimensions; the last has one more checkerboard coupling.
+
+    #### Example
+
+    The paper's model with splines:
+
+    >>> import tfp_realnvp as tfr
+    >>> layer = tfr.coupling_layer(
+    ...     tfr.network_of(tfr.ConvResNet, num_blocks=1), 8, filter_growth=2.0,
+    ...     transformer='rational_quadratic_spline', normalization='batch')
+    >>> flow = tfr.multi_scale((8, 8, 3), 2, layer, pixels=tfr.PixelLogit(0.05))
+    >>> flow.num_scales, len([p for p in flow.submodules if isinstance(p, tfr.Coupling)])
+    (2, 10)
 
     Args:
-      architecture: the options.
-      condition_shape: shape of an embedded condition, as the networks of the first scale get it.
-      scale: index of the scale, 0 for the finest.
+      image_shape: (height, width, channels). Height and width may be `None`; they are checked
+        against `num_scales`.
+      num_scales: number of scales.
+      layer: function that makes a layer, such as a `coupling_layer`.
+      num_couplings: checkerboard couplings of each scale; the last one has one more.
+      num_channel_couplings: channel-wise couplings of each scale but the last; by default
+        `num_couplings`. Only with several scales.
+      prior: function that makes the layer that transforms each half that is factored out, given the
+        other half: a learned prior. Only with several scales.
+      dtype: `tf.float32` or `tf.float64`, of values and log det.
+      name: name of the operations.
+      **options: other arguments of `image_flow`.
+
+    Raises:
+      ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out of
+        range or has no effect.
+      TypeError: if an argument has a wrong type.
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6. The order of the
+    squeezes is that of the authors' code (tensorflow/models, real_nvp).
     """
-    name, dtype = f"scale{scale}", architecture.dtype
-    channels = architecture.image_shape[-1] * 2**scale
-    is_last = scale == architecture.num_scales - 1
-
-    def options(halvings: int) -> dict[str, Any]:
-        """Returns the options of networks whose images were halved `halvings` times."""
-        growth = architecture.filter_growth**halvings
-        has_attention = architecture.attention and halvings
-        return {
-            "num_filters": round(architecture.num_filters * growth),
-            "condition_shape": _squeezed(condition_shape, halvings),
-            **({"num_heads": architecture.attention} if has_attention else {}),
-        }
-
-    def couplings(masks: Sequence[Mask], channels: int, halvings: int, kind: str) -> list:
-        return coupling_layers(
-            architecture, masks, channels, name=f"{name}_{kind}", **options(halvings)
+    image_shape = checked_image_shape(image_shape, name)
+    num_scales = validation.count(num_scales, "num_scales", 1, name)
+    num_couplings = validation.count(num_couplings, "num_couplings", 1, name)
+    if num_scales > max_num_scales(image_shape):
+        raise ValueError(
+            f"{name}: expected a height and width that can be halved {num_scales - 1} times to at "
+            f"least 2, for num_scales={num_scales}, got image_shape {image_shape}."
         )
+    for option, value in (("num_channel_couplings", num_channel_couplings), ("prior", prior)):
+        validation.only(value, option, num_scales > 1, "with several scales", name)
+    if num_channel_couplings is None:
+        num_channel_couplings = num_couplings
+    num_channel_couplings = validation.count(
+        num_channel_couplings, "num_channel_couplings", 0, name
+    )
+    plain, other_order = (Squeeze(2, order, dtype=dtype) for order in ("plain", "factor_out"))
 
-    masks = [CheckerboardMask(i % 2) for i in range(architecture.num_couplings + is_last)]
-    checkerboard = couplings(masks, channels, scale, "checkerboard")
-    if is_last:
-        return FlowChain(checkerboard, dtype=dtype, name=name)
-    masks = [ChannelMask(i % 2) for i in range(architecture.num_channel_couplings)]
-    channelwise = couplings(masks, 4 * channels, scale + 1, "channel")
-    coarser = multi_scale_flow(architecture, condition_shape, scale + 1)
-    factor_out = FactorOut(coarser, dtype=dtype, name=f"{name}_factor_out")
-    prior = []
-    if architecture.split_prior:
-        prior = [_prior(architecture, 4 * channels, f"{name}_prior", options(scale + 1))]
-    plain = Squeeze(2, "plain", dtype=dtype)
-    other_order = Squeeze(2, "factor_out", dtype=dtype)
-    return FlowChain(
-        [
+    def layers(condition_shape: ConditionShape, scale: int = 0) -> list[tfb.Bijector]:
+        """Returns one scale and all coarser scales, in order from data to latents."""
+
+        def made(
+            layer: Layer, part: str, masks: Sequence[Mask], channels: int, halvings: int
+        ) -> list[tfb.Bijector]:
+            shape = condition_shape
+            if shape is not None and len(shape) == 3:
+                # An image as condition is squeezed as the data is.
+                shape = None, None, shape[-1] * 4**halvings
+            options = {"halvings": halvings, "condition_shape": shape, "dtype": dtype}
+            return [
+                bijector
+                for i, mask in enumerate(masks)
+                for bijector in layer(
+                    mask, (None, None, channels), f"scale{scale}_{part}{i}", **options
+                )
+            ]
+
+        channels, is_last = image_shape[-1] * 2**scale, scale == num_scales - 1
+        masks = [CheckerboardMask(i % 2) for i in range(num_couplings + is_last)]
+        checkerboard = made(layer, "checkerboard", masks, channels, scale)
+        if is_last:
+            return checkerboard
+        halved = 4 * channels, scale + 1
+        masks = [ChannelMask(i % 2) for i in range(num_channel_couplings)]
+        channelwise = made(layer, "channel", masks, *halved)
+        coarser = layers(condition_shape, scale + 1)
+        coarser = FlowChain(coarser, dtype=dtype, name=f"scale{scale + 1}")
+        return [
             *checkerboard,
             # The image is squeezed, restored, and squeezed again in another order, as in the
             # authors' code, so that the half that the next scale transforms is a checkerboard of
@@ -75,42 +129,19 @@ def multi_scale_flow(
             *channelwise,
             plain,
             tfb.Invert(other_order),
-            *prior,
-            factor_out,
+            *([] if prior is None else made(prior, "prior", [ChannelMask(0)], *halved)),
+            FactorOut(coarser, dtype=dtype, name=f"scale{scale}_factor_out"),
             other_order,
-        ],
-        dtype=dtype,
-        name=name,
-    )
+        ]
+
+    return image_flow(image_shape, layers, num_scales=num_scales, dtype=dtype, name=name, **options)
 
 
-def _prior(
-    architecture: ImageArchitecture, channels: int, name: str, options: dict[str, Any]
-) -> FlowBijector:
-    """Returns the coupling that transforms the factored-out half, given the other half."""
-    affine = dataclasses.replace(
-        architecture, network_fn=shallow_conv, num_blocks=None, transformer="affine"
-    )
-    return coupling(affine, ChannelMask(0), channels, name=name, **options)
-
-
-def _squeezed(condition_shape: ConditionShape, halvings: int) -> ConditionShape:
-    """Returns the shape of a condition for networks whose images were halved `halvings` times."""
-    if condition_shape is None or len(condition_shape) == 1:
-        return condition_shape
-    return None, None, condition_shape[-1] * 4**halvings
-
-
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
-def shallow_conv(
-    *,
-    mask: Mask,
-    input_channels: int,
-    output_channels: int,
-    **kwargs: Any,
-) -> ShallowConv:
-    """Returns the network of a coupling of `RealNVPImage.compact`: its `network_fn`."""
-    del input_channels
-    parity = mask.parity if isinstance(mask, CheckerboardMask) else None
-    options = {"checkerboard_parity": parity, "num_heads": 0, **kwargs}
-    return ShallowConv(output_channels, **options)
+def max_num_scales(image_shape: Sequence[int | None]) -> int:
+    """Returns the largest number of scales of an image; 64 if neither side is known."""
+    sides, num_scales = [side for side in image_shape[:2] if side is not None], 0
+    while num_scales < 64 and all(
+        side % 2**num_scales == 0 and side // 2**num_scales >= 2 for side in sides
+    ):
+        num_scales += 1
+    return num_scales

@@ -1,46 +1,91 @@
-"""The architecture of Jet: couplings of patches."""
+"""Flows of patches, such as Jet."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.architecture import ImageArchitecture
-from tfp_realnvp.bijectors.coupling_layers import ConditionShape, coupling_layers
-from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.coupling_layer import ConditionShape, Layer
+from tfp_realnvp.bijectors.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.bijectors.masks import ChannelMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.internal import validation
 
 __all__ = ["jet_masks", "patch_flow"]
 
 tfb = tfp.bijectors
 
 
-def patch_flow(architecture: ImageArchitecture, condition_shape: ConditionShape) -> FlowChain:
-    """Returns a flow of one scale, with a coupling for each of `architecture.masks`.
+def patch_flow(
+    image_shape: Sequence[int],
+    patch_size: int,
+    masks: Sequence[Mask],
+    layer: Layer,
+    *,
+    dtype: Any = tf.float32,
+    name: str = "patch_flow",
+    **options: Any,
+) -> ImageFlow:
+    """Returns a flow of one scale whose positions are patches, with a coupling for each mask.
+
+    Nothing is factored out. Images have the height and width of `image_shape`.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> network_fn = tfr.network_of(tfr.VisionTransformer, num_blocks=1, num_heads=2)
+    >>> layer = tfr.coupling_layer(network_fn, 8, transformer='sigmoid_affine')
+    >>> masks = [tfr.ChannelMask(), tfr.SpatialMask('vertical_stripes')]
+    >>> tfr.patch_flow((8, 8, 1), 2, masks, layer, pixels=tfr.PixelLogit(None)).has_fixed_size
+    True
 
     Args:
-      architecture: the options.
-      condition_shape: shape of an embedded condition, for each image; or `None`.
+      image_shape: (height, width, channels).
+      patch_size: side of the squares of pixels, each of which is one position for `masks`.
+      masks: masks of all couplings, from data to latents.
+      layer: function that makes a layer, such as a `coupling_layer`.
+      dtype: `tf.float32` or `tf.float64`, of values and log det.
+      name: name of the operations.
+      **options: other arguments of `image_flow`.
+
+    Raises:
+      ValueError: if height and width are not divisible by `patch_size`, or with a `SpatialMask` by
+        `2 * patch_size`, or an argument is out of range or has no effect.
+      TypeError: if an argument has a wrong type.
     """
-    height, width, channels = architecture.image_shape
-    patch_size, dtype = architecture.patch_size, architecture.dtype
-    if condition_shape is not None and len(condition_shape) == 3:
-        condition_shape = None, None, condition_shape[-1] * patch_size**2
-    squeeze = [Squeeze(patch_size, "plain", dtype=dtype)] if patch_size > 1 else []
-    couplings = coupling_layers(
-        architecture,
-        architecture.masks,
-        channels * patch_size**2,
-        architecture.num_filters,
-        condition_shape,
-        name="patches",
-        positions=(height // patch_size, width // patch_size),
-        **({"num_heads": architecture.attention} if architecture.attention else {}),
+    height, width, channels = image_shape = checked_image_shape(image_shape, name)
+    patch_size = validation.count(patch_size, "patch_size", 1, name)
+    are_masks = isinstance(masks, Sequence) and all(isinstance(mask, Mask) for mask in masks)
+    validation.require(
+        are_masks and len(masks) > 0, f"{name}: expected a list of masks", masks, TypeError
     )
-    return FlowChain([*map(tfb.Invert, squeeze), *couplings, *squeeze], dtype=dtype, name="patches")
+    divisor = patch_size * (2 if any(isinstance(mask, SpatialMask) for mask in masks) else 1)
+    if any(side is None or side % divisor for side in (height, width)):
+        raise ValueError(
+            f"{name}: expected a known height and width divisible by {divisor}, for "
+            f"patch_size={patch_size} and these masks, got image_shape {image_shape}."
+        )
+
+    def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
+        if condition_shape is not None and len(condition_shape) == 3:
+            is_power = patch_size & (patch_size - 1) == 0
+            expected = f"{name}: expected a patch_size of 2ⁿ with images as condition"
+            validation.require(is_power, expected, patch_size)
+            condition_shape = None, None, condition_shape[-1] * patch_size**2
+        squeeze = [Squeeze(patch_size, "plain", dtype=dtype)] if patch_size > 1 else []
+        shape = height // patch_size, width // patch_size, channels * patch_size**2
+        made = [
+            layer(mask, shape, f"patches{i}", condition_shape=condition_shape, dtype=dtype)
+            for i, mask in enumerate(masks)
+        ]
+        return [*map(tfb.Invert, squeeze), *itertools.chain.from_iterable(made), *squeeze]
+
+    return image_flow(image_shape, layers, has_fixed_size=True, dtype=dtype, name=name, **options)
 
 
 def jet_masks(num_couplings: int, channels: int) -> list[Mask]:

@@ -6,23 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.architecture import (
+from tfp_realnvp.bijectors.conditional_layers import conditional_layers
+from tfp_realnvp.bijectors.coupling_layer import (
+    ConditionShape,
     NetworkFn,
-    VectorArchitecture,
+    coupling_layer,
+    network_of,
 )
-from tfp_realnvp.bijectors.assembled_flow import AssembledFlow
-from tfp_realnvp.bijectors.coupling_layers import ConditionShape, coupling_layers
-from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.masks import ChannelMask
 from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import TransformerFn
+from tfp_realnvp.bijectors.vector_flow import VectorFlow
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks import DenseResNet
 
 __all__ = ["RealNVPVector"]
 
+tfb = tfp.bijectors
 
-class RealNVPVector(AssembledFlow):
+_NAME = "RealNVPVector"
+
+
+class RealNVPVector(VectorFlow):
     r"""Real NVP for vectors [..., D], for example rows of tables or parameters of posteriors.
 
     Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. A
@@ -34,6 +41,8 @@ class RealNVPVector(AssembledFlow):
     flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), [D]), RealNVPVector(D))
     nats = -flow.log_prob(x)
     ```
+
+    The result is a `VectorFlow`.
 
     With D = 1 nothing is kept. The input of the networks is then the embedded condition, as in the
     regression p(y | x) of one number y; without a condition it is a constant. In both cases each
@@ -67,10 +76,8 @@ class RealNVPVector(AssembledFlow):
     3.2, for its use with vectors.
     """
 
-    architecture_type = VectorArchitecture
-
-    def __init__(
-        self,
+    def __new__(  # type: ignore[misc]
+        cls,
         event_size: int,
         num_couplings: int = 10,
         num_blocks: int | None = None,
@@ -79,9 +86,7 @@ class RealNVPVector(AssembledFlow):
         activation: str | None = None,
         mixing: str | None = "lu",
         normalization: str | None = "actnorm",
-        momentum: float | None = None,
-        use_scale: bool | None = None,
-        transformer: str | TransformerFn | None = None,
+        transformer: str | TransformerFn = "affine",
         recompute: bool = False,
         standardization: Standardization | None = None,
         network_fn: NetworkFn | None = None,
@@ -90,12 +95,11 @@ class RealNVPVector(AssembledFlow):
         num_classes: int | None = None,
         condition_dropout: float | None = None,
         embedding_size: int | None = None,
-        flow: FlowChain | None = None,
         dtype: Any = tf.float32,
         validate_args: bool = False,
         name: str = "real_nvp_vector",
-    ) -> None:
-        """Constructs the flow and its networks.
+    ) -> VectorFlow:
+        """Returns the flow, with new networks.
 
         Args:
           event_size: D, length of the vectors.
@@ -110,22 +114,15 @@ class RealNVPVector(AssembledFlow):
             fixed random permutation, of several elements; or `None`.
           normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
             normalization after each; or `None`.
-          momentum: momentum of the moving statistics of batch normalization; by default 0.9.
-          use_scale: `False` is short for `transformer='additive'`.
-          transformer: transformer of the couplings: `'affine'`, the default, `'additive'` as in
-            NICE, `'sigmoid_affine'`, `'rational_quadratic_spline'`, `'logistic_mixture'`, or a
-            function that returns a new `Transformer`.
+          transformer: transformer of the couplings, as in `coupling_layer`.
           recompute: whether gradients compute the activations of the networks again, one coupling
             at a time, instead of keeping them: less memory for one more forward pass. Only with
             networks that are Keras layers.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
             well without: the first `ActNorm` starts with the moments of the first batch.
-          network_fn: function that returns the network of a coupling; by default a `DenseResNet`.
-            It gets the keyword arguments `mask`, `input_channels`, `output_channels`,
-            `num_filters`, `name` and `dtype` (the `network_dtype`), and in a conditional flow
-            `conditional_event_shape`, the shape of the embedded condition. The constructor builds
-            Keras layers.
+          network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
+            default a `DenseResNet`.
           network_dtype: name of the Keras dtype policy of the networks; by default the global
             policy, or float64 if `dtype` is.
           conditional_event_shape: [K], shape of the condition of a vector. The flow then needs a
@@ -136,8 +133,6 @@ class RealNVPVector(AssembledFlow):
             a vector. `conditional_input=None` then gives the density without a condition.
           embedding_size: length of the embedding of the condition, from which each network predicts
             scales and shifts of its activations; by default 64.
-          flow: the attribute `flow` of another bijector of the same architecture, to share its
-            networks, as copies do.
           dtype: `tf.float32` or `tf.float64`, of values and log det.
           validate_args: whether to assert that values and log dets are finite.
           name: name of the operations.
@@ -146,48 +141,69 @@ class RealNVPVector(AssembledFlow):
           ValueError: if an argument is out of range, or has no effect beside the others.
           TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
         """
-        parameters = dict(locals())
-        options = VectorArchitecture.resolve(parameters)
-        architecture = VectorArchitecture.of(options, dtype)
+        size = validation.count(event_size, "event_size", 1, _NAME)
+        num_couplings = validation.count(num_couplings, "num_couplings", 1, _NAME)
+        is_default = network_fn is None
+        for option, value in (("num_blocks", num_blocks), ("activation", activation)):
+            validation.only(value, option, is_default, "with the default network", _NAME)
+        if size == 1 and mixing == "permutation":
+            raise ValueError(
+                f"{_NAME}: expected mixing='permutation' only with several elements, got a size of "
+                "1; mixing='lu' has an effect."
+            )
+        if network_fn is None:
+            expected = f"{_NAME}: expected the name of an activation"
+            activation = "tanh" if activation is None else activation
+            validation.require(isinstance(activation, str), expected, activation, TypeError)
+            num_blocks = 1 if num_blocks is None else num_blocks
+            network_fn = network_of(DenseResNet, num_blocks=num_blocks, activation=activation)
         if standardization is not None:
-            _check_standardization(standardization, architecture)
-        super().__init__(
-            architecture,
-            options,
-            _layers,
-            [] if standardization is None else [standardization],
-            flow=flow,
+            _check_standardization(standardization, size)
+        layer = coupling_layer(
+            network_fn,
+            num_filters,
+            transformer=transformer,
+            normalization=normalization,
+            mixing=mixing,
+            network_dtype=network_dtype,
+        )
+
+        def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
+            options = {"condition_shape": condition_shape, "dtype": dtype}
+            bijectors = []
+            for i in range(num_couplings):
+                # A single element is never kept.
+                mask = ChannelMask(i % 2 if size > 1 else 0, num_first=size // 2)
+                bijectors += layer(mask, (size,), f"layer{i}", **options, seed=i)
+            return bijectors
+
+        bijectors = conditional_layers(
+            layers,
+            conditional_event_shape=conditional_event_shape,
+            num_classes=num_classes,
+            condition_dropout=condition_dropout,
+            embedding_size=embedding_size,
+            event_ndims=1,
+            dtype=dtype,
+            name=name,
+        )
+        return VectorFlow(
+            [*([] if standardization is None else [standardization]), *bijectors],
+            size,
+            recompute=recompute,
+            dtype=dtype,
             validate_args=validate_args,
-            parameters=parameters,
             name=name,
         )
 
-    @property
-    def event_size(self) -> int:
-        """The argument `event_size`: D."""
-        return self.architecture.event_size
 
-    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        return tf.TensorShape([self.event_size])
-
-
-def _layers(architecture: VectorArchitecture, condition_shape: ConditionShape) -> FlowChain:
-    size = architecture.event_size
-    # A single element is never kept.
-    parities = [i % 2 if size > 1 else 0 for i in range(architecture.num_couplings)]
-    masks = [ChannelMask(parity, num_first=size // 2) for parity in parities]
-    filters = architecture.num_filters
-    bijectors = coupling_layers(architecture, masks, size, filters, condition_shape, "layer")
-    return FlowChain(bijectors, dtype=architecture.dtype, name="layers")
-
-
-def _check_standardization(standardization: Any, architecture: VectorArchitecture) -> None:
-    expected = f"{architecture.flow_name}: expected a Standardization"
+def _check_standardization(standardization: Any, size: int) -> None:
     is_valid = isinstance(standardization, Standardization)
+    expected = f"{_NAME}: expected a Standardization"
     validation.require(is_valid, expected, standardization, TypeError)
-    size = len(standardization.parameters["mean"])
-    if size != architecture.event_size:
+    length = len(standardization.parameters["mean"])
+    if length != size:
         raise ValueError(
-            f"{architecture.flow_name}: expected a Standardization of vectors of length "
-            f"{architecture.event_size}, got one of length {size}."
+            f"{_NAME}: expected a Standardization of vectors of length {size}, got one of length "
+            f"{length}."
         )

@@ -12,20 +12,14 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import RealNVPImage
-from tfp_realnvp.bijectors.multi_scale import shallow_conv
+from tfp_realnvp.bijectors import ImageFlow, coupling_layer, multi_scale, network_of
 from tfp_realnvp.bijectors.passes import surrounding_pass
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks import ShallowConv
 
 __all__ = ["VariationalDequantization"]
 
 tfd = tfp.distributions
-
-# Arguments of the flow g that are not those of the caller.
-_OF_THE_IMAGE = {
-    *("alpha", "scale_pixels"),
-    *("conditional_event_shape", "num_classes", "condition_dropout", "embedding_size"),
-}
 
 
 class VariationalDequantization(tf.Module):
@@ -36,7 +30,7 @@ class VariationalDequantization(tf.Module):
     log P(x) >= E_q[log p(x + u) - log q(u | x)]
     ```
 
-    with a `RealNVPImage` g, whose condition is the image, and the distribution function Φ and the
+    with a flow g, whose condition is the image, and the distribution function Φ and the
     density φ of the standard normal distribution. g starts as the identity, so that q starts as the
     uniform distribution on [0, 1), which is the noise of `dequantize`.
 
@@ -62,53 +56,65 @@ class VariationalDequantization(tf.Module):
         image_shape: Sequence[int | None],
         *,
         num_values: int = 256,
-        num_scales: int = 1,
-        num_couplings: int = 4,
-        num_filters: int = 32,
+        num_scales: int | None = None,
+        num_couplings: int | None = None,
+        num_filters: int | None = None,
+        network_dtype: str | None = None,
+        recompute: bool = False,
+        bijector: ImageFlow | None = None,
         dtype: Any = tf.float32,
         name: str = "variational_dequantization",
-        **kwargs: Any,
     ) -> None:
         """Constructs the dequantizer and its networks.
 
         Args:
           image_shape: (height, width, channels).
           num_values: number of gray levels.
-          num_scales: number of scales of g.
-          num_couplings: checkerboard couplings of each scale of g; the last one has one more.
-          num_filters: feature maps of the networks of g.
+          num_scales: number of scales of g; by default 1.
+          num_couplings: checkerboard couplings of each scale of g; the last one has one more. By
+            default 4.
+          num_filters: feature maps of the networks of g; by default 32.
+          network_dtype: as in `RealNVPImage`.
+          recompute: as in `RealNVPImage`.
+          bijector: g, without the options before: an `ImageFlow` of real numbers given the image,
+            `multi_scale(image_shape, ..., conditional_event_shape=image_shape)`.
           dtype: `tf.float32` or `tf.float64`, the dtype of the distribution.
           name: name of the operations.
-          **kwargs: other arguments of `RealNVPImage` for g, except those of its condition, which is
-            the image, and of its pixels: g maps real numbers.
 
         Raises:
-          ValueError: if an argument is out of range, or has no effect.
+          ValueError: if an argument is out of range or has no effect.
           TypeError: if an argument has a wrong type.
         """
-        dtype = validation.float_dtype(dtype, name)
-        for option in _OF_THE_IMAGE & kwargs.keys():
-            expected = f"{name}: expected no {option}, the condition is the image and g maps reals"
-            validation.require(kwargs[option] in (None, False), expected, kwargs[option])
         super().__init__(name=name)
-        kwargs = {key: value for key, value in kwargs.items() if key not in _OF_THE_IMAGE}
-        arguments = {"normalization": None, "network_fn": shallow_conv, **kwargs}
-        self.num_values = validation.integer(
-            num_values, 2, f"{name}: expected num_values of at least 2"
-        )
-        self.dtype = dtype
-        self.bijector = RealNVPImage(
-            image_shape,
-            num_scales,
-            num_filters=num_filters,
-            num_couplings=num_couplings,
-            alpha=None,
-            scale_pixels=False,
-            conditional_event_shape=image_shape,
-            dtype=dtype,
-            name=f"{name}_flow",
-            **arguments,
-        )
+        self.num_values = validation.count(num_values, "num_values", 2, name)
+        self.dtype = validation.float_dtype(dtype, name)
+        options = {
+            "num_scales": num_scales,
+            "num_couplings": num_couplings,
+            "num_filters": num_filters,
+            "network_dtype": network_dtype,
+            "recompute": recompute or None,
+        }
+        for option, value in options.items():
+            validation.only(value, option, bijector is None, "without a bijector", name)
+        if bijector is None:
+            layer = coupling_layer(
+                network_of(ShallowConv),
+                32 if num_filters is None else num_filters,
+                filter_growth=2.0,
+                network_dtype=network_dtype,
+            )
+            bijector = multi_scale(
+                image_shape,
+                1 if num_scales is None else num_scales,
+                layer,
+                num_couplings=4 if num_couplings is None else num_couplings,
+                conditional_event_shape=image_shape,
+                recompute=recompute,
+                dtype=dtype,
+                name=f"{name}_flow",
+            )
+        self.bijector = bijector
 
     def dequantize(
         self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
@@ -155,7 +161,11 @@ class VariationalDequantization(tf.Module):
         return levels + tf.minimum(u, pixels.largest_noise(self.dtype)), log_q
 
     def get_config(self) -> dict[str, Any]:
-        """Returns constructor arguments that make an equal dequantizer with new networks."""
-        flow = self.bijector.get_config()
-        options = {name: value for name, value in flow.items() if name not in _OF_THE_IMAGE}
-        return {**options, "num_values": self.num_values, "dtype": self.dtype, "name": self.name}
+        """Returns constructor arguments of an equal dequantizer."""
+        return {
+            "image_shape": self.bijector.image_shape,
+            "num_values": self.num_values,
+            "bijector": self.bijector,
+            "dtype": self.dtype,
+            "name": self.name,
+        }

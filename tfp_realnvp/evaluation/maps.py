@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import RealNVPImage, parts
+from tfp_realnvp.bijectors import ImageFlow, parts
 from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
 from tfp_realnvp.evaluation.batches import batches, model_of
@@ -41,7 +41,7 @@ def log_prob_map(
     *   The log det of a coupling or of `PixelLogit` is a sum over elements; that of a normalization
         or a 1×1 convolution is the same number at each position.
     *   Where the image is squeezed, one position covers a block of pixels. Its share is spread over
-        them evenly. The same holds for latents, which `RealNVPImage.split_latents` gives by scale.
+        them evenly. The same holds for latents, which `ImageFlow.split_latents` gives by scale.
 
     A share is not the log density of the pixel given the others: a latent depends on an area of the
     image that is as large as the receptive field of the networks, and a change of one pixel changes
@@ -143,7 +143,7 @@ def _record_log_prob(
         return _record_log_prob(given, values, p, log_dets, split_latents)
     if isinstance(distribution, private_api.TransformedDistribution):
         bijector = distribution.bijector
-        if isinstance(bijector, RealNVPImage):
+        if isinstance(bijector, ImageFlow):
             split_latents = bijector.split_latents
         options = {"conditional_input": p.condition, "has_events": True}
         latents, _ = parts.as_part(bijector)._outermost_pass(values, inverse=True, **options)

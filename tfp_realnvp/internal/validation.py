@@ -50,6 +50,11 @@ def count(value: Any, name: str, at_least: int, caller: str) -> int:
     return integer(value, at_least, f"{caller}: expected {name} of at least {at_least}")
 
 
+def only(value: Any, name: str, applies: bool, when: str, caller: str) -> None:
+    """Raises `ValueError` if an option is given, not `None`, and has no effect."""
+    require(applies or value is None, f"{caller}: expected {name} only {when}", value)
+
+
 def int32(value: Any, expected: str) -> int:
     """Returns a whole number that fits into 32 bits as an `int`."""
     bound = 2**31

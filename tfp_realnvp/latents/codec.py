@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import RealNVPImage, RealNVPVector
+from tfp_realnvp.bijectors import ImageFlow, VectorFlow
 from tfp_realnvp.distributions import distribution_of, takes_condition
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
@@ -35,7 +35,7 @@ tfd = tfp.distributions
 # Names of events, by their rank.
 _KINDS = {3: "images", 1: "vectors"}
 
-Flow: TypeAlias = RealNVPImage | RealNVPVector | tfd.Distribution | keras.Model
+Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 
 
 class Reconstruction(NamedTuple):
@@ -107,7 +107,7 @@ def encode(
     ((3, 5), True)
 
     Args:
-      flow: a `RealNVPImage` or `RealNVPVector`, a `tfd.TransformedDistribution` with one, or the
+      flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, or the
         `FlowModel` of one.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
         0.5 is added to gray levels, which gives the center of the level.
@@ -119,7 +119,7 @@ def encode(
       Latents of the shape of the images or vectors, broadcast with the conditions.
 
     Raises:
-      TypeError: if `flow` has no `RealNVPImage` or `RealNVPVector`.
+      TypeError: if `flow` has no flow of images or vectors.
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
@@ -157,7 +157,7 @@ def decode(
       `to_uint8` converts pixel values to gray levels.
 
     Raises:
-      TypeError: if `flow` has no `RealNVPImage` or `RealNVPVector`.
+      TypeError: if `flow` has no flow of images or vectors.
       ValueError: if latents or results are not finite, if the shape does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
@@ -222,23 +222,23 @@ def reconstruct(
 
 
 def bijector_of(flow: Flow, *kinds: type) -> Any:
-    """Returns the bijector of a flow, a `RealNVPImage` or `RealNVPVector`, or one of `kinds`.
+    """Returns the bijector of a flow, a flow of images or vectors, or one of `kinds`.
 
     Raises:
       TypeError: if there is none.
     """
-    flow, kinds = without_model(flow), kinds or (RealNVPImage, RealNVPVector)
+    flow, kinds = without_model(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"expected a {names}, or a FlowModel or tfd.TransformedDistribution with one, got "
+            f"expected an {names}, or a FlowModel or tfd.TransformedDistribution with one, got "
             f"{type(flow).__name__}."
         )
     return bijector
 
 
-def without_model(flow: Flow) -> RealNVPImage | RealNVPVector | tfd.Distribution:
+def without_model(flow: Flow) -> ImageFlow | VectorFlow | tfd.Distribution:
     """Returns the distribution of a `FlowModel`, and other flows as they are."""
     return distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
 
@@ -273,14 +273,14 @@ def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | N
     return np.expand_dims(condition.values, -1 - condition.event_ndims)
 
 
-def _centers(values: ArrayLike, bijector: RealNVPImage | RealNVPVector) -> np.ndarray:
+def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:
     """Returns an array of the values, for gray levels the centers of the levels."""
     values = np.asarray(values)
     is_gray = bijector.event_ndims == 3 and np.issubdtype(values.dtype, np.integer)
     return values + 0.5 if is_gray else values
 
 
-def _checked(values: np.ndarray, bijector: RealNVPImage | RealNVPVector, what: str) -> np.ndarray:
+def _checked(values: np.ndarray, bijector: ImageFlow | VectorFlow, what: str) -> np.ndarray:
     shape = values.shape
     if bijector.event_ndims == 1:
         is_event, expected = shape[-1:] == (bijector.event_size,), f"[..., {bijector.event_size}]"

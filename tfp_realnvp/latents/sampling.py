@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import RealNVPImage
+from tfp_realnvp.bijectors import ImageFlow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode
 
@@ -114,7 +114,7 @@ def extrapolate(
     >>> latents.extrapolate(flow, (8, 16, 1), num_samples=2).shape
     (2, 8, 16, 1)
     """
-    dtype = bijector_of(flow, RealNVPImage).dtype
+    dtype = bijector_of(flow, ImageFlow).dtype
     latents = sample_latents(
         image_shape, num_samples, seed=seed, temperature=temperature, dtype=dtype
     )

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import RealNVPImage
+from tfp_realnvp.bijectors import ImageFlow
 from tfp_realnvp.distributions import route
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents.codec import (
@@ -75,7 +75,7 @@ def levels_of_representation(
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     flow = without_model(flow)
-    bijector = bijector_of(flow, RealNVPImage)
+    bijector = bijector_of(flow, ImageFlow)
     latents = encode(flow, images, conditional_input=conditional_input)
     if base is None and isinstance(flow, private_api.TransformedDistribution):
         base = flow.distribution
@@ -149,13 +149,13 @@ def latent_statistics(
       flow, images, batch_size, conditional_input: as in `encode`, images [..., H, W, C].
 
     Returns:
-      One `ScaleStatistics` for each scale, in the order of `RealNVPImage.split_latents`.
+      One `ScaleStatistics` for each scale, in the order of `ImageFlow.split_latents`.
 
     Raises:
       TypeError: see `encode`.
       ValueError: see `encode`.
     """
-    bijector = bijector_of(flow, RealNVPImage)
+    bijector = bijector_of(flow, ImageFlow)
     latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
     by_scale = bijector.split_latents(tf.constant(latents))
     return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)

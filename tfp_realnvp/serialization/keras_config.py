@@ -57,8 +57,8 @@ def serialize_distribution(distribution: tfd.Distribution) -> dict[str, Any]:
     Supported are the distributions and bijectors of this package and of TFP, and subclasses of
     them, masks and transformers that are registered with
     `keras.saving.register_keras_serializable`, by the constructor arguments that their `get_config`
-    returns. Networks, and the `network_fn` of `RealNVPImage`, must be loadable by Keras in its safe
-    mode: Keras layers, and registered functions or objects with `get_config` and `from_config`.
+    returns. Networks must be loadable by Keras in its safe mode: Keras layers, and registered
+    functions or objects with `get_config` and `from_config`.
 
     Args:
       distribution: the distribution.

@@ -131,18 +131,19 @@ def replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
         policy = keras.dtype_policies.get(network_dtype).name
     except (TypeError, ValueError) as error:
         raise refusal("a Keras dtype policy as network_dtype", error) from error
-    flows = [
-        arguments
-        for part in keras_config.parts(config)
-        if isinstance(arguments := part.get("arguments"), dict) and "network_dtype" in arguments
+    policies = [
+        part["config"]
+        for network in [part["network"] for part in keras_config.parts(config) if "network" in part]
+        for part in keras_config.parts(network)
+        if part.get("class_name") == "DTypePolicy" and isinstance(part.get("config"), dict)
     ]
-    if not flows:
+    if not policies:
         raise ValueError(
-            "from_preset: expected a RealNVPImage or RealNVPVector in the preset with "
+            "from_preset: expected networks that are Keras layers in the preset with "
             f"network_dtype={policy!r}, got a model without."
         )
-    for arguments in flows:
-        arguments["network_dtype"] = policy
+    for policy_config in policies:
+        policy_config["name"] = policy
 
 
 def _check_keras_object(config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, PixelLogit, RealNVPImage, parts
+from tfp_realnvp.bijectors import FlowBijector, ImageFlow, PixelLogit, parts
 from tfp_realnvp.distributions import (
     class_log_prior,
     distribution_of,
@@ -169,7 +169,7 @@ class ServedFlow:
         self._event_ndims = event_shape.rank
         is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
         parts = [self._bijector, *self._bijector.submodules]
-        flows = [part for part in parts if isinstance(part, RealNVPImage)]
+        flows = [part for part in parts if isinstance(part, ImageFlow)]
         any_size = any_size and not any(flow.has_fixed_size for flow in flows)
         has_any_size = any_size and self._is_standard_normal and is_ours
         if image_shape is None:

@@ -1,0 +1,158 @@
+"""Options of whole flows: what has no effect is an error, what does not exist as well."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as tfr
+from tfp_realnvp.networks import ConditionEmbedding
+
+pytestmark = pytest.mark.quick
+
+_SHAPE = (4, 4, 1)
+
+
+def _image(**kwargs):
+    return tfr.RealNVPImage(_SHAPE, 1, num_filters=2, **kwargs)
+
+
+def _vector(**kwargs):
+    return tfr.RealNVPVector(2, num_couplings=1, num_filters=2, **kwargs)
+
+
+def _dense(*, output_channels, **_):
+    return lambda x: tf.tile(x, [1, output_channels])
+
+
+def _shift(*, output_channels, **_):
+    return lambda x: tf.tile(x[..., :1], [1, 1, 1, output_channels])
+
+
+def _one(**kwargs):
+    return tfr.RealNVPVector(1, num_couplings=1, num_filters=2, **kwargs)
+
+
+def _layer(**kwargs):
+    return tfr.coupling_layer(ft.shallow_conv, 2, **kwargs)
+
+
+def _multi_scale(num_scales=2, **kwargs):
+    return tfr.multi_scale(_SHAPE, num_scales, _layer(), **kwargs)
+
+
+def _noise(**kwargs):
+    return tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=2, **kwargs)
+
+
+def _affine(**kwargs):
+    return tfr.AffineCoupling(tfr.ChannelMask(), lambda x: x, **kwargs)
+
+
+def _conditional(size):
+    network = tfr.ShallowConv(2, 2, conditional_event_shape=[3])
+    return tfr.AffineCoupling(tfr.ChannelMask(), network, conditional_event_shape=[size])
+
+
+def _shared(make, name):
+    variables = getattr(make(num_channels=2), name)
+    return make(num_channels=3, **{name: variables})
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: _image(num_blocks=8, network_fn=ft.shallow_conv), "num_blocks"),
+        (lambda: _vector(num_blocks=1, network_fn=_dense), "num_blocks"),
+        (lambda: _vector(activation="swish", network_fn=_dense), "activation"),
+        (lambda: _image(embedding_size=8), "embedding_size"),
+        (lambda: _image(embedding_size=8, conditional_event_shape=[4, 4, 1]), "size only for the"),
+        (lambda: _vector(condition_dropout=0.1), "condition_dropout"),
+        (lambda: _image(split_prior=True), "split_prior only with several scales, got True"),
+        (lambda: _image(num_channel_couplings=2), "num_channel_couplings only with several"),
+        (lambda: _image(attention=2), "attention only with several scales, got 2"),
+        (lambda: tfr.RealNVPImage.compact((15, 15, 1), attention=2), "attention only with several"),
+        (lambda: _layer(momentum=0.5), "momentum only with normalization='batch', got 0.5"),
+        (lambda: _multi_scale(1, prior=_layer()), "prior only with several scales"),
+        (lambda: _image(alpha=None, num_values=17), "num_values only with an alpha, got"),
+        (lambda: _image(alpha=None, num_values=256), "num_values only with an alpha, got"),
+        (lambda: _image(network_fn=_shift, recompute=True), "recompute only with networks that"),
+        (lambda: _one(mixing="permutation"), "only with several elements, got a size of 1"),
+        (lambda: _affine(use_scale=False, scale=0.5), "a scale only with use_scale=True, got 0.5"),
+        (lambda: _affine(conditional_event_shape=[3]), "an argument `conditional_input`"),
+        (lambda: _conditional(4), r"conditional_event_shape of the network, \(3,\), got \(4,\)"),
+        (
+            lambda: _shared(tfr.BatchNormalization, "moving"),
+            "moving of 3 channels.* got 2",
+        ),
+        (lambda: _shared(tfr.ActNorm, "learned"), "expected learned of 3 channels.*, got 2"),
+        (lambda: _shared(tfr.InvertibleConv1x1, "factors"), r"factors of float32.*\[3, 3\]"),
+        (lambda: ConditionEmbedding([4, 4, 1], size=8), "size only for the embedding of"),
+        (lambda: tfr.DenseResNet(2, checkerboard_parity=0), "no checkerboard_parity, a DenseRes"),
+        (lambda: tfr.VisionTransformer(2, checkerboard_parity=1), "no checkerboard_parity, a Vis"),
+        (lambda: tfr.FlowChain([tfr.PixelLogit()], recompute=True), "recompute only with networks"),
+    ],
+)
+def test_an_option_that_does_not_apply_is_an_error(make, option):
+    with pytest.raises(ValueError, match=option):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: _image(split_prior=False, attention=0),
+        lambda: tfr.RealNVPImage(_SHAPE, 2, num_filters=2, split_prior=True, attention=1),
+        lambda: tfr.RealNVPImage.compact((15, 15, 1), num_filters=2, num_couplings=1),
+        lambda: tfr.RealNVPImage.compact(_SHAPE, num_scales=1, num_filters=2, num_couplings=1),
+        lambda: _one(mixing="lu"),
+    ],
+)
+def test_an_option_that_says_what_is_the_case_is_taken(make):
+    assert make() is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: _image(masks=[tfr.ChannelMask()]), "masks"),
+        (lambda: _image(use_scale=False), "use_scale"),
+        (lambda: _vector(momentum=0.5), "momentum"),
+        (lambda: tfr.RealNVPImage.compact(_SHAPE, num_blocks=8), "num_blocks"),
+        (lambda: tfr.RealNVPImage.jet(_SHAPE, patch_size=2, split_prior=True), "split_prior"),
+        (lambda: _multi_scale(num_classes=3, num_heads=2), "num_heads"),
+        (lambda: _noise(alpha=0.05), "alpha"),
+    ],
+)
+def test_an_option_that_a_model_does_not_have(make, option):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        make()
+
+
+def test_the_models_are_compositions_of_the_same_functions():
+    """A composition that is written by hand has the weights and the results of `compact`."""
+    keras.utils.set_random_seed(0)
+    compact = tfr.RealNVPImage.compact((8, 8, 1), 2, num_filters=4, num_couplings=1, attention=2)
+    keras.utils.set_random_seed(0)
+    widths = {"num_filters": 4, "filter_growth": 1.25, "attention": 2}
+    layer = tfr.coupling_layer(ft.shallow_conv, **widths, normalization="actnorm", mixing="lu")
+    prior = tfr.coupling_layer(ft.shallow_conv, **widths)
+    pixels = tfr.PixelLogit(0.05)
+    composed = tfr.multi_scale((8, 8, 1), 2, layer, num_couplings=1, prior=prior, pixels=pixels)
+    assert len(composed.variables) == len(compact.variables)
+    x = ft.pixels([2, 8, 8, 1])
+    results = [ft.randomize(flow).inverse_and_log_det(x) for flow in (compact, composed)]
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["momentum", "attention", "filter_growth"])
+def test_options_of_a_layer_reach_its_parts(name):
+    options = {"momentum": 0.5, "attention": 3, "filter_growth": 1.5}
+    layer = _layer(**{name: options[name], "normalization": "batch"})
+    [coupling, norm] = layer(tfr.ChannelMask(), (None, None, 4), "layer", halvings=2)
+    network = coupling.network
+    found = {"momentum": norm.parameters["momentum"], "attention": network.num_heads}
+    found["filter_growth"] = (network.num_filters / 2) ** 0.5
+    assert found[name] == pytest.approx(options[name], rel=0.2)

@@ -1,0 +1,204 @@
+"""A coupling with its network, its normalization and its mixing of channels: `coupling_layer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.act_norm import ActNorm
+from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
+from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
+from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
+from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
+from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
+from tfp_realnvp.bijectors.transformers import (
+    Additive,
+    Affine,
+    LogisticMixture,
+    RationalQuadraticSpline,
+    SigmoidAffine,
+    TransformerFn,
+)
+from tfp_realnvp.internal import validation
+
+__all__ = ["ConditionShape", "Layer", "NetworkFn", "coupling_layer", "network_of"]
+
+tfb = tfp.bijectors
+
+ConditionShape = tuple[int | None, ...] | None
+NetworkFn = Callable[..., Callable[..., tf.Tensor]]
+Layer = Callable[..., list[tfb.Bijector]]
+
+_TRANSFORMERS: dict[str, TransformerFn] = {
+    "affine": Affine,
+    "sigmoid_affine": SigmoidAffine,
+    "additive": Additive,
+    "rational_quadratic_spline": RationalQuadraticSpline,
+    "logistic_mixture": LogisticMixture,
+}
+
+
+def coupling_layer(
+    network_fn: NetworkFn,
+    num_filters: int = 32,
+    *,
+    filter_growth: float = 1.0,
+    attention: int = 0,
+    transformer: str | TransformerFn = "affine",
+    normalization: str | None = None,
+    momentum: float | None = None,
+    mixing: str | None = None,
+    network_dtype: str | None = None,
+) -> Layer:
+    """Returns a function that makes one layer of a flow: a coupling and what surrounds it.
+
+    `multi_scale` and `patch_flow` call the function for each mask.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> layer = tfr.coupling_layer(tfr.network_of(tfr.ShallowConv), 8, normalization='actnorm')
+    >>> flow = tfr.multi_scale((8, 8, 3), 2, layer, pixels=tfr.PixelLogit())
+    >>> flow.forward(tf.random.normal([5, 8, 8, 3])).shape
+    TensorShape([5, 8, 8, 3])
+
+    Args:
+      network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
+        It gets the keyword arguments `mask`, `input_channels`, `output_channels`, `num_filters`,
+        `name` and `dtype` (the `network_dtype`), in a conditional flow `conditional_event_shape`,
+        the shape of the embedded condition, and with attention `num_heads`. Keras layers are built
+        here.
+      num_filters: width of the networks of images that were not halved.
+      filter_growth: factor by which the networks are wider for images of half the side.
+      attention: heads of the self-attention in networks of halved images; 0 for none.
+      transformer: `'affine'`, `'additive'` as in NICE, `'sigmoid_affine'`,
+        `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
+        `Transformer`.
+      normalization: `'batch'`: batch normalization after the coupling, seen from the data;
+        `'actnorm'`: an `ActNorm` before it; or `None`.
+      momentum: momentum of the moving statistics of batch normalization; by default 0.9.
+      mixing: `'lu'`: a learned `InvertibleConv1x1` before the coupling; `'permutation'`: a fixed
+        random permutation; or `None`.
+      network_dtype: name of the Keras dtype policy of the networks; by default the global policy,
+        or float64 in flows of float64.
+
+    Returns:
+      A function `layer(mask, event_shape, name, halvings=0, condition_shape=None, dtype=tf.float32,
+      seed=0)`, which returns bijectors in order from data to latents. `event_shape` is (height,
+      width, channels) or (size,), `name` the prefix of the names of the bijectors, `halvings` the
+      number of times that the image was halved, `condition_shape` the shape of the embedded
+      condition, and `seed` the seed of a permutation.
+
+    Raises:
+      ValueError: if an argument is out of range or has no effect.
+      TypeError: if an argument has a wrong type.
+    """
+    caller = "coupling_layer"
+    if not callable(network_fn):
+        raise TypeError(f"{caller}: expected a function as network_fn, got {network_fn!r}.")
+    num_filters = validation.count(num_filters, "num_filters", 1, caller)
+    attention = validation.count(attention, "attention", 0, caller)
+    validation.positive(filter_growth, f"{caller}: expected a positive filter_growth")
+    if not callable(transformer):
+        validation.choice(transformer, (*_TRANSFORMERS,), f"{caller}: expected a transformer")
+    transformer_fn = transformer if callable(transformer) else _TRANSFORMERS[transformer]
+    validation.choice(
+        normalization, ("batch", "actnorm", None), f"{caller}: expected a normalization"
+    )
+    validation.choice(mixing, ("lu", "permutation", None), f"{caller}: expected a mixing")
+    is_batch = normalization == "batch"
+    validation.only(momentum, "momentum", is_batch, "with normalization='batch'", caller)
+
+    def layer(
+        mask: Mask,
+        event_shape: Sequence[int | None],
+        name: str,
+        *,
+        halvings: int = 0,
+        condition_shape: ConditionShape = None,
+        dtype: Any = tf.float32,
+        seed: int = 0,
+    ) -> list[tfb.Bijector]:
+        *sides, channels = event_shape
+        ndims, changed = len(event_shape), mask.changed_channels(channels)
+        # A checkerboard transforms all channels, and the network sees all of them.
+        input_channels = channels if ndims == 3 and changed == channels else channels - changed
+        if input_channels == 0:
+            # With nothing to keep, the network sees the condition, or a constant.
+            is_input = condition_shape is not None and len(condition_shape) == ndims
+            input_channels = condition_shape[-1] if is_input else 1
+        with tf.name_scope(f"{name}_coupling"):
+            new_transformer = Affine(1.0, dtype) if transformer_fn is Affine else transformer_fn()
+        policy = "float64" if dtype == tf.float64 else keras.config.dtype_policy().name
+        # The network comes first, so that its initial weights do not depend on other options.
+        network = network_fn(
+            mask=mask,
+            input_channels=input_channels,
+            output_channels=new_transformer.num_parameters * changed,
+            num_filters=round(num_filters * filter_growth**halvings),
+            name=name,
+            dtype=network_dtype or policy,
+            **({"num_heads": attention} if attention and halvings else {}),
+            **({"conditional_event_shape": condition_shape} if condition_shape else {}),
+        )
+        if isinstance(network, keras.layers.Layer) and not network.built:
+            network.build((None, *sides, input_channels))
+        options = {"event_ndims": ndims, "dtype": dtype}
+        shape = condition_shape if takes_condition(network) else None
+        of_coupling = {"conditional_event_shape": shape, "name": f"{name}_coupling", **options}
+        bijectors: list[tfb.Bijector]
+        # The couplings of the paper and of NICE have a class of their own.
+        if type(new_transformer) is Affine:
+            scale = new_transformer.scale
+            bijectors = [AffineCoupling(mask, network, scale=scale, **of_coupling)]
+        elif type(new_transformer) is Additive:
+            bijectors = [AffineCoupling(mask, network, use_scale=False, **of_coupling)]
+        else:
+            bijectors = [Coupling(mask, network, new_transformer, **of_coupling)]
+        options["num_channels"] = channels
+        if mixing == "lu":
+            bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
+        elif mixing == "permutation":
+            # The permutation is the same in each process: NumPy never changes `RandomState`.
+            order = np.random.RandomState(seed).permutation(channels).tolist()
+            bijectors.insert(0, tfb.Permute(order, name=f"{name}_permute"))
+        if normalization == "actnorm":
+            bijectors.insert(0, ActNorm(**options, name=f"{name}_norm"))
+        elif normalization == "batch":
+            rate = 0.9 if momentum is None else momentum
+            bijectors.append(BatchNormalization(rate, **options, name=f"{name}_norm"))
+        return bijectors
+
+    return layer
+
+
+def network_of(network_class: type[keras.layers.Layer], **options: Any) -> NetworkFn:
+    """Returns a `network_fn` that constructs networks of a class of this package.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> network_fn = tfr.network_of(tfr.ConvResNet, num_blocks=1)
+    >>> network = network_fn(mask=tfr.CheckerboardMask(1), output_channels=6, num_filters=8)
+    >>> network.num_blocks, network.num_filters, network.checkerboard_parity
+    (1, 8, 1)
+
+    Args:
+      network_class: `ConvResNet`, `ShallowConv`, `VisionTransformer` or `DenseResNet`.
+      **options: arguments of the class.
+    """
+
+    def network_fn(
+        *, mask: Mask, output_channels: int, input_channels: int | None = None, **kwargs: Any
+    ) -> keras.layers.Layer:
+        del input_channels
+        if isinstance(mask, CheckerboardMask):
+            kwargs["checkerboard_parity"] = mask.parity
+        return network_class(output_channels, **{**options, **kwargs})
+
+    return network_fn

@@ -1,0 +1,245 @@
+"""A whole flow of images, and what it knows of its events: `ImageFlow`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.conditional_layers import conditional_layers
+from tfp_realnvp.bijectors.coupling_layer import ConditionShape
+from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.internal import validation
+
+__all__ = ["ImageFlow", "ImageShape", "checked_image_shape", "image_flow"]
+
+tfb = tfp.bijectors
+
+ImageShape = tuple[int | None, int | None, int]
+
+
+class ImageFlow(FlowChain):
+    r"""A `FlowChain` between latents and images, which knows its shape and its scales.
+
+    `multi_scale` and `patch_flow` return it, and so do `RealNVPImage(...)`,
+    `RealNVPImage.compact(...)` and `RealNVPImage.jet(...)`. Latents have the shape of the image;
+    `split_latents` gives them by scale.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPImage((8, 8, 3), num_scales=2, num_blocks=0, num_filters=4)
+    >>> type(flow).__name__, flow.image_shape, flow.num_scales, flow.num_values
+    ('ImageFlow', (8, 8, 3), 2, 256)
+    >>> [latents.shape for latents in flow.split_latents(flow.inverse(tf.ones([1, 8, 8, 3])))]
+    [TensorShape([1, 4, 4, 6]), TensorShape([1, 4, 4, 6])]
+    """
+
+    def __init__(
+        self,
+        bijectors: Sequence[tfb.Bijector],
+        image_shape: Sequence[int | None],
+        num_scales: int = 1,
+        *,
+        has_fixed_size: bool = False,
+        recompute: bool = False,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "image_flow",
+    ) -> None:
+        """Constructs the flow from its bijectors.
+
+        Args:
+          bijectors: as in `FlowChain`.
+          image_shape: (height, width, channels). Height and width may be `None`.
+          num_scales: number of scales.
+          has_fixed_size: whether images have to have the height and width of `image_shape`.
+          recompute: as in `FlowChain`.
+          dtype: as in `FlowChain`.
+          validate_args: as in `FlowChain`.
+          name: as in `FlowChain`.
+
+        Raises:
+          TypeError: as `FlowChain`, or if `image_shape` is not a shape.
+          ValueError: as `FlowChain`, or if `image_shape` is not the shape of an image.
+        """
+        parameters = dict(locals())
+        self._image_shape = checked_image_shape(image_shape, name)
+        self._num_scales = validation.count(num_scales, "num_scales", 1, name)
+        self._has_fixed_size = has_fixed_size
+        parameters |= {"bijectors": tuple(bijectors), "image_shape": self._image_shape}
+        super().__init__(
+            bijectors,
+            recompute=recompute,
+            event_ndims=3,
+            dtype=dtype,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The argument `image_shape`: (height, width, channels)."""
+        return self._image_shape
+
+    @property
+    def num_scales(self) -> int:
+        """The number of scales."""
+        return self._num_scales
+
+    @property
+    def has_fixed_size(self) -> bool:
+        """Whether images have to have the height and width of `image_shape`."""
+        return self._has_fixed_size
+
+    @property
+    def num_values(self) -> int | None:
+        """The number of gray levels; `None` if events are any real numbers."""
+        found = (part for part in self.bijectors if isinstance(part, PixelLogit))
+        return next((part.num_values for part in found), None)
+
+    def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the latents by scale, the finest first.
+
+        Args:
+          latents: [..., H, W, C], as `inverse` gives them.
+
+        Returns:
+          For each scale i = 1 … L - 1 the half that it factors out, [..., H / 2ⁱ, W / 2ⁱ, 2ⁱ C];
+          then the coarsest latents, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
+
+        Raises:
+          TypeError: if the dtype is not the bijector's.
+          ValueError: if the shape does not fit.
+        """
+        coarser_half = self._as_input(latents, inverse=False)
+        by_scale = []
+        for _ in range(self.num_scales - 1):
+            squeezed = Squeeze(order="factor_out", dtype=self.dtype).forward(coarser_half)
+            coarser_half, factored_out = tf.split(squeezed, 2, axis=-1)
+            by_scale.append(factored_out)
+        return [*by_scale, coarser_half]
+
+    def merge_latents(self, by_scale: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the latents, [..., H, W, C], that `split_latents` gives as `by_scale`.
+
+        Args:
+          by_scale: `num_scales` tensors, the finest scale first.
+
+        Raises:
+          ValueError: if the number of tensors is not `num_scales`.
+        """
+        if len(by_scale) != self.num_scales:
+            raise ValueError(
+                f"{self.name}: expected latents of {self.num_scales} scales, got {len(by_scale)}."
+            )
+        *finer, coarser_half = by_scale
+        for factored_out in reversed(finer):
+            squeezed = tf.concat([coarser_half, factored_out], axis=-1)
+            coarser_half = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
+        return coarser_half
+
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        sizes = self.image_shape[:2] if self.has_fixed_size else (None, None)
+        return tf.TensorShape([*sizes, self.image_shape[-1]])
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        divisor = 2 ** (self.num_scales - 1)
+        if any(size is not None and size % divisor for size in shape[:2]):
+            raise ValueError(
+                f"{self.name}: expected a height and width divisible by {divisor}, for "
+                f"{self.num_scales} scales, got shape {shape}."
+            )
+
+
+def image_flow(
+    image_shape: Sequence[int | None],
+    layers: Callable[[ConditionShape], Sequence[tfb.Bijector]],
+    *,
+    num_scales: int = 1,
+    has_fixed_size: bool = False,
+    pixels: tfb.Bijector | None = None,
+    conditional_event_shape: Sequence[int | None] | None = None,
+    num_classes: int | None = None,
+    condition_dropout: float | None = None,
+    embedding_size: int | None = None,
+    recompute: bool = False,
+    dtype: Any = tf.float32,
+    validate_args: bool = False,
+    name: str = "image_flow",
+) -> ImageFlow:
+    """Returns a flow of images: layers, the embedding of their condition, and a map to pixels.
+
+    `multi_scale` and `patch_flow` make the layers and call this function.
+
+    Args:
+      image_shape: as in `ImageFlow`.
+      layers: function of the shape of an embedded condition, or of `None` without a condition, that
+        returns bijectors in order from data to latents.
+      num_scales: as in `ImageFlow`.
+      has_fixed_size: as in `ImageFlow`.
+      pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default events
+        are any real numbers.
+      conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W, K]
+        for an image. The flow then needs a `conditional_input` of this shape, [..., K] or
+        [..., H, W, K]. An image has the height and width of the data, and is squeezed as the data
+        is.
+      num_classes: number of classes, for a flow that needs a `conditional_input` of integer labels
+        [...] in [0, num_classes).
+      condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of an
+        image. `conditional_input=None` then gives the density without a condition.
+      embedding_size: length of the embedding of labels and vectors, from which each network
+        predicts shifts of its activations; by default 64.
+      recompute: whether gradients compute the activations of the networks again, one coupling at a
+        time, instead of keeping them: less memory for one more forward pass. Only with networks
+        that are Keras layers.
+      dtype: `tf.float32` or `tf.float64`, of values and log det.
+      validate_args: whether to assert that values and log dets are finite, and that data is in the
+        range of a `PixelLogit`.
+      name: name of the operations.
+
+    Raises:
+      ValueError: if an argument is out of range or has no effect.
+      TypeError: if an argument has a wrong type.
+    """
+    bijectors = conditional_layers(
+        layers,
+        conditional_event_shape=conditional_event_shape,
+        num_classes=num_classes,
+        condition_dropout=condition_dropout,
+        embedding_size=embedding_size,
+        event_ndims=3,
+        dtype=dtype,
+        name=name,
+    )
+    return ImageFlow(
+        [*([] if pixels is None else [pixels]), *bijectors],
+        image_shape,
+        num_scales,
+        has_fixed_size=has_fixed_size,
+        recompute=recompute,
+        dtype=dtype,
+        validate_args=validate_args,
+        name=name,
+    )
+
+
+def checked_image_shape(image_shape: Sequence[int | None], caller: str) -> ImageShape:
+    """Returns (height, width, channels), or raises."""
+    expected = f"{caller}: expected an image_shape (height, width, channels)"
+    if not isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape)):
+        raise TypeError(f"{expected}, got {image_shape!r}.")
+    shape = tuple(image_shape)
+    if len(shape) != 3 or shape[-1] is None:
+        raise ValueError(f"{expected}, got {image_shape!r}.")
+    expected = f"{expected}, got {image_shape!r}: expected positive sizes"
+    height, width, channels = (
+        None if size is None else validation.integer(size, 1, expected) for size in shape
+    )
+    return height, width, channels
