@@ -49,7 +49,6 @@ class Columns:
         Raises:
           ValueError: if squares of the numbers are too large or too small for float64.
         """
-        rows = rows.astype(np.float64)
         rounding = rounding_widths(rows)
         widths = dequantize * rounding
         scale = _scales(rows, weights, widths, caller)

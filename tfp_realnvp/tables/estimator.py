@@ -45,8 +45,7 @@ class TableEstimator(BaseEstimator):
     ) -> None:
         """Constructs the estimator; `fit` checks the arguments.
 
-        Below, the modeled columns are those of X in `FlowDensity`, and those of y in
-        `FlowRegressor`.
+        The modeled columns are X in `FlowDensity`, and y in `FlowRegressor`.
 
         Args:
           num_flows: parts of the rows, and flows, each of which holds out another part; at least 2.
@@ -59,16 +58,16 @@ class TableEstimator(BaseEstimator):
             move and scale.
           degrees_of_freedom: of the Student t distributions. A row far from all others is then not
             impossible.
-          noise: standard deviation of the noise in training, where that of a column is 1. With
-            `None` it falls from 0.3 to 0.01, and early stopping chooses.
+          noise: standard deviation of the noise in training, for columns of variance 1. With `None`
+            it falls from 0.3 to 0.01, and early stopping chooses.
           dequantize: whether rounded columns get noise in training. A column counts as rounded if
             three quarters of its distinct values are multiples of a step: 1, 0.5, 0.1, 0.05, ...,
             1e-8, 5e-9. The step, the width of the noise, has to be at least a tenth of the column's
             standard deviation.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
-            training of a flow ends. The weights are those of the best validation, or those of the
-            start if that is not better by a standard error.
+            training of a flow ends. The weights of the best validation are kept, or the weights at
+            the start if the best validation is not better by a standard error.
           learning_rate: learning rate of Adam, at the start of its cosine annealing.
           batch_size: rows in a training step, which are drawn with replacement.
           random_state: as in scikit-learn: an integer gives reproducible results.

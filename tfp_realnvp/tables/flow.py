@@ -74,7 +74,7 @@ class TableFlow:
     Attributes:
       start: the affine map.
       model_key: of the model that the weights belong to.
-      weights: those of the model.
+      weights: of the model.
     """
 
     start: StudentT
@@ -103,7 +103,7 @@ class TableFlow:
         return self.start.events(means, conditions)
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        """Returns the cumulative distribution function at the rows of a single column, [N]."""
         # The map may be a falling one, in all rows or in none: two rows of zeros tell which.
         two_rows = np.zeros([2, rows.shape[1]])
         two_rows[1, -1] = 1.0

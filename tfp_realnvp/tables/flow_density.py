@@ -17,7 +17,6 @@ from tfp_realnvp.tables import columns, weighted_rows
 from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
-from tfp_realnvp.tables.mixing import mixture_log_prob
 from tfp_realnvp.tables.normal_mixture import NormalMixture
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.weighted_rows import Rows
@@ -44,10 +43,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
     ```
 
-    where p_ki, of kind k, did not learn from part i. The weights w_k are those that make the
-    held-out rows most probable, so that the mixture can hardly lose to one of its kinds:
+    where p_ki, of kind k, did not learn from part i. The weights w_k make the held-out
+    rows most probable, so that the mixture can hardly lose to one of its kinds:
 
-    *   Student t distributions with the covariance of the rows. It is shrunk towards that of
+    *   Student t distributions with the covariance of the rows. It is shrunk towards
         independent columns, by the factor that makes held-out rows most probable. They have a
         weight of at least 0.01, or of 10 / N for more than 1,000 rows: rows far from all others are
         not impossible.
@@ -145,7 +144,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           *   `score_start_`: the same without flows.
           *   `flow_gain_`: their difference, and its standard error over the rows.
           *   `history_`: of each flow that was trained, by validation: `step`, `noise`, and `lead`,
-              the mean log density of held-out rows minus that of the start, with `lead_error`.
+              the mean gain in log density of held-out rows over the start, with `lead_error`.
           *   `n_steps_`, `noise_`: of each flow, at the validation that was kept; 0 and NaN if it
               was not better than the start by a standard error, or if the training diverged, which
               issues a `ConvergenceWarning`.
@@ -202,7 +201,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Returns the mean log density of rows in nats, as scikit-learn's `GaussianMixture` does.
 
-        It is the mean of log p(x). With labels, after `fit(X, y)`, it is that of log p(x | y).
+        It is the mean of log p(x), or with labels, after `fit(X, y)`, of log p(x | y).
 
         Args:
           X: rows [N, D].
@@ -356,8 +355,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
 
         def log_prob(standardized: np.ndarray) -> np.ndarray:
-            log_probs = [stack.log_prob(standardized) for stack in self._stacks]
-            return mixture_log_prob(np.stack(log_probs, axis=1), self.class_prior_)
+            return np.logaddexp.reduce(self._joint(standardized), axis=1)
 
         return rows, proposal, log_prob
 
@@ -385,8 +383,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x, y) of each row and class, [N, number of classes]."""
         check_is_fitted(self)
         rows = self._columns.standardized(self._validated(X, reset=False))
-        log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
-        return log_probs + self._columns.log_det + np.log(self.class_prior_)
+        return self._joint(rows) + self._columns.log_det
+
+    def _joint(self, standardized: np.ndarray) -> np.ndarray:
+        """Returns the log density of standardized rows and each class, [N, number of classes]."""
+        log_probs = np.stack([stack.log_prob(standardized) for stack in self._stacks], axis=1)
+        return log_probs + np.log(self.class_prior_)
 
 
 def _check_labels(y: np.ndarray) -> None:

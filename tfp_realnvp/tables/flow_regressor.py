@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import elementwise
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -13,7 +14,7 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import columns, weighted_rows
 from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.numerics import even_points, solve_increasing
+from tfp_realnvp.tables.numerics import even_points
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.weighted_rows import Rows
 
@@ -21,6 +22,7 @@ __all__ = ["FlowRegressor"]
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536
+_TOLERANCE = 1e-6  # of the probability at a quantile
 
 
 class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
@@ -116,10 +118,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._x_columns = Columns.of(x, weights, self.dequantize, self._name)
         self._y_columns = Columns.of(y, weights, self.dequantize, self._name)
         options = self._stack_options(self._y_columns)
-        # A y of few values is scored as rounded, without peaks. Normal mixtures have an own least
-        # variance of conditions.
-        least_variance = np.append(np.zeros(number), options.least_variances[0])
-        options = options._replace(least_variances=[least_variance], is_rounded=y.shape[1] == 1)
+        # A rounded y is scored as rounded, so that narrow peaks gain nothing. Normal mixtures have
+        # a least variance of conditions of their own.
+        options = options._replace(
+            least_variances=[np.append(np.zeros(number), options.least_variances[0])],
+            width=options.widths[0] if y.shape[1] == 1 else 0.0,
+        )
         standardized = Rows(self._standardized(x, y), weights)
         fit = fit_table_stack(standardized, options, generator(self.random_state), number)
         self._stack = fit.stack
@@ -201,17 +205,18 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
                 for points in self._points(conditions, _NUM_POINTS_OF_QUANTILES)
             ]
             return self._in_units(np.concatenate(quantiles, axis=1))
-        repeated, targets = (
-            np.tile(conditions, [len(levels), 1]),
-            np.repeat(levels, len(conditions)),
-        )
+        repeated = np.tile(conditions, [len(levels), 1])
+        targets = np.repeat(levels, len(conditions))
 
         def excess(events: np.ndarray, indices: np.ndarray) -> np.ndarray:
             rows = np.column_stack([repeated[indices], events])
             return self._stack.cdf(rows) - targets[indices]
 
         guesses = np.tile(self._stack.mean_of_events(conditions)[:, 0], len(levels))
-        events = solve_increasing(excess, guesses, tolerance=1e-6)
+        indices = (np.arange(len(targets)),)
+        bracket = elementwise.bracket_root(excess, guesses - 1, guesses + 1, args=indices).bracket
+        tolerances = {"fatol": _TOLERANCE}
+        events = elementwise.find_root(excess, bracket, args=indices, tolerances=tolerances).x
         return self._in_units(events.reshape([len(levels), -1, 1]))
 
     def predict_interval(self, X: Any, probability: float = 0.9) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from sklearn.cluster import kmeans_plusplus
 
-from tfp_realnvp.tables.mixing import log_sum_exp
 from tfp_realnvp.tables.weighted_rows import Rows
 
 __all__ = ["ConditionalMixture", "NormalMixture", "fit_normal_mixtures"]
@@ -22,11 +22,10 @@ __all__ = ["ConditionalMixture", "NormalMixture", "fit_normal_mixtures"]
 _LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3
-# Few rows have the steps that they need; many rows have as many as take seconds.
+# EM converges on small tables; on large ones its steps are capped to a few seconds.
 _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
-_CHUNK_SIZE = 8_192
 
 
 class NormalMixture(NamedTuple):
@@ -35,8 +34,8 @@ class NormalMixture(NamedTuple):
     Attributes:
       log_weights: [K].
       means: [K, D].
-      matrices: [K, D, D] that map deviations from the mean to independent numbers of variance 1, or
-        [K, D] if the columns of a component are independent.
+      matrices: upper triangular [K, D, D]; they map deviations from the mean to independent numbers
+        of variance 1.
     """
 
     log_weights: np.ndarray
@@ -63,12 +62,11 @@ class NormalMixture(NamedTuple):
           seed: for the first centers of clusters.
           max_steps: largest number of steps.
         """
-        nearest = _clusters(rows, number, np.random.default_rng(seed))
-        shares = (nearest[:, np.newaxis] == np.arange(number)).astype(np.float64)
+        shares = _clusters(rows, number, seed)
         log_likelihood = -math.inf
         for _ in range(min(max_steps, max(_MAX_ROW_STEPS // len(shares), _MIN_STEPS))):
             mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
-            log_probs, shares = log_sum_exp(mixture.joint_log_probs(rows.values))
+            log_probs, shares = _log_sum_exp(mixture.joint_log_probs(rows.values))
             before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
             if log_likelihood - before < _TOLERANCE:
                 break
@@ -85,63 +83,33 @@ class NormalMixture(NamedTuple):
         matrices = []
         for mean, share, size in zip(means, shares.T, sizes, strict=True):
             shifted = rows.values - mean
+            covariance = (share * shifted.T) @ shifted / size + np.diag(least_variance)
             if is_diagonal:
-                variance = share @ shifted**2 / size + least_variance
-                matrices.append(variance**-0.5)
-            else:
-                covariance = (share * shifted.T) @ shifted / size + np.diag(least_variance)
-                matrices.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
+                covariance = np.diag(np.diag(covariance))
+            matrices.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
         return cls(np.log(sizes / sizes.sum()), means, np.stack(matrices))
 
     def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of each row and component, times its weight, [N, K]."""
         joint = np.empty([len(rows), len(self.means)])
         for i, (mean, matrix) in enumerate(zip(self.means, self.matrices, strict=True)):
-            shifted = rows - mean
-            latents = shifted * matrix if matrix.ndim == 1 else shifted @ matrix
-            diagonal = matrix if matrix.ndim == 1 else np.diag(matrix)
-            log_det = np.log(abs(diagonal)).sum() - rows.shape[1] / 2 * math.log(2 * math.pi)
-            joint[:, i] = log_det - np.einsum("nd,nd->n", latents, latents) / 2
+            joint[:, i] = _normal_log_prob((rows - mean) @ matrix, matrix)
         return joint + self.log_weights
-
-    def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of rows, [N]."""
-        chunks = [rows[i : i + _CHUNK_SIZE] for i in range(0, len(rows), _CHUNK_SIZE)]
-        return np.concatenate([log_sum_exp(self.joint_log_probs(c))[0] for c in chunks])
-
-    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Returns rows [N, D] from uniform numbers [N, 1 + D]; `conditions` is [N, 0]."""
-        del conditions
-        components = _components(np.exp(self.log_weights)[np.newaxis], uniforms)
-        rows = ndtri(uniforms[:, 1:])
-        for i in np.unique(components):
-            chosen, matrix = components == i, self.matrices[i]
-            latents = rows[chosen]
-            is_diagonal = matrix.ndim == 1
-            rows[chosen] = latents / matrix if is_diagonal else latents @ np.linalg.inv(matrix)
-            rows[chosen] += self.means[i]
-        return rows
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
         """Returns the distribution of other columns given those where `is_condition` [D] holds."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
-        means = self.means[:, other]
-        if self.matrices.ndim == 2:
-            matrices = self.matrices[:, given]
-            slopes = np.zeros([len(means), len(given), len(other)])
-            factors = np.eye(len(other)) / self.matrices[:, np.newaxis, other]
-        else:
-            inverses = np.linalg.inv(self.matrices)
-            covariances = np.swapaxes(inverses, 1, 2) @ inverses
-            of_given, shared, of_other = (
-                covariances[:, rows[:, np.newaxis], columns]
-                for rows, columns in ((given, given), (given, other), (other, other))
-            )
-            slopes = np.linalg.solve(of_given, shared)
-            means = means - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
-            rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
-            matrices = np.swapaxes(np.linalg.inv(np.linalg.cholesky(of_given)), 1, 2)
-            factors = np.swapaxes(np.linalg.cholesky(rest), 1, 2)
+        inverses = np.linalg.inv(self.matrices)
+        covariances = np.swapaxes(inverses, 1, 2) @ inverses
+        of_given, shared, of_other = (
+            covariances[:, rows[:, np.newaxis], columns]
+            for rows, columns in ((given, given), (given, other), (other, other))
+        )
+        slopes = np.linalg.solve(of_given, shared)
+        means = self.means[:, other] - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
+        rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
+        matrices = np.swapaxes(np.linalg.inv(np.linalg.cholesky(of_given)), 1, 2)
+        factors = np.swapaxes(np.linalg.cholesky(rest), 1, 2)
         conditions = NormalMixture(self.log_weights, self.means[:, given], matrices)
         return ConditionalMixture(conditions, means, slopes, factors)
 
@@ -167,12 +135,11 @@ class ConditionalMixture(NamedTuple):
         """Returns the log density of the events of rows given their conditions, [N]."""
         log_probs = np.log(self._shares(rows))
         for i, (errors, matrix) in enumerate(self._errors(rows)):
-            constant = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
-            log_probs[:, i] += constant - np.einsum("nd,nd->n", errors, errors) / 2
-        return log_sum_exp(log_probs)[0]
+            log_probs[:, i] += _normal_log_prob(errors, matrix)
+        return _log_sum_exp(log_probs)[0]
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        """Returns the cumulative distribution function at the rows of a single column, [N]."""
         return sum(
             share * ndtr(errors[:, 0])
             for share, (errors, _) in zip(self._shares(rows).T, self._errors(rows), strict=True)
@@ -189,7 +156,7 @@ class ConditionalMixture(NamedTuple):
     def _shares(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probability of each component given the conditions of rows, [N, K]."""
         conditions = rows[:, : self.slopes.shape[1]]
-        return log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
+        return _log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
 
     def _errors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields latents [N, D] of rows by each component, and the matrices that give them."""
@@ -209,33 +176,41 @@ class ConditionalMixture(NamedTuple):
         return events
 
 
+def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log Σ exp over the last axis, [N], and the share of each term in the sum, [N, K]."""
+    largest = values.max(axis=1, keepdims=True)
+    terms = np.exp(values - largest)
+    sums = terms.sum(axis=1, keepdims=True)
+    return (largest + np.log(sums))[:, 0], terms / sums
+
+
+def _normal_log_prob(latents: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Returns the log density, [N], of vectors that a triangular matrix maps to latents [N, D]."""
+    log_det = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
+    return log_det - np.einsum("nd,nd->n", latents, latents) / 2
+
+
 def _components(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Returns a component by weights [N, K] or [1, K] for each of [N, ...] uniform numbers, [N]."""
+    """Returns a component by weights [N, K] for each of [N, ...] uniform numbers, [N]."""
     ends = weights.cumsum(axis=1)
     return (uniforms[:, :1] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
 
 
-def _clusters(rows: Rows, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the cluster of each row by k-means, which starts by k-means++."""
+def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
+    """Returns the cluster of each row by k-means, as shares 0 and 1, [N, K].
+
+    A small `KMeans` of scikit-learn takes 100 times as long, to set up threads.
+    """
     values, weights = rows
-
-    def squares(centers: np.ndarray) -> np.ndarray:
-        return (centers**2).sum(axis=1) - 2 * values @ centers.T
-
-    centers = rows.draw([1], rng)
-    norms = (values**2).sum(axis=1)
-    least = np.full(len(values), math.inf)
-    while len(centers) < number:
-        least = np.minimum(least, norms + squares(centers[-1:])[:, 0]).clip(min=0.0)
-        chances = weights * least + 1e-300
-        centers = np.append(centers, Rows(values, chances).draw([1], rng), axis=0)
+    centers, _ = kmeans_plusplus(values, number, sample_weight=weights, random_state=seed)
     for _ in range(_CLUSTERING_STEPS):
-        nearest = squares(centers).argmin(axis=1)
-        shares = weights[:, np.newaxis] * (nearest[:, np.newaxis] == np.arange(number))
-        sizes = shares.sum(axis=0)
-        means = shares.T @ values / np.maximum(sizes, 1e-300)[:, np.newaxis]
-        centers = np.where(sizes[:, np.newaxis] > 0, means, centers)
-    return squares(centers).argmin(axis=1)
+        nearest = ((centers**2).sum(axis=1) - 2 * values @ centers.T).argmin(axis=1)
+        shares = np.eye(number)[nearest]
+        sizes = weights @ shares
+        is_used = sizes > 0
+        sums = (weights * shares.T) @ values
+        centers[is_used] = sums[is_used] / sizes[is_used, np.newaxis]
+    return shares
 
 
 def fit_normal_mixtures(
@@ -246,12 +221,8 @@ def fit_normal_mixtures(
 ) -> list[list[Any]]:
     """Returns, for each split, the mixtures that are best on what the first split held out.
 
-    With conditions these are mixtures of conditions and events, given the conditions.
+    They are mixtures of conditions and events, given the conditions.
     """
-
-    def of_events(mixture: NormalMixture) -> NormalMixture | ConditionalMixture:
-        return mixture.given(is_condition) if num_conditions else mixture
-
     if len(splits) == 1:
         return []
     rows, held_out = splits[0]
@@ -272,14 +243,14 @@ def fit_normal_mixtures(
                 least_variance=least_variance,
                 seed=int(rng.integers(2**31)),
             )
-            mixture = of_events(fit(rows))
+            mixture = fit(rows).given(is_condition)
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
             num_worse = 0 if score > best else num_worse + 1
             best = max(best, score)
             fits.append((score, mixture, fit))
         fits.sort(key=lambda each: -each[0])
         kept += [
-            [mixture, *(of_events(fit(train)) for train, _ in splits[1:])]
+            [mixture, *(fit(train).given(is_condition) for train, _ in splits[1:])]
             for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
         ]
     return kept

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
 from tfp_realnvp.tables import weighted_rows
 from tfp_realnvp.tables.flow import TableFlow, TableFlowOptions, fit_table_flow
-from tfp_realnvp.tables.mixing import mixture_log_prob, stacking_weights
 from tfp_realnvp.tables.normal_mixture import fit_normal_mixtures
 from tfp_realnvp.tables.student_t import fit_student_t
 from tfp_realnvp.tables.weighted_rows import Rows
@@ -36,8 +36,7 @@ class StackOptions(NamedTuple):
       least_variances: each gives mixtures of normal distributions of their own, with these added to
         the variances of all columns, [C + D].
       flow: options of the flows.
-      is_rounded: whether a density is the mean over the width of the noise, for a single column of
-        events.
+      width: over which the density of a single column of events is averaged, 0 for none.
     """
 
     num_folds: int
@@ -45,12 +44,7 @@ class StackOptions(NamedTuple):
     widths: np.ndarray
     least_variances: list[np.ndarray]
     flow: TableFlowOptions
-    is_rounded: bool = False
-
-    @property
-    def width(self) -> float:
-        """Width over which the density of a single rounded column is averaged, or 0."""
-        return float(self.widths[0]) if self.is_rounded else 0.0
+    width: float = 0.0
 
 
 class TableStack(NamedTuple):
@@ -59,18 +53,12 @@ class TableStack(NamedTuple):
     Attributes:
       candidates: lists of densities.
       weights: of the candidates.
-      width: see `StackOptions.width`.
+      width: see `StackOptions`.
     """
 
     candidates: list[list[Any]]
     weights: np.ndarray
     width: float
-
-    @classmethod
-    def of(cls, candidates: list[list[Any]], weights: np.ndarray, width: float) -> TableStack:
-        """Returns the mixture without candidates of weight zero."""
-        kept = np.flatnonzero(weights)
-        return cls([candidates[i] for i in kept], weights[kept], width)
 
     def parts(self) -> list[Any]:
         """Returns the densities."""
@@ -85,10 +73,10 @@ class TableStack(NamedTuple):
         """Returns the log density of the events of rows given their conditions, [N]."""
         log_probs = [_log_prob(part, rows, self.width) for part in self.parts()]
         log_probs = np.stack(log_probs, axis=1)
-        return mixture_log_prob(log_probs, self.shares())
+        return logsumexp(log_probs, axis=1, b=self.shares())
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        """Returns the cumulative distribution function at the rows of a single column, [N]."""
         return self._average([part.cdf(rows) for part in self.parts()])
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
@@ -156,7 +144,9 @@ def fit_table_stack(
         log_probs = np.column_stack([log_probs, _held_out_log_probs(flows, splits, width)])
         weights, end_log_probs = _stacked(log_probs, held_out)
     both = np.stack([start_log_probs, end_log_probs], axis=1)
-    return StackFit(TableStack.of(candidates, weights, width), held_out, both, history)
+    kept = np.flatnonzero(weights)
+    stack = TableStack([candidates[i] for i in kept], weights[kept], width)
+    return StackFit(stack, held_out, both, history)
 
 
 def _fit_flows(
@@ -233,9 +223,35 @@ def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndar
 
     The first candidate, Student t distributions, keeps a small weight in any case.
     """
-    weights = stacking_weights(log_probs, held_out.weights)
+    weights = _stacking_weights(log_probs, held_out.weights)
     weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)
     least = min(_STUDENT_T_WEIGHT, _STUDENT_T_ROWS / held_out.number)
     weights *= (1 - least) / weights.sum()
     weights[0] += least
-    return weights, mixture_log_prob(log_probs, weights)
+    return weights, logsumexp(log_probs, axis=1, b=weights)
+
+
+def _stacking_weights(
+    log_probs: np.ndarray, weights: np.ndarray, num_steps: int = 500
+) -> np.ndarray:
+    """Returns the weights of a mixture of densities that make rows most probable, [K].
+
+    The rows are ones to which no density was fitted. The likelihood is a concave function of the
+    weights, and expectation maximization ascends it.
+
+    Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.
+
+    Args:
+      log_probs: log densities [N, K] of N rows.
+      weights: of the rows, [N].
+      num_steps: largest number of steps.
+    """
+    densities = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))
+    mixture = np.full(log_probs.shape[1], 1 / log_probs.shape[1])
+    for _ in range(num_steps):
+        shares = densities * mixture
+        shares /= shares.sum(axis=1, keepdims=True)
+        before, mixture = mixture, weights @ shares / weights.sum()
+        if abs(mixture - before).max() < 1e-5:
+            break
+    return mixture

@@ -63,7 +63,7 @@ class StudentT(NamedTuple):
         return self.mean + conditions @ self.slopes
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller events than those of rows, of a single column, [N]."""
+        """Returns the cumulative distribution function at the rows of a single column, [N]."""
         return self.cdf_of_latents(np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
 
     def cdf_of_latents(self, latents: np.ndarray) -> np.ndarray:
@@ -99,8 +99,8 @@ def fit_student_t(
 ) -> list[StudentT]:
     """Returns for each split the affine map that gives training rows the identity as covariance.
 
-    The slopes are those of ridge regression, with the penalty for which the errors of held-out rows
-    are least. The covariance C of the other errors, with uniform noise of these widths, becomes
+    The slopes are from ridge regression, with the penalty that gives held-out rows the least
+    errors. The covariance C of the other errors, with uniform noise of these widths, becomes
     (1 - a) C + a I, with the factor a for which held-out rows are most probable.
     """
     slopes = _ridge_slopes(splits, num_conditions)

@@ -79,11 +79,9 @@ def merge(
       groups: whole numbers [N]. Equal rows of two groups are distinct.
       weights: positive [N].
     """
-    rows = rows + np.zeros([], rows.dtype)  # -0.0 becomes 0.0
-    order = np.lexsort([*rows.T[::-1], groups])
-    rows, groups = rows[order], groups[order]
-    is_new = np.append(True, (rows[1:] != rows[:-1]).any(axis=1) | (groups[1:] != groups[:-1]))
-    return rows[is_new], groups[is_new], np.bincount(np.cumsum(is_new) - 1, weights[order])
+    table = np.column_stack([groups, rows]) + 0.0  # -0.0 becomes 0.0
+    table, indices = np.unique(table, axis=0, return_inverse=True)
+    return table[:, 1:], table[:, 0].astype(int), np.bincount(indices.ravel(), weights)
 
 
 def folds(weights: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
