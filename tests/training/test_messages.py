@@ -92,7 +92,9 @@ def test_the_warning_points_to_the_call_of_fit(model):
     assert warned[0].filename == __file__
 
 
-def test_a_dataset_without_batches(model):
+def test_a_dataset_without_batches():
+    model = tfr.FlowModel(_flow())
+    model.compile()
     images = tf.data.Dataset.from_tensor_slices(_IMAGES)
     with pytest.raises(ValueError, match=r"got shape .*\. .*`dataset\.batch\(32\)`"):
         model.fit(images, verbose=0)
