@@ -231,18 +231,18 @@ _CASES = {
     "boards_of_other_masks": (_boards_of_other_masks, tf.float64),
     "one_frozen": (_one_frozen, tf.float64),
     "conditioned": (_conditioned, tf.float64),
-    "image_given_classes": (functools.partial(_given, "labels"), tf.float64),
+    "image_given_vectors": (functools.partial(_given, "vectors"), tf.float64),
     "image_given_image": (functools.partial(_given, "images"), tf.float64),
     "user_networks": (_user_networks, tf.float64),
     "plain_function": (_plain_function, tf.float64),
 }
 
 
-# Of three images. Weights of classes have gradients, which labels have not.
+# Of three images.
 _CONDITIONS = {
     "conditioned": [3, 2],
-    "image_given_classes": [3, 5],
-    "image_given_image": [3, 2, 2, 1],
+    "image_given_vectors": [3, 3],
+    "image_given_image": [3, 4, 4, 2],
 }
 
 

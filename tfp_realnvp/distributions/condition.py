@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import Coupling
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
 from tfp_realnvp.distributions.routing import (
     distribution_of,
@@ -147,14 +146,9 @@ def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -
     spec = find_condition_spec(distribution)
     if spec is not None:
         return spec.batch_shape(conditional_input)
-    parts = [distribution, *distribution.submodules]
-    for part in parts:
+    for part in (distribution, *distribution.submodules):
         if isinstance(part, ConditionalBase):
             return part.given(conditional_input).batch_shape
-    for part in parts:
-        if isinstance(part, Coupling) and part.conditional_event_shape is not None:
-            ndims = part.conditional_event_shape.rank
-            return conditional_input.shape[: conditional_input.shape.rank - ndims]
     raise ValueError(
         "condition: expected couplings with a conditional_event_shape, to know the batch shape of "
         f"a conditional_input of shape {conditional_input.shape}, got none in {distribution}."

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import ConditionalBijector, PixelLogit, parts
+from tfp_realnvp.bijectors import PixelLogit, parts
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.conditional_base import ConditionalBase
@@ -81,9 +81,14 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     Raises:
       ValueError: if parts of the distribution declare different conditions.
     """
-    parts = [distribution, *distribution.submodules]
-    specs = {part.embedding.spec for part in parts if isinstance(part, ConditionalBijector)}
-    specs |= {part.condition_spec for part in parts if isinstance(part, ClassMixture)}
+    if isinstance(distribution, ClassMixture):
+        return distribution.condition_spec
+    if isinstance(distribution, private_api.Independent):
+        return find_condition_spec(distribution.distribution)
+    if not isinstance(distribution, private_api.TransformedDistribution):
+        return None
+    of_base = find_condition_spec(distribution.distribution)
+    specs = {of_base, parts.condition_spec(distribution.bijector)} - {None}
     if len(specs) > 1:
         raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
     return specs.pop() if specs else None

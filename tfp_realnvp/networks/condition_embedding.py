@@ -142,11 +142,3 @@ class ConditionEmbedding(keras.layers.Layer):
             "size": self.size,
             "dropout": self.spec.dropout,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ConditionEmbedding:
-        """Returns an embedding with new weights."""
-        if len(config.get("conditional_event_shape") or ()) == 3:
-            # Files of 0.2.0 have a size without effect.
-            config = {**config, "size": None}
-        return cls(**config)

@@ -192,7 +192,9 @@ def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijec
     spec, options = find_condition_spec(distribution), {}
     if spec is not None:
         condition = spec.tensor_spec(distribution.dtype)
-        zeros = tf.zeros([size or 1 for size in condition.shape], condition.dtype)
+        # An image of any size has that of the data.
+        sizes = zip(spec.event_shape, distribution.event_shape, strict=False)
+        zeros = tf.zeros([1, *(size or of_data for size, of_data in sizes)], condition.dtype)
         options = route(distribution, conditional_input=zeros)
     distribution.log_prob(image, **options)
 
