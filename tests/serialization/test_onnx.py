@@ -50,7 +50,7 @@ def vectors():
 FLOWS = {
     "paper": lambda: flow_distribution(SHAPE, num_blocks=0),
     "labels": compact,
-    # Continuous images, conditions that are resized.
+    # Continuous images, and images as conditions.
     "images": lambda: conditional_distribution("images", "shallow", alpha=None),
     "vectors": vectors,
 }
