@@ -33,9 +33,9 @@ class Coupling(FlowBijector):
     ```
 
     The network outputs `P c` channels, for c transformed channels and P parameters of each element.
-    No direction inverts it, so that any network will do. The variables of a Keras layer, Keras
-    model or `tf.Module` are variables of the coupling, also if the network creates them at its
-    first call.
+    Neither direction inverts the network, so that any network will do. The variables of a Keras
+    layer, Keras model or `tf.Module` are variables of the coupling, also if the network creates
+    them at its first call.
 
     A network with an argument `conditional_input` gets the condition of the call, for example
     `coupling.forward(x, conditional_input=c)`. If `conditional_event_shape` declares its shape, the
