@@ -72,7 +72,7 @@ def test_permuted_channels():
     np.testing.assert_array_equal(mask.merge(kept, changed), image)
     assert mask == tfr.ChannelMask(1, permutation=np.array(order), num_first=2)
     assert mask != tfr.ChannelMask(1, num_first=2) and "permutation=(2, 5" in repr(mask)
-    with pytest.raises(ValueError, match="expected 6 channels, the length of its permutation, got 4"):
+    with pytest.raises(ValueError, match="6 channels, the length of its permutation, got 4"):
         mask.split(_image((2, 2, 4)))
 
 
