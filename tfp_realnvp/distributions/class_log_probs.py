@@ -155,7 +155,7 @@ def _log_joint(
     events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
     options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
     by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
-    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(num_samples or 1)
+    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(len(by_sample))
     return unflatten_batch(log_probs, x, event_ndims) + log_prior
 
 

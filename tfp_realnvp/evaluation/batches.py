@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -16,16 +15,13 @@ from tfp_realnvp import distributions, pixels
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.internal.tf_data import without_autotune
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.input_data import as_arrays, check_data
 
-__all__ = ["batches", "check_no_weights", "log_mean_exp", "model_of", "scores_of_batches"]
+__all__ = ["check_no_weights", "log_mean_exp", "map_batches", "model_of", "scorer"]
 
 tfd = tfp.distributions
-
-Batch = tuple[tf.Tensor, tf.Tensor | None]
 
 
 def model_of(
@@ -42,7 +38,7 @@ def model_of(
       model: a `FlowModel` or a distribution.
       caller: name that begins error messages.
       dequantize: as in `FlowModel`.
-      dequantizer: as in `FlowModel`; for a distribution it implies `dequantize=True`.
+      dequantizer: as in `FlowModel`.
       seed: as in `FlowModel`.
 
     Raises:
@@ -53,10 +49,8 @@ def model_of(
     given = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
     options: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
     if not isinstance(model, FlowModel):
-        return FlowModel(distribution, **{"dequantize": True if dequantizer else None, **options})
-    own: dict[str, Any] = {
-        name: getattr(model, name) for name in ("dequantize", "dequantizer", "seed")
-    }
+        return FlowModel(distribution, **options)
+    own: dict[str, Any] = {name: getattr(model, name) for name in given}
     if dequantize is False:
         own["dequantizer"] = None
     if own | options == own:
@@ -65,24 +59,19 @@ def model_of(
         return FlowModel(distribution, **(own | options))
 
 
-def scores_of_batches(
-    model: FlowModel,
-    caller: str,
-    data: Any,
-    *,
-    num_samples: int = 1,
-    num_classes: int | None = None,
-    **options: Any,
-) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Yields the log densities of each batch, [B, K] or [B, K, C], and the batch.
+def scorer(
+    model: FlowModel, caller: str, num_samples: int, num_classes: int | None = None
+) -> Callable[..., np.ndarray]:
+    """Returns a function from events and conditions to log densities, [B, K] or [B, K, C].
 
     Args:
       model: of the distribution and its noise.
       caller: name that begins error messages.
-      data: as in `batches`.
       num_samples: number of noise samples K; 1 without noise.
       num_classes: number of classes C, see `distributions.scores`.
-      **options: of `batches`.
+
+    Raises:
+      ValueError: if there are several samples of no noise.
     """
     num_samples = validation.count(num_samples, "num_samples", 1, caller)
     if num_samples > 1 and not model.dequantize:
@@ -90,22 +79,18 @@ def scores_of_batches(
             f"{caller}: expected one noise sample for values without noise, got {num_samples}; "
             "dequantize=True adds noise."
         )
-    score_options: dict[str, Any] = {
-        "num_samples": num_samples,
-        "seed": model.seed,
-        "num_classes": num_classes,
-        "jit_compile": model.jit_compile,
-    }
-    density = model.distribution, model.noise
-    rewrites = contextlib.nullcontext if model.gains_from_rewrites else few_graph_rewrites
-    for events, condition in batches(model, caller, data, **options):
-        condition_of_score = condition if num_classes is None else None
-        with rewrites(True):
-            log_probs = distributions.scores(*density, events, condition_of_score, **score_options)
-        yield log_probs.numpy().swapaxes(0, 1), (events, condition)
+    options: dict[str, Any] = {"num_samples": num_samples, "num_classes": num_classes}
+    options |= {"seed": model.seed, "jit_compile": model.jit_compile}
+
+    def scores(*batch: tf.Tensor) -> np.ndarray:
+        by_sample = distributions.scores(model.distribution, model.noise, *batch, **options)
+        return by_sample.numpy().swapaxes(0, 1)
+
+    return scores
 
 
-def batches(
+def map_batches(
+    function: Callable[..., Any],
     model: FlowModel,
     caller: str,
     data: Any,
@@ -113,10 +98,11 @@ def batches(
     batch_size: int = 32,
     steps: int | None = None,
     verbose: int = 0,
-) -> Iterator[Batch]:
-    """Yields events and conditions in batches, checked, in the dtype of the distribution.
+) -> Any:
+    """Returns the results of a function of events, and their condition if any, of all batches.
 
     Args:
+      function: returns one or several arrays for events in the dtype of the distribution.
       model: that the data are for.
       caller: name that begins error messages.
       data: arrays, tensors, frames, or lists; a tuple of events and conditions; a dictionary with
@@ -130,55 +116,49 @@ def batches(
       ValueError: if there are no events, or they or their conditions are not as the model declares.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
+    dtype, gray_levels = model.distribution.dtype.as_numpy_dtype, model.dequantize
     data = as_arrays(data[:2] if isinstance(data, tuple) else data)
-    check_data(data, model.distribution, gray_levels=model.dequantize)
-    parts: Iterable[tuple[np.ndarray, tf.Tensor | None]]
-    total = steps
+    check_data(data, model.distribution, gray_levels=gray_levels)
+
+    def checked(part: Any) -> tuple[Any, ...]:
+        part = as_arrays(part)
+        events, condition = np.asarray(pixels.image_component(part)), model.condition_of(part)
+        check_data((events, condition), model.distribution, gray_levels=gray_levels)
+        if condition is None:
+            return (events,)
+        expected = f"{caller}: expected one condition for each of {len(events)} events"
+        validation.require(len(condition) == len(events), expected, len(condition))
+        return events, condition
+
     if hasattr(pixels.image_component(data), "__array__"):
-        events, condition = _events_and_condition(model, caller, data)
-        parts, total = slices(batch_size, events, condition), -(-len(events) // batch_size)
+        batches = slices(batch_size, *checked(data))
+        steps = steps or -(-len(pixels.image_component(data)) // batch_size)
     else:
-        parts = (_checked_batch(model, caller, part) for part in _iterable(data, caller, steps))
-    progress, is_empty = keras.utils.Progbar(total, verbose=verbose), True
-    for events, condition in itertools.islice(parts, steps):
-        yield tf.constant(events.astype(model.distribution.dtype.as_numpy_dtype)), condition
+        batches = map(checked, _iterable(data, caller, steps))
+    progress, results = keras.utils.Progbar(steps, verbose=verbose), []
+    for events, *condition in itertools.islice(batches, steps):
+        results.append(function(tf.constant(events.astype(dtype)), *condition))
         progress.add(1)
-        is_empty = False
-    if is_empty:
+    if not results:
         raise ValueError(f"{caller}: expected data, got an empty dataset.")
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
 
 def _iterable(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
     if isinstance(data, keras.utils.PyDataset):
         return (data[i] for i in range(steps or data.num_batches))
-    if isinstance(data, tf.data.Dataset):
-        if steps is None and data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(f"{caller}: expected a finite dataset, or `steps`.")
-        return without_autotune(data)
-    return data
-
-
-def _checked_batch(model: FlowModel, caller: str, data: Any) -> tuple[np.ndarray, Any]:
-    events, condition = _events_and_condition(model, caller, as_arrays(data))
-    check_data((events, condition), model.distribution, gray_levels=model.dequantize)
-    return events, condition
-
-
-def _events_and_condition(model: FlowModel, caller: str, data: Any) -> tuple[np.ndarray, Any]:
-    events, condition = np.asarray(pixels.image_component(data)), model.condition_of(data)
-    if condition is not None and len(condition) != len(events):
-        raise ValueError(
-            f"{caller}: expected one condition for each of {len(events)} events, got "
-            f"{len(condition)}."
-        )
-    return events, condition
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    if steps is None and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"{caller}: expected a finite dataset, or `steps`.")
+    return without_autotune(data)
 
 
 def check_no_weights(data: Any, caller: str) -> None:
     """Raises `ValueError` if data have weights, which the means of an evaluation do not use.
 
     Args:
-      data: as in `batches`. The batches of a generator are not seen.
+      data: as in `map_batches`. The batches of a generator are not seen.
       caller: name that begins the error message.
     """
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from tfp_realnvp.distributions import VariationalDequantization, class_log_prior
 from tfp_realnvp.evaluation.batches import (
     check_no_weights,
     log_mean_exp,
+    map_batches,
     model_of,
-    scores_of_batches,
+    scorer,
 )
 from tfp_realnvp.internal import validation
 from tfp_realnvp.training.flow_model import FlowModel
@@ -116,14 +116,17 @@ def classification(
     check_no_weights(data, caller)
     if labels is not None:
         data = (pixels.image_component(data), labels)
-    options = {"num_samples": num_samples, "batch_size": batch_size}
-    batches = scores_of_batches(model, caller, data, num_classes=len(log_prior), **options)
-    results = [(log_mean_exp(scores) + log_prior, found) for scores, (_, found) in batches]
-    log_joint = np.concatenate([log_prob for log_prob, _ in results])
+    score = scorer(model, caller, num_samples, num_classes=len(log_prior))
+
+    def score_and_label(events: Any, *condition: Any) -> tuple[np.ndarray, np.ndarray]:
+        return score(events), np.asarray(condition[0]) if condition else np.full(len(events), -1)
+
+    samples, labels = map_batches(score_and_label, model, caller, data, batch_size=batch_size)
+    log_joint = log_mean_exp(samples) + log_prior
     log_probs = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
     if np.isnan(log_probs).any():
         raise ValueError(f"{caller}: expected log densities, got NaN.")
-    labels = _checked_labels([found for _, found in results], log_joint.shape)
+    labels = _checked_labels(labels, log_joint.shape)
     predicted, num_classes = log_probs.argmax(axis=-1), log_probs.shape[-1]
     is_correct = predicted == labels
     confusion = np.bincount(num_classes * labels.astype(int) + predicted, minlength=num_classes**2)
@@ -177,15 +180,12 @@ def expected_calibration_error(
     return float(np.abs(differences).sum() / len(confidence))
 
 
-def _checked_labels(labels: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
+def _checked_labels(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     num_images, num_classes = shape
     expected = (
         f"classification: expected integer labels in [0, {num_classes}), one for each of "
         f"{num_images} events"
     )
-    if any(part is None for part in labels):
-        raise ValueError(f"{expected}, got none.")
-    labels = np.concatenate(labels)
     if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{expected}, got {labels.dtype} of shape {labels.shape}.")
     if labels.min() < 0 or labels.max() >= num_classes:

@@ -14,8 +14,9 @@ from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.evaluation.batches import (
     check_no_weights,
     log_mean_exp,
+    map_batches,
     model_of,
-    scores_of_batches,
+    scorer,
 )
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -242,9 +243,13 @@ def _log_probs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p - log q, float64 [N, K], and the number of elements of events, [N]."""
     check_no_weights(data, caller)
-    options = {"num_samples": num_samples, "batch_size": batch_size}
-    batches = list(scores_of_batches(model, caller, data, **options))
-    log_prob = np.concatenate([scores for scores, _ in batches]).astype(np.float64)
+    score = scorer(model, caller, num_samples)
+
+    def score_and_size(events: Any, *condition: Any) -> tuple[np.ndarray, np.ndarray]:
+        return score(events, *condition), np.full(len(events), math.prod(events.shape[1:]))
+
+    log_prob, sizes = map_batches(score_and_size, model, caller, data, batch_size=batch_size)
+    log_prob = log_prob.astype(np.float64)
     is_finite = np.isfinite(log_prob).all(axis=1)
     if not is_finite.all():
         index = int(is_finite.argmin())
@@ -252,8 +257,7 @@ def _log_probs(
         raise ValueError(
             f"{caller}: expected finite log densities, got {log_prob[index]} for {event} {index}."
         )
-    sizes = [np.full(len(scores), math.prod(events.shape[1:])) for scores, (events, _) in batches]
-    return log_prob, np.concatenate(sizes)
+    return log_prob, sizes
 
 
 def _bounds(log_prob: np.ndarray) -> np.ndarray:

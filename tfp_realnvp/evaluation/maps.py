@@ -14,9 +14,9 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ImageFlow, parts
 from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
-from tfp_realnvp.evaluation.batches import batches, model_of
+from tfp_realnvp.evaluation.batches import map_batches, model_of
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.kept import traced
+from tfp_realnvp.internal.kept import call_traced
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["log_prob_map"]
@@ -103,22 +103,22 @@ def log_prob_map(
     log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
     if conditional_input is not None:
         data = (data, conditional_input)
-    function = traced(
-        _map, model.distribution, model.noise, log_dets, jit_compile=model.jit_compile
-    )
-    seed = tf.constant(model.seed)
-    return np.concatenate(
-        [function(*batch, seed).numpy() for batch in batches(model, caller, data, **kwargs)]
-    )
+    seed, options = tf.constant(model.seed), (model.noise, log_dets)
+
+    def map_of(*batch: tf.Tensor) -> tf.Tensor:
+        jit_compile = model.jit_compile
+        return call_traced(_map, model.distribution, options, seed, *batch, jit_compile=jit_compile)
+
+    return map_batches(map_of, model, caller, data, **kwargs)
 
 
 def _map(
     distribution: tfd.Distribution,
     noise: Any,
     log_dets: bool,
-    images: tf.Tensor,
-    condition: tf.Tensor | None,
     seed: tf.Tensor,
+    images: tf.Tensor,
+    condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns maps of images, [B, H, W], with the first noise sample."""
     terms, height, width = TermsByPosition(), tf.shape(images)[1], tf.shape(images)[2]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
-from tfp_realnvp.evaluation.batches import log_mean_exp, model_of, scores_of_batches
+from tfp_realnvp.evaluation.batches import log_mean_exp, map_batches, model_of, scorer
 from tfp_realnvp.training.diagnosis import warn_unless_finite
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -77,8 +77,7 @@ def log_prob(
     if conditional_input is not None:
         data = (data, conditional_input)
     model = model_of(model, caller)
-    batches = scores_of_batches(model, caller, data, num_samples=num_samples, **kwargs)
-    log_probs = np.concatenate([log_mean_exp(log_prob) for log_prob, _ in batches])
-    log_probs = log_probs.astype(model.distribution.dtype.as_numpy_dtype)
+    samples = map_batches(scorer(model, caller, num_samples), model, caller, data, **kwargs)
+    log_probs = log_mean_exp(samples).astype(samples.dtype)
     warn_unless_finite(log_probs, "predict")
     return log_probs

@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["kept", "traced"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["call_traced", "kept"]
 
 
-def kept(function: Function) -> Function:
+def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function that computes its result once for each owner, its first argument.
 
     #### Example
@@ -40,66 +38,53 @@ def kept(function: Function) -> Function:
             of_owner[arguments] = function(owner, *arguments)
         return of_owner[arguments]
 
-    return call  # type: ignore[return-value]
+    return call
 
 
-def traced(
-    function: Callable[..., tf.Tensor], owner: Any, *options: Hashable, jit_compile: bool = False
-) -> Callable[..., tf.Tensor]:
-    """Returns `function(owner, *options, *tensors)` as a function of tensors, or `None`.
+def call_traced(
+    function: Callable[..., tf.Tensor],
+    owner: Any,
+    options: tuple[Hashable, ...],
+    *tensors: tf.Tensor,
+    jit_compile: bool = False,
+) -> tf.Tensor:
+    """Returns `function(owner, *options, *tensors)`.
 
-    It is traced once for each owner, function and options, for tensors of any first dimension.
+    TensorFlow traces the function once for each owner and options, for any first dimension of the
+    tensors, and keeps the graph with the owner.
 
     #### Example
 
     >>> import tensorflow as tf, tensorflow_probability as tfp
-    >>> from tfp_realnvp.internal.kept import traced
+    >>> from tfp_realnvp.internal.kept import call_traced
     >>> traces = []
     >>> def log_prob(distribution, x):
     ...     traces.append(x.shape)
     ...     return distribution.log_prob(x)
     >>> normal = tfp.distributions.Normal(0., 1.)
-    >>> [traced(log_prob, normal)(tf.zeros(n)).shape[0] for n in (1, 2, 3)], traces
+    >>> [call_traced(log_prob, normal, (), tf.zeros(n)).shape[0] for n in (1, 2, 3)], traces
     ([1, 2, 3], [TensorShape([None])])
 
     Args:
       function: a function of a module, which has no state of its own.
-      owner: the first argument, for example a distribution.
-      *options: further arguments.
+      owner: for example a distribution.
+      options: further arguments.
+      *tensors: the last arguments.
       jit_compile: whether XLA compiles the function, once for each shape.
     """
-
-    def call(*tensors: tf.Tensor | None) -> tf.Tensor:
-        specs = tuple(
-            None
-            if x is None
-            else tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype)
-            for x in tensors
-        )
-        function_of_tensors = _traced(owner, function, options, jit_compile, specs)
-        return function_of_tensors(*(x for x in tensors if x is not None))
-
-    return call
+    shapes = [[None, *x.shape[1:]] if x.shape.rank else [] for x in tensors]
+    specs = tuple(tf.TensorSpec(s, x.dtype) for s, x in zip(shapes, tensors, strict=True))
+    return _traced(owner, function, options, jit_compile, specs)(*tensors)
 
 
 @kept
 def _traced(
-    owner: Any,
-    function: Callable[..., tf.Tensor],
-    options: tuple[Hashable, ...],
-    jit_compile: bool,
-    specs: tuple[tf.TensorSpec | None, ...],
-) -> tf.types.experimental.PolymorphicFunction:
+    owner: Any, function: Callable[..., tf.Tensor], options: Any, jit_compile: bool, specs: Any
+) -> Callable[..., tf.Tensor]:
     owner_reference = weakref.ref(owner)
-
-    def function_of_tensors(*tensors: tf.Tensor) -> tf.Tensor:
-        rest = iter(tensors)
-        arguments = [None if spec is None else next(rest) for spec in specs]
-        return function(owner_reference(), *options, *arguments)
-
     return tf.function(
-        function_of_tensors,
-        input_signature=[spec for spec in specs if spec is not None],
+        lambda *tensors: function(owner_reference(), *options, *tensors),
+        input_signature=specs,
         autograph=False,
         jit_compile=jit_compile or None,
     )

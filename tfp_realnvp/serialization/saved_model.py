@@ -275,7 +275,7 @@ class ServedFlow:
             one = tf.ones_like(temperature)
             assertions.append(tf.debugging.assert_equal(temperature, one, message))
         with tf.control_dependencies(assertions):
-            options = _options(route, self._base, conditional_input)
+            options = route(self._base, conditional_input=conditional_input)
             latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]), **options)
             if self._is_standard_normal:
                 latents *= temperature
@@ -306,7 +306,7 @@ class ServedFlow:
         return self._logit.num_values
 
     def _forward_pass(self, latents: tf.Tensor, conditional_input: Condition = None) -> tf.Tensor:
-        options = _options(parts.call_options, self._bijector, conditional_input)
+        options = parts.call_options(self._bijector, conditional_input=conditional_input)
         return self._bijector.forward(latents, **options)
 
     def _decoded(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
@@ -326,7 +326,7 @@ class ServedFlow:
 
     def _base_log_prob(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
         if not self._is_standard_normal:
-            options = _options(route, self._base, conditional_input)
+            options = route(self._base, conditional_input=conditional_input)
             return self._base.log_prob(latents, **options)
         # The base distribution has one event shape; images can have any size.
         log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
@@ -401,12 +401,6 @@ def _of_vectors(function: Callable[..., Outputs], takes_x: bool) -> Callable[...
 
     of_x.__name__ = function.__name__
     return of_x
-
-
-def _options(
-    route_to: Callable[..., dict[str, Any]], part: Any, conditional_input: Condition
-) -> dict[str, Any]:
-    return {} if conditional_input is None else route_to(part, conditional_input=conditional_input)
 
 
 def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

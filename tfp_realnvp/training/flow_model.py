@@ -202,7 +202,7 @@ class FlowModel(BatchModel, SavableModel):
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
         self._scales = tuple(tracking.find_scales(self.networks, bijectors))
-        self.gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
+        self._gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
         self._guard = FiniteGuard(
@@ -531,7 +531,7 @@ class FlowModel(BatchModel, SavableModel):
     ) -> Callable[[Any], Any]:
         """Returns a function of batches whose graph is rewritten little, where that is as fast."""
         # A loop of several steps gains from rewrites, too.
-        if self.gains_from_rewrites or self.steps_per_execution > 1:
+        if self._gains_from_rewrites or self.steps_per_execution > 1:
             return function
 
         def rewritten(iterator: Any) -> Any:
@@ -560,7 +560,7 @@ class FlowModel(BatchModel, SavableModel):
         images = replicas.at_least_one(images)
         condition = None if condition is None else replicas.at_least_one(condition)
         options = self.distribution, self.noise, None, False
-        return distributions.score(*options, images, condition, self.seed)[:number]
+        return distributions.score(*options, images, self.seed, condition=condition)[:number]
 
     def _updated_metrics(
         self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
