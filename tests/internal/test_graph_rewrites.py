@@ -59,6 +59,20 @@ def test_what_the_user_chose_stays(monkeypatch):
         context.function_call_options = before
 
 
+def test_calls_have_the_options_of_the_context():
+    context = private_api.eager_context()
+    before = context.function_call_options
+    square = tf.function(lambda x: x * x)
+    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    context.function_call_options = private_api.FunctionCallOptions("no such executor", config)
+    try:
+        with pytest.raises(tf.errors.OpError, match="no such executor"):
+            square(tf.constant(3.0))
+    finally:
+        context.function_call_options = before
+    assert float(square(tf.constant(3.0))) == 9.0
+
+
 def _network(output_channels, **kwargs):
     return keras.Sequential([keras.layers.Dense(output_channels)])
 
