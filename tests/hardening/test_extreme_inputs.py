@@ -167,12 +167,3 @@ def test_overflow_of_samples_is_announced():
     for sample in (validated.sample, tf.function(validated.sample)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="expected finite data"):
             sample(2)
-
-
-def test_finite_values_are_validated_without_a_word():
-    flow = with_variances("networks", 1.0)
-    validated = flow.copy(bijector=flow.bijector.copy(validate_args=True))
-    images = ft.pixels([2, *SHAPE])
-    np.testing.assert_array_equal(validated.log_prob(images), flow.log_prob(tf.identity(images)))
-    seed = (0, 1)
-    np.testing.assert_array_equal(validated.sample(2, seed=seed), flow.sample(2, seed=seed))

@@ -135,32 +135,19 @@ def test_serialization(kind):
 # Errors.
 
 
+# Others, by the bijectors that take them: `tests/bijectors/test_conditions.py`.
 @pytest.mark.parametrize(
     ("kind", "value", "match"),
     [
-        (
-            "labels",
-            5,
-            r"integer labels in \[0, 5\), got \[5\]",
-        ),
         ("labels", None, r"integer labels in \[0, 5\), got None"),
         ("labels", [0, -1, 7], r"got \[-1, 7\]"),
         ("labels", 2**32, r"got \[4294967296\]"),
-        ("labels", [0.0, 1.0], r"got float\d\d of shape \(2,\)"),
         ("labels", 1.0, r"got float\d\d of shape \(\)"),
-        ("labels", np.zeros([2, 4]), r"got float\d\d of shape \(2, 4\)"),
         ("labels", [True], r"got bool of shape \(1,\)"),
         ("labels", ["cat"], r"got values that are not numbers of shape \(1,\)"),
-        ("vectors", np.zeros([2, 4]), r"vectors \[..., 3\], got float\d\d of shape \(2, 4\)"),
         ("vectors", 1.0, r"vectors \[..., 3\], got float\d\d of shape \(\)"),
         ("vectors", np.zeros([3], bool), r"got bool of shape \(3,\)"),
-        (
-            "images",
-            np.zeros([4, 4, 3]),
-            r"images \[..., 4, 4, 2\], got float\d\d of shape \(4, 4, 3",
-        ),
         ("images", np.zeros([2, 8, 8, 2]), r"images \[..., 4, 4, 2\], got .* \(2, 8, 8, 2\)"),
-        ("images_of_any_size", np.zeros([2]), r"images \[..., any, any, 2\], got .* \(2,\)"),
     ],
 )
 def test_conditions_that_are_not_as_declared(kind, value, match):
@@ -192,14 +179,10 @@ def test_labels_out_of_range_are_nan_in_a_graph(dropout, lowest, jit_compile):
     ("options", "match"),
     [
         ({}, "either a conditional_event_shape or num_classes, got None and None"),
-        ({"conditional_event_shape": [3], "num_classes": 3}, "or num_classes, got"),
-        ({"num_classes": 0}, "num_classes of at least 1, got 0"),
         ({"num_classes": "ten"}, "num_classes of at least 1, got 'ten'"),
-        ({"conditional_event_shape": [3, 3]}, r"shape \[K\] or \[H, W, K\], got \(3, 3\)"),
         ({"conditional_event_shape": [4, 4, None]}, r"shape \[K\] or \[H, W, K\], got"),
         ({"conditional_event_shape": 3}, r"shape \[K\] or \[H, W, K\], got 3"),
         ({"num_classes": 3, "size": 0}, "a size of at least 1, got 0"),
-        ({"num_classes": 3, "dropout": 1.0}, r"condition_dropout in \[0, 1\), got 1.0"),
         ({"num_classes": 3, "dropout": "x"}, r"condition_dropout in \[0, 1\), got 'x'"),
     ],
 )

@@ -50,13 +50,6 @@ def test_against_the_definition(name):
     )
 
 
-def test_stacked_kernels_equal_each_on_its_own():
-    kernels, scales = _kernel_and_scale("stack", tf.float32)
-    stacked = weight_norm(kernels, scales)
-    for kernel, scale, result in zip(kernels, scales, stacked, strict=True):
-        np.testing.assert_allclose(weight_norm(kernel, scale), result, rtol=1e-6)
-
-
 @each_shape
 def test_gradients_against_the_definition(name):
     arguments = _kernel_and_scale(name)
@@ -123,25 +116,6 @@ def test_a_matrix_is_a_kernel_of_one_by_one(bias):
         input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)],
     )
     np.testing.assert_allclose(late(x), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_convolution_with_unit_filters_keeps_the_mean_square():
-    kernel = weight_norm(ft.normal([3, 3, 32, 64]), tf.ones([64]))
-    y = convolve(ft.normal([8, 16, 16, 32]), kernel)[:, 1:-1, 1:-1]
-    assert float(tf.reduce_mean(y**2)) == pytest.approx(1, rel=0.1)
-
-
-def test_the_gradient_of_the_kernel_is_orthogonal_to_it():
-    # Weight normalization, section 2.2: the length of the kernel is not learned.
-    kernel, scale = _kernel_and_scale("kernel")
-    with tf.GradientTape() as tape:
-        tape.watch(kernel)
-        outputs = convolve(ft.normal([2, 4, 4, 2], tf.float64), weight_norm(kernel, scale))
-        loss = tf.reduce_sum(outputs**2)
-    gradient, kernel = tape.gradient(loss, kernel).numpy(), kernel.numpy()
-    size = np.sqrt((gradient**2).sum((0, 1, 2)) * (kernel**2).sum((0, 1, 2)))
-    assert size.min() > 0.1
-    np.testing.assert_allclose((gradient * kernel).sum((0, 1, 2)) / size, 0, atol=1e-12)
 
 
 def test_a_convolution_computes_in_the_precision_of_its_inputs():
