@@ -180,6 +180,10 @@ class ConditionSpec:
         is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
         return tf.where(is_left_out, _missing_value(condition.dtype), condition)
 
+    def with_and_without(self, condition: tf.Tensor) -> tf.Tensor:
+        """Returns conditions [B, ...] and as many missing ones, [2, B, ...]."""
+        return tf.stack([condition, tf.fill(tf.shape(condition), _missing_value(condition.dtype))])
+
     def tensor_spec(self, dtype: Any = tf.float32) -> tf.TensorSpec:
         """Returns the specification of a batch of conditions [B, ...]."""
         return tf.TensorSpec([None, *self.event_shape], self._dtype(dtype), "conditional_input")

@@ -1,6 +1,7 @@
 """A base with a component for each class, and flows that are trained on few labels with it."""
 
 import pickle
+import warnings
 
 import flow_testing as ft
 import keras
@@ -74,6 +75,7 @@ def test_samples(shape):
 
 
 @pytest.mark.graph
+@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
 @each_shape
 def test_few_labels_in_fit(shape):
     # One step of gradient descent, on labeled and unlabeled rows.
@@ -90,7 +92,10 @@ def test_few_labels_in_fit(shape):
         unknown = tf.reduce_logsumexp(joint + np.log(_PROBS, dtype=np.float32), axis=-1)
         log_prob = tf.where(np.less(_LABELS, 0), unknown, known) + ildj
         loss = -tf.reduce_mean(log_prob)
-    expected = means - rate * tape.gradient(loss, means)
+        # A tenth of the mean log p(y | x) of the three labels is added.
+        gain = tf.gather(known - unknown, [0, 1, 3])
+        objective = loss - 0.1 * tf.reduce_mean(gain)
+    expected = means - rate * tape.gradient(objective, means)
     history = model.fit(x, np.array(_LABELS), batch_size=4, shuffle=False, verbose=0).history
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
     np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-6)
@@ -98,6 +103,83 @@ def test_few_labels_in_fit(shape):
     given = tfr.condition(flow, _LABELS)
     np.testing.assert_allclose(log_prob, given.log_prob(x), rtol=1e-4)
     np.testing.assert_allclose(tfr.log_prob(model, x), flow.log_prob(x), rtol=1e-4)
+
+
+def _equal_means(shape):
+    """Returns a model whose class means are zero, and the means."""
+    flow = _flow(shape)
+    means = flow.distribution.loc
+    means.assign(tf.zeros_like(means))
+    model = tfr.FlowModel(flow, dequantize=False)
+    model.compile(keras.optimizers.SGD(0.0))
+    return model, means
+
+
+@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
+@pytest.mark.parametrize(
+    ("shape", "kind"), [(_IMAGES, "arrays"), (_VECTORS, "dataset"), (_VECTORS, "budget")]
+)
+def test_equal_means_move_apart(shape, kind):
+    model, means = _equal_means(shape)
+    x = (ft.pixels if shape == _IMAGES else ft.normal)([6, *shape]).numpy()
+    labels = np.array([0, -1, 2, 2, -1, 0])
+    data, options = (x, labels), {"batch_size": 6, "epochs": 8}
+    seen = []
+
+    def record(epoch, logs):
+        seen.append((means.numpy(), model.distribution.bijector.inverse(x).numpy()))
+
+    options["callbacks"] = [keras.callbacks.LambdaCallback(on_epoch_end=record)]
+    if kind == "dataset":
+        data, options["batch_size"] = (tf.data.Dataset.from_tensor_slices(data).batch(6),), None
+    if kind == "budget":
+        options["callbacks"] += [tfr.LearningRateBudget(steps=8, peak=1e-30)]
+        options["epochs"] = 1_000
+    model.fit(*data, verbose=0, **options)
+    first, z = seen[0]
+    np.testing.assert_allclose(first, 0, atol=1e-20)  # That step sets the normalizations.
+    centers = np.zeros([3, *shape], np.float32)
+    centers[[0, 2]] = z[[0, 5]].mean(0), z[[2, 3]].mean(0)
+    centers[[0, 2]] -= centers[[0, 2]].mean(0)
+    # The standard deviation of a component is 0.5.
+    factor = max(1.0, 6 * 0.5 / np.linalg.norm(centers[0] - centers[2]))
+    for epoch, share in [(1, 0.25), (2, 0.5), (4, 1.0), (7, 1.0)]:
+        expected = centers * (1 + share * (factor - 1))
+        np.testing.assert_allclose(seen[epoch][0], expected, rtol=1e-4, atol=1e-4)
+    model.fit(*data, verbose=0, **{**options, "epochs": 1, "callbacks": []})
+    np.testing.assert_allclose(means, seen[-1][0], atol=1e-20)  # They differ.
+
+
+@pytest.mark.graph
+def test_classes_of_few_labels():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    classes = np.arange(300) % 3
+    x = np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 3.0]])[classes] + rng.normal(0.0, 0.5, [300, 2])
+    labels = np.where(np.arange(300) < 6, classes, -1)
+    components = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([3, 2])), 1.0), 1)
+    base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
+    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8)
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
+    model.compile()
+    model.fit(x, labels, epochs=15, verbose=0)
+    accuracy = (tfr.class_log_probs(model, x).numpy().argmax(-1) == classes).mean()
+    assert accuracy > 0.97
+
+
+def test_warning_of_misclassified_labels():
+    model = tfr.FlowModel(_flow(_VECTORS))
+    model.compile(keras.optimizers.SGD(0.0))
+    x = ft.normal([5, 3]).numpy()
+    model.fit(x, np.full(5, -1), verbose=0)  # sets the normalizations
+    labels = tfr.class_log_probs(model, x).numpy().argmax(-1)
+    labels[4] = -1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*labeled events")
+        model.fit(x, labels, verbose=0)
+    labels[:2] = (labels[:2] + 1) % 3
+    with pytest.warns(UserWarning, match="2 of 4 labeled events are classified as another"):
+        model.fit(x, labels, verbose=0)
 
 
 @pytest.mark.full
@@ -134,6 +216,9 @@ def test_errors():
     mixture = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
     with pytest.raises(ValueError, match=r"expected .* batch_shape \[number of classes\], got"):
         mixture.log_prob(tf.zeros(4))
+    model, _ = _equal_means(_VECTORS)
+    with pytest.raises(ValueError, match=r"expected labels .* all class means .* are equal"):
+        model.fit(ft.normal([4, 3]).numpy(), np.full(4, -1))
     # A flow whose networks take the label has no density without one.
     bijector = tfr.RealNVPVector(3, num_couplings=2, num_filters=4, num_classes=3)
     flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [3]), bijector)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.condition_spec import ConditionSpec
+from tfp_realnvp.internal import private_api
 
 __all__ = ["ClassMixture"]
 
@@ -23,16 +24,21 @@ class ClassMixture(tfd.MixtureSameFamily):
     ```
 
     `conditional_input` has the labels. As the base of a flow it makes a classifier of few labels:
-    `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of the rows with a label, and `log p(x)` of
-    those whose label is -1. The bijector does not depend on the class. `class_log_probs` is
-    `log p(y | x)`; `flow.log_prob(x)` is `log p(x)`. Means that start far apart separate the
-    classes.
+    `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of the rows with a label, `log p(x)` of the
+    rows whose label is -1, and in addition 0.1 times the mean `log p(y | x)` of the labeled rows of
+    each batch. The bijector does not depend on the class. `class_log_probs` is `log p(y | x)`;
+    `flow.log_prob(x)` is `log p(x)`.
+
+    Construct it with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then places the means at
+    the mean latents of the labeled rows, and in the first half of the training moves them apart, to
+    a mean distance of at least 6 standard deviations. The classes divide where rows are rare. `fit`
+    keeps means that differ, and trains them from there; the result then depends on them.
 
     #### Example
 
     >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
     >>> tfd = tfp.distributions
-    >>> means = tf.Variable([[-3., 0.], [3., 0.]])
+    >>> means = tf.Variable(tf.zeros([2, 2]))   # placed by `fit`
     >>> base = tfr.ClassMixture(
     ...     tfd.Categorical(logits=tf.zeros(2)), tfd.Independent(tfd.Normal(means, 1.), 1))
     >>> flow = tfd.TransformedDistribution(
@@ -52,6 +58,8 @@ class ClassMixture(tfd.MixtureSameFamily):
 
     #### References
 
+    Rose: Deterministic annealing for clustering, compression, classification, regression, and
+    related optimization problems (1998).
     Izmailov, Kirichenko, Finzi, Wilson: Semi-supervised learning with normalizing flows (2020).
     """
 
@@ -69,6 +77,19 @@ class ClassMixture(tfd.MixtureSameFamily):
                 f"classes], got {self.components_distribution}."
             )
         return ConditionSpec(num_classes=shape[0], dropout=0.0)
+
+    @property
+    def loc(self) -> tf.Variable | None:
+        """The component means [K, ...] if they are a trainable `tf.Variable`, else `None`."""
+        part = components = self.components_distribution
+        while isinstance(part, private_api.Independent):
+            part = part.distribution
+        loc = part.parameters.get("loc")
+        is_trained = isinstance(loc, tf.Variable) and loc.trainable
+        has_mean_of_each = (
+            is_trained and loc.shape == components.batch_shape + components.event_shape
+        )
+        return loc if has_mean_of_each else None
 
     def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
         """Returns the log weights of the classes, [..., K], given their labels [...].

@@ -21,6 +21,7 @@ from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.training import optimizers, tracking, workers
 from tfp_realnvp.training.batches import BatchModel
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
+from tfp_realnvp.training.few_labels import LABEL_WEIGHT, ClassSeparation, mean_of_labeled, parts_of
 from tfp_realnvp.training.input_data import (
     arguments_for_keras,
     check_channels_last,
@@ -194,6 +195,7 @@ class FlowModel(BatchModel, SavableModel):
         self.takes_condition = distributions.takes_condition(distribution)
         self.condition_spec = spec = distributions.find_condition_spec(distribution)
         self._may_lack_condition = spec is not None and spec.may_be_missing
+        self._has_class_mixture = isinstance(parts_of(distribution)[-1], distributions.ClassMixture)
         uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
         bijectors = tracking.find_bijectors(modules)
@@ -340,10 +342,14 @@ class FlowModel(BatchModel, SavableModel):
         record = self._data_record(images, weights, self.condition_of(data))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
+            label_term = 0.0
+            if log_prob.shape.rank == 2:
+                log_prob, without_label = tf.unstack(log_prob)
+                label_term = LABEL_WEIGHT * mean_of_labeled(log_prob - without_label, weights)
             # The sum over replicas is the mean over the batch, plus the penalty.
             loss = -_part_of_mean(log_prob, weights, part.total)
             penalty = self._penalty(loss.dtype) / replicas.num_replicas()
-            objective = self.optimizer.scale_loss(loss + penalty)
+            objective = self.optimizer.scale_loss(loss + penalty - label_term)
         gradients = tape.gradient(
             objective,
             [variable.value for variable in variables],
@@ -377,6 +383,8 @@ class FlowModel(BatchModel, SavableModel):
     ) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with the noise of the next step.
 
+        With the labels of a `ClassMixture` the result is [2, B], with and without these labels.
+
         Args:
           data: the batch, with conditions.
           images: its events.
@@ -394,6 +402,8 @@ class FlowModel(BatchModel, SavableModel):
             record.add("the data", values)
             if condition is not None and not self._may_lack_condition:
                 record.add("the condition", condition)
+            if condition is not None and self._has_class_mixture:
+                condition = self.condition_spec.with_and_without(condition)
             with surround_with(observer=record.add_bijector):
                 log_prob = distributions.log_prob_of(self.distribution, values, condition, True)
                 return log_prob - log_noise
@@ -593,6 +603,8 @@ class FlowModel(BatchModel, SavableModel):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
 
+        Issues a `UserWarning` if labels of a `ClassMixture` are not learned.
+
         Args:
           x: images, or a dataset of images, conditions and weights.
           *args: as in `keras.Model.fit`; `y` are conditions.
@@ -602,7 +614,8 @@ class FlowModel(BatchModel, SavableModel):
         Raises:
           ValueError: if there are no images; they are not [B, H, W, C] with finite values, the
             gray levels of the model; conditions are not as declared, or given to a distribution
-            that takes none; weights are negative or all zero; or no variable is trainable.
+            that takes none; weights are negative or all zero; no variable is trainable; or all
+            means of a `ClassMixture` are equal and no labels are known before training.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         self._check_trainable()
@@ -619,6 +632,12 @@ class FlowModel(BatchModel, SavableModel):
         if is_over:
             # Keras asks callbacks whether to stop after a step only.
             arguments["epochs"] = arguments.get("initial_epoch", 0)
+        separation = None
+        if self._has_class_mixture:
+            budgets = [callback for callback in callbacks if hasattr(callback, "fraction")]
+            data = None if workers.num_workers(self.distribute_strategy) > 1 else arguments["x"]
+            separation = ClassSeparation(self.distribution, data, self.dequantize, budgets)
+            callbacks = arguments["callbacks"] = [*callbacks, separation]
         if self._is_annealed:
             # Before those of the caller, which can then set another rate.
             annealing = CosineAnnealing(_PEAKS[self.event_ndims])
@@ -633,6 +652,8 @@ class FlowModel(BatchModel, SavableModel):
             if self.step_rates is not None:
                 self.step_rates.clear()
         self.raise_failure()
+        if separation is not None:
+            separation.warn_of_errors()
         if not (is_over or history.history.get("loss")):
             raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history
