@@ -165,6 +165,9 @@ class VariationalDequantization(tf.Module):
         return {
             "image_shape": self.bijector.image_shape,
             "num_values": self.num_values,
+            # They are options of a new bijector.
+            **dict.fromkeys(("num_scales", "num_couplings", "num_filters", "network_dtype")),
+            "recompute": False,
             "bijector": self.bijector,
             "dtype": self.dtype,
             "name": self.name,
