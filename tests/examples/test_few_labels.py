@@ -15,7 +15,7 @@ def test_few_labels(run_script, capsys, tmp_path):
         "--labels_per_class=5",
         "--num_seeds=1",
         "--epochs=5",
-        "--moons_epochs=20",
+        "--moons_steps=600",
         _BATCH_SIZE=50,
         _NUM_COPIES=5,
         _WARMUP=0.8,
