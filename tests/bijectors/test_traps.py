@@ -25,17 +25,6 @@ def _refs(variables):
     return {variable.ref() for variable in variables}
 
 
-def _recorded_flow():
-    """A flow of two scales, and the four layers that were made for it."""
-    layers = []
-
-    def network_fn(*, input_channels, output_channels, **_):
-        layers.append(ft.network(input_channels, output_channels, num_blocks=0))
-        return layers[-1]
-
-    return ft.image_flow(_SHAPE, num_couplings=1, network_fn=network_fn), layers
-
-
 def _small_flow(seed=0):
     """A flow of few parts, one of each kind with variables."""
     board = ft.convolution(input_channels=2, output_channels=4)
@@ -61,15 +50,9 @@ def _step(variables, size=0.05):
 # Variables.
 
 
-@pytest.fixture(scope="module")
-def recorded_flow():
-    return _recorded_flow()
-
-
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda flow: flow,
         tfb.Invert,
         lambda flow: tfb.Chain([tfb.Softplus(), flow]),
         lambda flow: tfb.Invert(tfb.Chain([tfb.Invert(flow), tfb.Scale(2.0)])),
@@ -80,7 +63,6 @@ def recorded_flow():
         lambda flow: tfd.Sample(_distribution(flow), 2),
     ],
     ids=[
-        "itself",
         "invert",
         "chain",
         "nested_chain",
@@ -91,36 +73,14 @@ def recorded_flow():
         "sample",
     ],
 )
-def test_variables_are_complete_through_any_nesting(recorded_flow, wrap):
-    flow, layers = recorded_flow
-    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
-    norms = [part for part in flow.submodules if isinstance(part, tfr.BatchNormalization)]
-    assert len(layers) == len(couplings) == len(norms) == 4
-    trainable = [part.scale for part in couplings]
-    frozen = []
-    for layer in layers:
-        trainable += [variable.value for variable in layer.trainable_variables]
-        frozen += [variable.value for variable in layer.non_trainable_variables]
-    for norm in norms:
-        frozen += [norm.moving.mean, norm.moving.variance, norm.moving.num_updates]
+def test_variables_are_complete_through_any_nesting(wrap):
+    flow = ft.image_flow(_SHAPE, network_fn=ft.convolution)
     wrapped = wrap(flow)
-    assert _refs(wrapped.trainable_variables) == _refs(trainable)
-    assert _refs(wrapped.variables) == _refs(trainable + frozen)
-    assert _refs(wrapped.non_trainable_variables) == _refs(frozen)
-    assert len(wrapped.trainable_variables) == len(trainable)
-
-
-def test_a_frozen_network_is_not_trainable():
-    flow, layers = _recorded_flow()
-    before = _refs(flow.trainable_variables)
-    frozen = layers[3]
-    own = _refs(variable.value for variable in frozen.trainable_variables)
-    frozen.trainable = False
-    distribution = _distribution(flow)
-    assert _refs(distribution.trainable_variables) == before - own
-    assert _refs(distribution.variables) >= own
-    frozen.trainable = True
-    assert _refs(distribution.trainable_variables) == before
+    # That the flow itself lists all its variables: `test_matrix.py`.
+    assert len(flow.trainable_variables) > 12
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        assert _refs(getattr(wrapped, name)) == _refs(getattr(flow, name))
+    assert len(wrapped.trainable_variables) == len(flow.trainable_variables)
 
 
 def _frozen_part():
@@ -199,27 +159,6 @@ def test_minimize_leaves_a_frozen_layer_as_it_is():
     assert (other.numpy() != other_before).any()
 
 
-def test_a_single_variable_is_frozen():
-    coupling = tfr.AffineCoupling(
-        tfr.CheckerboardMask(0), ft.convolution(input_channels=2, output_channels=4)
-    )
-    before = _refs(coupling.trainable_variables)
-    coupling.network.bias.trainable = False
-    frozen = coupling.network.bias.value
-    assert _refs(coupling.trainable_variables) == before - {frozen.ref()}
-    assert frozen.ref() in _refs(coupling.non_trainable_variables)
-
-
-def test_a_layer_that_is_built_and_frozen_after_its_coupling_was_made():
-    network = keras.Sequential([keras.layers.Conv2D(4, 3, padding="same")])
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
-    coupling.inverse_and_log_det(ft.normal([1, *_SHAPE]))
-    network.trainable = False
-    assert _refs(coupling.trainable_variables) == {coupling.transformer.scale.ref()}
-    network.trainable = True
-    assert len(coupling.trainable_variables) == 3
-
-
 def test_a_variable_of_a_class_of_its_own_is_frozen():
     class Variable(keras.Variable):
         kind = "own"
@@ -287,16 +226,27 @@ def test_variables_of_a_layer_that_was_replaced_are_gone():
     assert _refs(coupling.variables) == before - old | new
 
 
-def test_a_frozen_layer_within_a_network_is_not_trainable():
-    inner = keras.layers.Conv2D(2, 3, padding="same")
-    network = keras.Sequential(
-        [keras.Input([None, None, 1]), inner, keras.layers.Conv2D(2, 3, padding="same")]
-    )
-    flow = tfr.FlowChain([tfr.AffineCoupling(tfr.CheckerboardMask(0), network)])
-    before = _refs(flow.trainable_variables)
-    own = _refs(variable.value for variable in inner.trainable_variables)
-    inner.trainable = False
-    assert len(own) == 2 and _refs(flow.trainable_variables) == before - own
+@pytest.mark.parametrize(
+    "part_of",
+    [
+        lambda network: network,
+        lambda network: network.layers[0],
+        lambda network: network.layers[0].bias,
+    ],
+    ids=["network", "layer", "variable"],
+)
+def test_a_part_that_is_built_and_frozen_after_its_coupling_was_made(part_of):
+    convolutions = [keras.layers.Conv2D(n, 3, padding="same") for n in (2, 4)]
+    network = keras.Sequential(convolutions)
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
+    coupling.inverse_and_log_det(ft.normal([1, *_SHAPE]))
+    before, part = _refs(coupling.trainable_variables), part_of(network)
+    own = _refs(variable.value for variable in getattr(part, "variables", [part]))
+    part.trainable = False
+    assert own < before and _refs(coupling.trainable_variables) == before - own
+    assert own <= _refs(coupling.non_trainable_variables)
+    part.trainable = True
+    assert _refs(coupling.trainable_variables) == before
 
 
 def test_a_network_that_is_built_at_its_first_call():
@@ -344,22 +294,13 @@ def test_equal_bijectors_share_a_cache():
     assert one.forward(x) is same.forward(x)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: ft.coupling(tfr.CheckerboardMask(0), 2),
-        lambda: tfr.BatchNormalization(num_channels=2),
-        lambda: tfr.BatchNormalization(),
-        lambda: tfr.ActNorm(num_channels=2),
-        lambda: tfr.FactorOut(tfr.BatchNormalization(num_channels=1)),
-        lambda: tfr.FlowChain([tfr.BatchNormalization(num_channels=2)]),
-        lambda: tfr.RealNVPImage(_SHAPE, num_scales=1, num_blocks=0, num_filters=2),
-        lambda: tfb.Invert(tfr.BatchNormalization(num_channels=2)),
-        lambda: tfb.Chain([tfr.BatchNormalization(num_channels=2)]),
-    ],
-)
-def test_two_of_one_configuration_are_unequal(make):
-    assert make() != make()
+def test_two_of_one_configuration_share_no_cache():
+    one, other, x = _small_flow(seed=1), _small_flow(seed=2), ft.normal([1, *_SHAPE])
+    assert one != other and tfr.BatchNormalization() != tfr.BatchNormalization()
+    held = one.inverse(x)
+    result = other.inverse(x)
+    np.testing.assert_array_equal(result, other.inverse(tf.identity(x)))
+    assert np.abs(result - held).max() > 1e-3
 
 
 @pytest.mark.parametrize("make", [tfr.Squeeze, tfr.PixelLogit, lambda: tfr.FlowChain([])])
@@ -371,21 +312,6 @@ def test_couplings_of_different_masks_are_unequal():
     network, scale = ft.network(2, 4), tf.Variable(1.0)
     one = tfr.AffineCoupling(tfr.CheckerboardMask(0), network, scale=scale)
     assert one != tfr.AffineCoupling(tfr.CheckerboardMask(1), network, scale=scale)
-
-
-def test_copy_shares_networks():
-    flow, layers = _recorded_flow()
-    copy = flow.copy(bijectors=flow.bijectors[1:], validate_args=True, name="other")
-    assert len(layers) == 4  # none was made for the copy
-    assert _refs(copy.variables) == _refs(flow.variables)
-    logits = ft.normal([1, *_SHAPE])
-    np.testing.assert_allclose(
-        copy.inverse(logits), flow.inverse(tfr.PixelLogit().forward(logits)), atol=1e-4
-    )
-    _step(flow.trainable_variables)
-    np.testing.assert_allclose(
-        copy.inverse(logits), flow.inverse(tfr.PixelLogit().forward(logits)), atol=1e-4
-    )
 
 
 def test_copy_of_a_distribution_shares_networks():
@@ -445,29 +371,29 @@ def test_conditional_input_is_part_of_the_key(mode):
         assert np.abs(actual[0][0] - actual[2][0]).max() > 1e-2
 
 
-def test_conditional_input_through_a_distribution():
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), ft.ConditionedNetwork(4))
-    coupling.inverse(ft.normal([3, *_SHAPE]))
-    ft.randomize(coupling)
-    flow = _distribution(tfr.FlowChain([tfr.PixelLogit(), coupling]))
-    condition = ft.normal([3, 2])
-    options = {"bijector_kwargs": {"conditional_input": condition}}
-    y, log_prob = flow.experimental_sample_and_log_prob(3, seed=(0, 1), **options)
-    np.testing.assert_allclose(flow.log_prob(tf.identity(y), **options), log_prob, rtol=1e-4)
-    assert np.abs(flow.log_prob(tf.identity(y)) - log_prob).max() > 0.1
-
-
 # A cache must not outlive what it was computed from.
 
 
-def test_log_prob_of_the_same_tensor_after_a_step():
+def _optimizer_step(variables):
+    gradients = [ft.normal(v.shape, v.dtype, seed=index) for index, v in enumerate(variables)]
+    keras.optimizers.Adam(0.05).apply_gradients(zip(gradients, variables, strict=True))
+
+
+@pytest.mark.parametrize(
+    "step",
+    # The eager results stand outside of the function, the weights change inside.
+    [_step, lambda variables: tf.function(lambda: _step(variables))(), _optimizer_step],
+    ids=["eager", "function", "optimizer"],
+)
+def test_log_prob_of_the_same_tensor_after_a_step(step):
     flow, x = _distribution(), ft.normal([3, *_SHAPE])
-    before = flow.log_prob(x).numpy()
-    np.testing.assert_array_equal(flow.log_prob(x), before)
-    _step(flow.trainable_variables)
-    after = flow.log_prob(x)
-    assert np.abs(after - before).min() > 1e-3
-    np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
+    for _ in range(2):
+        before = flow.log_prob(x).numpy()
+        np.testing.assert_array_equal(flow.log_prob(x), before)
+        step(flow.trainable_variables)
+        after = flow.log_prob(x)
+        assert np.abs(after - before).min() > 1e-3
+        np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["scale", "network", "moving"])
@@ -486,16 +412,6 @@ def test_each_kind_of_variable_makes_a_result_stale(what):
     after = distribution.log_prob(x)
     assert np.abs(after - before).min() > 1e-4
     np.testing.assert_allclose(after, distribution.log_prob(tf.identity(x)), rtol=1e-6)
-
-
-def test_log_det_of_the_same_tensor_after_a_step():
-    flow, x = _small_flow(), ft.normal([3, *_SHAPE])
-    for log_det in (flow.forward_log_det_jacobian, flow.inverse_log_det_jacobian):
-        before = log_det(x, event_ndims=3).numpy()
-        _step(flow.trainable_variables)
-        after = log_det(x, event_ndims=3)
-        assert np.abs(after - before).min() > 1e-4
-        np.testing.assert_allclose(after, log_det(tf.identity(x), event_ndims=3), rtol=1e-6)
 
 
 def test_log_prob_of_a_sample_after_a_step():
@@ -520,31 +436,6 @@ def test_log_det_of_a_value_after_a_step():
     assert np.abs(flow.forward(x) - y).max() > 1e-3
 
 
-def test_staleness_after_a_step_of_a_real_optimizer():
-    flow, x = _distribution(), ft.normal([3, *_SHAPE])
-    optimizer = keras.optimizers.Adam(0.05)
-    for _ in range(3):
-        before = flow.log_prob(x).numpy()
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(flow.log_prob(x))
-        variables = flow.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        after = flow.log_prob(x)
-        assert np.abs(after - before).max() > 1e-3
-        np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
-
-
-def test_staleness_after_a_compiled_step():
-    # The eager results stand outside, the weights change inside.
-    flow, x = _distribution(), ft.normal([3, *_SHAPE])
-    step = tf.function(lambda: _step(flow.trainable_variables))
-    before = flow.log_prob(x).numpy()
-    step()
-    after = flow.log_prob(x)
-    assert np.abs(after - before).min() > 1e-3
-    np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-6)
-
-
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_step_within_one_function(jit_compile):
     flow, x = _distribution(), ft.normal([3, *_SHAPE])
@@ -562,32 +453,6 @@ def test_a_step_within_one_function(jit_compile):
         variable.assign(value)
     np.testing.assert_allclose(before, flow.log_prob(tf.identity(x)), rtol=1e-5)
     assert np.abs(before - after).min() > 1e-3
-
-
-def test_an_optimizer_step_within_one_function():
-    flow, x = _distribution(), ft.normal([3, *_SHAPE])
-    variables = flow.trainable_variables
-    optimizer = keras.optimizers.SGD(0.01)
-    keras_variables = [
-        variable
-        for part in flow.bijector.bijectors
-        for layer in getattr(part, "layers", ())
-        for variable in layer.trainable_variables
-    ]
-    optimizer.build(keras_variables)
-
-    @tf.function
-    def train(x):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(flow.log_prob(x))
-        gradients = tape.gradient(loss, [variable.value for variable in keras_variables])
-        optimizer.apply(gradients, keras_variables)
-        return loss, -tf.reduce_mean(flow.log_prob(x))
-
-    before, after = train(x)
-    assert len(keras_variables) == len(variables) - 2  # without both scales
-    np.testing.assert_allclose(after, -tf.reduce_mean(flow.log_prob(tf.identity(x))), rtol=1e-5)
-    assert abs(before - after) > 1e-4
 
 
 def test_a_loop_within_one_function():
@@ -644,9 +509,9 @@ def test_the_branches_of_a_condition():
     np.testing.assert_allclose(either(x, tf.constant(False)), 2 * expected, rtol=1e-5)
 
 
-def test_a_tape_after_a_cached_call():
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_a_tape_after_a_cached_call_and_another_tape(mode):
     flow, x = _distribution(), ft.normal([3, *_SHAPE])
-    held = flow.bijector.inverse(x), flow.log_prob(x)
     variables = flow.trainable_variables
 
     def gradients(value):
@@ -655,37 +520,17 @@ def test_a_tape_after_a_cached_call():
             loss = tf.reduce_mean(flow.log_prob(value))
         return tape.gradient(loss, [value, *variables])
 
-    actual, expected = gradients(x), gradients(tf.identity(x))
-    for one, other in zip(actual, expected, strict=True):
-        assert one is not None
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-    del held
+    def after_others(value):
+        held = flow.bijector.inverse(value), flow.log_prob(value), gradients(value)
+        return held, gradients(value)
 
-
-def test_a_tape_after_a_cached_call_within_one_function():
-    flow, x = _distribution(), ft.normal([3, *_SHAPE])
-
-    @tf.function
-    def gradients(x):
-        before = flow.log_prob(x)
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(flow.log_prob(x))
-        return before, tape.gradient(loss, flow.trainable_variables)
-
-    _, result = gradients(x)
-    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in result)
-
-
-def test_a_second_tape_after_the_first():
-    flow, x = _distribution(), ft.normal([3, *_SHAPE])
-    variables = flow.trainable_variables
-    results = []
-    for _ in range(2):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(flow.log_prob(x))
-        results.append(tape.gradient(loss, variables))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    after_others = tf.function(after_others) if mode == "function" else after_others
+    (*_, first), second = after_others(x)
+    expected = gradients(tf.identity(x))
+    for actual in (first, second):
+        for one, other in zip(actual, expected, strict=True):
+            assert one is not None
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 # Batch normalization moves once a training step.
@@ -730,17 +575,6 @@ def test_statistics_move_once_a_step(wrap, mode):
     distribution.log_prob(x)
     distribution.sample(2)
     assert _updates(flow) == [start + 3]
-
-
-def test_statistics_of_a_whole_model_move_once_a_step():
-    flow = ft.image_flow(_SHAPE, num_couplings=1, network_fn=ft.convolution)
-    distribution = _distribution(flow)
-    x = ft.pixels([8, *_SHAPE])
-    start = _updates(flow)
-    with tf.GradientTape() as tape:
-        loss = -tf.reduce_mean(distribution.log_prob(x, bijector_kwargs={"training": True}))
-    tape.gradient(loss, distribution.trainable_variables)
-    assert _updates(flow) == [count + 1 for count in start]
 
 
 def test_statistics_of_the_networks_move_once_a_step():
