@@ -38,27 +38,10 @@ def test_wrong_number_of_channels(flow, hook, log_det):
         call(tf.zeros([1, 4, 4, 3]))
 
 
-def test_wrong_number_of_channels_in_a_distribution(distribution):
-    with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(4, 4, 3\)"):
-        distribution.log_prob(tf.zeros([1, 4, 4, 3]))
-
-
-def test_wrong_number_of_channels_in_a_function(distribution):
-    function = tf.function(distribution.log_prob)
-    with pytest.raises(ValueError, match=r"expected images \[..., height, width, 2\]"):
-        function(tf.zeros([1, 4, 4, 3]))
-
-
 @pytest.mark.parametrize("size", [(4, 5), (5, 4)])
 def test_a_size_that_the_scales_cannot_squeeze(flow, size):
     with pytest.raises(ValueError, match=rf"divisible by 2, for 2 scales, got shape \({size[0]}, "):
         flow.inverse(tf.zeros([1, *size, 2]))
-
-
-def test_a_size_that_three_scales_cannot_squeeze():
-    flow = tfr.RealNVPImage((8, 8, 1), num_scales=3, num_blocks=0, num_filters=2)
-    with pytest.raises(ValueError, match=r"divisible by 4, for 3 scales, got shape \(8, 6, 1\)"):
-        flow.inverse(tf.zeros([1, 8, 6, 1]))
 
 
 @pytest.mark.parametrize("dtype", [tf.uint8, tf.int32, tf.float64, tf.float16])
@@ -72,9 +55,8 @@ def test_another_dtype_is_never_cast(distribution, dtype):
 def test_arrays_and_lists_are_converted_as_in_tfp(flow):
     values = np.random.default_rng(0).uniform(1, 255, [1, *_SHAPE])
     expected = flow.inverse(tf.constant(values, tf.float32))
-    for same in (values, values.astype(np.float16).astype(np.float32), values.tolist()):
-        np.testing.assert_allclose(flow.inverse(same), expected, rtol=1e-2)
-    np.testing.assert_array_equal(flow.inverse(values), expected)
+    for same in (values, values.astype(np.float32), values.tolist()):
+        np.testing.assert_array_equal(flow.inverse(same), expected)
     # Gray levels without noise are an error, although TFP converts them.
     with pytest.raises(TypeError, match="expected float32 values, got uint8"):
         flow.inverse(values.astype(np.uint8))
@@ -173,16 +155,6 @@ def test_conditional_input_that_nobody_takes(bijector):
         bijector.forward(tf.zeros([1, *_SHAPE]), conditional_input=tf.zeros([1, 2]))
 
 
-def test_conditional_input_to_a_whole_model(flow, distribution):
-    condition = tf.zeros([1, 2])
-    with pytest.raises(ValueError, match="no network here takes one"):
-        flow.forward_and_log_det(tf.zeros([1, *_SHAPE]), conditional_input=condition)
-    with pytest.raises(ValueError, match="no network here takes one"):
-        distribution.log_prob(
-            tf.zeros([1, *_SHAPE]), bijector_kwargs={"conditional_input": condition}
-        )
-
-
 @pytest.mark.parametrize("hook", ["forward", "inverse"])
 @pytest.mark.parametrize("log_det", [False, True])
 def test_unknown_keyword(flow, hook, log_det):
@@ -191,15 +163,10 @@ def test_unknown_keyword(flow, hook, log_det):
         call(tf.zeros([1, *_SHAPE]), trainning=True)
 
 
-@pytest.mark.parametrize("training", ["yes", 3, [True]])
+@pytest.mark.parametrize("training", ["yes", 3, tf.constant(True)], ids=repr)
 def test_training_is_a_python_bool(flow, training):
     with pytest.raises(TypeError, match="expected a Python bool as `training`, got"):
         flow.inverse(tf.zeros([1, *_SHAPE]), training=training)
-
-
-def test_a_tensor_as_training(flow):
-    with pytest.raises(TypeError, match="expected a Python bool as `training`, got"):
-        flow.inverse(tf.zeros([1, *_SHAPE]), training=tf.constant(True))
 
 
 # Constructors.
@@ -228,37 +195,27 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: _coupling(scale=float("nan")), ValueError, "scale.*got nan"),
         (lambda: _coupling(scale=tf.Variable([1.0])), TypeError, "scale.*got <tf.Variable"),
         (lambda: tfr.BatchNormalization(1.0), ValueError, "momentum.*got 1.0"),
-        (lambda: tfr.BatchNormalization(-0.1), ValueError, "momentum.*got -0.1"),
-        (lambda: tfr.BatchNormalization(epsilon=0.0), ValueError, "epsilon.*got 0.0"),
         (lambda: tfr.BatchNormalization(epsilon=1e-50), ValueError, "epsilon.*got 1e-50"),
         (lambda: tfr.BatchNormalization(statistics="none"), ValueError, "statistics.*got 'none'"),
         (lambda: tfr.ActNorm(epsilon=-1.0), ValueError, "epsilon.*got -1.0"),
-        (lambda: tfr.ActNorm(dtype=tf.int32), TypeError, "dtype.*got int32"),
         (lambda: tfr.Squeeze(1), ValueError, "block_size.*got 1"),
-        (lambda: tfr.Squeeze(2.5), ValueError, "block_size.*got 2.5"),
         (lambda: tfr.Squeeze(order="other"), ValueError, "order.*got 'other'"),
         (lambda: tfr.Squeeze(validate_args="x"), TypeError, "validate_args.*got 'x'"),
         (lambda: tfr.Squeeze(dtype=tf.int32), TypeError, "dtype.*got int32"),
         (lambda: tfr.Squeeze(dtype=1), TypeError, "dtype.*got 1"),
         (lambda: tfr.FactorOut(tf.identity), TypeError, "a bijector, got"),
         (lambda: tfr.FlowChain([tf.identity]), TypeError, "bijectors, got"),
-        (lambda: tfr.FlowChain([1]), TypeError, "bijectors, got 1"),
-        (lambda: tfr.FlowChain(None), TypeError, "a list.*got None"),
         (lambda: tfr.FlowChain(""), TypeError, "a list.*got ''"),
         (lambda: tfr.FlowChain([_LOGIT_64]), TypeError, "float32, got pixel_logit of float64"),
         (lambda: tfr.PixelLogit(0.0), ValueError, "alpha.*got 0.0"),
-        (lambda: tfr.PixelLogit(0.5), ValueError, "alpha.*got 0.5"),
         (lambda: tfr.PixelLogit(num_values=1), ValueError, "num_values.*got 1"),
         (lambda: _image((8, 8, 3), num_scales=4), ValueError, r"num_scales=4.*got .*\(8, 8, 3\)"),
-        (lambda: _image((6, 6, 3), num_scales=3), ValueError, r"num_scales=3.*got .*\(6, 6, 3\)"),
         (lambda: _image((8, 8, 3), num_scales=0), ValueError, "num_scales.*got 0"),
         (lambda: _image((None, None, 3)), ValueError, "num_scales.*got None"),
         (lambda: _image((8, 8)), ValueError, r"image_shape.*got \(8, 8\)"),
-        (lambda: _image((8, 8, None)), ValueError, r"image_shape.*got \(8, 8, None\)"),
         (lambda: _image((8, 0, 3)), ValueError, r"image_shape.*got \(8, 0, 3\)"),
         (lambda: _image(normalization="layer"), ValueError, "normalization.*got 'layer'"),
         (lambda: _image(num_filters=0), ValueError, "num_filters.*got 0"),
-        (lambda: _image(num_blocks=-1), ValueError, "num_blocks.*got -1"),
         (lambda: _image(dtype=tf.bfloat16), TypeError, "dtype.*got bfloat16"),
         (lambda: _image(alpha=0.7, num_blocks=0, num_filters=2), ValueError, "alpha.*got 0.7"),
         (lambda: tfr.RealNVPImage.for_dataset("mnist"), ValueError, "cifar10.*got 'mnist'"),

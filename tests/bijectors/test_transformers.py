@@ -56,28 +56,6 @@ def test_vectorized_map_and_batch_jacobian(name, direction):
 
 
 @pytest.mark.parametrize(
-    ("name", "recompute"),
-    [
-        ("spline", True),
-        *ft.full(("mixture", True), *((name, False) for name in _TRANSFORMERS)),
-    ],
-)
-def test_vectorized_map_and_batch_jacobian_of_a_flow(name, recompute):
-    flow = tfr.RealNVPVector(
-        2,
-        num_couplings=1,
-        num_blocks=0,
-        num_filters=4,
-        transformer=lambda: _TRANSFORMERS[name](tf.float64),
-        recompute=recompute,
-        dtype=tf.float64,
-    )
-    ft.randomize(flow, seed=1)
-    for method in (flow.inverse_and_log_det, flow.forward_and_log_det):
-        ft.assert_vectorizes(method, ft.normal([3, 2], tf.float64))
-
-
-@pytest.mark.parametrize(
     ("dtype", "tolerance", "jit_compile"),
     [(tf.float64, 1e-9, False), (tf.float32, 1e-4, True)],
     ids=["float64", "float32_xla"],
@@ -322,31 +300,6 @@ def test_a_coupling_keeps_the_kept_half_exactly(name):
     # Zero parameters are not the identity of every transformer: kept positions count for nothing.
     np.testing.assert_allclose(ildj, ft.jacobian_log_det(coupling.inverse, x), rtol=1e-9)
     assert coupling.copy().transformer is transformer
-
-
-@pytest.mark.parametrize(
-    "transformer",
-    ft.full("rational_quadratic_spline", "logistic_mixture"),
-)
-def test_recompute(transformer):
-    gradients, x = [], ft.pixels([2, 4, 4, 2])
-    bijector = ft.image_flow((4, 4, 2), num_scales=1, num_couplings=1, transformer=transformer)
-    for recompute in (False, True):
-        # A copy shares the networks.
-        flow = tfd.TransformedDistribution(
-            ft.standard_normal((4, 4, 2)), bijector.copy(recompute=recompute)
-        )
-
-        @tf.function(autograph=False)
-        def gradient(x, flow=flow):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(flow.log_prob(x))
-            return tape.gradient(loss, flow.trainable_variables)
-
-        gradients.append(gradient(x))
-    for plain, recomputed in zip(*gradients, strict=True):
-        assert np.abs(plain).max() > 0
-        np.testing.assert_allclose(recomputed, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_transformer():

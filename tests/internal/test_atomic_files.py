@@ -156,40 +156,30 @@ def test_a_full_disk_leaves_the_old_files(tmp_path):
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exchange):
-    if not can_exchange:
-        monkeypatch.setattr(
-            "tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False
-        )
-    path = tmp_path / "deep" / "model"
-    for text in ("old", "new"):
-        with atomic_replace(path) as whole:
-            whole.mkdir()
-            (whole / text).write_text(text)
-    assert [each.name for each in path.iterdir()] == ["new"]
-    assert [each.name for each in path.parent.iterdir()] == ["model"]
-
-
-@pytest.mark.parametrize("can_exchange", [True, False])
-@pytest.mark.parametrize("kinds", [("file", "folder"), ("folder", "file"), ("link", "folder")])
-def test_a_file_and_a_folder_replace_each_other(tmp_path, monkeypatch, can_exchange, kinds):
+@pytest.mark.parametrize(
+    "kinds",
+    [("folder", "folder"), ("file", "folder"), ("folder", "file"), ("link", "folder")],
+)
+def test_what_was_there_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exchange, kinds):
     if not can_exchange:
         monkeypatch.setattr(
             "tfp_realnvp.internal.atomic_files._exchange", lambda first, second: False
         )
     target = tmp_path / "target"
     target.mkdir()
-    path = tmp_path / "here" / "model"
-    for kind in kinds:
+    path = tmp_path / "deep" / "model"
+    for kind, name in zip(kinds, ("old", "new"), strict=True):
         with atomic_replace(path) as whole:
             if kind == "folder":
                 whole.mkdir()
-                (whole / "text").write_text(kind)
+                (whole / name).write_text(kind)
             elif kind == "link":
                 whole.symlink_to(target)
             else:
                 whole.write_text(kind)
-    text = path / "text" if kinds[1] == "folder" else path
+    if kinds[1] == "folder":
+        assert [each.name for each in path.iterdir()] == ["new"]
+    text = path / "new" if kinds[1] == "folder" else path
     assert text.read_text() == kinds[1] and not path.is_symlink()
     assert [each.name for each in path.parent.iterdir()] == ["model"]
     assert not any(target.iterdir())

@@ -68,30 +68,6 @@ def test_second_derivatives():
     np.testing.assert_allclose(tape.gradient(along, x), expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("compile", [False, *ft.full(True)])
-@pytest.mark.parametrize("network", [tfr.ConvResNet, tfr.ShallowConv])
-def test_recomputed_gradients(network, compile):
-    options = {"num_filters": 4, "num_heads": 2, "checkerboard_parity": 0, "dtype": "float64"}
-    layer = network(4, **({"num_blocks": 1} if network is tfr.ConvResNet else {}), **options)
-    layer.build((None, None, None, 2))
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), ft.randomize(layer), dtype=tf.float64)
-    x = ft.normal([3, 4, 2, 2], tf.float64)
-
-    def gradients(recompute):
-        flow = tfr.FlowChain([coupling], recompute=recompute, dtype=tf.float64)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            z, ildj = flow.inverse_and_log_det(x, training=True)
-            loss = tf.reduce_sum(tf.sin(z)) + tf.reduce_sum(ildj)
-        return tape.gradient(loss, [x, *coupling.trainable_variables])
-
-    kept = gradients(False)
-    recomputed = tf.function(lambda: gradients(True), jit_compile=compile)()
-    for one, other in zip(recomputed, kept, strict=True):
-        assert np.abs(other).max() > 0
-        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
-
-
 @pytest.mark.parametrize("num_heads", [0, 1.5])
 def test_bad_arguments(num_heads):
     with pytest.raises(ValueError, match="expected num_heads of at least 1, got"):

@@ -199,52 +199,6 @@ def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, traini
                 np.testing.assert_allclose(statistic, value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["eager", "function"])
-def test_statistics_move_once_a_call(mode):
-    network = _network("resnet_board", dtype="float64")
-    x = 2 * ft.normal([8, 4, 4, 2], tf.float64) + 3
-    before = [variable.numpy() for variable in network.non_trainable_variables]
-    inference = network(x)
-    for variable, value in zip(network.non_trainable_variables, before, strict=True):
-        np.testing.assert_array_equal(variable, value)
-    _, moved = _Reference(network, True)(x)
-    call = tf.function(network) if mode == "function" else network
-    training = call(x, training=True)
-    for pair, values in zip(_statistics(network), moved, strict=True):
-        for statistic, value in zip(pair, values, strict=True):
-            np.testing.assert_allclose(statistic, value, rtol=1e-10)
-    assert np.abs(training - inference).max() > 1e-2
-
-
-def test_weights_are_stacked():
-    one, four = (tfr.ConvResNet(4, blocks, 6) for blocks in (1, 4))
-    for network in (one, four):
-        network.build((None, None, None, 2))
-    assert len(one.variables) == len(four.variables)
-    assert one.block_kernels.shape == (2, 3, 3, 6, 6)
-    assert four.block_kernels.shape == (8, 3, 3, 6, 6)
-    assert four.moving_means.shape == (9, 6)
-    # The input twice, with both signs, and the board.
-    assert one.input_kernel.shape == (3, 3, 4, 6)
-    assert _network("resnet_board").input_kernel.shape == (3, 3, 5, 6)
-    assert {id(v) for v in four.weight_norm_scales} == {
-        id(v) for v in four.trainable_variables if "scale" in v.name
-    }
-
-
-def test_a_frozen_network():
-    network = _network("resnet")
-    variables = list(network.trainable_variables)
-    x = ft.normal([2, 4, 4, 2])
-    before = network(x)
-    network.trainable = False
-    assert not network.trainable_variables
-    assert {id(v) for v in network.non_trainable_variables} >= {id(v) for v in variables}
-    np.testing.assert_array_equal(network(x), before)
-    network.trainable = True
-    assert [id(v) for v in network.trainable_variables] == [id(v) for v in variables]
-
-
 # What all networks have in common.
 
 
@@ -252,18 +206,13 @@ def test_a_frozen_network():
 def test_shapes(name):
     layer = _network(name)
     assert layer.compute_output_shape((None, 8, 6, 2)) == (None, 8, 6, 4)
+    late = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)])
     # A second batch size, and other heights and widths.
     for shape in ((1, 4, 4, 2), (3, 4, 4, 2), (2, 7, 5, 2)):
-        assert layer(ft.normal(shape)).shape == (*shape[:-1], 4)
-
-
-@each_network
-def test_unknown_height_and_width(name):
-    layer = _network(name)
-    late = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)])
-    for shape in ((2, 4, 4, 2), (1, 6, 3, 2)):
         x = ft.normal(shape)
-        np.testing.assert_allclose(late(x), layer(x), rtol=1e-4, atol=1e-5)
+        outputs = layer(x)
+        assert outputs.shape == (*shape[:-1], 4)
+        np.testing.assert_allclose(late(x), outputs, rtol=1e-4, atol=1e-5)
 
 
 @each_network
@@ -278,14 +227,34 @@ def test_build_creates_all_variables(name):
     assert len(unbuilt.variables) == before
 
 
-@each_network
-def test_serialization(name):
-    layer = _network(name, name="network", dtype="float64")
+_CONDITIONAL = [
+    (name, kind) for name in ("resnet_board", "shallow") for kind in ("vector", "image")
+]
+each_conditional = pytest.mark.parametrize(("name", "condition"), _CONDITIONAL)
+each_network_and_condition = pytest.mark.parametrize(
+    ("name", "condition"), [*((name, "none") for name in _MAKERS), *_CONDITIONAL]
+)
+
+
+def _given(condition, x):
+    """Returns the keyword arguments of a call of a network with a kind of condition."""
+    return dict(zip(["conditional_input"], _conditions(condition, x), strict=False))
+
+
+@each_network_and_condition
+def test_serialization(name, condition):
+    options = {"conditional_event_shape": _CONDITION_SHAPES[condition]}
+    layer = _network(name, name="network", dtype="float64", **options)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer) and again.get_config() == layer.get_config()
     again.set_weights(layer.get_weights())
     x = ft.normal([2, 4, 4, 2], tf.float64)
-    np.testing.assert_array_equal(again(x), layer(x))
+    given = _given(condition, x)
+    outputs = layer(x, **given)
+    np.testing.assert_array_equal(again(x, **given), outputs)
+    if given:
+        moved = layer(x, conditional_input=given["conditional_input"] + 1)
+        assert np.abs(outputs - moved).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["resnet_board", "shallow_attention"])
@@ -299,14 +268,15 @@ def test_within_a_saved_keras_model(name, tmp_path):
     np.testing.assert_allclose(keras.models.load_model(path)(x), model(x), rtol=1e-6)
 
 
-@each_network
+@each_network_and_condition
 @pytest.mark.parametrize("training", [False, True])
-def test_mixed_precision(name, training):
-    layer, single = _network(name, dtype="mixed_bfloat16"), _network(name)
+def test_mixed_precision(name, condition, training):
+    options = {"conditional_event_shape": _CONDITION_SHAPES[condition]}
+    layer, single = _network(name, dtype="mixed_bfloat16", **options), _network(name, **options)
     assert {str(variable.dtype) for variable in layer.variables} == {"float32"}
     x = ft.normal([2, 4, 4, 2])
     single.set_weights(layer.get_weights())
-    options = _training(name) if training else {}
+    options = {**(_training(name) if training else {}), **_given(condition, x)}
     outputs, expected = layer(x, **options), single(x, **options)
     assert outputs.dtype == tf.bfloat16
     error = np.abs(tf.cast(outputs, tf.float32) - expected)
@@ -335,35 +305,6 @@ def test_the_global_policy(name):
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert layer(ft.normal([2, 4, 4, 2])).dtype == tf.bfloat16
-
-
-@each_network
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_all_variables(name, training):
-    layer = _network(name)
-    options = _training(name) if training else {}
-    variables = [variable.value for variable in layer.trainable_variables]
-    _, gradients = _value_and_gradients(
-        lambda x: layer(x, **options), [ft.normal([4, 4, 4, 2])], variables
-    )
-    for gradient in gradients:
-        assert gradient is not None and np.isfinite(gradient).all()
-        assert np.abs(gradient).max() > 0
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_single_precision_agrees_with_double(training):
-    single, double = _network("resnet"), _network("resnet", dtype="float64")
-    double.set_weights(single.get_weights())
-    x = 2 * ft.normal([8, 4, 4, 2], tf.float64) + 3
-    np.testing.assert_allclose(
-        single(tf.cast(x, tf.float32), training=training),
-        double(x, training=training),
-        rtol=1e-3,
-        atol=1e-3,
-    )
-    for one, other in zip(single.variables, double.variables, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -418,83 +359,31 @@ def test_shallow_starts_at_zero():
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("added", ["attention", "vector", "image"])
 @pytest.mark.parametrize("name", ["resnet_board", "shallow"])
-def test_a_new_network_is_the_one_without_attention(name, training):
-    x, options = ft.normal([2, 4, 4, 2]), _training(name) if training else {}
+def test_a_new_network_ignores_its_attention_and_its_condition(name, added, training):
+    x, training = ft.normal([2, 4, 4, 2]), _training(name) if training else {}
+    is_attention = added == "attention"
+    added_options = (
+        {"num_heads": 2} if is_attention else {"conditional_event_shape": _CONDITION_SHAPES[added]}
+    )
     outputs = []
-    for num_heads in (0, 2):
+    for options, given in (({}, {}), (added_options, _given(added, x))):
         keras.utils.set_random_seed(0)
-        layer = _MAKERS[name](num_heads=num_heads)
+        layer = _MAKERS[name](**options)
         layer.build((None, None, None, 2))
         if name == "shallow":
             # It starts at zero.
             layer.convs[-1].kernel.assign(ft.normal(layer.convs[-1].kernel.shape))
-        outputs.append(layer(x, **options))
+        outputs.append(layer(x, **training, **given))
     assert np.abs(outputs[0]).max() > 1e-2
-    np.testing.assert_allclose(*outputs, rtol=1e-6, atol=1e-6)
+    tolerance = 1e-6 if is_attention else 0
+    np.testing.assert_allclose(*outputs, rtol=tolerance, atol=tolerance)
 
 
-# Conditions.
-
-_CONDITIONAL = {
-    f"{name}_{kind}": (name, kind)
-    for name in ("resnet_board", "shallow")
-    for kind in ("vector", "image")
-}
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("case", _CONDITIONAL)
-def test_a_new_network_ignores_its_condition(case, training):
-    name, kind = _CONDITIONAL[case]
-    x, options = ft.normal([2, 4, 4, 2]), _training(name) if training else {}
-    outputs = []
-    for shape in (None, _CONDITION_SHAPES[kind]):
-        keras.utils.set_random_seed(0)
-        layer = _MAKERS[name](conditional_event_shape=shape)
-        layer.build((None, None, None, 2))
-        if name == "shallow":
-            # It starts at zero.
-            layer.convs[-1].kernel.assign(ft.normal(layer.convs[-1].kernel.shape))
-        given = {"conditional_input": _conditions(kind, x)[0]} if shape else {}
-        outputs.append(layer(x, **options, **given))
-    assert np.abs(outputs[0]).max() > 1e-2
-    np.testing.assert_array_equal(*outputs)
-
-
-@pytest.mark.parametrize("case", _CONDITIONAL)
-def test_a_conditional_network_is_loaded(case):
-    name, kind = _CONDITIONAL[case]
-    layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[kind])
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert again.get_config() == layer.get_config()
-    again.set_weights(layer.get_weights())
-    x = ft.normal([2, 4, 4, 2])
-    [condition] = _conditions(kind, x)
-    outputs = layer(x, conditional_input=condition)
-    np.testing.assert_array_equal(again(x, conditional_input=condition), outputs)
-    assert np.abs(outputs - layer(x, conditional_input=condition + 1)).max() > 1e-3
-
-
-@pytest.mark.parametrize("case", _CONDITIONAL)
-def test_conditions_in_mixed_precision(case):
-    name, kind = _CONDITIONAL[case]
-    options = {"conditional_event_shape": _CONDITION_SHAPES[kind]}
-    layer, single = _network(name, dtype="mixed_bfloat16", **options), _network(name, **options)
-    single.set_weights(layer.get_weights())
-    x = ft.normal([2, 4, 4, 2])
-    given = {"conditional_input": _conditions(kind, x)[0]}
-    for training in (_training(name), {}):
-        outputs, expected = layer(x, **training, **given), single(x, **training, **given)
-        assert outputs.dtype == tf.bfloat16
-        error = np.abs(tf.cast(outputs, tf.float32) - expected)
-        assert error.max() < 0.1 * np.abs(expected).max() + 0.05
-
-
-@pytest.mark.parametrize("case", _CONDITIONAL)
-def test_a_missing_condition(case):
-    name, kind = _CONDITIONAL[case]
-    layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[kind])
+@each_conditional
+def test_a_missing_condition(name, condition):
+    layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[condition])
     with pytest.raises(ValueError, match=r"expected a conditional_input \[batch, ...\].*got None"):
         layer(ft.normal([2, 4, 4, 2]))
 
