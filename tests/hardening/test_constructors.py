@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import flow_testing as ft
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -313,98 +312,62 @@ MODEL = tfr.FlowModel(FLOW)
 MODEL.compile()
 
 
-@cases(quick=30, full=150)
-@given(
-    distribution=mostly(st.just(FLOW)),
-    options=arguments(seed=SEED, name=st.text(max_size=3)),
-    optimizer=mostly(
-        st.builds(tfr.FusedAdam, st.floats(1e-6, 1.0), global_clipnorm=st.floats(0.1, 10))
+# From a name to a constructor or method, its necessary arguments, and others.
+TRAINING = {
+    "model": (tfr.FlowModel, {"distribution": st.just(FLOW)}, {"seed": SEED}),
+    "compile": (
+        MODEL.compile,
+        {},
+        {
+            "optimizer": st.builds(
+                tfr.FusedAdam, st.floats(1e-6, 1.0), global_clipnorm=st.floats(0.1, 10)
+            ),
+            "scale_l2": st.floats(0, 1),
+        },
     ),
-    compiled=arguments(scale_l2=st.floats(0, 1)),
-)
-def test_models(distribution, options, optimizer, compiled):
-    distribution, is_distribution = plain(distribution)
-    options, is_valid = plain(options)
-    is_valid = is_valid and is_distribution and "name" not in options
-    model = built_or_refused(lambda: tfr.FlowModel(distribution, **options), is_valid)
-    if model is not None:
-        (optimizer, is_optimizer), (compiled, is_valid) = plain(optimizer), plain(compiled)
-        built_or_refused(lambda: model.compile(optimizer, **compiled), is_optimizer and is_valid)
-        assert model.predict_step(ft.grey_levels(2)).shape == (2,)
-
-
-@cases(quick=30, full=150)
-@given(
-    learning_rate=st.floats(1e-6, 1.0),
-    options=arguments(
-        beta_1=st.floats(0, 0.99),
-        beta_2=st.floats(0, 0.99),
-        epsilon=st.floats(1e-9, 1e-2),
-        global_clipnorm=st.floats(0.1, 10),
+    "optimizer": (
+        tfr.FusedAdam,
+        {},
+        {
+            "beta_1": st.floats(0, 0.99),
+            "beta_2": st.floats(0, 0.99),
+            "epsilon": st.floats(1e-9, 1e-2),
+            "global_clipnorm": st.floats(0.1, 10),
+        },
     ),
-)
-def test_optimizer(learning_rate, options):
-    options, is_valid = plain(options)
-    optimizer = built_or_refused(lambda: tfr.FusedAdam(learning_rate, **options), is_valid)
-    if optimizer is not None:
-        variable = keras.Variable([1.0, 2.0])
-        optimizer.build([variable])
-        optimizer.apply([tf.constant([3.0, -3.0])], [variable])
-        assert np.isfinite(variable.numpy()).all()
-
-
-@cases(quick=30, full=150)
-@given(
-    options=arguments(
-        peak=st.floats(1e-6, 1),
-        steps=st.integers(1, 9),
-        seconds=st.floats(0.1, 9),
-        warmup_steps=st.integers(1, 9),
-        hold=st.floats(0, 0.99),
-        used_seconds=st.floats(0, 9),
+    "budget": (
+        tfr.LearningRateBudget,
+        {"steps": st.integers(1, 9)},
+        {"peak": st.floats(1e-6, 1), "hold": st.floats(0, 0.99)},
     ),
-    step=st.integers(0, 20),
-)
-def test_learning_rate_budget(options, step):
-    options, is_valid = plain(options)
-    # Steps or seconds, and a warm-up that is shorter.
-    is_valid = is_valid and "steps" in options and options.keys() <= {"peak", "steps", "hold"}
-    budget = built_or_refused(lambda: tfr.LearningRateBudget(**options), is_valid)
-    if budget is not None:
-        model = tfr.FlowModel(FLOW)
-        model.compile()
-        model.optimizer.iterations.assign(step)
-        budget.set_model(model)
-        budget.on_train_begin()
-        budget.on_train_batch_begin(0)
-        assert 0 <= float(model.optimizer.learning_rate) <= budget.peak * (1 + 1e-6)
+    "budget_of_seconds": (
+        tfr.LearningRateBudget,
+        {"seconds": st.floats(0.1, 9)},
+        {"warmup_steps": st.integers(1, 9), "used_seconds": st.floats(0, 9)},
+    ),
+    "checkpoint": (
+        tfr.TrainingCheckpoint,
+        {"model": st.just(MODEL)},
+        {
+            "budget": st.none() | st.builds(tfr.LearningRateBudget, steps=st.integers(1, 9)),
+            "monitor": st.sampled_from(["loss", "val_loss"]),
+            "save_seconds": st.none() | st.floats(0.1, 9),
+            "patience": st.none() | st.integers(1, 9),
+        },
+    ),
+}
 
 
 @cases(quick=30, full=150)
-@given(
-    folder=mostly(st.just("folder")),
-    model=mostly(st.just(MODEL)),
-    options=arguments(
-        budget=st.none() | st.builds(tfr.LearningRateBudget, steps=st.integers(1, 9)),
-        monitor=st.sampled_from(["loss", "val_loss"]),
-        best_weights=st.just("best.weights.h5"),
-        save_seconds=st.none() | st.floats(0.1, 9),
-        patience=st.none() | st.integers(1, 9),
-    ),
-)
-def test_training_checkpoint(tmp_path_factory, folder, model, options):
-    (folder, is_folder), (model, is_model) = plain(folder), plain(model)
-    options, is_valid = plain(options)
-    is_valid = is_valid and is_folder and is_model
-    if is_folder:
-        folder = tmp_path_factory.mktemp(folder)
-    checkpoint = built_or_refused(
-        lambda: tfr.TrainingCheckpoint(folder, model, **options), is_valid
-    )
-    if checkpoint is not None:
-        checkpoint.on_train_begin()
-        patience = options.get("patience")
-        assert not checkpoint.is_out_of_patience and (patience is None or patience >= 1)
+@given(data=st.data())
+@pytest.mark.parametrize("name", TRAINING)
+def test_training(name, data, tmp_path_factory):
+    construct, necessary, others = TRAINING[name]
+    necessary = st.fixed_dictionaries({k: mostly(valid) for k, valid in necessary.items()})
+    options, is_valid = plain({**data.draw(necessary), **data.draw(arguments(**others))})
+    if name == "checkpoint":
+        options["folder"] = tmp_path_factory.mktemp("folder")
+    built_or_refused(lambda: construct(**options), is_valid)
 
 
 @cases(quick=40, full=200)

@@ -373,35 +373,6 @@ def test_second_derivatives(name, training):
     _assert_close(actual[number:], expected[number:], 1e-10)
 
 
-class _Scaled(tfr.FlowBijector):
-    """A user's bijector with exactly the documented methods."""
-
-    def __init__(self, name="scaled"):
-        super().__init__(parameters=dict(locals()), name=name)
-
-    def _forward_and_log_det(self, x, p):
-        size = tf.cast(tf.reduce_prod(tf.shape(x)[-3:]), x.dtype)
-        return 2 * x, tf.fill(tf.shape(x)[:-3], np.log(2).astype(np.float32) * size)
-
-    def _inverse_and_log_det(self, y, p):
-        y, log_det = self._forward_and_log_det(y, p)
-        return y / 4, -log_det
-
-
-def test_a_chain_with_a_bijector_of_a_user():
-    coupling = ft.randomize(ft.coupling(tfr.CheckerboardMask(), 1))
-    plain, recomputed = (
-        tfr.FlowChain([_Scaled(), tfr.FlowChain([coupling])], recompute=recompute)
-        for recompute in (False, True)
-    )
-    x = ft.normal([2, 4, 4, 1])
-    for method in ("forward_and_log_det", "inverse_and_log_det"):
-        for actual, expected in zip(
-            getattr(recomputed, method)(x), getattr(plain, method)(x), strict=True
-        ):
-            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 def test_only_the_chain_that_says_so_recomputes(recompute):
     # The inner chain inherits it from the outer one; a chain beside it does not.
