@@ -149,32 +149,31 @@ def _advised(text, name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("argument", "bijector", "options"),
-    [
-        (
-            "num_samples",
-            tfb.Identity(),
-            {"num_samples": 24, "num_burnin_steps": 50, "num_leapfrog_steps": 8, "seed": 1},
-        ),
-        # Narrow beside the normal distribution of the same covariance, so that steps are small.
-        (
-            "num_leapfrog_steps",
-            tfb.Chain([tfb.SinhArcsinh(tailweight=0.2), tfb.Scale(3.0)]),
-            {"num_samples": 400, "num_burnin_steps": 100, "num_leapfrog_steps": 1},
-        ),
-    ],
-)
-def test_chains_mix_with_what_the_warning_advises(argument, bijector, options):
-    size = 3 if argument == "num_samples" else 2
-    flow = tfd.TransformedDistribution(ft.standard_normal([size]), bijector)
-    events = [[0.3, *[np.nan] * (size - 1)]]
+def test_chains_mix_with_the_number_of_samples_that_the_warning_names():
+    options = {"num_burnin_steps": 50, "num_samples": 24, "num_leapfrog_steps": 8, "seed": 1}
+    flow = tfd.MultivariateNormalDiag([0.0, 0.0, 0.0])
+    events = [[0.3, np.nan, np.nan], [0.1, 0.2, 0.3]]
     r_hat, text = _warning(flow, events, **options)
     assert r_hat[0] > 1.1 and f"R-hat is up to {r_hat[0]:.2f}" in text
-    assert argument == "num_leapfrog_steps" or _advised(text, "num_leapfrog_steps") is None
-    advised = _advised(text, argument)
-    assert advised > options[argument]
-    r_hat, text = _warning(flow, events, **{**options, argument: advised})
+    assert "1 of 2 events" in text and _advised(text, "num_leapfrog_steps") is None
+    options["num_samples"] = _advised(text, "num_samples")
+    assert options["num_samples"] > 24
+    r_hat, text = _warning(flow, events, **options)
+    assert r_hat[0] < 1.1 and text is None
+
+
+@pytest.mark.full
+def test_chains_mix_with_the_leapfrog_steps_that_the_warning_names():
+    # Narrow beside the normal distribution of the same covariance, so that steps are small.
+    flow = tfd.TransformedDistribution(
+        ft.standard_normal([2]), tfb.Chain([tfb.SinhArcsinh(tailweight=0.2), tfb.Scale(3.0)])
+    )
+    options = {"num_samples": 400, "num_burnin_steps": 100, "num_leapfrog_steps": 1}
+    events = [[0.3, np.nan]]
+    r_hat, text = _warning(flow, events, **options)
+    assert r_hat[0] > 1.1
+    options["num_leapfrog_steps"] = _advised(text, "num_leapfrog_steps")
+    r_hat, text = _warning(flow, events, **options)
     assert r_hat[0] < 1.1 and text is None
 
 
