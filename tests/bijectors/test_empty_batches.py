@@ -26,15 +26,11 @@ _FLOWS = {
     "compact": (lambda: tfr.RealNVPImage.compact(_IMAGE, num_scales=1, num_couplings=2), None),
     "image_labels": (lambda: tfr.RealNVPImage(_IMAGE, **_SIZES, num_classes=3), _LABELS),
     "image_images": (
-        lambda: tfr.RealNVPImage(_IMAGE, **_SIZES, conditional_event_shape=[2, 2, 1]),
-        np.ones([2, 2, 2, 1], np.float32),
+        lambda: tfr.RealNVPImage(_IMAGE, **_SIZES, conditional_event_shape=[4, 4, 1]),
+        np.ones([2, 4, 4, 1], np.float32),
     ),
     "vector": (lambda: tfr.RealNVPVector(3, **_VECTOR), None),
     "vector_labels": (lambda: tfr.RealNVPVector(3, **_VECTOR, num_classes=3), _LABELS),
-    "vector_class_weights": (
-        lambda: tfr.RealNVPVector(3, **_VECTOR, num_classes=2),
-        np.array([[0.5, 0.5], [0.1, 0.9]], np.float32),
-    ),
     "vector_vectors": (
         lambda: tfr.RealNVPVector(3, **_VECTOR, conditional_event_shape=[2]),
         _VECTORS,
