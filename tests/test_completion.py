@@ -219,7 +219,7 @@ def test_bad_images():
 
 
 def test_objects_that_have_no_density():
-    with pytest.raises(TypeError, match=r"TransformedDistribution\(base, .*got <.*RealNVPVector"):
+    with pytest.raises(TypeError, match=r"TransformedDistribution\(base, .*got <.*VectorFlow"):
         latents.complete(_vector_flow().bijector, [[1.0, np.nan]])
     with pytest.raises(TypeError, match="expected booleans as is_known, got int64"):
         latents.complete(_vector_flow(), [[1.0, 2.0]], [1, 0])
