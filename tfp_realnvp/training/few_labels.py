@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.spatial
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -143,7 +142,9 @@ class ClassSeparation(keras.callbacks.Callback):
         centers -= centers.mean(axis=0)
         means = np.zeros(self._mixture.loc.shape, centers.dtype)  # also of classes without labels
         means[classes] = centers
-        distance = np.mean(scipy.spatial.distance.pdist(centers.reshape(len(classes), -1)))
+        first, second = np.triu_indices(len(classes), 1)
+        differences = (centers[first] - centers[second]).reshape(len(first), centers[0].size)
+        distance = np.linalg.norm(differences, axis=1).sum() / max(1, len(first))
         scale = np.mean(self._mixture.components_distribution.stddev())
         return means, max(1.0, _DISTANCE * scale / distance) if distance > 0 else 1.0
 
