@@ -47,9 +47,10 @@ def train(images, tmp_path, run_script):
 
     def run(folder, *options):
         output = tmp_path / folder
-        # The networks of compact have no blocks.
-        is_compact = "--configuration=compact" in options
-        tiny = [flag for flag in _TINY if not (is_compact and flag == "--num_blocks=0")]
+        # The networks of compact have no blocks, and a Jet has one scale.
+        is_compact, is_jet = (f"--configuration={name}" in options for name in ("compact", "jet"))
+        refused = {"--num_blocks=0": is_compact, "--num_scales=1": is_jet}
+        tiny = [flag for flag in _TINY if not refused.get(flag)]
         flags = (f"--dataset={images}", f"--output_dir={output}", *tiny, *options)
         run_script("train_paper", *flags, write_report=_no_report)
         return output

@@ -263,13 +263,13 @@ def test_a_first_batch_that_is_not_finite_sets_nothing():
 def test_an_error_in_the_first_batch_sets_nothing(monkeypatch):
     distribution, _ = _unset()
     model = _model(distribution)
-    log_prob = model._log_prob
+    log_prob = model._training_log_prob
 
     def failing(*args, **kwargs):
         log_prob(*args, **kwargs)
         raise RuntimeError("after the normalizations")
 
-    monkeypatch.setattr(model, "_log_prob", failing)
+    monkeypatch.setattr(model, "_training_log_prob", failing)
     before = [variable.numpy() for variable in distribution.variables]
     with pytest.raises(RuntimeError, match="after the normalizations"):
         model.fit(ft.grey_levels(8), batch_size=8, verbose=0)
