@@ -8,7 +8,7 @@
 | `manifold.png` | manifold of four images (equation 19) |
 | `interpolation.png` | interpolation between pairs of images |
 | `levels_redraw.png`, `levels_zero.png` | levels of representation (Appendix D) |
-| `extrapolation_2x.png`, `extrapolation_4x.png` | samples larger than the training images |
+| `extrapolation_2x.png`, `extrapolation_4x.png` | samples larger than the training images; not given images |
 | `temperatures.png` | samples by temperature and truncation |
 | `condition_swap.png` | images, decoded under other conditions (Appendix F) |
 | `condition_interpolation.png` | images, decoded under conditions between two |
@@ -70,7 +70,8 @@ def main(argv: list[str]) -> None:
     draw_manifold(figures, flow, four)
     draw_interpolation(figures, flow, examples)
     draw_levels(figures, flow, chosen)
-    draw_extrapolation(figures, flow, four)
+    if np.ndim(examples.conditions) != 4:  # An image as condition has the size of the data.
+        draw_extrapolation(figures, flow, four)
     draw_temperatures(figures, flow, chosen)
     if chosen.conditions is not None:
         draw_condition_swap(figures, flow, chosen)
