@@ -143,7 +143,7 @@ def known_density(name: str) -> tfd.Distribution:
 
 def make_flow(train: np.ndarray) -> tfd.Distribution:
     """Returns the flow between a standard normal and the points."""
-    transformer = None
+    transformer = "affine"
     if FLAGS.transformer == "spline":
         transformer = functools.partial(tfr.RationalQuadraticSpline, FLAGS.num_bins, bound=4.0)
     bijector = tfr.RealNVPVector(
