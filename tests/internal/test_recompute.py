@@ -238,7 +238,7 @@ _CASES = {
 }
 
 
-# Of three images.
+# Shapes of the conditions of three images.
 _CONDITIONS = {
     "conditioned": [3, 2],
     "image_given_vectors": [3, 3],

@@ -252,7 +252,7 @@ class LaterChannels(tfr.ChannelMask):
 
 @keras.saving.register_keras_serializable(package="tests")
 class Rotation(tfr.FlowBijector):
-    """A bijector of the user, with an argument that is a variable, another one, and a layer."""
+    """A bijector of the user, whose arguments are a variable, a layer and another bijector."""
 
     def __init__(self, angle, layer, inner, validate_args=False, name="rotation"):
         parameters = dict(locals())

@@ -419,8 +419,9 @@ class FlowModel(BatchModel, SavableModel):
     def _initialize_normalizations(self, data: Any) -> None:
         """Sets the normalizations that the first batch sets, before a graph is traced.
 
-        Otherwise the graph of a step has the operations for it, as it has with a strategy. If the
-        log density of the batch is not finite, nothing is set, and the step says why.
+        Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
+        initialization. If the log density of the batch is not finite, nothing is set, and the step
+        names the part.
         """
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
