@@ -139,7 +139,7 @@ def row_settings(row: str) -> dict[str, Any]:
 def make_flow(shape: tuple[int, int, int], settings: dict[str, Any]) -> Any:
     """Returns the bijector of a row for images of this shape."""
     import tfp_realnvp as tfr
-    from tfp_realnvp.bijectors.multi_scale import max_num_scales
+    from tfp_realnvp.flows.multi_scale import max_num_scales
 
     options = {part: {**_PLAIN[part], **settings.get(part, {})} for part in _PLAIN}
     network_fn = tfr.network_of(tfr.ShallowConv)

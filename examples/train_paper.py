@@ -42,8 +42,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents, plots
 from tfp_realnvp.distributions import find_condition_spec
 from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal.batch_parts import condition_in, events_in
 from tfp_realnvp.internal.folder_lock import folder_lock
-from tfp_realnvp.pixels import condition_component, image_component
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in datasets.py; default: the preset's."
@@ -664,7 +664,7 @@ def first_images(
     """Returns the first images of a split as an array, and their conditions or `None`."""
     number = images.num_images(split) if number is None else number
     batch = next(images.batches(split, number).as_numpy_iterator())
-    return image_component(batch), condition_component(batch)
+    return events_in(batch), condition_in(batch)
 
 
 def why_no_baselines(images: datasets.Images) -> str | None:

@@ -18,19 +18,23 @@ _ALLOWED_IMPORTS = {
     "condition_spec": {"internal"},
     "networks": {"internal", "condition_spec"},
     "bijectors": {"internal", "pixels", "condition_spec", "networks"},
-    "distributions": {"internal", "pixels", "condition_spec", "networks", "bijectors"},
-    "serialization": {
-        *("internal", "pixels", "condition_spec", "networks", "bijectors", "distributions"),
+    "flows": {"internal", "pixels", "condition_spec", "networks", "bijectors"},
+    "distributions": {
+        *("internal", "pixels", "condition_spec", "networks", "bijectors", "flows"),
+    },
+    "saving": {
+        *("internal", "pixels", "condition_spec", "networks", "bijectors", "flows"),
+        "distributions",
     },
     "training": {
-        *("internal", "pixels", "condition_spec", "networks", "bijectors", "distributions"),
-        "serialization",
+        *("internal", "pixels", "condition_spec", "networks", "bijectors", "flows"),
+        *("distributions", "saving"),
     },
-    "latents": {"internal", "pixels", "bijectors", "distributions"},
-    "evaluation": {"internal", "pixels", "bijectors", "distributions", "training"},
+    "latents": {"internal", "pixels", "bijectors", "flows", "distributions"},
+    "evaluation": {"internal", "pixels", "bijectors", "flows", "distributions", "training"},
     "data": {"internal", "pixels"},
     "outliers": {"internal"},
-    "tables": {"internal", "bijectors", "training"},
+    "tables": {"internal", "bijectors", "flows", "training"},
     "plots": {"internal", "pixels"},
 }
 

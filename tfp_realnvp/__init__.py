@@ -5,7 +5,6 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from tfp_realnvp.bijectors import (
-    PAPER_CONFIGURATIONS,
     ActNorm,
     Additive,
     Affine,
@@ -17,25 +16,16 @@ from tfp_realnvp.bijectors import (
     FactorOut,
     FlowBijector,
     FlowChain,
-    ImageFlow,
     InvertibleConv1x1,
     LogisticMixture,
     Pass,
     PixelLogit,
     RationalQuadraticSpline,
-    RealNVPImage,
-    RealNVPVector,
     SigmoidAffine,
     SpatialMask,
     Squeeze,
     Standardization,
     Transformer,
-    VectorFlow,
-    coupling_layer,
-    image_flow,
-    multi_scale,
-    network_of,
-    patch_flow,
 )
 from tfp_realnvp.distributions import (
     ClassMixture,
@@ -47,6 +37,18 @@ from tfp_realnvp.distributions import (
 )
 from tfp_realnvp.evaluation.maps import log_prob_map
 from tfp_realnvp.evaluation.scores import log_prob
+from tfp_realnvp.flows import (
+    PAPER_CONFIGURATIONS,
+    ImageFlow,
+    RealNVPImage,
+    RealNVPVector,
+    VectorFlow,
+    coupling_layer,
+    image_flow,
+    multi_scale,
+    network_of,
+    patch_flow,
+)
 from tfp_realnvp.networks import (
     Conditioner,
     ConvResNet,
@@ -55,9 +57,9 @@ from tfp_realnvp.networks import (
     VisionTransformer,
 )
 from tfp_realnvp.pixels import bits_per_dim, dequantize, to_uint8
-from tfp_realnvp.serialization.onnx import export_onnx
-from tfp_realnvp.serialization.saved_model import export_saved_model
-from tfp_realnvp.serialization.weights_file import save_weights
+from tfp_realnvp.saving.onnx import export_onnx
+from tfp_realnvp.saving.saved_model import export_saved_model
+from tfp_realnvp.saving.weights_file import save_weights
 from tfp_realnvp.training.checkpoint import TrainingCheckpoint
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel

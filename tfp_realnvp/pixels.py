@@ -19,16 +19,13 @@ __all__ = [
     "batch_noise",
     "bits_per_dim",
     "check_gray_levels",
-    "condition_component",
     "dequantize",
     "evaluation_seed",
     "event_noise",
     "gray_level_conditions",
-    "image_component",
     "largest_noise",
     "to_uint8",
     "uniform_noise",
-    "weight_component",
 ]
 
 # Training noise depends on the seed and the step. Evaluation noise has to differ from it.
@@ -158,8 +155,14 @@ class UniformNoise:
 
 
 @dataclasses.dataclass(frozen=True)
-class NoNoise(UniformNoise):
-    """Takes values as they are, in the form of `VariationalDequantization`."""
+class NoNoise:
+    """Values that need no noise, in the form of `VariationalDequantization`.
+
+    Attributes:
+      dtype: of the values.
+    """
+
+    dtype: Any
 
     def add_noise(
         self, images: tf.Tensor, noise_fn: Any = None, training: bool = False
@@ -268,54 +271,6 @@ def evaluation_seed(seed: int, draw: Any = 0) -> tf.Tensor:
       Two integers, int32.
     """
     return tf.stack([seed ^ _EVALUATION_STREAM, draw])
-
-
-def image_component(data: Any) -> Any:
-    """Returns the images of a batch with or without labels.
-
-    Args:
-      data: images, a tuple with images as first element, or a dictionary with images as `'image'`.
-
-    Raises:
-      ValueError: if a dictionary has no key `'image'`.
-    """
-    if isinstance(data, (tuple, list)):
-        return image_component(data[0])
-    if isinstance(data, dict):
-        if "image" not in data:
-            raise ValueError(f"expected a key 'image', got {sorted(data)}.")
-        data = data["image"]
-    return data
-
-
-def condition_component(data: Any) -> Any:
-    """Returns the condition of a batch, or `None`.
-
-    Args:
-      data: images; a tuple of images and conditions; or a dictionary with the condition as
-        `'conditional_input'`, or labels as `'label'`.
-    """
-    if isinstance(data, (tuple, list)):
-        has_condition = len(data) > 1 and data[1] is not None
-        return data[1] if has_condition else condition_component(data[0])
-    if isinstance(data, dict):
-        return data.get("conditional_input", data.get("label"))
-    return None
-
-
-def weight_component(data: Any) -> Any:
-    """Returns the weights of the events of a batch, or `None`.
-
-    Args:
-      data: images; a tuple whose third element has the weights; or a dictionary with the weights as
-        `'sample_weight'`.
-    """
-    if isinstance(data, (tuple, list)):
-        has_weights = isinstance(data, tuple) and len(data) > 2 and data[2] is not None
-        return data[2] if has_weights else weight_component(data[0])
-    if isinstance(data, dict):
-        return data.get("sample_weight")
-    return None
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:

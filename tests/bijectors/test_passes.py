@@ -1,4 +1,4 @@
-"""What travels with a value reaches every part, and the door makes it once."""
+"""What travels with a value reaches every part, and is made once."""
 
 import flow_testing as ft
 import numpy as np

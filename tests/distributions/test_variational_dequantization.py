@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
-from tfp_realnvp.serialization import keras_config
+from tfp_realnvp.saving import keras_config
 
 tfd = tfp.distributions
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfp_realnvp as tfr
-from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
+from tfp_realnvp.saving.keras_config import deserialize_distribution, serialize_distribution
 
 pytestmark = pytest.mark.full
 

@@ -1,23 +1,17 @@
-"""Real NVP's bijectors, with the interface of `tfp.bijectors`; forward maps latents to data."""
+"""The parts of a flow, with the interface of `tfp.bijectors`; forward maps latents to data."""
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.coupling import Coupling
-from tfp_realnvp.bijectors.coupling_layer import coupling_layer, network_of
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
-from tfp_realnvp.bijectors.image_flow import ImageFlow, image_flow
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
-from tfp_realnvp.bijectors.multi_scale import multi_scale
 from tfp_realnvp.bijectors.passes import Pass
-from tfp_realnvp.bijectors.patch_flow import patch_flow
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
-from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
-from tfp_realnvp.bijectors.real_nvp_vector import RealNVPVector
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import (
@@ -28,10 +22,8 @@ from tfp_realnvp.bijectors.transformers import (
     SigmoidAffine,
     Transformer,
 )
-from tfp_realnvp.bijectors.vector_flow import VectorFlow
 
 __all__ = [
-    "PAPER_CONFIGURATIONS",
     "ActNorm",
     "Additive",
     "Affine",
@@ -44,23 +36,14 @@ __all__ = [
     "FactorOut",
     "FlowBijector",
     "FlowChain",
-    "ImageFlow",
     "InvertibleConv1x1",
     "LogisticMixture",
     "Pass",
     "PixelLogit",
     "RationalQuadraticSpline",
-    "RealNVPImage",
-    "RealNVPVector",
     "SigmoidAffine",
     "SpatialMask",
     "Squeeze",
     "Standardization",
     "Transformer",
-    "VectorFlow",
-    "coupling_layer",
-    "image_flow",
-    "multi_scale",
-    "network_of",
-    "patch_flow",
 ]

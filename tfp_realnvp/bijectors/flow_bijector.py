@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.door import Door
+from tfp_realnvp.bijectors.one_pass_bijector import OnePassBijector
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
@@ -19,7 +19,7 @@ __all__ = ["FlowBijector"]
 tfb = tfp.bijectors
 
 
-class FlowBijector(Door):
+class FlowBijector(OnePassBijector):
     r"""A bijector on images or vectors that gives its value and log det in one pass.
 
     A subclass writes two methods,

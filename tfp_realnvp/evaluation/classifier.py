@@ -9,16 +9,15 @@ import numpy as np
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization, class_log_prior, distribution_of
-from tfp_realnvp.evaluation.batches import (
+from tfp_realnvp.evaluation.batched_scores import (
     check_no_weights,
     log_mean_exp,
     map_batches,
     model_of,
     scorer,
 )
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import batch_parts, validation
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["Classification", "classification", "expected_calibration_error"]
@@ -115,7 +114,7 @@ def classification(
     model = model_of(model, caller, dequantize=dequantize, **options)
     check_no_weights(data, caller)
     if labels is not None:
-        data = (pixels.image_component(data), labels)
+        data = (batch_parts.events_in(data), labels)
     score = scorer(model, caller, num_samples, num_classes=len(log_prior))
 
     def score_and_label(events: Any, *condition: Any) -> tuple[np.ndarray, np.ndarray]:

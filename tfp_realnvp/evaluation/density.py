@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.evaluation.batches import (
+from tfp_realnvp.evaluation.batched_scores import (
     check_no_weights,
     log_mean_exp,
     map_batches,

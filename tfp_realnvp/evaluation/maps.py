@@ -11,10 +11,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import ImageFlow, parts
+from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
-from tfp_realnvp.evaluation.batches import map_batches, model_of
+from tfp_realnvp.evaluation.batched_scores import map_batches, model_of
+from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.kept import call_traced
 from tfp_realnvp.training.flow_model import FlowModel

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
-from tfp_realnvp.evaluation.batches import log_mean_exp, map_batches, model_of, scorer
+from tfp_realnvp.evaluation.batched_scores import log_mean_exp, map_batches, model_of, scorer
 from tfp_realnvp.training.diagnosis import warn_unless_finite
 from tfp_realnvp.training.flow_model import FlowModel
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import ImageFlow
+from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import frames, validation
+from tfp_realnvp.internal import data_frames, validation
 from tfp_realnvp.plots.figures import new_figure
 
 __all__ = ["pairs"]
@@ -138,7 +138,7 @@ def pairs(
 
 def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str], Any, list[int]]:
     """Returns the columns to draw [N, d], their names, names of rows, and columns' positions."""
-    is_frame = frames.is_frame(X)
+    is_frame = data_frames.is_frame(X)
     table: Any = X if is_frame else np.asarray(X)
     if table.ndim != 2:
         raise ValueError(f"pairs: expected rows [N, D], got the shape {table.shape}.")

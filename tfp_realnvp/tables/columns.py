@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from tfp_realnvp.internal.frames import listed
+from tfp_realnvp.internal.data_frames import listed
 
 __all__ = ["Columns", "rounding_widths", "warn_of_few_values", "warn_of_redundant_columns"]
 

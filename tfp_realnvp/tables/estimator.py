@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from tfp_realnvp.internal import frames, private_api, validation
+from tfp_realnvp.internal import data_frames, private_api, validation
 from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.flow import TableFlowOptions
 from tfp_realnvp.tables.stack import StackFit, StackOptions
@@ -119,7 +119,7 @@ class TableEstimator(BaseEstimator):
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""
-        frames.check_columns(X, self._name, self._takes_labels)
+        data_frames.check_columns(X, self._name, self._takes_labels)
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)

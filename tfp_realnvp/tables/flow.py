@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from sklearn.exceptions import ConvergenceWarning
 
-from tfp_realnvp.bijectors import RealNVPVector
+from tfp_realnvp.flows import RealNVPVector
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.tables.student_t import StudentT
 from tfp_realnvp.tables.weighted_rows import Rows

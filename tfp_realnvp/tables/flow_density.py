@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import frames, validation
+from tfp_realnvp.internal import data_frames, validation
 from tfp_realnvp.tables import columns, weighted_rows
 from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.estimator import TableEstimator, generator
@@ -161,7 +161,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         self._check_arguments()
         self.__dict__.pop("classes_", None)
-        self._dtypes = frames.dtypes_of(X)
+        self._dtypes = data_frames.dtypes_of(X)
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, y = (checked, None) if y is None else checked
         weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
@@ -263,7 +263,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rng = generator(random_state)
         groups = None if y is None else [self._class_index(y)]
         rows = self._columns.in_units(self._samples(n_samples, rng, groups))
-        return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
+        return rows if self._dtypes is None else data_frames.rows_as_frame(rows, self._dtypes)
 
     def impute(
         self,
@@ -311,10 +311,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         filled = np.where(np.isnan(rows), self._columns.in_units(samples), rows)
         if n_samples is not None:
             return filled
-        if not frames.is_frame(X):
+        if not data_frames.is_frame(X):
             return filled[0]
-        dtypes = frames.dtypes_of(X) if self._dtypes is None else self._dtypes
-        return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
+        dtypes = data_frames.dtypes_of(X) if self._dtypes is None else self._dtypes
+        return data_frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
 
     def marginal_score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density in nats of the cells of each row that are not missing, [N].

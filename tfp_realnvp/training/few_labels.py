@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import distributions, pixels
-from tfp_realnvp.internal import private_api, replicas
+from tfp_realnvp import distributions
+from tfp_realnvp.internal import batch_parts, private_api, replicas
 from tfp_realnvp.training.input_data import events_of_batch
 
 __all__ = ["LABEL_WEIGHT", "ClassSeparation", "mean_of_labeled", "parts_of"]
@@ -116,7 +116,7 @@ class ClassSeparation(keras.callbacks.Callback):
         events, labels = [], []
         self._has_unlabeled = False
         for batch in data if is_known else []:
-            condition = pixels.condition_component(batch)
+            condition = batch_parts.condition_in(batch)
             condition = distributions.as_conditions(self._distribution, condition, "FlowModel.fit")
             if condition is None:
                 continue

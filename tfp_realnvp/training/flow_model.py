@@ -16,10 +16,10 @@ import tensorflow_probability as tfp
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.passes import surround_with
-from tfp_realnvp.internal import private_api, replicas, validation
+from tfp_realnvp.internal import batch_parts, private_api, replicas, validation
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
-from tfp_realnvp.training import optimizers, tracking, workers
-from tfp_realnvp.training.batches import BatchModel
+from tfp_realnvp.training import model_variables, optimizers, workers
+from tfp_realnvp.training.batch_model import BatchModel
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.few_labels import LABEL_WEIGHT, ClassSeparation, mean_of_labeled, parts_of
 from tfp_realnvp.training.input_data import (
@@ -33,7 +33,7 @@ from tfp_realnvp.training.input_data import (
 from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates, step_of
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.processor import advise_onednn
-from tfp_realnvp.training.saving import SavableModel
+from tfp_realnvp.training.savable_model import SavableModel
 
 __all__ = ["FlowModel"]
 
@@ -198,13 +198,13 @@ class FlowModel(BatchModel, SavableModel):
         self._has_class_mixture = isinstance(parts_of(distribution)[-1], distributions.ClassMixture)
         uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
-        bijectors = tracking.find_bijectors(modules)
-        tracking.build_networks(distribution, bijectors)
+        bijectors = model_variables.find_bijectors(modules)
+        model_variables.build_networks(distribution, bijectors)
         # Keras tracks layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
-        self.other_variables = tracking.TrackedVariables.outside(self.networks, modules)
-        self._scales = tuple(tracking.find_scales(self.networks, bijectors))
-        self._gains_from_rewrites = tracking.gains_from_rewrites(bijectors)
+        self.other_variables = model_variables.TrackedVariables.outside(self.networks, modules)
+        self._scales = tuple(model_variables.find_scales(self.networks, bijectors))
+        self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
         self._guard = FiniteGuard(
@@ -328,7 +328,7 @@ class FlowModel(BatchModel, SavableModel):
         """
         check_no_labels(self.distribution, images)
         condition = self.condition_of(images)
-        images = tf.cast(pixels.image_component(images), self.distribution.dtype)
+        images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
         return distributions.log_prob_of(self.distribution, images, condition, training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -15,7 +15,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import batch_parts, private_api, validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = [
@@ -86,7 +86,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
     if method == "fit":
         _warn_of_few_levels(data, model.distribution)
-        rows = pixels.image_component(data)
+        rows = batch_parts.events_in(data)
         if model.event_ndims == 1 and hasattr(rows, "__array__"):
             validation.columns_apart(np.asarray(rows), model.distribution.dtype, "FlowModel.fit")
     held_out = arguments.pop("validation_data", None)
@@ -97,7 +97,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         data, held_out = _split(data, fraction)
     if held_out is not None:
         held_out = tuple(map(as_arrays, keras.utils.unpack_x_y_sample_weight(held_out)))
-        _check_weights(held_out[2], pixels.image_component(held_out[0]))
+        _check_weights(held_out[2], batch_parts.events_in(held_out[0]))
         check_no_labels(model.distribution, held_out)
         size = arguments.get("validation_batch_size") or batch_size
         steps = arguments.get("validation_steps")
@@ -211,8 +211,8 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
 def _with_weights(data: Any, weights: Any) -> dict[str, Any]:
     """Returns events, with their condition if there is any, and weights as a dictionary."""
     parts = {
-        "image": pixels.image_component(data),
-        "conditional_input": pixels.condition_component(data),
+        "image": batch_parts.events_in(data),
+        "conditional_input": batch_parts.condition_in(data),
         "sample_weight": weights,
     }
     return {name: part for name, part in parts.items() if part is not None}
@@ -324,8 +324,8 @@ def check_data(
     if data is None or (isinstance(data, tf.data.Dataset) and data.cardinality() == 0):
         what = "None" if data is None else "an empty dataset"
         raise ValueError(f"FlowModel: expected {name}, got {what}.")
-    events = pixels.image_component(data)
-    _check_weights(pixels.weight_component(all_data), events)
+    events = batch_parts.events_in(data)
+    _check_weights(batch_parts.weights_in(all_data), events)
     if not hasattr(events, "__array__"):
         return
     num_axes = len(axes.split(","))
@@ -358,7 +358,7 @@ def check_data(
     if gray_levels:
         num_values = distributions.find_num_values(distribution)
         pixels.check_gray_levels(events, "FlowModel", num_values)
-    distributions.checked_conditions(distribution, pixels.condition_component(data), "FlowModel")
+    distributions.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
 
 
 def _check_finite(events: np.ndarray, name: str) -> None:
@@ -375,7 +375,7 @@ def _check_finite(events: np.ndarray, name: str) -> None:
 def _warn_of_few_levels(data: Any, distribution: tfd.Distribution) -> None:
     """Warns of images that use a small part of the range of the model's pixel values."""
     num_values = distributions.find_num_values(distribution)
-    images = pixels.image_component(data)
+    images = batch_parts.events_in(data)
     if num_values is None or not hasattr(images, "__array__"):
         return
     high = np.asarray(images).max()
@@ -393,13 +393,13 @@ def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
     """Returns the images [B, H, W, C], or vectors [B, D], of a batch, which may also have labels.
 
     Args:
-      data: as `pixels.image_component` takes it.
+      data: as `batch_parts.events_in` takes it.
       event_shape: of the distribution.
 
     Raises:
       ValueError: if the shape does not fit.
     """
-    events = tf.convert_to_tensor(pixels.image_component(data))
+    events = tf.convert_to_tensor(batch_parts.events_in(data))
     check_event_shape(events, event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
         raise ValueError(f"FlowModel: expected real numbers, got dtype {events.dtype.name}.")
@@ -410,17 +410,17 @@ def weights_of_batch(data: Any, dtype: tf.DType) -> tf.Tensor | None:
     """Returns the weights of the events of a batch, [B], or `None`.
 
     Args:
-      data: as `pixels.weight_component` takes it, with weights [B] or [B, 1].
+      data: as `batch_parts.weights_in` takes it, with weights [B] or [B, 1].
       dtype: of the result.
 
     Raises:
       ValueError: if the shape is another.
     """
-    weights = pixels.weight_component(data)
+    weights = batch_parts.weights_in(data)
     if weights is None:
         return None
     weights = tf.cast(tf.convert_to_tensor(weights), dtype)
-    number = tf.convert_to_tensor(pixels.image_component(data)).shape[0]
+    number = tf.convert_to_tensor(batch_parts.events_in(data)).shape[0]
     shape = weights.shape
     # The rank is unknown in a function that was called with [B] and with [B, 1].
     is_column = shape.rank is None or (shape.rank == 2 and shape[1] == 1)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.serialization.preset_config import (
+from tfp_realnvp.saving.preset_config import (
     check_config,
     check_number_of_parts,
     check_parameters,
@@ -24,7 +24,7 @@ from tfp_realnvp.serialization.preset_config import (
     most_special,
     replace_network_dtype,
 )
-from tfp_realnvp.serialization.preset_files import (
+from tfp_realnvp.saving.preset_files import (
     CARD,
     CONFIG,
     FORMAT_VERSION,
@@ -36,7 +36,7 @@ from tfp_realnvp.serialization.preset_files import (
     read_json,
     refusal,
 )
-from tfp_realnvp.serialization.weights_file import (
+from tfp_realnvp.saving.weights_file import (
     check_finite,
     check_weights,
     declared_weights,

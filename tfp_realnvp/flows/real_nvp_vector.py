@@ -8,17 +8,17 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.conditional_layers import conditional_layers
-from tfp_realnvp.bijectors.coupling_layer import (
+from tfp_realnvp.bijectors.masks import ChannelMask
+from tfp_realnvp.bijectors.standardization import Standardization
+from tfp_realnvp.bijectors.transformers import TransformerFn
+from tfp_realnvp.flows.conditional_layers import conditional_layers
+from tfp_realnvp.flows.coupling_layer import (
     ConditionShape,
     NetworkFn,
     coupling_layer,
     network_of,
 )
-from tfp_realnvp.bijectors.masks import ChannelMask
-from tfp_realnvp.bijectors.standardization import Standardization
-from tfp_realnvp.bijectors.transformers import TransformerFn
-from tfp_realnvp.bijectors.vector_flow import VectorFlow
+from tfp_realnvp.flows.vector_flow import VectorFlow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import DenseResNet
 

@@ -16,7 +16,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.serialization.saved_model import Outputs, ServedFlow
+from tfp_realnvp.saving.saved_model import Outputs, ServedFlow
 
 __all__ = ["export_onnx"]
 

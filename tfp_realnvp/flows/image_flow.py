@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.conditional_layers import conditional_layers
-from tfp_realnvp.bijectors.coupling_layer import ConditionShape
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.flows.conditional_layers import conditional_layers
+from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
 
 __all__ = ["ImageFlow", "ImageShape", "checked_image_shape", "image_flow"]

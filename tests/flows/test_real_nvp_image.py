@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors.real_nvp_image import PAPER_CONFIGURATIONS
+from tfp_realnvp.flows.real_nvp_image import PAPER_CONFIGURATIONS
 
 pytestmark = pytest.mark.quick
 

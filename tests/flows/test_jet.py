@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors.patch_flow import jet_masks
+from tfp_realnvp.flows.patch_flow import jet_masks
 
 tfd = tfp.distributions
 

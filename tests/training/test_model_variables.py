@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training import tracking
+from tfp_realnvp.training import model_variables
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -118,6 +118,6 @@ def test_names_of_variables_elsewhere_are_unique(tmp_path):
 
 def test_names_do_not_depend_on_caches():
     flow = ft.image_flow((4, 4, 1), num_couplings=1, normalization="actnorm")
-    before = tracking.variable_names(flow, "flow")
+    before = model_variables.variable_names(flow, "flow")
     flow.inverse(ft.pixels([1, 4, 4, 1]))
-    assert flow.state_variables and tracking.variable_names(flow, "flow") == before
+    assert flow.state_variables and model_variables.variable_names(flow, "flow") == before

@@ -28,7 +28,7 @@ import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import ConditionalBijector
 from tfp_realnvp.distributions import find_condition_spec, takes_condition
 from tfp_realnvp.networks import ConditionEmbedding
-from tfp_realnvp.serialization import keras_config
+from tfp_realnvp.saving import keras_config
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

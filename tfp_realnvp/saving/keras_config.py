@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import bijectors, distributions
+from tfp_realnvp import bijectors, distributions, flows
 from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
 
@@ -27,12 +27,16 @@ __all__ = [
 
 tfd = tfp.distributions
 
+# Public names of this package, but for distributions.
+_FLOW_PARTS = types.SimpleNamespace(
+    **{name: getattr(module, name) for module in (bijectors, flows) for name in module.__all__}
+)
 # For each prefix of a class name: the module that has the class, and its required base classes.
 # Loading constructs no other classes, except those that the user has registered with Keras.
 _NAMESPACES = {
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
-    "tfp_realnvp": (bijectors, (FlowBijector, Mask, Transformer)),
+    "tfp_realnvp": (_FLOW_PARTS, (FlowBijector, Mask, Transformer)),
     "tfp_realnvp.distributions": (
         distributions,
         (tfp.distributions.Distribution, distributions.VariationalDequantization),

@@ -8,12 +8,12 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.coupling_layer import ConditionShape, Layer
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_chain import FlowChain
-from tfp_realnvp.bijectors.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.flows.coupling_layer import ConditionShape, Layer
+from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.internal import validation
 
 __all__ = ["max_num_scales", "multi_scale"]

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.serialization import keras_config
-from tfp_realnvp.serialization.preset_files import CONFIG, WEIGHTS, refusal
+from tfp_realnvp.saving import keras_config
+from tfp_realnvp.saving.preset_files import CONFIG, WEIGHTS, refusal
 
 __all__ = [
     "check_config",

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, ImageFlow, PixelLogit, parts
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit, parts
 from tfp_realnvp.distributions import (
     class_log_prior,
     distribution_of,
@@ -21,6 +21,7 @@ from tfp_realnvp.distributions import (
     route,
     takes_condition,
 )
+from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import atomic_files, private_api
 
 __all__ = ["export_saved_model"]

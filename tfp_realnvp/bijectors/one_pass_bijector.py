@@ -1,4 +1,4 @@
-"""The door of a flow: what TFP asks of a bijector, for the outermost one of a composition."""
+"""The interface of `tfb.Bijector`, derived from one method for each direction."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tfp_realnvp.internal.batch_dims import (
 )
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
 
-__all__ = ["Door"]
+__all__ = ["OnePassBijector"]
 
 tfb = tfp.bijectors
 
 
-class Door(tfb.Bijector):
+class OnePassBijector(tfb.Bijector):
     """Derives the interface of `tfb.Bijector` from two methods: the base class of `FlowBijector`.
 
     A value enters a composition through its outermost bijector: by a hook of TFP and the cache, or

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.coupling_layer import ConditionShape, Layer
-from tfp_realnvp.bijectors.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.bijectors.masks import ChannelMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.flows.coupling_layer import ConditionShape, Layer
+from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.internal import validation
 
 __all__ = ["jet_masks", "patch_flow"]

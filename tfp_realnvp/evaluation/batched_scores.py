@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import distributions, pixels
+from tfp_realnvp import distributions
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import batch_parts, validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.tf_data import without_autotune
 from tfp_realnvp.training.flow_model import FlowModel
@@ -122,7 +122,7 @@ def map_batches(
 
     def checked(part: Any) -> tuple[Any, ...]:
         part = as_arrays(part)
-        events, condition = np.asarray(pixels.image_component(part)), model.condition_of(part)
+        events, condition = np.asarray(batch_parts.events_in(part)), model.condition_of(part)
         check_data((events, condition), model.distribution, gray_levels=gray_levels)
         if condition is None:
             return (events,)
@@ -130,9 +130,9 @@ def map_batches(
         validation.require(len(condition) == len(events), expected, len(condition))
         return events, condition
 
-    if hasattr(pixels.image_component(data), "__array__"):
+    if hasattr(batch_parts.events_in(data), "__array__"):
         batches = slices(batch_size, *checked(data))
-        steps = steps or -(-len(pixels.image_component(data)) // batch_size)
+        steps = steps or -(-len(batch_parts.events_in(data)) // batch_size)
     else:
         batches = map(checked, _iterable(data, caller, steps))
     progress, results = keras.utils.Progbar(steps, verbose=verbose), []
@@ -162,7 +162,7 @@ def check_no_weights(data: Any, caller: str) -> None:
       caller: name that begins the error message.
     """
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
-    if pixels.weight_component(structure) is not None:
+    if batch_parts.weights_in(structure) is not None:
         raise ValueError(
             f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them."
         )

@@ -20,7 +20,7 @@ from keras.src.backend.common import global_state
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.serialization import preset_files, presets
+from tfp_realnvp.saving import preset_files, presets
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfp_realnvp import distributions, pixels
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal import replicas
+from tfp_realnvp.internal import batch_parts, replicas
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.input_data import (
     EXPECTED_WEIGHTS,
@@ -106,7 +106,7 @@ class BatchModel(keras.Model):
 
     def condition_of(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""
-        condition = pixels.condition_component(data)
+        condition = batch_parts.condition_in(data)
         if condition is not None and not self.takes_condition:
             if not self._has_warned_of_labels:
                 self._has_warned_of_labels = True

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfp_realnvp.internal import atomic_files, private_api
-from tfp_realnvp.serialization.preset_files import CONFIG, refusal
+from tfp_realnvp.saving.preset_files import CONFIG, refusal
 
 __all__ = [
     "Arrays",

@@ -9,8 +9,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
-from tfp_realnvp.bijectors.coupling_layer import ConditionShape
 from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 

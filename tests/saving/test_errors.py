@@ -12,7 +12,7 @@ from flow_testing import flow_distribution, standard_normal
 
 import tfp_realnvp as tfr
 from tfp_realnvp.networks import ShallowConv
-from tfp_realnvp.serialization.keras_config import deserialize_distribution, serialize_distribution
+from tfp_realnvp.saving.keras_config import deserialize_distribution, serialize_distribution
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 

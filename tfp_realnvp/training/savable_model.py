@@ -11,7 +11,7 @@ import keras
 
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import atomic_files, validation
-from tfp_realnvp.serialization import keras_config, onnx, presets, saved_model, weights_file
+from tfp_realnvp.saving import keras_config, onnx, presets, saved_model, weights_file
 
 __all__ = ["SavableModel"]
 
