@@ -89,7 +89,7 @@ def make_data(name: str, labels: str, seed: int) -> tuple[np.ndarray, np.ndarray
 def accuracies(classifier: Classifier, data: list[tuple[np.ndarray, ...]]) -> list[float]:
     """Returns the accuracy of each data set's rows without a label."""
     result = []
-    for seed, (x, y, few) in enumerate(data):
+    for seed, (x, y, few) in enumerate(data, FLAGS.first_seed):
         keras.utils.set_random_seed(seed)
         result.append(np.mean((classifier(x, few) == y)[few < 0]))
     return result
