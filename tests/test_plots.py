@@ -73,9 +73,8 @@ def test_heat_map_of_colors_shows_their_mean():
     [
         (np.zeros([1, 3, 4]), {}, r"divide 4 and 4, got shape \(1, 3, 4\)"),
         (np.zeros([2, 4, 4]), {}, r"scores \[1, h, w\].*got shape \(2, 4, 4\)"),
-        (np.full([1, 2, 2], np.inf), {}, "finite scores, got 4 others"),
-        (np.zeros([1, 2, 2]), {}, "got 0.0 and 0.0"),
-        (np.zeros([1, 2, 2]), {"low": 2, "high": 1}, "low score below the high one, got 2 and 1"),
+        (np.full([1, 2, 2], np.inf), {}, "finite scores, .* got scores from inf to inf"),
+        (np.zeros([1, 2, 2]), {"low": 2, "high": 1}, "low below high, .* low 2 and high 1"),
     ],
 )
 def test_heat_map_errors(scores, kwargs, message):
@@ -137,25 +136,11 @@ def test_saved_curves_read_back_and_differ(tmp_path):
         (np.zeros([2, 2, 1], np.uint8), {}, r"got shape \(2, 2, 1\)"),
         (np.zeros([1, 2, 2, 2], np.uint8), {}, r"1 or 3 channels, got shape \(1, 2, 2, 2\)"),
         (np.full([1, 2, 2, 1], 17, np.uint8), {"num_values": 17}, r"\[0, 17\), got 17"),
-        (np.zeros([1, 2, 2, 1], np.uint8), {"num_values": 1}, r"\[2, 256\], got 1"),
-        (np.zeros([1, 2, 2, 1], np.uint8), {"columns": 0}, "at least one column, got 0"),
-        (np.zeros([1, 2, 2, 1], np.uint8), {"padding": -1}, "at least 0, got -1"),
-        (np.zeros([1, 2, 2, 1], np.uint8), {"upscale": 0}, "at least 1, got 0"),
     ],
 )
 def test_grid_errors(tmp_path, images, kwargs, message):
     with pytest.raises(ValueError, match=message):
         save_image_grid(tmp_path / "a.png", images, **kwargs)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("curves", "message"),
-    [({}, "at least one curve"), ({"loss": ([1, 2], [1.0])}, r"'loss' .* \(2,\) and \(1,\)")],
-)
-def test_curve_errors(tmp_path, curves, message):
-    with pytest.raises(ValueError, match=message):
-        save_curves(tmp_path / "a.png", curves, "x", "y")
     assert not list(tmp_path.iterdir())
 
 
@@ -217,13 +202,11 @@ def test_labelled_grid_errors(tmp_path, images, labels, message):
     ("module", "package", "save"),
     [
         ("PIL", "pillow", lambda path: save_image_grid(path, np.zeros([1, 2, 2, 1], np.uint8))),
-        (
-            "matplotlib.figure",
-            "matplotlib",
-            lambda path: save_curves(path, {"a": ([1], [1])}, "x", "y"),
-        ),
         ("matplotlib.figure", "matplotlib", lambda path: pairs(_Density(), _table())),
-        ("matplotlib", "matplotlib", lambda path: draw_grid(np.zeros([1, 2, 2, 1], np.uint8))),
+        (
+            *("matplotlib.pyplot", "matplotlib"),
+            lambda path: draw_grid(np.zeros([1, 2, 2, 1], np.uint8)),
+        ),
     ],
 )
 def test_missing_packages_name_the_command(tmp_path, monkeypatch, module, package, save):
@@ -325,34 +308,14 @@ def test_pairs_of_densities_of_other_packages(density):
     ("density", "rows", "kwargs", "error", "message"),
     [
         (object(), _table(), {}, TypeError, r"a method sample\(n\), got object.*pipeline\[-1\]"),
-        (_Density(), _table(), {"num_lowest": 1}, TypeError, r"score_samples\(X\), got _Density"),
-        (_Density(), _table(), {"num_lowest": -1}, ValueError, "at least 0, got -1"),
         (_Density(), _table(), {"columns": [3]}, ValueError, r"out of \[0, 1, 2\], got \[3\]"),
         (_Density(), _table(), {"columns": [1, 1]}, ValueError, r"different .*got \[1, 1\]"),
         (_Density(), _table(), {"columns": []}, ValueError, r"got \[\]"),
-        (
-            _Density(),
-            pd.DataFrame(_table(), columns=["a", "b", "c"]),
-            {"columns": "a"},
-            ValueError,
-            r"a list .*\['a', 'b', 'c'\], got 'a'",
-        ),
+        (_Density(), pd.DataFrame(_table()), {"columns": "a"}, ValueError, r"a list .* got 'a'"),
         (_Density(), np.zeros(3), {}, ValueError, r"rows \[N, D\], got the shape \(3,\)"),
-        (
-            _Density(),
-            np.zeros([5, 9]),
-            {},
-            ValueError,
-            r"at most 8 columns, got 9.*=\[0, 1, 2, 3\]",
-        ),
+        (_Density(), np.zeros([5, 9]), {}, ValueError, r"at most 8 .* got 9.*=\[0, 1, 2, 3\]"),
         (_Density(), np.zeros([5, 2]), {}, ValueError, r"shape \(5, 2\), .*got \(5, 3\)"),
-        (
-            _Density(),
-            np.array([[1, np.nan, 2]]),
-            {},
-            ValueError,
-            "1 rows of which 1 are not finite",
-        ),
+        (_Density(), [[1, np.nan, 2]], {}, ValueError, "1 rows of which 1 are not finite"),
         (_Density(), np.zeros([0, 3]), {}, ValueError, "got 0 rows"),
     ],
 )

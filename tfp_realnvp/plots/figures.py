@@ -1,25 +1,31 @@
-"""Figures that leave the global state of Matplotlib as it is."""
+"""Figures that leave the global state of Matplotlib as it is, and training curves."""
 
+import importlib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import missing_package
 
-__all__ = ["new_figure", "save_figure"]
+__all__ = ["matplotlib_module", "new_figure", "save_curves", "save_figure"]
+
+
+def matplotlib_module(name: str) -> Any:
+    """Returns a module of Matplotlib; raises `ImportError` with the command that installs it."""
+    try:
+        return importlib.import_module(f"matplotlib.{name}")
+    except ImportError as error:
+        raise missing_package("A figure", "matplotlib") from error
 
 
 def new_figure(size: tuple[float, float], dpi: int) -> Any:
     """Returns a Matplotlib figure of `size` inches that is not registered with pyplot."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_package("A figure", "matplotlib") from error
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return matplotlib_module("figure").Figure(figsize=size, dpi=dpi, layout="constrained")
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> pathlib.Path:
@@ -27,3 +33,40 @@ def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> pa
     with atomic_replace(path) as new:
         figure.savefig(new, format="png", **options)
     return pathlib.Path(path)
+
+
+def save_curves(
+    path: str | os.PathLike[str],
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    xlabel: str,
+    ylabel: str,
+) -> pathlib.Path:
+    """Plots named curves to a PNG file, and returns its path; Matplotlib's state is unchanged.
+
+    Args:
+      path: path of the file. Missing folders are created.
+      curves: a dictionary from names in the legend to pairs `(x, y)` of sequences of equal length.
+      xlabel, ylabel: labels of the axes, with units.
+
+    Raises:
+      ValueError: if `x` and `y` of a curve differ in length.
+      ImportError: if matplotlib is not installed.
+
+    #### Example
+
+    >>> import tempfile
+    >>> from tfp_realnvp import plots
+    >>> curves = {"train": ([1, 2, 3], [4.0, 3.5, 3.4]), "test": ([1, 3], [4.1, 3.5])}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim")
+    ...     path.name, path.exists()
+    ('curves.png', True)
+    """
+    figure = new_figure((7, 4.5), dpi=120)
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    for name, (x, y) in curves.items():
+        # A single point is invisible without a marker.
+        axes.plot(x, y, label=name, marker="o" if np.size(x) == 1 else None)
+    axes.legend()
+    return save_figure(figure, path)

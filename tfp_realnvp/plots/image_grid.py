@@ -1,15 +1,16 @@
-"""Images side by side in one image."""
+"""Images side by side in one image, and scores of positions drawn over images."""
 
 import math
 import os
 import pathlib
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import missing_package
 
-__all__ = ["image_grid", "save_image_grid"]
+__all__ = ["heat_map", "image_grid", "save_image_grid"]
 
 _MIN_TILE_SIZE = 64  # output pixels; smaller images are enlarged to about this size
 _BACKGROUND = 255
@@ -34,8 +35,7 @@ def image_grid(
       `uint8` array of shape `[rows·(H + padding) + padding, columns·(W + padding) + padding, C]`.
 
     Raises:
-      ValueError: if `images` is not such an array, `columns` is less than 1, `padding` is negative,
-        or `num_values` is not in [2, 256].
+      ValueError: if `images` is not such an array.
 
     #### Example
 
@@ -54,30 +54,18 @@ def image_grid(
             f"Expected at least one image, [N, H, W, C] with 1 or 3 channels, got shape "
             f"{images.shape}."
         )
-    if columns is not None and columns < 1:
-        raise ValueError(f"Expected at least one column, got {columns}.")
-    if padding < 0:
-        raise ValueError(f"Expected a padding of at least 0, got {padding}.")
-    if not 2 <= num_values <= 256:
-        raise ValueError(f"Expected num_values in [2, 256], got {num_values}.")
     if images.max() >= num_values:
         raise ValueError(f"Expected pixels in [0, {num_values}), got {images.max()}.")
-
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     pixels = np.rint(images * (255.0 / (num_values - 1))).astype(np.uint8)
-    grid = np.full(
-        [rows * (height + padding) + padding, columns * (width + padding) + padding, channels],
-        _BACKGROUND,
-        np.uint8,
-    )
-    for index, image in enumerate(pixels):
-        row, column = divmod(index, columns)
-        top = padding + row * (height + padding)
-        left = padding + column * (width + padding)
-        grid[top : top + height, left : left + width] = image
-    return grid
+    # Lines above and to the left of each image, then below and to the right of the whole grid.
+    widths = [(0, rows * columns - count), (padding, 0), (padding, 0), (0, 0)]
+    tiles = np.pad(pixels, widths, constant_values=_BACKGROUND)
+    tiles = tiles.reshape(rows, columns, height + padding, width + padding, channels)
+    grid = np.concatenate(np.concatenate(tiles, axis=1), axis=1)
+    return np.pad(grid, [(0, padding), (0, padding), (0, 0)], constant_values=_BACKGROUND)
 
 
 def save_image_grid(
@@ -97,7 +85,7 @@ def save_image_grid(
         fewer than 64 pixels a side are enlarged to about 64.
 
     Raises:
-      ValueError: if an argument is invalid for `image_grid`, or if `upscale` is less than 1.
+      ValueError: as `image_grid`.
       ImportError: if pillow is not installed.
 
     #### Example
@@ -113,14 +101,69 @@ def save_image_grid(
         from PIL import Image
     except ImportError as error:
         raise missing_package("An image file", "pillow") from error
-
-    if upscale is not None and upscale < 1:
-        raise ValueError(f"Expected an upscale of at least 1, got {upscale}.")
     grid = image_grid(images, columns, padding, num_values)
     upscale = upscale or max(1, _MIN_TILE_SIZE // max(np.shape(images)[1:3]))
     grid = grid.repeat(upscale, axis=0).repeat(upscale, axis=1)
-    if grid.shape[-1] == 1:
-        grid = grid[..., 0]
     with atomic_replace(path) as new:
-        Image.fromarray(grid).save(new, format="PNG")
+        Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(new, format="PNG")
     return pathlib.Path(path)
+
+
+def heat_map(
+    images: np.ndarray,
+    scores: ArrayLike,
+    low: float | None = None,
+    high: float | None = None,
+    num_values: int = 256,
+) -> np.ndarray:
+    """Draws scores of positions over images: red to yellow for high scores, gray for low scores.
+
+    Args:
+      images: `[N, H, W, C]`, as in `image_grid`.
+      scores: finite scores `[N, h, w]`, for example `-tfr.log_prob_map(model, images)`. `h` and `w`
+        divide `H` and `W`: each score covers a block of pixels.
+      low: scores up to `low` leave the image as it is; by default the lowest score.
+      high: scores from `high` on are yellow; by default the highest score.
+      num_values: as in `image_grid`.
+
+    Returns:
+      `uint8` array of shape `[N, H, W, 3]`, for `image_grid` or an image file.
+
+    Raises:
+      ValueError: if `images` is invalid for `image_grid`, `scores` have another shape or are not
+        finite, or `low` is not below `high`.
+
+    #### Example
+
+    >>> import numpy as np
+    >>> from tfp_realnvp import plots
+    >>> pixels = plots.heat_map(np.full([1, 2, 2, 1], 200, np.uint8), [[[0., 1.], [2., 4.]]])
+    >>> pixels[0, 0, 0].tolist(), pixels[0, 1, 1].tolist()
+    ([200, 200, 200], [241, 241, 50])
+    """
+    scores = np.asarray(scores, np.float64)
+    stacked = image_grid(images, 1, 0, num_values)
+    gray = stacked.reshape(np.shape(images)).mean(axis=-1, keepdims=True)
+    count, height, width, _ = gray.shape
+    if (
+        scores.ndim != 3
+        or len(scores) != count
+        or height % scores.shape[1]
+        or width % scores.shape[2]
+    ):
+        raise ValueError(
+            f"Expected scores [{count}, h, w] whose h and w divide {height} and {width}, got shape "
+            f"{scores.shape}."
+        )
+    low = scores.min() if low is None else low
+    high = scores.max() if high is None else high
+    if not (np.isfinite(scores).all() and low < high):
+        raise ValueError(
+            f"Expected finite scores, and low below high, got scores from {scores.min()} to "
+            f"{scores.max()}, low {low} and high {high}."
+        )
+    block = np.ones([1, height // scores.shape[1], width // scores.shape[2]])
+    heat = np.kron(np.clip((scores - low) / (high - low), 0, 1), block)
+    colors = np.stack([np.ones_like(heat), heat, np.zeros_like(heat)], axis=-1) * 255
+    opacity = 0.75 * heat[..., np.newaxis]
+    return np.rint((1 - opacity) * gray + opacity * colors).astype(np.uint8)

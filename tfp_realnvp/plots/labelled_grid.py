@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.plots.figures import new_figure, save_figure
+from tfp_realnvp.plots.figures import matplotlib_module, new_figure, save_figure
 from tfp_realnvp.plots.image_grid import image_grid
 
 __all__ = ["draw_grid", "save_labelled_grid"]
@@ -56,35 +55,22 @@ def draw_grid(
     grid = image_grid(images, columns, 1, num_values)
     height, width = images.shape[1:3]
     rows, columns = grid.shape[0] // (height + 1), grid.shape[1] // (width + 1)
-    for what, labels, count in (("row", row_labels, rows), ("column", column_labels, columns)):
-        if labels is not None and len(labels) != count:
-            raise ValueError(f"Expected {count} {what} labels, got {len(labels)}.")
     if ax is None:
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise missing_package("A figure", "matplotlib") from error
         size = _figure_size(rows, columns, height, width)
-        _, ax = pyplot.subplots(figsize=size, layout="constrained")
-    ax.imshow(
-        grid[..., 0] if grid.shape[-1] == 1 else grid,
-        cmap="gray",
-        vmin=0,
-        vmax=255,
-        interpolation="nearest",
-    )
+        _, ax = matplotlib_module("pyplot").subplots(figsize=size, layout="constrained")
+    ax.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_title(title, fontsize=11)
     ax.xaxis.tick_top()
     ax.tick_params(length=0, labelsize=8)
     ax.spines[:].set_visible(False)
-    ax.set_xticks(
-        [] if column_labels is None else 0.5 + width / 2 + (width + 1) * np.arange(columns),
-        column_labels,
-    )
-    ax.set_yticks(
-        [] if row_labels is None else 0.5 + height / 2 + (height + 1) * np.arange(rows),
-        row_labels,
-    )
+    for what, labels, set_ticks, count, size in (
+        ("row", row_labels, ax.set_yticks, rows, height),
+        ("column", column_labels, ax.set_xticks, columns, width),
+    ):
+        if labels is not None and len(labels) != count:
+            raise ValueError(f"Expected {count} {what} labels, got {len(labels)}.")
+        middles = 0.5 + size / 2 + (size + 1) * np.arange(count)
+        set_ticks([] if labels is None else middles, labels)
     return ax
 
 
@@ -104,9 +90,7 @@ def save_labelled_grid(
       title, row_labels, column_labels, num_values: as in `draw_grid`.
 
     Raises:
-      ValueError: if `images` is not such an array, or there is not one label for each row or
-        column.
-      ImportError: if matplotlib is not installed.
+      ValueError, ImportError: as `draw_grid`.
 
     #### Example
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import data_frames, validation
+from tfp_realnvp.internal import data_frames
 from tfp_realnvp.plots.figures import new_figure
 
 __all__ = ["pairs"]
@@ -25,12 +25,12 @@ def pairs(
     """Draws columns of a table against each other, with samples of a density of its rows.
 
     Panels below the diagonal show rows and samples of two columns, panels on the diagonal
-    histograms of one column. There are as many samples as rows: if the density is right, both look
-    alike. The rows of the lowest density are circled and named in the legend, the lowest first.
+    histograms of one column. Rows and as many samples look alike if the density is right. The rows
+    of the lowest density are circled and named in the legend, the lowest first.
 
-    Panels end a little outside of the rows, and the legend says how many samples are farther away.
-    Panels show at most 1,000 rows, evenly spaced, and the rows of the lowest density. Histograms
-    show the share of all rows in each bin.
+    Panels show at most 1,000 rows, evenly spaced, and the rows of the lowest density. They end a
+    little outside of the rows; the legend says how many samples are farther away. Histograms show
+    the share of all rows in each bin.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
@@ -49,7 +49,7 @@ def pairs(
     Raises:
       ValueError: if there are more than 8 columns to draw, a column does not exist or is repeated,
         `X` is not finite rows, or samples do not have the columns of the rows.
-      TypeError: if the density has no method `sample`, or no `score_samples` for `num_lowest`.
+      TypeError: if the density has no method `sample`.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -63,7 +63,6 @@ def pairs(
     >>> [axes.get_xlabel() for axes in figure.axes]
     ['', 'petal length (cm)', 'petal width (cm)']
     """
-    is_scored = hasattr(density, "score_samples")
     if not hasattr(density, "sample"):
         raise TypeError(
             "pairs: expected a density with a method sample(n), got "
@@ -71,13 +70,7 @@ def pairs(
             "pass pipeline[-1] and the rows pipeline[:-1].transform(X)."
         )
     if num_lowest is None:
-        num_lowest = _NUM_LOWEST if is_scored else 0
-    num_lowest = validation.count(num_lowest, "num_lowest", 0, "pairs")
-    if num_lowest and not is_scored:
-        raise TypeError(
-            "pairs: expected a density with a method score_samples(X), got "
-            f"{type(density).__name__}. Without one call pairs(..., num_lowest=0)."
-        )
+        num_lowest = _NUM_LOWEST if hasattr(density, "score_samples") else 0
     rows, names, row_names, positions = _table(X, columns)
     shown = np.unique(np.linspace(0, len(rows) - 1, _MAX_POINTS).astype(int))
     lowest = np.argsort(density.score_samples(X))[:num_lowest] if num_lowest else np.array([], int)
@@ -105,17 +98,18 @@ def pairs(
     size = max(4, 1.7 * len(names))  # inches
     figure = new_figure((size, size + 0.5), dpi=100)
     panels = figure.subplots(len(names), len(names), squeeze=False)
+    points = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0, "alpha": 0.6}
     for i, j in np.ndindex(panels.shape):
         axes = panels[i, j]
         if j > i:
             axes.remove()
             continue
+        is_last = i == len(names) - 1
         axes.set_xlim(limits[j])
-        axes.tick_params(labelsize=7, labelbottom=i == len(names) - 1, labelleft=j == 0)
-        if i == len(names) - 1:
-            axes.set_xlabel(names[j], fontsize=8)
+        axes.tick_params(labelsize=7, labelbottom=is_last, labelleft=j == 0)
+        axes.set_xlabel(names[j] if is_last else "", fontsize=8)
         if i == j:
-            edges = np.linspace(limits[i, 0], limits[i, 1], num_bins + 1)
+            edges = np.linspace(*limits[i], num_bins + 1)
             for values, options in (
                 (rows[:, i], {"color": "C0", "alpha": 0.4, "label": rows_label}),
                 (samples[:, i], {"color": "C1", "histtype": "step", "label": samples_label}),
@@ -125,11 +119,9 @@ def pairs(
             axes.set_yticks([])
             continue
         axes.set_ylim(limits[i])
-        if j == 0:
-            axes.set_ylabel(names[i], fontsize=8)
-        points = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0}
-        axes.plot(*samples.T[[j, i]], color="C1", alpha=0.6, label=samples_label, **points)
-        axes.plot(*rows[shown].T[[j, i]], color="C0", alpha=0.6, label=rows_label, **points)
+        axes.set_ylabel(names[i] if j == 0 else "", fontsize=8)
+        axes.plot(*samples.T[[j, i]], color="C1", label=samples_label, **points)
+        axes.plot(*rows[shown].T[[j, i]], color="C0", label=rows_label, **points)
         if num_lowest:
             axes.plot(*rows[lowest].T[[j, i]], "o", mfc="none", mec="C3", label=lowest_label)
     figure.legend(*panels[-1, 0].get_legend_handles_labels(), loc="outside upper left", fontsize=8)
@@ -139,13 +131,13 @@ def pairs(
 def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str], Any, list[int]]:
     """Returns the columns to draw [N, d], their names, names of rows, and columns' positions."""
     is_frame = data_frames.is_frame(X)
-    table: Any = X if is_frame else np.asarray(X)
-    if table.ndim != 2:
-        raise ValueError(f"pairs: expected rows [N, D], got the shape {table.shape}.")
-    known = list(X.columns) if is_frame else list(range(table.shape[1]))
+    rows = X.to_numpy(np.float64, na_value=np.nan) if is_frame else np.asarray(X, np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"pairs: expected rows [N, D], got the shape {rows.shape}.")
+    known = list(X.columns) if is_frame else list(range(rows.shape[1]))
     chosen = known if columns is None else list(columns)
-    unknown = [name for name in chosen if name not in known]
-    if isinstance(columns, str) or unknown or len(set(chosen)) < len(chosen) or not chosen:
+    is_unknown = isinstance(columns, str) or not set(chosen) <= set(known)
+    if is_unknown or len(set(chosen)) < len(chosen) or not chosen:
         raise ValueError(
             f"pairs: expected a list of different columns out of {known}, got {columns!r}."
         )
@@ -155,10 +147,7 @@ def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str]
             f"draw: pairs(density, X, columns={chosen[:4]})."
         )
     positions = [known.index(name) for name in chosen]
-    if is_frame:
-        rows = table.iloc[:, positions].to_numpy(np.float64, na_value=np.nan)
-    else:
-        rows = table[:, positions].astype(np.float64)
+    rows = rows[:, positions]
     if not len(rows) or not np.isfinite(rows).all():
         raise ValueError(
             f"pairs: expected finite rows, got {len(rows):,} rows of which "
