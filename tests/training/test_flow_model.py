@@ -555,19 +555,10 @@ def _trained_on_points(steps_per_execution, callbacks=(), **options):
     return _values(model.distribution.variables), int(model.optimizer.iterations)
 
 
-class _Set(keras.callbacks.Callback):
-    """Sets a rate in the middle of training."""
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == 7:
-            self.model.optimizer.learning_rate = 0.125
-
-
 @pytest.mark.parametrize(
     ("callbacks", "num_steps"),
     [
         (lambda: [], 14),
-        pytest.param(lambda: [_Set()], 14, marks=pytest.mark.full),
         # The end of the budget is within an execution.
         pytest.param(
             lambda: [tfr.LearningRateBudget(0.1, steps=9, warmup=0.3, hold=0.1, cosine=True)],
@@ -576,7 +567,7 @@ class _Set(keras.callbacks.Callback):
         ),
         pytest.param(lambda: [tfr.LearningRateBudget(0.1, steps=50)], 14, marks=pytest.mark.full),
     ],
-    ids=["default", "set", "cosine", "long"],
+    ids=["default", "cosine", "long"],
 )
 def test_steps_per_execution_do_not_change_training(callbacks, num_steps):
     values, number = _trained_on_points(1, callbacks())

@@ -22,7 +22,7 @@ _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
 
 
 class StepRates:
-    """The learning rates of the steps of an execution, which the training step looks up.
+    """The learning rates of the steps of one execution, which the training step looks up.
 
     Keras calls callbacks once an execution. With `steps_per_execution=1` this is not needed.
     """
@@ -39,10 +39,10 @@ class StepRates:
         self._rates = tf.Variable(np.zeros(num_steps, np.float32), **options)
         self.num_steps = num_steps
 
-    def assign(self, first: int, rates: list[float | None]) -> None:
-        """Sets the rates of the steps from `first` on. A step of rate `None` is not made."""
+    def assign(self, first: int, rates: list[float]) -> None:
+        """Sets the rates of the steps from `first` on. A step whose rate is NaN is not made."""
         self._first.assign(first)
-        self._rates.assign([math.nan if rate is None else rate for rate in rates])
+        self._rates.assign(rates)
 
     def clear(self) -> None:
         """Leaves the learning rate of all steps as it is."""
@@ -51,42 +51,31 @@ class StepRates:
     def apply_to(self, optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
         """Sets the learning rate of the current step; returns whether the step is to be made.
 
-        A rate that is not that of the step before was set by somebody else, and stays.
+        Callbacks set the rate of the first step.
         """
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):  # It is given by a schedule.
             return tf.constant(True)
-        step = private_api.batch_counter(optimizer).value
-        index = tf.cast(step, tf.int64) - self._first
-        is_inside = (index > 0) & (index < self.num_steps)
-        # The rate of the first step is set before the execution.
-        index = tf.where(is_inside, index, 1)
-        rates, current = tf.convert_to_tensor(self._rates), tf.convert_to_tensor(variable.value)
-        is_ours = is_inside & tf.equal(current, tf.cast(rates[index - 1], current.dtype))
-        rate = tf.cast(rates[index], current.dtype)
-        is_end = is_ours & tf.math.is_nan(rate)
-        replicas.assign(variable.value, tf.where(is_ours & ~is_end, rate, current))
-        return ~is_end
+        index = tf.cast(private_api.batch_counter(optimizer).value, tf.int64) - self._first
+        is_later = (index > 0) & (index < self.num_steps)
+        current = tf.convert_to_tensor(variable.value)
+        rate = tf.cast(tf.gather(self._rates, tf.where(is_later, index, 0)), current.dtype)
+        is_made = ~(is_later & tf.math.is_nan(rate))
+        replicas.assign(variable.value, tf.where(is_later & is_made, rate, current))
+        return is_made
 
 
-def _set_learning_rates(
-    model: keras.Model, rate_of: Callable[[int], float | None]
-) -> list[float | None]:
-    """Sets the learning rates of the next execution of a training function, but for the first step.
+def _set_later_rates(model: keras.Model, rate_of: Callable[[int], float]) -> float:
+    """Sets the learning rates of the next execution but for its first step; returns that one.
 
     Args:
-      model: a `FlowModel`; another model gets the rate of the first step for all of them.
-      rate_of: returns the rate of a step, from 0 to `model.steps_per_execution - 1`. All steps from
-        one with `None` on, which is not the first, are not made.
-
-    Returns:
-      The rates.
+      model: a `FlowModel`; any other model keeps the rate of the first step in an execution.
+      rate_of: returns the rate of a step of the execution, from 0; NaN ends the training.
     """
     step_rates: StepRates | None = getattr(model, "step_rates", None)
-    rates = [rate_of(index) for index in range(step_rates.num_steps if step_rates else 1)]
     if step_rates is not None:
-        step_rates.assign(step_of(model), rates)
-    return rates
+        step_rates.assign(step_of(model), [rate_of(i) for i in range(step_rates.num_steps)])
+    return rate_of(0)
 
 
 class CosineAnnealing(keras.callbacks.Callback):
@@ -99,9 +88,9 @@ class CosineAnnealing(keras.callbacks.Callback):
     Where Keras does not know the number of steps, as with a generator, the rate changes with the
     epoch only. Otherwise each step has its own rate, also with `steps_per_execution`.
 
-    `epoch` is counted by Keras, so that with `initial_epoch` or `keras.callbacks.BackupAndRestore`
-    the rate continues where it was. Between executions the optimizer has the peak again, which is
-    then what checkpoints save. A rate that a user or another callback has set is left as it is.
+    Keras counts the epochs, so that with `initial_epoch` or `keras.callbacks.BackupAndRestore` the
+    rate continues where it was. Between executions the optimizer has the peak again, which is then
+    what checkpoints save. A rate that a user or another callback has set stays.
 
     #### References
 
@@ -116,7 +105,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         """
         super().__init__()
         self._peak = np.float32(peak)
-        self._annealed: list[float | None] = []
+        self._is_annealed = False
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -125,17 +114,17 @@ class CosineAnnealing(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rates of the execution, unless somebody else has set another rate."""
-        if self.model.optimizer.rate_was_set or self._learning_rate != self._peak:
+        optimizer, steps = self.model.optimizer, self.params["steps"]
+        if optimizer.rate_was_set or optimizer.learning_rate.numpy() != self._peak:
             return
-        steps = self.params["steps"]
 
         def rate_of(index: int) -> float:
             share = min(1.0, (batch + index) / steps) if steps else 0
             fraction = (self._epoch + share) / self.params["epochs"]
-            return float(np.float32(self._peak * _half_cosine(1 - fraction)))
+            return self._peak * _half_cosine(1 - fraction)
 
-        self._annealed = _set_learning_rates(self.model, rate_of)
-        self.model.optimizer.learning_rate.assign(self._annealed[0])
+        self._is_annealed = True
+        optimizer.learning_rate.assign(_set_later_rates(self.model, rate_of))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the learning rate to the peak again."""
@@ -147,13 +136,9 @@ class CosineAnnealing(keras.callbacks.Callback):
 
     def restore(self) -> None:
         """Sets the learning rate to the peak again, unless another callback has set it since."""
-        if self._annealed and self._learning_rate in self._annealed:
+        if self._is_annealed and not self.model.optimizer.rate_was_set:
             self.model.optimizer.learning_rate.assign(self._peak)
-        self._annealed = []
-
-    @property
-    def _learning_rate(self) -> np.float32:
-        return np.float32(self.model.optimizer.learning_rate.numpy())
+        self._is_annealed = False
 
 
 class LearningRateBudget(keras.callbacks.Callback):
@@ -231,37 +216,28 @@ class LearningRateBudget(keras.callbacks.Callback):
             warm-up takes longer than the budget.
         """
         super().__init__()
-        if (steps is None) == (seconds is None):
-            raise ValueError(
-                "LearningRateBudget: expected either a positive number of steps or of seconds, got "
-                f"steps={steps}, seconds={seconds}."
-            )
-        for value, is_valid, expected in (
-            (steps if seconds is None else seconds, lambda x: x > 0, "positive steps or seconds"),
-            (peak, lambda x: 0 < x < math.inf, "a positive peak"),
-            (
-                1 if warmup_steps is None else warmup_steps,
-                lambda x: 1 <= x < math.inf,
-                "at least 1 warmup_steps",
-            ),
-            (hold, lambda x: 0 <= x < 1, "hold in [0, 1)"),
-            (warmup or 0, lambda x: 0 <= x < 1, "warmup in [0, 1)"),
-            (used_seconds, lambda x: 0 <= x < math.inf, "used_seconds of at least 0"),
-            (used_steps, lambda x: 0 <= x < math.inf, "used_steps of at least 0"),
-        ):
-            validation.real(value, is_valid, f"LearningRateBudget: expected {expected}")
-        if warmup_steps is not None and (warmup is not None or warmup_steps > (steps or math.inf)):
-            raise ValueError(
-                "LearningRateBudget: expected warmup_steps of at most the steps, and only without "
-                f"warmup, got warmup_steps={warmup_steps}, steps={steps}, warmup={warmup}."
-            )
+        expected = "LearningRateBudget: expected "
+        validation.require(
+            (steps is None) != (seconds is None),
+            f"{expected}either a positive number of steps or of seconds",
+            {"steps": steps, "seconds": seconds},
+        )
+        limit = steps if seconds is None else seconds
+        validation.real(limit, lambda x: x > 0, f"{expected}positive steps or seconds")
+        validation.real(peak, lambda x: 0 < x < math.inf, f"{expected}a positive peak")
+        validation.real(hold, lambda x: 0 <= x < 1, f"{expected}hold in [0, 1)")
+        validation.real(warmup or 0, lambda x: 0 <= x < 1, f"{expected}warmup in [0, 1)")
+        if warmup_steps is not None:
+            longest = (steps or math.inf) if warmup is None else 0
+            expected += "warmup_steps of at least 1 and at most the steps, only without warmup"
+            validation.real(warmup_steps, lambda x: 1 <= x <= longest, expected)
         self.peak = peak
         self.steps = steps
         self.seconds = seconds
         self.warmup_steps = warmup_steps
         self.hold = hold
         self.warmup = warmup
-        self.cosine = validation.flag(cosine, "LearningRateBudget: expected a bool as cosine")
+        self.cosine = cosine
         self.used_seconds = used_seconds
         self.used_steps = used_steps
         self._start: float | None = None
@@ -336,14 +312,14 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Sets the learning rate."""
         first, fraction = self.elapsed_steps, self._common_fraction()
 
-        def rate_of(index: int) -> float | None:
+        def rate_of(index: int) -> float:
             step = first + index
             if self.steps is None:
                 return self._rate(step, fraction)
             is_over = index > 0 and step >= self.steps
-            return None if is_over else self._rate(step, step / self.steps)
+            return math.nan if is_over else self._rate(step, step / self.steps)
 
-        self.model.optimizer.learning_rate = _set_learning_rates(self.model, rate_of)[0]
+        self.model.optimizer.learning_rate = _set_later_rates(self.model, rate_of)
 
     def _rate(self, step: int, fraction: float) -> float:
         if self.warmup:
@@ -367,17 +343,13 @@ class LearningRateBudget(keras.callbacks.Callback):
         fraction = self._common_fraction()
         if self._after_first_step is None:
             self._after_first_step = self.elapsed_steps, time.monotonic(), fraction
-        self._stop_if_used_up(fraction)
+        self.model.stop_training |= fraction >= 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds `minutes_left` to the logs; stops if the budget ran out during the validation."""
         if logs is not None:
             logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
-        self._stop_if_used_up(self._common_fraction())
-
-    def _stop_if_used_up(self, fraction: float) -> None:
-        if fraction >= 1:
-            self.model.stop_training = True
+        self.model.stop_training |= self._common_fraction() >= 1
 
     def _common_fraction(self) -> float:
         # With different learning rates the workers' weights would diverge, and a worker that stops
