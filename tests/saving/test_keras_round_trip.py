@@ -451,8 +451,8 @@ def test_a_flow_and_its_copy_share_their_parts_when_loaded():
     flow = image_flow(SHAPE, alpha=None, **SMALL)
     chain = tfr.FlowChain([flow, flow.copy(name="again")])
     distribution = tfd.TransformedDistribution(BASES["sample"](), chain)
-    config = keras_config.serialize_distribution(distribution)
-    first, second = keras_config.deserialize_distribution(config).bijector.bijectors
+    config = keras_config.serialize(distribution, "distribution")
+    first, second = keras_config.deserialize(config, tfd.Distribution).bijector.bijectors
     assert first.bijectors == second.bijectors and len(first.variables) == len(flow.variables)
 
 

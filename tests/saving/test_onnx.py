@@ -122,7 +122,7 @@ def test_inputs_and_outputs(exported):
         (tfb.NormalCDF, r"log_prob\. .*Ndtri"),
         (
             lambda: tfr.RealNVPVector(2, 1, num_filters=2, network_dtype="mixed_bfloat16"),
-            r'log_prob\. Networks .* can be converted: network_dtype="float32"\. .*bfloat16',
+            r'log_prob\. network_dtype="float32" makes networks that it can\. .*bfloat16',
         ),
     ],
 )

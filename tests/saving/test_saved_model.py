@@ -192,7 +192,7 @@ def test_errors(tmp_path):
         tfr.export_saved_model(tfd.Normal(0.0, 1.0), tmp_path / "1")
     base = tfd.Sample(tfd.Normal(0.0, 1.0), [4, 4])
     matrices = tfd.TransformedDistribution(base, tfb.Scale(2.0))
-    with pytest.raises(ValueError, match="expected a distribution over images"):
+    with pytest.raises(ValueError, match="expected events that are images"):
         tfr.export_saved_model(matrices, tmp_path / "1")
     with pytest.raises(ValueError, match="the only one of this base"):
         tfr.export_saved_model(trainable_flow(), tmp_path / "1", image_shape=(8, 8, 1))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,7 +14,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import missing_package
-from tfp_realnvp.saving.saved_model import Outputs, ServedFlow
+from tfp_realnvp.saving.saved_model import ServedFlow, named_inputs
 
 __all__ = ["export_onnx"]
 
@@ -86,6 +84,19 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
             _write(folder / f"{name}.onnx", function.get_concrete_function())
 
 
+def _with_noise(function: Any) -> Any:
+    """Returns the function of gray levels and noise instead of their sum."""
+    images, *conditions = function.input_signature
+    levels = tf.TensorSpec(images.shape, tf.uint8, images.name)
+    noise = tf.TensorSpec(images.shape, images.dtype, "noise")
+    return named_inputs(
+        lambda levels, noise, *conditions: function(
+            tf.cast(levels, noise.dtype) + noise, *conditions
+        ),
+        [levels, noise, *conditions],
+    )
+
+
 def _write(path: pathlib.Path, function: Any) -> None:
     """Writes the ONNX model of a concrete function with one named output."""
     try:
@@ -100,7 +111,9 @@ def _write(path: pathlib.Path, function: Any) -> None:
     inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
     (output_name,) = function.structured_outputs
     names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
-    with _without_logs("tf2onnx", "tensorflow"):
+    # The logs of tf2onnx say what the check below finds.
+    logging.disable()
+    try:
         model, _ = tf2onnx.convert.from_graph_def(
             frozen.graph.as_graph_def(add_shapes=True),
             input_names=inputs,
@@ -108,46 +121,20 @@ def _write(path: pathlib.Path, function: Any) -> None:
             tensors_to_rename=names,
             custom_op_handlers={"BroadcastArgs": (_broadcast_args, []), "Log1p": (_log1p, [])},
         )
+    finally:
+        logging.disable(logging.NOTSET)
     # tf2onnx leaves operations that it cannot convert in the model.
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        advice = ""
-        if "float16" in str(error):
-            advice = 'Networks that compute in float32 can be converted: network_dtype="float32". '
+        is_half = "float16" in str(error)
+        advice = 'network_dtype="float32" makes networks that it can. ' if is_half else ""
         message = f"export_onnx: tf2onnx cannot convert {path.stem}. {advice}{error}"
         raise ValueError(message) from error
     for value in (*model.graph.input, *model.graph.output):
         for batch_size in value.type.tensor_type.shape.dim[:1]:
             batch_size.dim_param = "batch"
     onnx.save_model(model, path)
-
-
-def _with_noise(function: Any) -> Any:
-    """Returns the function of images and noise in the place of their sum."""
-    images, *conditions = function.input_signature
-    noise = tf.TensorSpec(images.shape, images.dtype, "noise")
-    levels = tf.TensorSpec(images.shape, tf.uint8, "images")
-
-    def of_images_and_noise(images: tf.Tensor, noise: tf.Tensor, *conditions: tf.Tensor) -> Outputs:
-        return function(tf.cast(images, noise.dtype) + noise, *conditions)
-
-    signature = [levels, noise, *conditions]
-    return tf.function(of_images_and_noise, input_signature=signature, autograph=False)
-
-
-@contextlib.contextmanager
-def _without_logs(*names: str) -> Iterator[None]:
-    """Silences loggers and those below them."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 # Handlers of tf2onnx for operations that it does not know. They replace `node` in the graph.

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import importlib.metadata
 import json
+import math
+import operator
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.saving.preset_config import (
-    check_config,
-    check_number_of_parts,
-    check_parameters,
-    check_parts,
-    construct,
-    most_special,
-    replace_network_dtype,
-)
-from tfp_realnvp.saving.preset_files import (
-    CARD,
-    CONFIG,
-    FORMAT_VERSION,
-    METADATA,
-    WEIGHTS,
-    check_version,
-    file_of,
-    locate,
-    read_json,
-    refusal,
-)
-from tfp_realnvp.saving.weights_file import (
-    check_finite,
-    check_weights,
-    declared_weights,
-    weights_of,
-)
+from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.saving import keras_config, preset_checks, weights_file
+from tfp_realnvp.saving.preset_checks import expecting
 
 __all__ = ["from_preset", "save_to_preset"]
+
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_CARD = "README.md"
+_FORMAT_VERSION = 1
+_BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
+# The package of each hub, its function that downloads a model and returns the folder, and options.
+_HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "hf": (
+        "huggingface_hub",
+        "snapshot_download",
+        {"allow_patterns": [_CONFIG, _METADATA, _WEIGHTS, _CARD]},
+    ),
+    "kaggle": ("kagglehub", "model_download", {}),
+}
 
 
 def save_to_preset(
@@ -54,100 +46,140 @@ def save_to_preset(
     weights: bool = True,
 ) -> None:
     """Writes a model to a folder; see `FlowModel.save_to_preset`."""
-    folder, card = pathlib.Path(os.path.expanduser(folder)), _as_json(card or {})
+    folder = pathlib.Path(os.path.expanduser(folder))
+    try:
+        numbers_of_numpy = operator.methodcaller("tolist")
+        facts = json.loads(json.dumps(dict(card or {}), default=numbers_of_numpy, allow_nan=False))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"save_to_preset: expected a card of JSON, whose numbers are finite, got {card!r}: "
+            f"{error}."
+        ) from error
     serialized = keras.saving.serialize_keras_object(model)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
     try:
-        check_parts(config["config"])
+        preset_checks.check_names(config["config"])
     except ValueError as error:
         raise TypeError(f"save_to_preset: the preset could not be loaded. {error}") from error
+    packages = importlib.metadata.distributions(name="tfp_realnvp")
     metadata = {
-        "format_version": FORMAT_VERSION,
-        "tfp_realnvp_version": _version("tfp_realnvp"),
+        "format_version": _FORMAT_VERSION,
+        "tfp_realnvp_version": next((package.version for package in packages), "unknown"),
         "keras_version": keras.__version__,
         "tensorflow_version": tf.__version__,
         "parameter_count": model.count_params(),
         "date_saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "card": card,
+        "card": facts,
     }
     with atomic_files.replace_together(folder) as new:
         if weights:
-            (new / WEIGHTS).write_bytes(weights_of(model).getbuffer())
-        atomic_files.write_json(new / CONFIG, config)
-        atomic_files.write_text(new / CARD, _model_card(folder.absolute().name, metadata))
-        atomic_files.write_json(new / METADATA, metadata)
+            (new / _WEIGHTS).write_bytes(weights_file.weights_of(model).getbuffer())
+        atomic_files.write_json(new / _CONFIG, config)
+        atomic_files.write_text(new / _CARD, _model_card(folder.absolute().name, metadata))
+        atomic_files.write_json(new / _METADATA, metadata)
 
 
 def from_preset(
     handle: str | os.PathLike[str],
+    model_class: type[keras.Model],
     custom_objects: Mapping[str, Any] | None = None,
     network_dtype: str | None = None,
-    model_class: type[keras.Model] | None = None,
 ) -> keras.Model:
     """Returns the model of a preset; see `FlowModel.from_preset`.
 
     Args:
       handle: as in `FlowModel.from_preset`.
-      custom_objects: as in `FlowModel.from_preset`.
-      network_dtype: as in `FlowModel.from_preset`.
       model_class: a subclass of the preset's class, to construct instead; or a base class of it,
         which the preset is expected to be of.
+      custom_objects: as in `FlowModel.from_preset`.
+      network_dtype: as in `FlowModel.from_preset`.
     """
-    folder, root = locate(os.fspath(handle))
-    files = {name: file_of(folder, root, name) for name in (METADATA, CONFIG, WEIGHTS)}
-    check_version(files[METADATA])
-    config = read_json(files[CONFIG])
-    declared = declared_weights(files[WEIGHTS])
-    custom_objects = dict(custom_objects or {})
-    if model_class is not None:
-        # Classes that are not registered have names as well.
-        name = keras.saving.get_registered_name(model_class)
-        custom_objects = {name: model_class, **custom_objects}
+    folder = _folder_of(os.fspath(handle))
+    names = (_METADATA, _CONFIG, _WEIGHTS)
+    metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)
+    for path in (metadata, config_file, weights):
+        if not path.is_file():
+            raise ValueError(
+                f"from_preset: expected {_CONFIG}, {_METADATA} and {_WEIGHTS} in {folder}, got no "
+                f"file {path.name}."
+            )
+    version = preset_checks.read_json(metadata).get("format_version")
+    if version != _FORMAT_VERSION:
+        raise ValueError(
+            f"from_preset: expected format_version {_FORMAT_VERSION} in {metadata}, got "
+            f"{version!r:.80}; a newer version of tfp_realnvp may be able to read it."
+        )
+    config = preset_checks.read_json(config_file)
+    with expecting(f"plain HDF5 arrays in {weights}"):
+        arrays = weights_file.declared_arrays(weights)
+    # Classes that are not registered have names as well.
+    custom_objects = {keras.saving.get_registered_name(model_class): model_class} | dict(
+        custom_objects or {}
+    )
     with keras.saving.custom_object_scope(custom_objects):
-        model_class = most_special(check_config(config), model_class)
-        check_number_of_parts(config, len(declared))
+        name = config.get("registered_name")
+        saved_class = keras.saving.get_registered_object(str(name))
+        is_class = isinstance(saved_class, type) and "config" in config
+        if is_class and issubclass(saved_class, model_class):
+            model_class = saved_class
+        elif not (is_class and issubclass(model_class, saved_class)):
+            raise ValueError(
+                f"from_preset: expected the configuration of a {model_class.__name__}, or of one "
+                f"of its base classes, in {_CONFIG}, got {name!r:.80}; call from_preset of that "
+                "class."
+            )
+        preset_checks.check_names(config["config"])
+        preset_checks.check_number_of_parts(config, len(arrays))
         if network_dtype is not None:
-            replace_network_dtype(config, network_dtype)
-        num_elements = sum(size for _, _, size in declared.values())
-        model = construct(model_class, config, custom_objects, num_elements)
-    check_weights(model, declared, files[WEIGHTS])
-    try:
-        model.load_weights(files[WEIGHTS])
-    except Exception as error:
-        raise refusal(f"readable weights in {files[WEIGHTS]}", error) from error
-    check_finite(model, files[WEIGHTS])
-    check_parameters(model)
+            _replace_network_dtype(config, network_dtype)
+        num_elements = sum(math.prod(shape) for _, shape in arrays.values())
+        with (
+            expecting(f"a {_CONFIG} from which a model can be constructed"),
+            preset_checks.limited_variables(num_elements),
+        ):
+            model = model_class.from_config(config["config"], custom_objects)
+    with expecting(f"the finite weights of the model in {_CONFIG} in {weights}"):
+        weights_file.load_weights(model, weights)
+    preset_checks.check_parameters(model)
     return model
 
 
-# Saving.
-
-
-def _as_json(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the facts as `json` reads them, with numbers of NumPy as Python's."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (np.generic, np.ndarray)):
-            return value.tolist()
-        raise TypeError(f"a {type(value).__name__}")
-
-    plain_card = {}
-    for name, value in card.items():
+def _folder_of(handle: str) -> pathlib.Path:
+    """Returns the folder of a preset, which is downloaded from a hub if the handle says so."""
+    hub, _, name = handle.rpartition("://")
+    if hub in _HUBS:
+        package, function, options = _HUBS[hub]
         try:
-            plain_card[str(name)] = json.loads(json.dumps(value, default=plain, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"save_to_preset: expected card[{name!r}] as JSON, whose numbers are finite, got "
-                f"{value!r}: {error}."
-            ) from error
-    return plain_card
+            download = getattr(importlib.import_module(package), function)
+        except ImportError as error:
+            raise missing_package(f"The preset {handle!r}", package) from error
+        return pathlib.Path(download(name, **options))
+    bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
+    folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))
+    if not folder.is_dir():
+        raise ValueError(
+            f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "
+            f"a handle hf://user/repo or kaggle://user/model/keras/variation, got {handle!r}."
+        )
+    return folder
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+def _replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
+    """Sets the dtype policy of all networks; raises `ValueError` without any."""
+    policy = keras.dtype_policies.get(network_dtype).name
+    policies = [
+        part["config"]
+        for owner in keras_config.parts(config)
+        for part in keras_config.parts(owner.get("network"))
+        if part.get("class_name") == "DTypePolicy"
+    ]
+    if not policies:
+        raise ValueError(
+            "from_preset: expected networks that are Keras layers in the preset with "
+            f"network_dtype={policy!r}, got a model without."
+        )
+    for policy_config in policies:
+        policy_config["name"] = policy
 
 
 def _model_card(name: str, metadata: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -22,9 +23,9 @@ from tfp_realnvp.distributions import (
     takes_condition,
 )
 from tfp_realnvp.flows import ImageFlow
-from tfp_realnvp.internal import atomic_files, private_api
+from tfp_realnvp.internal import atomic_files, private_api, validation
 
-__all__ = ["export_saved_model"]
+__all__ = ["ServedFlow", "export_saved_model", "named_inputs"]
 
 tfd = tfp.distributions
 
@@ -143,208 +144,206 @@ class ServedFlow:
           caller: name that begins the error messages.
           any_size: whether `image_shape=None` leaves height and width free where possible.
         """
-        if isinstance(distribution, keras.Model):
-            distribution = distribution_of(distribution, caller)
-        if not isinstance(distribution, private_api.TransformedDistribution):
-            raise TypeError(
-                f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one, got "
-                f"{distribution!r}."
-            )
+        self.distribution = distribution = distribution_of(distribution, caller)
+        expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
+        is_flow = isinstance(distribution, private_api.TransformedDistribution)
+        validation.require(is_flow, expected, distribution, TypeError)
         event_shape = distribution.event_shape
-        if not event_shape.is_fully_defined() or event_shape.rank not in (1, 3):
-            raise ValueError(
-                f"{caller}: expected a distribution over images [height, width, channels] or "
-                f"vectors [size] of known shape, got event_shape {event_shape}."
-            )
-        self.distribution = distribution
-        self._base = distribution.distribution
-        self._bijector = distribution.bijector
+        expected = (
+            f"{caller}: expected events that are images [height, width, channels] or vectors "
+            "[size], of known shape"
+        )
+        is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
+        validation.require(is_known, expected, event_shape)
+        self._base, self._bijector = distribution.distribution, distribution.bijector
         self._spec = find_condition_spec(distribution)
-        if self._spec is None and takes_condition(distribution):
-            raise ValueError(
-                f"{caller}: expected a declared condition, by num_classes or "
-                f"conditional_event_shape, got {distribution}."
-            )
+        expected = (
+            f"{caller}: expected a declared condition, by num_classes or conditional_event_shape"
+        )
+        is_declared = self._spec is not None or not takes_condition(distribution)
+        validation.require(is_declared, expected, distribution)
         self._dtype = tf.as_dtype(distribution.dtype)
         self._is_standard_normal = _is_standard_normal(self._base)
         self._event_ndims = event_shape.rank
-        is_ours = self._event_ndims == 3 and isinstance(self._bijector, FlowBijector)
-        parts = [self._bijector, *self._bijector.submodules]
-        flows = [part for part in parts if isinstance(part, ImageFlow)]
-        any_size = any_size and not any(flow.has_fixed_size for flow in flows)
-        has_any_size = any_size and self._is_standard_normal and is_ours
+        bijectors = [self._bijector, *self._bijector.submodules]
+        flows = [part for part in bijectors if isinstance(part, ImageFlow)]
+        self._has_any_size = (
+            any_size
+            and self._is_standard_normal
+            and self._event_ndims == 3
+            and isinstance(self._bijector, FlowBijector)
+            and not any(flow.has_fixed_size for flow in flows)
+        )
         if image_shape is None:
-            image_shape = (None, None, event_shape[-1]) if has_any_size else event_shape
+            sizes = (None, None) if self._has_any_size else event_shape[:-1]
+            image_shape = (*sizes, event_shape[-1])
         image_shape = tf.TensorShape(image_shape)
-        if not has_any_size and image_shape != event_shape:
-            raise ValueError(
-                f"{caller}: expected image_shape {event_shape}, the only one of this "
-                f"base distribution and bijector, got {image_shape}."
-            )
+        expected = (
+            f"{caller}: expected image_shape {event_shape}, the only one of this base distribution "
+            "and bijector"
+        )
+        fits = self._has_any_size or image_shape == event_shape
+        validation.require(fits, expected, image_shape)
         latent_shape = self._bijector.inverse_event_shape(image_shape)
-        name = "images" if self._event_ndims == 3 else "x"
-        self._images = tf.TensorSpec([None, *image_shape], self._dtype, name)
+        # The name of the events, and of the inputs and outputs that are events.
+        self._name = "images" if self._event_ndims == 3 else "x"
+        self._events = tf.TensorSpec([None, *image_shape], self._dtype, self._name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
         self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)
-        self._logit = next((part for part in parts if isinstance(part, PixelLogit)), None)
+        self._logit = next((part for part in bijectors if isinstance(part, PixelLogit)), None)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         # The base alone may depend on the condition.
         takes_condition_itself = "bijector_kwargs" in route(distribution, conditional_input=0)
         self._bijector_condition = self._condition if takes_condition_itself else []
         # All signatures call these two functions, so that the SavedModel has each graph once.
-        self._inverse = tf.function(
-            self._inverse_pass,
-            input_signature=[self._images, *self._bijector_condition],
-            autograph=False,
-        )
-        self._forward = tf.function(
-            self._forward_pass,
-            input_signature=[self._latents, *self._bijector_condition],
-            autograph=False,
-        )
+        self._inverse = named_inputs(self._inverse_pass, [self._events, *self._bijector_condition])
+        self._forward = named_inputs(self._forward_pass, [self._latents, *self._bijector_condition])
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions by name, each with its input signature."""
-        seed = tf.TensorSpec([], tf.int32, "seed")
-        num_samples = tf.TensorSpec([], tf.int32, "num_samples")
+        num_samples, seed = (tf.TensorSpec([], tf.int32, name) for name in ("num_samples", "seed"))
         temperature = tf.TensorSpec([], self._dtype, "temperature")
-        inputs: dict[Callable[..., Outputs], list[tf.TensorSpec]] = {
-            self.log_prob: [self._images],
-            self.bits_per_dim: [self._images],
-            self.encode: [self._images],
-            self.decode: [self._latents],
-            self.sample: [num_samples, seed, temperature],
-            self.reconstruct: [self._images],
+        table: dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]] = {
+            "log_prob": (self._log_prob, [self._events, *self._condition]),
+            "bits_per_dim": (self._bits_per_dim, [self._events, *self._condition]),
+            "encode": (self._encode, [self._events, *self._condition]),
+            "decode": (self._decode, [self._latents, *self._condition]),
+            "sample": (self._sample, [num_samples, seed, temperature, *self._condition]),
+            "reconstruct": (self._reconstruct, [self._events, *self._condition]),
         }
-        inputs = {function: [*specs, *self._condition] for function, specs in inputs.items()}
         if self._spec is not None and self._spec.num_classes is not None:
-            inputs[self.classify] = [self._images]
+            table["classify"] = self._classify, [self._events]
         if self._event_ndims == 1:
-            del inputs[self.bits_per_dim]
-            inputs = {
-                _of_vectors(function, takes_x=specs[0] is self._images): specs
-                for function, specs in inputs.items()
-            }
-        signatures = {function.__name__: (function, specs) for function, specs in inputs.items()}
-        if self._logit is not None and self._num_values <= 256:
-            uint8_images = tf.TensorSpec(self._images.shape, tf.uint8, "images")
-            for function, specs in inputs.items():
-                outputs_uint8 = self._with_uint8_outputs(function)
-                signatures[f"{function.__name__}_uint8"] = (
-                    (self._with_uint8_inputs(outputs_uint8), [uint8_images, seed, *specs[1:]])
-                    if specs[0] is self._images
-                    else (outputs_uint8, specs)
-                )
-        return {
-            name: tf.function(function, input_signature=specs, autograph=False)
-            for name, (function, specs) in signatures.items()
-        }
+            del table["bits_per_dim"]
+        if self._logit is not None and self._logit.num_values <= 256:
+            levels = tf.TensorSpec(self._events.shape, tf.uint8, self._name)
+            for name, (function, inputs) in list(table.items()):
+                variant = functools.partial(self._of_levels, function, inputs[0] is self._events)
+                if inputs[0] is self._events:
+                    inputs = [levels, seed, *inputs[1:]]
+                table[f"{name}_uint8"] = variant, inputs
+        return {name: named_inputs(*row) for name, row in table.items()}
 
-    # Without a declared condition, `conditional_input` is not part of the signatures.
+    # Without a declared condition, `condition` is not part of the signatures.
 
-    def log_prob(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        latents, ildj = self._encoded(images, conditional_input)
-        return {"log_prob": self._base_log_prob(latents, conditional_input) + ildj}
+    def _log_prob(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
+        latents, ildj = self._encoded(events, condition)
+        return {"log_prob": self._base_log_prob(latents, condition) + ildj}
 
-    def bits_per_dim(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        num_dims = tf.reduce_prod(tf.shape(images)[1:])
-        log_prob = self.log_prob(images, conditional_input)["log_prob"]
+    def _bits_per_dim(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
+        num_dims = tf.reduce_prod(tf.shape(events)[1:])
+        log_prob = self._log_prob(events, condition)["log_prob"]
         return {"bits_per_dim": pixels.bits_per_dim(log_prob, num_dims)}
 
-    def encode(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        return {"latents": self._encoded(images, conditional_input)[0]}
+    def _encode(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
+        return {"latents": self._encoded(events, condition)[0]}
 
-    def decode(self, latents: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        assertions = self._size_assertions(latents) + self._label_assertions(conditional_input)
-        with tf.control_dependencies(assertions):
-            return {"images": self._decoded(latents, conditional_input)}
+    def _decode(self, latents: tf.Tensor, condition: Condition = None) -> Outputs:
+        with tf.control_dependencies(self._assertions(latents, condition)):
+            return {self._name: self._decoded(latents, condition)}
 
-    def sample(
+    def _sample(
         self,
         num_samples: tf.Tensor,
         seed: tf.Tensor,
         temperature: tf.Tensor,
-        conditional_input: Condition = None,
+        condition: Condition = None,
     ) -> Outputs:
-        if conditional_input is not None:
-            conditional_input = _repeated(conditional_input, num_samples)
+        if condition is not None:
+            condition = _repeated(condition, num_samples)
         message = "expected num_samples of at least 1"
         assertions = [tf.debugging.assert_positive(num_samples, message)]
-        assertions += self._label_assertions(conditional_input)
+        assertions += self._label_assertions(condition)
         if not self._is_standard_normal:
             message = "expected temperature 1: the base distribution is not standard normal"
             one = tf.ones_like(temperature)
             assertions.append(tf.debugging.assert_equal(temperature, one, message))
         with tf.control_dependencies(assertions):
-            options = route(self._base, conditional_input=conditional_input)
+            options = route(self._base, conditional_input=condition)
             latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]), **options)
             if self._is_standard_normal:
                 latents *= temperature
-            return {"images": self._decoded(latents, conditional_input)}
+            return {self._name: self._decoded(latents, condition)}
 
-    def reconstruct(self, images: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        latents = self._encoded(images, conditional_input)[0]
-        return {"images": self._decoded(latents, conditional_input)}
+    def _reconstruct(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
+        latents = self._encoded(events, condition)[0]
+        return {self._name: self._decoded(latents, condition)}
 
-    def classify(self, images: tf.Tensor) -> Outputs:
-        batch_size, num_classes = tf.shape(images)[0], self._spec.num_classes
+    def _classify(self, events: tf.Tensor) -> Outputs:
+        batch_size, num_classes = tf.shape(events)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
-        # The bijector gets each image with each class, or once if it maps all classes alike.
+        # The bijector gets each event with each class, or once if it maps all classes alike.
         num_passes = num_classes if self._bijector_condition else 1
-        encoded = self._encoded(tf.repeat(images, num_passes, axis=0), labels)
+        encoded = self._encoded(tf.repeat(events, num_passes, axis=0), labels)
         latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
         log_prob = self._base_log_prob(latents, labels) + ildj
         log_joint = tf.reshape(log_prob, [batch_size, num_classes])
-        log_joint += class_log_prior(self.distribution)
-        log_probs = tf.nn.log_softmax(log_joint)
-        return {
-            "log_probs": log_probs,
-            "labels": tf.argmax(log_probs, axis=-1, output_type=tf.int32),
-        }
+        log_probs = tf.nn.log_softmax(log_joint + class_log_prior(self.distribution))
+        labels = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
+        return {"log_probs": log_probs, "labels": labels}
 
-    @property
-    def _num_values(self) -> int:
-        return self._logit.num_values
+    def _of_levels(
+        self, function: Callable[..., Outputs], takes_images: bool, *inputs: tf.Tensor
+    ) -> Outputs:
+        """Calls a function with gray levels for images, and returns gray levels."""
+        if takes_images:
+            images, seed, *conditions = inputs
+            # The noise of `tfr.log_prob` with a model of this seed.
+            noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
+            values, _ = pixels.UniformNoise(self._dtype).add_noise(images, noise_fn)
+            inputs = values, *conditions
+        outputs = function(*inputs)
+        if self._name in outputs:
+            levels = tf.floor(outputs[self._name])
+            levels = tf.clip_by_value(levels, 0, self._logit.num_values - 1)
+            outputs[self._name] = tf.cast(levels, tf.uint8)
+        return outputs
 
-    def _forward_pass(self, latents: tf.Tensor, conditional_input: Condition = None) -> tf.Tensor:
-        options = parts.call_options(self._bijector, conditional_input=conditional_input)
+    def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        options = parts.call_options(self._bijector, conditional_input=condition)
         return self._bijector.forward(latents, **options)
 
-    def _decoded(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
-        return self._forward(latents, *self._of_bijector(conditional_input))
-
-    def _of_bijector(self, conditional_input: Condition) -> list[tf.Tensor]:
-        has_condition = conditional_input is not None and self._bijector_condition
-        return [conditional_input] if has_condition else []
-
-    def _inverse_pass(
-        self, images: tf.Tensor, conditional_input: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_pass(self, events: tf.Tensor, condition: Condition = None) -> Any:
         """Returns latents and log dets."""
         part = parts.as_part(self._bijector, self._event_ndims)
-        options = {"conditional_input": conditional_input, "has_events": True}
-        return part._outermost_pass(images, inverse=True, **options)
+        return part._outermost_pass(
+            events, inverse=True, conditional_input=condition, has_events=True
+        )
 
-    def _base_log_prob(self, latents: tf.Tensor, conditional_input: Condition) -> tf.Tensor:
-        if not self._is_standard_normal:
-            options = route(self._base, conditional_input=conditional_input)
-            return self._base.log_prob(latents, **options)
-        # The base distribution has one event shape; images can have any size.
-        log_probs = -0.5 * (tf.square(latents) + np.log(2 * np.pi))
-        return tf.reduce_sum(log_probs, axis=list(range(-self._event_ndims, 0)))
+    def _decoded(self, latents: tf.Tensor, condition: Condition) -> tf.Tensor:
+        return self._forward(latents, *self._of_bijector(condition))
 
-    def _encoded(
-        self, images: tf.Tensor, conditional_input: Condition
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Checks images, and returns their latents and log dets."""
-        assertions = self._size_assertions(images) + self._label_assertions(conditional_input)
+    def _encoded(self, events: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+        """Checks events, and returns their latents and log dets."""
+        assertions = self._assertions(events, condition)
         if self._logit is not None:
             low, high = (tf.constant(v, self._dtype) for v in (self._logit.low, self._logit.high))
             message = f"expected pixel values above {self._logit.low} and below {self._logit.high}"
-            assertions.append(tf.debugging.assert_greater(images, low, message))
-            assertions.append(tf.debugging.assert_less(images, high, message))
+            assertions.append(tf.debugging.assert_greater(events, low, message))
+            assertions.append(tf.debugging.assert_less(events, high, message))
         with tf.control_dependencies(assertions):
-            return self._inverse(images, *self._of_bijector(conditional_input))
+            return self._inverse(events, *self._of_bijector(condition))
+
+    def _of_bijector(self, condition: Condition) -> list[tf.Tensor]:
+        return [condition] if condition is not None and self._bijector_condition else []
+
+    def _base_log_prob(self, latents: tf.Tensor, condition: Condition) -> tf.Tensor:
+        base = self._base
+        if self._has_any_size:
+            # The base distribution has one event shape; images can have any size.
+            base = tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), tf.shape(latents)[1:])
+        return base.log_prob(latents, **route(base, conditional_input=condition))
+
+    def _assertions(self, values: tf.Tensor, condition: Condition) -> list[tf.Operation]:
+        """Returns assertions of the sizes of events or latents, and of labels."""
+        # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
+        message = f"expected at least one {'image' if self._event_ndims == 3 else 'vector'}"
+        assertions = [tf.debugging.assert_positive(tf.shape(values)[0], message)]
+        if not values.shape[1:].is_fully_defined():
+            message = f"expected a height and width divisible by {self._divisor}"
+            remainder = tf.shape(values)[1:3] % self._divisor
+            assertions.append(tf.debugging.assert_equal(remainder, 0, message))
+        return assertions + self._label_assertions(condition)
 
     def _label_assertions(self, condition: Condition) -> list[tf.Operation]:
         if condition is None or self._spec.num_classes is None:
@@ -352,56 +351,20 @@ class ServedFlow:
         message = f"expected a conditional_input of {self._spec.description}"
         return [tf.debugging.Assert(tf.reduce_all(self._spec.in_range(condition)), [message])]
 
-    def _size_assertions(self, images: tf.Tensor) -> list[tf.Operation]:
-        # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
-        batch_size = tf.shape(images)[0]
-        message = f"expected at least one {'image' if self._event_ndims == 3 else 'vector'}"
-        assertions = [tf.debugging.assert_positive(batch_size, message)]
-        if not images.shape[1:].is_fully_defined():
-            message = f"expected a height and width divisible by {self._divisor}"
-            remainder = tf.shape(images)[1:3] % self._divisor
-            assertions.append(tf.debugging.assert_equal(remainder, 0, message))
-        return assertions
 
-    def _with_uint8_outputs(self, function: Callable[..., Outputs]) -> Callable[..., Outputs]:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Outputs:
-            outputs = function(*args, **kwargs)
-            if "images" in outputs:
-                levels = tf.clip_by_value(tf.floor(outputs["images"]), 0, self._num_values - 1)
-                outputs["images"] = tf.cast(levels, tf.uint8)
-            return outputs
+def named_inputs(
+    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec]
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns a `tf.function` whose arguments have the shapes, dtypes and names of `inputs`."""
 
-        return wrapped
+    def call(*values: tf.Tensor) -> Any:
+        return function(*values)
 
-    def _with_uint8_inputs(self, function: Callable[..., Outputs]) -> Callable[..., Outputs]:
-        def wrapped(
-            images: tf.Tensor, seed: tf.Tensor, conditional_input: Condition = None
-        ) -> Outputs:
-            # The noise of `tfr.log_prob` with a model of this seed.
-            noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
-            values, _ = pixels.UniformNoise(self._dtype).add_noise(images, noise_fn)
-            conditions = [] if conditional_input is None else [conditional_input]
-            return function(values, *conditions)
-
-        return wrapped
-
-
-def _of_vectors(function: Callable[..., Outputs], takes_x: bool) -> Callable[..., Outputs]:
-    """Returns the function with the names for vectors: `x` instead of `images`."""
-
-    def renamed(*args: Any, **kwargs: Any) -> Outputs:
-        outputs = function(*args, **kwargs)
-        return {"x" if name == "images" else name: value for name, value in outputs.items()}
-
-    if not takes_x:
-        return functools.wraps(function)(renamed)
-
-    def of_x(x: tf.Tensor, conditional_input: Condition = None) -> Outputs:
-        return renamed(x, *([] if conditional_input is None else [conditional_input]))
-
-    of_x.__name__ = function.__name__
-    return of_x
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(spec.name, kind) for spec in inputs]
+    )
+    return tf.function(call, input_signature=inputs, autograph=False)
 
 
 def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

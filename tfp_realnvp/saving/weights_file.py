@@ -1,36 +1,28 @@
-"""Weights files: written whole, and read as plain arrays, those of the model and no others."""
+"""Weights files: written whole, and read as plain arrays."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import pathlib
-from typing import Any, TypeAlias
 
 import h5py
 import keras
 import numpy as np
 
 from tfp_realnvp.internal import atomic_files, private_api
-from tfp_realnvp.saving.preset_files import CONFIG, refusal
 
-__all__ = [
-    "Arrays",
-    "check_finite",
-    "check_weights",
-    "declared_weights",
-    "save_weights",
-    "weights_of",
-]
+__all__ = ["declared_arrays", "load_weights", "save_weights", "weights_of"]
 
-# Shape, dtype and size of arrays by name.
-Arrays: TypeAlias = dict[str, tuple[tuple[int, ...], np.dtype, int]]
+# Dtype and shape of arrays by name.
+Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Saves weights to `path`, which is replaced when the new file is complete.
 
-    The file is that of `keras.Model.save_weights`, also for `model.load_weights`.
+    The file is that of `keras.Model.save_weights`, for `model.load_weights`.
 
     Args:
       model: any Keras model.
@@ -60,65 +52,56 @@ def weights_of(model: keras.Model) -> io.BytesIO:
     return weights
 
 
-def declared_weights(path: pathlib.Path) -> Arrays:
-    """Returns the arrays of a file, which are not larger than the file."""
-    try:
-        with h5py.File(path) as file:
-            declared = _arrays(file)
-    except OSError as error:
-        raise refusal(f"weights in the HDF5 format in {path}", error) from error
-    num_bytes = sum(size * dtype.itemsize for _, dtype, size in declared.values())
-    if num_bytes > path.stat().st_size:
-        raise ValueError(
-            f"from_preset: expected weights of at most the {path.stat().st_size:,} bytes of {path},"
-            f" got arrays of {num_bytes:,} bytes."
-        )
-    return declared
+def declared_arrays(path: pathlib.Path) -> Arrays:
+    """Returns dtype and shape of the arrays in a file, without those of the optimizer.
+
+    Raises:
+      ValueError: if the arrays are larger than the file, or in other files.
+      OSError: if it is no HDF5 file.
+    """
+    with h5py.File(path) as file:
+        arrays = _arrays(file)
+    num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values())
+    if num_bytes > (size := path.stat().st_size):
+        raise ValueError(f"arrays of {num_bytes:,} bytes in a file of {size:,}")
+    return arrays
 
 
 def _arrays(file: h5py.File) -> Arrays:
-    """Returns shape, dtype and size of all arrays by name; those behind links do not count."""
     arrays = {}
 
-    def add(name: str, item: Any) -> None:
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
         # The optimizer is in the files that `model.save_weights` writes during training.
-        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
-            return
-        if item.external or item.is_virtual:
-            raise ValueError(
-                f"from_preset: expected the values of {name} in {file.filename}, got a reference "
-                "to another file."
-            )
-        arrays[name] = (item.shape, item.dtype, item.size or 0)
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
+            if item.external or item.is_virtual:
+                raise ValueError(f"a reference to another file in the place of {name}")
+            arrays[name] = item.dtype, item.shape
 
+    # What is behind links is not visited.
     file.visititems(add)
     return arrays
 
 
-def check_weights(model: keras.Model, declared: Arrays, path: pathlib.Path) -> None:
-    """Raises `ValueError` unless the model has the declared arrays and no others."""
+def load_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Loads all weights of a model, which are all arrays of the file but the optimizer's.
+
+    Raises:
+      ValueError: if the model has other arrays, or if values are not finite.
+    """
+    declared = declared_arrays(path)
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)
     for name in sorted({*expected, *declared}):
         here, there = (
-            "no such array" if name not in arrays else "{1}{0}".format(*arrays[name])
+            "{}{}".format(*arrays[name]) if name in arrays else "no such array"
             for arrays in (expected, declared)
         )
         if here != there:
-            raise ValueError(
-                f"from_preset: expected the weights of the model in {CONFIG}, {name}: {here}, in "
-                f"{path}, got {there}."
-            )
-
-
-def check_finite(model: keras.Model, path: pathlib.Path) -> None:
-    """Raises `ValueError` if weights are not finite."""
+            raise ValueError(f"{there} in the place of {here}, {name}")
+    model.load_weights(path)
     for weight in model.weights:
-        if not keras.backend.is_float_dtype(weight.dtype):
-            continue
         values = np.asarray(weight.numpy(), np.float64)
         if number := np.count_nonzero(~np.isfinite(values)):
             raise ValueError(
-                f"from_preset: expected finite weights in {path}, got {number:,} of "
-                f"{values.size:,} values of {weight.path} that are not."
+                f"{number:,} of {values.size:,} values of {weight.path} that are not finite"
             )

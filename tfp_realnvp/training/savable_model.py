@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import keras
+import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import atomic_files, validation
-from tfp_realnvp.saving import keras_config, onnx, presets, saved_model, weights_file
+from tfp_realnvp.saving import presets
+from tfp_realnvp.saving.keras_config import deserialize, serialize
+from tfp_realnvp.saving.onnx import export_onnx
+from tfp_realnvp.saving.saved_model import export_saved_model
+from tfp_realnvp.saving.weights_file import save_weights
 
 __all__ = ["SavableModel"]
 
@@ -37,9 +42,9 @@ class SavableModel(keras.Model):
         """
         return {
             "name": self.name,
-            "distribution": keras_config.serialize_distribution(self.distribution),
+            "distribution": serialize(self.distribution, "distribution"),
             "dequantize": self.dequantize,
-            "dequantizer": keras_config.serialize(self.dequantizer, "dequantizer"),
+            "dequantizer": serialize(self.dequantizer, "dequantizer"),
             "seed": self.seed,
         }
 
@@ -48,18 +53,18 @@ class SavableModel(keras.Model):
         """Returns a model with new networks.
 
         Args:
-          config: of `get_config`.
+          config: the result of `get_config`.
           custom_objects: classes by name, as in `keras.Model.from_config`.
         """
         with keras.saving.custom_object_scope(custom_objects or {}):
-            distribution = keras_config.deserialize_distribution(config["distribution"])
-            dequantizer = config["dequantizer"] and keras_config.deserialize(
+            distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
+            dequantizer = config["dequantizer"] and deserialize(
                 config["dequantizer"], VariationalDequantization
             )
         return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Returns the arguments of `compile`, serialized."""
+        """Returns the arguments of `compile`, serialized; empty before `compile`."""
         config = super().get_compile_config()
         if not config:
             return config
@@ -80,11 +85,11 @@ class SavableModel(keras.Model):
         zipped: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Saves architecture, weights and optimizer atomically, otherwise as `keras.Model.save`.
+        """Saves architecture, weights and optimizer, as `keras.Model.save`, but atomically.
 
         `keras.models.load_model(filepath)` restores the model, ready for the next training step,
         in any process that has imported `tfp_realnvp`. The new file is written beside `filepath`
-        and replaces it when complete, so that a save that is interrupted leaves the old file.
+        and replaces it when complete: a save that is interrupted leaves the old file.
 
         Args:
           filepath: `*.keras`; with `zipped=False` a folder, whose name does not end so.
@@ -93,8 +98,7 @@ class SavableModel(keras.Model):
           **kwargs: as in `keras.Model.save`.
 
         Raises:
-          ValueError: if `filepath` does not end as it should. An HDF5 file does not have the
-            architecture.
+          ValueError: if `filepath` does not end as it should.
           FileExistsError: if the file exists and not `overwrite`.
           TypeError: if a part of the distribution cannot be described; the message names it.
           OSError: if the file cannot be written. The old file stays.
@@ -103,15 +107,13 @@ class SavableModel(keras.Model):
         if "://" in path:
             # Not a local file: Keras and the remote service define what is atomic.
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
-        if path.endswith((".h5", ".hdf5")):
-            raise ValueError(
-                f"FlowModel.save: expected a file *.keras, got {path!r}; "
-                "`save_weights('model.weights.h5')` saves weights alone."
-            )
         is_file = zipped is None or zipped
         if path.endswith(".keras") != is_file:
             kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
-            raise ValueError(f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}.")
+            raise ValueError(
+                f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}; "
+                "save_weights('model.weights.h5') saves weights alone."
+            )
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {path!r} exists.")
         if self.compiled:
@@ -128,7 +130,7 @@ class SavableModel(keras.Model):
     def save_weights(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
     ) -> None:
-        """Saves weights, also the optimizer's, atomically, otherwise as `keras.Model.save_weights`.
+        """Saves weights, also the optimizer's, as `keras.Model.save_weights`, but atomically.
 
         Args:
           filepath: `*.weights.h5`.
@@ -144,7 +146,7 @@ class SavableModel(keras.Model):
             return super().save_weights(filepath, overwrite=overwrite, **kwargs)
         if os.path.exists(filepath) and not overwrite:
             raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
-        weights_file.save_weights(self, filepath)
+        save_weights(self, filepath)
 
     def export(
         self,
@@ -158,7 +160,7 @@ class SavableModel(keras.Model):
 
         Args:
           filepath: the folder.
-          format: `'tf_saved_model'`, as by `export_saved_model`, or `'onnx'`, as by `export_onnx`.
+          format: `'tf_saved_model'`, for `export_saved_model`, or `'onnx'`, for `export_onnx`.
           verbose: whether to print a line at the end.
           input_signature: must be `None`: the functions have the inputs that their tables state.
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
@@ -167,7 +169,7 @@ class SavableModel(keras.Model):
           ValueError: if `format` is another one, `input_signature` is given, or the distribution
             cannot be exported.
         """
-        exporters = {"tf_saved_model": saved_model.export_saved_model, "onnx": onnx.export_onnx}
+        exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
         expected = "FlowModel.export: expected no input_signature, but for another size image_shape"
         validation.require(input_signature is None, expected, input_signature)
@@ -191,8 +193,8 @@ class SavableModel(keras.Model):
         | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
         | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
 
-        All files are replaced at once, when the new ones are complete: a process that is killed
-        leaves the old preset or the new one. Other files in the folder stay.
+        A process that is killed leaves the old preset or the new one. Other files in the folder
+        stay.
 
         #### Example
 
@@ -215,8 +217,8 @@ class SavableModel(keras.Model):
 
         Raises:
           TypeError: if a part of the distribution cannot be described, or could not be loaded; the
-            message names it. If a value of `card` is not JSON.
-          ValueError: if a number in `card` is not finite, which JSON does not have.
+            message names it.
+          ValueError: if `card` is not JSON, which has finite numbers only.
           OSError: if the files cannot be written. What was in the folder stays.
         """
         presets.save_to_preset(self, folder, card=card, weights=weights)
@@ -242,10 +244,10 @@ class SavableModel(keras.Model):
         Loading runs no code from the preset. Before anything is constructed, its configuration is
         checked: it names only layers, initializers, regularizers and constraints of Keras, public
         distributions and bijectors of TFP, classes of this package, and what the caller gives as
-        `custom_objects` or has registered with `keras.saving.register_keras_serializable`. The
-        weights are plain arrays in the folder itself, with the names, shapes and dtypes of the
-        model's. A model that is much larger than its weights file, has weights that are not finite,
-        or a distribution whose parameters are out of range, such as a negative scale, is refused.
+        `custom_objects` or has registered with `keras.saving.register_keras_serializable`. Weights
+        are plain arrays with the names, shapes and dtypes of the model's. A model that is much
+        larger than its weights file, has weights that are not finite, or has a distribution whose
+        parameters are out of range, such as a negative scale, is refused.
 
         Args:
           handle: see the table. A name of this package takes precedence over a folder of that name;
@@ -260,4 +262,4 @@ class SavableModel(keras.Model):
             class nor a base or subclass of it, or it has no network whose dtype can be replaced.
           ImportError: if the handle needs a library that is not installed.
         """
-        return presets.from_preset(handle, custom_objects, network_dtype, model_class=cls)
+        return presets.from_preset(handle, cls, custom_objects, network_dtype)

@@ -1,0 +1,183 @@
+"""Checks of a preset, which may come from anyone, before and after its model is constructed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.saving import keras_config
+
+__all__ = [
+    "check_names",
+    "check_number_of_parts",
+    "check_parameters",
+    "expecting",
+    "limited_variables",
+    "read_json",
+]
+
+tfd = tfp.distributions
+
+_MAX_JSON_BYTES = 2**26
+# Elements of counters and metrics, which the weights file does not have.
+_NUM_OTHER_ELEMENTS = 1_000
+# Parts of a model: for each array in the weights file, and in addition. A Keras layer with its
+# initializers, policies and inputs is many parts.
+_NUM_PARTS_OF_ARRAY, _NUM_OTHER_PARTS = 20, 1_000
+
+# Classes of Keras that a configuration may name. None of them runs code or reads files.
+_KERAS_CLASSES = {
+    "keras": {"DTypePolicy", "Sequential"},
+    "keras.src.models.functional": {"Functional"},
+    "keras.layers": {
+        *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate"),
+        *("Conv1D", "Conv2D", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "Dropout", "ELU"),
+        *("Embedding", "Flatten", "GlobalAveragePooling2D", "GroupNormalization", "Identity"),
+        *("InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "MultiHeadAttention"),
+        *("Multiply", "PReLU", "Permute", "RMSNormalization", "ReLU", "RepeatVector", "Rescaling"),
+        *("Reshape", "Resizing", "SeparableConv2D", "Softmax", "SpectralNormalization"),
+        *("Subtract", "UnitNormalization", "UpSampling2D", "ZeroPadding2D"),
+    },
+    **{
+        f"keras.{kind}": {
+            name for name, found in vars(getattr(keras, kind)).items() if isinstance(found, type)
+        }
+        for kind in ("constraints", "initializers", "regularizers")
+    },
+}
+# Keras' notation for values, which are in the file as lists of numbers.
+_KERAS_VALUES = {"__keras_tensor__", "__numpy__", "__tensor__"}
+
+
+@contextlib.contextmanager
+def expecting(expected: str) -> Iterator[None]:
+    """Turns an error into a `ValueError` that names what was expected, and the first cause."""
+    try:
+        yield
+    except Exception as error:
+        # Keras' own sentence is around the first cause, with the whole configuration.
+        first: BaseException = error
+        while cause := first.__cause__ or (not first.__suppress_context__ and first.__context__):
+            first = cause
+        raise ValueError(
+            f"from_preset: expected {expected}, got {type(first).__name__}: {first}"
+        ) from error
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the JSON object in a file."""
+
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"the number {text}, which is not finite")
+        return number
+
+    with expecting(f"a JSON object of at most {_MAX_JSON_BYTES:,} bytes in {path}"):
+        if (size := path.stat().st_size) > _MAX_JSON_BYTES:
+            raise ValueError(f"{size:,} bytes")
+        value = json.loads(path.read_bytes(), parse_float=finite, parse_constant=finite)
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r:.80}")
+    return value
+
+
+def check_names(config: Any) -> None:
+    """Raises `ValueError` if a configuration names a class or function that is not allowed."""
+    for part in keras_config.parts(config):
+        if "class_name" in part and not _is_allowed(part):
+            name, module, registered_name = (
+                part.get(key) for key in ("class_name", "module", "registered_name")
+            )
+            raise ValueError(
+                "from_preset: expected layers, initializers, regularizers and constraints of Keras "
+                "in config.json, or classes and functions that are registered with Keras or given "
+                f"as custom_objects, got {name!r:.80} of the module {module!r:.80}, registered as "
+                f"{registered_name!r:.80}."
+            )
+        if part.get("kind") == "object":
+            keras_config.find_class(part.get("class"))
+
+
+def _is_allowed(config: dict[str, Any]) -> bool:
+    """Returns whether Keras finds an allowed class or function for the names in `config`."""
+    name = str(config["class_name"])
+    # Keras looks functions up by `config`.
+    key = config.get("config" if name == "function" else "registered_name")
+    registered = keras.saving.get_registered_object(str(key))
+    if name in _KERAS_VALUES or "module" not in config:
+        return name in _KERAS_VALUES
+    if registered is not None:
+        # With another class name Keras may take another object.
+        return name in ("function", getattr(registered, "__name__", None))
+    return name in _KERAS_CLASSES.get(str(config["module"]), ())
+
+
+def check_number_of_parts(config: dict[str, Any], num_arrays: int) -> None:
+    """Raises `ValueError` if there are many more parts than arrays in the weights file."""
+    sizes: dict[Any, int] = {}
+
+    def size(value: Any) -> int:
+        if isinstance(value, list):
+            return sum(map(size, value))
+        if not isinstance(value, dict):
+            return 0
+        if value.get("kind") == "reference":
+            # A part counts wherever it is used: in nested chains that is exponentially often.
+            return 1 + sizes[value["to"]]
+        number = sum(map(size, value.values())) + ("kind" in value or "class_name" in value)
+        if "id" in value:
+            sizes[value["id"]] = number
+        return number
+
+    limit = _NUM_PARTS_OF_ARRAY * num_arrays + _NUM_OTHER_PARTS
+    with expecting(f"at most {limit:,} parts in config.json, for {num_arrays:,} arrays of weights"):
+        if size(config) > limit:
+            raise ValueError("more")
+
+
+def check_parameters(model: keras.Model) -> None:
+    """Raises `ValueError` if parameters of a distribution are out of range, as a negative scale."""
+    for part in (model.distribution, *model.distribution.submodules):
+        if not isinstance(part, tfd.Distribution) or "validate_args" not in part.parameters:
+            continue
+        # TFP checks constants at once, variables only later.
+        constants = {
+            name: tf.convert_to_tensor(value)
+            for name, value in part.parameters.items()
+            if isinstance(value, (tf.Variable, tfp.util.TransformedVariable))
+        }
+        with expecting(f"valid parameters of the distribution {part.name}"):
+            part.copy(validate_args=True, **constants)
+
+
+@contextlib.contextmanager
+def limited_variables(num_elements: int) -> Iterator[None]:
+    """Raises `ValueError` if the variables that are created have many more elements than that."""
+    left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
+
+    def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
+        nonlocal left
+        value, variable = kwargs["initial_value"], None
+        if callable(value):
+            # In a graph its result has a shape, but takes no memory.
+            try:
+                with graph.as_default():
+                    value = value()
+            except RuntimeError:  # It uses an eager tensor.
+                value = variable = next_creator(**kwargs)
+        left -= tf.TensorShape(np.shape(value)).num_elements()
+        if left < 0:
+            raise ValueError(f"a model larger than the {num_elements:,} numbers of its weights")
+        return next_creator(**kwargs) if variable is None else variable
+
+    with tf.variable_creator_scope(create):
+        yield
