@@ -8,11 +8,12 @@ from tfp_realnvp.latents.interpolation import (
     manifold,
     swap_condition,
 )
-from tfp_realnvp.latents.sampling import extrapolate, sample_latents
-from tfp_realnvp.latents.scales import (
+from tfp_realnvp.latents.sampling import (
     ScaleStatistics,
+    extrapolate,
     latent_statistics,
     levels_of_representation,
+    sample_latents,
 )
 
 __all__ = [

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from tfp_realnvp.distributions import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.batch_dims import slices
 
 __all__ = [
@@ -23,17 +23,13 @@ __all__ = [
     "bijector_of",
     "condition_of",
     "decode",
-    "decoded",
     "encode",
     "reconstruct",
-    "with_axis",
+    "transformed",
     "without_model",
 ]
 
 tfd = tfp.distributions
-
-# Names of events, by their rank.
-_KINDS = {3: "images", 1: "vectors"}
 
 Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 
@@ -51,25 +47,15 @@ class Reconstruction(NamedTuple):
 
 
 class ConditionArray(NamedTuple):
-    """Conditions of a flow, as an array.
+    """Conditions of a flow, or their embeddings.
 
     Attributes:
-      values: conditions [..., *event].
-      event_ndims: rank of one condition: 0 for labels, 1 for vectors, 3 for images.
+      values: array [..., *event].
+      event_ndims: rank of one condition or embedding: 0 for labels, 1 for vectors, 3 for images.
     """
 
     values: np.ndarray
     event_ndims: int
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The leading dimensions."""
-        return self.values.shape[: self.values.ndim - self.event_ndims]
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The shape of one condition."""
-        return self.values.shape[self.values.ndim - self.event_ndims :]
 
 
 def encode(
@@ -91,7 +77,7 @@ def encode(
     >>> z.shape, bool((np.floor(latents.decode(flow, z) + 1e-3) == images).all())
     ((3, 4, 4, 1), True)
 
-    The latents of each image under each of ten labels:
+    Each image under each of ten labels:
 
     >>> flow = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
@@ -113,7 +99,8 @@ def encode(
         0.5 is added to gray levels, which gives the center of the level.
       batch_size: number of images or vectors that are encoded at a time.
       conditional_input: the condition of the images or vectors, as the flow declares it: labels
-        [...], vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with theirs.
+        [...], vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with the
+        leading shape of the images or vectors.
 
     Returns:
       Latents of the shape of the images or vectors, broadcast with the conditions.
@@ -123,17 +110,10 @@ def encode(
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
-    bijector = bijector_of(flow)
-    kind = _KINDS[bijector.event_ndims]
-    images = _checked(_centers(images, bijector), bijector, kind)
-    condition = condition_of(flow, conditional_input)
-    latents = _batched(bijector.inverse, bijector.event_ndims, images, condition, batch_size)
-    if not np.isfinite(latents).all():
-        raise ValueError(
-            f"expected {kind} in the range of {'pixel ' * (kind == 'images')}values of the model, "
-            f"got values in [{images.min()}, {images.max()}], whose latents are not finite."
-        )
-    return latents
+    bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
+    what = "images" if bijector.event_ndims == 3 else "vectors"
+    values = _centers(images, bijector)
+    return transformed(bijector.inverse, bijector, what, values, condition, batch_size)
 
 
 def decode(
@@ -146,42 +126,64 @@ def decode(
     """Returns the images or vectors of latents, by `flow.bijector.forward`; see `encode`.
 
     Args:
-      flow: as in `encode`.
+      flow, batch_size: as in `encode`.
       latents: [..., D] of vectors; or [..., H, W, C], with H and W divisible by
         2^(num_scales - 1), which can differ from the size of the training images.
-      batch_size: number of latents that are decoded at a time.
-      conditional_input: see `encode`; broadcasts with the latents.
+      conditional_input: as in `encode`; broadcasts with the latents.
 
     Returns:
       Vectors or continuous pixel values, of the shape of the latents broadcast with the conditions.
       `to_uint8` converts pixel values to gray levels.
 
     Raises:
-      TypeError: if `flow` has no flow of images or vectors.
-      ValueError: if latents or results are not finite, if the shape does not match the model, or if
-        the condition is missing, unexpected, or not as declared.
+      TypeError, ValueError: as `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    return decoded(bijector.forward, bijector, latents, condition, batch_size)
+    return transformed(bijector.forward, bijector, "latents", latents, condition, batch_size)
 
 
-def decoded(
-    forward: Callable[..., tf.Tensor],
-    bijector: Any,
-    latents: ArrayLike,
+def transformed(
+    function: Callable[..., tf.Tensor],
+    bijector: ImageFlow | VectorFlow,
+    what: str,
+    events: ArrayLike,
     condition: ConditionArray | None,
     batch_size: int,
 ) -> np.ndarray:
-    """Returns `forward` of latents, checked; see `decode`."""
-    latents = _checked(np.asarray(latents), bijector, "latents")
-    images = _batched(forward, bijector.event_ndims, latents, condition, batch_size)
-    if not np.isfinite(images).all():
+    """Returns `forward` or `inverse` of a flow, for events [..., *event] and their condition.
+
+    Args:
+      function: `forward` or `inverse` of `bijector` or, for embedded conditions, of its layers.
+      bijector: the flow.
+      what: the kind of events, for errors.
+      events, condition: what the function takes; their leading shapes broadcast.
+      batch_size: number of events in a batch.
+    """
+    events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
+    arrays = [(events, bijector.event_ndims), *([] if condition is None else [condition])]
+    batches = [array.shape[: array.ndim - ndims] for array, ndims in arrays]
+    try:
+        batch_shape = np.broadcast_shapes(*batches)
+    except ValueError as error:
         raise ValueError(
-            f"expected latents whose {_KINDS[bijector.event_ndims]} are finite, got latents in "
-            f"[{latents.min()}, {latents.max()}] with {np.count_nonzero(~np.isfinite(images))} "
-            "values that are not finite."
+            "expected leading shapes of events and conditional_input that broadcast, got "
+            f"{batches[0]} and {batches[1]}."
+        ) from error
+    flat: list[Any] = []
+    for array, ndims in arrays:
+        event_shape = array.shape[array.ndim - ndims :]
+        flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
+    results = [flat[0][:0]]  # no events have an empty result
+    for x, c, *_ in slices(batch_size, *flat, None):
+        results.append(function(x, conditional_input=c).numpy())
+    result = np.concatenate(results).reshape(*batch_shape, *flat[0].shape[1:])
+    if not (np.isfinite(events).all() and np.isfinite(result).all()):
+        raise ValueError(
+            f"expected finite {what} in the range of the model, got values in [{events.min()}, "
+            f"{events.max()}], with {np.count_nonzero(~np.isfinite(result))} results that are not "
+            "finite."
         )
-    return images
+    return result
 
 
 def reconstruct(
@@ -202,21 +204,17 @@ def reconstruct(
     True
 
     Args:
-      flow: as in `encode`.
-      images: as in `encode`.
-      batch_size: number of images or vectors that are processed at a time.
-      conditional_input: see `encode`.
+      flow, images, batch_size, conditional_input: as in `encode`.
 
     Returns:
       A `Reconstruction`. The reference for its error is the continuous value, for gray levels the
       center of the level.
 
     Raises:
-      TypeError: see `encode`.
-      ValueError: see `encode` and `decode`.
+      TypeError, ValueError: as `encode`.
     """
-    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
-    decoded = decode(flow, latents, batch_size=batch_size, conditional_input=conditional_input)
+    options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
+    decoded = decode(flow, encode(flow, images, **options), **options)
     error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
     return Reconstruction(decoded, float(error))
 
@@ -249,28 +247,20 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
     Raises:
       ValueError: if the flow declares no condition, or another one.
     """
-    flow = without_model(flow)
-    bijector = bijector_of(flow)
     if conditional_input is None:
         return None
+    flow, bijector = without_model(flow), bijector_of(flow)
     embedding = bijector.condition_embedding
-    if embedding is None:
-        if flow is not bijector and takes_condition(flow.distribution):
-            return None
+    if embedding is not None:
+        spec, dtype = embedding.spec, embedding.compute_dtype
+        values = spec.as_tensor(conditional_input, bijector.name, dtype).numpy()
+        return ConditionArray(values, spec.event_ndims)
+    if flow is bijector or not takes_condition(flow.distribution):
         raise ValueError(
             f"{bijector.name}: expected a flow with num_classes or a "
             "conditional_event_shape for a conditional_input, got one that declares no condition."
         )
-    values = embedding.spec.as_tensor(conditional_input, bijector.name, embedding.compute_dtype)
-    return ConditionArray(values.numpy(), embedding.spec.event_ndims)
-
-
-def with_axis(flow: Flow, conditional_input: ArrayLike | None) -> np.ndarray | None:
-    """Returns conditions [..., 1, *event], to broadcast over several events; `None` without one."""
-    condition = condition_of(flow, conditional_input)
-    if condition is None:
-        return None
-    return np.expand_dims(condition.values, -1 - condition.event_ndims)
+    return None
 
 
 def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:
@@ -278,60 +268,3 @@ def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:
     values = np.asarray(values)
     is_gray = bijector.event_ndims == 3 and np.issubdtype(values.dtype, np.integer)
     return values + 0.5 if is_gray else values
-
-
-def _checked(values: np.ndarray, bijector: ImageFlow | VectorFlow, what: str) -> np.ndarray:
-    shape = values.shape
-    if bijector.event_ndims == 1:
-        is_event, expected = shape[-1:] == (bijector.event_size,), f"[..., {bijector.event_size}]"
-    else:
-        divisor, channels = 2 ** (bijector.num_scales - 1), bijector.image_shape[-1]
-        is_event = len(shape) >= 3 and shape[-1] == channels
-        is_event = is_event and not (shape[-3] % divisor or shape[-2] % divisor)
-        expected = f"[..., height, width, {channels}], with height and width divisible by {divisor}"
-    if not is_event:
-        raise ValueError(f"expected {what} {expected}, got shape {shape}.")
-    if not values.size:
-        raise ValueError(f"expected {what} that are not empty, got shape {shape}.")
-    values = values.astype(bijector.dtype.as_numpy_dtype)
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"expected finite {what}, got {np.count_nonzero(~np.isfinite(values))} values that are "
-            "not finite."
-        )
-    return values
-
-
-def _batched(
-    function: Callable[..., tf.Tensor],
-    event_ndims: int,
-    values: np.ndarray,
-    condition: ConditionArray | None,
-    batch_size: int,
-) -> np.ndarray:
-    batch_size = validation.integer(batch_size, 1, "expected a batch_size of at least 1")
-    batch_shape, event_shape = values.shape[:-event_ndims], values.shape[-event_ndims:]
-    conditions = []
-    if condition is not None:
-        try:
-            batch_shape = np.broadcast_shapes(batch_shape, condition.batch_shape)
-        except ValueError as error:
-            raise ValueError(
-                "expected leading shapes of events and conditional_input that broadcast, got "
-                f"{batch_shape} and {condition.batch_shape}."
-            ) from error
-        conditions = [_flat(condition.values, batch_shape, condition.event_shape)]
-    results = []
-    for batch in slices(batch_size, _flat(values, batch_shape, event_shape), *conditions):
-        # With new tensors, TFP's cache does not return the values that they were computed from.
-        x, *condition_of_batch = map(tf.constant, batch)
-        options = dict(zip(["conditional_input"], condition_of_batch, strict=False))
-        results.append(function(x, **options).numpy())
-    return np.concatenate(results).reshape(*batch_shape, *event_shape)
-
-
-def _flat(
-    values: np.ndarray, batch_shape: tuple[int, ...], event_shape: tuple[int, ...]
-) -> np.ndarray:
-    """Returns [..., *event_shape], broadcast to leading dimensions `batch_shape`, as one batch."""
-    return np.broadcast_to(values, (*batch_shape, *event_shape)).reshape(-1, *event_shape)

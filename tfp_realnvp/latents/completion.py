@@ -64,7 +64,8 @@ def complete(
 ) -> Completion:
     r"""Samples the unknown values of images or vectors given the known values.
 
-    Markov chains of Hamiltonian Monte Carlo (HMC) leave this density exactly invariant:
+    Markov chains of Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) leave this density
+    exactly invariant:
 
     ```
     p(x_unknown | x_known) ∝ p(x_unknown, x_known)           continuous values
@@ -78,20 +79,20 @@ def complete(
     The chains move in coordinates z = Lᵀ (t - m), where t are the values, or their logits in an
     interval, and N(m, (L Lᵀ)⁻¹) is the normal distribution with the mean and covariance of samples
     of the flow, given the known values. Chains start from z ~ N(0, I), the target if the flow is
-    normal. During burn-in, dual averaging adapts the step size of each event to an acceptance rate
-    of 75%. The number of leapfrog steps is random, up to `num_leapfrog_steps`, so that no
+    normal. During burn-in, dual averaging (Hoffman, Gelman 2014) adapts the step size of each event
+    to an acceptance rate of 75%. Each draw takes a random number of leapfrog steps, so that no
     trajectory is periodic.
 
-    R-hat compares the variance between chains, and halves of chains, with the variance within them.
-    It is 1 for chains that have mixed. Above 1.1, means and intervals of the samples depend on
-    where the chains started. A `UserWarning` then recommends values of
+    R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
+    of chains with the variance within them. It is 1 for chains that have mixed. Above 1.1, the
+    samples depend on where the chains started. A `UserWarning` then recommends values of
 
     *   `num_leapfrog_steps`, if trajectories are shorter than a normal density is wide: π / ε for a
         step size of ε;
-    *   `num_samples`, for an R-hat of 1.1 if R-hat² - 1 is proportional to one over the number of
+    *   `num_samples`, for an R-hat of 1.1, if R-hat² - 1 is inversely proportional to the number of
         samples, as it is unless chains are stuck in different modes.
 
-    Each chain takes `num_burnin_steps + num_samples / num_chains` draws. A draw takes
+    Each chain takes `num_burnin_steps + num_samples / num_chains` draws, and a draw
     `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best in a smooth
     density: of small networks with a smooth activation, such as the tanh of `RealNVPVector`,
     trained with weight decay, as in `examples/complete.py`. Lower halves of digits with the preset
@@ -113,12 +114,6 @@ def complete(
     >>> bool((completion.r_hat < 1.05).all())
     True
 
-    #### References
-
-    Neal: MCMC using Hamiltonian dynamics, 2011 (arXiv 1206.1901).
-    Hoffman, Gelman: The No-U-Turn Sampler, 2014, for dual averaging.
-    Gelman, Carlin, Stern, Dunson, Vehtari, Rubin: Bayesian data analysis, section 11.4, for R-hat.
-
     Args:
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors
@@ -126,7 +121,7 @@ def complete(
       is_known: booleans that broadcast with the events; by default, whether values are not NaN.
       num_samples: number of samples of each event, of all chains together.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
-      num_chains: number of chains of each event, at least 2.
+      num_chains: number of chains of each event.
       num_burnin_steps: number of first draws of each chain, which adapt its step size and are
         dropped.
       num_leapfrog_steps: largest number of leapfrog steps of a draw.
@@ -146,12 +141,9 @@ def complete(
         is not finite where a chain starts.
     """
     flow = distribution_of(flow, "complete")
-    num_chains = validation.count(num_chains, "num_chains", 2, "complete")
     smallest = 4 * num_chains
     expected = f"complete: expected num_samples of at least four of each chain, {smallest}"
     num_samples = validation.integer(num_samples, smallest, expected)
-    num_burnin_steps = validation.count(num_burnin_steps, "num_burnin_steps", 1, "complete")
-    num_leapfrog_steps = validation.count(num_leapfrog_steps, "num_leapfrog_steps", 1, "complete")
     events = np.asarray(events)
     is_known = _known(events, is_known, flow.event_shape)
     support = _Support(flow, events, is_known)
@@ -161,41 +153,37 @@ def complete(
             "complete: expected a distribution that takes a condition for a conditional_input, got "
             "one that takes none."
         )
-    if conditions is not None and conditions.shape[0] != len(events):
-        raise ValueError(
-            f"complete: expected one condition for each of {len(events)} events, got shape "
-            f"{conditions.shape}."
-        )
-
-    def log_prob(t: tf.Tensor) -> tf.Tensor:
-        x, fldj = support.forward_and_log_det(t)
-        options = {}
-        if conditions is not None:
-            repeated = tf.tile(conditions, [num_chains, *[1] * (conditions.shape.rank - 1)])
-            options["conditional_input"] = repeated
-        flat = tf.reshape(x, [-1, *events.shape[1:]])
-        log_probs = flow.log_prob(flat, **route(flow, **options))
-        return tf.reshape(log_probs, fldj.shape) + fldj
-
-    seeds = tfp.random.split_seed(stateless_seed(seed), 3)
-    mean, scale = _metric(flow, support, conditions, seeds[0])
+    options = {}
+    if conditions is not None:
+        if len(conditions) != len(events):
+            raise ValueError(
+                f"complete: expected one condition for each of {len(events)} events, got shape "
+                f"{conditions.shape}."
+            )
+        options["conditional_input"] = tf.concat([conditions] * num_chains, axis=0)
+    options = route(flow, **options)
+    metric_seed, start_seed, chain_seed = tfp.random.split_seed(stateless_seed(seed), 3)
+    mean, scale = _metric(flow, support, conditions, metric_seed)
     product = "cnj,ij->cni" if scale.shape.rank == 2 else "cnj,nij->cni"
 
-    def to_coordinates(z: tf.Tensor) -> tf.Tensor:
-        return mean + tf.einsum(product, z, scale)
+    def to_values(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return support.forward_and_log_det(mean + tf.einsum(product, z, scale))
+
+    def log_prob(z: tf.Tensor) -> tf.Tensor:
+        x, fldj = to_values(z)
+        log_probs = flow.log_prob(tf.reshape(x, [-1, *events.shape[1:]]), **options)
+        return tf.reshape(log_probs, fldj.shape) + fldj
 
     shape = [num_chains, len(events), support.size]
-    starts = tf.random.stateless_normal(shape, seeds[1], dtype=flow.dtype)
-    num_draws = -(-num_samples // num_chains)
     states, is_accepted, step_sizes = _sample_chains(
-        lambda z: log_prob(to_coordinates(z)),
-        starts,
-        num_draws,
+        log_prob,
+        tf.random.stateless_normal(shape, start_seed, dtype=flow.dtype),
+        math.ceil(num_samples / num_chains),
         num_burnin_steps,
         num_leapfrog_steps,
-        seeds[2],
+        chain_seed,
     )
-    x = np.stack([support.forward_and_log_det(to_coordinates(z))[0].numpy() for z in states])
+    x = np.stack([to_values(z)[0].numpy() for z in states])
     reduction = tfp.mcmc.potential_scale_reduction(x, split_chains=True).numpy()
     r_hat = np.where(support.is_known, 1.0, np.sqrt(reduction)).max(axis=-1)
     samples = x.reshape(-1, *events.shape)[:num_samples]
@@ -226,12 +214,11 @@ class _Support:
         dtype = distribution.dtype.as_numpy_dtype
         self.is_known = is_known.reshape(len(events), -1)
         self.size = self.is_known.shape[1]
-        known = np.where(is_known, events, 0).reshape(self.is_known.shape).astype(dtype)
+        self._low = np.where(is_known, events, 0).reshape(self.is_known.shape).astype(dtype)
         self._is_bounded = np.where(self.is_known, self._is_gray, self._num_values is not None)
-        self._low = known
         self._width = np.where(self.is_known, 1, self._num_values or 1).astype(dtype)
         # The normal distribution takes the centers of gray levels.
-        self.centers = self._unbounded(known + dtype(0.5) * self._is_gray)
+        self.centers = self.unbounded(self._low + dtype(0.5) * self._is_gray)
 
     def forward_and_log_det(self, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns x [..., N, D] and the log det [..., N], without its constant."""
@@ -240,24 +227,18 @@ class _Support:
         fldj = tf.where(self._is_bounded, -tf.nn.softplus(t) - tf.nn.softplus(-t), 0)
         return x, tf.reduce_sum(fldj, axis=-1)
 
-    def of_samples(self, x: np.ndarray) -> np.ndarray:
-        """Returns the coordinates [S, D] of the finite samples of the flow, as unknown values."""
-        t = self._unbounded(x.reshape(len(x), -1))
-        return t[np.isfinite(t).all(axis=1)].astype(np.float64)
-
     def as_events(self, x: np.ndarray) -> np.ndarray:
         """Returns samples [S, N, ...] in the dtype of the events, with the known values."""
+        is_integer = np.issubdtype(self._events.dtype, np.integer)
         if self._is_gray:
-            limits = np.iinfo(self._events.dtype)
-            n = self._num_values
-            low, high = (limits.min, limits.max) if n is None else (0, n - 1)
-            x = np.clip(np.floor(x), low, high)
-        is_integer = np.issubdtype(self._events.dtype, np.integer) and not self._is_gray
-        x = x if is_integer else x.astype(self._events.dtype)
+            limits, n = np.iinfo(self._events.dtype), self._num_values
+            x = np.clip(np.floor(x), *((limits.min, limits.max) if n is None else (0, n - 1)))
+        if self._is_gray or not is_integer:
+            x = x.astype(self._events.dtype)
         return np.where(self.is_known.reshape(self._events.shape), self._events, x)
 
-    def _unbounded(self, x: np.ndarray) -> np.ndarray:
-        """Returns the coordinates of unknown values."""
+    def unbounded(self, x: np.ndarray) -> np.ndarray:
+        """Returns the coordinates of unknown values [..., D]."""
         if self._num_values is None:
             return x
         # A sample of the flow can lie a little outside of [0, n).
@@ -269,35 +250,18 @@ def _known(
     events: np.ndarray, is_known: ArrayLike | None, event_shape: tf.TensorShape
 ) -> np.ndarray:
     """Returns booleans of the shape of the events."""
-    rank, shape = event_shape.rank, events.shape
-    if rank not in (1, 3):
-        raise ValueError(
-            "complete: expected a distribution over images [H, W, C] or vectors [D], got event "
-            f"shape {event_shape}."
-        )
-    if events.ndim != rank + 1 or not event_shape.is_compatible_with(shape[1:]) or not events.size:
+    if not event_shape.is_compatible_with(events.shape[1:]) or not events.size:
         expected = ", ".join(["N", *map(str, event_shape)])
-        raise ValueError(f"complete: expected events [{expected}], got shape {shape}.")
-    if is_known is None:
-        is_known = ~np.isnan(events)
-    is_known = np.asarray(is_known)
+        raise ValueError(f"complete: expected events [{expected}], got shape {events.shape}.")
+    is_known = np.asarray(~np.isnan(events) if is_known is None else is_known)
     if is_known.dtype != bool:
         raise TypeError(f"complete: expected booleans as is_known, got {is_known.dtype}.")
-    try:
-        is_known = np.broadcast_to(is_known, shape)
-    except ValueError as error:
+    is_known = np.broadcast_to(is_known, events.shape)
+    if is_known.all() or not is_known.any():
         raise ValueError(
-            f"complete: expected is_known to broadcast with events {shape}, got shape "
-            f"{is_known.shape}."
-        ) from error
-    if is_known.all():
-        raise ValueError(
-            "complete: expected unknown values, got none: make them NaN, or False in is_known."
-        )
-    if not is_known.any():
-        raise ValueError(
-            "complete: expected known values, got none: `distribution.sample` returns samples of "
-            "whole events."
+            "complete: expected known and unknown values, got only "
+            f"{'known' if is_known.all() else 'unknown'} ones: unknown values are NaN, or False in "
+            "is_known; `distribution.sample` returns samples of whole events."
         )
     return is_known
 
@@ -315,14 +279,13 @@ def _metric(
     [N, D, D], or [D, D] if the same values are unknown in all events.
     """
     size = support.size
-    num_samples = max(_NUM_METRIC_SAMPLES, 2 * size)
-    if conditions is None:
-        x = distribution.sample(num_samples, seed=seed)
-    else:
+    num_samples, options = max(_NUM_METRIC_SAMPLES, 2 * size), {}
+    if conditions is not None:
         repeated = tf.gather(conditions, np.arange(num_samples) % len(support.is_known))
         options = route(distribution, conditional_input=repeated)
-        x = distribution.sample(num_samples, seed=seed, **options)
-    t = support.of_samples(x.numpy())
+    x = distribution.sample(num_samples, seed=seed, **options)
+    t = support.unbounded(x.numpy().reshape(num_samples, size))
+    t = t[np.isfinite(t).all(axis=1)].astype(np.float64)
     covariance = np.cov(t, rowvar=False).reshape(size, size)
     # Shrinkage to the diagonal helps if samples are few, or nearly collinear.
     share = size / (size + 10 * num_samples)
@@ -365,9 +328,7 @@ def _sample_chains(
     )
 
     @tf.function(autograph=False)
-    def draw(
-        state: tf.Tensor, results: Any, num_steps: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
+    def draw(state: Any, results: Any, num_steps: tf.Tensor, seed: tf.Tensor) -> tuple[Any, Any]:
         inner = results.inner_results
         accepted = inner.accepted_results._replace(num_leapfrog_steps=num_steps)
         results = results._replace(inner_results=inner._replace(accepted_results=accepted))
@@ -380,9 +341,8 @@ def _sample_chains(
             "complete: expected finite log densities where the chains start, got "
             f"{np.count_nonzero(~np.isfinite(log_probs))} of {log_probs.size} that are not finite."
         )
-    draw_seeds = tf.random.stateless_uniform(
-        [num_burnin_steps + num_draws, 2], seed, None, None, tf.int32
-    )
+    shape = [num_burnin_steps + num_draws, 2]
+    draw_seeds = tf.random.stateless_uniform(shape, seed, None, None, tf.int32)
     rng = np.random.default_rng(seed.numpy().astype(np.uint32))
     states, is_accepted = [], []
     for number, draw_seed in enumerate(draw_seeds):
@@ -400,26 +360,21 @@ def _warn_unless_mixed(
     is_mixed = r_hat <= _LARGEST_R_HAT
     if is_mixed.all():
         return
-    r_hat = r_hat[~is_mixed]
-    # A chain that never moved has no variance.
-    largest = r_hat.max() if np.isfinite(r_hat).all() else np.inf
+    # A chain that never moved has no variance, so that its R-hat is NaN.
+    largest = np.nan_to_num(r_hat[~is_mixed], nan=np.inf, posinf=np.inf).max()
     longer = math.ceil(np.pi / np.median(step_sizes[~is_mixed]))
     factor = (largest**2 - 1) / (_LARGEST_R_HAT**2 - 1)
     advice = []
     if longer > num_leapfrog_steps:
         advice.append(f"num_leapfrog_steps from {num_leapfrog_steps} to {longer:,}")
     if np.isfinite(factor):
-        advice.append(f"num_samples from {num_samples:,} to {_rounded_up(factor * num_samples):,}")
+        enough = 100 * math.ceil(factor * num_samples / 100)
+        advice.append(f"num_samples from {num_samples:,} to {enough:,}")
     to_raise = " and, if that is not enough, ".join(advice) or "num_burnin_steps"
     warnings.warn(
-        f"complete: the chains of {len(r_hat)} of {len(is_mixed)} events have not mixed, so that "
-        f"means and intervals of their samples are not reliable: R-hat is up to {largest:.2f}, and "
-        f"should be below {_LARGEST_R_HAT}. Raise {to_raise}. The time grows in proportion.",
+        f"complete: the chains of {np.count_nonzero(~is_mixed)} of {len(is_mixed)} events have not "
+        f"mixed, so that means and intervals of their samples are not reliable: R-hat is up to "
+        f"{largest:.2f}, and should be below {_LARGEST_R_HAT}. Raise {to_raise}. The time grows in "
+        "proportion.",
         stacklevel=3,
     )
-
-
-def _rounded_up(number: float) -> int:
-    """Returns a number rounded up to two significant digits."""
-    unit = 10 ** max(math.floor(math.log10(number)) - 1, 0)
-    return math.ceil(number / unit) * unit

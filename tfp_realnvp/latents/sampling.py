@@ -1,20 +1,32 @@
-"""Samples of latents with a temperature or truncation, and of images of other sizes."""
+"""Samples of latents, also of other image sizes or of finer scales only; moments by scale."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.distributions import route
 from tfp_realnvp.flows import ImageFlow
-from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import Flow, bijector_of, decode
+from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, without_model
 
-__all__ = ["extrapolate", "sample_latents", "stateless_seed"]
+__all__ = [
+    "ScaleStatistics",
+    "extrapolate",
+    "latent_statistics",
+    "levels_of_representation",
+    "sample_latents",
+    "stateless_seed",
+]
+
+tfd = tfp.distributions
 
 
 def sample_latents(
@@ -32,8 +44,9 @@ def sample_latents(
     z = temperature * n,    n ~ N(0, 1), or N(0, 1) given |n| <= truncation
     ```
 
-    A temperature below 1, or truncation, makes samples less diverse and more probable.
-    `temperature=1` without truncation samples the model itself.
+    A temperature below 1 (Kingma, Dhariwal: Glow, 2018, section 5), or truncation (Brock, Donahue,
+    Simonyan 2019, section 3.1), makes samples less diverse and more probable. `temperature=1`
+    without truncation samples the model itself.
 
     #### Example
 
@@ -42,12 +55,6 @@ def sample_latents(
     >>> z = latents.sample_latents((4, 4, 3), 100, seed=1, temperature=0.5, truncation=2.)
     >>> z.shape, bool(np.abs(z).max() <= 1)
     ((100, 4, 4, 3), True)
-
-
-    #### References
-
-    Kingma, Dhariwal: Glow (2018), section 5, for the temperature.
-    Brock, Donahue, Simonyan: Large scale GAN training (2019), section 3.1, for truncation.
 
     Args:
       shape: shape of one image, (height, width, channels), or of one vector, (size,).
@@ -61,32 +68,21 @@ def sample_latents(
       Latents, [num_samples, *shape].
 
     Raises:
-      ValueError: if an argument is out of range.
-      TypeError: if `shape` is not a sequence of integers.
+      ValueError: if `temperature` or `truncation` is out of range.
     """
-    try:
-        sizes = [int(size) for size in shape]
-    except TypeError as error:
-        expected = "sample_latents: expected the shape of one image or vector"
-        raise TypeError(f"{expected}, got {shape!r}.") from error
     expected = "sample_latents: expected a finite temperature of at least 0"
     validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
-    if truncation is not None:
-        expected = "sample_latents: expected a positive truncation"
-        validation.real(truncation, lambda x: x > 0, expected)
-    full_shape = [*np.atleast_1d(num_samples).tolist(), *sizes]
-    if any(size < 1 for size in full_shape):
-        raise ValueError(f"sample_latents: expected at least one latent, got shape {full_shape}.")
+    full_shape = [*np.atleast_1d(num_samples).tolist(), *map(int, shape)]
     if truncation is None:
         normal = tf.random.stateless_normal(full_shape, stateless_seed(seed), dtype=dtype)
     else:
+        expected = "sample_latents: expected a positive truncation"
+        validation.real(truncation, lambda x: x > 0, expected)
+        bounds = {"minvals": -truncation, "maxvals": truncation, "means": 0.0, "stddevs": 1.0}
         normal = tf.random.stateless_parameterized_truncated_normal(
             full_shape,
             stateless_seed(seed),
-            means=tf.zeros([], dtype),
-            stddevs=tf.ones([], dtype),
-            minvals=tf.constant(-truncation, dtype),
-            maxvals=tf.constant(truncation, dtype),
+            **{name: tf.constant(value, dtype) for name, value in bounds.items()},
         )
     return temperature * normal.numpy()
 
@@ -114,11 +110,142 @@ def extrapolate(
     >>> latents.extrapolate(flow, (8, 16, 1), num_samples=2).shape
     (2, 8, 16, 1)
     """
-    dtype = bijector_of(flow, ImageFlow).dtype
-    latents = sample_latents(
-        image_shape, num_samples, seed=seed, temperature=temperature, dtype=dtype
-    )
+    options: dict[str, Any] = {"seed": seed, "temperature": temperature}
+    options["dtype"] = bijector_of(flow, ImageFlow).dtype
+    latents = sample_latents(image_shape, num_samples, **options)
     return decode(flow, latents, conditional_input=conditional_input)
+
+
+def levels_of_representation(
+    flow: Flow,
+    images: ArrayLike,
+    base: tfd.Distribution | None = None,
+    mode: Literal["redraw", "zero"] = "redraw",
+    *,
+    seed: int | Sequence[int] = 0,
+    conditional_input: ArrayLike | None = None,
+) -> np.ndarray:
+    """Keeps the latents of coarse scales and replaces the latents of finer scales.
+
+    Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
+    latents and is the reconstruction; the column before it replaces the latents that are factored
+    out first, one half of all. The images of a row share what the coarse latents represent, such as
+    composition and not texture (Dinh, Sohl-Dickstein, Bengio 2017, Appendix D).
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
+    >>> flow = tfr.RealNVPImage((8, 8, 1), num_scales=2, num_blocks=0, num_filters=4)
+    >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
+    >>> latents.levels_of_representation(flow, images).shape
+    (3, 2, 8, 8, 1)
+
+    Args:
+      flow, images: as in `encode`, images [..., H, W, C].
+      base: distribution over latents [H, W, C] to draw from. Defaults to the base distribution of
+        `flow`, or the standard normal if `flow` is a bijector.
+      mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
+      seed: one or two integers. Equal seeds give equal samples.
+      conditional_input: the condition of the images, as in `encode`, and of a conditional base.
+
+    Returns:
+      Continuous pixel values, [..., num_scales, H, W, C].
+
+    Raises:
+      TypeError: as `encode`.
+      ValueError: if `mode` is unknown, or as `encode`.
+    """
+    validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
+    flow, bijector = without_model(flow), bijector_of(flow, ImageFlow)
+    latents = encode(flow, images, conditional_input=conditional_input)
+    if mode == "zero":
+        others = tf.zeros_like(latents)
+    else:
+        if base is None and isinstance(flow, private_api.TransformedDistribution):
+            base = flow.distribution
+        elif base is None:
+            zero, one = tf.zeros([], bijector.dtype), tf.ones([], bijector.dtype)
+            base = tfd.Sample(tfd.Normal(zero, one), latents.shape[-3:])
+        options = route(base, conditional_input=conditional_input)
+        others = base.sample(latents.shape[:-3], seed=stateless_seed(seed), **options)
+    kept, replaced = (bijector.split_latents(tf.constant(z)) for z in (latents, others))
+    columns = [
+        bijector.merge_latents([*replaced[:number], *kept[number:]])
+        for number in reversed(range(bijector.num_scales))
+    ]
+    # With the columns as first axis, the conditions broadcast.
+    decoded = decode(flow, tf.stack(columns), conditional_input=conditional_input)
+    return np.moveaxis(decoded, 0, -4)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleStatistics:
+    """Moments of the latents of one scale, over images, positions and channels.
+
+    The standard normal has mean 0, standard deviation 1, skewness 0 and excess kurtosis 0.
+
+    Attributes:
+      shape: shape (height, width, channels) of the latents of one image at this scale.
+      mean: the mean.
+      std: the standard deviation σ.
+      skewness: E[(z - mean)³] / σ³.
+      excess_kurtosis: E[(z - mean)⁴] / σ⁴ - 3.
+      largest: the largest |z|.
+    """
+
+    shape: tuple[int, int, int]
+    mean: float
+    std: float
+    skewness: float
+    excess_kurtosis: float
+    largest: float
+
+
+def latent_statistics(
+    flow: Flow,
+    images: ArrayLike,
+    *,
+    batch_size: int = 64,
+    conditional_input: ArrayLike | None = None,
+) -> tuple[ScaleStatistics, ...]:
+    """Returns the moments of the latents of images for each scale, from fine to coarse.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> from tfp_realnvp import latents
+    >>> flow = tfr.RealNVPImage((8, 8, 1), num_scales=2, num_blocks=0, num_filters=4)
+    >>> images = np.random.default_rng(0).integers(0, 256, [3, 8, 8, 1], dtype=np.uint8)
+    >>> [scale.shape for scale in latents.latent_statistics(flow, images)]
+    [(4, 4, 2), (4, 4, 2)]
+
+    Args:
+      flow, images, batch_size, conditional_input: as in `encode`, images [..., H, W, C].
+
+    Returns:
+      One `ScaleStatistics` for each scale, in the order of `ImageFlow.split_latents`.
+
+    Raises:
+      TypeError, ValueError: as `encode`.
+    """
+    bijector = bijector_of(flow, ImageFlow)
+    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
+    by_scale = bijector.split_latents(tf.constant(latents))
+    return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)
+
+
+def _statistics(z: np.ndarray) -> ScaleStatistics:
+    mean, std = z.mean(), z.std()
+    scaled = (z - mean) / std
+    return ScaleStatistics(
+        shape=z.shape[-3:],
+        mean=float(mean),
+        std=float(std),
+        skewness=float(np.mean(scaled**3)),
+        excess_kurtosis=float(np.mean(scaled**4) - 3),
+        largest=float(np.abs(z).max()),
+    )
 
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:

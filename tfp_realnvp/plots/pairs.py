@@ -109,7 +109,7 @@ def pairs(
         axes.tick_params(labelsize=7, labelbottom=is_last, labelleft=j == 0)
         axes.set_xlabel(names[j] if is_last else "", fontsize=8)
         if i == j:
-            edges = np.linspace(*limits[i], num_bins + 1)
+            edges = np.linspace(limits[i, 0], limits[i, 1], num_bins + 1)
             for values, options in (
                 (rows[:, i], {"color": "C0", "alpha": 0.4, "label": rows_label}),
                 (samples[:, i], {"color": "C1", "histtype": "step", "label": samples_label}),
