@@ -23,8 +23,8 @@ from sklearn.preprocessing import OrdinalEncoder, PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
+from tfp_realnvp.tables import estimator, normal_mixture
 from tfp_realnvp.tables import flow as table_flow
-from tfp_realnvp.tables import flow_density, normal_mixture
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -96,7 +96,7 @@ def test_an_interrupted_fit_leaves_nothing(is_first, monkeypatch, classifier):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow_density, "fit_table_stack", interrupt)
+        patch.setattr(estimator, "fit_table_stack", interrupt)
         with pytest.raises(KeyboardInterrupt):
             density.fit(pd.DataFrame(1_000 * x[:, :2], columns=["a", "b"]))
     with pytest.raises(ValueError, match="expected columns"):
@@ -144,8 +144,7 @@ def test_the_generator_of_the_process_is_not_touched(monkeypatch):
     # Another thread would see a state that is set for a moment.
     for name in ("seed", "randint", "setstate"):
         monkeypatch.setattr(random, name, lambda *args: pytest.fail("of the process"))
-    key = table_flow._ModelKey(3, 1, 5.0, False, 1, 1, 4, "affine")
-    one, other = (table_flow._shared_model.__wrapped__(key).keras_model for _ in range(2))
+    one, other = (table_flow._shared_model.__wrapped__(3, 1, 5.0, ())[0] for _ in range(2))
     assert max(np.ptp(variable) for variable in one.trainable_variables) > 0
     for variable, same in zip(one.trainable_variables, other.trainable_variables, strict=True):
         np.testing.assert_array_equal(variable, same)
@@ -281,7 +280,7 @@ def test_units_and_constant_columns():
     assert density.score(rows * units + [0, 0, 1, 0]) < scaled.mean() - 2
 
 
-@pytest.mark.filterwarnings("ignore:FlowDensity. (some columns|the samples):UserWarning")
+@pytest.mark.filterwarnings("ignore:FlowDensity. (some columns|the results):UserWarning")
 def test_a_constant_column_is_its_constant():
     rows = np.insert(_rows(60), [1, 1, 1], [2_020, 1e-3, 1 / 3], axis=1)
     density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows, None, np.linspace(0.1, 2, 60))
@@ -356,13 +355,13 @@ def test_heavy_tails_cost_little_with_many_rows():
     assert density.score(np.zeros([1, 1])) > -10
 
 
-@pytest.mark.parametrize("magnitude", [1e200, 1e-200])
-def test_numbers_whose_squares_are_out_of_range(magnitude):
-    rows = _rows(20) * [1, magnitude]
-    with pytest.raises(ValueError, match=r"squared in float64.* column 1\. Rescale the"):
-        tfr.FlowDensity(**_TINY).fit(rows)
-    rows /= abs(rows).max(axis=0)
-    assert np.isfinite(tfr.FlowDensity(**_TINY).fit(rows).score_samples(rows)).all()
+def test_numbers_whose_squares_are_out_of_range():
+    rows, tiny = _rows(20), np.array([1, 1e-200])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
+    expected = density.score(rows) + 200 * np.log(10)
+    assert density.fit(rows * tiny).score(rows * tiny) == pytest.approx(expected, abs=1)
+    with pytest.raises(ValueError, match=r"magnitudes below 1e\+150, of finite squares, got "):
+        density.fit(rows / tiny)
 
 
 # Weights.
@@ -417,11 +416,10 @@ def test_a_label_of_weight_zero_is_no_class():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (-np.ones(20), "nonnegative numbers, one for each row, got -1.0 for row 0"),
-        ([*np.ones(19), np.nan], "got nan for row 19"),
-        (np.zeros(20), "got zeros only"),
-        (np.ones(19), r"of 20 nonnegative .*, got the shape \(19,\)"),
-        (["heavy"] * 20, "got .*heavy"),
+        (-np.ones(20), r"nonnegative numbers, one for each row, .* got array\(\[-1\."),
+        ([*np.ones(19), np.nan], "got array(?s:.*)nan"),
+        (np.zeros(20), r"not all of them zero, got array\(\[0\."),
+        (np.ones(19), r"of 20 nonnegative .*, got \(19,\)"),
     ],
 )
 def test_errors_of_weights(density, weights, message):
@@ -502,11 +500,9 @@ def test_columns_that_are_no_numbers_are_refused():
     # The calls of the message.
     names = {
         **{"make_pipeline": make_pipeline, "make_column_transformer": make_column_transformer},
-        **{"OrdinalEncoder": OrdinalEncoder, "FlowDensity": lambda: density},
-        **{"fit": density.fit, "X": frame},
+        **{"OrdinalEncoder": OrdinalEncoder, "FlowDensity": lambda: density, "X": frame},
     }
-    label_call, encoding_call = re.findall(r"call (.*?\))\.(?= |$)", str(error.value))
-    assert eval(label_call, names).classes_.tolist() == ["a", "b"]
+    (encoding_call,) = re.findall(r"call (.*?\))\.(?= |$)", str(error.value))
     assert eval(encoding_call, names)[-1].n_features_in_ == 3
     with pytest.raises(ValueError, match="expected columns of numbers, got kind"):
         density.score_samples(frame)
@@ -547,7 +543,7 @@ def test_redundant_columns_are_noted_once():
     rows = _rows(30)
     frame = pd.DataFrame({"a": rows[:, 0], "b": rows[:, 1], "c": rows[:, 0], "d": 1.5})
     density = tfr.FlowDensity(random_state=0, **_TINY)
-    with pytest.warns(UserWarning, match=r"constant: d; copies of others: c \(equals a\)") as notes:
+    with pytest.warns(UserWarning, match=r"alone: c \(equals a\), d \(constant\)\.") as notes:
         density.fit(frame)
     assert len(notes) == 1
     assert density.score_samples(frame).max() < 20

@@ -160,5 +160,5 @@ def test_poor_proposals_are_noted(monkeypatch):
     density = tfr.FlowDensity(random_state=0, **_TINY).fit(x)
     monkeypatch.setattr(flow_density, "_LEAST_EFFECTIVE_SIZE", 1_000)
     for call in (density.impute, density.marginal_score_samples):
-        with pytest.warns(UserWarning, match="of 1 rows .* few proposals, for example of row 2"):
+        with pytest.warns(UserWarning, match="for 1 rows .* few proposals, for example of row 2"):
             call([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])

@@ -20,14 +20,8 @@ def dtypes_of(table: Any) -> Any:
     return table.dtypes if is_frame(table) else None
 
 
-def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
-    """Raises a `ValueError` if a column of a `DataFrame` does not contain numbers.
-
-    Args:
-      table: an object of any type.
-      caller: name of an estimator.
-      takes_labels: whether the estimator's `fit(X, y)` takes categories as y.
-    """
+def check_columns(table: Any, caller: str) -> None:
+    """Raises a `ValueError` if a column of a `DataFrame` does not contain numbers."""
     if not is_frame(table):
         return
     import pandas as pd
@@ -44,12 +38,6 @@ def check_columns(table: Any, caller: str, takes_labels: bool) -> None:
         calls.append(
             "For numbers that are stored as objects or strings, call X.assign(**X["
             f"{numbers!r}].apply(pd.to_numeric))."
-        )
-    if takes_labels and len(others) == len(categories) == 1:
-        name = categories[0]
-        calls.append(
-            f"For the density of the other columns given {name}, call "
-            f"fit(X.drop(columns={name!r}), X[{name!r}])."
         )
     if categories:
         calls.append(
@@ -86,8 +74,7 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
             column = column >= 0.5
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
-            # float64 cannot represent the greatest int64, but the number below.
-            column = np.rint(np.clip(column, limits.min, np.nextafter(float(limits.max), 0)))
+            column = np.rint(column).clip(limits.min, limits.max)
         columns[i] = pd.Series(column).astype(dtype)
     return pd.DataFrame(columns).set_axis(dtypes.index, axis=1)
 

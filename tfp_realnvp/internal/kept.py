@@ -81,10 +81,14 @@ def call_traced(
 def _traced(
     owner: Any, function: Callable[..., tf.Tensor], options: Any, jit_compile: bool, specs: Any
 ) -> Callable[..., tf.Tensor]:
-    owner_reference = weakref.ref(owner)
+    # TensorFlow counts the traces of a lambda for all owners, and would warn of them.
     return tf.function(
-        lambda *tensors: function(owner_reference(), *options, *tensors),
+        functools.partial(_call, weakref.ref(owner), function, options),
         input_signature=specs,
         autograph=False,
         jit_compile=jit_compile or None,
     )
+
+
+def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.Tensor) -> Any:
+    return function(owner(), *options, *tensors)

@@ -1,8 +1,9 @@
-"""What the estimators of tables share: arguments, checks of rows, and results of a fit."""
+"""What the estimators of tables share: arguments, checks of rows, and the fit of stacks."""
 
 from __future__ import annotations
 
 import copy
+import types
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from tfp_realnvp.internal import data_frames, private_api, validation
-from tfp_realnvp.tables.columns import Columns
-from tfp_realnvp.tables.flow import TableFlowOptions
-from tfp_realnvp.tables.stack import StackFit, StackOptions
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.stack import fit_table_stack
+from tfp_realnvp.tables.table import Columns, Rows, checked_weights
 
 __all__ = ["TableEstimator", "generator"]
-
-_NUM_COUPLINGS, _NUM_COUPLINGS_OF_ONE = 8, 2
 
 
 class TableEstimator(BaseEstimator):
     """Base of `FlowDensity` and `FlowRegressor`."""
-
-    _takes_labels = False
 
     def __init__(
         self,
@@ -56,8 +51,8 @@ class TableEstimator(BaseEstimator):
           transformer: transformer of the couplings, as in `RealNVPVector`; by default `'affine'`,
             or `'rational_quadratic_spline'` for a single modeled column, which affine maps only
             move and scale.
-          degrees_of_freedom: of the Student t distributions. A row far from all others is then not
-            impossible.
+          degrees_of_freedom: of the Student t distributions, which make rows far from all others
+            possible.
           noise: standard deviation of the noise in training, for columns of variance 1. With `None`
             it falls from 0.3 to 0.01, and early stopping chooses.
           dequantize: whether rounded columns get noise in training. A column counts as rounded if
@@ -66,7 +61,7 @@ class TableEstimator(BaseEstimator):
             standard deviation.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
-            training of a flow ends. The weights of the best validation are kept, or the weights at
+            training of a flow ends. The flow keeps the weights of the best validation, or those of
             the start if the best validation is not better by a standard error.
           learning_rate: learning rate of Adam, at the start of its cosine annealing.
           batch_size: rows in a training step, which are drawn with replacement.
@@ -92,34 +87,82 @@ class TableEstimator(BaseEstimator):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _check_arguments(self) -> None:
-        for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            validation.integer(value, least, f"{self._name}: expected {name} of at least {least}")
-        if self.noise is not None:
-            expected = f"{self._name}: expected noise of at least 0, or None"
-            validation.finite(self.noise, 0, expected)
-        for name in ("degrees_of_freedom", "learning_rate"):
-            validation.positive(getattr(self, name), f"{self._name}: expected a positive {name}")
-        validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
-
     def _fit_or_keep(self, *arguments: Any) -> Any:
         """Returns the estimator after `_fit`; an error or an interrupt leaves it as it was.
 
         `_fit` sets the attributes of a copy, which the estimator gets at once when all are there.
         """
+        for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
+            validation.count(getattr(self, name), name, least, self._name)
+        if self.noise is not None:
+            validation.finite(self.noise, 0, f"{self._name}: expected noise of at least 0, or None")
+        for name in ("degrees_of_freedom", "learning_rate"):
+            validation.positive(getattr(self, name), f"{self._name}: expected a positive {name}")
+        validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
         fitted = copy.copy(self)
         fitted._fit(*arguments)
         self.__dict__ = fitted.__dict__
         return self
 
-    def _fit(self, *arguments: Any) -> None:
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         """Sets the attributes of a fit."""
         raise NotImplementedError
 
+    def _fit_stacks(
+        self, x: np.ndarray, y: np.ndarray, labels: np.ndarray, weights: Any, names: list[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sets `_stacks`, densities of y given x for each label; returns labels and frequencies.
+
+        Args:
+          x: conditions, [N, C].
+          y: modeled columns, [N, D].
+          labels: [N].
+          weights: the `sample_weight` of the user.
+          names: of the modeled columns.
+        """
+        weights = checked_weights(weights, len(y), self._name)
+        x, y, labels = (array[weights > 0] for array in (x, y, labels))
+        labels, groups = np.unique(labels, return_inverse=True)
+        table, weights = Rows.merged(np.column_stack([groups, x, y]), weights[weights > 0])
+        groups, x, y = np.split(table, [1, 1 + x.shape[1]], axis=1)
+        self._x_columns, self._columns = (
+            Columns.of(Rows(values, weights), self.dequantize, self._name) for values in (x, y)
+        )
+        num_conditions, is_one = x.shape[1], y.shape[1] == 1
+        self._columns.warn(y, names, self._name, is_density=num_conditions == 0)
+        rows = Rows(self._standardized(x, y), weights)
+        options = types.SimpleNamespace(**self.get_params(deep=False))
+        if options.num_couplings is None:
+            options.num_couplings = 2 if is_one else 8
+        if options.transformer is None:
+            options.transformer = "rational_quadratic_spline" if is_one else "affine"
+        rng = generator(self.random_state)
+        fits = [
+            fit_table_stack(
+                rows.where(groups[:, 0] == group), self._columns, options, rng, num_conditions
+            )
+            for group in range(len(labels))
+        ]
+        stacks, held_out, log_probs, histories = zip(*fits, strict=True)
+        self._stacks = list(stacks)
+        self.rounding_widths_ = self._columns.widths
+        self.history_ = [history for of_stack in histories for history in of_stack]
+        self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
+        self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
+        all_held_out = Rows(*map(np.concatenate, zip(*held_out, strict=True)))
+        start, end = np.concatenate(log_probs).T + self._columns.log_det
+        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
+            all_held_out.mean_and_error(values) for values in (start, end, end - start)
+        )
+        return labels, np.bincount(groups[:, 0].astype(int), weights) / weights.sum()
+
+    def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
+        return np.column_stack([self._x_columns.standardized(x), self._columns.standardized(y)])
+
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""
-        data_frames.check_columns(X, self._name, self._takes_labels)
+        data_frames.check_columns(X, self._name)
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)
@@ -134,34 +177,6 @@ class TableEstimator(BaseEstimator):
                 "NaN. Fit a FlowDensity to the rows that are complete; its `impute` draws what is "
                 "missing in others, as tfr.latents.complete does for any flow."
             ) from error
-
-    def _stack_options(self, modeled: Columns) -> StackOptions:
-        """Returns options of stacks of the modeled columns."""
-        values = {name: getattr(self, name) for name in TableFlowOptions._fields}
-        is_one = len(modeled.scale) == 1
-        if values["num_couplings"] is None:
-            values["num_couplings"] = _NUM_COUPLINGS_OF_ONE if is_one else _NUM_COUPLINGS
-        if values["transformer"] is None:
-            values["transformer"] = "rational_quadratic_spline" if is_one else "affine"
-        return StackOptions(
-            self.num_flows,
-            self.degrees_of_freedom,
-            modeled.standardized_widths(),
-            modeled.least_variances(),
-            TableFlowOptions(**values),
-        )
-
-    def _set_results(self, fits: list[StackFit], modeled: Columns) -> None:
-        """Sets the attributes that say what flows gained."""
-        self.rounding_widths_ = modeled.widths
-        self.history_ = [history for fit in fits for history in fit.history]
-        self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
-        self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
-        held_out = Rows(*(np.concatenate([fit.held_out[i] for fit in fits]) for i in range(2)))
-        start, end = np.concatenate([fit.log_probs for fit in fits]).T + modeled.log_det
-        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
-            held_out.mean_and_error(values) for values in (start, end, end - start)
-        )
 
 
 def generator(random_state: Any) -> np.random.Generator:

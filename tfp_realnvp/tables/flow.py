@@ -10,61 +10,39 @@ import random
 import threading
 import time
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy.special import stdtr
+from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 
 from tfp_realnvp.flows import RealNVPVector
+from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
+from tfp_realnvp.internal.kept import call_traced
 from tfp_realnvp.tables.student_t import StudentT
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.table import Rows
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.fused_adam import FusedAdam
 
-__all__ = ["TableFlow", "TableFlowOptions", "fit_table_flow"]
+__all__ = ["TableFlow", "fit_table_flow"]
 
 tfd = tfp.distributions
 
-_MIN_ROWS_TO_COMPILE = 1_000
-_NOISE = 0.3, 0.01
+_MIN_ROWS_TO_COMPILE, _MIN_STEPS_TO_COMPILE = 1_000, 200
+_FIRST_NOISE, _LAST_NOISE = 0.3, 0.01
 _WARM_UP_STEPS = 50
 _STEPS_PER_VALIDATION = 50
 _VALIDATIONS_PER_LINE = 5
 _MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
-# Models are shared by all flows of a process, see `_shared_model`.
+_NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
+# All flows of a process share models, see `_shared_model`.
 _LOCK = threading.RLock()
-
-
-class TableFlowOptions(NamedTuple):
-    """Options of flows and of their training, see `FlowDensity`."""
-
-    num_couplings: int
-    num_blocks: int
-    num_filters: int
-    transformer: Any
-    noise: float | None
-    max_steps: int
-    patience: int
-    learning_rate: float
-    batch_size: int
-    verbose: int
-
-    def noise_of_step(self, step: int) -> float:
-        """Returns the standard deviation of the noise."""
-        if self.noise is not None:
-            return self.noise
-        first, last = _NOISE
-        return first * (last / first) ** min(1.0, 1.25 * step / self.max_steps)
-
-    def learning_rates(self, steps: np.ndarray) -> np.ndarray:
-        """Returns the learning rates of steps."""
-        annealed = (1 + np.cos(np.pi * np.minimum(steps / self.max_steps, 1))) / 2
-        return self.learning_rate * np.minimum(1, (steps + 1) / _WARM_UP_STEPS) * annealed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,33 +51,43 @@ class TableFlow:
 
     Attributes:
       start: the affine map.
-      model_key: of the model that the weights belong to.
+      architecture: arguments of `RealNVPVector`, as items.
       weights: of the model.
     """
 
     start: StudentT
-    model_key: _ModelKey
+    architecture: tuple[tuple[str, Any], ...]
     weights: list[np.ndarray]
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        conditions = rows[:, : self.model_key.num_conditions]
-        log_probs = self._by_chunks("log_prob", self.start.latents(rows), conditions)
+        log_probs = self._call("log_prob", self.start.latents(rows), rows)
         # Latents out of the range of float32 are in no part of the flow's mass.
         return np.where(np.isnan(log_probs), -np.inf, log_probs) + self.start.log_det
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        latents = self.start.quantiles(uniforms[:, 1:])
-        return self.start.events(self._by_chunks("forward", latents, conditions), conditions)
+        latents = self.start.random_latents(uniforms[:, 1:])
+        return self.start.events(self._call("forward", latents, conditions), conditions)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
-        """Returns the mean of events given conditions, [N, D], by nodes of the latents."""
-        latents, weights = self.start.nodes()
-        means = np.zeros([len(conditions), latents.shape[1]])
-        for latent, weight in zip(latents, weights, strict=True):
-            latents = np.broadcast_to(latent, means.shape)
-            means += weight * self._by_chunks("forward", latents, conditions)
+        """Returns the mean of events given conditions, [N, D].
+
+        The mean over a single latent is by the midpoint rule, closer in the tails, over several
+        ones by quasi-Monte Carlo.
+        """
+        size = len(self.start.mean)
+        if size > 1:
+            uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
+        else:
+            middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
+            uniforms = middles**2 * (3 - 2 * middles)
+            weights = (middles * (1 - middles))[:, 0]
+        means = np.zeros([len(conditions), size])
+        nodes = self.start.random_latents(uniforms)
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            latents = np.broadcast_to(node, means.shape)
+            means += weight * self._call("forward", latents, conditions)
         return self.start.events(means, conditions)
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
@@ -108,24 +96,22 @@ class TableFlow:
         two_rows = np.zeros([2, rows.shape[1]])
         two_rows[1, -1] = 1.0
         all_rows = np.concatenate([two_rows, rows])
-        conditions = all_rows[:, : self.model_key.num_conditions]
-        latents = self._by_chunks("inverse", self.start.latents(all_rows), conditions)[:, 0]
-        cdf = self.start.cdf_of_latents(latents[2:] * np.sign(latents[1] - latents[0]))
+        latents = self._call("inverse", self.start.latents(all_rows), all_rows)[:, 0]
+        cdf = stdtr(self.start.df, latents[2:] * np.sign(latents[1] - latents[0]))
         # The start is as good for latents out of the range of float32.
         return np.where(np.isnan(cdf), self.start.cdf(rows), cdf)
 
-    def _by_chunks(self, name: str, *arrays: np.ndarray) -> np.ndarray:
-        with _LOCK:
-            model = _shared_model(self.model_key)
-            model.keras_model.set_weights(self.weights)
-            starts = range(0, len(arrays[0]), _CHUNK_SIZE)
-            with np.errstate(over="ignore"):
-                chunks = [
-                    [array[i : i + _CHUNK_SIZE].astype(np.float32) for array in arrays]
-                    for i in starts
-                ]
-            results = [getattr(model, name)(*chunk).numpy() for chunk in chunks]
-            return np.concatenate(results).astype(np.float64)
+    def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Returns a method of the flow, of values [N, D] given the conditions of rows."""
+        size, conditions = len(self.start.mean), rows[:, : len(self.start.slopes)]
+        with _LOCK, np.errstate(over="ignore"):
+            model, _ = _shared_model(size, conditions.shape[1], self.start.df, self.architecture)
+            model.set_weights(self.weights)
+            results = [
+                call_traced(_call, model.distribution, (name,), *map(_float32, chunk)).numpy()
+                for chunk in slices(_CHUNK_SIZE, values, conditions)
+            ]
+        return np.concatenate(results).astype(np.float64)
 
 
 def fit_table_flow(
@@ -133,22 +119,22 @@ def fit_table_flow(
     rows: Rows,
     held_out: Rows,
     widths: np.ndarray,
-    options: TableFlowOptions,
+    options: Any,
     rng: np.random.Generator,
     index: int,
 ) -> tuple[TableFlow, dict[str, Any]]:
     """Returns a flow trained on rows until its log density of held-out ones is highest.
 
-    If that is not higher than at the start by more than a standard error, it returns the start: the
-    best of many validations on a few rows is high by chance. So it does, with a warning, if a step
-    of the training is not finite.
+    The best of many validations on a few rows is high by chance: if its lead over the start is not
+    more than a standard error, the flow is the start. If a training step is not finite, it is the
+    start too, with a warning.
 
     Args:
       start: where the flow starts, but for a random rotation.
-      rows: to learn from.
+      rows: to learn.
       held_out: rows to validate with.
       widths: of the uniform noise of columns, [D].
-      options: of the flow and the training.
+      options: the arguments of an estimator.
       rng: for rotation, batches and noise.
       index: of the flow among others, for what is printed.
 
@@ -156,43 +142,43 @@ def fit_table_flow(
       The flow, and the history of its validations.
     """
     num_conditions, size = start.slopes.shape
-    key = _ModelKey(
-        size,
-        num_conditions,
-        start.df,
-        # To compile takes as long as thousands of steps.
-        jit_compile=rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > 200,
-        num_couplings=options.num_couplings,
-        num_blocks=options.num_blocks,
-        num_filters=options.num_filters,
-        transformer=options.transformer,
-    )
-    # The rows are in order, so that a part of them is spread evenly.
+    names = "num_couplings", "num_blocks", "num_filters", "transformer"
+    architecture = tuple((name, getattr(options, name)) for name in names)
+    # To compile takes as long as thousands of steps.
+    is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
+    # The rows are in order, so that every n-th row is spread evenly.
     held_out = Rows(*(array[:: -(-len(array) // _MAX_HELD_OUT)] for array in held_out))
-    num_steps = min(_STEPS_PER_VALIDATION, options.max_steps)
+    all_steps = np.arange(options.max_steps)
+    rates = (1 + np.cos(np.pi * all_steps / options.max_steps)) / 2
+    rates *= options.learning_rate * np.minimum(1, (all_steps + 1) / _WARM_UP_STEPS)
     before = time.perf_counter()
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
     with _LOCK:
-        model = _shared_model(key)
-        model.reset()
-        best = flow = TableFlow(start.rotated(rng), key, model.keras_model.get_weights())
+        model, initial_values = _shared_model(size, num_conditions, start.df, architecture)
+        with contextlib.suppress(NonFiniteLossError):  # of a fit that was interrupted
+            model.raise_failure()
+        for variable, value in initial_values:
+            variable.assign(value)
+        flow = TableFlow(start.rotated(rng), architecture, model.get_weights())
+        best, best_lead, best_error, kept = flow, 0.0, 0.0, -1
         start_log_probs = flow.log_prob(held_out.values)
-        best_lead, best_error, kept = 0.0, 0.0, (0, math.nan)
-        for step in range(0, options.max_steps, num_steps):
-            noise = options.noise_of_step(step)
-            batches = rows.draw([num_steps, options.batch_size], rng)
+        for steps in slices(_STEPS_PER_VALIDATION, all_steps, rates):
+            noise = options.noise
+            if noise is None:
+                part = min(1.0, 1.25 * steps[0][0] / options.max_steps)
+                noise = _FIRST_NOISE * (_LAST_NOISE / _FIRST_NOISE) ** part
+            batches = rows.draw([len(steps[0]), options.batch_size], rng)
             conditions, events = np.split(batches, [num_conditions], axis=-1)
             events += widths * rng.uniform(-0.5, 0.5, events.shape)
             latents = flow.start.latents(batches)
             # The conditions get it as well, since networks learn few rows by heart.
             conditions, latents = (
-                (array + noise * rng.normal(size=array.shape)).astype(np.float32)
-                for array in (conditions, latents)
+                array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
             )
+            tensors = map(_float32, (latents, conditions, steps[1]))
             try:
-                model.train(
-                    latents, conditions, options.learning_rates(step + np.arange(num_steps))
-                )
+                call_traced(_make_steps, model, (), *tensors, jit_compile=is_long)
+                model.raise_failure()
             except NonFiniteLossError as error:
                 warnings.warn(
                     f"flow {index + 1} is left out: with learning_rate={options.learning_rate:g} "
@@ -203,129 +189,82 @@ def fit_table_flow(
                 )
                 best_lead = 0.0
                 break
-            trained = dataclasses.replace(flow, weights=model.keras_model.get_weights())
-            lead, error = held_out.mean_and_error(
-                trained.log_prob(held_out.values) - start_log_probs
-            )
-            values = step + num_steps, noise, lead, error
-            for name, value in zip(history, values, strict=True):
+            trained = dataclasses.replace(flow, weights=model.get_weights())
+            leads = trained.log_prob(held_out.values) - start_log_probs
+            lead, error = held_out.mean_and_error(leads)
+            step = int(steps[0][-1]) + 1
+            for name, value in zip(history, (step, noise, lead, error), strict=True):
                 history[name].append(value)
-            if options.verbose and (step // num_steps) % _VALIDATIONS_PER_LINE == 0:
-                seconds = time.perf_counter() - before
-                left = seconds * (options.max_steps / (step + num_steps) - 1)
+            number = len(history["step"])
+            if options.verbose and number % _VALIDATIONS_PER_LINE == 1:
+                left = (time.perf_counter() - before) * (options.max_steps / step - 1)
                 print(
-                    f"flow {index + 1}, step {step + num_steps:,} of "
-                    f"{options.max_steps:,}: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
-                    f"the start, at most {left:.0f} s left for this flow",
+                    f"flow {index + 1}, step {step:,} of {options.max_steps:,}: {lead:+.3f} ± "
+                    f"{error:.3f} nats a held-out row beside the start, at most {left:.0f} s left "
+                    "for this flow",
                     flush=True,
                 )
             if lead > best_lead:
-                best, best_lead, best_error = trained, lead, error
-                kept = step + num_steps, noise
-            elif len(history["step"]) - kept[0] // num_steps >= options.patience:
+                best, best_lead, best_error, kept = trained, lead, error, number - 1
+            elif number - 1 - kept >= options.patience:
                 break
     if best_lead <= best_error:
-        best, kept = flow, (0, math.nan)
-    return best, {**history, "kept_step": kept[0], "kept_noise": kept[1]}
+        return flow, {**history, "kept_step": 0, "kept_noise": math.nan}
+    kept_values = {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
+    return best, history | kept_values
 
 
-class _ModelKey(NamedTuple):
-    """What the graphs of a model depend on."""
+@functools.lru_cache(maxsize=16)
+def _shared_model(
+    size: int, num_conditions: int, df: float, architecture: tuple[tuple[str, Any], ...]
+) -> tuple[FlowModel, list[tuple[Any, np.ndarray]]]:
+    """Returns a compiled model, and its variables with their initial values.
 
-    size: int
-    num_conditions: int
-    df: float
-    jit_compile: bool
-    num_couplings: int
-    num_blocks: int
-    num_filters: int
-    transformer: Any
-
-
-class _SharedModel:
-    """A compiled model, to which flows of one architecture lend their weights in turn.
-
-    Its tensors go directly to `FlowModel.train_step`, since the pipelines of `FlowModel.fit` take
-    longer to set up than a few rows take to train.
+    All flows and clones of one architecture in a process lend their weights to it in turn, so that
+    it is traced once.
     """
-
-    def __init__(self, key: _ModelKey) -> None:
-        dtype = tf.float32
-        df, mean, stddev = (tf.constant(value, dtype) for value in (key.df, 0.0, 1.0))
-        base = tfd.Sample(tfd.StudentT(df, mean, stddev), [key.size])
+    df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
+    base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
+    with initial_seeds_from(random.Random(0)):
         flow = RealNVPVector(
-            key.size,
-            key.num_couplings,
-            key.num_blocks,
-            key.num_filters,
-            transformer=key.transformer,
+            size,
             normalization=None,
             network_dtype="float32",  # whatever Keras' global policy is
-            conditional_event_shape=[key.num_conditions] if key.num_conditions else None,
-            dtype=dtype,
+            conditional_event_shape=[num_conditions] if num_conditions else None,
+            dtype=tf.float32,
+            **dict(architecture),
         )
         model = FlowModel(tfd.TransformedDistribution(base, flow))
         model.compile(FusedAdam(global_clipnorm=10.0))
         model.build_optimizer()
-        self.keras_model = model
-
-        def conditional(conditions: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"conditional_input": conditions} if key.num_conditions else {}
-
-        events_spec = tf.TensorSpec([None, key.size], dtype)
-        conditions_spec = tf.TensorSpec([None, key.num_conditions], dtype)
-
-        @tf.function(input_signature=[events_spec, conditions_spec])
-        def log_prob(events: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
-            options = conditional(conditions)
-            return model.distribution.log_prob(events, bijector_kwargs=options)
-
-        @tf.function(input_signature=[events_spec, conditions_spec])
-        def forward(latents: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
-            return flow.forward(latents, **conditional(conditions))
-
-        @tf.function(input_signature=[events_spec, conditions_spec])
-        def inverse(events: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
-            return flow.inverse(events, **conditional(conditions))
-
-        batches_specs = [
-            tf.TensorSpec([None, None, size], dtype) for size in (key.size, key.num_conditions)
-        ]
-        rates_spec = tf.TensorSpec([None], tf.float32)
-        # AutoGraph is for the loop alone.
-        train_step = tf.autograph.experimental.do_not_convert(model.train_step)
-        learning_rate = model.optimizer.learning_rate
-
-        @tf.function(input_signature=[*batches_specs, rates_spec], jit_compile=key.jit_compile)
-        def make_steps(events: tf.Tensor, conditions: tf.Tensor, rates: tf.Tensor) -> None:
-            for i in tf.range(tf.shape(events)[0]):
-                learning_rate.assign(rates[i])
-                train_step((events[i], conditions[i]) if key.num_conditions else events[i])
-
-        self.log_prob, self.forward, self.inverse = log_prob, forward, inverse
-        self._make_steps = make_steps
-        variables = [*model.variables, *model.optimizer.variables]
-        self._initial_values = [(variable, variable.numpy()) for variable in variables]
-
-    def train(self, events: np.ndarray, conditions: np.ndarray, rates: np.ndarray) -> None:
-        """Makes steps with batches [steps, N, D] and [steps, N, C], at their rates [steps].
-
-        Raises:
-          NonFiniteLossError: if a step was not finite.
-        """
-        self._make_steps(events, conditions, rates)
-        self.keras_model.raise_failure()
-
-    def reset(self) -> None:
-        """Returns weights and optimizer to where they were before any training."""
-        with contextlib.suppress(NonFiniteLossError):  # of a fit that was interrupted
-            self.keras_model.raise_failure()
-        for variable, value in self._initial_values:
-            variable.assign(value)
+    variables = [*model.variables, *model.optimizer.variables]
+    return model, [(variable, variable.numpy()) for variable in variables]
 
 
-@functools.lru_cache(maxsize=16)
-def _shared_model(key: _ModelKey) -> _SharedModel:
-    """Returns the model of an architecture, traced once in a process for all flows and clones."""
-    with initial_seeds_from(random.Random(0)):
-        return _SharedModel(key)
+def _float32(array: np.ndarray) -> tf.Tensor:
+    return tf.constant(array.astype(np.float32))
+
+
+def _call(
+    distribution: tfd.TransformedDistribution, name: str, values: tf.Tensor, conditions: tf.Tensor
+) -> tf.Tensor:
+    options = {"conditional_input": conditions} if conditions.shape[-1] else {}
+    if name == "log_prob":
+        return distribution.log_prob(values, bijector_kwargs=options)
+    return getattr(distribution.bijector, name)(values, **options)
+
+
+def _make_steps(
+    model: FlowModel, events: tf.Tensor, conditions: tf.Tensor, rates: tf.Tensor
+) -> list[tf.Tensor]:
+    """Makes steps with batches [steps, N, D] and [steps, N, C], at their rates [steps].
+
+    The pipelines of `FlowModel.fit` take longer to set up than a few rows take to train.
+    """
+
+    def step(i: tf.Tensor) -> list[tf.Tensor]:
+        model.optimizer.learning_rate.assign(rates[i])
+        model.train_step((events[i], conditions[i]) if conditions.shape[-1] else events[i])
+        return [i + 1]
+
+    return tf.while_loop(lambda i: i < tf.shape(events)[0], step, [0])

@@ -13,13 +13,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import data_frames, validation
-from tfp_realnvp.tables import columns, weighted_rows
-from tfp_realnvp.tables.columns import Columns
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
-from tfp_realnvp.tables.normal_mixture import NormalMixture
-from tfp_realnvp.tables.stack import fit_table_stack
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.table import checked_weights
 
 __all__ = ["FlowDensity"]
 
@@ -43,48 +39,46 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
     ```
 
-    where p_ki, of kind k, did not learn from part i. The weights w_k make the held-out
-    rows most probable, so that the mixture can hardly lose to one of its kinds:
+    where p_ki, of kind k, did not learn part i. The weights w_k make the held-out rows most
+    probable, so that the mixture can hardly lose to one of its kinds:
 
-    *   Student t distributions with the covariance of the rows. It is shrunk towards
-        independent columns, by the factor that makes held-out rows most probable. They have a
-        weight of at least 0.01, or of 10 / N for more than 1,000 rows: rows far from all others are
-        not impossible.
+    *   Student t distributions with the covariance of the rows, shrunk towards independent columns
+        by the factor that makes held-out rows most probable. They have a weight of at least 0.01,
+        or 10 / N for more than 1,000 rows, so that rows far from all others are possible.
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
-    *   Flows, which start as the Student t distributions and learn what is different. In each step
-        rows get normal noise anew, which falls during the training, and held-out rows tell when to
-        stop. The first flow decides: if the mixture gains no more from it than a standard error,
-        there are no flows. With fewer than 150 rows none is tried.
+    *   Flows, which start as the Student t distributions. Each training step adds new normal noise
+        to its rows, less and less of it, and held-out rows tell when to stop. If the mixture gains
+        no more than a standard error from the first flow, or has fewer than 150 rows, it has no
+        flows.
 
-    All copies of a row are held out together, whatever its weight. The number of rows that standard
-    errors and the choice of densities depend on is Kish's effective number, (Σ w)² / Σ w², of
-    distinct rows with weights w.
+    All copies of a row are held out together, whatever its weight. Standard errors and the choice
+    of densities depend on Kish's effective number of rows, (Σ w)² / Σ w², of distinct rows with
+    weights w.
 
-    The density of a rounded number has no upper bound. Columns that have been rounded coarsely get
-    uniform noise of the width of the rounding, or in normal distributions its variance; see
-    `dequantize`. Where the values of such a column are few, normal distributions without that
-    variance are tried too: of the rows without the most frequent value, 90% have a value that
-    occurs in at least five distinct rows. No variance is less than 1e-6 of the column's variance.
+    The density of a rounded number has no upper bound. Coarsely rounded columns get uniform noise
+    of the width of the rounding, or in normal distributions its variance; see `dequantize`. If such
+    a column takes few values, normal distributions without that variance are tried too. It does if
+    90% of the rows without the most frequent value have a value that occurs in at least five
+    distinct rows. No variance is less than 1e-6 of the column's variance.
 
-    `score_samples` is the density at the rows as they are. For a column of few values it is the
-    height of narrow peaks at these values. It is not their probability, can be greater than 1, and
-    depends on the width of the peaks: do not compare it with the density of an estimator that
-    smooths, or that rounds to another width. A warning names such columns.
+    For a column of few values `score_samples` is the height of narrow peaks at these values. It is
+    not their probability, can be greater than 1, and depends on the width of the peaks: do not
+    compare it with an estimator that smooths, or rounds to another width. A warning names such
+    columns.
 
     Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
     `FlowModel` directly.
 
-    Networks compute in float32, all else in float64. The estimator can be cloned and pickled,
-    and works in `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`: the mean
-    log density of rows. `scoring='accuracy'` ranks by predicted labels.
+    Networks compute in float32, all else in float64. The estimator can be cloned and pickled, and
+    works in `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`, the mean log
+    density of rows, or with `scoring='accuracy'` by predicted labels.
 
-    Many fits in one process share the graphs of their flows, which take seconds to trace. With
-    `n_jobs=2` scikit-learn starts processes that trace graphs of their own: leave it at 1, unless
-    there are many long fits. In threads, `with joblib.parallel_backend('threading'):`, fits share
-    the graphs, and train one flow at a time: only what comes before flows is faster.
+    All fits in a process share the graphs of their flows, which take seconds to trace. Processes
+    of `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits. Threads,
+    `with joblib.parallel_backend('threading'):`, share the graphs and train one flow at a time.
 
-    Masked cells of `np.ma` arrays are missing cells. In a `DataFrame`, columns of categories,
-    strings and times are refused, with the call that works.
+    Masked cells of `np.ma` arrays are missing cells. A `DataFrame` with columns of categories,
+    strings or times is refused, with the call that works.
 
     #### Example
 
@@ -111,8 +105,6 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
 
-    _takes_labels = True
-
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn; labels are optional."""
         tags = super().__sklearn_tags__()
@@ -126,66 +118,49 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Estimates p(x), or with labels p(x | y) and p(y).
 
-        A row of weight two counts as that row twice, and a row of weight zero as none. The order of
-        the rows does not matter. If `fit` raises an error or is interrupted, the estimator stays as
-        it was.
+        A row of weight two counts as that row twice, a row of weight zero as none. The order of the
+        rows does not matter. An error or an interrupt leaves the estimator as it was.
 
         Args:
           X: rows [N, D] of finite numbers, with N at least 2.
-          y: labels [N] of classes, or `None`. -1 is a class only as the opposite of 1. Among other
-            numbers it means "not known", as in `FlowModel` with `ClassMixture`, and is refused.
+          y: labels [N] of classes, or `None`. -1 is a class only beside 1 alone. Among other
+            numbers it means "not known" to `ClassMixture`, and is refused.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
           The estimator, with these attributes:
 
-          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels.
-              Weights and early stopping have seen these rows: it is a little too high.
+          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels. It
+              is a little too high, since weights and early stopping are chosen by these rows.
           *   `score_start_`: the same without flows.
           *   `flow_gain_`: their difference, and its standard error over the rows.
-          *   `history_`: of each flow that was trained, by validation: `step`, `noise`, and `lead`,
-              the mean gain in log density of held-out rows over the start, with `lead_error`.
-          *   `n_steps_`, `noise_`: of each flow, at the validation that was kept; 0 and NaN if it
-              was not better than the start by a standard error, or if the training diverged, which
-              issues a `ConvergenceWarning`.
+          *   `history_`: for each flow, lists by validation: `step`, `noise`, and `lead`, the mean
+              gain in log density of held-out rows over the start, with `lead_error`.
+          *   `n_steps_`, `noise_`: for each flow, the step and the noise of the weights that it
+              keeps; 0 and NaN if it keeps the start, because no validation was better by a standard
+              error, or the training diverged, with a `ConvergenceWarning`.
           *   `rounding_widths_`: widths of the noise of rounded columns, [D].
           *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
               frequencies.
 
         Raises:
-          ValueError: if rows, labels or weights are not as above, or an argument of the constructor
-            is out of range.
+          ValueError: if the data are not as above, or a constructor argument is out of range.
         """
         return self._fit_or_keep(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        self._check_arguments()
         self.__dict__.pop("classes_", None)
         self._dtypes = data_frames.dtypes_of(X)
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
-        rows, y = (checked, None) if y is None else checked
-        weights = weighted_rows.checked_weights(sample_weight, len(rows), "FlowDensity")
-        is_used = weights > 0
-        if y is None:
-            groups = np.zeros(np.count_nonzero(is_used), int)
-        else:
-            _check_labels(y)
-            self.classes_, groups = np.unique(y[is_used], return_inverse=True)
-        rows, groups, weights = weighted_rows.merge(rows[is_used], groups, weights[is_used])
-        self._columns = Columns.of(rows, weights, self.dequantize, self._name)
+        rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
+        if y is not None:
+            _check_labels(labels)
         names = [str(name) for name in getattr(self, "feature_names_in_", range(rows.shape[1]))]
-        columns.warn_of_redundant_columns(rows, names, self._name)
-        columns.warn_of_few_values(self._columns, names, self._name)
-        rows = self._columns.standardized(rows)
-        rng = generator(self.random_state)
-        self.class_prior_ = np.bincount(groups, weights) / weights.sum()
-        options = self._stack_options(self._columns)
-        fits = [
-            fit_table_stack(Rows(rows[groups == group], weights[groups == group]), options, rng)
-            for group in range(len(self.class_prior_))
-        ]
-        self._stacks = [fit.stack for fit in fits]
-        self._set_results(fits, self._columns)
+        conditions = np.empty([len(rows), 0])
+        classes, prior = self._fit_stacks(conditions, rows, labels, sample_weight, names)
+        self.class_prior_ = prior
+        if y is not None:
+            self.classes_ = classes
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) of each row in nats, of the columns in their own units.
@@ -199,14 +174,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Returns the mean log density of rows in nats, as scikit-learn's `GaussianMixture` does.
-
-        It is the mean of log p(x), or with labels, after `fit(X, y)`, of log p(x | y).
+        """Returns the mean log density of rows in nats: log p(x), or with labels log p(x | y).
 
         Args:
           X: rows [N, D].
           y: labels [N], or `None`. After a fit without labels they are ignored, as by
-            `GaussianMixture`: pipelines and searches pass on what they were given.
+            `GaussianMixture`, since pipelines and searches pass them on.
           sample_weight: nonnegative weights [N] of the mean, or `None` for ones.
 
         Raises:
@@ -218,13 +191,13 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             joint = self._joint_log_probs(X) - np.log(self.class_prior_)
             groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
             log_probs = joint[np.arange(len(joint)), groups]
-        weights = weighted_rows.checked_weights(sample_weight, len(log_probs), "FlowDensity")
+        weights = checked_weights(sample_weight, len(log_probs), "FlowDensity")
         return float(np.average(log_probs, weights=weights))
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each row, [N], after `fit(X, y)`."""
-        proba = self.predict_proba(X)
-        return self.classes_[proba.argmax(axis=1)]
+        indices = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[indices]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns p(y | x) of each row and class, [N, number of classes], after `fit(X, y)`."""
@@ -242,7 +215,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> Any:
-        """Returns random rows, without the rounding of columns. Constant columns are constant.
+        """Returns random rows, which are not rounded. Constant columns are constant.
 
         Args:
           n_samples: number of rows N, at least 1.
@@ -250,16 +223,14 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64. After a fit to a pandas `DataFrame` they have the names and dtypes
-          of its columns: integers are rounded, and `bool` is true from 0.5 on.
+          Rows [N, D], float64. After a fit to a `DataFrame` they have the names and dtypes of its
+          columns: integers are rounded, and `bool` is true from 0.5 on.
 
         Raises:
-          ValueError: if `y` is none of the classes, or `n_samples` is less than 1.
+          ValueError: if `y` is not one of the classes.
         """
         check_is_fitted(self)
-        n_samples = validation.integer(
-            n_samples, 1, "FlowDensity: expected n_samples of at least 1"
-        )
+        n_samples = validation.count(n_samples, "n_samples", 1, "FlowDensity")
         rng = generator(random_state)
         groups = None if y is None else [self._class_index(y)]
         rows = self._columns.in_units(self._samples(n_samples, rng, groups))
@@ -273,12 +244,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     ) -> Any:
         """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
-        The cells are drawn together, so that their dependence is right. Several samples say how
-        much is known of a cell: their mean predicts it, and their quantiles bound it.
+        The missing cells of a row are drawn together. The mean of several samples predicts a cell,
+        and their quantiles bound it.
 
-        Cells are proposed by a mixture of normal distributions that is like p(x), of which p of
-        the missing cells given the others is exact, and resampled by importance weights. A warning
-        says where these show that the proposals were poor.
+        A mixture of normal distributions that is like p(x) proposes cells, which are resampled by
+        importance weights. A warning says for which rows the proposals were poor.
 
         #### Example
 
@@ -292,22 +262,16 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
         Args:
           X: rows [N, D], with NaN in missing cells.
-          n_samples: number S of samples of each row, or `None` for a single one.
+          n_samples: number S of samples of each row, at least 1, or `None` for a single one.
           random_state: as in scikit-learn.
 
         Returns:
-          Rows without missing cells, [S, N, D], float64; with `None` [N, D], where X is a
-          `DataFrame` one with the dtypes of the fit.
-
-        Raises:
-          ValueError: if `n_samples` is less than 1.
+          Rows without missing cells, [S, N, D], float64. With `None` they are [N, D], or for a
+          `DataFrame` X a `DataFrame` with the dtypes of the fit.
         """
-        expected = f"{self._name}: expected n_samples of at least 1, or None"
-        number = 1 if n_samples is None else validation.integer(n_samples, 1, expected)
+        number = validation.count(1 if n_samples is None else n_samples, "n_samples", 1, self._name)
         rng = generator(random_state)
-        rows, proposal, log_prob = self._to_impute(X, rng)
-        samples, sizes = impute(log_prob, proposal, self._columns.standardized(rows), number, rng)
-        self._warn_of_poor_proposals(rows, sizes, "samples")
+        rows, samples = self._by_proposals(impute, X, rng, number, rng)
         filled = np.where(np.isnan(rows), self._columns.in_units(samples), rows)
         if n_samples is not None:
             return filled
@@ -319,36 +283,23 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def marginal_score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density in nats of the cells of each row that are not missing, [N].
 
-        The density of the others is integrated out, by the importance sampling of `impute` with 512
-        proposals, which are the same for all rows: the result of a row does not depend on the
-        others. The difference of two results is a conditional log density:
-        `log p(a | b) = log p(a, b) - log p(b)`. A warning says where the proposals were poor.
+        Missing cells are integrated out by importance sampling, as in `impute`, with 512 proposals
+        that are the same for all rows. A conditional log density is a difference of two results:
+        `log p(a | b) = log p(a, b) - log p(b)`.
 
         Args:
           X: rows [N, D], with NaN in the cells that are integrated out.
         """
-        rows, proposal, log_prob = self._to_impute(X, generator(0))
-        log_probs, sizes = log_marginals(log_prob, proposal, self._columns.standardized(rows))
-        self._warn_of_poor_proposals(rows, sizes, "densities")
+        rows, log_probs = self._by_proposals(log_marginals, X, generator(0))
         return log_probs - np.where(np.isnan(rows), 0.0, np.log(self._columns.scale)).sum(axis=1)
 
-    def _warn_of_poor_proposals(self, rows: np.ndarray, sizes: np.ndarray, results: str) -> None:
-        """Warns of rows with missing cells whose weights have small effective sizes, [N]."""
-        is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
-        if is_poor.any():
-            warnings.warn(
-                f"{self._name}: the {results} of {is_poor.sum()} rows with missing cells rest on "
-                f"few proposals, for example of row {np.argmax(is_poor)}, whose proposals count as "
-                f"many as {sizes[is_poor][0]:.1f} equally probable ones. Its other cells are "
-                "improbable, or the missing cells have a density unlike a mixture of normal ones.",
-                UserWarning,
-                stacklevel=3,
-            )
+    def _by_proposals(
+        self, function: Callable[..., Any], X: Any, rng: np.random.Generator, *options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows with NaN, and what a function of `imputation.py` returns for them.
 
-    def _to_impute(
-        self, X: Any, rng: np.random.Generator
-    ) -> tuple[np.ndarray, NormalMixture, Callable[[np.ndarray], np.ndarray]]:
-        """Returns rows with NaN; a proposal and the log density, of standardized rows."""
+        Issues a warning if the weights of a row with missing cells have a small effective size.
+        """
         check_is_fitted(self)
         rows = self._validated(X, reset=False, allow_nan=True).astype(np.float64)
         samples = self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng)
@@ -357,7 +308,18 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         def log_prob(standardized: np.ndarray) -> np.ndarray:
             return np.logaddexp.reduce(self._joint(standardized), axis=1)
 
-        return rows, proposal, log_prob
+        results, sizes = function(log_prob, proposal, self._columns.standardized(rows), *options)
+        is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
+        if is_poor.any():
+            warnings.warn(
+                f"{self._name}: the results for {is_poor.sum()} rows with missing cells rest on "
+                f"few proposals, for example of row {np.argmax(is_poor)}, whose proposals count as "
+                f"many as {sizes[is_poor][0]:.1f} equally probable ones. Its other cells are "
+                "improbable, or the missing cells have a density unlike a mixture of normal ones.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return rows, results
 
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
@@ -373,11 +335,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return rng.permutation(np.concatenate(rows))
 
     def _class_index(self, label: Any) -> int:
-        (indices,) = np.nonzero(np.atleast_1d(getattr(self, "classes_", [])) == label)
-        if len(indices) != 1:
-            classes = getattr(self, "classes_", np.array([])).tolist()
-            raise ValueError(f"FlowDensity: expected one of the classes {classes}, got {label!r}.")
-        return int(indices[0])
+        classes = getattr(self, "classes_", np.array([])).tolist()
+        expected = f"FlowDensity: expected one of the classes {classes}"
+        validation.require(label in classes, expected, label)
+        return classes.index(label)
 
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of each row and class, [N, number of classes]."""

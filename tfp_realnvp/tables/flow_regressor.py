@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import elementwise
+from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.tables import columns, weighted_rows
-from tfp_realnvp.tables.columns import Columns
+from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.numerics import even_points
-from tfp_realnvp.tables.stack import fit_table_stack
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.stack import TableStack
 
 __all__ = ["FlowRegressor"]
 
@@ -28,20 +26,18 @@ _TOLERANCE = 1e-6  # of the probability at a quantile
 class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     r"""Distribution p(y | x) of one or several numbers y, by Real NVP, for scikit-learn.
 
-    A regression predicts the mean of y. This estimator has the whole distribution: its density,
-    samples, quantiles and intervals. The distribution can have any shape, which can depend on x in
-    any way: errors that grow, are skewed, or have several modes.
+    A regression predicts the mean of y. This estimator has the whole distribution, which can have
+    any shape that depends on x in any way: errors that grow, are skewed, or have several modes.
 
-    It is fitted as `FlowDensity` is. One part of the rows after another is held out, several
-    densities are fitted to the other rows, and they are mixed with the weights that make held-out
-    y most probable:
+    As in `FlowDensity`, one part of the rows after another is held out, several densities are
+    fitted to the other rows, and they are mixed with the weights that make held-out y most
+    probable:
 
-    *   Linear regression with Student t errors. Its ridge penalty is the best one for held-out
+    *   Linear regression with Student t errors, and the ridge penalty that is best for held-out
         rows.
     *   Mixtures of 1 to 32 normal distributions of x and y, given x.
-    *   Flows with x as condition, which start as the linear regression and learn what is different.
-        There are none with fewer than 150 rows, or if the first one adds no more than a standard
-        error.
+    *   Flows with x as condition, which start as the linear regression. There are none with fewer
+        than 150 rows, or if the first one adds no more than a standard error.
 
     Columns of X are standardized. Missing values and columns of text are refused. Copies of a row,
     with the same x and y, are held out together, whatever their weight.
@@ -77,9 +73,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FlowRegressor:
         """Estimates p(y | x).
 
-        A row of weight two counts as that row twice, and a row of weight zero as none. The order of
-        the rows does not matter. If `fit` raises an error or is interrupted, the estimator stays as
-        it was.
+        A row of weight two counts as that row twice, a row of weight zero as none. The order of the
+        rows does not matter. An error or an interrupt leaves the estimator as it was.
 
         Args:
           X: rows [N, C] of finite numbers, with N at least 2.
@@ -87,74 +82,46 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
-          The estimator, with these attributes:
-
-          *   `score_held_out_`: mean of log p(y | x) of held-out rows in nats. Weights and early
-              stopping have seen these rows: it is a little too high.
-          *   `score_start_`: the same without flows.
-          *   `flow_gain_`: their difference, and its standard error over the rows.
-          *   `history_`, `n_steps_`, `noise_`: of each flow that was trained, as in `FlowDensity`.
-          *   `rounding_widths_`: widths of the noise of rounded columns of y, [D].
+          The estimator, with the attributes of a fitted `FlowDensity` that do not concern classes.
+          `score_held_out_` and `score_start_` are means of log p(y | x) in nats, and
+          `rounding_widths_` has the columns of y.
 
         Raises:
-          ValueError: if rows or weights are not as above, or an argument of the constructor is out
-            of range.
+          ValueError: if the data are not as above, or a constructor argument is out of range.
         """
         return self._fit_or_keep(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        self._check_arguments()
         checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
         X, y = self._validated(X, y, **checks)
         self._is_single = y.ndim == 1
-        weights = weighted_rows.checked_weights(sample_weight, len(X), self._name)
-        is_used, number = weights > 0, X.shape[1]
-        rows = np.concatenate([X, y.reshape(len(y), -1)], axis=1)[is_used]
-        groups = np.zeros(len(rows), int)
-        rows, _, weights = weighted_rows.merge(rows, groups, weights[is_used])
-        x, y = np.split(rows, [number], axis=1)
+        y = y.reshape(len(y), -1)
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
-        columns.warn_of_redundant_columns(y, names, self._name)
-        self._x_columns = Columns.of(x, weights, self.dequantize, self._name)
-        self._y_columns = Columns.of(y, weights, self.dequantize, self._name)
-        options = self._stack_options(self._y_columns)
-        # A rounded y is scored as rounded, so that narrow peaks gain nothing. Normal mixtures have
-        # a least variance of conditions of their own.
-        options = options._replace(
-            least_variances=[np.append(np.zeros(number), options.least_variances[0])],
-            width=options.widths[0] if y.shape[1] == 1 else 0.0,
-        )
-        standardized = Rows(self._standardized(x, y), weights)
-        fit = fit_table_stack(standardized, options, generator(self.random_state), number)
-        self._stack = fit.stack
-        self._set_results([fit], self._y_columns)
+        self._fit_stacks(X, y, np.zeros(len(y)), sample_weight, names)
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Returns log p(y | x) of each row in nats, of y in its own units.
 
-        Whole numbers y with a coarse rounding have log probabilities, see the class.
+        A coarsely rounded y is scored as rounded, see the class.
 
         Args:
           X: rows [N, C].
-          y: numbers [N], or rows [N, D] as in `fit`. With `None`, the result is what to expect, the
-            mean of log p(y | x) over y, from 256 points: the negative entropy. It is low where
-            little is known of y.
+          y: numbers [N], or rows [N, D] as in `fit`. With `None`, the result is the mean of
+            log p(y | x) over y, from 256 points: the negative entropy, which is low where little is
+            known of y.
 
         Returns:
           Log densities [N], float64.
         """
-        rows = self._conditions(X) if y is None else self._rows(X, y)
         if y is None:
             log_probs = [
-                self._stack.log_prob(points.reshape([-1, points.shape[-1]]))
-                .reshape(points.shape[:2])
-                .mean(axis=0)
-                for points in self._points(rows, _NUM_POINTS)
+                self._stack.log_prob(np.concatenate(points)).reshape(points.shape[:2]).mean(axis=0)
+                for points in self._points(self._conditions(X), _NUM_POINTS)
             ]
             log_probs = np.concatenate(log_probs)
         else:
-            log_probs = self._stack.log_prob(rows)
-        return log_probs + self._y_columns.log_det
+            log_probs = self._stack.log_prob(self._rows(X, y))
+        return log_probs + self._columns.log_det
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
         """Returns the probability of a smaller y given x, [N], for a single y.
@@ -182,15 +149,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] of each of several y.
 
-        Those of a single y are exact. Those of several y are of 1,024 points, and about 0.05
-        standard deviations off.
+        Quantiles of a single y are exact. Quantiles of several y are from 1,024 points, and about
+        0.05 standard deviations off.
 
         Args:
           X: rows [N, C].
-          quantiles: Q numbers between 0 and 1.
-
-        Raises:
-          ValueError: if a quantile is not between 0 and 1.
+          quantiles: Q numbers between 0 and 1, else a `ValueError`.
         """
         conditions = self._conditions(X)
         levels = np.asarray(quantiles, np.float64)
@@ -224,11 +188,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
         Args:
           X: rows [N, C].
-          probability: of the interval, above 0 and below 1, for each y. Below it and above it are
-            equal parts of the rest.
-
-        Raises:
-          ValueError: if the probability is not above 0 and below 1.
+          probability: of the interval, for each y, above 0 and below 1, else a `ValueError`. Equal
+            parts of the rest are below and above the interval.
         """
         expected = f"{self._name}: expected a probability above 0 and below 1"
         probability = validation.real(probability, lambda value: 0 < value < 1, expected)
@@ -248,16 +209,16 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           X: rows [N, C].
           n_samples: number of samples for each row, at least 1.
           random_state: as in scikit-learn.
-
-        Raises:
-          ValueError: if `n_samples` is less than 1.
         """
         conditions = self._conditions(X)
-        expected = f"{self._name}: expected n_samples of at least 1"
-        n_samples = validation.integer(n_samples, 1, expected)
+        n_samples = validation.count(n_samples, "n_samples", 1, self._name)
         uniforms = generator(random_state).random([n_samples * len(conditions), 2 + self._size])
         events = self._stack.sample(np.tile(conditions, [n_samples, 1]), uniforms)
         return self._in_units(events.reshape([n_samples, -1, self._size]))
+
+    @property
+    def _stack(self) -> TableStack:
+        return self._stacks[0]
 
     @property
     def _size(self) -> int:
@@ -278,21 +239,15 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             raise ValueError(f"{self._name}: expected y as {expected}, got the shape {y.shape}.")
         return self._standardized(X, y.reshape(len(y), -1))
 
-    def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
-        return np.column_stack([self._x_columns.standardized(x), self._y_columns.standardized(y)])
-
     def _in_units(self, events: np.ndarray) -> np.ndarray:
         """Returns y in its own units, [...] or [..., D], of standardized ones [..., D]."""
-        events = self._y_columns.in_units(events)
+        events = self._columns.in_units(events)
         return events[..., 0] if self._is_single else events
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
         """Yields rows [number, n, C + D] for n conditions, with even points of p(y | x)."""
-        points = even_points(number, 2 + self._size)
-        num_rows = max(1, _CHUNK_SIZE // number)
-        for start in range(0, len(conditions), num_rows):
-            chunk = conditions[start : start + num_rows]
+        points = qmc.Halton(2 + self._size, rng=0).random(number)
+        for (chunk,) in slices(max(1, _CHUNK_SIZE // number), conditions):
             uniforms = np.repeat(points, len(chunk), axis=0)
             chunk = np.tile(chunk, [number, 1])
             rows = np.concatenate([chunk, self._stack.sample(chunk, uniforms)], axis=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import logsumexp, softmax
+from scipy.stats import qmc
 
+from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.normal_mixture import NormalMixture
-from tfp_realnvp.tables.numerics import even_points
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.table import Rows
 
 __all__ = ["impute", "log_marginals", "proposal_of_samples"]
 
@@ -26,9 +28,7 @@ LogProb = Callable[[np.ndarray], np.ndarray]
 def proposal_of_samples(samples: np.ndarray, seed: int) -> NormalMixture:
     """Returns a mixture of normal distributions that is like samples [N, D] of a density."""
     number, size = samples.shape
-    num_components = int(
-        np.clip(number // (_SAMPLES_OF_COMPONENT * (size + 1)), 1, _MAX_COMPONENTS)
-    )
+    num_components = min(max(number // (_SAMPLES_OF_COMPONENT * (size + 1)), 1), _MAX_COMPONENTS)
     rows = Rows(samples, np.ones(number))
     mean, covariance = rows.covariance()
     least_variance = 1e-6 * np.diag(covariance)
@@ -65,17 +65,23 @@ def impute(
       rng: of proposals and resampling.
 
     Returns:
-      The rows, [S, N, D], and the effective sizes of their weights, [N].
+      The rows, [S, N, D], and the effective sizes (Σ w)² / Σ w² of their weights, [N].
     """
     number = max(_MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE * num_samples)
     samples, sizes = [], []
-    for chunk in _chunks(rows, number):
+    for (chunk,) in slices(max(1, _CHUNK_SIZE // number), rows):
         uniforms = rng.random([number, len(chunk), 1 + rows.shape[1]])
         filled, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
-        _, weights, size = _mean_of_weights(log_weights)
-        sizes.append(size)
-        chosen = _systematic_choices(weights, num_samples, rng)
-        samples.append(np.take_along_axis(filled, chosen[..., np.newaxis], axis=0))
+        sizes.append(_effective_sizes(log_weights))
+        # Systematic resampling: one choice from each of S equal parts of the sum of weights.
+        ends = softmax(log_weights, axis=0).cumsum(axis=0)
+        levels = np.arange(num_samples)[:, np.newaxis] + rng.random([1, len(chunk)])
+        levels = rng.permuted(levels / num_samples, axis=0) * ends[-1]
+        chosen = [
+            np.searchsorted(end[:-1], level, side="right")
+            for end, level in zip(ends.T, levels.T, strict=True)
+        ]
+        samples.append(np.take_along_axis(filled, np.stack(chosen, 1)[..., np.newaxis], axis=0))
     return np.concatenate(samples, axis=1), np.concatenate(sizes)
 
 
@@ -94,32 +100,19 @@ def log_marginals(
     Returns:
       The log densities, [N], and the effective sizes of their weights, [N].
     """
-    points = even_points(_NUM_POINTS, 1 + rows.shape[1])[:, np.newaxis]
-    log_probs, sizes = [], []
-    for chunk in _chunks(rows, _NUM_POINTS):
-        uniforms = np.broadcast_to(points, [_NUM_POINTS, len(chunk), points.shape[-1]])
+    points = qmc.Halton(1 + rows.shape[1], rng=0).random(_NUM_POINTS)[:, np.newaxis]
+    results = []
+    for (chunk,) in slices(_CHUNK_SIZE // _NUM_POINTS, rows):
+        uniforms = np.repeat(points, len(chunk), axis=1)
         _, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
-        log_mean, _, size = _mean_of_weights(log_weights)
-        log_probs.append(log_mean)
-        sizes.append(size)
-    return np.concatenate(log_probs), np.concatenate(sizes)
+        results.append((logsumexp(log_weights, axis=0), _effective_sizes(log_weights)))
+    log_sums, sizes = np.concatenate(results, axis=1)
+    return log_sums - np.log(_NUM_POINTS), sizes
 
 
-def _mean_of_weights(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns of log weights [M, N] the log mean, [N], relative weights, and effective sizes, [N].
-
-    The effective size of weights w is (Σ w)² / Σ w².
-    """
-    largest = log_weights.max(axis=0)
-    weights = np.exp(log_weights - largest)
-    sizes = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
-    return largest + np.log(weights.mean(axis=0)), weights, sizes
-
-
-def _chunks(rows: np.ndarray, number: int) -> list[np.ndarray]:
-    """Returns the rows in parts, each with a bounded number of proposals."""
-    num_rows = max(1, _CHUNK_SIZE // number)
-    return [rows[start : start + num_rows] for start in range(0, len(rows), num_rows)]
+def _effective_sizes(log_weights: np.ndarray) -> np.ndarray:
+    """Returns (Σ w)² / Σ w² of weights [M, N], [N]."""
+    return 1 / (softmax(log_weights, axis=0) ** 2).sum(axis=0)
 
 
 def _weighted_proposals(
@@ -131,9 +124,9 @@ def _weighted_proposals(
     log_q = np.zeros([number, len(rows)])
     patterns, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
     for i, is_missing in enumerate(patterns):
-        (chosen,) = np.nonzero(indices.ravel() == i)
         if not is_missing.any():
             continue
+        (chosen,) = np.nonzero(indices.ravel() == i)
         given = proposal.given(~is_missing)
         known = np.tile(rows[chosen][:, ~is_missing], [number, 1])
         is_used = np.append(True, is_missing)
@@ -144,17 +137,3 @@ def _weighted_proposals(
         filled[cells] = drawn.reshape([number, len(chosen), -1])
     log_p = log_prob(filled.reshape([-1, rows.shape[1]])).reshape(log_q.shape)
     return filled, log_p - log_q
-
-
-def _systematic_choices(
-    weights: np.ndarray, num_samples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Returns indices [S, N] in random order, in proportion to weights [M, N]."""
-    ends = weights.cumsum(axis=0)
-    levels = (
-        np.arange(num_samples)[:, np.newaxis] + rng.random([1, weights.shape[1]])
-    ) / num_samples
-    levels = rng.permuted(levels, axis=0) * ends[-1]
-    columns = zip(ends.T, levels.T, strict=True)
-    chosen = [np.searchsorted(end[:-1], level, side="right") for end, level in columns]
-    return np.stack(chosen, axis=1)

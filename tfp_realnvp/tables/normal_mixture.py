@@ -5,16 +5,15 @@ Plain NumPy: for some thousands of rows it is done before TensorFlow has traced 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 from sklearn.cluster import kmeans_plusplus
 
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.table import Rows
 
 __all__ = ["ConditionalMixture", "NormalMixture", "fit_normal_mixtures"]
 
@@ -148,10 +147,8 @@ class ConditionalMixture(NamedTuple):
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
         shares = self._shares(conditions)
-        means = zip(shares.T, self.means, self.slopes, strict=True)
-        return sum(
-            share[:, np.newaxis] * (mean + conditions @ slopes) for share, mean, slopes in means
-        )
+        moved = np.einsum("nk,nc,kcd->nd", shares, conditions, self.slopes, optimize=True)
+        return shares @ self.means + moved
 
     def _shares(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probability of each component given the conditions of rows, [N, K]."""
@@ -167,7 +164,8 @@ class ConditionalMixture(NamedTuple):
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        components = _components(self._shares(conditions), uniforms)
+        ends = self._shares(conditions).cumsum(axis=1)
+        components = (uniforms[:, :1] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
         events = ndtri(uniforms[:, 1:])
         for i in np.unique(components):
             chosen = components == i
@@ -188,12 +186,6 @@ def _normal_log_prob(latents: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Returns the log density, [N], of vectors that a triangular matrix maps to latents [N, D]."""
     log_det = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
     return log_det - np.einsum("nd,nd->n", latents, latents) / 2
-
-
-def _components(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Returns a component by weights [N, K] for each of [N, ...] uniform numbers, [N]."""
-    ends = weights.cumsum(axis=1)
-    return (uniforms[:, :1] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
 
 
 def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
@@ -218,7 +210,7 @@ def fit_normal_mixtures(
     least_variance: np.ndarray,
     rng: np.random.Generator,
     num_conditions: int = 0,
-) -> list[list[Any]]:
+) -> list[list[ConditionalMixture]]:
     """Returns, for each split, the mixtures that are best on what the first split held out.
 
     They are mixtures of conditions and events, given the conditions.
@@ -227,8 +219,8 @@ def fit_normal_mixtures(
         return []
     rows, held_out = splits[0]
     is_condition = np.arange(rows.values.shape[1]) < num_conditions
-    least_variance = np.where(is_condition, _LEAST_CONDITION_VARIANCE, least_variance)
-    kept: list[list[Any]] = []
+    least_variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), least_variance)
+    kept = []
     for is_diagonal in (False, True):
         rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
         fits = []
@@ -236,21 +228,14 @@ def fit_normal_mixtures(
         for number in _NUM_COMPONENTS:
             if number * rows_of_component > rows.number or num_worse == 2:
                 break
-            fit = functools.partial(
-                NormalMixture.fit,
-                number=number,
-                is_diagonal=is_diagonal,
-                least_variance=least_variance,
-                seed=int(rng.integers(2**31)),
-            )
-            mixture = fit(rows).given(is_condition)
+            options = number, is_diagonal, least_variances, int(rng.integers(2**31))
+            mixture = NormalMixture.fit(rows, *options).given(is_condition)
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
             num_worse = 0 if score > best else num_worse + 1
             best = max(best, score)
-            fits.append((score, mixture, fit))
+            fits.append((score, mixture, options))
         fits.sort(key=lambda each: -each[0])
-        kept += [
-            [mixture, *(fit(train).given(is_condition) for train, _ in splits[1:])]
-            for _, mixture, fit in fits[:_NUM_KEPT_MIXTURES]
-        ]
+        for _, mixture, options in fits[:_NUM_KEPT_MIXTURES]:
+            others = [NormalMixture.fit(train, *options) for train, _ in splits[1:]]
+            kept.append([mixture, *(other.given(is_condition) for other in others)])
     return kept

@@ -8,12 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from tfp_realnvp.tables.numerics import even_points
-from tfp_realnvp.tables.weighted_rows import Rows
+from tfp_realnvp.tables.table import Rows
 
 __all__ = ["StudentT", "fit_student_t"]
 
-_NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
 
@@ -44,7 +42,7 @@ class StudentT(NamedTuple):
 
     def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """Returns the events of independent variables, [N, D]."""
-        return latents @ np.linalg.inv(self.matrix) + self.mean + conditions @ self.slopes
+        return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
 
     def rotated(self, rng: np.random.Generator) -> StudentT:
         """Returns the same map before a random rotation, which is another density."""
@@ -64,34 +62,15 @@ class StudentT(NamedTuple):
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
         """Returns the cumulative distribution function at the rows of a single column, [N]."""
-        return self.cdf_of_latents(np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
+        return stdtr(self.df, np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
 
-    def cdf_of_latents(self, latents: np.ndarray) -> np.ndarray:
-        """Returns the probability of smaller independent variables, of the same shape."""
-        return stdtr(self.df, latents)
-
-    def quantiles(self, uniforms: np.ndarray) -> np.ndarray:
-        """Returns Student t variables from ones that are uniform in (0, 1)."""
+    def random_latents(self, uniforms: np.ndarray) -> np.ndarray:
+        """Returns independent Student t variables from ones that are uniform in (0, 1)."""
         return stdtrit(self.df, uniforms)
-
-    def nodes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns latents [P, D] and their weights [P], for means of functions of the latents.
-
-        For one latent it is the midpoint rule, closer in the tails; for several ones quasi-Monte
-        Carlo.
-        """
-        size = len(self.matrix)
-        if size > 1:
-            uniforms, weights = even_points(_NUM_NODES, size), np.ones(_NUM_NODES)
-        else:
-            middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
-            uniforms = middles**2 * (3 - 2 * middles)
-            weights = (middles * (1 - middles))[:, 0]
-        return self.quantiles(uniforms), weights / weights.sum()
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        return self.events(self.quantiles(uniforms[:, 1:]), conditions)
+        return self.events(self.random_latents(uniforms[:, 1:]), conditions)
 
 
 def fit_student_t(
@@ -100,35 +79,34 @@ def fit_student_t(
     """Returns for each split the affine map that gives training rows the identity as covariance.
 
     The slopes are from ridge regression, with the penalty that gives held-out rows the least
-    errors. The covariance C of the other errors, with uniform noise of these widths, becomes
-    (1 - a) C + a I, with the factor a for which held-out rows are most probable.
+    errors. The covariance C of the errors, with uniform noise of these widths, becomes
+    (1 - a) C + a I, with the factor a that makes held-out rows most probable.
     """
     slopes = _ridge_slopes(splits, num_conditions)
-    means, variances, axes = [], [], []
+    fits = []
     log_likelihoods = np.zeros(len(_SHRINKAGES))
     for slope, split in zip(slopes, splits, strict=True):
         train, held_out = (_errors(rows, slope) for rows in split)
         mean, covariance = train.covariance()
-        eigen = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
-        means.append(mean)
-        variances.append(eigen[0].clip(min=0.0))
-        axes.append(eigen[1])
-        squares = ((held_out.values - mean) @ axes[-1]) ** 2
+        variances, axes = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
+        variances = variances.clip(min=0.0)
+        fits.append((mean, slope, variances, axes))
+        squares = ((held_out.values - mean) @ axes) ** 2
         for i, shrinkage in enumerate(_SHRINKAGES):
-            shrunk = (1 - shrinkage) * variances[-1] + shrinkage
+            shrunk = (1 - shrinkage) * variances + shrinkage
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
             log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
     # A single row is not held out, and says nothing about the covariance.
     shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
     starts = []
-    for mean, slope, variance, axis in zip(means, slopes, variances, axes, strict=True):
-        stddev = np.sqrt((1 - shrinkage) * variance + shrinkage)
-        starts.append(StudentT(mean, slope, axis / stddev, -np.log(stddev).sum(), df))
+    for mean, slope, variances, axes in fits:
+        stddev = np.sqrt((1 - shrinkage) * variances + shrinkage)
+        starts.append(StudentT(mean, slope, axes / stddev, -np.log(stddev).sum(), df))
     return starts
 
 
 def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
-    """Returns what a linear map of the conditions leaves of the events, up to a constant."""
+    """Returns the events of rows minus a linear map of their conditions."""
     conditions, events = np.split(rows.values, [len(slopes)], axis=1)
     return Rows(events - conditions @ slopes, rows.weights)
 

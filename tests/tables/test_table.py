@@ -3,29 +3,28 @@
 import numpy as np
 import pytest
 
-from tfp_realnvp.tables import weighted_rows
+from tfp_realnvp.tables.table import Rows
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_copies_of_a_row_are_in_one_fold(seed):
     rng = np.random.default_rng(seed)
-    weights = rng.choice([0.5, 1.0, 3.0, 700.0], 200)
-    folds = weighted_rows.folds(weights, 5, np.random.default_rng(0))
+    rows = Rows(np.zeros([200, 1]), rng.choice([0.5, 1.0, 3.0, 700.0], 200))
+    folds = rows.folds(5, np.random.default_rng(0))
     # Each fold has its share of rows, and of their weight.
     assert np.bincount(folds).tolist() == [40] * 5
-    shares = np.bincount(folds, weights) / weights.sum()
+    shares = np.bincount(folds, rows.weights) / rows.weights.sum()
     np.testing.assert_allclose(shares, 0.2, atol=0.05)
     # What counts are ratios of weights.
-    np.testing.assert_array_equal(
-        weighted_rows.folds(10 * weights, 5, np.random.default_rng(0)), folds
-    )
+    heavier = rows._replace(weights=10 * rows.weights)
+    np.testing.assert_array_equal(heavier.folds(5, np.random.default_rng(0)), folds)
     # There are no more folds than rows.
-    assert sorted(weighted_rows.folds(weights[:3], 5, rng)) == [0, 1, 2]
+    assert sorted(rows.where(np.arange(200) < 3).folds(5, rng)) == [0, 1, 2]
 
 
 def test_the_number_of_rows_does_not_grow_with_weights():
     values = np.random.default_rng(0).normal(size=50)
-    rows = weighted_rows.Rows(np.zeros([50, 1]), np.full(50, 900.0))
+    rows = Rows(np.zeros([50, 1]), np.full(50, 900.0))
     assert rows.number == pytest.approx(50)
     _, error = rows.mean_and_error(values)
     assert error == pytest.approx(values.std() / np.sqrt(50))
@@ -35,7 +34,7 @@ def test_the_number_of_rows_does_not_grow_with_weights():
 
 def test_moments_and_draws_are_weighted():
     rng, weights = np.random.default_rng(0), np.array([2.0, 1.0, 0.5, 4.0])
-    rows = weighted_rows.Rows(rng.normal(size=[4, 2]), weights)
+    rows = Rows(rng.normal(size=[4, 2]), weights)
     mean, covariance = rows.covariance()
     np.testing.assert_allclose(mean, np.average(rows.values, axis=0, weights=weights))
     np.testing.assert_allclose(covariance, np.cov(rows.values.T, aweights=weights, ddof=0))

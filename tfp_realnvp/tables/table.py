@@ -1,0 +1,219 @@
+"""A table: its distinct rows with their weights, and how its columns are standardized and rounded.
+
+A row of weight two counts as that row twice. Equal rows are merged, so that neither the order of
+the rows nor their repetition matters, not even for random choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.data_frames import listed
+
+__all__ = ["Columns", "Rows", "checked_weights"]
+
+_LEAST_VARIANCE = 1e-6
+# Rounding counts if its width is at least this part of a standard deviation.
+_COARSE_ROUNDING = 0.1
+# A column is rounded if this part of its distinct values has few decimals.
+_ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
+# A column takes few values if this part of its rows has values that occur in so many rows.
+_DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
+# The squares of larger numbers leave the range of float64.
+_MAX_MAGNITUDE = 1e150
+# `warnings.warn` < `Columns.warn` < `_fit_stacks` < `_fit` < `_fit_or_keep` < `fit` < its caller
+_STACK_LEVEL = 6
+
+
+class Rows(NamedTuple):
+    """Distinct rows [N, D] of positive weights [N]."""
+
+    values: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def merged(cls, values: np.ndarray, weights: np.ndarray) -> Rows:
+        """Returns the distinct rows of positive weight, in a fixed order, with summed weights."""
+        is_used = weights > 0
+        values = values[is_used] + 0.0  # -0.0 becomes 0.0
+        values, indices = np.unique(values, axis=0, return_inverse=True)
+        return cls(values, np.bincount(indices.ravel(), weights[is_used]))
+
+    def where(self, is_chosen: np.ndarray) -> Rows:
+        """Returns some of the rows."""
+        return Rows(self.values[is_chosen], self.weights[is_chosen])
+
+    @property
+    def number(self) -> float:
+        """The number of rows of equal weights that say as much, at most N.
+
+        Source: Kish: Survey sampling, 1965, section 11.7.
+        """
+        return self.weights.sum() ** 2 / (self.weights**2).sum()
+
+    def mean_and_error(self, values: np.ndarray) -> tuple[float, float]:
+        """Returns the mean of a value of each row, and its standard error."""
+        mean = np.average(values, weights=self.weights)
+        variance = np.average((values - mean) ** 2, weights=self.weights)
+        return float(mean), float(np.sqrt(variance / self.number))
+
+    def covariance(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the mean [D] and the covariance [D, D] of the rows."""
+        mean = np.average(self.values, axis=0, weights=self.weights)
+        shifted = self.values - mean
+        return mean, (self.weights * shifted.T) @ shifted / self.weights.sum()
+
+    def draw(self, shape: list[int], rng: np.random.Generator) -> np.ndarray:
+        """Returns rows [*shape, D], drawn with replacement."""
+        ends = np.cumsum(self.weights)
+        return self.values[np.searchsorted(ends, ends[-1] * rng.random(shape), side="right")]
+
+    def folds(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns the fold of each row, [N], one of `number`, or of N if that is less.
+
+        Heavy rows are dealt out first, so that each fold has its share of them.
+        """
+        order = rng.permutation(len(self.weights))
+        order = order[np.argsort(-self.weights[order], kind="stable")]
+        folds = np.empty(len(order), int)
+        folds[order] = np.arange(len(order)) % number
+        return folds
+
+
+def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
+    """Returns nonnegative weights [number], float64; `None` stands for ones."""
+    weights = np.ones(number) if weights is None else np.asarray(weights, np.float64)
+    expected = f"{caller}: expected sample_weight of {number} nonnegative numbers, one for each row"
+    validation.require(weights.shape == (number,), expected, weights.shape)
+    is_valid = np.isfinite(weights).all() and weights.min() >= 0 and weights.any()
+    validation.require(bool(is_valid), f"{expected}, not all of them zero", weights)
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What is known of the columns of a table, each an array [D].
+
+    Attributes:
+      center: the means, or the values of constant columns.
+      scale: the standard deviations with the rounding, or the sizes of constant columns.
+      is_constant: whether all rows have the same value.
+      widths: of the noise of coarsely rounded columns, in their own units, and 0 for others.
+      takes_few_values: whether a column is coarsely rounded, and most rows share their values.
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    is_constant: np.ndarray
+    widths: np.ndarray
+    takes_few_values: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Rows, dequantize: bool, caller: str) -> Columns:
+        """Returns the columns of rows; only with `dequantize` their rounding has a width."""
+        values = rows.values
+        largest = abs(values).max(axis=0)
+        expected = f"{caller}: expected magnitudes below {_MAX_MAGNITUDE:g}, of finite squares"
+        validation.require(bool((largest < _MAX_MAGNITUDE).all()), expected, largest)
+        center, covariance = rows.covariance()
+        rounding = np.array([_rounding_width(column) for column in values.T])
+        widths = dequantize * rounding
+        scale = np.sqrt(np.diag(covariance) + widths**2 / 12)
+        scale = np.where(scale > 1e-12 * largest, scale, np.where(largest > 0, largest, 1.0))
+        is_constant = (values == values[:1]).all(axis=0)
+        is_coarse = rounding >= _COARSE_ROUNDING * scale
+        is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
+        center = np.where(is_constant, values[0], center)
+        return cls(center, scale, is_constant, widths * is_coarse, is_coarse & is_shared)
+
+    def standardized(self, rows: np.ndarray) -> np.ndarray:
+        """Returns rows [..., D], float64, whose columns have mean 0 and variance 1."""
+        return (rows.astype(np.float64) - self.center) / self.scale
+
+    def in_units(self, rows: np.ndarray) -> np.ndarray:
+        """Returns standardized rows [..., D] in the units of the columns."""
+        return self.center + np.where(self.is_constant, 0.0, self.scale) * rows
+
+    @property
+    def log_det(self) -> float:
+        """The log det of the Jacobian of `standardized`."""
+        return -np.log(self.scale).sum()
+
+    def standardized_widths(self) -> np.ndarray:
+        """Returns the widths of the noise of standardized columns, [D]."""
+        return self.widths / self.scale
+
+    def least_variances(self) -> list[np.ndarray]:
+        """Returns variances [D] of standardized columns, each for its own normal mixtures.
+
+        The first smooths all rounded columns, the second only those that take many values.
+        """
+        of_rounding = self.standardized_widths() ** 2 / 12
+        smooth = _LEAST_VARIANCE + of_rounding
+        sharp = np.where(self.takes_few_values, _LEAST_VARIANCE * (1 - of_rounding), smooth)
+        return [smooth] if (sharp == smooth).all() else [smooth, sharp]
+
+    def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
+        """Warns of columns whose log density depends on regularization, or is that of peaks.
+
+        Args:
+          rows: the distinct rows, [N, D].
+          names: of the columns.
+          caller: of `fit`.
+          is_density: whether rounded columns are scored by a density, and not as rounded.
+        """
+        _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
+        notes = [
+            f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
+            for i, j in enumerate(first[copies.ravel()])
+            if self.is_constant[i] or i != j
+        ]
+        if notes:
+            warnings.warn(
+                f"{caller}: some columns say nothing about a row beside the others, and add a "
+                "constant to log densities that depends on regularization alone: "
+                f"{listed(notes)}. Remove them for comparable densities.",
+                UserWarning,
+                stacklevel=_STACK_LEVEL,
+            )
+        if is_density and self.takes_few_values.any():
+            few = listed(names[i] for i in np.flatnonzero(self.takes_few_values))
+            warnings.warn(
+                f"{caller}: some columns are rounded and take few values: {few}. score_samples is "
+                "a density with narrow peaks at these values. It is not their probability, can be "
+                "greater than 1, and cannot be compared with a density whose peaks have another "
+                "width. For probabilities of the values of one column, make it the y of a "
+                "FlowRegressor.",
+                UserWarning,
+                stacklevel=_STACK_LEVEL,
+            )
+
+
+def _rounding_width(column: np.ndarray) -> float:
+    """Returns the step of which three quarters of the values of a column are multiples.
+
+    Steps are powers of ten and their halves; 0 stands for none. Each value counts once, in however
+    many rows it is: exact zeros and ones, like hours without rain, do not tell how other numbers
+    are rounded.
+    """
+    values = np.unique(column)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Numbers that were rounded in float32 have few decimals in float32 only.
+        short = values.astype(np.float32)
+        values = short if (short == values).all() else values
+        for number, parts in itertools.product(range(_MAX_DECIMALS), (1, 2)):
+            if (np.round(parts * values, number) == parts * values).mean() >= _ROUNDED_PART:
+                return 10.0**-number / parts
+    return 0.0
+
+
+def _are_values_shared(column: np.ndarray) -> bool:
+    """Returns whether most rows without the most frequent value share their values."""
+    counts = np.sort(np.unique(column, return_counts=True)[1])[:-1]
+    return counts[counts >= _DISCRETE_ROWS].sum() >= _DISCRETE_PART * max(counts.sum(), 1)
