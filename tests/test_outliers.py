@@ -13,27 +13,21 @@ from PIL import Image
 from tfp_realnvp import outliers
 
 
-def test_typicality_of_single_events(rng):
-    log_probs, reference = rng.normal(-50, 9, [20]), rng.normal(-50, 9, [30])
-    scores = outliers.typicality(log_probs.astype(np.float32), list(reference))
-    assert scores.dtype == np.float64
-    np.testing.assert_allclose(scores, np.abs(log_probs - reference.mean()), rtol=1e-5)
-
-
-def test_typicality_of_groups(rng):
+@pytest.mark.parametrize("size", [1, 4])
+def test_typicality(size, rng):
     log_probs, reference = rng.normal(-50, 9, [12]), rng.normal(-50, 9, [30])
-    expected = [abs(log_probs[i : i + 4].mean() - reference.mean()) for i in (0, 4, 8)]
-    np.testing.assert_allclose(outliers.typicality(log_probs, reference, 4), expected)
+    means = [log_probs[i : i + size].mean() for i in range(0, 12, size)]
+    scores = outliers.typicality(log_probs.astype(np.float32), list(reference), size)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, np.abs(means - reference.mean()), rtol=1e-4)
 
 
 def test_groups_give_away_what_single_events_do_not(rng):
     reference, usual, denser = (rng.normal(mean, 10, [1000]) for mean in (0, 0, 6))
 
     def found(size):
-        held_out = outliers.typicality(usual, reference, size)
-        return (
-            outliers.p_values(outliers.typicality(denser, reference, size), held_out) < 0.1
-        ).mean()
+        held_out, new = (outliers.typicality(x, reference, size) for x in (usual, denser))
+        return (outliers.p_values(new, held_out) < 0.1).mean()
 
     assert found(1) < 0.25 and found(25) > 0.8
 
@@ -66,14 +60,8 @@ def test_bits_of_zlib(shape, rng):
 
 def test_bits_of_a_given_code(rng):
     images = rng.integers(0, 256, [3, 4, 4, 1])
-    codes = {
-        image.astype(np.uint8).tobytes(): size
-        for image, size in zip(images, (7, 1, 9), strict=True)
-    }
-    scores = outliers.complexity_corrected(
-        np.zeros([3]), images, lambda image: bytes(codes[image.tobytes()])
-    )
-    np.testing.assert_array_equal(scores, [-56, -8, -72])
+    scores = outliers.complexity_corrected(np.zeros([3]), images, lambda image: bytes(image[0, 0]))
+    np.testing.assert_array_equal(scores, -8 * images[:, 0, 0, 0])
 
 
 def test_a_simple_image_of_high_density_is_an_outlier(rng):
@@ -89,7 +77,6 @@ def test_committee(rng):
     log_probs = rng.normal(-80, 10, [4, 6])
     mean = sum(log_probs) / 4
     expected = sum((log_probs - mean) ** 2) / 3 - mean
-    np.testing.assert_allclose(outliers.committee(log_probs), expected)
     np.testing.assert_allclose(outliers.committee(list(log_probs)), expected)
 
 
@@ -146,26 +133,23 @@ _IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
     [
         (lambda: outliers.typicality([0.0] * 5, [0.0], 2), "multiple of group_size = 2.*got 5"),
         (lambda: outliers.typicality([0.0], [0.0], 0), "group_size of at least 1, got 0"),
-        (lambda: outliers.typicality([[0.0]], [0.0]), r"densities \[N\], got shape \(1, 1\)"),
-        (lambda: outliers.typicality([0.0], []), r"densities \[R\], got shape \(0,\)"),
+        (lambda: outliers.typicality([[0.0]], [0.0]), r"of shape \[N\], got \(1, 1\)"),
+        (lambda: outliers.typicality([0.0], []), r"of shape \[R\], got \(0,\)"),
         (lambda: outliers.typicality([0.0], [-np.inf]), "finite reference_log_probs, got -inf"),
         (lambda: outliers.typicality([0.0, np.nan], [0.0]), r"got nan at index \[1\]"),
         (lambda: outliers.typicality([0.0], [np.inf]), r"got inf at index \[0\]"),
-        (lambda: outliers.complexity_corrected([0.0], _IMAGES), "each of 1 log densities"),
-        (lambda: outliers.complexity_corrected([0.0], [3]), r"got shape \(1,\)"),
+        (lambda: outliers.complexity_corrected([0.0], [3]), r"each of 1 log densities, got \(1,\)"),
         (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES + 0.5), "from 0.5 to 0.5"),
         (
             lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES.astype(int) + 256),
             "from 256 to 256",
         ),
-        (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES - 1.0), "from -1.0 to -1.0"),
         (lambda: outliers.complexity_corrected([0.0] * 2, _IMAGES * np.nan), "from nan to nan"),
-        (lambda: outliers.committee([[0.0, 1.0]]), r"M ≥ 2, got shape \(1, 2\)"),
-        (lambda: outliers.committee([0.0, 1.0]), r"M ≥ 2, got shape \(2,\)"),
+        (lambda: outliers.committee([[0.0, 1.0]]), r"M ≥ 2, got \(1, 2\)"),
         (lambda: outliers.committee([[0.0], [np.nan]]), r"got nan at index \[1, 0\]"),
-        (lambda: outliers.p_values([0.0], []), r"at least one event, got shape \(0,\)"),
-        (lambda: outliers.p_values([np.nan], [0.0]), "NaN in 1 new and 0 held-out"),
-        (lambda: outliers.p_values([0.0], [np.nan]), "NaN in 0 new and 1 held-out"),
+        (lambda: outliers.p_values([0.0], []), r"at least one event, got \(0,\)"),
+        (lambda: outliers.p_values([np.nan], [0.0]), "expected scores without NaN, got"),
+        (lambda: outliers.p_values([0.0], [np.nan]), "expected held_out_scores without NaN"),
     ],
 )
 def test_errors(call, message):

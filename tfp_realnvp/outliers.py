@@ -1,10 +1,9 @@
 """Scores of outliers from log densities, and p-values with a guaranteed false alarm rate.
 
 A score is a number for each event, higher for outliers. The first is -log p,
-`-tfr.log_prob(model, x)`. It fails where outliers are simpler than the data: a flow trained on
-CIFAR-10 gives images of SVHN a higher density than images of CIFAR-10 (Nalisnick et al. 2019). A
-density at its mode is higher than at almost all samples, so that a high density is no evidence of a
-usual event. Other scores use more:
+`-tfr.log_prob(model, x)`. It fails if outliers are simpler than the data: a flow trained on
+CIFAR-10 gives images of SVHN a higher density (Nalisnick et al. 2019). A density is higher at its
+mode than at almost all samples, so that a usual event need not have a high density. Other scores:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -14,10 +13,9 @@ usual event. Other scores use more:
 | `committee` | an event of low density, or on which models disagree | several models |
 
 The noise on gray levels makes their log densities random;
-`tfr.log_prob(model, images, num_samples=16)` averages over it. For images of gray levels start with
+`tfr.log_prob(model, images, num_samples=16)` averages over it. For gray levels start with
 `complexity_corrected`, for other events with `-log_prob`. `p_values` turns any score into a
-decision. `examples/outliers.py` compares all four, and `tfr.log_prob_map` finds regions of low
-density in an image.
+decision. `examples/outliers.py` compares all four.
 """
 
 from __future__ import annotations
@@ -47,10 +45,9 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     |1/M sum_m log p(x_m) - mean of log p over the reference events|
     ```
 
-    The second mean estimates the negative entropy of the data under the model. Means of groups
-    deviate from it by a standard deviation that falls with √M, so that the score finds groups whose
-    density is a little too high or too low. Outliers whose mean log density is the mean of the data
-    are not found.
+    The second mean estimates the negative entropy of the data under the model. The standard
+    deviation of a group's mean falls with √M, so that large groups show densities that are a little
+    too high or too low. Outliers with the mean log density of the data are not found.
 
     #### Example
 
@@ -72,25 +69,22 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
 
     Args:
       log_probs: log densities [N] in nats. Groups are consecutive: events 0 to M - 1, and so on.
-      reference_log_probs: log densities [R] of data like the training data, other than the held-out
-        events of `p_values`, whose guarantee would only be approximate.
+      reference_log_probs: log densities [R] of data like the training data. With the held-out
+        events of `p_values`, its guarantee is only approximate.
       group_size: number M of events in a group, a divisor of N.
 
     Returns:
       Scores [N / M], float64.
 
     Raises:
-      ValueError: if N is not a multiple of `group_size`, a log density is NaN or +inf, or a
-        reference log density is -inf.
+      ValueError: if N is not a multiple of `group_size`, or a log density is NaN or +inf, or -inf
+        in the reference.
     """
-    log_probs = _log_probs("typicality", log_probs, "[N]")
-    reference = _log_probs("typicality", reference_log_probs, "[R]")
+    log_probs = _log_probs("typicality", log_probs, "shape [N]")
+    reference = _log_probs("typicality", reference_log_probs, "shape [R]")
     size = validation.integer(group_size, 1, "typicality: expected a group_size of at least 1")
-    if len(log_probs) % size:
-        raise ValueError(
-            f"typicality: expected a multiple of group_size = {size} log densities, got "
-            f"{len(log_probs)}."
-        )
+    expected = f"typicality: expected a multiple of group_size = {size} log densities"
+    validation.require(len(log_probs) % size == 0, expected, len(log_probs))
     if not np.isfinite(reference).all():
         raise ValueError(
             "typicality: expected finite reference_log_probs, got -inf: leave out the events whose "
@@ -109,10 +103,9 @@ def complexity_corrected(
     ```
 
     A code that knows nothing of the data needs few bits for simple events: constant, smooth or
-    blurred images. An event for which the model needs more bits than such a code, compared with the
-    data, is an outlier, even if its density is high. Start with this score for images: unlike -log
-    p, it finds blank and constant images. Images of 1 or 3 channels are coded as PNG files, other
-    arrays by zlib. A better code, such as lossless WebP, can help.
+    blurred images. If the model needs many more bits, the event is an outlier, even if its density
+    is high. Unlike -log p, the score finds blank images. Images of 1 or 3 channels are coded as PNG
+    files, other arrays by zlib. A better code, such as lossless WebP, can help.
 
     #### Example
 
@@ -142,17 +135,14 @@ def complexity_corrected(
 
     Raises:
       ValueError: if there is not one log density for each event, a log density is NaN or +inf, or
-        events are not gray levels. The log density of continuous values depends on their unit, but
-        the bits of a code do not.
+        events are not gray levels. Only log densities of continuous values depend on their unit.
       ImportError: if images have 1 or 3 channels and Pillow is not installed.
     """
-    log_probs = _log_probs("complexity_corrected", log_probs, "[N]")
+    log_probs = _log_probs("complexity_corrected", log_probs, "shape [N]")
     events = np.asarray(events)
-    if events.ndim < 2 or len(events) != len(log_probs) or not events.size:
-        raise ValueError(
-            f"complexity_corrected: expected one event for each of {len(log_probs)} log densities, "
-            f"[{len(log_probs)}, ...], got shape {events.shape}."
-        )
+    is_shape = events.ndim > 1 and len(events) == len(log_probs) and events.size > 0
+    expected = f"complexity_corrected: expected an event for each of {len(log_probs)} log densities"
+    validation.require(is_shape, expected, events.shape)
     with np.errstate(invalid="ignore"):
         levels = events.astype(np.uint8)
     if not np.array_equal(levels, events):
@@ -178,9 +168,8 @@ def committee(log_probs: Any) -> np.ndarray:
     variance over models of log p_m(x)  -  mean over models of log p_m(x)
     ```
 
-    The models are trained on the same data, or on random parts of them, with different seeds. They
-    tend to disagree where there were no data. On outliers that are simpler than the data they often
-    agree, and this score fails as -log p does.
+    The models are trained with different seeds on the same data, or on random parts. They tend to
+    disagree where there were no data, but often agree on outliers that are simpler than the data.
 
     #### Example
 
@@ -204,7 +193,7 @@ def committee(log_probs: Any) -> np.ndarray:
     Raises:
       ValueError: if there are fewer than two models, or a log density is NaN or +inf.
     """
-    log_probs = _log_probs("committee", log_probs, "[M, N] with M ≥ 2")
+    log_probs = _log_probs("committee", log_probs, "shape [M, N] with M ≥ 2")
     is_finite = np.isfinite(log_probs).all(axis=0)
     finite = np.where(is_finite, log_probs, 0.0)
     return np.where(is_finite, finite.var(axis=0, ddof=1) - finite.mean(axis=0), np.inf)
@@ -220,14 +209,14 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     ```
 
     If new and held-out events are exchangeable, for example independent draws of one distribution,
-    then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], any score, any model and any n: reports of events
-    with `p ≤ α` have a false alarm rate of at most α. The probability is over new and held-out
-    events: for one set of held-out data the rate varies with a standard deviation of about
-    `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1): α = 5% needs n ≥ 19.
+    then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], any score, any model and any n: the rate of false
+    alarms of `p ≤ α` is at most α. It is a mean over held-out data; for one set of them the rate
+    varies with a standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below
+    1 / (n + 1): α = 5% needs n ≥ 19.
 
-    The held-out data must have had no part in training or choosing the model, for example by early
-    stopping. For many new events, the procedure of Benjamini and Hochberg on these p-values bounds
-    the share of false alarms among the reported events (Bates et al. 2023).
+    Training, early stopping and the choice of the model must not have seen the held-out data. For
+    many new events, the procedure of Benjamini and Hochberg on these p-values bounds the share of
+    false alarms among the reported events (Bates et al. 2023).
 
     #### Example
 
@@ -256,26 +245,21 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
       ValueError: if a score is NaN, or there are no held-out scores.
     """
     scores, held_out = (np.asarray(s, np.float64) for s in (scores, held_out_scores))
-    if held_out.ndim != 1 or not held_out.size:
-        raise ValueError(
-            f"p_values: expected held-out scores [n] of at least one event, got shape "
-            f"{held_out.shape}."
-        )
-    if np.isnan(scores).any() or np.isnan(held_out).any():
-        raise ValueError(
-            f"p_values: expected scores that are numbers, got NaN in {np.isnan(scores).sum()} new "
-            f"and {np.isnan(held_out).sum()} held-out scores."
-        )
+    expected = "p_values: expected held-out scores [n] of at least one event"
+    validation.require(held_out.ndim == 1 and held_out.size > 0, expected, held_out.shape)
+    for kind, values in (("scores", scores), ("held_out_scores", held_out)):
+        expected = f"p_values: expected {kind} without NaN"
+        validation.require(not np.isnan(values).any(), expected, values)
     num_lower = np.searchsorted(np.sort(held_out), scores, side="left")
     return (1.0 + len(held_out) - num_lower) / (len(held_out) + 1.0)
 
 
 def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
-    """Returns checked log densities as float64, of a shape "[N]" or "[M, N] …"."""
+    """Returns checked log densities as float64, of "shape [N]" or "shape [M, N] …"."""
     log_probs = np.asarray(log_probs, np.float64)
-    is_table = shape.startswith("[M")
-    if log_probs.ndim != 1 + is_table or not log_probs.size or (is_table and len(log_probs) < 2):
-        raise ValueError(f"{caller}: expected log densities {shape}, got shape {log_probs.shape}.")
+    is_table = "[M" in shape
+    is_shape = log_probs.ndim == 1 + is_table and log_probs.size > 0 and len(log_probs) > is_table
+    validation.require(is_shape, f"{caller}: expected log densities of {shape}", log_probs.shape)
     is_invalid = np.isnan(log_probs) | (log_probs == np.inf)
     if is_invalid.any():
         raise ValueError(

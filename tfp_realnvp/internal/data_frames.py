@@ -35,10 +35,8 @@ def check_columns(table: Any, caller: str) -> None:
     categories = [name for name in others if name not in times + numbers]
     calls = []
     if numbers:
-        calls.append(
-            "For numbers that are stored as objects or strings, call X.assign(**X["
-            f"{numbers!r}].apply(pd.to_numeric))."
-        )
+        call = f"X.assign(**X[{numbers!r}].apply(pd.to_numeric))"
+        calls.append(f"For numbers that are stored as objects or strings, call {call}.")
     if categories:
         calls.append(
             "To encode categories as numbers, call make_pipeline(make_column_transformer("

@@ -111,14 +111,10 @@ class TableEstimator(BaseEstimator):
     def _fit_stacks(
         self, x: np.ndarray, y: np.ndarray, labels: np.ndarray, weights: Any, names: list[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Sets `_stacks`, densities of y given x for each label; returns labels and frequencies.
+        """Sets `_stacks`, densities of y [N, D] given x [N, C] for each label.
 
-        Args:
-          x: conditions, [N, C].
-          y: modeled columns, [N, D].
-          labels: [N].
-          weights: the `sample_weight` of the user.
-          names: of the modeled columns.
+        Returns the distinct labels of positive weight, and their frequencies. `weights` are the
+        user's, and `names` are of the columns of y.
         """
         weights = checked_weights(weights, len(y), self._name)
         x, y, labels = (array[weights > 0] for array in (x, y, labels))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 
@@ -23,7 +23,7 @@ from tfp_realnvp.flows import RealNVPVector
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.internal.kept import call_traced
-from tfp_realnvp.tables.student_t import StudentT
+from tfp_realnvp.tables.simple_densities import StudentT
 from tfp_realnvp.tables.table import Rows
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
@@ -60,31 +60,28 @@ class TableFlow:
     weights: list[np.ndarray]
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of the events of rows given their conditions, [N]."""
-        log_probs = self._call("log_prob", self.start.latents(rows), rows)
-        # Latents out of the range of float32 are in no part of the flow's mass.
-        return np.where(np.isnan(log_probs), -np.inf, log_probs) + self.start.log_det
+        """Returns the log density of the events of rows given their conditions, [N].
+
+        It is NaN or -inf for latents out of the range of float32.
+        """
+        return self._call("log_prob", self.start.latents(rows), rows) + self.start.log_det
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        latents = self.start.random_latents(uniforms[:, 1:])
+        latents = stdtrit(self.start.df, uniforms[:, 1:])
         return self.start.events(self._call("forward", latents, conditions), conditions)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
-        """Returns the mean of events given conditions, [N, D].
-
-        The mean over a single latent is by the midpoint rule, closer in the tails, over several
-        ones by quasi-Monte Carlo.
-        """
+        """Returns the mean of events given conditions, [N, D], by quasi-Monte Carlo."""
         size = len(self.start.mean)
-        if size > 1:
-            uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
-        else:
+        uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
+        if size == 1:
+            # The midpoint rule, closer in the tails, needs fewer nodes.
             middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
             uniforms = middles**2 * (3 - 2 * middles)
             weights = (middles * (1 - middles))[:, 0]
         means = np.zeros([len(conditions), size])
-        nodes = self.start.random_latents(uniforms)
+        nodes = stdtrit(self.start.df, uniforms)
         for node, weight in zip(nodes, weights / weights.sum(), strict=True):
             latents = np.broadcast_to(node, means.shape)
             means += weight * self._call("forward", latents, conditions)
@@ -126,8 +123,7 @@ def fit_table_flow(
     """Returns a flow trained on rows until its log density of held-out ones is highest.
 
     The best of many validations on a few rows is high by chance: if its lead over the start is not
-    more than a standard error, the flow is the start. If a training step is not finite, it is the
-    start too, with a warning.
+    more than a standard error, the flow is the start, as it is if a training step is not finite.
 
     Args:
       start: where the flow starts, but for a random rotation.
@@ -136,7 +132,7 @@ def fit_table_flow(
       widths: of the uniform noise of columns, [D].
       options: the arguments of an estimator.
       rng: for rotation, batches and noise.
-      index: of the flow among others, for what is printed.
+      index: of the flow among others, for messages.
 
     Returns:
       The flow, and the history of its validations.
@@ -220,8 +216,7 @@ def _shared_model(
 ) -> tuple[FlowModel, list[tuple[Any, np.ndarray]]]:
     """Returns a compiled model, and its variables with their initial values.
 
-    All flows and clones of one architecture in a process lend their weights to it in turn, so that
-    it is traced once.
+    All flows of one architecture in a process set its weights in turn, and share its graphs.
     """
     df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
     base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.stack import TableStack
 
 __all__ = ["FlowRegressor"]
 
@@ -98,6 +97,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         y = y.reshape(len(y), -1)
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
         self._fit_stacks(X, y, np.zeros(len(y)), sample_weight, names)
+        self._size, self._stack = y.shape[1], self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Returns log p(y | x) of each row in nats, of y in its own units.
@@ -215,15 +215,6 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         uniforms = generator(random_state).random([n_samples * len(conditions), 2 + self._size])
         events = self._stack.sample(np.tile(conditions, [n_samples, 1]), uniforms)
         return self._in_units(events.reshape([n_samples, -1, self._size]))
-
-    @property
-    def _stack(self) -> TableStack:
-        return self._stacks[0]
-
-    @property
-    def _size(self) -> int:
-        check_is_fitted(self)
-        return len(self.rounding_widths_)
 
     def _conditions(self, X: Any) -> np.ndarray:
         """Returns standardized X, [N, C]."""

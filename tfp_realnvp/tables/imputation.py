@@ -9,7 +9,7 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import qmc
 
 from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.tables.normal_mixture import NormalMixture
+from tfp_realnvp.tables.simple_densities import NormalMixture
 from tfp_realnvp.tables.table import Rows
 
 __all__ = ["impute", "log_marginals", "proposal_of_samples"]
@@ -34,11 +34,10 @@ def proposal_of_samples(samples: np.ndarray, seed: int) -> NormalMixture:
     least_variance = 1e-6 * np.diag(covariance)
     mixture = NormalMixture.fit(rows, num_components, False, least_variance, seed, _MAX_STEPS)
     wide = _WIDE_VARIANCE * (covariance + np.diag(least_variance))
-    matrix = np.linalg.inv(np.linalg.cholesky(wide)).T
     return NormalMixture(
         np.append(mixture.log_weights + np.log(1 - _WIDE_SHARE), np.log(_WIDE_SHARE)),
         np.concatenate([mixture.means, mean[np.newaxis]]),
-        np.concatenate([mixture.matrices, matrix[np.newaxis]]),
+        np.concatenate([mixture.covariances, wide[np.newaxis]]),
     )
 
 
@@ -51,8 +50,7 @@ def impute(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows whose missing cells are drawn from a density given the other cells.
 
-    The cells m are proposed by q(m | o), given the others o, and resampled with the weights
-    `w = p(o, m) / q(m | o)`.
+    The cells m are proposed by q(m | o) and resampled with the weights `w = p(o, m) / q(m | o)`.
 
     Source: Rubin: The calculation of posterior distributions by data augmentation: Comment: A
     noniterative sampling/importance resampling alternative, 1987.
@@ -90,15 +88,8 @@ def log_marginals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p of the cells that are not missing, [N]: the mean of the weights of `impute`.
 
-    The proposals are even points, the same for all rows, so that a result depends on its row alone.
-
-    Args:
-      log_prob: log p of rows [M, D], [M].
-      proposal: q.
-      rows: [N, D], with NaN in missing cells.
-
-    Returns:
-      The log densities, [N], and the effective sizes of their weights, [N].
+    The proposals are the same even points for all rows, so that a result depends on its row alone.
+    The second result has the effective sizes of the weights, [N].
     """
     points = qmc.Halton(1 + rows.shape[1], rng=0).random(_NUM_POINTS)[:, np.newaxis]
     results = []

@@ -9,8 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from tfp_realnvp.tables.flow import fit_table_flow
-from tfp_realnvp.tables.normal_mixture import fit_normal_mixtures
-from tfp_realnvp.tables.student_t import fit_student_t
+from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student_t
 from tfp_realnvp.tables.table import Columns, Rows
 
 __all__ = ["TableStack", "fit_table_stack"]
@@ -70,9 +69,9 @@ def fit_table_stack(
 ) -> tuple[TableStack, Rows, np.ndarray, list[dict[str, Any]]]:
     """Returns the density of events given conditions.
 
-    Each candidate of the mixture has one density for each fold, which did not learn that fold. The
-    first flow decides whether there are flows: the mixture has to gain more from it than a standard
-    error, on the rows that it did not learn.
+    Each candidate of the mixture has one density for each fold, which did not learn that fold.
+    There are flows if the mixture gains more than a standard error from the first of them, on the
+    rows that it did not learn.
 
     Args:
       rows: [N, C + D], standardized conditions and events.
@@ -83,8 +82,8 @@ def fit_table_stack(
         so that narrow peaks gain nothing.
 
     Returns:
-      The density; the held-out rows, all folds one after another; their log densities [N, 2],
-      without flows and with them; and the history of each flow, see `fit_table_flow`.
+      The density; the held-out rows; their log densities [N, 2], without flows and with them; and
+      the history of each flow, see `fit_table_flow`.
     """
     folds = rows.folds(options.num_flows, rng)
     # A single row is not held out.
@@ -141,8 +140,8 @@ def fit_table_stack(
 def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
-    With a width it is the log of the mean over that width, for a single column of events. It is
-    -inf for numbers that are too large for float64.
+    With a width it is the log of the mean density over that width, for a single column of events.
+    It is -inf for numbers that are too large for float64, or for the float32 of flows.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)
@@ -157,17 +156,13 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
 
 
 def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the weights of densities, [K], and the log density of their mixture, [N].
+    """Returns weights of densities, [K], and the log density of their mixture, [N].
 
-    The mixture makes rows that no density learned most probable. The likelihood is a concave
-    function of the weights, and expectation maximization ascends it. The first density, Student t
-    distributions, keeps a small weight in any case.
+    The weights make held-out rows, of log densities [N, K], most probable, by expectation
+    maximization of a concave function. Student t distributions, the first density, keep a small
+    weight in any case.
 
     Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.
-
-    Args:
-      log_probs: log densities of the rows, [N, K].
-      held_out: the rows.
     """
     densities = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))
     weights = np.full(log_probs.shape[1], 1 / log_probs.shape[1])

@@ -101,8 +101,8 @@ class Columns:
     """What is known of the columns of a table, each an array [D].
 
     Attributes:
-      center: the means, or the values of constant columns.
-      scale: the standard deviations with the rounding, or the sizes of constant columns.
+      center: means, or the values of constant columns.
+      scale: standard deviations with the rounding, or the sizes of constant columns.
       is_constant: whether all rows have the same value.
       widths: of the noise of coarsely rounded columns, in their own units, and 0 for others.
       takes_few_values: whether a column is coarsely rounded, and most rows share their values.
@@ -150,9 +150,9 @@ class Columns:
         return self.widths / self.scale
 
     def least_variances(self) -> list[np.ndarray]:
-        """Returns variances [D] of standardized columns, each for its own normal mixtures.
+        """Returns variances [D] for normal mixtures of standardized columns.
 
-        The first smooths all rounded columns, the second only those that take many values.
+        The first smooth all rounded columns, the second only columns that take many values.
         """
         of_rounding = self.standardized_widths() ** 2 / 12
         smooth = _LEAST_VARIANCE + of_rounding
@@ -160,14 +160,7 @@ class Columns:
         return [smooth] if (sharp == smooth).all() else [smooth, sharp]
 
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
-        """Warns of columns whose log density depends on regularization, or is that of peaks.
-
-        Args:
-          rows: the distinct rows, [N, D].
-          names: of the columns.
-          caller: of `fit`.
-          is_density: whether rounded columns are scored by a density, and not as rounded.
-        """
+        """Warns of columns that say nothing; with `is_density`, of columns that take few values."""
         _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         notes = [
             f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
@@ -196,11 +189,10 @@ class Columns:
 
 
 def _rounding_width(column: np.ndarray) -> float:
-    """Returns the step of which three quarters of the values of a column are multiples.
+    """Returns the step of which three quarters of the values of a column are multiples, or 0.
 
-    Steps are powers of ten and their halves; 0 stands for none. Each value counts once, in however
-    many rows it is: exact zeros and ones, like hours without rain, do not tell how other numbers
-    are rounded.
+    Steps are powers of ten and their halves. Each value counts once, since exact zeros and ones,
+    like hours without rain, do not tell how other numbers are rounded.
     """
     values = np.unique(column)
     with np.errstate(over="ignore", invalid="ignore"):

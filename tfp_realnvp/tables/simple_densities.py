@@ -1,6 +1,7 @@
-"""Mixtures of normal distributions of weighted rows, also of some columns given others.
+"""The densities of a stack that need no network: Student t distributions and normal mixtures.
 
-Plain NumPy: for some thousands of rows it is done before TensorFlow has traced a training step.
+All densities have the methods `log_prob`, `cdf`, `mean_of_events` and `sample`, of events given
+conditions. Plain NumPy fits some thousands of rows before TensorFlow has traced a training step.
 """
 
 from __future__ import annotations
@@ -10,13 +11,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from sklearn.cluster import kmeans_plusplus
 
 from tfp_realnvp.tables.table import Rows
 
-__all__ = ["ConditionalMixture", "NormalMixture", "fit_normal_mixtures"]
+__all__ = [
+    "ConditionalMixture",
+    "NormalMixture",
+    "StudentT",
+    "fit_normal_mixtures",
+    "fit_student_t",
+]
 
+_SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
+_PENALTIES = np.geomspace(1e-4, 1e2, 13)
 # Added to the variances of standardized conditions, in joint distributions with events.
 _LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -27,19 +36,115 @@ _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 
 
-class NormalMixture(NamedTuple):
-    """A mixture of K normal distributions.
+class StudentT(NamedTuple):
+    """Independent Student t variables after an affine map of events, given conditions.
 
-    Attributes:
-      log_weights: [K].
-      means: [K, D].
-      matrices: upper triangular [K, D, D]; they map deviations from the mean to independent numbers
-        of variance 1.
+    Rows [C + D] are conditions and events: `latents = (events - mean - conditions slopes) matrix`,
+    with mean [D], slopes [C, D], matrix [D, D], its log |det|, and df degrees of freedom.
     """
+
+    mean: np.ndarray
+    slopes: np.ndarray
+    matrix: np.ndarray
+    log_det: float
+    df: float
+
+    def latents(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the independent variables of rows, [N, D]."""
+        conditions, events = np.split(rows, [len(self.slopes)], axis=-1)
+        return (events - self.mean - conditions @ self.slopes) @ self.matrix
+
+    def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+        """Returns the events of independent variables, [N, D]."""
+        return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
+
+    def rotated(self, rng: np.random.Generator) -> StudentT:
+        """Returns the same map before a random rotation, which is another density."""
+        rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
+        return self._replace(matrix=self.matrix @ rotation)
+
+    def log_prob(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of the events of rows given their conditions, [N]."""
+        df = self.df
+        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
+        return (log_constant + log_kernels).sum(axis=1) + self.log_det
+
+    def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
+        """Returns the mean of events given conditions, [N, D]."""
+        return self.mean + conditions @ self.slopes
+
+    def cdf(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the cumulative distribution function at the rows of a single column, [N]."""
+        return stdtr(self.df, np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
+
+    def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
+        return self.events(stdtrit(self.df, uniforms[:, 1:]), conditions)
+
+
+def fit_student_t(
+    splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float, num_conditions: int = 0
+) -> list[StudentT]:
+    """Returns for each split the affine map that gives training rows the identity as covariance.
+
+    The slopes are from ridge regression, with the penalty of the least held-out errors. The
+    covariance C of the errors, with uniform noise of these widths, becomes (1 - a) C + a I, with
+    the a that makes held-out rows most probable.
+    """
+    slopes = _ridge_slopes(splits, num_conditions)
+    fits = []
+    log_likelihoods = np.zeros(len(_SHRINKAGES))
+    for slope, split in zip(slopes, splits, strict=True):
+        train, held_out = (_errors(rows, slope) for rows in split)
+        mean, covariance = train.covariance()
+        variances, axes = np.linalg.eigh(covariance + np.diag(widths**2 / 12))
+        variances = variances.clip(min=0.0)
+        fits.append((mean, slope, variances, axes))
+        squares = ((held_out.values - mean) @ axes) ** 2
+        for i, shrinkage in enumerate(_SHRINKAGES):
+            shrunk = (1 - shrinkage) * variances + shrinkage
+            log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
+            log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
+    # A single row is not held out, and says nothing about the covariance.
+    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
+    starts = []
+    for mean, slope, variances, axes in fits:
+        stddev = np.sqrt((1 - shrinkage) * variances + shrinkage)
+        starts.append(StudentT(mean, slope, axes / stddev, -np.log(stddev).sum(), df))
+    return starts
+
+
+def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
+    """Returns the events of rows minus a linear map of their conditions."""
+    conditions, events = np.split(rows.values, [len(slopes)], axis=1)
+    return Rows(events - conditions @ slopes, rows.weights)
+
+
+def _ridge_slopes(splits: list[tuple[Rows, Rows]], num_conditions: int) -> list[np.ndarray]:
+    """Returns the slopes [C, D] of each split, with the penalty that is best on held-out rows."""
+    number = num_conditions
+    slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
+    if number == 0 or len(splits) == 1:
+        return list(slopes[0])
+    errors = np.zeros(len(_PENALTIES))
+    for j, (train, held_out) in enumerate(splits):
+        mean, covariance = train.covariance()
+        values, axes = np.linalg.eigh(covariance[:number, :number])
+        products = axes.T @ covariance[:number, number:]
+        for i, penalty in enumerate(_PENALTIES):
+            slopes[i, j] = axes @ (products / (values.clip(min=0.0) + penalty)[:, np.newaxis])
+            shifted = held_out._replace(values=held_out.values - mean)
+            errors[i] += held_out.weights @ (_errors(shifted, slopes[i, j]).values ** 2).sum(axis=1)
+    return list(slopes[errors.argmin()])
+
+
+class NormalMixture(NamedTuple):
+    """A mixture of K normal distributions, with covariances [K, D, D]."""
 
     log_weights: np.ndarray
     means: np.ndarray
-    matrices: np.ndarray
+    covariances: np.ndarray
 
     @classmethod
     def fit(
@@ -54,11 +159,11 @@ class NormalMixture(NamedTuple):
         """Returns the mixture after expectation maximization, from clusters by k-means.
 
         Args:
-          rows: whose columns have variances of about 1.
+          rows: columns of variances of about 1.
           number: of components.
-          is_diagonal: whether the columns of a component are independent.
-          least_variance: is added to the variance of each column in each component, [D].
-          seed: for the first centers of clusters.
+          is_diagonal: whether covariances are diagonal.
+          least_variance: added to the variance of each column in each component, [D].
+          seed: of the first centers of clusters.
           max_steps: largest number of steps.
         """
         shares = _clusters(rows, number, seed)
@@ -79,50 +184,40 @@ class NormalMixture(NamedTuple):
         shares = shares * rows.weights[:, np.newaxis]
         sizes = shares.sum(axis=0) + 1e-12
         means = (shares.T @ rows.values) / sizes[:, np.newaxis]
-        matrices = []
+        covariances = []
         for mean, share, size in zip(means, shares.T, sizes, strict=True):
             shifted = rows.values - mean
             covariance = (share * shifted.T) @ shifted / size + np.diag(least_variance)
-            if is_diagonal:
-                covariance = np.diag(np.diag(covariance))
-            matrices.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
-        return cls(np.log(sizes / sizes.sum()), means, np.stack(matrices))
+            covariances.append(np.diag(np.diag(covariance)) if is_diagonal else covariance)
+        return cls(np.log(sizes / sizes.sum()), means, np.stack(covariances))
 
     def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log density of each row and component, times its weight, [N, K]."""
+        """Returns the log of each component's density times its weight, [N, K]."""
         joint = np.empty([len(rows), len(self.means)])
-        for i, (mean, matrix) in enumerate(zip(self.means, self.matrices, strict=True)):
+        matrices = np.linalg.inv(_factors(self.covariances))
+        for i, (mean, matrix) in enumerate(zip(self.means, matrices, strict=True)):
             joint[:, i] = _normal_log_prob((rows - mean) @ matrix, matrix)
         return joint + self.log_weights
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
         """Returns the distribution of other columns given those where `is_condition` [D] holds."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
-        inverses = np.linalg.inv(self.matrices)
-        covariances = np.swapaxes(inverses, 1, 2) @ inverses
         of_given, shared, of_other = (
-            covariances[:, rows[:, np.newaxis], columns]
+            self.covariances[:, rows[:, np.newaxis], columns]
             for rows, columns in ((given, given), (given, other), (other, other))
         )
         slopes = np.linalg.solve(of_given, shared)
         means = self.means[:, other] - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
         rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
-        matrices = np.swapaxes(np.linalg.inv(np.linalg.cholesky(of_given)), 1, 2)
-        factors = np.swapaxes(np.linalg.cholesky(rest), 1, 2)
-        conditions = NormalMixture(self.log_weights, self.means[:, given], matrices)
-        return ConditionalMixture(conditions, means, slopes, factors)
+        conditions = NormalMixture(self.log_weights, self.means[:, given], of_given)
+        return ConditionalMixture(conditions, means, slopes, _factors(rest))
 
 
 class ConditionalMixture(NamedTuple):
     """The last D columns of a mixture of K normal distributions, given the first C.
 
-    Of component k, `events = means + conditions slopes + latents factors` with normal latents.
-
-    Attributes:
-      conditions: mixture of the first columns.
-      means: [K, D].
-      slopes: [K, C, D].
-      factors: upper triangular [K, D, D].
+    `events = means + conditions slopes + latents factors` for normal latents, means [K, D], slopes
+    [K, C, D] and upper triangular factors [K, D, D]; `conditions` mixes the first columns.
     """
 
     conditions: NormalMixture
@@ -174,6 +269,11 @@ class ConditionalMixture(NamedTuple):
         return events
 
 
+def _factors(covariances: np.ndarray) -> np.ndarray:
+    """Returns upper triangular matrices [K, D, D], which map independent normal numbers to rows."""
+    return np.swapaxes(np.linalg.cholesky(covariances), 1, 2)
+
+
 def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns log Σ exp over the last axis, [N], and the share of each term in the sum, [N, K]."""
     largest = values.max(axis=1, keepdims=True)
@@ -211,10 +311,7 @@ def fit_normal_mixtures(
     rng: np.random.Generator,
     num_conditions: int = 0,
 ) -> list[list[ConditionalMixture]]:
-    """Returns, for each split, the mixtures that are best on what the first split held out.
-
-    They are mixtures of conditions and events, given the conditions.
-    """
+    """Returns the mixtures that are best on what the first split held out, each for all splits."""
     if len(splits) == 1:
         return []
     rows, held_out = splits[0]
