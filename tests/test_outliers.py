@@ -60,7 +60,9 @@ def test_bits_of_zlib(shape, rng):
 
 def test_bits_of_a_given_code(rng):
     images = rng.integers(0, 256, [3, 4, 4, 1])
-    scores = outliers.complexity_corrected(np.zeros([3]), images, lambda image: bytes(image[0, 0]))
+    scores = outliers.complexity_corrected(
+        np.zeros([3]), images, lambda image: bytes(int(image[0, 0, 0]))
+    )
     np.testing.assert_array_equal(scores, -8 * images[:, 0, 0, 0])
 
 

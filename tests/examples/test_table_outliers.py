@@ -10,14 +10,8 @@ pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 
 def test_table_outliers(run_script, capsys, tmp_path):
-    run_script(
-        "table_outliers",
-        "--table=wine",
-        "--num_seeds=2",
-        "--num_flows=2",
-        "--max_steps=1",
-        f"--output_dir={tmp_path}",
-    )
+    options = "--table=wine --num_seeds=2 --num_flows=2 --max_steps=1".split()
+    run_script("table_outliers", f"--output_dir={tmp_path}", *options)
     text = capsys.readouterr().out
     (means,) = re.findall(r"^mean of wine (.*)%", text, re.MULTILINE)
     *areas, alarms = map(float, means.split())

@@ -27,18 +27,10 @@ def script(load_script):
 def test_cross_validation(tmp_path, run_script, capsys):
     path = tmp_path / "table.csv"
     np.savetxt(path, _rows(60), delimiter=",", header="a,b", comments="")
-    run_script(
-        "train_table",
-        f"--dataset={path}",
-        "--num_folds=3",
-        "--num_members=2",
-        "--max_steps=50",
-        "--num_couplings=2",
-        f"--output_dir={tmp_path}",
-    )
-    results = {
-        each["estimate"]: each for each in json.loads((tmp_path / "results.json").read_text())
-    }
+    options = "--num_folds=3 --num_members=2 --max_steps=50 --num_couplings=2".split()
+    run_script("train_table", f"--dataset={path}", f"--output_dir={tmp_path}", *options)
+    results = json.loads((tmp_path / "results.json").read_text())
+    results = {each["estimate"]: each for each in results}
     assert len(results) == 4
     # The normal distribution by hand.
     rows, log_probs = _rows(60), np.zeros(60)
@@ -63,18 +55,9 @@ def test_cross_validation(tmp_path, run_script, capsys):
 # Tables.
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("wine", (178, 13)),
-        ("breast_cancer", (569, 30)),
-        ("diabetes", (442, 10)),
-        ("digits", (1797, 64)),
-    ],
-)
-def test_embedded_tables(name, shape, script):
-    rows = script.load_table(name)
-    assert rows.shape == shape and rows.dtype == np.float64
+def test_embedded_tables(script):
+    shapes = {"wine": (178, 13), "breast_cancer": (569, 30), "diabetes": (442, 10)}
+    assert {name: script.load_table(name).shape for name in shapes} == shapes
 
 
 def test_files(tmp_path, script):
