@@ -30,8 +30,7 @@ import tensorflow_probability as tfp
 from absl import app, flags, logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.training import workers
+from tfp_realnvp.internal import atomic_files, replicas
 
 flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in datasets.py.")
 flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
@@ -78,7 +77,7 @@ def main(argv: list[str]) -> None:
         output_dir, model, budget=budget, best_weights=_BEST_WEIGHTS
     )
     card = {"data": {"name": FLAGS.dataset, **settings}}
-    is_chief = workers.is_chief(strategy)
+    is_chief = replicas.is_chief(strategy)
     callbacks = [budget, checkpoint]
     if is_chief:
         atomic_files.write_text(output_dir / "flags.txt", flag_lines())

@@ -236,7 +236,9 @@ def event_noise(levels: tf.Tensor, seed: Any) -> tf.Tensor:
       Noise of the shape and dtype of `levels`.
     """
     shape = tf.shape(levels)
-    values = tf.cast(tf.cast(tf.reshape(levels, [shape[0], -1]), tf.int64), tf.uint64)
+    # Not -1: a replica's part of a batch can be empty.
+    values = tf.reshape(levels, [shape[0], tf.reduce_prod(shape[1:])])
+    values = tf.cast(tf.cast(values, tf.int64), tf.uint64)
     step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     steps = step * tf.cast(tf.range(1, tf.shape(values)[1] + 1), tf.uint64)
     # A sum of int64 has the same bits. On a GPU there are no sums of uint64.

@@ -52,39 +52,6 @@ def _dataset(values):
     return tf.data.Dataset.from_tensor_slices(values).batch(4)
 
 
-_FORMS = {
-    "labels_as_y": lambda: [_IMAGES, _LABELS],
-    "dict_of_condition": lambda: [{"image": _IMAGES, "conditional_input": _LABELS}],
-    "dataset_of_dicts": lambda: [_dataset({"image": _IMAGES, "label": _LABELS})],
-}
-
-
-def _run(args):
-    model = _model()
-    is_dataset = isinstance(args[0], tf.data.Dataset)
-    size, order = ({}, {}) if is_dataset else ({"batch_size": 4}, {"shuffle": False})
-    history = model.fit(*args, epochs=2, verbose=0, **size, **order).history
-    results = model.evaluate(*args, verbose=0, return_dict=True, **size)
-    data = args[0] if len(args) == 1 else tuple(args)
-    return history["loss"], [results["loss"]], model.predict(data, verbose=0, **size)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return _run(_FORMS["labels_as_y"]())
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        *(form for form in _FORMS if form not in ("labels_as_y", "dict_of_condition")),
-        *ft.full("dict_of_condition"),
-    ],
-)
-def test_fit_evaluate_and_predict_on(form, trained):
-    _assert_close(_run(_FORMS[form]()), trained, rtol=1e-4)
-
-
 @pytest.mark.parametrize("kind", ["labels", "images"])
 def test_each_image_has_its_condition(kind):
     model, conditions = _model(kind), _conditions(kind)
@@ -109,22 +76,6 @@ def test_shuffling_keeps_pairs():
     expected = model.evaluate(images, labels, verbose=0, return_dict=True)["loss"]
     history = model.fit(images, labels, batch_size=8, epochs=2, verbose=0).history
     np.testing.assert_allclose(history["loss"], [expected] * 2, rtol=1e-5)
-
-
-def test_validation():
-    model = _model()
-    history = model.fit(
-        _IMAGES,
-        _LABELS,
-        batch_size=4,
-        validation_data=(_IMAGES[:3], _LABELS[:3]),
-        shuffle=False,
-        verbose=0,
-    ).history
-    expected = model.evaluate(_IMAGES[:3], _LABELS[:3], batch_size=4, verbose=0, return_dict=True)
-    assert history["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
-    split = _model().fit(_IMAGES, _LABELS, validation_split=0.25, batch_size=4, verbose=0).history
-    assert np.isfinite(split["val_loss"]).all()
 
 
 # Training.
@@ -196,19 +147,6 @@ def _trained(kind, way=None):
 )
 def test_ways_to_train_are_one(kind, way):
     _assert_close(_trained(kind, way), _trained(kind), rtol=1e-3, atol=1e-5)
-
-
-def test_mixed_bfloat16():
-    model = _model("labels", "resnet", flow={"network_dtype": "mixed_bfloat16"})
-    embedding = model.distribution.bijector.condition_embedding
-    before = embedding.table.numpy()
-    history = model.fit(_IMAGES, _LABELS, batch_size=4, epochs=2, verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-    single = _model("labels", "resnet")
-    expected = single.fit(_IMAGES, _LABELS, batch_size=4, epochs=2, verbose=0).history
-    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-2)
-    assert np.abs(embedding.table - before).max() > 0
-    assert model.predict((_IMAGES, _LABELS), verbose=0).dtype == np.float32
 
 
 @pytest.mark.full
@@ -352,34 +290,6 @@ def test_densities_without_a_condition(kind):
 # Steps that are not finite.
 
 
-@pytest.mark.graph
-@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.full), True])
-def test_the_part_that_is_not_finite_is_named(jit_compile):
-    model = _model(jit_compile=jit_compile, flow={"normalization": None})
-    couplings = [p for p in model.distribution.submodules if isinstance(p, tfr.AffineCoupling)]
-    scale = couplings[-1].scale.numpy()
-    couplings[-1].scale.assign(1e4)
-    before = _values(model)
-    with pytest.raises(tfr.NonFiniteLossError) as error:
-        model.fit(_IMAGES, _LABELS, batch_size=4, shuffle=False, verbose=0)
-    assert (error.value.step, error.value.part) == (0, f"the bijector {couplings[-1].name}")
-    _assert_close(_values(model), before)
-    couplings[-1].scale.assign(scale)
-    table = model.distribution.bijector.condition_embedding.table
-    table.assign(tf.fill(table.shape, np.nan))
-    with pytest.raises(tfr.NonFiniteLossError) as error:
-        model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
-    assert error.value.part == f"the variable {table.path}"
-
-
-def test_a_nan_in_the_images():
-    model = _model()
-    images = _IMAGES.astype(np.float32)
-    images[5, 0, 0, 0] = np.nan
-    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-        model.fit(tf.data.Dataset.from_tensor_slices((images, _LABELS)).batch(4), verbose=0)
-
-
 def test_a_nan_in_the_conditions():
     model = _model("vectors")
     conditions = ft.condition("vectors", [len(_IMAGES)]).numpy()
@@ -513,15 +423,3 @@ def test_images_only(method, as_dataset):
         ValueError, match=r"expected events and conditions, integer labels in.*only"
     ):
         getattr(_MODELS["labels"], method)(data, verbose=0)
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_other_labels_beside_a_dataset(method):
-    with pytest.raises(ValueError, match="`y` should not be passed"):
-        getattr(_MODELS["labels"], method)(_dataset((_IMAGES, _LABELS)), _LABELS, verbose=0)
-
-
-@each_method
-def test_conditions_of_another_number(method):
-    with pytest.raises(ValueError, match="cardinality"):
-        _call(_MODELS["labels"], method, _IMAGES, _LABELS[:7])

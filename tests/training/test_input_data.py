@@ -184,7 +184,6 @@ _BATCHES = {"batch_size": 4, "shuffle": False}
 _LABELED = {"y": _LABELS, **_BATCHES}
 _HELD_OUT = {"validation_data": (_VALIDATION, _VALIDATION_LABELS)}
 _SPLIT = {"validation_split": 0.25}
-_LABEL_FRAME = pd.DataFrame({"label": _LABELS})
 
 
 def _row(x, condition=None, **arguments):
@@ -202,14 +201,9 @@ def _made(arguments):
 _FITS = {
     # Forms.
     "array": _row(_X, **_BATCHES),
-    "array of integers": _row(_X.astype(np.int32), **_BATCHES),
-    "tensor": _row(lambda: tf.constant(_X), **_BATCHES),
-    "list of one array": _row([_X], **_BATCHES),
     "list of arrays": _row([_X, _LABELS], "labels", **_BATCHES),
     "tuple": _row((_X, _LABELS), "labels", **_BATCHES),
-    "tuple of tensors": _row(lambda: (tf.constant(_X), _LABELS), "labels", **_BATCHES),
     "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
-    "y": _row(_X, "labels", **_LABELED),
     "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
     "class_weight": _row(_X, "labels", class_weight={0: 2.0, 3: 0.5}, **_LABELED),
     "dataset": _row(lambda: _dataset(_X)),
@@ -219,31 +213,20 @@ _FITS = {
         lambda: _dataset((_X, _LABELS)), "labels", class_weight={0: 2.0, 3: 0.5}
     ),
     "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
-    "PyDataset": _row(lambda: _Sequence(_X), shuffle=False),
     "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
-    "generator": _row(lambda: _generator(_X), epochs=1, shuffle=False),
     "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
     # Batches.
     "batch_size of the default": _row(_rows(40), shuffle=False),
-    "batch_size=10": _row(_X, batch_size=10, shuffle=False),
-    "shuffle by default": _row(_X, batch_size=4),
     "shuffle=True": _row(_X, "labels", y=_LABELS, batch_size=4, shuffle=True),
     "shuffle='batch'": _row(_X, batch_size=5, shuffle="batch"),
-    "steps_per_epoch": _row(_X, steps_per_epoch=2, shuffle=False),
     "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
     # Validation.
-    "validation_split": _row(_X, "labels", y=_LABELS, **_SPLIT),
     "validation_split, sample_weight": _row(
         _X, "labels", y=_LABELS, sample_weight=_WEIGHTS, **_SPLIT
     ),
     "validation_data with weights": _row(
         _X, "labels", validation_data=(_X, _LABELS, _WEIGHTS), **_LABELED
     ),
-    "validation_split of a tuple": _row((_X, _LABELS), "labels", **_SPLIT, **_BATCHES),
-    "validation_split of a dict": _row({"image": _X}, **_SPLIT, **_BATCHES),
-    "validation_data": _row(_X, "labels", **_HELD_OUT, **_LABELED),
-    "validation_data, an array": _row(_X, validation_data=_VALIDATION, **_BATCHES),
-    "validation_data, (x, None)": _row(_X, validation_data=(_VALIDATION, None), **_BATCHES),
     "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
     "validation_data, a dataset": _row(
         _X, validation_data=lambda: _dataset(_VALIDATION, 2), **_BATCHES
@@ -257,35 +240,19 @@ _FITS = {
     "validation_data, a PyDataset": _row(
         _X, validation_data=lambda: _Sequence(_VALIDATION), **_BATCHES
     ),
-    "validation_data of a dataset": _row(
-        lambda: _dataset(_X), validation_data=_VALIDATION, validation_batch_size=5
-    ),
     "validation_data beside validation_split": _row(
         _X, "labels", **_HELD_OUT, **_SPLIT, **_LABELED
-    ),
-    "validation_data=None beside validation_split": _row(
-        _X, validation_data=None, **_SPLIT, **_BATCHES
     ),
     "validation_batch_size": _row(
         _X, validation_data=_VALIDATION, validation_batch_size=1, validation_freq=2, **_BATCHES
     ),
-    "validation_steps": _row(_X, validation_data=_VALIDATION, validation_steps=1, **_BATCHES),
     # Of pandas.
-    "DataFrame, batch_size": _row(_frame(), **_BATCHES),
     "DataFrame, validation_split": _row(_frame(), **_SPLIT, **_BATCHES),
-    "DataFrame, validation_data": _row(
-        _frame(), validation_data=(_frame(6, 100), None), **_BATCHES
-    ),
     "labels in a Series": _row(_frame(), "labels", y=pd.Series(_LABELS), **_BATCHES),
-    "labels in a DataFrame": _row(_X, "labels", y=_LABEL_FRAME, **_BATCHES),
-    "labels [N, 1]": _row(_X, "labels", y=_LABELS[:, np.newaxis], **_BATCHES),
     "conditions in a DataFrame": _row(_X, "vectors", y=_frame(), **_BATCHES),
-    "numbers in a Series": _row(_X, "numbers", y=pd.Series(_X[:, 1]), **_BATCHES),
     "numbers [N]": _row(_X, "numbers", y=_X[:, 1], **_BATCHES),
     # A plain Keras model takes no lists of numbers: it gets arrays.
-    "labels in a list": _row(_X, "labels", y=_LABELS.tolist(), **_BATCHES),
     "labels in a list, in a tuple": _row((_X, _LABELS.tolist()), "labels", **_BATCHES),
-    "conditions in a list": _row(_X, "vectors", y=_X.tolist(), **_BATCHES),
     "validation labels in a list": _row(
         _X, "labels", validation_data=(_VALIDATION, _VALIDATION_LABELS.tolist()), **_LABELED
     ),
@@ -305,23 +272,8 @@ def _without_lists(value):
     return value
 
 
-# Each is like another row but for one argument, and runs in `make test-all` alone.
-_LIKE_OTHERS = {
-    *("array of integers", "tensor", "list of one array", "tuple of tensors", "y", "PyDataset"),
-    *("generator", "batch_size=10", "shuffle by default", "steps_per_epoch", "validation_split"),
-    *("validation_split of a tuple", "validation_split of a dict", "validation_data"),
-    *("validation_data, an array", "validation_data, (x, None)", "validation_data, a dataset"),
-    *("validation_data of a dataset", "validation_data=None beside validation_split"),
-    *("validation_steps", "DataFrame, batch_size", "DataFrame, validation_data"),
-    *("labels in a DataFrame", "labels [N, 1]", "numbers in a Series", "labels in a list"),
-    *("conditions in a list",),
-}
-
-
 @pytest.mark.filterwarnings("ignore:.*(steps_per_epoch|shuffle=True).*:UserWarning")
-@pytest.mark.parametrize(
-    "row", [*(row for row in _FITS if row not in _LIKE_OTHERS), *ft.full(*sorted(_LIKE_OTHERS))]
-)
+@pytest.mark.parametrize("row", _FITS)
 def test_fit_sees_the_batches_of_a_plain_keras_model(row):
     condition, arguments = _FITS[row]
     arguments = {"epochs": 2, **arguments}
@@ -370,13 +322,6 @@ def test_evaluation_sees_the_batches_of_a_plain_keras_model(row, method):
     assert actual == expected
     if method == "predict":
         assert result.shape == expected_result.shape
-
-
-def test_evaluate_with_y():
-    arguments = {"x": _X, "y": _LABELS, "batch_size": 4}
-    actual, _ = _records(_flow_model("labels"), "evaluate", **arguments)
-    expected, _ = _records(_PlainModel(), "evaluate", **arguments)
-    assert actual == expected
 
 
 @functools.cache

@@ -49,7 +49,7 @@ def _with_nan(row):
         (_IMAGES - 300.0, "expected gray levels 0 to 255"),
         (_with_nan(3), "expected finite images, got 1 of 6 with a NaN .* first in row 3"),
         (_IMAGES[..., 0], r"got shape \(6, 4, 4\)\. .* `images\[\.\.\., None\]`"),
-        (list(_IMAGES), r"got shape \(4, 4, 1\)\. .* `np\.stack\(images\)`"),
+        (list(_IMAGES), r"got shape \(4, 4, 1\)\. `np\.stack\(images\)`"),
     ],
     ids=["above", "below", "nan", "no channels", "list"],
 )
@@ -63,12 +63,6 @@ def test_vectors_that_are_not_finite():
     model.compile()
     with pytest.raises(ValueError, match=r"expected finite vectors, got 2 of 3 .* first in row 1"):
         model.fit(np.array([[0.0, 1.0], [np.nan, 2.0], [3.0, np.inf]]))
-
-
-def test_levels_beyond_those_of_the_model_in_a_dataset_name_the_data(model):
-    images = tf.data.Dataset.from_tensor_slices(_IMAGES * 1.0 + 255).batch(3)
-    with pytest.raises(ValueError, match=r"FlowModel: expected gray levels 0 to 255, .*to_uint8"):
-        model.fit(images, verbose=0)
 
 
 @pytest.mark.parametrize("dequantize", [True, False])
@@ -110,7 +104,7 @@ def test_nothing_to_train(method):
 
 
 def test_predict_with_y(model):
-    with pytest.raises(ValueError, match=r"`predict\(\(events, conditions\)\)`"):
+    with pytest.raises(TypeError, match=r"`predict\(\(events, conditions\)\)`"):
         model.predict(_IMAGES, np.arange(6))
 
 
@@ -149,10 +143,10 @@ def test_hdf5_is_refused(model, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["metrics", "weighted_metrics"])
+@pytest.mark.parametrize("option", ["loss", "metrics", "weighted_metrics"])
 def test_metrics_are_refused(model, option):
-    with pytest.raises(ValueError, match=f"expected no {option}"):
-        model.compile(**{option: ["mae"]})
+    with pytest.raises(ValueError, match=f"expected no loss and no metrics.*'{option}': 'mae'"):
+        model.compile(**{option: "mae"})
 
 
 @pytest.mark.parametrize("way", ["argument", "global policy"])
@@ -174,12 +168,6 @@ def test_float16_is_refused(way):
 # The log density of data as it is.
 
 
-def test_log_prob_of_a_model_is_predict(model):
-    expected = model.predict(_IMAGES, verbose=0)
-    np.testing.assert_array_equal(tfr.log_prob(model, _IMAGES), expected)
-    np.testing.assert_allclose(tfr.log_prob(model.distribution, _IMAGES), expected, rtol=1e-5)
-
-
 def test_log_prob_adds_noise_to_gray_levels():
     flow = _flow()
     log_probs = [flow.log_prob(ft.with_event_noise(_IMAGES, 0, draw)) for draw in range(3)]
@@ -188,18 +176,6 @@ def test_log_prob_adds_noise_to_gray_levels():
     for model in (flow, tfr.FlowModel(flow)):
         bound = tfr.log_prob(model, _IMAGES, num_samples=3, batch_size=4)
         np.testing.assert_allclose(bound, expected, rtol=1e-5)
-
-
-def test_log_prob_of_vectors_and_conditions():
-    bijector = ft.randomize(tfr.RealNVPVector(2, num_couplings=2, num_filters=4, num_classes=3))
-    flow = tfd.TransformedDistribution(ft.standard_normal([2]), bijector)
-    x, labels = np.random.default_rng(0).normal(size=[5, 2]), np.arange(5) % 3
-    expected = flow.log_prob(
-        x.astype(np.float32), bijector_kwargs={"conditional_input": labels}
-    ).numpy()
-    np.testing.assert_allclose(tfr.log_prob(flow, x, labels), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="expected events and conditions"):
-        tfr.log_prob(flow, x)
 
 
 def test_log_prob_of_something_else():

@@ -112,7 +112,7 @@ def test_names_of_variables_elsewhere_are_unique(tmp_path):
     assert names == [v.name for v in _model(shared, _Hidden(), _norm("twice"), shared).variables]
     model.save_weights(tmp_path / "model.weights.h5")
     fresh = _model(*[_norm("twice"), _Hidden(), _norm("twice"), _norm("twice")])
-    with pytest.raises(ValueError, match=r"got one without \[.*twice_2"):
+    with pytest.raises(ValueError, match=r"got one without .*twice_2"):
         fresh.load_weights(tmp_path / "model.weights.h5")
 
 

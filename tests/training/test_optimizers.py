@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training import fused_adam
-from tfp_realnvp.training.optimizers import apply_if, packing_of
+from tfp_realnvp.training.packing import apply_if, packing_of
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
@@ -236,19 +236,9 @@ def test_serialization():
     assert type(again) is tfr.FusedAdam and again.get_config() == optimizer.get_config()
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"amsgrad": True}, "expected amsgrad=False, got True"),
-        ({"beta_1": 1.0}, r"expected beta_1 in \[0, 1\), got 1.0"),
-        ({"beta_2": -0.1}, r"expected beta_2 in \[0, 1\), got -0.1"),
-        ({"epsilon": 0.0}, "expected a positive epsilon, got 0.0"),
-        ({"global_clipnorm": 0.0}, "expected a positive global_clipnorm, got 0.0"),
-    ],
-)
-def test_errors(options, match):
-    with pytest.raises(ValueError, match=match):
-        tfr.FusedAdam(**options)
+def test_amsgrad():
+    with pytest.raises(ValueError, match="expected amsgrad=False, got True"):
+        tfr.FusedAdam(amsgrad=True)
 
 
 # Steps under a condition.

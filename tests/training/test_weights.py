@@ -225,22 +225,23 @@ def test_a_batch_of_weight_zero_makes_no_step():
     assert int(model.optimizer.iterations) == 2
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    "weights",
     [
-        (-_WEIGHTS, "at least 0, got values from -3 to 0"),
-        (np.where(_WEIGHTS, np.nan, 1.0), "finite sample weights"),
-        (np.zeros(6), "a positive sample weight, got zeros only"),
-        (_WEIGHTS[:5], r"one sample weight for each of 6 events, got shape \(5,\)"),
-        (np.array(["a"] * 6), "got dtype <U1"),
-        (np.ones([6, 2]), r"one sample weight for each of 6 events, got shape \(6, 2\)"),
+        -_WEIGHTS,
+        np.where(_WEIGHTS, np.nan, 1),
+        np.zeros(6),
+        _WEIGHTS[:5],
+        ["a"] * 6,
+        np.ones([6, 2]),
     ],
     ids=["negative", "nan", "zero", "number", "strings", "shape"],
 )
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_bad_weights(method, weights, message):
-    with pytest.raises(ValueError, match=message):
-        getattr(_vector_model(), method)(_X, sample_weight=weights, verbose=0)
+def test_bad_weights(method, weights):
+    match = "finite sample weights of at least 0, not all 0, one for each of 6 events, got array"
+    with pytest.raises(ValueError, match=match):
+        getattr(_vector_model(), method)(_X, sample_weight=np.array(weights), verbose=0)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])

@@ -51,16 +51,6 @@ def training_and_evaluation(two):
         )
 
 
-def density_in_and_out_of_the_scope(two):
-    model = st.make_model(two)
-    values = ft.pixels([2, *st.SHAPE])
-    expected = st.make_model().distribution.log_prob(values)
-    np.testing.assert_allclose(model.distribution.log_prob(values), expected, rtol=1e-5)
-    with two.scope():
-        again = model.distribution.log_prob(tf.identity(values))
-    np.testing.assert_allclose(again, expected, rtol=1e-5)
-
-
 def clipping(two):
     # To a norm that each gradient exceeds, also that of a half batch. An ε that is not small keeps
     # Adam from making a step of each rounding error. Muon is `FusedAdam` for all but kernels.
@@ -134,16 +124,6 @@ def weights_of_events(two):
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def scores_by_event(two):
-    images = ft.grey_levels(11)
-    expected = st.make_model().predict(images, verbose=0)
-    model = st.make_model(two)
-    for order in (np.arange(11), np.arange(11)[::-1]):
-        for batch_size in (1, 3, 11):
-            scores = model.predict(images[order], batch_size=batch_size, verbose=0)
-            np.testing.assert_allclose(scores, expected[order], rtol=0, atol=1e-3)
-
-
 def first_batch_of_act_norm(two):
     options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
     options["network_fn"] = ft.convolution
@@ -213,12 +193,10 @@ if __name__ == "__main__":
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     for check in (
         training_and_evaluation,
-        density_in_and_out_of_the_scope,
         clipping,
         large_variables,
         conditions_and_recomputed_activations,
         weights_of_events,
-        scores_by_event,
         first_batch_of_act_norm,
         a_nan_on_one_replica,
         statistics_of_each_replica,

@@ -1,6 +1,6 @@
-"""Operations that make the replicas of a `tf.distribute.Strategy` compute as one device.
+"""What the replicas and workers of a `tf.distribute.Strategy` share, to compute as one device.
 
-Without a strategy, or with one replica, they cost nothing.
+Without a strategy, or with one replica, it costs nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from tfp_realnvp.internal import private_api
 __all__ = [
     "LOCAL_STATISTICS",
     "BatchPart",
+    "ReplicatedMean",
     "Statistics",
     "assert_not_empty",
     "assign",
-    "at_least_one",
     "average",
+    "broadcast_from_chief",
+    "check_scope",
+    "is_chief",
     "local_moments",
     "num_replicas",
+    "num_workers",
     "part_of_batch",
     "sum_over_replicas",
 ]
@@ -147,19 +151,6 @@ def assert_not_empty(values: tf.Tensor, caller: str) -> None:
         tf.debugging.assert_positive(tf.shape(values)[0], message)
 
 
-def at_least_one(values: tf.Tensor) -> tf.Tensor:
-    """Returns a replica's part of a batch, [B, ...], or one event of zeros if the part is empty.
-
-    Convolutions of empty tensors fail. The caller leaves out the result of the zeros. With a single
-    replica nothing is computed.
-    """
-    if num_replicas() == 1:
-        return values
-    missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
-    filled = tf.pad(values, tf.stack([[0, missing], *[[0, 0]] * (values.shape.rank - 1)]))
-    return tf.ensure_shape(filled, [None, *values.shape[1:]])
-
-
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Returns the sums of floating tensors over all replicas. Gradients flow through them."""
     if num_replicas() == 1:
@@ -193,3 +184,51 @@ def average(variables: Sequence[tf.Variable]) -> None:
     summands = [variable / num_replicas() for variable in variables]
     for variable, value in zip(variables, sum_over_replicas(summands), strict=True):
         assign(variable, value)
+
+
+class ReplicatedMean(keras.metrics.Mean):
+    """A mean that all replicas update with the same values.
+
+    Keras sums the replicas' values when a metric is read, which needs all workers: a worker that
+    saves the model alone would wait forever.
+    """
+
+    def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        """Creates a variable that is read without communication."""
+        return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
+
+
+def check_scope(name: str, variables: Sequence[tf.Variable]) -> None:
+    """Raises `ValueError` if a variable was not created in the scope of the current strategy."""
+    strategy = tf.distribute.get_strategy()
+    if not all(strategy.extended.variable_created_in_scope(variable) for variable in variables):
+        raise ValueError(
+            f"FlowModel: expected {name} of the scope that the model is in, of "
+            f"{type(strategy).__name__}, got variables of another: construct distribution, model "
+            "and optimizer in one `with strategy.scope()`."
+        )
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of processes of a strategy."""
+    if strategy.num_replicas_in_sync == 1:
+        return 1
+    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process writes checkpoints and results."""
+    return num_workers(strategy) == 1 or strategy.extended.should_checkpoint
+
+
+def broadcast_from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
+    """Returns the chief's value on all workers. All workers have to make the same calls."""
+    if num_workers(strategy) == 1:
+        return value
+
+    def share() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        summand = tf.where(tf.equal(context.replica_id_in_sync_group, 0), value, 0.0)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(summand, tf.float64))
+
+    return float(strategy.experimental_local_results(strategy.run(share))[0])

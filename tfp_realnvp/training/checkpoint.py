@@ -14,9 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.folder_lock import folder_lock
-from tfp_realnvp.training import workers
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
 
@@ -26,25 +25,25 @@ __all__ = ["TrainingCheckpoint"]
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves the state of training, and separately the weights of the best epoch.
 
-    It saves after each epoch, and within an epoch every `save_seconds`. Training stops when
-    `patience` successive epochs with a validation were not better than the best one before them.
+    It saves after each epoch, and within an epoch every `save_seconds`. Training stops after
+    `patience` successive epochs with a validation that were not better than the best one.
 
     A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
     steps and seconds of the budget, the best value of `monitor` and the number of epochs since. A
     process that is killed at any point resumes from the last complete checkpoint
     (`tf.train.CheckpointManager`). The optimizer counts the steps, which determine the position in
-    the data and the seeds of the noise. With several workers, only the chief writes; all have to
-    see the folder.
+    the data and the seeds of the noise. With several workers, only the chief writes; all workers
+    have to see the folder.
 
-    A run that resumes makes the steps of an uninterrupted one if its data have the order of that
-    run: `tfr.data.batches(..., step=...)` gives it. Keras shuffles arrays in a new order in each
-    process; with `fit(..., shuffle=False)`, after a whole epoch, arrays have the same order too.
+    A resumed run equals an uninterrupted one if its data come in the same order, as from
+    `tfr.data.batches(..., step=...)`. Keras shuffles arrays in a new order in each process; resume
+    arrays after a whole epoch, with `fit(..., shuffle=False)`.
 
-    With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds the weights and
-    the averages. The best weights are averages, as those are that `fit` validates.
+    With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds weights and
+    averages; the best weights are averages, which `fit` validates.
 
-    One process at a time trains in a folder: `fit` and `restore` raise an error while another one
-    does. A process that is killed does not lock the folder.
+    `fit` and `restore` raise an error while another process trains in the folder. A killed process
+    does not lock it.
 
     #### Example
 
@@ -79,49 +78,44 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Constructs the callback.
 
         Args:
-          folder: of the checkpoints, in `folder/checkpoints`, and of the best weights.
+          folder: folder of the best weights; `folder/checkpoints` has the checkpoints.
           model: the compiled model.
           budget: a budget whose used steps and seconds are saved.
-          monitor: a key of the logs; smaller is better. By default `'val_bits_per_dim'`, or
+          monitor: a key of the logs; smaller is better. Defaults to `'val_bits_per_dim'`, or
             `'val_loss'` for vectors: without a validation no best weights are saved. `fit` raises a
-            `ValueError` if the logs lack a `monitor` that is given, or one that `patience` needs.
+            `ValueError` if the logs lack it and `monitor` or `patience` is given.
           best_weights: the file name of the weights of the best epoch.
           save_seconds: the longest time without a checkpoint; `None` saves after epochs only.
-          patience: number of epochs with a validation, without improvement, after which training
-            stops; `None` never stops it.
+          patience: number of validated epochs without improvement after which training stops;
+            `None` never stops it.
 
         Raises:
-          TypeError: if an argument has a wrong type.
+          TypeError: if `model` or `budget` has another type.
           ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not
             end in `.weights.h5`.
         """
         super().__init__()
-        if not isinstance(model, FlowModel):
-            raise TypeError(f"TrainingCheckpoint: expected a FlowModel, got {model!r}.")
-        if not (budget is None or isinstance(budget, LearningRateBudget)):
-            raise TypeError(f"TrainingCheckpoint: expected a budget or None, got {budget!r}.")
+        caller = "TrainingCheckpoint: expected"
+        is_model = isinstance(model, FlowModel)
+        validation.require(is_model, f"{caller} a FlowModel", model, TypeError)
+        is_budget = budget is None or isinstance(budget, LearningRateBudget)
+        validation.require(is_budget, f"{caller} a LearningRateBudget or None", budget, TypeError)
         self._needs_value = monitor is not None or patience is not None
         if monitor is None:
             monitor = "val_bits_per_dim" if model.event_ndims == 3 else "val_loss"
-        for argument, value in (("monitor", monitor), ("best_weights", best_weights)):
-            if not isinstance(value, str):
-                raise TypeError(f"TrainingCheckpoint: expected {argument} as a str, got {value!r}.")
-        if not best_weights.endswith(".weights.h5"):
-            raise ValueError(
-                f"TrainingCheckpoint: expected best_weights '*.weights.h5', got {best_weights!r}."
-            )
+        expected = f"{caller} best_weights '*.weights.h5'"
+        validation.require(str(best_weights).endswith(".weights.h5"), expected, best_weights)
         if save_seconds is not None:
-            expected = "TrainingCheckpoint: expected positive save_seconds or None"
-            validation.real(save_seconds, lambda x: x > 0, expected)
-        if patience is not None:
-            patience = validation.integer(
-                patience, 1, "TrainingCheckpoint: expected a positive patience or None"
+            validation.real(
+                save_seconds, lambda x: x > 0, f"{caller} positive save_seconds or None"
             )
+        if patience is not None:
+            patience = validation.integer(patience, 1, f"{caller} a positive patience or None")
         self.set_model(model)
         self._budget = budget
         self._monitor = monitor
-        self._best_path = pathlib.Path(folder) / best_weights
         self._folder = pathlib.Path(folder)
+        self._best_path = self._folder / best_weights
         self._seconds = tf.Variable(0.0, dtype=tf.float64)
         self._steps = tf.Variable(0, dtype=tf.int64)
         self._best = tf.Variable(float("inf"), dtype=tf.float64)
@@ -140,9 +134,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             best=self._best,
             epochs_since_best=self._epochs_since_best,
         )
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, str(pathlib.Path(folder) / "checkpoints"), max_to_keep=2
-        )
+        path = str(self._folder / "checkpoints")
+        self._manager = tf.train.CheckpointManager(checkpoint, path, max_to_keep=2)
 
     def restore(self) -> bool:
         """Restores the latest checkpoint; returns whether there was one.
@@ -158,7 +151,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
         strategy = self.model.distribute_strategy
         step = step_of(self.model)
-        step_of_chief = int(workers.broadcast_from_chief(strategy, float(step)))
+        step_of_chief = int(replicas.broadcast_from_chief(strategy, float(step)))
         if step != step_of_chief:
             raise FileNotFoundError(
                 f"TrainingCheckpoint: expected a checkpoint of step {step_of_chief}, as the chief "
@@ -195,10 +188,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             # TensorFlow leaves what it has written.
             for part in pathlib.Path(self._manager.directory).glob("*_temp"):
                 shutil.rmtree(part, ignore_errors=True)
-            raise OSError(
-                f"TrainingCheckpoint: expected to write to {self._manager.directory!r}, got "
-                f"{type(error).__name__}: {error.message}"
-            ) from error
+            expected = f"TrainingCheckpoint: expected to write to {self._manager.directory!r}"
+            raise OSError(f"{expected}, got {type(error).__name__}: {error.message}") from error
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Locks the folder until the end of `fit`; warns if nothing is left to train."""
@@ -210,16 +201,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 stacklevel=2,
             )
         if self._writes:
-            stack = contextlib.ExitStack()
-            stack.enter_context(folder_lock(self._folder, "TrainingCheckpoint"))
-            self.model.call_after_fit(stack.close)
+            lock = contextlib.ExitStack()
+            lock.enter_context(folder_lock(self._folder, "TrainingCheckpoint"))
+            self.model.call_after_fit(lock.close)
         self._last_save = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves if the last checkpoint is older than `save_seconds`."""
         if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
             return
-        # The end of an epoch has its own checkpoint. One before the validation would skip it.
+        # `on_epoch_end` saves after the last batch: to resume from here would skip the validation.
         is_last = batch + 1 >= (self.params.get("steps") or math.inf)
         if not self.model.stop_training and not is_last:
             self.save()
@@ -237,7 +228,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         elif self._monitor in logs:
             self._epochs_since_best.assign_add(1)
         self.save()
-        if self._needs_value and self._monitor not in logs and self._has_validation(epoch):
+        frequency = self.model.validation_freq
+        has_validation = (
+            (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
+        )
+        if self._needs_value and self._monitor not in logs and has_validation:
             raise ValueError(
                 f"TrainingCheckpoint: expected {self._monitor!r} in the logs of an epoch, as "
                 f"monitor with patience={self._patience}, got {sorted(logs)}: pass validation_data "
@@ -246,13 +241,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.is_out_of_patience:
             self.model.stop_training = True
 
-    def _has_validation(self, epoch: int) -> bool:
-        """Returns whether `fit` validates after this epoch, if it has data for it."""
-        frequency = self.model.validation_freq
-        if isinstance(frequency, int):
-            return (epoch + 1) % frequency == 0
-        return epoch + 1 in frequency
-
     @property
     def _writes(self) -> bool:
-        return workers.is_chief(self.model.distribute_strategy)
+        return replicas.is_chief(self.model.distribute_strategy)

@@ -24,7 +24,7 @@ class _Expectation(str):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A training step gave a loss or gradient that is not finite. The weights were not changed.
+    """The loss or a gradient of a training step was not finite. The weights were not changed.
 
     Attributes:
       step: the training step, counted from 0.
@@ -45,17 +45,7 @@ class NonFiniteLossError(ArithmeticError):
 class FiniteRecord:
     """Collects the parts of a step in the order of computation, and whether each is finite.
 
-    A tensor counts as finite if its sum of squares is, which is a single operation.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.diagnosis import FiniteRecord
-    >>> record = FiniteRecord()
-    >>> record.add('the data', tf.constant([1.0]))
-    >>> record.add('the loss', tf.constant([1.0, float('nan')]))
-    >>> record.names[int(tf.argmax(record.are_finite() < 1))]
-    'the loss'
+    A tensor counts as finite if its sum of squares, a single operation, is finite.
     """
 
     def __init__(self) -> None:
@@ -71,7 +61,7 @@ class FiniteRecord:
             self._sums.append(tf.nn.l2_loss(tensor))
 
     def require(self, is_valid: tf.Tensor, message: str) -> None:
-        """Appends a condition of the data, which counts as not finite where it does not hold.
+        """Adds a check of the data. A failed check counts as a non-finite value.
 
         Args:
           is_valid: a scalar `bool`.
@@ -101,9 +91,8 @@ class FiniteRecord:
 class FiniteGuard:
     """Keeps a training step that is not finite from changing anything, and raises an error for it.
 
-    A step calls `statistics()` before its forward pass, `check(...)` after its gradients, and
-    `restore_unless(...)` when it has applied them or not. The error is raised outside of the
-    step's graph, by `raise_failure(...)`.
+    A step calls `statistics()` before its forward pass, `check(...)` after its gradients, and at
+    its end `restore_unless(...)`. `raise_failure(...)` raises the error outside of the graph.
 
     #### Example
 
@@ -132,8 +121,8 @@ class FiniteGuard:
         """
         self._find_statistics = find_statistics
         self._statistics: tuple[tf.Variable, ...] = ()
-        # The first step that was not finite, the number of the name of its first such part, and the
-        # position of the first such element in the packed gradients; or -1, -1, -1.
+        # The first step that was not finite, the number of its first such part, and the position of
+        # the first such element in the packed gradients; or -1, -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable(
             [-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=first
@@ -143,7 +132,7 @@ class FiniteGuard:
         self._packing: Packing | None = None
 
     def statistics(self) -> list[tf.Tensor]:
-        """Returns the values of the statistics, those of the step that begins."""
+        """Returns the statistics before the current step."""
         self._statistics = tuple(self._find_statistics())
         return [tf.convert_to_tensor(variable) for variable in self._statistics]
 
@@ -160,9 +149,9 @@ class FiniteGuard:
         gradients: Sequence[tf.Tensor] = (),
         total: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
-        """Returns whether the step is to be made, and remembers the first one that is not finite.
+        """Returns whether the step is to be made, and stores the first step that is not finite.
 
-        After a step that was not finite, later ones of the same execution are not made either.
+        After such a step, later steps of the same execution are not made either.
 
         Args:
           step: number of the step, int64.
@@ -170,7 +159,7 @@ class FiniteGuard:
           are_finite: the mean over replicas of `record.are_finite()`.
           packing: of the gradients.
           gradients: packed gradients, equal on all replicas.
-          total: what the gradients are of, equal on all replicas.
+          total: the objective, equal on all replicas.
 
         Returns:
           A scalar `bool`, the same on all replicas.
@@ -205,15 +194,14 @@ class FiniteGuard:
         self._failure.assign([-1, -1, -1])
 
     def raise_failure(self, variables: Sequence[Any] = ()) -> None:
-        """Raises an error once if a step was not finite.
+        """Raises an error, once, if a step was not finite.
 
         Args:
-          variables: those that are trained. If one of them or its gradient is not finite, the error
-            names it.
+          variables: the trained variables, one of which may be the part that the error names.
 
         Raises:
-          ValueError: if the data were not as `FiniteRecord.require` expected them.
-          NonFiniteLossError: if something else was not finite.
+          ValueError: if the data failed a check of `FiniteRecord.require`.
+          NonFiniteLossError: if anything else was not finite.
         """
         step, part, position = (int(value) for value in self._failure.numpy())
         if step < 0:
@@ -239,10 +227,10 @@ def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def warn_unless_finite(values: Any, method: str) -> None:
-    """Warns of log densities that are not finite; `stacklevel` is that of the method's caller.
+    """Issues a `RuntimeWarning` if a log density is not finite.
 
-    A warning and not an error, because a single image without a density should end neither the
-    validation within `fit` nor the evaluation of other images.
+    It is no error: a single image without a density should end neither the validation within `fit`
+    nor the evaluation of other images.
     """
     number = np.count_nonzero(~np.isfinite(values))
     if number:

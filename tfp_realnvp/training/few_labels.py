@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import distributions
 from tfp_realnvp.internal import batch_parts, private_api, replicas
-from tfp_realnvp.training.input_data import events_of_batch
+from tfp_realnvp.training.input_data import events_and_weights
 
 __all__ = ["LABEL_WEIGHT", "ClassSeparation", "mean_of_labeled", "parts_of"]
 
@@ -35,9 +35,9 @@ class ClassSeparation(keras.callbacks.Callback):
     all c_k, d the mean distance of two c_k, σ the standard deviation of a component, and f the
     fraction of the training that is done. From f = 1/2 on, the means are learned.
 
-    The components nearly coincide at first, while the flow learns the density of all events. When
-    they move apart, the classes divide where events are rare. If the means were far apart from the
-    start, the classes could divide anywhere between labeled events.
+    At first the components nearly coincide, and the flow learns the density of all events. Moving
+    apart, they divide the classes where events are rare. Components that start far apart can divide
+    the classes anywhere between labeled events.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class ClassSeparation(keras.callbacks.Callback):
 
         Args:
           distribution: a flow with a `ClassMixture` as base.
-          data: the data of `fit`: a finite `tf.data.Dataset`, or Keras' adapter of arrays. The
-            labels of other data are not known before training.
+          data: the data of `fit`: a finite `tf.data.Dataset`, or Keras' adapter of arrays. Labels
+            in other data are unknown before training.
           dequantize: whether events are gray levels.
-          budgets: callbacks of `fit` with a `fraction` of the training that is done.
+          budgets: callbacks of `fit` that know the `fraction` of the training that is done.
 
         Raises:
           ValueError: if all class means are equal and no labels are known.
@@ -108,7 +108,7 @@ class ClassSeparation(keras.callbacks.Callback):
             )
 
     def _collect_labeled(self, data: Any, noise: float) -> None:
-        """Sets the first labeled events and their labels."""
+        """Stores the first labeled events and their labels."""
         if isinstance(data, private_api.ArrayDataAdapter):
             data = data.get_tf_dataset()
         is_dataset = isinstance(data, tf.data.Dataset)
@@ -123,7 +123,7 @@ class ClassSeparation(keras.callbacks.Callback):
             # The log weight of a known class is 0.
             log_weights = self._mixture.log_weights(condition).numpy()
             is_labeled = log_weights.max(axis=-1) == 0
-            values = events_of_batch(batch, self._distribution.event_shape)
+            values, _ = events_and_weights(batch, self._distribution)
             values = tf.cast(values, self._distribution.dtype).numpy() + noise
             events += list(values[is_labeled])
             labels += list(log_weights[is_labeled].argmax(axis=-1))
@@ -134,6 +134,8 @@ class ClassSeparation(keras.callbacks.Callback):
 
     def _first_means(self) -> tuple[np.ndarray, float]:
         """Returns the class means [K, ...] of the latents, and the factor by which they move."""
+        from scipy.spatial.distance import pdist  # takes long to import
+
         latents = self._events
         for bijector in self._bijectors:
             latents = bijector.inverse(latents)
@@ -142,9 +144,7 @@ class ClassSeparation(keras.callbacks.Callback):
         centers -= centers.mean(axis=0)
         means = np.zeros(self._mixture.loc.shape, centers.dtype)  # also of classes without labels
         means[classes] = centers
-        first, second = np.triu_indices(len(classes), 1)
-        differences = (centers[first] - centers[second]).reshape(len(first), centers[0].size)
-        distance = np.linalg.norm(differences, axis=1).sum() / max(1, len(first))
+        distance = pdist(centers.reshape(len(classes), -1)).mean() if len(classes) > 1 else 0
         scale = np.mean(self._mixture.components_distribution.stddev())
         return means, max(1.0, _DISTANCE * scale / distance) if distance > 0 else 1.0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,27 +14,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from absl import logging
 
 from tfp_realnvp import distributions, pixels
-from tfp_realnvp.bijectors import ActNorm
+from tfp_realnvp.bijectors import ActNorm, FlowBijector
 from tfp_realnvp.bijectors.passes import surround_with
 from tfp_realnvp.internal import batch_parts, private_api, replicas, validation
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
-from tfp_realnvp.training import model_variables, optimizers, workers
-from tfp_realnvp.training.batch_model import BatchModel
+from tfp_realnvp.training import model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.few_labels import LABEL_WEIGHT, ClassSeparation, mean_of_labeled, parts_of
+from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import (
     arguments_for_keras,
-    check_channels_last,
     check_distribution,
     check_no_labels,
+    checked_batch,
     drop_conditions,
-    events_of_batch,
+    events_and_weights,
+    record_of_data,
+    warn_of_labels,
 )
 from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates, step_of
 from tfp_realnvp.training.muon import Muon
-from tfp_realnvp.training.processor import advise_onednn
+from tfp_realnvp.training.packing import apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
 
 __all__ = ["FlowModel"]
@@ -65,7 +70,7 @@ def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tens
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class FlowModel(BatchModel, SavableModel):
+class FlowModel(SavableModel):
     r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
 
     ```
@@ -75,45 +80,42 @@ class FlowModel(BatchModel, SavableModel):
 
     with sums over the batch and weights w of the events, 1 by default.
 
-    Images are uint8 or floating gray levels, [B, H, W, C]. Vectors [B, D] are taken as they are:
-    what follows about noise and bits/dim is for images. The model adds the noise, new at each
-    step and determined by `seed` and the step. `model.distribution` is the object that was passed:
-    training the model trains it, including a trainable base distribution. `model.losses` are the
-    losses of networks, by `add_loss` or as regularizers of their weights. The metrics are `loss`,
-    the weighted mean of the negative log-likelihood in nats per image without the other terms, and
-    `bits_per_dim`.
+    Images are uint8 or floating gray levels, [B, H, W, C]. Each training step adds new noise to
+    them, which `seed` and the step determine. Vectors [B, D] get no noise and have no bits/dim.
+    Training changes `model.distribution`, the object that was passed, with a trainable base
+    distribution. `model.losses` are the losses of networks, by `add_loss` or as regularizers of
+    their weights. The metrics are `loss`, the weighted mean of the negative log-likelihood in nats
+    per image without the other terms, and `bits_per_dim`.
 
-    *   `fit`, `evaluate`, `predict` take what those of any `keras.Model` take: arrays, tensors,
-        pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
-        whose first element is the images, or a dictionary with `'image'`; the batches of a
-        generator are tuples, `(images,)` without labels. Floats become those of the distribution's
-        dtype. As in any Keras model, with `keras.utils.set_random_seed` arrays are shuffled in the
-        same order in each epoch; a `tf.data` pipeline is not.
-    *   A distribution that takes a condition gets the second element as `conditional_input`, or of
-        a dictionary `'conditional_input'` or `'label'`: `fit(images, labels)`,
-        `predict((images, labels))`. With other distributions, such arguments are an error, and the
-        labels of a dataset are ignored with a warning. With a `ClassMixture` as base, -1 stands for
-        a label that is not known. With the flow's `condition_dropout=p`, each step leaves out the
-        condition of a share p of the images.
-    *   `fit` and `evaluate` take `sample_weight`, or the third element of a dataset, or of a
-        dictionary `'sample_weight'`; `fit` also `class_weight`. An event of weight two counts like
-        two equal events, in the loss, the metrics and batch statistics, and one of weight zero
-        like none.
-    *   `predict`, and `evaluate` in its metrics, give the log density of each image in nats, with
-        moving statistics. The noise of an image is determined by `seed` and its gray levels, so
-        that its log density does not depend on the other images.
+    *   `fit`, `evaluate` and `predict` take the data of any `keras.Model`: arrays, tensors, pandas
+        frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple that
+        begins with images, or a dictionary with `'image'`; a generator yields tuples, `(images,)`
+        without labels. Floats are cast to the distribution's dtype. As in any Keras model,
+        `keras.utils.set_random_seed` makes the order of shuffled arrays repeatable.
+    *   A distribution that takes a condition gets the second element of a tuple as
+        `conditional_input`, or the element `'conditional_input'` or `'label'` of a dictionary:
+        `fit(images, labels)`, `predict((images, labels))`. For other distributions, passing labels
+        raises an error; labels in a dataset are ignored with a warning. With a `ClassMixture` as
+        base, -1 is an unknown label. With the flow's `condition_dropout=p`, each step leaves out
+        the condition of a share p of the images.
+    *   `fit` and `evaluate` take `sample_weight`, the third element of a tuple, or the element
+        `'sample_weight'` of a dictionary; `fit` also takes `class_weight`. An event of weight two
+        counts as two equal events in loss, metrics and batch statistics, one of weight zero as
+        none.
+    *   `predict`, and `evaluate` in its metrics, give log densities in nats, with moving
+        statistics. The noise of an image depends on `seed` and its gray levels alone.
     *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise; with a condition
         `model((x, c))`.
     *   Constructed in the scope of a `tf.distribute.MirroredStrategy` or
         `MultiWorkerMirroredStrategy`, with the distribution and the optimizer, it trains on several
         devices or machines as on one with the same batch; see `compile` for batch statistics.
 
-    An optimizer with `use_ema=True` keeps moving averages of the weights. At its end `fit` replaces
-    the weights by the averages, as in Keras. The validation within `fit` uses the averages as well.
-    Moving statistics of batch normalization are not averaged.
+    An optimizer with `use_ema=True` keeps moving averages of the weights. `fit` validates with the
+    averages, and at its end replaces the weights by them, as Keras does. Moving statistics of batch
+    normalization are not averaged.
 
-    A loss or gradient that is not finite changes nothing: weights, statistics and optimizer stay
-    as they were before that step, and `fit` raises a `NonFiniteLossError`.
+    If a loss or gradient is not finite, weights, statistics and optimizer keep the values before
+    that step, and `fit` raises a `NonFiniteLossError`.
 
     #### Example
 
@@ -155,13 +157,13 @@ class FlowModel(BatchModel, SavableModel):
         Args:
           distribution: over images [H, W, C] or vectors [D], for example a
             `tfd.TransformedDistribution` with a `RealNVPImage` or `RealNVPVector`.
-          dequantize: whether values are integers, as gray levels are, that need noise; `False`
-            takes them as they are. By default `True` for images and `False` for vectors.
-          dequantizer: of the noise, trained with the distribution; by default it is uniform. Then
-            `log p(x)` in the loss, the metrics and `predict` is the bound
+          dequantize: whether values are integers that need noise, as gray levels do. Defaults to
+            `True` for images and to `False` for vectors.
+          dequantizer: distribution of the noise, trained with the model; uniform by default. With
+            it, `log p(x)` in the loss, the metrics and `predict` is the bound
             `log p(x + u) - log q(u | x)`.
-          seed: of the noise.
-          name: of the model.
+          seed: seed of the noise.
+          name: name of the model.
 
         Raises:
           TypeError: if `distribution` is not a `tfd.Distribution`, `dequantizer` is not a
@@ -170,12 +172,10 @@ class FlowModel(BatchModel, SavableModel):
             it has batch dimensions; or it was not constructed in the scope of the same
             `tf.distribute.Strategy` as this model.
         """
-        event_ndims = check_distribution(distribution)
+        event_ndims = check_distribution(distribution, dequantize)
         if dequantize is None:
             dequantize = event_ndims == 3
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
-        if dequantize:
-            check_channels_last(distribution.event_shape)
         is_dequantizer = isinstance(dequantizer, distributions.VariationalDequantization)
         expected = "FlowModel: expected a VariationalDequantization as dequantizer"
         validation.require(dequantizer is None or is_dequantizer, expected, dequantizer, TypeError)
@@ -184,7 +184,7 @@ class FlowModel(BatchModel, SavableModel):
         seed = validation.int32(seed, "FlowModel: expected an int32 seed")
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]
-        workers.check_scope("the distribution", variables)
+        replicas.check_scope("the distribution", variables)
         # Keras casts the inputs of `call` to this dtype.
         super().__init__(name=name, dtype=distribution.dtype.name)
         self.distribution = distribution
@@ -198,7 +198,8 @@ class FlowModel(BatchModel, SavableModel):
         self._has_class_mixture = isinstance(parts_of(distribution)[-1], distributions.ClassMixture)
         uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
-        bijectors = model_variables.find_bijectors(modules)
+        parts = [part for module in modules for part in module.submodules]
+        bijectors = [part for part in parts if isinstance(part, FlowBijector)]
         model_variables.build_networks(distribution, bijectors)
         # Keras tracks layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
@@ -207,16 +208,17 @@ class FlowModel(BatchModel, SavableModel):
         self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
-        self._guard = FiniteGuard(
-            lambda: [v for part in bijectors for v in part.variables_set_in_training]
-        )
-        self._bits_per_dim = workers.ReplicatedMean(name="bits_per_dim")
+        self._guard = FiniteGuard(self._statistics)
+        self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
         self._evaluation_guard = FiniteGuard()
         self.scale_l2 = 0.0
         self.global_statistics = True
         self.step_rates: StepRates | None = None
         self.validation_freq: int | list[int] = 1
         self._is_annealed = False
+        self._has_warned_of_labels = False
+        # Whether Keras hands the first batch of `fit` to the normalizations that it sets.
+        self._may_initialize = False
         self._after_fit = contextlib.ExitStack()
         self.built = True
 
@@ -232,18 +234,17 @@ class FlowModel(BatchModel, SavableModel):
 
         Args:
           optimizer: by default `Muon` for images and `FusedAdam` for vectors, with gradients
-            clipped to a global norm of 100. The learning rate starts at 4e-3 for images and at 1e-3
-            for vectors in each call of `fit`, and falls to zero at its end, along half a period of
-            a cosine; with `initial_epoch` it continues where it was. An optimizer that is given
-            keeps its own rate, and so does a rate that a callback sets, for example a
-            `LearningRateBudget` of steps or seconds. The paper has Adam at a constant rate, as in
-            `FusedAdam(1e-3, global_clipnorm=100.0)`, see `benchmarks/README.md`.
-          scale_l2: factor of the sum of squares of all scales, those of weight normalization and
-            those of tanh in the couplings.
-          global_statistics: whether batch statistics are those of the batch of all replicas of a
-            `tf.distribute.Strategy`, so that training is that of one device with the whole batch.
-            With `False` each replica normalizes by its part of the batch, without waiting for the
-            others, and moving statistics are averaged after each step.
+            clipped to a global norm of 100. In each call of `fit` the learning rate falls from 4e-3
+            for images, or 1e-3 for vectors, to zero along half a period of a cosine; with
+            `initial_epoch` it continues. An optimizer of the caller keeps its own rate, and any
+            optimizer a rate that a callback sets, for example a `LearningRateBudget`. The paper
+            uses Adam at a constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see
+            `benchmarks/README.md`.
+          scale_l2: factor of the sum of squares of all scales, both of weight normalization and of
+            tanh in the couplings.
+          global_statistics: whether batch statistics average over the batch of all replicas of a
+            `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
+            part of the batch, without waiting, and moving statistics are averaged after each step.
           **kwargs: as in `keras.Model.compile`, except `loss` and metrics.
 
         Raises:
@@ -251,14 +252,12 @@ class FlowModel(BatchModel, SavableModel):
             float16, or the optimizer was not constructed in the scope of the model's
             `tf.distribute.Strategy`, or accumulates gradients in one.
         """
-        if kwargs.pop("loss", None) is not None:
-            raise ValueError("FlowModel.compile: expected no loss, it is the negative log density.")
-        for name in ("metrics", "weighted_metrics"):
-            if kwargs.get(name):
-                raise ValueError(
-                    f"FlowModel.compile: expected no {name}, got {kwargs[name]!r}; the model has "
-                    "`loss`, and for images `bits_per_dim`, and a callback can compute others."
-                )
+        given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
+        expected = (
+            "FlowModel.compile: expected no loss and no metrics: the loss is the negative log "
+            "density, and callbacks can compute other metrics"
+        )
+        validation.require(not given, expected, given)
         if any(layer.compute_dtype == "float16" for layer in self.networks):
             raise ValueError(
                 "FlowModel.compile: expected networks in float32, mixed_bfloat16 or float64, got "
@@ -266,27 +265,24 @@ class FlowModel(BatchModel, SavableModel):
             )
         expected = "FlowModel.compile: expected a scale_l2 of at least 0"
         validation.real(scale_l2, lambda x: 0 <= x < math.inf, expected)
-        validation.flag(
-            global_statistics, "FlowModel.compile: expected a bool as global_statistics"
-        )
         with self.distribute_strategy.scope():
             self._is_annealed = optimizer is None
             if optimizer is None:
-                default = Muon if self.event_ndims == 3 else optimizers.FusedAdam
+                default = Muon if self.event_ndims == 3 else FusedAdam
                 optimizer = default(_PEAKS[self.event_ndims], global_clipnorm=100.0)
             super().compile(optimizer=optimizer, **kwargs)
-            workers.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
+            replicas.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
             if tf.distribute.has_strategy() and self.optimizer.gradient_accumulation_steps:
                 raise ValueError(
                     "FlowModel.compile: expected an optimizer without gradient_accumulation_steps, "
                     "with which Keras fails in a `tf.distribute.Strategy`; use larger batches."
                 )
-            self._loss_tracker = workers.ReplicatedMean(name="loss")
+            self._loss_tracker = replicas.ReplicatedMean(name="loss")
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
 
     def build_optimizer(self) -> None:
-        """Creates the optimizer's variables, unless they exist; `fit` does so at its start."""
+        """Creates the optimizer's variables if they do not exist, as `fit` does at its start."""
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
@@ -295,8 +291,8 @@ class FlowModel(BatchModel, SavableModel):
     def averaged_weights(self) -> Iterator[None]:
         """Puts the averages of an optimizer with `use_ema=True` in place of the weights.
 
-        Restores the weights on exit. Without such an optimizer, or before its first step, it does
-        nothing.
+        Restores the weights on exit. Does nothing without such an optimizer or before its first
+        step.
         """
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
@@ -333,13 +329,13 @@ class FlowModel(BatchModel, SavableModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
-        images, weights = self._events_and_weights(data)
+        images, weights = events_and_weights(data, self.distribution)
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
         replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
         variables = self.trainable_variables
         statistics = self._guard.statistics()
-        record = self._data_record(images, weights, self.condition_of(data))
+        record = record_of_data(self, images, weights, self.condition_of(data))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
             label_term = 0.0
@@ -357,7 +353,7 @@ class FlowModel(BatchModel, SavableModel):
         )
         name = f"the log density of {self.distribution.name}, after its bijectors"
         record.add(name, log_prob)
-        packing = optimizers.packing_of(self.optimizer, variables)
+        packing = packing_of(self.optimizer, variables)
         loss, are_finite, *packed = replicas.sum_over_replicas(
             [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
         )
@@ -369,7 +365,7 @@ class FlowModel(BatchModel, SavableModel):
             is_applied &= part.total > 0
         if self.step_rates is not None:
             is_applied &= self.step_rates.apply_to(self.optimizer)
-        optimizers.apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
+        apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
         self._guard.restore_unless(is_applied, statistics)
         return self._updated_metrics(loss, images, part)
 
@@ -408,6 +404,10 @@ class FlowModel(BatchModel, SavableModel):
                 log_prob = distributions.log_prob_of(self.distribution, values, condition, True)
                 return log_prob - log_noise
 
+    def _statistics(self) -> list[tf.Variable]:
+        """Returns the variables that a forward pass in training writes."""
+        return [v for part in self._bijectors() for v in part.variables_set_in_training]
+
     @property
     def _can_initialize(self) -> bool:
         """Whether the next step is the first one, and normalizations can be set before it."""
@@ -420,22 +420,21 @@ class FlowModel(BatchModel, SavableModel):
         """Sets the normalizations that the first batch sets, before a graph is traced.
 
         Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
-        initialization. If the log density of the batch is not finite, nothing is set, and the step
+        initialization. Sets nothing if the log density of the batch is not finite: the step then
         names the part.
         """
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
         if not to_set:
             return
-        statistics = [v for part in self._bijectors() for v in part.variables_set_in_training]
+        statistics = self._statistics()
         before = [tf.convert_to_tensor(variable) for variable in statistics]
         is_valid = False
         try:
-            images, weights = self._events_and_weights(data)
+            images, weights = events_and_weights(data, self.distribution)
             log_prob = self._training_log_prob(data, images, weights, 0, FiniteRecord())
             is_valid = bool(tf.reduce_all(tf.math.is_finite(log_prob)))
-            if weights is not None:
-                is_valid = is_valid and bool(tf.reduce_sum(weights) > 0)
+            is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
         finally:
             # Also after an error, which may come when some normalizations are set.
             for variable, value in zip(statistics, before, strict=True):
@@ -444,22 +443,20 @@ class FlowModel(BatchModel, SavableModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
-        images, weights = self._events_and_weights(data)
-        self._check_in_evaluation(images, weights, self.condition_of(data))
+        images, weights, log_prob = self._evaluated(data)
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
-        loss = -_part_of_mean(self._evaluation_log_prob(data), weights, part.total)
+        loss = -_part_of_mean(log_prob, weights, part.total)
         [loss] = replicas.sum_over_replicas([loss])
         return self._updated_metrics(loss, images, part)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
-        self._check_in_evaluation(*self._events_and_weights(data), self.condition_of(data))
-        return self._evaluation_log_prob(data)
+        return self._evaluated(data)[-1]
 
     def raise_failure(self) -> None:
-        """Raises an error once if a `train_step` was not finite; no later step was made.
+        """Raises an error, once, if a `train_step` was not finite; no later step was made.
 
-        `fit` and `train_on_batch` call it. Call it in a loop of your own around `train_step`.
+        A training loop of your own around `train_step` has to call this; `fit` does.
 
         Raises:
           NonFiniteLossError: names the step and its first part that was not finite.
@@ -476,8 +473,7 @@ class FlowModel(BatchModel, SavableModel):
             with self.distribute_strategy.scope():
                 self.step_rates = StepRates(self.steps_per_execution)
         super().make_train_function(force)
-        train_function = self._as_one_graph(self.train_function, self.train_step)
-        train_function = self._with_few_rewrites(train_function)
+        train_function = self._made_faster(self.train_function, self.train_step)
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
@@ -491,58 +487,39 @@ class FlowModel(BatchModel, SavableModel):
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            test_function = self._as_one_graph(self.test_function, self.test_step)
-            self.test_function = self._with_few_rewrites(test_function, fuse=True)
+            self.test_function = self._made_faster(self.test_function, self.test_step, fuse=True)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Makes the function that `predict` calls."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            self.predict_function = self._with_few_rewrites(self.predict_function, fuse=True)
+            self.predict_function = self._made_faster(self.predict_function, fuse=True)
         return self.predict_function
 
-    def _as_one_graph(
-        self, function: Callable[[Any], Any], step: Callable[[Any], Any]
+    def _made_faster(
+        self,
+        function: Callable[[Any], Any],
+        step: Callable[[Any], Any] | None = None,
+        fuse: bool = False,
     ) -> Callable[[Any], Any]:
-        """Returns a function of an iterator whose graph is that of a step.
+        """Returns a function of an iterator with one graph, which is rewritten little.
 
-        Keras makes two graphs, one of a step and one that calls it. TensorFlow then copies the
-        first into the second, so that first steps take up to a quarter more time (see
-        `benchmarks/README.md`). With a strategy, XLA or several steps in an execution, and for
-        other iterators, the function is that of Keras.
+        With a strategy, XLA, or several steps in an execution, the graphs are those of Keras.
 
         Args:
           function: of an iterator, made by Keras.
-          step: of a batch.
+          step: of a batch, whose graph replaces the two graphs of Keras.
+          fuse: as in `few_graph_rewrites`.
         """
+        # A loop of several steps gains from rewrites, too.
+        if self.steps_per_execution > 1:
+            return function
         with self.distribute_strategy.scope():
             has_strategy = tf.distribute.has_strategy()
-        if has_strategy or self.run_eagerly or self.jit_compile or self.steps_per_execution > 1:
-            return function
-
-        def none_if_optional(value: Any) -> Any:
-            return None if isinstance(value, tf.experimental.Optional) else value
-
-        @functools.partial(tf.function, reduce_retracing=True)
-        @tf.autograph.experimental.do_not_convert
-        def next_step(iterator: tf.data.Iterator) -> Any:
-            # Generators of Keras have an empty optional in place of each `None`.
-            return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
-
-        def one_graph(iterator: Any) -> Any:
-            # `train_on_batch` has another iterator, of one batch.
-            is_dataset = isinstance(iterator, tf.data.Iterator)
-            return next_step(iterator) if is_dataset else function(iterator)
-
-        return one_graph
-
-    def _with_few_rewrites(
-        self, function: Callable[[Any], Any], fuse: bool = False
-    ) -> Callable[[Any], Any]:
-        """Returns a function of batches whose graph is rewritten little, where that is as fast."""
-        # A loop of several steps gains from rewrites, too.
-        if self._gains_from_rewrites or self.steps_per_execution > 1:
+        if step is not None and not (has_strategy or self.run_eagerly or self.jit_compile):
+            function = _as_one_graph(function, step)
+        if self._gains_from_rewrites:
             return function
 
         def rewritten(iterator: Any) -> Any:
@@ -552,7 +529,7 @@ class FlowModel(BatchModel, SavableModel):
         return rewritten
 
     def _penalty(self, dtype: tf.DType) -> tf.Tensor:
-        """Returns what the objective has beside the log densities."""
+        """Returns the L2 penalty and the losses of layers."""
         # One operation for all scales of a shape, and one for its gradient.
         groups: dict[Any, list[tf.Variable]] = {}
         for scale in self._scales:
@@ -563,15 +540,31 @@ class FlowModel(BatchModel, SavableModel):
             losses.append(2 * self.scale_l2 * tf.add_n(halves))
         return tf.add_n(losses) if losses else tf.zeros([], dtype)
 
-    def _evaluation_log_prob(self, data: Any) -> tf.Tensor:
-        """Returns log p - log q of each event, [B], with the first noise sample of the event."""
-        images = events_of_batch(data, self.distribution.event_shape)
-        number = tf.shape(images)[0]
+    def _evaluated(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+        """Returns events, weights, and log densities with the first noise sample of each event.
+
+        `evaluate` and `predict` raise an error if the data failed a check.
+        """
+        images, weights = events_and_weights(data, self.distribution)
         condition = self.condition_of(data)
-        images = replicas.at_least_one(images)
-        condition = None if condition is None else replicas.at_least_one(condition)
+        record = record_of_data(self, images, weights, condition)
+        if record.names:
+            shares = record.are_finite() / replicas.num_replicas()
+            [are_finite] = replicas.sum_over_replicas([shares])
+            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
         options = self.distribution, self.noise, None, False
-        return distributions.score(*options, images, self.seed, condition=condition)[:number]
+        log_prob = distributions.score(*options, images, self.seed, condition=condition)
+        return images, weights, log_prob
+
+    def condition_of(self, data: Any) -> tf.Tensor | None:
+        """Returns the condition of a batch, `None` for a distribution that takes none."""
+        condition = batch_parts.condition_in(data)
+        if condition is not None and not self.takes_condition:
+            if not self._has_warned_of_labels:
+                self._has_warned_of_labels = True
+                warn_of_labels(self.distribution)
+            condition = None
+        return distributions.as_conditions(self.distribution, condition, "FlowModel")
 
     def _updated_metrics(
         self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
@@ -580,14 +573,14 @@ class FlowModel(BatchModel, SavableModel):
         for metric, value in zip(self.metrics, (loss, bits_per_dim), strict=False):
             metric.update_state(value, sample_weight=part.total)
         logs = self.get_metrics_result()
-        if workers.num_workers(self.distribute_strategy) == 1:
+        if replicas.num_workers(self.distribute_strategy) == 1:
             return logs
         # With several workers, Keras averages over a first axis.
         return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras calls it with the data, for models whose variables do not exist, which ours do. It
-        # is the only place where `fit` can take a batch and give it back.
+        # Keras calls this with the first batch to build variables, and still trains on the batch.
+        # Ours exist already, so we use the batch to initialize `ActNorm`.
         if not self._may_initialize:
             return
         self._may_initialize = False
@@ -610,33 +603,31 @@ class FlowModel(BatchModel, SavableModel):
           x: images, or a dataset of images, conditions and weights.
           *args: as in `keras.Model.fit`; `y` are conditions.
           **kwargs: as in `keras.Model.fit`. `sample_weight` are weights of at least 0, [N];
-            `class_weight` is for conditions that are labels.
+            `class_weight` is for labels.
 
         Raises:
-          ValueError: if there are no images; they are not [B, H, W, C] with finite values, the
-            gray levels of the model; conditions are not as declared, or given to a distribution
-            that takes none; weights are negative or all zero; no variable is trainable; or all
-            means of a `ClassMixture` are equal and no labels are known before training.
+          ValueError: if there are no images; images are not [B, H, W, C] or not finite gray levels
+            of the model; conditions are not as declared, or the distribution takes none; weights
+            are negative or all zero; no variable is trainable; or all means of a `ClassMixture` are
+            equal and no labels are known before training.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         self._check_trainable()
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
         if self.event_ndims == 3:
-            advise_onednn()
+            _advise_onednn()
         self._guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
-        is_over = any(
-            getattr(callback, "is_used_up", False) or getattr(callback, "is_out_of_patience", False)
-            for callback in callbacks
-        )
+        ends = ("is_used_up", "is_out_of_patience")
+        is_over = any(getattr(callback, end, False) for callback in callbacks for end in ends)
         if is_over:
             # Keras asks callbacks whether to stop after a step only.
             arguments["epochs"] = arguments.get("initial_epoch", 0)
         separation = None
         if self._has_class_mixture:
             budgets = [callback for callback in callbacks if hasattr(callback, "fraction")]
-            data = None if workers.num_workers(self.distribute_strategy) > 1 else arguments["x"]
+            data = None if replicas.num_workers(self.distribute_strategy) > 1 else arguments["x"]
             separation = ClassSeparation(self.distribution, data, self.dequantize, budgets)
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         if self._is_annealed:
@@ -660,19 +651,16 @@ class FlowModel(BatchModel, SavableModel):
         return history
 
     def call_after_fit(self, function: Callable[[], None]) -> None:
-        """Calls a function at the end of `fit`, also where `fit` raises an error.
+        """Calls a function once at the end of `fit`, even if `fit` raises an error.
 
-        This is for callbacks: Keras does not call their `on_train_end` then.
-
-        Args:
-          function: to call once.
+        This is for callbacks, whose `on_train_end` Keras does not call after an error.
         """
         self._after_fit.callback(function)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does; see `fit` for `x` and errors.
 
-        Warns with a `RuntimeWarning` of a loss that is not finite.
+        Issues a `RuntimeWarning` if the loss is not finite.
         """
         self._evaluation_guard.reset()
         if kwargs.get(private_api.WITHIN_FIT, False):
@@ -692,7 +680,7 @@ class FlowModel(BatchModel, SavableModel):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns log p in nats for each image, [N]; see `fit` for `x` and errors.
 
-        Warns with a `RuntimeWarning` of those that are not finite.
+        Issues a `RuntimeWarning` if a log density is not finite.
         """
         arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
@@ -702,3 +690,87 @@ class FlowModel(BatchModel, SavableModel):
         self._evaluation_guard.raise_failure()
         warn_unless_finite(log_prob, "predict")
         return log_prob
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Makes one step as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
+        self._check_trainable()
+        data = checked_batch(self, (x, y, sample_weight), class_weight)
+        self._guard.reset()
+        self._may_initialize = self._can_initialize
+        logs = super().train_on_batch(*data, class_weight=class_weight, return_dict=return_dict)
+        self.raise_failure()
+        return logs
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Evaluates as `keras.Model.test_on_batch` does; see `fit` for `x` and errors."""
+        data = checked_batch(self, (x, y, sample_weight))
+        return super().test_on_batch(*data, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """Returns log p in nats for each image of a batch, [B]; see `fit` for `x` and errors."""
+        return super().predict_on_batch(checked_batch(self, (x, None, None))[0])
+
+    def _check_trainable(self) -> None:
+        if not self.trainable_variables:
+            raise ValueError(
+                "FlowModel: expected variables to train, got none; `model.trainable = True` makes "
+                "all of them trainable, and then `model.compile()` again."
+            )
+
+
+def _as_one_graph(
+    function: Callable[[Any], Any], step: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """Returns a function of an iterator whose graph is that of a step.
+
+    Keras makes two graphs, one of a step and one that calls it. TensorFlow then copies the first
+    into the second, so that first steps take up to a quarter more time (see
+    `benchmarks/README.md`). Iterators that are not of `tf.data` go to the function of Keras.
+
+    Args:
+      function: of an iterator, made by Keras.
+      step: of a batch.
+    """
+
+    def none_if_optional(value: Any) -> Any:
+        return None if isinstance(value, tf.experimental.Optional) else value
+
+    @functools.partial(tf.function, reduce_retracing=True)
+    @tf.autograph.experimental.do_not_convert
+    def next_step(iterator: tf.data.Iterator) -> Any:
+        # Generators of Keras have an empty optional in place of each `None`.
+        return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
+
+    def one_graph(iterator: Any) -> Any:
+        # `train_on_batch` has another iterator, of one batch.
+        is_dataset = isinstance(iterator, tf.data.Iterator)
+        return next_step(iterator) if is_dataset else function(iterator)
+
+    return one_graph
+
+
+@functools.cache
+def _advise_onednn() -> None:
+    """Logs a warning, once in a process, if convolutions would be faster with oneDNN.
+
+    TensorFlow uses oneDNN by default on x86 processors with VNNI instructions alone, and reads the
+    environment variable when it is imported. If the variable is set, the user has chosen.
+    """
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    is_off = is_x86 and name not in os.environ and not private_api.is_onednn_enabled()
+    if is_off and not tf.config.list_physical_devices("GPU"):
+        logging.warning(
+            "Training is about 1.4 times as fast on this processor with oneDNN, which TensorFlow "
+            "leaves off here: set the environment variable %s=1 before TensorFlow is imported.",
+            name,
+        )

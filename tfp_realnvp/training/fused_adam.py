@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import private_api, replicas, validation
+from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.training.packing import Group, Packing
 
 __all__ = ["FusedAdam"]
@@ -18,28 +18,6 @@ __all__ = ["FusedAdam"]
 # Number of elements from which a variable is updated alone: passes over it take longer than the
 # operations that packing saves.
 _LARGE = 2**16
-
-
-class _Scalars(NamedTuple):
-    """What updates in place have in common, for all variables of a dtype.
-
-    Attributes:
-      factor: of the gradient.
-      rate: the learning rate.
-      beta1: β₁.
-      beta2: β₂.
-      power1: β₁ᵗ.
-      power2: β₂ᵗ.
-      epsilon: ε.
-    """
-
-    factor: tf.Tensor
-    rate: tf.Tensor
-    beta1: tf.Tensor
-    beta2: tf.Tensor
-    power1: tf.Tensor
-    power2: tf.Tensor
-    epsilon: tf.Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -53,11 +31,10 @@ class FusedAdam(keras.optimizers.Adam):
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    All small variables of a dtype are updated as one vector, and the moments of all of them are one
-    variable of the optimizer, so that it is constructed and a step is traced faster (see
-    `benchmarks/README.md`). Each large variable, of 65,536 elements or more, is updated in place by
-    TensorFlow's operation for Adam. Saved moments are not those of `keras.optimizers.Adam`, which
-    has variables of its own for each.
+    All small variables of a dtype are updated as one vector, whose moments are one variable each:
+    the optimizer is constructed, and a step is traced, faster (see `benchmarks/README.md`). Each
+    large variable, of 65,536 elements or more, is updated in place by TensorFlow's operation for
+    Adam. `keras.optimizers.Adam` cannot load the moments.
 
     #### Example
 
@@ -89,19 +66,14 @@ class FusedAdam(keras.optimizers.Adam):
           beta_1: β₁, in [0, 1).
           beta_2: β₂, in [0, 1).
           epsilon: ε, positive.
-          amsgrad: must be `False`: there is no such variant.
+          amsgrad: must be `False`.
           **kwargs: as in `keras.optimizers.Adam`, for example `global_clipnorm`.
 
         Raises:
-          ValueError: if `amsgrad`, or a number is out of range.
+          ValueError: if `amsgrad`.
         """
         if amsgrad:
             raise ValueError("FusedAdam: expected amsgrad=False, got True; keras's Adam has it.")
-        for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
-            validation.real(beta, lambda x: 0 <= x < 1, f"FusedAdam: expected {name} in [0, 1)")
-        validation.positive(epsilon, "FusedAdam: expected a positive epsilon")
-        if (clip := kwargs.get("global_clipnorm")) is not None:
-            validation.real(clip, lambda x: x > 0, "FusedAdam: expected a positive global_clipnorm")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
         # By `optimizer.learning_rate = rate`, also where the rate is the one of the construction.
         self.rate_was_set = False
@@ -116,30 +88,21 @@ class FusedAdam(keras.optimizers.Adam):
         self.rate_was_set = True
         keras.optimizers.Adam.learning_rate.fset(self, value)
 
-    @property
-    def packing(self) -> Packing:
-        """How gradients and moments are packed; known when the optimizer is built."""
-        return self._packing
-
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the variables of the optimizer.
-
-        Args:
-          variables: those that the optimizer is for.
-        """
+        """Creates the optimizer's variables, for these variables of a model."""
         if self.built:
             return
         # Not that of Adam, which creates two for each of `variables`.
         super(keras.optimizers.Adam, self).build(variables)
         groups = [self._group_of(variable) for variable in variables]
-        self._packing = Packing([variable.shape for variable in variables], groups)
-        shapes = self._packing.packed_shapes
+        self.packing = Packing([variable.shape for variable in variables], groups)
+        shapes = self.packing.packed_shapes
         self._moments = tuple(
             tuple(
                 self.add_variable(shape, dtype=group.dtype.name, name=name)
                 for name in self._moments_of(group)
             )
-            for group, shape in zip(self._packing.groups, shapes, strict=True)
+            for group, shape in zip(self.packing.groups, shapes, strict=True)
         )
 
     def _group_of(self, variable: Any) -> Group:
@@ -195,15 +158,15 @@ class FusedAdam(keras.optimizers.Adam):
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             dense = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
             gradients[self._get_variable_index(variable)] = dense
-        mask: Sequence[tf.Tensor | None] = [None] * len(self._packing.groups)
+        mask: Sequence[tf.Tensor | None] = [None] * len(self.packing.groups)
         if len(gradients) < len(known):
             # Variables without a gradient stay as they are, and their moments too.
-            singles = {group.single for group in self._packing.groups}
+            singles = {group.single for group in self.packing.groups}
             shapes = [[] if i in singles else v.shape for i, v in enumerate(known)]
-            mask = self._packing.pack([tf.fill(s, i in gradients) for i, s in enumerate(shapes)])
+            mask = self.packing.pack([tf.fill(s, i in gradients) for i, s in enumerate(shapes)])
             zeros = {i: tf.zeros(v.shape, v.dtype) for i, v in enumerate(known)}
             gradients = {**zeros, **gradients}
-        packed = self._packing.pack([gradients[i] for i in range(len(known))])
+        packed = self.packing.pack([gradients[i] for i in range(len(known))])
         self._update(replicas.sum_over_replicas(packed), learning_rate, mask)
 
     def _update(
@@ -211,7 +174,7 @@ class FusedAdam(keras.optimizers.Adam):
     ) -> None:
         """Updates variables and moments where the mask is true or `None`.
 
-        The mask of each group is a scalar, or is packed; that of a single variable is a scalar.
+        Each group has one mask: packed, or a scalar.
         """
         variables = [
             variable.value if isinstance(variable, keras.Variable) else variable
@@ -220,16 +183,17 @@ class FusedAdam(keras.optimizers.Adam):
         factor = None if self.global_clipnorm is None else self._clip_factor(packed)
 
         @functools.cache
-        def scalars(dtype: tf.DType, mask: Any) -> _Scalars:
-            known = 1.0 if factor is None else factor
+        def scalars(dtype: tf.DType, mask: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             condition = None if mask is None else mask.deref()
-            return self._scalars(dtype, learning_rate, known, condition)
+            return self._scalars(dtype, learning_rate, factor, condition)
 
         for i, gradient in enumerate(packed):
-            group, moments = self._packing.groups[i], [m.value for m in self._moments[i]]
+            group, moments = self.packing.groups[i], [m.value for m in self._moments[i]]
             if group.single is not None:
+                # One set of scalars for all large variables of a dtype.
                 common = scalars(group.dtype, None if mask[i] is None else mask[i].ref())
-                self._update_single(group, variables[group.single], gradient, moments, common)
+                variable = variables[group.single]
+                self._update_in_place(variable, gradient, moments, group.decays, *common)
                 continue
             rate = tf.cast(learning_rate, group.dtype)
             if factor is not None:
@@ -237,59 +201,55 @@ class FusedAdam(keras.optimizers.Adam):
             old = [tf.convert_to_tensor(moment) for moment in moments]
             change, *new = self._step(group, gradient, rate, *old)
             if group.decays:
-                values = self._packing.pack_group(i, variables)
+                values = self.packing.pack_group(i, variables)
                 change += rate * self.weight_decay * values
             if mask[i] is not None:
                 change = tf.where(mask[i], change, tf.zeros([], group.dtype))
                 new = [tf.where(mask[i], *pair) for pair in zip(new, old, strict=True)]
             for moment, value in zip(moments, new, strict=True):
                 private_api.assign_on_replica(moment, value)
-            changes = self._packing.unpack_group(i, change)
-            for index, difference in zip(self._packing.indices[i], changes, strict=True):
+            changes = self.packing.unpack_group(i, change)
+            for index, difference in zip(self.packing.indices[i], changes, strict=True):
                 handle = variables[index].handle
                 tf.raw_ops.AssignSubVariableOp(resource=handle, value=difference)
 
-    def _update_single(
+    def _update_in_place(
         self,
-        group: Group,
         variable: tf.Variable,
         gradient: tf.Tensor,
         moments: Sequence[tf.Variable],
-        scalars: _Scalars,
+        decays: bool,
+        factor: tf.Tensor,
+        scalars: dict[str, tf.Tensor],
     ) -> None:
         """Updates a large variable and its moments in place.
 
         Packed, its step would take several passes over its elements, and memory for each.
         """
-        if group.decays:
-            decay = scalars.rate * self.weight_decay * tf.convert_to_tensor(variable)
+        if decays:
+            decay = scalars["lr"] * self.weight_decay * tf.convert_to_tensor(variable)
             tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=decay)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=moments[0].handle,
-            v=moments[1].handle,
-            beta1_power=scalars.power1,
-            beta2_power=scalars.power2,
-            lr=scalars.rate,
-            beta1=scalars.beta1,
-            beta2=scalars.beta2,
-            epsilon=scalars.epsilon,
-            # Zeros for a factor of zero, also where the gradient is not finite.
-            grad=tf.math.multiply_no_nan(gradient, scalars.factor),
-        )
+        m, v = (moment.handle for moment in moments)
+        # Zeros for a factor of zero, also where the gradient is not finite.
+        gradient = tf.math.multiply_no_nan(gradient, factor)
+        tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m, v=v, grad=gradient, **scalars)
 
     def _scalars(
         self, dtype: tf.DType, learning_rate: Any, factor: Any, mask: tf.Tensor | None
-    ) -> _Scalars:
-        """Returns the scalars of updates in place; where the mask is false they change nothing."""
-        rate, factor = tf.cast(learning_rate, dtype), tf.cast(factor, dtype)
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns a factor of gradients and the scalars of `ResourceApplyAdam`.
+
+        Where the mask is false, an update with them changes nothing.
+        """
+        rate, factor = (tf.cast(x, dtype) for x in (learning_rate, 1 if factor is None else factor))
         beta1, beta2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
         if mask is not None:
             rate, factor = (tf.where(mask, x, tf.zeros([], dtype)) for x in (rate, factor))
             beta1, beta2 = (tf.where(mask, x, tf.ones([], dtype)) for x in (beta1, beta2))
         power1, power2 = self._powers(dtype)
+        powers = {"beta1_power": power1, "beta2_power": power2}
         epsilon = tf.constant(self.epsilon, dtype)
-        return _Scalars(factor, rate, beta1, beta2, power1, power2, epsilon)
+        return factor, {"lr": rate, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, **powers}
 
     def _clip_factor(self, packed: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns the factor of all gradients, by which their global norm is clipped."""
@@ -305,7 +265,7 @@ class FusedAdam(keras.optimizers.Adam):
     def _step(
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Returns what to subtract from the variables of a group, and its new moments."""
+        """Returns the packed changes to subtract from a group's variables, and its new moments."""
         del group
         m += (gradient - m) * (1 - self.beta_1)
         v += (tf.square(gradient) - v) * (1 - self.beta_2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
 import warnings
 from typing import Any
 
@@ -17,37 +16,35 @@ from tfp_realnvp import distributions, pixels
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import batch_parts, private_api, validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.training.diagnosis import FiniteRecord
 
 __all__ = [
-    "EXPECTED_WEIGHTS",
     "arguments_for_keras",
     "as_arrays",
-    "batch_for_keras",
-    "check_channels_last",
     "check_data",
     "check_distribution",
-    "check_event_shape",
     "check_no_labels",
+    "checked_batch",
     "drop_conditions",
-    "events_of_batch",
+    "events_and_weights",
+    "record_of_data",
     "warn_of_labels",
-    "weights_of_batch",
 ]
 
 tfd = tfp.distributions
 
-# Conditions are left out by other random numbers than those of the noise in the same step.
+# The noise of the same step has other random numbers.
 _DROPOUT_STREAM = 0xD809
-EXPECTED_WEIGHTS = "expected finite sample weights of at least 0"
-# Of events and of their axes, by the rank of an event.
+_WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
+# The names of events and of their axes, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 
 def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Returns the arguments of a call of a `keras.Model`, in which `tf.data` does not autotune.
+    """Returns the arguments of a call of a `keras.Model`, with data that were checked.
 
-    Keras splits arrays and makes batches of them; see `without_autotune` for the difference. Other
-    data, and all other arguments, are left to Keras as they are.
+    Arrays become an adapter of Keras, which makes their batches. Keras takes other data, and all
+    other arguments, as they are. `tf.data` does not autotune, see `without_autotune`.
 
     Args:
       model: a `FlowModel`.
@@ -56,93 +53,86 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
       **kwargs: of the method.
 
     Raises:
-      ValueError: if the data or weights are not as `check_data` expects them, or Keras; or `fit` of
-        a float32 distribution gets vectors with columns whose values float32 cannot tell apart.
+      ValueError: if data are not as `check_data` or Keras expects them, or `fit` of a float32
+        distribution gets vectors with columns whose values float32 cannot tell apart.
     """
     signature = inspect.signature(getattr(keras.Model, method))
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
     arguments.update(arguments.pop("kwargs", {}))
     del arguments["self"]
     batch_size = arguments.get("batch_size")
-    if not (batch_size is None or isinstance(batch_size, numbers.Integral)):
-        raise ValueError(
-            f"FlowModel.{method}: expected an integer batch_size, got {type(batch_size).__name__}; "
-            "`predict` takes conditions with the events, `predict((events, conditions))`."
-        )
     if batch_size is not None:
-        expected = f"FlowModel.{method}: expected a batch_size of at least 1"
+        form = "conditions as `predict((events, conditions))`, and " * (method == "predict")
+        expected = f"FlowModel.{method}: expected {form}an integer batch_size of at least 1"
         validation.integer(batch_size, 1, expected)
-    x = arguments.get("x")
+    names = ("x", "y", "sample_weight")
+    data: Any = tuple(arguments.pop(name, None) for name in names)
+    x = data[0]
     if isinstance(x, tuple) and len(x) == 3:
         # Keras leaves out weights within `x`. A prediction does not depend on them.
-        parts = zip(("x", "y", "sample_weight"), x, strict=True)
-        arguments.update({"x": x[:2]} if method == "predict" else dict(parts))
-    if isinstance(x, tf.data.Dataset) and method != "fit" and arguments.get("steps") is None:
+        data = (x[:2], None, None) if method == "predict" else x
+    is_dataset = isinstance(x, tf.data.Dataset)
+    if is_dataset and method != "fit" and arguments.get("steps") is None:
         if x.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(f"FlowModel.{method}: expected a finite dataset, or `steps`.")
-    names = ("x", "y", "sample_weight")
-    data = tuple(as_arrays(arguments.pop(name, None)) for name in names)
-    class_weight = arguments.pop("class_weight", None)
-    check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
-    if method == "fit":
-        _warn_of_few_levels(data, model.distribution)
-        rows = batch_parts.events_in(data)
-        if model.event_ndims == 1 and hasattr(rows, "__array__"):
-            validation.columns_apart(np.asarray(rows), model.distribution.dtype, "FlowModel.fit")
     held_out = arguments.pop("validation_data", None)
     fraction = arguments.pop("validation_split", 0.0)
-    if fraction and held_out is None:
-        expected = "FlowModel: expected a validation_split in (0, 1)"
-        validation.real(fraction, lambda x: 0 < x < 1, expected)
-        data, held_out = _split(data, fraction)
     if held_out is not None:
-        held_out = tuple(map(as_arrays, keras.utils.unpack_x_y_sample_weight(held_out)))
-        _check_weights(held_out[2], batch_parts.events_in(held_out[0]))
-        check_no_labels(model.distribution, held_out)
-        size = arguments.get("validation_batch_size") or batch_size
-        steps = arguments.get("validation_steps")
-        options = {"batch_size": size, "steps": steps, "dtype": model.distribution.dtype}
-        arguments["validation_data"] = _batches(*held_out, **options)
-    if isinstance(data[0], tf.data.Dataset) and method == "fit":
+        held_out = keras.utils.unpack_x_y_sample_weight(held_out)
+    elif fraction:
+        data, held_out = _split(tuple(map(as_arrays, data)), fraction)
+    class_weight = arguments.get("class_weight")
+    data = checked_batch(model, data, class_weight)
+    if method == "fit":
+        _check_training_data(data, model.distribution)
+    dtype = model.distribution.dtype
+    if held_out is not None:
+        arguments["validation_data"] = _batches(
+            *checked_batch(model, held_out),
+            batch_size=arguments.get("validation_batch_size") or batch_size,
+            steps=arguments.get("validation_steps"),
+            dtype=dtype,
+        )
+    if is_dataset and method == "fit":
         # Keras warns that it does not shuffle datasets, even where `shuffle` is not given.
         arguments.setdefault("shuffle", False)
-    options = {
-        "dtype": model.distribution.dtype,
-        "batch_size": batch_size,
-        "steps": arguments.get("steps_per_epoch" if method == "fit" else "steps"),
-        "shuffle": method == "fit" and arguments.get("shuffle", True),
-    }
-    batches = _batches(*data, class_weight=class_weight, **options)
-    if class_weight is not None and not isinstance(batches, private_api.ArrayDataAdapter):
-        arguments["class_weight"] = class_weight
-    data = dict(zip(names, keras.utils.unpack_x_y_sample_weight(batches), strict=True))
-    return {**arguments, **{name: part for name, part in data.items() if part is not None}}
+    batches = _batches(
+        *data,
+        batch_size=batch_size,
+        steps=arguments.get("steps_per_epoch" if method == "fit" else "steps"),
+        dtype=dtype,
+        shuffle=method == "fit" and arguments.get("shuffle", True),
+        class_weight=class_weight,
+    )
+    data = zip(names, keras.utils.unpack_x_y_sample_weight(batches), strict=True)
+    return {**arguments, **{name: part for name, part in data if part is not None}}
 
 
-def batch_for_keras(
-    model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
-) -> tuple[Any, Any, Any]:
-    """Returns events, conditions and weights of one batch, checked.
+def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, Any, Any]:
+    """Returns events, conditions and weights, checked; lists of numbers and frames as arrays.
 
     Args:
       model: a `FlowModel`.
-      x: events, or events and conditions.
-      y: conditions, or `None`.
-      sample_weight: of the events, or `None`.
+      data: events, or events and conditions; conditions or `None`; weights or `None`.
       class_weight: weights by label, or `None`.
 
     Raises:
-      ValueError: as `check_data`.
+      ValueError: as `check_data`; or if `class_weight` is given to a distribution without labels.
     """
-    data = tuple(as_arrays(part) for part in (x, y, sample_weight))
-    check_data(data, model.distribution, gray_levels=model.dequantize, class_weight=class_weight)
+    x, y, sample_weight = map(as_arrays, data)
+    data = (x, y, sample_weight)
+    has_labels = model.condition_spec is not None and model.condition_spec.num_classes is not None
+    expected = "FlowModel: expected class_weight only for a distribution that takes labels"
+    validation.require(class_weight is None or has_labels, expected, class_weight)
+    check_data(data, model.distribution, gray_levels=model.dequantize)
     return data
 
 
 class _ArrayBatches(private_api.ArrayDataAdapter):
-    """The batches that Keras makes of arrays: by numbers of rows, which it shuffles and batches.
+    """The batches of arrays: Keras shuffles and batches the numbers of rows.
 
-    Keras would cast all floats to `keras.config.floatx()`. `tf.data` does not autotune.
+    Floats are cast to the distribution's dtype, not to `keras.config.floatx()`, and `tf.data` does
+    not autotune.
     """
 
     _inputs: Any
@@ -169,24 +159,16 @@ class _ArrayBatches(private_api.ArrayDataAdapter):
             return without_autotune(dataset.prefetch(PREFETCHED_BATCHES))
 
 
-def _batches(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    *,
-    batch_size: Any,
-    steps: int | None,
-    dtype: tf.DType,
-    shuffle: bool | str = False,
-    class_weight: Any = None,
-) -> Any:
+def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
     """Returns a data adapter of arrays, or other data as it is, with autotuning off if possible."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
-        options = {"batch_size": batch_size, "steps": steps, "shuffle": shuffle, "dtype": dtype}
         if y is None and sample_weight is not None:
             # Keras leaves out weights without labels.
-            x, sample_weight = _with_weights(x, sample_weight), None
-        return _ArrayBatches(x, y, sample_weight, class_weight=class_weight, **options)
+            names = ("image", "conditional_input", "sample_weight")
+            parts = batch_parts.events_in(x), batch_parts.condition_in(x), sample_weight
+            x = {n: part for n, part in zip(names, parts, strict=True) if part is not None}
+            sample_weight = None
+        return _ArrayBatches(x, y, sample_weight, dtype=dtype, **options)
     if isinstance(x, tf.data.Dataset):
         x = without_autotune(x)
     return x if y is None and sample_weight is None else (x, y, sample_weight)
@@ -194,35 +176,23 @@ def _batches(
 
 def _split(data: Any, fraction: float) -> tuple[Any, Any]:
     """Returns data for training and, from the end, for validation, split as Keras does."""
+    expected = "FlowModel: expected a validation_split in (0, 1)"
+    validation.real(fraction, lambda x: 0 < x < 1, expected)
     expected = "FlowModel.fit: expected arrays or tensors for a validation_split"
     validation.require(private_api.can_convert_arrays(data), expected, data)
-    number = len(keras.tree.flatten(data)[0])
-    first = math.floor(number * (1 - fraction))
-    expected = "FlowModel.fit: expected a validation_split that leaves events for both parts"
-    validation.require(0 < first < number, f"{expected} of {number}", fraction)
+    first = math.floor(len(keras.tree.flatten(data)[0]) * (1 - fraction))
 
-    def part(*limits: int | None) -> Any:
-        rows = slice(*limits)
+    def part(rows: slice) -> Any:
         return keras.tree.map_structure(lambda x: None if x is None else x[rows], data)
 
-    return part(first), part(first, None)
-
-
-def _with_weights(data: Any, weights: Any) -> dict[str, Any]:
-    """Returns events, with their condition if there is any, and weights as a dictionary."""
-    parts = {
-        "image": batch_parts.events_in(data),
-        "conditional_input": batch_parts.condition_in(data),
-        "sample_weight": weights,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
+    return part(slice(first)), part(slice(first, None))
 
 
 def as_arrays(data: Any) -> Any:
-    """Returns data with a list of numbers as an array; for Keras it is a list of arrays.
+    """Returns data with lists of numbers and frames as arrays, and a series as a column.
 
-    A frame becomes an array, and a series a column, as in Keras. `None` in a tuple is left out, for
-    Keras 3.10 fails for `(images, None)`.
+    Keras takes a list as a list of arrays. `None` in a tuple is left out: Keras 3.10 fails for
+    `(images, None)`.
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
@@ -235,43 +205,22 @@ def as_arrays(data: Any) -> Any:
     return kind(as_arrays(part) for part in data if part is not None)
 
 
-def _check_weights(weights: Any, events: Any) -> None:
-    """Raises `ValueError` unless weights are `None`, or finite, at least 0 and not all zero."""
-    if weights is None:
-        return
-    values = np.asarray(weights)
-    if hasattr(events, "shape") and values.shape not in ((len(events),), (len(events), 1)):
-        raise ValueError(
-            f"FlowModel: expected one sample weight for each of {len(events)} events, got shape "
-            f"{values.shape}."
-        )
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-        raise ValueError(f"FlowModel: {EXPECTED_WEIGHTS}, got dtype {values.dtype}.")
-    if not (np.isfinite(values) & (values >= 0)).all():
-        raise ValueError(
-            f"FlowModel: {EXPECTED_WEIGHTS}, got values from {values.min()} to {values.max()}."
-        )
-    if not values.any():
-        raise ValueError("FlowModel: expected a positive sample weight, got zeros only.")
-
-
 def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """Raises `ValueError` if conditions are given to a distribution that takes none.
 
     Args:
       distribution: of the events.
-      data: a tuple of events and conditions. Labels in a dictionary or a dataset are no error, for
-        most datasets have them.
+      data: events, a tuple or a dictionary. The labels of a dataset are not seen.
     """
-    if distributions.takes_condition(distribution):
-        return
-    while isinstance(data, tuple) and data:
-        if len(data) > 1 and data[1] is not None:
-            raise ValueError(
-                f"FlowModel: expected events without labels or conditions, {_NO_CONDITION} "
-                f"Got a condition of shape {np.shape(data[1])}."
-            )
+    if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
+    # A list may be one of images.
+    condition = None if isinstance(data, list) else batch_parts.condition_in(data)
+    if condition is not None and not distributions.takes_condition(distribution):
+        raise ValueError(
+            f"FlowModel: expected events without labels or conditions, {_NO_CONDITION} "
+            f"Got a condition of shape {np.shape(condition)}."
+        )
 
 
 _NO_CONDITION = (
@@ -291,194 +240,182 @@ def warn_of_labels(distribution: tfd.Distribution) -> None:
     )
 
 
-def check_data(
-    data: Any, distribution: tfd.Distribution, *, gray_levels: bool, class_weight: Any = None
-) -> None:
-    """Checks arrays before training: shape, gray levels, weights, and all conditions.
-
-    Of other data only an empty dataset is known before training.
+def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
+    """Checks arrays before training; of other data, only that a dataset is not empty.
 
     Args:
       data: events, or a tuple of events, conditions and weights, in any form that `FlowModel.fit`
         takes.
       distribution: of the events.
       gray_levels: whether the values have to be integers, of any dtype.
-      class_weight: weights by label, or `None`.
 
     Raises:
-      ValueError: if there are no events; they are not [B, H, W, C] with the gray levels of the
-        model, or [B, D]; they are not finite real numbers; the conditions are not as declared; or
-        weights are not finite, negative or all zero.
+      ValueError: if there are no events; events are not finite real numbers, [B, H, W, C] with the
+        gray levels of the model or [B, D]; conditions are not as declared; or weights are not
+        finite, negative or all zero.
     """
-    name, axes = _NAMES[distribution.event_shape.rank or 3]
-    spec = distributions.find_condition_spec(distribution)
-    if class_weight is not None and (spec is None or spec.num_classes is None):
-        raise ValueError(
-            "FlowModel: expected class_weight only for a distribution that takes labels "
-            "(`num_classes`); `sample_weight` has a weight for each event."
-        )
+    name, _ = _NAMES[distribution.event_shape.rank or 3]
     check_no_labels(distribution, data)
-    all_data = data
-    if isinstance(data, tuple) and all(part is None for part in data[1:]):
-        data = data[0]
-    if data is None or (isinstance(data, tf.data.Dataset) and data.cardinality() == 0):
-        what = "None" if data is None else "an empty dataset"
-        raise ValueError(f"FlowModel: expected {name}, got {what}.")
     events = batch_parts.events_in(data)
-    _check_weights(batch_parts.weights_in(all_data), events)
+    if events is None or (isinstance(events, tf.data.Dataset) and events.cardinality() == 0):
+        what = "None" if events is None else "an empty dataset"
+        raise ValueError(f"FlowModel: expected {name}, got {what}.")
     if not hasattr(events, "__array__"):
         return
-    num_axes = len(axes.split(","))
-    if len(events.shape) != 1 + num_axes or events.shape[0] == 0:
-        advice = ""
-        if isinstance(data, list) and len(events.shape) == num_axes:
-            advice = f" Of a list of {name} make one array, `np.stack({name})`."
-        elif name == "images" and len(events.shape) == 3:
-            advice = " For images of one channel add its axis, `images[..., None]`."
+    _check_event_shape(events, distribution.event_shape)
+    if not len(events):
         raise ValueError(
-            f"FlowModel: expected {name} [number, {axes}], at least one, got shape "
-            f"{tuple(events.shape)}.{advice}"
+            f"FlowModel: expected {name} [batch, ...], at least one, got shape "
+            f"{tuple(events.shape)}."
         )
-    check_event_shape(events, distribution.event_shape)
     if np.ma.is_masked(events):
         raise ValueError(
             f"FlowModel: expected {name} without masked elements. Leave out events that have some; "
             "tfr.latents.complete draws what is missing in an event."
         )
     events = np.asarray(events)
-    if not (
-        np.isrealobj(events) and (np.issubdtype(events.dtype, np.number) or events.dtype == bool)
-    ):
+    if events.dtype.kind not in "biuf":
         advice = " Of a frame of numbers take frame.apply(pd.to_numeric).astype(float)."
         raise ValueError(
             f"FlowModel: expected {name} of real numbers, got dtype {events.dtype}."
             f"{advice if events.dtype.kind in 'OUS' else ''}"
         )
-    _check_finite(events, name)
-    if gray_levels:
-        num_values = distributions.find_num_values(distribution)
-        pixels.check_gray_levels(events, "FlowModel", num_values)
-    distributions.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
-
-
-def _check_finite(events: np.ndarray, name: str) -> None:
-    if not np.issubdtype(events.dtype, np.floating):
-        return
     are_finite = np.isfinite(events).all(axis=tuple(range(1, events.ndim)))
     if not are_finite.all():
         raise ValueError(
             f"FlowModel: expected finite {name}, got {np.count_nonzero(~are_finite)} of "
             f"{len(events)} with a NaN or an infinity, first in row {np.argmin(are_finite)}."
         )
+    if gray_levels:
+        num_values = distributions.find_num_values(distribution)
+        pixels.check_gray_levels(events, "FlowModel", num_values)
+    weights = batch_parts.weights_in(data)
+    if weights is not None:
+        weights = np.asarray(weights)
+        is_valid = (
+            weights.dtype.kind in "biuf"
+            and weights.shape in ((len(events),), (len(events), 1))
+            and (np.isfinite(weights) & (weights >= 0)).all()
+            and weights.any()
+        )
+        expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
+        validation.require(bool(is_valid), expected, weights)
+    distributions.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
 
 
-def _warn_of_few_levels(data: Any, distribution: tfd.Distribution) -> None:
-    """Warns of images that use a small part of the range of the model's pixel values."""
-    num_values = distributions.find_num_values(distribution)
-    images = batch_parts.events_in(data)
-    if num_values is None or not hasattr(images, "__array__"):
+def _check_training_data(data: Any, distribution: tfd.Distribution) -> None:
+    """Checks what matters to training alone: the range of gray levels, columns in float32."""
+    events = batch_parts.events_in(data)
+    if not hasattr(events, "__array__"):
         return
-    high = np.asarray(images).max()
-    if high < num_values / 8:
+    events = np.asarray(events)
+    if events.ndim == 2:
+        validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
+    num_values = distributions.find_num_values(distribution)
+    if num_values is not None and events.max() < num_values / 8:
         warnings.warn(
-            f"FlowModel.fit: the pixel values end at {high}, and the model has {num_values} gray "
-            "levels, from 0 on. `RealNVPImage(..., num_values=n)` is for images of n levels; "
-            "images in [0, 1] are to be multiplied by 255.",
+            f"FlowModel.fit: the pixel values end at {events.max()}, and the model has "
+            f"{num_values} gray levels, from 0 on. `RealNVPImage(..., num_values=n)` is for images "
+            "of n levels; images in [0, 1] are to be multiplied by 255.",
             UserWarning,
             stacklevel=4,
         )
 
 
-def events_of_batch(data: Any, event_shape: tf.TensorShape) -> tf.Tensor:
-    """Returns the images [B, H, W, C], or vectors [B, D], of a batch, which may also have labels.
+def events_and_weights(
+    data: Any, distribution: tfd.Distribution
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns the events of a batch, and their weights [B] or `None`.
 
     Args:
-      data: as `batch_parts.events_in` takes it.
-      event_shape: of the distribution.
+      data: as `batch_parts.events_in` and `batch_parts.weights_in` take it; weights [B] or [B, 1].
+      distribution: of the events. Weights have its dtype, which is that of log densities.
 
     Raises:
-      ValueError: if the shape does not fit.
+      ValueError: if a shape does not fit, or events are not real numbers.
     """
     events = tf.convert_to_tensor(batch_parts.events_in(data))
-    check_event_shape(events, event_shape)
+    _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
         raise ValueError(f"FlowModel: expected real numbers, got dtype {events.dtype.name}.")
-    return events
-
-
-def weights_of_batch(data: Any, dtype: tf.DType) -> tf.Tensor | None:
-    """Returns the weights of the events of a batch, [B], or `None`.
-
-    Args:
-      data: as `batch_parts.weights_in` takes it, with weights [B] or [B, 1].
-      dtype: of the result.
-
-    Raises:
-      ValueError: if the shape is another.
-    """
     weights = batch_parts.weights_in(data)
-    if weights is None:
-        return None
-    weights = tf.cast(tf.convert_to_tensor(weights), dtype)
-    number = tf.convert_to_tensor(batch_parts.events_in(data)).shape[0]
-    shape = weights.shape
-    # The rank is unknown in a function that was called with [B] and with [B, 1].
-    is_column = shape.rank is None or (shape.rank == 2 and shape[1] == 1)
-    if not (shape.rank == 1 or is_column) or not shape[:1].is_compatible_with([number]):
-        raise ValueError(
-            f"FlowModel: expected one sample weight for each of {number} events, got shape {shape}."
-        )
-    return tf.reshape(weights, [-1])
+    if weights is not None:
+        weights = tf.reshape(tf.cast(weights, distribution.dtype), [-1])
+        weights = tf.ensure_shape(weights, events.shape[:1])
+    return events, weights
 
 
-def check_channels_last(event_shape: tf.TensorShape) -> None:
-    """Raises `ValueError` for square images of 1 or 3 channels that have the channels first."""
-    if event_shape.rank != 3 or not event_shape.is_fully_defined():
-        return
-    channels, height, width = event_shape
-    if channels in (1, 3) and height == width > 4:
-        raise ValueError(
-            "FlowModel: expected images [height, width, channels], got a distribution over "
-            f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves them "
-            "to the end."
-        )
+def record_of_data(
+    model: Any, events: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
+) -> FiniteRecord:
+    """Returns the checks of a batch of data of any form, to be made in the step."""
+    record, spec = FiniteRecord(), model.condition_spec
+    if condition is not None and spec is not None and spec.num_classes is not None:
+        expected = f"FlowModel: expected a conditional_input of {spec.description}"
+        is_valid = tf.reduce_all(spec.in_range(condition))
+        record.require(is_valid, f"{expected}, got other labels.")
+    if model.dequantize:
+        num_values = distributions.find_num_values(model.distribution)
+        for is_valid, *message in pixels.gray_level_conditions(events, num_values):
+            record.require(is_valid, f"FlowModel: {'. '.join(message)}")
+    if weights is not None:
+        is_valid = tf.reduce_all(weights >= 0) & tf.math.is_finite(tf.reduce_sum(weights))
+        record.require(is_valid, f"{_WEIGHTS}.")
+    return record
 
 
-def check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
+def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
     """Raises `ValueError` unless `events` is a batch of events of `event_shape`."""
     name, axes = _NAMES[event_shape.rank or 3]
+    if event_shape.rank is None:
+        event_shape = tf.TensorShape([None, None, None])
+    else:
+        axes = ", ".join(map(str, event_shape))
     shape = tf.TensorShape(events.shape)
-    if shape.rank != 1 + len(axes.split(",")) or not shape[1:].is_compatible_with(event_shape):
-        sizes = axes if event_shape.rank is None else ", ".join(map(str, event_shape))
-        is_event = event_shape.rank is not None and shape.is_compatible_with(event_shape)
-        advice = " A dataset gets its batches by `dataset.batch(32)`." if is_event else ""
-        raise ValueError(f"FlowModel: expected {name} [batch, {sizes}], got shape {shape}.{advice}")
+    if shape.rank != 1 + event_shape.rank or not shape[1:].is_compatible_with(event_shape):
+        advice = ""
+        if shape.is_compatible_with(event_shape):
+            advice = (
+                f" `np.stack({name})` makes a batch of a list, `dataset.batch(32)` of a dataset."
+            )
+        elif shape.rank == 3:
+            advice = " For images of one channel add its axis, `images[..., None]`."
+        raise ValueError(f"FlowModel: expected {name} [batch, {axes}], got shape {shape}.{advice}")
 
 
-def check_distribution(distribution: Any) -> int:
+def check_distribution(distribution: Any, dequantize: bool | None) -> int:
     """Returns the rank of an event, 3 for images and 1 for vectors.
 
     Raises:
       TypeError: if it is not a `tfd.Distribution`.
-      ValueError: if its events are neither images nor vectors, or it has batch dimensions.
+      ValueError: if its events are neither images nor vectors, or images with channels first and
+        noise; or it has batch dimensions.
     """
     if not isinstance(distribution, tfd.Distribution):
         raise TypeError(f"FlowModel: expected a tfd.Distribution, got {distribution!r}.")
-    rank = distribution.event_shape.rank
-    event_ndims = 3 if rank is None else rank
+    event_shape = distribution.event_shape
+    event_ndims = 3 if event_shape.rank is None else event_shape.rank
     if event_ndims not in _NAMES or distribution.batch_shape.rank != 0:
         raise ValueError(
             "FlowModel: expected a distribution over images [height, width, channels] or "
-            f"vectors [size] without batch dimensions, got event_shape "
-            f"{distribution.event_shape} and batch_shape {distribution.batch_shape}."
+            f"vectors [size] without batch dimensions, got event_shape {event_shape} and "
+            f"batch_shape {distribution.batch_shape}."
         )
+    if event_shape.rank == 3 and event_shape.is_fully_defined() and dequantize in (None, True):
+        channels, height, width = event_shape
+        if channels in (1, 3) and height == width > 4:
+            raise ValueError(
+                "FlowModel: expected images [height, width, channels], got a distribution over "
+                f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves "
+                "them to the end."
+            )
     return event_ndims
 
 
 def drop_conditions(
     spec: ConditionSpec | None, condition: tf.Tensor | None, seed: tf.Tensor, first: tf.Tensor | int
 ) -> tf.Tensor | None:
-    """Returns conditions of which a random share, `spec.dropout`, is left out.
+    """Leaves out a random share, `spec.dropout`, of the conditions.
 
     Args:
       spec: of the conditions.

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import private_api, replicas, validation
-from tfp_realnvp.training import workers
 
 __all__ = ["CosineAnnealing", "LearningRateBudget", "StepRates", "step_of"]
 
@@ -121,7 +120,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         def rate_of(index: int) -> float:
             share = min(1.0, (batch + index) / steps) if steps else 0
             fraction = (self._epoch + share) / self.params["epochs"]
-            return self._peak * _half_cosine(1 - fraction)
+            return float(self._peak) * _half_cosine(1 - fraction)
 
         self._is_annealed = True
         optimizer.learning_rate.assign(_set_later_rates(self.model, rate_of))
@@ -150,25 +149,24 @@ class LearningRateBudget(keras.callbacks.Callback):
     learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
     ```
 
-    and training stops at `f = 1`, so that it makes good use of a fixed time on any machine. Much of
-    a flow's gain comes in the last, annealed part. With several workers, the chief's clock counts.
+    and training stops at `f = 1`. Much of a flow's gain comes in the last, annealed part. With
+    several workers, the chief's clock counts.
 
     A budget counts the steps of the calls of `fit` that have this callback. A run that
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
-    budget. `fit` with a budget that is used up makes no step, and warns.
+    budget. If the budget is used up, `fit` makes no step, and warns.
 
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
 
-    By default the warm-up takes 100 steps, and in a short budget a share of it, 0.3 or `hold` if
-    that is less, so that the rate reaches its peak. In a budget of seconds the share is one of the
-    time after the first step of `fit`, most of which is tracing.
+    By default the warm-up takes 100 steps, or in a short budget the smaller of 0.3 and `hold` of
+    it. In a budget of seconds this is a share of the time after the first step of `fit`, which
+    is mostly tracing.
 
-    With the `steps_per_execution` of `compile`, a `FlowModel` has the rates of a budget of steps,
-    and its end, at each step. A budget of seconds looks at the clock once an execution.
+    With `compile(steps_per_execution=...)`, a `FlowModel` sets the rate of a budget of steps, and
+    ends it, at each step. A budget of seconds reads the clock once an execution.
 
-    The logs of each epoch, and so the progress line of `fit`, have `minutes_left`: the time until
-    the budget is used up.
+    The logs of each epoch have `minutes_left`, the time until the budget is used up.
 
     #### Example
 
@@ -204,9 +202,9 @@ class LearningRateBudget(keras.callbacks.Callback):
           peak: the highest learning rate.
           steps: the budget in batches. Give either `steps` or `seconds`.
           seconds: the budget in seconds within `fit`.
-          warmup_steps: steps until the peak is reached; by default 100, or less as above.
+          warmup_steps: steps until the peak; by default 100, or less as above.
           hold: fraction of the budget at which annealing begins, in [0, 1).
-          warmup: fraction of the budget until the peak is reached, in place of `warmup_steps`.
+          warmup: fraction of the budget until the peak, in place of `warmup_steps`.
           cosine: whether annealing follows half a cosine, not a line.
           used_seconds: seconds of training of earlier runs.
           used_steps: steps of earlier runs.
@@ -270,10 +268,10 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds until the budget is used up; NaN for steps before the first one of `fit`.
+        """Seconds until the budget is used up; NaN for a budget of steps before the first one.
 
-        The time of the remaining steps is estimated by that of the steps of this `fit`, with their
-        validations and checkpoints, and without the first step.
+        Remaining steps are taken to last as long as the steps of this `fit` after the first one,
+        validations and checkpoints included.
         """
         if self.seconds is not None:
             return max(0.0, self.seconds - self.elapsed_seconds)
@@ -285,7 +283,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         return max(0, self.steps - step) * seconds_per_step
 
     def set_model(self, model: keras.Model) -> None:
-        """Notes the step at which `fit` begins, before another callback restores a later one."""
+        """Stores the step at which `fit` begins, before another callback restores a later one."""
         super().set_model(model)
         self._first_step = step_of(model)
 
@@ -356,7 +354,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         # alone leaves the others waiting.
         if self.steps is not None:
             return self.fraction
-        return workers.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
+        return replicas.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
 
 
 def step_of(model: keras.Model) -> int:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector, SigmoidAffine
-from tfp_realnvp.distributions import find_condition_spec, route
+from tfp_realnvp.distributions import find_condition_spec, log_prob_of
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
@@ -19,7 +19,6 @@ from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTra
 __all__ = [
     "TrackedVariables",
     "build_networks",
-    "find_bijectors",
     "find_scales",
     "gains_from_rewrites",
     "variable_names",
@@ -31,7 +30,7 @@ tfd = tfp.distributions
 class TrackedVariables(keras.layers.Layer):
     """Makes `tf.Variable`s known to Keras, which tracks only Keras variables.
 
-    Files have each one under its name, not its position.
+    Files store each variable under its name, not its position.
     """
 
     @classmethod
@@ -75,15 +74,14 @@ class TrackedVariables(keras.layers.Layer):
         Raises:
           ValueError: if the file lacks a variable, or has others.
         """
-        names = {variable.name for variable in self.wrapped}
-        names_of_file = set(store.keys())
+        names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
             # After an error Keras looks in another place of the file, where there is nothing.
             if names_of_file or not self._refusal:
                 self._refusal = (
                     f"{self.name}: expected a file of the variables of the model, got one without "
-                    f"{_some(missing)}, and with {_some(others)} instead."
+                    f"{len(missing)}, {missing[:5]}, and with {others[:5]} instead."
                 )
             raise ValueError(self._refusal)
         for variable in self.wrapped:
@@ -93,16 +91,16 @@ class TrackedVariables(keras.layers.Layer):
 def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns a name for each variable of a module, by its `id`.
 
-    A name is the way to the variable through constructor arguments of distributions and bijectors,
-    and attributes of other modules. Parts in a list go by their own names. So the name of a
-    variable does not depend on the number or the order of other variables.
+    A name is the path to the variable through constructor arguments of distributions and bijectors,
+    attributes of other modules, and the names of parts in lists. It does not depend on the number
+    or the order of other variables.
 
     Args:
       module: a distribution, a bijector or another module.
       root: the first part of each name.
     """
     names: dict[int, str] = {}
-    # By `id`, which is that of one object as long as the object is kept.
+    # By `id`, which is unique as long as the object is kept.
     seen: dict[int, Any] = {}
     pending: collections.deque[tuple[str, Any]] = collections.deque([(root, module)])
     # Breadth first: a variable in several places has its shortest name.
@@ -114,7 +112,7 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
                 names[id(value)] = path
             else:
                 pending.extend((f"{path}.{key}", child) for key, child in _children(value))
-    # What lies elsewhere, for example in a list that is an attribute of a user's bijector.
+    # Variables elsewhere, for example in a list that is an attribute of a user's bijector.
     for variable in module.variables:
         names.setdefault(id(variable), f"{root}.{variable.name.split(':')[0].replace('/', '.')}")
     counts: dict[str, int] = {}
@@ -127,17 +125,16 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     """Returns the named parts of a module, list or dictionary in which variables can be."""
     if isinstance(value, (list, tuple)):
         counts: dict[str, int] = {}
-        keys = [
-            _numbered(part.name, counts) if _has_parameters(part) else str(i)
+        children = [
+            (_numbered(part.name, counts) if _has_parameters(part) else str(i), part)
             for i, part in enumerate(value)
         ]
-        children = list(zip(keys, value, strict=True))
     elif isinstance(value, dict):
         children = [(str(key), part) for key, part in value.items()]
     elif isinstance(value, tf.Module):
         attributes = sorted(vars(value).items())
         if _has_parameters(value):
-            # Their attributes also have caches, and collections of all variables.
+            # Other attributes are caches, and collections of all variables.
             attributes = [(k, v) for k, v in attributes if isinstance(v, (tf.Variable, tf.Module))]
             attributes = [*value.parameters.items(), *attributes]
         children = [(key.lstrip("_"), part) for key, part in attributes]
@@ -149,14 +146,9 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 def _has_parameters(value: Any) -> bool:
     """Returns whether a value is a distribution or a bijector."""
-    # Modules first: to find that a new type is no subclass of these takes a millisecond.
+    # Modules first: to find that a new type is no subclass of `kinds` takes a millisecond.
     kinds = (tfd.Distribution, tfp.bijectors.Bijector)
     return isinstance(value, tf.Module) and isinstance(value, kinds)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{list(names[:5])}{more}"
 
 
 def _numbered(name: str, counts: dict[str, int]) -> str:
@@ -165,18 +157,12 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
     return f"{name}_{number}" if number else name
 
 
-def find_bijectors(modules: Sequence[tf.Module]) -> list[FlowBijector]:
-    """Returns all bijectors of this package within modules."""
-    parts = [part for module in modules for part in module.submodules]
-    return [part for part in parts if isinstance(part, FlowBijector)]
-
-
 def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijector]) -> None:
     """Creates the variables of bijectors that create them at their first call.
 
     Args:
       distribution: the distribution.
-      bijectors: all bijectors within it.
+      bijectors: the bijectors within `distribution`.
 
     Raises:
       ValueError: if variables are missing, and the distribution has no known event shape.
@@ -188,23 +174,21 @@ def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijec
             "FlowModel: expected built networks, or a distribution of known event_shape, got "
             f"{distribution.event_shape}."
         )
-    image = tf.zeros([1, *distribution.event_shape], distribution.dtype)
-    spec, options = find_condition_spec(distribution), {}
-    if spec is not None:
-        condition = spec.tensor_spec(distribution.dtype)
+    image, condition = tf.zeros([1, *distribution.event_shape], distribution.dtype), None
+    if (spec := find_condition_spec(distribution)) is not None:
         # An image of any size has that of the data.
         sizes = zip(spec.event_shape, distribution.event_shape, strict=False)
-        zeros = tf.zeros([1, *(size or of_data for size, of_data in sizes)], condition.dtype)
-        options = route(distribution, conditional_input=zeros)
-    distribution.log_prob(image, **options)
+        shape = [1, *(size or of_data for size, of_data in sizes)]
+        condition = tf.zeros(shape, spec.tensor_spec(distribution.dtype).dtype)
+    log_prob_of(distribution, image, condition, False)
 
 
 def find_scales(
     networks: Sequence[keras.layers.Layer], bijectors: Sequence[FlowBijector]
 ) -> list[tf.Variable]:
-    """Returns the scales with an L2 penalty: those of weight normalization and of tanh.
+    """Returns the scales with an L2 penalty: of weight normalization and of tanh.
 
-    A layer has scales of weight normalization if it has an attribute `weight_norm_scales`.
+    The attribute `weight_norm_scales` of a layer is a list of its scales of weight normalization.
     """
     layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
     of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
@@ -215,11 +199,8 @@ def find_scales(
 def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     """Returns whether TensorFlow's rewrites of a graph may make steps of training faster on a CPU.
 
-    They do not for affine couplings with networks of this package without `attention`, but do for
-    attention and for mixtures (see `benchmarks/README.md`). For other networks it is not known.
-
-    Args:
-      bijectors: all bijectors within the model.
+    Affine couplings with networks of this package gain nothing, attention and mixtures do (see
+    `benchmarks/README.md`), and other networks may.
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(

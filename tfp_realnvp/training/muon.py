@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.packing import Group
 
@@ -28,9 +27,8 @@ _ROOT_MEAN_SQUARE = 0.2
 class Muon(FusedAdam):
     r"""Steps of kernels along orthogonal matrices; Adam for all other variables.
 
-    A kernel is a matrix of n inputs and m outputs. That of a convolution, [h, w, C, F], has n = h w
-    C. With the gradient G at each step, and the singular value decomposition `U S Vᵀ` of its
-    average,
+    A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. With
+    the gradient G at each step, and the singular value decomposition `U S Vᵀ` of its average,
 
     ```
     M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G
@@ -38,10 +36,10 @@ class Muon(FusedAdam):
     kernel <- kernel - learning_rate * 0.2 * sqrt(max(n, m)) * U Vᵀ
     ```
 
-    A step is as long in directions in which gradients are small as in others. Five Newton-Schulz
-    steps approximate `U Vᵀ`: its singular values are between 0.68 and 1.21, but for those that were
-    below 0.002 of the norm of S. The root mean square of the elements of a step is about 0.2 times
-    the learning rate, near that of Adam, so that both can have the same rate.
+    A step is equally long in all directions, however small the gradients are there. Five
+    Newton-Schulz steps approximate `U Vᵀ`: its singular values are between 0.68 and 1.21, except
+    where S is below 0.002 of its norm. The root mean square of a step's elements is about 0.2 times
+    the learning rate, near Adam's, so that both use one rate.
 
     Kernels are variables named `kernel` or `..._kernel` with two or four axes, as in Keras's dense
     and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
@@ -77,27 +75,16 @@ class Muon(FusedAdam):
         Args:
           learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
           momentum: μ, in [0, 1).
-          weight_decay: decay of kernels, at least 0; other variables have none. All steps have the
-            same length, so that without it kernels would grow as long as training lasts; runs of an
-            hour with less than the default became unstable.
-          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are those of Adam, for the
-            other variables.
-
-        Raises:
-          ValueError: if a number is out of range.
+          weight_decay: decay of kernels; other variables have none. Since all steps have the same
+            length, kernels would grow without it as long as training lasts; runs of an hour with
+            less than the default became unstable.
+          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are for other variables.
         """
-        expected = "Muon: expected a momentum in [0, 1)"
-        validation.real(momentum, lambda x: 0 <= x < 1, expected)
-        validation.finite(weight_decay, 0, "Muon: expected a weight_decay of at least 0")
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = momentum
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the variables of the optimizer; only kernels decay.
-
-        Args:
-          variables: those that the optimizer is for.
-        """
+        """Creates the optimizer's variables, for these variables of a model; only kernels decay."""
         if not self.built:
             self.exclude_from_weight_decay([v for v in variables if _sides(v) is None])
         super().build(variables)
@@ -169,12 +156,12 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
 
 
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
-    """Returns the same by products of [n, n] matrices, all but two.
+    """Returns the result of `_newton_schulz` with two products of the size of x only.
 
     Each step multiplies x from the left with `P = a + b S + c S²`, where `S = x xᵀ`. The next S is
-    `P S P`, so that x is needed at the first and the last step only. S has the squares of the
-    singular values: in float32 those of different orders give errors of 3e-4 of the result, 1e-5
-    without S, which does not matter in training.
+    `P S P`, so that only the first and the last step use x. S has the squares of the singular
+    values: in float32, singular values of different orders give errors of 3e-4 of the result, in
+    place of 1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)

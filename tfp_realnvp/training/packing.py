@@ -1,4 +1,4 @@
-"""Tensors of many shapes as a few large ones."""
+"""Gradients of many shapes as a few large tensors, and optimizer steps with them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
-__all__ = ["Group", "Packing"]
+from tfp_realnvp.internal import replicas
+
+__all__ = ["Group", "Packing", "apply_if", "packing_of"]
 
 
 class Group(NamedTuple):
-    """What the tensors that are packed into one have in common.
+    """The common properties of tensors that are packed into one.
 
     Attributes:
       dtype: of the tensors.
       element_shape: shape of the elements that are concatenated, `()` for numbers.
       decays: whether the variables of these shapes have weight decay.
-      single: index of the only tensor, which is left as it is; or `None`.
+      single: index of the only tensor, which keeps its shape; or `None`.
     """
 
     dtype: tf.DType
@@ -29,21 +32,9 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """Packs the tensors of each group into one, [N, *element_shape], or leaves a single one.
+    """Packs the tensors of each group into one, [N, *element_shape]; a single one stays as it is.
 
-    An optimizer runs few operations on packed gradients, instead of several on each of them.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.packing import Group, Packing
-    >>> numbers, matrices = Group(tf.float32), Group(tf.float32, element_shape=(2, 2))
-    >>> packing = Packing([(), (3,), (2, 2)], [numbers, numbers, matrices])
-    >>> packed = packing.pack([tf.zeros([]), tf.ones([3]), tf.eye(2)])
-    >>> [tensor.shape.as_list() for tensor in packed]
-    [[4], [1, 2, 2]]
-    >>> [tensor.shape.as_list() for tensor in packing.unpack(packed)]
-    [[], [3], [2, 2]]
+    An optimizer then runs few operations on packed gradients, not several on each gradient.
 
     Attributes:
       groups: the groups, each once.
@@ -124,3 +115,65 @@ class Packing:
         """Returns the number of elements in each tensor of a group."""
         size = math.prod(self.groups[group].element_shape)
         return [math.prod(self._shapes[i]) // size for i in self.indices[group]]
+
+
+def apply_if(
+    condition: tf.Tensor,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    packed: Sequence[tf.Tensor],
+    packing: Packing,
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Applies gradients if a condition holds; otherwise changes nothing, not even moments.
+
+    All replicas make the same step, with the sums of their gradients. Clipping is by the norm of
+    the sum.
+
+    Args:
+      condition: a scalar `bool`, the same on all replicas.
+      optimizer: any Keras optimizer, built.
+      gradients: of `variables`, on this replica.
+      packed: their sums over replicas, packed.
+      packing: of `packing_of`.
+      variables: those that the optimizer was built for.
+    """
+    if packing is getattr(optimizer, "packing", None):
+        optimizer.apply_packed(packed, condition)
+        return
+    if not tf.distribute.has_strategy():
+
+        def apply() -> tf.Tensor:
+            optimizer.apply(gradients, variables)
+            return tf.constant(True)
+
+        tf.cond(condition, apply, lambda: tf.constant(False))
+        return
+    gradients = packing.unpack(packed)
+    # `apply` communicates, even with a single replica, which is not possible in a branch of a
+    # `tf.cond`. The step is made, and undone where the condition does not hold.
+    state = [variable.value for variable in (*variables, *optimizer.variables)]
+    before = [tf.convert_to_tensor(variable) for variable in state]
+    # `apply` sums the gradients over replicas again. They are sums already, so that only the first
+    # replica passes them on, and the others pass zeros.
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    counts = condition & tf.equal(replica, 0)
+    gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
+    optimizer.apply(gradients, variables)
+    for variable, value in zip(state, before, strict=True):
+        replicas.assign(variable, tf.where(condition, variable, value))
+
+
+def packing_of(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> Packing:
+    """Returns how gradients of `variables` are packed.
+
+    A `FusedAdam` that was built for these variables has its own packing. For other optimizers the
+    gradients of a dtype are one vector: one operation sums them over replicas, and one finds
+    whether all are finite.
+    """
+    takes_packed = getattr(optimizer, "takes_packed", None)
+    if takes_packed is not None and takes_packed(variables):
+        return optimizer.packing
+    return Packing([v.shape for v in variables], [Group(tf.as_dtype(v.dtype)) for v in variables])
