@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.networks.weight_norm import convolve, weight_norm
+from tfp_realnvp.networks.functional import convolve, weight_norm
 
 tfd = tfp.distributions
 

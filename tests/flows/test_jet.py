@@ -9,7 +9,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.flows.patch_flow import jet_masks
 
 tfd = tfp.distributions
 
@@ -39,18 +38,13 @@ def test_number_of_parameters():
     assert 32 * sum(numbers) == 207_177_216
 
 
-def test_masks():
-    masks = jet_masks(32, 48)
+def test_it_starts_as_the_scaling_of_pixels():
+    flow = tfr.RealNVPImage.jet(_SHAPE, num_couplings=32, **{**_OPTIONS, "num_values": 5})
+    masks = [part.mask for part in flow.bijectors if isinstance(part, tfr.Coupling)]
     patterns = ("checkerboard", "vertical_stripes", "horizontal_stripes")
     assert masks[4::5] == [tfr.SpatialMask(p, parity) for p in patterns for parity in (0, 1)]
     del masks[4::5]
     assert len({mask.permutation for mask in masks}) == 26
-
-
-def test_it_starts_as_the_scaling_of_pixels():
-    flow = tfr.RealNVPImage.jet(_SHAPE, num_couplings=5, **{**_OPTIONS, "num_values": 5})
-    masks = [part.mask for part in flow.bijectors if isinstance(part, tfr.Coupling)]
-    assert masks == jet_masks(5, 8)
     x = ft.pixels([3, *_SHAPE]) * (5 / 256)
     z, ildj = flow.inverse_and_log_det(x)
     np.testing.assert_allclose(z, x / 2.5 - 1, atol=1e-6)
@@ -125,7 +119,6 @@ def test_another_size(flow):
         flow.inverse(ft.pixels([3, 8, 4, 2]))
 
 
-@pytest.mark.parametrize("masks", [[], [3], "ab", [tfr.ChannelMask(), None]])
-def test_no_masks(masks):
-    with pytest.raises(TypeError, match="patch_flow: expected a list of masks"):
-        ft.jet(_SHAPE, masks)
+def test_no_couplings():
+    with pytest.raises(ValueError, match=r"expected at least one mask, got \[\]"):
+        tfr.RealNVPImage.jet(_SHAPE, **_OPTIONS, num_couplings=0)

@@ -62,17 +62,9 @@ def test_table_1(datasets, side, num_scales, num_blocks, num_filters):
         for each in made
     ]
     assert actual == expected
-
-
-def test_all_of_the_table_is_tested():
-    assert len(PAPER_CONFIGURATIONS) == 7
-
-
-def test_masks_alternate():
-    made = []
-    tfr.RealNVPImage((8, 8, 3), network_fn=_record(made))
     parities = [each["mask"].parity for each in made]
-    assert parities == [0, 1, 0, 0, 1, 0, 0, 1, 0, 1]
+    assert parities == [*[0, 1, 0, 0, 1, 0] * (num_scales - 1), 0, 1, 0, 1]
+    assert len(PAPER_CONFIGURATIONS) == 7
 
 
 @pytest.mark.parametrize(
@@ -114,25 +106,12 @@ def test_scales_of_sides_that_halve_badly(image_shape, num_scales):
         tfr.RealNVPImage.for_dataset("celeb_a", image_shape=image_shape, num_scales=4)
 
 
-def test_networks_of_the_default():
-    flow = tfr.RealNVPImage((8, 8, 3), num_blocks=3, num_filters=5, num_couplings=1)
-    networks = [p.network for p in flow.submodules if isinstance(p, tfr.AffineCoupling)]
-    assert {type(network) for network in networks} == {tfr.ConvResNet}
-    assert {network.num_blocks for network in networks} == {3}
-    assert sorted({network.num_filters for network in networks}) == [5, 10]
-    board = [n.checkerboard_parity for n in networks if n.checkerboard_parity is not None]
-    assert len(board) == 3
-
-
 def test_attention_is_for_networks_of_halved_images():
     made = []
     options = {"num_couplings": 1, "attention": 3, "network_fn": _record(made)}
     tfr.RealNVPImage((8, 8, 1), num_scales=3, **options)
     # A checkerboard and a channel-wise coupling of two scales, and two of the last.
     assert [each.get("num_heads") for each in made] == [None, 3, 3, 3, 3, 3]
-    made.clear()
-    tfr.RealNVPImage((8, 8, 1), num_scales=3, **{**options, "attention": 0})
-    assert not any("num_heads" in each for each in made)
 
 
 def test_attention_of_priors_and_of_compact():
@@ -148,16 +127,6 @@ def test_attention_of_priors_and_of_compact():
     np.testing.assert_allclose(flow.inverse_and_log_det(y)[1], expected, rtol=1e-5)
 
 
-def test_every_coupling_is_normalized():
-    options = {"num_scales": 2, "num_couplings": 2, "network_fn": _record([])}
-    flow = tfr.RealNVPImage((8, 8, 3), **options)
-    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
-    norms = [part for part in flow.submodules if isinstance(part, tfr.BatchNormalization)]
-    assert len(couplings) == len(norms) == 7
-    bare = tfr.RealNVPImage((8, 8, 3), normalization=None, **options)
-    assert not any(isinstance(part, tfr.BatchNormalization) for part in bare.submodules)
-
-
 # Latents by scale.
 
 
@@ -166,14 +135,9 @@ def _flow(image_shape, **kwargs):
     return ft.image_flow(image_shape, num_couplings=1, network_fn=ft.convolution, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def flow_of_three_scales():
-    return _flow((8, 16, 3), num_scales=3)
-
-
-@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=["none", "B", "SB"])
-def test_split_and_merge_latents(flow_of_three_scales, batch):
-    flow = flow_of_three_scales
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=["none", "SB"])
+def test_split_and_merge_latents(batch):
+    flow = _flow((8, 16, 3), num_scales=3)
     z = ft.normal([*batch, 8, 16, 3])
     by_scale = flow.split_latents(z)
     assert [tuple(each.shape) for each in by_scale] == [
@@ -181,23 +145,14 @@ def test_split_and_merge_latents(flow_of_three_scales, batch):
         (*batch, 2, 4, 12),
         (*batch, 2, 4, 12),
     ]
-    assert sum(int(tf.size(each)) for each in by_scale) == int(tf.size(z))
     np.testing.assert_array_equal(flow.merge_latents(by_scale), z)
     again = flow.split_latents(flow.merge_latents([2 * each for each in by_scale]))
     for one, other in zip(again, by_scale, strict=True):
         np.testing.assert_array_equal(one, 2 * other)
 
 
-def test_one_scale_has_one_latent():
-    flow = _flow((4, 4, 3), num_scales=1)
-    z = ft.normal([2, 4, 4, 3])
-    (only,) = flow.split_latents(z)
-    np.testing.assert_array_equal(only, z)
-    np.testing.assert_array_equal(flow.merge_latents([only]), z)
-
-
-def test_split_latents_are_what_was_factored_out(flow_of_three_scales, monkeypatch):
-    flow = flow_of_three_scales
+def test_split_latents_are_what_was_factored_out(monkeypatch):
+    flow = _flow((8, 16, 3), num_scales=3)
     factored_out = []
     original = tfr.FactorOut._inverse_and_log_det
 
@@ -212,19 +167,6 @@ def test_split_latents_are_what_was_factored_out(flow_of_three_scales, monkeypat
     for actual, expected in zip(finer, reversed(factored_out), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert coarsest.shape == (2, 2, 4, 12)
-
-
-def test_the_finest_latents_do_not_depend_on_later_scales():
-    flow = _flow((8, 8, 3), num_scales=3)
-    y = ft.pixels([2, 8, 8, 3])
-    before = [each.numpy() for each in flow.split_latents(flow.inverse(y))]
-    for variable in flow.trainable_variables:
-        if "scale1" in variable.name:
-            variable.assign_add(0.1 * ft.normal(variable.shape))
-    after = flow.split_latents(flow.inverse(y))
-    np.testing.assert_array_equal(before[0], after[0])
-    assert np.abs(before[1] - after[1]).max() > 1e-3
-    assert np.abs(before[2] - after[2]).max() > 1e-3
 
 
 def test_redrawing_the_finest_latents_keeps_the_image_recognizable():
@@ -264,9 +206,6 @@ def test_unknown_height_and_width():
         y = ft.pixels([2, *size, 1])
         x = flow.inverse(y)
         np.testing.assert_allclose(flow.forward(tf.identity(x)), y, atol=1e-2)
-
-
-# Options.
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -341,16 +280,6 @@ def test_compact():
         assert sum(isinstance(part, kind) for part in parts) == 23
 
 
-def test_compact_is_invertible():
-    # One coupling in a row: each magnifies the rounding errors of those before.
-    options = {"num_filters": 4, "num_couplings": 1, "dtype": tf.float64}
-    flow = ft.randomize(tfr.RealNVPImage.compact((8, 8, 3), **options))
-    y = ft.pixels([2, 8, 8, 3], tf.float64)
-    x = flow.inverse(y)
-    # Of gray levels up to 256: a relative error means nothing for a dark pixel.
-    np.testing.assert_allclose(flow.forward(tf.identity(x)), y, rtol=0, atol=1e-7)
-
-
 def test_the_start_of_compact():
     # Zero networks: rotations of the channels but for the normalization and the logit.
     options = {"num_filters": 4, "num_couplings": 1}
@@ -362,10 +291,6 @@ def test_the_start_of_compact():
     np.testing.assert_allclose(*norms, rtol=1e-5)
     np.testing.assert_allclose(ildj, ildj_of_logit, rtol=1e-5)
     assert np.abs(x - logits).max() > 0.1
-    # And none without them.
-    layer = tfr.coupling_layer(ft.shallow_conv, 4, normalization="actnorm")
-    flow = tfr.multi_scale((8, 8, 3), 3, layer, prior=layer, pixels=tfr.PixelLogit(0.4))
-    np.testing.assert_allclose(flow.inverse(tf.identity(y)), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_the_logit_of_compact():
@@ -373,8 +298,6 @@ def test_the_logit_of_compact():
     for channels, alpha in ((3, 0.4), (1, 0.05), (4, 0.05)):
         flow = tfr.RealNVPImage.compact((8, 8, channels), **options)
         assert flow.bijectors[0] == tfr.PixelLogit(alpha)
-    flow = tfr.RealNVPImage.compact((8, 8, 3), alpha=0.1, **options)
-    assert flow.bijectors[0] == tfr.PixelLogit(0.1)
     flow = tfr.RealNVPImage.compact((8, 8, 3), alpha=None, **options)
     assert flow.num_values is None
 
@@ -384,14 +307,6 @@ def test_additive_couplings_have_the_log_det_of_the_rest():
     ildj = flow.inverse_log_det_jacobian(ft.normal([2, 4, 4, 3]), event_ndims=3)
     np.testing.assert_array_equal(ildj, [0, 0])
     assert flow.is_constant_jacobian
-
-
-def test_a_base_other_than_the_normal():
-    base = tfd.Independent(tfd.Logistic(tf.zeros([4, 4, 3]), 1.0), 3)
-    flow = tfd.TransformedDistribution(base, _flow((4, 4, 3)))
-    y = ft.pixels([2, 4, 4, 3])
-    x, ildj = flow.bijector.inverse_and_log_det(tf.identity(y))
-    np.testing.assert_allclose(flow.log_prob(y), base.log_prob(x) + ildj, rtol=1e-5)
 
 
 def test_default_is_the_papers_architecture_to_the_last_bit():

@@ -1,5 +1,7 @@
 """`RealNVPVector`, beyond what `test_matrix.py` checks of every bijector."""
 
+import re
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -72,11 +74,7 @@ def test_starts_as_the_identity_without_mixing(size):
 
 def test_every_element_changes_and_is_a_condition():
     flow = _flow(5, mixing=None, num_couplings=2, dtype=tf.float64)
-    y = ft.normal([5], tf.float64)
-    with tf.GradientTape() as tape:
-        tape.watch(y)
-        x = flow.inverse(y)
-    jacobian = tape.jacobian(x, y).numpy()
+    jacobian = ft.jacobian(flow.inverse, ft.normal([5], tf.float64))
     # The elements that the first coupling keeps depend on all that it transforms, by the second.
     assert (jacobian[:2] != 0).all()
     assert np.count_nonzero(jacobian[2:]) == 3 * 2 + 3
@@ -144,18 +142,12 @@ def test_constant_columns_keep_their_scale():
     np.testing.assert_allclose(z[:, 1], 0)
 
 
-def test_shares_networks():
-    flow = _flow(3)
-    same = flow.copy(recompute=True)
-    assert same.bijectors == flow.bijectors and same != flow and same.recompute
-    x = ft.normal([2, 3])
-    np.testing.assert_allclose(same.forward(x), flow.forward(x), rtol=1e-6)
-
-
 def test_recompute_gives_the_same_gradients():
     plain = _flow(4, num_blocks=1, num_classes=3, dtype=tf.float64)
+    recomputing = plain.copy(recompute=True)
+    assert recomputing.bijectors == plain.bijectors and recomputing.recompute
     results = []
-    for flow in (plain, plain.copy(recompute=True)):
+    for flow in (plain, recomputing):
         with tf.GradientTape() as tape:
             _, ildj = flow.inverse_and_log_det(
                 ft.normal([5, 4], tf.float64), training=True, conditional_input=[0, 1, 2, 0, 1]
@@ -205,17 +197,6 @@ def test_routing_by_name():
     np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
-def test_chain_of_vectors():
-    chain = tfr.FlowChain([tfb.Exp(), tfb.Shift(tf.constant([1.0, 2.0, 3.0])), _flow(3)])
-    assert chain.event_ndims == 1
-    x = ft.normal([4, 3])
-    y, fldj = chain.forward_and_log_det(x)
-    assert fldj.shape == [4]
-    expected = chain.bijectors[2].forward_log_det_jacobian(x) + tf.reduce_sum(tf.math.log(y), -1)
-    np.testing.assert_allclose(fldj, expected, rtol=1e-4)
-    assert tfr.FlowChain([tfb.Exp()], event_ndims=1).event_ndims == 1
-
-
 def test_learns_a_density():
     # x₂ | x₁ ~ N(x₁², 0.5²): the loss is the entropy plus the KL divergence.
     keras.utils.set_random_seed(0)
@@ -247,16 +228,8 @@ def test_learns_a_density():
         ({"transformer": "cubic"}, ValueError, "transformer.*got 'cubic'"),
         ({"activation": tf.nn.relu}, TypeError, "expected the name of an activation, got <"),
         ({"activation": "swoosh"}, ValueError, "swoosh"),
-        ({"network_fn": 3}, TypeError, "expected a function as network_fn, got 3"),
-        ({"standardization": 3}, TypeError, "expected a Standardization, got 3"),
-        (
-            {"standardization": tfr.Standardization([0.0], [1.0])},
-            ValueError,
-            "of length 3, got one of length 1",
-        ),
+        ({"standardization": 3}, TypeError, "expected bijectors, got 3"),
         ({"conditional_event_shape": [4, 4, 1]}, ValueError, r"\[K\], of vectors, got"),
-        ({"condition_dropout": 0.1}, ValueError, "condition_dropout only with a condition"),
-        ({"use_scale": 1}, TypeError, "unexpected keyword argument 'use_scale'"),
         ({"dtype": tf.float16}, TypeError, "float32 or float64, got float16"),
     ],
 )
@@ -265,21 +238,14 @@ def test_bad_arguments(arguments, error, message):
         tfr.RealNVPVector(**{"event_size": 3, **_SMALL, **arguments})
 
 
-@pytest.mark.parametrize(
-    ("value", "error", "message"),
-    [
-        (tf.zeros([2, 4]), ValueError, r"vectors \[..., 3\], got shape \(4,\)"),
-        (tf.zeros([]), ValueError, r"vectors \[..., 3\], got shape \(\)"),
-        (
-            tf.zeros([2, 3], tf.float64),
-            TypeError,
-            "expected float32 values, got float64; cast them.",
-        ),
-    ],
-)
-def test_bad_vectors(value, error, message):
-    with pytest.raises(error, match=message):
-        _flow(3).inverse(value)
+@pytest.mark.parametrize("shape", [(4,), ()])
+def test_bad_vectors(shape):
+    flow = _flow(3, standardization=tfr.Standardization([0.0] * 3, [1.0] * 3))
+    with pytest.raises(ValueError, match=rf"vectors \[..., 3\], got shape {re.escape(str(shape))}"):
+        flow.inverse(tf.zeros(shape))
+    flow = _flow(4, standardization=tfr.Standardization([0.0] * 3, [1.0] * 3))
+    with pytest.raises(ValueError, match=r"standardization.*vectors \[..., 3\], got shape \(4,\)"):
+        flow.inverse(tf.zeros([4]))
 
 
 def test_bad_conditions():

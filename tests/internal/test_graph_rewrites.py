@@ -1,5 +1,5 @@
+import flow_testing as ft
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -99,24 +99,19 @@ def _rewrites_of_traces(flow, **options):
     """Returns the rewrites of the traces of a step of `fit`, `evaluate` and `predict`."""
     seen = []
 
-    class Model(tfr.FlowModel):
-        def train_step(self, data):
+    def recording(name):
+        def step(self, data):
             seen.append(_rewrites())
-            return super().train_step(data)
+            return getattr(tfr.FlowModel, name)(self, data)
 
-        def test_step(self, data):
-            seen.append(_rewrites())
-            return super().test_step(data)
+        return step
 
-        def predict_step(self, data):
-            seen.append(_rewrites())
-            return super().predict_step(data)
-
-    shape = [2] if flow.forward_min_event_ndims == 1 else [8, 8, 1]
-    model = Model(tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), shape), flow))
+    names = ("train_step", "test_step", "predict_step")
+    model_class = type("Model", (tfr.FlowModel,), {name: recording(name) for name in names})
+    shape = [2] if flow.event_ndims == 1 else [8, 8, 1]
+    model = model_class(tfd.TransformedDistribution(ft.standard_normal(shape), flow))
     model.compile(**options)
-    data = np.random.default_rng(0).integers(0, 256, size=[8, *shape]).astype(np.float32)
-    data = data / 100 if len(shape) == 1 else data
+    data = ft.normal([8, 2]).numpy() if shape == [2] else ft.grey_levels(8, shape)
     for _ in range(2):  # the second time nothing is traced
         model.fit(data, batch_size=4, verbose=0)
         model.evaluate(data, batch_size=4, verbose=0)

@@ -8,8 +8,6 @@ from tfp_realnvp.networks import batch_norm
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
 _OPTIONS = {"momentum": 0.8, "epsilon": 1e-3}
-# One channel, a few, a vector of them, and more than one vector: the kernels differ.
-_CHANNELS = [1, 3, 16, 24]
 
 
 def _arguments(channels, dtype=tf.float32, shape=(4, 5, 6)):
@@ -47,11 +45,11 @@ def _assert_close(actual, expected, tolerance):
 
 
 _TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 2e-2, tf.float64: 1e-12}
-each_dtype = pytest.mark.parametrize("dtype", _TOLERANCES, ids=lambda dtype: dtype.name)
 
 
-@each_dtype
-@pytest.mark.parametrize("channels", _CHANNELS)
+@pytest.mark.parametrize("dtype", _TOLERANCES, ids=lambda dtype: dtype.name)
+# One channel, a few, a vector of them, and more than one vector: the kernels differ.
+@pytest.mark.parametrize("channels", [1, 3, 16, 24])
 @pytest.mark.parametrize("training", [True, False])
 def test_against_the_definition(channels, dtype, training):
     arguments = _arguments(channels, dtype)
@@ -59,17 +57,17 @@ def test_against_the_definition(channels, dtype, training):
     upstream = tf.cast(ft.normal(arguments[0].shape, tf.float64, seed=4), dtype)
     with tf.GradientTape() as tape:
         tape.watch(arguments)
-        result = batch_norm(*arguments, training=training, **_OPTIONS)
-    gradients = tape.gradient(result.outputs, arguments[:2], output_gradients=upstream)
+        outputs, *statistics = batch_norm(*arguments, training=training, **_OPTIONS)
+    gradients = tape.gradient(outputs, arguments[:2], output_gradients=upstream)
     with tf.GradientTape() as tape:
         tape.watch(exact)
         y, *moving = _definition(*exact, training)
     expected = tape.gradient(y, exact[:2], output_gradients=tf.cast(upstream, tf.float64))
-    assert result.outputs.dtype == dtype
-    for actual, value in zip([result.outputs, *gradients], [y, *expected], strict=True):
+    assert outputs.dtype == dtype
+    for actual, value in zip([outputs, *gradients], [y, *expected], strict=True):
         _assert_close(actual, value, _TOLERANCES[dtype])
     # Statistics are in the dtype of the vectors, whatever that of the inputs.
-    for actual, value in zip(result[1:], moving, strict=True):
+    for actual, value in zip(statistics, moving, strict=True):
         assert actual.dtype == arguments[1].dtype
         _assert_close(actual, value, 1e-12 if dtype == tf.float64 else 1e-5)
 
@@ -89,7 +87,7 @@ def test_second_derivatives_while_training(dtype):
         return outer.gradient(squared, x)
 
     actual = second(
-        lambda x: batch_norm(x, offset, mean, variance, training=True, **_OPTIONS).outputs,
+        lambda x: batch_norm(x, offset, mean, variance, training=True, **_OPTIONS)[0],
         x,
         weights,
     )
@@ -100,18 +98,3 @@ def test_second_derivatives_while_training(dtype):
         tf.cast(weights, tf.float64),
     )
     _assert_close(actual, expected, 1e-10 if dtype == tf.float64 else 1e-4)
-
-
-@pytest.mark.parametrize("channels", [3, 16])
-def test_training_with_unknown_sizes(channels):
-    signature = [tf.TensorSpec([None, None, None, channels], tf.float32)]
-    vectors = _arguments(channels)[1:]
-
-    def function(x):
-        return batch_norm(x, *vectors, training=True, **_OPTIONS)
-
-    late = tf.function(function, input_signature=signature)
-    for shape in ((4, 3, 5), (1, 2, 2), (1, 1, 1)):
-        x = ft.normal([*shape, channels])
-        for actual, expected in zip(late(x), function(x), strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

@@ -35,9 +35,6 @@ def _training(name):
     return {"training": True} if "resnet" in name else {}
 
 
-# Against the definition.
-
-
 def _board(images, parity):
     """Returns the mask of the kept positions, number by number."""
     board = np.zeros([*images.shape[:-1], 1])
@@ -204,7 +201,9 @@ def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, traini
 
 @each_network
 def test_shapes(name):
-    layer = _network(name)
+    layer, unbuilt = _network(name), _MAKERS[name]()
+    unbuilt(ft.normal([1, 4, 4, 2]), **_training(name))
+    assert len(unbuilt.variables) == len(layer.variables)
     assert layer.compute_output_shape((None, 8, 6, 2)) == (None, 8, 6, 4)
     late = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)])
     # A second batch size, and other heights and widths.
@@ -213,18 +212,6 @@ def test_shapes(name):
         outputs = layer(x)
         assert outputs.shape == (*shape[:-1], 4)
         np.testing.assert_allclose(late(x), outputs, rtol=1e-4, atol=1e-5)
-
-
-@each_network
-def test_build_creates_all_variables(name):
-    layer = _network(name)
-    before = len(layer.variables)
-    layer(ft.normal([1, 4, 4, 2]), **_training(name))
-    assert layer.built and len(layer.variables) == before
-    # And so does the first call.
-    unbuilt = _MAKERS[name]()
-    unbuilt(ft.normal([1, 4, 4, 2]))
-    assert len(unbuilt.variables) == before
 
 
 _CONDITIONAL = [
@@ -295,16 +282,6 @@ def test_channels_are_last_whatever_keras_prefers(name):
         np.testing.assert_array_equal(other(x), expected)
     finally:
         keras.config.set_image_data_format("channels_last")
-
-
-@pytest.mark.parametrize("name", ["resnet_attention", "shallow_board"])
-def test_the_global_policy(name):
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        layer = _network(name)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    assert layer(ft.normal([2, 4, 4, 2])).dtype == tf.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ from tfp_realnvp.flows.image_flow import ImageFlow, image_flow
 from tfp_realnvp.flows.multi_scale import multi_scale
 from tfp_realnvp.flows.patch_flow import patch_flow
 from tfp_realnvp.flows.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
-from tfp_realnvp.flows.real_nvp_vector import RealNVPVector
-from tfp_realnvp.flows.vector_flow import VectorFlow
+from tfp_realnvp.flows.real_nvp_vector import RealNVPVector, VectorFlow
 
 __all__ = [
     "PAPER_CONFIGURATIONS",

@@ -55,7 +55,7 @@ def coupling_layer(
     mixing: str | None = None,
     network_dtype: str | None = None,
 ) -> Layer:
-    """Returns a function that makes one layer of a flow: a coupling and what surrounds it.
+    """Returns a function that makes a coupling, its normalization and its mixing of channels.
 
     `multi_scale` and `patch_flow` call the function for each mask.
 
@@ -70,9 +70,8 @@ def coupling_layer(
     Args:
       network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
         It gets the keyword arguments `mask`, `input_channels`, `output_channels`, `num_filters`,
-        `name` and `dtype` (the `network_dtype`), in a conditional flow `conditional_event_shape`,
-        the shape of the embedded condition, and with attention `num_heads`. Keras layers are built
-        here.
+        `name` and `dtype`, in a conditional flow `conditional_event_shape`, the shape of the
+        embedded condition, and with attention `num_heads`. A Keras layer may be unbuilt.
       num_filters: width of the networks of images that were not halved.
       filter_growth: factor by which the networks are wider for images of half the side.
       attention: heads of the self-attention in networks of halved images; 0 for none.
@@ -99,20 +98,15 @@ def coupling_layer(
       TypeError: if an argument has a wrong type.
     """
     caller = "coupling_layer"
-    if not callable(network_fn):
-        raise TypeError(f"{caller}: expected a function as network_fn, got {network_fn!r}.")
     num_filters = validation.count(num_filters, "num_filters", 1, caller)
-    attention = validation.count(attention, "attention", 0, caller)
-    validation.positive(filter_growth, f"{caller}: expected a positive filter_growth")
     if not callable(transformer):
         validation.choice(transformer, (*_TRANSFORMERS,), f"{caller}: expected a transformer")
     transformer_fn = transformer if callable(transformer) else _TRANSFORMERS[transformer]
-    validation.choice(
-        normalization, ("batch", "actnorm", None), f"{caller}: expected a normalization"
-    )
-    validation.choice(mixing, ("lu", "permutation", None), f"{caller}: expected a mixing")
-    is_batch = normalization == "batch"
-    validation.only(momentum, "momentum", is_batch, "with normalization='batch'", caller)
+    normalizations, mixings = ("batch", "actnorm", None), ("lu", "permutation", None)
+    validation.choice(normalization, normalizations, f"{caller}: expected a normalization")
+    validation.choice(mixing, mixings, f"{caller}: expected a mixing")
+    has_moving = normalization == "batch"
+    validation.only(momentum, "momentum", has_moving, "with normalization='batch'", caller)
 
     def layer(
         mask: Mask,
@@ -132,8 +126,9 @@ def coupling_layer(
             # With nothing to keep, the network sees the condition, or a constant.
             is_input = condition_shape is not None and len(condition_shape) == ndims
             input_channels = condition_shape[-1] if is_input else 1
-        with tf.name_scope(f"{name}_coupling"):
-            new_transformer = Affine(1.0, dtype) if transformer_fn is Affine else transformer_fn()
+        # The couplings of the paper and of NICE have a class, which makes its transformer.
+        is_affine = transformer_fn in (Affine, Additive)
+        new_transformer: Any = transformer_fn if is_affine else transformer_fn()
         policy = "float64" if dtype == tf.float64 else keras.config.dtype_policy().name
         # The network comes first, so that its initial weights do not depend on other options.
         network = network_fn(
@@ -152,12 +147,9 @@ def coupling_layer(
         shape = condition_shape if takes_condition(network) else None
         of_coupling = {"conditional_event_shape": shape, "name": f"{name}_coupling", **options}
         bijectors: list[tfb.Bijector]
-        # The couplings of the paper and of NICE have a class of their own.
-        if type(new_transformer) is Affine:
-            scale = new_transformer.scale
-            bijectors = [AffineCoupling(mask, network, scale=scale, **of_coupling)]
-        elif type(new_transformer) is Additive:
-            bijectors = [AffineCoupling(mask, network, use_scale=False, **of_coupling)]
+        if is_affine:
+            use_scale = transformer_fn is Affine
+            bijectors = [AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)]
         else:
             bijectors = [Coupling(mask, network, new_transformer, **of_coupling)]
         options["num_channels"] = channels

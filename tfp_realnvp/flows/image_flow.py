@@ -9,26 +9,25 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.squeeze import Squeeze
-from tfp_realnvp.flows.conditional_layers import conditional_layers
 from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["ImageFlow", "ImageShape", "checked_image_shape", "image_flow"]
+__all__ = ["ImageFlow", "checked_image_shape", "conditional_flow", "image_flow"]
 
 tfb = tfp.bijectors
-
-ImageShape = tuple[int | None, int | None, int]
 
 
 class ImageFlow(FlowChain):
     r"""A `FlowChain` between latents and images, which knows its shape and its scales.
 
-    `multi_scale` and `patch_flow` return it, and so do `RealNVPImage(...)`,
-    `RealNVPImage.compact(...)` and `RealNVPImage.jet(...)`. Latents have the shape of the image;
-    `split_latents` gives them by scale.
+    `multi_scale`, `patch_flow`, `RealNVPImage(...)`, `RealNVPImage.compact(...)` and
+    `RealNVPImage.jet(...)` return it. Latents have the shape of the image; `split_latents` gives
+    them by scale.
 
     #### Example
 
@@ -38,6 +37,11 @@ class ImageFlow(FlowChain):
     ('ImageFlow', (8, 8, 3), 2, 256)
     >>> [latents.shape for latents in flow.split_latents(flow.inverse(tf.ones([1, 8, 8, 3])))]
     [TensorShape([1, 4, 4, 6]), TensorShape([1, 4, 4, 6])]
+
+    Attributes:
+      image_shape: (height, width, channels).
+      num_scales: number of scales.
+      has_fixed_size: whether images have to have the height and width of `image_shape`.
     """
 
     def __init__(
@@ -55,24 +59,18 @@ class ImageFlow(FlowChain):
         """Constructs the flow from its bijectors.
 
         Args:
-          bijectors: as in `FlowChain`.
-          image_shape: (height, width, channels). Height and width may be `None`.
-          num_scales: number of scales.
-          has_fixed_size: whether images have to have the height and width of `image_shape`.
-          recompute: as in `FlowChain`.
-          dtype: as in `FlowChain`.
-          validate_args: as in `FlowChain`.
-          name: as in `FlowChain`.
+          image_shape, num_scales, has_fixed_size: the attributes. Height and width may be `None`.
+          bijectors, recompute, dtype, validate_args, name: as in `FlowChain`.
 
         Raises:
           TypeError: as `FlowChain`, or if `image_shape` is not a shape.
           ValueError: as `FlowChain`, or if `image_shape` is not the shape of an image.
         """
         parameters = dict(locals())
-        self._image_shape = checked_image_shape(image_shape, name)
-        self._num_scales = validation.count(num_scales, "num_scales", 1, name)
-        self._has_fixed_size = has_fixed_size
-        parameters |= {"bijectors": tuple(bijectors), "image_shape": self._image_shape}
+        self.image_shape = checked_image_shape(image_shape, name)
+        self.num_scales = validation.count(num_scales, "num_scales", 1, name)
+        self.has_fixed_size = has_fixed_size
+        parameters |= {"bijectors": tuple(bijectors), "image_shape": self.image_shape}
         super().__init__(
             bijectors,
             recompute=recompute,
@@ -84,25 +82,9 @@ class ImageFlow(FlowChain):
         )
 
     @property
-    def image_shape(self) -> ImageShape:
-        """The argument `image_shape`: (height, width, channels)."""
-        return self._image_shape
-
-    @property
-    def num_scales(self) -> int:
-        """The number of scales."""
-        return self._num_scales
-
-    @property
-    def has_fixed_size(self) -> bool:
-        """Whether images have to have the height and width of `image_shape`."""
-        return self._has_fixed_size
-
-    @property
     def num_values(self) -> int | None:
         """The number of gray levels; `None` if events are any real numbers."""
-        found = (part for part in self.bijectors if isinstance(part, PixelLogit))
-        return next((part.num_values for part in found), None)
+        return next((p.num_values for p in self.bijectors if isinstance(p, PixelLogit)), None)
 
     def split_latents(self, latents: tf.Tensor) -> list[tf.Tensor]:
         """Returns the latents by scale, the finest first.
@@ -165,81 +147,111 @@ def image_flow(
     num_scales: int = 1,
     has_fixed_size: bool = False,
     pixels: tfb.Bijector | None = None,
+    dtype: Any = tf.float32,
+    name: str = "image_flow",
+    **options: Any,
+) -> ImageFlow:
+    """Returns a flow of images: layers, the embedding of their condition, and a map to pixels.
+
+    Args:
+      image_shape, num_scales, has_fixed_size: as in `ImageFlow`.
+      layers: function of the shape of an embedded condition, or of `None` without a condition, that
+        returns bijectors in order from data to latents.
+      pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default events
+        are any real numbers.
+      dtype: `tf.float32` or `tf.float64`, of values and log det.
+      name: name of the operations.
+      **options: `conditional_event_shape`: shape of the condition of an image, [K] or [H, W, K].
+        The flow then needs a `conditional_input` [..., K] or [..., H, W, K]. An image has the
+        height and width of the data, and is squeezed as the data is.
+        `num_classes`: number of classes, for a flow that needs a `conditional_input` of integer
+        labels [...] in [0, num_classes).
+        `condition_dropout`: the probability with which `FlowModel.fit` leaves out the condition of
+        an image. `conditional_input=None` then gives the density without a condition.
+        `embedding_size`: length of the embedding of labels and vectors, from which each network
+        predicts shifts of its activations; by default 64.
+        `recompute`: whether gradients compute the activations of the networks again, one coupling
+        at a time, instead of keeping them: less memory for one more forward pass. Only with
+        networks that are Keras layers.
+        `validate_args`: whether to assert that values and log dets are finite, and that data is in
+        the range of a `PixelLogit`.
+
+    Raises:
+      ValueError: if an argument is out of range or has no effect.
+      TypeError: if an argument has a wrong type or does not exist.
+    """
+    return conditional_flow(
+        ImageFlow,
+        layers,
+        pixels,
+        image_shape=image_shape,
+        num_scales=num_scales,
+        has_fixed_size=has_fixed_size,
+        event_ndims=3,
+        dtype=dtype,
+        name=name,
+        **options,
+    )
+
+
+def conditional_flow(
+    flow_class: type[FlowChain],
+    layers: Callable[[ConditionShape], Sequence[tfb.Bijector]],
+    first: tfb.Bijector | None,
+    *,
+    event_ndims: int,
+    dtype: Any,
+    name: str,
     conditional_event_shape: Sequence[int | None] | None = None,
     num_classes: int | None = None,
     condition_dropout: float | None = None,
     embedding_size: int | None = None,
-    recompute: bool = False,
-    dtype: Any = tf.float32,
-    validate_args: bool = False,
-    name: str = "image_flow",
-) -> ImageFlow:
-    """Returns a flow of images: layers, the embedding of their condition, and a map to pixels.
-
-    `multi_scale` and `patch_flow` make the layers and call this function.
+    **options: Any,
+) -> Any:
+    """Returns a flow of layers, which share one embedding of the condition if there is one.
 
     Args:
-      image_shape: as in `ImageFlow`.
-      layers: function of the shape of an embedded condition, or of `None` without a condition, that
-        returns bijectors in order from data to latents.
-      num_scales: as in `ImageFlow`.
-      has_fixed_size: as in `ImageFlow`.
-      pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default events
-        are any real numbers.
-      conditional_event_shape: shape of the condition of an image: [K] for a vector, or [H, W, K]
-        for an image. The flow then needs a `conditional_input` of this shape, [..., K] or
-        [..., H, W, K]. An image has the height and width of the data, and is squeezed as the data
-        is.
-      num_classes: number of classes, for a flow that needs a `conditional_input` of integer labels
-        [...] in [0, num_classes).
-      condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of an
-        image. `conditional_input=None` then gives the density without a condition.
-      embedding_size: length of the embedding of labels and vectors, from which each network
-        predicts shifts of its activations; by default 64.
-      recompute: whether gradients compute the activations of the networks again, one coupling at a
-        time, instead of keeping them: less memory for one more forward pass. Only with networks
-        that are Keras layers.
-      dtype: `tf.float32` or `tf.float64`, of values and log det.
-      validate_args: whether to assert that values and log dets are finite, and that data is in the
-        range of a `PixelLogit`.
-      name: name of the operations.
-
-    Raises:
-      ValueError: if an argument is out of range or has no effect.
-      TypeError: if an argument has a wrong type.
+      flow_class: class of the flow.
+      first: the bijector next to the data, which needs no condition, or `None`.
+      event_ndims: 3 for images, 1 for vectors.
+      **options: arguments of `flow_class`.
+      layers, dtype, name, conditional_event_shape, num_classes, condition_dropout,
+      embedding_size: as in `image_flow`.
     """
-    bijectors = conditional_layers(
-        layers,
-        conditional_event_shape=conditional_event_shape,
-        num_classes=num_classes,
-        condition_dropout=condition_dropout,
-        embedding_size=embedding_size,
-        event_ndims=3,
-        dtype=dtype,
-        name=name,
-    )
-    return ImageFlow(
-        [*([] if pixels is None else [pixels]), *bijectors],
-        image_shape,
-        num_scales,
-        has_fixed_size=has_fixed_size,
-        recompute=recompute,
-        dtype=dtype,
-        validate_args=validate_args,
-        name=name,
-    )
+    dtype = validation.float_dtype(dtype, name)
+    if conditional_event_shape is None and num_classes is None:
+        validation.only(condition_dropout, "condition_dropout", False, "with a condition", name)
+        validation.only(embedding_size, "embedding_size", False, "with a condition", name)
+        with tf.name_scope(name):
+            bijectors = layers(None)
+    else:
+        # Conditions and their embedding are small, so that full precision costs little.
+        embedding = ConditionEmbedding(
+            conditional_event_shape,
+            num_classes=num_classes,
+            size=embedding_size,
+            dropout=condition_dropout,
+            dtype=dtype.name,
+            name=f"{name}_condition",
+        )
+        with tf.name_scope(name):
+            parts = layers(tuple(embedding.embedded_shape))
+            chain = FlowChain(parts, event_ndims=event_ndims, dtype=dtype)
+            bijectors = [ConditionalBijector(chain, embedding, dtype=dtype, name=name)]
+    bijectors = [*([] if first is None else [first]), *bijectors]
+    return flow_class(bijectors, dtype=dtype, name=name, **options)
 
 
-def checked_image_shape(image_shape: Sequence[int | None], caller: str) -> ImageShape:
+def checked_image_shape(
+    image_shape: Sequence[int | None], caller: str
+) -> tuple[int | None, int | None, int]:
     """Returns (height, width, channels), or raises."""
     expected = f"{caller}: expected an image_shape (height, width, channels)"
-    if not isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape)):
-        raise TypeError(f"{expected}, got {image_shape!r}.")
-    shape = tuple(image_shape)
-    if len(shape) != 3 or shape[-1] is None:
-        raise ValueError(f"{expected}, got {image_shape!r}.")
+    is_shape = isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape))
+    validation.require(is_shape, expected, image_shape, TypeError)
+    validation.require(len(image_shape) == 3 and image_shape[-1] is not None, expected, image_shape)
     expected = f"{expected}, got {image_shape!r}: expected positive sizes"
     height, width, channels = (
-        None if size is None else validation.integer(size, 1, expected) for size in shape
+        None if size is None else validation.integer(size, 1, expected) for size in image_shape
     )
     return height, width, channels

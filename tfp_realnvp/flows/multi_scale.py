@@ -51,8 +51,7 @@ def multi_scale(
     (2, 10)
 
     Args:
-      image_shape: (height, width, channels). Height and width may be `None`; they are checked
-        against `num_scales`.
+      image_shape: (height, width, channels). Height and width may be `None`.
       num_scales: number of scales.
       layer: function that makes a layer, such as a `coupling_layer`.
       num_couplings: checkerboard couplings of each scale; the last one has one more.
@@ -60,9 +59,7 @@ def multi_scale(
         `num_couplings`. Only with several scales.
       prior: function that makes the layer that transforms each half that is factored out, given the
         other half: a learned prior. Only with several scales.
-      dtype: `tf.float32` or `tf.float64`, of values and log det.
-      name: name of the operations.
-      **options: other arguments of `image_flow`.
+      dtype, name, **options: arguments of `image_flow`.
 
     Raises:
       ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out of
@@ -86,9 +83,7 @@ def multi_scale(
         validation.only(value, option, num_scales > 1, "with several scales", name)
     if num_channel_couplings is None:
         num_channel_couplings = num_couplings
-    num_channel_couplings = validation.count(
-        num_channel_couplings, "num_channel_couplings", 0, name
-    )
+    validation.count(num_channel_couplings, "num_channel_couplings", 0, name)
     plain, other_order = (Squeeze(2, order, dtype=dtype) for order in ("plain", "factor_out"))
 
     def layers(condition_shape: ConditionShape, scale: int = 0) -> list[tfb.Bijector]:
@@ -137,11 +132,12 @@ def multi_scale(
     return image_flow(image_shape, layers, num_scales=num_scales, dtype=dtype, name=name, **options)
 
 
-def max_num_scales(image_shape: Sequence[int | None]) -> int:
-    """Returns the largest number of scales of an image; 64 if neither side is known."""
-    sides, num_scales = [side for side in image_shape[:2] if side is not None], 0
-    while num_scales < 64 and all(
-        side % 2**num_scales == 0 and side // 2**num_scales >= 2 for side in sides
-    ):
-        num_scales += 1
-    return num_scales
+def max_num_scales(image_shape: Sequence[int | None], least_side: int = 2) -> int:
+    """Returns the largest number of scales whose sides are whole and at least `least_side`.
+
+    The number is 0 if the image itself is smaller, and 64 if neither side is known.
+    """
+    sides = [side for side in image_shape[:2] if side is not None]
+    return sum(
+        all(side % 2**n == 0 and side >= least_side * 2**n for side in sides) for n in range(64)
+    )

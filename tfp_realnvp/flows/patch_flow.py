@@ -49,9 +49,7 @@ def patch_flow(
       patch_size: side of the squares of pixels, each of which is one position for `masks`.
       masks: masks of all couplings, from data to latents.
       layer: function that makes a layer, such as a `coupling_layer`.
-      dtype: `tf.float32` or `tf.float64`, of values and log det.
-      name: name of the operations.
-      **options: other arguments of `image_flow`.
+      dtype, name, **options: arguments of `image_flow`.
 
     Raises:
       ValueError: if height and width are not divisible by `patch_size`, or with a `SpatialMask` by
@@ -60,10 +58,7 @@ def patch_flow(
     """
     height, width, channels = image_shape = checked_image_shape(image_shape, name)
     patch_size = validation.count(patch_size, "patch_size", 1, name)
-    are_masks = isinstance(masks, Sequence) and all(isinstance(mask, Mask) for mask in masks)
-    validation.require(
-        are_masks and len(masks) > 0, f"{name}: expected a list of masks", masks, TypeError
-    )
+    validation.require(len(masks) > 0, f"{name}: expected at least one mask", masks)
     divisor = patch_size * (2 if any(isinstance(mask, SpatialMask) for mask in masks) else 1)
     if any(side is None or side % divisor for side in (height, width)):
         raise ValueError(
@@ -89,12 +84,7 @@ def patch_flow(
 
 
 def jet_masks(num_couplings: int, channels: int) -> list[Mask]:
-    """Returns Jet's masks: four of permuted channels, then a spatial one, and so on.
-
-    Args:
-      num_couplings: number of masks.
-      channels: number of channels of a patch.
-    """
+    """Returns Jet's masks of patches: four of permuted channels, then a spatial one, and so on."""
     patterns = ("checkerboard", "vertical_stripes", "horizontal_stripes")
     spatial = itertools.cycle(SpatialMask(*kind) for kind in itertools.product(patterns, (0, 1)))
     # The permutations are the same in each process: NumPy never changes `RandomState`.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.coupling_layer import NetworkFn, coupling_layer, network_of
-from tfp_realnvp.flows.image_flow import ImageFlow, ImageShape, checked_image_shape
+from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape
 from tfp_realnvp.flows.multi_scale import max_num_scales, multi_scale
 from tfp_realnvp.flows.patch_flow import jet_masks, patch_flow
 from tfp_realnvp.internal import validation
@@ -51,15 +51,14 @@ class RealNVPImage(ImageFlow):
     bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
     ```
 
-    The result is an `ImageFlow`. Latents have the shape of the image; its method `split_latents`
-    gives them by scale. The networks are convolutional, so that a model samples and scores any
-    height and width that its scales can squeeze, with a base distribution of that event shape.
+    The result is an `ImageFlow`. The networks are convolutional, so that a model samples and scores
+    any height and width that its scales can squeeze, with a base distribution of that event shape.
     `multi_scale` and `coupling_layer` compose other models of these parts.
 
-    The latents of an image that is far from the training data can overflow. Each normalization
-    divides by a standard deviation, which is at least sqrt(ε) = 0.01, so that n of them multiply a
-    pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.
-    `log_prob` and `sample` check for such values only with `validate_args`.
+    The latents of an image that is far from the training data can overflow: a normalization divides
+    by a standard deviation of at least sqrt(ε) = 0.01, so that n of them multiply a pixel by up to
+    100ⁿ. The log density is then -inf or NaN in float32, and finite in float64. `log_prob` and
+    `sample` check for such values only with `validate_args`.
 
     #### Example
 
@@ -85,6 +84,7 @@ class RealNVPImage(ImageFlow):
         num_blocks: int | None = None,
         num_filters: int = 32,
         *,
+        filter_growth: float = 2.0,
         num_couplings: int = 3,
         normalization: str | None = "batch",
         transformer: str | TransformerFn = "affine",
@@ -103,16 +103,14 @@ class RealNVPImage(ImageFlow):
 
         Args:
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
-            given. They determine the default of `num_scales`, and are checked against it.
+            given.
           num_scales: number of scales; by default the image is halved until its sides are about 4,
             or odd: a side of 32 gives four scales, one of 30 two, and one of 15 a single scale.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale, and channel-wise couplings of each
             scale but the last; the last scale has one more checkerboard coupling.
-          normalization: `'batch'`: batch normalization after each coupling; `'actnorm'`: an
-            `ActNorm` before each coupling; or `None`.
-          transformer: transformer of the couplings, as in `coupling_layer`.
+          filter_growth, normalization, transformer: as in `coupling_layer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether each half that is factored out has a learned prior: an affine
             coupling, given the other half, that starts as the identity. Only with several scales.
@@ -126,11 +124,10 @@ class RealNVPImage(ImageFlow):
             default a `ConvResNet`.
           network_dtype: name of the Keras dtype policy of the networks, for example
             `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
-          dtype: `tf.float32` or `tf.float64`, of values and log det.
-          name: name of the operations.
-          **options: other options of `multi_scale` and `image_flow`: `num_channel_couplings`,
-            `recompute`, `validate_args`, and for a condition `conditional_event_shape`,
-            `num_classes`, `condition_dropout` and `embedding_size`.
+          dtype, name: as in `image_flow`.
+          **options: `num_channel_couplings`, as in `multi_scale`; `recompute`, `validate_args`, and
+            for a condition `conditional_event_shape`, `num_classes`, `condition_dropout` and
+            `embedding_size`, as in `image_flow`.
 
         Raises:
           ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
@@ -140,19 +137,24 @@ class RealNVPImage(ImageFlow):
         """
         image_shape = checked_image_shape(image_shape, _NAME)
         if num_scales is None:
-            num_scales = _default_num_scales(image_shape)
-        validation.flag(invertible_conv, f"{_NAME}: expected a bool as invertible_conv")
-        validation.flag(split_prior, f"{_NAME}: expected a bool as split_prior")
+            expected = f"{_NAME}: expected num_scales for images of unknown size"
+            validation.require(None not in image_shape, expected, image_shape)
+            # The recursion ends when the input of the last scale is 4 × 4 (section 4.1).
+            num_scales = max(1, max_num_scales(image_shape, least_side=4))
+        validation.only(
+            num_blocks, "num_blocks", network_fn is None, "with the default network", _NAME
+        )
+        validation.only(num_values, "num_values", alpha is not None, "with an alpha", _NAME)
+        for option, value in (("split_prior", split_prior), ("attention", attention)):
+            validation.only(value or None, option, num_scales != 1, "with several scales", _NAME)
         if network_fn is None:
-            num_blocks = 4 if num_blocks is None else num_blocks
-            network_fn = network_of(ConvResNet, num_blocks=num_blocks)
-        else:
-            validation.only(num_blocks, "num_blocks", False, "with the default network", _NAME)
-        if num_scales == 1:
-            _check_single_scale(_NAME, split_prior=split_prior, attention=attention)
+            network_fn = network_of(ConvResNet, num_blocks=4 if num_blocks is None else num_blocks)
+        pixels = None
+        if alpha is not None:
+            pixels = PixelLogit(alpha, 256 if num_values is None else num_values, dtype=dtype)
         widths: dict[str, Any] = {
             "num_filters": num_filters,
-            "filter_growth": 2.0,
+            "filter_growth": filter_growth,
             "attention": attention,
             "network_dtype": network_dtype,
         }
@@ -169,7 +171,7 @@ class RealNVPImage(ImageFlow):
             layer,
             num_couplings=num_couplings,
             prior=coupling_layer(network_of(ShallowConv), **widths) if split_prior else None,
-            pixels=_pixel_logit(alpha, num_values, _NAME, dtype),
+            pixels=pixels,
             dtype=dtype,
             name=name,
             **options,
@@ -189,14 +191,14 @@ class RealNVPImage(ImageFlow):
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`: `'cifar10'`, `'imagenet32'`, `'imagenet64'`,
             `'lsun/bedroom'`, `'lsun/tower'`, `'lsun/church_outdoor'` or `'celeb_a'`.
-          **overrides: constructor arguments, which replace those of the configuration. With
-            another `image_shape` there are at most as many scales as its sides allow.
+          **overrides: arguments of `RealNVPImage` that replace those of the configuration. Another
+            `image_shape` gets at most as many scales as its sides allow.
 
         Raises:
           ValueError: if the paper has no such dataset.
         """
         names = sorted(PAPER_CONFIGURATIONS)
-        validation.choice(dataset, names, "RealNVPImage: expected a dataset of the paper")
+        validation.choice(dataset, names, f"{_NAME}: expected a dataset of the paper")
         configuration = {**PAPER_CONFIGURATIONS[dataset], **overrides}
         if "num_scales" not in overrides:
             allowed = max_num_scales(checked_image_shape(configuration["image_shape"], _NAME))
@@ -210,26 +212,19 @@ class RealNVPImage(ImageFlow):
         num_filters: int = 64,
         *,
         num_couplings: int | None = None,
-        transformer: str | TransformerFn = "affine",
-        attention: int = 0,
-        num_values: int | None = None,
-        network_dtype: str | None = None,
-        dtype: Any = tf.float32,
-        name: str = "real_nvp_image",
         **options: Any,
     ) -> ImageFlow:
         """Returns a model that reaches lower bits/dim in little time on a small machine.
 
-        It has shallow networks that start at zero, an `ActNorm` instead of batch normalization and
-        an `InvertibleConv1x1` before each coupling, split priors, and three scales, or as many as
-        the sides of the image allow: two at 30×30, one at 15×15. A scale has two checkerboard
-        couplings and eight channel-wise ones, with a quarter of the multiplications, the last scale
-        three; a single scale has five checkerboard couplings. With `num_couplings` alone a scale
-        has as many of both kinds. Each scale has 1.25 times as many feature maps as the one before.
-        For three channels `alpha` is 0.4, a nearly linear scaling, which suits photographs.
-        Otherwise it is the paper's 0.05, which suits images with many black or white pixels. The
-        configuration was chosen by runs of a few minutes to an hour, see `benchmarks/README.md`.
-        Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
+        It is a `RealNVPImage` of shallow networks that start at zero, with an `ActNorm` and an
+        `InvertibleConv1x1` before each coupling, split priors, and 1.25 times as many feature maps
+        in each scale as in the one before. A scale has two checkerboard couplings and eight
+        channel-wise ones, which need a quarter of the multiplications; the last scale has three
+        checkerboard couplings, and a single scale five. For three channels `alpha` is 0.4, a nearly
+        linear scaling, which suits photographs. Otherwise it is the paper's 0.05, which suits
+        images with many black or white pixels. The configuration was chosen by runs of a few
+        minutes to an hour, see `benchmarks/README.md`. Train it by `Muon`, or by Adam with a high
+        learning rate, 4e-3.
 
         #### Example
 
@@ -238,58 +233,38 @@ class RealNVPImage(ImageFlow):
         3
 
         Args:
-          image_shape: as in `RealNVPImage`.
-          num_scales: number of scales; by default 3, or as many as the sides allow.
-          num_filters: feature maps of the networks of the first scale's checkerboard couplings.
-          num_couplings: checkerboard couplings of each scale, and channel-wise couplings of each
-            scale but the last; the last scale has one more checkerboard coupling. The default is
-            described above.
-          transformer: transformer of the couplings, as in `coupling_layer`.
-          attention: as in `RealNVPImage`.
-          num_values: as in `RealNVPImage`.
-          network_dtype: as in `RealNVPImage`.
-          dtype: as in `RealNVPImage`.
-          name: as in `RealNVPImage`.
-          **options: `alpha` and other options, as in `RealNVPImage`.
+          num_scales: number of scales; by default 3, or as many as the sides allow: two at 30×30,
+            one at 15×15.
+          num_couplings: as in `RealNVPImage`; the default is described above.
+          image_shape, num_filters: as in `RealNVPImage`.
+          **options: other options of `RealNVPImage`: `transformer`, `attention`, `alpha`,
+            `num_values`, `network_dtype`, `dtype`, `name`, and those of `image_flow`.
 
         Raises:
           ValueError: as `RealNVPImage`.
           TypeError: as `RealNVPImage`.
         """
-        caller = f"{_NAME}.compact"
-        image_shape = checked_image_shape(image_shape, caller)
+        image_shape = checked_image_shape(image_shape, f"{_NAME}.compact")
         if num_scales is None:
             num_scales = max(1, min(3, max_num_scales(image_shape)))
         is_single = num_scales == 1
-        if is_single:
-            _check_single_scale(caller, attention=attention)
         if num_couplings is None:
             num_couplings = 4 if is_single else 2
             if not is_single:
                 # A channel-wise coupling has a quarter of the multiplications of a checkerboard
                 # one.
                 options = {"num_channel_couplings": 8, **options}
-        alpha = options.pop("alpha", 0.4 if image_shape[-1] == 3 else 0.05)
-        network: dict[str, Any] = {
-            "network_fn": network_of(ShallowConv),
-            "num_filters": num_filters,
-            "filter_growth": 1.25,
-            "attention": attention,
-            "network_dtype": network_dtype,
-        }
-        layer = coupling_layer(
-            **network, transformer=transformer, normalization="actnorm", mixing="lu"
-        )
-        return multi_scale(
+        return RealNVPImage(
             image_shape,
             num_scales,
-            layer,
+            num_filters=num_filters,
+            filter_growth=1.25,
             num_couplings=num_couplings,
-            prior=None if is_single else coupling_layer(**network),
-            pixels=_pixel_logit(alpha, num_values, caller, dtype),
-            dtype=dtype,
-            name=name,
-            **options,
+            normalization="actnorm",
+            invertible_conv=True,
+            split_prior=not is_single,
+            network_fn=network_of(ShallowConv),
+            **{"alpha": 0.4 if image_shape[-1] == 3 else 0.05, **options},
         )
 
     @staticmethod
@@ -309,16 +284,16 @@ class RealNVPImage(ImageFlow):
     ) -> ImageFlow:
         """Returns a Jet: couplings of patches, with vision transformers as networks.
 
-        The couplings are `SigmoidAffine`, in groups of five. The first four couplings of a group
-        transform half of the channels of all patches, chosen by a fixed random permutation. The
-        fifth coupling transforms half of the patches. Its mask is, from group to group, a
-        checkerboard, vertical stripes or horizontal stripes, each followed by its complement.
-        There is no normalization, nothing is factored out, and pixel values are scaled to [-1, 1]
-        without a logit. Height and width are fixed, and multiples of `2 * patch_size`.
+        The couplings are `SigmoidAffine`, in groups of five. The first four transform half of the
+        channels of all patches, chosen by a fixed random permutation. The fifth transforms half of
+        the patches: from group to group a checkerboard, vertical stripes or horizontal stripes,
+        each followed by its complement. There is no normalization, nothing is factored out, and
+        pixel values are scaled to [-1, 1] without a logit. Height and width are fixed, and
+        multiples of `2 * patch_size`.
 
-        A coupling scales half of the dimensions by at most 2, so that with n couplings bits/dim are
-        at least `log2(num_values / 2) + log2(2π) / 2 - n / 2`. A warning says where n is so small
-        that this is above 0.5.
+        A coupling scales half of the dimensions by at most 2, so that n couplings reach at best
+        `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim. If this is above 0.5, a warning says
+        so.
 
         For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
         ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
@@ -340,11 +315,9 @@ class RealNVPImage(ImageFlow):
           width: size of the tokens.
           num_heads: heads of the attention.
           num_values: number of gray levels.
-          network_dtype: as in `RealNVPImage`.
-          dtype: as in `RealNVPImage`.
-          name: as in `RealNVPImage`.
-          **options: other options of `image_flow`: `recompute`, `validate_args`, and those of a
-            condition.
+          network_dtype, dtype, name: as in `RealNVPImage`.
+          **options: `recompute`, `validate_args`, and the options of a condition, as in
+            `image_flow`.
 
         Raises:
           ValueError: if an argument is out of range or has no effect.
@@ -357,8 +330,6 @@ class RealNVPImage(ImageFlow):
         """
         caller = f"{_NAME}.jet"
         channels = checked_image_shape(image_shape, caller)[-1]
-        patch_size = validation.count(patch_size, "patch_size", 1, caller)
-        num_couplings = validation.count(num_couplings, "num_couplings", 1, caller)
         layer = coupling_layer(
             network_of(VisionTransformer, num_blocks=num_blocks, num_heads=num_heads),
             width,
@@ -384,31 +355,3 @@ class RealNVPImage(ImageFlow):
                 stacklevel=2,
             )
         return flow
-
-
-def _default_num_scales(image_shape: ImageShape) -> int:
-    if None in image_shape:
-        raise ValueError(
-            f"{_NAME}: expected num_scales for images of unknown size, {image_shape}, got None."
-        )
-    num_scales, side = 1, math.gcd(*image_shape[:2])
-    # The recursion ends when the input of the last scale is 4 × 4 (section 4.1). A side that is not
-    # 4 times a power of 2 is halved as often as possible without going below 4.
-    while side % 2 == 0 and min(image_shape[:2]) // 2**num_scales >= 4:
-        num_scales, side = num_scales + 1, side // 2
-    return num_scales
-
-
-def _check_single_scale(caller: str, **options: Any) -> None:
-    for option, value in options.items():
-        validation.only(value or None, option, False, "with several scales", caller)
-
-
-def _pixel_logit(
-    alpha: float | None, num_values: int | None, caller: str, dtype: Any
-) -> PixelLogit | None:
-    if alpha is None:
-        validation.only(num_values, "num_values", False, "with an alpha", caller)
-        return None
-    num_values = 256 if num_values is None else num_values
-    return PixelLogit(alpha, num_values, dtype=dtype)

@@ -8,25 +8,73 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.masks import ChannelMask
 from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import TransformerFn
-from tfp_realnvp.flows.conditional_layers import conditional_layers
-from tfp_realnvp.flows.coupling_layer import (
-    ConditionShape,
-    NetworkFn,
-    coupling_layer,
-    network_of,
-)
-from tfp_realnvp.flows.vector_flow import VectorFlow
+from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
+from tfp_realnvp.flows.image_flow import conditional_flow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import DenseResNet
 
-__all__ = ["RealNVPVector"]
+__all__ = ["RealNVPVector", "VectorFlow"]
 
 tfb = tfp.bijectors
 
 _NAME = "RealNVPVector"
+
+
+class VectorFlow(FlowChain):
+    """A `FlowChain` between latents and vectors, which knows their length.
+
+    `RealNVPVector(...)` returns it.
+
+    #### Example
+
+    >>> import tfp_realnvp as tfr
+    >>> flow = tfr.RealNVPVector(5, num_couplings=2, num_filters=8)
+    >>> type(flow).__name__, flow.event_size
+    ('VectorFlow', 5)
+
+    Attributes:
+      event_size: D, length of the vectors.
+    """
+
+    def __init__(
+        self,
+        bijectors: Sequence[tfb.Bijector],
+        event_size: int,
+        *,
+        recompute: bool = False,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "vector_flow",
+    ) -> None:
+        """Constructs the flow from its bijectors.
+
+        Args:
+          event_size: D, length of the vectors.
+          bijectors, recompute, dtype, validate_args, name: as in `FlowChain`.
+
+        Raises:
+          TypeError: as `FlowChain`, or if `event_size` is not a number.
+          ValueError: as `FlowChain`, or if `event_size` is not at least 1.
+        """
+        parameters = dict(locals())
+        self.event_size = validation.count(event_size, "event_size", 1, name)
+        parameters |= {"bijectors": tuple(bijectors), "event_size": self.event_size}
+        super().__init__(
+            bijectors,
+            recompute=recompute,
+            event_ndims=1,
+            dtype=dtype,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
+
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return tf.TensorShape([self.event_size])
 
 
 class RealNVPVector(VectorFlow):
@@ -87,17 +135,12 @@ class RealNVPVector(VectorFlow):
         mixing: str | None = "lu",
         normalization: str | None = "actnorm",
         transformer: str | TransformerFn = "affine",
-        recompute: bool = False,
         standardization: Standardization | None = None,
         network_fn: NetworkFn | None = None,
         network_dtype: str | None = None,
-        conditional_event_shape: Sequence[int] | None = None,
-        num_classes: int | None = None,
-        condition_dropout: float | None = None,
-        embedding_size: int | None = None,
         dtype: Any = tf.float32,
-        validate_args: bool = False,
         name: str = "real_nvp_vector",
+        **options: Any,
     ) -> VectorFlow:
         """Returns the flow, with new networks.
 
@@ -110,55 +153,33 @@ class RealNVPVector(VectorFlow):
           activation: name of the Keras activation of the networks; by default `'tanh'`: the output
             of a network is then smooth, and bounded far from the training data, so that held-out
             rows of a small table do not get absurd densities. Only without a `network_fn`.
-          mixing: `'lu'`: a learned `InvertibleConv1x1` before each coupling; `'permutation'`: a
-            fixed random permutation, of several elements; or `None`.
-          normalization: `'actnorm'`: an `ActNorm` before each coupling; `'batch'`: batch
-            normalization after each; or `None`.
-          transformer: transformer of the couplings, as in `coupling_layer`.
-          recompute: whether gradients compute the activations of the networks again, one coupling
-            at a time, instead of keeping them: less memory for one more forward pass. Only with
-            networks that are Keras layers.
+          mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
             well without: the first `ActNorm` starts with the moments of the first batch.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
-          network_dtype: name of the Keras dtype policy of the networks; by default the global
-            policy, or float64 if `dtype` is.
-          conditional_event_shape: [K], shape of the condition of a vector. The flow then needs a
-            `conditional_input` [..., K].
-          num_classes: number of classes, for a flow that needs a `conditional_input` of integer
-            labels [...] in [0, num_classes).
-          condition_dropout: the probability with which `FlowModel.fit` leaves out the condition of
-            a vector. `conditional_input=None` then gives the density without a condition.
-          embedding_size: length of the embedding of the condition, from which each network predicts
-            scales and shifts of its activations; by default 64.
           dtype: `tf.float32` or `tf.float64`, of values and log det.
-          validate_args: whether to assert that values and log dets are finite.
           name: name of the operations.
+          **options: `conditional_event_shape`, [K] for conditions [..., K], `num_classes`,
+            `condition_dropout`, `embedding_size`, `recompute` and `validate_args`, as in
+            `image_flow`, of vectors.
 
         Raises:
           ValueError: if an argument is out of range, or has no effect beside the others.
-          TypeError: if an argument has a wrong type, or `dtype` is not float32 or float64.
+          TypeError: if an argument has a wrong type or does not exist, or `dtype` is not float32 or
+            float64.
         """
         size = validation.count(event_size, "event_size", 1, _NAME)
         num_couplings = validation.count(num_couplings, "num_couplings", 1, _NAME)
-        is_default = network_fn is None
         for option, value in (("num_blocks", num_blocks), ("activation", activation)):
-            validation.only(value, option, is_default, "with the default network", _NAME)
-        if size == 1 and mixing == "permutation":
-            raise ValueError(
-                f"{_NAME}: expected mixing='permutation' only with several elements, got a size of "
-                "1; mixing='lu' has an effect."
-            )
+            validation.only(value, option, network_fn is None, "with the default network", _NAME)
+        expected = f"{_NAME}: expected mixing='permutation' only with several elements"
+        validation.require(mixing != "permutation" or size > 1, expected, size)
         if network_fn is None:
-            expected = f"{_NAME}: expected the name of an activation"
-            activation = "tanh" if activation is None else activation
-            validation.require(isinstance(activation, str), expected, activation, TypeError)
             num_blocks = 1 if num_blocks is None else num_blocks
+            activation = "tanh" if activation is None else activation
             network_fn = network_of(DenseResNet, num_blocks=num_blocks, activation=activation)
-        if standardization is not None:
-            _check_standardization(standardization, size)
         layer = coupling_layer(
             network_fn,
             num_filters,
@@ -169,41 +190,24 @@ class RealNVPVector(VectorFlow):
         )
 
         def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
-            options = {"condition_shape": condition_shape, "dtype": dtype}
-            bijectors = []
-            for i in range(num_couplings):
-                # A single element is never kept.
-                mask = ChannelMask(i % 2 if size > 1 else 0, num_first=size // 2)
-                bijectors += layer(mask, (size,), f"layer{i}", **options, seed=i)
-            return bijectors
+            # A single element is never kept.
+            parities = [i % 2 if size > 1 else 0 for i in range(num_couplings)]
+            of_all = {"condition_shape": condition_shape, "dtype": dtype}
+            return [
+                bijector
+                for i, parity in enumerate(parities)
+                for bijector in layer(
+                    ChannelMask(parity, num_first=size // 2), (size,), f"layer{i}", seed=i, **of_all
+                )
+            ]
 
-        bijectors = conditional_layers(
+        return conditional_flow(
+            VectorFlow,
             layers,
-            conditional_event_shape=conditional_event_shape,
-            num_classes=num_classes,
-            condition_dropout=condition_dropout,
-            embedding_size=embedding_size,
+            standardization,
+            event_size=size,
             event_ndims=1,
             dtype=dtype,
             name=name,
-        )
-        return VectorFlow(
-            [*([] if standardization is None else [standardization]), *bijectors],
-            size,
-            recompute=recompute,
-            dtype=dtype,
-            validate_args=validate_args,
-            name=name,
-        )
-
-
-def _check_standardization(standardization: Any, size: int) -> None:
-    is_valid = isinstance(standardization, Standardization)
-    expected = f"{_NAME}: expected a Standardization"
-    validation.require(is_valid, expected, standardization, TypeError)
-    length = len(standardization.parameters["mean"])
-    if length != size:
-        raise ValueError(
-            f"{_NAME}: expected a Standardization of vectors of length {size}, got one of length "
-            f"{length}."
+            **options,
         )

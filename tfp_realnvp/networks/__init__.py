@@ -1,14 +1,13 @@
 """Conditioner networks, as Keras layers."""
 
 from tfp_realnvp.networks.attention import SelfAttention
-from tfp_realnvp.networks.batch_norm import batch_norm
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
+from tfp_realnvp.networks.functional import batch_norm, weight_norm
 from tfp_realnvp.networks.shallow_conv import ShallowConv
 from tfp_realnvp.networks.vision_transformer import VisionTransformer
-from tfp_realnvp.networks.weight_norm import weight_norm
 
 __all__ = [
     "ConditionEmbedding",

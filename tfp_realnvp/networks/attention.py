@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.networks.functional import layer_norm
 
-__all__ = ["SelfAttention", "normalized"]
+__all__ = ["SelfAttention"]
 
 _EPSILON = 1e-4
 
@@ -81,7 +82,7 @@ class SelfAttention(keras.layers.Layer):
         )
         batch, height, width = tf.unstack(tf.shape(inputs)[:3])
         dtype, precise = inputs.dtype, kernels.dtype
-        x = tf.cast(normalized(tf.cast(inputs, precise)), dtype)
+        x = tf.cast(layer_norm(tf.cast(inputs, precise), _EPSILON), dtype)
         x = tf.reshape(x, [batch, height * width, inputs.shape[-1]])
         query, key, value = tf.unstack(tf.einsum("bpf,kfhd->kbhpd", x, tf.cast(kernels, dtype)))
         logits = tf.cast(tf.matmul(query, key, transpose_b=True), precise)
@@ -91,20 +92,9 @@ class SelfAttention(keras.layers.Layer):
         added = tf.einsum("bhpd,hdf->bpf", attended, tf.cast(output_kernel, dtype))
         return inputs + tf.reshape(added, tf.shape(inputs))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the output for inputs of `input_shape`."""
-        return tuple(input_shape)
-
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
         return {**super().get_config(), "num_heads": self.num_heads}
-
-
-def normalized(x: tf.Tensor, epsilon: float = _EPSILON) -> tf.Tensor:
-    """Returns vectors with a mean of 0 and a variance of 1, [..., F]."""
-    # `tf.nn.moments`, which Keras uses, has wrong second derivatives.
-    x -= tf.reduce_mean(x, axis=-1, keepdims=True)
-    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)
 
 
 def _distances(height: tf.Tensor, width: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

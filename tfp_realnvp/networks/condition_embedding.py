@@ -60,8 +60,7 @@ class ConditionEmbedding(keras.layers.Layer):
             expected = f"{self.name}: expected a size only for the embedding of labels or vectors"
             validation.require(size is None, expected, size)
         else:
-            expected = f"{self.name}: expected a size of at least 1"
-            size = validation.integer(64 if size is None else size, 1, expected)
+            size = validation.count(64 if size is None else size, "size", 1, self.name)
         self.size = size
 
     def build(self, input_shape: Any = None) -> None:
@@ -113,24 +112,16 @@ class ConditionEmbedding(keras.layers.Layer):
             # `tf.where` differentiates both branches, and the gradient of a NaN is NaN.
             if self.spec.may_be_missing:
                 condition = tf.where(is_nan, tf.zeros_like(condition), condition)
-            embedded = self._embed(condition)
+            embedded = condition
+            if self.spec.event_ndims == 1:
+                # Keras layers expect a batch.
+                embedded = condition if condition.shape.rank > 1 else condition[tf.newaxis]
+                for dense in self.dense:
+                    embedded = dense(embedded)
+                embedded = embedded if condition.shape.rank > 1 else embedded[0]
         if not self.spec.may_be_missing:
             return embedded
         return tf.where(is_present, embedded, self.no_condition)
-
-    def _embed(self, condition: tf.Tensor) -> tf.Tensor:
-        if self.spec.event_ndims == 1:
-            # Keras layers expect a batch.
-            batch = condition if condition.shape.rank > 1 else condition[tf.newaxis]
-            for dense in self.dense:
-                batch = dense(batch)
-            return batch if condition.shape.rank > 1 else batch[0]
-        return condition
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the embedding of integer labels, vectors or images."""
-        batch = input_shape[: len(input_shape) - self.spec.event_ndims]
-        return (*batch, *self.embedded_shape)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""

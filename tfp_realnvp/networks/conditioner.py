@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,30 +13,7 @@ from tfp_realnvp.condition_spec import checked_condition_shape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 
-__all__ = ["Conditioner", "film", "modulated", "shifted"]
-
-
-def film(
-    condition: tf.Tensor, kernel: tf.Tensor, dtype: tf.DType, event_ndims: int = 3
-) -> list[tf.Tensor]:
-    """Returns N terms [B, 1, 1, F], linear in a condition [B, E] by a kernel [E, N, F].
-
-    The terms shift or scale activations (FiLM: Perez, Strub, de Vries, Dumoulin, Courville, section
-    2.1). With `event_ndims=1`, of vectors, they have the shape [B, F].
-    """
-    terms = tf.tensordot(tf.cast(condition, kernel.dtype), kernel, 1)
-    terms = terms[:, None, None] if event_ndims == 3 else terms
-    return tf.unstack(tf.cast(terms, dtype), axis=event_ndims)
-
-
-def modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -> tf.Tensor:
-    """Returns `(1 + factor) x + shift`, or `x` if both are `None`."""
-    return x if factor is None else x + x * factor + shift
-
-
-def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
-    """Returns `x + shift`, or `x` if the shift is `None`."""
-    return x if shift is None else x + shift
+__all__ = ["Conditioner"]
 
 
 class Conditioner(keras.layers.Layer):
@@ -107,12 +85,12 @@ class Conditioner(keras.layers.Layer):
     @property
     def takes_vector(self) -> bool:
         """Whether the condition is a vector."""
-        return self.conditional_event_shape is not None and len(self.conditional_event_shape) == 1
+        return len(self.conditional_event_shape or ()) == 1
 
     @property
     def takes_image(self) -> bool:
         """Whether the condition is an image."""
-        return self.conditional_event_shape is not None and len(self.conditional_event_shape) == 3
+        return len(self.conditional_event_shape or ()) == 3
 
     def required(self, condition: tf.Tensor | None) -> tf.Tensor:
         """Returns the condition; raises `ValueError` if it is `None`."""
@@ -141,10 +119,40 @@ class Conditioner(keras.layers.Layer):
         return (*input_shape[:-1], self.output_channels)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {
-            **super().get_config(),
-            "output_channels": self.output_channels,
-            "checkerboard_parity": self.checkerboard_parity,
-            "conditional_event_shape": self.conditional_event_shape,
-        }
+        """Returns the constructor arguments that are attributes of the same names."""
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Conditioner)]
+        names = [name for kind in kinds for name in inspect.signature(kind.__init__).parameters]
+        arguments = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {**arguments, **super().get_config()}
+
+    def _weight(
+        self, name: str, shape: Sequence[int], initializer: Any = "zeros", **kwargs: Any
+    ) -> keras.Variable:
+        # `autocast=False` keeps full precision where the layer computes in half precision.
+        kwargs = {"autocast": False, **kwargs}
+        return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
+
+    def _add_film(self, num_terms: int, num_filters: int) -> None:
+        """Creates the variable of `_film` if the condition is a vector."""
+        if self.takes_vector:
+            shape = [*self.conditional_event_shape, num_terms, num_filters]
+            self.condition_kernel = self._weight("condition_kernel", shape)
+
+    def _film(
+        self, condition: tf.Tensor | None, num_terms: int, event_ndims: int = 3
+    ) -> list[tf.Tensor | None]:
+        """Returns N terms, linear in a condition vector, that shift or scale activations.
+
+        The terms have the shape [B, 1, 1, F], or [B, F] with `event_ndims=1`. They are `None` for a
+        network that takes no vector.
+
+        #### References
+
+        Perez, Strub, de Vries, Dumoulin, Courville: FiLM, section 2.1.
+        """
+        if not self.takes_vector:
+            return [None] * num_terms
+        kernel = tf.convert_to_tensor(self.condition_kernel.value)
+        terms = tf.tensordot(tf.cast(self.required(condition), kernel.dtype), kernel, 1)
+        terms = terms[:, None, None] if event_ndims == 3 else terms
+        return tf.unstack(tf.cast(terms, self.compute_dtype), axis=event_ndims)

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal.traced_once import traced_once
 from tfp_realnvp.networks.attention import SelfAttention
-from tfp_realnvp.networks.batch_norm import batch_norm
-from tfp_realnvp.networks.conditioner import Conditioner, film, shifted
-from tfp_realnvp.networks.folded_inference import (
-    affine_of,
-    has_cells,
-    joined_skip,
-    put_changed,
-    skip_is_joined,
-    sum_at_changed_positions,
-)
-from tfp_realnvp.networks.weight_norm import convolve, weight_norm
+from tfp_realnvp.networks.conditioner import Conditioner
+from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weight_norm
 
 __all__ = ["ConvResNet"]
-
-
-class ResNetWeights(NamedTuple):
-    """The weights of a `ConvResNet` as tensors: normalized kernels, stacked over the blocks.
-
-    Attributes:
-      input_kernel: [3, 3, 2 C, F], with one more channel for the board.
-      input_bias: [F].
-      block_kernels: [2 B, 3, 3, F, F], two for each block.
-      block_biases: [B, F], biases of the second convolution of each block.
-      skip_kernels: [B + 1, F, F], for the first h, then for the h of each block.
-      skip_biases: [B + 1, F].
-      output_kernel: [F, K].
-      output_bias: [K].
-    """
-
-    input_kernel: tf.Tensor
-    input_bias: tf.Tensor
-    block_kernels: tf.Tensor
-    block_biases: tf.Tensor
-    skip_kernels: tf.Tensor
-    skip_biases: tf.Tensor
-    output_kernel: tf.Tensor
-    output_bias: tf.Tensor
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -68,6 +36,10 @@ class ConvResNet(Conditioner):
     self-attention between all positions precedes the normalization of the output.
 
     Weights of one kind are one variable for all blocks, with the block as first axis.
+
+    Inference has fewer operations than training (`benchmarks/README.md` has the gains): batch
+    normalizations are folded into convolutions, and the network of a checkerboard coupling computes
+    its last layers only at the positions that the coupling changes.
 
     #### Example
 
@@ -115,16 +87,14 @@ class ConvResNet(Conditioner):
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
-        self.num_heads = validation.count(num_heads, "num_heads", 0, self.name)
         self.output_scale = validation.finite(
             output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0"
         )
         self.momentum = validation.momentum(momentum, self.name)
         self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
-        self.attention = None
-        if self.num_heads:
-            options = {"dtype": self.dtype_policy, "name": "attention"}
-            self.attention = SelfAttention(self.num_heads, **options)
+        self.num_heads, self.attention = num_heads, None
+        if num_heads:
+            self.attention = SelfAttention(num_heads, dtype=self.dtype_policy, name="attention")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""
@@ -151,22 +121,12 @@ class ConvResNet(Conditioner):
             "output", [filters, self.output_channels], initial_scale=self.output_scale
         )
         self.output_bias = self._weight("output_bias", [self.output_channels])
-        if self.takes_vector:
-            shape = [*self.conditional_event_shape, 2 * blocks + 1, filters]
-            self.condition_kernel = self._weight("condition_kernel", shape)
-        elif self.takes_image:
+        self._add_film(2 * blocks + 1, filters)
+        if self.takes_image:
             shape = [3, 3, self.conditional_event_shape[-1], filters]
             self.condition_kernel = self._weight("condition_kernel", shape)
         if self.attention is not None:
             self.attention.build((*input_shape[:-1], filters))
-
-    def _weight(
-        self, name: str, shape: list[int], initializer: Any = "zeros", **kwargs: Any
-    ) -> keras.Variable:
-        # `autocast=False` keeps full precision where the layer computes in half precision.
-        return self.add_weight(
-            name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
-        )
 
     def _statistic(self, name: str, shape: list[int], initializer: str) -> keras.Variable:
         return self._weight(name, shape, initializer, trainable=False, aggregation="mean")
@@ -187,29 +147,6 @@ class ConvResNet(Conditioner):
         blocks = [self.block_scales] if self.num_blocks else []
         return [self.input_scale, *blocks, self.skip_scales, self.output_scales]
 
-    def normalized_weights(self) -> ResNetWeights:
-        """Returns the weights as tensors, with normalized kernels."""
-        filters = self.num_filters
-        if self.num_blocks:
-            block_kernels = weight_norm(*_values(self.block_kernels, self.block_scales))
-            [block_biases] = _values(self.block_biases)
-        else:
-            block_kernels = tf.zeros([0, 3, 3, filters, filters], self.variable_dtype)
-            block_biases = tf.zeros([0, filters], self.variable_dtype)
-        input_bias, skip_biases, output_bias = _values(
-            self.input_bias, self.skip_biases, self.output_bias
-        )
-        return ResNetWeights(
-            weight_norm(*_values(self.input_kernel, self.input_scale)),
-            input_bias,
-            block_kernels,
-            block_biases,
-            weight_norm(*_values(self.skip_kernels, self.skip_scales)),
-            skip_biases,
-            weight_norm(*_values(self.output_kernel, self.output_scales)),
-            output_bias,
-        )
-
     def call(
         self,
         inputs: tf.Tensor,
@@ -225,135 +162,87 @@ class ConvResNet(Conditioner):
           conditional_input: [B, *conditional_event_shape], if it is declared.
           statistics: the events that batch statistics average over, and their weights.
         """
+        input_norm = _values(self.input_offset, self.input_mean, self.input_variance)
+        stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
+        norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
+        condition_shifts = self._film(conditional_input, len(norms))
+        skips = weight_norm(*_values(self.skip_kernels, self.skip_scales))
+        bias = tf.add_n(tf.unstack(self.skip_biases.value))
         if not training:
-            return self._inference(inputs, conditional_input)
-        weights = self.normalized_weights()
-        kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
-        skips, skip_biases = map(tf.unstack, (weights.skip_kernels, weights.skip_biases))
-        norms = iter(zip(*map(tf.unstack, self._norms()), strict=True))
-        shifts = iter(self.condition_shifts(conditional_input))
+            factors, shifts = map(tf.unstack, _affine_of(*stacked_norms, epsilon=self.epsilon))
+        # Attention comes between the skip connections and their normalization.
+        folds_output = not training and self.attention is None
+        if folds_output:
+            skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
+        skips = tf.unstack(skips)
         moved = []
 
         def normalize(x: tf.Tensor, norm: Sequence[tf.Tensor]) -> tf.Tensor:
             options = {"momentum": self.momentum, "epsilon": self.epsilon}
-            x, *moving = batch_norm(x, *norm, training=True, statistics=statistics, **options)
+            x, *moving = batch_norm(x, *norm, training=training, statistics=statistics, **options)
             moved.append(moving)
             return x
 
-        def activate(x: tf.Tensor) -> tf.Tensor:
-            return tf.nn.relu(shifted(normalize(x, next(norms)), next(shifts)))
+        def activate(x: tf.Tensor, i: int, is_normalized: bool = False) -> tf.Tensor:
+            x = x if is_normalized else normalize(x, norms[i])
+            return tf.nn.relu(shifted(x, condition_shifts[i]))
 
-        # The fused normalization of few channels is slow in half precision.
-        x = tf.cast(inputs, self.variable_dtype)
-        x = normalize(x, _values(self.input_offset, self.input_mean, self.input_variance))
-        x = tf.cast(self.input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
-        h = convolve(self.with_board(tf.nn.relu(x)), weights.input_kernel, weights.input_bias)
-        h = shifted(h, self.convolved_condition(conditional_input))
-        # Inputs, kernels and biases of the convolutions that are summed for the last layers. Each
-        # has a bias, so that TensorFlow fuses convolution and sum. `tf.add_n` is faster than `+`,
-        # whose gradient computes the shapes of both summands.
-        terms = [(h, skips[0], skip_biases[0])]
-        for i in range(self.num_blocks):
-            x = activate(convolve(activate(h), kernels[2 * i]))
-            skip, skip_bias = skips[i + 1], skip_biases[i + 1]
-            if i == self.num_blocks - 1 and skip_is_joined(h, self.num_filters):
-                terms[-1] = (h, skips[i] + skip, skip_biases[i])
-                joined, joined_bias = joined_skip(kernels[2 * i + 1], biases[i], skip)
-                terms.append((x, joined, joined_bias + skip_bias))
-            else:
-                h = tf.add_n([h, convolve(x, kernels[2 * i + 1], biases[i])])
-                terms.append((h, skip, skip_bias))
-        total = convolve(*terms[0])
-        for term in terms[1:]:
-            total = tf.add_n([total, convolve(*term)])
-        if self.attention is not None:
-            total = self.attention(total)
-        outputs = convolve(activate(total), weights.output_kernel, weights.output_bias)
-        self._assign_statistics(moved)
-        return self.at_changed_positions(outputs)
-
-    def _inference(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None) -> tf.Tensor:
-        """Returns the output by moving statistics."""
-        weights = self.normalized_weights()
-        stacked_norms = self._norms()
-        factors, shifts = map(tf.unstack, affine_of(*stacked_norms, epsilon=self.epsilon))
-        # Even normalizations take h, odd ones the output of the first convolution of a block.
-        norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
-        kernels, biases = map(tf.unstack, (weights.block_kernels, weights.block_biases))
-        skips, bias = weights.skip_kernels, tf.reduce_sum(weights.skip_biases, axis=0)
-        if self.attention is None:
-            skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
-        skips = tf.unstack(skips)
-
-        def normalize(x: tf.Tensor, norm: Sequence[tf.Tensor]) -> tf.Tensor:
-            return batch_norm(x, *norm, training=False, epsilon=self.epsilon).outputs
-
-        condition_shifts = self.condition_shifts(conditional_input)
-        h = convolve(self._both_signs(inputs), weights.input_kernel, weights.input_bias)
-        h = shifted(h, self.convolved_condition(conditional_input))
+        input_factor = 1.0 if self.checkerboard_parity is None else 2.0
+        if training:
+            # The fused normalization of few channels is slow in half precision.
+            x = normalize(tf.cast(inputs, self.variable_dtype), input_norm)
+            x = tf.cast(input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
+        else:
+            # Normalization, sign and factor are a 1×1 convolution.
+            factor, shift = _affine_of(*input_norm, epsilon=self.epsilon)
+            kernel, shift = input_factor * tf.linalg.diag(factor), input_factor * shift
+            kernel, shift = (tf.concat([value, -value], axis=-1) for value in (kernel, shift))
+            x = convolve(inputs, kernel, shift)
+        kernel = weight_norm(*_values(self.input_kernel, self.input_scale))
+        h = convolve(self.with_board(tf.nn.relu(x)), kernel, self.input_bias.value)
+        if self.takes_image:
+            condition = tf.cast(self.required(conditional_input), self.compute_dtype)
+            h += convolve(condition, self.condition_kernel.value)
         # Maps and kernels of the convolutions whose sum is the input of the output convolution.
         terms = [(h, skips[0])]
+        if self.num_blocks:
+            kernels = tf.unstack(weight_norm(*_values(self.block_kernels, self.block_scales)))
+            biases = tf.unstack(self.block_biases.value)
         for i in range(self.num_blocks):
-            x = tf.nn.relu(shifted(normalize(h, norms[2 * i]), condition_shifts[2 * i]))
-            x = convolve(x, kernels[2 * i] * factors[2 * i + 1], shifts[2 * i + 1])
-            x = tf.nn.relu(shifted(x, condition_shifts[2 * i + 1]))
-            second, skip = kernels[2 * i + 1], skips[i + 1]
-            if i == self.num_blocks - 1 and skip_is_joined(h, self.num_filters):
+            first, second, skip = kernels[2 * i], kernels[2 * i + 1], skips[i + 1]
+            x = activate(h, 2 * i)
+            if training:
+                x = activate(convolve(x, first), 2 * i + 1)
+            else:
+                x = convolve(x, first * factors[2 * i + 1], shifts[2 * i + 1])
+                x = activate(x, 2 * i + 1, is_normalized=True)
+            if i == self.num_blocks - 1 and _skip_is_joined(h, self.num_filters):
                 terms[-1] = (h, skips[i] + skip)
-                joined, joined_bias = joined_skip(second, biases[i], skip)
+                joined, joined_bias = _joined_skip(second, biases[i], skip)
                 terms.append((x, joined))
                 bias += joined_bias
             else:
-                h += convolve(x, second, biases[i])
+                # The gradient of `+` would compute the shapes of both summands.
+                h = tf.add_n([h, convolve(x, second, biases[i])])
                 terms.append((h, skip))
-        output_conv = weights.output_kernel, weights.output_bias
-        # Attention needs the sum at all positions, before its normalization.
-        is_whole = self.attention is not None or not has_cells(inputs)
-        if self.checkerboard_parity is None or is_whole:
-            # TensorFlow fuses the last convolution with the bias, the sum and the ReLU.
-            total = convolve(*terms[-1], bias)
-            if self.num_blocks:
-                total += tf.add_n([convolve(*term) for term in terms[:-1]])
-            if self.attention is not None:
-                total = normalize(self.attention(total), norms[-1])
-            x = tf.nn.relu(shifted(total, condition_shifts[-1]))
-            return self.at_changed_positions(convolve(x, *output_conv))
-        halves = sum_at_changed_positions(terms, bias, self.checkerboard_parity)
-        halves = [tf.nn.relu(shifted(half, condition_shifts[-1])) for half in halves]
-        outputs = [convolve(half, *output_conv) for half in halves]
-        return put_changed(outputs, self.checkerboard_parity)
-
-    def _both_signs(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the input of the first convolution; its normalization is a 1×1 convolution."""
-        variables = _values(self.input_offset, self.input_mean, self.input_variance)
-        factor, shift = affine_of(*variables, epsilon=self.epsilon)
-        signs = self.input_factor * tf.linalg.diag(factor)
-        shift *= self.input_factor
-        kernel = tf.concat([signs, -signs], axis=-1)
-        x = convolve(inputs, kernel, tf.concat([shift, -shift], axis=-1))
-        return self.with_board(tf.nn.relu(x))
-
-    def condition_shifts(self, condition: tf.Tensor | None) -> list[tf.Tensor | None]:
-        """Returns the shift of each normalized activation, [B, 1, 1, F], by a condition vector."""
-        if not self.takes_vector:
-            return [None] * (2 * self.num_blocks + 1)
-        kernel = tf.convert_to_tensor(self.condition_kernel.value)
-        return film(self.required(condition), kernel, self.compute_dtype)
-
-    def convolved_condition(self, condition: tf.Tensor | None) -> tf.Tensor | None:
-        """Returns the term that a condition image adds to the first feature maps, [B, H, W, F]."""
-        if not self.takes_image:
-            return None
-        condition = tf.cast(self.required(condition), self.compute_dtype)
-        return convolve(condition, *_values(self.condition_kernel))
-
-    @property
-    def input_factor(self) -> float:
-        """The factor of the normalized input: 2 for a checkerboard, which masks half of it."""
-        return 1.0 if self.checkerboard_parity is None else 2.0
-
-    def _norms(self) -> list[tf.Tensor]:
-        return _values(self.offsets, self.moving_means, self.moving_variances)
+        kernel = weight_norm(*_values(self.output_kernel, self.output_scales))
+        output_conv = kernel, *_values(self.output_bias)
+        if folds_output and self.checkerboard_parity is not None and _has_cells(inputs):
+            halves = _sum_at_changed_positions(terms, bias, self.checkerboard_parity)
+            halves = [activate(half, -1, is_normalized=True) for half in halves]
+            outputs = [convolve(half, *output_conv) for half in halves]
+            return _put_changed(outputs, self.checkerboard_parity)
+        total = convolve(*terms[-1], bias)
+        if self.num_blocks:
+            others = [convolve(*term) for term in terms[:-1]]
+            # TensorFlow fuses the last convolution of inference with bias, one sum and ReLU.
+            total = tf.add_n([total, *others] if training else [total, tf.add_n(others)])
+        if self.attention is not None:
+            total = self.attention(total)
+        x = activate(total, -1, is_normalized=folds_output)
+        if training:
+            self._assign_statistics(moved)
+        return self.at_changed_positions(convolve(x, *output_conv))
 
     def _assign_statistics(self, moved: list[list[tf.Tensor]]) -> None:
         (input_mean, input_variance), *others = moved
@@ -363,18 +252,91 @@ class ConvResNet(Conditioner):
         replicas.assign(self.moving_means, means)
         replicas.assign(self.moving_variances, variances)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {
-            **super().get_config(),
-            "num_blocks": self.num_blocks,
-            "num_filters": self.num_filters,
-            "num_heads": self.num_heads,
-            "output_scale": self.output_scale,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-        }
-
 
 def _values(*variables: keras.Variable) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+@traced_once
+def _joined_skip(
+    kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the kernel and bias of a convolution with its skip connection, as one convolution.
+
+    The last skip connection takes `h + conv(x)`, which nothing else uses, and is linear. Its kernel
+    for h is added to the kernel of the previous skip connection, which takes h as well; its kernel
+    for `conv(x)` multiplies the kernel of the convolution.
+
+    Args:
+      kernel: [3, 3, F, F].
+      bias: [F].
+      skip: [F, F], kernel of the skip connection.
+    """
+    return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
+
+
+def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
+    """Returns whether `_joined_skip` saves time for images of this size."""
+    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions, which
+    # five images of 2 * num_filters positions exceed.
+    positions = images.shape[1:3].num_elements()
+    return positions is not None and positions >= 2 * num_filters
+
+
+def _affine_of(
+    offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, *, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns factor and shift of a batch normalization with moving statistics."""
+    factor = tf.math.rsqrt(variance + epsilon)
+    return factor, offset - mean * factor
+
+
+def _has_cells(images: tf.Tensor) -> bool:
+    """Returns whether images [B, H, W, C] are known to consist of 2×2 cells."""
+    return all(side is not None and side % 2 == 0 for side in images.shape[1:3])
+
+
+def _sum_at_changed_positions(
+    terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
+) -> list[tf.Tensor]:
+    """Returns the sum of convolutions and the bias, at the positions of `_take_changed`."""
+    # One convolution of the concatenated maps replaces the 1×1 convolutions of all maps.
+    maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
+    kernel = tf.concat(kernels, axis=0)
+    half_maps = zip(*(_take_changed(feature_map, parity) for feature_map in maps), strict=True)
+    inputs = [tf.concat(feature_maps, axis=-1) for feature_maps in half_maps]
+    if len(maps) == len(terms):
+        return [convolve(half_input, kernel, bias) for half_input in inputs]
+    images, wide_kernel = terms[-1]
+    halves = []
+    for half_input, (i, j) in zip(inputs, _changed_in_cell(parity), strict=True):
+        # A stride of 2 and this padding center the 3×3 kernel at the changed positions.
+        padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
+        half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
+        halves.append(half + convolve(half_input, kernel))
+    return halves
+
+
+def _changed_in_cell(parity: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns row and column of both changed positions of a 2×2 cell."""
+    return (0, parity), (1, 1 - parity)
+
+
+def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
+    """Returns the changed positions of even and of odd rows, each [B, H/2, W/2, C]."""
+    _, height, width, channels = images.shape
+    # Both positions in a row of a cell become channels, side by side.
+    cells = tf.reshape(images, [-1, height // 2, 2, width // 2, 2 * channels])
+    return [
+        cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in _changed_in_cell(parity)
+    ]
+
+
+def _put_changed(halves: list[tf.Tensor], parity: int) -> tf.Tensor:
+    """Returns [B, H, W, C] with zeros where `_take_changed` takes nothing."""
+    _, height, width, channels = halves[0].shape
+    rows = [
+        tf.stack([tf.zeros_like(half), half] if j else [half, tf.zeros_like(half)], axis=3)
+        for half, (_, j) in zip(halves, _changed_in_cell(parity), strict=True)
+    ]
+    return tf.reshape(tf.stack(rows, axis=2), [-1, 2 * height, 2 * width, channels])

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
-from tfp_realnvp.networks.conditioner import Conditioner, film, modulated
+from tfp_realnvp.networks.conditioner import Conditioner
+from tfp_realnvp.networks.functional import modulated
 
 __all__ = ["DenseResNet"]
 
@@ -92,34 +93,22 @@ class DenseResNet(Conditioner):
         if blocks:
             shape = [2 * blocks, filters, filters]
             self.block_kernels = self._normal("block_kernels", shape, fan_in=filters)
-            self.block_biases = self._bias("block_biases", [2 * blocks, filters])
+            self.block_biases = self._weight("block_biases", [2 * blocks, filters], autocast=True)
         shape = [filters, self.output_channels]
-        self.output_kernel = self.add_weight(name="output_kernel", shape=shape, initializer="zeros")
-        self.output_bias = self._bias("output_bias", [self.output_channels])
-        if self.takes_vector:
-            # The factor and shift of each activation's input, in full precision.
-            shape = (*self.conditional_event_shape, 2 * (2 * blocks + 1), filters)
-            self.condition_kernel = self.add_weight(
-                name="condition_kernel", shape=shape, initializer="zeros", autocast=False
-            )
+        self.output_kernel = self._weight("output_kernel", shape, autocast=True)
+        self.output_bias = self._weight("output_bias", shape[1:], autocast=True)
+        # The factor and shift of each activation's input, in full precision.
+        self._add_film(2 * (2 * blocks + 1), filters)
 
     def _normal(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
         # The initializers of Keras compute another fan-in for a stack of kernels.
-        initializer = keras.initializers.RandomNormal(
-            stddev=math.sqrt(1 / fan_in), seed=initial_seed()
-        )
-        return self.add_weight(name=name, shape=shape, initializer=initializer)
-
-    def _bias(self, name: str, shape: list[int]) -> keras.Variable:
-        return self.add_weight(name=name, shape=shape, initializer="zeros")
+        stddev = math.sqrt(1 / fan_in)
+        initializer = keras.initializers.RandomNormal(stddev=stddev, seed=initial_seed())
+        return self._weight(name, shape, initializer, autocast=True)
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, output_channels] for the kept half [B, C], given a condition [B, E]."""
-        terms = iter([None] * (4 * self.num_blocks + 2))
-        if self.takes_vector:
-            kernel = tf.convert_to_tensor(self.condition_kernel.value)
-            condition = self.required(conditional_input)
-            terms = iter(film(condition, kernel, self.compute_dtype, event_ndims=1))
+        terms = iter(self._film(conditional_input, 4 * self.num_blocks + 2, event_ndims=1))
 
         def activate(x: tf.Tensor) -> tf.Tensor:
             return self._activate(modulated(x, next(terms), next(terms)))
@@ -131,15 +120,6 @@ class DenseResNet(Conditioner):
             x = _affine(activate(h), kernels[i], biases[i])
             h = tf.add_n([h, _affine(activate(x), kernels[i + 1], biases[i + 1])])
         return _affine(activate(h), self.output_kernel, self.output_bias)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {
-            **super().get_config(),
-            "num_blocks": self.num_blocks,
-            "num_filters": self.num_filters,
-            "activation": self.activation,
-        }
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:

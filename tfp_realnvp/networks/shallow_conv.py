@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.attention import SelfAttention
-from tfp_realnvp.networks.conditioner import Conditioner, film, modulated, shifted
-from tfp_realnvp.networks.weight_norm import convolve
+from tfp_realnvp.networks.conditioner import Conditioner
+from tfp_realnvp.networks.functional import convolve, modulated, shifted
 
 __all__ = ["ShallowConv"]
 
@@ -65,11 +65,9 @@ class ShallowConv(Conditioner):
             self.condition_conv = self._conv(
                 self.num_filters, 3, "condition_conv", "zeros", use_bias=False
             )
-        self.num_heads = validation.count(num_heads, "num_heads", 0, self.name)
-        self.attention = None
-        if self.num_heads:
-            options = {"dtype": self.dtype_policy, "name": "attention"}
-            self.attention = SelfAttention(self.num_heads, **options)
+        self.num_heads, self.attention = num_heads, None
+        if num_heads:
+            self.attention = SelfAttention(num_heads, dtype=self.dtype_policy, name="attention")
 
     def _conv(
         self, filters: int, size: int, name: str, initializer: str, **kwargs: Any
@@ -94,12 +92,7 @@ class ShallowConv(Conditioner):
             channels = conv.filters
         if self.takes_image:
             self.condition_conv.build((*image, self.conditional_event_shape[-1]))
-        elif self.takes_vector:
-            # Factor and shift of both activations.
-            shape = (*self.conditional_event_shape, 4, self.num_filters)
-            self.condition_kernel = self.add_weight(
-                name="condition_kernel", shape=shape, initializer="zeros", autocast=False
-            )
+        self._add_film(4, self.num_filters)
         if self.attention is not None:
             self.attention.build((*image, self.num_filters))
 
@@ -109,22 +102,12 @@ class ShallowConv(Conditioner):
         maps = None
         if self.takes_image:
             maps = _convolve(self.required(conditional_input), self.condition_conv)
-        terms = [None] * 4
-        if self.takes_vector:
-            kernel = tf.convert_to_tensor(self.condition_kernel.value)
-            terms = film(self.required(conditional_input), kernel, self.compute_dtype)
+        # Factor and shift of both activations.
+        terms = self._film(conditional_input, 4)
         x = shifted(_convolve(self.with_board(inputs), conv1), maps)
         x = tf.nn.relu(modulated(x, *terms[:2]))
         x = tf.nn.relu(modulated(_convolve(x, conv2), *terms[2:]))
         return _convolve(x if self.attention is None else self.attention(x), conv3)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {
-            **super().get_config(),
-            "num_filters": self.num_filters,
-            "num_heads": self.num_heads,
-        }
 
 
 def _convolve(inputs: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks.attention import normalized
-from tfp_realnvp.networks.conditioner import Conditioner, shifted
+from tfp_realnvp.networks.conditioner import Conditioner
+from tfp_realnvp.networks.functional import layer_norm, shifted
 
 __all__ = ["VisionTransformer"]
 
@@ -106,9 +106,6 @@ class VisionTransformer(Conditioner):
             shape = [self.conditional_event_shape[-1], filters]
             self.condition_kernel = self._weight("condition_kernel", shape)
 
-    def _weight(self, name: str, shape: list[int], initializer: Any = "zeros") -> keras.Variable:
-        return self.add_weight(name=name, shape=shape, initializer=initializer, autocast=False)
-
     def _stack(
         self, name: str, fan_in: int, fan_out: int, copies: int = 1
     ) -> tuple[keras.Variable, keras.Variable]:
@@ -133,7 +130,7 @@ class VisionTransformer(Conditioner):
         )
 
         def norm(i: int) -> tf.Tensor:
-            return normalized(h, _EPSILON) * norm_scales[i] + norm_offsets[i]
+            return layer_norm(h, _EPSILON) * norm_scales[i] + norm_offsets[i]
 
         def dense(x: tf.Tensor, layer: Sequence[Sequence[tf.Tensor]], i: int) -> tf.Tensor:
             return self._dense(x, layer[0][i], layer[1][i])
@@ -173,15 +170,6 @@ class VisionTransformer(Conditioner):
         kernel = tf.convert_to_tensor(self.condition_kernel.value)
         projected = tf.tensordot(tf.cast(self.required(condition), kernel.dtype), kernel, 1)
         return projected[:, tf.newaxis, tf.newaxis] if self.takes_vector else projected
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`."""
-        return {
-            **super().get_config(),
-            "num_blocks": self.num_blocks,
-            "num_filters": self.num_filters,
-            "num_heads": self.num_heads,
-        }
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
