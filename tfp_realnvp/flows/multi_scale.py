@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,36 +84,31 @@ def multi_scale(
         validation.only(value, option, num_scales > 1, "with several scales", name)
     if num_channel_couplings is None:
         num_channel_couplings = num_couplings
-    validation.count(num_channel_couplings, "num_channel_couplings", 0, name)
+    num_channel = validation.count(num_channel_couplings, "num_channel_couplings", 0, name)
     plain, other_order = (Squeeze(2, order, dtype=dtype) for order in ("plain", "factor_out"))
 
     def layers(condition_shape: ConditionShape, scale: int = 0) -> list[tfb.Bijector]:
         """Returns one scale and all coarser scales, in order from data to latents."""
 
-        def made(
-            layer: Layer, part: str, masks: Sequence[Mask], channels: int, halvings: int
-        ) -> list[tfb.Bijector]:
-            shape = condition_shape
-            if shape is not None and len(shape) == 3:
+        def made(layer: Layer, part: str, masks: Sequence[Mask], halvings: int) -> Any:
+            options = {"halvings": halvings, "condition_shape": condition_shape, "dtype": dtype}
+            if condition_shape is not None and len(condition_shape) == 3:
                 # An image as condition is squeezed as the data is.
-                shape = None, None, shape[-1] * 4**halvings
-            options = {"halvings": halvings, "condition_shape": shape, "dtype": dtype}
-            return [
-                bijector
+                options["condition_shape"] = None, None, condition_shape[-1] * 4**halvings
+            shape = None, None, image_shape[-1] * 2**scale * 4 ** (halvings - scale)
+            parts = (
+                layer(mask, shape, f"scale{scale}_{part}{i}", **options)
                 for i, mask in enumerate(masks)
-                for bijector in layer(
-                    mask, (None, None, channels), f"scale{scale}_{part}{i}", **options
-                )
-            ]
+            )
+            return [*itertools.chain.from_iterable(parts)]
 
-        channels, is_last = image_shape[-1] * 2**scale, scale == num_scales - 1
+        is_last = scale == num_scales - 1
         masks = [CheckerboardMask(i % 2) for i in range(num_couplings + is_last)]
-        checkerboard = made(layer, "checkerboard", masks, channels, scale)
+        checkerboard = made(layer, "checkerboard", masks, scale)
         if is_last:
             return checkerboard
-        halved = 4 * channels, scale + 1
-        masks = [ChannelMask(i % 2) for i in range(num_channel_couplings)]
-        channelwise = made(layer, "channel", masks, *halved)
+        masks = [ChannelMask(i % 2) for i in range(num_channel)]
+        channelwise = made(layer, "channel", masks, scale + 1)
         coarser = layers(condition_shape, scale + 1)
         coarser = FlowChain(coarser, dtype=dtype, name=f"scale{scale + 1}")
         return [
@@ -124,7 +120,7 @@ def multi_scale(
             *channelwise,
             plain,
             tfb.Invert(other_order),
-            *([] if prior is None else made(prior, "prior", [ChannelMask(0)], *halved)),
+            *([] if prior is None else made(prior, "prior", [ChannelMask(0)], scale + 1)),
             FactorOut(coarser, dtype=dtype, name=f"scale{scale}_factor_out"),
             other_order,
         ]

@@ -70,18 +70,17 @@ class DenseResNet(Conditioner):
         Raises:
           ValueError: if a number is out of range, there is no such activation, or the condition is
             an image.
-          TypeError: if a size is not a number.
+          TypeError: if a size is not a number, or the activation not a name.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
+        expected = f"{self.name}: expected the name of an activation"
+        validation.require(isinstance(activation, str), expected, activation, TypeError)
         self.activation = activation
         self._activate = keras.activations.get(activation)
-        if self.takes_image:
-            raise ValueError(
-                f"{self.name}: expected a conditional_event_shape [K], of vectors, got "
-                f"{self.conditional_event_shape}."
-            )
+        expected = f"{self.name}: expected a conditional_event_shape [K], of vectors"
+        validation.require(not self.takes_image, expected, self.conditional_event_shape)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, C]; C can be 0."""
