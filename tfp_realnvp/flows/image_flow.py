@@ -210,13 +210,8 @@ def conditional_flow(
 ) -> Any:
     """Returns a flow of layers, which share one embedding of the condition if there is one.
 
-    Args:
-      flow_class: class of the flow.
-      first: the bijector next to the data, which needs no condition, or `None`.
-      event_ndims: 3 for images, 1 for vectors.
-      **options: arguments of `flow_class`.
-      layers, dtype, name, conditional_event_shape, num_classes, condition_dropout,
-      embedding_size: as in `image_flow`.
+    The options are those of `image_flow`, and arguments of `flow_class`. `first` is the bijector
+    next to the data, which takes no condition.
     """
     dtype = validation.float_dtype(dtype, name)
     if conditional_event_shape is None and num_classes is None:

@@ -53,7 +53,7 @@ class VectorFlow(FlowChain):
         """Constructs the flow from its bijectors.
 
         Args:
-          event_size: D, length of the vectors.
+          event_size: the attribute.
           bijectors, recompute, dtype, validate_args, name: as in `FlowChain`.
 
         Raises:
@@ -93,9 +93,8 @@ class RealNVPVector(VectorFlow):
     The result is a `VectorFlow`.
 
     With D = 1 nothing is kept. The input of the networks is then the embedded condition, as in the
-    regression p(y | x) of one number y; without a condition it is a constant. In both cases each
-    coupling is an elementwise map, so that p(y | x) is normal with affine transformers, and of any
-    shape with splines.
+    regression p(y | x) of one number y, or a constant. With affine transformers p(y | x) is then
+    normal; with splines it has any shape.
 
     #### Example
 

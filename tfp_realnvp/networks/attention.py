@@ -29,10 +29,9 @@ class SelfAttention(keras.layers.Layer):
     ```
 
     `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. The
-    distances replace an embedding of positions: the layer is equivariant to shifts and takes any
-    height and width. W starts at zero, so that the layer starts as the identity.
-    `keras.layers.MultiHeadAttention` has neither distances nor an initializer of its output
-    projection.
+    distances, which `keras.layers.MultiHeadAttention` does not have, replace an embedding of
+    positions: the layer is equivariant to shifts and takes any height and width. W starts at zero,
+    so that the layer starts as the identity.
 
     Memory and time grow with the square of the number of positions: use it at coarse scales.
 

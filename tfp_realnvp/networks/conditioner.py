@@ -20,13 +20,12 @@ class Conditioner(keras.layers.Layer):
     r"""A network that predicts a coupling's parameters: images [B, H, W, C] to [B, H, W, K].
 
     A network of vectors maps [B, C] to [B, K]. Any Keras layer can be the network of a coupling.
-    This base class of the networks of this package declares the number K of output channels, the
+    This base class of this package's networks declares the number K of output channels, the
     condition and the checkerboard. In a checkerboard coupling half of the input is zero: the board
     is one more input channel, which tells a kept zero from a masked pixel.
 
     A network with a `conditional_event_shape` takes a `conditional_input`, a vector or an image for
-    each image. The weights that multiply the condition start at zero, so that the network starts as
-    a network without a condition.
+    each image. The weights that multiply it start at zero.
 
     #### Example
 
@@ -141,14 +140,10 @@ class Conditioner(keras.layers.Layer):
     def _film(
         self, condition: tf.Tensor | None, num_terms: int, event_ndims: int = 3
     ) -> list[tf.Tensor | None]:
-        """Returns N terms, linear in a condition vector, that shift or scale activations.
+        """Returns N terms, linear in a condition vector, that shift or scale activations (FiLM).
 
-        The terms have the shape [B, 1, 1, F], or [B, F] with `event_ndims=1`. They are `None` for a
-        network that takes no vector.
-
-        #### References
-
-        Perez, Strub, de Vries, Dumoulin, Courville: FiLM, section 2.1.
+        They have the shape [B, 1, 1, F], or [B, F] with `event_ndims=1`; without a condition vector
+        they are `None`.
         """
         if not self.takes_vector:
             return [None] * num_terms

@@ -156,11 +156,8 @@ class ConvResNet(Conditioner):
     ) -> tf.Tensor:
         """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition.
 
-        Args:
-          inputs: the kept half of images.
-          training: whether to normalize by batch statistics, and to update the moving statistics.
-          conditional_input: [B, *conditional_event_shape], if it is declared.
-          statistics: the events that batch statistics average over, and their weights.
+        In training, batch statistics of the events that `statistics` describes normalize the
+        activations, and update the moving statistics.
         """
         input_norm = _values(self.input_offset, self.input_mean, self.input_variance)
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
@@ -261,16 +258,11 @@ def _values(*variables: keras.Variable) -> list[tf.Tensor]:
 def _joined_skip(
     kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the kernel and bias of a convolution with its skip connection, as one convolution.
+    """Returns a convolution [3, 3, F, F] and the skip connection [F, F] after it as one.
 
-    The last skip connection takes `h + conv(x)`, which nothing else uses, and is linear. Its kernel
-    for h is added to the kernel of the previous skip connection, which takes h as well; its kernel
-    for `conv(x)` multiplies the kernel of the convolution.
-
-    Args:
-      kernel: [3, 3, F, F].
-      bias: [F].
-      skip: [F, F], kernel of the skip connection.
+    The last skip connection takes `h + conv(x)`, which nothing else uses, and is linear: its kernel
+    for `conv(x)` multiplies the kernel of the convolution, and its kernel for h is added to the
+    previous skip connection, which takes h as well.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 

@@ -26,10 +26,8 @@ class DenseResNet(Conditioner):
     output:  dense(act(h))
     ```
 
-    A coupling with this network starts as the identity, if zero parameters of its transformer mean
-    the identity. The other kernels, and the biases of the first layer, start as normal random
-    numbers with a variance of one over the number of the layer's inputs; all other biases start at
-    zero.
+    All other kernels, and the biases of the first layer, start as normal random numbers with a
+    variance of one over the number of the layer's inputs; the other biases start at zero.
 
     A condition vector scales and shifts the input of each activation, `x -> (1 + a) x + b`, with a
     and b linear in the condition. Weights of one kind are one variable for all blocks, with the

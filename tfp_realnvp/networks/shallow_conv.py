@@ -19,9 +19,8 @@ __all__ = ["ShallowConv"]
 class ShallowConv(Conditioner):
     r"""3×3, 1×1 and 3×3 convolutions with ReLU between them; the last one starts at zero.
 
-    A coupling with this network starts as the identity, if zero parameters of its transformer mean
-    the identity, so that many couplings train at a high learning rate from the first step. For a
-    checkerboard coupling the board is one more input channel.
+    Many couplings that start as the identity train at a high learning rate from the first step. For
+    a checkerboard coupling the board is one more input channel.
 
     A condition vector scales and shifts the results of the first two convolutions,
     `x -> (1 + a) x + b`, with a and b linear in the condition. A condition image goes through a 3×3

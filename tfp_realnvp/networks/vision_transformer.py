@@ -28,10 +28,8 @@ class VisionTransformer(Conditioner):
     output:  dense(norm(h))
     ```
 
-    A coupling with this network starts as the identity, if zero parameters of the coupling's
-    transformer mean the identity. `norm` is layer normalization, gelu its tanh form. The network is
-    built for one height and width. A condition, a vector or an image, is added to the first h by a
-    linear map.
+    `norm` is layer normalization, gelu its tanh form. The network is built for one height and
+    width. A condition, a vector or an image, is added to the first h by a linear map.
 
     Weights of one kind are one variable for all blocks, with the block as first axis. In half
     precision, sums, normalizations, softmax and the last layer have full precision.
