@@ -1,7 +1,5 @@
 """Images in NumPy files and in folders."""
 
-import io
-
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -86,12 +84,8 @@ _ZEROS = np.zeros([4, 8, 8, 3], np.uint8)
         ({"images": _ZEROS[:1]}, "fewer than all of 1 images"),
         ({"images": _ZEROS, "labels": np.arange(5)}, r"shape \[4\] as labels .* shape \(5,\)"),
         ({"images": _ZEROS, "labels": np.arange(4.0)}, r"integers .* got float64"),
-        ({"train": _ZEROS, "test": _ZEROS, "test_labels": np.arange(4)}, "as train_labels in"),
         ({"images": _ZEROS, "labels": np.arange(4) - 1}, r"integers from 0 .* got int64"),
-        (
-            {"train": _ZEROS, "test": _ZEROS, "train_labels": np.arange(4)},
-            "integers from 0 of shape .* as test_labels",
-        ),
+        ({"train": _ZEROS, "test": _ZEROS, "test_labels": np.arange(4)}, "as train_labels in"),
     ],
 )
 def test_wrong_arrays(tmp_path, arrays, message):
@@ -106,22 +100,14 @@ def test_damaged_archives(tmp_path, compressed):
     images = np.random.default_rng(0).integers(0, 256, [50, 8, 8, 3], np.uint8)
     (np.savez_compressed if compressed else np.savez)(path, images=images)
     content = path.read_bytes()
-    for damaged in (content[:2000], content[:2000] + bytes(100) + content[2100:]):
+    for damaged in (content[:2000], content[:2000] + bytes(100) + content[2100:], b"", b"text"):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"Cannot read .*images.npz"):
             load_arrays(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
-def test_files_that_are_not_arrays(tmp_path, content):
-    path = tmp_path / "images.npy"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"Cannot read .*images.npy"):
-        load_arrays(path)
-
-
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No file .*none.npz"):
+    with pytest.raises(FileNotFoundError, match=r"none.npz"):
         load_arrays(tmp_path / "none.npz")
 
 
@@ -266,21 +252,11 @@ def test_exif_orientation(tmp_path, suffix):
         assert np.abs(image[..., 0] - upright.astype(int)).max() <= 8
 
 
-def _damage(folder):
-    for name, file_format, size in (("a.png", "PNG", 3000), ("b.jpg", "JPEG", 1000)):
-        content = io.BytesIO()
-        Image.fromarray(_image(99, 64, 64)).save(content, file_format)
-        (folder / name).write_bytes(content.getvalue()[:size])
-    (folder / "c.png").write_bytes(b"")
-    (folder / "d.jpeg").write_text("no image")
-
-
-@pytest.mark.parametrize("name", ["a.png", "b.jpg", "c.png", "d.jpeg"])
-def test_damaged_images(tmp_path, name):
+@pytest.mark.parametrize(("name", "size"), [("a.png", 3000), ("b.jpg", 1000), ("c.png", 0)])
+def test_damaged_images(tmp_path, name, size):
     _write(tmp_path / "0.png", _image(0))
-    _damage(tmp_path)
-    for other in {"a.png", "b.jpg", "c.png", "d.jpeg"} - {name}:
-        (tmp_path / other).unlink()
+    _write(tmp_path / name, _image(99, 64, 64))
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
     with pytest.raises(ValueError, match=rf"Cannot read image .*{name}"):
         load_arrays(tmp_path)
 
@@ -299,5 +275,5 @@ def test_folders_without_images(tmp_path):
     with pytest.raises(ValueError, match=r"at least two PNG or JPEG files in .*, got 0"):
         list_images(tmp_path)
     _write(tmp_path / "train" / "1.png", _image(0))
-    with pytest.raises(ValueError, match=r"PNG or JPEG files in .*test, found none"):
+    with pytest.raises(ValueError, match=r"PNG or JPEG files in .*test, got"):
         list_images(tmp_path)

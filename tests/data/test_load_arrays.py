@@ -20,7 +20,9 @@ def _by_rows(images):
     ],
 )
 def test_shapes_and_values(name, train_shape, test_shape, num_values, flip):
-    arrays = load_arrays(name)
+    arrays, again = load_arrays(name), load_arrays(name)
+    np.testing.assert_array_equal(arrays.train, again.train)
+    np.testing.assert_array_equal(arrays.test, again.test)
     assert arrays.name == name
     assert arrays.train.shape == train_shape
     assert arrays.test.shape == test_shape
@@ -29,13 +31,6 @@ def test_shapes_and_values(name, train_shape, test_shape, num_values, flip):
     assert (arrays.num_values, arrays.flip) == (num_values, flip)
     assert arrays.train.min() == arrays.test.min() == 0
     assert arrays.train.max() == arrays.test.max() == num_values - 1
-
-
-@pytest.mark.parametrize("name", ["digits", "photos"])
-def test_every_call_returns_the_same_images(name):
-    first, second = load_arrays(name), load_arrays(name)
-    np.testing.assert_array_equal(first.train, second.train)
-    np.testing.assert_array_equal(first.test, second.test)
 
 
 def test_digits_are_all_of_scikit_learns_digits():
@@ -70,11 +65,16 @@ class _Bunch:
         self.images = images
 
 
-def test_unknown_name():
-    with pytest.raises(
-        ValueError, match=r"'digits' or 'photos', an \.npz or \.npy file, .* got 'cifar11'"
-    ):
-        load_arrays("cifar11")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cifar11", {}, r"'digits' or 'photos', an \.npz or \.npy file, .* got 'cifar11'"),
+        ("digits", {"image_size": 8}, "image_size only for a folder of images, got 'digits'"),
+    ],
+)
+def test_errors(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_arrays(name, **options)
 
 
 def test_missing_scikit_learn(monkeypatch):
@@ -105,8 +105,3 @@ def test_wrong_numbers_of_held_out_images():
         digits.hold_out(1500)
     with pytest.raises(ValueError, match="without a validation split, got 'digits'"):
         digits.hold_out(5).hold_out(5)
-
-
-def test_a_size_of_images_that_have_one():
-    with pytest.raises(ValueError, match="image_size only for a folder of images, got 'digits'"):
-        load_arrays("digits", image_size=8)

@@ -501,7 +501,7 @@ def test_compact_on_digits(configure):
     ("options", "error", "message"),
     [
         (["--dataset=no_such_data"], ValueError, "a dataset of .* got 'no_such_data'"),
-        (["--dataset=absent.npz"], FileNotFoundError, "No file absent.npz"),
+        (["--dataset=absent.npz"], FileNotFoundError, "No such file .*absent.npz"),
         (["--dataset=cifar10", "--data_dir=/nowhere"], FileNotFoundError, "--download"),
     ],
 )
@@ -514,14 +514,14 @@ def test_missing_data(options, error, message, tmp_path, run_script):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset=absent.npz"], "No file absent.npz"),
+        (["--dataset=absent.npz"], "No such file .*absent.npz"),
         (["--condition_dropout=0.1"], "Expected --condition_dropout only with --condition."),
         ([], "Expected --dataset or --preset."),
     ],
 )
 def test_an_error_is_a_message(options, message, tmp_path, run_script):
     options = ("train_paper", *options, f"--output_dir={tmp_path / 'run'}")
-    with pytest.raises(SystemExit, match=f"^train_paper.py: {message}") as caught:
+    with pytest.raises(SystemExit, match=f"^train_paper.py: .*{message}") as caught:
         run_script(*options, function="run")
     assert "\n" not in str(caught.value)
     with pytest.raises((FileNotFoundError, ValueError), match=message):

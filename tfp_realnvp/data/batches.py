@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = ["batches"]
@@ -27,11 +26,11 @@ def batches(
     """Returns training batches in an order that depends on the seed and the epoch alone.
 
     `FlowModel.fit` also takes the arrays themselves, in an order that changes from run to run. With
-    these batches, a run that was stopped after `step` steps continues with the batches of a run
-    that was not. They can be augmented, and divided among several workers.
+    these batches, a run that was stopped after `step` steps continues as if it had not been
+    stopped. They can be augmented, and divided among several workers.
 
-    Each epoch has a random order of the images. All batches are full: an epoch leaves out the last
-    `len(images) % batch_size` images of its order. The dataset has no end, so that `fit` needs
+    All batches are full: an epoch leaves out the last `len(images) % batch_size` images of its
+    order. The dataset has no end, so that `fit` needs
     `steps_per_epoch=len(images) // batch_size`.
 
     #### Example
@@ -40,9 +39,8 @@ def batches(
     >>> from tfp_realnvp import data
     >>> digits = data.load_arrays("digits")
     >>> batches = data.batches(digits.train, digits.train_labels, batch_size=100)
-    >>> images, labels = next(iter(batches))
-    >>> images.shape, labels.shape
-    (TensorShape([100, 8, 8, 1]), TensorShape([100]))
+    >>> [part.shape.as_list() for part in next(iter(batches))]
+    [[100, 8, 8, 1], [100]]
     >>> photos = data.load_arrays("photos")
     >>> flip = tf.image.stateless_random_flip_left_right
     >>> continued = data.batches(photos.train, batch_size=16, augment=flip, step=1_000)
@@ -55,8 +53,8 @@ def batches(
         the augmented images.
       seed: seed of the order and of `augment`.
       step: number of batches to leave out: all steps that the run has made, in all epochs.
-      context: the argument of the function that `strategy.distribute_datasets_from_function` takes.
-        It gives each worker its part of each batch.
+      context: the `InputContext` of `strategy.distribute_datasets_from_function`, for the part of
+        each batch that a worker gets.
 
     Returns:
       A `tf.data.Dataset` of images `[batch_size, ...]`, or of tuples of images and conditions.
@@ -64,16 +62,13 @@ def batches(
     Raises:
       ValueError: if the arrays differ in length, or there are fewer images than `batch_size`.
     """
-    batch_size = validation.count(batch_size, "batch_size", 1, "batches")
-    step = validation.count(step, "step", 0, "batches")
     worker, num_workers = 0, 1
     if context is not None:
         worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
     # The memory of the host, also on machines with a GPU.
     with tf.device("CPU"):
         arrays = [tf.convert_to_tensor(a) for a in (images, condition) if a is not None]
-    lengths = [len(array) for array in arrays]
-    num_images = lengths[0]
+    num_images, lengths = len(arrays[0]), [len(array) for array in arrays]
     if len(set(lengths)) > 1 or num_images < batch_size:
         raise ValueError(
             f"batches: expected arrays of one length of at least batch_size {batch_size}, got "

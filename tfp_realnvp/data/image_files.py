@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["Splits", "hold_out", "list_images", "read_array_file", "read_folder"]
@@ -27,44 +28,35 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
     Raises:
       ValueError: if one of the parts is empty.
     """
-    if not 0 < num_held_out < num_images:
-        raise ValueError(
-            f"Expected to hold out at least 1 and fewer than all of {num_images} images, got "
-            f"{num_held_out}."
-        )
+    expected = f"Expected to hold out at least 1 and fewer than all of {num_images} images"
+    validation.require(0 < num_held_out < num_images, expected, num_held_out)
     order = np.random.default_rng(0).permutation(num_images)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
 
 
 def read_array_file(path: pathlib.Path) -> Splits:
     """Reads an `.npy` or `.npz` file; see `load_arrays`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"No file {path}.")
     try:
         loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"images": loaded}
-        else:
-            with loaded:
-                arrays = dict(loaded)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"Cannot read {path}: {error}") from error
     if "train" in arrays and "test" in arrays:
-        names = [name for name in _NAMES if name in arrays]
-        has_labels = any(f"{name}_labels" in arrays for name in names)
+        names = {name: f"{name}_labels" for name in _NAMES if name in arrays}
+        has_labels = not arrays.keys().isdisjoint(names.values())
         return {
-            name: _checked(path, arrays, name, f"{name}_labels" if has_labels else None)
-            for name in names
+            name: _checked(path, arrays, name, labels if has_labels else None)
+            for name, labels in names.items()
         }
     if "images" not in arrays:
         raise ValueError(
             f"Expected arrays of images train and test, or images, in {path}, got {list(arrays)}."
         )
     images, labels = _checked(path, arrays, "images", "labels" if "labels" in arrays else None)
-    rows = hold_out(len(images), max(1, len(images) // 10))
+    train, test = hold_out(len(images), max(1, len(images) // 10))
     return {
-        name: (images[part], None if labels is None else labels[part])
-        for name, part in zip(("train", "test"), rows, strict=True)
+        name: (images[rows], None if labels is None else labels[rows])
+        for name, rows in (("train", train), ("test", test))
     }
 
 
@@ -116,15 +108,12 @@ def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
         paths = {name: _walk(folder / name) for name in names}
     else:
         files = _walk(folder)
-        if len(files) < 2:
-            raise ValueError(
-                f"Expected at least two PNG or JPEG files in {folder}, got {len(files)}."
-            )
+        expected = f"Expected at least two PNG or JPEG files in {folder}"
+        validation.require(len(files) > 1, expected, len(files))
         train, test = hold_out(len(files), max(1, len(files) // 10))
         paths = {"train": [files[i] for i in train], "test": [files[i] for i in test]}
     for name, files in paths.items():
-        if not files:
-            raise ValueError(f"Expected PNG or JPEG files in {folder / name}, found none.")
+        validation.require(bool(files), f"Expected PNG or JPEG files in {folder / name}", files)
     return paths
 
 
@@ -150,11 +139,19 @@ def read_folder(folder: pathlib.Path, image_size: int | None) -> Splits:
                 f"{got}. load_arrays(..., image_size=) resizes and crops images."
             )
     images = np.stack([np.broadcast_to(image, (*first.shape[:2], channels)) for image in pixels])
-    labels = _labels(folder, by_split)
-    ends = np.cumsum([len(paths) for paths in by_split.values()])[:-1]
-    parts = np.split(images, ends)
-    label_parts = [None] * len(parts) if labels is None else np.split(labels, ends)
-    return dict(zip(by_split, zip(parts, label_parts, strict=True), strict=True))
+    has_splits, labels = (folder / "train").is_dir(), None
+    # Folders within a split: the first is the class.
+    folders = [path.relative_to(folder).parts[has_splits:-1] for path in paths]
+    if all(folders):
+        classes = [names[0] for names in folders]
+        labels = np.unique(classes, return_inverse=True)[1].astype(np.int32)
+    splits: Splits = {}
+    start = 0
+    for split, files in by_split.items():
+        rows = slice(start, start + len(files))
+        splits[split] = images[rows], None if labels is None else labels[rows]
+        start = rows.stop
+    return splits
 
 
 def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
@@ -179,16 +176,3 @@ def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
         raise ValueError(f"Cannot read image {path}: {error}.") from error
     pixels = np.asarray(upright)
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
-
-
-def _labels(folder: pathlib.Path, by_split: dict[str, list[pathlib.Path]]) -> np.ndarray | None:
-    """Returns the number of each image's subfolder, or `None` if an image is in no subfolder."""
-    has_splits = (folder / "train").is_dir()
-    parts = [
-        path.relative_to(folder / split if has_splits else folder).parts
-        for split, paths in by_split.items()
-        for path in paths
-    ]
-    if any(len(each) == 1 for each in parts):
-        return None
-    return np.unique([each[0] for each in parts], return_inverse=True)[1].astype(np.int32)

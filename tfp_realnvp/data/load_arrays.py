@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from tfp_realnvp.data.image_files import Splits, hold_out, read_array_file, read_folder
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["ImageArrays", "load_arrays"]
 
 _NUM_TRAIN_DIGITS = 1500
-# A photograph has 640 columns: 448 for training, 32 (one patch) that are skipped, and 160 for the
-# test.
-_TRAIN_COLUMNS = slice(0, 448)
-_TEST_COLUMNS = slice(480, 640)
 _PATCH_SIZE = 32
+# Columns of a photograph, and the distance of its patches; a patch between them is skipped.
+_PHOTO_SPLITS = {"train": (slice(0, 448), 5), "test": (slice(480, 640), 16)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,16 +26,14 @@ class ImageArrays:
 
     Attributes:
       name: name of the dataset.
-      train: array of shape `[N, H, W, C]`, `uint8` or `uint16`.
-      test: array of shape `[M, H, W, C]`.
+      train, test, validation: arrays of shape `[N, H, W, C]`, `uint8` or `uint16`; `None` without a
+        validation split.
       num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
       flip: whether an image and its mirror image are equally likely, so that random horizontal
         flips are a valid augmentation.
       num_classes: number of classes; `None` without labels.
-      train_labels: `int32` array of shape `[N]`, with values in `[0, num_classes)`.
-      test_labels: `int32` array of shape `[M]`.
-      validation: array of shape `[K, H, W, C]`; `None` without a validation split.
-      validation_labels: `int32` array of shape `[K]`.
+      train_labels, test_labels, validation_labels: `int32` arrays of shape `[N]`, with values in
+        `[0, num_classes)`.
     """
 
     name: str
@@ -58,6 +55,8 @@ class ImageArrays:
     def hold_out(self, num_images: int) -> ImageArrays:
         """Moves random training images, the same in every call, to the validation split.
 
+        The patches of `photos` overlap, so that validation on them is close to training.
+
         #### Example
 
         >>> from tfp_realnvp import data
@@ -65,15 +64,11 @@ class ImageArrays:
         >>> len(digits.train), len(digits.validation), len(digits.test)
         (1350, 150, 297)
 
-        Args:
-          num_images: number of validation images. The patches of `photos` overlap, so that
-            validation on them is close to training.
-
         Raises:
           ValueError: if a validation split exists, or no training image would remain.
         """
-        if self.validation is not None:
-            raise ValueError(f"Expected a dataset without a validation split, got {self.name!r}.")
+        expected = "Expected a dataset without a validation split"
+        validation.require(self.validation is None, expected, self.name)
         rest, held_out = hold_out(len(self.train), num_images)
         labels = self.train_labels
         return dataclasses.replace(
@@ -99,37 +94,33 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
 
     `digits` are handwritten digits with levels from 0 (background) to 16, split at random.
 
-    `photos` are patches of two photographs, a temple and a flower, in random order: training
-    patches at every fifth pixel of the left 448 columns, test patches at every sixteenth pixel of
-    the right 160 columns. The 32 columns in between are skipped, so that training and test patches
-    share no pixel. Patches overlap, and come from only two photographs: compare bits/dim on them
-    between models, but not with other data.
+    `photos` are overlapping patches of two photographs, a temple and a flower, in random order:
+    training patches at every fifth pixel of the left 448 columns, test patches at every sixteenth
+    pixel of the right 160 columns, which share no pixel. Compare bits/dim on them between models,
+    but not with other data.
 
-    Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. Beside `train` and `test` there
-    can be `validation`. Without `train` and `test`, a random tenth of the images, the same in every
-    call, is the test split. Images of a folder are turned upright by their EXIF orientation. If
-    some have colors, gray images become RGB; transparency is dropped. Grayscale PNG files of 16
-    bits are `uint16`. The number of levels of `uint16` images is the smallest power of two above
-    the largest level, and at least 256.
+    Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. A `validation` array is
+    optional. Without `train` and `test`, a random tenth of the images, the same in every call, is
+    the test split. Images of a folder are turned upright by their EXIF orientation. If some have
+    colors, gray images become RGB; transparency is dropped. Grayscale PNG files of 16 bits are
+    `uint16`. The number of levels of `uint16` images is the smallest power of two above the largest
+    level, and at least 256.
 
-    If every image of a folder is in a subfolder of the folder, or of its subfolders `train` and
-    `test`, these are the classes, in alphabetical order.
-
-    Read a folder that does not fit into memory by `keras.utils.image_dataset_from_directory`, as on
-    the page on images.
+    The subfolders of a folder, or of its `train` and `test`, are the classes, in alphabetical
+    order, if they contain all images. `keras.utils.image_dataset_from_directory` reads a folder
+    that does not fit into memory, as on the page on images.
 
     Args:
       name: `'digits'`, `'photos'`, or the path of an `.npz` file, an `.npy` file or a folder.
-      image_size: height and width for the images of a folder. Pillow's Hamming filter resizes the
-        central square of an image to it. `None` leaves images unchanged.
+      image_size: height and width to which Pillow's Hamming filter resizes the central square of
+        each image of a folder. `None` leaves images unchanged.
 
     Raises:
       ValueError: if the name is unknown; if a file is damaged, or an array has another name, dtype
         or shape; if images of a folder differ in size without `image_size`, or in bits, or have
         16-bit colors.
       FileNotFoundError: if a NumPy file does not exist.
-      ImportError: if scikit-learn, or Pillow for `'photos'` and folders, is needed and not
-        installed.
+      ImportError: if scikit-learn or Pillow is needed and not installed.
 
     #### Example
 
@@ -138,11 +129,10 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     >>> digits.train.shape, digits.train.dtype, digits.train_labels.shape
     ((1500, 8, 8, 1), dtype('uint8'), (1500,))
     """
-    name = str(name)
-    path = pathlib.Path(name)
+    name, path = str(name), pathlib.Path(name)
     is_folder = name not in _EMBEDDED and path.is_dir()
-    if image_size is not None and not is_folder:
-        raise ValueError(f"Expected image_size only for a folder of images, got {name!r}.")
+    expected = "Expected image_size only for a folder of images"
+    validation.require(is_folder or image_size is None, expected, name)
     if name in _EMBEDDED:
         return _EMBEDDED[name]()
     if is_folder:
@@ -160,8 +150,8 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
 def _arrays(
     name: str, splits: Splits, num_values: int | None = None, flip: bool = False
 ) -> ImageArrays:
-    if len({images.shape[1:] for images, _ in splits.values()}) > 1:
-        shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    if len(set(shapes.values())) > 1:
         raise ValueError(f"Expected images of one shape in {name}, got {shapes}.")
     if num_values is None:
         largest = max(int(images.max()) for images, _ in splits.values())
@@ -191,7 +181,7 @@ def _photos() -> ImageArrays:
     photographs = _scikit_learn("photos").load_sample_images().images
     rng = np.random.default_rng(0)
     splits: Splits = {}
-    for split, columns, stride in (("train", _TRAIN_COLUMNS, 5), ("test", _TEST_COLUMNS, 16)):
+    for split, (columns, stride) in _PHOTO_SPLITS.items():
         patches = [_patches(photograph[:, columns], stride) for photograph in photographs]
         splits[split] = rng.permutation(np.concatenate(patches)), None
     return _arrays("photos", splits, num_values=256, flip=True)

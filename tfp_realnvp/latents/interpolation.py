@@ -68,7 +68,7 @@ def interpolate(
 
     Raises:
       TypeError: as `encode`.
-      ValueError: if the shapes differ; see also `encode`.
+      ValueError: if the shapes differ, or as `encode`.
     """
     if np.shape(first) != np.shape(second):
         raise ValueError(
@@ -124,7 +124,7 @@ def manifold(
 
     Raises:
       TypeError: as `encode`.
-      ValueError: if there are not four images; see also `encode`.
+      ValueError: if there are not four images, or as `encode`.
     """
     shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
     if len(shape) != 1 + event_ndims or shape[0] != 4:

@@ -45,11 +45,10 @@ def save_curves(
 
     Args:
       path: path of the file. Missing folders are created.
-      curves: a dictionary from names in the legend to pairs `(x, y)` of sequences of equal length.
+      curves: pairs `(x, y)` of sequences of equal length, by their names in the legend.
       xlabel, ylabel: labels of the axes, with units.
 
     Raises:
-      ValueError: if `x` and `y` of a curve differ in length.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -58,9 +57,8 @@ def save_curves(
     >>> from tfp_realnvp import plots
     >>> curves = {"train": ([1, 2, 3], [4.0, 3.5, 3.4]), "test": ([1, 3], [4.1, 3.5])}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim")
-    ...     path.name, path.exists()
-    ('curves.png', True)
+    ...     plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim").name
+    'curves.png'
     """
     figure = new_figure((7, 4.5), dpi=120)
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)

@@ -80,7 +80,7 @@ def save_image_grid(
 
     Args:
       path: path of the file. Missing folders are created.
-      images, columns, padding, num_values: as in `image_grid`; padding before enlarging.
+      images, columns, padding, num_values: as in `image_grid`, before enlarging.
       upscale: integer factor by which pixels are repeated in both directions. By default, images of
         fewer than 64 pixels a side are enlarged to about 64.
 
@@ -93,9 +93,8 @@ def save_image_grid(
     >>> import numpy as np, tempfile
     >>> from tfp_realnvp import plots
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = plots.save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8))
-    ...     path.name, path.exists()
-    ('black.png', True)
+    ...     plots.save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8)).name
+    'black.png'
     """
     try:
         from PIL import Image
@@ -122,8 +121,8 @@ def heat_map(
       images: `[N, H, W, C]`, as in `image_grid`.
       scores: finite scores `[N, h, w]`, for example `-tfr.log_prob_map(model, images)`. `h` and `w`
         divide `H` and `W`: each score covers a block of pixels.
-      low: scores up to `low` leave the image as it is; by default the lowest score.
-      high: scores from `high` on are yellow; by default the highest score.
+      low, high: scores up to `low` leave the image as it is, scores from `high` on are yellow;
+        by default the lowest and the highest score.
       num_values: as in `image_grid`.
 
     Returns:

@@ -86,7 +86,7 @@ def save_labelled_grid(
 
     Args:
       path: path of the file. Missing folders are created.
-      images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`.
+      images: `uint8` array of shape `[rows, columns, H, W, C]`.
       title, row_labels, column_labels, num_values: as in `draw_grid`.
 
     Raises:
@@ -97,11 +97,10 @@ def save_labelled_grid(
     >>> import numpy as np, tempfile
     >>> from tfp_realnvp import plots
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = plots.save_labelled_grid(
+    ...     plots.save_labelled_grid(
     ...         f"{folder}/gray.png", np.full([2, 3, 8, 8, 1], 99, np.uint8), "gray",
-    ...         row_labels=["first", "second"])
-    ...     path.name, path.exists()
-    ('gray.png', True)
+    ...         row_labels=["first", "second"]).name
+    'gray.png'
     """
     images = np.asarray(images)
     if images.ndim != 5:
