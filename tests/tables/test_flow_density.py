@@ -54,7 +54,7 @@ def classifier():
 
 
 @parametrize_with_checks([tfr.FlowDensity(**_TINY)])
-@pytest.mark.usefixtures("no_flows")
+@pytest.mark.usefixtures("no_flows", "few_components")
 def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -183,7 +183,7 @@ def test_flows_find_more_than_moments(monkeypatch, capsys):
     # Without mixtures of normal distributions, which also find moons.
     monkeypatch.setattr(simple_densities, "_NUM_COMPONENTS", (1,))
     train, test = np.split(make_moons(600, noise=0.1, random_state=0)[0], [400])
-    options = {"num_flows": 2, "num_couplings": 3, "max_steps": 300, "random_state": 0}
+    options = {"num_flows": 2, "num_couplings": 3, "max_steps": 200, "random_state": 0}
     density = tfr.FlowDensity(noise=0.1, learning_rate=5e-3, verbose=1, **options).fit(train)
     gain, error = density.flow_gain_
     assert gain > 0.2 and gain > 5 * error
@@ -192,8 +192,8 @@ def test_flows_find_more_than_moments(monkeypatch, capsys):
     # Samples of flows too.
     assert density.score(density.sample(2_000, random_state=0)) > density.score_start_
     assert (density.n_steps_ > 100).all() and (density.noise_ == 0.1).all()
-    assert density.history_[0]["step"][-1] <= 300
-    assert "flow 2, step 50 of 300" in capsys.readouterr().out
+    assert density.history_[0]["step"][-1] <= 200
+    assert "flow 2, step 50 of 200" in capsys.readouterr().out
     data = pickle.dumps(density)
     assert b"tensorflow" not in data and b"keras" not in data
     log_probs = pickle.loads(data).score_samples(test)

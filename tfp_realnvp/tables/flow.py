@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import random
 import threading
 import time
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -45,8 +44,7 @@ _NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
 _LOCK = threading.RLock()
 
 
-@dataclasses.dataclass(frozen=True)
-class TableFlow:
+class TableFlow(NamedTuple):
     """A flow after an affine map, as arrays that can be pickled.
 
     Attributes:
@@ -105,7 +103,7 @@ class TableFlow:
             model, _ = _shared_model(size, conditions.shape[1], self.start.df, self.architecture)
             model.set_weights(self.weights)
             results = [
-                call_traced(_call, model.distribution, (name,), *map(_float32, chunk)).numpy()
+                call_traced(_evaluate, model.distribution, (name,), *map(_float32, chunk)).numpy()
                 for chunk in slices(_CHUNK_SIZE, values, conditions)
             ]
         return np.concatenate(results).astype(np.float64)
@@ -185,7 +183,7 @@ def fit_table_flow(
                 )
                 best_lead = 0.0
                 break
-            trained = dataclasses.replace(flow, weights=model.get_weights())
+            trained = flow._replace(weights=model.get_weights())
             leads = trained.log_prob(held_out.values) - start_log_probs
             lead, error = held_out.mean_and_error(leads)
             step = int(steps[0][-1]) + 1
@@ -240,7 +238,7 @@ def _float32(array: np.ndarray) -> tf.Tensor:
     return tf.constant(array.astype(np.float32))
 
 
-def _call(
+def _evaluate(
     distribution: tfd.TransformedDistribution, name: str, values: tf.Tensor, conditions: tf.Tensor
 ) -> tf.Tensor:
     options = {"conditional_input": conditions} if conditions.shape[-1] else {}

@@ -51,9 +51,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         no more than a standard error from the first flow, or has fewer than 150 rows, it has no
         flows.
 
-    All copies of a row are held out together, whatever its weight. Standard errors and the choice
-    of densities depend on Kish's effective number of rows, (Σ w)² / Σ w², of distinct rows with
-    weights w.
+    All copies of a row are held out together. Standard errors and the choice of densities depend on
+    Kish's effective number of distinct rows, (Σ w)² / Σ w², with weights w.
 
     The density of a rounded number has no upper bound. Coarsely rounded columns get uniform noise
     of the width of the rounding, or in normal distributions its variance; see `dequantize`. If such
@@ -61,17 +60,16 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     90% of the rows without the most frequent value have a value that occurs in at least five
     distinct rows. No variance is less than 1e-6 of the column's variance.
 
-    For a column of few values `score_samples` is the height of narrow peaks at these values. It is
-    not their probability, can be greater than 1, and depends on the width of the peaks: do not
-    compare it with an estimator that smooths, or rounds to another width. A warning names such
-    columns.
+    For a column of few values, which a warning names, `score_samples` is the height of narrow peaks
+    at these values. It is not their probability, can be greater than 1, and cannot be compared with
+    an estimator whose peaks have another width.
 
     Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
     `FlowModel` directly.
 
-    Networks compute in float32, all else in float64. The estimator can be cloned and pickled, and
-    works in `Pipeline`, `GridSearchCV` and `cross_val_score`, which rank by `score`, the mean log
-    density of rows, or with `scoring='accuracy'` by predicted labels.
+    Networks compute in float32, all else in float64. The estimator can be cloned and pickled.
+    `GridSearchCV` and `cross_val_score` rank by `score`, the mean log density of rows, or with
+    `scoring='accuracy'` by predicted labels.
 
     All fits in a process share the graphs of their flows, which take seconds to trace. Processes
     of `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits. Threads,
@@ -169,7 +167,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           X: rows [N, D].
 
         Returns:
-          Log densities [N], float64; -inf for numbers whose squares are too large for float64.
+          Log densities [N], float64; -inf for numbers with squares beyond float64.
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
@@ -341,13 +339,13 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return classes.index(label)
 
     def _joint_log_probs(self, X: Any) -> np.ndarray:
-        """Returns log p(x, y) of each row and class, [N, number of classes]."""
+        """Returns log p(x, y) of rows and each class, [N, number of classes]."""
         check_is_fitted(self)
         rows = self._columns.standardized(self._validated(X, reset=False))
         return self._joint(rows) + self._columns.log_det
 
     def _joint(self, standardized: np.ndarray) -> np.ndarray:
-        """Returns the log density of standardized rows and each class, [N, number of classes]."""
+        """Returns log p(x, y) of standardized rows and each class, [N, number of classes]."""
         log_probs = np.stack([stack.log_prob(standardized) for stack in self._stacks], axis=1)
         return log_probs + np.log(self.class_prior_)
 

@@ -38,8 +38,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     *   Flows with x as condition, which start as the linear regression. There are none with fewer
         than 150 rows, or if the first one adds no more than a standard error.
 
-    Columns of X are standardized. Missing values and columns of text are refused. Copies of a row,
-    with the same x and y, are held out together, whatever their weight.
+    Missing values and columns of text are refused. Copies of a row are held out together.
 
     A single y that is rounded coarsely, as grades and counts are, is scored as rounded:
     `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the width w of the rounding in
@@ -136,9 +135,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           ValueError: if the estimator was fitted to several y.
         """
         rows = self._rows(X, y)
-        validation.require(
-            self._size == 1, f"{self._name}: expected a fit to a single y for cdf", self._size
-        )
+        expected = f"{self._name}: expected a fit to a single y for cdf"
+        validation.require(self._size == 1, expected, self._size)
         return self._stack.cdf(rows)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -149,8 +147,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] of each of several y.
 
-        Quantiles of a single y are exact. Quantiles of several y are from 1,024 points, and about
-        0.05 standard deviations off.
+        They are exact for a single y. For several y they are from 1,024 points, and about 0.05
+        standard deviations off.
 
         Args:
           X: rows [N, C].
@@ -158,11 +156,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         """
         conditions = self._conditions(X)
         levels = np.asarray(quantiles, np.float64)
-        if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels < 1)).all():
-            raise ValueError(
-                f"{self._name}: expected quantiles between 0 and 1, as in [0.1, 0.5, 0.9], got "
-                f"{quantiles!r}."
-            )
+        is_valid = levels.ndim == 1 and levels.size and ((levels > 0) & (levels < 1)).all()
+        expected = f"{self._name}: expected quantiles between 0 and 1, as in [0.1, 0.5, 0.9]"
+        validation.require(bool(is_valid), expected, quantiles)
         if self._size > 1:
             quantiles = [
                 np.quantile(points[..., -self._size :], levels, axis=0)

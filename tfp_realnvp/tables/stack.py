@@ -78,8 +78,7 @@ def fit_table_stack(
       columns: of the events.
       options: the arguments of an estimator.
       rng: for folds, clusters and flows.
-      num_conditions: C. Given conditions, a single rounded column of events is scored as rounded,
-        so that narrow peaks gain nothing.
+      num_conditions: C. If there are any, a single rounded column of events is scored as rounded.
 
     Returns:
       The density; the held-out rows; their log densities [N, 2], without flows and with them; and

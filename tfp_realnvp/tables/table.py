@@ -1,12 +1,11 @@
 """A table: its distinct rows with their weights, and how its columns are standardized and rounded.
 
-A row of weight two counts as that row twice. Equal rows are merged, so that neither the order of
-the rows nor their repetition matters, not even for random choices.
+Equal rows are merged, so that neither their order nor their repetition matters, not even for random
+choices.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import warnings
 from typing import Any, NamedTuple
@@ -96,8 +95,7 @@ def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
     return weights
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """What is known of the columns of a table, each an array [D].
 
     Attributes:
