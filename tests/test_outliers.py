@@ -66,15 +66,6 @@ def test_bits_of_a_given_code(rng):
     np.testing.assert_array_equal(scores, -8 * images[:, 0, 0, 0])
 
 
-def test_a_simple_image_of_high_density_is_an_outlier(rng):
-    images = rng.integers(0, 256, [20, 8, 8, 1])
-    images[7] = 0
-    log_probs = np.full([20], -64 * math.log(256))
-    log_probs[7] += 60
-    assert (-log_probs).argmin() == 7
-    assert outliers.complexity_corrected(log_probs, images).argmax() == 7
-
-
 def test_committee(rng):
     log_probs = rng.normal(-80, 10, [4, 6])
     mean = sum(log_probs) / 4
