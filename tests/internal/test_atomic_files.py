@@ -17,16 +17,6 @@ from tfp_realnvp.internal.atomic_files import atomic_replace
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
 PATHS = (pathlib.Path(tfr.__file__).parents[1], pathlib.Path(__file__).parents[1])
-# The file by its path: importing the package would take seconds.
-KILLED = """
-import os, runpy, signal, sys
-atomic_replace = runpy.run_path(sys.argv[2])["atomic_replace"]
-with atomic_replace(sys.argv[1]) as whole:
-    whole.mkdir()
-    (whole / "text").write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
 # A limit on the size of files, which an HDF5 library that writes to them answers with a crash.
 FULL_DISK = """
 import pathlib, resource, sys
@@ -126,18 +116,6 @@ def test_a_failed_export_leaves_the_old_folder(tmp_path, monkeypatch):
     with pytest.raises(Failure):
         tfr.export_saved_model(small_flow(), path)
     assert contents(tmp_path) == before
-
-
-@pytest.mark.full
-def test_a_killed_writer_leaves_the_old_folder(tmp_path):
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "text").write_text("old")
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, path, atomic_files.__file__], check=False
-    )
-    assert process.returncode == -9
-    assert (path / "text").read_text() == "old"
 
 
 @pytest.mark.full

@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import bijectors, distributions, flows
 from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.internal import validation
 
 __all__ = ["deserialize", "find_class", "parts", "serialize"]
 
@@ -56,27 +57,19 @@ _PLAIN = (str, bool, int, float, types.NoneType)
 
 
 def serialize(value: Any, path: str) -> Any:
-    """Returns a configuration from which `deserialize` makes an equal distribution or other part.
+    """Returns a JSON-compatible configuration, from which `deserialize` makes an equal object.
 
-    The configuration describes the distribution, its base and its bijectors by their constructor
-    arguments, and has the values of `tf.Variable` and `tfp.util.TransformedVariable` arguments. It
-    has no network weights, no moving statistics and no code.
-
-    Supported are the distributions and bijectors of this package and of TFP, and subclasses of
-    them, of masks and of transformers that are registered with
-    `keras.saving.register_keras_serializable`, by the constructor arguments that their `get_config`
-    returns. Networks must be loadable by Keras in its safe mode: Keras layers, and registered
-    functions or objects with `get_config` and `from_config`.
+    It describes distributions, bijectors, masks and transformers by their constructor arguments,
+    which include the values of variables, and networks by their Keras configuration. It has no
+    network weights, no moving statistics and no code.
 
     Args:
-      value: the part, or `None`.
+      value: a distribution, another part of a model, or `None`.
       path: the name of the part, for messages.
 
-    Returns:
-      A dictionary of strings, numbers, `None`, lists and dictionaries; `None` for `None`.
-
     Raises:
-      TypeError: if a part is not supported; the message names it.
+      TypeError: if a part could not be loaded, because it is neither of TFP nor of this package nor
+        registered with Keras; the message names the part.
     """
     return _Serializer().describe(value, path)
 
@@ -90,8 +83,7 @@ def deserialize(config: Any, kind: type) -> Any:
 
     Raises:
       ValueError: if the configuration is malformed, names a class that is neither public nor
-        registered with Keras, or describes an object of another kind; or if a constructor rejects
-        its arguments.
+        registered with Keras, or describes an object of another kind.
     """
     expected = f"expected the configuration of a {kind.__name__}"
     try:
@@ -100,8 +92,7 @@ def deserialize(config: Any, kind: type) -> Any:
         raise ValueError(
             f"{expected}, but constructing it failed: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(value, kind):
-        raise ValueError(f"{expected}, got {value!r}.")
+    validation.require(isinstance(value, kind), expected, value)
     return value
 
 
@@ -213,11 +204,8 @@ class _Deserializer:
             return config
         if isinstance(config, (list, tuple)):
             return [self.restore(item) for item in config]
-        if config.get("kind") not in self._constructors:
-            kinds = sorted(self._constructors)
-            raise ValueError(
-                f"expected a configuration of one of the kinds {kinds}, got {config!r}."
-            )
+        expected = f"expected a configuration of one of the kinds {sorted(self._constructors)}"
+        validation.require(config.get("kind") in self._constructors, expected, config)
         value = self._constructors[config["kind"]](config)
         if "id" in config:
             self._objects[config["id"]] = value
@@ -243,18 +231,13 @@ class _Deserializer:
 
 
 def find_class(path: Any) -> type:
-    """Returns the class that a configuration names, such as `tfp_realnvp.ImageFlow`.
-
-    Raises:
-      ValueError: if it is neither a public distribution or bijector of TFP or of this package, nor
-        a registered one.
-    """
+    """Returns the class that a configuration names, such as `tfp_realnvp.ImageFlow`."""
     found = _CLASSES.get(str(path)) or keras.saving.get_registered_object(str(path))
-    if not (isinstance(found, type) and issubclass(found, _PARTS)):
-        raise ValueError(
-            "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
-            f"tfp_realnvp, or a class that is registered with Keras, got {path!r}."
-        )
+    expected = (
+        "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
+        "tfp_realnvp, or a class that is registered with Keras"
+    )
+    validation.require(isinstance(found, type) and issubclass(found, _PARTS), expected, path)
     return found
 
 
@@ -294,12 +277,9 @@ def _keras_config(value: Any, path: str) -> Any:
 
 
 def _check_registered(name: str, arguments: dict[str, Any] | None, path: str) -> None:
-    """Raises `TypeError` unless a function or class of the user could be loaded.
+    """Raises `TypeError` unless Keras can load the user's function or class of this name.
 
-    Args:
-      name: its registered name.
-      arguments: what `get_config` of an object of the class returns; `None` for a function.
-      path: the name of the part, for messages.
+    `arguments` is the configuration of an object of the class, and `None` for a function.
     """
     found = keras.saving.get_registered_object(name)
     if found is None:

@@ -32,19 +32,16 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
     | `encode.onnx` | `images`, `noise` | `latents`: inverse(images + noise) |
     | `decode.onnx` | `latents` | `images`: forward(latents), continuous pixel values |
 
-    No model draws random numbers. `noise` is uniform in [0, 1), of the distribution's dtype, and
-    drawn by the caller. Gray levels are `images` of `decode.onnx` rounded down. The noise of
-    continuous pixel values x is x - floor(x).
+    The caller draws `noise`, uniform in [0, 1), of the distribution's dtype. The `images` of
+    `decode.onnx`, rounded down, are gray levels.
 
     A flow without `PixelLogit`, or with more than 256 gray levels, takes continuous `images` and no
-    noise. A flow of vectors [B, D] has `x` in the place of `images`, and no noise. A flow that
-    declares a condition has one more input, the last one: `conditional_input`, as in
-    `export_saved_model`.
+    noise. A flow of vectors [B, D] has `x` instead of `images`, and no noise. A flow that declares
+    a condition has one more input, the last one: `conditional_input`, as in `export_saved_model`.
 
     The batch size is free, the shape of the events is that of the distribution. ONNX has no
-    assertions: pixel values out of range give NaN. The weights are copied at the time of the call;
-    matrices of an `InvertibleConv1x1` are inverted then. Normalizations use their moving
-    statistics. The folder is written beside `path` and then replaces it.
+    assertions: pixel values out of range give NaN. The weights are copied at the time of the call.
+    Normalizations use their moving statistics. An interrupted export leaves the old folder.
 
     The conversion takes about 10 seconds for the default flow of vectors, a minute with splines or
     mixtures, and minutes for large flows of images. onnxruntime computes convolutions in float32,

@@ -166,18 +166,18 @@ def limited_variables(num_elements: int) -> Iterator[None]:
 
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
         nonlocal left
-        value, variable = kwargs["initial_value"], None
+        value = kwargs["initial_value"]
         if callable(value):
             # In a graph its result has a shape, but takes no memory.
             try:
                 with graph.as_default():
                     value = value()
             except RuntimeError:  # It uses an eager tensor.
-                value = variable = next_creator(**kwargs)
+                value = value()
         left -= tf.TensorShape(np.shape(value)).num_elements()
         if left < 0:
             raise ValueError(f"a model larger than the {num_elements:,} numbers of its weights")
-        return next_creator(**kwargs) if variable is None else variable
+        return next_creator(**kwargs)
 
     with tf.variable_creator_scope(create):
         yield

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import atomic_files
+from tfp_realnvp.internal import atomic_files, validation
 from tfp_realnvp.internal.optional_packages import missing_package
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 from tfp_realnvp.saving.preset_checks import expecting
@@ -85,30 +85,19 @@ def from_preset(
     custom_objects: Mapping[str, Any] | None = None,
     network_dtype: str | None = None,
 ) -> keras.Model:
-    """Returns the model of a preset; see `FlowModel.from_preset`.
-
-    Args:
-      handle: as in `FlowModel.from_preset`.
-      model_class: a subclass of the preset's class, to construct instead; or a base class of it,
-        which the preset is expected to be of.
-      custom_objects: as in `FlowModel.from_preset`.
-      network_dtype: as in `FlowModel.from_preset`.
-    """
+    """Returns the model of a preset; see `model_class.from_preset`."""
     folder = _folder_of(os.fspath(handle))
     names = (_METADATA, _CONFIG, _WEIGHTS)
     metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)
     for path in (metadata, config_file, weights):
         if not path.is_file():
-            raise ValueError(
-                f"from_preset: expected {_CONFIG}, {_METADATA} and {_WEIGHTS} in {folder}, got no "
-                f"file {path.name}."
-            )
+            raise ValueError(f"from_preset: expected {names} in {folder}, got no file {path.name}.")
     version = preset_checks.read_json(metadata).get("format_version")
-    if version != _FORMAT_VERSION:
-        raise ValueError(
-            f"from_preset: expected format_version {_FORMAT_VERSION} in {metadata}, got "
-            f"{version!r:.80}; a newer version of tfp_realnvp may be able to read it."
-        )
+    expected = (
+        f"from_preset: expected format_version {_FORMAT_VERSION} in {metadata}, which this version "
+        "of tfp_realnvp reads"
+    )
+    validation.require(version == _FORMAT_VERSION, expected, version)
     config = preset_checks.read_json(config_file)
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
@@ -156,11 +145,11 @@ def _folder_of(handle: str) -> pathlib.Path:
         return pathlib.Path(download(name, **options))
     bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
     folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))
-    if not folder.is_dir():
-        raise ValueError(
-            f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "
-            f"a handle hf://user/repo or kaggle://user/model/keras/variation, got {handle!r}."
-        )
+    expected = (
+        f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or a "
+        "handle hf://user/repo or kaggle://user/model/keras/variation"
+    )
+    validation.require(folder.is_dir(), expected, handle)
     return folder
 
 
@@ -173,11 +162,8 @@ def _replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
         for part in keras_config.parts(owner.get("network"))
         if part.get("class_name") == "DTypePolicy"
     ]
-    if not policies:
-        raise ValueError(
-            "from_preset: expected networks that are Keras layers in the preset with "
-            f"network_dtype={policy!r}, got a model without."
-        )
+    expected = "from_preset: expected networks that are Keras layers in the preset"
+    validation.require(bool(policies), f"{expected} with network_dtype={policy!r}", policies)
     for policy_config in policies:
         policy_config["name"] = policy
 

@@ -54,33 +54,31 @@ def export_saved_model(
     | `reconstruct` | `images` | `images`: forward(inverse(images)) |
     | `classify` | `images` | `log_probs` [B, K]: log p(y \| images), `labels` [B]: the argmax |
 
-    A flow that declares a condition has one more input, the last one, of all functions but
-    `classify`: `conditional_input`, int32 labels [B], vectors [B, K] or images [B, H, W, K]. For
-    `sample` B is `num_samples` or 1. Only a flow with `num_classes`, or with a `ClassMixture`, has
-    `classify`; it uses the class probabilities of the `ClassMixture`, else equal ones.
+    If the flow declares a condition, all functions but `classify` have one more input, the last
+    one: `conditional_input`, int32 labels [B], vectors [B, K] or images [B, H, W, K]. For `sample`
+    B is `num_samples` or 1. Flows with `num_classes` or with a `ClassMixture` have `classify`,
+    which uses the class probabilities of the `ClassMixture`, else equal ones.
 
-    Images are continuous pixel values of the distribution's dtype; with `PixelLogit`, pixel values
-    of uint8 images are in [0, 256). If a `PixelLogit` has at most 256 gray levels, each name has a
-    variant for uint8 images, `log_prob_uint8` and so on. Input images are then dequantized with
-    uniform noise in [0, 1), drawn with one more input, the int32 scalar `seed`; output images are
-    rounded down and clipped. `reconstruct_uint8` therefore returns its input.
+    Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
+    of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
+    so on. It adds uniform noise in [0, 1) to input images, drawn with one more input, the int32
+    scalar `seed`, and rounds output images down and clips them: `reconstruct_uint8` returns its
+    input.
 
-    `num_samples` and `seed` are int32. The same seed gives the same images, equal to
+    `num_samples` and `seed` are int32. Samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
     latents if the base distribution is standard normal; values below 1 give more probable images.
     For any other base distribution a temperature other than 1 is an error.
 
-    A flow of vectors [B, D] has the same functions without `bits_per_dim`, with `x` in the place of
+    A flow of vectors [B, D] has the same functions without `bits_per_dim`, with `x` instead of
     `images`, and no variants for uint8.
 
     The batch size is at least 1 and otherwise free. Height and width are free as well if the base
-    is standard normal and the bijector is one of this package, without `masks`: `decode` samples
-    other sizes from latents of their shape. Sizes that the scales cannot halve, and pixel values
-    out of range, raise an `InvalidArgumentError`.
+    is standard normal and the bijector is one of this package that accepts any size. Sizes that the
+    scales cannot halve, and pixel values out of range, raise an `InvalidArgumentError`.
 
-    The weights are copied at the time of the call. Normalizations use their moving statistics. The
-    folder is written beside `path` and then replaces it, so an interrupted export leaves the old
-    folder intact.
+    The weights are copied at the time of the call. Normalizations use their moving statistics. An
+    interrupted export leaves the old folder.
 
     #### Example
 
@@ -101,9 +99,8 @@ def export_saved_model(
     Args:
       distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
-      image_shape: (height, width, channels) of the images that the signatures accept, with `None`
-        for any size. `None` leaves height and width free where that is possible, as above, and is
-        the only value for vectors.
+      image_shape: (height, width, channels) of the images that the functions accept, with `None`
+        for any size. By default height and width are free where that is possible, as above.
 
     Raises:
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
@@ -123,11 +120,7 @@ def export_saved_model(
 
 
 class ServedFlow:
-    """The exported functions of a distribution.
-
-    Attributes:
-      distribution: the `tfd.TransformedDistribution`.
-    """
+    """The exported functions of a distribution."""
 
     def __init__(
         self,
@@ -136,13 +129,9 @@ class ServedFlow:
         caller: str,
         any_size: bool = True,
     ) -> None:
-        """Checks the arguments.
+        """Checks the arguments, which are those of `export_saved_model`.
 
-        Args:
-          distribution: as in `export_saved_model`.
-          image_shape: as in `export_saved_model`.
-          caller: name that begins the error messages.
-          any_size: whether `image_shape=None` leaves height and width free where possible.
+        Without `any_size` the functions accept the event shape alone. Errors begin with `caller`.
         """
         self.distribution = distribution = distribution_of(distribution, caller)
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"

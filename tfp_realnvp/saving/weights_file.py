@@ -11,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 
-from tfp_realnvp.internal import atomic_files, private_api
+from tfp_realnvp.internal import atomic_files, private_api, validation
 
 __all__ = ["declared_arrays", "load_weights", "save_weights", "weights_of"]
 
@@ -22,18 +22,17 @@ Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Saves weights to `path`, which is replaced when the new file is complete.
 
-    The file is that of `keras.Model.save_weights`, for `model.load_weights`.
-
     Args:
-      model: any Keras model.
+      model: any Keras model, whose `load_weights` reads the file.
       path: `*.weights.h5`; its folder is created if it is missing.
 
     Raises:
       ValueError: if `path` does not end so.
       OSError: if the file cannot be written. The old file stays.
     """
-    if not os.fspath(path).endswith(".weights.h5"):
-        raise ValueError(f"save_weights: expected a file *.weights.h5, got {os.fspath(path)!r}.")
+    name = os.fspath(path)
+    expected = "save_weights: expected a file *.weights.h5"
+    validation.require(name.endswith(".weights.h5"), expected, name)
     weights = private_api.weights_in_memory(model)
     with atomic_files.atomic_replace(path) as new:
         new.write_bytes(weights.getbuffer())
@@ -53,12 +52,7 @@ def weights_of(model: keras.Model) -> io.BytesIO:
 
 
 def declared_arrays(path: pathlib.Path) -> Arrays:
-    """Returns dtype and shape of the arrays in a file, without those of the optimizer.
-
-    Raises:
-      ValueError: if the arrays are larger than the file, or in other files.
-      OSError: if it is no HDF5 file.
-    """
+    """Returns dtype and shape of the arrays in a file; raises an error if it cannot be trusted."""
     with h5py.File(path) as file:
         arrays = _arrays(file)
     num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values())
@@ -83,11 +77,7 @@ def _arrays(file: h5py.File) -> Arrays:
 
 
 def load_weights(model: keras.Model, path: pathlib.Path) -> None:
-    """Loads all weights of a model, which are all arrays of the file but the optimizer's.
-
-    Raises:
-      ValueError: if the model has other arrays, or if values are not finite.
-    """
+    """Loads all weights of a model; raises `ValueError` if the file has others."""
     declared = declared_arrays(path)
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)

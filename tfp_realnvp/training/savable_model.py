@@ -35,11 +35,7 @@ class SavableModel(keras.Model):
     _is_annealed: bool
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of `from_config`, the distribution by its constructor arguments.
-
-        Raises:
-          TypeError: if a part of the distribution cannot be described; the message names it.
-        """
+        """Returns the argument of `from_config`; `TypeError` if a part cannot be described."""
         return {
             "name": self.name,
             "distribution": serialize(self.distribution, "distribution"),
@@ -50,12 +46,7 @@ class SavableModel(keras.Model):
 
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
-        """Returns a model with new networks.
-
-        Args:
-          config: the result of `get_config`.
-          custom_objects: classes by name, as in `keras.Model.from_config`.
-        """
+        """Returns a model of the result of `get_config`, with new networks."""
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
             dequantizer = config["dequantizer"] and deserialize(
@@ -85,11 +76,11 @@ class SavableModel(keras.Model):
         zipped: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Saves architecture, weights and optimizer, as `keras.Model.save`, but atomically.
+        """Saves architecture, weights and optimizer as `keras.Model.save`, but atomically.
 
         `keras.models.load_model(filepath)` restores the model, ready for the next training step,
-        in any process that has imported `tfp_realnvp`. The new file is written beside `filepath`
-        and replaces it when complete: a save that is interrupted leaves the old file.
+        in any process that has imported `tfp_realnvp`. A save that fails or is interrupted leaves
+        the old file.
 
         Args:
           filepath: `*.keras`; with `zipped=False` a folder, whose name does not end so.
@@ -101,7 +92,7 @@ class SavableModel(keras.Model):
           ValueError: if `filepath` does not end as it should.
           FileExistsError: if the file exists and not `overwrite`.
           TypeError: if a part of the distribution cannot be described; the message names it.
-          OSError: if the file cannot be written. The old file stays.
+          OSError: if the file cannot be written.
         """
         path = os.fspath(filepath)
         if "://" in path:
@@ -132,13 +123,10 @@ class SavableModel(keras.Model):
     ) -> None:
         """Saves weights, also the optimizer's, as `keras.Model.save_weights`, but atomically.
 
-        Args:
-          filepath: `*.weights.h5`.
-          overwrite: whether an existing file may be replaced.
-          **kwargs: as in `keras.Model.save_weights`. With `max_shard_size` Keras writes the files.
+        The arguments are those of Keras; with `max_shard_size` the files are not atomic.
 
         Raises:
-          ValueError: if `filepath` does not end so.
+          ValueError: if `filepath` does not end in `.weights.h5`.
           FileExistsError: if the file exists and not `overwrite`.
           OSError: if the file cannot be written. The old file stays.
         """
@@ -162,12 +150,11 @@ class SavableModel(keras.Model):
           filepath: the folder.
           format: `'tf_saved_model'`, for `export_saved_model`, or `'onnx'`, for `export_onnx`.
           verbose: whether to print a line at the end.
-          input_signature: must be `None`: the functions have the inputs that their tables state.
+          input_signature: `None`: the functions have the inputs that those two state.
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
         Raises:
-          ValueError: if `format` is another one, `input_signature` is given, or the distribution
-            cannot be exported.
+          ValueError: if the arguments are others, or the distribution cannot be exported.
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
@@ -241,13 +228,12 @@ class SavableModel(keras.Model):
         | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
         | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
 
-        Loading runs no code from the preset. Before anything is constructed, its configuration is
-        checked: it names only layers, initializers, regularizers and constraints of Keras, public
-        distributions and bijectors of TFP, classes of this package, and what the caller gives as
-        `custom_objects` or has registered with `keras.saving.register_keras_serializable`. Weights
-        are plain arrays with the names, shapes and dtypes of the model's. A model that is much
-        larger than its weights file, has weights that are not finite, or has a distribution whose
-        parameters are out of range, such as a negative scale, is refused.
+        Loading runs no code from the preset. The configuration may name layers, initializers,
+        regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
+        package, and what the caller gives as `custom_objects` or has registered with
+        `keras.saving.register_keras_serializable`. The weights file must have the finite weights of
+        the described model and no others. A model that is much larger than its weights file, or has
+        distribution parameters out of range, such as a negative scale, is refused.
 
         Args:
           handle: see the table. A name of this package takes precedence over a folder of that name;
