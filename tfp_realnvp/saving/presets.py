@@ -25,15 +25,12 @@ __all__ = ["from_preset", "save_to_preset"]
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _CARD = "README.md"
+_FILES = [_CONFIG, _METADATA, _WEIGHTS, _CARD]
 _FORMAT_VERSION = 1
 _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
 # The package of each hub, its function that downloads a model and returns the folder, and options.
 _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "hf": (
-        "huggingface_hub",
-        "snapshot_download",
-        {"allow_patterns": [_CONFIG, _METADATA, _WEIGHTS, _CARD]},
-    ),
+    "hf": ("huggingface_hub", "snapshot_download", {"allow_patterns": _FILES}),
     "kaggle": ("kagglehub", "model_download", {}),
 }
 
@@ -102,9 +99,8 @@ def from_preset(
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
     # Classes that are not registered have names as well.
-    custom_objects = {keras.saving.get_registered_name(model_class): model_class} | dict(
-        custom_objects or {}
-    )
+    own_name = keras.saving.get_registered_name(model_class)
+    custom_objects = {own_name: model_class, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):
         name = config.get("registered_name")
         saved_class = keras.saving.get_registered_object(str(name))
