@@ -149,22 +149,6 @@ def test_ways_to_train_are_one(kind, way):
     _assert_close(_trained(kind, way), _trained(kind), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.full
-def test_a_run_that_is_resumed(tmp_path):
-    options = {"flow": {"condition_dropout": 0.4}, "dequantize": True}
-    data = {"batch_size": 4, "shuffle": False, "verbose": 0}
-    # A constant rate: the default one would fall to zero in each `fit`.
-    whole, first, second = (_model(optimizer=tfr.FusedAdam(1e-3), **options) for _ in range(3))
-    whole.fit(_IMAGES, _LABELS, epochs=3, **data)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, first, monitor="loss")
-    first.fit(_IMAGES, _LABELS, epochs=2, callbacks=[checkpoint], **data)
-    for variable in second.distribution.variables:
-        variable.assign(tf.ones_like(variable))
-    assert tfr.TrainingCheckpoint(tmp_path, second, monitor="loss").restore()
-    second.fit(_IMAGES, _LABELS, **data)
-    _assert_close(_values(second), _values(whole), rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("is_flow_conditional", [False, True])
 def test_a_base_for_each_class(is_flow_conditional):
     means = tf.Variable(ft.normal([5, *_SHAPE]), name="means")

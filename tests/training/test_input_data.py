@@ -10,7 +10,6 @@ import importlib.util
 import re
 import time
 import types
-import warnings
 from typing import NamedTuple
 
 import flow_testing as ft
@@ -391,12 +390,7 @@ def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
     model = tfr.FlowModel(_normal())
     model.compile(keras.optimizers.SGD(0.0))
     with pytest.warns(UserWarning, match="labels of the dataset are not used"):
-        with_labels = getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # only once
-        again = getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
-    with_labels, again = (getattr(r, "history", {"loss": r})["loss"] for r in (with_labels, again))
-    np.testing.assert_array_equal(with_labels, again)
+        getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])

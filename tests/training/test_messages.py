@@ -18,14 +18,9 @@ _SHAPE = (4, 4, 1)
 _IMAGES = ft.grey_levels(6)
 
 
-def _one_convolution(*, output_channels, name, dtype, **_):
-    return ft.WeightNormConv(output_channels, name=name, dtype=dtype)
-
-
 def _flow(**kwargs):
-    kwargs = {"num_scales": 1, "num_couplings": 1, "network_fn": _one_convolution, **kwargs}
-    bijector = ft.randomize(tfr.RealNVPImage(_SHAPE, **kwargs))
-    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+    options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
+    return ft.flow_distribution(_SHAPE, **{**options, **kwargs})
 
 
 @pytest.fixture(scope="module")

@@ -214,21 +214,6 @@ def test_a_variable_without_a_gradient_stays_as_it_is(large, monkeypatch):
     np.testing.assert_allclose(states[2][1], _values(0)[1] - step, rtol=1e-4)
 
 
-def test_moments_of_small_variables_are_vectors():
-    optimizer = tfr.FusedAdam()
-    values = [*_values(0, "float32"), *_values(0, "float64"), np.zeros([2, 2**15], "float32")]
-    optimizer.build([keras.Variable(value, dtype=value.dtype.name) for value in values])
-    # Iterations and learning rate; two moments of each dtype, and of the large variable.
-    assert [(*v.shape, v.dtype) for v in optimizer.variables[2:]] == [
-        (7, "float32"),
-        (7, "float32"),
-        (7, "float64"),
-        (7, "float64"),
-        (2, 2**15, "float32"),
-        (2, 2**15, "float32"),
-    ]
-
-
 def test_serialization():
     optimizer = tfr.FusedAdam(1e-2, beta_1=0.8, global_clipnorm=3.0)
     config = keras.saving.serialize_keras_object(optimizer)

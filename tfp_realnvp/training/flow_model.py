@@ -216,7 +216,6 @@ class FlowModel(SavableModel):
         self.step_rates: StepRates | None = None
         self.validation_freq: int | list[int] = 1
         self._is_annealed = False
-        self._has_warned_of_labels = False
         # Whether Keras hands the first batch of `fit` to the normalizations that it sets.
         self._may_initialize = False
         self._after_fit = contextlib.ExitStack()
@@ -560,9 +559,7 @@ class FlowModel(SavableModel):
         """Returns the condition of a batch, `None` for a distribution that takes none."""
         condition = batch_parts.condition_in(data)
         if condition is not None and not self.takes_condition:
-            if not self._has_warned_of_labels:
-                self._has_warned_of_labels = True
-                warn_of_labels(self.distribution)
+            warn_of_labels(self.distribution)
             condition = None
         return distributions.as_conditions(self.distribution, condition, "FlowModel")
 
