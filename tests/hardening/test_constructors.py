@@ -189,21 +189,6 @@ def test_couplings(kind, parity, options, network, channels, seed):
             assert_valid(coupling, x.shape, seed)
 
 
-PART = st.sampled_from([tfr.PixelLogit(), tfb.Scale(2.0), tfb.Invert(tfb.Exp())])
-
-
-@cases(quick=25, full=200)
-@given(
-    parts=mostly(st.lists(mostly(PART), max_size=3)),
-    options=arguments(recompute=st.booleans(), validate_args=st.booleans(), dtype=DTYPE),
-)
-def test_chains(parts, options):
-    chain = built_or_refused(lambda: tfr.FlowChain(parts, **options))
-    if chain is not None:
-        assert chain.bijectors == tuple(parts)
-        assert all(part.dtype in (None, chain.dtype) for part in parts)
-
-
 NETWORK = {
     "output_channels": st.integers(-1, 3),
     "num_filters": st.integers(-1, 3),

@@ -330,11 +330,6 @@ def test_shallow_against_layer_by_layer(condition, parity, num_heads):
     np.testing.assert_allclose(network(x, **options), conv(h, "conv3"), rtol=1e-10, atol=1e-12)
 
 
-def test_shallow_starts_at_zero():
-    layer = tfr.ShallowConv(4, 6)
-    np.testing.assert_array_equal(layer(ft.normal([1, 4, 4, 2])), np.zeros([1, 4, 4, 4]))
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("added", ["attention", "vector", "image"])
 @pytest.mark.parametrize("name", ["resnet_board", "shallow"])

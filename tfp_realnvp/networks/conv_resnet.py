@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -159,7 +159,6 @@ class ConvResNet(Conditioner):
         In training, batch statistics of the events that `statistics` describes normalize the
         activations, and update the moving statistics.
         """
-        input_norm = _values(self.input_offset, self.input_mean, self.input_variance)
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
         condition_shifts = self._film(conditional_input, len(norms))
@@ -184,17 +183,7 @@ class ConvResNet(Conditioner):
             x = x if is_normalized else normalize(x, norms[i])
             return tf.nn.relu(shifted(x, condition_shifts[i]))
 
-        input_factor = 1.0 if self.checkerboard_parity is None else 2.0
-        if training:
-            # The fused normalization of few channels is slow in half precision.
-            x = normalize(tf.cast(inputs, self.variable_dtype), input_norm)
-            x = tf.cast(input_factor * tf.concat([x, -x], axis=-1), inputs.dtype)
-        else:
-            # Normalization, sign and factor are a 1×1 convolution.
-            factor, shift = _affine_of(*input_norm, epsilon=self.epsilon)
-            kernel, shift = input_factor * tf.linalg.diag(factor), input_factor * shift
-            kernel, shift = (tf.concat([value, -value], axis=-1) for value in (kernel, shift))
-            x = convolve(inputs, kernel, shift)
+        x = self._both_signs(inputs, normalize if training else None)
         kernel = weight_norm(*_values(self.input_kernel, self.input_scale))
         h = convolve(self.with_board(tf.nn.relu(x)), kernel, self.input_bias.value)
         if self.takes_image:
@@ -240,6 +229,24 @@ class ConvResNet(Conditioner):
         if training:
             self._assign_statistics(moved)
         return self.at_changed_positions(convolve(x, *output_conv))
+
+    def _both_signs(
+        self, inputs: tf.Tensor, normalize: Callable[..., tf.Tensor] | None
+    ) -> tf.Tensor:
+        """Returns the normalized inputs and their negatives, doubled for a checkerboard.
+
+        `normalize` normalizes by batch statistics; with `None` the moving statistics do.
+        """
+        norm = _values(self.input_offset, self.input_mean, self.input_variance)
+        factor = 1.0 if self.checkerboard_parity is None else 2.0
+        if normalize is not None:
+            # The fused normalization of few channels is slow in half precision.
+            x = normalize(tf.cast(inputs, self.variable_dtype), norm)
+            return tf.cast(factor * tf.concat([x, -x], axis=-1), inputs.dtype)
+        # One 1×1 convolution computes all of it.
+        scale, shift = _affine_of(*norm, epsilon=self.epsilon)
+        kernel, shift = factor * tf.linalg.diag(scale), factor * shift
+        return convolve(inputs, *(tf.concat([value, -value], axis=-1) for value in (kernel, shift)))
 
     def _assign_statistics(self, moved: list[list[tf.Tensor]]) -> None:
         (input_mean, input_variance), *others = moved
