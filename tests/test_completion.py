@@ -142,38 +142,36 @@ def _warning(flow, events, **options):
     return r_hat, texts[0] if texts else None
 
 
-def _advised(text, name):
-    """Returns the number that a warning advises for an argument, `None` if it names none."""
-    found = re.search(rf"{name} from [\d,]+ to ([\d,]+)", text)
-    return found and int(found[1].replace(",", ""))
-
-
 @pytest.mark.full
-def test_chains_mix_with_the_number_of_samples_that_the_warning_names():
-    options = {"num_burnin_steps": 50, "num_samples": 24, "num_leapfrog_steps": 8, "seed": 1}
-    flow = tfd.MultivariateNormalDiag([0.0, 0.0, 0.0])
-    events = [[0.3, np.nan, np.nan], [0.1, 0.2, 0.3]]
+@pytest.mark.parametrize(
+    ("name", "flow", "events", "options"),
+    [
+        (
+            "num_samples",
+            tfd.MultivariateNormalDiag([0.0, 0.0, 0.0]),
+            [[0.3, np.nan, np.nan], [0.1, 0.2, 0.3]],
+            {"num_burnin_steps": 50, "num_samples": 24, "num_leapfrog_steps": 8, "seed": 1},
+        ),
+        (
+            "num_leapfrog_steps",
+            # Narrow beside the normal distribution of the same covariance, so that steps are small.
+            tfd.TransformedDistribution(
+                ft.standard_normal([2]),
+                tfb.Chain([tfb.SinhArcsinh(tailweight=0.2), tfb.Scale(3.0)]),
+            ),
+            [[0.3, np.nan]],
+            {"num_burnin_steps": 100, "num_samples": 400, "num_leapfrog_steps": 1},
+        ),
+    ],
+)
+def test_chains_mix_with_what_the_warning_names(name, flow, events, options):
     r_hat, text = _warning(flow, events, **options)
     assert r_hat[0] > 1.1 and f"R-hat is up to {r_hat[0]:.2f}" in text
-    assert "1 of 2 events" in text and _advised(text, "num_leapfrog_steps") is None
-    options["num_samples"] = _advised(text, "num_samples")
-    assert options["num_samples"] > 24
-    r_hat, text = _warning(flow, events, **options)
-    assert r_hat[0] < 1.1 and text is None
-
-
-@pytest.mark.full
-def test_chains_mix_with_the_leapfrog_steps_that_the_warning_names():
-    # Narrow beside the normal distribution of the same covariance, so that steps are small.
-    flow = tfd.TransformedDistribution(
-        ft.standard_normal([2]), tfb.Chain([tfb.SinhArcsinh(tailweight=0.2), tfb.Scale(3.0)])
-    )
-    options = {"num_samples": 400, "num_burnin_steps": 100, "num_leapfrog_steps": 1}
-    events = [[0.3, np.nan]]
-    r_hat, text = _warning(flow, events, **options)
-    assert r_hat[0] > 1.1
-    options["num_leapfrog_steps"] = _advised(text, "num_leapfrog_steps")
-    r_hat, text = _warning(flow, events, **options)
+    assert f"1 of {len(events)} events" in text
+    found = re.search(rf"{name} from [\d,]+ to ([\d,]+)", text)
+    advised = int(found[1].replace(",", ""))
+    assert advised > options[name]
+    r_hat, text = _warning(flow, events, **{**options, name: advised})
     assert r_hat[0] < 1.1 and text is None
 
 

@@ -345,16 +345,15 @@ def _resize_with_pillow(image, height, width):
     return np.asarray(enlarged.reduce((horizontal.numerator, vertical.numerator)))
 
 
-@pytest.mark.parametrize("reference", [_average, _resize_with_pillow])
 @pytest.mark.parametrize(
     ("old", "new"),
     [((148, 148), (64, 64)), ((256, 320), (96, 120)), ((30, 21), (10, 14)), ((9, 7), (12, 14))],
 )
-def test_resize(reference, old, new):
+def test_resize(old, new):
     image = _image(*old)
     found = datasets.resize(tf.constant(image), *new).numpy()
     assert found.shape == (*new, 3) and found.dtype == np.uint8
-    difference = np.abs(found.astype(int) - np.rint(reference(image, *new)).astype(int))
+    difference = np.abs(found.astype(int) - _resize_with_pillow(image, *new))
     # Halves can be rounded up or down.
     assert difference.max() <= 1 and (difference > 0).mean() < 0.2
 

@@ -331,13 +331,6 @@ def test_samples_of_classes(digits, tmp_path, run_script):
         np.testing.assert_array_equal(samples, tfr.to_uint8(expected.reshape(-1, 8, 8, 1), 17))
 
 
-def test_a_grid_of_samples_of_classes(digits, tmp_path, run_script):
-    path = tmp_path / "samples.png"
-    run_script("sample", f"--results_dir={digits}", f"--output={path}", "--num_images=30")
-    with Image.open(path) as image:
-        assert image.size == (8 * (3 * 9 + 1), 8 * (10 * 9 + 1))
-
-
 def test_samples_of_colors(gray, tmp_path, run_script):
     path = tmp_path / "samples.npy"
     samples = _samples(run_script, gray, path)
