@@ -378,12 +378,12 @@ class FlowModel(SavableModel):
     ) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with the noise of the next step.
 
-        With the labels of a `ClassMixture` the result is [2, B], with and without these labels.
+        With labels of a `ClassMixture` the result is [2, B]: with and without the labels.
 
         Args:
           data: the batch, with conditions.
           images: its events.
-          weights: of the events.
+          weights: weights of the events.
           first: number of events of the replicas before this one.
           record: gets the parts of the pass.
         """
@@ -731,11 +731,7 @@ def _as_one_graph(
 
     Keras makes two graphs, one of a step and one that calls it. TensorFlow then copies the first
     into the second, so that first steps take up to a quarter more time (see
-    `benchmarks/README.md`). Iterators that are not of `tf.data` go to the function of Keras.
-
-    Args:
-      function: of an iterator, made by Keras.
-      step: of a batch.
+    `benchmarks/README.md`). Iterators that are not of `tf.data` go to Keras' function.
     """
 
     def none_if_optional(value: Any) -> Any:

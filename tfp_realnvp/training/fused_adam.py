@@ -131,12 +131,7 @@ class FusedAdam(keras.optimizers.Adam):
         return list(keys) == list(built_for) and not (any(options) or any(constraints))
 
     def apply_packed(self, packed: Sequence[tf.Tensor], condition: tf.Tensor) -> None:
-        """Makes a step if a condition holds, and otherwise changes nothing.
-
-        Args:
-          packed: gradients, packed; the same on all replicas.
-          condition: a scalar `bool`, the same on all replicas.
-        """
+        """Makes a step with packed gradients, summed over replicas, if a condition holds."""
         self._update(packed, self.learning_rate, [condition] * len(packed))
         iterations = self.iterations.value
         replicas.assign(iterations, iterations + tf.cast(condition, iterations.dtype))

@@ -27,11 +27,7 @@ class StepRates:
     """
 
     def __init__(self, num_steps: int) -> None:
-        """Constructs the variables.
-
-        Args:
-          num_steps: of an execution.
-        """
+        """Constructs the variables for executions of `num_steps` steps."""
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         options = {"trainable": False, "aggregation": first}
         self._first = tf.Variable(-num_steps, dtype=tf.int64, **options)
@@ -84,12 +80,12 @@ class CosineAnnealing(keras.callbacks.Callback):
     learning_rate = peak * (1 + cos(π f)) / 2,   f = (epoch + batch / steps) / epochs
     ```
 
-    Where Keras does not know the number of steps, as with a generator, the rate changes with the
-    epoch only. Otherwise each step has its own rate, also with `steps_per_execution`.
+    Each step has its own rate, also with `steps_per_execution`; with data of an unknown number of
+    steps, as from a generator, each epoch has one.
 
-    Keras counts the epochs, so that with `initial_epoch` or `keras.callbacks.BackupAndRestore` the
-    rate continues where it was. Between executions the optimizer has the peak again, which is then
-    what checkpoints save. A rate that a user or another callback has set stays.
+    Keras counts the epochs, so that the rate continues with `initial_epoch` and
+    `keras.callbacks.BackupAndRestore`. Between executions the optimizer has the peak again, which
+    checkpoints save. A rate that a user or another callback has set stays.
 
     #### References
 
@@ -97,11 +93,7 @@ class CosineAnnealing(keras.callbacks.Callback):
     """
 
     def __init__(self, peak: float) -> None:
-        """Constructs the callback.
-
-        Args:
-          peak: the learning rate of the optimizer at the start.
-        """
+        """Constructs the callback, given the optimizer's learning rate at the start."""
         super().__init__()
         self._peak = np.float32(peak)
         self._is_annealed = False

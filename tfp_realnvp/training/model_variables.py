@@ -37,10 +37,10 @@ class TrackedVariables(keras.layers.Layer):
     def outside(
         cls, networks: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]
     ) -> TrackedVariables:
-        """Returns a layer of all variables of modules that are not variables of `networks`.
+        """Returns a layer of the variables outside of `networks`, which Keras tracks.
 
         Args:
-          networks: layers that Keras tracks.
+          networks: all networks.
           modules: a distribution, and its dequantizer if there is one.
         """
         of_networks = {id(v.value) for layer in networks for v in layer.variables}
@@ -158,11 +158,7 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
 
 
 def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijector]) -> None:
-    """Creates the variables of bijectors that create them at their first call.
-
-    Args:
-      distribution: the distribution.
-      bijectors: the bijectors within `distribution`.
+    """Creates the variables of `bijectors` within a distribution that their first call creates.
 
     Raises:
       ValueError: if variables are missing, and the distribution has no known event shape.

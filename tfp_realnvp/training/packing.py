@@ -42,12 +42,7 @@ class Packing:
     """
 
     def __init__(self, shapes: Sequence[Sequence[int]], groups: Sequence[Group]) -> None:
-        """Constructs the packing.
-
-        Args:
-          shapes: of the tensors.
-          groups: of the tensors, one for each.
-        """
+        """Constructs the packing of tensors, given the shape and the group of each."""
         self.groups = list(dict.fromkeys(groups))
         self.indices = [[i for i, g in enumerate(groups) if g == group] for group in self.groups]
         self._shapes = [tuple(shape) for shape in shapes]
@@ -102,11 +97,7 @@ class Packing:
         ]
 
     def index_of(self, position: int) -> int:
-        """Returns the index of the tensor that has an element of the packed tensors.
-
-        Args:
-          position: of the element in all packed tensors, one after the other.
-        """
+        """Returns the index of the tensor at a position in the concatenated packed tensors."""
         indices = [i for group in self.indices for i in group]
         ends = itertools.accumulate(math.prod(self._shapes[i]) for i in indices)
         return next(i for i, end in zip(indices, ends, strict=True) if position < end)
