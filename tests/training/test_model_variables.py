@@ -82,7 +82,7 @@ def test_a_file_without_a_variable(tmp_path, save):
     else:
         model.save_to_preset(tmp_path)
         other.save_to_preset(tmp_path, weights=False)
-        with pytest.raises(ValueError, match=r"first\.learned\.is_set: no such array"):
+        with pytest.raises(ValueError, match=r"no such array, .*first\.learned\.is_set"):
             tfr.FlowModel.from_preset(tmp_path)
     for variable, value in zip(other.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
