@@ -5,8 +5,9 @@
     python -m benchmarks.latency --rounds=100
 
 * `images`: calls of Python functions with the preset `digits`, as a user types them.
-* `served`: `log_prob` of an exported SavedModel, beside onnxruntime on the exported ONNX model. They
-  take turns in one process, with as many threads as cores. Needs `pip install tf2onnx onnxruntime`.
+* `served`: `log_prob` of an exported SavedModel, beside onnxruntime on the exported ONNX model. The
+  two take turns in one process, with as many threads as cores. It needs `pip install tf2onnx
+  onnxruntime`.
 * `requests`: 1,000 requests of one image from four threads to the SavedModel of `digits`.
 * `tables`: predictions of one row by a `FlowRegressor`, which was fitted to 1,000 rows.
 
