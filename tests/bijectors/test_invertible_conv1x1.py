@@ -40,7 +40,5 @@ def test_a_copy_shares_the_factors():
 def test_errors():
     with pytest.raises(ValueError, match="expected num_channels of at least 1, got 0"):
         tfr.InvertibleConv1x1(0)
-    with pytest.raises(TypeError, match="expected PLUFactors as factors, got 3"):
-        tfr.InvertibleConv1x1(2, factors=3)
     with pytest.raises(ValueError, match=r"height, width, 2\], got"):
         tfr.InvertibleConv1x1(2).inverse(tf.zeros([1, 4, 4, 3]))

@@ -115,7 +115,7 @@ def test_spatial_mask_of_odd_sizes(shape):
 def test_equality_hash_and_repr(make):
     assert make(0) == make(0) and hash(make(0)) == hash(make(0))
     assert make(0) != make(1) and make() == make(0)
-    assert repr(make(1)) == f"{make.__name__}(parity=1)"
+    assert repr(make(1)).startswith(f"{make.__name__}(parity=1")
 
 
 def test_masks_of_two_kinds_are_unequal():

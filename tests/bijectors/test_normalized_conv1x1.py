@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors.normalized_conv1x1 import NormalizedConv1x1
+from tfp_realnvp.bijectors.invertible_conv1x1 import NormalizedConv1x1, joined
 
 pytestmark = [pytest.mark.core, pytest.mark.quick]
 
@@ -32,7 +32,7 @@ def _parts(event_ndims, mean=0.0, **options):
 
 
 def _joined(chain):
-    return [part for part in chain._parts if isinstance(part, NormalizedConv1x1)]
+    return [part for part in joined(chain.bijectors) if isinstance(part, NormalizedConv1x1)]
 
 
 @each_shape
@@ -107,7 +107,7 @@ def test_only_the_two_in_this_order_are_joined():
     ):
         assert not _joined(tfr.FlowChain(bijectors, dtype=tf.float64))
     chain = tfr.FlowChain([conv, norm, conv, norm, norm, conv], dtype=tf.float64)
-    assert [type(part) for part in chain._parts] == [
+    assert [type(part) for part in joined(chain.bijectors)] == [
         tfr.InvertibleConv1x1,
         NormalizedConv1x1,
         tfr.ActNorm,

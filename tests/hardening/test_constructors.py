@@ -151,9 +151,8 @@ NORMALIZATIONS = {
         "epsilon": st.floats(1e-9, 1.0),
         "momentum": st.floats(0, 0.99),
         "statistics": st.sampled_from(["running", "batch"]),
-        "moving": st.none(),
     },
-    tfr.ActNorm: {"epsilon": st.floats(1e-9, 1.0), "learned": st.none()},
+    tfr.ActNorm: {"epsilon": st.floats(1e-9, 1.0)},
 }
 
 

@@ -1,10 +1,9 @@
 """The parts of a flow, with the interface of `tfp.bijectors`; forward maps latents to data."""
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
-from tfp_realnvp.bijectors.coupling import Coupling
+from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain

@@ -75,8 +75,7 @@ class ActNorm(ChannelNormalization):
     Kingma, Dhariwal: Glow, section 3.1.
     """
 
-    _argument = "learned"
-    _variables_type = LearnedAffine
+    _shared_argument = "learned"
 
     def __init__(
         self,
@@ -103,15 +102,8 @@ class ActNorm(ChannelNormalization):
           TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
-        super().__init__(
-            num_channels=num_channels,
-            epsilon=epsilon,
-            event_ndims=event_ndims,
-            dtype=dtype,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
+        parameters["learned"] = learned = LearnedAffine() if learned is None else learned
+        super().__init__(learned, parameters)
 
     @property
     def learned(self) -> LearnedAffine:

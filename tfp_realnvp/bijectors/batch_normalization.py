@@ -69,8 +69,7 @@ class BatchNormalization(ChannelNormalization):
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.7 and Appendix E.
     """
 
-    _argument = "moving"
-    _variables_type = MovingStatistics
+    _shared_argument = "moving"
 
     def __init__(
         self,
@@ -101,19 +100,12 @@ class BatchNormalization(ChannelNormalization):
           TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
+        parameters["moving"] = moving = MovingStatistics() if moving is None else moving
         validation.momentum(momentum, name)
         validation.choice(statistics, _STATISTICS, f"{name}: expected statistics")
         self._momentum = momentum
         self._statistics = statistics
-        super().__init__(
-            num_channels=num_channels,
-            epsilon=epsilon,
-            event_ndims=event_ndims,
-            dtype=dtype,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(moving, parameters)
 
     @property
     def moving(self) -> MovingStatistics:

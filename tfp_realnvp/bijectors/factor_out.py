@@ -60,41 +60,28 @@ class FactorOut(FlowBijector):
         parameters = dict(locals())
         if not isinstance(bijector, tfb.Bijector):
             raise TypeError(f"{name}: expected a bijector, got {bijector!r}.")
-        with tf.name_scope(name):
-            self._bijector = bijector
-            self._condition_spec = parts.condition_spec(bijector)
-            super().__init__(
-                dtype=dtype,
-                is_constant_jacobian=bijector.is_constant_jacobian,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self._bijector = bijector
+        self._condition_spec = parts.condition_spec(bijector)
+        self._accepts_condition = parts.accepts_conditional_input(bijector)
+        is_constant = bijector.is_constant_jacobian
+        super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
 
     @property
     def bijector(self) -> tfb.Bijector:
         """The bijector of the first half."""
         return self._bijector
 
-    @property
-    def accepts_conditional_input(self) -> bool:
-        """Whether the inner bijector takes `conditional_input`."""
-        return parts.accepts_conditional_input(self._bijector)
-
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None or shape[-1] % 2:
             raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        h, z = tf.split(x, 2, axis=-1)
-        part = parts.as_part(self._bijector)
-        h = part._checked_input(h, p, inverse=False)
-        h, fldj = part._checked_results(*part._forward_and_log_det(h, p), p, inverse=False)
-        return tf.concat([h, z], axis=-1), fldj
+        return self._pass(x, p, inverse=False)
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        h, z = tf.split(y, 2, axis=-1)
-        part = parts.as_part(self._bijector)
-        h = part._checked_input(h, p, inverse=True)
-        h, ildj = part._checked_results(*part._inverse_and_log_det(h, p), p, inverse=True)
-        return tf.concat([h, z], axis=-1), ildj
+        return self._pass(y, p, inverse=True)
+
+    def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        h, z = tf.split(value, 2, axis=-1)
+        h, log_det = parts.pass_through(self._bijector, h, p, inverse, self.event_ndims)
+        return tf.concat([h, z], axis=-1), log_det

@@ -66,6 +66,9 @@ class FlowBijector(OnePassBijector):
     (TensorShape([5]), 2.773)
     """
 
+    # The constructor argument of the variables that copies share; a configuration has no variables.
+    _shared_argument: str | None = None
+
     # The variables of the Keras layer that `_track_layer` registers.
     _layer_variables: Sequence[tf.Variable] = ()
 
@@ -77,14 +80,17 @@ class FlowBijector(OnePassBijector):
     def __init__(
         self,
         *,
-        event_ndims: int = 3,
-        dtype: Any = tf.float32,
+        event_ndims: int | None = None,
+        dtype: Any = None,
         is_constant_jacobian: bool = False,
-        validate_args: bool = False,
+        validate_args: bool | None = None,
         parameters: dict[str, Any],
-        name: str,
+        name: str | None = None,
     ) -> None:
         """Constructs the base.
+
+        `event_ndims`, `dtype`, `validate_args` and `name` default to the `parameters` of these
+        names, then to 3, `tf.float32`, `False` and the name of the class.
 
         Args:
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].
@@ -94,12 +100,22 @@ class FlowBijector(OnePassBijector):
             of a pass over them. The `InvalidArgumentError` names this bijector.
           parameters: the subclass's constructor arguments, including all objects that hold
             variables. Copies, and bijectors of equal parameters, share these objects.
-          name: name of the operations.
+          name: name of the operations; errors begin with it.
 
         Raises:
           TypeError: if `dtype` is not float32 or float64, or `validate_args` is not a bool.
           ValueError: if `event_ndims` is neither 1 nor 3.
         """
+        options: tuple[tuple[str, Any, Any], ...] = (
+            ("event_ndims", event_ndims, 3),
+            ("dtype", dtype, tf.float32),
+            ("validate_args", validate_args, False),
+            ("name", name, type(self).__name__),
+        )
+        event_ndims, dtype, validate_args, name = (
+            parameters.get(key, default) if value is None else value
+            for key, value, default in options
+        )
         dtype = validation.float_dtype(dtype, name)
         expected = f"{name}: expected event_ndims of 1 or 3"
         validation.require(event_ndims in (1, 3), expected, event_ndims)
@@ -163,7 +179,7 @@ class FlowBijector(OnePassBijector):
         describe the bijector by them. Register your own class with
         `keras.saving.register_keras_serializable()`.
         """
-        return dict(self.parameters)
+        return {k: v for k, v in self.parameters.items() if k != self._shared_argument}
 
     # Log dets.
 

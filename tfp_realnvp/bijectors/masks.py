@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -26,7 +27,11 @@ class Mask(Protocol):
         """Returns the input of the network, and the values that the coupling transforms."""
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns the network's output, with zeros where the coupling keeps the event."""
+        """Returns the network's output, with zeros where the coupling keeps the event.
+
+        By default `x`, for a network whose output is for the transformed half only.
+        """
+        return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns the event from the kept and the transformed half."""
@@ -35,12 +40,18 @@ class Mask(Protocol):
         """Returns the number of transformed channels of an event with `channels`."""
 
 
-class CheckerboardMask(Configurable):
+@dataclasses.dataclass(frozen=True)
+class CheckerboardMask(Mask, Configurable):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
     The coupling keeps positions where `i + j + parity` is odd, `b[i, j] = 1`. Parity 0 is the
-    paper's mask and parity 1 its complement. The board is made for the height and width of each
-    call, so that a coupling applies to any resolution.
+    paper's mask and parity 1 its complement. A coupling applies to images of any size.
+
+    Attributes:
+      parity: 0 keeps the positions whose coordinates have an odd sum, 1 an even sum.
+
+    Raises:
+      ValueError: if `parity` is neither 0 nor 1.
 
     #### Example
 
@@ -50,16 +61,10 @@ class CheckerboardMask(Configurable):
     [[0.0, 1.0], [1.0, 0.0]]
     """
 
-    def __init__(self, parity: int = 0) -> None:
-        """Constructs the mask.
+    parity: int = 0
 
-        Args:
-          parity: 0 keeps the positions whose coordinates have an odd sum, 1 an even sum.
-
-        Raises:
-          ValueError: if `parity` is neither 0 nor 1.
-        """
-        self.parity = check_parity(parity)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parity", check_parity(self.parity))
 
     def board(self, image: tf.Tensor) -> tf.Tensor:
         """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
@@ -82,22 +87,24 @@ class CheckerboardMask(Configurable):
         """Returns `channels`: each channel has positions of both colors."""
         return channels
 
-    def __repr__(self) -> str:
-        return f"CheckerboardMask(parity={self.parity})"
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.parity == self.parity
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.parity))
-
-
-class ChannelMask(Configurable):
+@dataclasses.dataclass(frozen=True)
+class ChannelMask(Mask, Configurable):
     """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
     Parity 0 keeps the first channels and transforms the last, parity 1 the reverse. The network
     gets the kept channels. A permutation p orders the channels as p[0], p[1], ... before they are
     cut in two; the result of the coupling has the order of its input.
+
+    Attributes:
+      parity: 0 keeps the first channels, 1 the last.
+      num_first: number of first channels; by default half of all.
+      permutation: order of the channels, each once; by default 0, 1, 2, ...
+
+    Raises:
+      ValueError: if `parity` is neither 0 nor 1, `num_first` is negative, or `permutation` is not a
+        permutation.
+      TypeError: if `num_first` is not a number.
 
     #### Example
 
@@ -110,35 +117,21 @@ class ChannelMask(Configurable):
     ([2, 0], [1, 3])
     """
 
-    def __init__(
-        self,
-        parity: int = 0,
-        *,
-        num_first: int | None = None,
-        permutation: Sequence[int] | None = None,
-    ) -> None:
-        """Constructs the mask.
+    parity: int = 0
+    _: dataclasses.KW_ONLY
+    num_first: int | None = None
+    permutation: Sequence[int] | None = None
 
-        Args:
-          parity: 0 keeps the first channels, 1 the last.
-          num_first: number of first channels; by default half of all.
-          permutation: order of the channels, each once; by default 0, 1, 2, ...
-
-        Raises:
-          ValueError: if `parity` is neither 0 nor 1, `num_first` is negative, or `permutation` is
-            not a permutation.
-          TypeError: if `num_first` is not a number.
-        """
-        self.parity = check_parity(parity)
-        if num_first is not None:
-            num_first = validation.count(num_first, "num_first", 0, "ChannelMask")
-        self.num_first = num_first
-        if permutation is not None:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parity", check_parity(self.parity))
+        if self.num_first is not None:
+            num_first = validation.count(self.num_first, "num_first", 0, "ChannelMask")
+            object.__setattr__(self, "num_first", num_first)
+        if (order := self.permutation) is not None:
             expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"
-            is_permutation = np.array_equal(np.sort(permutation), np.arange(np.size(permutation)))
-            validation.require(is_permutation, expected, permutation)
-            permutation = tuple(map(int, permutation))
-        self.permutation = permutation
+            is_permutation = np.array_equal(np.sort(order), np.arange(np.size(order)))
+            validation.require(is_permutation, expected, order)
+            object.__setattr__(self, "permutation", tuple(map(int, order)))
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the kept and the transformed channels, each [..., c]."""
@@ -147,10 +140,6 @@ class ChannelMask(Configurable):
             x = tf.gather(x, self.permutation, axis=-1)
         first, second = tf.split(x, 2 if self.num_first is None else sizes, axis=-1)
         return (second, first) if self.parity else (first, second)
-
-    def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `x`: the network's output is for the transformed half only."""
-        return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their places, [..., C]."""
@@ -181,19 +170,9 @@ class ChannelMask(Configurable):
             raise ValueError(f"{self}: expected a channel to transform, got {channels} channels.")
         return sizes
 
-    def __repr__(self) -> str:
-        others = {"num_first": self.num_first, "permutation": self.permutation}
-        given = [f", {name}={value}" for name, value in others.items() if value is not None]
-        return f"ChannelMask(parity={self.parity}{''.join(given)})"
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.parity, self.num_first, self.permutation))
-
-
-class SpatialMask(Configurable):
+@dataclasses.dataclass(frozen=True)
+class SpatialMask(Mask, Configurable):
     """Keeps half of the positions, and arranges each half as an image with half of the channels.
 
     | pattern | parity 0 keeps the positions of |
@@ -205,6 +184,13 @@ class SpatialMask(Configurable):
     Parity 1 keeps the other half. Each position, of C channels, is cut into two neighboring
     positions of C/2 channels, row by row. The kept and the transformed half are therefore images
     [H, W, C/2], as with a `ChannelMask`, and networks of both masks have the same shapes.
+
+    Attributes:
+      pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.
+      parity: 0 or 1, as in the table.
+
+    Raises:
+      ValueError: if `pattern` is none of the three, or `parity` neither 0 nor 1.
 
     #### Example
 
@@ -219,34 +205,23 @@ class SpatialMask(Configurable):
     Kolesnikov, Pinto, Tschannen: Jet.
     """
 
-    def __init__(self, pattern: str = "checkerboard", parity: int = 0) -> None:
-        """Constructs the mask.
+    pattern: str = "checkerboard"
+    parity: int = 0
 
-        Args:
-          pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.
-          parity: 0 or 1, as in the table.
-
-        Raises:
-          ValueError: if `pattern` is none of the three, or `parity` neither 0 nor 1.
-        """
-        self.pattern = validation.choice(pattern, _PATTERNS, "SpatialMask: expected a pattern")
-        self.parity = check_parity(parity)
+    def __post_init__(self) -> None:
+        validation.choice(self.pattern, _PATTERNS, "SpatialMask: expected a pattern")
+        object.__setattr__(self, "parity", check_parity(self.parity))
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the kept and transformed positions, [..., H, W, C/2], for even H, W and C."""
-        for side in x.shape[-3:-1]:
-            is_even = side is None or side % 2 == 0
-            expected = "SpatialMask: expected images of an even height and width"
-            validation.require(is_even, expected, tuple(x.shape))
+        are_even = all(side is None or side % 2 == 0 for side in x.shape[-3:-1])
+        expected = "SpatialMask: expected images of an even height and width"
+        validation.require(are_even, expected, tuple(x.shape))
         (height, width), half = _sides(x), self.changed_channels(x.shape[-1])
         positions = tf.reshape(flatten_batch(x), [-1, height * width, 2 * half])
         halves = tf.split(tf.gather(positions, self._order(height, width), axis=1), 2, axis=1)
         kept, changed = (tf.reshape(part, [-1, height, width, half]) for part in halves)
         return unflatten_batch(kept, like=x), unflatten_batch(changed, like=x)
-
-    def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `x`: the network's output is for the transformed half only."""
-        return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their places, [..., H, W, C]."""
@@ -269,15 +244,6 @@ class SpatialMask(Configurable):
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])
         return tf.argsort(is_changed, stable=True)
-
-    def __repr__(self) -> str:
-        return f"SpatialMask(pattern={self.pattern!r}, parity={self.parity})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.pattern, self.parity))
 
 
 def _sides(image: tf.Tensor) -> tuple[int, int]:

@@ -34,7 +34,8 @@ class OnePassBijector(tfb.Bijector):
     value and the pass by their two methods. A part that is used alone is the outermost itself.
     """
 
-    # The condition that the networks declare.
+    # Whether a network takes a condition, and the condition that the networks declare.
+    _accepts_condition = False
     _condition_spec: ConditionSpec | None = None
 
     _hash: int | None = None
@@ -64,6 +65,12 @@ class OnePassBijector(tfb.Bijector):
         """Returns the shape of an event, [H, W, C] or [D], as far as the bijector knows it."""
         return tf.TensorShape([None] * self.event_ndims)
 
+    def _event_shape(self, shape: Any, inverse: bool) -> Any:
+        """Returns the shape of a result from the shape of its input, both static or tensors."""
+        if isinstance(shape, tf.TensorShape):
+            self._check_shape(shape, inverse)
+        return shape
+
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         """Raises `ValueError` if events of `shape`, which may be partly unknown, do not fit."""
         del shape, inverse
@@ -81,7 +88,7 @@ class OnePassBijector(tfb.Bijector):
     @property
     def accepts_conditional_input(self) -> bool:
         """Whether a network of this bijector takes `conditional_input`."""
-        return False
+        return self._accepts_condition
 
     # The two public methods.
 
@@ -177,12 +184,16 @@ class OnePassBijector(tfb.Bijector):
         return super()._call_inverse_log_det_jacobian(y, event_ndims, name, **kwargs)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
-        self._check_shape(input_shape, inverse=False)
-        return input_shape
+        return self._event_shape(input_shape, inverse=False)
 
     def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
-        self._check_shape(output_shape, inverse=True)
-        return output_shape
+        return self._event_shape(output_shape, inverse=True)
+
+    def _forward_event_shape_tensor(self, input_shape: tf.Tensor) -> tf.Tensor:
+        return self._event_shape(input_shape, inverse=False)
+
+    def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
+        return self._event_shape(output_shape, inverse=True)
 
     # Checks.
 
@@ -280,57 +291,41 @@ class OnePassBijector(tfb.Bijector):
         if spec is not None:
             condition = spec.as_tensor(condition, self.name, self.dtype)
             value, condition = broadcast_batch(value, ndims, condition, spec.event_ndims)
-        if value.shape.rank is None:
-            # The pass of one batch, whose rank is known.
+        like = value
+        if like.shape.rank is None:
+            value = flatten_batch(value, ndims)
             if spec is not None:
                 condition = flatten_batch(condition, spec.event_ndims)
-            results = self._outermost_pass(
-                flatten_batch(value, ndims),
-                inverse=inverse,
-                training=training,
-                conditional_input=condition,
-                has_events=has_events,
-            )
-            result, log_det = (unflatten_batch(result, value, ndims) for result in results)
-            return result, log_det
-        shape = value.shape[:-ndims] + self._expected_shape(inverse).merge_with(
-            value.shape[-ndims:]
-        )
+        batch, event = value.shape[:-ndims], value.shape[-ndims:]
+        shape = batch.concatenate(self._expected_shape(inverse).merge_with(event))
         if shape != value.shape:
             value = tf.ensure_shape(value, shape)
-        one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
 
         def of_events(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:
             p = surrounding.but(training=training, condition=condition)
-            value = self._checked_input(value, p, inverse)
-            value, log_det = one_pass(value, p)
+            value, log_det = self._checked_pass(value, p, inverse)
             if log_det.shape.rank == 0:
                 # It is equal for all events.
-                log_det = tf.fill(tf.shape(value)[: -self.event_ndims], log_det)
-            return self._checked_results(value, log_det, p.but(observer=None), inverse)
+                log_det = tf.fill(tf.shape(value)[:-ndims], log_det)
+            return value, log_det
 
         if training or has_events:
-            return of_events(value, condition)
-        return call_on_events(of_events, value, self.event_ndims, condition)
+            results = of_events(value, condition)
+        else:
+            results = call_on_events(of_events, value, ndims, condition)
+        if like.shape.rank is None:
+            results = tuple(unflatten_batch(result, like, ndims) for result in results)
+        return results
 
-    def _checked_input(self, value: tf.Tensor, p: Pass, inverse: bool) -> tf.Tensor:
-        """Returns the input of a pass, with the checks of its shape and of `validate_args`.
-
-        A composition calls it before the method of a part, and `_checked_results` after it.
-        """
-        self._check_shape(value.shape, inverse)
-        if p.terms is not None:
-            p.terms.expect()
-        if not self.validate_args:
-            return value
-        return _after(self._assertions(value, inverse), value)
-
-    def _checked_results(
-        self, value: tf.Tensor, log_det: tf.Tensor, p: Pass, inverse: bool
+    def _checked_pass(
+        self, value: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the results of a pass, with the checks of `validate_args`, and reports them."""
-        if p.terms is not None:
-            p.terms.require(self.name)
+        """Returns the value and log det of one direction, with the checks of `validate_args`."""
+        self._check_shape(value.shape, inverse)
+        if self.validate_args:
+            value = _after(self._assertions(value, inverse), value)
+        one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
+        value, log_det = one_pass(value, p)
         if self.validate_args:
             kind = "latents" if inverse else "data"
             assertions = [
@@ -338,8 +333,6 @@ class OnePassBijector(tfb.Bijector):
                 for what, tensor in ((kind, value), ("log dets", log_det))
             ]
             value, log_det = _after(assertions, value), _after(assertions, log_det)
-        if p.observer is not None:
-            p.observer(self, value, log_det)
         return value, log_det
 
 

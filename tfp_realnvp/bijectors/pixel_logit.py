@@ -82,29 +82,22 @@ class PixelLogit(FlowBijector):
             validation.real(alpha, lambda number: 0 < number < 0.5, expected)
         num_values = validation.integer(num_values, 2, f"{name}: expected at least 2 num_values")
         parameters["num_values"] = num_values
-        with tf.name_scope(name):
-            super().__init__(
-                dtype=dtype,
-                is_constant_jacobian=alpha is None,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
+        super().__init__(is_constant_jacobian=alpha is None, parameters=parameters)
+        numpy_dtype = self.dtype.as_numpy_dtype
+        self._low, self._high = numpy_dtype(-np.inf), numpy_dtype(np.inf)
+        if alpha is None:
+            return
+        margin = num_values * (alpha / (1 - 2 * alpha))
+        low, high = -margin, num_values + margin
+        # In another interval the lowest gray level rounds to an end, or the noise on the
+        # highest level is lost.
+        limits = np.finfo(numpy_dtype)
+        if -low < float(limits.tiny) or high * float(limits.eps) > 2**-4:
+            raise ValueError(
+                f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
+                f"resolves, got {alpha} and {num_values}, the interval ({low:.4g}, {high:.4g})."
             )
-            numpy_dtype = self.dtype.as_numpy_dtype
-            self._low, self._high = numpy_dtype(-np.inf), numpy_dtype(np.inf)
-            if alpha is None:
-                return
-            margin = num_values * (alpha / (1 - 2 * alpha))
-            low, high = -margin, num_values + margin
-            # In another interval the lowest gray level rounds to an end, or the noise on the
-            # highest level is lost.
-            limits = np.finfo(numpy_dtype)
-            if -low < float(limits.tiny) or high * float(limits.eps) > 2**-4:
-                raise ValueError(
-                    f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
-                    f"resolves, got {alpha} and {num_values}, the interval ({low:.4g}, {high:.4g})."
-                )
-            self._low, self._high = numpy_dtype(low), numpy_dtype(high)
+        self._low, self._high = numpy_dtype(low), numpy_dtype(high)
 
     @property
     def num_values(self) -> int:

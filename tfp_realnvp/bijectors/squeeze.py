@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -71,16 +72,9 @@ class Squeeze(FlowBijector):
             block_size, 2, f"{name}: expected a block_size of at least 2"
         )
         validation.choice(order, _ORDERS, f"{name}: expected an order")
-        with tf.name_scope(name):
-            self._block_size = block_size
-            self._order = order
-            super().__init__(
-                dtype=dtype,
-                is_constant_jacobian=True,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self._block_size = block_size
+        self._order = order
+        super().__init__(is_constant_jacobian=True, parameters=parameters)
 
     @property
     def block_size(self) -> int:
@@ -124,45 +118,23 @@ class Squeeze(FlowBijector):
         subpixels = sorted(np.ndindex(self._block_size, self._block_size), key=lambda s: sum(s) % 2)
         return [row * self._block_size + column for row, column in subpixels]
 
-    def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
-        self._check_shape(input_shape, inverse=False)
-        if input_shape.rank is None:
-            return input_shape
-        *batch, height, width, channels = input_shape
-        k = self._block_size
-        return tf.TensorShape(
-            [*batch, _divide(height, k), _divide(width, k), _multiply(channels, k**2)]
-        )
-
-    def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
-        self._check_shape(output_shape, inverse=True)
-        if output_shape.rank is None:
-            return output_shape
-        *batch, height, width, channels = output_shape
-        k = self._block_size
-        return tf.TensorShape(
-            [*batch, _multiply(height, k), _multiply(width, k), _divide(channels, k**2)]
-        )
-
-    def _forward_event_shape_tensor(self, input_shape: tf.Tensor) -> tf.Tensor:
-        k = self._block_size
-        batch, (height, width, channels) = input_shape[:-3], tf.unstack(input_shape[-3:])
-        return tf.concat([batch, [height // k, width // k, channels * k**2]], axis=0)
-
-    def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
-        k = self._block_size
-        batch, (height, width, channels) = output_shape[:-3], tf.unstack(output_shape[-3:])
-        return tf.concat([batch, [height * k, width * k, channels // k**2]], axis=0)
+    def _event_shape(self, shape: Any, inverse: bool) -> Any:
+        shape = super()._event_shape(shape, inverse)
+        is_static = isinstance(shape, tf.TensorShape)
+        if is_static and shape.rank is None:
+            return shape
+        batch, event = shape[:-3], shape[-3:] if is_static else tf.unstack(shape[-3:])
+        of_sides, of_channels = operator.floordiv, operator.mul
+        if inverse:
+            of_sides, of_channels = of_channels, of_sides
+        k, functions = self._block_size, (of_sides, of_sides, of_channels)
+        event = [
+            size if size is None else function(size, factor)
+            for function, size, factor in zip(functions, event, (k, k, k**2), strict=True)
+        ]
+        return batch.concatenate(event) if is_static else tf.concat([batch, event], axis=0)
 
 
 def _reorder(squeezed: tf.Tensor, positions: list[int]) -> tf.Tensor:
     parts = tf.split(squeezed, len(positions), axis=-1)
     return tf.concat([parts[position] for position in positions], axis=-1)
-
-
-def _divide(size: int | None, k: int) -> int | None:
-    return None if size is None else size // k
-
-
-def _multiply(size: int | None, k: int) -> int | None:
-    return None if size is None else size * k

@@ -71,15 +71,7 @@ class Standardization(FlowBijector):
         validation.require(is_valid, expected, [moment.tolist() for moment in moments])
         # Tuples of numbers can be compared and saved.
         parameters["mean"], parameters["stddev"] = (tuple(moment.tolist()) for moment in moments)
-        with tf.name_scope(name):
-            super().__init__(
-                event_ndims=1,
-                dtype=dtype,
-                is_constant_jacobian=True,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        super().__init__(event_ndims=1, is_constant_jacobian=True, parameters=parameters)
 
     @classmethod
     def of(cls, data: np.ndarray, **kwargs: Any) -> Standardization:

@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import parts
-from tfp_realnvp.bijectors.passes import Pass, TermsByPosition, surround_with, surrounding_pass
+from tfp_realnvp.bijectors import FlowChain
+from tfp_realnvp.bijectors.passes import Pass, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
 from tfp_realnvp.evaluation.batched_scores import map_batches, model_of
 from tfp_realnvp.flows import ImageFlow
@@ -122,7 +122,8 @@ def _map(
     condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns maps of images, [B, H, W], with the first noise sample."""
-    terms, height, width = TermsByPosition(), tf.shape(images)[1], tf.shape(images)[2]
+    terms: list[tf.Tensor] = []
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
     noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
     with surround_with(terms=terms):
         values, _ = noise.add_noise(images, noise_fn)
@@ -147,7 +148,8 @@ def _record_log_prob(
         if isinstance(bijector, ImageFlow):
             split_latents = bijector.split_latents
         options = {"conditional_input": p.condition, "has_events": True}
-        latents, _ = parts.as_part(bijector)._outermost_pass(values, inverse=True, **options)
+        chain = FlowChain([bijector], dtype=values.dtype)
+        latents, _ = chain._outermost_pass(values, inverse=True, **options)
         return _record_log_prob(distribution.distribution, latents, p, log_dets, split_latents)
     terms = None
     if isinstance(distribution, (private_api.Sample, private_api.Independent)):

@@ -11,9 +11,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.affine_coupling import AffineCoupling
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
-from tfp_realnvp.bijectors.coupling import Coupling, takes_condition
+from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, takes_condition
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
 from tfp_realnvp.bijectors.transformers import (

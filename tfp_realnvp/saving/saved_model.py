@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, PixelLogit, parts
+from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, parts
 from tfp_realnvp.distributions import (
     class_log_prior,
     distribution_of,
@@ -294,8 +294,8 @@ class ServedFlow:
 
     def _inverse_pass(self, events: tf.Tensor, condition: Condition = None) -> Any:
         """Returns latents and log dets."""
-        part = parts.as_part(self._bijector, self._event_ndims)
-        return part._outermost_pass(
+        chain = FlowChain([self._bijector], event_ndims=self._event_ndims, dtype=events.dtype)
+        return chain._outermost_pass(
             events, inverse=True, conditional_input=condition, has_events=True
         )
 

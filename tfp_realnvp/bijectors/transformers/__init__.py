@@ -1,10 +1,8 @@
 """Transformers: the elementwise bijections of a coupling, given parameters from its network."""
 
-from tfp_realnvp.bijectors.transformers.additive import Additive
-from tfp_realnvp.bijectors.transformers.affine import Affine
+from tfp_realnvp.bijectors.transformers.affine import Additive, Affine, SigmoidAffine
 from tfp_realnvp.bijectors.transformers.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.transformers.rational_quadratic_spline import RationalQuadraticSpline
-from tfp_realnvp.bijectors.transformers.sigmoid_affine import SigmoidAffine
 from tfp_realnvp.bijectors.transformers.transformer import Transformer, TransformerFn
 
 __all__ = [

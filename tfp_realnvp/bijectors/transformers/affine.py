@@ -1,7 +1,8 @@
-"""Affine transformer."""
+"""Transformers that shift, or shift and scale."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +10,39 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.transformers.transformer import Transformer
 from tfp_realnvp.internal import validation
 
-__all__ = ["Affine"]
+__all__ = ["Additive", "Affine", "SigmoidAffine"]
+
+
+class Additive(Transformer):
+    """`z = x + θ`, with a log det of zero.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> z, _ = tfr.Additive().inverse(tf.constant([2.0]), tf.constant([1.0]))
+    >>> z.numpy().tolist()
+    [3.0]
+
+    #### References
+
+    Dinh, Krueger, Bengio: NICE, section 3.2.
+    """
+
+    num_parameters = 1
+    is_identity_at_zero = True
+    is_constant_jacobian = True
+
+    def __init__(self) -> None:
+        """Constructs the transformer."""
+        super().__init__(name="additive")
+
+    def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns z and zeros."""
+        return x + parameters, tf.zeros_like(x)
+
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns x and zeros."""
+        return z - parameters, tf.zeros_like(z)
 
 
 class Affine(Transformer):
@@ -67,3 +100,43 @@ class Affine(Transformer):
     def _shift_and_log_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shift, log_scale = tf.split(parameters, 2, axis=-1)
         return shift, self.scale * tf.tanh(log_scale)
+
+
+class SigmoidAffine(Transformer):
+    r"""`z = (x + θ₁) · 2σ(θ₂)`: a scale between 0 and 2, which is 1 for parameters of zero.
+
+    The log det of an element is `log 2 + log σ(θ₂)`. The scale has no lower bound.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> z, log_det = tfr.SigmoidAffine().inverse(tf.constant([[2.0]]), tf.constant([[1.0, 0.0]]))
+    >>> z.numpy().tolist(), log_det.numpy().tolist()
+    ([[3.0]], [[0.0]])
+
+    #### References
+
+    Kolesnikov, Pinto, Tschannen: Jet: a modern transformer-based normalizing flow.
+    """
+
+    num_parameters = 2
+
+    def __init__(self) -> None:
+        """Constructs the transformer."""
+        super().__init__(name="sigmoid_affine")
+
+    def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns z and the log of the scale."""
+        shift, scale, log_scale = _shift_and_scale(parameters)
+        return (x + shift) * scale, log_scale
+
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns x and minus the log of the scale."""
+        shift, scale, log_scale = _shift_and_scale(parameters)
+        return z / scale - shift, -log_scale
+
+
+def _shift_and_scale(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns shift, scale, and the log of the scale, exact for small scales as well."""
+    shift, logit = tf.split(parameters, 2, axis=-1)
+    return shift, 2 * tf.sigmoid(logit), math.log(2) + tf.math.log_sigmoid(logit)
