@@ -201,15 +201,12 @@ def test_images_of_another_size_than_the_data():
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda flow: tfb.Chain([tfb.Scale(2.0), flow]),
         lambda flow: tfb.Chain([tfb.Chain([flow], name="inner"), tfb.Scale(0.5)]),
-        lambda flow: tfb.Invert(tfb.Invert(flow)),
         lambda flow: tfb.Chain([tfb.Invert(tfb.Invert(flow))]),
-        lambda flow: tfr.FlowChain([tfb.Scale(2.0), flow]),
         lambda flow: tfr.FlowChain([tfb.Invert(tfb.Chain([tfb.Scale(2.0), tfb.Invert(flow)]))]),
         lambda flow: tfr.FlowChain([tfb.Chain([tfb.Scale(2.0), flow])], recompute=True),
     ],
-    ids=["chain", "chains", "invert", "chain_of_invert", "flow_chain", "inverted", "chain_in_flow"],
+    ids=["chains", "chain_of_invert", "inverted", "chain_in_flow"],
 )
 def test_nested(wrap):
     flow = _flow("labels", "user", name="flow")
@@ -310,35 +307,17 @@ def test_a_variable_as_condition(mode):
 
 def test_the_gradient_of_a_condition_through_a_frozen_flow():
     # Also after a call that no tape saw.
-    flow, x, condition = _flow("vectors"), ft.pixels([2, *_SHAPE]), ft.condition("vectors")
-    for part in flow.submodules:
-        for layer in getattr(part, "layers", ()):
-            layer.trainable = False
-    for variable in flow.trainable_variables:
-        assert "scale" in variable.name
-    frozen = tfr.FlowChain([_without_scales(flow)])
+    flow, condition = _plain_coupling("vectors"), ft.condition("vectors")
+    flow.network.trainable = False
+    frozen = flow.copy(scale=tf.Variable(0.5, trainable=False))
     assert not frozen.trainable_variables
+    x = ft.normal([2, *_SHAPE])
     held = frozen.inverse_log_det_jacobian(x, conditional_input=condition)
     with tf.GradientTape() as tape:
         tape.watch(condition)
         ildj = frozen.inverse_log_det_jacobian(x, conditional_input=condition)
     assert np.abs(tape.gradient(ildj, condition)).max() > 0
     np.testing.assert_array_equal(held, ildj)
-
-
-def _without_scales(flow):
-    _, embedded = flow.bijectors
-    couplings = [
-        tfr.AffineCoupling(
-            part.mask,
-            part.network,
-            scale=tf.Variable(part.scale, trainable=False),
-            conditional_event_shape=part.conditional_event_shape,
-        )
-        for part in embedded.bijector.bijectors
-        if isinstance(part, tfr.AffineCoupling)
-    ]
-    return ConditionalBijector(tfr.FlowChain(couplings), embedded.embedding)
 
 
 # Copies.

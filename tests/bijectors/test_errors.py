@@ -93,11 +93,6 @@ def test_nan_under_validate_args(flow, mode):
             call(tf.constant(values))
 
 
-def test_nan_without_validate_args_is_a_nan(distribution):
-    log_prob = distribution.log_prob(tf.fill([1, *_SHAPE], np.float32(np.nan)))
-    assert np.isnan(log_prob).all()
-
-
 @pytest.mark.parametrize("mode", ["eager", "function"])
 @pytest.mark.parametrize("value", [-14.3, 270.3, 1000.0])
 def test_values_outside_the_open_interval(flow, value, mode):
@@ -109,12 +104,6 @@ def test_values_outside_the_open_interval(flow, value, mode):
             tf.errors.InvalidArgumentError, match=r"expected values in \(-14.2222, 270.2222\)"
         ):
             call(values)
-
-
-def test_values_within_the_open_interval(flow):
-    for value in (-14.2, 0.0, 255.999, 270.2):
-        x = flow.copy(validate_args=True).inverse(tf.fill([1, *_SHAPE], np.float32(value)))
-        assert np.isfinite(x).all()
 
 
 # Networks.
@@ -187,8 +176,6 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
 @pytest.mark.parametrize(
     ("construct", "error", "match"),
     [
-        (lambda: tfr.CheckerboardMask(2), ValueError, "0 or 1.*got 2"),
-        (lambda: tfr.ChannelMask(-1), ValueError, "0 or 1.*got -1"),
         (lambda: _coupling("network"), TypeError, "network.*got 'network'"),
         (lambda: _coupling(dtype=tf.float16), TypeError, "dtype.*got float16"),
         (lambda: _coupling(mask=tfr.CheckerboardMask), TypeError, "CheckerboardMask.*got <class"),
@@ -231,11 +218,6 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
 def test_constructors(construct, error, match):
     with pytest.raises(error, match=match):
         construct()
-
-
-def test_a_channel_mask_of_odd_channels():
-    with pytest.raises(ValueError, match="expected an even number of channels, got 3"):
-        ft.coupling(tfr.ChannelMask(0), 2).inverse(tf.zeros([1, 4, 4, 3]))
 
 
 def test_odd_channels_to_factor_out():

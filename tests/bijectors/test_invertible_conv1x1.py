@@ -31,12 +31,6 @@ def test_is_the_matrix_at_each_position():
     )
 
 
-def test_a_copy_shares_the_factors():
-    bijector = tfr.InvertibleConv1x1(3)
-    assert bijector.copy(name="copy").factors is bijector.factors
-    assert len(bijector.trainable_variables) == 2
-
-
 def test_errors():
     with pytest.raises(ValueError, match="expected num_channels of at least 1, got 0"):
         tfr.InvertibleConv1x1(0)

@@ -17,61 +17,6 @@ pytestmark = pytest.mark.quick
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-_SHAPE = (8, 8, 3)
-
-
-@pytest.fixture(scope="module")
-def double():
-    return ft.image_flow(_SHAPE, num_couplings=3, dtype=tf.float64)
-
-
-@pytest.fixture(scope="module")
-def single(double):
-    bijector = tfr.RealNVPImage(_SHAPE, num_scales=2, num_blocks=1, num_filters=4)
-    for to, value in zip(bijector.variables, double.variables, strict=True):
-        to.assign(tf.cast(value, tf.float32))
-    return bijector
-
-
-@pytest.fixture(scope="module")
-def latents(double):
-    return tf.identity(double.inverse(ft.pixels(_SHAPE, tf.float64)))
-
-
-@pytest.fixture(scope="module")
-def inverse_log_det(double):
-    return ft.jacobian_log_det(double.inverse, ft.pixels(_SHAPE, tf.float64))
-
-
-def test_moving_statistics_are_away_from_their_start(double):
-    for variable in double.variables:
-        if "variance" in variable.name:
-            assert np.abs(variable - 1).max() > 0.05, variable.name
-        if "moving_mean" in variable.name:
-            assert np.abs(variable).max() > 0.01, variable.name
-
-
-def test_inverse_log_det_in_float64(double, inverse_log_det):
-    actual = double.inverse_log_det_jacobian(ft.pixels(_SHAPE, tf.float64), event_ndims=3)
-    np.testing.assert_allclose(actual, inverse_log_det, rtol=1e-9)
-
-
-def test_inverse_log_det_in_float32(single, inverse_log_det):
-    actual = single.inverse_log_det_jacobian(ft.pixels(_SHAPE), event_ndims=3)
-    np.testing.assert_allclose(actual, inverse_log_det, rtol=1e-4)
-
-
-def test_forward_log_det_in_float64(double, latents):
-    expected = ft.jacobian_log_det(double.forward, latents)
-    actual = double.forward_log_det_jacobian(latents, event_ndims=3)
-    np.testing.assert_allclose(actual, expected, rtol=1e-9)
-
-
-def test_forward_log_det_in_float32(double, single, latents):
-    expected = ft.jacobian_log_det(double.forward, latents)
-    actual = single.forward_log_det_jacobian(tf.cast(latents, tf.float32), event_ndims=3)
-    np.testing.assert_allclose(actual, expected, rtol=1e-4)
-
 
 def test_training_log_det_holds_the_statistics_fixed():
     # With `training=True` the statistics depend on the batch. The log det is that of the map with

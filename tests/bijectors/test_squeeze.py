@@ -48,20 +48,9 @@ def test_round_trips_are_exact(k, order):
     np.testing.assert_array_equal(squeeze.forward_log_det_jacobian(image, event_ndims=3), [0, 0])
 
 
-def test_the_plain_order_is_that_of_tensorflow():
-    image = ft.normal([2, 4, 6, 3])
-    np.testing.assert_array_equal(tfr.Squeeze().forward(image), tf.nn.space_to_depth(image, 2))
-
-
 def test_the_first_half_in_the_factor_out_order_is_a_checkerboard():
     image = ft.normal([4, 6, 1])
     first, second = np.split(tfr.Squeeze(order="factor_out").forward(image), 2, axis=-1)
     even = np.add.outer(np.arange(4), np.arange(6)) % 2 == 0
     assert set(first.ravel()) == set(image.numpy()[even].ravel())
     assert set(second.ravel()) == set(image.numpy()[~even].ravel())
-
-
-def test_properties():
-    squeeze = tfr.Squeeze(3, "factor_out")
-    assert (squeeze.block_size, squeeze.order) == (3, "factor_out")
-    assert squeeze.is_constant_jacobian

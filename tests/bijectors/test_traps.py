@@ -53,25 +53,13 @@ def _step(variables, size=0.05):
 @pytest.mark.parametrize(
     "wrap",
     [
-        tfb.Invert,
-        lambda flow: tfb.Chain([tfb.Softplus(), flow]),
         lambda flow: tfb.Invert(tfb.Chain([tfb.Invert(flow), tfb.Scale(2.0)])),
         lambda flow: tfr.FlowChain([tfb.Invert(flow)]),
-        lambda flow: _distribution(flow),
         lambda flow: tfd.Independent(_distribution(flow)),
         lambda flow: tfd.TransformedDistribution(_distribution(flow), tfb.Invert(tfb.Softplus())),
         lambda flow: tfd.Sample(_distribution(flow), 2),
     ],
-    ids=[
-        "invert",
-        "chain",
-        "nested_chain",
-        "flow_chain",
-        "transformed",
-        "independent",
-        "transformed_twice",
-        "sample",
-    ],
+    ids=["chain", "flow_chain", "independent", "transformed_twice", "sample"],
 )
 def test_variables_are_complete_through_any_nesting(wrap):
     flow = ft.image_flow(_SHAPE, network_fn=ft.convolution)
@@ -144,21 +132,6 @@ def test_a_function_that_was_traced_while_a_layer_was_frozen():
     assert all(gradient is not None for gradient in gradients) and watched == everything
 
 
-def test_minimize_leaves_a_frozen_layer_as_it_is():
-    # TFP's `minimize` trains what the tape watched.
-    distribution, network, _, _ = _frozen_part()
-    network.trainable = False
-    other = distribution.trainable_variables[0]
-    before, other_before = [v.numpy() for v in network.variables], other.numpy()
-    x = ft.normal([2, *_SHAPE])
-    tfp.math.minimize(
-        lambda: -tf.reduce_mean(distribution.log_prob(x)), 2, keras.optimizers.Adam(0.1)
-    )
-    for variable, value in zip(network.variables, before, strict=True):
-        np.testing.assert_array_equal(variable, value)
-    assert (other.numpy() != other_before).any()
-
-
 def test_a_variable_of_a_class_of_its_own_is_frozen():
     class Variable(keras.Variable):
         kind = "own"
@@ -190,15 +163,7 @@ def test_a_copy_is_frozen_for_itself():
     np.testing.assert_array_equal(bias, coupling.network.bias)
 
 
-def _copied(bijector):
-    return copy.deepcopy(bijector)
-
-
-def _unpickled(bijector):
-    return pickle.loads(pickle.dumps(bijector))
-
-
-@pytest.mark.parametrize("make", [_copied, _unpickled])
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
 def test_the_cache_of_a_copy_looks_at_its_own_variables(make):
     network = keras.layers.Conv2D(4, 3, padding="same")
     coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
@@ -211,19 +176,6 @@ def test_the_cache_of_a_copy_looks_at_its_own_variables(make):
     after = other.inverse(x)
     np.testing.assert_array_equal(after, other.inverse(tf.identity(x)))
     assert (after.numpy() != before.numpy()).any()
-
-
-def test_variables_of_a_layer_that_was_replaced_are_gone():
-    last = keras.layers.Conv2D(4, 1)
-    network = keras.Sequential([keras.Input([None, None, 2]), keras.layers.Conv2D(3, 1), last])
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
-    coupling.inverse(ft.normal([1, *_SHAPE]))
-    before = _refs(coupling.variables)
-    network.pop()
-    network.add(keras.layers.Conv2D(4, 1))
-    old = _refs(variable.value for variable in last.variables)
-    new = _refs(variable.value for variable in network.layers[-1].variables)
-    assert _refs(coupling.variables) == before - old | new
 
 
 @pytest.mark.parametrize(
@@ -306,17 +258,6 @@ def test_two_of_one_configuration_share_no_cache():
 @pytest.mark.parametrize("make", [tfr.Squeeze, tfr.PixelLogit, lambda: tfr.FlowChain([])])
 def test_two_without_variables_are_equal(make):
     assert make() == make() and hash(make()) == hash(make())
-
-
-def test_couplings_of_different_masks_are_unequal():
-    network, scale = ft.network(2, 4), tf.Variable(1.0)
-    one = tfr.AffineCoupling(tfr.CheckerboardMask(0), network, scale=scale)
-    assert one != tfr.AffineCoupling(tfr.CheckerboardMask(1), network, scale=scale)
-
-
-def test_copy_of_a_distribution_shares_networks():
-    distribution = _distribution()
-    assert _refs(distribution.copy().variables) == _refs(distribution.variables)
 
 
 def test_copy_of_unbuilt_batch_normalization_shares_statistics():
@@ -412,13 +353,6 @@ def test_each_kind_of_variable_makes_a_result_stale(what):
     after = distribution.log_prob(x)
     assert np.abs(after - before).min() > 1e-4
     np.testing.assert_allclose(after, distribution.log_prob(tf.identity(x)), rtol=1e-6)
-
-
-def test_log_prob_of_a_sample_after_a_step():
-    flow = _distribution()
-    x = flow.sample(3, seed=(0, 1))
-    _step(flow.trainable_variables)
-    np.testing.assert_allclose(flow.log_prob(x), flow.log_prob(tf.identity(x)), rtol=1e-6)
 
 
 def test_log_det_of_a_value_after_a_step():

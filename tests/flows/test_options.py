@@ -54,11 +54,6 @@ def _conditional(size):
     return tfr.AffineCoupling(tfr.ChannelMask(), network, conditional_event_shape=[size])
 
 
-def _shared(make, name):
-    variables = getattr(make(num_channels=2), name)
-    return make(num_channels=3, **{name: variables})
-
-
 @pytest.mark.parametrize(
     ("make", "option"),
     [
@@ -84,9 +79,6 @@ def _shared(make, name):
         (lambda: _affine(use_scale=False, scale=0.5), "a scale only with use_scale=True, got 0.5"),
         (lambda: _affine(conditional_event_shape=[3]), "an argument `conditional_input`"),
         (lambda: _conditional(4), r"conditional_event_shape of the network, \(3,\), got \(4,\)"),
-        (lambda: _shared(tfr.BatchNormalization, "moving"), "moving of 3 channels.* got 2"),
-        (lambda: _shared(tfr.ActNorm, "learned"), "expected learned of 3 channels.*, got 2"),
-        (lambda: _shared(tfr.InvertibleConv1x1, "factors"), r"factors of float32.*\[3, 3\]"),
         (lambda: tfr.DenseResNet(2, checkerboard_parity=0), "no checkerboard_parity, a DenseRes"),
         (lambda: tfr.VisionTransformer(2, checkerboard_parity=1), "no checkerboard_parity, a Vis"),
         (lambda: tfr.FlowChain([tfr.PixelLogit()], recompute=True), "recompute only with networks"),

@@ -51,15 +51,14 @@ class ActNorm(ChannelNormalization):
     ildj = H W sum(log_scale)
     ```
 
-    The first inverse pass with `training=True` sets `shift` to the mean and `log_scale` to minus
-    the log of the standard deviation of each channel over the batch and all positions, so that `x`
-    has mean 0 and variance 1. From then on training and evaluation use the same map, for any batch
-    size.
+    The first inverse pass with `training=True` sets `shift` and `log_scale` so that each channel of
+    `x` has mean 0 and variance 1 over the batch and all positions. From then on training and
+    evaluation use the same map.
 
     `FlowModel.fit` makes this pass before it traces the training step. In your own loop, call
     `flow.inverse(first_batch, training=True)` eagerly before the `tf.function` of the step: graphs
     traced afterwards assume that the variables are set. A graph traced earlier computes the moments
-    in each step, for use in the first.
+    in each step.
 
     #### Example
 

@@ -41,19 +41,17 @@ class BatchNormalization(ChannelNormalization):
     ```
 
     The forward direction, and the inverse direction with `training=False`, use the moving
-    statistics μ̃, σ̃². With `training=True` the inverse first updates them by the batch's μ̂, σ̂²,
-    taken over the batch and all positions,
-    the batch and all positions,
+    statistics μ̃, σ̃². With `training=True` the inverse first updates them by the moments μ̂, σ̂²
+    over the batch and all positions,
 
     ```
     μ̃ <- ρ μ̃ + (1 - ρ) μ̂,    σ̃² <- ρ σ̃² + (1 - ρ) σ̂²
     ```
 
-    and then normalizes by the updated statistics, so that training and evaluation normalize by
-    nearly the same numbers even for small batches. Gradients go through μ̂ and σ̂² only (Appendix
-    E). The first update takes the batch alone. `statistics='batch'` gives plain batch
-    normalization: training normalizes by μ̂ and σ̂². `FlowModel.fit` averages over the batch of all
-    replicas, other code over the replica's part.
+    and then normalizes by the updated statistics, so that training and evaluation agree even for
+    small batches. Gradients go through μ̂ and σ̂² only (Appendix E). The first update takes the
+    batch alone. With `statistics='batch'` training normalizes by μ̂ and σ̂². `FlowModel.fit`
+    averages over the batch of all replicas, other code over the replica's part.
 
     #### Example
 

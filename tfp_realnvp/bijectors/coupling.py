@@ -33,13 +33,12 @@ class Coupling(FlowBijector):
     ```
 
     The network outputs `P c` channels, for c transformed channels and P parameters of each element.
-    Neither direction inverts the network, so that any network will do. The variables of a Keras
-    layer, Keras model or `tf.Module` are variables of the coupling, also if the network creates
-    them at its first call.
+    Neither direction inverts the network. The variables of a Keras layer or `tf.Module` are
+    variables of the coupling, also if the network creates them at its first call.
 
-    A network with an argument `conditional_input` gets the condition of the call, for example
-    `coupling.forward(x, conditional_input=c)`. If `conditional_event_shape` declares its shape, the
-    leading shapes of events and condition broadcast, and a missing condition is an error.
+    A network with an argument `conditional_input` gets the condition of the call. If
+    `conditional_event_shape` declares its shape, the leading shapes of events and condition
+    broadcast, and a missing condition is an error.
 
     #### Example
 
@@ -75,14 +74,12 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the methods of
-            `Mask`.
+          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with their methods.
           network: a layer or function from the kept half, [B, H, W, k], to parameters,
             [B, H, W, P c]; for vectors from [B, k] to [B, P c]. Its dtype may differ from `dtype`.
-            It gets those keyword arguments `training`, `conditional_input` and `statistics` (of
-            `batch_norm`) that it has. A layer that contains a `ConvResNet` must take `statistics`
-            and pass it on. Otherwise batch statistics average over one replica, without sample
-            weights.
+            It gets the keyword arguments that it has of `training`, `conditional_input` and
+            `statistics`. A layer that contains a `ConvResNet` must pass `statistics` on; otherwise
+            batch statistics average over one replica, without sample weights.
           transformer: the elementwise bijection. Copies share it and the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
@@ -94,9 +91,8 @@ class Coupling(FlowBijector):
 
         Raises:
           TypeError: if an argument has a wrong type.
-          ValueError: if `conditional_event_shape` is given for a network without
-            `conditional_input` or with another shape, or the mask of vectors is not a
-            `ChannelMask`.
+          ValueError: if the network has no `conditional_input` of `conditional_event_shape`, or the
+            mask of vectors is not a `ChannelMask`.
         """
         if parameters is None:
             parameters = dict(locals())

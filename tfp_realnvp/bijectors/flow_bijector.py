@@ -32,24 +32,22 @@ class FlowBijector(OnePassBijector):
     with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats. Log dets have the shape of
     the input without the event dimensions: three for images [..., H, W, C], the default, and one
     for vectors [..., D], with `event_ndims=1`. A log det that is equal for all events may be a
-    scalar, which the hooks broadcast. The argument `p` is a `Pass`, which holds all that travels
-    with the value; a composition calls the two methods of its parts with the same pass.
+    scalar. The `Pass` p is what travels with the value; a composition hands it to its parts.
 
-    This class derives the four hooks of `tfb.Bijector` from the two methods.
-    `tfd.TransformedDistribution.log_prob` calls one hook for the value and another hook for the log
-    det; with the cache of this class, each network is evaluated once.
+    The class derives the four hooks of `tfb.Bijector` from the two methods. Its cache evaluates
+    each network once in `log_prob`, which calls one hook for the value and one for the log det.
 
     All hooks take two keyword arguments:
 
-    *   `training` (Python `bool`, default `False`), in the pass `p.training`: normalize by batch
-        statistics, and update the moving statistics once in each pass.
-    *   `conditional_input` (`Tensor`), in the pass `p.condition`: the condition of the networks. A
-        bijector whose networks take none raises a `ValueError`.
+    *   `training` (Python `bool`, default `False`), `p.training`: normalize by batch statistics,
+        and update the moving statistics once in each pass.
+    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. A bijector
+        whose networks take none raises a `ValueError`.
 
     Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
-    `bijector.trainable_variables` and `bijector.variables` contain the variables of Keras layers,
-    also through `tfb.Chain`, `tfb.Invert`, `tfd.TransformedDistribution` and `tfd.Independent`.
+    `variables` and `trainable_variables` contain the variables of Keras layers, also through
+    bijectors and distributions of TFP.
 
     #### Example
 
@@ -175,8 +173,7 @@ class FlowBijector(OnePassBijector):
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables.
 
-        The arguments are `parameters` without the variables that copies share. Saved models
-        describe the bijector by them. Register your own class with
+        Saved models describe the bijector by them. Register your own class with
         `keras.saving.register_keras_serializable()`.
         """
         return {k: v for k, v in self.parameters.items() if k != self._shared_argument}
@@ -193,7 +190,7 @@ class FlowBijector(OnePassBijector):
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass
     ) -> tf.Tensor:
-        """Returns the log det, a scalar, of a map with the log det `log_det` at each position."""
+        """Returns the scalar log det of a map whose log det at each position is `log_det`."""
         if p.terms is not None:
             log_dets = tf.fill(tf.shape(value)[:-1], tf.cast(log_det, value.dtype))
             p.record(log_dets[..., tf.newaxis])

@@ -44,11 +44,11 @@ class Mask(Protocol):
 class CheckerboardMask(Mask, Configurable):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
-    The coupling keeps positions where `i + j + parity` is odd, `b[i, j] = 1`. Parity 0 is the
-    paper's mask and parity 1 its complement. A coupling applies to images of any size.
+    A coupling applies to images of any size.
 
     Attributes:
-      parity: 0 keeps the positions whose coordinates have an odd sum, 1 an even sum.
+      parity: 0, the paper's mask, keeps the positions whose coordinates have an odd sum, 1 the
+        others.
 
     Raises:
       ValueError: if `parity` is neither 0 nor 1.
@@ -92,14 +92,13 @@ class CheckerboardMask(Mask, Configurable):
 class ChannelMask(Mask, Configurable):
     """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
-    Parity 0 keeps the first channels and transforms the last, parity 1 the reverse. The network
-    gets the kept channels. A permutation p orders the channels as p[0], p[1], ... before they are
-    cut in two; the result of the coupling has the order of its input.
+    The result of the coupling has the channels in the order of its input.
 
     Attributes:
-      parity: 0 keeps the first channels, 1 the last.
+      parity: 0 keeps the first channels and transforms the last, 1 the reverse.
       num_first: number of first channels; by default half of all.
-      permutation: order of the channels, each once; by default 0, 1, 2, ...
+      permutation: order of the channels, each once, in which they are cut in two; by default
+        0, 1, 2, ...
 
     Raises:
       ValueError: if `parity` is neither 0 nor 1, `num_first` is negative, or `permutation` is not a
@@ -181,13 +180,12 @@ class SpatialMask(Mask, Configurable):
     | `'vertical_stripes'` | an even column |
     | `'horizontal_stripes'` | an even row |
 
-    Parity 1 keeps the other half. Each position, of C channels, is cut into two neighboring
-    positions of C/2 channels, row by row. The kept and the transformed half are therefore images
-    [H, W, C/2], as with a `ChannelMask`, and networks of both masks have the same shapes.
+    Each position, of C channels, is cut into two neighboring positions of C/2 channels, row by row.
+    The kept and the transformed half are therefore images [H, W, C/2], as with a `ChannelMask`.
 
     Attributes:
       pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.
-      parity: 0 or 1, as in the table.
+      parity: 0, as in the table, or 1, which keeps the other half.
 
     Raises:
       ValueError: if `pattern` is none of the three, or `parity` neither 0 nor 1.

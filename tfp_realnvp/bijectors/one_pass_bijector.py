@@ -28,10 +28,9 @@ tfb = tfp.bijectors
 class OnePassBijector(tfb.Bijector):
     """Derives the interface of `tfb.Bijector` from two methods: the base class of `FlowBijector`.
 
-    A value enters a composition through its outermost bijector: by a hook of TFP and the cache, or
-    by `forward_and_log_det` or `inverse_and_log_det`. There the value and the condition are
-    converted and checked, and `training` and `conditional_input` become a `Pass`. Parts get the
-    value and the pass by their two methods. A part that is used alone is the outermost itself.
+    A value enters a composition through its outermost bijector, which converts and checks the value
+    and the condition, and makes a `Pass` of `training` and `conditional_input`. Parts get the value
+    and the pass by their two methods. A part that is used alone is the outermost itself.
     """
 
     # Whether a network takes a condition, and the condition that the networks declare.
@@ -115,20 +114,7 @@ class OnePassBijector(tfb.Bijector):
     def inverse_and_log_det(
         self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `x = inverse(y)` and `log |det dx/dy|`, in one pass.
-
-        Args:
-          y: data, [..., H, W, C] or [..., D]: a tensor of this bijector's dtype, or an array.
-          training: whether to use and update batch statistics.
-          conditional_input: the condition of the networks.
-
-        Returns:
-          `x`, and the log det in nats, of the leading shape of `y`.
-
-        Raises:
-          TypeError: if a tensor has another dtype, or images are an array of integers.
-          ValueError: if the shape does not fit.
-        """
+        """Returns `x = inverse(y)` and `log |det dx/dy|`, as `forward_and_log_det`."""
         options = {"training": training, "conditional_input": conditional_input}
         return self._both(y, inverse=True, **options)
 
@@ -278,7 +264,7 @@ class OnePassBijector(tfb.Bijector):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the value and log det of one direction.
 
-        The batch may be without events, unless the caller says that it `has_events`.
+        Unless the caller says that the batch `has_events`, it may be empty.
         """
         if training and value.shape.rank is not None and 0 in value.shape:
             # The moments of an empty batch do not exist.

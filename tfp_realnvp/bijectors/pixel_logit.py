@@ -26,12 +26,9 @@ class PixelLogit(FlowBijector):
     ```
 
     The log det includes the factor 1/n: the result is a density over pixel values, whose -log2 / D
-    is bits/dim. Samples a little outside of [0, n) stay exactly invertible, and `to_uint8` clips
-    them for display.
-
-    The inverse is finite on the whole open interval, because the distances from both ends are exact
-    in floating point. Where the sigmoid rounds to an end, the forward direction returns the closest
-    number inside.
+    is bits/dim. Samples a little outside of [0, n) stay invertible, and `to_uint8` clips them for
+    display. The inverse is finite on the whole open interval. Where the sigmoid rounds to an end,
+    the forward direction returns the closest number inside.
 
     With `alpha=None` there is no logit, and nothing bounds the pixel values of samples:
 

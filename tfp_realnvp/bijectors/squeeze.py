@@ -29,8 +29,8 @@ class Squeeze(FlowBijector):
         first half of the channels is then a checkerboard of the image, which `FactorOut`
         transforms.
 
-    The inverse is depth to space. Both are permutations, with a log det of zero. A model, whose
-    forward direction is latent to data, contains `tfb.Invert(Squeeze())`.
+    The log det is zero. A model, whose forward direction is latent to data, contains
+    `tfb.Invert(Squeeze())`.
 
     #### Example
 

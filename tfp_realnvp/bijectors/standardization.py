@@ -50,14 +50,11 @@ class Standardization(FlowBijector):
         Args:
           mean: mean of each element, [D].
           stddev: standard deviation of each element, [D], positive.
-          dtype: `tf.float32` or `tf.float64`.
-          validate_args: whether to assert that values are finite.
-          name: name of the operations.
+          dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
           ValueError: if the moments are not two vectors of equal length of finite numbers, or a
             standard deviation is not positive.
-          TypeError: if `dtype` is not float32 or float64.
         """
         parameters = dict(locals())
         dtype = validation.float_dtype(dtype, name)
@@ -75,12 +72,10 @@ class Standardization(FlowBijector):
 
     @classmethod
     def of(cls, data: np.ndarray, **kwargs: Any) -> Standardization:
-        """Returns the bijector with the moments of data, [N, D].
-
-        A constant column keeps its scale.
+        """Returns the bijector with the moments of data; a constant column keeps its scale.
 
         Args:
-          data: the training data.
+          data: the training data, [N, D].
           **kwargs: other arguments of the constructor.
 
         Raises:

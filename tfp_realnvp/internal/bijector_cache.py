@@ -22,13 +22,10 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     TFP finds a cached result by the identity of the input tensor and the keyword arguments. For a
     bijector with weights, a hit must also meet these conditions:
 
-    *   The result is of the same graph (or eager mode) and thread: an eager result must not become
-        a constant of a traced function.
-    *   No variable of the bijector was written in between: `log_prob(x)` before and after a
-        training step differ, also for the very same tensor `x`.
+    *   The result is of the same graph (or eager mode) and thread.
+    *   No variable of the bijector was written in between.
     *   An active gradient tape that would record the computation has recorded it.
-    *   With `training=True`, each hook uses the result once: each training pass updates moving
-        statistics.
+    *   With `training=True`, each hook uses the result once: each pass updates moving statistics.
 
     The functions `forward_name` and `inverse_name` of the bijector return the value and a
     dictionary: `'ildj'`, the log |det| of the inverse's Jacobian for each event; `'state'`, a

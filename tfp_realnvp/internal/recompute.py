@@ -17,11 +17,9 @@ def recompute(
 ) -> tuple[Sequence[tf.Tensor], Any]:
     r"""Returns `function(*inputs)`; its gradient keeps the inputs, not the activations.
 
-    When the gradient of the outputs is known, the gradient calls the function again, under a new
-    tape, so that the activations of only one function are kept at a time, for one more forward
-    pass. The gradient consists of ordinary operations, so that second derivatives are right. A tape
-    outside of a `tf.function` differentiates the operations inside: it gets the same gradients, and
-    keeps the activations.
+    The gradient calls the function again, under a new tape, so that the activations of only one
+    function are kept at a time. It consists of ordinary operations, so that second derivatives are
+    right. A tape outside of a `tf.function` gets the same gradients, and keeps the activations.
 
     Args:
       function: a pure function of the inputs. It returns a sequence of floating tensors, and an

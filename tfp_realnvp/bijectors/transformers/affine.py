@@ -33,7 +33,6 @@ class Additive(Transformer):
     is_constant_jacobian = True
 
     def __init__(self) -> None:
-        """Constructs the transformer."""
         super().__init__(name="additive")
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -122,7 +121,6 @@ class SigmoidAffine(Transformer):
     num_parameters = 2
 
     def __init__(self) -> None:
-        """Constructs the transformer."""
         super().__init__(name="sigmoid_affine")
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

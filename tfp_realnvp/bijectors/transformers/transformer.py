@@ -20,10 +20,9 @@ class Transformer(Configurable, tf.Module, abc.ABC):
     transformed channels, the first parameter of all channels, then the second, and so on.
 
     `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, for a new transformer in
-    each coupling. To save such a flow, decorate f with
-    `keras.saving.register_keras_serializable()`, which names f in the file. A transformer within a
-    `Coupling` is saved by its constructor arguments, which are its attributes of the same names;
-    otherwise override `get_config`, which returns them.
+    each coupling. To save your own transformer, decorate f with
+    `keras.saving.register_keras_serializable()`. It is saved by its constructor arguments, which
+    are its attributes of the same names, or which `get_config` returns.
 
     #### Example
 
