@@ -10,8 +10,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors import ConditionalBijector
-from tfp_realnvp.networks import ConditionEmbedding
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -433,61 +431,19 @@ def _needs_no_condition(**_):
 
 
 @pytest.mark.parametrize(
-    ("construct", "error", "match"),
+    ("options", "match"),
     [
+        ({"num_classes": 3, "conditional_event_shape": [3]}, r"either a .*, got \[3\] and 3"),
+        ({"condition_dropout": 0.1}, "expected condition_dropout only with a condition, got 0.1"),
+        ({"num_classes": 3, "condition_dropout": 1}, r"condition_dropout in \[0, 1\), got 1"),
+        ({"num_classes": -1}, "expected num_classes of at least 1, got -1"),
+        ({"conditional_event_shape": [3, 4]}, r"shape \[K\] or \[H, W, K\], got \(3, 4\)"),
         (
-            lambda: tfr.RealNVPImage(_SHAPE, num_classes=3, conditional_event_shape=[3]),
-            ValueError,
-            r"expected either a conditional_event_shape or num_classes, got \[3\] and 3",
-        ),
-        (
-            lambda: tfr.RealNVPImage(_SHAPE, condition_dropout=0.1),
-            ValueError,
-            "expected condition_dropout only with a condition, got 0.1",
-        ),
-        (
-            lambda: tfr.RealNVPImage(_SHAPE, num_classes=3, condition_dropout=1),
-            ValueError,
-            r"expected a condition_dropout in \[0, 1\), got 1",
-        ),
-        (
-            lambda: tfr.RealNVPImage(_SHAPE, num_classes=-1),
-            ValueError,
-            "expected num_classes of at least 1, got -1",
-        ),
-        (
-            lambda: tfr.RealNVPImage(_SHAPE, conditional_event_shape=[3, 4]),
-            ValueError,
-            r"expected a conditional_event_shape \[K\] or \[H, W, K\], got \(3, 4\)",
-        ),
-        (
-            lambda: tfr.RealNVPImage(_SHAPE, 1, num_classes=3, network_fn=_needs_no_condition),
-            ValueError,
-            "expected a network whose call has an argument `conditional_input`, got none",
-        ),
-        (
-            lambda: tfr.AffineCoupling(
-                tfr.CheckerboardMask(0), ft.network(2, 4), conditional_event_shape=[3]
-            ),
-            ValueError,
-            r"an argument `conditional_input`, for conditional_event_shape=\[3\], got",
-        ),
-        (
-            lambda: ConditionalBijector(
-                _coupling(conditional_event_shape=[3]),
-                ConditionEmbedding(num_classes=3),
-                dtype=tf.float64,
-            ),
-            TypeError,
-            "expected parts of dtype float64, got affine_coupling of float32",
-        ),
-        (
-            lambda: ConditionalBijector(_coupling(), ConditionEmbedding(num_classes=3)),
-            ValueError,
+            {"num_scales": 1, "num_classes": 3, "network_fn": _needs_no_condition},
             "expected a network whose call has an argument `conditional_input`, got none",
         ),
     ],
 )
-def test_constructors(construct, error, match):
-    with pytest.raises(error, match=match):
-        construct()
+def test_constructors(options, match):
+    with pytest.raises(ValueError, match=match):
+        tfr.RealNVPImage(_SHAPE, **options)

@@ -79,18 +79,6 @@ def test_samplers_of_joint_distributions_use_the_latents():
     np.testing.assert_allclose(bijector.forward([z])[0], prior.bijector.forward(z), rtol=1e-5)
 
 
-def test_constraints():
-    flow = _flow(dtype=tf.float64)
-    chain = tfb.Chain([tfb.Softplus(), tfb.Shift(tf.constant(1.0, tf.float64)), flow])
-    x = ft.normal([3], tf.float64)
-    log_det = chain.forward_log_det_jacobian(x, event_ndims=1)
-    np.testing.assert_allclose(log_det, ft.jacobian_log_det(chain.forward, x), rtol=1e-9)
-    distribution = tfd.TransformedDistribution(ft.standard_normal([3], tf.float64), chain)
-    y = distribution.sample(100, seed=(0, 1))
-    assert np.min(y) > 0
-    np.testing.assert_allclose(chain.forward(chain.inverse(tf.identity(y))), y, rtol=1e-9)
-
-
 @pytest.fixture
 def split_flow():
     """A posterior over a structure, and its networks."""
@@ -258,24 +246,3 @@ def test_the_density_in_latent_space():
         results.accepted_results.target_log_prob, distribution.distribution.log_prob(z)
     )
     np.testing.assert_allclose(results.accepted_results.grads_target_log_prob[0], -z, atol=1e-9)
-
-
-@pytest.mark.full
-def test_chains_have_the_right_moments():
-    # The flow is a poor fit, and the chains make up for it.
-    target = tfd.MultivariateNormalTriL([1.0, -1.0], [[1.0, 0.0], [0.8, 0.5]])
-    flow = _flow(2)
-
-    @tf.function(autograph=False)
-    def sample():
-        kernel = tfp.mcmc.TransformedTransitionKernel(
-            tfp.mcmc.HamiltonianMonteCarlo(target.log_prob, 0.2, 3), flow
-        )
-        kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(kernel, 100)
-        return tfp.mcmc.sample_chain(
-            200, tf.zeros([100, 2]), kernel=kernel, num_burnin_steps=100, trace_fn=None, seed=(0, 1)
-        )
-
-    draws = sample().numpy().reshape(-1, 2)
-    np.testing.assert_allclose(draws.mean(axis=0), target.mean(), atol=0.1)
-    np.testing.assert_allclose(np.cov(draws.T), target.covariance(), atol=0.15)

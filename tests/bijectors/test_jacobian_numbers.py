@@ -18,19 +18,6 @@ tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
-def test_training_log_det_holds_the_statistics_fixed():
-    # With `training=True` the statistics depend on the batch. The log det is that of the map with
-    # these statistics held fixed, as for every flow with batch normalization: the value of the
-    # same pass, with its statistics as moving ones.
-    bijector = ft.randomize(tfr.BatchNormalization(num_channels=2, dtype=tf.float64))
-    y = 3 * ft.normal([5, 4, 4, 2], tf.float64) + 2
-    x, ildj = bijector.inverse_and_log_det(y, training=True)
-    again, expected = bijector.inverse_and_log_det(tf.identity(y))
-    np.testing.assert_allclose(x, again, rtol=1e-12)
-    np.testing.assert_allclose(ildj, expected, rtol=1e-12)
-    np.testing.assert_allclose(ildj[0], ft.jacobian_log_det(bijector.inverse, y[0]), rtol=1e-9)
-
-
 @pytest.mark.parametrize("num_values", [256, 17])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.float64, 1e-12)])
 def test_uniform_pixels_cost_log2_of_the_grey_levels(num_values, dtype, tolerance):

@@ -471,30 +471,6 @@ def test_unknown_batch_height_and_width(name):
     _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
 
-# One of each kind: a part flattens its batch, whatever it does with the events.
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("channel1_affine", "coupling_attention", "batch_normalization", "squeeze_factor_out"),
-        *("pixel_logit", "tfp_chain", "vector_coupling", "vector_given_label", "image_jet"),
-    ],
-)
-def test_unknown_batch_of_two_dimensions(name):
-    given = _given(name)
-    bijector, x = _bijector(name), _latents(name, batch=(2, 3))
-    function = tf.function(
-        lambda x: (
-            bijector.forward(x, **given),
-            bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given),
-        ),
-        input_signature=[tf.TensorSpec([None, None, *x.shape[-_ndims(name) :]], x.dtype)],
-        autograph=False,
-    )
-    y, fldj = function(x)
-    np.testing.assert_allclose(y, bijector.forward(x, **given), rtol=1e-10, atol=1e-10)
-    assert fldj.shape == (2, 3)
-
-
 @pytest.mark.parametrize("shape", [None, "rank"])
 @pytest.mark.parametrize(
     "make",

@@ -81,15 +81,12 @@ class PixelLogit(FlowBijector):
         parameters["num_values"] = num_values
         super().__init__(is_constant_jacobian=alpha is None, parameters=parameters)
         numpy_dtype = self.dtype.as_numpy_dtype
-        self._low, self._high = numpy_dtype(-np.inf), numpy_dtype(np.inf)
-        if alpha is None:
-            return
-        margin = num_values * (alpha / (1 - 2 * alpha))
-        low, high = -margin, num_values + margin
-        # In another interval the lowest gray level rounds to an end, or the noise on the
-        # highest level is lost.
-        limits = np.finfo(numpy_dtype)
-        if -low < float(limits.tiny) or high * float(limits.eps) > 2**-4:
+        margin = np.inf if alpha is None else num_values * (alpha / (1 - 2 * alpha))
+        low, high, limits = -margin, num_values + margin, np.finfo(numpy_dtype)
+        # In another interval the lowest gray level rounds to an end, or the noise on the highest
+        # level is lost.
+        is_resolved = margin >= float(limits.tiny) and high * float(limits.eps) <= 2**-4
+        if not (alpha is None or is_resolved):
             raise ValueError(
                 f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
                 f"resolves, got {alpha} and {num_values}, the interval ({low:.4g}, {high:.4g})."

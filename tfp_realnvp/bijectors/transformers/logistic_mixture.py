@@ -116,12 +116,6 @@ class LogisticMixture(Transformer):
         low, high = functools.reduce(tf.minimum, quantiles), functools.reduce(tf.maximum, quantiles)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps
 
-        def step_is_large(
-            x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
-        ) -> tf.Tensor:
-            del x
-            return tf.reduce_any(step > epsilon * (1 + tf.abs(low) + tf.abs(high)))
-
         def newton_step(
             x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
@@ -134,7 +128,9 @@ class LogisticMixture(Transformer):
 
         start = (low + high) / 2
         solution, *_ = tf.while_loop(
-            step_is_large,
+            lambda _, low, high, step: tf.reduce_any(
+                step > epsilon * (1 + tf.abs(low) + tf.abs(high))
+            ),
             newton_step,
             (start, low, high, high - low),
             maximum_iterations=self._MAX_STEPS,
