@@ -93,8 +93,7 @@ class ActNorm(ChannelNormalization):
           num_channels: creates the variables now; `None` creates them at the first call.
           epsilon: added to the first batch's variance, positive.
           learned: variables to share with another bijector.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
-          dtype, validate_args, name: as in `FlowBijector`.
+          event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
           ValueError: if `epsilon` is not positive.

@@ -90,8 +90,7 @@ class BatchNormalization(ChannelNormalization):
           epsilon: added to the variance, positive.
           statistics: statistics that training normalizes by, `'running'` (Appendix E) or `'batch'`.
           moving: moving statistics to share with another bijector.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
-          dtype, validate_args, name: as in `FlowBijector`.
+          event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
           ValueError: if `momentum`, `epsilon` or `statistics` is out of range.

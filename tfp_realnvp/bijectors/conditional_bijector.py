@@ -24,8 +24,8 @@ class ConditionalBijector(FlowChain):
     forward(x, c) = bijector.forward(x, embedding(c))
     ```
 
-    The leading shapes of the events and of the condition broadcast. An image as condition has the
-    height and width of the data.
+    The leading shapes of events and condition broadcast. An image as condition has the height and
+    width of the data.
     """
 
     def __init__(

@@ -85,8 +85,7 @@ class Coupling(FlowBijector):
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
             `None`, a condition is passed on unchecked. An image with fewer channels is squeezed,
             each 2×2 square to 4 channels, until it has K.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C].
-          dtype, validate_args, name: as in `FlowBijector`.
+          event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
         Raises:
@@ -311,13 +310,11 @@ class AffineCoupling(Coupling):
           network: as in `Coupling`. Its output is [B, H, W, 2c], first `t`, then the argument of
             tanh; [B, H, W, c] without `use_scale`.
           use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
-          scale: the initial value of the trainable scale of tanh, by default 1, or the variable
-            itself. Only with `use_scale`.
+          scale: the trainable scale of tanh, or its initial value, by default 1.
           mask, conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
 
         Raises:
-          TypeError: if `scale` is neither a number nor a variable, or as in `Coupling`.
-          ValueError: if `scale` is not finite, or given without `use_scale`, or as in `Coupling`.
+          TypeError, ValueError: if `scale` does not fit, or as in `Coupling`.
         """
         parameters = dict(locals())
         validation.flag(use_scale, f"{name}: expected a bool as use_scale")

@@ -52,20 +52,17 @@ class FlowChain(FlowBijector):
         """Constructs the composition.
 
         Args:
-          bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on
-            [..., D]. The list may be empty.
+          bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on [..., D].
           recompute: whether the gradient computes the activations of the networks again, one
             coupling at a time, which saves memory for one more forward pass. Networks must be Keras
             layers.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D]. Defaults to the value of
-            the bijectors of this package, or to 3.
+          event_ndims: by default that of the bijectors of this package, or 3.
           dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
         Raises:
           TypeError: if an argument has a wrong type, or a bijector has another dtype.
-          ValueError: if some bijectors are on images and others on vectors, or no network can be
-            recomputed.
+          ValueError: if bijectors have different event_ndims, or no network can be recomputed.
         """
         arguments = dict(locals())
         del arguments["parameters"]
@@ -173,7 +170,11 @@ def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
     """Returns the rank of events, which all bijectors of this package must share."""
-    by_name = {b.name: b.forward_min_event_ndims for b in bijectors if _of_package(b)}
+    by_name = {
+        part.name: part.forward_min_event_ndims
+        for part in bijectors
+        if isinstance(part, FlowBijector) or _of_package(part)
+    }
     ranks = {*by_name.values(), event_ndims} - {None}
     if len(ranks) > 1:
         argument = "" if event_ndims is None else f"event_ndims={event_ndims} and "

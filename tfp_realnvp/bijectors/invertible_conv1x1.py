@@ -63,8 +63,7 @@ class InvertibleConv1x1(FlowBijector):
         Args:
           num_channels: number of channels C.
           factors: variables to share with another bijector.
-          event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., C], whose elements it mixes.
-          dtype, validate_args, name: as in `FlowBijector`.
+          event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
           ValueError: if `num_channels` is below 1.
@@ -122,8 +121,7 @@ class NormalizedConv1x1:
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    It takes half of the operations. The shift is subtracted before the product: a bias after it
-    would lose digits of a large shift.
+    It takes half of the operations. A bias after the product would lose digits of a large shift.
     """
 
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:
@@ -195,10 +193,7 @@ class PLUFactors(tf.Module):
     def normalized(
         self, shift: tf.Variable, log_scale: tf.Variable
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns W after the map `y -> (y - shift) * exp(log_scale)` in three parts.
-
-        The parts are `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales.
-        """
+        """Returns `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales."""
         return _normalized_product(*self._factors(), self.order, shift, log_scale)
 
     def inverse_matrix(self) -> tf.Tensor:

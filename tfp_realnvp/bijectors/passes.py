@@ -36,8 +36,8 @@ class Pass:
 
     Attributes:
       training: whether to normalize by batch statistics, and to update the moving ones.
-      condition: the condition of the events, or `None`. If a network declares the shape of its
-        condition, this is a checked tensor with the leading shape of the events.
+      condition: the condition of the events. If a network declares its shape, this is a checked
+        tensor with the leading shape of the events.
       recompute: whether gradients compute the activations of the networks again.
       statistics: the events that batch statistics average over, and their weights.
       observer: called as `observer(bijector, value, log_det)` after each part, inner parts first.

@@ -103,7 +103,7 @@ def call_on_events(
     Args:
       function: returns a value [..., *event] and a log det [...].
       events: [..., *event].
-      event_ndims: 3 for images, 1 for vectors.
+      event_ndims: rank of an event.
       condition: an array or tensor with the leading dimensions of the events, or any other object.
     """
     static = _leading(events.shape, event_ndims)

@@ -34,8 +34,6 @@ class RationalQuadraticSpline(Transformer):
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
 
-    whose discriminant, b² - 4 a c in the paper, is a sum of terms that are not negative.
-
     The P = 3K - 1 parameters are K for the widths of the bins and K for their heights,
     `2B (m + (1 - K m) softmax(θ))` with m the `min_bin_size`, then K - 1 for the slopes at the
     knots between the bins, `min_slope + softplus(θ + c)`. The constant c makes the slope of zero
@@ -110,10 +108,8 @@ class RationalQuadraticSpline(Transformer):
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns whether values are in (-B, B), and the values, with zeros outside.
-
-        Far outside of the interval, derivatives of the values themselves would not be finite.
-        """
+        """Returns whether values are in (-B, B), and the values, with zeros outside."""
+        # Far outside of the interval, derivatives of the values themselves would not be finite.
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
