@@ -14,10 +14,10 @@ _SHAPE = (4, 2, 3)
 
 
 class _AppendixE:
-    """The paper's Appendix E, in NumPy."""
+    """The paper's Appendix E, or plain batch normalization, in NumPy."""
 
-    def __init__(self, momentum, epsilon):
-        self.momentum, self.epsilon = momentum, epsilon
+    def __init__(self, momentum, epsilon, statistics="running"):
+        self.momentum, self.epsilon, self.statistics = momentum, epsilon, statistics
         self.mean, self.variance = None, None
 
     def step(self, y):
@@ -28,13 +28,14 @@ class _AppendixE:
             rho = self.momentum
             self.mean = rho * self.mean + (1 - rho) * mean
             self.variance = rho * self.variance + (1 - rho) * variance
-        return self.apply(y)
+        is_running = self.statistics == "running"
+        return self.apply(y) if is_running else self.apply(y, mean, variance)
 
-    def apply(self, y):
-        x = (y - self.mean) / np.sqrt(self.variance + self.epsilon)
-        positions = y.shape[1] * y.shape[2]
-        ildj = -0.5 * positions * np.log(self.variance + self.epsilon).sum()
-        return x, np.full([len(y)], ildj)
+    def apply(self, y, mean=None, variance=None):
+        mean = self.mean if mean is None else mean
+        variance = (self.variance if variance is None else variance) + self.epsilon
+        ildj = -0.5 * y.shape[1] * y.shape[2] * np.log(variance).sum()
+        return (y - mean) / np.sqrt(variance), np.full([len(y)], ildj)
 
 
 def _batches(count=3):
@@ -44,10 +45,13 @@ def _batches(count=3):
     ]
 
 
-@pytest.mark.parametrize("mode", ["eager", "function"])
-def test_three_steps_of_appendix_e(mode):
-    bijector = tfr.BatchNormalization(0.8, epsilon=1e-3, dtype=tf.float64)
-    expected = _AppendixE(0.8, 1e-3)
+@pytest.mark.parametrize(
+    ("statistics", "mode"), [("running", "eager"), ("running", "function"), ("batch", "eager")]
+)
+def test_three_steps(statistics, mode):
+    options = {"epsilon": 1e-3, "statistics": statistics}
+    bijector = tfr.BatchNormalization(0.8, dtype=tf.float64, **options)
+    expected = _AppendixE(0.8, **options)
     step = lambda y: bijector.inverse_and_log_det(y, training=True)  # noqa: E731
     step = tf.function(step) if mode == "function" else step
     for number, y in enumerate(_batches()):
@@ -81,9 +85,8 @@ def test_gradients_go_through_the_current_batch_only(statistics):
     bijector.inverse(first, training=True)
 
     def loss(y):
-        calculation = _AppendixE(momentum, epsilon)
-        if statistics == "running":
-            calculation.step(first.numpy())
+        calculation = _AppendixE(momentum, epsilon, statistics)
+        calculation.step(first.numpy())
         x, ildj = calculation.step(y)
         return (x * weights).sum() + (ildj * np.arange(5)).sum()
 
@@ -109,21 +112,6 @@ def test_no_gradient_from_an_earlier_batch():
         bijector.inverse(first, training=True)
         x = bijector.inverse(second, training=True)
     assert tape.gradient(x, first) is None
-
-
-def test_batch_statistics():
-    bijector = tfr.BatchNormalization(0.7, statistics="batch", epsilon=1e-3, dtype=tf.float64)
-    moving = _AppendixE(0.7, 1e-3)
-    for y in _batches():
-        y_ = y.numpy()
-        mean, variance = y_.mean((0, 1, 2)), y_.var((0, 1, 2)) + 1e-3
-        x, ildj = bijector.inverse_and_log_det(y, training=True)
-        np.testing.assert_allclose(x, (y_ - mean) / np.sqrt(variance), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(ildj, np.full(5, -4 * np.log(variance).sum()), rtol=1e-10)
-        moving.step(y_)
-    # Evaluation is by the moving statistics, which follow as before.
-    for actual, value in zip(bijector.inverse_and_log_det(y), moving.apply(y_), strict=True):
-        np.testing.assert_allclose(actual, value, rtol=1e-10)
 
 
 def test_moments_are_over_all_leading_dimensions():

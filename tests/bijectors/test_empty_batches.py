@@ -138,13 +138,6 @@ def test_a_fixed_condition(name):
     assert of_none.log_prob(np.stack([x] * 5)[:, np.newaxis]).shape == [5, 0]
 
 
-def test_leading_shapes_that_do_not_broadcast():
-    flow = _distribution("vector_labels")
-    message = r"leading shapes .* that broadcast, got \(0, 3\) with 1 and \(2,\) with 0 event"
-    with pytest.raises(ValueError, match=message):
-        flow.log_prob(tf.zeros([0, 3]), **_condition("vector_labels", 2))
-
-
 @pytest.mark.parametrize("name", ["image_labels", "vector", "vector_vectors"])
 @pytest.mark.eager
 def test_a_model_is_called_without_events(name):

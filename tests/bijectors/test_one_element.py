@@ -52,17 +52,6 @@ def test_all_variables_have_gradients(transformer, condition):
     assert not missing and all("off_diagonal" in name for name in zero)
 
 
-def test_the_condition_changes_the_density():
-    flow = _flow(conditional_event_shape=[1])
-    x, conditions = ft.normal([4, 1], tf.float64), ft.normal([2, 4, 1], tf.float64, seed=1)
-    log_probs = [flow.log_prob(x, bijector_kwargs={"conditional_input": c}) for c in conditions]
-    assert np.abs(log_probs[0] - log_probs[1]).min() > 1e-3
-    z, ildj = flow.bijector.inverse_and_log_det(x, conditional_input=conditions[0])
-    y, fldj = flow.bijector.forward_and_log_det(tf.identity(z), conditional_input=conditions[0])
-    np.testing.assert_allclose(y, x, rtol=1e-9)
-    np.testing.assert_allclose(fldj, -ildj, rtol=1e-9)
-
-
 def test_regression_of_one_number():
     # y = 2 x + 0.3 ε: the exact loss is the entropy of the noise.
     rng = np.random.default_rng(0)

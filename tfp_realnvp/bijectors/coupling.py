@@ -97,15 +97,13 @@ class Coupling(FlowBijector):
             parameters = dict(locals())
             del parameters["parameters"]
         # The class of a mask has the methods of the protocol as well.
-        if isinstance(mask, type) or not isinstance(mask, Mask):
-            raise TypeError(
-                f"{name}: expected a CheckerboardMask, a ChannelMask, or another object with the "
-                f"methods of a mask, got {mask!r}."
-            )
+        is_mask = isinstance(mask, Mask) and not isinstance(mask, type)
+        expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
+        validation.require(is_mask, expected, mask, TypeError)
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
-        if not callable(network):
-            raise TypeError(f"{name}: expected a layer or a function as network, got {network!r}.")
+        expected = f"{name}: expected a layer or a function as network"
+        validation.require(callable(network), expected, network, TypeError)
         is_transformer = isinstance(transformer, Transformer)
         expected = f"{name}: expected a Transformer"
         validation.require(is_transformer, expected, transformer, TypeError)
@@ -379,19 +377,16 @@ def _declared_condition(
     network: Callable[..., tf.Tensor], shape: Sequence[int | None] | None, name: str
 ) -> _NetworkCondition | None:
     declared = getattr(network, "conditional_event_shape", None)
-    if shape is None:
-        shape = declared
-    if shape is None:
+    if (shape := declared if shape is None else shape) is None:
         return None
-    if not takes_condition(network):
-        raise ValueError(
-            f"{name}: expected a network with an argument `conditional_input`, for "
-            f"conditional_event_shape={shape}, got {network!r}."
-        )
+    expected = (
+        f"{name}: expected a network with an argument `conditional_input`, for "
+        f"conditional_event_shape={shape}"
+    )
+    validation.require(takes_condition(network), expected, network)
     spec = _NetworkCondition(shape)
-    if declared is not None and not tf.TensorShape(spec.event_shape).is_compatible_with(declared):
-        raise ValueError(
-            f"{name}: expected the conditional_event_shape of the network, {tuple(declared)}, got "
-            f"{spec.event_shape}."
-        )
+    if declared is not None:
+        expected = f"{name}: expected the conditional_event_shape of the network, {tuple(declared)}"
+        fits = tf.TensorShape(spec.event_shape).is_compatible_with(declared)
+        validation.require(fits, expected, spec.event_shape)
     return spec

@@ -54,8 +54,7 @@ class LogisticMixture(Transformer):
           max_log_factor: bound of |a|.
 
         Raises:
-          ValueError: if a number is out of range.
-          TypeError: if an argument is not a number.
+          TypeError, ValueError: if an argument is not a number, or out of range.
         """
         super().__init__(name="logistic_mixture")
         name = "LogisticMixture"

@@ -71,8 +71,7 @@ class RationalQuadraticSpline(Transformer):
           min_slope: least slope at a knot, which bounds the log slopes.
 
         Raises:
-          ValueError: if a number is out of range.
-          TypeError: if an argument is not a number.
+          TypeError, ValueError: if an argument is not a number, or out of range.
         """
         super().__init__(name="rational_quadratic_spline")
         name = "RationalQuadraticSpline"
