@@ -40,7 +40,7 @@ class Mask(Protocol):
         """Returns the number of transformed channels of an event with `channels`."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(unsafe_hash=True)
 class CheckerboardMask(Mask, Configurable):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
@@ -64,7 +64,7 @@ class CheckerboardMask(Mask, Configurable):
     parity: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parity", check_parity(self.parity))
+        self.parity = check_parity(self.parity)
 
     def board(self, image: tf.Tensor) -> tf.Tensor:
         """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
@@ -88,7 +88,7 @@ class CheckerboardMask(Mask, Configurable):
         return channels
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(unsafe_hash=True)
 class ChannelMask(Mask, Configurable):
     """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
 
@@ -122,15 +122,14 @@ class ChannelMask(Mask, Configurable):
     permutation: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parity", check_parity(self.parity))
+        self.parity = check_parity(self.parity)
         if self.num_first is not None:
-            num_first = validation.count(self.num_first, "num_first", 0, "ChannelMask")
-            object.__setattr__(self, "num_first", num_first)
+            self.num_first = validation.count(self.num_first, "num_first", 0, "ChannelMask")
         if (order := self.permutation) is not None:
             expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"
             is_permutation = np.array_equal(np.sort(order), np.arange(np.size(order)))
             validation.require(is_permutation, expected, order)
-            object.__setattr__(self, "permutation", tuple(map(int, order)))
+            self.permutation = tuple(map(int, order))
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the kept and the transformed channels, each [..., c]."""
@@ -170,7 +169,7 @@ class ChannelMask(Mask, Configurable):
         return sizes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(unsafe_hash=True)
 class SpatialMask(Mask, Configurable):
     """Keeps half of the positions, and arranges each half as an image with half of the channels.
 
@@ -208,7 +207,7 @@ class SpatialMask(Mask, Configurable):
 
     def __post_init__(self) -> None:
         validation.choice(self.pattern, _PATTERNS, "SpatialMask: expected a pattern")
-        object.__setattr__(self, "parity", check_parity(self.parity))
+        self.parity = check_parity(self.parity)
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the kept and transformed positions, [..., H, W, C/2], for even H, W and C."""
