@@ -23,11 +23,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images at random, identically for equal arguments; returns the indices of both parts.
-
-    Raises:
-      ValueError: if one of the parts is empty.
-    """
+    """Returns the indices of two random parts of images, the same for equal arguments."""
     expected = f"Expected to hold out at least 1 and fewer than all of {num_images} images"
     validation.require(0 < num_held_out < num_images, expected, num_held_out)
     order = np.random.default_rng(0).permutation(num_images)

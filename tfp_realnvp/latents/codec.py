@@ -84,14 +84,6 @@ def encode(
     >>> latents.encode(flow, images, conditional_input=np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
 
-    Vectors:
-
-    >>> flow = tfr.RealNVPVector(5, num_couplings=2, num_filters=8)
-    >>> vectors = np.random.default_rng(0).normal(size=[3, 5])
-    >>> z = latents.encode(flow, vectors)
-    >>> z.shape, bool(np.allclose(latents.decode(flow, z), vectors, atol=1e-4))
-    ((3, 5), True)
-
     Args:
       flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, or the
         `FlowModel` of one.
@@ -150,7 +142,7 @@ def transformed(
     condition: ConditionArray | None,
     batch_size: int,
 ) -> np.ndarray:
-    """Returns `forward` or `inverse` of a flow, for events [..., *event] and their condition.
+    """Returns a function of events [..., *event] and their condition, computed in batches.
 
     Args:
       function: `forward` or `inverse` of `bijector` or, for embedded conditions, of its layers.
@@ -220,11 +212,7 @@ def reconstruct(
 
 
 def bijector_of(flow: Flow, *kinds: type) -> Any:
-    """Returns the bijector of a flow, a flow of images or vectors, or one of `kinds`.
-
-    Raises:
-      TypeError: if there is none.
-    """
+    """Returns the bijector of a flow; raises `TypeError` if it is not of `kinds`."""
     flow, kinds = without_model(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if not isinstance(bijector, kinds):
@@ -242,11 +230,7 @@ def without_model(flow: Flow) -> ImageFlow | VectorFlow | tfd.Distribution:
 
 
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
-    """Returns the condition of a flow's bijector; `None` if only the base distribution takes it.
-
-    Raises:
-      ValueError: if the flow declares no condition, or another one.
-    """
+    """Returns the condition of a flow's bijector, checked; `None` if only the base takes one."""
     if conditional_input is None:
         return None
     flow, bijector = without_model(flow), bijector_of(flow)

@@ -141,9 +141,8 @@ def complete(
         is not finite where a chain starts.
     """
     flow = distribution_of(flow, "complete")
-    smallest = 4 * num_chains
-    expected = f"complete: expected num_samples of at least four of each chain, {smallest}"
-    num_samples = validation.integer(num_samples, smallest, expected)
+    expected = f"complete: expected num_samples of at least four of each chain, {4 * num_chains}"
+    num_samples = validation.integer(num_samples, 4 * num_chains, expected)
     events = np.asarray(events)
     is_known = _known(events, is_known, flow.event_shape)
     support = _Support(flow, events, is_known)
