@@ -1,22 +1,11 @@
 """Log densities by position: what they sum up to, and that each share is at its place."""
 
+import flow_testing as ft
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from flow_testing import (
-    convolution,
-    coupling,
-    flow_distribution,
-    full,
-    grey_levels,
-    image_flow,
-    pixels,
-    randomize,
-    shallow_conv,
-    standard_normal,
-)
 
 import tfp_realnvp as tfr
 
@@ -35,18 +24,18 @@ def maps_of(distribution, values, *args, **kwargs):
 
 
 def flow(**kwargs):
-    return flow_distribution(_SHAPE, network_fn=convolution, **kwargs)
+    return ft.flow_distribution(_SHAPE, network_fn=ft.convolution, **kwargs)
 
 
 def chain():
     """Returns a flow with bijectors of TFP, and with the inverse of each kind of ours."""
-    inverses = [tfr.ActNorm(num_channels=2), coupling(tfr.CheckerboardMask(1), 2)]
+    inverses = [tfr.ActNorm(num_channels=2), ft.coupling(tfr.CheckerboardMask(1), 2)]
     inverses += [tfr.BatchNormalization(num_channels=2), tfr.InvertibleConv1x1(2)]
     parts = [tfb.Scale(64.0), tfb.Softplus(), tfb.Permute([1, 0]), tfb.Chain([tfb.Shift(1.0)])]
     parts += [tfr.FlowChain([]), *map(tfb.Invert, [*inverses, tfr.PixelLogit(num_values=9)])]
     return tfd.TransformedDistribution(
         tfd.Independent(tfd.Normal(tf.linspace(0.0, 1.0, 2), tf.fill(_SHAPE, 2.0)), 3),
-        randomize(tfr.FlowChain(parts)),
+        ft.randomize(tfr.FlowChain(parts)),
     )
 
 
@@ -73,7 +62,7 @@ def chain():
 )
 def test_the_sum_is_the_log_density(make):
     distribution = make()
-    x = pixels((3, *_SHAPE), distribution.dtype)
+    x = ft.pixels((3, *_SHAPE), distribution.dtype)
     maps = maps_of(distribution, x)
     assert maps.shape == (3, 4, 4) and np.isfinite(maps).all()
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), distribution.log_prob(x), rtol=2e-6)
@@ -88,20 +77,22 @@ def test_the_sum_is_the_log_density_given_a_condition():
         ),
         event_shape=_SHAPE,
     )
-    bijector = image_flow(
-        _SHAPE, num_scales=1, num_couplings=1, num_classes=3, network_fn=shallow_conv
+    bijector = ft.image_flow(
+        _SHAPE, num_scales=1, num_couplings=1, num_classes=3, network_fn=ft.shallow_conv
     )
     model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
-    images, labels = grey_levels(5, _SHAPE), np.array([0, 1, 2, 1, 0])
+    images, labels = ft.grey_levels(5, _SHAPE), np.array([0, 1, 2, 1, 0])
     maps = tfr.log_prob_map(model, images, labels, batch_size=2)
     log_prob = tfr.log_prob(model, images, labels, batch_size=2)
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), log_prob, rtol=2e-6)
 
 
 def test_the_density_of_learned_noise_is_a_part():
-    dequantizer = randomize(tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4))
+    dequantizer = ft.randomize(
+        tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4)
+    )
     model = tfr.FlowModel(flow(num_couplings=1), dequantizer=dequantizer)
-    images = grey_levels(3, _SHAPE)
+    images = ft.grey_levels(3, _SHAPE)
     maps = tfr.log_prob_map(model, images)
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), tfr.log_prob(model, images), rtol=2e-6)
 
@@ -116,26 +107,26 @@ def blocks():
         return layer
 
     options = {"num_couplings": 1, "normalization": "actnorm", "invertible_conv": True}
-    return image_flow((None, None, 2), num_scales=3, network_fn=pointwise, **options)
+    return ft.image_flow((None, None, 2), num_scales=3, network_fn=pointwise, **options)
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("log_dets", [True, *full(False)])
+@pytest.mark.parametrize("log_dets", [True, *ft.full(False)])
 def test_each_share_is_at_its_place(blocks, log_dets):
-    x = pixels((2, 8, 16, 2))
-    distribution = tfd.TransformedDistribution(standard_normal([8, 16, 2]), blocks)
+    x = ft.pixels((2, 8, 16, 2))
+    distribution = tfd.TransformedDistribution(ft.standard_normal([8, 16, 2]), blocks)
     maps = maps_of(distribution, x, log_dets=log_dets)
     for part, share in zip(tf.split(x, 2, axis=2), np.split(maps, 2, axis=2), strict=True):
         latents, ildj = blocks.inverse_and_log_det(part)
-        expected = standard_normal([8, 8, 2]).log_prob(latents) + (ildj if log_dets else 0.0)
+        expected = ft.standard_normal([8, 8, 2]).log_prob(latents) + (ildj if log_dets else 0.0)
         np.testing.assert_allclose(share.sum(axis=(1, 2)), expected, rtol=1e-5)
 
 
 @pytest.mark.graph
 def test_latents_cover_their_blocks(blocks):
     """Each scale's latents are spread over the pixels that one of its positions covers."""
-    x = pixels((1, 4, 4, 2))
-    distribution = tfd.TransformedDistribution(standard_normal([4, 4, 2]), blocks)
+    x = ft.pixels((1, 4, 4, 2))
+    distribution = tfd.TransformedDistribution(ft.standard_normal([4, 4, 2]), blocks)
     [shares] = maps_of(distribution, x, log_dets=False)
     finest, middle, coarsest = (
         tf.reduce_sum(tfd.Normal(0.0, 1.0).log_prob(z), [0, 3]).numpy()
@@ -157,8 +148,8 @@ def test_log_dets_are_at_the_changed_positions(mask):
         return 1.0 + tf.random.stateless_uniform([*x.shape[:-1], 2 * halved], (0, 1))
 
     bijector = tfr.Coupling(mask, network, tfr.SigmoidAffine())
-    distribution = tfd.TransformedDistribution(standard_normal(_SHAPE), bijector)
-    x = pixels((1, *_SHAPE))
+    distribution = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+    x = ft.pixels((1, *_SHAPE))
     [log_dets] = maps_of(distribution, x) - maps_of(distribution, x, log_dets=False)
     changed = np.abs(bijector.inverse(x) - x).sum(axis=(0, 3)) > 0
     assert changed.sum() == 8
@@ -179,22 +170,22 @@ class Doubled(tfr.FlowBijector):
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("make", "message"),
     [
-        (lambda: tfr.FlowChain([Doubled()]), ValueError, "doubled: .*`_sum_over_event`"),
-        (lambda: tfb.Chain([tfr.PixelLogit()]), ValueError, "chain.*: .*FlowChain` instead of"),
+        (lambda: tfr.FlowChain([Doubled()]), "doubled: .*`_sum_over_event`"),
+        (lambda: tfb.Chain([tfr.PixelLogit()]), "chain.*: .*FlowChain` instead of"),
     ],
 )
-def test_bijectors_without_positions(make, error, message):
-    distribution = tfd.TransformedDistribution(standard_normal(_SHAPE), make())
-    with pytest.raises(error, match=message):
-        tfr.log_prob_map(distribution, grey_levels(1, _SHAPE))
+def test_bijectors_without_positions(make, message):
+    distribution = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), make())
+    with pytest.raises(ValueError, match=message):
+        tfr.log_prob_map(distribution, ft.grey_levels(1, _SHAPE))
 
 
 @pytest.mark.parametrize(
     ("distribution", "error", "message"),
     [
-        (standard_normal([3]), ValueError, r"model of images, got event_shape \(3,\)"),
+        (ft.standard_normal([3]), ValueError, r"model of images, got event_shape \(3,\)"),
         (
             tfd.MixtureSameFamily(
                 tfd.Categorical([0.0, 1.0]),
@@ -203,16 +194,8 @@ def test_bijectors_without_positions(make, error, message):
             TypeError,
             r"as base, such as `tfd.Sample\(tfd.Normal.*MixtureSameFamily",
         ),
-        (tfb.Scale(2.0), TypeError, "a tfd.Distribution"),
     ],
 )
 def test_distributions_without_positions(distribution, error, message):
     with pytest.raises(error, match=message):
-        tfr.log_prob_map(distribution, grey_levels(1, _SHAPE))
-
-
-def test_features_are_no_gray_levels():
-    features = 3 * np.random.default_rng(0).normal(size=[5, *_SHAPE])
-    model = tfr.FlowModel(standard_normal(_SHAPE))
-    with pytest.raises(ValueError, match="pass dequantize=False to FlowModel"):
-        tfr.log_prob(model, features)
+        tfr.log_prob_map(distribution, ft.grey_levels(1, _SHAPE))

@@ -16,7 +16,7 @@ __all__ = ["ConditionSpec", "checked_condition_shape"]
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSpec:
-    r"""Declares a condition. All code that takes a condition checks and converts it here.
+    r"""Declares a condition, and checks and converts conditions for all code that takes one.
 
     | arguments | condition | one condition |
     | --- | --- | --- |
@@ -31,12 +31,10 @@ class ConditionSpec:
       event_shape: [K], or [H, W, K], where H and W can be `None`; [] for labels.
       num_classes: K, for labels.
       dropout: the probability with which `FlowModel.fit` leaves out the condition of an event;
-        `None` if there is always a condition.
+        `None` if a condition may not be missing.
 
     Raises:
-      ValueError: if not exactly one of `event_shape` and `num_classes` is given, or one of the
-        arguments is out of range.
-      TypeError: if an argument has a wrong type.
+      ValueError: unless one of `event_shape` and `num_classes` is given, and all are in range.
     """
 
     event_shape: Sequence[int | None] | None = None
@@ -45,8 +43,6 @@ class ConditionSpec:
 
     def __post_init__(self) -> None:
         shape, num_classes, dropout = self.event_shape, self.num_classes, self.dropout
-        if num_classes is not None and isinstance(shape, tuple) and not shape:
-            shape = None
         if (shape is None) == (num_classes is None):
             raise ValueError(
                 "expected either a conditional_event_shape or num_classes, got "
@@ -55,15 +51,12 @@ class ConditionSpec:
         if num_classes is None:
             shape = checked_condition_shape(shape)
         else:
-            shape = ()
             expected = "expected num_classes of at least 1"
-            num_classes = validation.integer(num_classes, 1, expected)
+            shape, num_classes = (), validation.integer(num_classes, 1, expected)
         if dropout is not None:
             expected = "expected a condition_dropout in [0, 1)"
-            dropout = float(validation.real(dropout, lambda x: 0 <= x < 1, expected))
-        values = {"event_shape": shape, "num_classes": num_classes, "dropout": dropout}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+            dropout = float(validation.fraction(dropout, expected))
+        self.__dict__.update(event_shape=shape, num_classes=num_classes, dropout=dropout)
 
     @property
     def event_ndims(self) -> int:
@@ -85,13 +78,10 @@ class ConditionSpec:
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
 
     def check(self, value: Any, caller: str) -> None:
-        """Raises `ValueError` if conditions are not as declared.
+        """Raises `ValueError` if conditions, an array or a tensor, are not as declared.
 
-        The range of labels is not known while a graph is traced: see `in_range`.
-
-        Args:
-          value: an array, which stays on the host, or a tensor.
-          caller: name that begins the error message.
+        The range of labels is not known while a graph is traced: see `in_range`. An array stays on
+        the host. The error message begins with `caller`.
         """
         shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(value.dtype)
         expected = f"{caller}: expected a conditional_input of {self.description}"
@@ -109,40 +99,43 @@ class ConditionSpec:
     def as_tensor(
         self, value: Any, caller: str = "ConditionSpec", dtype: Any = tf.float32
     ) -> tf.Tensor:
-        """Returns conditions that were checked as a tensor: int32 labels, or floats of `dtype`.
+        """Returns checked conditions as a tensor: int32 labels, or floats of `dtype`.
 
         Args:
           value: a tensor, an array, a pandas frame or series, a list or a number; or `None`, if the
             condition may be missing.
-          caller: as in `check`.
+          caller: name that begins error messages.
           dtype: dtype of vectors and images.
 
         Raises:
           ValueError: see `check`.
         """
+        dtype = self.tensor_spec(dtype).dtype
         if value is None:
-            return self._missing(caller, dtype)
+            if not self.may_be_missing:
+                raise ValueError(
+                    f"{caller}: expected a conditional_input of {self.description}, got None; it "
+                    "goes to `log_prob` and `sample` of a distribution as "
+                    "`bijector_kwargs={'conditional_input': ...}`, or is fixed by `tfr.condition`."
+                )
+            return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))
         value = value if tf.is_tensor(value) else np.asarray(value)
         self.check(value, caller)
-        return tf.cast(value, self._dtype(dtype))
+        return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns conditions [B, ...], one for each event of a batch, that were checked.
+        """Returns the checked conditions of a batch of events, [B, ...], an array or a tensor.
 
-        Labels [B, 1] are taken as [B]. For vectors of length 1, numbers [B] are taken as [B, 1].
+        Labels [B, 1] become [B]. For vectors of length 1, numbers [B] become [B, 1].
 
         Args:
           value: as in `as_tensor`, but not `None`.
-          caller: as in `check`.
-
-        Returns:
-          An array, or a tensor if `value` is one.
+          caller: name that begins error messages.
 
         Raises:
           ValueError: see `check`; or if conditions do not have one leading dimension.
         """
-        value = value if tf.is_tensor(value) else np.asarray(value)
-        value = self._with_column(value)
+        value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:
             raise ValueError(
@@ -152,15 +145,12 @@ class ConditionSpec:
         return value
 
     def in_range(self, labels: Any) -> Any:
-        """Returns for each label, an integer, whether it is that of a class, or -1 if missing."""
+        """Returns whether each label is in [0, num_classes), or -1 if it may be missing."""
         lowest = -1 if self.may_be_missing else 0
         return (labels >= lowest) & (labels < self.num_classes)
 
-    def _dtype(self, dtype: Any) -> tf.DType:
-        return tf.int32 if self.num_classes is not None else tf.as_dtype(dtype)
-
     def _advice(self, dtype: tf.DType) -> str:
-        """Returns the end of a sentence about labels that have another form."""
+        """Returns the end of an error message about labels of another form."""
         if self.num_classes is None:
             return ""
         whole = "`labels.astype(int)` makes integers of whole floats, and " * dtype.is_floating
@@ -171,7 +161,7 @@ class ConditionSpec:
         return shape.rank is None or shape.is_compatible_with(self.event_shape)
 
     def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
-        """Returns the static leading shape of conditions, the result of `as_tensor`."""
+        """Returns the static leading shape of a result of `as_tensor`."""
         return condition.shape[: condition.shape.rank - self.event_ndims]
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
@@ -186,16 +176,8 @@ class ConditionSpec:
 
     def tensor_spec(self, dtype: Any = tf.float32) -> tf.TensorSpec:
         """Returns the specification of a batch of conditions [B, ...]."""
-        return tf.TensorSpec([None, *self.event_shape], self._dtype(dtype), "conditional_input")
-
-    def _missing(self, caller: str, dtype: Any) -> tf.Tensor:
-        if not self.may_be_missing:
-            raise ValueError(
-                f"{caller}: expected a conditional_input of {self.description}, got None; it "
-                "goes to `log_prob` and `sample` of a distribution as "
-                "`bijector_kwargs={'conditional_input': ...}`, or is fixed by `tfr.condition`."
-            )
-        return tf.fill([size or 1 for size in self.event_shape], _missing_value(self._dtype(dtype)))
+        dtype = dtype if self.num_classes is None else tf.int32
+        return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
 
     def _with_column(self, value: Any) -> Any:
         """Returns labels [B, 1] as [B], and numbers [B] as vectors [B, 1] if these are declared."""
@@ -212,10 +194,7 @@ class ConditionSpec:
 
 def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
     """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises otherwise."""
-    expected = "expected a conditional_event_shape [K] or [H, W, K]"
-    is_shape = isinstance(shape, (Sequence, np.ndarray, tf.TensorShape))
-    validation.require(is_shape and not isinstance(shape, str), expected, shape, TypeError)
-    shape = tuple(shape)
+    expected, shape = "expected a conditional_event_shape [K] or [H, W, K]", tuple(shape)
     validation.require(len(shape) in (1, 3) and shape[-1] is not None, expected, shape)
     return tuple(None if n is None else validation.integer(n, 1, expected) for n in shape)
 

@@ -20,12 +20,10 @@ __all__ = [
     "bits_per_dim",
     "check_gray_levels",
     "dequantize",
-    "evaluation_seed",
     "event_noise",
     "gray_level_conditions",
     "largest_noise",
     "to_uint8",
-    "uniform_noise",
 ]
 
 # Training noise depends on the seed and the step. Evaluation noise has to differ from it.
@@ -39,8 +37,7 @@ def dequantize(
 
     For a density p over the result, `E[log p] <= log P` with the probability P of the integer
     images (Theis, van den Oord, Bethge 2016, section 3.1): the bits per dimension of the density
-    are an upper bound on the bits per dimension of the integer images. Noise that images already
-    contain is replaced.
+    are an upper bound on those of the integer images. The noise replaces fractions of the images.
 
     #### Example
 
@@ -54,31 +51,25 @@ def dequantize(
       images: gray levels, of any shape and any integer or floating dtype.
       seed: two integers. Equal seeds give equal noise.
       dtype: dtype of the result, `tf.float32` or `tf.float64`.
-      first: index of the first of these images in a larger batch, along the first axis. The noise
-        is the corresponding part of the noise of the larger batch.
+      first: index of the first of these images in a larger batch, whose noise they get.
 
     Returns:
       Values in [0, n) for gray levels 0 … n - 1.
 
     Raises:
-      ValueError: if `seed` is not two integers.
       TypeError: if `dtype` is not float32 or float64.
     """
-    if tf.as_dtype(dtype) not in (tf.float32, tf.float64):
-        # In half precision 255 has no fraction bits left for noise.
-        raise TypeError(f"dequantize: expected dtype float32 or float64, got {dtype!r}.")
-    seed = tf.convert_to_tensor(seed)
-    if not (seed.dtype.is_integer and seed.shape.is_compatible_with([2])):
-        raise ValueError(f"dequantize: expected two integers as seed, got {seed!r}.")
+    # In half precision 255 has no fraction bits left for noise.
+    dtype = validation.float_dtype(dtype, "dequantize")
     noise_fn = functools.partial(batch_noise, seed=seed, first=first)
     return UniformNoise(dtype).add_noise(images, noise_fn)[0]
 
 
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
-    """Raises `ValueError` for images in [0, 1], which were divided by 255, and for unknown levels.
+    """Raises `ValueError` unless images are gray levels 0, …, `num_values - 1`.
 
-    Continuous gray levels such as 3.7 are allowed: `dequantize` replaces their fractions. Negative
-    fractions are feature maps or the like.
+    Fractions are allowed, since `dequantize` replaces them, but not in images in [0, 1], which were
+    divided by 255, or beside negative values.
 
     Args:
       images: a finite array or tensor.
@@ -94,11 +85,9 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
 def gray_level_conditions(
     images: Any, num_values: int | None = None
 ) -> list[tuple[tf.Tensor, str, str]]:
-    """Returns what holds for gray levels: scalars `bool`, each with what is expected, and advice.
+    """Returns the conditions of `check_gray_levels`: a `bool` each, what is expected, and advice.
 
-    Args:
-      images: an array or a tensor of at least one value. An array stays on the host.
-      num_values: as in `check_gray_levels`.
+    The arguments are those of `check_gray_levels`. An array stays on the host.
     """
     dtype = tf.as_dtype(images.dtype)
     conditions: list[tuple[tf.Tensor, str, str]] = []
@@ -112,11 +101,11 @@ def gray_level_conditions(
     low, high = minimum(images), maximum(images)
     if dtype.is_floating:
         are_fractions = any_of(images != floor(images))
+        is_valid = ~(are_fractions & ((high <= 1) | (low < 0)))
         advice = (
             "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
             "FlowModel."
         )
-        is_valid = ~(are_fractions & ((high <= 1) | (low < 0)))
         conditions.append((is_valid, "expected gray levels 0, 1, 2, … and no fractions", advice))
     if num_values is not None:
         expected = f"expected gray levels 0 to {num_values - 1}, those of the model"
@@ -130,10 +119,10 @@ def gray_level_conditions(
 
 @dataclasses.dataclass(frozen=True)
 class UniformNoise:
-    """Uniform noise on gray levels, in the form of `VariationalDequantization`.
+    """Uniform noise on gray levels, with the method of a `VariationalDequantization`.
 
     Attributes:
-      dtype: of the values.
+      dtype: dtype of the values.
     """
 
     dtype: Any
@@ -145,21 +134,19 @@ class UniformNoise:
 
         Args:
           images: gray levels, of any integer or floating dtype.
-          noise_fn: a function from gray levels, floating, to U[0, 1) noise of the same shape and
-            dtype.
+          noise_fn: a function from floating gray levels to U[0, 1) noise of their shape and dtype.
           training: not used.
         """
-        del training
         levels = tf.floor(tf.cast(images, self.dtype))
         return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class NoNoise:
-    """Values that need no noise, in the form of `VariationalDequantization`.
+    """No noise, for continuous values, with the method of a `VariationalDequantization`.
 
     Attributes:
-      dtype: of the values.
+      dtype: dtype of the values.
     """
 
     dtype: Any
@@ -168,7 +155,6 @@ class NoNoise:
         self, images: tf.Tensor, noise_fn: Any = None, training: bool = False
     ) -> tuple[tf.Tensor, Any]:
         """Returns the values, and 0."""
-        del noise_fn, training
         return tf.cast(images, self.dtype), 0.0
 
 
@@ -177,33 +163,26 @@ def largest_noise(dtype: Any) -> tf.Tensor:
     return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
-def uniform_noise(
-    shape: Any, seed: Any, dtype: Any = tf.float32, *, first: tf.Tensor | int = 0
-) -> tf.Tensor:
-    """Returns U[0, 1) noise: the rows from `first` on of the noise of a larger batch.
+def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> tf.Tensor:
+    """Returns U[0, 1) noise for training, of the shape and dtype of gray levels [B, ...].
 
     Args:
-      shape: shape of the result.
+      levels: gray levels of dtype float32 or float64.
       seed: two integers.
-      dtype: dtype of the result.
-      first: index of the first row in the larger batch.
+      first: index of the first event in a larger batch, whose noise the events get.
     """
+    shape, dtype = tf.shape(levels), levels.dtype
     if isinstance(first, int) and first == 0:
         # The default algorithm depends on the device. (XLA derives a different key from the seed.)
         return tf.random.stateless_uniform(shape, seed=seed, dtype=dtype, alg="philox")
-    return _later_noise(tf.convert_to_tensor(shape), seed, dtype, first)
-
-
-def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int) -> tf.Tensor:
     # Philox computes 16 bytes from each value of a counter, so that earlier noise can be skipped.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-    size, skipped = tf.reduce_prod(shape), tf.cast(first, tf.int64)
-    skipped *= tf.cast(tf.reduce_prod(shape[1:]), tf.int64)
-    per_count = 16 // tf.as_dtype(dtype).size
+    skipped = tf.cast(first, tf.int64) * tf.cast(tf.reduce_prod(shape[1:]), tf.int64)
+    per_count = 16 // dtype.size
     counter += tf.cast(tf.stack([skipped // per_count, 0]), tf.uint64)
     rest = tf.cast(skipped % per_count, tf.int32)
     noise = tf.raw_ops.StatelessRandomUniformV2(
-        shape=[rest + size],
+        shape=[rest + tf.size(levels)],
         key=key,
         counter=counter,
         alg=tf.random.Algorithm.PHILOX.value,
@@ -212,28 +191,21 @@ def _later_noise(shape: tf.Tensor, seed: Any, dtype: Any, first: tf.Tensor | int
     return tf.reshape(noise[rest:], shape)
 
 
-def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> tf.Tensor:
-    """Returns `uniform_noise` of the shape and dtype of gray levels [B, ...], for training."""
-    return uniform_noise(tf.shape(levels), seed, levels.dtype, first=first)
+def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
+    """Returns U[0, 1) noise for evaluation, of the shape and dtype of gray levels [B, ...].
 
-
-def event_noise(levels: tf.Tensor, seed: Any) -> tf.Tensor:
-    """Returns U[0, 1) noise that is determined by the seed and the gray levels of each event.
-
-    The noise of an event does not depend on its place in the batch, or on other events. It is a
-    stream of SplitMix64, whose state is a hash of the seed and the event. XLA and all devices
-    compute the same numbers.
+    The seed, the draw and the gray levels of an event determine its noise, which depends neither on
+    its place in the batch nor on other events. It is a stream of SplitMix64, whose state is a hash
+    of the seed, the draw and the event. XLA and all devices compute the same numbers.
 
     #### References
 
     Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
 
     Args:
-      levels: gray levels [B, ...], whole numbers of dtype float32 or float64.
-      seed: two integers.
-
-    Returns:
-      Noise of the shape and dtype of `levels`.
+      levels: whole numbers of dtype float32 or float64.
+      seed: an int32.
+      draw: number of the noise sample, from 0. `FlowModel.evaluate` uses only sample 0.
     """
     shape = tf.shape(levels)
     # Not -1: a replica's part of a batch can be empty.
@@ -244,8 +216,8 @@ def event_noise(levels: tf.Tensor, seed: Any) -> tf.Tensor:
     # A sum of int64 has the same bits. On a GPU there are no sums of uint64.
     hashes = tf.bitcast(_mix64(values + steps), tf.int64)
     state = tf.bitcast(tf.reduce_sum(hashes, axis=1, keepdims=True), tf.uint64)
-    for number in tf.unstack(tf.cast(seed, tf.int64), num=2):
-        state = _mix64(state + step + tf.cast(number, tf.uint64))
+    for number in (seed ^ _EVALUATION_STREAM, draw):
+        state = _mix64(state + step + tf.cast(tf.cast(number, tf.int64), tf.uint64))
     bits = _mix64(state + steps)
     precision = 24 if levels.dtype == tf.float32 else 53
     high_bits = tf.bitwise.right_shift(bits, tf.constant(64 - precision, tf.uint64))
@@ -258,21 +230,6 @@ def _mix64(state: tf.Tensor) -> tf.Tensor:
         state ^= tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64))
         state *= tf.constant(factor, tf.uint64)
     return state ^ tf.bitwise.right_shift(state, tf.constant(31, tf.uint64))
-
-
-def evaluation_seed(seed: int, draw: Any = 0) -> tf.Tensor:
-    """Returns the seed of `event_noise` for one noise sample of an evaluation.
-
-    All evaluations use this seed, so that they add the same noise.
-
-    Args:
-      seed: seed of the evaluation.
-      draw: number of the noise sample, from 0. `FlowModel.evaluate` uses only sample 0.
-
-    Returns:
-      Two integers, int32.
-    """
-    return tf.stack([seed ^ _EVALUATION_STREAM, draw])
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
@@ -295,13 +252,10 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
       ValueError: if a value is not finite, or if `num_values` is above 256.
     """
     images = np.asarray(images)
-    expected = "to_uint8: expected num_values in [1, 256]"
-    validation.real(num_values, lambda number: 1 <= number <= 256, expected)
-    if not np.isfinite(images).all():
-        raise ValueError(
-            f"to_uint8: expected finite values, got {np.count_nonzero(~np.isfinite(images))} that "
-            "are not finite."
-        )
+    validation.integer(num_values, 1, "to_uint8: expected num_values in [1, 256]", 257)
+    number = np.count_nonzero(~np.isfinite(images))
+    if number:
+        raise ValueError(f"to_uint8: expected finite values, got {number} that are not finite.")
     return np.clip(np.floor(images), 0, num_values - 1).astype(np.uint8)
 
 

@@ -44,11 +44,7 @@ def _by_a_loop(distribution, x, prior):
         log_prob = tfr.condition(distribution, label).log_prob(tf.identity(x))
         joint.append(log_prob.numpy() + np.log(probability))
     joint = np.stack(joint, axis=-1)
-    return (
-        joint
-        - np.log(np.sum(np.exp(joint - joint.max(-1, keepdims=True)), -1, keepdims=True))
-        - (joint.max(-1, keepdims=True))
-    )
+    return joint - np.logaddexp.reduce(joint, axis=-1, keepdims=True)
 
 
 @each_distribution
@@ -63,15 +59,12 @@ def test_bayes(name, batch):
     np.testing.assert_allclose(tf.reduce_sum(tf.exp(log_probs), axis=-1), np.ones(batch), rtol=1e-9)
 
 
-def test_the_default_prior_is_uniform():
+def test_priors():
     flow, x = _flow(), ft.pixels([3, *_SHAPE], tf.float64)
     expected = tfr.class_log_probs(flow, x, prior=np.full(5, 0.2))
     np.testing.assert_array_equal(tfr.class_log_probs(flow, x), expected)
-
-
-def test_a_class_that_cannot_be():
-    log_probs = tfr.class_log_probs(_flow(), ft.pixels([3, *_SHAPE], tf.float64), [0, 0, 1, 0, 0])
-    np.testing.assert_allclose(tf.exp(log_probs), np.eye(5)[[2, 2, 2]], atol=1e-12)
+    certain = tfr.class_log_probs(flow, x, prior=[0, 0, 1, 0, 0])
+    np.testing.assert_allclose(tf.exp(certain), np.eye(5)[[2, 2, 2]], atol=1e-12)
 
 
 def test_one_call_for_all_classes():
@@ -104,9 +97,7 @@ def test_in_a_function_of_unknown_batch(jit_compile):
         (_base, None, "expected a distribution with num_classes, or a prior of the classes, got"),
         (lambda: ft.conditional_distribution("vectors"), None, "expected a distribution with num_"),
         (_flow, [0.5, 0.5], r"a prior of 5 probabilities that sum to one, got \[0.5 0.5\]"),
-        (_flow, [0.2] * 4 + [0.3], "a prior of 5 probabilities that sum to one, got"),
         (_flow, [0.6, 0.6, -0.2, 0, 0], "a prior of 5 probabilities that sum to one, got"),
-        (_flow, [np.nan] * 5, "a prior of 5 probabilities that sum to one, got"),
     ],
 )
 def test_errors(make, prior, match):
@@ -114,8 +105,7 @@ def test_errors(make, prior, match):
         tfr.class_log_probs(make(), tf.zeros([1, *_SHAPE], tf.float64), prior)
 
 
-@pytest.mark.parametrize(("seed", "error"), [((0, 1), TypeError), (2**31, ValueError)])
-def test_seeds_that_are_none(seed, error):
-    distribution = ft.conditional_distribution("labels")
-    with pytest.raises(error, match="class_log_probs: expected an int32 seed, got"):
-        tfr.class_log_probs(distribution, ft.grey_levels(1, _SHAPE), num_samples=1, seed=seed)
+def test_seeds_are_int32():
+    images = ft.grey_levels(1, _SHAPE)
+    with pytest.raises(ValueError, match="class_log_joint: expected an int32 seed, got 2147483648"):
+        tfr.class_log_joint(_flow(), images, num_samples=1, seed=2**31)

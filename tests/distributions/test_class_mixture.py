@@ -1,6 +1,5 @@
 """A base with a component for each class, and flows that are trained on few labels with it."""
 
-import pickle
 import warnings
 
 import flow_testing as ft
@@ -76,15 +75,14 @@ def test_samples(shape):
 
 @pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:.*labeled events are classified")
-@each_shape
-def test_few_labels_in_fit(shape):
+def test_few_labels_in_fit():
     # One step of gradient descent, on labeled and unlabeled rows.
-    flow, rate = _flow(shape), 1e-3
+    flow, rate = _flow(_VECTORS), 1e-3
     model = tfr.FlowModel(flow, dequantize=False)
     model.compile(keras.optimizers.SGD(rate), scale_l2=0.0)
-    x = (ft.pixels if shape == _IMAGES else ft.normal)([4, *shape]).numpy()
+    x = ft.normal([4, *_VECTORS]).numpy()
     flow.log_prob(x, bijector_kwargs={"training": True})  # ActNorm takes its moments.
-    means = flow.distribution.components_distribution.distribution.loc
+    means = flow.distribution.loc
     with tf.GradientTape() as tape:
         z, ildj = flow.bijector.inverse_and_log_det(tf.constant(x), training=True)
         joint = flow.distribution.components_distribution.log_prob(tf.expand_dims(z, 1))
@@ -99,9 +97,8 @@ def test_few_labels_in_fit(shape):
     history = model.fit(x, np.array(_LABELS), batch_size=4, shuffle=False, verbose=0).history
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
     np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-6)
-    log_prob = model.predict((x, np.array(_LABELS)), verbose=0)
-    given = tfr.condition(flow, _LABELS)
-    np.testing.assert_allclose(log_prob, given.log_prob(x), rtol=1e-4)
+    expected = tfr.condition(flow, _LABELS).log_prob(x)
+    np.testing.assert_allclose(tfr.log_prob(model, x, _LABELS), expected, rtol=1e-4)
     np.testing.assert_allclose(tfr.log_prob(model, x), flow.log_prob(x), rtol=1e-4)
 
 
@@ -116,9 +113,7 @@ def _equal_means(shape):
 
 
 @pytest.mark.filterwarnings("ignore:.*labeled events are classified")
-@pytest.mark.parametrize(
-    ("shape", "kind"), [(_IMAGES, "arrays"), (_VECTORS, "dataset"), (_VECTORS, "budget")]
-)
+@pytest.mark.parametrize(("shape", "kind"), [(_IMAGES, "dataset"), (_VECTORS, "budget")])
 def test_equal_means_move_apart(shape, kind):
     model, means = _equal_means(shape)
     x = (ft.pixels if shape == _IMAGES else ft.normal)([6, *shape]).numpy()
@@ -190,13 +185,9 @@ def test_saved_and_loaded(tmp_path):
     expected = model.call((x, np.array(_LABELS)))
     model.save(tmp_path / "model.keras")
     model.save_to_preset(tmp_path / "preset")
-    config = pickle.loads(pickle.dumps(model.get_config()))
-    copy = tfr.FlowModel.from_config(config)
-    copy.set_weights(model.get_weights())
     for loaded in (
         keras.models.load_model(tmp_path / "model.keras"),
         tfr.FlowModel.from_preset(tmp_path / "preset"),
-        copy,
     ):
         assert isinstance(loaded.distribution.distribution, tfr.ClassMixture)
         np.testing.assert_allclose(loaded.call((x, np.array(_LABELS))), expected, rtol=1e-5)
@@ -224,6 +215,3 @@ def test_errors():
     flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [3]), bijector)
     with pytest.raises(ValueError, match=r"integer labels in \[0, 3\), got \[-1\]"):
         tfr.condition(flow, [0, -1])
-    both = tfd.TransformedDistribution(_mixture(), bijector)
-    with pytest.raises(ValueError, match="expected one declared condition"):
-        tfr.condition(both, 0)

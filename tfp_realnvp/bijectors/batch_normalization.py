@@ -98,7 +98,7 @@ class BatchNormalization(ChannelNormalization):
         """
         parameters = dict(locals())
         parameters["moving"] = moving = MovingStatistics() if moving is None else moving
-        validation.momentum(momentum, name)
+        validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
         validation.choice(statistics, _STATISTICS, f"{name}: expected statistics")
         self._momentum = momentum
         self._statistics = statistics

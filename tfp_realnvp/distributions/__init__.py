@@ -1,13 +1,7 @@
 """Conditional distributions: with a fixed condition, as classifiers, and as a base."""
 
-from tfp_realnvp.distributions.class_log_probs import (
-    class_log_joint,
-    class_log_prior,
-    class_log_probs,
-)
-from tfp_realnvp.distributions.class_mixture import ClassMixture
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
-from tfp_realnvp.distributions.conditional_base import ConditionalBase
+from tfp_realnvp.distributions.conditional_bases import ClassMixture, ConditionalBase
 from tfp_realnvp.distributions.routing import (
     as_conditions,
     checked_conditions,
@@ -17,7 +11,14 @@ from tfp_realnvp.distributions.routing import (
     route,
     takes_condition,
 )
-from tfp_realnvp.distributions.scorer import log_prob_of, score, scores
+from tfp_realnvp.distributions.scorer import (
+    class_log_joint,
+    class_log_prior,
+    class_log_probs,
+    log_prob_of,
+    score,
+    scores,
+)
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 
 __all__ = [

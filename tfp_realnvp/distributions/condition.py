@@ -7,10 +7,11 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.distributions.conditional_base import ConditionalBase
+from tfp_realnvp.distributions.conditional_bases import ConditionalBase
 from tfp_realnvp.distributions.routing import (
     distribution_of,
     find_condition_spec,
+    find_part,
     route,
     takes_condition,
 )
@@ -71,12 +72,11 @@ class ConditionedDistribution(tfd.Distribution):
                 conditional_input = spec.as_tensor(
                     conditional_input, "condition", distribution.dtype
                 )
-            conditional_input = tf.convert_to_tensor(conditional_input)
-            parameters["conditional_input"] = conditional_input
-            self._distribution = distribution
-            self._conditional_input = conditional_input
+            self.distribution = distribution
+            self.conditional_input = tf.convert_to_tensor(conditional_input)
+            parameters["conditional_input"] = self.conditional_input
             self._static_batch_shape = self._no_dependency(
-                _batch_shape(distribution, conditional_input)
+                _batch_shape(distribution, self.conditional_input)
             )
             super().__init__(
                 dtype=distribution.dtype,
@@ -87,68 +87,45 @@ class ConditionedDistribution(tfd.Distribution):
                 name=name,
             )
 
-    @property
-    def distribution(self) -> tfd.Distribution:
-        """The distribution without its condition."""
-        return self._distribution
-
-    @property
-    def conditional_input(self) -> tf.Tensor:
-        """The condition."""
-        return self._conditional_input
-
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:
         return {}
 
     def _event_shape(self) -> tf.TensorShape:
-        return self._distribution.event_shape
+        return self.distribution.event_shape
 
     def _event_shape_tensor(self) -> tf.Tensor:
-        return self._distribution.event_shape_tensor()
+        return self.distribution.event_shape_tensor()
 
     def _batch_shape(self) -> tf.TensorShape:
         return self._static_batch_shape
 
     def _batch_shape_tensor(self) -> tf.Tensor:
-        if self._static_batch_shape.is_fully_defined():
-            return tf.constant(self._static_batch_shape, tf.int32)
-        return tf.shape(self._conditional_input)[: self._static_batch_shape.rank]
+        return tf.shape(self.conditional_input)[: self._static_batch_shape.rank]
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return route(self._distribution, conditional_input=self._conditional_input, **kwargs)
+        return route(self.distribution, conditional_input=self.conditional_input, **kwargs)
 
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._distribution.log_prob(value, **self._options(kwargs))
+        return self.distribution.log_prob(value, **self._options(kwargs))
 
-    # TFP reshapes the result of `_sample_n`, so that the bijector's cache would not find the
-    # sample.
+    # TFP reshapes the result of `_sample_n`: the bijector's cache would not find the sample.
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
-        shape = self._with_batch_shape(sample_shape)
-        return self._distribution.sample(shape, seed=seed, **self._options(kwargs))
-
-    def _sample_and_log_prob(
-        self, sample_shape: Any, seed: Any, **kwargs: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._distribution.experimental_sample_and_log_prob(
-            self._with_batch_shape(sample_shape), seed=seed, **self._options(kwargs)
-        )
-
-    def _with_batch_shape(self, sample_shape: Any) -> tf.Tensor:
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
-        return tf.concat([shape, self.batch_shape_tensor()], axis=0)
+        shape = tf.concat([shape, self.batch_shape_tensor()], axis=0)
+        return self.distribution.sample(shape, seed=seed, **self._options(kwargs))
 
     def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
-        return self._distribution.experimental_default_event_space_bijector()
+        return self.distribution.experimental_default_event_space_bijector()
 
 
 def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -> tf.TensorShape:
     spec = find_condition_spec(distribution)
     if spec is not None:
         return spec.batch_shape(conditional_input)
-    for part in (distribution, *distribution.submodules):
-        if isinstance(part, ConditionalBase):
-            return part.given(conditional_input).batch_shape
+    base = find_part(distribution, ConditionalBase)
+    if base is not None:
+        return base.given(conditional_input).batch_shape
     raise ValueError(
         "condition: expected couplings with a conditional_event_shape, to know the batch shape of "
         f"a conditional_input of shape {conditional_input.shape}, got none in {distribution}."

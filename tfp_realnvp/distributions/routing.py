@@ -10,9 +10,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import PixelLogit, parts
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions.class_mixture import ClassMixture
-from tfp_realnvp.distributions.conditional_base import ConditionalBase
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.kept import kept
 
 __all__ = [
@@ -21,6 +20,7 @@ __all__ = [
     "distribution_of",
     "find_condition_spec",
     "find_num_values",
+    "find_part",
     "route",
     "takes_condition",
 ]
@@ -31,30 +31,29 @@ tfd = tfp.distributions
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     """Returns the distribution of a `FlowModel`, or the distribution itself.
 
-    Args:
-      model: a `FlowModel` or a `tfd.Distribution`.
-      caller: name that begins the error message.
-
     Raises:
-      TypeError: if `model` is neither.
+      TypeError: if `model` is neither. The message begins with `caller`.
     """
-    is_model = isinstance(model, keras.Model)
-    distribution = getattr(model, "distribution", None) if is_model else model
-    is_distribution = isinstance(distribution, tfd.Distribution)
-    expected = (
-        "a FlowModel or a tfd.Distribution, as tfd.TransformedDistribution(base, bijector) is"
-    )
-    validation.require(is_distribution, f"{caller}: expected {expected}", model, TypeError)
+    distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
+    if not isinstance(distribution, tfd.Distribution):
+        raise TypeError(
+            f"{caller}: expected a FlowModel or a tfd.Distribution, as "
+            f"tfd.TransformedDistribution(base, bijector) is, got {model!r}."
+        )
     return distribution
+
+
+def find_part(distribution: tfd.Distribution, kind: type) -> Any:
+    """Returns the distribution or its first submodule of type `kind`; `None` without one."""
+    modules = (distribution, *distribution.submodules)
+    return next((module for module in modules if isinstance(module, kind)), None)
 
 
 def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     """Returns the keyword arguments of `log_prob` and `sample` that route `options` to the parts.
 
-    Args:
-      distribution: any distribution.
-      **options: `training` goes to each `FlowBijector`; `conditional_input` goes to each
-        `FlowBijector` that takes it and to each `ConditionalBase` and `ClassMixture`.
+    `training` goes to each `FlowBijector`. `conditional_input` goes to each `FlowBijector` that
+    takes it, and to each `ConditionalBase` and `ClassMixture`.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
@@ -62,7 +61,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
             "bijector_kwargs": parts.call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    if isinstance(distribution, (ConditionalBase, ClassMixture)):
+    if isinstance(distribution, ConditionalDistribution):
         return {name: value for name, value in options.items() if name == "conditional_input"}
     if isinstance(distribution, private_api.Independent):
         return route(distribution.distribution, **options)
@@ -81,7 +80,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     Raises:
       ValueError: if parts of the distribution declare different conditions.
     """
-    if isinstance(distribution, ClassMixture):
+    if isinstance(distribution, ConditionalDistribution):
         return distribution.condition_spec
     if isinstance(distribution, private_api.Independent):
         return find_condition_spec(distribution.distribution)
@@ -97,24 +96,19 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
 @kept
 def find_num_values(distribution: tfd.Distribution) -> int | None:
     """Returns the number of gray levels of a distribution's `PixelLogit`; `None` without one."""
-    logits = [part for part in distribution.submodules if isinstance(part, PixelLogit)]
-    return logits[0].num_values if logits else None
+    logit = find_part(distribution, PixelLogit)
+    return None if logit is None else logit.num_values
 
 
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
-    """Returns the conditions of a batch of events, [B, ...], checked.
+    """Returns the conditions of a batch of events, [B, ...], checked, as an array or a tensor.
 
-    Args:
-      distribution: any distribution.
-      value: conditions, as in `ConditionSpec.of_events`, or `None`.
-      caller: name that begins the error message.
-
-    Returns:
-      An array, or a tensor if `value` is one; `None` if the distribution takes no condition, or
-      `value` is `None` and the condition may be missing.
+    The result is `None` for a distribution without a condition, and if `value` is `None` and the
+    condition may be missing.
 
     Raises:
-      ValueError: if conditions are missing, or are not as declared.
+      ValueError: if conditions are missing, or are not as declared. The message begins with
+        `caller`.
     """
     if not takes_condition(distribution):
         return None
@@ -131,10 +125,10 @@ def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) 
 
 def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:
     """Returns `checked_conditions` as a tensor: int32 labels, or floats of the same dtype."""
-    value, spec = checked_conditions(distribution, value, caller), find_condition_spec(distribution)
-    if value is None or spec is not None:
-        return (
-            value if value is None else tf.cast(value, spec.tensor_spec(distribution.dtype).dtype)
-        )
-    value = tf.convert_to_tensor(value)
+    value = checked_conditions(distribution, value, caller)
+    if value is None:
+        return None
+    value, spec = tf.convert_to_tensor(value), find_condition_spec(distribution)
+    if spec is not None:
+        return tf.cast(value, spec.tensor_spec(distribution.dtype).dtype)
     return tf.cast(value, distribution.dtype) if value.dtype.is_floating else value

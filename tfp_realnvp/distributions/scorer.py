@@ -1,18 +1,36 @@
-"""The scorer: log densities of events at noise samples, given conditions or for all classes."""
+"""The scorer: log densities of events with noise, given conditions or for all classes."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions.routing import route
+from tfp_realnvp.distributions.conditional_bases import ClassMixture
+from tfp_realnvp.distributions.routing import (
+    distribution_of,
+    find_condition_spec,
+    find_num_values,
+    find_part,
+    route,
+)
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.kept import call_traced
 
-__all__ = ["log_prob_of", "score", "scores"]
+__all__ = [
+    "class_log_joint",
+    "class_log_prior",
+    "class_log_probs",
+    "log_prob_of",
+    "score",
+    "scores",
+]
 
 tfd = tfp.distributions
 
@@ -30,19 +48,18 @@ def scores(
 ) -> tf.Tensor:
     r"""Returns log p(x + u_k) - log q(u_k | x) in nats for noise samples u_1 … u_K, [K, B].
 
-    The noise samples of an event are determined by the seed and its gray levels, so that its scores
-    depend neither on its place nor on other events. Each sample is one call of a graph, which is
-    traced once for a distribution.
+    The seed and the gray levels of an event determine its noise, so that its scores depend neither
+    on its place nor on other events. Each sample is one call of a graph, which is traced once for a
+    distribution.
 
     Args:
       distribution: over images or vectors.
       noise: of the density q: `UniformNoise`, `NoNoise` or a `VariationalDequantization`.
       events: [B, ...], gray levels or continuous values, of the distribution's dtype.
-      *condition: of the events, if there is any, [B, ...], the result of `as_conditions`.
+      *condition: the result of `as_conditions`, [B, ...], unless it is `None`.
       num_samples: number of noise samples K.
-      seed: of the noise, an int32.
-      num_classes: number of classes C, for p(x | y) of all classes y, [K, B, C], in place of the
-        density given a condition.
+      seed: an int32.
+      num_classes: number of classes C; the result is then log p(x + u_k | y), [K, B, C].
       training: as in `FlowBijector`.
       jit_compile: whether XLA compiles the graph.
     """
@@ -63,7 +80,7 @@ def score(
     condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the scores of one noise sample, [B] or [B, C]; see `scores`."""
-    noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed, draw))
+    noise_fn = functools.partial(pixels.event_noise, seed=seed, draw=draw)
     values, log_noise = noise.add_noise(events, noise_fn)
     if num_classes is None:
         return log_prob_of(distribution, values, condition, training) - log_noise
@@ -85,3 +102,152 @@ def log_prob_of(
     """Returns log p(x | c), [B], given the result of `as_conditions`."""
     options = {} if condition is None else {"conditional_input": condition}
     return distribution.log_prob(values, **route(distribution, training=training, **options))
+
+
+def class_log_probs(
+    distribution: tfd.Distribution,
+    x: tf.Tensor,
+    prior: Any = None,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    training: bool = False,
+) -> tf.Tensor:
+    r"""Returns log p(y | x) in nats for all classes y of a class-conditional distribution.
+
+    ```
+    log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
+    ```
+
+    With `num_samples=K`, x are gray levels, and p(x | y) is the mean over K samples of uniform
+    noise, 1/K sum_k p(x + u_k | y). The seed and the gray levels determine the noise. More samples
+    make a better classifier.
+
+    One call of the networks evaluates all classes, on a batch that is `num_classes` times as large,
+    or of the same size if only the base distribution depends on the label.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_probs = tfr.class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
+    >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
+    (TensorShape([5, 3]), [0.5, 0.25, 0.25])
+
+    Args:
+      distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
+        `ClassMixture` or a `ConditionalBase` as base; or the `FlowModel` of one.
+      x: events [..., H, W, C], continuous pixel values, of the distribution's dtype; or with
+        `num_samples` gray levels, of any dtype.
+      prior: class probabilities p(y), [K]; by default those of a `ClassMixture`, else 1 / K.
+        Required for a `ConditionalBase` without `num_classes`.
+      num_samples: number of noise samples for gray levels; `None` takes values as they are.
+      seed: of the noise, an integer.
+      training: as in `FlowBijector`.
+
+    Returns:
+      Log probabilities [..., K].
+
+    Raises:
+      ValueError: if the number of classes is unknown; `prior` is not K probabilities; x has an
+        integer dtype without `num_samples`, or is not gray levels with it; or `seed` is no int32.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+    """
+    arguments = distribution, x, prior, num_samples, seed, training
+    return tf.nn.log_softmax(_log_joint("class_log_probs", *arguments))
+
+
+def class_log_joint(
+    distribution: tfd.Distribution,
+    x: tf.Tensor,
+    prior: Any = None,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    training: bool = False,
+) -> tf.Tensor:
+    r"""Returns log p(x, y) = log p(x | y) + log p(y) in nats for all classes y.
+
+    Summed over the classes it is the density without a label, `log p(x) = log sum_y p(x, y)`.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_joint = tfr.class_log_joint(flow, tf.fill([5, 4, 4, 1], 99.5))
+    >>> log_joint.shape, tf.reduce_logsumexp(log_joint, axis=-1).shape
+    (TensorShape([5, 3]), TensorShape([5]))
+
+    Args:
+      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`, with its errors.
+
+    Returns:
+      Log densities [..., K].
+    """
+    return _log_joint("class_log_joint", distribution, x, prior, num_samples, seed, training)
+
+
+def _log_joint(
+    caller: str,
+    model: Any,
+    x: Any,
+    prior: Any,
+    num_samples: int | None,
+    seed: int,
+    training: bool,
+) -> tf.Tensor:
+    """Returns log p(x, y), [..., K]. Error messages begin with `caller`."""
+    distribution = distribution_of(model, caller)
+    log_prior = class_log_prior(distribution, prior, caller)
+    x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
+    event_ndims = distribution.event_shape.rank
+    noise: Any = pixels.NoNoise(distribution.dtype)
+    if num_samples is not None:
+        num_samples = validation.count(num_samples, "num_samples", 1, caller)
+        seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
+        # The noise of a `FlowModel`.
+        noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
+        if tf.executing_eagerly():
+            pixels.check_gray_levels(x, caller, find_num_values(distribution))
+    elif x.dtype.is_integer and event_ndims == 3:
+        raise ValueError(
+            f"{caller}: expected continuous pixel values, got {x.dtype.name}; "
+            "`num_samples=1`, or more, adds noise to gray levels."
+        )
+    events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
+    options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
+    options["jit_compile"] = getattr(model, "jit_compile", False)
+    by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
+    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(len(by_sample))
+    return unflatten_batch(log_probs, x, event_ndims) + log_prior
+
+
+def class_log_prior(
+    distribution: tfd.Distribution, prior: Any = None, caller: str = "class_log_prior"
+) -> tf.Tensor:
+    """Returns log p(y) of all classes, [K]; see `class_log_probs`."""
+    spec, dtype = find_condition_spec(distribution), distribution.dtype.as_numpy_dtype
+    num_classes = None if spec is None else spec.num_classes
+    if prior is None:
+        if num_classes is None:
+            raise ValueError(
+                f"{caller}: expected a distribution with num_classes, or a prior of the "
+                f"classes, got {distribution}."
+            )
+        mixture = find_part(distribution, ClassMixture)
+        if mixture is not None:
+            return mixture.log_weights()
+        prior = np.full(num_classes, 1 / num_classes)
+    prior = np.asarray(prior, dtype)
+    num_classes = num_classes or len(prior)
+    is_distribution = prior.shape == (num_classes,) and (prior >= 0).all()
+    if not (is_distribution and abs(prior.sum() - 1) < 1e-3):
+        raise ValueError(
+            f"{caller}: expected a prior of {num_classes} probabilities that sum to one, "
+            f"got {prior}."
+        )
+    return tf.math.log(prior)

@@ -30,11 +30,11 @@ class VariationalDequantization(tf.Module):
     log P(x) >= E_q[log p(x + u) - log q(u | x)]
     ```
 
-    with a flow g, whose condition is the image, and the distribution function Φ and the
-    density φ of the standard normal distribution. g starts as the identity, so that q starts as the
-    uniform distribution on [0, 1), which is the noise of `dequantize`.
+    with a flow g, whose condition is the image, and the distribution function Φ and the density φ
+    of the standard normal distribution. g starts as the identity, and q therefore as the uniform
+    noise of `tfr.dequantize`.
 
-    `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. Its loss
+    `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. The loss
     and bits/dim are then bounds; `evaluation.bits_per_dim` also gives the importance-weighted one.
 
     #### Example
@@ -70,14 +70,13 @@ class VariationalDequantization(tf.Module):
         Args:
           image_shape: (height, width, channels).
           num_values: number of gray levels.
-          num_scales: number of scales of g; by default 1.
-          num_couplings: checkerboard couplings of each scale of g; the last one has one more. By
-            default 4.
-          num_filters: feature maps of the networks of g; by default 32.
-          network_dtype: as in `RealNVPImage`.
-          recompute: as in `RealNVPImage`.
-          bijector: g, without the options before: an `ImageFlow` of real numbers given the image,
-            `multi_scale(image_shape, ..., conditional_event_shape=image_shape)`.
+          num_scales: number of scales of g, 1 by default.
+          num_couplings: checkerboard couplings of each scale of g, 4 by default; the last scale has
+            one more.
+          num_filters: feature maps of the networks of g, 32 by default.
+          network_dtype, recompute: as in `RealNVPImage`.
+          bijector: g, in place of the five options before: an `ImageFlow` of real numbers given the
+            image, `multi_scale(image_shape, ..., conditional_event_shape=image_shape)`.
           dtype: `tf.float32` or `tf.float64`, the dtype of the distribution.
           name: name of the operations.
 
@@ -88,32 +87,19 @@ class VariationalDequantization(tf.Module):
         super().__init__(name=name)
         self.num_values = validation.count(num_values, "num_values", 2, name)
         self.dtype = validation.float_dtype(dtype, name)
-        options = {
+        options: dict[str, Any] = {
             "num_scales": num_scales,
             "num_couplings": num_couplings,
             "num_filters": num_filters,
             "network_dtype": network_dtype,
             "recompute": recompute or None,
         }
-        for option, value in options.items():
-            validation.only(value, option, bijector is None, "without a bijector", name)
+        options = {option: value for option, value in options.items() if value is not None}
         if bijector is None:
-            layer = coupling_layer(
-                network_of(ShallowConv),
-                32 if num_filters is None else num_filters,
-                filter_growth=2.0,
-                network_dtype=network_dtype,
-            )
-            bijector = multi_scale(
-                image_shape,
-                1 if num_scales is None else num_scales,
-                layer,
-                num_couplings=4 if num_couplings is None else num_couplings,
-                conditional_event_shape=image_shape,
-                recompute=recompute,
-                dtype=dtype,
-                name=f"{name}_flow",
-            )
+            bijector = _flow(image_shape, dtype=self.dtype, name=f"{name}_flow", **options)
+        elif options:
+            names = ", ".join(options)
+            raise ValueError(f"{name}: expected {names} only without a bijector, got {options}.")
         self.bijector = bijector
 
     def dequantize(
@@ -123,8 +109,7 @@ class VariationalDequantization(tf.Module):
 
         Args:
           images: gray levels, [B, H, W, C], of any integer or floating dtype.
-          seed: two integers. Equal seeds give equal noise.
-          first: as in `pixels.dequantize`.
+          seed, first: as in `tfr.dequantize`.
           training: passed to the networks.
 
         Returns:
@@ -136,13 +121,9 @@ class VariationalDequantization(tf.Module):
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what `dequantize` returns, with U[0, 1) noise in place of a seed.
+        """Returns what `dequantize` returns, from U[0, 1) noise in place of a seed.
 
-        Args:
-          images: as in `dequantize`.
-          noise_fn: a function from gray levels [B, H, W, C], floating, to noise of their shape and
-            dtype, for example `pixels.event_noise` with a seed.
-          training: passed to the networks.
+        `noise_fn` is a function from floating gray levels to noise of their shape and dtype.
         """
         levels = tf.floor(tf.cast(images, self.dtype))
         uniform = noise_fn(levels)
@@ -165,10 +146,23 @@ class VariationalDequantization(tf.Module):
         return {
             "image_shape": self.bijector.image_shape,
             "num_values": self.num_values,
-            # They are options of a new bijector.
-            **dict.fromkeys(("num_scales", "num_couplings", "num_filters", "network_dtype")),
-            "recompute": False,
             "bijector": self.bijector,
             "dtype": self.dtype,
             "name": self.name,
         }
+
+
+def _flow(
+    image_shape: Sequence[int | None],
+    *,
+    num_scales: int = 1,
+    num_couplings: int = 4,
+    num_filters: int = 32,
+    network_dtype: str | None = None,
+    **options: Any,
+) -> ImageFlow:
+    """Returns the flow g."""
+    network_fn = network_of(ShallowConv)
+    options |= {"num_couplings": num_couplings, "conditional_event_shape": image_shape}
+    layer = coupling_layer(network_fn, num_filters, filter_growth=2.0, network_dtype=network_dtype)
+    return multi_scale(image_shape, num_scales, layer, **options)

@@ -6,21 +6,22 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.distributions import VariationalDequantization, class_log_prior, distribution_of
-from tfp_realnvp.evaluation.batched_scores import (
+from tfp_realnvp.condition_spec import ConditionSpec
+from tfp_realnvp.distributions import VariationalDequantization, class_log_probs
+from tfp_realnvp.evaluation.scores import (
     check_no_weights,
-    log_mean_exp,
+    checked_num_samples,
     map_batches,
     model_of,
-    scorer,
 )
-from tfp_realnvp.internal import batch_parts, validation
+from tfp_realnvp.internal import batch_parts
 from tfp_realnvp.training.flow_model import FlowModel
 
-__all__ = ["Classification", "classification", "expected_calibration_error"]
+__all__ = ["Classification", "calibration_error", "classification"]
 
 tfd = tfp.distributions
 
@@ -31,12 +32,12 @@ class Classification:
 
     Attributes:
       accuracy: share of the images whose label is the most probable class.
-      expected_calibration_error: mean of |accuracy - confidence| over 15 bins of confidence, with
-        their numbers of images as weights (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
+      expected_calibration_error: mean of |accuracy - confidence| over 15 bins of confidence,
+        weighted by their numbers of images (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
       log_loss: mean of -log p(label | image), in nats.
       num_images: number of images or vectors.
-      confusion_matrix: number of images of each label (row) and most probable class (column),
-        integers [num_classes, num_classes] as nested tuples; `numpy.array` makes an array of them.
+      confusion_matrix: number of images of each label (row) and most probable class (column), as
+        nested tuples; `numpy.array` makes an array [num_classes, num_classes] of them.
     """
 
     accuracy: float
@@ -60,17 +61,16 @@ def classification(
 ) -> Classification:
     r"""Evaluates a class-conditional density as a classifier, by Bayes' rule.
 
-    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, the same samples for
-    all classes and in `bits_per_dim`,
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, the same for all
+    classes and in `bits_per_dim`,
 
     ```
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
     ```
 
-    The means estimate the probabilities of the integers. More samples make the estimates and the
-    classifier more accurate. With a `VariationalDequantization` q, the noise is drawn from q(u |
-    x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y). Vectors get no noise, unless
-    `dequantize`.
+    More samples make the classifier more accurate. With a `VariationalDequantization` q, the noise
+    has the density q(u | x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y). Vectors
+    get no noise, unless `dequantize`.
 
     #### Example
 
@@ -93,100 +93,53 @@ def classification(
         dictionary or `tf.data.Dataset`, as in `log_likelihood`.
       labels: integers [N], if `data` has no labels.
       prior: as in `class_log_probs`.
-      num_samples: number of noise samples; 1 without noise.
-      dequantize: as in `log_likelihood`.
-      dequantizer: as in `log_likelihood`.
-      seed: seed of the noise.
-      batch_size: number of images in a batch. Not used for a dataset. The density is evaluated on
-        K times as many at a time.
+      num_samples, dequantize, dequantizer, seed: as in `log_likelihood`.
+      batch_size: number of images in a batch of arrays, each with all classes.
 
     Returns:
       A `Classification`.
 
     Raises:
-      ValueError: if the number of classes is unknown, if labels are missing or no integers in
-        [0, K), or if a probability is NaN; see also `bits_per_dim`.
+      ValueError: if the number of classes is unknown, labels are missing or no integers in [0, K),
+        or a probability is NaN; see also `bits_per_dim`.
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
-    log_prior = class_log_prior(distribution_of(model, caller), prior, caller).numpy()
-    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
-    model = model_of(model, caller, dequantize=dequantize, **options)
+    model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
     check_no_weights(data, caller)
     if labels is not None:
         data = (batch_parts.events_in(data), labels)
-    score = scorer(model, caller, num_samples, num_classes=len(log_prior))
+    num_samples = checked_num_samples(caller, model, num_samples)
+    number = num_samples if model.dequantize else None
 
-    def score_and_label(events: Any, *condition: Any) -> tuple[np.ndarray, np.ndarray]:
-        return score(events), np.asarray(condition[0]) if condition else np.full(len(events), -1)
+    def classify(events: tf.Tensor, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        log_probs = class_log_probs(model, events, prior, num_samples=number, seed=model.seed)
+        labels = np.full(len(events), -1) if labels is None else np.asarray(labels)
+        return log_probs.numpy().astype(np.float64), labels
 
-    samples, labels = map_batches(score_and_label, model, caller, data, batch_size=batch_size)
-    log_joint = log_mean_exp(samples) + log_prior
-    log_probs = log_joint - np.logaddexp.reduce(log_joint, axis=-1, keepdims=True)
+    log_probs, labels = map_batches(classify, model, caller, data, batch_size=batch_size)
     if np.isnan(log_probs).any():
         raise ValueError(f"{caller}: expected log densities, got NaN.")
-    labels = _checked_labels(labels, log_joint.shape)
-    predicted, num_classes = log_probs.argmax(axis=-1), log_probs.shape[-1]
+    num_classes = log_probs.shape[1]
+    labels = ConditionSpec(num_classes=num_classes).of_events(labels, caller)
+    predicted = log_probs.argmax(axis=-1)
     is_correct = predicted == labels
-    confusion = np.bincount(num_classes * labels.astype(int) + predicted, minlength=num_classes**2)
+    confusion = np.zeros([num_classes, num_classes], int)
+    np.add.at(confusion, (labels, predicted), 1)
     return Classification(
         accuracy=float(is_correct.mean()),
-        expected_calibration_error=expected_calibration_error(
-            np.exp(log_probs.max(axis=-1)), is_correct
-        ),
+        expected_calibration_error=calibration_error(np.exp(log_probs.max(axis=-1)), is_correct),
         log_loss=float(-log_probs[np.arange(len(labels)), labels].mean()),
         num_images=len(labels),
-        confusion_matrix=tuple(map(tuple, confusion.reshape(num_classes, num_classes).tolist())),
+        confusion_matrix=tuple(map(tuple, confusion.tolist())),
     )
 
 
-def expected_calibration_error(
-    confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 15
-) -> float:
-    r"""Returns the mean difference between accuracy and confidence, over bins of confidence.
+def calibration_error(confidence: np.ndarray, is_correct: np.ndarray) -> float:
+    """Returns the mean of |accuracy - confidence| over 15 bins, weighted by numbers of events.
 
-    ```
-    sum over bins of    n_bin / n |accuracy of the bin - mean confidence of the bin|
-    ```
-
-    The bins are ((m - 1) / M, m / M], as in equation 3 of Guo, Pleiss, Sun, Weinberger: "On
-    calibration of modern neural networks". `tfp.stats.expected_calibration_error` includes the
-    lower end of a bin instead, and takes logits in float32.
-
-    Args:
-      confidence: probability of the predicted class, [N].
-      is_correct: whether the prediction is correct, [N].
-      num_bins: number of bins M.
-
-    Raises:
-      ValueError: if they are not two vectors of equal length, or if a confidence is not in [0, 1].
+    The bins of confidence are ((m - 1) / 15, m / 15]. `tfp.stats.expected_calibration_error`
+    includes the lower end of a bin instead, and takes logits in float32.
     """
-    confidence, is_correct = np.asarray(confidence, np.float64), np.asarray(is_correct, np.float64)
-    expected = "expected_calibration_error: expected num_bins of at least 1"
-    num_bins = validation.integer(num_bins, 1, expected)
-    if confidence.ndim != 1 or confidence.shape != is_correct.shape or not confidence.size:
-        raise ValueError(
-            "expected_calibration_error: expected two vectors of equal length, got shapes "
-            f"{confidence.shape} and {is_correct.shape}."
-        )
-    if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
-        raise ValueError(
-            "expected_calibration_error: expected probabilities as confidence, got values in "
-            f"[{confidence.min()}, {confidence.max()}]."
-        )
-    bins = np.digitize(confidence, np.arange(1, num_bins) / num_bins, right=True)
-    differences = np.bincount(bins, is_correct - confidence, num_bins)
-    return float(np.abs(differences).sum() / len(confidence))
-
-
-def _checked_labels(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    num_images, num_classes = shape
-    expected = (
-        f"classification: expected integer labels in [0, {num_classes}), one for each of "
-        f"{num_images} events"
-    )
-    if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{expected}, got {labels.dtype} of shape {labels.shape}.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"{expected}, got labels in [{labels.min()}, {labels.max()}].")
-    return labels
+    bins = np.digitize(confidence, np.arange(1, 15) / 15, right=True)
+    return float(np.abs(np.bincount(bins, is_correct - confidence)).sum() / len(confidence))

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
-from tfp_realnvp import pixels
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.evaluation.batched_scores import (
+from tfp_realnvp.evaluation.scores import (
     check_no_weights,
     log_mean_exp,
-    map_batches,
     model_of,
-    scorer,
+    sampled_log_probs,
 )
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -31,11 +29,11 @@ class Evaluation:
 
     Attributes:
       bits_per_dim: mean over images and noise samples.
-      standard_error: standard error of `bits_per_dim` over random images; NaN for a single image.
+      standard_error: of `bits_per_dim`, over random images; NaN for a single image.
       importance_weighted: the tighter bound, mean over images; at most `bits_per_dim`.
       importance_weighted_error: standard error of `importance_weighted`.
       num_images: number of images.
-      num_samples: number of noise samples for each image, K.
+      num_samples: number K of noise samples for each image.
     """
 
     bits_per_dim: float
@@ -52,12 +50,12 @@ class LogLikelihood:
 
     Attributes:
       log_likelihood: mean over events and noise samples, in nats an event.
-      standard_error: standard error of `log_likelihood` over random events; NaN for a single one.
+      standard_error: of `log_likelihood`, over random events; NaN for a single one.
       importance_weighted: the tighter bound, mean over events; at least `log_likelihood`. `None`
         without noise, where `log_likelihood` is no bound.
       importance_weighted_error: standard error of `importance_weighted`, or `None`.
       num_events: number of events.
-      num_samples: number of noise samples for each event, K.
+      num_samples: number K of noise samples for each event.
     """
 
     log_likelihood: float
@@ -77,9 +75,7 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
-    r"""Evaluates a density over pixel values on images: mean bits/dim, and its standard error.
-
-    `tfr.bits_per_dim` converts log densities that are known.
+    r"""Returns the mean bits/dim of a density on images, with its standard error.
 
     With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, and D = H W C,
 
@@ -90,15 +86,12 @@ def bits_per_dim(
 
     In expectation both are upper bounds on the bits/dim of the integer images,
     `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
-    The noise of an image is determined by the seed and its gray levels. `FlowModel.evaluate` uses
-    the first sample, for a model with this `seed`.
+    The seed and the gray levels of an image determine its noise. `FlowModel.evaluate` uses the
+    first sample, with the seed of the model.
 
-    With a `VariationalDequantization` q, the noise is drawn from q(u | x), and p(x + u) / q(u | x)
-    takes the place of p(x + u).
-
-    For a distribution that takes a condition, p is p(· | c) with the condition c of each image.
-    Images without conditions give the density without a condition, if the flow has
-    `condition_dropout`.
+    With a `VariationalDequantization` q, the noise has the density q(u | x), and
+    p(x + u) / q(u | x) takes the place of p(x + u). For a distribution with a condition, p is
+    p(· | c); a flow with `condition_dropout` also takes images without conditions.
 
     #### Example
 
@@ -110,14 +103,7 @@ def bits_per_dim(
     >>> round(result.bits_per_dim, 5), result.num_images
     (8.0, 10)
 
-    A class-conditional flow:
-
-    >>> import tfp_realnvp as tfr
-    >>> base = tfp.distributions.Sample(tfp.distributions.Normal(0., 1.), [4, 4, 3])
-    >>> flow = tfp.distributions.TransformedDistribution(
-    ...     base, tfr.RealNVPImage((4, 4, 3), num_blocks=0, num_filters=4, num_classes=10))
-    >>> evaluation.bits_per_dim(flow, (images, np.arange(10))).num_images
-    10
+    With the labels of a class-conditional flow it is `bits_per_dim(flow, (images, labels))`.
 
     #### References
 
@@ -127,22 +113,21 @@ def bits_per_dim(
     Args:
       model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C] in
         [0, number of levels).
-      data: gray levels, [N, H, W, C], in any form that `FlowModel.predict` takes: also a tuple of
-        them and their conditions, a dictionary with `'image'` and `'conditional_input'` or
-        `'label'`, or a finite `tf.data.Dataset` of batches of one of these. For a `FlowModel` with
-        `dequantize=False` values are taken as they are.
+      data: gray levels [N, H, W, C]; a tuple of these and their conditions; a dictionary with
+        `'image'`, and `'conditional_input'` or `'label'`; or a finite `tf.data.Dataset`, or another
+        iterable, of batches of one of these. A `FlowModel` with `dequantize=False` takes continuous
+        values.
       num_samples: number of noise samples K.
-      dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
-      seed: seed of the noise.
-      batch_size: number of images in a batch. Not used for a dataset.
+      dequantizer: distribution of the noise; by default as in the `FlowModel`, or uniform.
+      seed: seed of the noise, an integer.
+      batch_size: number of images in a batch of arrays.
 
     Returns:
       An `Evaluation`.
 
     Raises:
-      ValueError: if there are no images, if they are not gray levels of the shape of events, if
-        conditions are missing or not as declared, if an argument is out of range, or if a log
-        density is not finite.
+      ValueError: if there are no images, they are not gray levels of the shape of events,
+        conditions are missing or not as declared, or a log density is not finite.
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "bits_per_dim"
@@ -153,10 +138,10 @@ def bits_per_dim(
             f"{model.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
         )
     log_prob, num_dims = _log_probs(caller, model, data, num_samples, batch_size)
-    bits = pixels.bits_per_dim(_bounds(log_prob), num_dims).numpy()
+    scale = -math.log(2) * num_dims
     return Evaluation(
-        *_mean_and_error(bits[0]),
-        *_mean_and_error(bits[1]),
+        *_mean_and_error(log_prob.mean(axis=1) / scale),
+        *_mean_and_error(log_mean_exp(log_prob) / scale),
         num_images=len(log_prob),
         num_samples=int(num_samples),
     )
@@ -172,21 +157,17 @@ def log_likelihood(
     seed: int = 0,
     batch_size: int = 64,
 ) -> LogLikelihood:
-    r"""Evaluates a density on vectors or images, given their conditions if there are any, in nats.
+    r"""Returns the mean log density of vectors or images in nats, with its standard error.
 
     ```
-    log_likelihood = mean over x of    log p(x)
-    ```
-
-    For values that are integers, as gray levels are, p is the density of values with noise. With K
-    noise samples u₁ … u_K of the density q, which is 1 for uniform noise,
-
-    ```
-    log_likelihood      = mean over x of    mean_k log (p(x + u_k) / q(u_k | x))
+    log_likelihood      = mean over x of    log p(x)   for continuous values; for integers
+                          mean over x of    mean_k log p(x + u_k) / q(u_k | x)
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
 
-    are lower bounds on the log probability of the integers, in expectation. The second is tighter.
+    with K noise samples u₁ … u_K of the density q, which is 1 for uniform noise. For integers, as
+    gray levels are, both are lower bounds on the log probability, in expectation. The second is
+    tighter.
 
     #### Example
 
@@ -208,31 +189,27 @@ def log_likelihood(
 
     Args:
       model: a `FlowModel`, or a distribution over vectors [D] or images [H, W, C].
-      data: vectors [N, D] or images [N, H, W, C], in the forms that `bits_per_dim` takes. In a
-        dictionary the vectors are `'image'`.
+      data: vectors [N, D] or images [N, H, W, C], in the forms that `bits_per_dim` takes, with
+        vectors as `'image'` in a dictionary.
       num_samples: number of noise samples K; 1 without noise.
-      dequantize: whether values are integers that get noise; by default as the `FlowModel` has it,
-        else `True` for images and with a `dequantizer`, `False` for vectors.
-      dequantizer: distribution of the noise; by default that of the `FlowModel`, else uniform.
-      seed: seed of the noise.
-      batch_size: number of events in a batch. Not used for a dataset.
+      dequantize: whether values are integers that get noise; by default as in the `FlowModel`, or
+        for a distribution `True` for images and `False` for vectors.
+      dequantizer, seed, batch_size: as in `bits_per_dim`.
 
     Returns:
       A `LogLikelihood`.
 
     Raises:
-      ValueError: as for `bits_per_dim`, or if there are several draws or a `dequantizer` and no
+      ValueError: as `bits_per_dim`, or if there are several samples or a `dequantizer` without
         noise.
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "log_likelihood"
-    options: dict[str, Any] = {"dequantizer": dequantizer, "seed": seed}
-    model = model_of(model, caller, dequantize=dequantize, **options)
+    model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
     log_prob, _ = _log_probs(caller, model, data, num_samples, batch_size)
-    average, importance_weighted = _bounds(log_prob)
     return LogLikelihood(
-        *_mean_and_error(average),
-        *(_mean_and_error(importance_weighted) if model.dequantize else (None, None)),
+        *_mean_and_error(log_prob.mean(axis=1)),
+        *(_mean_and_error(log_mean_exp(log_prob)) if model.dequantize else (None, None)),
         num_events=len(log_prob),
         num_samples=int(num_samples),
     )
@@ -243,12 +220,8 @@ def _log_probs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p - log q, float64 [N, K], and the number of elements of events, [N]."""
     check_no_weights(data, caller)
-    score = scorer(model, caller, num_samples)
-
-    def score_and_size(events: Any, *condition: Any) -> tuple[np.ndarray, np.ndarray]:
-        return score(events, *condition), np.full(len(events), math.prod(events.shape[1:]))
-
-    log_prob, sizes = map_batches(score_and_size, model, caller, data, batch_size=batch_size)
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    log_prob, sizes = sampled_log_probs(caller, model, data, **options)
     log_prob = log_prob.astype(np.float64)
     is_finite = np.isfinite(log_prob).all(axis=1)
     if not is_finite.all():
@@ -258,11 +231,6 @@ def _log_probs(
             f"{caller}: expected finite log densities, got {log_prob[index]} for {event} {index}."
         )
     return log_prob, sizes
-
-
-def _bounds(log_prob: np.ndarray) -> np.ndarray:
-    """Returns the mean over draws of log p, and the log of the mean of p, [2, N]."""
-    return np.stack([log_prob.mean(axis=1), log_mean_exp(log_prob)])
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowChain
 from tfp_realnvp.bijectors.passes import Pass, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
-from tfp_realnvp.evaluation.batched_scores import map_batches, model_of
-from tfp_realnvp.flows import ImageFlow
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.evaluation.scores import map_batches, model_of
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.kept import call_traced
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -35,22 +33,22 @@ def log_prob_map(
 ) -> np.ndarray:
     """Returns the share of each position of an image in its log density, in nats.
 
-    The log density of a flow is a sum of log densities of latents and of log dets, each of which
-    has a place in the image. The sum of a map over all positions is `tfr.log_prob` with the same
-    arguments. Low values show where in the image the density is low, for example a defect.
+    The log density of a flow is a sum of log densities of latents and of log dets, each at a
+    position of the image. The sum of a map over all positions is `tfr.log_prob` with the same
+    arguments. Low values show where in the image the density is low, for example at a defect.
 
-    *   The log det of a coupling or of `PixelLogit` is a sum over elements; that of a normalization
-        or a 1×1 convolution is the same number at each position.
-    *   Where the image is squeezed, one position covers a block of pixels. Its share is spread over
-        them evenly. The same holds for latents, which `ImageFlow.split_latents` gives by scale.
+    *   The log det of a coupling or of `PixelLogit` is a sum over elements. A normalization or a
+        1×1 convolution has the same log det at each position.
+    *   After a squeeze, one position covers a block of pixels, which share its value evenly. So do
+        the positions of latents, which `ImageFlow.split_latents` gives by scale.
 
-    A share is not the log density of the pixel given the others: a latent depends on an area of the
-    image that is as large as the receptive field of the networks, and a change of one pixel changes
-    the map around it.
+    A share is not the log density of the pixel given the others: a latent depends on an area as
+    large as the receptive field of the networks, and a change of one pixel changes the map around
+    it.
 
-    Log dets depend on what is in the image: smooth areas have a higher density than edges. Latents
-    of data like those of training have the same distribution everywhere. To find a defect anywhere
-    in an image, `log_dets=False` is therefore often the better map.
+    Log dets depend on the content of an image: smooth areas have a higher density than edges. The
+    latents of images like the training data have the same distribution everywhere. To find a defect
+    anywhere in an image, `log_dets=False` is therefore often the better map.
 
     #### Example
 
@@ -64,27 +62,19 @@ def log_prob_map(
     >>> maps.shape, np.allclose(maps.sum(axis=(1, 2)), tfr.log_prob(flow, images))
     ((3, 8, 8), True)
 
-    Feature maps are continuous, without noise:
-
-    >>> flow = tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [7, 7, 6]),
-    ...     tfr.RealNVPImage.compact((7, 7, 6), alpha=None, num_filters=4))
-    >>> model = tfr.FlowModel(flow, dequantize=False)
-    >>> tfr.log_prob_map(model, np.random.default_rng(0).normal(size=[3, 7, 7, 6])).shape
-    (3, 7, 7)
+    For feature maps, which are continuous, pass a `FlowModel(flow, dequantize=False)`.
 
     #### References
 
     Yu et al.: FastFlow: unsupervised anomaly detection and localization via 2D normalizing flows,
-    2021 (arXiv 2111.07677). Its maps are those of `log_dets=False`.
+    2021 (arXiv 2111.07677), with the maps of `log_dets=False`.
 
     Args:
-      model: as in `log_prob`, of images. The distribution is a `tfd.TransformedDistribution`, with
-        bijectors of this package, of TFP on elements or on channels, and of `FlowChain`. Its base
-        is a `tfd.Sample` or `tfd.Independent` of distributions of elements or of channels, or a
-        `ConditionalBase` of them. Its distribution is traced at the first call.
-      data: as in `log_prob`, images [N, H, W, C].
-      conditional_input: as in `log_prob`.
+      model: as in `log_prob`, of images. The distribution is a `tfd.TransformedDistribution`. Its
+        bijectors are of this package, or of TFP on elements or on channels, in a `FlowChain`. Its
+        base is a `tfd.Sample` or `tfd.Independent` of distributions of elements or of channels, or
+        a `ConditionalBase` of them.
+      data, conditional_input: as in `log_prob`, images [N, H, W, C] and their conditions.
       log_dets: `False` gives the log density of the latents alone.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps have one noise sample.
 
@@ -92,8 +82,7 @@ def log_prob_map(
       Maps [N, H, W]. With a `VariationalDequantization` q, `-log q(u | x)` is part of them.
 
     Raises:
-      TypeError: if `model` is neither a `FlowModel` nor a distribution, or the distribution or its
-        base is not of a kind named above.
+      TypeError: if `model`, its distribution or its base is not of a kind named above.
       ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
     """
     caller = "log_prob_map"
@@ -101,15 +90,10 @@ def log_prob_map(
     if model.event_ndims != 3:
         shape = model.distribution.event_shape
         raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
-    log_dets = validation.flag(log_dets, "log_prob_map: expected a bool as log_dets")
     if conditional_input is not None:
         data = (data, conditional_input)
-    seed, options = tf.constant(model.seed), (model.noise, log_dets)
-
-    def map_of(*batch: tf.Tensor) -> tf.Tensor:
-        jit_compile = model.jit_compile
-        return call_traced(_map, model.distribution, options, seed, *batch, jit_compile=jit_compile)
-
+    arguments = _map, model.distribution, (model.noise, bool(log_dets)), tf.constant(model.seed)
+    map_of = functools.partial(call_traced, *arguments, jit_compile=model.jit_compile)
     return map_batches(map_of, model, caller, data, **kwargs)
 
 
@@ -124,7 +108,7 @@ def _map(
     """Returns maps of images, [B, H, W], with the first noise sample."""
     terms: list[tf.Tensor] = []
     height, width = tf.shape(images)[1], tf.shape(images)[2]
-    noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
+    noise_fn = functools.partial(pixels.event_noise, seed=seed)
     with surround_with(terms=terms):
         values, _ = noise.add_noise(images, noise_fn)
         p = surrounding_pass().but(condition=condition)
@@ -133,24 +117,20 @@ def _map(
 
 
 def _record_log_prob(
-    distribution: tfd.Distribution,
-    values: tf.Tensor,
-    p: Pass,
-    log_dets: bool,
-    split_latents: Callable[[tf.Tensor], list[tf.Tensor]] = lambda latents: [latents],
+    distribution: tfd.Distribution, values: tf.Tensor, p: Pass, log_dets: bool
 ) -> None:
     """Records the terms of the log density of images."""
-    if isinstance(distribution, ConditionalBase):
-        given = distribution.given(p.condition)
-        return _record_log_prob(given, values, p, log_dets, split_latents)
-    if isinstance(distribution, private_api.TransformedDistribution):
+    split_latents = None
+    while isinstance(distribution, (ConditionalBase, private_api.TransformedDistribution)):
+        if isinstance(distribution, ConditionalBase):
+            distribution = distribution.given(p.condition)
+            continue
         bijector = distribution.bijector
-        if isinstance(bijector, ImageFlow):
-            split_latents = bijector.split_latents
         options = {"conditional_input": p.condition, "has_events": True}
         chain = FlowChain([bijector], dtype=values.dtype)
-        latents, _ = chain._outermost_pass(values, inverse=True, **options)
-        return _record_log_prob(distribution.distribution, latents, p, log_dets, split_latents)
+        values, _ = chain._outermost_pass(values, inverse=True, **options)
+        split_latents = getattr(bijector, "split_latents", split_latents)
+        distribution = distribution.distribution
     terms = None
     if isinstance(distribution, (private_api.Sample, private_api.Independent)):
         terms = distribution.distribution.log_prob(values)
@@ -161,11 +141,10 @@ def _record_log_prob(
         )
     if not log_dets:
         p.terms.clear()
-    if terms.shape.rank < values.shape.rank:
-        p.record(terms[..., tf.newaxis])
-    else:
-        for term in split_latents(terms):
-            p.record(term)
+    has_channels = terms.shape.rank == values.shape.rank
+    terms = terms if has_channels else terms[..., tf.newaxis]
+    for term in split_latents(terms) if has_channels and split_latents else [terms]:
+        p.record(term)
 
 
 def _spread_evenly(term: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:

@@ -99,7 +99,7 @@ HOOKS = {
         _inverse_event_shape _inverse_event_shape_tensor
     """.split(),
     tfd.Distribution: """
-        _log_prob _sample_and_log_prob _event_shape _event_shape_tensor
+        _log_prob _event_shape _event_shape_tensor
         _batch_shape _batch_shape_tensor _parameter_properties _default_event_space_bijector
     """.split(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,10 +88,10 @@ class ConvResNet(Conditioner):
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
-        self.output_scale = validation.finite(
-            output_scale, 0, f"{self.name}: expected a finite output_scale of at least 0"
-        )
-        self.momentum = validation.momentum(momentum, self.name)
+        expected = f"{self.name}: expected a finite output_scale of at least 0"
+        self.output_scale = validation.real(output_scale, lambda x: 0 <= x < math.inf, expected)
+        expected = f"{self.name}: expected a momentum in [0, 1)"
+        self.momentum = validation.fraction(momentum, expected)
         self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
         self.num_heads, self.attention = num_heads, None
         if num_heads:

@@ -278,7 +278,7 @@ class ServedFlow:
         if takes_images:
             images, seed, *conditions = inputs
             # The noise of `tfr.log_prob` with a model of this seed.
-            noise_fn = functools.partial(pixels.event_noise, seed=pixels.evaluation_seed(seed))
+            noise_fn = functools.partial(pixels.event_noise, seed=seed)
             values, _ = pixels.UniformNoise(self._dtype).add_noise(images, noise_fn)
             inputs = values, *conditions
         outputs = function(*inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import types
 from typing import Any
 
@@ -95,7 +96,8 @@ class TableEstimator(BaseEstimator):
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
             validation.count(getattr(self, name), name, least, self._name)
         if self.noise is not None:
-            validation.finite(self.noise, 0, f"{self._name}: expected noise of at least 0, or None")
+            expected = f"{self._name}: expected noise of at least 0, or None"
+            validation.real(self.noise, lambda x: 0 <= x < math.inf, expected)
         for name in ("degrees_of_freedom", "learning_rate"):
             validation.positive(getattr(self, name), f"{self._name}: expected a positive {name}")
         validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")

@@ -181,7 +181,7 @@ class FlowModel(SavableModel):
         validation.require(dequantizer is None or is_dequantizer, expected, dequantizer, TypeError)
         if dequantizer is not None and not dequantize:
             raise ValueError("FlowModel: expected dequantize=True with a dequantizer, got False.")
-        seed = validation.int32(seed, "FlowModel: expected an int32 seed")
+        seed = validation.integer(seed, -(2**31), "FlowModel: expected an int32 seed", 2**31)
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]
         replicas.check_scope("the distribution", variables)

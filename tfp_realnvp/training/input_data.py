@@ -426,5 +426,5 @@ def drop_conditions(
     if condition is None or spec is None or not spec.dropout:
         return condition
     seed = tf.stack([seed[0] ^ _DROPOUT_STREAM, seed[1]])
-    noise = pixels.uniform_noise(tf.shape(condition)[:1], seed, first=first)
+    noise = pixels.batch_noise(tf.zeros(tf.shape(condition)[:1]), seed, first=first)
     return spec.without(condition, noise < spec.dropout)

@@ -1,0 +1,213 @@
+"""Base distributions that depend on a condition: of any family, and mixtures of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.condition_spec import ConditionSpec
+from tfp_realnvp.internal import private_api
+
+__all__ = ["ClassMixture", "ConditionalBase", "ConditionalDistribution"]
+
+tfd = tfp.distributions
+
+
+class ConditionalDistribution:
+    """The methods of a distribution p(x | c) that `given(c)` constructs for each condition."""
+
+    @property
+    def condition_spec(self) -> ConditionSpec | None:
+        """The declaration of the condition, or `None`."""
+        return None
+
+    def given(self, conditional_input: Any) -> tfd.Distribution:
+        """Returns the distribution given a condition, whose leading shape is the batch shape."""
+        raise NotImplementedError
+
+    def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
+        return self.given(conditional_input).log_prob(value)
+
+    def _call_sample_n(
+        self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
+        # The last dimensions of the sample are the batch of the condition.
+        distribution = self.given(conditional_input)
+        shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
+        batch = tf.broadcast_dynamic_shape(shape, distribution.batch_shape_tensor())
+        number = tf.size(batch) - tf.size(distribution.batch_shape_tensor())
+        wide = tfd.BatchBroadcast(distribution, batch[number:])
+        return wide.sample(batch[:number], seed=seed, **kwargs)
+
+
+class ConditionalBase(ConditionalDistribution, tfd.Distribution):
+    r"""p(x | c), given by a function from conditions to distributions.
+
+    ```
+    log_prob(x, conditional_input=c) = make_distribution(c, *variables).log_prob(x)
+    ```
+
+    As the base of a `tfd.TransformedDistribution` it gets the condition by `distribution_kwargs`;
+    `FlowModel` and `condition` pass it there.
+
+    #### Example
+
+    A learned Normal for each of ten classes:
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> means = tf.Variable(tf.zeros([10, 4, 4, 1]))
+    >>> base = tfr.ConditionalBase(
+    ...     lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.), 3),
+    ...     [means], event_shape=[4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1)))
+    >>> conditioned = tfr.condition(flow, [3, 7])
+    >>> x = conditioned.sample(5)
+    >>> conditioned.batch_shape, x.shape, conditioned.log_prob(x).shape
+    (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
+    """
+
+    def __init__(
+        self,
+        make_distribution: Callable[..., tfd.Distribution],
+        variables: Sequence[tf.Variable] = (),
+        *,
+        event_shape: Sequence[int],
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        allow_nan_stats: bool = True,
+        name: str = "ConditionalBase",
+    ) -> None:
+        """Constructs the distribution.
+
+        Args:
+          make_distribution: function of a condition, a tensor with any leading dimensions, and the
+            variables. It returns a distribution whose batch shape is the leading dimensions.
+          variables: trainable variables that `make_distribution` gets.
+          event_shape: shape of one event.
+          dtype: dtype of the events.
+          validate_args: as in `tfd.Distribution`.
+          allow_nan_stats: as in `tfd.Distribution`.
+          name: name of the operations.
+        """
+        parameters = dict(locals())
+        with tf.name_scope(name) as name:
+            self._make = make_distribution
+            self._parameter_variables = tuple(variables)
+            self._static_event_shape = self._no_dependency(tf.TensorShape(event_shape))
+            super().__init__(
+                dtype=tf.as_dtype(dtype),
+                reparameterization_type=tfd.FULLY_REPARAMETERIZED,
+                validate_args=validate_args,
+                allow_nan_stats=allow_nan_stats,
+                parameters=parameters,
+                name=name,
+            )
+
+    def given(self, conditional_input: Any) -> tfd.Distribution:
+        """Returns `make_distribution` of a condition, which must not be missing."""
+        if conditional_input is None:
+            raise ValueError(f"{self.name}: expected a conditional_input, got None.")
+        distribution = self._make(
+            tf.convert_to_tensor(conditional_input), *self._parameter_variables
+        )
+        if not distribution.event_shape.is_compatible_with(self._static_event_shape):
+            raise ValueError(
+                f"{self.name}: expected a distribution of event_shape {self._static_event_shape}, "
+                f"got {distribution}."
+            )
+        return distribution
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:
+        return {}
+
+    def _event_shape(self) -> tf.TensorShape:
+        return self._static_event_shape
+
+
+class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
+    r"""A `tfd.MixtureSameFamily` whose components are classes, and may be known.
+
+    ```
+    log p(z | y),                       for a label y in [0, K)
+    log p(z) = log sum_y p(y) p(z | y)  for a label of -1, or without one
+    ```
+
+    `conditional_input` has the labels. As the base of a flow it makes a classifier from few labels:
+    `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)` of rows with the
+    label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows of each batch. The bijector
+    does not depend on the class. `class_log_probs` is `log p(y | x)`; `flow.log_prob(x)` is
+    `log p(x)`.
+
+    Construct it with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then places the means at
+    the mean latents of the labeled rows, and moves them apart in the first half of the training, to
+    a mean distance of at least 6 standard deviations, so that classes divide where rows are rare.
+    Means that differ are trained from where they are, and the result depends on them.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> means = tf.Variable(tf.zeros([2, 2]))   # placed by `fit`
+    >>> base = tfr.ClassMixture(
+    ...     tfd.Categorical(logits=tf.zeros(2)), tfd.Independent(tfd.Normal(means, 1.), 1))
+    >>> flow = tfd.TransformedDistribution(
+    ...     base, tfr.RealNVPVector(2, num_couplings=2, num_filters=8))
+    >>> model = tfr.FlowModel(flow)
+    >>> model.compile()
+    >>> x = np.random.default_rng(0).normal([[-1., 0.]] * 50 + [[1., 0.]] * 50, 0.2)
+    >>> labels = np.full(100, -1)   # unknown
+    >>> labels[[0, 99]] = 0, 1
+    >>> history = model.fit(x, labels, verbose=0)
+    >>> tfr.class_log_probs(flow, x).shape, tfr.condition(flow, 1).sample(5).shape
+    (TensorShape([100, 2]), TensorShape([5, 2]))
+
+    The constructor is that of `tfd.MixtureSameFamily`: `mixture_distribution` is p(y), a
+    `tfd.Categorical`; `components_distribution` is p(z | y), of batch shape [K]. Parameters that
+    are a `tf.Variable` are trained. Samples are not reparameterized.
+
+    #### References
+
+    Rose: Deterministic annealing for clustering, compression, classification, regression, and
+    related optimization problems (1998).
+    Izmailov, Kirichenko, Finzi, Wilson: Semi-supervised learning with normalizing flows (2020).
+    """
+
+    @property
+    def condition_spec(self) -> ConditionSpec:
+        """Labels in [0, K), or -1."""
+        shape = self.components_distribution.batch_shape
+        if shape.rank != 1 or shape[0] is None:
+            raise ValueError(
+                "ClassMixture: expected a components_distribution of batch_shape [number of "
+                f"classes], got {self.components_distribution}."
+            )
+        return ConditionSpec(num_classes=shape[0], dropout=0.0)
+
+    @property
+    def loc(self) -> tf.Variable | None:
+        """The component means [K, ...] if they are a trainable `tf.Variable`, else `None`."""
+        part = components = self.components_distribution
+        while isinstance(part, private_api.Independent):
+            part = part.distribution
+        loc = part.parameters.get("loc")
+        if not isinstance(loc, tf.Variable) or not loc.trainable:
+            return None
+        return loc if loc.shape == components.batch_shape + components.event_shape else None
+
+    def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
+        """Returns the log weights of the classes, [..., K], given labels [...]."""
+        spec = self.condition_spec
+        condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
+        prior = tf.math.log_softmax(self.mixture_distribution.logits_parameter())
+        log_weights = tf.math.log(tf.one_hot(condition, spec.num_classes, dtype=self.dtype))
+        return tf.where(condition[..., tf.newaxis] < 0, prior, log_weights)
+
+    def given(self, conditional_input: Any) -> tfd.Distribution:
+        """Returns the mixture given labels [...], of batch shape [...]."""
+        labels = tfd.Categorical(logits=self.log_weights(conditional_input))
+        return tfd.MixtureSameFamily(labels, self.components_distribution)
