@@ -194,7 +194,9 @@ class ConditionSpec:
 
 def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
     """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises otherwise."""
-    expected, shape = "expected a conditional_event_shape [K] or [H, W, K]", tuple(shape)
+    expected = "expected a conditional_event_shape [K] or [H, W, K]"
+    validation.require(hasattr(shape, "__len__"), expected, shape, TypeError)
+    shape = tuple(shape)
     validation.require(len(shape) in (1, 3) and shape[-1] is not None, expected, shape)
     return tuple(None if n is None else validation.integer(n, 1, expected) for n in shape)
 

@@ -260,7 +260,7 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 
 
 def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
-    """Converts log densities over pixel values to bits/dim: `-log_prob / (num_dims ln 2)`.
+    """Converts log densities of images to bits/dim: `-log_prob / (num_dims ln 2)`.
 
     `tfr.evaluation.bits_per_dim` evaluates a model on images.
 

@@ -38,8 +38,8 @@ def condition(
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 
     Args:
-      distribution: a distribution with a bijector or a base that takes `conditional_input`, or the
-        `FlowModel` of one.
+      distribution: a distribution whose bijector or base takes `conditional_input`, or its
+        `FlowModel`.
       conditional_input: the condition, with any leading dimensions: labels, vectors or images.
         With `condition_dropout` also `None`, for the distribution without a condition.
       name: name of the operations.
@@ -47,7 +47,7 @@ def condition(
     Raises:
       ValueError: if no part of the distribution takes a condition, or the condition is not as
         declared.
-      TypeError: if `distribution` is neither.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     return ConditionedDistribution(distribution, conditional_input, name=name)
 

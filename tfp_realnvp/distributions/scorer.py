@@ -54,7 +54,7 @@ def scores(
 
     Args:
       distribution: over images or vectors.
-      noise: of the density q: `UniformNoise`, `NoNoise` or a `VariationalDequantization`.
+      noise: `UniformNoise`, `NoNoise` or a `VariationalDequantization`, of density q.
       events: [B, ...], gray levels or continuous values, of the distribution's dtype.
       *condition: the result of `as_conditions`, [B, ...], unless it is `None`.
       num_samples: number of noise samples K.
@@ -139,12 +139,12 @@ def class_log_probs(
     Args:
       distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
         `ClassMixture` or a `ConditionalBase` as base; or the `FlowModel` of one.
-      x: events [..., H, W, C], continuous pixel values, of the distribution's dtype; or with
-        `num_samples` gray levels, of any dtype.
+      x: continuous values [..., H, W, C] or [..., D]; or with `num_samples` gray levels, of any
+        dtype.
       prior: class probabilities p(y), [K]; by default those of a `ClassMixture`, else 1 / K.
         Required for a `ConditionalBase` without `num_classes`.
       num_samples: number of noise samples for gray levels; `None` takes values as they are.
-      seed: of the noise, an integer.
+      seed: seed of the noise, an int32.
       training: as in `FlowBijector`.
 
     Returns:

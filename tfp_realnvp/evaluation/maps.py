@@ -39,8 +39,8 @@ def log_prob_map(
 
     *   The log det of a coupling or of `PixelLogit` is a sum over elements. A normalization or a
         1×1 convolution has the same log det at each position.
-    *   After a squeeze, one position covers a block of pixels, which share its value evenly. So do
-        the positions of latents, which `ImageFlow.split_latents` gives by scale.
+    *   After a squeeze, a position covers a block of pixels, which share its value evenly. The same
+        holds for the latents of each scale, see `ImageFlow.split_latents`.
 
     A share is not the log density of the pixel given the others: a latent depends on an area as
     large as the receptive field of the networks, and a change of one pixel changes the map around
