@@ -31,7 +31,7 @@ _ALLOWED_IMPORTS = {
         *("distributions", "saving"),
     },
     "latents": {"internal", "pixels", "bijectors", "flows", "distributions"},
-    "evaluation": {"internal", "pixels", "bijectors", "flows", "distributions", "training"},
+    "evaluation": {"internal", "pixels", "condition_spec", "bijectors", "distributions", "training"},
     "data": {"internal", "pixels"},
     "outliers": {"internal"},
     "tables": {"internal", "bijectors", "flows", "training"},
