@@ -51,28 +51,9 @@ def test_the_plain_model_is_the_same_function():
     assert ours.num_parameters == plain.num_parameters
 
 
-def test_pytorch_has_as_many_parameters_and_penalizes_as_many():
+def test_pytorch_penalizes_as_many_parameters():
     torch, plain = _make("pytorch"), _make("plain_tfp")
-    assert torch.num_parameters == plain.num_parameters
     assert sum(p.numel() for p in torch.scales) == sum(np.prod(v.shape) for v in plain.scales)
-
-
-def test_pytorch_is_a_bijection_with_its_log_det():
-    torch = pytest.importorskip("torch")
-    contender = _make("pytorch")
-    contender.train(steps=2)
-    flow = contender.flow.eval().double()
-    values = torch.from_numpy(contender.images[:1] + 0.5).permute(0, 3, 1, 2)
-
-    def encode(flat):
-        return flow.inverse(flat.reshape(values.shape))[0].flatten()
-
-    with torch.no_grad():
-        latents, log_det = flow.inverse(values)
-        np.testing.assert_allclose(flow(latents), values, atol=1e-8)
-    jacobian = torch.autograd.functional.jacobian(encode, values.flatten())
-    expected = torch.linalg.slogdet(jacobian).logabsdet
-    np.testing.assert_allclose(log_det[0].numpy(), expected, rtol=1e-8)
 
 
 def _weights_of_both(couplings, norms, steps):

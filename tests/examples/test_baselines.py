@@ -38,21 +38,6 @@ def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels(train_paper):
     np.testing.assert_allclose(bits, expected, rtol=1e-10)
 
 
-def test_gaussian_agrees_with_moments_of_sampled_noise(train_paper):
-    train = _random_images(50, num_values=4)
-    gaussian = train_paper.fit_gaussian(train)
-    noise = np.random.default_rng(0).random([4000, 50, 12])
-    x = (train.reshape(50, 12) + noise).reshape(-1, 12)
-    np.testing.assert_allclose(gaussian.mean(), x.mean(0), atol=0.01)
-    np.testing.assert_allclose(gaussian.covariance(), np.cov(x, rowvar=False, bias=True), atol=0.01)
-
-
-def test_gaussian_of_a_constant_pixel_has_the_variance_of_the_noise(train_paper):
-    gaussian = train_paper.fit_gaussian(np.full([5, 1, 1, 1], 3, np.uint8))
-    assert gaussian.mean().numpy() == pytest.approx(3.5)
-    assert gaussian.covariance().numpy() == pytest.approx(1 / 12)
-
-
 def test_histograms_of_known_counts(train_paper):
     # Two dimensions, three images, four levels: probabilities (3, 2, 1, 1) / 7, (1, 1, 2, 3) / 7.
     train = np.array([[0, 3], [0, 2], [1, 3]], np.uint8).reshape([3, 1, 2, 1])

@@ -1,6 +1,5 @@
 """datasets.py: the paper's datasets, by mock data and by stored data of TensorFlow Datasets."""
 
-import fractions
 import io
 
 import datasets
@@ -132,13 +131,9 @@ def test_image_size_resizes_all_images(mock_data):
         ("oxford_flowers102", {}, "an image_size for 'oxford_flowers102'"),
         ("ag_news_subset", {}, "a uint8 feature 'image', got 'ag_news_subset'"),
         ("cifar11", {}, r"a dataset of .* got 'cifar11'"),
-        ("lsun/attic", {}, r"a dataset of .* got 'lsun/attic'"),
-        ("mnist:9.9.9", {}, r"a dataset of .* got 'mnist:9.9.9'"),
         ("./no/folder", {}, r"an existing folder of images, got './no/folder'"),
         ("photos", {"condition": "label"}, r"of 'photos' in \['gray'\], got 'label'"),
         ("digits", {"condition": "id"}, r"of 'digits' in \['label', 'gray'\], got 'id'"),
-        ("digits", {"condition": "gray"}, r"color images .* 'digits' .* \(8, 8, 1\)"),
-        ("imagenet32", {"condition": "label"}, r"of 'imagenet32' in \['gray'\], got 'label'"),
         ("celeb_a", {"condition": "label"}, r"'landmarks', 'attributes', .*'gray'\], got 'label'"),
         ("mnist", {"condition": "gray"}, r"color images .* 'mnist' .* \(28, 28, 1\)"),
     ],
@@ -281,7 +276,7 @@ def test_stored_data(cifar10):
 
 
 def test_celeb_a():
-    """Crops, and attributes in the order of their sorted names."""
+    """Attributes are in the order of their sorted names."""
     images = [_encoded(_noise(index, 218, 178), "JPEG") for index in range(3)]
     names = sorted(tfds.builder("celeb_a").info.features["attributes"])
     values = np.random.default_rng(0).integers(0, 2, [3, len(names)])
@@ -291,13 +286,8 @@ def test_celeb_a():
         return tf.data.Dataset.from_tensor_slices({"image": images, "attributes": attributes})
 
     with tfds.testing.mock_data(as_dataset_fn=stored):
-        [(read, conditions)] = datasets.load("celeb_a", condition="attributes").batches("test", 4)
+        [(_, conditions)] = datasets.load("celeb_a", condition="attributes").batches("test", 4)
     np.testing.assert_array_equal(conditions, values)
-    for image, content in zip(read.numpy(), images, strict=True):
-        cropped = Image.open(io.BytesIO(content)).crop((15, 40, 163, 188))
-        # 148 / 64 = 37 / 16
-        large = cropped.resize((148 * 16, 148 * 16), Image.Resampling.NEAREST)
-        assert np.abs(np.asarray(large.reduce(37)).astype(int) - image).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -328,34 +318,11 @@ def test_download_prepares_missing_data(tmp_path, monkeypatch):
     assert calls == ["mnist"]
 
 
-# Preprocessing, against Pillow, which enlarges to a common multiple and averages blocks.
+# Preprocessing.
 
 
 def _image(height, width):
     return np.random.default_rng(0).integers(0, 256, [height, width, 3], np.uint8)
-
-
-def _resize_with_pillow(image, height, width):
-    vertical = fractions.Fraction(image.shape[0], height)
-    horizontal = fractions.Fraction(image.shape[1], width)
-    enlarged = Image.fromarray(image).resize(
-        (image.shape[1] * horizontal.denominator, image.shape[0] * vertical.denominator),
-        Image.Resampling.NEAREST,
-    )
-    return np.asarray(enlarged.reduce((horizontal.numerator, vertical.numerator)))
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [((148, 148), (64, 64)), ((256, 320), (96, 120)), ((30, 21), (10, 14)), ((9, 7), (12, 14))],
-)
-def test_resize(old, new):
-    image = _image(*old)
-    found = datasets.resize(tf.constant(image), *new).numpy()
-    assert found.shape == (*new, 3) and found.dtype == np.uint8
-    difference = np.abs(found.astype(int) - _resize_with_pillow(image, *new))
-    # Halves can be rounded up or down.
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.2
 
 
 def test_celeb_a_of_another_shape():

@@ -121,20 +121,6 @@ def test_evaluations_agree(folder, tmp_path, run_script, capsys):
     assert abs(other - results["test"]["bits_per_dim"]) > 5e-5
 
 
-def test_evaluate_with_a_number_of_batches(folder, tmp_path, run_script):
-    run_script(
-        "evaluate",
-        f"--results_dir={folder}",
-        f"--output={tmp_path}",
-        "--split=test",
-        "--num_batches=2",
-        "--batch_size=2",
-        "--num_samples=2",
-    )
-    result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
-    assert (result["num_images"], result["num_samples"]) == (4, 2)
-
-
 def test_each_configuration_has_a_result_of_the_paper(load_script):
     assert set(load_script("evaluate").PAPER_RESULTS) == set(tfr.PAPER_CONFIGURATIONS)
 
@@ -191,15 +177,6 @@ def test_a_folder_without_a_run(tmp_path, run_script):
     for script in ("evaluate", "sample", "latent_space"):
         with pytest.raises(ValueError, match=r"got no file metadata\.json"):
             run_script(script, f"--results_dir={tmp_path}")
-
-
-def test_latents_of_a_run_in_mixed_precision(tmp_path, run_script, folder):
-    # The inverse is exact only in float32.
-    images = folder / "images.npz"
-    run = _write_run(tmp_path / "run", dataset=images, network_dtype="mixed_bfloat16")
-    run_script("latent_space", f"--results_dir={run}", f"--output_dir={tmp_path}")
-    networks = _load(run)[0].networks
-    assert {layer.dtype_policy.name for layer in networks} == {"mixed_bfloat16"}
 
 
 def test_latent_space(folder, tmp_path, run_script, capsys):

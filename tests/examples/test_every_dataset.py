@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -29,12 +28,6 @@ _DATASETS = {
     "folder": ((8, 6, 3), "test"),
     "images.npz": ((8, 8, 1), "test"),
     "images.npy": ((8, 8, 3), "test"),
-}
-# name: (condition, image shape, columns before the samples, and after them)
-_CONDITIONS = {
-    "celeb_a": ("attributes", (64, 64, 3), 0, 1),
-    "mnist": ("label", (28, 28, 1), 0, 0),
-    "photos": ("gray", (32, 32, 3), 1, 1),
 }
 # Datasets that differ only in their images, evaluated with the weights of the first. They have the
 # evaluation split "validation", except photos.
@@ -80,40 +73,6 @@ def _size(path):
     with Image.open(path) as image:
         image.load()
         return image.size[::-1]
-
-
-@pytest.mark.parametrize("name", _CONDITIONS)
-def test_conditions(name, tmp_path, run_script):
-    condition, (height, width, _), before, after = _CONDITIONS[name]
-    split = "validation" if name == "celeb_a" else "test"
-    run_script(
-        "train_paper",
-        f"--dataset={name}",
-        f"--condition={condition}",
-        f"--output_dir={tmp_path}",
-        "--epochs=1e-9",  # one step
-        *([] if name == "celeb_a" else ["--num_validation=4"]),
-        *_TINY,
-        _MAX_BASELINE_IMAGES=0,  # Fitting the baselines would take most of the time.
-    )
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["steps"] == 1 and 0 < report["bits_per_dim"]["Real NVP"][split] < 40
-    assert ("classification" in report) == (condition == "label")
-    assert report["reconstruction_error"] < 1
-    rows = 10 if condition == "label" else 8
-    scale = max(1, 64 // max(height, width))
-    with Image.open(tmp_path / "samples.png") as picture:
-        grid = np.asarray(picture)
-        assert grid.shape[:2] == (scale * (rows * (height + 1) + 1), scale * (8 * (width + 1) + 1))
-    # The images whose conditions the rows have.
-    batches = datasets.load(name, condition=condition).batches(split, 8)
-    images, conditions = next(batches.as_numpy_iterator())
-    first = grid[scale : scale * (height + 1), scale : scale * (width + 1)][::scale, ::scale]
-    last = grid[scale : scale * (height + 1), -scale * (width + 1) : -scale][::scale, ::scale]
-    if after:
-        np.testing.assert_array_equal(last, images[0])
-    if before:
-        np.testing.assert_allclose(first, 255 * np.repeat(conditions[0], 3, -1), atol=0.5001)
 
 
 @pytest.mark.parametrize("name", _DATASETS)

@@ -82,16 +82,6 @@ def test_neutra(run_script, capsys):
     assert abs(x1) < 3 and abs(x1_stddev - 10) < 2
 
 
-@pytest.mark.parametrize("name", ["conjugate", "eight_schools"])
-def test_densities_of_vectors(name, load_script):
-    script = load_script("variational_inference")
-    posterior = getattr(script, name)()
-    surrogate = script.flow_posterior(posterior, num_couplings=1, num_filters=4)
-    parts, log_prob = surrogate.experimental_sample_and_log_prob(10, seed=(0, 1))
-    weights = posterior.target.unnormalized_log_prob(parts) - log_prob
-    assert weights.shape == [10] and np.isfinite(weights).all()
-
-
 @pytest.mark.parametrize("name", ["banana", "funnel"])
 def test_targets_of_chains(name, load_script):
     density = getattr(load_script("neutra"), name)()
