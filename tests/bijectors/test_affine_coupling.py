@@ -71,18 +71,6 @@ def test_the_log_scale_is_bounded():
     np.testing.assert_allclose(ildj, [0.5 * np.prod(_SHAPE) / 2], rtol=1e-6)
 
 
-def test_a_function_as_network():
-    coupling = tfr.AffineCoupling(
-        tfr.ChannelMask(0), lambda x: tf.concat([tf.sin(x), tf.cos(x)], axis=-1), dtype=tf.float64
-    )
-    x = ft.normal(_SHAPE, tf.float64)
-    expected = ft.jacobian_log_det(coupling.inverse, x)
-    np.testing.assert_allclose(
-        coupling.inverse_log_det_jacobian(x, event_ndims=3), expected, rtol=1e-9
-    )
-    assert coupling.trainable_variables == (coupling.scale,)
-
-
 def test_training_reaches_the_network():
     seen = []
 

@@ -138,15 +138,6 @@ def test_a_fixed_condition(name):
     assert of_none.log_prob(np.stack([x] * 5)[:, np.newaxis]).shape == [5, 0]
 
 
-@pytest.mark.parametrize("name", ["image_labels", "vector", "vector_vectors"])
-@pytest.mark.eager
-def test_a_model_is_called_without_events(name):
-    flow = _distribution(name)
-    conditions = _condition(name, 0)["bijector_kwargs"].values()
-    x = tf.zeros([0, *flow.event_shape])
-    assert tfr.FlowModel(flow)((x, *conditions) if conditions else x).shape == [0]
-
-
 @pytest.mark.parametrize(
     "wrap",
     [

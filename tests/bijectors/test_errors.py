@@ -113,12 +113,6 @@ def test_a_network_with_the_wrong_number_of_channels(mask, use_scale):
         coupling.inverse(tf.zeros([1, *_SHAPE]))
 
 
-def test_a_network_with_the_wrong_rank():
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), lambda x: x[0])
-    with pytest.raises(ValueError, match=r"expected 4 channels from the network.*\(4, 4, 2\)"):
-        coupling.inverse(tf.zeros([1, *_SHAPE]))
-
-
 @pytest.mark.parametrize(
     "bijector",
     [
@@ -170,22 +164,17 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
 @pytest.mark.parametrize(
     ("construct", "error", "match"),
     [
-        (lambda: _coupling("network"), TypeError, "network.*got 'network'"),
         (lambda: _coupling(dtype=tf.float16), TypeError, "dtype.*got float16"),
         (lambda: _coupling(mask=tfr.CheckerboardMask), TypeError, "CheckerboardMask.*got <class"),
         (lambda: _coupling(scale=float("nan")), ValueError, "scale.*got nan"),
-        (lambda: _coupling(scale=tf.Variable([1.0])), TypeError, "scale.*got <tf.Variable"),
         (lambda: tfr.BatchNormalization(1.0), ValueError, "momentum.*got 1.0"),
         (lambda: tfr.BatchNormalization(epsilon=1e-50), ValueError, "epsilon.*got 1e-50"),
         (lambda: tfr.BatchNormalization(statistics="none"), ValueError, "statistics.*got 'none'"),
         (lambda: tfr.ActNorm(epsilon=-1.0), ValueError, "epsilon.*got -1.0"),
         (lambda: tfr.Squeeze(1), ValueError, "block_size.*got 1"),
         (lambda: tfr.Squeeze(order="other"), ValueError, "order.*got 'other'"),
-        (lambda: tfr.Squeeze(validate_args="x"), TypeError, "validate_args.*got 'x'"),
-        (lambda: tfr.Squeeze(dtype=tf.int32), TypeError, "dtype.*got int32"),
         (lambda: tfr.FactorOut(tf.identity), TypeError, "a bijector, got"),
         (lambda: tfr.FlowChain([tf.identity]), TypeError, "bijectors, got"),
-        (lambda: tfr.FlowChain(""), TypeError, "a list.*got ''"),
         (lambda: tfr.FlowChain([_LOGIT_64]), TypeError, "float32, got pixel_logit of float64"),
         (lambda: tfr.PixelLogit(0.0), ValueError, "alpha.*got 0.0"),
         (lambda: tfr.PixelLogit(num_values=1), ValueError, "num_values.*got 1"),
@@ -193,15 +182,12 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: _image((8, 8, 3), num_scales=0), ValueError, "num_scales.*got 0"),
         (lambda: _image((None, None, 3)), ValueError, "num_scales for images of unknown size, got"),
         (lambda: _image((8, 8)), ValueError, r"image_shape.*got \(8, 8\)"),
-        (lambda: _image((8, 0, 3)), ValueError, r"image_shape.*got \(8, 0, 3\)"),
         (lambda: _image(normalization="layer"), ValueError, "normalization.*got 'layer'"),
         (lambda: _image(num_filters=0), ValueError, "num_filters.*got 0"),
         (lambda: _image(dtype=tf.bfloat16), TypeError, "dtype.*got bfloat16"),
         (lambda: _image(alpha=0.7, num_blocks=0, num_filters=2), ValueError, "alpha.*got 0.7"),
         (lambda: tfr.RealNVPImage.for_dataset("mnist"), ValueError, "cifar10.*got 'mnist'"),
         (lambda: tfr.ConvResNet(4, num_filters=0), ValueError, "num_filters.*got 0"),
-        (lambda: tfr.ConvResNet("x"), TypeError, "output_channels.*got 'x'"),
-        (lambda: tfr.ConvResNet(2, output_scale="x"), TypeError, "output_scale.*got 'x'"),
         (lambda: tfr.ShallowConv(0), ValueError, "output_channels.*got 0"),
         (lambda: tfr.FlowModel(tf.identity), TypeError, "a tfd.Distribution, got"),
         (lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)), ValueError, r"event_shape \(\)"),

@@ -10,8 +10,6 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
-tfd = tfp.distributions
-
 _TRANSFORMERS = {
     "affine": lambda dtype: tfr.Affine(0.7, dtype),
     "additive": lambda dtype: tfr.Additive(),
@@ -231,9 +229,7 @@ def test_log_slopes_are_bounded(size):
             lambda: tfr.RationalQuadraticSpline(4, min_bin_size=0.25),
             "expected a min_bin_size in .*, got 0.25",
         ),
-        (lambda: tfr.RationalQuadraticSpline(min_slope=1.0), "min_slope in .*, got 1.0"),
         (lambda: tfr.LogisticMixture(0), "expected num_components of at least 1, got 0"),
-        (lambda: tfr.LogisticMixture(max_log_scale=-1.0), "positive max_log_scale, got -1.0"),
         (lambda: tfr.LogisticMixture(max_log_factor=0.0), "positive max_log_factor, got 0.0"),
     ],
 )

@@ -92,18 +92,6 @@ def _gradients(distribution, variables, function=lambda call: call):
     return tape.gradient(loss, variables), _refs(tape.watched_variables())
 
 
-def test_each_read_after_freezing_and_thawing_is_right():
-    distribution, network, everything, own = _frozen_part()
-    assert len(own) == 3 and own < everything
-    for trainable in (False, True, False, True):
-        network.trainable = trainable
-        expected = everything if trainable else everything - own
-        for _ in range(2):
-            assert _refs(distribution.trainable_variables) == expected
-            assert _refs(distribution.variables) >= everything
-            assert _refs(distribution.non_trainable_variables).isdisjoint(expected)
-
-
 @pytest.mark.parametrize("function", [lambda call: call, tf.function], ids=["eager", "function"])
 def test_tapes_follow_freezing_and_thawing(function):
     # Without a read of `trainable_variables` in between.
@@ -255,11 +243,6 @@ def test_two_of_one_configuration_share_no_cache():
     assert np.abs(result - held).max() > 1e-3
 
 
-@pytest.mark.parametrize("make", [tfr.Squeeze, tfr.PixelLogit, lambda: tfr.FlowChain([])])
-def test_two_without_variables_are_equal(make):
-    assert make() == make() and hash(make()) == hash(make())
-
-
 def test_copy_of_unbuilt_batch_normalization_shares_statistics():
     bijector = tfr.BatchNormalization()
     copy = bijector.copy()
@@ -387,23 +370,6 @@ def test_a_step_within_one_function(jit_compile):
         variable.assign(value)
     np.testing.assert_allclose(before, flow.log_prob(tf.identity(x)), rtol=1e-5)
     assert np.abs(before - after).min() > 1e-3
-
-
-def test_a_loop_within_one_function():
-    flow, x = _distribution(), ft.normal([3, *_SHAPE])
-
-    @tf.function
-    def train(x):
-        losses = tf.TensorArray(tf.float32, 3)
-        for index in tf.range(3):
-            losses = losses.write(index, tf.reduce_mean(flow.log_prob(x)))
-            _step(flow.trainable_variables)
-        return losses.stack()
-
-    losses = train(x).numpy()
-    assert len(set(losses.tolist())) == 3
-    last = tf.reduce_mean(flow.log_prob(x))
-    assert float(last) not in losses.tolist()
 
 
 def test_an_eager_result_is_not_baked_into_a_function():

@@ -1,5 +1,3 @@
-import copy
-
 import flow_testing as ft
 import keras
 import numpy as np
@@ -71,15 +69,10 @@ def test_table_1(datasets, side, num_scales, num_blocks, num_filters):
     ("image_shape", "num_scales"),
     [
         ((32, 32, 3), 4),
-        ((64, 64, 3), 5),
         ((28, 28, 1), 3),
-        ((8, 8, 1), 2),
-        ((4, 4, 3), 1),
         ((5, 5, 3), 1),
         ((16, 64, 3), 3),
         ((24, 24, 3), 3),
-        ((30, 30, 1), 2),
-        ((15, 15, 3), 1),
         ((30, 15, 1), 1),
     ],
 )
@@ -169,17 +162,6 @@ def test_split_latents_are_what_was_factored_out(monkeypatch):
     assert coarsest.shape == (2, 2, 4, 12)
 
 
-def test_redrawing_the_finest_latents_keeps_the_image_recognizable():
-    # The coarse latents are a checkerboard of the image, so that it is one model and not two.
-    flow = _flow((8, 8, 3), dtype=tf.float64)
-    z = flow.inverse(ft.pixels([2, 8, 8, 3], tf.float64))
-    fine, coarse = flow.split_latents(z)
-    other = flow.forward(flow.merge_latents([tf.zeros_like(fine), coarse]))
-    again = flow.split_latents(flow.inverse(tf.identity(other)))
-    np.testing.assert_allclose(again[0], tf.zeros_like(fine), atol=1e-6)
-    np.testing.assert_allclose(again[1], coarse, atol=1e-6)
-
-
 # Other sizes.
 
 
@@ -235,18 +217,6 @@ def test_second_derivatives(training):
         along = tf.reduce_sum(tape.gradient(value, images) * directions)
         assert abs(along) > 1
         np.testing.assert_allclose(along, (high - low) / 2e-6, rtol=1e-5)
-
-
-def test_a_deep_copy_has_variables_of_its_own():
-    flow = ft.image_flow((4, 4, 1), num_couplings=1, num_blocks=0, recompute=True)
-    y = ft.pixels([3, 4, 4, 1])
-    before = flow.inverse(y).numpy()
-    again = copy.deepcopy(flow)
-    np.testing.assert_array_equal(again.inverse(y), before)
-    for variable in again.trainable_variables:
-        variable.assign_add(tf.ones_like(variable))
-    assert np.abs(again.inverse(y) - before).max() > 1e-3
-    np.testing.assert_array_equal(flow.inverse(tf.identity(y)), before)
 
 
 def test_compact():

@@ -244,17 +244,6 @@ def test_serialization(name, condition):
         assert np.abs(outputs - moved).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["resnet_board", "shallow_attention"])
-def test_within_a_saved_keras_model(name, tmp_path):
-    layer = _network(name)
-    inputs = keras.Input([4, 4, 2])
-    model = keras.Model(inputs, layer(inputs))
-    path = str(tmp_path / "model.keras")
-    model.save(path)
-    x = ft.normal([2, 4, 4, 2])
-    np.testing.assert_allclose(keras.models.load_model(path)(x), model(x), rtol=1e-6)
-
-
 @each_network_and_condition
 @pytest.mark.parametrize("training", [False, True])
 def test_mixed_precision(name, condition, training):
@@ -328,29 +317,6 @@ def test_shallow_against_layer_by_layer(condition, parity, num_heads):
         h = network.attention(h)
     options = {"conditional_input": conditions[0]} if conditions else {}
     np.testing.assert_allclose(network(x, **options), conv(h, "conv3"), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("added", ["attention", "vector", "image"])
-@pytest.mark.parametrize("name", ["resnet_board", "shallow"])
-def test_a_new_network_ignores_its_attention_and_its_condition(name, added, training):
-    x, training = ft.normal([2, 4, 4, 2]), _training(name) if training else {}
-    is_attention = added == "attention"
-    added_options = (
-        {"num_heads": 2} if is_attention else {"conditional_event_shape": _CONDITION_SHAPES[added]}
-    )
-    outputs = []
-    for options, given in (({}, {}), (added_options, _given(added, x))):
-        keras.utils.set_random_seed(0)
-        layer = _MAKERS[name](**options)
-        layer.build((None, None, None, 2))
-        if name == "shallow":
-            # It starts at zero.
-            layer.convs[-1].kernel.assign(ft.normal(layer.convs[-1].kernel.shape))
-        outputs.append(layer(x, **training, **given))
-    assert np.abs(outputs[0]).max() > 1e-2
-    tolerance = 1e-6 if is_attention else 0
-    np.testing.assert_allclose(*outputs, rtol=tolerance, atol=tolerance)
 
 
 @each_conditional
