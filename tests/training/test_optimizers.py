@@ -214,13 +214,6 @@ def test_a_variable_without_a_gradient_stays_as_it_is(large, monkeypatch):
     np.testing.assert_allclose(states[2][1], _values(0)[1] - step, rtol=1e-4)
 
 
-def test_serialization():
-    optimizer = tfr.FusedAdam(1e-2, beta_1=0.8, global_clipnorm=3.0)
-    config = keras.saving.serialize_keras_object(optimizer)
-    again = keras.saving.deserialize_keras_object(config)
-    assert type(again) is tfr.FusedAdam and again.get_config() == optimizer.get_config()
-
-
 def test_amsgrad():
     with pytest.raises(ValueError, match="expected amsgrad=False, got True"):
         tfr.FusedAdam(amsgrad=True)

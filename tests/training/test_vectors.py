@@ -142,14 +142,6 @@ def test_noise_of_counts():
     assert log_prob.shape == (8,) and np.abs(log_prob - grid[0]).min() > 0
 
 
-@pytest.mark.eager
-def test_best_weights_by_loss(tmp_path):
-    model = _model()
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, model)
-    model.fit(_DATA, epochs=1, verbose=0, callbacks=[checkpoint], validation_data=_DATA)
-    assert (tmp_path / "best.weights.h5").exists()
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -161,9 +153,3 @@ def test_best_weights_by_loss(tmp_path):
 def test_bad_data(trained, data, message):
     with pytest.raises(ValueError, match=message):
         trained.evaluate(data, verbose=0)
-
-
-def test_bad_distribution():
-    matrices = tfd.Sample(tfd.Normal(0.0, 1.0), [3, 3])
-    with pytest.raises(ValueError, match=r"or vectors \[size\] without batch dimensions"):
-        tfr.FlowModel(matrices)
