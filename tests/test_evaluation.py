@@ -109,34 +109,6 @@ def test_draws_against_numpy(flow):
     assert (result.num_images, result.num_samples) == (11, 3)
 
 
-class _Sawtooth(tfd.Distribution):
-    """p(x) = 2 (x - floor(x)) for [1, 1, 1]: each integer has probability 1, which is 0 bits."""
-
-    def __init__(self):
-        super().__init__(tf.float32, tfd.NOT_REPARAMETERIZED, False, True)
-
-    def _event_shape(self):
-        return tf.TensorShape([1, 1, 1])
-
-    def _batch_shape(self):
-        return tf.TensorShape([])
-
-    def _log_prob(self, x):
-        return tf.math.log(2 * (x - tf.floor(x)))[..., 0, 0, 0]
-
-
-def test_both_bounds_and_the_probability_of_integers():
-    # Each gray level has noise of its own.
-    levels = np.arange(60, dtype=np.uint8).reshape([60, 1, 1, 1])
-    many, few = (
-        evaluation.bits_per_dim(_Sawtooth(), levels, num_samples=number) for number in (40, 2)
-    )
-    # E log2(2u) = 1 - 1 / ln 2.
-    assert many.bits_per_dim == pytest.approx(1 / math.log(2) - 1, abs=0.05)
-    assert many.importance_weighted < few.importance_weighted < 0.4
-    assert abs(many.importance_weighted) < 0.03
-
-
 def test_datasets():
     # Any density with image events.
     flow = tfd.Sample(tfd.Normal(128.0, 60.0), _SHAPE)
@@ -384,16 +356,6 @@ def test_log_likelihood_with_a_dequantizer():
     assert result.importance_weighted == pytest.approx(0, abs=1e-5)
     with pytest.raises(ValueError, match="dequantize=True with a dequantizer, got False"):
         evaluation.log_likelihood(density, zeros, dequantize=False, dequantizer=_Noise())
-
-
-@pytest.mark.graph
-def test_log_likelihood_and_bits_per_dim_of_images(flow):
-    bits = evaluation.bits_per_dim(flow, _IMAGES, num_samples=3, seed=2, batch_size=4)
-    nats = evaluation.log_likelihood(flow, _IMAGES, num_samples=3, seed=2, batch_size=4)
-    scale = _DIMS * math.log(2)
-    assert -nats.log_likelihood / scale == pytest.approx(bits.bits_per_dim)
-    assert -nats.importance_weighted / scale == pytest.approx(bits.importance_weighted)
-    assert nats.standard_error / scale == pytest.approx(bits.standard_error)
 
 
 def test_bits_per_dim_are_of_images():

@@ -224,12 +224,6 @@ def test_temperature():
     np.testing.assert_array_equal(latents.sample_latents(_SHAPE, 5, seed=1, temperature=0.0), 0)
 
 
-def test_shapes_of_latents():
-    expected = latents.sample_latents((2, 3), 4)
-    for shape in ([2, 3], np.array([2, 3]), tf.TensorShape([2, 3]), tf.constant([2, 3])):
-        np.testing.assert_array_equal(latents.sample_latents(shape, 4), expected)
-
-
 def test_truncation():
     z = latents.sample_latents((16, 16, 3), 20, seed=1, truncation=1.0, dtype=tf.float64)
     assert z.dtype == np.float64
@@ -371,10 +365,7 @@ def test_no_condition(flows):
     ("kind", "condition", "message"),
     [
         ("labels", None, r"integer labels in \[0, 3\), .*got None"),
-        ("labels", [0, 1, 2, 3], r"integer labels in \[0, 3\), .*got \[3\]"),
-        ("labels", [0.0, 1.0, 2.0, 1.0], r"\[0, 3\), got float64.*`labels.astype"),
         ("labels", [0, 1, 2], r"broadcast, got \(4,\) and \(3,\)"),
-        ("vectors", np.zeros([4, 6]), r"vectors \[..., 5\], got float64 of shape \(4, 6\)"),
         ("images", np.zeros([4, 8, 8, 3]), r"images \[..., 8, 8, 2\], got float64"),
     ],
 )
@@ -506,14 +497,6 @@ def test_extrapolation_under_conditions(flows, kind):
     _same(images, flow.forward(tf.constant(z), conditional_input=conditions), 0.01)
     same = latents.extrapolate(flow, (16, 8, 1), 4, conditional_input=conditions[0])
     assert np.abs(same[0] - images[0]).max() < 0.01 < np.abs(same[1] - images[1]).max()
-
-
-def test_statistics_under_conditions(flows):
-    flow, labels = flows["labels"], _conditions("labels")
-    scales = latents.latent_statistics(flow, _IMAGES, batch_size=3, conditional_input=labels)
-    encoded = latents.encode(flow, _IMAGES, conditional_input=labels)
-    for scale, z in zip(scales, flow.split_latents(tf.constant(encoded)), strict=True):
-        assert scale.mean == pytest.approx(np.mean(z), abs=1e-5)
 
 
 # vectors
