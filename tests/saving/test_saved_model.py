@@ -25,6 +25,7 @@ from flow_testing import (
 )
 
 import tfp_realnvp as tfr
+from tfp_realnvp.internal import private_api
 
 pytestmark = pytest.mark.core
 
@@ -215,6 +216,39 @@ def test_an_export_has_copies_of_the_weights(tmp_path):
     np.testing.assert_allclose(served.log_prob(images)["log_prob"], before, rtol=1e-5)
     assert np.abs(flow.log_prob(images) - before).max() > 1
     assert served.signatures["log_prob"].inputs[0].shape.as_list() == [None, *SHAPE]
+
+
+def test_weights_are_normalized_once_and_gradients_are_served(tmp_path):
+    flow = conditional_distribution("vectors", num_scales=1, **SMALL)  # it embeds by `silu`
+    images, conditions = pixels([2, *SHAPE]), condition("vectors", [2])
+    traced = tf.function(
+        lambda *inputs: flow.log_prob(inputs[0], bijector_kwargs={"conditional_input": inputs[1]}),
+        autograph=False,
+    )
+    tfr.export_saved_model(flow, tmp_path / "1")
+    served = tf.saved_model.load(tmp_path / "1")
+
+    def gradients(log_prob):
+        with tf.GradientTape() as tape:
+            tape.watch([images, conditions])
+            value = log_prob(images, conditions)
+        return tape.gradient(value, [images, conditions])
+
+    for actual, expected in zip(
+        gradients(lambda *inputs: served.log_prob(*inputs)["log_prob"]),
+        gradients(traced),
+        strict=True,
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+    def num_roots(function):
+        inlined = private_api.convert_variables_to_constants_v2(
+            function, aggressive_inlining=True, lower_control_flow=False
+        )
+        return sum(op.type == "Rsqrt" for op in inlined.graph.get_operations())
+
+    assert num_roots(traced.get_concrete_function(images, conditions)) > 0
+    assert num_roots(served.signatures["log_prob"]) == 0
 
 
 def test_errors(tmp_path):

@@ -24,6 +24,7 @@ from tfp_realnvp.distributions import (
 )
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import atomic_files, private_api, validation
+from tfp_realnvp.saving.folded_graph import folded
 
 __all__ = ["ServedFlow", "export_saved_model", "named_inputs"]
 
@@ -113,7 +114,7 @@ def export_saved_model(
     for name, function in functions.items():
         setattr(module, name, function)
     # A SavedModel stores the variables that the module refers to.
-    module.served_variables = list(flow.distribution.variables)
+    module.served_variables = flow.variables
     signatures = {name: function.get_concrete_function() for name, function in functions.items()}
     with atomic_files.atomic_replace(path) as temporary:
         tf.saved_model.save(module, os.fspath(temporary), signatures=signatures)
@@ -185,8 +186,9 @@ class ServedFlow:
         takes_condition_itself = "bijector_kwargs" in route(distribution, conditional_input=0)
         self._bijector_condition = self._condition if takes_condition_itself else []
         # All signatures call these two functions, so that the SavedModel has each graph once.
-        self._inverse = named_inputs(self._inverse_pass, [self._events, *self._bijector_condition])
-        self._forward = named_inputs(self._forward_pass, [self._latents, *self._bijector_condition])
+        self._folded: dict[Any, tf.Variable] = {}
+        self._inverse = self._as_folded(self._inverse_pass, self._events)
+        self._forward = self._as_folded(self._forward_pass, self._latents)
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions by name, each with its input signature."""
@@ -212,6 +214,16 @@ class ServedFlow:
                     inputs = [levels, seed, *inputs[1:]]
                 table[f"{name}_uint8"] = variant, inputs
         return {name: named_inputs(*row) for name, row in table.items()}
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The variables of the functions: of the base, and what was computed from other weights."""
+        return [*self._base.variables, *self._folded.values()]
+
+    def _as_folded(self, function: Callable[..., Any], values: tf.TensorSpec) -> Callable[..., Any]:
+        inputs = [values, *self._bijector_condition]
+        traced = named_inputs(function, inputs).get_concrete_function()
+        return named_inputs(folded(traced, self._folded), inputs)
 
     # Without a declared condition, `condition` is not part of the signatures.
 

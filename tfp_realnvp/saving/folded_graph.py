@@ -1,0 +1,77 @@
+"""Computes what depends on the weights of a function alone, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.internal import private_api
+
+__all__ = ["folded"]
+
+# Larger constants become variables, which a SavedModel stores once for all functions.
+_MAX_CONSTANT_SIZE = 64
+
+
+def folded(
+    function: Any, variables: dict[tuple[str, tuple[int, ...], bytes], tf.Variable]
+) -> Callable[..., Any]:
+    """Returns a function that begins where the inputs of a concrete function enter its graph.
+
+    What is computed from weights and constants alone is computed now: weight normalization, folded
+    batch normalizations, inverse matrices, log dets of 1×1 convolutions. Gradients are those of the
+    operations, also of functions with `tf.custom_gradient`.
+
+    Args:
+      function: a concrete function. Its variables may change afterwards without effect.
+      variables: gets what was computed, each value once, by dtype, shape and bytes.
+    """
+    frozen = private_api.convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+    varying = {tensor.op.name for tensor in frozen.inputs}
+    used: dict[str, tf.Tensor] = {}
+    for operation in frozen.graph.get_operations():
+        before = [tensor.op for tensor in operation.inputs] + operation.control_inputs
+        if operation.op_def.is_stateful or any(op.name in varying for op in before):
+            varying.add(operation.name)
+            used |= {tensor.name: tensor for tensor in operation.inputs}
+    used |= {tensor.name: tensor for tensor in frozen.outputs}
+    computed = [
+        name
+        for name, tensor in used.items()
+        if tensor.op.name not in varying
+        and not (tensor.op.type == "Const" and tensor.shape.num_elements() <= _MAX_CONSTANT_SIZE)
+    ]
+    kept = {}
+    for name, tensor in zip(computed, frozen.prune([], [used[n] for n in computed])(), strict=True):
+        value = tensor.numpy()
+        key = (value.dtype.name, value.shape, value.tobytes())
+        if key not in variables:
+            variables[key] = tf.Variable(tensor, trainable=False)
+        kept[name] = variables[key]
+    # What is left of the graph. It does not have to wait for what was computed.
+    needed = varying | {tensor.op.name for name, tensor in used.items() if name not in kept}
+    rest = tf.compat.v1.GraphDef()
+    for node in frozen.graph.as_graph_def().node:
+        if node.name in needed and node.op != "Placeholder":
+            inputs = [name for name in node.input if name[0] != "^" or name[1:] in varying]
+            node.ClearField("input")
+            node.input.extend(inputs)
+            # Custom gradients, as of `tf.nn.silu`, refer to tensors of the traced graph.
+            node.attr.pop("_gradient_op_type", None)
+            rest.node.append(node)
+
+    def call(*values: tf.Tensor) -> Any:
+        names = [tensor.name for tensor in frozen.inputs]
+        known = dict(zip(names, values, strict=True))
+        known |= {name: tf.convert_to_tensor(variable) for name, variable in kept.items()}
+        outputs = [tensor.name for tensor in frozen.outputs if tensor.name not in known]
+        results = tf.graph_util.import_graph_def(rest, known, outputs, name="")
+        known |= zip(outputs, results, strict=True)
+        results = [known[tensor.name] for tensor in frozen.outputs]
+        return tf.nest.pack_sequence_as(function.structured_outputs, results)
+
+    return call
