@@ -146,6 +146,7 @@ class VariationalDequantization(tf.Module):
         return {
             "image_shape": self.bijector.image_shape,
             "num_values": self.num_values,
+            "recompute": False,  # said by the bijector
             "bijector": self.bijector,
             "dtype": self.dtype,
             "name": self.name,
