@@ -12,17 +12,6 @@ def _image(shape=(3, 4, 2)):
 
 
 @pytest.mark.parametrize("parity", [0, 1])
-def test_board_of_an_unknown_size(parity):
-    mask = tfr.CheckerboardMask(parity)
-    late = tf.function(
-        mask.board, input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)]
-    )
-    for size in ((3, 4), (5, 2)):
-        image = tf.zeros([1, *size, 2])
-        np.testing.assert_array_equal(late(image), mask.board(image))
-
-
-@pytest.mark.parametrize("parity", [0, 1])
 def test_checkerboard_split_restrict_merge(parity):
     mask, image = tfr.CheckerboardMask(parity), _image()
     board = mask.board(image)

@@ -81,10 +81,8 @@ _ZEROS = np.zeros([4, 8, 8, 3], np.uint8)
         ({"x_train": _ZEROS}, r"train and test, or images, in .* got \['x_train'\]"),
         ({"train": _ZEROS, "test": _ZEROS[:, 1:]}, r"one shape .*\(8, 8, 3\).*\(7, 8, 3\)"),
         ({"images": np.array([None] * 4)}, "Cannot read .*a.npz: Object arrays"),
-        ({"images": _ZEROS[:1]}, "fewer than all of 1 images"),
         ({"images": _ZEROS, "labels": np.arange(5)}, r"shape \[4\] as labels .* shape \(5,\)"),
         ({"images": _ZEROS, "labels": np.arange(4.0)}, r"integers .* got float64"),
-        ({"images": _ZEROS, "labels": np.arange(4) - 1}, r"integers from 0 .* got int64"),
         ({"train": _ZEROS, "test": _ZEROS, "test_labels": np.arange(4)}, "as train_labels in"),
     ],
 )

@@ -114,11 +114,6 @@ def test_sizes_that_have_no_patches(shape):
         tfr.RealNVPImage.jet(shape, **_OPTIONS)
 
 
-def test_another_size(flow):
-    with pytest.raises(ValueError, match=r"expected images \[..., 4, 4, 2\], got shape"):
-        flow.inverse(ft.pixels([3, 8, 4, 2]))
-
-
 def test_no_couplings():
     with pytest.raises(ValueError, match=r"expected at least one mask, got \[\]"):
         tfr.RealNVPImage.jet(_SHAPE, **_OPTIONS, num_couplings=0)

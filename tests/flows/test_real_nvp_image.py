@@ -181,15 +181,6 @@ def test_a_model_for_32_scores_and_samples_64():
     assert np.abs(z[0, :8, :8] - other_z[0, :8, :8]).max() > 1e-3
 
 
-def test_unknown_height_and_width():
-    flow = ft.image_flow((None, None, 1), num_couplings=1, num_blocks=0)
-    assert flow.image_shape == (None, None, 1)
-    for size in ((4, 4), (8, 6)):
-        y = ft.pixels([2, *size, 1])
-        x = flow.inverse(y)
-        np.testing.assert_allclose(flow.forward(tf.identity(x)), y, atol=1e-2)
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_second_derivatives(training):
     options = {"num_scales": 1, "num_couplings": 1, "dtype": tf.float64}
