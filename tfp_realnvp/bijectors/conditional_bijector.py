@@ -54,7 +54,7 @@ class ConditionalBijector(FlowChain):
             # Built after the networks, whose initial weights are those of a flow without a
             # condition.
             embedding.build()
-        self._embedding = embedding
+        self.bijector, self.embedding = bijector, embedding
         self._track_layer(embedding)
         options = {"dtype": dtype, "validate_args": validate_args, "name": name}
         super().__init__([bijector], parameters=parameters, **options)
@@ -71,23 +71,13 @@ class ConditionalBijector(FlowChain):
         self._condition_spec = embedding.spec
 
     @property
-    def bijector(self) -> tfb.Bijector:
-        """The flow that gets the embedding."""
-        return self._bijectors[0]
-
-    @property
-    def embedding(self) -> ConditionEmbedding:
-        """The embedding of the condition."""
-        return self._embedding
-
-    @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
         """The embedding."""
-        return (self._embedding,)
+        return (self.embedding,)
 
     def _of_parts(self, value: tf.Tensor, p: Pass) -> Pass:
-        embedded = self._embedding(p.condition)
-        if self._embedding.spec.event_ndims == 3:
+        embedded = self.embedding(p.condition)
+        if self.embedding.spec.event_ndims == 3:
             sides, expected = embedded.shape[-3:-1], value.shape[-3:-1]
             if not sides.is_compatible_with(expected):
                 raise ValueError(

@@ -33,8 +33,7 @@ class Coupling(FlowBijector):
     ```
 
     The network outputs `P c` channels, for c transformed channels and P parameters of each element.
-    Neither direction inverts the network. The variables of a Keras layer or `tf.Module` are
-    variables of the coupling, also if the network creates them at its first call.
+    Neither direction inverts the network. Its variables are variables of the coupling.
 
     A network with an argument `conditional_input` gets the condition of the call. If
     `conditional_event_shape` declares its shape, the leading shapes of events and condition
@@ -77,8 +76,8 @@ class Coupling(FlowBijector):
           mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with their methods.
           network: a layer or function from the kept half, [B, H, W, k], to parameters,
             [B, H, W, P c]; for vectors from [B, k] to [B, P c]. Its dtype may differ from `dtype`.
-            It gets the keyword arguments that it has of `training`, `conditional_input` and
-            `statistics`. A layer that contains a `ConvResNet` must pass `statistics` on; otherwise
+            Of the keyword arguments `training`, `conditional_input` and `statistics` it gets those
+            that it has. A layer that contains a `ConvResNet` must pass `statistics` on; otherwise
             batch statistics average over one replica, without sample weights.
           transformer: the elementwise bijection. Copies share it and the network.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
@@ -97,19 +96,16 @@ class Coupling(FlowBijector):
             parameters = dict(locals())
             del parameters["parameters"]
         # The class of a mask has the methods of the protocol as well.
-        is_mask = isinstance(mask, Mask) and not isinstance(mask, type)
-        expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
-        validation.require(is_mask, expected, mask, TypeError)
+        if isinstance(mask, type) or not isinstance(mask, Mask):
+            expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
+            raise TypeError(f"{expected}, got {mask!r}.")
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
-        expected = f"{name}: expected a layer or a function as network"
-        validation.require(callable(network), expected, network, TypeError)
-        is_transformer = isinstance(transformer, Transformer)
-        expected = f"{name}: expected a Transformer"
-        validation.require(is_transformer, expected, transformer, TypeError)
-        self._mask = mask
-        self._network: Any = network
-        self._transformer = transformer
+        if not isinstance(transformer, Transformer):
+            raise TypeError(f"{name}: expected a Transformer, got {transformer!r}.")
+        self.mask = mask
+        self.network: Any = network
+        self.transformer = transformer
         self._is_layer = isinstance(network, keras.layers.Layer)
         if self._is_layer:
             self._track_layer(network)
@@ -126,24 +122,9 @@ class Coupling(FlowBijector):
         )
 
     @property
-    def mask(self) -> Mask:
-        """The mask."""
-        return self._mask
-
-    @property
-    def network(self) -> Callable[..., tf.Tensor]:
-        """The conditioner."""
-        return self._network
-
-    @property
-    def transformer(self) -> Transformer:
-        """The elementwise bijection."""
-        return self._transformer
-
-    @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
         """The network, if it is a Keras layer."""
-        return (self._network,) if self._is_layer else ()
+        return (self.network,) if self._is_layer else ()
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
@@ -159,7 +140,7 @@ class Coupling(FlowBijector):
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None:
             raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
-        self._mask.changed_channels(shape[-1])
+        self.mask.changed_channels(shape[-1])
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         return self._pass(x, p, inverse=False)
@@ -170,21 +151,21 @@ class Coupling(FlowBijector):
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
-        if p.recompute and self._is_layer and self._network.built:
+        if p.recompute and self._is_layer and self.network.built:
             return self._recomputed_pass(event, p, inverse)
-        return self._transform(event, p, self._transformer, inverse)
+        return self._transform(event, p, self.transformer, inverse)
 
     def _recomputed_pass(
         self, event: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the result of `_transform`; its gradient evaluates the network again."""
-        weights = list(self._network.trainable_variables)
-        state = list(self._network.non_trainable_variables)
+        weights = list(self.network.trainable_variables)
+        state = list(self.network.non_trainable_variables)
         weight_values, state_values = (
             [tf.convert_to_tensor(variable.value) for variable in variables]
             for variables in (weights, state)
         )
-        transformer_values = [tf.convert_to_tensor(v) for v in self._transformer.variables]
+        transformer_values = [tf.convert_to_tensor(v) for v in self.transformer.variables]
         is_floating = tf.is_tensor(p.condition) and p.condition.dtype.is_floating
         conditions = [p.condition] if is_floating else []
         inputs = [event, weight_values, transformer_values, conditions]
@@ -199,14 +180,14 @@ class Coupling(FlowBijector):
                 outputs = self._transform(
                     event,
                     p.but(condition=conditions[0]) if conditions else p,
-                    self._transformer.with_values(transformer_values),
+                    self.transformer.with_values(transformer_values),
                     inverse,
                 )
             outputs = (*outputs, *scope.losses)
             return outputs, [scope.get_current_value(variable) for variable in state]
 
         (result, log_det, *losses), new_state = recompute(function, tf.nest.flatten(inputs))
-        self._network.add_loss(losses)
+        self.network.add_loss(losses)
         for variable, before, after in zip(state, state_values, new_state, strict=True):
             if after is not before:
                 replicas.assign(variable, after)
@@ -216,13 +197,13 @@ class Coupling(FlowBijector):
         self, event: tf.Tensor, p: Pass, transformer: Transformer, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         ndims = self.event_ndims
-        kept, changed = self._mask.split(event)
+        kept, changed = self.mask.split(event)
         inputs = self._network_inputs(kept, changed, p.condition)
         options = {"training": p.training, "statistics": p.statistics}
         if self._accepts_condition and p.condition is not None:
             options["conditional_input"] = p.condition
         options = {name: options[name] for name in options if name in self._network_arguments}
-        output = self._network(inputs, **options)
+        output = self.network(inputs, **options)
         channels = changed.shape[-1]
         expected = transformer.num_parameters * channels
         if output.shape.rank != 1 + ndims or output.shape[-1] != expected:
@@ -235,19 +216,19 @@ class Coupling(FlowBijector):
         output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
         # With zero parameters, affine transformers are the identity where the coupling keeps the
         # image.
-        parameters = self._mask.restrict(output)
+        parameters = self.mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
-        if transformer.is_identity_at_zero and isinstance(self._mask, CheckerboardMask):
+        if transformer.is_identity_at_zero and isinstance(self.mask, CheckerboardMask):
             # The transformed half is the whole image, with unchanged kept positions.
             return changed, self._sum_over_event(log_dets, p)
-        log_dets = self._mask.restrict(log_dets)
+        log_dets = self.mask.restrict(log_dets)
         if p.terms is not None:
             # Log dets by position need the place of each term; a `SpatialMask` gathers the changed
             # half.
-            log_dets = self._mask.merge(tf.zeros_like(kept), log_dets)
+            log_dets = self.mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
-        return self._mask.merge(kept, changed), log_det
+        return self.mask.merge(kept, changed), log_det
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
         """Returns the kept half, [B, ..., k]; if it is empty, the condition or a constant."""
@@ -315,13 +296,11 @@ class AffineCoupling(Coupling):
           TypeError, ValueError: if `scale` does not fit, or as in `Coupling`.
         """
         parameters = dict(locals())
-        validation.flag(use_scale, f"{name}: expected a bool as use_scale")
         expected = f"{name}: expected a scale only with use_scale=True"
         validation.require(use_scale or scale is None, expected, scale)
+        scale = 1.0 if scale is None else scale
         with tf.name_scope(name):
-            transformer = (
-                Affine(1.0 if scale is None else scale, dtype) if use_scale else Additive()
-            )
+            transformer = Affine(scale, dtype) if use_scale else Additive()
         # A copy shares the variable, as it shares the network.
         parameters["scale"] = getattr(transformer, "scale", None)
         super().__init__(
@@ -339,7 +318,7 @@ class AffineCoupling(Coupling):
     @property
     def scale(self) -> tf.Variable | None:
         """The learned scale of tanh; `None` for an additive coupling."""
-        return getattr(self._transformer, "scale", None)
+        return getattr(self.transformer, "scale", None)
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:

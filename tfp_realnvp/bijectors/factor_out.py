@@ -60,16 +60,11 @@ class FactorOut(FlowBijector):
         parameters = dict(locals())
         if not isinstance(bijector, tfb.Bijector):
             raise TypeError(f"{name}: expected a bijector, got {bijector!r}.")
-        self._bijector = bijector
+        self.bijector = bijector
         self._condition_spec = parts.condition_spec(bijector)
         self._accepts_condition = parts.accepts_conditional_input(bijector)
         is_constant = bijector.is_constant_jacobian
         super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
-
-    @property
-    def bijector(self) -> tfb.Bijector:
-        """The bijector of the first half."""
-        return self._bijector
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None or shape[-1] % 2:
@@ -83,5 +78,5 @@ class FactorOut(FlowBijector):
 
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         h, z = tf.split(value, 2, axis=-1)
-        h, log_det = parts.pass_through(self._bijector, h, p, inverse, self.event_ndims)
+        h, log_det = parts.pass_through(self.bijector, h, p, inverse, self.event_ndims)
         return tf.concat([h, z], axis=-1), log_det

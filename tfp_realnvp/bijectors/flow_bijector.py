@@ -29,25 +29,21 @@ class FlowBijector(OnePassBijector):
     _inverse_and_log_det(y, p) -> (x, ildj)   # data -> latent
     ```
 
-    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats. Log dets have the shape of
-    the input without the event dimensions: three for images [..., H, W, C], the default, and one
-    for vectors [..., D], with `event_ndims=1`. A log det that is equal for all events may be a
-    scalar. The `Pass` p is what travels with the value; a composition hands it to its parts.
+    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the leading shape of
+    images [..., H, W, C], or of vectors [..., D] with `event_ndims=1`. A log det that is equal for
+    all events may be a scalar. The `Pass` p is what travels with the value; a composition hands it
+    to its parts.
 
-    The class derives the four hooks of `tfb.Bijector` from the two methods. Its cache evaluates
-    each network once in `log_prob`, which calls one hook for the value and one for the log det.
-
-    All hooks take two keyword arguments:
+    The class derives the hooks of `tfb.Bijector` from the two methods. Its cache evaluates each
+    network once in `log_prob`. All hooks take two keyword arguments:
 
     *   `training` (Python `bool`, default `False`), `p.training`: normalize by batch statistics,
         and update the moving statistics once in each pass.
     *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. A bijector
         whose networks take none raises a `ValueError`.
 
-    Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
-
-    `variables` and `trainable_variables` contain the variables of Keras layers, also through
-    bijectors and distributions of TFP.
+    Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`. `variables`
+    contain the variables of Keras layers.
 
     #### Example
 
@@ -101,23 +97,19 @@ class FlowBijector(OnePassBijector):
           name: name of the operations; errors begin with it.
 
         Raises:
-          TypeError: if `dtype` is not float32 or float64, or `validate_args` is not a bool.
+          TypeError: if `dtype` is not float32 or float64.
           ValueError: if `event_ndims` is neither 1 nor 3.
         """
-        options: tuple[tuple[str, Any, Any], ...] = (
-            ("event_ndims", event_ndims, 3),
-            ("dtype", dtype, tf.float32),
-            ("validate_args", validate_args, False),
-            ("name", name, type(self).__name__),
-        )
-        event_ndims, dtype, validate_args, name = (
-            parameters.get(key, default) if value is None else value
-            for key, value, default in options
-        )
-        dtype = validation.float_dtype(dtype, name)
+
+        def option(key: str, value: Any, default: Any) -> Any:
+            return parameters.get(key, default) if value is None else value
+
+        name = option("name", name, type(self).__name__)
+        event_ndims = option("event_ndims", event_ndims, 3)
+        validate_args = option("validate_args", validate_args, False)
+        dtype = validation.float_dtype(option("dtype", dtype, tf.float32), name)
         expected = f"{name}: expected event_ndims of 1 or 3"
         validation.require(event_ndims in (1, 3), expected, event_ndims)
-        validation.flag(validate_args, f"{name}: expected a bool as validate_args")
         self._state_variables = None
         super().__init__(
             dtype=dtype,

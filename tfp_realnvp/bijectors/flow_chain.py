@@ -66,8 +66,6 @@ class FlowChain(FlowBijector):
         """
         arguments = dict(locals())
         del arguments["parameters"]
-        if not isinstance(bijectors, Sequence) or isinstance(bijectors, (str, bytes)):
-            raise TypeError(f"{name}: expected a list of bijectors, got {bijectors!r}.")
         arguments["bijectors"] = bijectors = tuple(bijectors)
         dtype = validation.float_dtype(dtype, name)
         for part in bijectors:
@@ -78,7 +76,7 @@ class FlowChain(FlowBijector):
                     f"{name}: expected parts of dtype {dtype.name}, got {part.name} of "
                     f"{tf.as_dtype(part.dtype).name}."
                 )
-        if validation.flag(recompute, f"{name}: expected a bool as recompute"):
+        if recompute:
             has_network = any(inner.layers for part in bijectors for inner in _of_package(part))
             expected = f"{name}: expected recompute only with networks that are Keras layers"
             validation.require(has_network, expected, recompute)
@@ -86,7 +84,7 @@ class FlowChain(FlowBijector):
         self._bijectors = bijectors
         self._condition_spec = next(filter(None, map(parts.condition_spec, bijectors)), None)
         self._accepts_condition = any(map(parts.accepts_conditional_input, bijectors))
-        self._recompute = recompute
+        self.recompute = recompute
         super().__init__(
             event_ndims=event_ndims,
             dtype=dtype,
@@ -100,11 +98,6 @@ class FlowChain(FlowBijector):
     def bijectors(self) -> tuple[tfb.Bijector, ...]:
         """The bijectors, the one next to the data first."""
         return tuple(self._bijectors)
-
-    @property
-    def recompute(self) -> bool:
-        """Whether the gradient computes the activations of the networks again."""
-        return self._recompute
 
     @property
     def condition_embedding(self) -> ConditionEmbedding | None:
@@ -134,7 +127,7 @@ class FlowChain(FlowBijector):
 
     def _of_parts(self, value: tf.Tensor, p: Pass) -> Pass:
         """Returns the pass that the parts get."""
-        return p.but(recompute=True) if self._recompute else p
+        return p.but(recompute=True) if self.recompute else p
 
     def _in_order(self, bijectors: Sequence[Any], inverse: bool) -> Sequence[Any]:
         """Returns bijectors in the order in which a value goes through them."""

@@ -74,26 +74,21 @@ class InvertibleConv1x1(FlowBijector):
         dtype = validation.float_dtype(dtype, name)
         with tf.name_scope(name):
             # A copy shares the variables.
-            self._factors = PLUFactors(num_channels, dtype) if factors is None else factors
-            parameters["factors"] = self._factors
+            self.factors = PLUFactors(num_channels, dtype) if factors is None else factors
+            parameters["factors"] = self.factors
             self._num_channels = num_channels
             super().__init__(is_constant_jacobian=True, parameters=parameters)
-
-    @property
-    def factors(self) -> PLUFactors:
-        """The variables of the bijector."""
-        return self._factors
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         return super()._expected_shape(inverse)[:-1].concatenate([self._num_channels])
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self._factors.log_scale), p)
-        return self.multiply(x, self._factors.inverse_matrix()), fldj
+        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self.factors.log_scale), p)
+        return self.multiply(x, self.factors.inverse_matrix()), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        ildj = self._log_det_of_positions(y, tf.reduce_sum(self._factors.log_scale), p)
-        return self.multiply(y, self._factors.matrix()), ildj
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(self.factors.log_scale), p)
+        return self.multiply(y, self.factors.matrix()), ildj
 
     def multiply(
         self,

@@ -27,10 +27,7 @@ class Mask(Protocol):
         """Returns the input of the network, and the values that the coupling transforms."""
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns the network's output, with zeros where the coupling keeps the event.
-
-        By default `x`, for a network whose output is for the transformed half only.
-        """
+        """Returns the network's output, with zeros where the coupling keeps the event."""
         return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
@@ -101,9 +98,7 @@ class ChannelMask(Mask, Configurable):
         0, 1, 2, ...
 
     Raises:
-      ValueError: if `parity` is neither 0 nor 1, `num_first` is negative, or `permutation` is not a
-        permutation.
-      TypeError: if `num_first` is not a number.
+      ValueError, TypeError: if an attribute is out of range or of a wrong type.
 
     #### Example
 
@@ -147,11 +142,7 @@ class ChannelMask(Mask, Configurable):
         )
 
     def changed_channels(self, channels: int) -> int:
-        """Returns the number of transformed channels.
-
-        Raises:
-          ValueError: if the channels cannot be halved, or do not fit the arguments of the mask.
-        """
+        """Returns the number of transformed channels; raises `ValueError` if none fits."""
         return self._sizes(channels)[1 - self.parity]
 
     def _sizes(self, channels: int) -> list[int]:

@@ -108,15 +108,13 @@ class OnePassBijector(tfb.Bijector):
           TypeError: if a tensor has another dtype, or images are an array of integers.
           ValueError: if the shape does not fit.
         """
-        options = {"training": training, "conditional_input": conditional_input}
-        return self._both(x, inverse=False, **options)
+        return self._both(x, inverse=False, training=training, conditional_input=conditional_input)
 
     def inverse_and_log_det(
         self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `x = inverse(y)` and `log |det dx/dy|`, as `forward_and_log_det`."""
-        options = {"training": training, "conditional_input": conditional_input}
-        return self._both(y, inverse=True, **options)
+        return self._both(y, inverse=True, training=training, conditional_input=conditional_input)
 
     # AutoGraph would convert all functions called from here, which takes longer than to trace them.
     @tf.autograph.experimental.do_not_convert
@@ -155,31 +153,22 @@ class OnePassBijector(tfb.Bijector):
         y = self._as_input(y, inverse=True)
         return super()._call_inverse(y, name, **self._cache_key(kwargs))
 
-    def _call_forward_log_det_jacobian(
-        self, x: Any, event_ndims: Any, name: str, **kwargs: Any
-    ) -> tf.Tensor:
+    def _call_forward_log_det_jacobian(self, x: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
         x = self._as_input(x, inverse=False)
-        kwargs = self._cache_key(kwargs)
-        return super()._call_forward_log_det_jacobian(x, event_ndims, name, **kwargs)
+        return super()._call_forward_log_det_jacobian(x, *args, **self._cache_key(kwargs))
 
-    def _call_inverse_log_det_jacobian(
-        self, y: Any, event_ndims: Any, name: str, **kwargs: Any
-    ) -> tf.Tensor:
+    def _call_inverse_log_det_jacobian(self, y: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
         y = self._as_input(y, inverse=True)
-        kwargs = self._cache_key(kwargs)
-        return super()._call_inverse_log_det_jacobian(y, event_ndims, name, **kwargs)
+        return super()._call_inverse_log_det_jacobian(y, *args, **self._cache_key(kwargs))
 
-    def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+    def _forward_event_shape(self, input_shape: Any) -> Any:
         return self._event_shape(input_shape, inverse=False)
 
-    def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
+    def _inverse_event_shape(self, output_shape: Any) -> Any:
         return self._event_shape(output_shape, inverse=True)
 
-    def _forward_event_shape_tensor(self, input_shape: tf.Tensor) -> tf.Tensor:
-        return self._event_shape(input_shape, inverse=False)
-
-    def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
-        return self._event_shape(output_shape, inverse=True)
+    _forward_event_shape_tensor = _forward_event_shape
+    _inverse_event_shape_tensor = _inverse_event_shape
 
     # Checks.
 

@@ -68,27 +68,13 @@ class Squeeze(FlowBijector):
           TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
-        block_size = validation.integer(
-            block_size, 2, f"{name}: expected a block_size of at least 2"
-        )
-        validation.choice(order, _ORDERS, f"{name}: expected an order")
-        self._block_size = block_size
-        self._order = order
+        self.block_size = validation.count(block_size, "block_size", 2, name)
+        self.order = validation.choice(order, _ORDERS, f"{name}: expected an order")
         super().__init__(is_constant_jacobian=True, parameters=parameters)
-
-    @property
-    def block_size(self) -> int:
-        """The side of a block."""
-        return self._block_size
-
-    @property
-    def order(self) -> str:
-        """The order of the sub-pixels."""
-        return self._order
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         height, width, channels = shape
-        k = self._block_size
+        k = self.block_size
         if inverse and channels is not None and channels % k**2:
             raise ValueError(
                 f"{self.name}: expected a multiple of {k**2} channels to un-squeeze, got {shape}."
@@ -99,24 +85,24 @@ class Squeeze(FlowBijector):
             )
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        k = self._block_size
+        k = self.block_size
         y = tf.nn.space_to_depth(flatten_batch(x), k)
-        if self._order != "plain":
+        if self.order != "plain":
             y = _reorder(y, self._positions())
         return unflatten_batch(y, like=x), self._log_det_of_positions(x, 0.0, p)
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        k = self._block_size
+        k = self.block_size
         x = flatten_batch(y)
-        if self._order != "plain":
+        if self.order != "plain":
             x = _reorder(x, np.argsort(self._positions()).tolist())
         x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
         return x, self._log_det_of_positions(y, 0.0, p)
 
     def _positions(self) -> list[int]:
         """Returns the plain index of each sub-pixel of the factor-out order."""
-        subpixels = sorted(np.ndindex(self._block_size, self._block_size), key=lambda s: sum(s) % 2)
-        return [row * self._block_size + column for row, column in subpixels]
+        subpixels = sorted(np.ndindex(self.block_size, self.block_size), key=lambda s: sum(s) % 2)
+        return [row * self.block_size + column for row, column in subpixels]
 
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
         shape = super()._event_shape(shape, inverse)
@@ -127,7 +113,7 @@ class Squeeze(FlowBijector):
         of_sides, of_channels = operator.floordiv, operator.mul
         if inverse:
             of_sides, of_channels = of_channels, of_sides
-        k, functions = self._block_size, (of_sides, of_sides, of_channels)
+        k, functions = self.block_size, (of_sides, of_sides, of_channels)
         event = [
             size if size is None else function(size, factor)
             for function, size, factor in zip(functions, event, (k, k, k**2), strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -51,35 +50,31 @@ class ImageFlow(FlowChain):
         num_scales: int = 1,
         *,
         has_fixed_size: bool = False,
-        recompute: bool = False,
-        dtype: Any = tf.float32,
-        validate_args: bool = False,
         name: str = "image_flow",
+        **options: Any,
     ) -> None:
         """Constructs the flow from its bijectors.
 
         Args:
           image_shape, num_scales, has_fixed_size: the attributes. Height and width may be `None`.
-          bijectors, recompute, dtype, validate_args, name: as in `FlowChain`.
+          bijectors, name, **options: as in `FlowChain`, of images.
 
         Raises:
-          TypeError: as `FlowChain`, or if `image_shape` is not a shape.
+          TypeError: as `FlowChain`.
           ValueError: as `FlowChain`, or if `image_shape` is not the shape of an image.
         """
-        parameters = dict(locals())
         self.image_shape = checked_image_shape(image_shape, name)
         self.num_scales = validation.count(num_scales, "num_scales", 1, name)
         self.has_fixed_size = has_fixed_size
-        parameters |= {"bijectors": tuple(bijectors), "image_shape": self.image_shape}
-        super().__init__(
-            bijectors,
-            recompute=recompute,
-            event_ndims=3,
-            dtype=dtype,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
+        parameters = {
+            "bijectors": tuple(bijectors),
+            "image_shape": self.image_shape,
+            "num_scales": self.num_scales,
+            "has_fixed_size": has_fixed_size,
+            "name": name,
+            **options,
+        }
+        super().__init__(bijectors, event_ndims=3, parameters=parameters, name=name, **options)
 
     @property
     def num_values(self) -> int | None:
@@ -164,15 +159,11 @@ def image_flow(
       **options: `conditional_event_shape`: shape of the condition of an image, [K] or [H, W, K].
         The flow then needs a `conditional_input` [..., K] or [..., H, W, K]. An image has the
         height and width of the data, and is squeezed as the data is.
-        `num_classes`: number of classes, for a flow that needs a `conditional_input` of integer
-        labels [...] in [0, num_classes).
+        `num_classes`: the flow needs a `conditional_input` of labels [...] in [0, num_classes).
         `condition_dropout`: the probability with which `FlowModel.fit` leaves out the condition of
         an image. `conditional_input=None` then gives the density without a condition.
-        `embedding_size`: length of the embedding of labels and vectors, from which each network
-        predicts shifts of its activations; by default 64.
-        `recompute`: whether gradients compute the activations of the networks again, one coupling
-        at a time, instead of keeping them: less memory for one more forward pass. Only with
-        networks that are Keras layers.
+        `embedding_size`: length of the embedding of labels and vectors; by default 64.
+        `recompute`: as in `FlowChain`.
         `validate_args`: whether to assert that values and log dets are finite, and that data is in
         the range of a `PixelLogit`.
 
@@ -180,18 +171,9 @@ def image_flow(
       ValueError: if an argument is out of range or has no effect.
       TypeError: if an argument has a wrong type or does not exist.
     """
-    return conditional_flow(
-        ImageFlow,
-        layers,
-        pixels,
-        image_shape=image_shape,
-        num_scales=num_scales,
-        has_fixed_size=has_fixed_size,
-        event_ndims=3,
-        dtype=dtype,
-        name=name,
-        **options,
-    )
+    options |= {"num_scales": num_scales, "has_fixed_size": has_fixed_size}
+    options |= {"image_shape": image_shape, "dtype": dtype, "name": name}
+    return conditional_flow(ImageFlow, layers, pixels, **options)
 
 
 def conditional_flow(
@@ -199,7 +181,6 @@ def conditional_flow(
     layers: Callable[[ConditionShape], Sequence[tfb.Bijector]],
     first: tfb.Bijector | None,
     *,
-    event_ndims: int,
     dtype: Any,
     name: str,
     conditional_event_shape: Sequence[int | None] | None = None,
@@ -230,8 +211,7 @@ def conditional_flow(
             name=f"{name}_condition",
         )
         with tf.name_scope(name):
-            parts = layers(tuple(embedding.embedded_shape))
-            chain = FlowChain(parts, event_ndims=event_ndims, dtype=dtype)
+            chain = FlowChain(layers(tuple(embedding.embedded_shape)), dtype=dtype)
             bijectors = [ConditionalBijector(chain, embedding, dtype=dtype, name=name)]
     bijectors = [*([] if first is None else [first]), *bijectors]
     return flow_class(bijectors, dtype=dtype, name=name, **options)
@@ -242,9 +222,8 @@ def checked_image_shape(
 ) -> tuple[int | None, int | None, int]:
     """Returns (height, width, channels), or raises."""
     expected = f"{caller}: expected an image_shape (height, width, channels)"
-    is_shape = isinstance(image_shape, (Sequence, np.ndarray, tf.TensorShape))
-    validation.require(is_shape, expected, image_shape, TypeError)
-    validation.require(len(image_shape) == 3 and image_shape[-1] is not None, expected, image_shape)
+    is_shape = hasattr(image_shape, "__len__") and len(image_shape) == 3
+    validation.require(is_shape and image_shape[-1] is not None, expected, image_shape)
     expected = f"{expected}, got {image_shape!r}: expected positive sizes"
     height, width, channels = (
         None if size is None else validation.integer(size, 1, expected) for size in image_shape

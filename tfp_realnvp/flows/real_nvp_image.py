@@ -51,14 +51,13 @@ class RealNVPImage(ImageFlow):
     bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
     ```
 
-    The result is an `ImageFlow`. The networks are convolutional, so that a model samples and scores
-    any height and width that its scales can squeeze, with a base distribution of that event shape.
+    The result is an `ImageFlow`. The networks are convolutional: a model samples and scores any
+    height and width that its scales can squeeze, with a base distribution of that event shape.
     `multi_scale` and `coupling_layer` compose other models of these parts.
 
-    The latents of an image that is far from the training data can overflow: a normalization divides
-    by a standard deviation of at least sqrt(ε) = 0.01, so that n of them multiply a pixel by up to
-    100ⁿ. The log density is then -inf or NaN in float32, and finite in float64. `log_prob` and
-    `sample` check for such values only with `validate_args`.
+    The latents of an image far from the training data can overflow, since n normalizations multiply
+    a pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.
+    `validate_args` makes such values an error.
 
     #### Example
 
@@ -122,18 +121,14 @@ class RealNVPImage(ImageFlow):
           num_values: number of gray levels; by default 256. Only with an `alpha`.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `ConvResNet`.
-          network_dtype: name of the Keras dtype policy of the networks, for example
-            `'mixed_bfloat16'`; by default the global policy, or float64 if `dtype` is.
+          network_dtype: as in `coupling_layer`, for example `'mixed_bfloat16'`.
           dtype, name: as in `image_flow`.
-          **options: `num_channel_couplings`, as in `multi_scale`; `recompute`, `validate_args`, and
-            for a condition `conditional_event_shape`, `num_classes`, `condition_dropout` and
-            `embedding_size`, as in `image_flow`.
+          **options: `num_channel_couplings`, as in `multi_scale`; the options of `image_flow`.
 
         Raises:
           ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out
             of range or has no effect.
-          TypeError: if an argument has a wrong type or does not exist, or `dtype` is not float32 or
-            float64.
+          TypeError: if an argument has a wrong type or does not exist.
         """
         image_shape = checked_image_shape(image_shape, _NAME)
         if num_scales is None:
@@ -189,8 +184,7 @@ class RealNVPImage(ImageFlow):
         ((64, 64, 3), 5)
 
         Args:
-          dataset: a key of `PAPER_CONFIGURATIONS`: `'cifar10'`, `'imagenet32'`, `'imagenet64'`,
-            `'lsun/bedroom'`, `'lsun/tower'`, `'lsun/church_outdoor'` or `'celeb_a'`.
+          dataset: a key of `PAPER_CONFIGURATIONS`.
           **overrides: arguments of `RealNVPImage` that replace those of the configuration. Another
             `image_shape` gets at most as many scales as its sides allow.
 
@@ -218,13 +212,11 @@ class RealNVPImage(ImageFlow):
 
         It is a `RealNVPImage` of shallow networks that start at zero, with an `ActNorm` and an
         `InvertibleConv1x1` before each coupling, split priors, and 1.25 times as many feature maps
-        in each scale as in the one before. A scale has two checkerboard couplings and eight
-        channel-wise ones, which need a quarter of the multiplications; the last scale has three
-        checkerboard couplings, and a single scale five. For three channels `alpha` is 0.4, a nearly
-        linear scaling, which suits photographs. Otherwise it is the paper's 0.05, which suits
-        images with many black or white pixels. The configuration was chosen by runs of a few
-        minutes to an hour, see `benchmarks/README.md`. Train it by `Muon`, or by Adam with a high
-        learning rate, 4e-3.
+        in each scale as in the one before. A scale has two checkerboard and eight channel-wise
+        couplings; the last scale has three checkerboard couplings, and a single scale five. For
+        three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise 0.05, for
+        images with many black or white pixels. `benchmarks/README.md` has the runs that chose these
+        options. Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
 
         #### Example
 
@@ -241,8 +233,7 @@ class RealNVPImage(ImageFlow):
             `num_values`, `network_dtype`, `dtype`, `name`, and those of `image_flow`.
 
         Raises:
-          ValueError: as `RealNVPImage`.
-          TypeError: as `RealNVPImage`.
+          ValueError, TypeError: as `RealNVPImage`.
         """
         image_shape = checked_image_shape(image_shape, f"{_NAME}.compact")
         if num_scales is None:
@@ -292,8 +283,7 @@ class RealNVPImage(ImageFlow):
         multiples of `2 * patch_size`.
 
         A coupling scales half of the dimensions by at most 2, so that n couplings reach at best
-        `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim. If this is above 0.5, a warning says
-        so.
+        `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim. Above 0.5 a warning is issued.
 
         For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
         ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
@@ -316,8 +306,7 @@ class RealNVPImage(ImageFlow):
           num_heads: heads of the attention.
           num_values: number of gray levels.
           network_dtype, dtype, name: as in `RealNVPImage`.
-          **options: `recompute`, `validate_args`, and the options of a condition, as in
-            `image_flow`.
+          **options: the options of `image_flow`.
 
         Raises:
           ValueError: if an argument is out of range or has no effect.

@@ -45,33 +45,22 @@ class VectorFlow(FlowChain):
         bijectors: Sequence[tfb.Bijector],
         event_size: int,
         *,
-        recompute: bool = False,
-        dtype: Any = tf.float32,
-        validate_args: bool = False,
         name: str = "vector_flow",
+        **options: Any,
     ) -> None:
         """Constructs the flow from its bijectors.
 
         Args:
           event_size: the attribute.
-          bijectors, recompute, dtype, validate_args, name: as in `FlowChain`.
+          bijectors, name, **options: as in `FlowChain`, of vectors.
 
         Raises:
-          TypeError: as `FlowChain`, or if `event_size` is not a number.
-          ValueError: as `FlowChain`, or if `event_size` is not at least 1.
+          TypeError, ValueError: as `FlowChain`, or if `event_size` is no number of at least 1.
         """
-        parameters = dict(locals())
         self.event_size = validation.count(event_size, "event_size", 1, name)
-        parameters |= {"bijectors": tuple(bijectors), "event_size": self.event_size}
-        super().__init__(
-            bijectors,
-            recompute=recompute,
-            event_ndims=1,
-            dtype=dtype,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
+        parameters = {"bijectors": tuple(bijectors), "event_size": self.event_size, "name": name}
+        parameters |= options
+        super().__init__(bijectors, event_ndims=1, parameters=parameters, name=name, **options)
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         return tf.TensorShape([self.event_size])
@@ -92,9 +81,9 @@ class RealNVPVector(VectorFlow):
 
     The result is a `VectorFlow`.
 
-    With D = 1 nothing is kept. The input of the networks is then the embedded condition, as in the
-    regression p(y | x) of one number y, or a constant. With affine transformers p(y | x) is then
-    normal; with splines it has any shape.
+    With D = 1 the input of the networks is the embedded condition, as in the regression p(y | x) of
+    one number y, or a constant. With affine transformers p(y | x) is normal; with splines it has
+    any shape.
 
     #### Example
 
@@ -145,29 +134,25 @@ class RealNVPVector(VectorFlow):
 
         Args:
           event_size: D, length of the vectors.
-          num_couplings: number of couplings. The default, 10 with networks of one block, takes
-            about as long as 8 with two blocks, and depends less on the seed.
+          num_couplings: number of couplings. Ten with networks of one block take about as long as
+            eight with two blocks, and depend less on the seed.
           num_blocks: residual blocks of each network; by default 1. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
-          activation: name of the Keras activation of the networks; by default `'tanh'`: the output
-            of a network is then smooth, and bounded far from the training data, so that held-out
-            rows of a small table do not get absurd densities. Only without a `network_fn`.
+          activation: name of the Keras activation of the networks; by default `'tanh'`, whose
+            bounded outputs keep the densities of held-out rows reasonable. Only without a
+            `network_fn`.
           mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
             well without: the first `ActNorm` starts with the moments of the first batch.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
-          dtype: `tf.float32` or `tf.float64`, of values and log det.
-          name: name of the operations.
-          **options: `conditional_event_shape`, [K] for conditions [..., K], `num_classes`,
-            `condition_dropout`, `embedding_size`, `recompute` and `validate_args`, as in
-            `image_flow`, of vectors.
+          dtype, name: as in `image_flow`.
+          **options: the options of `image_flow`, of vectors.
 
         Raises:
-          ValueError: if an argument is out of range, or has no effect beside the others.
-          TypeError: if an argument has a wrong type or does not exist, or `dtype` is not float32 or
-            float64.
+          ValueError: if an argument is out of range or has no effect.
+          TypeError: if an argument has a wrong type or does not exist.
         """
         size = validation.count(event_size, "event_size", 1, _NAME)
         num_couplings = validation.count(num_couplings, "num_couplings", 1, _NAME)
@@ -205,7 +190,6 @@ class RealNVPVector(VectorFlow):
             layers,
             standardization,
             event_size=size,
-            event_ndims=1,
             dtype=dtype,
             name=name,
             **options,

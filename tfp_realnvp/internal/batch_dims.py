@@ -27,7 +27,13 @@ def broadcast_batch(
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
     """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
     batch = _leading(value.shape, ndims)
-    static = _static_batch(value.shape, ndims, other.shape, other_ndims)
+    try:
+        static = tf.broadcast_static_shape(batch, _leading(other.shape, other_ndims))
+    except ValueError as error:
+        raise ValueError(
+            "expected leading shapes of events and conditional_input that broadcast, got "
+            f"{value.shape} with {ndims} and {other.shape} with {other_ndims} event dimensions."
+        ) from error
     if batch.is_fully_defined() and static == batch:
         return value
     shape, other_shape = tf.shape(value), tf.shape(other)
@@ -37,19 +43,6 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
     shape = tf.concat([tf.broadcast_dynamic_shape(*batches), *event], axis=0)
     static = static.concatenate(_event(value.shape, ndims))
     return tf.ensure_shape(tf.broadcast_to(value, shape), static)
-
-
-def _static_batch(
-    shape: tf.TensorShape, ndims: int, other_shape: tf.TensorShape, other_ndims: int
-) -> tf.TensorShape:
-    """Returns the static shape to which the leading dimensions broadcast."""
-    try:
-        return tf.broadcast_static_shape(_leading(shape, ndims), _leading(other_shape, other_ndims))
-    except ValueError as error:
-        raise ValueError(
-            "expected leading shapes of events and conditional_input that broadcast, got "
-            f"{shape} with {ndims} and {other_shape} with {other_ndims} event dimensions."
-        ) from error
 
 
 def _leading(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:

@@ -8,14 +8,7 @@ __all__ = ["condition_in", "events_in", "weights_in"]
 
 
 def events_in(data: Any) -> Any:
-    """Returns the images of a batch with or without labels.
-
-    Args:
-      data: images, a tuple with images as first element, or a dictionary with images as `'image'`.
-
-    Raises:
-      ValueError: if a dictionary has no key `'image'`.
-    """
+    """Returns the images: `data`, its first element, or its `'image'`."""
     if isinstance(data, (tuple, list)):
         return events_in(data[0])
     if isinstance(data, dict):
@@ -26,12 +19,7 @@ def events_in(data: Any) -> Any:
 
 
 def condition_in(data: Any) -> Any:
-    """Returns the condition of a batch, or `None`.
-
-    Args:
-      data: images; a tuple of images and conditions; or a dictionary with the condition as
-        `'conditional_input'`, or labels as `'label'`.
-    """
+    """Returns the condition, or `None`: the second element, `'conditional_input'` or `'label'`."""
     if isinstance(data, (tuple, list)):
         has_condition = len(data) > 1 and data[1] is not None
         return data[1] if has_condition else condition_in(data[0])
@@ -41,12 +29,7 @@ def condition_in(data: Any) -> Any:
 
 
 def weights_in(data: Any) -> Any:
-    """Returns the weights of the events of a batch, or `None`.
-
-    Args:
-      data: images; a tuple whose third element has the weights; or a dictionary with the weights as
-        `'sample_weight'`.
-    """
+    """Returns the weights of the events, or `None`: the third element, or `'sample_weight'`."""
     if isinstance(data, (tuple, list)):
         has_weights = isinstance(data, tuple) and len(data) > 2 and data[2] is not None
         return data[2] if has_weights else weights_in(data[0])

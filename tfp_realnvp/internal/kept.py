@@ -13,21 +13,9 @@ __all__ = ["call_traced", "kept"]
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that computes its result once for each owner, its first argument.
+    """Returns a function that computes its result once for each owner and arguments.
 
-    #### Example
-
-    >>> import tensorflow_probability as tfp
-    >>> from tfp_realnvp.internal.kept import kept
-    >>> calls = []
-    >>> event_shape = kept(lambda d: calls.append(d.name) or d.event_shape)
-    >>> normal = tfp.distributions.Normal(0., 1.)
-    >>> event_shape(normal).rank, event_shape(normal).rank, calls
-    (0, 0, ['Normal'])
-
-    Args:
-      function: a function of an owner and of hashable arguments. Its result must not refer to the
-        owner, which could then never be freed.
+    The owner is the first argument. The result must not refer to it, or the owner is never freed.
     """
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
@@ -50,27 +38,9 @@ def call_traced(
 ) -> tf.Tensor:
     """Returns `function(owner, *options, *tensors)`.
 
-    TensorFlow traces the function once for each owner and options, for any first dimension of the
-    tensors, and keeps the graph with the owner.
-
-    #### Example
-
-    >>> import tensorflow as tf, tensorflow_probability as tfp
-    >>> from tfp_realnvp.internal.kept import call_traced
-    >>> traces = []
-    >>> def log_prob(distribution, x):
-    ...     traces.append(x.shape)
-    ...     return distribution.log_prob(x)
-    >>> normal = tfp.distributions.Normal(0., 1.)
-    >>> [call_traced(log_prob, normal, (), tf.zeros(n)).shape[0] for n in (1, 2, 3)], traces
-    ([1, 2, 3], [TensorShape([None])])
-
-    Args:
-      function: a function of a module, which has no state of its own.
-      owner: for example a distribution.
-      options: further arguments.
-      *tensors: the last arguments.
-      jit_compile: whether XLA compiles the function, once for each shape.
+    TensorFlow traces the function, which has no state of its own, once for each owner and options,
+    for any first dimension of the tensors. The graph is kept with the owner. With `jit_compile`,
+    XLA compiles it once for each shape.
     """
     shapes = [[None, *x.shape[1:]] if x.shape.rank else [] for x in tensors]
     specs = tuple(tf.TensorSpec(s, x.dtype) for s, x in zip(shapes, tensors, strict=True))

@@ -228,7 +228,12 @@ class ConvResNet(Conditioner):
             total = self.attention(total)
         x = activate(total, -1, is_normalized=folds_output)
         if training:
-            self._assign_statistics(moved)
+            (input_mean, input_variance), *others = moved
+            means, variances = map(tf.stack, zip(*others, strict=True))
+            replicas.assign(self.input_mean, input_mean)
+            replicas.assign(self.input_variance, input_variance)
+            replicas.assign(self.moving_means, means)
+            replicas.assign(self.moving_variances, variances)
         return self.at_changed_positions(convolve(x, *output_conv))
 
     def _both_signs(
@@ -248,14 +253,6 @@ class ConvResNet(Conditioner):
         scale, shift = _affine_of(*norm, epsilon=self.epsilon)
         kernel, shift = factor * tf.linalg.diag(scale), factor * shift
         return convolve(inputs, *(tf.concat([value, -value], axis=-1) for value in (kernel, shift)))
-
-    def _assign_statistics(self, moved: list[list[tf.Tensor]]) -> None:
-        (input_mean, input_variance), *others = moved
-        means, variances = map(tf.stack, zip(*others, strict=True))
-        replicas.assign(self.input_mean, input_mean)
-        replicas.assign(self.input_variance, input_variance)
-        replicas.assign(self.moving_means, means)
-        replicas.assign(self.moving_variances, variances)
 
 
 def _values(*variables: keras.Variable) -> list[tf.Tensor]:
