@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -69,11 +68,6 @@ class ConditionalBijector(FlowChain):
                 f"{embedding.spec.description}."
             )
         self._condition_spec = embedding.spec
-
-    @property
-    def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The embedding."""
-        return (self.embedding,)
 
     def _of_parts(self, value: tf.Tensor, p: Pass) -> Pass:
         embedded = self.embedding(p.condition)

@@ -106,8 +106,7 @@ class Coupling(FlowBijector):
         self.mask = mask
         self.network: Any = network
         self.transformer = transformer
-        self._is_layer = isinstance(network, keras.layers.Layer)
-        if self._is_layer:
+        if isinstance(network, keras.layers.Layer):
             self._track_layer(network)
         self._network_arguments = set(_arguments(network))
         self._accepts_condition = takes_condition(network)
@@ -120,11 +119,6 @@ class Coupling(FlowBijector):
             parameters=parameters,
             name=name,
         )
-
-    @property
-    def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The network, if it is a Keras layer."""
-        return (self.network,) if self._is_layer else ()
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
@@ -151,7 +145,7 @@ class Coupling(FlowBijector):
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
-        if p.recompute and self._is_layer and self.network.built:
+        if p.recompute and self.layers and self.network.built:
             return self._recomputed_pass(event, p, inverse)
         return self._transform(event, p, self.transformer, inverse)
 

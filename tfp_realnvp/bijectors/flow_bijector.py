@@ -65,6 +65,7 @@ class FlowBijector(OnePassBijector):
 
     # The variables of the Keras layer that `_track_layer` registers.
     _layer_variables: Sequence[tf.Variable] = ()
+    _layers: tuple[keras.layers.Layer, ...] = ()
 
     # `tf.Module` would find variables that the layer no longer has.
     _TF_MODULE_IGNORED_PROPERTIES = tfb.Bijector._TF_MODULE_IGNORED_PROPERTIES | {
@@ -132,10 +133,11 @@ class FlowBijector(OnePassBijector):
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
         """The Keras layers of this bijector, without layers of nested bijectors."""
-        return ()
+        return self._layers
 
     def _track_layer(self, layer: keras.layers.Layer) -> None:
         """Adds the variables of a Keras layer to this bijector. Call it before `__init__`."""
+        self._layers = self._no_dependency((layer,))
         self._layer_variables = LayerVariables(layer)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -133,20 +133,16 @@ class FlowChain(FlowBijector):
         """Returns bijectors in the order in which a value goes through them."""
         return bijectors if inverse else bijectors[::-1]
 
-    def _outermost(self, inverse: bool) -> FlowBijector | None:
-        """Returns the part that the input goes through first; `None` if it is one of TFP."""
+    def _outermost(self, inverse: bool) -> Any:
+        """Returns the part that the input goes through first, or `super()` if it is one of TFP."""
         first = self._in_order(self._bijectors, inverse)[:1]
-        return first[0] if first and isinstance(first[0], FlowBijector) else None
+        return first[0] if first and isinstance(first[0], FlowBijector) else super()
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        if (part := self._outermost(inverse)) is None:
-            return super()._expected_shape(inverse)
-        return part._expected_shape(inverse)
+        return self._outermost(inverse)._expected_shape(inverse)
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
-        if (part := self._outermost(inverse)) is None:
-            return super()._assertions(value, inverse)
-        return part._assertions(value, inverse)
+        return self._outermost(inverse)._assertions(value, inverse)
 
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
         hook = "inverse_event_shape" if inverse else "forward_event_shape"

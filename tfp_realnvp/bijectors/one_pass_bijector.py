@@ -72,11 +72,9 @@ class OnePassBijector(tfb.Bijector):
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         """Raises `ValueError` if events of `shape`, which may be partly unknown, do not fit."""
-        del shape, inverse
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         """Returns the assertions that `validate_args` makes of an input."""
-        del inverse
         return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
 
     @property

@@ -62,8 +62,7 @@ class Pass:
             self.terms.append(tf.reduce_sum(elements, axis=-1))
 
 
-_surrounding: contextvars.ContextVar[Pass | None]
-_surrounding = contextvars.ContextVar("surrounding_pass", default=None)
+_surrounding = contextvars.ContextVar[Pass | None]("surrounding_pass", default=None)
 
 
 def surrounding_pass() -> Pass:

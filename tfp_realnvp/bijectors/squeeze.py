@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -109,15 +108,13 @@ class Squeeze(FlowBijector):
         is_static = isinstance(shape, tf.TensorShape)
         if is_static and shape.rank is None:
             return shape
-        batch, event = shape[:-3], shape[-3:] if is_static else tf.unstack(shape[-3:])
-        of_sides, of_channels = operator.floordiv, operator.mul
+        # A `Dimension` may be unknown.
+        event = map(tf.compat.v1.Dimension, shape[-3:]) if is_static else tf.unstack(shape[-3:])
+        (height, width, channels), batch, k = event, shape[:-3], self.block_size
         if inverse:
-            of_sides, of_channels = of_channels, of_sides
-        k, functions = self.block_size, (of_sides, of_sides, of_channels)
-        event = [
-            size if size is None else function(size, factor)
-            for function, size, factor in zip(functions, event, (k, k, k**2), strict=True)
-        ]
+            event = [height * k, width * k, channels // k**2]
+        else:
+            event = [height // k, width // k, channels * k**2]
         return batch.concatenate(event) if is_static else tf.concat([batch, event], axis=0)
 
 

@@ -187,7 +187,6 @@ def network_of(network_class: type[keras.layers.Layer], **options: Any) -> Netwo
     def network_fn(
         *, mask: Mask, output_channels: int, input_channels: int | None = None, **kwargs: Any
     ) -> keras.layers.Layer:
-        del input_channels
         if isinstance(mask, CheckerboardMask):
             kwargs["checkerboard_parity"] = mask.parity
         return network_class(output_channels, **{**options, **kwargs})

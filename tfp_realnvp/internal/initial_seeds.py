@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 __all__ = ["initial_seed", "initial_seeds_from"]
 
-_generator: contextvars.ContextVar[random.Random | None]
-_generator = contextvars.ContextVar("generator_of_initial_seeds", default=None)
+_generator = contextvars.ContextVar[random.Random | None]("initial_seeds", default=None)
 
 
 def initial_seed() -> int | None:

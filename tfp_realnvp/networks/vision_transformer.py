@@ -116,15 +116,11 @@ class VisionTransformer(Conditioner):
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition."""
-        (norm_scales, norm_offsets), qkv, head, mlp1, mlp2 = (
-            [tf.unstack(variable.value) for variable in variables]
-            for variables in (
-                (self.norm_scales, self.norm_offsets),
-                (self.qkv_kernels, self.qkv_biases),
-                (self.head_kernels, self.head_biases),
-                (self.mlp1_kernels, self.mlp1_biases),
-                (self.mlp2_kernels, self.mlp2_biases),
-            )
+        norm_scales = tf.unstack(self.norm_scales.value)
+        norm_offsets = tf.unstack(self.norm_offsets.value)
+        qkv, head, mlp1, mlp2 = (
+            [tf.unstack(getattr(self, f"{name}_{kind}").value) for kind in ("kernels", "biases")]
+            for name in ("qkv", "head", "mlp1", "mlp2")
         )
 
         def norm(i: int) -> tf.Tensor:
