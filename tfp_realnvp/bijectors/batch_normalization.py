@@ -98,10 +98,9 @@ class BatchNormalization(ChannelNormalization):
         """
         parameters = dict(locals())
         parameters["moving"] = moving = MovingStatistics() if moving is None else moving
-        validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
-        validation.choice(statistics, _STATISTICS, f"{name}: expected statistics")
-        self._momentum = momentum
-        self._statistics = statistics
+        expected = f"{name}: expected statistics"
+        self._statistics = validation.choice(statistics, _STATISTICS, expected)
+        self._momentum = validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
         super().__init__(moving, parameters)
 
     @property

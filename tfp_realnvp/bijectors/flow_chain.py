@@ -76,10 +76,9 @@ class FlowChain(FlowBijector):
                     f"{name}: expected parts of dtype {dtype.name}, got {part.name} of "
                     f"{tf.as_dtype(part.dtype).name}."
                 )
-        if recompute:
-            has_network = any(inner.layers for part in bijectors for inner in _of_package(part))
-            expected = f"{name}: expected recompute only with networks that are Keras layers"
-            validation.require(has_network, expected, recompute)
+        if recompute and not any(b.layers for part in bijectors for b in _of_package(part)):
+            expected = "expected recompute only with networks that are Keras layers"
+            raise ValueError(f"{name}: {expected}.")
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         self._bijectors = bijectors
         self._condition_spec = next(filter(None, map(parts.condition_spec, bijectors)), None)

@@ -180,9 +180,7 @@ class OnePassBijector(tfb.Bijector):
             if dtype != self.dtype:
                 advice = f"cast them, `tf.cast(x, '{self.dtype.name}')`"
                 if self.event_ndims == 3 and dtype.is_integer:
-                    advice = (
-                        "gray levels become continuous with noise, `tfr.dequantize(x, seed=(0, 1))`"
-                    )
+                    advice = "add noise to gray levels, `tfr.dequantize(x, seed=(0, 1))`"
                 raise TypeError(
                     f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; {advice}."
                 )

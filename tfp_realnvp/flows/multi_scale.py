@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,11 +95,10 @@ def multi_scale(
                 # An image as condition is squeezed as the data is.
                 options["condition_shape"] = None, None, condition_shape[-1] * 4**halvings
             shape = None, None, image_shape[-1] * 2**scale * 4 ** (halvings - scale)
-            parts = (
-                layer(mask, shape, f"scale{scale}_{part}{i}", **options)
-                for i, mask in enumerate(masks)
-            )
-            return [*itertools.chain.from_iterable(parts)]
+            bijectors: list[tfb.Bijector] = []
+            for i, mask in enumerate(masks):
+                bijectors += layer(mask, shape, f"scale{scale}_{part}{i}", **options)
+            return bijectors
 
         is_last = scale == num_scales - 1
         masks = [CheckerboardMask(i % 2) for i in range(num_couplings + is_last)]

@@ -74,11 +74,11 @@ def patch_flow(
             condition_shape = None, None, condition_shape[-1] * patch_size**2
         squeeze = [Squeeze(patch_size, "plain", dtype=dtype)] if patch_size > 1 else []
         shape = height // patch_size, width // patch_size, channels * patch_size**2
-        made = [
-            layer(mask, shape, f"patches{i}", condition_shape=condition_shape, dtype=dtype)
-            for i, mask in enumerate(masks)
-        ]
-        return [*map(tfb.Invert, squeeze), *itertools.chain.from_iterable(made), *squeeze]
+        of_all = {"condition_shape": condition_shape, "dtype": dtype}
+        bijectors = [*map(tfb.Invert, squeeze)]
+        for i, mask in enumerate(masks):
+            bijectors += layer(mask, shape, f"patches{i}", **of_all)
+        return [*bijectors, *squeeze]
 
     return image_flow(image_shape, layers, has_fixed_size=True, dtype=dtype, name=name, **options)
 

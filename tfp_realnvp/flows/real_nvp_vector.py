@@ -174,16 +174,13 @@ class RealNVPVector(VectorFlow):
         )
 
         def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
-            # A single element is never kept.
-            parities = [i % 2 if size > 1 else 0 for i in range(num_couplings)]
             of_all = {"condition_shape": condition_shape, "dtype": dtype}
-            return [
-                bijector
-                for i, parity in enumerate(parities)
-                for bijector in layer(
-                    ChannelMask(parity, num_first=size // 2), (size,), f"layer{i}", seed=i, **of_all
-                )
-            ]
+            bijectors: list[tfb.Bijector] = []
+            for i in range(num_couplings):
+                # A single element is never kept.
+                mask = ChannelMask(i % 2 if size > 1 else 0, num_first=size // 2)
+                bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
+            return bijectors
 
         return conditional_flow(
             VectorFlow,

@@ -9,13 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = [
-    "atomic_replace",
-    "current_path",
-    "replace_together",
-    "write_json",
-    "write_text",
-]
+__all__ = ["atomic_replace", "current_path", "replace_together", "write_json", "write_text"]
 
 # The folder of new files that are about to be moved to their places.
 _PENDING = ".tfp_realnvp.pending"

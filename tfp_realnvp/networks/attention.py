@@ -61,17 +61,14 @@ class SelfAttention(keras.layers.Layer):
         filters, heads = input_shape[-1], self.num_heads
         size = math.ceil(filters / heads)
         # Kernels of queries, keys and values, which have a variance of 1 for normalized features.
-        self.kernels = self.add_weight(
-            name="kernels",
-            shape=(3, filters, heads, size),
-            initializer=keras.initializers.RandomNormal(stddev=filters**-0.5),
-            autocast=False,
-        )
-        zeros = {"initializer": "zeros", "autocast": False}
-        self.slopes = self.add_weight(name="slopes", shape=(heads,), **zeros)
-        self.output_kernel = self.add_weight(
-            name="output_kernel", shape=(heads, size, filters), **zeros
-        )
+        normal = keras.initializers.RandomNormal(stddev=filters**-0.5)
+        options: dict[str, Any] = {"initializer": normal, "autocast": False}
+        options["shape"] = 3, filters, heads, size
+        self.kernels = self.add_weight(name="kernels", **options)
+        options |= {"shape": (heads,), "initializer": "zeros"}
+        self.slopes = self.add_weight(name="slopes", **options)
+        options["shape"] = heads, size, filters
+        self.output_kernel = self.add_weight(name="output_kernel", **options)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, F] for inputs [B, H, W, F]."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 from tfp_realnvp.internal.kept import traced_once
+from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 __all__ = ["batch_norm", "convolve", "layer_norm", "modulated", "shifted", "weight_norm"]
 

@@ -59,12 +59,9 @@ class LogisticMixture(Transformer):
         super().__init__(name="logistic_mixture")
         name = "LogisticMixture"
         self.num_components = validation.count(num_components, "num_components", 1, name)
-        self.max_log_scale = validation.positive(
-            max_log_scale, f"{name}: expected a positive max_log_scale"
-        )
-        self.max_log_factor = validation.positive(
-            max_log_factor, f"{name}: expected a positive max_log_factor"
-        )
+        expected = f"{name}: expected a positive"
+        self.max_log_scale = validation.positive(max_log_scale, f"{expected} max_log_scale")
+        self.max_log_factor = validation.positive(max_log_factor, f"{expected} max_log_factor")
 
     @property
     def num_parameters(self) -> int:
