@@ -67,9 +67,8 @@ class ConditionEmbedding(keras.layers.Layer):
         """Creates the variables. Their shapes do not depend on `input_shape`."""
         num_classes = self.spec.num_classes
         if num_classes is not None:
-            self.table = self.add_weight(
-                name="table", shape=(num_classes, self.size), initializer="random_normal"
-            )
+            shape = num_classes, self.size
+            self.table = self.add_weight(name="table", shape=shape, initializer="random_normal")
         elif self.spec.event_ndims == 1:
             self.dense = [
                 keras.layers.Dense(
@@ -84,10 +83,8 @@ class ConditionEmbedding(keras.layers.Layer):
             self.dense[0].build([None, *self.spec.event_shape])
             self.dense[1].build([None, self.size])
         if self.spec.may_be_missing:
-            width = self.embedded_shape[-1]
-            self.no_condition = self.add_weight(
-                name="no_condition", shape=(width,), initializer="zeros"
-            )
+            options = {"shape": self.embedded_shape[-1:], "initializer": "zeros"}
+            self.no_condition = self.add_weight(name="no_condition", **options)
 
     @property
     def embedded_shape(self) -> Sequence[int | None]:
