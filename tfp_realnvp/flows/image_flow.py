@@ -66,7 +66,8 @@ class ImageFlow(FlowChain):
         self.image_shape = checked_image_shape(image_shape, name)
         self.num_scales = validation.count(num_scales, "num_scales", 1, name)
         self.has_fixed_size = has_fixed_size
-        parameters = {"bijectors": tuple(bijectors), "image_shape": self.image_shape, **options}
+        bijectors = tuple(bijectors)
+        parameters = {"bijectors": bijectors, "image_shape": self.image_shape, **options}
         parameters |= {"num_scales": num_scales, "has_fixed_size": has_fixed_size, "name": name}
         super().__init__(bijectors, event_ndims=3, parameters=parameters, name=name, **options)
 

@@ -58,7 +58,8 @@ class VectorFlow(FlowChain):
           TypeError, ValueError: as `FlowChain`, or if `event_size` is no number of at least 1.
         """
         self.event_size = validation.count(event_size, "event_size", 1, name)
-        parameters = {"bijectors": tuple(bijectors), "event_size": self.event_size, "name": name}
+        bijectors = tuple(bijectors)
+        parameters = {"bijectors": bijectors, "event_size": self.event_size, "name": name}
         parameters |= options
         super().__init__(bijectors, event_ndims=1, parameters=parameters, name=name, **options)
 
