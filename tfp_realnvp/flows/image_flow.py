@@ -67,6 +67,7 @@ class ImageFlow(FlowChain):
         self.num_scales = validation.count(num_scales, "num_scales", 1, name)
         self.has_fixed_size = has_fixed_size
         bijectors = tuple(bijectors)
+        options = {"recompute": False, "dtype": tf.float32, "validate_args": False, **options}
         parameters = {"bijectors": bijectors, "image_shape": self.image_shape, **options}
         parameters |= {"num_scales": num_scales, "has_fixed_size": has_fixed_size, "name": name}
         super().__init__(bijectors, event_ndims=3, parameters=parameters, name=name, **options)

@@ -59,6 +59,7 @@ class VectorFlow(FlowChain):
         """
         self.event_size = validation.count(event_size, "event_size", 1, name)
         bijectors = tuple(bijectors)
+        options = {"recompute": False, "dtype": tf.float32, "validate_args": False, **options}
         parameters = {"bijectors": bijectors, "event_size": self.event_size, "name": name}
         parameters |= options
         super().__init__(bijectors, event_ndims=1, parameters=parameters, name=name, **options)
