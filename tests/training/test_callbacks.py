@@ -208,18 +208,16 @@ def test_averages_resume_exactly(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "match"),
+    ("arguments", "match"),
     [
-        ({"save_seconds": 0}, ValueError, "expected positive save_seconds"),
-        ({"patience": 0}, ValueError, "expected a positive patience"),
-        ({"budget": 100}, TypeError, "a LearningRateBudget or None, got 100"),
-        ({"best_weights": "best.h5"}, ValueError, "expected best_weights .*, got 'best.h5'"),
-        ({"model": None}, TypeError, "a FlowModel, got None"),
+        ({"save_seconds": 0}, "expected positive save_seconds"),
+        ({"patience": 0}, "expected a positive patience"),
+        ({"best_weights": "best.h5"}, "expected best_weights .*, got 'best.h5'"),
     ],
 )
-def test_bad_arguments(arguments, error, match, tmp_path):
-    with pytest.raises(error, match=match):
-        tfr.TrainingCheckpoint(tmp_path, **{"model": _normal(), **arguments})
+def test_bad_arguments(arguments, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        tfr.TrainingCheckpoint(tmp_path, _normal(), **arguments)
 
 
 def test_a_dequantizer_without_dequantization():

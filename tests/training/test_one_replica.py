@@ -8,11 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 
@@ -41,13 +38,6 @@ def _trained(strategy, optimizer):
     model.fit(ft.grey_levels(12), batch_size=4, shuffle=False, verbose=0)
     assert model.optimizer.iterations.numpy() == 3
     return [variable.numpy() for variable in model.trainable_variables]
-
-
-def test_a_strategy_does_not_accumulate_gradients():
-    with _STRATEGIES["one device"]().scope():
-        model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [2]))
-        with pytest.raises(ValueError, match="an optimizer without gradient_accumulation_steps"):
-            model.compile(tfr.FusedAdam(gradient_accumulation_steps=2))
 
 
 @pytest.mark.parametrize(

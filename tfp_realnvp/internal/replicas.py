@@ -25,10 +25,10 @@ __all__ = [
     "broadcast_from_chief",
     "check_scope",
     "is_chief",
-    "local_moments",
     "num_replicas",
     "num_workers",
     "part_of_batch",
+    "restore_unless",
     "sum_over_replicas",
 ]
 
@@ -76,7 +76,12 @@ class Statistics:
             count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
             weights = tf.ones([], images.dtype)
             if not self.span_replicas:
-                return *local_moments(images, axes), count
+                # `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance
+                # as a constant. With `keepdims=True`, gradients take half of the operations.
+                mean = tf.reduce_mean(images, axes, keepdims=True)
+                square = tf.math.squared_difference(images, mean)
+                variance = tf.reduce_mean(square, axes, keepdims=True)
+                return tf.reshape(mean, [-1]), tf.reshape(variance, [-1]), count
         else:
             weights = tf.reshape(tf.cast(self.weights, images.dtype), [-1] + [1] * len(axes))
             count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
@@ -100,24 +105,12 @@ class Statistics:
 LOCAL_STATISTICS = Statistics()
 
 
-def local_moments(images: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the mean and the biased variance over the leading `axes`, on this replica.
-
-    `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance as a constant.
-    """
-    # With `keepdims=True`, gradients take half of the operations.
-    mean = tf.reduce_mean(images, axes, keepdims=True)
-    square = tf.math.squared_difference(images, mean)
-    variance = tf.reduce_mean(square, axes, keepdims=True)
-    return tf.reshape(mean, [-1]), tf.reshape(variance, [-1])
-
-
 class BatchPart(NamedTuple):
     """A replica's part of a batch.
 
     Attributes:
       first: number of events of the replicas before this one; the integer 0 for one replica.
-      total: number of events of all replicas, int32, or the sum of their weights.
+      total: number of events of all replicas, float32, or the sum of their weights.
     """
 
     first: tf.Tensor | int
@@ -126,19 +119,15 @@ class BatchPart(NamedTuple):
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
     """Returns this replica's part of the batch, from its number of events, int32, and weights."""
-    total_weight = None if weights is None else tf.reduce_sum(weights)
-    if num_replicas() == 1:
-        return BatchPart(0, number if weights is None else total_weight)
-    context = tf.distribute.get_replica_context()
-    replica = context.replica_id_in_sync_group
     # All devices can sum float32, which is exact up to 2²⁴.
-    numbers = tf.one_hot(replica, num_replicas()) * tf.cast(number, tf.float32)
-    numbers, *total_weights = sum_over_replicas(
-        [numbers] if weights is None else [numbers, total_weight]
-    )
-    numbers = tf.cast(numbers, tf.int32)
-    total = tf.reduce_sum(numbers) if weights is None else total_weights[0]
-    return BatchPart(tf.reduce_sum(numbers[:replica]), total)
+    number = tf.cast(number, tf.float32)
+    total = number if weights is None else tf.reduce_sum(weights)
+    if num_replicas() == 1:
+        return BatchPart(0, total)
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    numbers = tf.one_hot(replica, num_replicas()) * number
+    numbers, total = sum_over_replicas([numbers, total])
+    return BatchPart(tf.cast(tf.reduce_sum(numbers[:replica]), tf.int32), total)
 
 
 def assert_not_empty(values: tf.Tensor, caller: str) -> None:
@@ -174,6 +163,14 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
         variable.assign(value)
     else:
         private_api.assign_on_replica(variable, tf.convert_to_tensor(value, variable.dtype))
+
+
+def restore_unless(
+    condition: tf.Tensor, variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]
+) -> None:
+    """Assigns earlier values to this replica's copies of variables, unless a condition holds."""
+    for variable, value in zip(variables, values, strict=True):
+        assign(variable, tf.where(condition, variable, value))
 
 
 def average(variables: Sequence[tf.Variable]) -> None:

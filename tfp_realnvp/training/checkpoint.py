@@ -90,52 +90,39 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             `None` never stops it.
 
         Raises:
-          TypeError: if `model` or `budget` has another type.
           ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not
             end in `.weights.h5`.
         """
         super().__init__()
         caller = "TrainingCheckpoint: expected"
-        is_model = isinstance(model, FlowModel)
-        validation.require(is_model, f"{caller} a FlowModel", model, TypeError)
-        is_budget = budget is None or isinstance(budget, LearningRateBudget)
-        validation.require(is_budget, f"{caller} a LearningRateBudget or None", budget, TypeError)
-        self._needs_value = monitor is not None or patience is not None
-        if monitor is None:
-            monitor = "val_bits_per_dim" if model.event_ndims == 3 else "val_loss"
         expected = f"{caller} best_weights '*.weights.h5'"
         validation.require(str(best_weights).endswith(".weights.h5"), expected, best_weights)
         if save_seconds is not None:
-            validation.real(
-                save_seconds, lambda x: x > 0, f"{caller} positive save_seconds or None"
-            )
+            validation.positive(save_seconds, f"{caller} positive save_seconds or None")
         if patience is not None:
             patience = validation.integer(patience, 1, f"{caller} a positive patience or None")
         self.set_model(model)
         self._budget = budget
-        self._monitor = monitor
+        self._needs_value = monitor is not None or patience is not None
+        self._monitor = monitor or ("val_bits_per_dim" if model.event_ndims == 3 else "val_loss")
         self._folder = pathlib.Path(folder)
         self._best_path = self._folder / best_weights
-        self._seconds = tf.Variable(0.0, dtype=tf.float64)
-        self._steps = tf.Variable(0, dtype=tf.int64)
-        self._best = tf.Variable(float("inf"), dtype=tf.float64)
-        self._epochs_since_best = tf.Variable(0, dtype=tf.int64)
         self._save_seconds = save_seconds
         self._patience = patience
         self._last_save = 0.0
         model.build_optimizer()
-        dequantizer = {} if model.dequantizer is None else {"dequantizer": model.dequantizer}
-        checkpoint = tf.train.Checkpoint(
+        self._state = tf.train.Checkpoint(
             distribution=model.distribution,
-            **dequantizer,
             optimizer=model.optimizer,
-            seconds=self._seconds,
-            steps=self._steps,
-            best=self._best,
-            epochs_since_best=self._epochs_since_best,
+            seconds=tf.Variable(0.0, dtype=tf.float64),
+            steps=tf.Variable(0, dtype=tf.int64),
+            best=tf.Variable(math.inf, dtype=tf.float64),
+            epochs_since_best=tf.Variable(0, dtype=tf.int64),
         )
+        if model.dequantizer is not None:
+            self._state.dequantizer = model.dequantizer
         path = str(self._folder / "checkpoints")
-        self._manager = tf.train.CheckpointManager(checkpoint, path, max_to_keep=2)
+        self._manager = tf.train.CheckpointManager(self._state, path, max_to_keep=2)
 
     def restore(self) -> bool:
         """Restores the latest checkpoint; returns whether there was one.
@@ -148,7 +135,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if latest is not None:
             lock = folder_lock(self._folder, "TrainingCheckpoint.restore")
             with lock if self._writes else contextlib.nullcontext():
-                self._manager.checkpoint.restore(latest).assert_existing_objects_matched()
+                self._state.restore(latest).assert_existing_objects_matched()
         strategy = self.model.distribute_strategy
         step = step_of(self.model)
         step_of_chief = int(replicas.broadcast_from_chief(strategy, float(step)))
@@ -161,14 +148,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if latest is None:
             return False
         if self._budget is not None:
-            self._budget.used_seconds = float(self._seconds.numpy())
-            self._budget.used_steps = int(self._steps.numpy())
+            self._budget.used_seconds = float(self._state.seconds.numpy())
+            self._budget.used_steps = int(self._state.steps.numpy())
         return True
 
     @property
     def is_out_of_patience(self) -> bool:
         """Whether the best epoch was `patience` epochs ago."""
-        return self._patience is not None and int(self._epochs_since_best.numpy()) >= self._patience
+        epochs = int(self._state.epochs_since_best.numpy())
+        return self._patience is not None and epochs >= self._patience
 
     def save(self) -> None:
         """Saves a checkpoint now. With several workers, only the chief writes.
@@ -180,8 +168,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if not self._writes:
             return
         if self._budget is not None:
-            self._seconds.assign(self._budget.elapsed_seconds)
-            self._steps.assign(self._budget.elapsed_steps)
+            self._state.seconds.assign(self._budget.elapsed_seconds)
+            self._state.steps.assign(self._budget.elapsed_steps)
         try:
             self._manager.save(step_of(self.model))
         except tf.errors.OpError as error:
@@ -219,14 +207,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Saves, and checks whether this was the best epoch."""
         logs = logs or {}
         value = float(logs.get(self._monitor, math.nan))
-        if value < float(self._best.numpy()):
-            self._best.assign(value)
-            self._epochs_since_best.assign(0)
+        if value < float(self._state.best.numpy()):
+            self._state.best.assign(value)
+            self._state.epochs_since_best.assign(0)
             if self._writes:
                 with self.model.averaged_weights():
                     self.model.save_weights(self._best_path)
         elif self._monitor in logs:
-            self._epochs_since_best.assign_add(1)
+            self._state.epochs_since_best.assign_add(1)
         self.save()
         frequency = self.model.validation_freq
         has_validation = (
@@ -238,8 +226,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"monitor with patience={self._patience}, got {sorted(logs)}: pass validation_data "
                 "to fit, or another monitor."
             )
-        if self.is_out_of_patience:
-            self.model.stop_training = True
+        self.model.stop_training |= self.is_out_of_patience
 
     @property
     def _writes(self) -> bool:

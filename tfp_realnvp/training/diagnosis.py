@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,36 +91,24 @@ class FiniteRecord:
 class FiniteGuard:
     """Keeps a training step that is not finite from changing anything, and raises an error for it.
 
-    A step calls `statistics()` before its forward pass, `check(...)` after its gradients, and at
-    its end `restore_unless(...)`. `raise_failure(...)` raises the error outside of the graph.
+    A step calls `check(...)` after its gradients, and `raise_failure(...)` raises the error outside
+    of the graph.
 
     #### Example
 
     >>> import tensorflow as tf
     >>> from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
-    >>> weights, mean = tf.Variable([1.0]), tf.Variable(2.0)
-    >>> guard, record = FiniteGuard(lambda: [mean]), FiniteRecord()
-    >>> before = guard.statistics()
-    >>> _ = mean.assign(float('nan'))   # the forward pass of a bad batch
+    >>> guard, record = FiniteGuard(), FiniteRecord()
     >>> record.add('the data', tf.constant([float('nan')]))
-    >>> is_applied = guard.check(tf.constant(7, tf.int64), record, record.are_finite())
-    >>> guard.restore_unless(is_applied, before)
-    >>> bool(is_applied), float(mean)
-    (False, 2.0)
-    >>> guard.raise_failure([weights])
+    >>> bool(guard.check(tf.constant(7, tf.int64), record, record.are_finite()))
+    False
+    >>> guard.raise_failure()
     Traceback (most recent call last):
     ...
     tfp_realnvp.training.diagnosis.NonFiniteLossError: the loss or its gradient is not finite at ...
     """
 
-    def __init__(self, find_statistics: Callable[[], Sequence[tf.Variable]] = tuple) -> None:
-        """Constructs the guard.
-
-        Args:
-          find_statistics: returns the variables that the next forward pass writes in training.
-        """
-        self._find_statistics = find_statistics
-        self._statistics: tuple[tf.Variable, ...] = ()
+    def __init__(self) -> None:
         # The first step that was not finite, the number of its first such part, and the position of
         # the first such element in the packed gradients; or -1, -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -130,15 +118,6 @@ class FiniteGuard:
         # The parts of all graphs that check: those of several graphs may be in use.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
-
-    def statistics(self) -> list[tf.Tensor]:
-        """Returns the statistics before the current step."""
-        self._statistics = tuple(self._find_statistics())
-        return [tf.convert_to_tensor(variable) for variable in self._statistics]
-
-    def average_statistics(self) -> None:
-        """Gives all replicas the mean of their statistics."""
-        replicas.average(self._statistics)
 
     def check(
         self,
@@ -183,11 +162,6 @@ class FiniteGuard:
         is_first = fails & tf.logical_not(failed_before)
         replicas.assign(self._failure, tf.where(is_first, new_failure, failure))
         return tf.logical_not(fails | failed_before)
-
-    def restore_unless(self, is_applied: tf.Tensor, statistics: Sequence[tf.Tensor]) -> None:
-        """Puts statistics back to earlier values, unless the step was made."""
-        for variable, value in zip(self._statistics, statistics, strict=True):
-            replicas.assign(variable, tf.where(is_applied, variable, value))
 
     def reset(self) -> None:
         """Forgets a step that was not finite."""

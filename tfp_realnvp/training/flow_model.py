@@ -166,8 +166,7 @@ class FlowModel(SavableModel):
           name: name of the model.
 
         Raises:
-          TypeError: if `distribution` is not a `tfd.Distribution`, `dequantizer` is not a
-            `VariationalDequantization`, or `seed` is not a number.
+          TypeError: if `distribution` is not a `tfd.Distribution`, or `seed` is not a number.
           ValueError: if its events are neither images nor vectors, or images with channels first;
             it has batch dimensions; or it was not constructed in the scope of the same
             `tf.distribute.Strategy` as this model.
@@ -176,9 +175,6 @@ class FlowModel(SavableModel):
         if dequantize is None:
             dequantize = event_ndims == 3
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
-        is_dequantizer = isinstance(dequantizer, distributions.VariationalDequantization)
-        expected = "FlowModel: expected a VariationalDequantization as dequantizer"
-        validation.require(dequantizer is None or is_dequantizer, expected, dequantizer, TypeError)
         if dequantizer is not None and not dequantize:
             raise ValueError("FlowModel: expected dequantize=True with a dequantizer, got False.")
         seed = validation.integer(seed, -(2**31), "FlowModel: expected an int32 seed", 2**31)
@@ -193,8 +189,7 @@ class FlowModel(SavableModel):
         self.dequantizer = dequantizer
         self.seed = seed
         self.takes_condition = distributions.takes_condition(distribution)
-        self.condition_spec = spec = distributions.find_condition_spec(distribution)
-        self._may_lack_condition = spec is not None and spec.may_be_missing
+        self.condition_spec = distributions.find_condition_spec(distribution)
         self._has_class_mixture = isinstance(parts_of(distribution)[-1], distributions.ClassMixture)
         uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
@@ -203,12 +198,12 @@ class FlowModel(SavableModel):
         model_variables.build_networks(distribution, bijectors)
         # Keras tracks layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
-        self.other_variables = model_variables.TrackedVariables.outside(self.networks, modules)
+        self.other_variables = model_variables.TrackedVariables(self.networks, modules)
         self._scales = tuple(model_variables.find_scales(self.networks, bijectors))
         self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
-        self._guard = FiniteGuard(self._statistics)
+        self._guard = FiniteGuard()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
         self._evaluation_guard = FiniteGuard()
         self.scale_l2 = 0.0
@@ -249,7 +244,7 @@ class FlowModel(SavableModel):
         Raises:
           ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
             float16, or the optimizer was not constructed in the scope of the model's
-            `tf.distribute.Strategy`, or accumulates gradients in one.
+            `tf.distribute.Strategy`.
         """
         given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
         expected = (
@@ -271,11 +266,6 @@ class FlowModel(SavableModel):
                 optimizer = default(_PEAKS[self.event_ndims], global_clipnorm=100.0)
             super().compile(optimizer=optimizer, **kwargs)
             replicas.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
-            if tf.distribute.has_strategy() and self.optimizer.gradient_accumulation_steps:
-                raise ValueError(
-                    "FlowModel.compile: expected an optimizer without gradient_accumulation_steps, "
-                    "with which Keras fails in a `tf.distribute.Strategy`; use larger batches."
-                )
             self._loss_tracker = replicas.ReplicatedMean(name="loss")
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
@@ -333,7 +323,8 @@ class FlowModel(SavableModel):
         replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
         variables = self.trainable_variables
-        statistics = self._guard.statistics()
+        statistics = self._statistics()
+        before = [tf.convert_to_tensor(variable) for variable in statistics]
         record = record_of_data(self, images, weights, self.condition_of(data))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
@@ -357,7 +348,7 @@ class FlowModel(SavableModel):
             [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
         )
         if not self.global_statistics:
-            self._guard.average_statistics()
+            replicas.average(statistics)
         is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss + penalty])
         if weights is not None:
             # A batch whose weights are all zero counts like no batch.
@@ -365,7 +356,7 @@ class FlowModel(SavableModel):
         if self.step_rates is not None:
             is_applied &= self.step_rates.apply_to(self.optimizer)
         apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
-        self._guard.restore_unless(is_applied, statistics)
+        replicas.restore_unless(is_applied, statistics, before)
         return self._updated_metrics(loss, images, part)
 
     def _training_log_prob(
@@ -390,15 +381,16 @@ class FlowModel(SavableModel):
         step = private_api.batch_counter(self.optimizer).value
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
-        condition = drop_conditions(self.condition_spec, self.condition_of(data), seed, first)
+        spec = self.condition_spec
+        condition = drop_conditions(spec, self.condition_of(data), seed, first)
         batch = replicas.Statistics(self.global_statistics, weights)
         with surround_with(statistics=batch):
             values, log_noise = self.noise.add_noise(images, noise_fn, training=True)
             record.add("the data", values)
-            if condition is not None and not self._may_lack_condition:
+            if condition is not None and (spec is None or not spec.may_be_missing):
                 record.add("the condition", condition)
             if condition is not None and self._has_class_mixture:
-                condition = self.condition_spec.with_and_without(condition)
+                condition = spec.with_and_without(condition)
             with surround_with(observer=record.add_bijector):
                 log_prob = distributions.log_prob_of(self.distribution, values, condition, True)
                 return log_prob - log_noise

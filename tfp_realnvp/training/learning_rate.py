@@ -207,16 +207,12 @@ class LearningRateBudget(keras.callbacks.Callback):
         """
         super().__init__()
         expected = "LearningRateBudget: expected "
-        validation.require(
-            (steps is None) != (seconds is None),
-            f"{expected}either a positive number of steps or of seconds",
-            {"steps": steps, "seconds": seconds},
-        )
-        limit = steps if seconds is None else seconds
-        validation.real(limit, lambda x: x > 0, f"{expected}positive steps or seconds")
-        validation.real(peak, lambda x: 0 < x < math.inf, f"{expected}a positive peak")
-        validation.real(hold, lambda x: 0 <= x < 1, f"{expected}hold in [0, 1)")
-        validation.real(warmup or 0, lambda x: 0 <= x < 1, f"{expected}warmup in [0, 1)")
+        limits = [limit for limit in (steps, seconds) if limit is not None]
+        one_limit = f"{expected}either a positive number of steps or of seconds"
+        validation.require(len(limits) == 1 and limits[0] > 0, one_limit, limits)
+        validation.positive(peak, f"{expected}a positive peak")
+        validation.fraction(hold, f"{expected}hold in [0, 1)")
+        validation.fraction(warmup or 0, f"{expected}warmup in [0, 1)")
         if warmup_steps is not None:
             longest = (steps or math.inf) if warmup is None else 0
             expected += "warmup_steps of at least 1 and at most the steps, only without warmup"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -28,21 +28,16 @@ tfd = tfp.distributions
 
 
 class TrackedVariables(keras.layers.Layer):
-    """Makes `tf.Variable`s known to Keras, which tracks only Keras variables.
+    """Makes `tf.Variable`s outside of networks known to Keras, which tracks only Keras variables.
 
     Files store each variable under its name, not its position.
     """
 
-    @classmethod
-    def outside(
-        cls, networks: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]
-    ) -> TrackedVariables:
-        """Returns a layer of the variables outside of `networks`, which Keras tracks.
-
-        Args:
-          networks: all networks.
-          modules: a distribution, and its dequantizer if there is one.
-        """
+    def __init__(
+        self, networks: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]
+    ) -> None:
+        """Constructs the layer of a distribution, and of its dequantizer if there is one."""
+        super().__init__(name="other_variables")
         of_networks = {id(v.value) for layer in networks for v in layer.variables}
         variables: dict[str, tf.Variable] = {}
         for root, module in zip(("distribution", "dequantizer"), modules, strict=False):
@@ -50,10 +45,6 @@ class TrackedVariables(keras.layers.Layer):
             for variable in module.variables:
                 if id(variable) not in of_networks:
                     variables.setdefault(names[id(variable)], variable)
-        return cls(variables, name="other_variables")
-
-    def __init__(self, variables: Mapping[str, tf.Variable], name: str) -> None:
-        super().__init__(name=name)
         self.wrapped = [
             keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=key)
             for key, v in variables.items()

@@ -151,8 +151,7 @@ def apply_if(
     counts = condition & tf.equal(replica, 0)
     gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
     optimizer.apply(gradients, variables)
-    for variable, value in zip(state, before, strict=True):
-        replicas.assign(variable, tf.where(condition, variable, value))
+    replicas.restore_unless(condition, state, before)
 
 
 def packing_of(
