@@ -264,9 +264,9 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
         return
     _check_event_shape(events, distribution.event_shape)
     if not len(events):
-        shape = tuple(events.shape)
         raise ValueError(
-            f"FlowModel: expected {name} [batch, ...], at least one, got shape {shape}."
+            f"FlowModel: expected {name} [batch, ...], at least one, got shape "
+            f"{tuple(events.shape)}."
         )
     if np.ma.is_masked(events):
         raise ValueError(
