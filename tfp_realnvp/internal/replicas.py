@@ -64,12 +64,9 @@ class Statistics:
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the mean, biased variance [C], and count or weight of values of each channel.
 
-        The parts of replicas may have different sizes, or be empty.
-
-        Args:
-          images: [B, ..., C].
-          shift: [C], equal on all replicas and near the mean, for example the moving mean. Sums of
-            distances from it avoid cancellation.
+        The parts [B, ..., C] of replicas may have different sizes, or be empty. The shift [C] is
+        equal on all replicas and near the mean, for example the moving mean: sums of distances from
+        it avoid cancellation.
         """
         axes = list(range(images.shape.rank - 1))
         if self.weights is None:

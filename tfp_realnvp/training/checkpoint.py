@@ -40,10 +40,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     arrays after a whole epoch, with `fit(..., shuffle=False)`.
 
     With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds weights and
-    averages; the best weights are averages, which `fit` validates.
-
-    `fit` and `restore` raise an error while another process trains in the folder. A killed process
-    does not lock it.
+    averages; the best weights are averages, which `fit` validates. `fit` and `restore` raise an
+    error while another process trains in the folder.
 
     #### Example
 

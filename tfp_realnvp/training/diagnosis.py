@@ -54,11 +54,9 @@ class FiniteRecord:
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
         """Appends the tensors of a part. Integers are finite."""
-        for tensor in tensors:
-            if tensor.dtype.is_integer:
-                continue
-            self.names.append(name)
-            self._sums.append(tf.nn.l2_loss(tensor))
+        sums = [tf.nn.l2_loss(tensor) for tensor in tensors if not tensor.dtype.is_integer]
+        self.names += [name] * len(sums)
+        self._sums += sums
 
     def require(self, is_valid: tf.Tensor, message: str) -> None:
         """Adds a check of the data. A failed check counts as a non-finite value.
@@ -146,8 +144,7 @@ class FiniteGuard:
         record_of_sums = FiniteRecord()
         record_of_sums.add(_GRADIENT, *gradients)
         record_of_sums.add("the sum over the batch or the penalty", *total)
-        if record_of_sums.names:
-            are_finite = tf.concat([are_finite, record_of_sums.are_finite()], axis=0)
+        are_finite = tf.concat([are_finite, record_of_sums.are_finite()], axis=0)
         names = record.names + record_of_sums.names
         numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
         self._packing = packing
@@ -186,11 +183,10 @@ class FiniteGuard:
             raise ValueError(name)
         if name == _GRADIENT:
             name = f"{_GRADIENT} of {variables[self._packing.index_of(position)].path}"
-        if not name.startswith("the data"):
-            for variable in variables:
-                if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable)))):
-                    name = f"the variable {variable.path}"
-                    break
+        are_finite = [tf.math.is_finite(tf.convert_to_tensor(variable)) for variable in variables]
+        broken = [v for v, f in zip(variables, are_finite, strict=True) if not tf.reduce_all(f)]
+        if broken and not name.startswith("the data"):
+            name = f"the variable {broken[0].path}"
         raise NonFiniteLossError(step, name)
 
 
@@ -203,8 +199,7 @@ def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def warn_unless_finite(values: Any, method: str) -> None:
     """Issues a `RuntimeWarning` if a log density is not finite.
 
-    It is no error: a single image without a density should end neither the validation within `fit`
-    nor the evaluation of other images.
+    An error would end the validation within `fit` because of a single image.
     """
     number = np.count_nonzero(~np.isfinite(values))
     if number:

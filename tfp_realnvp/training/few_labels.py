@@ -35,9 +35,9 @@ class ClassSeparation(keras.callbacks.Callback):
     all c_k, d the mean distance of two c_k, σ the standard deviation of a component, and f the
     fraction of the training that is done. From f = 1/2 on, the means are learned.
 
-    At first the components nearly coincide, and the flow learns the density of all events. Moving
-    apart, they divide the classes where events are rare. Components that start far apart can divide
-    the classes anywhere between labeled events.
+    At first the components nearly coincide, and the flow learns the density of all events. As they
+    move apart, they divide the classes where events are rare. Components that start far apart can
+    divide the classes anywhere between labeled events.
     """
 
     def __init__(
@@ -152,9 +152,7 @@ class ClassSeparation(keras.callbacks.Callback):
 def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     """Returns this replica's summand of the mean over labeled events.
 
-    Args:
-      values: log p(x | y) - log p(x) of the events, [B], exactly 0 without a label.
-      weights: weights of the events, [B], or `None`.
+    The values [B] are log p(x | y) - log p(x), exactly 0 without a label.
     """
     weights = tf.ones_like(values) if weights is None else weights
     is_labeled = tf.cast(tf.not_equal(values, 0), values.dtype)

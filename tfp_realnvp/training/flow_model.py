@@ -369,14 +369,8 @@ class FlowModel(SavableModel):
     ) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with the noise of the next step.
 
-        With labels of a `ClassMixture` the result is [2, B]: with and without the labels.
-
-        Args:
-          data: the batch, with conditions.
-          images: its events.
-          weights: weights of the events.
-          first: number of events of the replicas before this one.
-          record: gets the parts of the pass.
+        With labels of a `ClassMixture` the result is [2, B]: with and without the labels. Before
+        the first event, other replicas have `first` events. `record` gets the parts of the pass.
         """
         step = private_api.batch_counter(self.optimizer).value
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
@@ -494,14 +488,10 @@ class FlowModel(SavableModel):
         step: Callable[[Any], Any] | None = None,
         fuse: bool = False,
     ) -> Callable[[Any], Any]:
-        """Returns a function of an iterator with one graph, which is rewritten little.
+        """Returns Keras' function of an iterator with one graph, which is rewritten little.
 
-        With a strategy, XLA, or several steps in an execution, the graphs are those of Keras.
-
-        Args:
-          function: of an iterator, made by Keras.
-          step: of a batch, whose graph replaces the two graphs of Keras.
-          fuse: as in `few_graph_rewrites`.
+        The graph of `step`, a function of a batch, replaces two graphs of Keras, except with a
+        strategy, XLA, or several steps in an execution. `fuse` is that of `few_graph_rewrites`.
         """
         # A loop of several steps gains from rewrites, too.
         if self.steps_per_execution > 1:

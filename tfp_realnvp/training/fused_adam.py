@@ -114,7 +114,6 @@ class FusedAdam(keras.optimizers.Adam):
 
     def _moments_of(self, group: Group) -> tuple[str, ...]:
         """Returns the names of the moments that `_step` takes and returns."""
-        del group
         return "momentum", "velocity"
 
     def takes_packed(self, variables: Sequence[Any]) -> bool:
@@ -141,8 +140,7 @@ class FusedAdam(keras.optimizers.Adam):
         return super()._clip_gradients(grads) if self.global_clipnorm is None else grads
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        # `_update` has the decay.
-        del variables
+        pass  # `_update` has the decay.
 
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
@@ -167,10 +165,7 @@ class FusedAdam(keras.optimizers.Adam):
     def _update(
         self, packed: Sequence[tf.Tensor], learning_rate: Any, mask: Sequence[tf.Tensor | None]
     ) -> None:
-        """Updates variables and moments where the mask is true or `None`.
-
-        Each group has one mask: packed, or a scalar.
-        """
+        """Updates variables where their group's mask, packed or a scalar, is true or `None`."""
         variables = [
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self._trainable_variables
@@ -217,10 +212,7 @@ class FusedAdam(keras.optimizers.Adam):
         factor: tf.Tensor,
         scalars: dict[str, tf.Tensor],
     ) -> None:
-        """Updates a large variable and its moments in place.
-
-        Packed, its step would take several passes over its elements, and memory for each.
-        """
+        """Updates a large variable and its moments in place, in one pass over its elements."""
         if decays:
             decay = scalars["lr"] * self.weight_decay * tf.convert_to_tensor(variable)
             tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=decay)
@@ -261,7 +253,6 @@ class FusedAdam(keras.optimizers.Adam):
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         """Returns the packed changes to subtract from a group's variables, and its new moments."""
-        del group
         m += (gradient - m) * (1 - self.beta_1)
         v += (tf.square(gradient) - v) * (1 - self.beta_2)
         power1, power2 = self._powers(rate.dtype)

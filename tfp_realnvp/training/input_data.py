@@ -49,8 +49,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     Args:
       model: a `FlowModel`.
       method: `'fit'`, `'evaluate'` or `'predict'`.
-      *args: of the method.
-      **kwargs: of the method.
+      *args: arguments of the method.
+      **kwargs: keyword arguments of the method.
 
     Raises:
       ValueError: if data are not as `check_data` or Keras expects them, or `fit` of a float32
@@ -114,7 +114,7 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
     Args:
       model: a `FlowModel`.
       data: events, or events and conditions; conditions or `None`; weights or `None`.
-      class_weight: weights by label, or `None`.
+      class_weight: of `fit`.
 
     Raises:
       ValueError: as `check_data`; or if `class_weight` is given to a distribution without labels.
@@ -208,9 +208,7 @@ def as_arrays(data: Any) -> Any:
 def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """Raises `ValueError` if conditions are given to a distribution that takes none.
 
-    Args:
-      distribution: of the events.
-      data: events, a tuple or a dictionary. The labels of a dataset are not seen.
+    The labels of a dataset are not seen.
     """
     if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
@@ -325,11 +323,7 @@ def _check_training_data(data: Any, distribution: tfd.Distribution) -> None:
 def events_and_weights(
     data: Any, distribution: tfd.Distribution
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the events of a batch, and their weights [B] or `None`.
-
-    Args:
-      data: as `batch_parts.events_in` and `batch_parts.weights_in` take it; weights [B] or [B, 1].
-      distribution: of the events. Weights have its dtype, which is that of log densities.
+    """Returns the events of a batch, and their weights [B] in the distribution's dtype, or `None`.
 
     Raises:
       ValueError: if a shape does not fit, or events are not real numbers.
@@ -384,13 +378,7 @@ def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
 
 
 def check_distribution(distribution: Any, dequantize: bool | None) -> int:
-    """Returns the rank of an event, 3 for images and 1 for vectors.
-
-    Raises:
-      TypeError: if it is not a `tfd.Distribution`.
-      ValueError: if its events are neither images nor vectors, or images with channels first and
-        noise; or it has batch dimensions.
-    """
+    """Returns the rank of an event, 3 for images and 1 for vectors; errors as of `FlowModel`."""
     if not isinstance(distribution, tfd.Distribution):
         raise TypeError(f"FlowModel: expected a tfd.Distribution, got {distribution!r}.")
     event_shape = distribution.event_shape
@@ -415,13 +403,9 @@ def check_distribution(distribution: Any, dequantize: bool | None) -> int:
 def drop_conditions(
     spec: ConditionSpec | None, condition: tf.Tensor | None, seed: tf.Tensor, first: tf.Tensor | int
 ) -> tf.Tensor | None:
-    """Leaves out a random share, `spec.dropout`, of the conditions.
+    """Leaves out a random share, `spec.dropout`, of the conditions [B, ...].
 
-    Args:
-      spec: of the conditions.
-      condition: [B, ...], or `None`.
-      seed: two integers.
-      first: index of the first of these conditions in a larger batch, as in `pixels.dequantize`.
+    `first` is the index of the first of them in a larger batch, as in `pixels.dequantize`.
     """
     if condition is None or spec is None or not spec.dropout:
         return condition

@@ -61,11 +61,10 @@ class StepRates:
 
 
 def _set_later_rates(model: keras.Model, rate_of: Callable[[int], float]) -> float:
-    """Sets the learning rates of the next execution but for its first step; returns that one.
+    """Sets the rates of the later steps of the next execution; returns the rate of its first step.
 
-    Args:
-      model: a `FlowModel`; any other model keeps the rate of the first step in an execution.
-      rate_of: returns the rate of a step of the execution, from 0; NaN ends the training.
+    `rate_of` takes the number of a step in the execution. A rate of NaN ends the training. Models
+    other than a `FlowModel` keep the rate of the first step.
     """
     step_rates: StepRates | None = getattr(model, "step_rates", None)
     if step_rates is not None:
@@ -80,10 +79,8 @@ class CosineAnnealing(keras.callbacks.Callback):
     learning_rate = peak * (1 + cos(π f)) / 2,   f = (epoch + batch / steps) / epochs
     ```
 
-    Each step has its own rate, also with `steps_per_execution`; with data of an unknown number of
-    steps, as from a generator, each epoch has one.
-
-    Keras counts the epochs, so that the rate continues with `initial_epoch` and
+    Each step has its own rate, also with `steps_per_execution`; if the number of steps is unknown,
+    each epoch has one. Keras counts the epochs, also from `initial_epoch` and after
     `keras.callbacks.BackupAndRestore`. Between executions the optimizer has the peak again, which
     checkpoints save. A rate that a user or another callback has set stays.
 
@@ -93,7 +90,6 @@ class CosineAnnealing(keras.callbacks.Callback):
     """
 
     def __init__(self, peak: float) -> None:
-        """Constructs the callback, given the optimizer's learning rate at the start."""
         super().__init__()
         self._peak = np.float32(peak)
         self._is_annealed = False
@@ -152,13 +148,12 @@ class LearningRateBudget(keras.callbacks.Callback):
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
 
     By default the warm-up takes 100 steps, or in a short budget the smaller of 0.3 and `hold` of
-    it. In a budget of seconds this is a share of the time after the first step of `fit`, which
-    is mostly tracing.
+    it. A budget of seconds counts this share from the end of the first step of `fit`, which is
+    mostly tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` sets the rate of a budget of steps, and
-    ends it, at each step. A budget of seconds reads the clock once an execution.
-
-    The logs of each epoch have `minutes_left`, the time until the budget is used up.
+    ends it, at each step. A budget of seconds reads the clock once an execution. The logs of each
+    epoch have `minutes_left`, the time until the budget is used up.
 
     #### Example
 
@@ -256,10 +251,9 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds until the budget is used up; NaN for a budget of steps before the first one.
+        """Seconds until the budget is used up; NaN for a budget of steps before the first step.
 
-        Remaining steps are taken to last as long as the steps of this `fit` after the first one,
-        validations and checkpoints included.
+        For steps, an estimate from this `fit` without its first step.
         """
         if self.seconds is not None:
             return max(0.0, self.seconds - self.elapsed_seconds)

@@ -82,13 +82,9 @@ class TrackedVariables(keras.layers.Layer):
 def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns a name for each variable of a module, by its `id`.
 
-    A name is the path to the variable through constructor arguments of distributions and bijectors,
-    attributes of other modules, and the names of parts in lists. It does not depend on the number
-    or the order of other variables.
-
-    Args:
-      module: a distribution, a bijector or another module.
-      root: the first part of each name.
+    A name is the path from `root` to the variable through constructor arguments of distributions
+    and bijectors, attributes of other modules, and the names of parts in lists. It does not depend
+    on the number or the order of other variables.
     """
     names: dict[int, str] = {}
     # By `id`, which is unique as long as the object is kept.

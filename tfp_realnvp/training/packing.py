@@ -123,11 +123,11 @@ def apply_if(
 
     Args:
       condition: a scalar `bool`, the same on all replicas.
-      optimizer: any Keras optimizer, built.
-      gradients: of `variables`, on this replica.
-      packed: their sums over replicas, packed.
-      packing: of `packing_of`.
-      variables: those that the optimizer was built for.
+      optimizer: any Keras optimizer, built for `variables`.
+      gradients: this replica's gradients.
+      packed: sums of the gradients over replicas, packed.
+      packing: the packing that `packing_of` returns.
+      variables: the variables.
     """
     if packing is getattr(optimizer, "packing", None):
         optimizer.apply_packed(packed, condition)
@@ -159,9 +159,8 @@ def packing_of(
 ) -> Packing:
     """Returns how gradients of `variables` are packed.
 
-    A `FusedAdam` that was built for these variables has its own packing. For other optimizers the
-    gradients of a dtype are one vector: one operation sums them over replicas, and one finds
-    whether all are finite.
+    A `FusedAdam` that was built for these variables has its own packing. For other optimizers, the
+    gradients of a dtype are one vector.
     """
     takes_packed = getattr(optimizer, "takes_packed", None)
     if takes_packed is not None and takes_packed(variables):

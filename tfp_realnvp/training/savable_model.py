@@ -150,11 +150,11 @@ class SavableModel(keras.Model):
           filepath: the folder.
           format: `'tf_saved_model'`, for `export_saved_model`, or `'onnx'`, for `export_onnx`.
           verbose: whether to print a line at the end.
-          input_signature: `None`: the functions have the inputs that those two state.
+          input_signature: `None`; those two functions state the inputs.
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
         Raises:
-          ValueError: if the arguments are others, or the distribution cannot be exported.
+          ValueError: if arguments differ from these, or the distribution cannot be exported.
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
