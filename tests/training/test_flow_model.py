@@ -703,17 +703,12 @@ def test_an_inverted_bijector_that_overflows_is_named(invert):
 # Data that cannot be trained on.
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_an_empty_dataset(method):
-    call = getattr(_model(), method)
-    with pytest.raises(ValueError, match="expected images, got an empty dataset"):
-        call(_dataset(_IMAGES[:0]), verbose=0)
-
-
 @pytest.mark.eager
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_a_dataset_that_turns_out_empty(method):
-    dataset = _dataset(_IMAGES).filter(lambda image: False)
-    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
-    with pytest.raises(ValueError, match="empty"):
-        getattr(_model(), method)(dataset, verbose=0)
+def test_an_empty_dataset(method):
+    call, dataset = getattr(_model(), method), _dataset(_IMAGES)
+    with pytest.raises(ValueError, match="expected images, got an empty dataset"):
+        call(dataset.take(0), verbose=0)
+    # The cardinality is unknown before the data are read.
+    with pytest.raises(ValueError, match=r"expected data.*, got an empty dataset"):
+        call(dataset.filter(lambda image: False), verbose=0)

@@ -217,12 +217,3 @@ def test_channels_first(shape):
         tfr.FlowModel(images)
     tfr.FlowModel(images, dequantize=False)  # feature maps
     tfr.FlowModel(tfd.Sample(tfd.Normal(0.0, 1.0), shape[::-1]))
-
-
-def test_an_error_of_a_callback_is_no_empty_dataset(model):
-    class Broken(keras.callbacks.Callback):
-        def on_predict_batch_end(self, batch, logs=None):
-            raise UnboundLocalError("of the callback")
-
-    with pytest.raises(UnboundLocalError, match="of the callback"):
-        model.predict(_IMAGES, verbose=0, callbacks=[Broken()])
