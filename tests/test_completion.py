@@ -195,12 +195,12 @@ def test_samples_depend_on_the_seed():
     [
         ([[1.0, 2.0]], {}, "known and unknown values, got only known ones: unknown values are NaN"),
         ([[np.nan, np.nan]], {}, r"got only unknown ones: .* `distribution.sample`"),
-        ([[np.inf, np.nan]], {}, "expected finite known values, got 1"),
-        ([[1.0, np.nan, 2.0]], {}, r"expected events \[N, 2\], got shape \(1, 3\)"),
+        ([[np.inf, np.nan]], {}, "expected finite known values"),
+        ([[1.0, np.nan, 2.0]], {}, r"expected events \[N, 2\], got \(1, 3\)"),
         ([[1.0, 2.0]], {"is_known": np.ones([3], bool)}, r"\(3,\) .*shape \(1,2\)"),
-        ([[1.0, np.nan]], {"conditional_input": [0]}, "got one that takes none"),
+        ([[1.0, np.nan]], {"conditional_input": [0]}, "only for a distribution that takes"),
         ([[1.0, np.nan]], {"num_samples": 15}, "num_samples of at least four of each chain, 16"),
-        ([[1e30, np.nan]], {}, "expected finite log densities where the chains start"),
+        ([[1e30, np.nan]], {}, "finite log densities where chains start, got"),
     ],
 )
 def test_bad_vectors(events, options, message):
@@ -219,5 +219,5 @@ def test_bad_images():
 def test_objects_that_have_no_density():
     with pytest.raises(TypeError, match=r"TransformedDistribution\(base, .*got <.*VectorFlow"):
         latents.complete(_vector_flow().bijector, [[1.0, np.nan]])
-    with pytest.raises(TypeError, match="expected booleans as is_known, got int64"):
+    with pytest.raises(TypeError, match=r"expected booleans as is_known, got dtype\('int64'\)"):
         latents.complete(_vector_flow(), [[1.0, 2.0]], [1, 0])

@@ -194,7 +194,7 @@ def test_bad_images(flow, images, message):
 def test_infinite_log_densities():
     images = np.zeros([5, *_SHAPE], np.uint8)
     images[3, 2, 2] = 200
-    with pytest.raises(ValueError, match=r"got \[-inf -inf\] for image 3"):
+    with pytest.raises(ValueError, match=r"of event 3, got array\(\[-inf, -inf\]\)"):
         evaluation.bits_per_dim(_uniform(100.0), images, num_samples=2, batch_size=2)
 
 
@@ -343,7 +343,7 @@ def test_log_likelihood_of_integer_vectors():
     result = evaluation.log_likelihood(density, zero, num_samples=1_000, dequantize=True)
     assert result.log_likelihood == pytest.approx(3 * (math.log(2) - 1), abs=0.15)
     assert result.importance_weighted == pytest.approx(0, abs=0.1)
-    with pytest.raises(ValueError, match=r"one noise sample .* got 2; dequantize=True"):
+    with pytest.raises(ValueError, match=r"one noise sample .* dequantize=True .* got 2"):
         evaluation.log_likelihood(density, zero + 0.5, num_samples=2)
 
 
@@ -359,11 +359,11 @@ def test_log_likelihood_with_a_dequantizer():
 
 
 def test_bits_per_dim_are_of_images():
-    with pytest.raises(ValueError, match=r"over images, .* log_likelihood evaluates vectors"):
+    with pytest.raises(ValueError, match=r"expected images \(log_likelihood evaluates vectors"):
         evaluation.bits_per_dim(_vector_flow(), _VECTORS)
     with pytest.raises(ValueError, match=r"over images .* or vectors \[size\]"):
         evaluation.log_likelihood(tfd.Normal(0.0, 1.0), _VECTORS)
-    with pytest.raises(ValueError, match=r"finite log densities, got \[-inf\] for vector 0"):
+    with pytest.raises(ValueError, match=r"finite log densities of event 0, got array\(\[-inf\]\)"):
         evaluation.log_likelihood(_vector_flow(), _VECTORS * 1e30)
 
 
@@ -526,7 +526,7 @@ def test_class_log_probs_of_gray_levels(num_samples):
     # Any leading dimensions.
     single = tfr.class_log_probs(flow, _IMAGES[0], prior, **options)
     np.testing.assert_allclose(single, expected[0], rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match=r"continuous pixel values, got uint8; `num_samples=1`"):
+    with pytest.raises(ValueError, match=r"pixel values, or num_samples=1 .* got 'uint8'"):
         tfr.class_log_probs(flow, _IMAGES)
     with pytest.raises(ValueError, match="no fractions"):
         tfr.class_log_probs(flow, _IMAGES / 255, num_samples=1)

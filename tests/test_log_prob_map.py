@@ -185,7 +185,7 @@ def test_bijectors_without_positions(make, message):
 @pytest.mark.parametrize(
     ("distribution", "error", "message"),
     [
-        (ft.standard_normal([3]), ValueError, r"model of images, got event_shape \(3,\)"),
+        (ft.standard_normal([3]), ValueError, r"model of images, got TensorShape\(\[3\]\)"),
         (
             tfd.MixtureSameFamily(
                 tfd.Categorical([0.0, 1.0]),

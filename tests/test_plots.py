@@ -67,10 +67,10 @@ def test_heat_map_of_colors_shows_their_mean():
 @pytest.mark.parametrize(
     ("scores", "kwargs", "message"),
     [
-        (np.zeros([1, 3, 4]), {}, r"divide 4 and 4, got shape \(1, 3, 4\)"),
-        (np.zeros([2, 4, 4]), {}, r"scores \[1, h, w\].*got shape \(2, 4, 4\)"),
-        (np.full([1, 2, 2], np.inf), {}, "finite scores, .* got scores from inf to inf"),
-        (np.zeros([1, 2, 2]), {"low": 2, "high": 1}, "low below high, .* low 2 and high 1"),
+        (np.zeros([1, 3, 4]), {}, r"divide 4 and 4, got \(1, 3, 4\)"),
+        (np.zeros([2, 4, 4]), {}, r"scores \[1, h, w\].*got \(2, 4, 4\)"),
+        (np.full([1, 2, 2], np.inf), {}, r"finite scores, .* got \(inf, inf\)"),
+        (np.zeros([1, 2, 2]), {"low": 2, "high": 1}, r"low below high, got \(2.0, 1.0\)"),
     ],
 )
 def test_heat_map_errors(scores, kwargs, message):
@@ -111,9 +111,9 @@ def test_saved_curves_read_back_and_differ(tmp_path):
 @pytest.mark.parametrize(
     ("images", "kwargs", "message"),
     [
-        (np.zeros([1, 2, 2, 1]), {}, "dtype uint8, got float64"),
-        (np.zeros([2, 2, 1], np.uint8), {}, r"got shape \(2, 2, 1\)"),
-        (np.zeros([1, 2, 2, 2], np.uint8), {}, r"1 or 3 channels, got shape \(1, 2, 2, 2\)"),
+        (np.zeros([1, 2, 2, 1]), {}, "dtype uint8, .* got .*float64"),
+        (np.zeros([2, 2, 1], np.uint8), {}, r"got \(2, 2, 1\)"),
+        (np.zeros([1, 2, 2, 2], np.uint8), {}, r"1 or 3 channels, got \(1, 2, 2, 2\)"),
         (np.full([1, 2, 2, 1], 17, np.uint8), {"num_values": 17}, r"\[0, 17\), got 17"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_labelled_grid_shows_each_image_under_its_label(tmp_path, channels):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros([2, 4, 4, 1], np.uint8), {}, r"\[rows, columns, H, W, C\], got shape \(2, 4, 4"),
+        (np.zeros([2, 4, 4, 1], np.uint8), {}, r"\[rows, columns, H, W, C\], got \(2, 4, 4"),
         (np.zeros([2, 3, 4, 4, 1], np.uint8), {"row_labels": ["a"]}, "2 row labels, got 1"),
         (np.zeros([2, 3, 4, 4, 1], np.uint8), {"column_labels": []}, "3 column labels, got 0"),
     ],
@@ -288,8 +288,8 @@ def test_pairs_of_densities_of_other_packages(density):
         (object(), _table(), {}, TypeError, r"a method sample\(n\), got object.*pipeline\[-1\]"),
         (_Density(), _table(), {"columns": [3]}, ValueError, r"out of \[0, 1, 2\], got \[3\]"),
         (_Density(), _table(), {"columns": [1, 1]}, ValueError, r"different .*got \[1, 1\]"),
-        (_Density(), np.zeros(3), {}, ValueError, r"rows \[N, D\], got the shape \(3,\)"),
-        (_Density(), np.zeros([5, 9]), {}, ValueError, r"at most 8 .* got 9.*=\[0, 1, 2, 3\]"),
+        (_Density(), np.zeros(3), {}, ValueError, r"rows \[N, D\], got \(3,\)"),
+        (_Density(), np.zeros([5, 9]), {}, ValueError, r"at most 8 .*=\[0, 1, 2, 3\], got 9"),
         (_Density(), np.zeros([5, 2]), {}, ValueError, r"shape \(5, 2\), .*got \(5, 3\)"),
         (_Density(), [[1, np.nan, 2]], {}, ValueError, "1 rows of which 1 are not finite"),
     ],

@@ -43,11 +43,8 @@ class ConditionSpec:
 
     def __post_init__(self) -> None:
         shape, num_classes, dropout = self.event_shape, self.num_classes, self.dropout
-        if (shape is None) == (num_classes is None):
-            raise ValueError(
-                "expected either a conditional_event_shape or num_classes, got "
-                f"{shape} and {num_classes}."
-            )
+        expected, given = "expected a conditional_event_shape or num_classes", (shape, num_classes)
+        validation.require(given.count(None) == 1, expected, given)
         if num_classes is None:
             shape = checked_condition_shape(shape)
         else:
@@ -128,10 +125,6 @@ class ConditionSpec:
 
         Labels [B, 1] become [B]. For vectors of length 1, numbers [B] become [B, 1].
 
-        Args:
-          value: as in `as_tensor`, but not `None`.
-          caller: name that begins error messages.
-
         Raises:
           ValueError: see `check`; or if conditions do not have one leading dimension.
         """
@@ -158,11 +151,7 @@ class ConditionSpec:
 
     def _fits(self, shape: tf.TensorShape) -> bool:
         """Returns whether the shape of one condition is as declared."""
-        return shape.rank is None or shape.is_compatible_with(self.event_shape)
-
-    def batch_shape(self, condition: tf.Tensor | tf.TensorSpec) -> tf.TensorShape:
-        """Returns the static leading shape of a result of `as_tensor`."""
-        return condition.shape[: condition.shape.rank - self.event_ndims]
+        return shape.is_compatible_with(self.event_shape)
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
         """Returns conditions [B, ...], missing where `is_left_out`, [B], is true."""

@@ -12,10 +12,9 @@ mode than at almost all samples, so that a usual event need not have a high dens
 | `complexity_corrected` | an event that PNG finds simple, and the model does not | gray levels |
 | `committee` | an event of low density, or on which models disagree | several models |
 
-The noise on gray levels makes their log densities random;
-`tfr.log_prob(model, images, num_samples=16)` averages over it. For gray levels start with
-`complexity_corrected`, for other events with `-log_prob`. `p_values` turns any score into a
-decision. `examples/outliers.py` compares all four.
+For gray levels start with `complexity_corrected`, for other events with `-log_prob`. `p_values`
+turns any score into a decision. `tfr.log_prob(model, images, num_samples=16)` averages over the
+noise on gray levels. `examples/outliers.py` compares all four scores.
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ from tfp_realnvp.internal.optional_packages import missing_package
 
 __all__ = ["committee", "complexity_corrected", "p_values", "typicality"]
 
-_PNG_CHANNELS = (1, 3)
-
 
 def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) -> np.ndarray:
     """Returns how far the mean log p of a group is from the mean over reference events.
@@ -45,9 +42,8 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     |1/M sum_m log p(x_m) - mean of log p over the reference events|
     ```
 
-    The second mean estimates the negative entropy of the data under the model. The standard
-    deviation of a group's mean falls with √M, so that large groups show densities that are a little
-    too high or too low. Outliers with the mean log density of the data are not found.
+    The standard deviation of a group's mean falls with √M, so that large groups show densities that
+    are a little too high or too low. Outliers with the mean log density of the data are not found.
 
     #### Example
 
@@ -77,19 +73,16 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
       Scores [N / M], float64.
 
     Raises:
-      ValueError: if N is not a multiple of `group_size`, or a log density is NaN or +inf, or -inf
-        in the reference.
+      ValueError: if N is not a multiple of `group_size`, a log density is NaN or +inf, or a
+        reference is -inf.
     """
     log_probs = _log_probs("typicality", log_probs, "shape [N]")
     reference = _log_probs("typicality", reference_log_probs, "shape [R]")
-    size = validation.integer(group_size, 1, "typicality: expected a group_size of at least 1")
+    size = validation.count(group_size, "group_size", 1, "typicality")
     expected = f"typicality: expected a multiple of group_size = {size} log densities"
     validation.require(len(log_probs) % size == 0, expected, len(log_probs))
-    if not np.isfinite(reference).all():
-        raise ValueError(
-            "typicality: expected finite reference_log_probs, got -inf: leave out the events whose "
-            "density is 0, or take `-log_probs` as score."
-        )
+    expected = "typicality: expected finite reference_log_probs, of events whose density is not 0"
+    validation.require(bool(np.isfinite(reference).all()), expected, reference.min())
     return np.abs(log_probs.reshape(-1, size).mean(axis=1) - reference.mean())
 
 
@@ -102,10 +95,9 @@ def complexity_corrected(
     -log2 p(x) - 8 · (number of bytes of the code of x)
     ```
 
-    A code that knows nothing of the data needs few bits for simple events: constant, smooth or
-    blurred images. If the model needs many more bits, the event is an outlier, even if its density
-    is high. Unlike -log p, the score finds blank images. Images of 1 or 3 channels are coded as PNG
-    files, other arrays by zlib. A better code, such as lossless WebP, can help.
+    A code that knows nothing of the data needs few bits for simple events, such as blank or blurred
+    images. If the model needs many more bits, the event is an outlier, even if its density is high.
+    A better code than PNG, such as lossless WebP, can help.
 
     #### Example
 
@@ -128,14 +120,15 @@ def complexity_corrected(
     Args:
       log_probs: log densities [N] in nats, of events with noise as `tfr.log_prob` adds it.
       events: images [N, H, W, C] or other arrays [N, ...] of gray levels 0 to 255, of any dtype.
-      code: a lossless code, from an event of `uint8` to bytes; by default PNG or zlib.
+      code: a lossless code, from an event of `uint8` to bytes. Defaults to PNG for images of 1 or 3
+        channels, and zlib for other arrays.
 
     Returns:
       Scores [N] in bits, float64. Other releases of Pillow or zlib may give other scores.
 
     Raises:
       ValueError: if there is not one log density for each event, a log density is NaN or +inf, or
-        events are not gray levels. Only log densities of continuous values depend on their unit.
+        events are not gray levels.
       ImportError: if images have 1 or 3 channels and Pillow is not installed.
     """
     log_probs = _log_probs("complexity_corrected", log_probs, "shape [N]")
@@ -152,24 +145,18 @@ def complexity_corrected(
             "`-log_probs` or `typicality`."
         )
     if code is None:
-        is_image = levels.ndim == 4 and levels.shape[-1] in _PNG_CHANNELS
+        is_image = levels.ndim == 4 and levels.shape[-1] in (1, 3)
         code = _png if is_image else lambda event: zlib.compress(event.tobytes(), 9)
     num_bytes = np.array([len(code(event)) for event in levels])
     return -log_probs / math.log(2.0) - 8.0 * num_bytes
 
 
 def committee(log_probs: Any) -> np.ndarray:
-    """Returns the variance minus the mean of the log densities of several models.
+    """Returns the variance over models of log p_m(x), minus the mean over models of log p_m(x).
 
     This is the widely applicable information criterion (WAIC) of each event, with the sign of a
-    score:
-
-    ```
-    variance over models of log p_m(x)  -  mean over models of log p_m(x)
-    ```
-
-    The models are trained with different seeds on the same data, or on random parts. They tend to
-    disagree where there were no data, but often agree on outliers that are simpler than the data.
+    score. The models are trained with different seeds on the same data, or on random parts. They
+    tend to disagree where there were no data, but often agree on outliers simpler than the data.
 
     #### Example
 
@@ -209,14 +196,13 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     ```
 
     If new and held-out events are exchangeable, for example independent draws of one distribution,
-    then `P(p(s) ≤ α) ≤ α` for each α in [0, 1], any score, any model and any n: the rate of false
-    alarms of `p ≤ α` is at most α. It is a mean over held-out data; for one set of them the rate
-    varies with a standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below
-    1 / (n + 1): α = 5% needs n ≥ 19.
+    the rate of false alarms of `p ≤ α` is at most α, for any score, model and n: `P(p(s) ≤ α) ≤ α`.
+    This is a mean over held-out data; for one set of them the rate has a standard deviation of
+    about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1): α = 5% needs n ≥ 19.
 
-    Training, early stopping and the choice of the model must not have seen the held-out data. For
-    many new events, the procedure of Benjamini and Hochberg on these p-values bounds the share of
-    false alarms among the reported events (Bates et al. 2023).
+    Neither training nor the choice of the model may have seen the held-out data. For many new
+    events, the procedure of Benjamini and Hochberg on these p-values bounds the share of false
+    alarms among the reported events (Bates et al. 2023).
 
     #### Example
 
@@ -250,7 +236,7 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     for kind, values in (("scores", scores), ("held_out_scores", held_out)):
         expected = f"p_values: expected {kind} without NaN"
         validation.require(not np.isnan(values).any(), expected, values)
-    num_lower = np.searchsorted(np.sort(held_out), scores, side="left")
+    num_lower = np.searchsorted(np.sort(held_out), scores)
     return (1.0 + len(held_out) - num_lower) / (len(held_out) + 1.0)
 
 

@@ -85,10 +85,7 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
 def gray_level_conditions(
     images: Any, num_values: int | None = None
 ) -> list[tuple[tf.Tensor, str, str]]:
-    """Returns the conditions of `check_gray_levels`: a `bool` each, what is expected, and advice.
-
-    The arguments are those of `check_gray_levels`. An array stays on the host.
-    """
+    """Returns the conditions of `check_gray_levels`: a `bool`, what is expected, and advice."""
     dtype = tf.as_dtype(images.dtype)
     conditions: list[tuple[tf.Tensor, str, str]] = []
     if dtype == tf.bool or (dtype == tf.uint8 and (num_values is None or num_values >= 256)):
@@ -119,11 +116,7 @@ def gray_level_conditions(
 
 @dataclasses.dataclass(frozen=True)
 class UniformNoise:
-    """Uniform noise on gray levels, with the method of a `VariationalDequantization`.
-
-    Attributes:
-      dtype: dtype of the values.
-    """
+    """Uniform noise on gray levels, with the method of a `VariationalDequantization`."""
 
     dtype: Any
 
@@ -132,10 +125,7 @@ class UniformNoise:
     ) -> tuple[tf.Tensor, Any]:
         """Returns values with noise, and the log density of the noise, 0.
 
-        Args:
-          images: gray levels, of any integer or floating dtype.
-          noise_fn: a function from floating gray levels to U[0, 1) noise of their shape and dtype.
-          training: not used.
+        `noise_fn` maps floating gray levels to U[0, 1) noise of their shape and dtype.
         """
         levels = tf.floor(tf.cast(images, self.dtype))
         return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
@@ -143,11 +133,7 @@ class UniformNoise:
 
 @dataclasses.dataclass(frozen=True)
 class NoNoise:
-    """No noise, for continuous values, with the method of a `VariationalDequantization`.
-
-    Attributes:
-      dtype: dtype of the values.
-    """
+    """No noise, for continuous values, with the method of a `VariationalDequantization`."""
 
     dtype: Any
 
@@ -245,9 +231,6 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
       images: finite pixel values, of any shape.
       num_values: number of gray levels, at most 256.
 
-    Returns:
-      A uint8 array of the same shape.
-
     Raises:
       ValueError: if a value is not finite, or if `num_values` is above 256.
     """
@@ -273,9 +256,6 @@ def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
     Args:
       log_prob: log densities in nats, of any shape.
       num_dims: D = height × width × channels.
-
-    Returns:
-      Bits per dimension, of the same shape.
     """
     log_prob = tf.convert_to_tensor(log_prob)
     return -log_prob / (tf.cast(num_dims, log_prob.dtype) * math.log(2.0))

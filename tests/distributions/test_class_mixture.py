@@ -205,7 +205,7 @@ def test_errors():
         tfr.condition(flow, [-2, 0, 3])
     components = tfd.MultivariateNormalDiag(tf.zeros([2, 3, 4]))
     mixture = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
-    with pytest.raises(ValueError, match=r"expected .* batch_shape \[number of classes\], got"):
+    with pytest.raises(ValueError, match=r"expected .* batch_shape \[num_classes\], got"):
         mixture.log_prob(tf.zeros(4))
     model, _ = _equal_means(_VECTORS)
     with pytest.raises(ValueError, match=r"expected labels .* all class means .* are equal"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 __all__ = ["batches"]
@@ -25,13 +26,10 @@ def batches(
 ) -> tf.data.Dataset:
     """Returns training batches in an order that depends on the seed and the epoch alone.
 
-    `FlowModel.fit` also takes the arrays themselves, in an order that changes from run to run. With
-    these batches, a run that was stopped after `step` steps continues as if it had not been
-    stopped. They can be augmented, and divided among several workers.
-
-    All batches are full: an epoch leaves out the last `len(images) % batch_size` images of its
-    order. The dataset has no end, so that `fit` needs
-    `steps_per_epoch=len(images) // batch_size`.
+    A run that was stopped after `step` steps continues as if it had not been stopped. (The order of
+    arrays in `FlowModel.fit` changes from run to run.) All batches are full: an epoch leaves out
+    the last `len(images) % batch_size` images of its order. The dataset has no end, so that `fit`
+    needs `steps_per_epoch=len(images) // batch_size`.
 
     #### Example
 
@@ -62,18 +60,14 @@ def batches(
     Raises:
       ValueError: if the arrays differ in length, or there are fewer images than `batch_size`.
     """
-    worker, num_workers = 0, 1
-    if context is not None:
-        worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
+    context = context or tf.distribute.InputContext()
+    worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
     # The memory of the host, also on machines with a GPU.
     with tf.device("CPU"):
         arrays = [tf.convert_to_tensor(a) for a in (images, condition) if a is not None]
     num_images, lengths = len(arrays[0]), [len(array) for array in arrays]
-    if len(set(lengths)) > 1 or num_images < batch_size:
-        raise ValueError(
-            f"batches: expected arrays of one length of at least batch_size {batch_size}, got "
-            f"lengths {lengths}."
-        )
+    expected = f"batches: expected arrays of one length, at least batch_size {batch_size}"
+    validation.require(len(set(lengths)) == 1 and num_images >= batch_size, expected, lengths)
     steps_per_epoch = num_images // batch_size
 
     def batch(number: tf.Tensor) -> Any:

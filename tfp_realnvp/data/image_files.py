@@ -5,8 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -32,11 +30,8 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
 
 def read_array_file(path: pathlib.Path) -> Splits:
     """Reads an `.npy` or `.npz` file; see `load_arrays`."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise ValueError(f"Cannot read {path}: {error}") from error
+    loaded = np.load(path)
+    arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     if "train" in arrays and "test" in arrays:
         names = {name: f"{name}_labels" for name in _NAMES if name in arrays}
         has_labels = not arrays.keys().isdisjoint(names.values())
@@ -44,10 +39,8 @@ def read_array_file(path: pathlib.Path) -> Splits:
             name: _checked(path, arrays, name, labels if has_labels else None)
             for name, labels in names.items()
         }
-    if "images" not in arrays:
-        raise ValueError(
-            f"Expected arrays of images train and test, or images, in {path}, got {list(arrays)}."
-        )
+    expected = f"Expected arrays of images train and test, or images, in {path}"
+    validation.require("images" in arrays, expected, list(arrays))
     images, labels = _checked(path, arrays, "images", "labels" if "labels" in arrays else None)
     train, test = hold_out(len(images), max(1, len(images) // 10))
     return {
@@ -70,11 +63,9 @@ def _checked(
     if labels_name is None:
         return images, None
     labels = np.asarray(arrays.get(labels_name))
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(
-            f"Expected integers from 0 of shape [{len(images)}] as {labels_name} in {path}, got "
-            f"{labels.dtype} of shape {labels.shape}."
-        )
+    is_valid = labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and labels.min() >= 0
+    expected = f"Expected integers from 0 of shape [{len(images)}] as {labels_name} in {path}"
+    validation.require(is_valid, expected, labels)
     return images, labels.astype(np.int32)
 
 
@@ -141,13 +132,10 @@ def read_folder(folder: pathlib.Path, image_size: int | None) -> Splits:
     if all(folders):
         classes = [names[0] for names in folders]
         labels = np.unique(classes, return_inverse=True)[1].astype(np.int32)
-    splits: Splits = {}
-    start = 0
-    for split, files in by_split.items():
-        rows = slice(start, start + len(files))
-        splits[split] = images[rows], None if labels is None else labels[rows]
-        start = rows.stop
-    return splits
+    starts = np.cumsum([len(files) for files in by_split.values()])[:-1]
+    parts = np.split(images, starts)
+    of_parts = [None] * len(parts) if labels is None else np.split(labels, starts)
+    return dict(zip(by_split, zip(parts, of_parts, strict=True), strict=True))
 
 
 def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:

@@ -116,10 +116,9 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
         each image of a folder. `None` leaves images unchanged.
 
     Raises:
-      ValueError: if the name is unknown; if a file is damaged, or an array has another name, dtype
-        or shape; if images of a folder differ in size without `image_size`, or in bits, or have
+      ValueError: if the name is unknown; if an array has another name, dtype or shape; if an image
+        is damaged; if images of a folder differ in size without `image_size`, or in bits, or have
         16-bit colors.
-      FileNotFoundError: if a NumPy file does not exist.
       ImportError: if scikit-learn or Pillow is needed and not installed.
 
     #### Example
@@ -151,8 +150,8 @@ def _arrays(
     name: str, splits: Splits, num_values: int | None = None, flip: bool = False
 ) -> ImageArrays:
     shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"Expected images of one shape in {name}, got {shapes}.")
+    expected = f"Expected images of one shape in {name}"
+    validation.require(len(set(shapes.values())) == 1, expected, shapes)
     if num_values is None:
         largest = max(int(images.max()) for images, _ in splits.values())
         num_values = max(256, 1 << largest.bit_length())

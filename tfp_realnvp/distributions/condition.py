@@ -15,6 +15,7 @@ from tfp_realnvp.distributions.routing import (
     route,
     takes_condition,
 )
+from tfp_realnvp.internal import validation
 
 __all__ = ["ConditionedDistribution", "condition"]
 
@@ -61,11 +62,8 @@ class ConditionedDistribution(tfd.Distribution):
         """Constructs the distribution; see `condition`."""
         distribution = distribution_of(distribution, "condition")
         parameters = dict(locals())
-        if not takes_condition(distribution):
-            raise ValueError(
-                f"condition: expected a distribution with a part that takes a conditional_input, "
-                f"got {distribution}."
-            )
+        expected = "condition: expected a distribution with a part that takes a conditional_input"
+        validation.require(takes_condition(distribution), expected, distribution)
         with tf.name_scope(name or f"conditioned_{distribution.name}") as name:
             spec = find_condition_spec(distribution)
             if spec is not None:
@@ -122,7 +120,8 @@ class ConditionedDistribution(tfd.Distribution):
 def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -> tf.TensorShape:
     spec = find_condition_spec(distribution)
     if spec is not None:
-        return spec.batch_shape(conditional_input)
+        shape = conditional_input.shape
+        return shape[: shape.rank - spec.event_ndims]
     base = find_part(distribution, ConditionalBase)
     if base is not None:
         return base.given(conditional_input).batch_shape

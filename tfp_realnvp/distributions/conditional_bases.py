@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, validation
 
 __all__ = ["ClassMixture", "ConditionalBase", "ConditionalDistribution"]
 
@@ -19,10 +19,7 @@ tfd = tfp.distributions
 class ConditionalDistribution:
     """The methods of a distribution p(x | c) that `given(c)` constructs for each condition."""
 
-    @property
-    def condition_spec(self) -> ConditionSpec | None:
-        """The declaration of the condition, or `None`."""
-        return None
+    condition_spec: Any = None  # the declaration of the condition, if there is one
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
         """Returns the distribution given a condition, whose leading shape is the batch shape."""
@@ -89,9 +86,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
           variables: trainable variables that `make_distribution` gets.
           event_shape: shape of one event.
           dtype: dtype of the events.
-          validate_args: as in `tfd.Distribution`.
-          allow_nan_stats: as in `tfd.Distribution`.
-          name: name of the operations.
+          validate_args, allow_nan_stats, name: as in `tfd.Distribution`.
         """
         parameters = dict(locals())
         with tf.name_scope(name) as name:
@@ -109,16 +104,12 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
         """Returns `make_distribution` of a condition, which must not be missing."""
-        if conditional_input is None:
-            raise ValueError(f"{self.name}: expected a conditional_input, got None.")
-        distribution = self._make(
-            tf.convert_to_tensor(conditional_input), *self._parameter_variables
-        )
-        if not distribution.event_shape.is_compatible_with(self._static_event_shape):
-            raise ValueError(
-                f"{self.name}: expected a distribution of event_shape {self._static_event_shape}, "
-                f"got {distribution}."
-            )
+        expected, condition = f"{self.name}: expected a conditional_input", conditional_input
+        validation.require(condition is not None, expected, condition)
+        distribution = self._make(tf.convert_to_tensor(condition), *self._parameter_variables)
+        is_shape = distribution.event_shape.is_compatible_with(self._static_event_shape)
+        expected = f"{self.name}: expected a distribution of event_shape {self._static_event_shape}"
+        validation.require(is_shape, expected, distribution)
         return distribution
 
     @classmethod
@@ -181,11 +172,9 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
     def condition_spec(self) -> ConditionSpec:
         """Labels in [0, K), or -1."""
         shape = self.components_distribution.batch_shape
-        if shape.rank != 1 or shape[0] is None:
-            raise ValueError(
-                "ClassMixture: expected a components_distribution of batch_shape [number of "
-                f"classes], got {self.components_distribution}."
-            )
+        expected = "ClassMixture: expected a components_distribution of batch_shape [num_classes]"
+        is_shape = shape.rank == 1 and shape[0] is not None
+        validation.require(is_shape, expected, self.components_distribution)
         return ConditionSpec(num_classes=shape[0], dropout=0.0)
 
     @property

@@ -120,11 +120,8 @@ def class_log_probs(
     ```
 
     With `num_samples=K`, x are gray levels, and p(x | y) is the mean over K samples of uniform
-    noise, 1/K sum_k p(x + u_k | y). The seed and the gray levels determine the noise. More samples
-    make a better classifier.
-
-    One call of the networks evaluates all classes, on a batch that is `num_classes` times as large,
-    or of the same size if only the base distribution depends on the label.
+    noise, 1/K sum_k p(x + u_k | y). More samples make a better classifier. One call of the networks
+    evaluates all classes.
 
     #### Example
 
@@ -213,11 +210,9 @@ def _log_joint(
         noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
         if tf.executing_eagerly():
             pixels.check_gray_levels(x, caller, find_num_values(distribution))
-    elif x.dtype.is_integer and event_ndims == 3:
-        raise ValueError(
-            f"{caller}: expected continuous pixel values, got {x.dtype.name}; "
-            "`num_samples=1`, or more, adds noise to gray levels."
-        )
+    elif event_ndims == 3:
+        expected = f"{caller}: expected continuous pixel values, or num_samples=1 for gray levels"
+        validation.require(not x.dtype.is_integer, expected, x.dtype.name)
     events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
     options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
     options["jit_compile"] = getattr(model, "jit_compile", False)
@@ -233,21 +228,15 @@ def class_log_prior(
     spec, dtype = find_condition_spec(distribution), distribution.dtype.as_numpy_dtype
     num_classes = None if spec is None else spec.num_classes
     if prior is None:
-        if num_classes is None:
-            raise ValueError(
-                f"{caller}: expected a distribution with num_classes, or a prior of the "
-                f"classes, got {distribution}."
-            )
+        expected = f"{caller}: expected a distribution with num_classes, or a prior of the classes"
+        validation.require(num_classes is not None, expected, distribution)
         mixture = find_part(distribution, ClassMixture)
         if mixture is not None:
             return mixture.log_weights()
         prior = np.full(num_classes, 1 / num_classes)
     prior = np.asarray(prior, dtype)
     num_classes = num_classes or len(prior)
-    is_distribution = prior.shape == (num_classes,) and (prior >= 0).all()
-    if not (is_distribution and abs(prior.sum() - 1) < 1e-3):
-        raise ValueError(
-            f"{caller}: expected a prior of {num_classes} probabilities that sum to one, "
-            f"got {prior}."
-        )
+    is_valid = prior.shape == (num_classes,) and (prior >= 0).all() and abs(prior.sum() - 1) < 1e-3
+    expected = f"{caller}: expected a prior of {num_classes} probabilities that sum to one"
+    validation.require(bool(is_valid), expected, prior)
     return tf.math.log(prior)

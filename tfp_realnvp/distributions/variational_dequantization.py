@@ -70,36 +70,36 @@ class VariationalDequantization(tf.Module):
         Args:
           image_shape: (height, width, channels).
           num_values: number of gray levels.
-          num_scales: number of scales of g, 1 by default.
-          num_couplings: checkerboard couplings of each scale of g, 4 by default; the last scale has
-            one more.
-          num_filters: feature maps of the networks of g, 32 by default.
-          network_dtype, recompute: as in `RealNVPImage`.
+          num_scales, num_couplings, num_filters, network_dtype, recompute: as in `RealNVPImage`, of
+            g; by default 1 scale, 4 checkerboard couplings a scale, and 32 feature maps.
           bijector: g, in place of the five options before: an `ImageFlow` of real numbers given the
             image, `multi_scale(image_shape, ..., conditional_event_shape=image_shape)`.
           dtype: `tf.float32` or `tf.float64`, the dtype of the distribution.
           name: name of the operations.
 
         Raises:
-          ValueError: if an argument is out of range or has no effect.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if an argument is out of range or has no effect.
         """
         super().__init__(name=name)
         self.num_values = validation.count(num_values, "num_values", 2, name)
         self.dtype = validation.float_dtype(dtype, name)
-        options: dict[str, Any] = {
-            "num_scales": num_scales,
-            "num_couplings": num_couplings,
-            "num_filters": num_filters,
-            "network_dtype": network_dtype,
-            "recompute": recompute or None,
-        }
-        options = {option: value for option, value in options.items() if value is not None}
+        options = num_scales, num_couplings, num_filters, network_dtype, recompute or None
+        expected = f"{name}: expected options of g only without a bijector"
+        validation.require(bijector is None or not any(options), expected, options)
         if bijector is None:
-            bijector = _flow(image_shape, dtype=self.dtype, name=f"{name}_flow", **options)
-        elif options:
-            names = ", ".join(options)
-            raise ValueError(f"{name}: expected {names} only without a bijector, got {options}.")
+            filters = 32 if num_filters is None else num_filters
+            dtypes: dict[str, Any] = {"network_dtype": network_dtype}
+            layer = coupling_layer(network_of(ShallowConv), filters, filter_growth=2.0, **dtypes)
+            bijector = multi_scale(
+                image_shape,
+                1 if num_scales is None else num_scales,
+                layer,
+                num_couplings=4 if num_couplings is None else num_couplings,
+                conditional_event_shape=image_shape,
+                recompute=recompute,
+                dtype=self.dtype,
+                name=f"{name}_flow",
+            )
         self.bijector = bijector
 
     def dequantize(
@@ -151,19 +151,3 @@ class VariationalDequantization(tf.Module):
             "dtype": self.dtype,
             "name": self.name,
         }
-
-
-def _flow(
-    image_shape: Sequence[int | None],
-    *,
-    num_scales: int = 1,
-    num_couplings: int = 4,
-    num_filters: int = 32,
-    network_dtype: str | None = None,
-    **options: Any,
-) -> ImageFlow:
-    """Returns the flow g."""
-    network_fn = network_of(ShallowConv)
-    options |= {"num_couplings": num_couplings, "conditional_event_shape": image_shape}
-    layer = coupling_layer(network_fn, num_filters, filter_growth=2.0, network_dtype=network_dtype)
-    return multi_scale(image_shape, num_scales, layer, **options)

@@ -37,7 +37,7 @@ class Classification:
       log_loss: mean of -log p(label | image), in nats.
       num_images: number of images or vectors.
       confusion_matrix: number of images of each label (row) and most probable class (column), as
-        nested tuples; `numpy.array` makes an array [num_classes, num_classes] of them.
+        nested tuples.
     """
 
     accuracy: float
@@ -68,9 +68,9 @@ def classification(
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
     ```
 
-    More samples make the classifier more accurate. With a `VariationalDequantization` q, the noise
-    has the density q(u | x), and p(x + u | y) / q(u | x) takes the place of p(x + u | y). Vectors
-    get no noise, unless `dequantize`.
+    More samples make the classifier more accurate. With a `VariationalDequantization` q,
+    p(x + u | y) / q(u | x) takes the place of p(x + u | y). Vectors get no noise, unless
+    `dequantize`.
 
     #### Example
 

@@ -16,6 +16,7 @@ from tfp_realnvp.evaluation.scores import (
     model_of,
     sampled_log_probs,
 )
+from tfp_realnvp.internal import validation
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["Evaluation", "LogLikelihood", "bits_per_dim", "log_likelihood"]
@@ -51,9 +52,9 @@ class LogLikelihood:
     Attributes:
       log_likelihood: mean over events and noise samples, in nats an event.
       standard_error: of `log_likelihood`, over random events; NaN for a single one.
-      importance_weighted: the tighter bound, mean over events; at least `log_likelihood`. `None`
-        without noise, where `log_likelihood` is no bound.
-      importance_weighted_error: standard error of `importance_weighted`, or `None`.
+      importance_weighted: the tighter bound, mean over events. `None` without noise, where
+        `log_likelihood` is no bound; so is `importance_weighted_error`.
+      importance_weighted_error: standard error of `importance_weighted`.
       num_events: number of events.
       num_samples: number K of noise samples for each event.
     """
@@ -89,9 +90,9 @@ def bits_per_dim(
     The seed and the gray levels of an image determine its noise. `FlowModel.evaluate` uses the
     first sample, with the seed of the model.
 
-    With a `VariationalDequantization` q, the noise has the density q(u | x), and
-    p(x + u) / q(u | x) takes the place of p(x + u). For a distribution with a condition, p is
-    p(· | c); a flow with `condition_dropout` also takes images without conditions.
+    With a `VariationalDequantization` q, p(x + u) / q(u | x) takes the place of p(x + u). For a
+    distribution with a condition, p is p(· | c): `bits_per_dim(flow, (images, labels))`. A flow
+    with `condition_dropout` also takes images without conditions.
 
     #### Example
 
@@ -103,8 +104,6 @@ def bits_per_dim(
     >>> round(result.bits_per_dim, 5), result.num_images
     (8.0, 10)
 
-    With the labels of a class-conditional flow it is `bits_per_dim(flow, (images, labels))`.
-
     #### References
 
     Theis, van den Oord, Bethge: A note on the evaluation of generative models, section 3.1.
@@ -113,10 +112,9 @@ def bits_per_dim(
     Args:
       model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C] in
         [0, number of levels).
-      data: gray levels [N, H, W, C]; a tuple of these and their conditions; a dictionary with
-        `'image'`, and `'conditional_input'` or `'label'`; or a finite `tf.data.Dataset`, or another
-        iterable, of batches of one of these. A `FlowModel` with `dequantize=False` takes continuous
-        values.
+      data: gray levels [N, H, W, C], or continuous values for `dequantize=False`; a tuple of these
+        and their conditions; a dictionary with `'image'`, and `'conditional_input'` or `'label'`;
+        or a finite `tf.data.Dataset`, or another iterable, of batches of one of these.
       num_samples: number of noise samples K.
       dequantizer: distribution of the noise; by default as in the `FlowModel`, or uniform.
       seed: seed of the noise, an integer.
@@ -132,11 +130,8 @@ def bits_per_dim(
     """
     caller = "bits_per_dim"
     model = model_of(model, caller, dequantizer=dequantizer, seed=seed)
-    if model.event_ndims != 3:
-        raise ValueError(
-            "bits_per_dim: expected a distribution over images, got events of shape "
-            f"{model.distribution.event_shape}; log_likelihood evaluates vectors, in nats."
-        )
+    expected = "bits_per_dim: expected images (log_likelihood evaluates vectors, in nats)"
+    validation.require(model.event_ndims == 3, expected, model.distribution.event_shape)
     log_prob, num_dims = _log_probs(caller, model, data, num_samples, batch_size)
     scale = -math.log(2) * num_dims
     return Evaluation(
@@ -165,9 +160,8 @@ def log_likelihood(
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
 
-    with K noise samples u₁ … u_K of the density q, which is 1 for uniform noise. For integers, as
-    gray levels are, both are lower bounds on the log probability, in expectation. The second is
-    tighter.
+    with K noise samples u₁ … u_K of the density q, which is 1 for uniform noise. For integers both
+    are lower bounds on the log probability, in expectation. The second is tighter.
 
     #### Example
 
@@ -200,9 +194,8 @@ def log_likelihood(
       A `LogLikelihood`.
 
     Raises:
-      ValueError: as `bits_per_dim`, or if there are several samples or a `dequantizer` without
-        noise.
-      TypeError: if `model` is neither a `FlowModel` nor a distribution.
+      TypeError, ValueError: as `bits_per_dim`, or if there are several samples or a `dequantizer`
+        without noise.
     """
     caller = "log_likelihood"
     model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
@@ -223,13 +216,9 @@ def _log_probs(
     options = {"num_samples": num_samples, "batch_size": batch_size}
     log_prob, sizes = sampled_log_probs(caller, model, data, **options)
     log_prob = log_prob.astype(np.float64)
-    is_finite = np.isfinite(log_prob).all(axis=1)
-    if not is_finite.all():
-        index = int(is_finite.argmin())
-        event = "image" if model.event_ndims == 3 else "vector"
-        raise ValueError(
-            f"{caller}: expected finite log densities, got {log_prob[index]} for {event} {index}."
-        )
+    index = int(np.argmin(np.isfinite(log_prob).all(axis=1)))
+    expected = f"{caller}: expected finite log densities of event {index}"
+    validation.require(bool(np.isfinite(log_prob[index]).all()), expected, log_prob[index])
     return log_prob, sizes
 
 

@@ -14,7 +14,7 @@ from tfp_realnvp.bijectors import FlowChain
 from tfp_realnvp.bijectors.passes import Pass, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ConditionalBase
 from tfp_realnvp.evaluation.scores import map_batches, model_of
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.kept import call_traced
 from tfp_realnvp.training.flow_model import FlowModel
 
@@ -37,14 +37,10 @@ def log_prob_map(
     position of the image. The sum of a map over all positions is `tfr.log_prob` with the same
     arguments. Low values show where in the image the density is low, for example at a defect.
 
-    *   The log det of a coupling or of `PixelLogit` is a sum over elements. A normalization or a
-        1×1 convolution has the same log det at each position.
-    *   After a squeeze, a position covers a block of pixels, which share its value evenly. The same
-        holds for the latents of each scale, see `ImageFlow.split_latents`.
-
-    A share is not the log density of the pixel given the others: a latent depends on an area as
-    large as the receptive field of the networks, and a change of one pixel changes the map around
-    it.
+    A normalization or a 1×1 convolution has the same log det at each position. After a squeeze, a
+    position covers a block of pixels, which share its value evenly. A share is not the log density
+    of the pixel given the others: a change of one pixel changes the map in an area as large as the
+    receptive field of the networks.
 
     Log dets depend on the content of an image: smooth areas have a higher density than edges. The
     latents of images like the training data have the same distribution everywhere. To find a defect
@@ -87,9 +83,8 @@ def log_prob_map(
     """
     caller = "log_prob_map"
     model = model_of(model, caller)
-    if model.event_ndims != 3:
-        shape = model.distribution.event_shape
-        raise ValueError(f"log_prob_map: expected a model of images, got event_shape {shape}.")
+    expected = "log_prob_map: expected a model of images"
+    validation.require(model.event_ndims == 3, expected, model.distribution.event_shape)
     if conditional_input is not None:
         data = (data, conditional_input)
     arguments = _map, model.distribution, (model.noise, bool(log_dets)), tf.constant(model.seed)

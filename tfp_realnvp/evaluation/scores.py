@@ -55,9 +55,8 @@ def log_prob(
     its score depends neither on its place nor on other images. More samples make the bound tighter,
     and the score less random. Vectors get no noise.
 
-    `distribution.log_prob` takes continuous pixel values, without noise.
-    `tfr.evaluation.log_likelihood` gives the mean over a dataset with its standard error,
-    `tfr.evaluation.bits_per_dim` the same in bits/dim.
+    `distribution.log_prob` takes continuous pixel values. `tfr.evaluation.log_likelihood` gives the
+    mean over a dataset with its standard error, `tfr.evaluation.bits_per_dim` in bits/dim.
 
     #### Example
 
@@ -140,11 +139,8 @@ def sampled_log_probs(
 def checked_num_samples(caller: str, model: FlowModel, num_samples: int) -> int:
     """Returns a number of noise samples; raises `ValueError` for several samples without noise."""
     num_samples = validation.count(num_samples, "num_samples", 1, caller)
-    if num_samples > 1 and not model.dequantize:
-        raise ValueError(
-            f"{caller}: expected one noise sample for values without noise, got {num_samples}; "
-            "dequantize=True adds noise."
-        )
+    expected = f"{caller}: expected one noise sample unless dequantize=True adds noise to values"
+    validation.require(num_samples == 1 or model.dequantize, expected, num_samples)
     return num_samples
 
 
@@ -169,9 +165,7 @@ def map_batches(
       data: arrays, tensors, frames, or lists; a tuple of events and conditions; a dictionary with
         `'image'`, and `'conditional_input'` or `'label'`; or a `tf.data.Dataset`, a
         `keras.utils.PyDataset` or another iterable of batches of one of these.
-      batch_size: number of events in a batch of arrays.
-      steps: number of batches; by default all.
-      verbose: 1 prints the progress.
+      batch_size, steps, verbose: as in `log_prob`.
 
     Raises:
       ValueError: if there are no events, or they or their conditions are not as the model declares.

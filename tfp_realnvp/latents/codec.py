@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from tfp_realnvp.distributions import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
 
 __all__ = [
@@ -35,11 +35,9 @@ Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 
 
 class Reconstruction(NamedTuple):
-    """The result of `reconstruct`.
+    """The result of `reconstruct`: images or vectors, and the largest absolute error of an element.
 
-    Attributes:
-      images: decoded images, continuous pixel values, [..., H, W, C]; or vectors [..., D].
-      largest_error: largest absolute error of a pixel, in gray levels, or of an element.
+    The unit of the error of a pixel is a gray level.
     """
 
     images: np.ndarray
@@ -47,12 +45,7 @@ class Reconstruction(NamedTuple):
 
 
 class ConditionArray(NamedTuple):
-    """Conditions of a flow, or their embeddings.
-
-    Attributes:
-      values: array [..., *event].
-      event_ndims: rank of one condition or embedding: 0 for labels, 1 for vectors, 3 for images.
-    """
+    """Conditions of a flow, or their embeddings, [..., *event], and the rank of one of them."""
 
     values: np.ndarray
     event_ndims: int
@@ -90,9 +83,8 @@ def encode(
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
         0.5 is added to gray levels, which gives the center of the level.
       batch_size: number of images or vectors that are encoded at a time.
-      conditional_input: the condition of the images or vectors, as the flow declares it: labels
-        [...], vectors [..., K] or images [..., H, W, K]. Its leading shape broadcasts with the
-        leading shape of the images or vectors.
+      conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
+        declares its condition. The leading shape broadcasts with that of the images or vectors.
 
     Returns:
       Latents of the shape of the images or vectors, broadcast with the conditions.
@@ -144,23 +136,12 @@ def transformed(
 ) -> np.ndarray:
     """Returns a function of events [..., *event] and their condition, computed in batches.
 
-    Args:
-      function: `forward` or `inverse` of `bijector` or, for embedded conditions, of its layers.
-      bijector: the flow.
-      what: the kind of events, for errors.
-      events, condition: what the function takes; their leading shapes broadcast.
-      batch_size: number of events in a batch.
+    The function is `forward` or `inverse` of `bijector` or, for embedded conditions, of its layers.
+    Leading shapes of events and conditions broadcast. `what` names the events in errors.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
     arrays = [(events, bijector.event_ndims), *([] if condition is None else [condition])]
-    batches = [array.shape[: array.ndim - ndims] for array, ndims in arrays]
-    try:
-        batch_shape = np.broadcast_shapes(*batches)
-    except ValueError as error:
-        raise ValueError(
-            "expected leading shapes of events and conditional_input that broadcast, got "
-            f"{batches[0]} and {batches[1]}."
-        ) from error
+    batch_shape = np.broadcast_shapes(*(a.shape[: a.ndim - ndims] for a, ndims in arrays))
     flat: list[Any] = []
     for array, ndims in arrays:
         event_shape = array.shape[array.ndim - ndims :]
@@ -199,11 +180,7 @@ def reconstruct(
       flow, images, batch_size, conditional_input: as in `encode`.
 
     Returns:
-      A `Reconstruction`. The reference for its error is the continuous value, for gray levels the
-      center of the level.
-
-    Raises:
-      TypeError, ValueError: as `encode`.
+      A `Reconstruction`, whose error refers to the centers of gray levels.
     """
     options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
     decoded = decode(flow, encode(flow, images, **options), **options)
@@ -239,11 +216,9 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
         spec, dtype = embedding.spec, embedding.compute_dtype
         values = spec.as_tensor(conditional_input, bijector.name, dtype).numpy()
         return ConditionArray(values, spec.event_ndims)
-    if flow is bijector or not takes_condition(flow.distribution):
-        raise ValueError(
-            f"{bijector.name}: expected a flow with num_classes or a "
-            "conditional_event_shape for a conditional_input, got one that declares no condition."
-        )
+    applies = flow is not bijector and takes_condition(flow.distribution)
+    when = "for a flow with num_classes or a conditional_event_shape"
+    validation.only(conditional_input, "conditional_input", applies, when, bijector.name)
     return None
 
 

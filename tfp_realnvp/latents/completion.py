@@ -93,10 +93,9 @@ def complete(
         samples, as it is unless chains are stuck in different modes.
 
     Each chain takes `num_burnin_steps + num_samples / num_chains` draws, and a draw
-    `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best in a smooth
-    density: of small networks with a smooth activation, such as the tanh of `RealNVPVector`,
-    trained with weight decay, as in `examples/complete.py`. Lower halves of digits with the preset
-    `digits` need `num_samples=1600` and `num_leapfrog_steps=42`.
+    `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best in the smooth
+    density of small networks with a smooth activation, such as the tanh of `RealNVPVector`, trained
+    with weight decay, as in `examples/complete.py`.
 
     #### Example
 
@@ -136,9 +135,8 @@ def complete(
 
     Raises:
       TypeError: if `flow` is not a distribution or `FlowModel`, or `is_known` is not boolean.
-      ValueError: if events do not match the model in shape or range, known values are not finite,
-        nothing is known or nothing is unknown, conditions are not as declared, or the log density
-        is not finite where a chain starts.
+      ValueError: if events do not match the model in shape or range, nothing is known or nothing is
+        unknown, conditions are not as declared, or known values or log densities are not finite.
     """
     flow = distribution_of(flow, "complete")
     expected = f"complete: expected num_samples of at least four of each chain, {4 * num_chains}"
@@ -146,21 +144,15 @@ def complete(
     events = np.asarray(events)
     is_known = _known(events, is_known, flow.event_shape)
     support = _Support(flow, events, is_known)
+    when = "for a distribution that takes a condition"
+    validation.only(conditional_input, "conditional_input", takes_condition(flow), when, "complete")
     conditions = as_conditions(flow, conditional_input, "complete")
-    if conditional_input is not None and not takes_condition(flow):
-        raise ValueError(
-            "complete: expected a distribution that takes a condition for a conditional_input, got "
-            "one that takes none."
-        )
     options = {}
     if conditions is not None:
-        if len(conditions) != len(events):
-            raise ValueError(
-                f"complete: expected one condition for each of {len(events)} events, got shape "
-                f"{conditions.shape}."
-            )
-        options["conditional_input"] = tf.concat([conditions] * num_chains, axis=0)
-    options = route(flow, **options)
+        expected = f"complete: expected one condition for each of {len(events)} events"
+        validation.require(len(conditions) == len(events), expected, conditions.shape)
+        repeated = tf.concat([conditions] * num_chains, axis=0)
+        options = route(flow, conditional_input=repeated)
     metric_seed, start_seed, chain_seed = tfp.random.split_seed(stateless_seed(seed), 3)
     mean, scale = _metric(flow, support, conditions, metric_seed)
     product = "cnj,ij->cni" if scale.shape.rank == 2 else "cnj,nij->cni"
@@ -202,14 +194,8 @@ class _Support:
         self._events, is_image = events, events.ndim == 4
         self._is_gray = is_image and np.issubdtype(events.dtype, np.integer)
         self._num_values = find_num_values(distribution) if is_image else None
-        known_values = events[is_known]
-        if not np.isfinite(known_values).all():
-            raise ValueError(
-                "complete: expected finite known values, got "
-                f"{np.count_nonzero(~np.isfinite(known_values))} that are not finite."
-            )
         if self._num_values is not None:
-            pixels.check_gray_levels(known_values, "complete", self._num_values)
+            pixels.check_gray_levels(events[is_known], "complete", self._num_values)
         dtype = distribution.dtype.as_numpy_dtype
         self.is_known = is_known.reshape(len(events), -1)
         self.size = self.is_known.shape[1]
@@ -249,12 +235,12 @@ def _known(
     events: np.ndarray, is_known: ArrayLike | None, event_shape: tf.TensorShape
 ) -> np.ndarray:
     """Returns booleans of the shape of the events."""
-    if not event_shape.is_compatible_with(events.shape[1:]) or not events.size:
-        expected = ", ".join(["N", *map(str, event_shape)])
-        raise ValueError(f"complete: expected events [{expected}], got shape {events.shape}.")
+    is_shape = event_shape.is_compatible_with(events.shape[1:]) and events.size > 0
+    expected = f"complete: expected events [{', '.join(['N', *map(str, event_shape)])}]"
+    validation.require(is_shape, expected, events.shape)
     is_known = np.asarray(~np.isnan(events) if is_known is None else is_known)
-    if is_known.dtype != bool:
-        raise TypeError(f"complete: expected booleans as is_known, got {is_known.dtype}.")
+    expected = "complete: expected booleans as is_known"
+    validation.require(is_known.dtype == bool, expected, is_known.dtype, TypeError)
     is_known = np.broadcast_to(is_known, events.shape)
     if is_known.all() or not is_known.any():
         raise ValueError(
@@ -335,11 +321,8 @@ def _sample_chains(
 
     state, results = starts, tf.function(kernel.bootstrap_results, autograph=False)(starts)
     log_probs = results.inner_results.accepted_results.target_log_prob.numpy()
-    if not np.isfinite(log_probs).all():
-        raise ValueError(
-            "complete: expected finite log densities where the chains start, got "
-            f"{np.count_nonzero(~np.isfinite(log_probs))} of {log_probs.size} that are not finite."
-        )
+    expected = "complete: expected finite known values, and finite log densities where chains start"
+    validation.require(bool(np.isfinite(log_probs).all()), expected, log_probs)
     shape = [num_burnin_steps + num_draws, 2]
     draw_seeds = tf.random.stateless_uniform(shape, seed, None, None, tf.int32)
     rng = np.random.default_rng(seed.numpy().astype(np.uint32))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
+from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import (
     ConditionArray,
     Flow,
@@ -42,9 +43,8 @@ def interpolate(
     ```
 
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation
-    (Shoemake 1985, section 3.3; White 2016, section 2.1) stays near it; linear interpolation passes
-    through its interior, where samples do not lie. With a `second_conditional_input`, embedded
-    conditions change linearly with t, as in `interpolate_conditions`.
+    (Shoemake 1985, section 3.3; White 2016, section 2.1) stays near it; linear interpolation leaves
+    it. Embedded conditions change linearly with t, as in `interpolate_conditions`.
 
     #### Example
 
@@ -70,11 +70,9 @@ def interpolate(
       TypeError: as `encode`.
       ValueError: if the shapes differ, or as `encode`.
     """
-    if np.shape(first) != np.shape(second):
-        raise ValueError(
-            f"interpolate: expected two events of the same shape, got {np.shape(first)} and "
-            f"{np.shape(second)}."
-        )
+    expected = "interpolate: expected two events of the same shape"
+    shapes = np.shape(first), np.shape(second)
+    validation.require(shapes[0] == shapes[1], expected, shapes)
     last = conditional_input if second_conditional_input is None else second_conditional_input
     z1 = encode(flow, first, conditional_input=conditional_input)
     z2 = encode(flow, second, conditional_input=last)
@@ -101,8 +99,7 @@ def manifold(
 
     The images themselves are at (0, 0), (0, n/4), (n/4, 0) and (n/4, n/4) if `num_angles` n is a
     multiple of 4. The squares of the four weights add up to one, so that combinations of
-    independent standard normal latents are standard normal. Embedded conditions are averaged with
-    these squares as weights.
+    independent standard normal latents are standard normal. The squares weight embedded conditions.
 
     #### Example
 
@@ -127,9 +124,9 @@ def manifold(
       ValueError: if there are not four images, or as `encode`.
     """
     shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
-    if len(shape) != 1 + event_ndims or shape[0] != 4:
-        axes = {3: "images [4, height, width, channels]", 1: "vectors [4, size]"}
-        raise ValueError(f"manifold: expected four {axes[event_ndims]}, got shape {shape}.")
+    axes = "images [4, H, W, C]" if event_ndims == 3 else "vectors [4, D]"
+    is_four = len(shape) == 1 + event_ndims and shape[0] == 4
+    validation.require(is_four, f"manifold: expected {axes}", shape)
     latents = encode(flow, four_images, conditional_input=conditional_input)
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])
@@ -199,11 +196,7 @@ def interpolate_conditions(
         `images`.
       num_steps: number of conditions, including both ends.
 
-    Returns:
-      As `interpolate`.
-
-    Raises:
-      TypeError, ValueError: as `encode`.
+    Returns the shape that `interpolate` returns, and raises the errors of `encode`.
     """
     z = encode(flow, images, batch_size=batch_size, conditional_input=start)
     latents = _path(z, z, bijector_of(flow).event_ndims, num_steps)

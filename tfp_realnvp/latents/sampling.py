@@ -78,11 +78,9 @@ def sample_latents(
     else:
         expected = "sample_latents: expected a positive truncation"
         validation.real(truncation, lambda x: x > 0, expected)
-        bounds = {"minvals": -truncation, "maxvals": truncation, "means": 0.0, "stddevs": 1.0}
+        zero, one, bound = (tf.constant(value, dtype) for value in (0.0, 1.0, truncation))
         normal = tf.random.stateless_parameterized_truncated_normal(
-            full_shape,
-            stateless_seed(seed),
-            **{name: tf.constant(value, dtype) for name, value in bounds.items()},
+            full_shape, stateless_seed(seed), zero, one, -bound, bound
         )
     return temperature * normal.numpy()
 
@@ -128,9 +126,8 @@ def levels_of_representation(
     """Keeps the latents of coarse scales and replaces the latents of finer scales.
 
     Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
-    latents and is the reconstruction; the column before it replaces the latents that are factored
-    out first, one half of all. The images of a row share what the coarse latents represent, such as
-    composition and not texture (Dinh, Sohl-Dickstein, Bengio 2017, Appendix D).
+    latents and is the reconstruction. The images of a row share what the coarse latents represent,
+    such as composition and not texture (Dinh, Sohl-Dickstein, Bengio 2017, Appendix D).
 
     #### Example
 
@@ -183,15 +180,8 @@ def levels_of_representation(
 class ScaleStatistics:
     """Moments of the latents of one scale, over images, positions and channels.
 
-    The standard normal has mean 0, standard deviation 1, skewness 0 and excess kurtosis 0.
-
-    Attributes:
-      shape: shape (height, width, channels) of the latents of one image at this scale.
-      mean: the mean.
-      std: the standard deviation σ.
-      skewness: E[(z - mean)³] / σ³.
-      excess_kurtosis: E[(z - mean)⁴] / σ⁴ - 3.
-      largest: the largest |z|.
+    The skewness is E[(z - mean)³] / std³, the excess kurtosis E[(z - mean)⁴] / std⁴ - 3; both are 0
+    for the standard normal. `largest` is the largest |z|, and `shape` is (height, width, channels).
     """
 
     shape: tuple[int, int, int]

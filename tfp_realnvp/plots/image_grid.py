@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import missing_package
 
@@ -45,17 +46,13 @@ def image_grid(
     (19, 28, 1)
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise ValueError(
-            f"Expected images of dtype uint8, got {images.dtype}; `tfr.to_uint8` rounds samples."
-        )
-    if images.ndim != 4 or images.size == 0 or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"Expected at least one image, [N, H, W, C] with 1 or 3 channels, got shape "
-            f"{images.shape}."
-        )
-    if images.max() >= num_values:
-        raise ValueError(f"Expected pixels in [0, {num_values}), got {images.max()}.")
+    expected = "Expected images of dtype uint8, as from `tfr.to_uint8`"
+    validation.require(images.dtype == np.uint8, expected, images.dtype)
+    is_shape = images.ndim == 4 and images.size > 0 and images.shape[-1] in (1, 3)
+    expected = "Expected at least one image, [N, H, W, C] with 1 or 3 channels"
+    validation.require(is_shape, expected, images.shape)
+    largest = int(images.max())
+    validation.require(largest < num_values, f"Expected pixels in [0, {num_values})", largest)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -129,8 +126,7 @@ def heat_map(
       `uint8` array of shape `[N, H, W, 3]`, for `image_grid` or an image file.
 
     Raises:
-      ValueError: if `images` is invalid for `image_grid`, `scores` have another shape or are not
-        finite, or `low` is not below `high`.
+      ValueError: as `image_grid`; or if `scores` are not as above, or `low` is not below `high`.
 
     #### Example
 
@@ -144,23 +140,14 @@ def heat_map(
     stacked = image_grid(images, 1, 0, num_values)
     gray = stacked.reshape(np.shape(images)).mean(axis=-1, keepdims=True)
     count, height, width, _ = gray.shape
-    if (
-        scores.ndim != 3
-        or len(scores) != count
-        or height % scores.shape[1]
-        or width % scores.shape[2]
-    ):
-        raise ValueError(
-            f"Expected scores [{count}, h, w] whose h and w divide {height} and {width}, got shape "
-            f"{scores.shape}."
-        )
-    low = scores.min() if low is None else low
-    high = scores.max() if high is None else high
-    if not (np.isfinite(scores).all() and low < high):
-        raise ValueError(
-            f"Expected finite scores, and low below high, got scores from {scores.min()} to "
-            f"{scores.max()}, low {low} and high {high}."
-        )
+    is_shape = scores.ndim == 3 and len(scores) == count
+    is_shape = is_shape and height % scores.shape[1] == width % scores.shape[2] == 0
+    expected = f"Expected scores [{count}, h, w] whose h and w divide {height} and {width}"
+    validation.require(is_shape, expected, scores.shape)
+    low = float(scores.min() if low is None else low)
+    high = float(scores.max() if high is None else high)
+    is_valid = bool(np.isfinite(scores).all()) and low < high
+    validation.require(is_valid, "Expected finite scores, and low below high", (low, high))
     block = np.ones([1, height // scores.shape[1], width // scores.shape[2]])
     heat = np.kron(np.clip((scores - low) / (high - low), 0, 1), block)
     colors = np.stack([np.ones_like(heat), heat, np.zeros_like(heat)], axis=-1) * 255

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.plots.figures import matplotlib_module, new_figure, save_figure
 from tfp_realnvp.plots.image_grid import image_grid
 
@@ -67,8 +68,8 @@ def draw_grid(
         ("row", row_labels, ax.set_yticks, rows, height),
         ("column", column_labels, ax.set_xticks, columns, width),
     ):
-        if labels is not None and len(labels) != count:
-            raise ValueError(f"Expected {count} {what} labels, got {len(labels)}.")
+        if labels is not None:
+            validation.require(len(labels) == count, f"Expected {count} {what} labels", len(labels))
         middles = 0.5 + size / 2 + (size + 1) * np.arange(count)
         set_ticks([] if labels is None else middles, labels)
     return ax
@@ -103,8 +104,7 @@ def save_labelled_grid(
     'gray.png'
     """
     images = np.asarray(images)
-    if images.ndim != 5:
-        raise ValueError(f"Expected images [rows, columns, H, W, C], got shape {images.shape}.")
+    validation.require(images.ndim == 5, "Expected images [rows, columns, H, W, C]", images.shape)
     figure = new_figure(_figure_size(*images.shape[:4]), dpi=100)
     options = {"num_values": num_values, "ax": figure.add_subplot()}
     draw_grid(images, title, row_labels, column_labels, **options)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import data_frames
+from tfp_realnvp.internal import data_frames, validation
 from tfp_realnvp.plots.figures import new_figure
 
 __all__ = ["pairs"]
@@ -47,9 +47,8 @@ def pairs(
       `figure.savefig('pairs.png')` writes a file.
 
     Raises:
-      ValueError: if there are more than 8 columns to draw, a column does not exist or is repeated,
-        `X` is not finite rows, or samples do not have the columns of the rows.
-      TypeError: if the density has no method `sample`.
+      TypeError, ValueError: if an argument is not as above, or samples do not have the columns of
+        the rows.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -76,11 +75,9 @@ def pairs(
     lowest = np.argsort(density.score_samples(X))[:num_lowest] if num_lowest else np.array([], int)
     samples = density.sample(len(shown))
     samples = np.asarray(samples[0] if isinstance(samples, tuple) else samples, np.float64)
-    if samples.shape != (len(shown), np.shape(X)[1]):
-        raise ValueError(
-            f"pairs: expected samples of the shape {(len(shown), np.shape(X)[1])}, as the rows, "
-            f"got {samples.shape}."
-        )
+    shape = len(shown), np.shape(X)[1]
+    expected = f"pairs: expected samples of the shape {shape}, as the rows"
+    validation.require(samples.shape == shape, expected, samples.shape)
     samples = samples[:, positions]
 
     low, high = rows.min(axis=0), rows.max(axis=0)
@@ -132,20 +129,15 @@ def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str]
     """Returns the columns to draw [N, d], their names, names of rows, and columns' positions."""
     is_frame = data_frames.is_frame(X)
     rows = X.to_numpy(np.float64, na_value=np.nan) if is_frame else np.asarray(X, np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"pairs: expected rows [N, D], got the shape {rows.shape}.")
+    validation.require(rows.ndim == 2, "pairs: expected rows [N, D]", rows.shape)
     known = list(X.columns) if is_frame else list(range(rows.shape[1]))
     chosen = known if columns is None else list(columns)
     is_unknown = isinstance(columns, str) or not set(chosen) <= set(known)
-    if is_unknown or len(set(chosen)) < len(chosen) or not chosen:
-        raise ValueError(
-            f"pairs: expected a list of different columns out of {known}, got {columns!r}."
-        )
-    if len(chosen) > _MAX_PANELS:
-        raise ValueError(
-            f"pairs: expected at most {_MAX_PANELS} columns, got {len(chosen)}. Choose columns to "
-            f"draw: pairs(density, X, columns={chosen[:4]})."
-        )
+    is_list = not is_unknown and len(set(chosen)) == len(chosen) > 0
+    expected = f"pairs: expected a list of different columns out of {known}"
+    validation.require(is_list, expected, columns)
+    expected = f"pairs: expected at most {_MAX_PANELS} columns, for example columns={chosen[:4]}"
+    validation.require(len(chosen) <= _MAX_PANELS, expected, len(chosen))
     positions = [known.index(name) for name in chosen]
     rows = rows[:, positions]
     if not len(rows) or not np.isfinite(rows).all():

@@ -128,15 +128,13 @@ def fit_table_flow(
 
     Args:
       start: where the flow starts, but for a random rotation.
-      rows: to learn.
-      held_out: rows to validate with.
+      rows, held_out: to learn, and to validate with.
       widths: of the uniform noise of columns, [D].
       options: the arguments of an estimator.
       rng: for rotation, batches and noise.
       index: of the flow among others, for messages.
 
-    Returns:
-      The flow, and the history of its validations.
+    Returns the flow, and the history of its validations.
     """
     num_conditions, size = start.slopes.shape
     names = "num_couplings", "num_blocks", "num_filters", "transformer"

@@ -55,28 +55,21 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Kish's effective number of distinct rows, (Σ w)² / Σ w², with weights w.
 
     The density of a rounded number has no upper bound. Coarsely rounded columns get uniform noise
-    of the width of the rounding, or in normal distributions its variance; see `dequantize`. If such
-    a column takes few values, normal distributions without that variance are tried too. It does if
-    90% of the rows without the most frequent value have a value that occurs in at least five
-    distinct rows. No variance is less than 1e-6 of the column's variance.
+    of the width of the rounding, or in normal distributions its variance; see `dequantize`. No
+    variance is less than 1e-6 of the column's variance. A column takes few values if 90% of the
+    rows without the most frequent value have a value that occurs in at least five distinct rows.
+    Then normal distributions without the variance of the rounding are tried too, a warning names
+    the column, and `score_samples` is the height of narrow peaks at these values. It is not their
+    probability, can be greater than 1, and cannot be compared with an estimator whose peaks have
+    another width.
 
-    For a column of few values, which a warning names, `score_samples` is the height of narrow peaks
-    at these values. It is not their probability, can be greater than 1, and cannot be compared with
-    an estimator whose peaks have another width.
+    Networks compute in float32, all else in float64. `GridSearchCV` and `cross_val_score` rank by
+    `score`, the mean log density of rows, or with `scoring='accuracy'` by predicted labels. All
+    fits in a process share the graphs of their flows, which take seconds to trace. Processes of
+    `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits.
 
-    Without scikit-learn, with a condition, or for millions of rows, use `RealNVPVector` and
-    `FlowModel` directly.
-
-    Networks compute in float32, all else in float64. The estimator can be cloned and pickled.
-    `GridSearchCV` and `cross_val_score` rank by `score`, the mean log density of rows, or with
-    `scoring='accuracy'` by predicted labels.
-
-    All fits in a process share the graphs of their flows, which take seconds to trace. Processes
-    of `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits. Threads,
-    `with joblib.parallel_backend('threading'):`, share the graphs and train one flow at a time.
-
-    Masked cells of `np.ma` arrays are missing cells. A `DataFrame` with columns of categories,
-    strings or times is refused, with the call that works.
+    Masked cells of `np.ma` arrays are missing cells. With a condition, or for millions of rows, use
+    `RealNVPVector` and `FlowModel`.
 
     #### Example
 
@@ -135,8 +128,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           *   `history_`: for each flow, lists by validation: `step`, `noise`, and `lead`, the mean
               gain in log density of held-out rows over the start, with `lead_error`.
           *   `n_steps_`, `noise_`: for each flow, the step and the noise of the weights that it
-              keeps; 0 and NaN if it keeps the start, because no validation was better by a standard
-              error, or the training diverged, with a `ConvergenceWarning`.
+              keeps; 0 and NaN if it keeps the start. A `ConvergenceWarning` says if the training
+              diverged.
           *   `rounding_widths_`: widths of the noise of rounded columns, [D].
           *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
               frequencies.
@@ -161,13 +154,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             self.classes_ = classes
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Returns log p(x) of each row in nats, of the columns in their own units.
+        """Returns log p(x) in nats of rows [N, D], of the columns in their own units.
 
-        Args:
-          X: rows [N, D].
-
-        Returns:
-          Log densities [N], float64; -inf for numbers with squares beyond float64.
+        The result is [N], float64; -inf for numbers with squares beyond float64.
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
@@ -176,12 +165,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
         Args:
           X: rows [N, D].
-          y: labels [N], or `None`. After a fit without labels they are ignored, as by
-            `GaussianMixture`, since pipelines and searches pass them on.
+          y: labels [N], or `None`. After a fit without labels they are ignored, since pipelines and
+            searches pass them on.
           sample_weight: nonnegative weights [N] of the mean, or `None` for ones.
-
-        Raises:
-          ValueError: if a label is none of the classes, or weights are not as above.
         """
         if y is None or not hasattr(self, "classes_"):
             log_probs = self.score_samples(X)
@@ -223,9 +209,6 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         Returns:
           Rows [N, D], float64. After a fit to a `DataFrame` they have the names and dtypes of its
           columns: integers are rounded, and `bool` is true from 0.5 on.
-
-        Raises:
-          ValueError: if `y` is not one of the classes.
         """
         check_is_fitted(self)
         n_samples = validation.count(n_samples, "n_samples", 1, "FlowDensity")
@@ -242,11 +225,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     ) -> Any:
         """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
-        The missing cells of a row are drawn together. The mean of several samples predicts a cell,
-        and their quantiles bound it.
-
-        A mixture of normal distributions that is like p(x) proposes cells, which are resampled by
-        importance weights. A warning says for which rows the proposals were poor.
+        The mean of several samples predicts a cell, and their quantiles bound it. A mixture of
+        normal distributions that is like p(x) proposes the missing cells of a row together, which
+        are resampled by importance weights. A warning names rows whose proposals were poor.
 
         #### Example
 
@@ -281,12 +262,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def marginal_score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density in nats of the cells of each row that are not missing, [N].
 
-        Missing cells are integrated out by importance sampling, as in `impute`, with 512 proposals
-        that are the same for all rows. A conditional log density is a difference of two results:
-        `log p(a | b) = log p(a, b) - log p(b)`.
-
-        Args:
-          X: rows [N, D], with NaN in the cells that are integrated out.
+        Missing cells, NaN in X [N, D], are integrated out by importance sampling, as in `impute`,
+        with 512 proposals that are the same for all rows. A conditional log density is a difference
+        of two results: `log p(a | b) = log p(a, b) - log p(b)`.
         """
         rows, log_probs = self._by_proposals(log_marginals, X, generator(0))
         return log_probs - np.where(np.isnan(rows), 0.0, np.log(self._columns.scale)).sum(axis=1)

@@ -25,8 +25,7 @@ _TOLERANCE = 1e-6  # of the probability at a quantile
 class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     r"""Distribution p(y | x) of one or several numbers y, by Real NVP, for scikit-learn.
 
-    A regression predicts the mean of y. This estimator has the whole distribution, which can have
-    any shape that depends on x in any way: errors that grow, are skewed, or have several modes.
+    The distribution can depend on x in any way: errors can grow, be skewed, or have several modes.
 
     As in `FlowDensity`, one part of the rows after another is held out, several densities are
     fitted to the other rows, and they are mixed with the weights that make held-out y most
@@ -99,7 +98,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._size, self._stack = y.shape[1], self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
-        """Returns log p(y | x) of each row in nats, of y in its own units.
+        """Returns log p(y | x) of each row in nats, [N], of y in its own units.
 
         A coarsely rounded y is scored as rounded, see the class.
 
@@ -108,9 +107,6 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           y: numbers [N], or rows [N, D] as in `fit`. With `None`, the result is the mean of
             log p(y | x) over y, from 256 points: the negative entropy, which is low where little is
             known of y.
-
-        Returns:
-          Log densities [N], float64.
         """
         if y is None:
             log_probs = [
@@ -123,16 +119,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return log_probs + self._columns.log_det
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
-        """Returns the probability of a smaller y given x, [N], for a single y.
+        """Returns the probability of a smaller y [N] given X [N, C], [N], for a single y.
 
         If the distributions are right, these numbers are uniform in (0, 1).
-
-        Args:
-          X: rows [N, C].
-          y: numbers [N].
-
-        Raises:
-          ValueError: if the estimator was fitted to several y.
         """
         rows = self._rows(X, y)
         expected = f"{self._name}: expected a fit to a single y for cdf"

@@ -165,25 +165,22 @@ class Columns(NamedTuple):
             for i, j in enumerate(first[copies.ravel()])
             if self.is_constant[i] or i != j
         ]
+        messages = []
         if notes:
-            warnings.warn(
-                f"{caller}: some columns say nothing about a row beside the others, and add a "
-                "constant to log densities that depends on regularization alone: "
-                f"{listed(notes)}. Remove them for comparable densities.",
-                UserWarning,
-                stacklevel=_STACK_LEVEL,
+            messages.append(
+                "some columns say nothing about a row beside the others, and add a constant to log "
+                f"densities that depends on regularization alone: {listed(notes)}. Remove them for "
+                "comparable densities."
             )
         if is_density and self.takes_few_values.any():
             few = listed(names[i] for i in np.flatnonzero(self.takes_few_values))
-            warnings.warn(
-                f"{caller}: some columns are rounded and take few values: {few}. score_samples is "
-                "a density with narrow peaks at these values. It is not their probability, can be "
-                "greater than 1, and cannot be compared with a density whose peaks have another "
-                "width. For probabilities of the values of one column, make it the y of a "
-                "FlowRegressor.",
-                UserWarning,
-                stacklevel=_STACK_LEVEL,
+            messages.append(
+                f"some columns are rounded and take few values: {few}. score_samples is the height "
+                "of narrow peaks at these values, and not their probability; see the docstring. "
+                "For probabilities of one column, make it the y of a FlowRegressor."
             )
+        for message in messages:
+            warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=_STACK_LEVEL)
 
 
 def _rounding_width(column: np.ndarray) -> float:
