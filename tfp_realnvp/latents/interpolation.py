@@ -57,7 +57,7 @@ def interpolate(
 
     Args:
       flow: as in `encode`.
-      first, second: images [..., H, W, C] or vectors [..., D] of one shape.
+      first, second: images [..., H, W, C] or vectors [..., D], which broadcast.
       num_steps: number of images or vectors, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
       conditional_input, second_conditional_input: the conditions of `first` and `second`, as in
@@ -67,12 +67,8 @@ def interpolate(
       Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
 
     Raises:
-      TypeError: as `encode`.
-      ValueError: if the shapes differ, or as `encode`.
+      TypeError, ValueError: as `encode`.
     """
-    expected = "interpolate: expected two events of the same shape"
-    shapes = np.shape(first), np.shape(second)
-    validation.require(shapes[0] == shapes[1], expected, shapes)
     last = conditional_input if second_conditional_input is None else second_conditional_input
     z1 = encode(flow, first, conditional_input=conditional_input)
     z2 = encode(flow, second, conditional_input=last)

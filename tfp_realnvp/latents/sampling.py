@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -68,10 +67,8 @@ def sample_latents(
       Latents, [num_samples, *shape].
 
     Raises:
-      ValueError: if `temperature` or `truncation` is out of range.
+      ValueError: if `truncation` is not positive.
     """
-    expected = "sample_latents: expected a finite temperature of at least 0"
-    validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
     full_shape = [*np.atleast_1d(num_samples).tolist(), *map(int, shape)]
     if truncation is None:
         normal = tf.random.stateless_normal(full_shape, stateless_seed(seed), dtype=dtype)
