@@ -165,7 +165,16 @@ class TableEstimator(BaseEstimator):
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)
         )
-        return private_api.validate_data(self, X, *y, dtype=[np.float64, np.float32], **options)
+        try:
+            return private_api.validate_data(self, X, *y, dtype=[np.float64, np.float32], **options)
+        except ValueError as error:
+            if "Input X contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                f"{self._name}: expected rows without missing values, got NaN. Input X contains "
+                "NaN. Fit a FlowDensity to the rows that are complete; its `impute` draws what is "
+                "missing in others, as tfr.latents.complete does for any flow."
+            ) from error
 
 
 def generator(random_state: Any) -> np.random.Generator:
