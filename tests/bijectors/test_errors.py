@@ -173,7 +173,6 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: tfr.ActNorm(epsilon=-1.0), ValueError, "epsilon.*got -1.0"),
         (lambda: tfr.Squeeze(1), ValueError, "block_size.*got 1"),
         (lambda: tfr.Squeeze(order="other"), ValueError, "order.*got 'other'"),
-        (lambda: tfr.FactorOut(tf.identity), TypeError, "a bijector, got"),
         (lambda: tfr.FlowChain([tf.identity]), TypeError, "bijectors, got"),
         (lambda: tfr.FlowChain([_LOGIT_64]), TypeError, "float32, got pixel_logit of float64"),
         (lambda: tfr.PixelLogit(0.0), ValueError, "alpha.*got 0.0"),

@@ -53,13 +53,8 @@ class FactorOut(FlowBijector):
         Args:
           bijector: transforms the first half, [..., H, W, C/2], and keeps its shape.
           dtype, validate_args, name: as in `FlowBijector`.
-
-        Raises:
-          TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
-        if not isinstance(bijector, tfb.Bijector):
-            raise TypeError(f"{name}: expected a bijector, got {bijector!r}.")
         self.bijector = bijector
         self._condition_spec = parts.condition_spec(bijector)
         self._accepts_condition = parts.accepts_conditional_input(bijector)

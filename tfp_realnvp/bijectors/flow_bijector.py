@@ -91,8 +91,8 @@ class FlowBijector(OnePassBijector):
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].
           dtype: `tf.float32` or `tf.float64`, of values and log dets.
           is_constant_jacobian: whether the log det is the same for all values.
-          validate_args: whether to assert that inputs, results and log dets are finite, at the cost
-            of a pass over them. The `InvalidArgumentError` names this bijector.
+          validate_args: whether to assert that inputs, results and log dets are finite. The
+            `InvalidArgumentError` names this bijector.
           parameters: the subclass's constructor arguments, including all objects that hold
             variables. Copies, and bijectors of equal parameters, share these objects.
           name: name of the operations; errors begin with it.

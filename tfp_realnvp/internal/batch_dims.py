@@ -90,14 +90,9 @@ def call_on_events(
     """Returns `function(events, condition)`, without a call for an empty batch.
 
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
-    without rows ends the process. The function gets one event in place of an empty batch, and the
-    result is cut off. Batches that are known not to be empty cost nothing.
-
-    Args:
-      function: returns a value [..., *event] and a log det [...].
-      events: [..., *event].
-      event_ndims: rank of an event.
-      condition: an array or tensor with the leading dimensions of the events, or any other object.
+    without rows ends the process. The function, which returns a value [..., *event] and a log det
+    [...], gets one event in place of an empty batch, and the result is cut off. Batches that are
+    known not to be empty cost nothing.
     """
     static = _leading(events.shape, event_ndims)
     if static.is_fully_defined() and 0 not in static:

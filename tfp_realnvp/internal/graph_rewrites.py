@@ -30,11 +30,9 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
     `benchmarks/README.md`). Nothing changes with a GPU, whose convolutions need another layout, or
     if `tf.config.optimizer` was used.
 
-    Call a function in the context each time. Outside of it, the function is rewritten again.
-
-    Args:
-      fuse: whether convolutions are fused with the sums and activations that follow. Log densities
-        in bfloat16 need it; training steps gain nothing from it.
+    Call a function in the context each time. Outside of it, the function is rewritten again. With
+    `fuse`, convolutions are fused with the sums and activations that follow: log densities in
+    bfloat16 need it, training steps gain nothing.
     """
     context = private_api.eager_context()
     options = context.function_call_options

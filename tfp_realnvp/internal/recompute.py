@@ -22,12 +22,10 @@ def recompute(
     right. A tape outside of a `tf.function` gets the same gradients, and keeps the activations.
 
     Args:
-      function: a pure function of the inputs. It returns a sequence of floating tensors, and an
-        auxiliary value without a gradient. It writes no variables, and depends on trainable
-        variables only through `inputs`.
+      function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
+        It writes no variables, and depends on trainable variables only through `inputs`.
       inputs: floating tensors. The recomputation waits for the gradient of the outputs, on which
-        its first input is made to depend. Operations that do not use the first input may run
-        earlier.
+        its first input depends; operations without the first input may run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():

@@ -45,15 +45,10 @@ def convolve(
     strides: int = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
 ) -> tf.Tensor:
-    """Returns the 2-D convolution of images, [B, H', W', K], in the inputs' dtype.
+    """Returns `tf.nn.conv2d` of images [B, H, W, C], with a kernel [h, w, C, K] and a bias [K].
 
-    Kernels and biases, float32 in a network of half precision, are cast.
-
-    Args:
-      inputs: [B, H, W, C].
-      kernel: [h, w, C, K]; or [C, K], a 1×1 kernel, for strides of 1.
-      bias: [K].
-      strides, padding: as in `tf.nn.conv2d`.
+    A kernel [C, K] is 1×1. Kernels and biases, float32 in a network of half precision, are cast to
+    the inputs' dtype.
     """
     kernel = tf.cast(kernel, inputs.dtype)
     if kernel.shape.rank == 2:
@@ -84,15 +79,9 @@ def batch_norm(
     `moving <- momentum * moving + (1 - momentum) * batch`. Otherwise the moving statistics
     normalize and do not change. There is no scale, because a weight-normalized convolution follows.
 
-    Args:
-      inputs: [B, H, W, C], of float32, float64 or half precision.
-      offset, moving_mean, moving_variance: [C], of float64 for inputs of float64, else of float32.
-      training: whether to normalize by the batch.
-      statistics: the events that batch statistics average over, and their weights.
-      momentum, epsilon: as in the formulas above.
-
-    Returns:
-      The outputs, [B, H, W, C] in the dtype of the inputs, and the moving mean and variance, [C].
+    The inputs are [B, H, W, C], of float32, float64 or half precision; offset and statistics are
+    [C], of float64 for inputs of float64, else of float32. `statistics` says which events batch
+    statistics average over, with which weights. The outputs have the dtype of the inputs.
 
     #### References
 
