@@ -43,8 +43,9 @@ class ConditionSpec:
 
     def __post_init__(self) -> None:
         shape, num_classes, dropout = self.event_shape, self.num_classes, self.dropout
-        expected, given = "expected a conditional_event_shape or num_classes", (shape, num_classes)
-        validation.require(given.count(None) == 1, expected, given)
+        expected = "expected either a conditional_event_shape or num_classes"
+        given = {"conditional_event_shape": shape, "num_classes": num_classes}
+        validation.require((shape is None) != (num_classes is None), expected, given)
         if num_classes is None:
             shape = checked_condition_shape(shape)
         else:

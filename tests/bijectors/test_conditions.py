@@ -427,7 +427,10 @@ def _needs_no_condition(**_):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"num_classes": 3, "conditional_event_shape": [3]}, r"either a .*, got \[3\] and 3"),
+        (
+            {"num_classes": 3, "conditional_event_shape": [3]},
+            "either a conditional_event_shape or num_classes",
+        ),
         ({"condition_dropout": 0.1}, "expected condition_dropout only with a condition, got 0.1"),
         ({"num_classes": 3, "condition_dropout": 1}, r"condition_dropout in \[0, 1\), got 1"),
         ({"num_classes": -1}, "expected num_classes of at least 1, got -1"),
