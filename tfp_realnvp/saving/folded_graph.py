@@ -54,8 +54,9 @@ def folded(
         kept[name] = variables[key]
     # What is left of the graph. It does not have to wait for what was computed.
     needed = varying | {tensor.op.name for name, tensor in used.items() if name not in kept}
-    rest = tf.compat.v1.GraphDef()
-    for node in frozen.graph.as_graph_def().node:
+    whole = frozen.graph.as_graph_def()
+    rest = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
+    for node in whole.node:
         if node.name in needed and node.op != "Placeholder":
             inputs = [name for name in node.input if name[0] != "^" or name[1:] in varying]
             node.ClearField("input")
