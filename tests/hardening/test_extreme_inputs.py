@@ -146,7 +146,7 @@ def test_overflow_of_log_prob_is_announced(value):
         model.evaluate(images, verbose=0)
     with pytest.raises(ValueError, match="bits_per_dim: expected finite log densities"):
         evaluation.bits_per_dim(flow, images.numpy())
-    with pytest.raises(ValueError, match="latents are not finite"):
+    with pytest.raises(ValueError, match="results that are not finite"):
         latents.encode(flow, images)
 
 

@@ -38,6 +38,7 @@ def folded(
         if operation.op_def.is_stateful or any(op.name in varying for op in before):
             varying.add(operation.name)
             used |= {tensor.name: tensor for tensor in operation.inputs}
+    consumed = set(used)
     used |= {tensor.name: tensor for tensor in frozen.outputs}
     computed = [
         name
@@ -70,7 +71,8 @@ def folded(
         known = dict(zip(names, values, strict=True))
         known |= {name: tf.convert_to_tensor(variable) for name, variable in kept.items()}
         outputs = [tensor.name for tensor in frozen.outputs if tensor.name not in known]
-        results = tf.graph_util.import_graph_def(rest, known, outputs, name="")
+        fed = {name: tensor for name, tensor in known.items() if name in consumed}
+        results = tf.graph_util.import_graph_def(rest, fed, outputs, name="")
         known |= zip(outputs, results, strict=True)
         results = [known[tensor.name] for tensor in frozen.outputs]
         return tf.nest.pack_sequence_as(function.structured_outputs, results)

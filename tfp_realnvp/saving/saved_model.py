@@ -223,7 +223,7 @@ class ServedFlow:
     def _as_folded(self, function: Callable[..., Any], values: tf.TensorSpec) -> Callable[..., Any]:
         inputs = [values, *self._bijector_condition]
         traced = named_inputs(function, inputs).get_concrete_function()
-        return named_inputs(folded(traced, self._folded), inputs)
+        return named_inputs(folded(traced, self._folded), inputs).get_concrete_function()
 
     # Without a declared condition, `condition` is not part of the signatures.
 
