@@ -8,7 +8,8 @@
 * `served`: `log_prob` of an exported SavedModel, beside onnxruntime on the exported ONNX model. The
   two take turns in one process, with as many threads as cores. It needs `pip install tf2onnx
   onnxruntime`.
-* `requests`: 1,000 requests of one image from four threads to the SavedModel of `digits`.
+* `requests`: 1,000 requests of one image, 50 a round, from four threads to the SavedModel of
+  `digits`.
 * `tables`: predictions of one row by a `FlowRegressor`, which was fitted to 1,000 rows.
 
 A figure is the median of the calls after the first three, which trace functions. The largest
@@ -97,9 +98,9 @@ def served(rounds: int) -> None:
             print(f"| {name} | {row} |", flush=True)
 
 
-def requests(rounds: int, num_requests: int = 1_000, num_threads: int = 4) -> None:
-    """Prints percentiles of the time of a request."""
-    del rounds
+def requests(rounds: int, num_threads: int = 4) -> None:
+    """Prints percentiles of the time of 50 requests a round."""
+    num_requests = 50 * rounds
     flow = tfr.FlowModel.from_preset("digits").distribution
     with tempfile.TemporaryDirectory() as folder:
         tfr.export_saved_model(flow, f"{folder}/1", image_shape=flow.event_shape)
@@ -154,7 +155,7 @@ def _vectors(size: int) -> tfd.Distribution:
 
 
 def _exported(flow: tfd.Distribution, onnxruntime: Any) -> tuple[Any, Any]:
-    """Returns the loaded SavedModel and the session of the ONNX model."""
+    """Returns the loaded SavedModel, and onnxruntime's session of the ONNX model."""
     with tempfile.TemporaryDirectory() as folder:
         tfr.export_saved_model(flow, f"{folder}/1", image_shape=flow.event_shape)
         tfr.export_onnx(flow, f"{folder}/onnx")

@@ -218,6 +218,12 @@ def test_latents_are_normal_and_depend_on_the_seed():
     assert np.abs(z - latents.sample_latents((16, 16, 3), 20, seed=4)).max() > 1
 
 
+@pytest.mark.parametrize("temperature", [-1.0, np.nan])
+def test_a_temperature_that_is_no_standard_deviation(temperature):
+    with pytest.raises(ValueError, match="expected a finite temperature of at least 0"):
+        latents.sample_latents(_SHAPE, 5, temperature=temperature)
+
+
 def test_temperature():
     warm, cold = (latents.sample_latents(_SHAPE, 5, seed=1, temperature=t) for t in (1.0, 0.25))
     np.testing.assert_allclose(cold, warm / 4)

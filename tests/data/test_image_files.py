@@ -80,7 +80,7 @@ _ZEROS = np.zeros([4, 8, 8, 3], np.uint8)
         ({"train": _ZEROS[:0], "test": _ZEROS}, r"train in .* got uint8 of shape \(0, 8, 8, 3\)"),
         ({"x_train": _ZEROS}, r"train and test, or images, in .* got \['x_train'\]"),
         ({"train": _ZEROS, "test": _ZEROS[:, 1:]}, r"one shape .*\(8, 8, 3\).*\(7, 8, 3\)"),
-        ({"images": np.array([None] * 4)}, "Object arrays cannot be loaded"),
+        ({"images": np.array([None] * 4)}, "Cannot read .*a.npz: Object arrays"),
         ({"images": _ZEROS, "labels": np.arange(5)}, r"shape \[4\] as labels .* got .*3, 4\]"),
         ({"images": _ZEROS, "labels": np.arange(4.0)}, r"integers .* got array\(\[0., 1., "),
         ({"train": _ZEROS, "test": _ZEROS, "test_labels": np.arange(4)}, "as train_labels in"),
@@ -90,6 +90,21 @@ def test_wrong_arrays(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         load_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_files_that_are_not_arrays(tmp_path, content):
+    (tmp_path / "images.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"Cannot read .*images.npy"):
+        load_arrays(tmp_path / "images.npy")
+
+
+def test_a_damaged_archive(tmp_path):
+    np.savez_compressed(tmp_path / "images.npz", images=_image(0, 100, 100)[np.newaxis])
+    content = (tmp_path / "images.npz").read_bytes()
+    (tmp_path / "images.npz").write_bytes(content[:2000] + bytes(100) + content[2100:])
+    with pytest.raises(ValueError, match=r"Cannot read .*images.npz"):
+        load_arrays(tmp_path / "images.npz")
 
 
 def test_a_missing_file(tmp_path):

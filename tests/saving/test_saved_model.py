@@ -26,6 +26,7 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import private_api
+from tfp_realnvp.saving import saved_model
 
 pytestmark = pytest.mark.core
 
@@ -205,7 +206,9 @@ def test_a_trainable_base(tmp_path, capsys):
         served.sample(2, 5, 0.9)
 
 
-def test_an_export_has_copies_of_the_weights(tmp_path):
+@pytest.mark.parametrize("max_folded_bytes", [0, 2**30])
+def test_an_export_has_copies_of_the_weights(tmp_path, monkeypatch, max_folded_bytes):
+    monkeypatch.setattr(saved_model, "_MAX_FOLDED_BYTES", max_folded_bytes)
     flow = flow_distribution(SHAPE, num_scales=1, num_couplings=1, network_fn=convolution)
     images = pixels((2, *SHAPE))
     before = flow.log_prob(images)

@@ -68,7 +68,7 @@ def _assert_same_moments(state, state_of_adam):
 @pytest.mark.parametrize(
     ("mode", "dtype", "clip"),
     [
-        *(("function", "float32", clip) for clip in (None, 0.5, 1e6)),
+        *(("function", "float32", clip) for clip in (None, 0.0, -1.0, 0.5, 1e6)),
         *(("function", "float64", clip) for clip in (None, 0.5)),
         *((mode, "float32", 0.5) for mode in ("eager", "xla")),
     ],

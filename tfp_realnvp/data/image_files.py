@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -21,7 +23,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of two random parts of images, the same for equal arguments."""
+    """Returns the indices of two random parts of images. Equal arguments give equal parts."""
     expected = f"Expected to hold out at least 1 and fewer than all of {num_images} images"
     validation.require(0 < num_held_out < num_images, expected, num_held_out)
     order = np.random.default_rng(0).permutation(num_images)
@@ -30,8 +32,14 @@ def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray
 
 def read_array_file(path: pathlib.Path) -> Splits:
     """Reads an `.npy` or `.npz` file; see `load_arrays`."""
-    loaded = np.load(path)
-    arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    try:
+        loaded = np.load(path)
+        arrays = {"images": loaded}
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                arrays = dict(loaded)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"Cannot read {path}: {error}.") from error
     if "train" in arrays and "test" in arrays:
         names = {name: f"{name}_labels" for name in _NAMES if name in arrays}
         has_labels = not arrays.keys().isdisjoint(names.values())

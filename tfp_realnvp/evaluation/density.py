@@ -52,9 +52,9 @@ class LogLikelihood:
     Attributes:
       log_likelihood: mean over events and noise samples, in nats an event.
       standard_error: of `log_likelihood`, over random events; NaN for a single one.
-      importance_weighted: the tighter bound, mean over events. `None` without noise, where
-        `log_likelihood` is no bound; so is `importance_weighted_error`.
-      importance_weighted_error: standard error of `importance_weighted`.
+      importance_weighted: the tighter bound, mean over events; `None` without noise, where
+        `log_likelihood` is no bound.
+      importance_weighted_error: standard error of `importance_weighted`, or `None`.
       num_events: number of events.
       num_samples: number K of noise samples for each event.
     """

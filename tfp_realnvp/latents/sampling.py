@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -67,8 +68,10 @@ def sample_latents(
       Latents, [num_samples, *shape].
 
     Raises:
-      ValueError: if `truncation` is not positive.
+      ValueError: if `temperature` is negative or not finite, or `truncation` is not positive.
     """
+    expected = "sample_latents: expected a finite temperature of at least 0"
+    validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
     full_shape = [*np.atleast_1d(num_samples).tolist(), *map(int, shape)]
     if truncation is None:
         normal = tf.random.stateless_normal(full_shape, stateless_seed(seed), dtype=dtype)

@@ -33,6 +33,9 @@ tfd = tfp.distributions
 Outputs = dict[str, tf.Tensor]
 Condition: TypeAlias = tf.Tensor | None
 
+# A graph with its weights as constants has to be smaller than 2 GB.
+_MAX_FOLDED_BYTES = 2**30
+
 
 def export_saved_model(
     distribution: tfd.Distribution | keras.Model,
@@ -78,8 +81,10 @@ def export_saved_model(
     is standard normal and the bijector is one of this package that accepts any size. Sizes that the
     scales cannot halve, and pixel values out of range, raise an `InvalidArgumentError`.
 
-    The weights are copied at the time of the call. Normalizations use their moving statistics. An
-    interrupted export leaves the old folder.
+    The weights are copied at the time of the call. Normalizations use their moving statistics. What
+    depends on weights alone is computed at the export, up to 1 GB of weights. Gradients through the
+    functions are those of their operations: a `tf.custom_gradient` is not exported. An interrupted
+    export leaves the old folder.
 
     #### Example
 
@@ -217,12 +222,15 @@ class ServedFlow:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """The variables of the functions: of the base, and what was computed from other weights."""
-        return [*self._base.variables, *self._folded.values()]
+        """The variables of the base, and what was computed from other weights; or all weights."""
+        owner = self._base if self._folded else self.distribution
+        return [*owner.variables, *self._folded.values()]
 
     def _as_folded(self, function: Callable[..., Any], values: tf.TensorSpec) -> Callable[..., Any]:
         inputs = [values, *self._bijector_condition]
         traced = named_inputs(function, inputs).get_concrete_function()
+        if sum(v.dtype.size * v.shape.num_elements() for v in traced.variables) > _MAX_FOLDED_BYTES:
+            return traced
         return named_inputs(folded(traced, self._folded), inputs).get_concrete_function()
 
     # Without a declared condition, `condition` is not part of the signatures.

@@ -135,9 +135,14 @@ class FusedAdam(keras.optimizers.Adam):
         iterations = self.iterations.value
         replicas.assign(iterations, iterations + tf.cast(condition, iterations.dtype))
 
+    @property
+    def _clips_globally(self) -> bool:
+        # As in Keras, a norm of 0 or less does not clip.
+        return bool(self.global_clipnorm and self.global_clipnorm > 0)
+
     def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         # `_update` clips by the global norm.
-        return super()._clip_gradients(grads) if self.global_clipnorm is None else grads
+        return grads if self._clips_globally else super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         pass  # `_update` has the decay.
@@ -170,7 +175,7 @@ class FusedAdam(keras.optimizers.Adam):
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self._trainable_variables
         ]
-        factor = None if self.global_clipnorm is None else self._clip_factor(packed)
+        factor = self._clip_factor(packed) if self._clips_globally else None
 
         @functools.cache
         def scalars(dtype: tf.DType, mask: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
