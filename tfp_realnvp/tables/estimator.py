@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from tfp_realnvp.internal import data_frames, private_api, validation
+from tfp_realnvp.tables.domains import Limits, checked_limits
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.table import Columns, Rows, checked_weights
 
@@ -32,6 +33,8 @@ class TableEstimator(BaseEstimator):
         degrees_of_freedom: float = 8.0,
         noise: float | None = None,
         dequantize: bool = True,
+        bounds: dict[Any, Any] | None = None,
+        periods: dict[Any, float] | None = None,
         max_steps: int = 2_000,
         patience: int = 10,
         learning_rate: float = 2e-3,
@@ -60,6 +63,10 @@ class TableEstimator(BaseEstimator):
             three quarters of its distinct values are multiples of a step: 1, 0.5, 0.1, 0.05, ...,
             1e-8, 5e-9. The step, the width of the noise, has to be at least a tenth of the column's
             standard deviation.
+          bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
+            stands for no limit. The limits themselves are possible values. Numbers out of bounds
+            are an error in `fit`, have no density, and count as the bound as a condition.
+          periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
           max_steps: largest number of training steps of each flow.
           patience: number of validations without improvement, one each 50 steps, after which the
             training of a flow ends. The flow keeps the weights of the best validation, or those of
@@ -77,6 +84,8 @@ class TableEstimator(BaseEstimator):
         self.degrees_of_freedom = degrees_of_freedom
         self.noise = noise
         self.dequantize = dequantize
+        self.bounds = bounds
+        self.periods = periods
         self.max_steps = max_steps
         self.patience = patience
         self.learning_rate = learning_rate
@@ -111,12 +120,19 @@ class TableEstimator(BaseEstimator):
         raise NotImplementedError
 
     def _fit_stacks(
-        self, x: np.ndarray, y: np.ndarray, labels: np.ndarray, weights: Any, names: list[str]
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        labels: np.ndarray,
+        weights: Any,
+        names: list[str],
+        x_limits: Limits,
+        limits: Limits,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Sets `_stacks`, densities of y [N, D] given x [N, C] for each label.
 
         Returns the distinct labels of positive weight, and their frequencies. `weights` are the
-        user's, and `names` are of the columns of y.
+        user's, and `names` are of the columns of y. The limits are of the columns of x and y.
         """
         weights = checked_weights(weights, len(y), self._name)
         x, y, labels = (array[weights > 0] for array in (x, y, labels))
@@ -124,7 +140,8 @@ class TableEstimator(BaseEstimator):
         table, weights = Rows.merged(np.column_stack([groups, x, y]), weights[weights > 0])
         groups, x, y = np.split(table, [1, 1 + x.shape[1]], axis=1)
         self._x_columns, self._columns = (
-            Columns.of(Rows(values, weights), self.dequantize, self._name) for values in (x, y)
+            Columns.of(Rows(values, weights), self.dequantize, self._name, of_values)
+            for values, of_values in ((x, x_limits), (y, limits))
         )
         num_conditions, is_one = x.shape[1], y.shape[1] == 1
         self._columns.warn(y, names, self._name, is_density=num_conditions == 0)
@@ -148,7 +165,8 @@ class TableEstimator(BaseEstimator):
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
         all_held_out = Rows(*map(np.concatenate, zip(*held_out, strict=True)))
-        start, end = np.concatenate(log_probs).T + self._columns.log_det
+        log_slopes = self._columns.log_slopes(all_held_out.values[:, num_conditions:])
+        start, end = np.concatenate(log_probs).T + log_slopes.sum(axis=1)
         (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
             all_held_out.mean_and_error(values) for values in (start, end, end - start)
         )
@@ -157,6 +175,11 @@ class TableEstimator(BaseEstimator):
     def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
         return np.column_stack([self._x_columns.standardized(x), self._columns.standardized(y)])
+
+    def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
+        """Returns the names of the columns of X, and their limits."""
+        names = [str(name) for name in getattr(self, "feature_names_in_", range(rows.shape[1]))]
+        return names, checked_limits(self.bounds, self.periods, rows, names, self._name)
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""

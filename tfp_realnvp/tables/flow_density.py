@@ -63,6 +63,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     probability, can be greater than 1, and cannot be compared with an estimator whose peaks have
     another width.
 
+    A column with `bounds` goes through the cumulative distribution function of a truncated normal
+    distribution, and then through the quantile function of the normal distribution. Bounds move
+    outwards by half of the rounding width or by 0.001 standard deviations, so that they have a
+    density themselves; samples beyond them become the bound. The density of a column with a period
+    is the sum over three of its periods.
+
     Networks compute in float32, all else in float64. `GridSearchCV` and `cross_val_score` rank by
     `score`, the mean log density of rows, or with `scoring='accuracy'` by predicted labels. All
     fits in a process share the graphs of their flows, which take seconds to trace. Processes of
@@ -146,9 +152,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
         if y is not None:
             _check_labels(labels)
-        names = [str(name) for name in getattr(self, "feature_names_in_", range(rows.shape[1]))]
+        names, limits = self._limits(rows)
         conditions = np.empty([len(rows), 0])
-        classes, prior = self._fit_stacks(conditions, rows, labels, sample_weight, names)
+        classes, prior = self._fit_stacks(
+            conditions, rows, labels, sample_weight, names, {}, limits
+        )
         self.class_prior_ = prior
         if y is not None:
             self.classes_ = classes
@@ -156,7 +164,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) in nats of rows [N, D], of the columns in their own units.
 
-        The result is [N], float64; -inf for numbers with squares beyond float64.
+        The result is [N], float64; -inf out of bounds, and for numbers with squares beyond float64.
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
@@ -267,7 +275,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         of two results: `log p(a | b) = log p(a, b) - log p(b)`.
         """
         rows, log_probs = self._by_proposals(log_marginals, X, generator(0))
-        return log_probs - np.where(np.isnan(rows), 0.0, np.log(self._columns.scale)).sum(axis=1)
+        log_slopes = self._columns.log_slopes(self._columns.standardized(rows))
+        log_probs = log_probs + np.where(np.isnan(rows), 0.0, log_slopes).sum(axis=1)
+        return np.where(self._columns.are_outside(rows).any(axis=1), -np.inf, log_probs)
 
     def _by_proposals(
         self, function: Callable[..., Any], X: Any, rng: np.random.Generator, *options: Any
@@ -282,7 +292,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
 
         def log_prob(standardized: np.ndarray) -> np.ndarray:
-            return np.logaddexp.reduce(self._joint(standardized), axis=1)
+            images = self._columns.images(standardized)
+            # A number that is missing has one image, the first after the seam.
+            is_first = (abs(images[len(images) // 2] - standardized) < 1e-6).all(axis=1)
+            joint = np.logaddexp.reduce(self._joint(standardized), axis=1)
+            return np.where(is_first, joint, -np.inf)
 
         results, sizes = function(log_prob, proposal, self._columns.standardized(rows), *options)
         is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
@@ -319,12 +333,18 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of rows and each class, [N, number of classes]."""
         check_is_fitted(self)
-        rows = self._columns.standardized(self._validated(X, reset=False))
-        return self._joint(rows) + self._columns.log_det
+        rows = self._validated(X, reset=False)
+        standardized = self._columns.standardized(rows)
+        log_slopes = self._columns.log_slopes(standardized).sum(axis=1, keepdims=True)
+        is_outside = self._columns.are_outside(rows).any(axis=1, keepdims=True)
+        return np.where(is_outside, -np.inf, self._joint(standardized) + log_slopes)
 
     def _joint(self, standardized: np.ndarray) -> np.ndarray:
         """Returns log p(x, y) of standardized rows and each class, [N, number of classes]."""
-        log_probs = np.stack([stack.log_prob(standardized) for stack in self._stacks], axis=1)
+        images = self._columns.images(standardized)
+        rows = images.reshape([-1, images.shape[-1]])
+        log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
+        log_probs = np.logaddexp.reduce(log_probs.reshape([*images.shape[:2], -1]), axis=0)
         return log_probs + np.log(self.class_prior_)
 
 

@@ -94,7 +94,11 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._is_single = y.ndim == 1
         y = y.reshape(len(y), -1)
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
-        self._fit_stacks(X, y, np.zeros(len(y)), sample_weight, names)
+        _, limits = self._limits(X)
+        self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
+        bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
+        X = self._with_angles(X)
+        self._fit_stacks(X, y, np.zeros(len(y)), sample_weight, names, bounds, {})
         self._size, self._stack = y.shape[1], self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
@@ -116,7 +120,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             log_probs = np.concatenate(log_probs)
         else:
             log_probs = self._stack.log_prob(self._rows(X, y))
-        return log_probs + self._columns.log_det
+        return log_probs - np.log(self._columns.scale).sum()
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
         """Returns the probability of a smaller y [N] given X [N, C], [N], for a single y.
@@ -204,7 +208,15 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def _conditions(self, X: Any) -> np.ndarray:
         """Returns standardized X, [N, C]."""
         check_is_fitted(self)
-        return self._x_columns.standardized(self._validated(X, reset=False))
+        return self._x_columns.standardized(self._with_angles(self._validated(X, reset=False)))
+
+    def _with_angles(self, X: np.ndarray) -> np.ndarray:
+        """Returns X with the cosine of each periodic column in its place, and its sine added."""
+        positions = list(self._periods)
+        angles = 2 * np.pi * X[:, positions] / np.array([*self._periods.values()])
+        X = np.column_stack([X, np.sin(angles)])
+        X[:, positions] = np.cos(angles)
+        return X
 
     def _rows(self, X: Any, y: Any) -> np.ndarray:
         """Returns standardized X and y, [N, C + D]."""
@@ -213,7 +225,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
             expected = "numbers [N]" if self._is_single else f"rows [N, {self._size}]"
             raise ValueError(f"{self._name}: expected y as {expected}, got the shape {y.shape}.")
-        return self._standardized(X, y.reshape(len(y), -1))
+        return self._standardized(self._with_angles(X), y.reshape(len(y), -1))
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
         """Returns y in its own units, [...] or [..., D], of standardized ones [..., D]."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.data_frames import listed
+from tfp_realnvp.tables.domains import Circle, Interval, Limits
 
 __all__ = ["Columns", "Rows", "checked_weights"]
 
@@ -96,14 +97,16 @@ def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
 
 
 class Columns(NamedTuple):
-    """What is known of the columns of a table, each an array [D].
+    """What is known of the columns of a table, each but `domains` an array [D].
 
     Attributes:
-      center: means, or the values of constant columns.
+      center: means, or the values of constant columns, after the map of their domain.
       scale: standard deviations with the rounding, or the sizes of constant columns.
       is_constant: whether all rows have the same value.
       widths: of the noise of coarsely rounded columns, in their own units, and 0 for others.
       takes_few_values: whether a column is coarsely rounded, and most rows share their values.
+      slopes: of `standardized`, geometric means over the rows.
+      domains: maps of bounded and periodic columns to the real line, by position.
     """
 
     center: np.ndarray
@@ -111,10 +114,15 @@ class Columns(NamedTuple):
     is_constant: np.ndarray
     widths: np.ndarray
     takes_few_values: np.ndarray
+    slopes: np.ndarray
+    domains: dict[int, Interval | Circle]
 
     @classmethod
-    def of(cls, rows: Rows, dequantize: bool, caller: str) -> Columns:
-        """Returns the columns of rows; only with `dequantize` their rounding has a width."""
+    def of(cls, rows: Rows, dequantize: bool, caller: str, limits: Limits | None = None) -> Columns:
+        """Returns the columns of rows; only with `dequantize` their rounding has a width.
+
+        `limits` are bounds `(low, high)` and periods of some columns, by position.
+        """
         values = rows.values
         largest = abs(values).max(axis=0)
         expected = f"{caller}: expected magnitudes below {_MAX_MAGNITUDE:g}, of finite squares"
@@ -128,24 +136,64 @@ class Columns(NamedTuple):
         is_coarse = rounding >= _COARSE_ROUNDING * scale
         is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
         center = np.where(is_constant, values[0], center)
-        return cls(center, scale, is_constant, widths * is_coarse, is_coarse & is_shared)
+        widths *= is_coarse
+        slopes, domains = np.ones_like(scale), {}
+        for i, limit in (limits or {}).items():
+            column = values[:, i]
+            domains[i] = domain = (
+                Interval.fit(*limit, rounding[i] * is_coarse[i], center[i], scale[i])
+                if isinstance(limit, tuple)
+                else Circle.fit(limit, column, rows.weights)
+            )
+            line = domain.to_line(column)
+            center[i] = np.average(line, weights=rows.weights)
+            slopes[i] = np.exp(np.average(domain.log_slope(line), weights=rows.weights))
+            variance = np.average((line - center[i]) ** 2, weights=rows.weights)
+            scale[i] = np.sqrt(variance + (slopes[i] * widths[i]) ** 2 / 12) or 1.0
+        few = is_coarse & is_shared
+        return cls(center, scale, is_constant, widths, few, slopes / scale, domains)
 
     def standardized(self, rows: np.ndarray) -> np.ndarray:
         """Returns rows [..., D], float64, whose columns have mean 0 and variance 1."""
-        return (rows.astype(np.float64) - self.center) / self.scale
+        rows = rows.astype(np.float64)
+        for i, domain in self.domains.items():
+            rows[..., i] = domain.to_line(rows[..., i])
+        return (rows - self.center) / self.scale
 
     def in_units(self, rows: np.ndarray) -> np.ndarray:
         """Returns standardized rows [..., D] in the units of the columns."""
-        return self.center + np.where(self.is_constant, 0.0, self.scale) * rows
+        rows = self.center + np.where(self.is_constant, 0.0, self.scale) * rows
+        for i, domain in self.domains.items():
+            rows[..., i] = domain.from_line(rows[..., i])
+        return rows
 
-    @property
-    def log_det(self) -> float:
-        """The log det of the Jacobian of `standardized`."""
-        return -np.log(self.scale).sum()
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """Returns all images of standardized rows [N, D] that have a density, [K, N, D]."""
+        rows, turns = rows.copy(), [np.zeros(1)] * rows.shape[1]
+        for i, domain in self.domains.items():
+            if isinstance(domain, Circle):
+                first = domain.to_line(self.center[i] + self.scale[i] * rows[:, i])
+                rows[:, i] = (first - self.center[i]) / self.scale[i]
+                turns[i] = np.arange(-1, 2) * domain.period / self.scale[i]
+        return np.array(list(itertools.product(*turns)))[:, np.newaxis] + rows
+
+    def log_slopes(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log derivatives of `standardized` at standardized rows [..., D]."""
+        log_slopes = np.zeros_like(rows) - np.log(self.scale)
+        for i, domain in self.domains.items():
+            log_slopes[..., i] += domain.log_slope(self.center[i] + self.scale[i] * rows[..., i])
+        return log_slopes
+
+    def are_outside(self, rows: np.ndarray) -> np.ndarray:
+        """Returns whether cells of rows [N, D] are out of the bounds of their columns, [N, D]."""
+        is_outside = np.zeros(rows.shape, bool)
+        for i, domain in self.domains.items():
+            is_outside[:, i] = (rows[:, i] < domain.low) | (rows[:, i] > domain.high)
+        return is_outside
 
     def standardized_widths(self) -> np.ndarray:
         """Returns the widths of the noise of standardized columns, [D]."""
-        return self.widths / self.scale
+        return self.widths * self.slopes
 
     def least_variances(self) -> list[np.ndarray]:
         """Returns variances [D] for normal mixtures of standardized columns.

@@ -1,0 +1,137 @@
+"""Bounded and periodic columns."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import tfp_realnvp as tfr
+from tfp_realnvp.tables.domains import Circle, Interval
+
+_TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2, "random_state": 0}
+
+pytestmark = pytest.mark.usefixtures("no_flows")
+
+
+@pytest.mark.parametrize("low", [-np.inf, 0.0, -3.0, 9.999])
+@pytest.mark.parametrize("high", [np.inf, 10.0, 1e6])
+def test_an_interval_is_a_line(low, high):
+    interval = Interval.fit(low, high, 0.0, 9.9995, 1e-3 if low == 9.999 else 0.1)
+    line = np.linspace(-4, 4, 101)
+    column = interval.from_line(line)
+    assert (np.diff(column) >= 0).all() and column[0] >= low and column[-1] <= high
+    inside = (column > low) & (column < high)
+    np.testing.assert_allclose(interval.to_line(column)[inside], line[inside], atol=1e-6)
+    near = line[inside] + 1e-4
+    slopes = 1e-4 / (interval.from_line(near) - column[inside])
+    np.testing.assert_allclose(np.exp(interval.log_slope(line[inside] + 5e-5)), slopes, rtol=2e-3)
+    # The bounds are numbers of a finite density.
+    assert np.isfinite(interval.to_line(np.array([low, high]).clip(0, 20))).all()
+
+
+def test_images_on_a_circle():
+    angles = np.random.default_rng(0).normal(0, 60, 5_000)
+    circle = Circle.fit(360, angles, np.ones(5_000))
+    assert abs(circle.seam - 180) < 60
+    line = circle.to_line(angles)
+    np.testing.assert_allclose(np.exp(1j * np.radians(line)), np.exp(1j * np.radians(angles)))
+    assert np.ptp(line) < 360
+    assert circle.from_line(np.array([-1e-20, 360.0, 725.0])).tolist() == [0, 0, 5]
+
+
+def test_a_uniform_square():
+    rng = np.random.default_rng(0)
+    train, test = rng.random([2, 1_000, 2]) * [1, 1_000]
+    density = tfr.FlowDensity(bounds={0: (0, 1), 1: (0, 1_000)}, **_TINY).fit(train)
+    assert density.score(test) == pytest.approx(-np.log(1_000), abs=0.02)
+    assert density.score_held_out_ == pytest.approx(-np.log(1_000), abs=0.02)
+    samples = density.sample(5_000, random_state=0) / [1, 1_000]
+    assert samples.min() >= 0 and samples.max() <= 1
+    assert stats.kstest(samples.ravel(), "uniform").pvalue > 1e-3
+    outside = [[-1e-9, 500], [0.5, 1_001]]
+    assert density.score_samples(outside).tolist() == [-np.inf, -np.inf]
+    assert density.marginal_score_samples([[2, np.nan]]).tolist() == [-np.inf]
+    assert np.isfinite(density.score_samples([[0, 0], [1, 1_000]])).all()
+    # p(first column) is 1.
+    log_marginals = density.marginal_score_samples([[0.5, np.nan], [0.1, np.nan]])
+    np.testing.assert_allclose(log_marginals, 0, atol=0.1)
+    filled = density.impute([[0.5, np.nan]], 1_000, random_state=0)[:, 0, 1]
+    assert stats.kstest(filled, "uniform", (0, 1_000)).pvalue > 1e-3
+
+
+def test_bounds_far_away_and_rounded_columns():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson([2.0, 40.0], [800, 2])
+    rows = np.column_stack([counts, 10 + rng.normal(size=800) + counts[:, 0]])
+    train, test = np.split(rows, 2)
+    frame = pd.DataFrame(train, columns=["few", "many", "length"])
+    plain = tfr.FlowDensity(**_TINY).fit(frame)
+    bounds = {"few": (0, None), "many": [0, 1_000], 2: (-50, None)}
+    bounded = tfr.FlowDensity(bounds=bounds, **_TINY)
+    bounded.fit(frame)
+    assert bounded.score(test) > plain.score(test) - 0.02
+    np.testing.assert_array_equal(bounded.rounding_widths_, plain.rounding_widths_)
+    samples = bounded.sample(1_000, random_state=0)
+    assert samples["few"].min() == 0 and samples["few"].mean() == pytest.approx(2, abs=0.3)
+
+
+def test_directions():
+    rng = np.random.default_rng(0)
+    angles = rng.vonmises(0, 1, 1_200)
+    speeds = 5 + 2 * np.sin(angles) + rng.normal(size=1_200)
+    frame = pd.DataFrame({"wind": np.degrees(angles) % 360, "speed": speeds})
+    train, test = frame[:600], frame[600:]
+    density = tfr.FlowDensity(periods={"wind": 360}, **_TINY).fit(train)
+    exact = stats.vonmises(1).logpdf(angles) - np.log(180 / np.pi)
+    exact += stats.norm(5 + 2 * np.sin(angles)).logpdf(speeds)
+    assert density.score(test) == pytest.approx(exact[600:].mean(), abs=0.08)
+    assert density.score_held_out_ == pytest.approx(exact[:600].mean(), abs=0.08)
+    log_probs = [
+        density.score_samples(frame[:200].assign(wind=wind)) for wind in (0, 360, -720, 360 - 1e-9)
+    ]
+    np.testing.assert_allclose(log_probs[1:], log_probs[:1] * np.ones([3, 1]), atol=1e-6)
+    samples = density.sample(4_000, random_state=0)["wind"]
+    assert samples.min() >= 0 and samples.max() < 360
+    assert abs(np.exp(1j * np.radians(samples)).mean()) == pytest.approx(0.446, abs=0.05)
+    # The integral over one column: of the density, and by imputation.
+    axis = np.linspace(0, 360, 721)
+    row = pd.DataFrame({"wind": np.nan, "speed": [7.0]})
+    p = np.exp(density.score_samples(pd.DataFrame({"wind": axis, "speed": 7.0})))
+    log_marginal = density.marginal_score_samples(row)[0]
+    assert np.log(np.trapezoid(p, axis)) == pytest.approx(log_marginal, abs=0.1)
+    filled = np.radians(density.impute(row, 2_000, random_state=0)[:, 0, 0])
+    expected = np.trapezoid(p * np.exp(1j * np.radians(axis)), axis) / np.trapezoid(p, axis)
+    assert abs(np.exp(1j * filled).mean() - expected) < 0.06
+    known = pd.DataFrame({"wind": [359.0], "speed": np.nan})
+    axis = np.linspace(-5, 15, 801)
+    p = np.exp(density.score_samples(pd.DataFrame({"wind": 359.0, "speed": axis})))
+    log_marginal = density.marginal_score_samples(known)[0]
+    assert np.log(np.trapezoid(p, axis)) == pytest.approx(log_marginal, abs=0.1)
+
+
+def test_conditions_with_bounds_and_periods():
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.uniform(0, 360, 400), rng.exponential(size=400)])
+    y = np.cos(np.radians(x[:, 0])) + x[:, 1] + 0.1 * rng.normal(size=400)
+    regressor = tfr.FlowRegressor(bounds={1: (0, None)}, periods={0: 360}, **_TINY).fit(x, y)
+    predictions = regressor.predict([[0, 1], [360, 1], [-360, 1], [180, 1]])
+    np.testing.assert_allclose(predictions, [2, 2, 2, 0], atol=0.15)
+    np.testing.assert_allclose(predictions[1:3], predictions[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bounds": {"price": (0, None)}}, r"columns by position or name, a, b, got 'price'"),
+        ({"bounds": {5: (0, None)}}, r"columns by position or name, a, b, got 5"),
+        ({"bounds": {"a": (2, 1)}}, r"bounds of column a as \(low, high\) .* got \(2, 1\)"),
+        ({"bounds": {"a": 0}}, r"bounds of column a as \(low, high\) .* got 0"),
+        ({"bounds": {"b": (0, 3)}}, r"bounds of column b, \(0, 3\), got array\(\[4\.\]\)"),
+        ({"periods": {"a": -1}}, "positive period of column a, got -1"),
+        ({"periods": {"a": 2}, "bounds": {0: (0, 9)}}, "bounds or a period of column a"),
+    ],
+)
+def test_errors(options, message):
+    frame = pd.DataFrame({"a": np.arange(9.0), "b": [0.5, 4, 3, 2, 1, 0.1, 0.2, 0.3, 0.7]})
+    with pytest.raises(ValueError, match=message):
+        tfr.FlowDensity(**options, **_TINY).fit(frame)

@@ -1,0 +1,135 @@
+"""Bounded and periodic columns of a table, as columns of unbounded numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import ndtr, ndtri_exp
+from scipy.stats import norm, truncnorm
+
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.data_frames import listed
+
+__all__ = ["Circle", "Interval", "Limits", "checked_limits"]
+
+# Bounds move outwards by this part of a standard deviation, or by half of a rounding width.
+_LEAST_MARGIN = 1e-3
+# Limits of the logarithm of the standard deviation, and of the mean, of a truncated distribution.
+_LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
+# ndtr of smaller numbers is 0.
+_LEAST_QUANTILE = -37.0
+_NUM_BINS, _NUM_HARMONICS = 64, 8
+
+# Bounds (low, high), or a period, of some columns, by position.
+Limits = dict[int, tuple[float, float] | float]
+
+
+class Interval(NamedTuple):
+    """Numbers between bounds, of which one may be infinite.
+
+    The map to the real line is Φ⁻¹(F(x)). F is the cumulative distribution function of the normal
+    distribution, truncated at the bounds, of the highest likelihood. Far from the bounds the map
+    only moves and scales. Uniform, exponential and half normal columns become normal.
+    """
+
+    low: float
+    high: float
+    distribution: Any
+
+    @classmethod
+    def fit(cls, low: float, high: float, rounding: float, mean: float, stddev: float) -> Interval:
+        """Returns the map for a column of this rounding, mean and standard deviation."""
+        margin = max(_LEAST_MARGIN * stddev, rounding / 2)
+        ends = np.array([low - margin, high + margin])
+
+        def arguments(parameters: np.ndarray) -> tuple[float, ...]:
+            center, wider = mean + stddev * parameters[0], stddev * np.exp(parameters[1])
+            return *((ends - center) / wider), center, wider
+
+        def loss(parameters: np.ndarray) -> float:
+            log_prob_of_mean = truncnorm.logpdf(mean, *arguments(parameters))
+            return np.exp(-2 * parameters[1]) / 2 - log_prob_of_mean
+
+        best = minimize(loss, [0.0, 0.1], method="Nelder-Mead", bounds=_LIMITS_OF_FIT).x
+        return cls(low, high, truncnorm(*arguments(best)))
+
+    def to_line(self, column: np.ndarray) -> np.ndarray:
+        """Returns real numbers of a column; numbers out of bounds count as the bound."""
+        column = column.clip(self.low, self.high)
+        log_cdf, log_rest = self.distribution.logcdf(column), self.distribution.logsf(column)
+        return np.where(log_cdf < log_rest, ndtri_exp(log_cdf), -ndtri_exp(log_rest))
+
+    def from_line(self, line: np.ndarray) -> np.ndarray:
+        """Returns the column of real numbers."""
+        tail = ndtr((-abs(line)).clip(_LEAST_QUANTILE))
+        column = np.where(line < 0, self.distribution.ppf(tail), self.distribution.isf(tail))
+        return column.clip(self.low, self.high)
+
+    def log_slope(self, line: np.ndarray) -> np.ndarray:
+        """Returns the log of the derivative of `to_line`."""
+        return self.distribution.logpdf(self.from_line(line)) - norm.logpdf(line)
+
+
+class Circle(NamedTuple):
+    """Numbers that are equal if they differ by periods.
+
+    Each number has an image in each period of the real line. The images after the seam, which is
+    where rows are rarest, are learned. The density of a number is the sum over its images.
+    """
+
+    period: float
+    seam: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    @classmethod
+    def fit(cls, period: float, column: np.ndarray, weights: np.ndarray) -> Circle:
+        """Returns the circle with the seam where a smooth histogram is lowest."""
+        bins = (column % period / period * _NUM_BINS).astype(int) % _NUM_BINS
+        harmonics = np.fft.rfft(np.bincount(bins, weights, _NUM_BINS))
+        harmonics *= np.exp(-2 * (np.arange(len(harmonics)) / _NUM_HARMONICS) ** 2)
+        return cls(period, (np.fft.irfft(harmonics).argmin() + 0.5) / _NUM_BINS * period)
+
+    def to_line(self, column: np.ndarray) -> np.ndarray:
+        """Returns the first image after the seam of each number."""
+        return self.seam + (column - self.seam) % self.period
+
+    def from_line(self, line: np.ndarray) -> np.ndarray:
+        """Returns numbers in [0, period) of their images."""
+        column = line % self.period
+        return np.where(column < self.period, column, 0.0)  # -1e-20 % 360 is 360
+
+    def log_slope(self, line: np.ndarray) -> np.ndarray:
+        """Returns 0, the log of the derivative of `to_line`."""
+        return np.zeros_like(line)
+
+
+def checked_limits(
+    bounds: Any, periods: Any, rows: np.ndarray, names: list[str], caller: str
+) -> Limits:
+    """Returns the limits of columns from dictionaries by name or position."""
+    limits: Limits = {}
+    for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
+        for name, limit in values.items():
+            i = names.index(name) if name in names else name
+            expected = f"{caller}: expected {option} of columns by position or name"
+            validation.require(i in range(len(names)), f"{expected}, {listed(names)}", name)
+            expected = f"{caller}: expected either bounds or a period of column {name}"
+            validation.require(i not in limits, expected, "both")
+            if option == "periods":
+                expected = f"{caller}: expected a positive period of column {name}"
+                limits[i] = validation.positive(limit, expected)
+                continue
+            expected = f"{caller}: expected bounds of column {name} as (low, high) or (low, None)"
+            is_pair = isinstance(limit, (tuple, list)) and len(limit) == 2
+            low, high = limit if is_pair else (0.0, 0.0)
+            low, high = -math.inf if low is None else low, math.inf if high is None else high
+            validation.require(low < high, expected, limit)
+            expected = f"{caller}: expected numbers within the bounds of column {name}, {limit}"
+            outside = rows[:, i][(rows[:, i] < low) | (rows[:, i] > high)]
+            validation.require(not outside.size, expected, outside[:5])
+            limits[i] = float(low), float(high)
+    return limits
