@@ -118,9 +118,9 @@ def export_saved_model(
     module = tf.Module()
     for name, function in functions.items():
         setattr(module, name, function)
-    # A SavedModel stores the variables that the module refers to.
-    module.served_variables = flow.variables
     signatures = {name: function.get_concrete_function() for name, function in functions.items()}
+    # A SavedModel stores the variables that the module refers to.
+    module.served_variables = [v for function in signatures.values() for v in function.variables]
     with atomic_files.atomic_replace(path) as temporary:
         tf.saved_model.save(module, os.fspath(temporary), signatures=signatures)
 
@@ -219,12 +219,6 @@ class ServedFlow:
                     inputs = [levels, seed, *inputs[1:]]
                 table[f"{name}_uint8"] = variant, inputs
         return {name: named_inputs(*row) for name, row in table.items()}
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """The variables of the base, and what was computed from other weights; or all weights."""
-        owner = self._base if self._folded else self.distribution
-        return [*owner.variables, *self._folded.values()]
 
     def _as_folded(self, function: Callable[..., Any], values: tf.TensorSpec) -> Callable[..., Any]:
         inputs = [values, *self._bijector_condition]
