@@ -12,8 +12,8 @@ from tfp_realnvp.internal import private_api
 
 __all__ = ["folded"]
 
-# Larger values become variables, which a SavedModel stores once for all functions. Calls take 3 µs
-# for each variable, and TensorFlow prepares kernels of convolutions once only if they are constants.
+# Larger values become variables, which a SavedModel stores once for all functions. A variable costs
+# a call 3 µs; and oneDNN arranges a kernel in each call unless it is a constant.
 _MAX_CONSTANT_SIZE = 2**16
 
 
