@@ -5,7 +5,7 @@
 # exactly. In this tutorial you will
 #
 # * train a flow on handwritten digits of 8×8 pixels,
-# * measure the flow in bits per dimension, beside two simpler densities,
+# * compare the flow with two simpler densities, in bits per dimension,
 # * draw new digits,
 # * find out which images look like digits to the flow,
 # * save the flow, and load it again.
@@ -46,7 +46,7 @@ plt.show()
 # %% [markdown]
 # ## What to beat
 #
-# A model of images is measured by the number of bits a pixel that it needs for an unseen image:
+# A model of images is measured by the number of bits per pixel that it needs for an unseen image:
 # $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer are better.
 #
 # If all levels were equally likely, a pixel would cost $\log_2 17 = 4.09$ bits. A histogram of the
@@ -69,7 +69,7 @@ print(f"equally likely levels {uniform_bits:.2f}, a histogram of each pixel {his
 # the pixels given the other half, with small convolutional networks.
 #
 # `FlowModel` makes a Keras model of the distribution. Training maximizes the log density of the
-# training images. Densities are of real numbers, and gray levels are whole numbers; therefore
+# training images. Gray levels are whole numbers, but densities describe real numbers. Therefore
 # `FlowModel` adds uniform noise from [0, 1) to gray levels, anew in each step. The bits per
 # dimension of the noisy images are an upper bound on the bits of the whole numbers.
 
@@ -195,7 +195,7 @@ np.testing.assert_allclose(
 #
 # A preset is a folder with a configuration, weights, and a model card. Here it is a temporary one.
 # `tfr.FlowModel.from_preset` also has models that come with the package: `"digits"` reaches 1.96
-# bits/dim by learned noise.
+# bits/dim with learned noise.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

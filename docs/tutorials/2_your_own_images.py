@@ -168,7 +168,7 @@ plt.show()
 # ## The least likely images of a folder
 #
 # The density of an image says how well it fits the others. Rare, complicated and foreign images
-# come first. We hide two tiles of random colors among the test tiles.
+# have the lowest densities. We hide two tiles of random colors among the test tiles.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, [2, size, size, 3], dtype=np.uint8)

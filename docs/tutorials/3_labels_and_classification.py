@@ -37,8 +37,8 @@ test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
 # ## A flow with labels
 #
 # `num_classes=10` makes a flow that takes integer labels. It embeds labels as vectors, from which
-# each network computes shifts of its activations. `fit` takes the labels as the targets of other
-# Keras models.
+# each network computes shifts of its activations. `fit` takes the labels where other Keras models
+# take targets.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -170,9 +170,9 @@ assert gain < np.log2(10) + 1e-4
 assert gain > (0.5 if SHORT else 2.9), gain
 
 # %% [markdown]
-# The full run measured 1.963 bits/dim given labels and 2.023 without, and 3.25 bits for a label: an
-# image leaves little doubt about it. A similar model without labels has 2.04 bits/dim in the
-# first tutorial; ten densities, one for each class, describe all digits better than one.
+# The full run measured 1.963 bits/dim given labels and 2.023 without. A label was worth 3.25 bits:
+# an image leaves little doubt about its label. A similar model without labels has 2.04 bits/dim in
+# the first tutorial; ten densities, one for each class, describe all digits better than one.
 #
 # ## None of these classes
 #
@@ -196,7 +196,8 @@ assert share > 0.95, share
 #
 # The flow maps an image to latents given its label. The latents need not contain the label, but
 # they contain slant and thickness. Decoded under another label, they give another digit in a
-# similar hand. `tfr.latents.swap_condition` does both steps. The first column has the images.
+# similar hand. `tfr.latents.swap_condition` does both steps. The first column shows the original
+# images.
 
 # %%
 chosen = slice(0, 8)
@@ -233,7 +234,8 @@ assert agreement > (0.15 if SHORT else 0.8), agreement
 # `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image.
 # Everything else is the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. With
 # `condition_dropout=0.1` a flow also learns the density without a condition, for conditions that
-# cannot be summed over. The next flow, before training, has the ink of an image as its condition.
+# cannot be summed over. The next flow, which we do not train, takes the amount of ink in an image
+# as its condition.
 
 # %%
 ink_flow = tfd.TransformedDistribution(

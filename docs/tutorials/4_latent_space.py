@@ -130,8 +130,8 @@ assert radius[2] < 0.9 * radius[1]
 # \sin\varphi\,(\cos\varphi'\, z_3 + \sin\varphi'\, z_4).$$
 #
 # The squares of the four weights add up to one, so that $z$ is again like a standard normal sample.
-# With eight angles the four digits are at 0 and π/2. Many of the images between look like digits,
-# and different ones.
+# With eight angles the four digits are at 0 and π/2. Many of the images between them look like
+# digits, also like digits other than the four.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]

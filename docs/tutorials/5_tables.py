@@ -6,7 +6,7 @@
 # * learn the density of the rows of a small table, without learning the rows by heart,
 # * compose the flow with bijectors of TensorFlow Probability,
 # * compare it with a normal distribution on unseen rows,
-# * draw samples beside rows,
+# * plot samples next to rows,
 # * detect tumors by a density of healthy tissue,
 # * learn the distribution of a number given other numbers, p(y | x), of any shape,
 # * compare it with linear regression with normal errors.
@@ -39,8 +39,8 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several m
 # ## A table
 #
 # The table has thirty measurements of cell nuclei in breast tissue, of 357 benign and 212 malignant
-# cases. We learn the density of benign cases only. One part of them is for the test, another part
-# to stop training.
+# cases. We learn the density of benign cases only. One part of the benign cases is held out for the
+# test, and another part to stop training.
 
 # %%
 table = load_breast_cancer()
@@ -65,7 +65,7 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 # %% [markdown]
 # ## The flow
 #
-# A flow need not learn the mean and covariance, which we know. It is a part of a chain: two
+# A flow need not learn the mean and covariance, which we know. The flow is one part of a chain: two
 # bijectors of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such
 # vectors. `RealNVPVector` starts as a rotation, so that the chain starts with the mean and the
 # covariance of the rows, and learns only the rest. The density is of rows in their own units.
@@ -89,9 +89,9 @@ flow = tfd.TransformedDistribution(
 )
 
 # %% [markdown]
-# There are two more remedies. Each row is used many times, each time with other normal noise, of
-# the covariance of the rows and 0.3 of their standard deviation. And training stops when the loss
-# on held-out rows no longer falls.
+# There are two more remedies. Each row is used many times, each time with new normal noise. The
+# noise has the correlations of the rows, and 0.3 of their standard deviations. And training stops
+# when the loss on held-out rows no longer falls.
 #
 # For vectors the loss is $-\log p$ in nats. `tfr.log_prob` scores rows in batches.
 
@@ -117,7 +117,7 @@ model.fit(
 )
 
 # %% [markdown]
-# Both densities score the same rows, so that the standard error is of the difference.
+# Both densities score the same rows, so that we compute the standard error of the difference.
 
 # %%
 log_probs = tfr.log_prob(model, test)
@@ -128,7 +128,8 @@ print(f"more than the normal distribution: {lead.mean():.2f} ± {lead_error:.2f}
 
 # %% [markdown]
 # The full run measured 43.34 nats for the normal distribution and 47.05 for the flow, 3.71 ± 0.74
-# more. The base distribution gives one nat of these: before training the flow has 44.29.
+# more. One nat of this lead comes from the base distribution: before training the flow has 44.29
+# nats.
 
 # %%
 assert lead.mean() > 2 * lead_error
@@ -136,9 +137,9 @@ assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
 # `tfr.FlowDensity`, an estimator of scikit-learn, does all of this in one call, and more: it
-# averages five densities of each kind. Each holds out another fifth of the rows, so that all rows
-# are learned from. Kinds are flows and mixtures of normal distributions, weighted by held-out rows.
-# `examples/train_table.py` compares it with other estimates.
+# averages five densities of each kind, flows and mixtures of normal distributions. Each of the five
+# holds out another fifth of the rows, so that together they learn from all rows. The held-out rows
+# determine the weights of the kinds. `examples/train_table.py` compares it with other estimates.
 
 # %%
 density = tfr.FlowDensity(random_state=0).fit(train[:100] if SHORT else train)  # 100: no flows
@@ -200,7 +201,7 @@ assert auroc["flow"] > 0.95, auroc
 # `transformer="rational_quadratic_spline"` the number goes through splines that depend on the
 # condition. A few hundred rows are too few to learn everything at once: the regression predicts the
 # mean from the ten measurements, and the flow gets this prediction as a condition of one number.
-# Without an optimizer, `compile` uses Adam, for vectors with a learning rate that falls to zero
+# Without an optimizer, `compile` uses Adam for vectors, with a learning rate that falls to zero
 # along a cosine until the end of `fit`.
 
 # %%
@@ -262,7 +263,7 @@ for train_rows, test_rows in folds[:1] if SHORT else folds:
     linear = tfd.Normal(regression.predict(x_test), deviation)
     linear_log_probs[test_rows] = linear.log_prob(y_test)[:, 0]
     flow_log_probs[test_rows] = tfr.log_prob(model, y_test, condition_of(x_test))
-    # Where y is among the samples of p(y | x): uniform, if the distribution is right.
+    # The share of samples of p(y | x) below y is uniform if the distribution is right.
     samples = tfr.condition(model.distribution, condition_of(x_test)).sample(1_000, seed=(0, 1))
     levels[test_rows] = np.mean(samples < y_test, axis=0)[:, 0]
 
@@ -274,8 +275,8 @@ print(f"flow                             {flow_log_probs[is_tested].mean():.3f} 
 print(f"more                             {lead.mean():.3f} ± {lead_error:.3f} nats")
 
 # %% [markdown]
-# Is the distribution calibrated? Of the 90% intervals of p(y | x), between the levels 0.05 and 0.95
-# of the samples, about 90% should contain y.
+# Is the distribution calibrated? About 90% of the 90% intervals of p(y | x), between the levels
+# 0.05 and 0.95 of the samples, should contain y.
 
 # %%
 coverage = np.mean((levels > 0.05) & (levels < 0.95), where=is_tested)
@@ -313,10 +314,10 @@ print(f"integral of a density: {integral:.4f}")
 assert abs(integral - 1) < 0.01
 
 # %% [markdown]
-# `tfr.FlowRegressor` is p(y | x) in one call, as an estimator of scikit-learn. It gets all ten
-# measurements. A linear regression with Student t errors, mixtures of normal distributions and
-# flows share the weight by the density of held-out patients, so that the result is as good as the
-# regression, and better if the data allow.
+# `tfr.FlowRegressor` is p(y | x) in one call, as an estimator of scikit-learn. It takes all ten
+# measurements. It averages a linear regression with Student t errors, mixtures of normal
+# distributions and flows, with weights from the density of held-out patients, so that the result is
+# as good as the regression, and better if the data allow.
 
 # %%
 train_rows, test_rows = folds[0]

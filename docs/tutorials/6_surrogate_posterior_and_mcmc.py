@@ -1,14 +1,14 @@
 # %% [markdown]
 # # A flow as surrogate posterior and in MCMC
 #
-# A flow is trainable, can be sampled, and has an exact density, as variational inference needs of a
-# surrogate posterior. The same flow is also a change of variables in which Markov chains mix well.
-# In this tutorial you will
+# A flow is trainable, can be sampled, and has an exact density: all that variational inference
+# needs of a surrogate posterior. The same flow is also a change of variables in which Markov chains
+# mix well. In this tutorial you will
 #
 # * write the eight schools model as a joint distribution of TensorFlow Probability,
 # * fit a flow to its posterior with `tfp.vi.fit_surrogate_posterior`,
 # * measure how good the fit is, and correct the rest by importance weights,
-# * run Hamiltonian Monte Carlo in the latent space of the flow (NeuTra), beside plain HMC.
+# * run Hamiltonian Monte Carlo in latent space (NeuTra), and compare it with plain HMC.
 #
 # Two processor cores need one minute.
 
@@ -84,9 +84,9 @@ print("posterior means of mean, stddev and effects:", exact_means.round(2))
 # %% [markdown]
 # ## The surrogate
 #
-# The posterior has three parts with ten numbers, of which one is positive. The flow is of vectors
-# of ten real numbers. `build_split_flow_surrogate_posterior` of TFP splits a vector into the parts
-# and maps them to their supports.
+# The posterior has three parts with ten numbers, one of which is positive. The flow describes
+# vectors of ten real numbers. `build_split_flow_surrogate_posterior` of TFP splits a vector into
+# the parts and maps them to their supports.
 #
 # The activation `elu` is smooth, as the leapfrog steps below require, and its linear tail fits the
 # narrow end of the funnel: there the log scale of the effects falls with $\log\tau$.
@@ -171,8 +171,8 @@ assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.2)
 #
 # Both methods below sample unconstrained vectors of ten numbers: the surrogate's bijector is a
 # chain of the flow and of the steps that make the parts. `TransformedTransitionKernel` takes the
-# flow as any other bijector. Both methods start from samples of the surrogate, and adapt their step
-# sizes in the same way.
+# flow like any other bijector. Both methods start from samples of the surrogate, and adapt their
+# step sizes in the same way.
 
 # %%
 *to_parts, flow = surrogate.bijector.bijectors
@@ -233,7 +233,7 @@ for name, bijector in (("HMC", None), ("NeuTra", flow)):
 # The full run measured an effective sample size of 128 for HMC, whose R-hat of 3.0 shows that its
 # chains disagree, and of 12,769 for NeuTra, with an R-hat of 1.005.
 #
-# A gradient in latent space costs more, one pass through the networks. It pays where the density
+# A gradient in latent space costs one more pass through the networks. This pays where the density
 # itself is expensive, or where plain chains do not mix at all, as here.
 
 # %%

@@ -94,12 +94,12 @@ def log_cosh(x):
 # The formula of a log determinant is easy to get wrong, and a flow with a wrong formula still
 # trains, but its result is not a density, because its integral is not 1. So compare the formula
 # with the Jacobian. The networks of a new flow start at zero, so that the test needs random
-# weights; float64 makes sure that a small difference is an error, and not rounding.
+# weights. In float64 a small difference is an error, and not rounding.
 
 
 # %%
 def check_bijector(bijector, x):
-    """Compares a bijector of vectors [N, D] with its Jacobian, and goes there and back."""
+    """Compares the log det of a bijector of vectors [N, D] with its Jacobian, and inverts it."""
     x = tf.constant(x, bijector.dtype)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -154,8 +154,9 @@ assert "Not equal to tolerance" in message
 # ## Skewed and heavy tails
 #
 # The next density is known. Given the first number, the second is skewed to the left or to the
-# right, with heavy tails, as the transformer can represent it. The mean difference of log densities
-# at test points is the Kullback-Leibler divergence of a flow from the true density.
+# right, with heavy tails, which is a shape that the transformer can represent. The mean difference
+# of log densities at test points is the Kullback-Leibler divergence of a flow from the true
+# density.
 
 # %%
 truth = tfd.JointDistributionSequential(
