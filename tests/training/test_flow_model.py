@@ -342,6 +342,10 @@ def test_the_default_rate_falls_to_zero_in_each_fit():
         assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
     constant = _rates(_vectors(optimizer=tfr.FusedAdam(1e-2)), epochs=2)
     np.testing.assert_allclose(constant, [1e-2] * 8, rtol=1e-6)
+    for size, factor in ((128, 2), (2048, 4)):
+        points = np.resize(_POINTS, [size, 2])
+        rates = _rates(model, points=points, batch_size=size, epochs=3)
+        np.testing.assert_allclose(rates, factor * _cosine(3), rtol=1e-5)
     rates = _rates(_model(), points=ft.grey_levels(8), epochs=2)
     np.testing.assert_allclose(rates, 4 * _cosine(8), rtol=1e-5)
 

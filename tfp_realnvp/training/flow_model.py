@@ -46,6 +46,8 @@ tfd = tfp.distributions
 
 # The default peaks of the learning rate, by the number of axes of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
+# The batches of vectors that the peak is for, and the largest with a higher peak.
+_LEAST_BATCH, _LARGEST_BATCH = 32, 512
 
 
 class _RequireBatch(keras.callbacks.Callback):
@@ -230,10 +232,11 @@ class FlowModel(SavableModel):
           optimizer: by default `Muon` for images and `FusedAdam` for vectors, with gradients
             clipped to a global norm of 100. In each call of `fit` the learning rate falls from 4e-3
             for images, or 1e-3 for vectors, to zero along half a period of a cosine; with
-            `initial_epoch` it continues. An optimizer of the caller keeps its own rate, and any
-            optimizer a rate that a callback sets, for example a `LearningRateBudget`. The paper
-            uses Adam at a constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see
-            `benchmarks/README.md`.
+            `initial_epoch` it continues. With `fit(..., batch_size=B)` all rates for vectors are
+            multiplied by `sqrt(B / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. An optimizer of the
+            caller keeps its own rate, and any optimizer a rate that a callback sets, for example a
+            `LearningRateBudget`. The paper uses Adam at a constant rate,
+            `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
           scale_l2: factor of the sum of squares of all scales, both of weight normalization and of
             tanh in the couplings.
           global_statistics: whether batch statistics average over the batch of all replicas of a
@@ -610,8 +613,13 @@ class FlowModel(SavableModel):
             separation = ClassSeparation(self.distribution, data, self.dequantize, budgets)
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         if self._is_annealed:
+            factor = 1.0
+            if self.event_ndims == 1:
+                # Larger batches make fewer steps with less noise, which bear higher rates.
+                batch_size = arguments.get("batch_size") or _LEAST_BATCH
+                factor = math.sqrt(np.clip(batch_size, _LEAST_BATCH, _LARGEST_BATCH) / _LEAST_BATCH)
             # Before those of the caller, which can then set another rate.
-            annealing = CosineAnnealing(_PEAKS[self.event_ndims])
+            annealing = CosineAnnealing(_PEAKS[self.event_ndims], factor)
             self.call_after_fit(annealing.restore)
             arguments["callbacks"] = [annealing, *callbacks]
         # A batch of an iterator cannot be given back.

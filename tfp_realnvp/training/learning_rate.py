@@ -76,7 +76,7 @@ class CosineAnnealing(keras.callbacks.Callback):
     r"""Anneals the learning rate to zero over the epochs of `fit`.
 
     ```
-    learning_rate = peak * (1 + cos(π f)) / 2,   f = (epoch + batch / steps) / epochs
+    learning_rate = factor * peak * (1 + cos(π f)) / 2,   f = (epoch + batch / steps) / epochs
     ```
 
     Each step has its own rate, also with `steps_per_execution`; if the number of steps is unknown,
@@ -89,9 +89,9 @@ class CosineAnnealing(keras.callbacks.Callback):
     Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
     """
 
-    def __init__(self, peak: float) -> None:
+    def __init__(self, peak: float, factor: float = 1.0) -> None:
         super().__init__()
-        self._peak = np.float32(peak)
+        self._peak, self._factor = np.float32(peak), factor
         self._is_annealed = False
         self._epoch = 0
 
@@ -108,7 +108,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         def rate_of(index: int) -> float:
             share = min(1.0, (batch + index) / steps) if steps else 0
             fraction = (self._epoch + share) / self.params["epochs"]
-            return float(self._peak) * _half_cosine(1 - fraction)
+            return self._factor * float(self._peak) * _half_cosine(1 - fraction)
 
         self._is_annealed = True
         optimizer.learning_rate.assign(_set_later_rates(self.model, rate_of))
