@@ -305,8 +305,12 @@ def _decode_embedded(flow, z, conditions, embedded):
     def call(self, condition):
         return tf.constant(np.broadcast_to(embedded, [*condition.shape[:1], *embedded.shape[1:]]))
 
+    # A graph would not see the method.
+    tf.config.run_functions_eagerly(True)
     with mock.patch.object(ConditionEmbedding, "call", call):
-        return latents.decode(flow, z, conditional_input=conditions)
+        decoded = latents.decode(flow, z, conditional_input=conditions)
+    tf.config.run_functions_eagerly(False)
+    return decoded
 
 
 @pytest.fixture(scope="module")

@@ -66,8 +66,10 @@ def assert_same_in_threads(functions, expected, rounds, **tolerances):
     assert not errors and not wrong
 
 
-def test_threads():
-    flow = ft.flow_distribution(SHAPE, num_couplings=1, network_fn=ft.convolution)
+# A graph computes repeated passes of the networks of the package only.
+@pytest.mark.parametrize("network_fn", [ft.convolution, ft.shallow_conv])
+def test_threads(network_fn):
+    flow = ft.flow_distribution(SHAPE, num_couplings=1, network_fn=network_fn)
     expected = [call().numpy() for call in calls(flow)]
     # Others, so that the functions are traced by several threads at once.
     assert_same_in_threads(calls(flow), expected, rounds=share(1, 20), rtol=1e-5, atol=1e-4)

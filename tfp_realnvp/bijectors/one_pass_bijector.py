@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
+from tfp_realnvp.bijectors.repeated_passes import is_repeated
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal.batch_dims import (
     broadcast_batch,
@@ -19,6 +21,8 @@ from tfp_realnvp.internal.batch_dims import (
     unflatten_batch,
 )
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
+from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
+from tfp_realnvp.internal.kept import call_traced
 
 __all__ = ["OnePassBijector"]
 
@@ -257,13 +261,14 @@ class OnePassBijector(tfb.Bijector):
                 f"{self.name}: expected at least one event for training=True, got shape "
                 f"{value.shape}."
             )
-        spec, surrounding, condition = self._condition_spec, surrounding_pass(), conditional_input
+        spec, condition = self._condition_spec, conditional_input
         ndims = self.event_ndims
         if spec is not None:
             condition = spec.as_tensor(condition, self.name, self.dtype)
             value, condition = broadcast_batch(value, ndims, condition, spec.event_ndims)
+        uses_graph = not (training or has_events) and is_repeated(self, inverse, value.shape)
         like = value
-        if like.shape.rank is None:
+        if uses_graph or like.shape.rank is None:
             value = flatten_batch(value, ndims)
             if spec is not None:
                 condition = flatten_batch(condition, spec.event_ndims)
@@ -271,20 +276,17 @@ class OnePassBijector(tfb.Bijector):
         shape = batch.concatenate(self._expected_shape(inverse).merge_with(event))
         if shape != value.shape:
             value = tf.ensure_shape(value, shape)
-
-        def of_events(value: tf.Tensor, condition: Any) -> tuple[tf.Tensor, tf.Tensor]:
-            p = surrounding.but(training=training, condition=condition)
-            value, log_det = self._checked_pass(value, p, inverse)
-            if log_det.shape.rank == 0:
-                # It is equal for all events.
-                log_det = tf.fill(tf.shape(value)[:-ndims], log_det)
-            return value, log_det
-
-        if training or has_events:
+        of_events = functools.partial(_pass_of_events, self, inverse, training)
+        if uses_graph:
+            tensors = [value] if condition is None else [value, condition]
+            # The results are equal to the results in eager mode, bit by bit.
+            with few_graph_rewrites(fuse=True):
+                results = call_traced(_pass_of_events, self, (inverse, training), *tensors)
+        elif training or has_events:
             results = of_events(value, condition)
         else:
             results = call_on_events(of_events, value, ndims, condition)
-        if like.shape.rank is None:
+        if uses_graph or like.shape.rank is None:
             results = tuple(unflatten_batch(result, like, ndims) for result in results)
         return results
 
@@ -305,6 +307,22 @@ class OnePassBijector(tfb.Bijector):
             ]
             value, log_det = _after(assertions, value), _after(assertions, log_det)
         return value, log_det
+
+
+def _pass_of_events(
+    bijector: OnePassBijector,
+    inverse: bool,
+    training: bool,
+    value: tf.Tensor,
+    condition: Any = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the value and log det of one direction, for at least one event."""
+    p = surrounding_pass().but(training=training, condition=condition)
+    value, log_det = bijector._checked_pass(value, p, inverse)
+    if log_det.shape.rank == 0:
+        # It is equal for all events.
+        log_det = tf.fill(tf.shape(value)[: -bijector.event_ndims], log_det)
+    return value, log_det
 
 
 def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tensor:

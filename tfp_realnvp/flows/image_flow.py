@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.squeeze import Squeeze
@@ -117,6 +118,9 @@ class ImageFlow(FlowChain):
             squeezed = tf.concat([coarser_half, factored_out], axis=-1)
             coarser_half = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
         return coarser_half
+
+    # Latents have the shape of the image.
+    _event_shape = FlowBijector._event_shape
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         sizes = self.image_shape[:2] if self.has_fixed_size else (None, None)

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.masks import ChannelMask
 from tfp_realnvp.bijectors.standardization import Standardization
@@ -63,6 +64,9 @@ class VectorFlow(FlowChain):
         parameters = {"bijectors": bijectors, "event_size": self.event_size, "name": name}
         parameters |= options
         super().__init__(bijectors, event_ndims=1, parameters=parameters, name=name, **options)
+
+    # Latents have the shape of the vector.
+    _event_shape = FlowBijector._event_shape
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         return tf.TensorShape([self.event_size])

@@ -30,12 +30,12 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_traced(
-    function: Callable[..., tf.Tensor],
+    function: Callable[..., Any],
     owner: Any,
     options: tuple[Hashable, ...],
     *tensors: tf.Tensor,
     jit_compile: bool = False,
-) -> tf.Tensor:
+) -> Any:
     """Returns `function(owner, *options, *tensors)`.
 
     TensorFlow traces the function, which has no state of its own, once for each owner and options,
@@ -49,8 +49,8 @@ def call_traced(
 
 @kept
 def _traced(
-    owner: Any, function: Callable[..., tf.Tensor], options: Any, jit_compile: bool, specs: Any
-) -> Callable[..., tf.Tensor]:
+    owner: Any, function: Callable[..., Any], options: Any, jit_compile: bool, specs: Any
+) -> Callable[..., Any]:
     # TensorFlow counts the traces of a lambda for all owners, and would warn of them.
     return tf.function(
         functools.partial(_call, weakref.ref(owner), function, options),
