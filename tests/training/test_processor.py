@@ -1,4 +1,4 @@
-"""`fit` says once where convolutions would be faster with oneDNN."""
+"""What is said once about the processor: `fit` about oneDNN, `compile` about XLA."""
 
 import platform
 
@@ -43,3 +43,21 @@ def test_fit_names_the_setting_once(setting, monkeypatch):
     flow_model._advise_onednn.cache_clear()
     assert len(messages) == (setting == "off")
     assert not messages or f"{_VARIABLE}=1" in messages[0]
+
+
+@pytest.mark.parametrize("kinds", [["CPU"], ["CPU", "GPU"]])
+def test_compile_advises_against_xla_once(kinds, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "warning", messages.append)
+    devices = [tf.config.PhysicalDevice(kind, kind) for kind in kinds]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
+    flow_model._advise_no_xla.cache_clear()
+    model = tfr.FlowModel(ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1))
+    model.compile(jit_compile=False)
+    assert not messages
+    for _ in range(2):
+        model.compile(jit_compile=True)
+    flow_model._advise_no_xla.cache_clear()
+    assert ["leave out jit_compile" in message for message in messages] == [True] * (
+        kinds == ["CPU"]
+    )

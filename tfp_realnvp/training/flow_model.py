@@ -270,6 +270,8 @@ class FlowModel(SavableModel):
             super().compile(optimizer=optimizer, **kwargs)
             replicas.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
             self._loss_tracker = replicas.ReplicatedMean(name="loss")
+        if self.jit_compile:
+            _advise_no_xla()
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
 
@@ -756,4 +758,14 @@ def _advise_onednn() -> None:
             "Training is about 1.4 times as fast on this processor with oneDNN, which TensorFlow "
             "leaves off here: set the environment variable %s=1 before TensorFlow is imported.",
             name,
+        )
+
+
+@functools.cache
+def _advise_no_xla() -> None:
+    """Logs a warning, once in a process, if XLA compiles for a processor."""
+    if {device.device_type for device in tf.config.list_physical_devices()} == {"CPU"}:
+        logging.warning(
+            "On a CPU, XLA takes five to ten times as long to the first step as TensorFlow without "
+            "it, and steps are not faster: leave out jit_compile=True."
         )
