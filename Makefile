@@ -51,7 +51,7 @@ test: lint  ## lint, then run the tests of the package (about eight minutes on t
 
 # Kernels of oneDNN round in another way than TensorFlow's own, and abort the process where they have
 # no rows: the tests of vectors run with both.
-test-all: test  ## `make test`, then docstrings, pages, tutorials, examples, benchmarks, several processes, fuzz
+test-all: test $(VENV)/.beam  ## `make test`, then docstrings, pages, tutorials, examples, benchmarks, several processes, fuzz
 	TF_ENABLE_ONEDNN_OPTS=1 $(BIN)/python -m pytest -m full $(PYTEST_FLAGS)
 	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest $(VECTOR_TESTS) $(PYTEST_FLAGS)
 
@@ -101,6 +101,11 @@ $(VENV)/.examples: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,dev]'
 	@touch $@ $(VENV)/.examples
+
+# Apache Beam takes 50 seconds and 170 MB, and an older protobuf.
+$(VENV)/.beam: pyproject.toml | $(VENV)/.dev
+	$(PIP) -e '.[examples,dev,beam]'
+	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,docs]'
