@@ -10,7 +10,7 @@ Each row of the Parquet files `scores-00000-of-00002.parquet`, … is an event:
 | column | |
 | --- | --- |
 | `file`, `index` | the input file, and the place of the event in it, from 0 |
-| `log_prob` | the log density in nats; of gray levels with uniform noise, which `--seed` determines |
+| `log_prob` | the log density in nats; gray levels get uniform noise, determined by `--seed` |
 | `p_value` | with `--held_out`: the conformal p-value of -log_prob, `tfr.outliers.p_values` |
 
 Inputs are `.npy` files of uint8 images [N, H, W, C] or of events as `log_prob` of the model takes
