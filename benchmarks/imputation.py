@@ -34,7 +34,7 @@ def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float
     factors = rng.normal(size=[5, 5])
     covariance = factors.T @ factors
     rows = rng.normal(size=[3_500, 5]) @ factors
-    density = tfr.FlowDensity(random_state=seed).fit(rows[:3_000])
+    density = tfr.FlowDensity(random_state=seed, verbose=0).fit(rows[:3_000])
     rows = rows[3_000:]
     is_missing = rng.random(rows.shape) < _PART_MISSING
     is_missing[is_missing.all(axis=1)] = False
@@ -54,7 +54,7 @@ def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float
 def coverage_of_wine(seed: int, num_samples: int = 400) -> float:
     """Returns the share of the missing cells in the 90% intervals."""
     train, test = train_test_split(load_wine().data, train_size=0.7, random_state=seed)
-    density = tfr.FlowDensity(random_state=seed).fit(train)
+    density = tfr.FlowDensity(random_state=seed, verbose=0).fit(train)
     is_missing = np.random.default_rng(seed).random(test.shape) < _PART_MISSING
     samples = density.impute(np.where(is_missing, np.nan, test), num_samples, random_state=seed)
     low, high = np.quantile(samples, [0.05, 0.95], axis=0)

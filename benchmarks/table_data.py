@@ -20,7 +20,16 @@ from collections.abc import Callable
 import numpy as np
 from sklearn import datasets
 
-__all__ = ["CHOICES", "REGRESSION", "SEEN", "SETS", "VERDICT", "load", "load_regression"]
+__all__ = [
+    "CHOICES",
+    "REGRESSION",
+    "SEEN",
+    "SETS",
+    "VERDICT",
+    "load",
+    "load_flights",
+    "load_regression",
+]
 
 _MAX_ROWS = 50_000
 # Tables outside of `VERDICT` were measured earlier, with at most this number of rows.
@@ -161,3 +170,8 @@ def load_regression(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns x [N, D] and y [N] of a table."""
     rows = REGRESSION[name]()
     return rows[:, 1:], rows[:, 0]
+
+
+def load_flights() -> np.ndarray:
+    """Returns the numbers of the flights from New York in 2013, [N, D], whose year is constant."""
+    return _r("nycflights13", "flights", "year")()

@@ -62,7 +62,7 @@ def flow_regressor(
     x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, seed: int
 ) -> Prediction:
     """Learns from x and y, and predicts y_test."""
-    regressor = tfr.FlowRegressor(random_state=seed).fit(x, y)
+    regressor = tfr.FlowRegressor(random_state=seed, verbose=0).fit(x, y)
     low, high = regressor.predict_interval(x_test, _COVERAGE)
     log_probs = regressor.score_samples(x_test, y_test)
     return Prediction(log_probs, low, high, regressor.predict(x_test))

@@ -61,7 +61,7 @@ def compare_densities(name: str, num_seeds: int, peers: list[str]) -> list[str]:
     for seed in range(num_seeds):
         train, test = train_test_split(rows, train_size=0.7, random_state=seed)
         start = time.perf_counter()
-        density = tfr.FlowDensity(random_state=seed).fit(train)
+        density = tfr.FlowDensity(random_state=seed, verbose=0).fit(train)
         seconds[seed, 0] = time.perf_counter() - start
         scores[seed, 0] = density.score(test)
         center, scale = train.mean(axis=0), train.std(axis=0)

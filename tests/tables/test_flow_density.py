@@ -23,7 +23,7 @@ from sklearn.preprocessing import OrdinalEncoder, PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables import estimator, simple_densities
+from tfp_realnvp.tables import estimator, progress, simple_densities, stack
 from tfp_realnvp.tables import flow as table_flow
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
@@ -203,6 +203,23 @@ def test_flows_find_more_than_moments(monkeypatch, capsys):
     again = clone(density).set_params(verbose=0).fit(train[::-1])
     assert again.score(test) == pytest.approx(density.score(test), abs=1e-6)
     assert table_flow._shared_model.cache_info().misses == num_models
+
+
+def test_many_rows_have_one_flow_and_few_lines(monkeypatch, capsys):
+    monkeypatch.setattr(stack, "_MIN_MANY_ROWS", 500)
+    monkeypatch.setattr(stack, "_DEFAULTS", {**stack._DEFAULTS, "max_steps": (1, 250)})
+    monkeypatch.setattr(simple_densities, "_MAX_ROWS", 200)
+    monkeypatch.setattr(simple_densities, "_NUM_COMPONENTS", (1, 4))
+    train, test = np.split(make_moons(1_000, noise=0.1, random_state=0)[0], 2)
+    density = tfr.FlowDensity(num_couplings=4, random_state=0).fit(train)
+    assert len(density.history_) == 1 and density.history_[0]["step"][-1] > 1
+    # As few rows chose and fitted the mixtures as one part in ten tells of the flow.
+    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.4)
+    assert density.score(test) > density.score_start_
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
+    clone(density).fit(train[:400])
+    assert re.match(r"0 s: mixture of 1 normal distributions: -\d", capsys.readouterr().out)
 
 
 def test_flows_that_gain_nothing_are_left_out():

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 
 from tfp_realnvp.internal import data_frames, private_api, validation
 from tfp_realnvp.tables.domains import Limits, checked_limits
+from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.table import Columns, Rows, checked_weights
 
@@ -24,23 +25,23 @@ class TableEstimator(BaseEstimator):
 
     def __init__(
         self,
-        num_flows: int = 5,
+        num_flows: int | None = None,
         *,
         num_couplings: int | None = None,
         num_blocks: int = 1,
-        num_filters: int = 32,
+        num_filters: int | None = None,
         transformer: Any = None,
         degrees_of_freedom: float = 8.0,
         noise: float | None = None,
         dequantize: bool = True,
         bounds: dict[Any, Any] | None = None,
         periods: dict[Any, float] | None = None,
-        max_steps: int = 2_000,
+        max_steps: int | None = None,
         patience: int = 10,
         learning_rate: float = 2e-3,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
+        verbose: int | str = "auto",
     ) -> None:
         """Constructs the estimator; `fit` checks the arguments.
 
@@ -48,10 +49,13 @@ class TableEstimator(BaseEstimator):
 
         Args:
           num_flows: parts of the rows, and flows, each of which holds out another part; at least 2.
+            By default 5. From 50,000 rows on it is by default a single flow, which holds out a
+            tenth of the rows.
           num_couplings: couplings of a flow, as in `RealNVPVector`; by default 8, or 2 for a single
             modeled column.
           num_blocks: residual blocks of each network.
-          num_filters: units of each layer of the networks.
+          num_filters: units of each layer of the networks; by default 32, or 64 from 50,000 rows
+            on.
           transformer: transformer of the couplings, as in `RealNVPVector`; by default `'affine'`,
             or `'rational_quadratic_spline'` for a single modeled column, which affine maps only
             move and scale.
@@ -67,14 +71,18 @@ class TableEstimator(BaseEstimator):
             stands for no limit. The limits themselves are possible values. Numbers out of bounds
             are an error in `fit`, have no density, and count as the bound as a condition.
           periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
-          max_steps: largest number of training steps of each flow.
-          patience: number of validations without improvement, one each 50 steps, after which the
-            training of a flow ends. The flow keeps the weights of the best validation, or those of
-            the start if the best validation is not better by a standard error.
+          max_steps: largest number of training steps of each flow; by default 2,000, or 6,000 from
+            50,000 rows on.
+          patience: number of validations without improvement, one each 50 steps, or each
+            `max_steps / 40` if that is more, after which the training of a flow ends. The flow
+            keeps the weights of the best validation, or those of the start if the best validation
+            is not better by a standard error.
           learning_rate: learning rate of Adam, at the start of its cosine annealing.
-          batch_size: rows in a training step, which are drawn with replacement.
+          batch_size: rows in a training step, which are drawn with replacement; by default 128, or
+            512 from 50,000 rows on.
           random_state: as in scikit-learn: an integer gives reproducible results.
-          verbose: 1 prints the progress of the flows, with the time that is left at most.
+          verbose: 1 prints the progress of the fit, 0 nothing, and `'auto'` few lines of a fit that
+            takes longer than 5 s.
         """
         self.num_flows = num_flows
         self.num_couplings = num_couplings
@@ -103,7 +111,8 @@ class TableEstimator(BaseEstimator):
         `_fit` sets the attributes of a copy, which the estimator gets at once when all are there.
         """
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
-            validation.count(getattr(self, name), name, least, self._name)
+            if getattr(self, name) is not None:
+                validation.count(getattr(self, name), name, least, self._name)
         if self.noise is not None:
             expected = f"{self._name}: expected noise of at least 0, or None"
             validation.real(self.noise, lambda x: 0 <= x < math.inf, expected)
@@ -146,7 +155,8 @@ class TableEstimator(BaseEstimator):
         num_conditions, is_one = x.shape[1], y.shape[1] == 1
         self._columns.warn(y, names, self._name, is_density=num_conditions == 0)
         rows = Rows(self._standardized(x, y), weights)
-        options = types.SimpleNamespace(**self.get_params(deep=False))
+        progress = Progress(self.verbose)
+        options = types.SimpleNamespace(**self.get_params(deep=False), progress=progress)
         if options.num_couplings is None:
             options.num_couplings = 2 if is_one else 8
         if options.transformer is None:

@@ -36,7 +36,7 @@ tfd = tfp.distributions
 _MIN_ROWS_TO_COMPILE, _MIN_STEPS_TO_COMPILE = 1_000, 200
 _FIRST_NOISE, _LAST_NOISE = 0.3, 0.01
 _WARM_UP_STEPS = 50
-_STEPS_PER_VALIDATION = 50
+_MIN_STEPS_PER_VALIDATION, _MAX_VALIDATIONS = 50, 40
 _VALIDATIONS_PER_LINE = 5
 _MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
@@ -140,11 +140,11 @@ def fit_table_flow(
     architecture = tuple((name, getattr(options, name)) for name in names)
     # To compile takes as long as thousands of steps.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
-    # The rows are in order, so that every n-th row is spread evenly.
-    held_out = Rows(*(array[:: -(-len(array) // _MAX_HELD_OUT)] for array in held_out))
+    held_out = held_out.thinned(_MAX_HELD_OUT)
     all_steps = np.arange(options.max_steps)
     rates = (1 + np.cos(np.pi * all_steps / options.max_steps)) / 2
     rates *= options.learning_rate * np.minimum(1, (all_steps + 1) / _WARM_UP_STEPS)
+    steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before = time.perf_counter()
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
     with _LOCK:
@@ -156,7 +156,7 @@ def fit_table_flow(
         flow = TableFlow(start.rotated(rng), architecture, model.get_weights())
         best, best_lead, best_error, kept = flow, 0.0, 0.0, -1
         start_log_probs = flow.log_prob(held_out.values)
-        for steps in slices(_STEPS_PER_VALIDATION, all_steps, rates):
+        for steps in slices(steps_per_validation, all_steps, rates):
             noise = options.noise
             if noise is None:
                 part = min(1.0, 1.25 * steps[0][0] / options.max_steps)
@@ -190,13 +190,12 @@ def fit_table_flow(
             for name, value in zip(history, (step, noise, lead, error), strict=True):
                 history[name].append(value)
             number = len(history["step"])
-            if options.verbose and number % _VALIDATIONS_PER_LINE == 1:
+            if number % _VALIDATIONS_PER_LINE == 1:
                 left = (time.perf_counter() - before) * (options.max_steps / step - 1)
-                print(
+                options.progress(
                     f"flow {index + 1}, step {step:,} of {options.max_steps:,}: {lead:+.3f} ± "
                     f"{error:.3f} nats a held-out row beside the start, at most {left:.0f} s left "
-                    "for this flow",
-                    flush=True,
+                    "for this flow"
                 )
             if lead > best_lead:
                 best, best_lead, best_error, kept = trained, lead, error, number - 1

@@ -51,6 +51,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         no more than a standard error from the first flow, or has fewer than 150 rows, it has no
         flows.
 
+    From 50,000 rows on, by default only one part is held out, a tenth of the rows, and there is one
+    flow, of larger networks that take more steps of more rows. Normal distributions learn from at
+    most 50,000 rows.
+
     All copies of a row are held out together. Standard errors and the choice of densities depend on
     Kish's effective number of distinct rows, (Σ w)² / Σ w², with weights w.
 

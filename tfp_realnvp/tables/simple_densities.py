@@ -6,6 +6,7 @@ conditions. Plain NumPy fits some thousands of rows before TensorFlow has traced
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from sklearn.cluster import kmeans_plusplus
 
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.table import Rows
 
 __all__ = [
@@ -32,8 +35,11 @@ _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3
 # EM converges on small tables; on large ones its steps are capped to a few seconds.
 _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
+# More rows add little to so few parameters.
+_MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
+_CHUNK_SIZE, _MIN_CHUNK = 2**13, 64
 
 
 class StudentT(NamedTuple):
@@ -107,12 +113,17 @@ def fit_student_t(
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
             log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
     # A single row is not held out, and says nothing about the covariance.
-    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if len(splits) > 1 else 1.0
+    shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if _is_held_out(splits) else 1.0
     starts = []
     for mean, slope, variances, axes in fits:
         stddev = np.sqrt((1 - shrinkage) * variances + shrinkage)
         starts.append(StudentT(mean, slope, axes / stddev, -np.log(stddev).sum(), df))
     return starts
+
+
+def _is_held_out(splits: list[tuple[Rows, Rows]]) -> bool:
+    """Returns whether the second rows of a split are other rows than the first."""
+    return splits[0][0] is not splits[0][1]
 
 
 def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
@@ -125,7 +136,7 @@ def _ridge_slopes(splits: list[tuple[Rows, Rows]], num_conditions: int) -> list[
     """Returns the slopes [C, D] of each split, with the penalty that is best on held-out rows."""
     number = num_conditions
     slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
-    if number == 0 or len(splits) == 1:
+    if number == 0 or not _is_held_out(splits):
         return list(slopes[0])
     errors = np.zeros(len(_PENALTIES))
     for j, (train, held_out) in enumerate(splits):
@@ -166,38 +177,61 @@ class NormalMixture(NamedTuple):
           seed: of the first centers of clusters.
           max_steps: largest number of steps.
         """
-        shares = _clusters(rows, number, seed)
+        clusters = _clusters(rows, number, seed)
+        weighted = _chunks(rows.values, clusters * rows.weights[:, np.newaxis])
+        moments = sum(shares.T @ _features(values).T for values, shares in weighted)
         log_likelihood = -math.inf
-        for _ in range(min(max_steps, max(_MAX_ROW_STEPS // len(shares), _MIN_STEPS))):
-            mixture = cls._of_shares(rows, shares, is_diagonal, least_variance)
-            log_probs, shares = _log_sum_exp(mixture.joint_log_probs(rows.values))
-            before, log_likelihood = log_likelihood, np.average(log_probs, weights=rows.weights)
+        for _ in range(min(max_steps, max(_MAX_ROW_STEPS // len(clusters), _MIN_STEPS))):
+            mixture = cls._of_moments(moments, is_diagonal, least_variance)
+            before, (moments, log_likelihood) = log_likelihood, mixture._moments(rows)
             if log_likelihood - before < _TOLERANCE:
                 break
         return mixture
 
+    def _moments(self, rows: Rows) -> tuple[np.ndarray, float]:
+        """Returns the sums of `_features` over the rows of each component, and log p of a row."""
+        coefficients, log_likelihood = self._coefficients(), 0.0
+        moments = np.zeros(coefficients.shape)
+        for values, weights in _chunks(*rows):
+            features = _features(values)
+            log_probs, shares = _log_sum_exp((coefficients @ features).T)
+            moments += (shares.T * weights) @ features.T
+            log_likelihood += weights @ log_probs
+        return moments, log_likelihood / rows.weights.sum()
+
     @classmethod
-    def _of_shares(
-        cls, rows: Rows, shares: np.ndarray, is_diagonal: bool, least_variance: np.ndarray
+    def _of_moments(
+        cls, moments: np.ndarray, is_diagonal: bool, least_variance: np.ndarray
     ) -> NormalMixture:
-        """Returns the mixture given the share of each component in each row, [N, K]."""
-        shares = shares * rows.weights[:, np.newaxis]
-        sizes = shares.sum(axis=0) + 1e-12
-        means = (shares.T @ rows.values) / sizes[:, np.newaxis]
-        covariances = []
-        for mean, share, size in zip(means, shares.T, sizes, strict=True):
-            shifted = rows.values - mean
-            covariance = (share * shifted.T) @ shifted / size + np.diag(least_variance)
-            covariances.append(np.diag(np.diag(covariance)) if is_diagonal else covariance)
-        return cls(np.log(sizes / sizes.sum()), means, np.stack(covariances))
+        """Returns the mixture given sums of `_features` over the rows of each component, [K, F]."""
+        size = len(least_variance)
+        sizes = moments[:, 0] + 1e-12
+        means = moments[:, 1 : 1 + size] / sizes[:, np.newaxis]
+        first, second = _pairs(size)
+        covariances = np.zeros([len(moments), size, size])
+        covariances[:, first, second] = moments[:, 1 + size :] / sizes[:, np.newaxis]
+        covariances[:, second, first] = covariances[:, first, second]
+        covariances -= means[:, :, np.newaxis] * means[:, np.newaxis]
+        covariances *= np.eye(size) if is_diagonal else 1.0
+        return cls(np.log(sizes / sizes.sum()), means, covariances + np.diag(least_variance))
+
+    def _coefficients(self) -> np.ndarray:
+        """Returns coefficients of `_features`, [K, F], which give `joint_log_probs`."""
+        precisions = np.linalg.inv(self.covariances)
+        slopes = np.einsum("kde,ke->kd", precisions, self.means)
+        log_dets = np.linalg.slogdet(2 * math.pi * self.covariances)[1]
+        constants = self.log_weights - (log_dets + (slopes * self.means).sum(axis=1)) / 2
+        first, second = _pairs(self.means.shape[1])
+        products = precisions[:, first, second] * np.where(first == second, -0.5, -1.0)
+        return np.column_stack([constants, slopes, products])
 
     def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log of each component's density times its weight, [N, K]."""
-        joint = np.empty([len(rows), len(self.means)])
-        matrices = np.linalg.inv(_factors(self.covariances))
-        for i, (mean, matrix) in enumerate(zip(self.means, matrices, strict=True)):
-            joint[:, i] = _normal_log_prob((rows - mean) @ matrix, matrix)
-        return joint + self.log_weights
+        coefficients = self._coefficients()
+        log_probs = np.empty([len(rows), len(coefficients)], order="F")
+        for values, part in _chunks(rows, log_probs):
+            part[:] = (coefficients @ _features(values)).T
+        return log_probs
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
         """Returns the distribution of other columns given those where `is_condition` [D] holds."""
@@ -210,16 +244,21 @@ class NormalMixture(NamedTuple):
         means = self.means[:, other] - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
         rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
         conditions = NormalMixture(self.log_weights, self.means[:, given], of_given)
-        return ConditionalMixture(conditions, means, slopes, _factors(rest))
+        order = np.append(given, other)
+        covariances = self.covariances[:, order[:, np.newaxis], order]
+        joint = NormalMixture(self.log_weights, self.means[:, order], covariances)
+        return ConditionalMixture(joint, conditions, means, slopes, _factors(rest))
 
 
 class ConditionalMixture(NamedTuple):
     """The last D columns of a mixture of K normal distributions, given the first C.
 
     `events = means + conditions slopes + latents factors` for normal latents, means [K, D], slopes
-    [K, C, D] and upper triangular factors [K, D, D]; `conditions` mixes the first columns.
+    [K, C, D] and upper triangular factors [K, D, D]; `joint` mixes all columns, `conditions` the
+    first.
     """
 
+    joint: NormalMixture
     conditions: NormalMixture
     means: np.ndarray
     slopes: np.ndarray
@@ -227,17 +266,17 @@ class ConditionalMixture(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        log_probs = np.log(self._shares(rows))
-        for i, (errors, matrix) in enumerate(self._errors(rows)):
-            log_probs[:, i] += _normal_log_prob(errors, matrix)
-        return _log_sum_exp(log_probs)[0]
+        log_probs, _ = _log_sum_exp(self.joint.joint_log_probs(rows))
+        if self.slopes.shape[1]:
+            conditions = rows[:, : self.slopes.shape[1]]
+            log_probs = log_probs - _log_sum_exp(self.conditions.joint_log_probs(conditions))[0]
+        return log_probs
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
         """Returns the cumulative distribution function at the rows of a single column, [N]."""
-        return sum(
-            share * ndtr(errors[:, 0])
-            for share, (errors, _) in zip(self._shares(rows).T, self._errors(rows), strict=True)
-        )
+        conditions, events = np.split(rows, [self.slopes.shape[1]], axis=1)
+        errors = events - self.means[:, 0] - conditions @ self.slopes[..., 0].T
+        return (self._shares(rows) * ndtr(errors / self.factors[:, 0, 0])).sum(axis=1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
@@ -249,13 +288,6 @@ class ConditionalMixture(NamedTuple):
         """Returns the probability of each component given the conditions of rows, [N, K]."""
         conditions = rows[:, : self.slopes.shape[1]]
         return _log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
-
-    def _errors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields latents [N, D] of rows by each component, and the matrices that give them."""
-        conditions, events = np.split(rows, [self.slopes.shape[1]], axis=1)
-        inverses = np.linalg.inv(self.factors)
-        for mean, slopes, matrix in zip(self.means, self.slopes, inverses, strict=True):
-            yield (events - mean - conditions @ slopes) @ matrix, matrix
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
@@ -282,10 +314,26 @@ def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (largest + np.log(sums))[:, 0], terms / sums
 
 
-def _normal_log_prob(latents: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Returns the log density, [N], of vectors that a triangular matrix maps to latents [N, D]."""
-    log_det = np.log(np.diag(matrix)).sum() - len(matrix) / 2 * math.log(2 * math.pi)
-    return log_det - np.einsum("nd,nd->n", latents, latents) / 2
+@functools.cache
+def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the first and of the second column of each product of two columns."""
+    return np.triu_indices(size)
+
+
+def _chunks(rows: np.ndarray, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields parts of rows and other arrays.
+
+    Products of matrices of this size stay in the cache of one processor, on a busy machine too.
+    """
+    num_features = 1 + rows.shape[1] + len(_pairs(rows.shape[1])[0])
+    return slices(max(_MIN_CHUNK, _CHUNK_SIZE // num_features), rows, *arrays)
+
+
+def _features(rows: np.ndarray) -> np.ndarray:
+    """Returns one, the columns of rows, and the products of two columns, [F, N]."""
+    columns = np.ascontiguousarray(rows.T)
+    first, second = _pairs(len(columns))
+    return np.concatenate([np.ones([1, len(rows)]), columns, columns[first] * columns[second]])
 
 
 def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
@@ -309,12 +357,13 @@ def fit_normal_mixtures(
     splits: list[tuple[Rows, Rows]],
     least_variance: np.ndarray,
     rng: np.random.Generator,
-    num_conditions: int = 0,
+    num_conditions: int,
+    progress: Progress,
 ) -> list[list[ConditionalMixture]]:
     """Returns the mixtures that are best on what the first split held out, each for all splits."""
-    if len(splits) == 1:
+    if not _is_held_out(splits):
         return []
-    rows, held_out = splits[0]
+    rows, held_out = splits[0][0].thinned(_MAX_ROWS), splits[0][1]
     is_condition = np.arange(rows.values.shape[1]) < num_conditions
     least_variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), least_variance)
     kept = []
@@ -328,11 +377,13 @@ def fit_normal_mixtures(
             options = number, is_diagonal, least_variances, int(rng.integers(2**31))
             mixture = NormalMixture.fit(rows, *options).given(is_condition)
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
+            progress(f"mixture of {number} normal distributions: {score:.3f} nats a held-out row")
             num_worse = 0 if score > best else num_worse + 1
             best = max(best, score)
             fits.append((score, mixture, options))
         fits.sort(key=lambda each: -each[0])
         for _, mixture, options in fits[:_NUM_KEPT_MIXTURES]:
-            others = [NormalMixture.fit(train, *options) for train, _ in splits[1:]]
+            parts = [train.thinned(_MAX_ROWS) for train, _ in splits[1:]]
+            others = [NormalMixture.fit(part, *options) for part in parts]
             kept.append([mixture, *(other.given(is_condition) for other in others)])
     return kept

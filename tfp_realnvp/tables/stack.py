@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,15 @@ _STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
 # Flows have float32 probabilities.
 _LEAST_MASS = 1e-5
 _MAX_STEPS, _TOLERANCE = 500, 1e-5
+# What `None` stands for with few rows, and with many: one larger flow, since one held-out part in
+# ten is enough to tell when to stop and to weigh the densities.
+_MIN_MANY_ROWS, _PARTS_OF_MANY_ROWS = 50_000, 10
+_DEFAULTS = {
+    "num_flows": (5, 1),
+    "num_filters": (32, 64),
+    "max_steps": (2_000, 6_000),
+    "batch_size": (128, 512),
+}
 
 
 class TableStack(NamedTuple):
@@ -84,10 +94,13 @@ def fit_table_stack(
       The density; the held-out rows; their log densities [N, 2], without flows and with them; and
       the history of each flow, see `fit_table_flow`.
     """
-    folds = rows.folds(options.num_flows, rng)
+    options = _with_defaults(options, rows.number)
+    num_parts = _PARTS_OF_MANY_ROWS if options.num_flows == 1 else options.num_flows
+    folds = rows.folds(num_parts, rng)
+    num_splits = min(options.num_flows, folds.max() + 1)
+    splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(num_splits)]
     # A single row is not held out.
-    splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(folds.max() + 1)]
-    splits = splits if len(splits) > 1 else [(rows, rows)]
+    splits = splits if folds.any() else [(rows, rows)]
     held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
     widths, least_variances = columns.standardized_widths(), columns.least_variances()
     width = 0.0
@@ -105,7 +118,9 @@ def fit_table_stack(
     starts = fit_student_t(splits, widths, options.degrees_of_freedom, num_conditions)
     candidates: list[list[Any]] = [starts]
     for least_variance in least_variances:
-        candidates += fit_normal_mixtures(splits, least_variance, rng, num_conditions)
+        candidates += fit_normal_mixtures(
+            splits, least_variance, rng, num_conditions, options.progress
+        )
     log_probs = np.stack([held_out_log_prob(each) for each in candidates], axis=1)
     weights, start = _stacked(log_probs, held_out)
     end = start
@@ -134,6 +149,15 @@ def fit_table_stack(
     shares = np.repeat(weights[weights > 0] / len(splits), len(splits))
     log_probs = np.stack([start, end], axis=1)
     return TableStack(parts, shares, width), held_out, log_probs, history
+
+
+def _with_defaults(options: Any, num_rows: float) -> Any:
+    """Returns the arguments of an estimator with the numbers that `None` stands for."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    defaults = {
+        name: many if num_rows >= _MIN_MANY_ROWS else few for name, (few, many) in _DEFAULTS.items()
+    }
+    return types.SimpleNamespace(**{**vars(options), **defaults, **given})
 
 
 def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:

@@ -49,6 +49,10 @@ class Rows(NamedTuple):
         """Returns some of the rows."""
         return Rows(self.values[is_chosen], self.weights[is_chosen])
 
+    def thinned(self, number: int) -> Rows:
+        """Returns every n-th row, at most `number`: rows in order are spread evenly."""
+        return Rows(*(array[:: -(-len(array) // number)] for array in self))
+
     @property
     def number(self) -> float:
         """The number of rows of equal weights that say as much, at most N.

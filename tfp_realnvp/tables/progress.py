@@ -1,0 +1,31 @@
+"""Lines that tell how far a fit is."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+__all__ = ["Progress"]
+
+_FIRST_SECONDS, _GROWTH = 5.0, 1.5
+
+
+class Progress:
+    """Prints lines after the seconds since the start.
+
+    With `verbose='auto'` the first line is after 5 s, and each pause is half of the time so far:
+    short fits are silent, and hours take few lines.
+    """
+
+    def __init__(self, verbose: Any) -> None:
+        self._start = time.perf_counter()
+        self._is_auto = verbose == "auto"
+        self._next = _FIRST_SECONDS if self._is_auto else 0.0 if verbose else math.inf
+
+    def __call__(self, line: str) -> None:
+        """Prints a line if it is time for one."""
+        seconds = time.perf_counter() - self._start
+        if seconds >= self._next:
+            print(f"{seconds:.0f} s: {line}", flush=True)
+            self._next = _GROWTH * seconds if self._is_auto else 0.0
