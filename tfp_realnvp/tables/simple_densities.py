@@ -40,6 +40,8 @@ _MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE, _MIN_CHUNK = 2**13, 64
+# The first and the second column of each product of two of a number of columns.
+_pairs = functools.cache(np.triu_indices)
 
 
 class StudentT(NamedTuple):
@@ -312,12 +314,6 @@ def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     terms = np.exp(values - largest)
     sums = terms.sum(axis=1, keepdims=True)
     return (largest + np.log(sums))[:, 0], terms / sums
-
-
-@functools.cache
-def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the first and of the second column of each product of two columns."""
-    return np.triu_indices(size)
 
 
 def _chunks(rows: np.ndarray, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
