@@ -213,9 +213,8 @@ def test_many_rows_have_one_flow_and_few_lines(monkeypatch, capsys):
     train, test = np.split(make_moons(1_000, noise=0.1, random_state=0)[0], 2)
     density = tfr.FlowDensity(num_couplings=4, random_state=0).fit(train)
     assert len(density.history_) == 1 and density.history_[0]["step"][-1] > 1
-    # As few rows chose and fitted the mixtures as one part in ten tells of the flow.
-    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.4)
-    assert density.score(test) > density.score_start_
+    # Fifty rows are held out.
+    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.3)
     assert not capsys.readouterr().out
     monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
     clone(density).fit(train[:400])

@@ -139,7 +139,7 @@ def fit_table_stack(
                 after = np.column_stack([before, _log_prob(flow, part.values, width)])
                 gains = _stacked(after, part)[1] - _stacked(before, part)[1]
                 gain, error = part.mean_and_error(gains)
-                if gain <= error:
+                if gain <= max(error, _TOLERANCE):
                     break
         else:
             candidates.append(flows)
