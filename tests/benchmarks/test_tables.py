@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import tfp_realnvp as tfr
-from benchmarks import table_data, table_peers, table_regression, tables
+from benchmarks import large_tables, table_data, table_peers, table_regression, tables
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
@@ -44,6 +45,16 @@ def test_mean_and_error():
     # The last one has no result, and is not the best.
     scores = np.array([[1.0, 0.5, -np.inf, np.nan], [2.0, 1.0, 3.0, np.nan]])
     assert tables.lead_of_first(scores) == "+0.75 ± 0.25"
+
+
+@pytest.mark.parametrize("name", large_tables.KNOWN)
+def test_known_densities(name):
+    density = large_tables.KNOWN[name]
+    rows = density.sample(20_000, np.random.default_rng(0))
+    proposal = stats.multivariate_normal(rows.mean(axis=0), 1.5 * np.cov(rows.T))
+    points = proposal.rvs(100_000, random_state=0)
+    ratios = np.exp(density.log_prob(points) - proposal.logpdf(points))
+    assert ratios.mean() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("name", table_peers.PEERS)
