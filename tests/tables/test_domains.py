@@ -22,9 +22,10 @@ def test_an_interval_is_a_line(low, high):
     assert (np.diff(column) >= 0).all() and column[0] >= low and column[-1] <= high
     inside = (column > low) & (column < high)
     np.testing.assert_allclose(interval.to_line(column)[inside], line[inside], atol=1e-6)
-    near = line[inside] + 1e-4
-    slopes = 1e-4 / (interval.from_line(near) - column[inside])
-    np.testing.assert_allclose(np.exp(interval.log_slope(line[inside] + 5e-5)), slopes, rtol=2e-3)
+    near = interval.from_line(line[inside] + 1e-4)
+    slopes = 1e-4 / (near - column[inside])
+    middle = interval.from_line(line[inside] + 5e-5)
+    np.testing.assert_allclose(np.exp(interval.log_slope(middle)), slopes, rtol=2e-3)
     # The bounds are numbers of a finite density.
     assert np.isfinite(interval.to_line(np.array([low, high]).clip(0, 20))).all()
 

@@ -1,13 +1,26 @@
-"""Checks of the columns of a pandas `DataFrame`, and rows as a `DataFrame`."""
+"""Columns of a pandas `DataFrame`: checks, categories as codes, and rows as a `DataFrame`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["check_columns", "dtypes_of", "is_frame", "listed", "rows_as_frame"]
+__all__ = [
+    "categories_of",
+    "check_columns",
+    "coded",
+    "decoded",
+    "dtypes_of",
+    "is_frame",
+    "listed",
+    "position",
+    "rows_as_frame",
+]
+
+_MAX_CATEGORIES = 255
 
 
 def is_frame(table: Any) -> bool:
@@ -20,33 +33,34 @@ def dtypes_of(table: Any) -> Any:
     return table.dtypes if is_frame(table) else None
 
 
-def check_columns(table: Any, caller: str) -> None:
-    """Raises a `ValueError` if a column of a `DataFrame` does not contain numbers."""
+def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
+    """Raises a `ValueError` if a column is neither a category, by position, nor of numbers."""
     if not is_frame(table):
         return
     import pandas as pd
 
     is_number = pd.api.types.is_numeric_dtype
-    others = {name: dtype for name, dtype in table.dtypes.items() if not is_number(dtype)}
-    if not others:
-        return
-    times = [name for name, dtype in others.items() if dtype.kind in "mM"]
-    numbers = [name for name in others if name not in times and _is_numbers(table[name])]
-    categories = [name for name in others if name not in times + numbers]
+    numbers, times, got = [], [], []
+    for i, (name, dtype) in enumerate(table.dtypes.items()):
+        if i not in categories and not is_number(dtype):
+            got.append(f"{name} ({dtype})")
+            if dtype.kind in "mM":
+                times.append(name)
+            elif _is_numbers(table.iloc[:, i]):
+                numbers.append(name)
     calls = []
     if numbers:
         call = f"X.assign(**X[{numbers!r}].apply(pd.to_numeric))"
         calls.append(f"For numbers that are stored as objects or strings, call {call}.")
-    if categories:
-        calls.append(
-            "To encode categories as numbers, call make_pipeline(make_column_transformer("
-            f"(OrdinalEncoder(), {categories!r}), remainder='passthrough'), {caller}()).fit(X)."
-        )
+    if len(got) > len(numbers) + len(times):
+        calls.append("For categories, leave categorical_features at 'from_dtype'.")
     if times:
         name = f"X[{times[0]!r}]"
         calls.append(f"Times in seconds are ({name} - {name}.min()) / np.timedelta64(1, 's').")
-    got = ", ".join(f"{name} ({dtype})" for name, dtype in others.items())
-    raise ValueError(f"{caller}: expected columns of numbers, got {got}. {' '.join(calls)}")
+    if got:
+        raise ValueError(
+            f"{caller}: expected columns of numbers, got {', '.join(got)}. {' '.join(calls)}"
+        )
 
 
 def _is_numbers(column: Any) -> bool:
@@ -58,8 +72,90 @@ def _is_numbers(column: Any) -> bool:
     return bool(not is_category and is_number.all())
 
 
+def position(name: Any, names: list[str], option: str, caller: str) -> int:
+    """Returns the position of a column that an option names by name or position."""
+    i = names.index(name) if name in names else name
+    if i in range(len(names)):
+        return int(i)
+    expected = f"{caller}: expected {option} of columns by position or name, {listed(names)}"
+    raise ValueError(f"{expected}, got {name!r}.")
+
+
+def categories_of(table: Any, features: Any, caller: str) -> dict[int, list[Any]]:
+    """Returns the values of columns of categories by position.
+
+    `features` are names or positions, or `'from_dtype'` for the columns of a `DataFrame` that are
+    categories, strings, objects or bools, but not numbers as strings.
+    """
+    if isinstance(features, str) and features == "from_dtype":
+        positions = [
+            i
+            for i, dtype in enumerate(table.dtypes if is_frame(table) else [])
+            if dtype.kind == "b" or (dtype.kind == "O" and not _is_numbers(table.iloc[:, i]))
+        ]
+    else:
+        names = list(map(str, table.columns)) if is_frame(table) else ["x"] * np.shape(table)[1]
+        option = "categorical_features"
+        positions = [position(name, names, option, caller) for name in features or ()]
+    categories = {}
+    for i in sorted(positions):
+        dtype = table.dtypes.iloc[i] if is_frame(table) else None
+        values = getattr(dtype, "categories", _cells(table, i))
+        categories[i] = sorted({value for value in values if value is not None}, key=str)
+        if len(categories[i]) > _MAX_CATEGORIES:
+            raise ValueError(
+                f"{caller}: expected at most {_MAX_CATEGORIES} categories in a column, got "
+                f"{len(categories[i])} in column {_name(table, i)}."
+            )
+    return categories
+
+
+def coded(table: Any, categories: dict[int, list[Any]], caller: str) -> Any:
+    """Returns a table with codes in its columns of categories, and NaN where they are missing."""
+    if not categories:
+        return table
+    coded: Any = table.copy() if is_frame(table) else np.array(table, object)
+    for i, values in categories.items():
+        codes = {None: np.nan} | dict(zip(values, range(len(values)), strict=True))
+        cells = _cells(table, i)
+        if unknown := set(cells) - set(codes):
+            raise ValueError(
+                f"{caller}: expected categories of column {_name(table, i)} out of "
+                f"{listed(map(repr, values))}, got {listed(map(repr, unknown))}."
+            )
+        column = np.array([codes[cell] for cell in cells], float)
+        if is_frame(table):
+            coded.isetitem(i, column)
+        else:
+            coded[:, i] = column
+    return coded
+
+
+def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
+    """Returns rows [..., D] with categories in place of their codes.
+
+    They are objects if a category is not a number.
+    """
+    kinds = {np.asarray(values).dtype.kind for values in categories.values()}
+    rows = rows.astype(np.float64 if kinds <= set("iuf") else object)
+    for i, values in categories.items():
+        rows[..., i] = np.array(values, rows.dtype)[rows[..., i].astype(int)]
+    return rows
+
+
+def _cells(table: Any, i: int) -> list[Any]:
+    """Returns the cells of a column; `None` if they are missing."""
+    column: Any = table.iloc[:, i].astype(object) if is_frame(table) else np.asarray(table)[:, i]
+    is_missing = column.isna() if is_frame(table) else column != column
+    return np.where(is_missing, None, column).tolist()
+
+
+def _name(table: Any, i: int) -> Any:
+    return table.columns[i] if is_frame(table) else i
+
+
 def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
-    """Returns rows [N, D], float64, as a `DataFrame` with the names and dtypes of `dtypes_of`.
+    """Returns rows [N, D] as a `DataFrame` with the names and dtypes of `dtypes_of`.
 
     Integers are rounded and clipped to the range of their dtype. Booleans are true from 0.5 on.
     """
@@ -67,7 +163,7 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
 
     columns = {}
     for i, dtype in enumerate(dtypes):
-        column = rows[:, i]
+        column = rows[:, i].astype(np.float64 if dtype.kind in "biuf" else object)
         if dtype.kind == "b":  # pandas and NumPy dtypes have equal kinds
             column = column >= 0.5
         elif dtype.kind in "iu":

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri_exp
 from scipy.stats import norm, truncnorm
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.data_frames import listed
+from tfp_realnvp.internal.data_frames import position
 
 __all__ = ["Circle", "Interval", "Limits", "checked_limits"]
 
@@ -33,6 +33,8 @@ class Interval(NamedTuple):
     The map to the real line is Φ⁻¹(F(x)). F is the cumulative distribution function of the normal
     distribution, truncated at the bounds, of the highest likelihood. Far from the bounds the map
     only moves and scales. Uniform, exponential and half normal columns become normal.
+
+    A map that is straight everywhere is better where columns depend on each other linearly.
     """
 
     low: float
@@ -56,6 +58,10 @@ class Interval(NamedTuple):
         best = minimize(loss, [0.0, 0.1], method="Nelder-Mead", bounds=_LIMITS_OF_FIT).x
         return cls(low, high, truncnorm(*arguments(best)))
 
+    def straight(self, mean: float, stddev: float) -> Interval:
+        """Returns the map without curvature for a column of this mean and standard deviation."""
+        return self._replace(distribution=norm(mean, stddev))
+
     def to_line(self, column: np.ndarray) -> np.ndarray:
         """Returns real numbers of a column; numbers out of bounds count as the bound."""
         column = column.clip(self.low, self.high)
@@ -68,9 +74,10 @@ class Interval(NamedTuple):
         column = np.where(line < 0, self.distribution.ppf(tail), self.distribution.isf(tail))
         return column.clip(self.low, self.high)
 
-    def log_slope(self, line: np.ndarray) -> np.ndarray:
-        """Returns the log of the derivative of `to_line`."""
-        return self.distribution.logpdf(self.from_line(line)) - norm.logpdf(line)
+    def log_slope(self, column: np.ndarray) -> np.ndarray:
+        """Returns the log of the derivative of `to_line`, and -inf out of bounds."""
+        log_slope = self.distribution.logpdf(column) - norm.logpdf(self.to_line(column))
+        return np.where((column < self.low) | (column > self.high), -np.inf, log_slope)
 
 
 class Circle(NamedTuple):
@@ -82,8 +89,6 @@ class Circle(NamedTuple):
 
     period: float
     seam: float
-    low: float = -math.inf
-    high: float = math.inf
 
     @classmethod
     def fit(cls, period: float, column: np.ndarray, weights: np.ndarray) -> Circle:
@@ -102,23 +107,23 @@ class Circle(NamedTuple):
         column = line % self.period
         return np.where(column < self.period, column, 0.0)  # -1e-20 % 360 is 360
 
-    def log_slope(self, line: np.ndarray) -> np.ndarray:
+    def log_slope(self, column: np.ndarray) -> np.ndarray:
         """Returns 0, the log of the derivative of `to_line`."""
-        return np.zeros_like(line)
+        return np.zeros(column.shape)
 
 
 def checked_limits(
-    bounds: Any, periods: Any, rows: np.ndarray, names: list[str], caller: str
+    bounds: Any, periods: Any, rows: np.ndarray, names: list[str], categories: Any, caller: str
 ) -> Limits:
-    """Returns the limits of columns from dictionaries by name or position."""
+    """Returns the limits of columns of numbers, from dictionaries by name or position."""
     limits: Limits = {}
     for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
         for name, limit in values.items():
-            i = names.index(name) if name in names else name
-            expected = f"{caller}: expected {option} of columns by position or name"
-            validation.require(i in range(len(names)), f"{expected}, {listed(names)}", name)
+            i = position(name, names, option, caller)
             expected = f"{caller}: expected either bounds or a period of column {name}"
             validation.require(i not in limits, expected, "both")
+            expected = f"{caller}: expected {option} of a column of numbers"
+            validation.require(i not in categories, expected, f"the categories {name}")
             if option == "periods":
                 expected = f"{caller}: expected a positive period of column {name}"
                 limits[i] = validation.positive(limit, expected)

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from tfp_realnvp.internal import data_frames, private_api, validation
+from tfp_realnvp.tables.categories import one_hot
 from tfp_realnvp.tables.domains import Limits, checked_limits
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import fit_table_stack
@@ -36,6 +37,7 @@ class TableEstimator(BaseEstimator):
         dequantize: bool = True,
         bounds: dict[Any, Any] | None = None,
         periods: dict[Any, float] | None = None,
+        categorical_features: Any = "from_dtype",
         max_steps: int | None = None,
         patience: int = 10,
         learning_rate: float = 2e-3,
@@ -71,6 +73,9 @@ class TableEstimator(BaseEstimator):
             stands for no limit. The limits themselves are possible values. Numbers out of bounds
             are an error in `fit`, have no density, and count as the bound as a condition.
           periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
+          categorical_features: names or positions of the columns of X that are categories. By
+            default they are the columns of a `DataFrame` that are categories, strings, objects or
+            bools.
           max_steps: largest number of training steps of each flow; by default 2,000, or 6,000 from
             50,000 rows on.
           patience: number of validations without improvement, one each 50 steps, or each
@@ -94,6 +99,7 @@ class TableEstimator(BaseEstimator):
         self.dequantize = dequantize
         self.bounds = bounds
         self.periods = periods
+        self.categorical_features = categorical_features
         self.max_steps = max_steps
         self.patience = patience
         self.learning_rate = learning_rate
@@ -137,10 +143,12 @@ class TableEstimator(BaseEstimator):
         names: list[str],
         x_limits: Limits,
         limits: Limits,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        is_density: bool,
+    ) -> tuple[np.ndarray, np.ndarray, list[Rows]]:
         """Sets `_stacks`, densities of y [N, D] given x [N, C] for each label.
 
-        Returns the distinct labels of positive weight, and their frequencies. `weights` are the
+        Returns the distinct labels of positive weight, their frequencies, and their x. With
+        `is_density` a y that is rounded has a density, else a probability. `weights` are the
         user's, and `names` are of the columns of y. The limits are of the columns of x and y.
         """
         weights = checked_weights(weights, len(y), self._name)
@@ -153,20 +161,21 @@ class TableEstimator(BaseEstimator):
             for values, of_values in ((x, x_limits), (y, limits))
         )
         num_conditions, is_one = x.shape[1], y.shape[1] == 1
-        self._columns.warn(y, names, self._name, is_density=num_conditions == 0)
+        self._columns.warn(y, names, self._name, is_density)
         rows = Rows(self._standardized(x, y), weights)
         progress = Progress(self.verbose)
-        options = types.SimpleNamespace(**self.get_params(deep=False), progress=progress)
+        options = types.SimpleNamespace(
+            **self.get_params(deep=False), progress=progress, is_density=is_density
+        )
         if options.num_couplings is None:
             options.num_couplings = 2 if is_one else 8
         if options.transformer is None:
             options.transformer = "rational_quadratic_spline" if is_one else "affine"
         rng = generator(self.random_state)
+        are_groups = [groups[:, 0] == group for group in range(len(labels))]
         fits = [
-            fit_table_stack(
-                rows.where(groups[:, 0] == group), self._columns, options, rng, num_conditions
-            )
-            for group in range(len(labels))
+            fit_table_stack(rows.where(is_group), self._columns, options, rng, num_conditions)
+            for is_group in are_groups
         ]
         stacks, held_out, log_probs, histories = zip(*fits, strict=True)
         self._stacks = list(stacks)
@@ -175,25 +184,50 @@ class TableEstimator(BaseEstimator):
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
         all_held_out = Rows(*map(np.concatenate, zip(*held_out, strict=True)))
-        log_slopes = self._columns.log_slopes(all_held_out.values[:, num_conditions:])
-        start, end = np.concatenate(log_probs).T + log_slopes.sum(axis=1)
+        held_out_y = self._columns.in_units(all_held_out.values[:, num_conditions:])
+        log_slopes = self._columns.log_slopes(held_out_y).sum(axis=1)
+        start, end = np.concatenate(log_probs).T + log_slopes
         (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
             all_held_out.mean_and_error(values) for values in (start, end, end - start)
         )
-        return labels, np.bincount(groups[:, 0].astype(int), weights) / weights.sum()
+        frequencies = np.bincount(groups[:, 0].astype(int), weights) / weights.sum()
+        return labels, frequencies, [Rows(x, weights).where(is_group) for is_group in are_groups]
 
     def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
         return np.column_stack([self._x_columns.standardized(x), self._columns.standardized(y)])
 
     def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
-        """Returns the names of the columns of X, and their limits."""
+        """Returns names and limits of the columns of numbers, of rows [N, D] with all columns."""
         names = [str(name) for name in getattr(self, "feature_names_in_", range(rows.shape[1]))]
-        return names, checked_limits(self.bounds, self.periods, rows, names, self._name)
+        options = self.bounds, self.periods, rows, names, self._categories, self._name
+        limits = checked_limits(*options)
+        numbers = [i for i in range(len(names)) if i not in self._categories]
+        return [names[i] for i in numbers], {numbers.index(i): limits[i] for i in limits}
+
+    def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns indicators of the categories of rows, and their columns of numbers, float64."""
+        is_category = self._are_categories
+        return one_hot(rows[:, is_category], self._sizes), rows[:, ~is_category].astype(np.float64)
+
+    @property
+    def _are_categories(self) -> np.ndarray:
+        return np.isin(np.arange(self.n_features_in_), list(self._categories))
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [len(values) for values in self._categories.values()]
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
-        """Returns X, or X and y, float32 or float64, by the checks of scikit-learn."""
-        data_frames.check_columns(X, self._name)
+        """Returns X, or X and y, float32 or float64, by the checks of scikit-learn.
+
+        Categories are codes. A fit sets the categories, and later calls have `reset=False`.
+        """
+        if options.get("reset", True):
+            features = self.categorical_features
+            self._categories = data_frames.categories_of(X, features, self._name)
+        data_frames.check_columns(X, self._categories, self._name)
+        X = data_frames.coded(X, self._categories, self._name)
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)

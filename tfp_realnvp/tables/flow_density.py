@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import data_frames, validation
+from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
 from tfp_realnvp.tables.table import checked_weights
@@ -21,6 +22,8 @@ __all__ = ["FlowDensity"]
 
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
+# The noise of indicators of categories, which are conditions of normal distributions.
+_NOISE = 0.1
 _NUM_SAMPLES_OF_PROPOSAL, _LEAST_EFFECTIVE_SIZE = 2_000, 10
 
 
@@ -73,6 +76,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     density themselves; samples beyond them become the bound. The density of a column with a period
     is the sum over three of its periods.
 
+    Columns of categories c have probabilities: the density is p(c) p(numbers | c). p(c) is a
+    mixture of distributions with independent columns, of the number that makes held-out rows most
+    probable. p(numbers | c) is the mixture above, with indicators of the categories as conditions:
+    of the slopes of the Student t distributions, of the normal distributions and of the flows. No
+    known category has the probability 0, and the probabilities of all categories add up to 1.
+
     Networks compute in float32, all else in float64. `GridSearchCV` and `cross_val_score` rank by
     `score`, the mean log density of rows, or with `scoring='accuracy'` by predicted labels. All
     fits in a process share the graphs of their flows, which take seconds to trace. Processes of
@@ -123,7 +132,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows does not matter. An error or an interrupt leaves the estimator as it was.
 
         Args:
-          X: rows [N, D] of finite numbers, with N at least 2.
+          X: rows [N, D] of finite numbers and categories, with N at least 2.
           y: labels [N] of classes, or `None`. -1 is a class only beside 1 alone. Among other
             numbers it means "not known" to `ClassMixture`, and is refused.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
@@ -157,11 +166,20 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         if y is not None:
             _check_labels(labels)
         names, limits = self._limits(rows)
-        conditions = np.empty([len(rows), 0])
-        classes, prior = self._fit_stacks(
-            conditions, rows, labels, sample_weight, names, {}, limits
+        expected = f"{self._name}: expected a column of numbers beside the categories"
+        validation.require(bool(names), expected, "none")
+        indicators, numbers = self._split(rows)
+        classes, prior, categories = self._fit_stacks(
+            indicators, numbers, labels, sample_weight, names, {}, limits, is_density=True
         )
         self.class_prior_ = prior
+        rng = generator(self.random_state)
+        fits = [fit_category_mixture(each, self._sizes, self.num_flows, rng) for each in categories]
+        self._category_mixtures, scores = zip(*fits, strict=True)
+        self.score_held_out_ += prior @ scores
+        self.score_start_ += prior @ scores
+        self.rounding_widths_ = np.zeros(rows.shape[1])
+        self.rounding_widths_[~self._are_categories] = self._columns.widths
         if y is not None:
             self.classes_ = classes
 
@@ -220,13 +238,15 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
         Returns:
           Rows [N, D], float64. After a fit to a `DataFrame` they have the names and dtypes of its
-          columns: integers are rounded, and `bool` is true from 0.5 on.
+          columns, and integers are rounded. With categories that are not numbers, rows of an array
+          are objects.
         """
         check_is_fitted(self)
         n_samples = validation.count(n_samples, "n_samples", 1, "FlowDensity")
         rng = generator(random_state)
         groups = None if y is None else [self._class_index(y)]
-        rows = self._columns.in_units(self._samples(n_samples, rng, groups))
+        rows = self._decoded(self._samples(n_samples, rng, groups))
+        rows = data_frames.decoded(rows, self._categories)
         return rows if self._dtypes is None else data_frames.rows_as_frame(rows, self._dtypes)
 
     def impute(
@@ -252,7 +272,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         ((50, 1, 2), 1)
 
         Args:
-          X: rows [N, D], with NaN in missing cells.
+          X: rows [N, D], with NaN in missing cells, or `None` in those of categories.
           n_samples: number S of samples of each row, at least 1, or `None` for a single one.
           random_state: as in scikit-learn.
 
@@ -263,7 +283,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         number = validation.count(1 if n_samples is None else n_samples, "n_samples", 1, self._name)
         rng = generator(random_state)
         rows, samples = self._by_proposals(impute, X, rng, number, rng)
-        filled = np.where(np.isnan(rows), self._columns.in_units(samples), rows)
+        filled = np.where(np.isnan(rows), self._decoded(samples), rows)
+        filled = data_frames.decoded(filled, self._categories)
         if n_samples is not None:
             return filled
         if not data_frames.is_frame(X):
@@ -279,9 +300,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         of two results: `log p(a | b) = log p(a, b) - log p(b)`.
         """
         rows, log_probs = self._by_proposals(log_marginals, X, generator(0))
-        log_slopes = self._columns.log_slopes(self._columns.standardized(rows))
-        log_probs = log_probs + np.where(np.isnan(rows), 0.0, log_slopes).sum(axis=1)
-        return np.where(self._columns.are_outside(rows).any(axis=1), -np.inf, log_probs)
+        return log_probs + self._columns.log_slopes(self._split(rows)[1]).sum(axis=1)
 
     def _by_proposals(
         self, function: Callable[..., Any], X: Any, rng: np.random.Generator, *options: Any
@@ -292,17 +311,21 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """
         check_is_fitted(self)
         rows = self._validated(X, reset=False, allow_nan=True).astype(np.float64)
-        samples = self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng)
+        samples, num_indicators = self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng), sum(self._sizes)
+        samples[:, :num_indicators] += _NOISE * rng.normal(size=[len(samples), num_indicators])
         proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
+        categories = CategoryMixture.of(self._category_mixtures, self.class_prior_)
 
-        def log_prob(standardized: np.ndarray) -> np.ndarray:
-            images = self._columns.images(standardized)
+        def log_prob(encoded: np.ndarray) -> np.ndarray:
+            numbers = encoded[:, num_indicators:]
+            images = self._columns.images(numbers)
             # A number that is missing has one image, the first after the seam.
-            is_first = (abs(images[len(images) // 2] - standardized) < 1e-6).all(axis=1)
-            joint = np.logaddexp.reduce(self._joint(standardized), axis=1)
+            is_first = (abs(images[len(images) // 2] - numbers) < 1e-6).all(axis=1)
+            joint = np.logaddexp.reduce(self._joint(encoded), axis=1)
             return np.where(is_first, joint, -np.inf)
 
-        results, sizes = function(log_prob, proposal, self._columns.standardized(rows), *options)
+        encoded = self._encoded(rows)
+        results, sizes = function(log_prob, proposal, encoded, *options, categories=categories)
         is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
         if is_poor.any():
             warnings.warn(
@@ -318,14 +341,19 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
     ) -> np.ndarray:
-        """Returns random standardized rows of some classes, or of all."""
+        """Returns random encoded rows of some classes, or of all."""
         groups = list(range(len(self._stacks))) if groups is None else groups
         prior = self.class_prior_[groups]
         counts = rng.multinomial(number, prior / prior.sum())
-        rows = [
-            self._stacks[group].sample(np.empty([n, 0]), rng.random([n, 2 + self.n_features_in_]))
-            for group, n in zip(groups, counts, strict=True)
-        ]
+        rows = []
+        for group, n in zip(groups, counts, strict=True):
+            uniforms = rng.random([n, 1 + len(self._sizes)])
+            missing = np.full([n, sum(self._sizes)], np.nan)
+            indicators = self._category_mixtures[group].sample(missing, uniforms)
+            conditions = self._x_columns.standardized(indicators)
+            uniforms = rng.random([n, 2 + len(self._columns.center)])
+            numbers = self._stacks[group].sample(conditions, uniforms)
+            rows.append(np.column_stack([indicators, numbers]))
         return rng.permutation(np.concatenate(rows))
 
     def _class_index(self, label: Any) -> int:
@@ -338,18 +366,32 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x, y) of rows and each class, [N, number of classes]."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False)
-        standardized = self._columns.standardized(rows)
-        log_slopes = self._columns.log_slopes(standardized).sum(axis=1, keepdims=True)
-        is_outside = self._columns.are_outside(rows).any(axis=1, keepdims=True)
-        return np.where(is_outside, -np.inf, self._joint(standardized) + log_slopes)
+        log_slopes = self._columns.log_slopes(self._split(rows)[1])
+        return self._joint(self._encoded(rows)) + log_slopes.sum(axis=1, keepdims=True)
 
-    def _joint(self, standardized: np.ndarray) -> np.ndarray:
-        """Returns log p(x, y) of standardized rows and each class, [N, number of classes]."""
-        images = self._columns.images(standardized)
-        rows = images.reshape([-1, images.shape[-1]])
+    def _joint(self, encoded: np.ndarray) -> np.ndarray:
+        """Returns log p(x, y) of encoded rows and each class, [N, number of classes]."""
+        indicators, numbers = np.split(encoded, [sum(self._sizes)], axis=1)
+        images = self._columns.images(numbers)
+        conditions = np.tile(self._x_columns.standardized(indicators), [len(images), 1])
+        rows = np.column_stack([conditions, np.concatenate(images)])
         log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
         log_probs = np.logaddexp.reduce(log_probs.reshape([*images.shape[:2], -1]), axis=0)
-        return log_probs + np.log(self.class_prior_)
+        of_categories = [mixture.log_prob(indicators) for mixture in self._category_mixtures]
+        return log_probs + np.stack(of_categories, axis=1) + np.log(self.class_prior_)
+
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        """Returns rows as indicators of categories, and standardized numbers."""
+        indicators, numbers = self._split(rows)
+        return np.column_stack([indicators, self._columns.standardized(numbers)])
+
+    def _decoded(self, encoded: np.ndarray) -> np.ndarray:
+        """Returns the rows [..., D], with codes of categories, of encoded rows."""
+        indicators, numbers = np.split(encoded, [sum(self._sizes)], axis=-1)
+        rows = np.empty([*encoded.shape[:-1], self.n_features_in_])
+        rows[..., self._are_categories] = codes_of(indicators, self._sizes)
+        rows[..., ~self._are_categories] = self._columns.in_units(numbers)
+        return rows
 
 
 def _check_labels(y: np.ndarray) -> None:

@@ -37,7 +37,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     *   Flows with x as condition, which start as the linear regression. There are none with fewer
         than 150 rows, or if the first one adds no more than a standard error.
 
-    Missing values and columns of text are refused. Copies of a row are held out together.
+    Columns of categories in X become indicators, see `categorical_features`, and columns with
+    periods their cosine and sine. Missing values are refused. Copies of a row are held out
+    together.
 
     A single y that is rounded coarsely, as grades and counts are, is scored as rounded:
     `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the width w of the rounding in
@@ -97,8 +99,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         _, limits = self._limits(X)
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
-        X = self._with_angles(X)
-        self._fit_stacks(X, y, np.zeros(len(y)), sample_weight, names, bounds, {})
+        zeros = np.zeros(len(y))
+        self._fit_stacks(self._encoded(X), y, zeros, sample_weight, names, bounds, {}, False)
         self._size, self._stack = y.shape[1], self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
@@ -208,15 +210,15 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def _conditions(self, X: Any) -> np.ndarray:
         """Returns standardized X, [N, C]."""
         check_is_fitted(self)
-        return self._x_columns.standardized(self._with_angles(self._validated(X, reset=False)))
+        return self._x_columns.standardized(self._encoded(self._validated(X, reset=False)))
 
-    def _with_angles(self, X: np.ndarray) -> np.ndarray:
-        """Returns X with the cosine of each periodic column in its place, and its sine added."""
+    def _encoded(self, X: np.ndarray) -> np.ndarray:
+        """Returns X with cosines and sines of periodic columns, and indicators of categories."""
+        indicators, numbers = self._split(X)
         positions = list(self._periods)
-        angles = 2 * np.pi * X[:, positions] / np.array([*self._periods.values()])
-        X = np.column_stack([X, np.sin(angles)])
-        X[:, positions] = np.cos(angles)
-        return X
+        angles = 2 * np.pi * numbers[:, positions] / np.array([*self._periods.values()])
+        numbers[:, positions] = np.cos(angles)
+        return np.column_stack([numbers, np.sin(angles), indicators])
 
     def _rows(self, X: Any, y: Any) -> np.ndarray:
         """Returns standardized X and y, [N, C + D]."""
@@ -225,7 +227,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
             expected = "numbers [N]" if self._is_single else f"rows [N, {self._size}]"
             raise ValueError(f"{self._name}: expected y as {expected}, got the shape {y.shape}.")
-        return self._standardized(self._with_angles(X), y.reshape(len(y), -1))
+        return self._standardized(self._encoded(X), y.reshape(len(y), -1))
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
         """Returns y in its own units, [...] or [..., D], of standardized ones [..., D]."""

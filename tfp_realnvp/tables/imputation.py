@@ -9,6 +9,7 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import qmc
 
 from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.tables.categories import NO_CATEGORIES, CategoryMixture
 from tfp_realnvp.tables.simple_densities import NormalMixture
 from tfp_realnvp.tables.table import Rows
 
@@ -47,6 +48,7 @@ def impute(
     rows: np.ndarray,
     num_samples: int,
     rng: np.random.Generator,
+    categories: CategoryMixture = NO_CATEGORIES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows whose missing cells are drawn from a density given the other cells.
 
@@ -61,6 +63,7 @@ def impute(
       rows: [N, D], with NaN in missing cells.
       num_samples: S, for each row.
       rng: of proposals and resampling.
+      categories: proposes the first columns, which are indicators.
 
     Returns:
       The rows, [S, N, D], and the effective sizes (Σ w)² / Σ w² of their weights, [N].
@@ -68,8 +71,8 @@ def impute(
     number = max(_MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE * num_samples)
     samples, sizes = [], []
     for (chunk,) in slices(max(1, _CHUNK_SIZE // number), rows):
-        uniforms = rng.random([number, len(chunk), 1 + rows.shape[1]])
-        filled, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
+        uniforms = rng.random([number, len(chunk), _num_uniforms(rows, categories)])
+        filled, log_weights = _weighted_proposals(log_prob, proposal, categories, chunk, uniforms)
         sizes.append(_effective_sizes(log_weights))
         # Systematic resampling: one choice from each of S equal parts of the sum of weights.
         ends = softmax(log_weights, axis=0).cumsum(axis=0)
@@ -84,18 +87,21 @@ def impute(
 
 
 def log_marginals(
-    log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray
+    log_prob: LogProb,
+    proposal: NormalMixture,
+    rows: np.ndarray,
+    categories: CategoryMixture = NO_CATEGORIES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log p of the cells that are not missing, [N]: the mean of the weights of `impute`.
 
     The proposals are the same even points for all rows, so that a result depends on its row alone.
     The second result has the effective sizes of the weights, [N].
     """
-    points = qmc.Halton(1 + rows.shape[1], rng=0).random(_NUM_POINTS)[:, np.newaxis]
+    points = qmc.Halton(_num_uniforms(rows, categories), rng=0).random(_NUM_POINTS)[:, np.newaxis]
     results = []
     for (chunk,) in slices(_CHUNK_SIZE // _NUM_POINTS, rows):
         uniforms = np.repeat(points, len(chunk), axis=1)
-        _, log_weights = _weighted_proposals(log_prob, proposal, chunk, uniforms)
+        _, log_weights = _weighted_proposals(log_prob, proposal, categories, chunk, uniforms)
         results.append((logsumexp(log_weights, axis=0), _effective_sizes(log_weights)))
     log_sums, sizes = np.concatenate(results, axis=1)
     return log_sums - np.log(_NUM_POINTS), sizes
@@ -106,24 +112,37 @@ def _effective_sizes(log_weights: np.ndarray) -> np.ndarray:
     return 1 / (softmax(log_weights, axis=0) ** 2).sum(axis=0)
 
 
+def _num_uniforms(rows: np.ndarray, categories: CategoryMixture) -> int:
+    return rows.shape[1] + 2 + len(categories.sizes)
+
+
 def _weighted_proposals(
-    log_prob: LogProb, proposal: NormalMixture, rows: np.ndarray, uniforms: np.ndarray
+    log_prob: LogProb,
+    proposal: NormalMixture,
+    categories: CategoryMixture,
+    rows: np.ndarray,
+    uniforms: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns proposals of rows [M, N, D] from uniform numbers [M, N, 1 + D], and log w [M, N]."""
-    number = len(uniforms)
+    """Returns proposals of rows [M, N, D] from uniform numbers, and log w [M, N]."""
+    number, size = len(uniforms), rows.shape[1]
     filled = np.tile(rows, [number, 1, 1])
-    log_q = np.zeros([number, len(rows)])
+    uniforms, of_categories = np.split(uniforms, [1 + size], axis=-1)
+    known = np.concatenate(filled)[:, : sum(categories.sizes)]
+    drawn = categories.sample(known, np.concatenate(of_categories))
+    log_q = (categories.log_prob(drawn) - categories.log_prob(known)).reshape([number, -1])
+    filled[..., : known.shape[1]] = drawn.reshape([number, len(rows), -1])
+    rows = filled[0]
     patterns, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
     for i, is_missing in enumerate(patterns):
         if not is_missing.any():
             continue
         (chosen,) = np.nonzero(indices.ravel() == i)
         given = proposal.given(~is_missing)
-        known = np.tile(rows[chosen][:, ~is_missing], [number, 1])
+        known = np.concatenate(filled[:, chosen][..., ~is_missing])
         is_used = np.append(True, is_missing)
         drawn = given.sample(known, uniforms[:, chosen][..., is_used].reshape([len(known), -1]))
         log_probs = given.log_prob(np.concatenate([known, drawn], axis=1))
-        log_q[:, chosen] = log_probs.reshape([number, -1])
+        log_q[:, chosen] += log_probs.reshape([number, -1])
         cells = np.ix_(np.arange(number), chosen, np.flatnonzero(is_missing))
         filled[cells] = drawn.reshape([number, len(chosen), -1])
     log_p = log_prob(filled.reshape([-1, rows.shape[1]])).reshape(log_q.shape)

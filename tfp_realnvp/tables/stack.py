@@ -86,9 +86,10 @@ def fit_table_stack(
     Args:
       rows: [N, C + D], standardized conditions and events.
       columns: of the events.
-      options: the arguments of an estimator.
+      options: the arguments of an estimator, and `is_density`: whether a single rounded column of
+        events has a density. If not, it is scored as rounded.
       rng: for folds, clusters and flows.
-      num_conditions: C. If there are any, a single rounded column of events is scored as rounded.
+      num_conditions: C.
 
     Returns:
       The density; the held-out rows; their log densities [N, 2], without flows and with them; and
@@ -104,7 +105,7 @@ def fit_table_stack(
     held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
     widths, least_variances = columns.standardized_widths(), columns.least_variances()
     width = 0.0
-    if num_conditions:
+    if not options.is_density:
         least_variances = least_variances[:1]
         width = widths[0] if len(widths) == 1 else 0.0
 

@@ -25,6 +25,8 @@ _COARSE_ROUNDING = 0.1
 _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
 # A column takes few values if this part of its rows has values that occur in so many rows.
 _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
+# Of the choice between maps of bounded columns.
+_MAX_ROWS_OF_CHOICE = 2_000
 # The squares of larger numbers leave the range of float64.
 _MAX_MAGNITUDE = 1e150
 # `warnings.warn` < `Columns.warn` < `_fit_stacks` < `_fit` < `_fit_or_keep` < `fit` < its caller
@@ -141,21 +143,41 @@ class Columns(NamedTuple):
         is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
         center = np.where(is_constant, values[0], center)
         widths *= is_coarse
-        slopes, domains = np.ones_like(scale), {}
+        few = is_coarse & is_shared
+        columns = cls(center, scale, is_constant, widths, few, 1 / scale, {})
         for i, limit in (limits or {}).items():
-            column = values[:, i]
-            domains[i] = domain = (
+            domain = (
                 Interval.fit(*limit, rounding[i] * is_coarse[i], center[i], scale[i])
                 if isinstance(limit, tuple)
-                else Circle.fit(limit, column, rows.weights)
+                else Circle.fit(limit, values[:, i], rows.weights)
             )
-            line = domain.to_line(column)
-            center[i] = np.average(line, weights=rows.weights)
-            slopes[i] = np.exp(np.average(domain.log_slope(line), weights=rows.weights))
-            variance = np.average((line - center[i]) ** 2, weights=rows.weights)
-            scale[i] = np.sqrt(variance + (slopes[i] * widths[i]) ** 2 / 12) or 1.0
-        few = is_coarse & is_shared
-        return cls(center, scale, is_constant, widths, few, slopes / scale, domains)
+            columns = columns._mapped(i, domain, rows)
+        some = Rows(*(array[:: -(-len(array) // _MAX_ROWS_OF_CHOICE)] for array in rows))
+        for i, domain in columns.domains.items():
+            if isinstance(domain, Interval):
+                straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
+                columns = max(columns, straight, key=lambda each: each._normal_score(some))
+        return columns
+
+    def _mapped(self, i: int, domain: Interval | Circle, rows: Rows) -> Columns:
+        """Returns these columns with a domain for column i."""
+        line = domain.to_line(rows.values[:, i])
+        center, scale, slopes = self.center.copy(), self.scale.copy(), self.slopes.copy()
+        log_slopes = domain.log_slope(rows.values[:, i])
+        center[i], log_slope = np.average([line, log_slopes], 1, rows.weights)
+        variance = np.average((line - center[i]) ** 2, weights=rows.weights)
+        scale[i] = np.sqrt(variance + (np.exp(log_slope) * self.widths[i]) ** 2 / 12) or 1.0
+        slopes[i] = np.exp(log_slope) / scale[i]
+        domains = self.domains | {i: domain}
+        return self._replace(center=center, scale=scale, slopes=slopes, domains=domains)
+
+    def _normal_score(self, rows: Rows) -> float:
+        """Returns the mean log density of rows, but for a constant, if they are normal."""
+        standardized = rows._replace(values=self.standardized(rows.values))
+        _, covariance = standardized.covariance()
+        np.fill_diagonal(covariance, 1 + _LEAST_VARIANCE)
+        log_slopes = self.log_slopes(rows.values).sum(axis=1)
+        return np.average(log_slopes, weights=rows.weights) - np.linalg.slogdet(covariance)[1] / 2
 
     def standardized(self, rows: np.ndarray) -> np.ndarray:
         """Returns rows [..., D], float64, whose columns have mean 0 and variance 1."""
@@ -182,18 +204,14 @@ class Columns(NamedTuple):
         return np.array(list(itertools.product(*turns)))[:, np.newaxis] + rows
 
     def log_slopes(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log derivatives of `standardized` at standardized rows [..., D]."""
-        log_slopes = np.zeros_like(rows) - np.log(self.scale)
-        for i, domain in self.domains.items():
-            log_slopes[..., i] += domain.log_slope(self.center[i] + self.scale[i] * rows[..., i])
-        return log_slopes
+        """Returns the log derivatives of `standardized` at rows [N, D] in units.
 
-    def are_outside(self, rows: np.ndarray) -> np.ndarray:
-        """Returns whether cells of rows [N, D] are out of the bounds of their columns, [N, D]."""
-        is_outside = np.zeros(rows.shape, bool)
+        They are 0 for missing cells, and -inf out of bounds.
+        """
+        log_slopes = np.zeros(rows.shape) - np.log(self.scale)
         for i, domain in self.domains.items():
-            is_outside[:, i] = (rows[:, i] < domain.low) | (rows[:, i] > domain.high)
-        return is_outside
+            log_slopes[:, i] += domain.log_slope(rows[:, i])
+        return np.where(np.isnan(rows), 0.0, log_slopes)
 
     def standardized_widths(self) -> np.ndarray:
         """Returns the widths of the noise of standardized columns, [D]."""

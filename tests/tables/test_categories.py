@@ -1,0 +1,152 @@
+"""Columns of categories."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tfp_realnvp as tfr
+from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture, one_hot
+from tfp_realnvp.tables.table import Rows
+
+_TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2, "random_state": 0}
+
+pytestmark = [pytest.mark.usefixtures("no_flows"), pytest.mark.filterwarnings("ignore:FlowDens")]
+
+
+def _frame(number, seed=0):
+    """Sizes that depend on kind and sex; of the third kind there are few rows."""
+    rng = np.random.default_rng(seed)
+    kind, is_large = rng.choice(3, number, p=[0.5, 0.47, 0.03]), rng.random(number) < 0.5
+    means = np.array([[0.0, 3.0], [6.0, 1.0], [9.0, 9.0]])[kind] + is_large[:, np.newaxis]
+    lengths, widths = (means + 0.5 * rng.normal(size=[number, 2])).T
+    frame = pd.DataFrame({"kind": np.array(["a", "b", "c"])[kind], "length": lengths})
+    frame["is_large"], frame["width"] = is_large, widths
+    frame["code"] = pd.Categorical.from_codes(kind, [30, 10, 20, 40])
+    return frame
+
+
+@pytest.fixture(scope="module")
+def density():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfp_realnvp.tables.stack._MIN_ROWS_OF_FLOWS", np.inf)
+        return tfr.FlowDensity(**_TINY).fit(_frame(400))
+
+
+def test_probabilities_of_categories():
+    rng = np.random.default_rng(0)
+    sizes = [3, 2, 4]
+    first = rng.choice(3, 500, p=[0.6, 0.3, 0.1])
+    codes = np.column_stack([first, first == 0, rng.choice(3, 500)]).astype(float)
+    rows = Rows(one_hot(codes, sizes), np.ones(500))
+    mixture, held_out = fit_category_mixture(rows, sizes, 5, rng)
+    every = np.array(list(itertools.product(*map(range, sizes))), float)
+    p = np.exp(mixture.log_prob(one_hot(every, sizes)))
+    assert p.sum() == pytest.approx(1) and p.min() > 0
+    # The first column tells the second, and nothing of the third, whose last category is new.
+    exact = 0.6 * np.log(0.6) + 0.3 * np.log(0.3) + 0.1 * np.log(0.1) - np.log(3)
+    assert held_out == pytest.approx(exact, abs=0.08)
+    assert 1e-5 < p[every[:, 2] == 3].sum() < 0.01
+    missing = one_hot(np.tile([np.nan, 1, np.nan], [4_000, 1]), sizes)
+    samples = codes_of(mixture.sample(missing, rng.random([4_000, 4])), sizes)
+    assert (samples[:, 1] == 1).all() and (samples[:, 0] == 0).mean() > 0.95
+    np.testing.assert_allclose(np.bincount(samples[:, 2].astype(int))[:3] / 4_000, 1 / 3, atol=0.06)
+    marginal = p[every[:, 1] == 1].sum()
+    assert np.exp(mixture.log_prob(missing[:1]))[0] == pytest.approx(marginal)
+    heavy = CategoryMixture.fit(rows._replace(weights=np.full(500, 9.0)), 2, sizes, seed=0)
+    light = CategoryMixture.fit(rows, 2, sizes, seed=0)
+    np.testing.assert_allclose(heavy.log_probs, light.log_probs)
+
+
+def test_the_density_of_categories_and_numbers(density):
+    frame = _frame(400)
+    test = _frame(400, seed=1)
+    numbers = ["length", "width"]
+    means = np.array([[0.0, 3.0], [6.0, 1.0], [9.0, 9.0]])[test["code"].cat.codes]
+    errors = (test[numbers] - means - test[["is_large"]].to_numpy()).to_numpy() / 0.5
+    exact = -(errors**2).sum(axis=1) / 2 - np.log(2 * np.pi * 0.25)
+    exact += np.log(np.array([0.5, 0.47, 0.03])[test["code"].cat.codes] * 0.5)
+    assert density.score(test) == pytest.approx(exact.mean(), abs=0.2)
+    assert density.score_held_out_ == pytest.approx(exact.mean(), abs=0.3)
+    # One row, and an array.
+    log_probs = density.score_samples(test)
+    np.testing.assert_allclose(density.score_samples(test[7:8]), log_probs[7:8])
+    samples = density.sample(1_000, random_state=0)
+    pd.testing.assert_series_equal(samples.dtypes, frame.dtypes)
+    shares = pd.crosstab(samples["kind"], samples["code"].astype(int), normalize=True)
+    np.testing.assert_allclose(np.diag(shares.loc[["a", "b"], [30, 10]]), [0.5, 0.47], atol=0.06)
+    assert density.rounding_widths_.shape == (5,)
+
+
+def test_missing_categories(density):
+    rows = _frame(60, seed=2)
+    holes = rows.assign(kind=None, code=pd.Categorical([None] * 60, rows["code"].cat.categories))
+    filled = density.impute(holes, random_state=0)
+    pd.testing.assert_series_equal(filled.dtypes, rows.dtypes)
+    assert (filled["kind"] == rows["kind"]).mean() > 0.9
+    every = [
+        density.score_samples(
+            rows.assign(
+                kind=kind,
+                code=rows["code"]
+                .cat.set_categories([code])
+                .fillna(code)
+                .cat.set_categories([30, 10, 20, 40]),
+            )
+        )
+        for kind, code in itertools.product("abc", [30, 10, 20, 40])
+    ]
+    exact = np.logaddexp.reduce(every)
+    np.testing.assert_allclose(density.marginal_score_samples(holes), exact, atol=0.3)
+    holes = holes.astype({"is_large": object})
+    holes.loc[:9, ["length", "is_large"]] = None
+    samples = density.impute(holes, 3, random_state=0)
+    assert samples.shape == (3, 60, 5) and set(samples[..., 2].ravel()) == {True, False}
+
+
+def test_categories_of_arrays():
+    frame = _frame(300)
+    numbers = np.column_stack([frame["length"], frame["code"].astype(int), frame["width"]])
+    options = {"categorical_features": [1], **_TINY}
+    density = tfr.FlowDensity(**options).fit(numbers)
+    samples = density.sample(200, random_state=0)
+    assert samples.dtype == np.float64 and set(samples[:, 1]) <= {30, 10, 20}
+    mixed = frame[["length", "kind", "width"]].to_numpy()
+    density = tfr.FlowDensity(**options).fit(mixed)
+    assert set(density.sample(200, random_state=0)[:, 1]) <= {"a", "b", "c"}
+    classes = tfr.FlowDensity(**options).fit(mixed, frame["is_large"])
+    assert classes.score(mixed, frame["is_large"]) > density.score(mixed) + 0.1
+    assert (classes.sample(50, y=True, random_state=0)[:, 1] != None).all()  # noqa: E711
+
+
+def test_conditions_of_categories():
+    frame, test = _frame(400), _frame(200, seed=1)
+    x = ["kind", "is_large"]
+    regressor = tfr.FlowRegressor(**_TINY).fit(frame[x], frame["length"])
+    assert regressor.score(test[x], test["length"]) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"kind": "d"}, {}, r"categories of column kind out of 'a', 'b', 'c', got 'd'"),
+        ({}, {"categorical_features": ["sort"]}, "by position or name, kind, .* got 'sort'"),
+        ({"kind": np.arange(400).astype(str)}, {}, "stored as objects or strings"),
+        ({"kind": [f"n{i}" for i in range(400)]}, {}, "at most 255 .*, got 400 in column kind"),
+        (
+            {},
+            {"bounds": {"kind": (0, 1)}},
+            "bounds of a column of numbers, got 'the categories kind'",
+        ),
+        ({}, {"categorical_features": ["code"]}, "got kind .*leave categorical_features at"),
+    ],
+)
+def test_errors(density, change, options, message):
+    frame = _frame(400)
+    with pytest.raises(ValueError, match=message):
+        if "out of" in message:
+            density.score_samples(frame.assign(**change))
+        tfr.FlowDensity(**options, **_TINY).fit(frame.assign(**change))
+    with pytest.raises(ValueError, match="a column of numbers beside the categories"):
+        tfr.FlowDensity(**_TINY).fit(frame[["kind"]])
