@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "as_frame",
     "categories_of",
     "check_columns",
     "coded",
@@ -81,54 +82,49 @@ def position(name: Any, names: list[str], option: str, caller: str) -> int:
     raise ValueError(f"{expected}, got {name!r}.")
 
 
-def categories_of(table: Any, features: Any, caller: str) -> dict[int, list[Any]]:
+def as_frame(table: Any) -> Any:
+    """Returns a table as a `DataFrame`."""
+    import pandas as pd
+
+    return table if is_frame(table) else pd.DataFrame(np.asarray(table)).infer_objects()
+
+
+def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]]:
     """Returns the values of columns of categories by position.
 
-    `features` are names or positions, or `'from_dtype'` for the columns of a `DataFrame` that are
-    categories, strings, objects or bools, but not numbers as strings.
+    `features` are names or positions, or `'from_dtype'` for the columns that are categories,
+    strings, objects or bools, but not numbers as strings.
     """
     if isinstance(features, str) and features == "from_dtype":
-        positions = [
+        features = [
             i
-            for i, dtype in enumerate(table.dtypes if is_frame(table) else [])
-            if dtype.kind == "b" or (dtype.kind == "O" and not _is_numbers(table.iloc[:, i]))
+            for i, dtype in enumerate(frame.dtypes)
+            if dtype.kind == "b" or (dtype.kind == "O" and not _is_numbers(frame.iloc[:, i]))
         ]
-    else:
-        names = list(map(str, table.columns)) if is_frame(table) else ["x"] * np.shape(table)[1]
-        option = "categorical_features"
-        positions = [position(name, names, option, caller) for name in features or ()]
-    categories = {}
-    for i in sorted(positions):
-        dtype = table.dtypes.iloc[i] if is_frame(table) else None
-        values = getattr(dtype, "categories", _cells(table, i))
-        categories[i] = sorted({value for value in values if value is not None}, key=str)
-        if len(categories[i]) > _MAX_CATEGORIES:
-            raise ValueError(
-                f"{caller}: expected at most {_MAX_CATEGORIES} categories in a column, got "
-                f"{len(categories[i])} in column {_name(table, i)}."
-            )
+    names, categories = list(map(str, frame.columns)), {}
+    for i in sorted(position(name, names, "categorical_features", caller) for name in features):
+        cells = frame.iloc[:, i]
+        values = getattr(cells.dtype, "categories", cells.dropna().unique())
+        categories[i] = sorted(values.tolist(), key=str)
+        if len(values) > _MAX_CATEGORIES:
+            expected = f"{caller}: expected at most {_MAX_CATEGORIES} categories in a column"
+            raise ValueError(f"{expected}, got {len(values)} in column {names[i]}.")
     return categories
 
 
-def coded(table: Any, categories: dict[int, list[Any]], caller: str) -> Any:
-    """Returns a table with codes in its columns of categories, and NaN where they are missing."""
-    if not categories:
-        return table
-    coded: Any = table.copy() if is_frame(table) else np.array(table, object)
+def coded(frame: Any, categories: dict[int, list[Any]], caller: str) -> Any:
+    """Returns a `DataFrame` with codes of categories, and NaN where they are missing."""
+    frame = frame.copy()
     for i, values in categories.items():
-        codes = {None: np.nan} | dict(zip(values, range(len(values)), strict=True))
-        cells = _cells(table, i)
-        if unknown := set(cells) - set(codes):
+        cells = frame.iloc[:, i].astype(object)
+        codes = cells.map(dict(zip(values, range(len(values)), strict=True))).astype(np.float64)
+        if len(unknown := cells[codes.isna() & cells.notna()].unique()):
             raise ValueError(
-                f"{caller}: expected categories of column {_name(table, i)} out of "
+                f"{caller}: expected categories of column {frame.columns[i]} out of "
                 f"{listed(map(repr, values))}, got {listed(map(repr, unknown))}."
             )
-        column = np.array([codes[cell] for cell in cells], float)
-        if is_frame(table):
-            coded.isetitem(i, column)
-        else:
-            coded[:, i] = column
-    return coded
+        frame.isetitem(i, codes)
+    return frame
 
 
 def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
@@ -141,17 +137,6 @@ def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
     for i, values in categories.items():
         rows[..., i] = np.array(values, rows.dtype)[rows[..., i].astype(int)]
     return rows
-
-
-def _cells(table: Any, i: int) -> list[Any]:
-    """Returns the cells of a column; `None` if they are missing."""
-    column: Any = table.iloc[:, i].astype(object) if is_frame(table) else np.asarray(table)[:, i]
-    is_missing = column.isna() if is_frame(table) else column != column
-    return np.where(is_missing, None, column).tolist()
-
-
-def _name(table: Any, i: int) -> Any:
-    return table.columns[i] if is_frame(table) else i
 
 
 def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:

@@ -223,11 +223,15 @@ class TableEstimator(BaseEstimator):
 
         Categories are codes. A fit sets the categories, and later calls have `reset=False`.
         """
-        if options.get("reset", True):
-            features = self.categorical_features
-            self._categories = data_frames.categories_of(X, features, self._name)
-        data_frames.check_columns(X, self._categories, self._name)
-        X = data_frames.coded(X, self._categories, self._name)
+        is_fit, features = options.get("reset", True), self.categorical_features
+        if is_fit:
+            self._categories: dict[int, list[Any]] = {}
+        if data_frames.is_frame(X) or self._categories or not isinstance(features, str | None):
+            X = data_frames.as_frame(X)
+            if is_fit:
+                self._categories = data_frames.categories_of(X, features or (), self._name)
+            data_frames.check_columns(X, self._categories, self._name)
+            X = data_frames.coded(X, self._categories, self._name)
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)
