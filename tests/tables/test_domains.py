@@ -128,6 +128,8 @@ def test_conditions_with_bounds_and_periods():
         ({"bounds": {"a": (2, 1)}}, r"bounds of column a as \(low, high\) .* got \(2, 1\)"),
         ({"bounds": {"a": 0}}, r"bounds of column a as \(low, high\) .* got 0"),
         ({"bounds": {"b": (0, 3)}}, r"bounds of column b, \(0, 3\), got array\(\[4\.\]\)"),
+        ({"bounds": {"a": ("x", 1)}}, r"bounds of column a as \(low, high\) .* got \('x', 1\)"),
+        ({"bounds": [(0, 1)]}, r"bounds as a dictionary by column, got \[\(0, 1\)\]"),
         ({"periods": {"a": -1}}, "positive period of column a, got -1"),
         ({"periods": {"a": 2}, "bounds": {0: (0, 9)}}, "bounds or a period of column a"),
     ],

@@ -101,6 +101,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
             for i, dtype in enumerate(frame.dtypes)
             if dtype.kind == "b" or (dtype.kind == "O" and not _is_numbers(frame.iloc[:, i]))
         ]
+    features = [features] if isinstance(features, str) else () if features is None else features
     names, categories = list(map(str, frame.columns)), {}
     for i in sorted(position(name, names, "categorical_features", caller) for name in features):
         cells = frame.iloc[:, i]

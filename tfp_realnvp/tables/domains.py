@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,6 +119,8 @@ def checked_limits(
     """Returns the limits of columns of numbers, from dictionaries by name or position."""
     limits: Limits = {}
     for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
+        expected = f"{caller}: expected {option} as a dictionary by column"
+        validation.require(isinstance(values, dict), expected, values)
         for name, limit in values.items():
             i = position(name, names, option, caller)
             expected = f"{caller}: expected either bounds or a period of column {name}"
@@ -130,6 +133,7 @@ def checked_limits(
                 continue
             expected = f"{caller}: expected bounds of column {name} as (low, high) or (low, None)"
             is_pair = isinstance(limit, (tuple, list)) and len(limit) == 2
+            is_pair = is_pair and all(isinstance(bound, numbers.Real | None) for bound in limit)
             low, high = limit if is_pair else (0.0, 0.0)
             low, high = -math.inf if low is None else low, math.inf if high is None else high
             validation.require(low < high, expected, limit)

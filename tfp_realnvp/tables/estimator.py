@@ -226,10 +226,11 @@ class TableEstimator(BaseEstimator):
         is_fit, features = options.get("reset", True), self.categorical_features
         if is_fit:
             self._categories: dict[int, list[Any]] = {}
-        if data_frames.is_frame(X) or self._categories or not isinstance(features, str | None):
+        is_default = features is None or (isinstance(features, str) and features == "from_dtype")
+        if data_frames.is_frame(X) or self._categories or not is_default:
             X = data_frames.as_frame(X)
             if is_fit:
-                self._categories = data_frames.categories_of(X, features or (), self._name)
+                self._categories = data_frames.categories_of(X, features, self._name)
             data_frames.check_columns(X, self._categories, self._name)
             X = data_frames.coded(X, self._categories, self._name)
         X, *y = (

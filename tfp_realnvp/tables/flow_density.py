@@ -63,12 +63,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     The density of a rounded number has no upper bound. Coarsely rounded columns get uniform noise
     of the width of the rounding, or in normal distributions its variance; see `dequantize`. No
-    variance is less than 1e-6 of the column's variance. A column takes few values if 90% of the
-    rows without the most frequent value have a value that occurs in at least five distinct rows.
-    Then normal distributions without the variance of the rounding are tried too, a warning names
-    the column, and `score_samples` is the height of narrow peaks at these values. It is not their
-    probability, can be greater than 1, and cannot be compared with an estimator whose peaks have
-    another width.
+    variance is less than 1e-6 of the column's variance, after the map of a bounded column. A column
+    takes few values if 90% of the rows without the most frequent value have a value that occurs in
+    at least five distinct rows. Then normal distributions without the variance of the rounding are
+    tried too, a warning names the column, and `score_samples` is the height of narrow peaks at
+    these values. It is not their probability, can be greater than 1, and cannot be compared with an
+    estimator whose peaks have another width.
 
     A column with `bounds` goes through the cumulative distribution function of a truncated normal
     distribution, and then through the quantile function of the normal distribution. Bounds move
