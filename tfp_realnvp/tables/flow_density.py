@@ -174,7 +174,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         )
         self.class_prior_ = prior
         rng = generator(self.random_state)
-        fits = [fit_category_mixture(each, self._sizes, self.num_flows, rng) for each in categories]
+        fits = [fit_category_mixture(each, self._sizes, rng) for each in categories]
         self._category_mixtures, scores = zip(*fits, strict=True)
         self.score_held_out_ += prior @ scores
         self.score_start_ += prior @ scores
