@@ -316,8 +316,8 @@ assert abs(integral - 1) < 0.01
 # %% [markdown]
 # `tfr.FlowRegressor` is p(y | x) in one call, as an estimator of scikit-learn. It takes all ten
 # measurements. It averages a linear regression with Student t errors, mixtures of normal
-# distributions and flows, with weights from the density of held-out patients, so that the result is
-# as good as the regression, and better if the data allow.
+# distributions, boosted trees and flows, with weights from the density of held-out patients. The
+# result is as good as the regression, and better if the data allow.
 
 # %%
 train_rows, test_rows = folds[0]

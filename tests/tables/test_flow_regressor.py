@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -95,6 +96,39 @@ def test_one_distribution_in_all_methods(flows):
     samples = flows.sample(x, 4_000, random_state=0)
     assert samples.shape == (4_000, 4)
     np.testing.assert_allclose(np.mean(samples < quantiles[1], axis=0), 0.3, atol=0.03)
+
+
+@pytest.mark.usefixtures("no_flows")
+def test_trees_give_the_mean_and_the_scale():
+    def rows(number, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(-1, 1, [number, 4])
+        stddev = np.where(x[:, 2] > 0, 0.5, 0.1)
+        y = 2 * np.sign(x[:, 0] * x[:, 1]) + stddev * rng.normal(size=number)
+        return x, y, stats.norm(0, stddev).entropy()
+
+    x, y, _ = rows(600, 0)
+    regressor = tfr.FlowRegressor(random_state=0).fit(x, y)
+    x_test, y_test, entropies = rows(2_000, 1)
+    trees = HistGradientBoostingRegressor().fit(x, y)
+    assert regressor.score(x_test, y_test) > trees.score(x_test, y_test) - 0.01
+    log_probs = regressor.score_samples(x_test, y_test)
+    assert -entropies.mean() - 0.4 < log_probs.mean() < -entropies.mean()
+    assert regressor.score_held_out_ == pytest.approx(log_probs.mean(), abs=0.15)
+    low, high = regressor.predict_interval(x_test, 0.9)
+    for is_wide in (x_test[:, 2] > 0, x_test[:, 2] < 0):
+        covered = ((low < y_test) & (y_test < high))[is_wide]
+        assert covered.mean() == pytest.approx(0.9, abs=0.06)
+    samples = regressor.sample(x_test[:3], 4_000, random_state=0)
+    np.testing.assert_allclose(samples.mean(axis=0), regressor.predict(x_test[:3]), atol=0.05)
+    np.testing.assert_allclose(np.mean(samples < low[:3], axis=0), 0.05, atol=0.015)
+    # Neither the order of rows matters, nor whether copies are weights.
+    weights = np.random.default_rng(2).permutation(np.arange(600) % 3)
+    copies = np.random.default_rng(3).permutation(np.repeat(np.arange(600), weights))
+    regressor.set_params(**_TINY)
+    of_weights = regressor.fit(x, y, weights).score_samples(x_test, y_test)
+    of_copies = regressor.fit(x[copies], y[copies]).score_samples(x_test, y_test)
+    np.testing.assert_allclose(of_copies, of_weights)
 
 
 @pytest.mark.usefixtures("no_flows")

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from tfp_realnvp.tables.boosted_trees import BoostedTrees, GivenTrees, fit_boosted_trees
 from tfp_realnvp.tables.flow import fit_table_flow
 from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student_t
 from tfp_realnvp.tables.table import Columns, Rows
 
 __all__ = ["TableStack", "fit_table_stack"]
 
-_MIN_ROWS_OF_FLOWS = 150
+_MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
+# Flows of a single column given others have to gain this many nats, for their time.
+_LEAST_GAIN = 0.01
 # Candidates of smaller weights are dropped.
 _LEAST_WEIGHT = 1e-3
 # N held-out rows say nothing about rows that are rarer than one in N. Where columns depend on each
@@ -43,11 +46,19 @@ class TableStack(NamedTuple):
       parts: the densities.
       shares: their weights.
       width: over which the density of a single column of events is averaged, 0 for none.
+      trees: whose predictions the densities need as first conditions, or `None`.
     """
 
     parts: list[Any]
     shares: np.ndarray
     width: float
+    trees: BoostedTrees | None
+
+    def conditions(self, conditions: np.ndarray) -> np.ndarray:
+        """Returns conditions as the other methods take them, with the predictions of trees."""
+        if self.trees is None:
+            return conditions
+        return np.column_stack([self.trees.predictions(conditions), conditions])
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
@@ -83,6 +94,10 @@ def fit_table_stack(
     There are flows if the mixture gains more than a standard error from the first of them, on the
     rows that it did not learn.
 
+    A single column of events given others has boosted trees too: densities of the errors of their
+    means, divided by their scales, given these predictions. Each row has the predictions of trees
+    that did not learn it, so that to all densities they are two more columns of the table.
+
     Args:
       rows: [N, C + D], standardized conditions and events.
       columns: of the events.
@@ -99,15 +114,25 @@ def fit_table_stack(
     num_parts = _PARTS_OF_MANY_ROWS if options.num_flows == 1 else options.num_flows
     folds = rows.folds(num_parts, rng)
     num_splits = min(options.num_flows, folds.max() + 1)
+    widths, least_variances = columns.standardized_widths(), columns.least_variances()
+    is_one, width, trees = len(widths) == 1, 0.0, None
+    views: list[GivenTrees | None] = [None]
+    if not options.is_density:
+        least_variances = least_variances[:1]
+        width = widths[0] if is_one else 0.0
+    if not options.is_density and is_one and rows.number >= _MIN_ROWS_OF_TREES:
+        trees, predictions = fit_boosted_trees(rows, folds, width)
+        rows = rows._replace(values=np.column_stack([predictions, rows.values]))
+        num_all = 2 + num_conditions
+        views = [
+            GivenTrees(None, slice(2), of_errors=True),
+            GivenTrees(None, slice(num_all), of_errors=False),
+            GivenTrees(None, slice(num_all), of_errors=True),
+        ]
     splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(num_splits)]
     # A single row is not held out.
     splits = splits if folds.any() else [(rows, rows)]
     held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
-    widths, least_variances = columns.standardized_widths(), columns.least_variances()
-    width = 0.0
-    if not options.is_density:
-        least_variances = least_variances[:1]
-        width = widths[0] if len(widths) == 1 else 0.0
 
     def held_out_log_prob(densities: Iterable[Any]) -> np.ndarray:
         log_probs = [
@@ -116,31 +141,41 @@ def fit_table_stack(
         ]
         return np.concatenate(log_probs)
 
-    starts = fit_student_t(splits, widths, options.degrees_of_freedom, num_conditions)
-    candidates: list[list[Any]] = [starts]
-    for least_variance in least_variances:
-        candidates += fit_normal_mixtures(
-            splits, least_variance, rng, num_conditions, options.progress
-        )
+    candidates: list[list[Any]] = []
+    for view in views:
+        seen, number, unit = splits, num_conditions, 1.0
+        if view:
+            seen = [(fit.mapped(view.rows), part.mapped(view.rows)) for fit, part in splits]
+            number = seen[0][0].values.shape[1] - 1
+            unit = np.exp(np.median(rows.values[:, 1])) if view.of_errors else 1.0
+        starts = fit_student_t(seen, widths / unit, options.degrees_of_freedom, number)
+        fits: list[list[Any]] = [starts]
+        # The last view is of flows.
+        for least_variance in least_variances if view in views[:2] else []:
+            fits += fit_normal_mixtures(
+                seen, least_variance / unit**2, rng, number, options.progress
+            )
+        candidates += [[_viewed(view, density) for density in each] for each in fits]
     log_probs = np.stack([held_out_log_prob(each) for each in candidates], axis=1)
     weights, start = _stacked(log_probs, held_out)
     end = start
     flows: list[Any] = []
+    least_gain = _LEAST_GAIN if trees else _TOLERANCE
     history: list[dict[str, Any]] = []
     # Affine maps of a single column only move and scale the start.
-    is_start = len(widths) == 1 and not num_conditions and options.transformer == "affine"
+    is_start = is_one and not num_conditions and options.transformer == "affine"
     if rows.number >= _MIN_ROWS_OF_FLOWS and not is_start:
-        for first, split in zip(starts, splits, strict=True):
-            flow, of_flow = fit_table_flow(first, *split, widths, options, rng, len(flows))
-            flows.append(flow)
+        for first, split in zip(starts, seen, strict=True):
+            flow, of_flow = fit_table_flow(first, *split, widths / unit, options, rng, len(flows))
+            flows.append(_viewed(view, flow))
             history.append(of_flow)
             if len(flows) == 1:
-                part = split[1]
+                part = splits[0][1]
                 before = log_probs[: len(part.values)]
-                after = np.column_stack([before, _log_prob(flow, part.values, width)])
+                after = np.column_stack([before, _log_prob(flows[0], part.values, width)])
                 gains = _stacked(after, part)[1] - _stacked(before, part)[1]
                 gain, error = part.mean_and_error(gains)
-                if gain <= max(error, _TOLERANCE):
+                if gain <= max(error, least_gain):
                     break
         else:
             candidates.append(flows)
@@ -149,7 +184,12 @@ def fit_table_stack(
     parts = [density for i in np.flatnonzero(weights) for density in candidates[i]]
     shares = np.repeat(weights[weights > 0] / len(splits), len(splits))
     log_probs = np.stack([start, end], axis=1)
-    return TableStack(parts, shares, width), held_out, log_probs, history
+    held_out = held_out.mapped(lambda values: values[:, 2:]) if trees else held_out
+    return TableStack(parts, shares, width, trees), held_out, log_probs, history
+
+
+def _viewed(view: GivenTrees | None, density: Any) -> Any:
+    return view._replace(density=density) if view else density
 
 
 def _with_defaults(options: Any, num_rows: float) -> Any:

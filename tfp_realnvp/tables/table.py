@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,10 @@ class Rows(NamedTuple):
     def thinned(self, number: int) -> Rows:
         """Returns every n-th row, at most `number`: rows in order are spread evenly."""
         return Rows(*(array[:: -(-len(array) // number)] for array in self))
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
+        """Returns a function of the rows, with their weights."""
+        return self._replace(values=function(self.values))
 
     @property
     def number(self) -> float:
