@@ -179,7 +179,7 @@ def test_copies_of_a_row_do_not_make_it_known(kind):
         copies = 5
     else:
         weights = rng.integers(300, 1_501, 200) if kind == "survey" else rng.choice([1, 3, 9], 200)
-    regressor = tfr.FlowRegressor(random_state=0, **_TINY)
+    regressor = tfr.FlowRegressor(random_state=0)
 
     def score_and_coverage():
         low, high = regressor.predict_interval(x_test, 0.9)
