@@ -155,6 +155,21 @@ REGRESSION: dict[str, Loader] = {
     ),
     "Computers": _r("Ecdat", "Computers", columns="price speed hd ram screen ads trend"),
     "CPS1988": _r("AER", "CPS1988", columns="wage education experience"),
+    "Credit": _r("ISLR", "Credit", columns="Balance Income Limit Rating Cards Age Education"),
+    "CASchools": _r(
+        *("AER", "CASchools"),
+        columns="math students teachers calworks lunch computer expenditure income english",
+    ),
+    "car prices": _r("modeldata", "car_prices"),
+    "babies": _r("openintro", "babies", columns="bwt gestation parity age height weight smoke"),
+    "Ames": _r(
+        *("modeldata", "ames"),
+        columns="Sale_Price Lot_Area Year_Built Year_Remod_Add Total_Bsmt_SF Gr_Liv_Area Full_Bath "
+        "TotRms_AbvGrd Fireplaces Garage_Area Wood_Deck_SF",
+    ),
+    "Wages": _r("Ecdat", "Wages", columns="lwage exp wks ind ed"),
+    "TenMileRace": _r("mosaicData", "TenMileRace", columns="net age"),
+    "deliveries": _r("modeldata", "deliveries"),
 }
 SETS = {"choices": CHOICES, "seen": SEEN, "verdict": VERDICT}
 

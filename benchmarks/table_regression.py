@@ -4,6 +4,8 @@
 * `NGBoost`: `NGBRegressor` of ngboost with its defaults: 500 boosted trees of x for the mean and
   variance of normal distributions. `NGBoost, stopped` has the number of trees, up to 500, that is
   best for a held-out fifth of the rows.
+* `trees`: `HistGradientBoostingRegressor` of scikit-learn with its defaults, and normal errors,
+  whose variance a cross-validation gives.
 * `linear`: linear regression with normal errors of one variance.
 * `GP`: `GaussianProcessRegressor` of scikit-learn with an RBF kernel and white noise, of
   standardized columns and at most 2,000 rows.
@@ -19,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import cross_val_predict, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -80,6 +83,15 @@ def ngboost(
     return Prediction.normal(normal.params["loc"], normal.params["scale"], y_test)
 
 
+def trees(
+    x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, seed: int
+) -> Prediction:
+    """Learns from x and y, and predicts y_test."""
+    regression = HistGradientBoostingRegressor(random_state=seed)
+    errors = y - cross_val_predict(regression, x, y)
+    return Prediction.normal(regression.fit(x, y).predict(x_test), errors.std(), y_test)
+
+
 def linear(
     x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, seed: int
 ) -> Prediction:
@@ -109,6 +121,7 @@ REGRESSIONS = {
     "NGBoost, stopped": functools.partial(
         ngboost, validation_fraction=0.2, early_stopping_rounds=20
     ),
+    "trees": trees,
     "linear": linear,
     "GP": gaussian_process,
 }

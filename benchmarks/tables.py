@@ -14,7 +14,7 @@
 * `CHOICES`, all: faithful, quakes, Boston, diamonds, moons, two modes, ring, airquality, Auto,
   CPS1985, Carseats.
 * `REGRESSION`, for p(y | x), none: cpus, engel, GAGurine, biomass, concrete, Saratoga, Computers,
-  CPS1988.
+  CPS1988, Credit, CASchools, car prices, babies, Ames, Wages, TenMileRace, deliveries.
 
 Each table is split at random for each seed: 70% of the rows to learn from, and test rows. A figure
 is the mean log density of the test rows in nats, with columns in their own units and without noise
