@@ -26,6 +26,7 @@ from tfp_realnvp.bijectors import (
     Squeeze,
     Standardization,
     Transformer,
+    real_nvp_coupling,
 )
 from tfp_realnvp.distributions import (
     ClassMixture,
@@ -122,6 +123,7 @@ __all__ = [
     "multi_scale",
     "network_of",
     "patch_flow",
+    "real_nvp_coupling",
     "save_weights",
     "to_uint8",
 ]

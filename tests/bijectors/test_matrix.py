@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,6 +111,14 @@ def _vectors(size, condition=None, **kwargs):
     return Case(make, (size,), condition=condition)
 
 
+def _function(dtype):
+    """A `Coupling` without a transformer."""
+    kept = keras.Input([2], dtype=dtype.name)
+    outputs = [keras.layers.Dense(3, dtype=dtype.name)(kept) for _ in range(2)]
+    function = keras.Model(kept, outputs)
+    return tfr.real_nvp_coupling(num_masked=-2, shift_and_log_scale_fn=function, dtype=dtype)
+
+
 def _conditional_network(dtype):
     network = ft.ConditionedNetwork(4, dtype=dtype.name)
     network.build((None, None, None, 2))
@@ -207,6 +216,7 @@ CASES = {
         _conditional_network, (4, 2, 4), condition=lambda dtype: _vector(dtype)[tf.newaxis]
     ),
     "vector_coupling": Case(_vector_coupling, (3,)),
+    "vector_function": Case(_function, (5,)),
     "standardization": Case(
         lambda dtype: tfr.Standardization([1.0, -2.0, 0.5], [0.3, 2.0, 1.0], dtype=dtype), (3,)
     ),
@@ -238,7 +248,7 @@ _WHOLE = {
     name
     for name in _DISTINCT
     if name.startswith(("image", "vector_", "flow_chain"))
-    and name not in ("image_given_vector", "vector_coupling", "flow_chain_empty")
+    and name not in ("image_given_vector", "vector_coupling", "vector_function", "flow_chain_empty")
 }
 each_traced_case = pytest.mark.parametrize(
     "name", [*(name for name in _DISTINCT if name not in _WHOLE), *ft.full(*sorted(_WHOLE))]

@@ -3,7 +3,7 @@
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
-from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling
+from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, real_nvp_coupling
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -45,4 +45,5 @@ __all__ = [
     "Squeeze",
     "Standardization",
     "Transformer",
+    "real_nvp_coupling",
 ]

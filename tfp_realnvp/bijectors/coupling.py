@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
+from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask, SpatialMask
+from tfp_realnvp.bijectors.parts import pass_through
 from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.bijectors.transformers import Additive, Affine, Transformer
 from tfp_realnvp.condition_spec import ConditionSpec
@@ -18,7 +21,9 @@ from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute
 
-__all__ = ["AffineCoupling", "Coupling", "takes_condition"]
+__all__ = ["AffineCoupling", "Coupling", "real_nvp_coupling", "takes_condition"]
+
+tfb = tfp.bijectors
 
 
 class Coupling(FlowBijector):
@@ -34,6 +39,9 @@ class Coupling(FlowBijector):
 
     The network outputs `P c` channels, for c transformed channels and P parameters of each element.
     Neither direction inverts the network. Its variables are variables of the coupling.
+
+    Without a transformer, the network gives the bijection itself, as the functions of `tfb.RealNVP`
+    do; see `real_nvp_coupling`.
 
     A network with an argument `conditional_input` gets the condition of the call. If
     `conditional_event_shape` declares its shape, the leading shapes of events and condition
@@ -56,12 +64,14 @@ class Coupling(FlowBijector):
     """
 
     _condition_spec: _NetworkCondition | None = None
+    # The variables that a network without a transformer reads in its first call.
+    _read_variables: Sequence[tf.Variable] | None = None
 
     def __init__(
         self,
         mask: Mask,
-        network: Callable[..., tf.Tensor],
-        transformer: Transformer,
+        network: Callable[..., Any],
+        transformer: Transformer | None = None,
         *,
         conditional_event_shape: Sequence[int | None] | None = None,
         event_ndims: int = 3,
@@ -79,7 +89,10 @@ class Coupling(FlowBijector):
             Of the keyword arguments `training`, `conditional_input` and `statistics` it gets those
             that it has. A layer that contains a `ConvResNet` must pass `statistics` on; otherwise
             batch statistics average over one replica, without sample weights.
-          transformer: the elementwise bijection. Copies share it and the network.
+          transformer: the elementwise bijection. Copies share it and the network. `None`: the
+            network gives a `tfb.Bijector` of the changed half, or a shift and a log scale, for
+            `x = z exp(log scale) + shift`. It gets the number of changed channels as second
+            argument, unless it is a Keras layer, which takes tensors only.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
             `None`, a condition is passed on unchecked. An image with fewer channels is squeezed,
@@ -89,8 +102,8 @@ class Coupling(FlowBijector):
 
         Raises:
           TypeError: if an argument has a wrong type.
-          ValueError: if the network has no `conditional_input` of `conditional_event_shape`, or the
-            mask of vectors is not a `ChannelMask`.
+          ValueError: if the network has no `conditional_input` of `conditional_event_shape`, the
+            mask of vectors is not a `ChannelMask`, or a `CheckerboardMask` has no transformer.
         """
         if parameters is None:
             parameters = dict(locals())
@@ -101,8 +114,10 @@ class Coupling(FlowBijector):
             raise TypeError(f"{expected}, got {mask!r}.")
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
-        if not isinstance(transformer, Transformer):
+        if transformer is not None and not isinstance(transformer, Transformer):
             raise TypeError(f"{name}: expected a Transformer, got {transformer!r}.")
+        if transformer is None and isinstance(mask, CheckerboardMask):
+            raise ValueError(f"{name}: expected a transformer for {mask}, got None.")
         self.mask = mask
         self.network: Any = network
         self.transformer = transformer
@@ -114,11 +129,17 @@ class Coupling(FlowBijector):
         super().__init__(
             event_ndims=event_ndims,
             dtype=dtype,
-            is_constant_jacobian=transformer.is_constant_jacobian,
+            is_constant_jacobian=getattr(transformer, "is_constant_jacobian", False),
             validate_args=validate_args,
             parameters=parameters,
             name=name,
         )
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the variables of the network exist and are known."""
+        is_known = self.transformer is not None or self._read_variables is not None
+        return is_known and super().is_built
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
@@ -145,7 +166,7 @@ class Coupling(FlowBijector):
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
-        if p.recompute and self.layers and self.network.built:
+        if p.recompute and self.layers and self.network.built and self.transformer is not None:
             return self._recomputed_pass(event, p, inverse)
         return self._transform(event, p, self.transformer, inverse)
 
@@ -188,7 +209,7 @@ class Coupling(FlowBijector):
         return result, log_det
 
     def _transform(
-        self, event: tf.Tensor, p: Pass, transformer: Transformer, inverse: bool
+        self, event: tf.Tensor, p: Pass, transformer: Transformer | None, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         ndims = self.event_ndims
         kept, changed = self.mask.split(event)
@@ -197,6 +218,13 @@ class Coupling(FlowBijector):
         if self._accepts_condition and p.condition is not None:
             options["conditional_input"] = p.condition
         options = {name: options[name] for name in options if name in self._network_arguments}
+        if transformer is None:
+            bijector = self._bijector(inputs, changed.shape[-1], **options)
+            values = flatten_batch(changed, ndims)
+            inner = p.but(condition=None, observer=None, terms=None)
+            values, log_det = pass_through(bijector, values, inner, inverse, ndims)
+            result = self.mask.merge(kept, unflatten_batch(values, changed, ndims))
+            return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
         channels = changed.shape[-1]
         expected = transformer.num_parameters * channels
@@ -223,6 +251,23 @@ class Coupling(FlowBijector):
             log_dets = self.mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self.mask.merge(kept, changed), log_det
+
+    def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
+        """Returns the bijector of the changed half by a network without a transformer."""
+        # Keras layers take tensors only.
+        arguments = arguments[:1] if self.layers else arguments
+        is_first = self._read_variables is None
+        with tf.GradientTape() if is_first else contextlib.nullcontext() as tape:
+            output = self.network(*arguments, **options)
+        if is_first:
+            self._read_variables = tape.watched_variables()
+        if isinstance(output, tfb.Bijector):
+            return output
+        expected = f"{self.name}: expected a bijector, or shift and log scale, from the network"
+        is_pair = isinstance(output, (tuple, list)) and len(output) == 2
+        validation.require(is_pair, f"{expected} without a transformer", output)
+        shift, log_scale = (tf.cast(0 if x is None else x, self.dtype) for x in output)
+        return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
         """Returns the kept half, [B, ..., k]; if it is empty, the condition or a constant."""
@@ -313,6 +358,76 @@ class AffineCoupling(Coupling):
     def scale(self) -> tf.Variable | None:
         """The learned scale of tanh; `None` for an additive coupling."""
         return getattr(self.transformer, "scale", None)
+
+
+def real_nvp_coupling(
+    num_masked: int | None = None,
+    fraction_masked: float | None = None,
+    shift_and_log_scale_fn: Callable[..., Any] | None = None,
+    bijector_fn: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Coupling:
+    r"""Returns `tfb.RealNVP` in one pass: a coupling of vectors [..., D] by a function of your own.
+
+    With d elements kept and D - d changed,
+
+    ```
+    shift, log_scale = shift_and_log_scale_fn(z[kept], D - d)
+    forward (latent -> data):  x[kept] = z[kept],  x[changed] = z[changed] * exp(log_scale) + shift
+    ```
+
+    or, for another map, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
+
+    Arguments and densities are those of `tfb.RealNVP`, but a value and its log det take one call of
+    the function, where `tfb.RealNVP` calls it twice in `log_prob`. The function gets the kept
+    elements as [B, d], with all leading dimensions as one.
+
+    All variables of a function that is a Keras layer or a `tf.Module` are variables of the
+    coupling, and the trainable variables that any other function reads in its first call: of
+    `tfb.real_nvp_default_template`, or of the networks that a Python function calls. To freeze or
+    save a network, pass it as a Keras layer.
+
+    #### Example
+
+    >>> import keras, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> network = keras.Sequential([keras.layers.Dense(8, 'tanh'), keras.layers.Dense(2)])
+    >>> def shift_and_log_scale(x, output_units):
+    ...   return tf.split(network(x), 2, axis=-1)
+    >>> flow = tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [3]),
+    ...     tfr.real_nvp_coupling(num_masked=2, shift_and_log_scale_fn=shift_and_log_scale))
+    >>> flow.log_prob(flow.sample(5)).shape, len(flow.trainable_variables)
+    (TensorShape([5]), 4)
+
+    Args:
+      num_masked: number of first elements that are kept; negative: of last elements.
+      fraction_masked: in place of `num_masked`, a share of D in (-1, 1), rounded to a number.
+      shift_and_log_scale_fn: function from kept elements [B, d] and the number D - d to shift and
+        log scale, [B, D - d] or of a shape that broadcasts; `None` stands for zeros. Or a Keras
+        layer from [B, d] to the two.
+      bijector_fn: in place of `shift_and_log_scale_fn`, a function of the same arguments that
+        returns a `tfb.Bijector` of vectors [B, D - d].
+      **options: `conditional_event_shape`, `dtype`, `validate_args` and `name`, as in `Coupling`. A
+        condition goes to the function's argument `conditional_input`.
+
+    Raises:
+      TypeError, ValueError: if an argument is missing, out of range or not a function, or if not
+        exactly one of two alternatives is given.
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3.2 and 3.3.
+    """
+    masked = [x for x in (num_masked, fraction_masked) if x is not None]
+    functions = [f for f in (shift_and_log_scale_fn, bijector_fn) if f is not None]
+    expected = "real_nvp_coupling: expected one of num_masked and fraction_masked, and one function"
+    validation.require(len(masked) == len(functions) == 1, expected, (masked, functions))
+    expected = "real_nvp_coupling: expected num_masked of at least 1 or fraction_masked below 1"
+    is_share = fraction_masked is not None
+    validation.require((abs(masked[0]) < 1) == is_share, f"{expected}, or minus these", masked[0])
+    mask = ChannelMask(int(masked[0] < 0), num_first=masked[0])
+    return Coupling(mask, functions[0], event_ndims=1, **options)
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -93,7 +94,8 @@ class ChannelMask(Mask, Configurable):
 
     Attributes:
       parity: 0 keeps the first channels and transforms the last, 1 the reverse.
-      num_first: number of first channels; by default half of all.
+      num_first: number of first channels, or a share of all channels, which is rounded to a number;
+        a negative one counts the last channels, as in a slice. By default half of all.
       permutation: order of the channels, each once, in which they are cut in two; by default
         0, 1, 2, ...
 
@@ -113,13 +115,15 @@ class ChannelMask(Mask, Configurable):
 
     parity: int = 0
     _: dataclasses.KW_ONLY
-    num_first: int | None = None
+    num_first: float | None = None
     permutation: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self.parity = check_parity(self.parity)
         if self.num_first is not None:
-            self.num_first = validation.count(self.num_first, "num_first", 0, "ChannelMask")
+            expected = "ChannelMask: expected num_first, a whole number or a share in (-1, 1)"
+            is_valid = lambda x: abs(x) < 1 or x == math.trunc(x)  # noqa: E731
+            self.num_first = validation.real(self.num_first, is_valid, expected)
         if (order := self.permutation) is not None:
             expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"
             is_permutation = np.array_equal(np.sort(order), np.arange(np.size(order)))
@@ -154,8 +158,11 @@ class ChannelMask(Mask, Configurable):
                 message = f"ChannelMask: expected an even number of channels, got {channels}."
                 raise ValueError(message)
             return [channels // 2, channels // 2]
-        sizes = [self.num_first, channels - self.num_first]
-        if sizes[1 - self.parity] < 1 or sizes[1] < 0:
+        num_first = self.num_first
+        num_first = round(num_first * channels) if abs(num_first) < 1 else int(num_first)
+        num_first += channels if num_first < 0 else 0
+        sizes = [num_first, channels - num_first]
+        if sizes[1 - self.parity] < 1 or min(sizes) < 0:
             raise ValueError(f"{self}: expected a channel to transform, got {channels} channels.")
         return sizes
 
