@@ -20,7 +20,7 @@ PIP := $(BIN)/python $(INSTALL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo presets check test test-all test-versions lint docs dist bench clean
+.PHONY: help demo presets check test test-all test-versions test-nightly lint docs dist bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -60,6 +60,9 @@ test-versions: test-tf2.18 test-tf2.21  ## run the core tests with the oldest an
 # test-tf2.19 and test-tf2.20 work as well.
 test-tf%: .venv-tf%/.dev
 	.venv-tf$*/bin/python -m pytest -m "core and not full" $(PYTEST_FLAGS)
+
+test-nightly: .venv-tfp-nightly/.dev  ## run the core tests with TFP's nightly build
+	.venv-tfp-nightly/bin/python -m pytest -m "core and not full" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev  ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -121,6 +124,14 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	  -m venv --clear $(@D)
 	sed -nE 's/^  "([a-z_-]+)>=([0-9.]+).*/\1==\2.*/p' pyproject.toml > $(@D)/lowest.txt
 	$(@D)/bin/python $(INSTALL) -e '.[examples,dev]' -c $(@D)/lowest.txt
+	@touch $@
+
+# The nightly build has the same files as tensorflow-probability, but another name for pip.
+.venv-tfp-nightly/.dev: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python $(INSTALL) -e '.[examples,dev]'
+	$(@D)/bin/python -m pip uninstall --quiet --yes tensorflow-probability
+	$(@D)/bin/python $(INSTALL) 'tfp-nightly>=0.26.dev0'
 	@touch $@
 
 # pip chooses the tf-keras of the same version, and the newest of everything else.
