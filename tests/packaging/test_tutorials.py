@@ -31,7 +31,7 @@ def test_tutorial(path, tmp_path):
 
 
 def test_tutorials_are_found():
-    assert [path.name[0] for path in _TUTORIALS] == list("1234567")
+    assert [path.name[0] for path in _TUTORIALS] == list("12345678")
 
 
 @pytest.mark.parametrize("path", _TUTORIALS, ids=lambda path: path.stem)
