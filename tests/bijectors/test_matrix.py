@@ -575,7 +575,7 @@ def test_variables_are_complete(name):
             trainable += [variable.value for variable in layer.trainable_variables]
             frozen += [variable.value for variable in layer.non_trainable_variables]
         for attribute in ("transformer", "factors", "learned", "moving"):
-            if hasattr(part, attribute):
+            if getattr(part, attribute, None) is not None:
                 trainable += getattr(part, attribute).trainable_variables
                 frozen += getattr(part, attribute).non_trainable_variables
     assert {v.ref() for v in bijector.trainable_variables} == {v.ref() for v in trainable}

@@ -121,3 +121,10 @@ def test_names_do_not_depend_on_caches():
     before = model_variables.variable_names(flow, "flow")
     flow.inverse(ft.pixels([1, 4, 4, 1]))
     assert flow.state_variables and model_variables.variable_names(flow, "flow") == before
+
+
+def test_networks_of_tfp_are_built():
+    made = tfb.AutoregressiveNetwork(params=2, hidden_units=[4])
+    model = _model(tfb.MaskedAutoregressiveFlow(made), base=ft.standard_normal([3]))
+    variables = {variable.value.ref() for variable in model.trainable_variables}
+    assert variables == {variable.ref() for variable in made.trainable_variables} != set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -122,8 +121,9 @@ class ChannelMask(Mask, Configurable):
         self.parity = check_parity(self.parity)
         if self.num_first is not None:
             expected = "ChannelMask: expected num_first, a whole number or a share in (-1, 1)"
-            is_valid = lambda x: abs(x) < 1 or x == math.trunc(x)  # noqa: E731
-            self.num_first = validation.real(self.num_first, is_valid, expected)
+            self.num_first = validation.real(
+                self.num_first, lambda x: abs(x) < 1 or x % 1 == 0, expected
+            )
         if (order := self.permutation) is not None:
             expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"
             is_permutation = np.array_equal(np.sort(order), np.arange(np.size(order)))

@@ -197,7 +197,7 @@ class FlowModel(SavableModel):
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
         parts = [part for module in modules for part in module.submodules]
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
-        model_variables.build_networks(distribution, bijectors)
+        model_variables.build_networks(distribution, parts)
         # Keras tracks layers; all other variables are wrapped in one.
         self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
         self.other_variables = model_variables.TrackedVariables(self.networks, modules)

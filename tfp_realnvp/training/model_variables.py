@@ -144,13 +144,15 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
     return f"{name}_{number}" if number else name
 
 
-def build_networks(distribution: tfd.Distribution, bijectors: Sequence[FlowBijector]) -> None:
-    """Creates the variables of `bijectors` within a distribution that their first call creates.
+def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -> None:
+    """Creates the variables of the parts of a distribution that their first call creates.
+
+    Parts are bijectors of this package, and layers of tf-keras, which TFP's networks are.
 
     Raises:
       ValueError: if variables are missing, and the distribution has no known event shape.
     """
-    if all(part.is_built for part in bijectors):
+    if all(getattr(part, "is_built", getattr(part, "built", True)) for part in parts):
         return
     if not distribution.event_shape.is_fully_defined():
         raise ValueError(
