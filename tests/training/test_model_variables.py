@@ -125,6 +125,7 @@ def test_names_do_not_depend_on_caches():
 
 def test_networks_of_tfp_are_built():
     made = tfb.AutoregressiveNetwork(params=2, hidden_units=[4])
-    model = _model(tfb.MaskedAutoregressiveFlow(made), base=ft.standard_normal([3]))
+    flow = tfb.MaskedAutoregressiveFlow(made)(ft.standard_normal([3]))
+    model = tfr.FlowModel(flow)
     variables = {variable.value.ref() for variable in model.trainable_variables}
     assert variables == {variable.ref() for variable in made.trainable_variables} != set()
