@@ -161,7 +161,9 @@ class Columns(NamedTuple):
         for i, domain in columns.domains.items():
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
-                columns = max(columns, straight, key=lambda each: each._normal_score(some))
+                # The heights of peaks at few values would depend on the slope of a curved map.
+                choices = [straight] if few[i] else [columns, straight]
+                columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
 
     def _mapped(self, i: int, domain: Interval | Circle, rows: Rows) -> Columns:
