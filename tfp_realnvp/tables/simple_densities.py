@@ -39,7 +39,7 @@ _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
 _MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
-_CHUNK_SIZE, _MIN_CHUNK = 2**13, 64
+_CHUNK_SIZE, _MIN_CHUNK = 2**13, 32
 # The first and the second column of each product of two of a number of columns.
 _pairs = functools.cache(np.triu_indices)
 
