@@ -280,7 +280,7 @@ class OnePassBijector(tfb.Bijector):
         if uses_graph:
             tensors = [value] if condition is None else [value, condition]
             # The results are equal to the results in eager mode, bit by bit.
-            with few_graph_rewrites(fuse=True):
+            with few_graph_rewrites():
                 results = call_traced(_pass_of_events, self, (inverse, training), *tensors)
         elif training or has_events:
             results = of_events(value, condition)
