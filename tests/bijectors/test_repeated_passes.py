@@ -152,6 +152,14 @@ def test_code_of_the_user_runs_in_each_call():
     assert [layer.count for layer in layers] == [number + 1 for number in calls]
 
 
+def test_bfloat16_is_rounded_in_one_way():
+    options = {"network_dtype": "mixed_bfloat16"}
+    flow, x = _repeated(lambda: ft.image_flow(_SHAPE, **options))
+    with _eager():
+        expected = flow.inverse(tf.identity(x))
+    np.testing.assert_array_equal(flow.inverse(tf.identity(x)), expected)
+
+
 def test_parts_are_observed_in_each_call():
     flow, x = _repeated()
     names = []

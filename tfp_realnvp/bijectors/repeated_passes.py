@@ -25,12 +25,13 @@ def is_repeated(bijector: Any, inverse: bool, shape: tf.TensorShape) -> bool:
     take a tenth of a second in eager mode, and some milliseconds as a graph.
 
     The answer is `False` where a graph could differ from the eager pass: with a function, a layer
-    or a bijector of the user, which may have state in Python; within `surround_with` or a
-    `tf.distribute` strategy; and while a layer reads other variables than it had.
+    or a bijector of the user, which may have state in Python; with networks in bfloat16, whose
+    operations oneDNN fuses; within `surround_with` or a `tf.distribute` strategy; and while a layer
+    reads other variables than it had.
     """
     if not tf.executing_eagerly() or is_surrounded() or tf.distribute.has_strategy():
         return False
-    if 0 in shape or not _is_of_package(bijector):
+    if 0 in shape or not _is_same_in_graph(bijector):
         return False
     known = {id(variable) for variable in bijector.state_variables}
     for part in (bijector, *_parts(bijector)):
@@ -51,11 +52,13 @@ def _parts(bijector: Any) -> tuple[tf.Module, ...]:
 
 
 @kept
-def _is_of_package(bijector: Any) -> bool:
-    """Returns whether all code of a pass is of this package."""
+def _is_same_in_graph(bijector: Any) -> bool:
+    """Returns whether all code of a pass is of this package, and computes in float32 or float64."""
     parts = (bijector, *bijector.submodules)
     arguments = [v for b in parts for v in getattr(b, "parameters", {}).values() if callable(v)]
     return all(
-        isinstance(piece, private_api.Invert) or type(piece).__module__.startswith("tfp_realnvp.")
+        isinstance(piece, private_api.Invert)
+        or type(piece).__module__.startswith("tfp_realnvp.")
+        and getattr(piece, "compute_dtype", "float32") in ("float32", "float64")
         for piece in (*parts, *arguments)
     )
