@@ -58,7 +58,9 @@ def _is_same_in_graph(bijector: Any) -> bool:
     arguments = [v for b in parts for v in getattr(b, "parameters", {}).values() if callable(v)]
     return all(
         isinstance(piece, private_api.Invert)
-        or type(piece).__module__.startswith("tfp_realnvp.")
-        and getattr(piece, "compute_dtype", "float32") in ("float32", "float64")
+        or (
+            type(piece).__module__.startswith("tfp_realnvp.")
+            and getattr(piece, "compute_dtype", "float32") in ("float32", "float64")
+        )
         for piece in (*parts, *arguments)
     )
