@@ -22,7 +22,7 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
-from tfp_realnvp.distributions import find_condition_spec
+from tfp_realnvp.distributions.routing import find_condition_spec
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")

@@ -40,7 +40,7 @@ from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents, plots
-from tfp_realnvp.distributions import find_condition_spec
+from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.batch_parts import condition_in, events_in
 from tfp_realnvp.internal.folder_lock import folder_lock

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
-from tfp_realnvp.evaluation.classifier import calibration_error
+from tfp_realnvp.evaluation.summaries import calibration_error
 
 tfd = tfp.distributions
 

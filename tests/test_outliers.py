@@ -143,7 +143,7 @@ def test_errors(call, message):
 
 
 def test_without_pillow(monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match="needs pillow, which is not installed: `pip install p"):
         outliers.complexity_corrected([0.0] * 2, _IMAGES)
     assert outliers.complexity_corrected([0.0] * 2, _IMAGES[..., 0]).shape == (2,)

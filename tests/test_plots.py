@@ -179,7 +179,11 @@ def test_labelled_grid_errors(tmp_path, images, labels, message):
 @pytest.mark.parametrize(
     ("module", "package", "save"),
     [
-        ("PIL", "pillow", lambda path: save_image_grid(path, np.zeros([1, 2, 2, 1], np.uint8))),
+        (
+            "PIL.Image",
+            "pillow",
+            lambda path: save_image_grid(path, np.zeros([1, 2, 2, 1], np.uint8)),
+        ),
         ("matplotlib.figure", "matplotlib", lambda path: pairs(_Density(), _table())),
         (
             *("matplotlib.pyplot", "matplotlib"),

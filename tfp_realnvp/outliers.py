@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 
 __all__ = ["committee", "complexity_corrected", "p_values", "typicality"]
 
@@ -257,11 +257,8 @@ def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
 
 def _png(image: np.ndarray) -> bytes:
     """Returns the PNG file of an image of uint8 [H, W, C] with 1 or 3 channels."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise missing_package("`complexity_corrected` of images", "pillow") from error
+    pillow = optional_module("PIL.Image", "`complexity_corrected` of images", "pillow")
     file = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(file, "png", optimize=True)
+    pillow.fromarray(pixels).save(file, "png", optimize=True)
     return file.getvalue()

@@ -174,10 +174,14 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: tfr.Squeeze(1), ValueError, "block_size.*got 1"),
         (lambda: tfr.Squeeze(order="other"), ValueError, "order.*got 'other'"),
         (lambda: tfr.FlowChain([tf.identity]), TypeError, "bijectors, got"),
-        (lambda: tfr.FlowChain([_LOGIT_64]), TypeError, "float32, got pixel_logit of float64"),
+        (
+            lambda: tfr.FlowChain([_LOGIT_64]),
+            TypeError,
+            r"float32, got \('pixel_logit', tf.float64\)",
+        ),
         (lambda: tfr.PixelLogit(0.0), ValueError, "alpha.*got 0.0"),
         (lambda: tfr.PixelLogit(num_values=1), ValueError, "num_values.*got 1"),
-        (lambda: _image((8, 8, 3), num_scales=4), ValueError, r"num_scales=4.*got .*\(8, 8, 3\)"),
+        (lambda: _image((8, 8, 3), num_scales=4), ValueError, r"halved 3 times.*got \(8, 8, 3\)"),
         (lambda: _image((8, 8, 3), num_scales=0), ValueError, "num_scales.*got 0"),
         (lambda: _image((None, None, 3)), ValueError, "num_scales for images of unknown size, got"),
         (lambda: _image((8, 8)), ValueError, r"image_shape.*got \(8, 8\)"),
@@ -189,8 +193,8 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: tfr.ConvResNet(4, num_filters=0), ValueError, "num_filters.*got 0"),
         (lambda: tfr.ShallowConv(0), ValueError, "output_channels.*got 0"),
         (lambda: tfr.FlowModel(tf.identity), TypeError, "a tfd.Distribution, got"),
-        (lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)), ValueError, r"event_shape \(\)"),
-        (lambda: tfr.FlowModel(_BATCH_OF_2), ValueError, r"batch_shape \(2,\)"),
+        (lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)), ValueError, r"event_shape=\[\]"),
+        (lambda: tfr.FlowModel(_BATCH_OF_2), ValueError, r"batch_shape=\[2\]"),
     ],
 )
 def test_constructors(construct, error, match):

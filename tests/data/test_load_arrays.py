@@ -78,7 +78,7 @@ def test_errors(name, options, message):
 
 
 def test_missing_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match="`pip install scikit-learn`"):
         load_arrays("digits")
 

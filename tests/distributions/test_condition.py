@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.distributions import find_condition_spec, route, takes_condition
+from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.networks import SelfAttention
+from tfp_realnvp.networks.attention import SelfAttention
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.networks import batch_norm
+from tfp_realnvp.networks.functional import batch_norm
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.networks import weight_norm
-from tfp_realnvp.networks.functional import convolve
+from tfp_realnvp.networks.functional import convolve, weight_norm
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 

@@ -24,7 +24,7 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import ConditionalBijector
-from tfp_realnvp.distributions import find_condition_spec, takes_condition
+from tfp_realnvp.distributions.routing import find_condition_spec, takes_condition
 from tfp_realnvp.networks import ConditionEmbedding
 from tfp_realnvp.saving import keras_config
 

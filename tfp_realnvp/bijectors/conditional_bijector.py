@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.bijectors.passes import Pass
+from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["ConditionalBijector"]
@@ -57,16 +58,11 @@ class ConditionalBijector(FlowChain):
         self._track_layer(embedding)
         options = {"dtype": dtype, "validate_args": validate_args, "name": name}
         super().__init__([bijector], parameters=parameters, **options)
-        if not self.accepts_conditional_input:
-            raise ValueError(
-                f"{name}: expected a network whose call has an argument `conditional_input`, got "
-                "none in the whole flow."
-            )
-        if embedding.spec.event_ndims > self.event_ndims:
-            raise ValueError(
-                f"{name}: expected a condition of vectors or labels for a bijector on vectors, got "
-                f"{embedding.spec.description}."
-            )
+        expected = f"{name}: expected a network whose call has an argument `conditional_input`"
+        validation.require(self.accepts_conditional_input, expected, bijector)
+        expected = f"{name}: expected a condition of vectors or labels for a bijector on vectors"
+        fits = embedding.spec.event_ndims <= self.event_ndims
+        validation.require(fits, expected, embedding.spec.description)
         self._condition_spec = embedding.spec
 
     def _of_parts(self, value: tf.Tensor, p: Pass) -> Pass:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -126,14 +127,8 @@ class Coupling(FlowBijector):
         self._network_arguments = set(_arguments(network))
         self._accepts_condition = takes_condition(network)
         self._condition_spec = _declared_condition(network, conditional_event_shape, name)
-        super().__init__(
-            event_ndims=event_ndims,
-            dtype=dtype,
-            is_constant_jacobian=getattr(transformer, "is_constant_jacobian", False),
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
+        is_constant = getattr(transformer, "is_constant_jacobian", False)
+        super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
 
     @property
     def is_built(self) -> bool:
@@ -157,18 +152,15 @@ class Coupling(FlowBijector):
             raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
         self.mask.changed_channels(shape[-1])
 
-    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(x, p, inverse=False)
-
-    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(y, p, inverse=True)
-
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
         if p.recompute and self.layers and self.network.built and self.transformer is not None:
             return self._recomputed_pass(event, p, inverse)
         return self._transform(event, p, self.transformer, inverse)
+
+    _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
+    _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
 
     def _recomputed_pass(
         self, event: tf.Tensor, p: Pass, inverse: bool

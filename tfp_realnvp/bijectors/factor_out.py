@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -65,13 +66,10 @@ class FactorOut(FlowBijector):
         if shape[-1] is None or shape[-1] % 2:
             raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
 
-    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(x, p, inverse=False)
-
-    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(y, p, inverse=True)
-
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         h, z = tf.split(value, 2, axis=-1)
         h, log_det = parts.pass_through(self.bijector, h, p, inverse, self.event_ndims)
         return tf.concat([h, z], axis=-1), log_det
+
+    _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
+    _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)

@@ -69,16 +69,13 @@ class FlowChain(FlowBijector):
         arguments["bijectors"] = bijectors = tuple(bijectors)
         dtype = validation.float_dtype(dtype, name)
         for part in bijectors:
-            if not isinstance(part, tfb.Bijector):
-                raise TypeError(f"{name}: expected bijectors, got {part!r}.")
-            if part.dtype not in (None, dtype):
-                raise TypeError(
-                    f"{name}: expected parts of dtype {dtype.name}, got {part.name} of "
-                    f"{tf.as_dtype(part.dtype).name}."
-                )
-        if recompute and not any(b.layers for part in bijectors for b in _of_package(part)):
-            expected = "expected recompute only with networks that are Keras layers"
-            raise ValueError(f"{name}: {expected}.")
+            is_bijector = isinstance(part, tfb.Bijector)
+            validation.require(is_bijector, f"{name}: expected bijectors", part, TypeError)
+            fits, expected = part.dtype in (None, dtype), f"{name}: expected parts of {dtype.name}"
+            validation.require(fits, expected, (part.name, part.dtype), TypeError)
+        has_layers = any(b.layers for part in bijectors for b in _of_package(part))
+        expected = f"{name}: expected recompute only with networks that are Keras layers"
+        validation.require(has_layers or not recompute, expected, bijectors)
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         self._bijectors = bijectors
         self._condition_spec = next(filter(None, map(parts.condition_spec, bijectors)), None)
@@ -86,11 +83,8 @@ class FlowChain(FlowBijector):
         self.recompute = recompute
         super().__init__(
             event_ndims=event_ndims,
-            dtype=dtype,
             is_constant_jacobian=all(part.is_constant_jacobian for part in bijectors),
-            validate_args=validate_args,
             parameters=arguments if parameters is None else parameters,
-            name=name,
         )
 
     @property
@@ -103,12 +97,6 @@ class FlowChain(FlowBijector):
         """The embedding of the condition that all layers share; `None` without one."""
         embeddings = [part.embedding for part in self._bijectors if hasattr(part, "embedding")]
         return embeddings[0] if embeddings else None
-
-    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(x, p, inverse=False)
-
-    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._pass(y, p, inverse=True)
 
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         p, log_dets = self._of_parts(value, p), []
@@ -123,6 +111,9 @@ class FlowChain(FlowBijector):
         for log_det in log_dets:
             kinds[log_det.shape.rank == 0].append(log_det)
         return value, functools.reduce(tf.add, [tf.add_n(kind) for kind in kinds if kind])
+
+    _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
+    _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
 
     def _of_parts(self, value: tf.Tensor, p: Pass) -> Pass:
         """Returns the pass that the parts get."""
@@ -163,10 +154,9 @@ def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, nam
         for part in bijectors
         if isinstance(part, FlowBijector) or _of_package(part)
     }
-    ranks = {*by_name.values(), event_ndims} - {None}
-    if len(ranks) > 1:
-        argument = "" if event_ndims is None else f"event_ndims={event_ndims} and "
-        raise ValueError(
-            f"{name}: expected bijectors with equal event_ndims, got {argument}{by_name}."
-        )
+    if event_ndims is not None:
+        by_name["event_ndims"] = event_ndims
+    ranks = set(by_name.values())
+    expected = f"{name}: expected bijectors with equal event_ndims"
+    validation.require(len(ranks) <= 1, expected, by_name)
     return ranks.pop() if ranks else 3

@@ -150,13 +150,12 @@ class ChannelMask(Mask, Configurable):
         return self._sizes(channels)[1 - self.parity]
 
     def _sizes(self, channels: int) -> list[int]:
-        if self.permutation is not None and channels != len(self.permutation):
-            expected = f"ChannelMask: expected {len(self.permutation)} channels"
-            raise ValueError(f"{expected}, the length of its permutation, got {channels}.")
+        if (order := self.permutation) is not None:
+            expected = f"ChannelMask: expected {len(order)} channels, the length of its permutation"
+            validation.require(channels == len(order), expected, channels)
         if self.num_first is None:
-            if channels % 2:
-                message = f"ChannelMask: expected an even number of channels, got {channels}."
-                raise ValueError(message)
+            expected = "ChannelMask: expected an even number of channels"
+            validation.require(channels % 2 == 0, expected, channels)
             return [channels // 2, channels // 2]
         num_first = self.num_first
         num_first = round(num_first * channels) if abs(num_first) < 1 else int(num_first)

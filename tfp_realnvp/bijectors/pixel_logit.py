@@ -86,11 +86,11 @@ class PixelLogit(FlowBijector):
         # In another interval the lowest gray level rounds to an end, or the noise on the highest
         # level is lost.
         is_resolved = margin >= float(limits.tiny) and high * float(limits.eps) <= 2**-4
-        if not (alpha is None or is_resolved):
-            raise ValueError(
-                f"{name}: expected an alpha and num_values whose interval {self.dtype.name} "
-                f"resolves, got {alpha} and {num_values}, the interval ({low:.4g}, {high:.4g})."
-            )
+        expected = (
+            f"{name}: expected an alpha and num_values whose interval {self.dtype.name} resolves"
+        )
+        given = {"alpha": alpha, "num_values": num_values, "interval": (low, high)}
+        validation.require(alpha is None or is_resolved, expected, given)
         self._low, self._high = numpy_dtype(low), numpy_dtype(high)
 
     @property

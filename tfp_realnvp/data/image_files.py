@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 
 __all__ = ["Splits", "hold_out", "list_images", "read_array_file", "read_folder"]
 
@@ -148,22 +148,20 @@ def read_folder(folder: pathlib.Path, image_size: int | None) -> Splits:
 
 def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
     """Reads an image file as `uint8` [h, w, 1] or [h, w, 3], or `uint16` [h, w, 1]."""
+    pillow = optional_module("PIL.Image", "A folder of images", "pillow")
+    operations = optional_module("PIL.ImageOps", "A folder of images", "pillow")
     try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise missing_package("A folder of images", "pillow") from error
-    try:
-        with Image.open(path) as image:
+        with pillow.open(path) as image:
             if image.mode != "I;16" and "16B" in str(image.tile):
                 raise ValueError(
                     "Pillow reads 8 of its 16 bits; store such images as uint16 in an .npz file"
                 )
-            upright = ImageOps.exif_transpose(image)
+            upright = operations.exif_transpose(image)
         if upright.mode not in ("L", "RGB", "I;16"):
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
         if image_size is not None:
             # `BOX` weights pixels unevenly if one size is not a multiple of the other.
-            upright = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.HAMMING)
+            upright = operations.fit(upright, (image_size, image_size), pillow.Resampling.HAMMING)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Cannot read image {path}: {error}.") from error
     pixels = np.asarray(upright)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfp_realnvp.data.image_files import Splits, hold_out, read_array_file, read_folder
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 
 __all__ = ["ImageArrays", "load_arrays"]
 
@@ -190,11 +190,7 @@ _EMBEDDED = {"digits": _digits, "photos": _photos}
 
 
 def _scikit_learn(name: str) -> Any:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise missing_package(f"The dataset {name!r}", "scikit-learn") from error
-    return datasets
+    return optional_module("sklearn.datasets", f"The dataset {name!r}", "scikit-learn")
 
 
 def _patches(image: np.ndarray, stride: int) -> np.ndarray:

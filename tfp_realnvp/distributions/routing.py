@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp.bijectors import PixelLogit, parts
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.kept import kept
 
 __all__ = [
@@ -35,11 +35,9 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
       TypeError: if `model` is neither. The message begins with `caller`.
     """
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
-    if not isinstance(distribution, tfd.Distribution):
-        raise TypeError(
-            f"{caller}: expected a FlowModel or a tfd.Distribution, as "
-            f"tfd.TransformedDistribution(base, bijector) is, got {model!r}."
-        )
+    expected = f"{caller}: expected a FlowModel, or a tfd.Distribution of a base and a bijector"
+    is_distribution = isinstance(distribution, tfd.Distribution)
+    validation.require(is_distribution, expected, model, TypeError)
     return distribution
 
 

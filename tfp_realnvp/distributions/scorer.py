@@ -152,8 +152,8 @@ def class_log_probs(
         integer dtype without `num_samples`, or is not gray levels with it; or `seed` is no int32.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
-    arguments = distribution, x, prior, num_samples, seed, training
-    return tf.nn.log_softmax(_log_joint("class_log_probs", *arguments))
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "training": training}
+    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **options))
 
 
 def class_log_joint(
@@ -185,21 +185,9 @@ def class_log_joint(
     Returns:
       Log densities [..., K].
     """
-    return _log_joint("class_log_joint", distribution, x, prior, num_samples, seed, training)
-
-
-def _log_joint(
-    caller: str,
-    model: Any,
-    x: Any,
-    prior: Any,
-    num_samples: int | None,
-    seed: int,
-    training: bool,
-) -> tf.Tensor:
-    """Returns log p(x, y), [..., K]. Error messages begin with `caller`."""
+    caller, model = "class_log_joint", distribution
     distribution = distribution_of(model, caller)
-    log_prior = class_log_prior(distribution, prior, caller)
+    log_prior = class_log_prior(distribution, prior)
     x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
     event_ndims = distribution.event_shape.rank
     noise: Any = pixels.NoNoise(distribution.dtype)
@@ -221,14 +209,12 @@ def _log_joint(
     return unflatten_batch(log_probs, x, event_ndims) + log_prior
 
 
-def class_log_prior(
-    distribution: tfd.Distribution, prior: Any = None, caller: str = "class_log_prior"
-) -> tf.Tensor:
+def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Tensor:
     """Returns log p(y) of all classes, [K]; see `class_log_probs`."""
     spec, dtype = find_condition_spec(distribution), distribution.dtype.as_numpy_dtype
     num_classes = None if spec is None else spec.num_classes
     if prior is None:
-        expected = f"{caller}: expected a distribution with num_classes, or a prior of the classes"
+        expected = "expected a distribution with num_classes, or a prior of the classes"
         validation.require(num_classes is not None, expected, distribution)
         mixture = find_part(distribution, ClassMixture)
         if mixture is not None:
@@ -237,6 +223,6 @@ def class_log_prior(
     prior = np.asarray(prior, dtype)
     num_classes = num_classes or len(prior)
     is_valid = prior.shape == (num_classes,) and (prior >= 0).all() and abs(prior.sum() - 1) < 1e-3
-    expected = f"{caller}: expected a prior of {num_classes} probabilities that sum to one"
+    expected = f"expected a prior of {num_classes} probabilities that sum to one"
     validation.require(bool(is_valid), expected, prior)
     return tf.math.log(prior)

@@ -1,10 +1,11 @@
 """Log likelihood, bits per dimension and classification of a dataset."""
 
-from tfp_realnvp.evaluation.classifier import Classification, classification
-from tfp_realnvp.evaluation.density import (
+from tfp_realnvp.evaluation.summaries import (
+    Classification,
     Evaluation,
     LogLikelihood,
     bits_per_dim,
+    classification,
     log_likelihood,
 )
 

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import distributions
+from tfp_realnvp.distributions.routing import distribution_of
+from tfp_realnvp.distributions.scorer import scores
 from tfp_realnvp.internal import batch_parts, validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.tf_data import without_autotune
@@ -105,7 +106,7 @@ def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -
     The options `dequantize`, `dequantizer` and `seed` replace those of the model unless they are
     `None`. Errors are those of `FlowModel`.
     """
-    distribution = distributions.distribution_of(model, caller)
+    distribution = distribution_of(model, caller)
     options = {name: value for name, value in options.items() if value is not None}
     if not isinstance(model, FlowModel):
         return FlowModel(distribution, **options)
@@ -130,7 +131,7 @@ def sampled_log_probs(
 
     def score(events: tf.Tensor, *condition: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
         batch = (events, *condition)
-        by_sample = distributions.scores(model.distribution, model.noise, *batch, **options)
+        by_sample = scores(model.distribution, model.noise, *batch, **options)
         return by_sample.numpy().T, np.full(len(events), math.prod(events.shape[1:]))
 
     return map_batches(score, model, caller, data, **kwargs)
@@ -217,10 +218,9 @@ def _batches_of(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
 def check_no_weights(data: Any, caller: str) -> None:
     """Raises `ValueError` if data have weights, which the means of an evaluation do not use."""
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
-    if batch_parts.weights_in(structure) is not None:
-        raise ValueError(
-            f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them."
-        )
+    weights = batch_parts.weights_in(structure)
+    expected = f"{caller}: expected events without sample weights, which `FlowModel.evaluate` takes"
+    validation.require(weights is None, expected, weights)
 
 
 def log_mean_exp(log_probs: np.ndarray) -> np.ndarray:

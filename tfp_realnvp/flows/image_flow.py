@@ -109,10 +109,8 @@ class ImageFlow(FlowChain):
         Raises:
           ValueError: if the number of tensors is not `num_scales`.
         """
-        if len(by_scale) != self.num_scales:
-            raise ValueError(
-                f"{self.name}: expected latents of {self.num_scales} scales, got {len(by_scale)}."
-            )
+        expected = f"{self.name}: expected latents of {self.num_scales} scales"
+        validation.require(len(by_scale) == self.num_scales, expected, len(by_scale))
         *finer, coarser_half = by_scale
         for factored_out in reversed(finer):
             squeezed = tf.concat([coarser_half, factored_out], axis=-1)

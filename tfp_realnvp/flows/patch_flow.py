@@ -60,11 +60,9 @@ def patch_flow(
     patch_size = validation.count(patch_size, "patch_size", 1, name)
     validation.require(len(masks) > 0, f"{name}: expected at least one mask", masks)
     divisor = patch_size * (2 if any(isinstance(mask, SpatialMask) for mask in masks) else 1)
-    if any(side is None or side % divisor for side in (height, width)):
-        raise ValueError(
-            f"{name}: expected a known height and width divisible by {divisor}, for "
-            f"patch_size={patch_size} and these masks, got image_shape {image_shape}."
-        )
+    fits = all(side is not None and side % divisor == 0 for side in (height, width))
+    expected = f"{name}: expected a known height and width divisible by {divisor}, for these masks"
+    validation.require(fits, f"{expected} and patch_size={patch_size}", image_shape)
 
     def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
         if condition_shape is not None and len(condition_shape) == 3:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -283,7 +281,7 @@ class RealNVPImage(ImageFlow):
         multiples of `2 * patch_size`.
 
         A coupling scales half of the dimensions by at most 2, so that n couplings reach at best
-        `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim. Above 0.5 a warning is issued.
+        `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim: 0.3 for 256 levels and n = 16.
 
         For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
         ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
@@ -317,15 +315,14 @@ class RealNVPImage(ImageFlow):
         Kolesnikov, Pinto, Tschannen: Jet: a modern transformer-based normalizing flow. The
         configuration is that of google-research/big_vision.
         """
-        caller = f"{_NAME}.jet"
-        channels = checked_image_shape(image_shape, caller)[-1]
+        channels = checked_image_shape(image_shape, f"{_NAME}.jet")[-1]
         layer = coupling_layer(
             network_of(VisionTransformer, num_blocks=num_blocks, num_heads=num_heads),
             width,
             transformer="sigmoid_affine",
             network_dtype=network_dtype,
         )
-        flow = patch_flow(
+        return patch_flow(
             image_shape,
             patch_size,
             jet_masks(num_couplings, channels * patch_size**2),
@@ -335,12 +332,3 @@ class RealNVPImage(ImageFlow):
             name=name,
             **options,
         )
-        bound = math.log2(num_values / 2 * math.sqrt(2 * math.pi)) - num_couplings / 2
-        if bound > 0.5:
-            warnings.warn(
-                f"{caller}: {num_couplings} couplings, each of which scales half of the dimensions "
-                f"by at most 2, cannot reach less than {bound:.1f} bits/dim. "
-                f"num_couplings={math.ceil(num_couplings + 2 * bound - 1)} can.",
-                stacklevel=2,
-            )
-        return flow

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.distributions import distribution_of, takes_condition
+from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices

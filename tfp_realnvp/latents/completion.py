@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import (
+from tfp_realnvp.distributions.routing import (
     as_conditions,
     distribution_of,
     find_num_values,

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.distributions import route
+from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, without_model

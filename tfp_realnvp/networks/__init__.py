@@ -1,11 +1,9 @@
 """Conditioner networks, as Keras layers."""
 
-from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.condition_embedding import ConditionEmbedding
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
-from tfp_realnvp.networks.functional import batch_norm, weight_norm
 from tfp_realnvp.networks.shallow_conv import ShallowConv
 from tfp_realnvp.networks.vision_transformer import VisionTransformer
 
@@ -14,9 +12,6 @@ __all__ = [
     "Conditioner",
     "ConvResNet",
     "DenseResNet",
-    "SelfAttention",
     "ShallowConv",
     "VisionTransformer",
-    "batch_norm",
-    "weight_norm",
 ]

@@ -93,11 +93,9 @@ class Conditioner(keras.layers.Layer):
 
     def required(self, condition: tf.Tensor | None) -> tf.Tensor:
         """Returns the condition; raises `ValueError` if it is `None`."""
-        if condition is None:
-            raise ValueError(
-                f"{self.name}: expected a conditional_input [batch, ...] with events of shape "
-                f"{self.conditional_event_shape}, got None."
-            )
+        expected = f"{self.name}: expected a conditional_input [batch, ...] with events of shape "
+        expected += str(self.conditional_event_shape)
+        validation.require(condition is not None, expected, condition)
         return condition
 
     def with_board(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,5 @@
 """Figures that leave the global state of Matplotlib as it is, and training curves."""
 
-import importlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,17 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal.atomic_files import atomic_replace
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 
 __all__ = ["matplotlib_module", "new_figure", "save_curves", "save_figure"]
 
 
 def matplotlib_module(name: str) -> Any:
     """Returns a module of Matplotlib; raises `ImportError` with the command that installs it."""
-    try:
-        return importlib.import_module(f"matplotlib.{name}")
-    except ImportError as error:
-        raise missing_package("A figure", "matplotlib") from error
+    return optional_module(f"matplotlib.{name}", "A figure", "matplotlib")
 
 
 def new_figure(size: tuple[float, float], dpi: int) -> Any:

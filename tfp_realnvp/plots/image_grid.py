@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.atomic_files import atomic_replace
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 
 __all__ = ["heat_map", "image_grid", "save_image_grid"]
 
@@ -93,15 +93,12 @@ def save_image_grid(
     ...     plots.save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8)).name
     'black.png'
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise missing_package("An image file", "pillow") from error
+    pillow = optional_module("PIL.Image", "An image file", "pillow")
     grid = image_grid(images, columns, padding, num_values)
     upscale = upscale or max(1, _MIN_TILE_SIZE // max(np.shape(images)[1:3]))
     grid = grid.repeat(upscale, axis=0).repeat(upscale, axis=1)
     with atomic_replace(path) as new:
-        Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(new, format="PNG")
+        pillow.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(new, format="PNG")
     return pathlib.Path(path)
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import atomic_files, private_api
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving.saved_model import ServedFlow, named_inputs
 
 __all__ = ["export_onnx"]
@@ -96,11 +96,8 @@ def _with_noise(function: Any) -> Any:
 
 def _write(path: pathlib.Path, function: Any) -> None:
     """Writes the ONNX model of a concrete function with one named output."""
-    try:
-        import onnx
-        import tf2onnx
-    except ModuleNotFoundError as error:
-        raise missing_package("export_onnx", "tf2onnx") from error
+    onnx = optional_module("onnx", "export_onnx", "tf2onnx")
+    tf2onnx = optional_module("tf2onnx", "export_onnx", "tf2onnx")
     # `tf2onnx.convert.from_function` takes tensors that the function captures for inputs.
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
 import importlib.metadata
 import json
 import math
@@ -17,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import atomic_files, validation
-from tfp_realnvp.internal.optional_packages import missing_package
+from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 from tfp_realnvp.saving.preset_checks import expecting
 
@@ -134,10 +133,7 @@ def _folder_of(handle: str) -> pathlib.Path:
     hub, _, name = handle.rpartition("://")
     if hub in _HUBS:
         package, function, options = _HUBS[hub]
-        try:
-            download = getattr(importlib.import_module(package), function)
-        except ImportError as error:
-            raise missing_package(f"The preset {handle!r}", package) from error
+        download = getattr(optional_module(package, f"The preset {handle!r}", package), function)
         return pathlib.Path(download(name, **options))
     bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
     folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))

@@ -15,13 +15,13 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, parts
-from tfp_realnvp.distributions import (
-    class_log_prior,
+from tfp_realnvp.distributions.routing import (
     distribution_of,
     find_condition_spec,
     route,
     takes_condition,
 )
+from tfp_realnvp.distributions.scorer import class_log_prior
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import atomic_files, private_api, validation
 from tfp_realnvp.saving.folded_graph import folded

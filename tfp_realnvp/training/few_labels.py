@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import distributions
+from tfp_realnvp.distributions import class_log_probs, routing
 from tfp_realnvp.internal import batch_parts, private_api, replicas
 from tfp_realnvp.training.input_data import events_and_weights
 
@@ -96,7 +96,7 @@ class ClassSeparation(keras.callbacks.Callback):
         """Warns of labeled events that the flow assigns to another class."""
         if not (self._has_unlabeled and self._labels.size):
             return
-        log_probs = distributions.class_log_probs(self._distribution, self._events)
+        log_probs = class_log_probs(self._distribution, self._events)
         num_errors = np.count_nonzero(np.argmax(log_probs, axis=-1) != self._labels)
         if num_errors:
             warnings.warn(
@@ -117,7 +117,7 @@ class ClassSeparation(keras.callbacks.Callback):
         self._has_unlabeled = False
         for batch in data if is_known else []:
             condition = batch_parts.condition_in(batch)
-            condition = distributions.as_conditions(self._distribution, condition, "FlowModel.fit")
+            condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
             if condition is None:
                 continue
             # The log weight of a known class is 0.

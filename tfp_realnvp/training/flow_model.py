@@ -16,9 +16,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import logging
 
-from tfp_realnvp import distributions, pixels
+from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm, FlowBijector
 from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.distributions import ClassMixture, VariationalDequantization, routing, scorer
 from tfp_realnvp.internal import batch_parts, private_api, replicas, validation
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.training import model_variables
@@ -150,7 +151,7 @@ class FlowModel(SavableModel):
         distribution: tfd.Distribution,
         *,
         dequantize: bool | None = None,
-        dequantizer: distributions.VariationalDequantization | None = None,
+        dequantizer: VariationalDequantization | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
@@ -177,8 +178,8 @@ class FlowModel(SavableModel):
         if dequantize is None:
             dequantize = event_ndims == 3
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
-        if dequantizer is not None and not dequantize:
-            raise ValueError("FlowModel: expected dequantize=True with a dequantizer, got False.")
+        when = "with dequantize=True"
+        validation.only(dequantizer, "a dequantizer", dequantize, when, "FlowModel")
         seed = validation.integer(seed, -(2**31), "FlowModel: expected an int32 seed", 2**31)
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]
@@ -190,9 +191,9 @@ class FlowModel(SavableModel):
         self.dequantize = dequantize
         self.dequantizer = dequantizer
         self.seed = seed
-        self.takes_condition = distributions.takes_condition(distribution)
-        self.condition_spec = distributions.find_condition_spec(distribution)
-        self._has_class_mixture = isinstance(parts_of(distribution)[-1], distributions.ClassMixture)
+        self.takes_condition = routing.takes_condition(distribution)
+        self.condition_spec = routing.find_condition_spec(distribution)
+        self._has_class_mixture = isinstance(parts_of(distribution)[-1], ClassMixture)
         uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
         parts = [part for module in modules for part in module.submodules]
@@ -319,7 +320,7 @@ class FlowModel(SavableModel):
         check_no_labels(self.distribution, images)
         condition = self.condition_of(images)
         images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
-        return distributions.log_prob_of(self.distribution, images, condition, training)
+        return scorer.log_prob_of(self.distribution, images, condition, training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
@@ -391,7 +392,7 @@ class FlowModel(SavableModel):
             if condition is not None and self._has_class_mixture:
                 condition = spec.with_and_without(condition)
             with surround_with(observer=record.add_bijector):
-                log_prob = distributions.log_prob_of(self.distribution, values, condition, True)
+                log_prob = scorer.log_prob_of(self.distribution, values, condition, True)
                 return log_prob - log_noise
 
     def _statistics(self) -> list[tf.Variable]:
@@ -539,7 +540,7 @@ class FlowModel(SavableModel):
             [are_finite] = replicas.sum_over_replicas([shares])
             self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
         options = self.distribution, self.noise, None, False
-        log_prob = distributions.score(*options, images, self.seed, condition=condition)
+        log_prob = scorer.score(*options, images, self.seed, condition=condition)
         return images, weights, log_prob
 
     def condition_of(self, data: Any) -> tf.Tensor | None:
@@ -548,7 +549,7 @@ class FlowModel(SavableModel):
         if condition is not None and not self.takes_condition:
             warn_of_labels(self.distribution)
             condition = None
-        return distributions.as_conditions(self.distribution, condition, "FlowModel")
+        return routing.as_conditions(self.distribution, condition, "FlowModel")
 
     def _updated_metrics(
         self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp import distributions, pixels
+from tfp_realnvp import pixels
 from tfp_realnvp.condition_spec import ConditionSpec
+from tfp_realnvp.distributions import routing
 from tfp_realnvp.internal import batch_parts, private_api, validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 from tfp_realnvp.training.diagnosis import FiniteRecord
@@ -214,7 +215,7 @@ def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
         data = data[0]
     # A list may be one of images.
     condition = None if isinstance(data, list) else batch_parts.condition_in(data)
-    if condition is not None and not distributions.takes_condition(distribution):
+    if condition is not None and not routing.takes_condition(distribution):
         raise ValueError(
             f"FlowModel: expected events without labels or conditions, {_NO_CONDITION} "
             f"Got a condition of shape {np.shape(condition)}."
@@ -261,11 +262,8 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
     if not hasattr(events, "__array__"):
         return
     _check_event_shape(events, distribution.event_shape)
-    if not len(events):
-        raise ValueError(
-            f"FlowModel: expected {name} [batch, ...], at least one, got shape "
-            f"{tuple(events.shape)}."
-        )
+    expected = f"FlowModel: expected {name} [batch, ...], at least one"
+    validation.require(len(events) > 0, expected, tuple(events.shape))
     if np.ma.is_masked(events):
         raise ValueError(
             f"FlowModel: expected {name} without masked elements. Leave out events that have some; "
@@ -285,7 +283,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
             f"{len(events)} with a NaN or an infinity, first in row {np.argmin(are_finite)}."
         )
     if gray_levels:
-        num_values = distributions.find_num_values(distribution)
+        num_values = routing.find_num_values(distribution)
         pixels.check_gray_levels(events, "FlowModel", num_values)
     weights = batch_parts.weights_in(data)
     if weights is not None:
@@ -298,7 +296,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
         )
         expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
         validation.require(bool(is_valid), expected, weights)
-    distributions.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
+    routing.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
 
 
 def _check_training_data(data: Any, distribution: tfd.Distribution) -> None:
@@ -309,7 +307,7 @@ def _check_training_data(data: Any, distribution: tfd.Distribution) -> None:
     events = np.asarray(events)
     if events.ndim == 2:
         validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
-    num_values = distributions.find_num_values(distribution)
+    num_values = routing.find_num_values(distribution)
     if num_values is not None and events.max() < num_values / 8:
         warnings.warn(
             f"FlowModel.fit: the pixel values end at {events.max()}, and the model has "
@@ -349,7 +347,7 @@ def record_of_data(
         is_valid = tf.reduce_all(spec.in_range(condition))
         record.require(is_valid, f"{expected}, got other labels.")
     if model.dequantize:
-        num_values = distributions.find_num_values(model.distribution)
+        num_values = routing.find_num_values(model.distribution)
         for is_valid, *message in pixels.gray_level_conditions(events, num_values):
             record.require(is_valid, f"FlowModel: {'. '.join(message)}")
     if weights is not None:
@@ -379,16 +377,14 @@ def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
 
 def check_distribution(distribution: Any, dequantize: bool | None) -> int:
     """Returns the rank of an event, 3 for images and 1 for vectors; errors as of `FlowModel`."""
-    if not isinstance(distribution, tfd.Distribution):
-        raise TypeError(f"FlowModel: expected a tfd.Distribution, got {distribution!r}.")
+    is_distribution = isinstance(distribution, tfd.Distribution)
+    expected = "FlowModel: expected a tfd.Distribution"
+    validation.require(is_distribution, expected, distribution, TypeError)
     event_shape = distribution.event_shape
     event_ndims = 3 if event_shape.rank is None else event_shape.rank
-    if event_ndims not in _NAMES or distribution.batch_shape.rank != 0:
-        raise ValueError(
-            "FlowModel: expected a distribution over images [height, width, channels] or "
-            f"vectors [size] without batch dimensions, got event_shape {event_shape} and "
-            f"batch_shape {distribution.batch_shape}."
-        )
+    fits = event_ndims in _NAMES and distribution.batch_shape.rank == 0
+    expected += " over images [height, width, channels] or vectors [size], without batch dimensions"
+    validation.require(fits, expected, distribution)
     if event_shape.rank == 3 and event_shape.is_fully_defined() and dequantize in (None, True):
         channels, height, width = event_shape
         if channels in (1, 3) and height == width > 4:

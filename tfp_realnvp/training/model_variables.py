@@ -11,8 +11,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector, SigmoidAffine
-from tfp_realnvp.distributions import find_condition_spec, log_prob_of
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.distributions.routing import find_condition_spec
+from tfp_realnvp.distributions.scorer import log_prob_of
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.layer_variables import link_trainable
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
 
@@ -154,11 +155,9 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
     """
     if all(getattr(part, "is_built", getattr(part, "built", True)) for part in parts):
         return
-    if not distribution.event_shape.is_fully_defined():
-        raise ValueError(
-            "FlowModel: expected built networks, or a distribution of known event_shape, got "
-            f"{distribution.event_shape}."
-        )
+    expected = "FlowModel: expected built networks, or a distribution of known event_shape"
+    is_known = distribution.event_shape.is_fully_defined()
+    validation.require(is_known, expected, distribution.event_shape)
     image, condition = tf.zeros([1, *distribution.event_shape], distribution.dtype), None
     if (spec := find_condition_spec(distribution)) is not None:
         # An image of any size has that of the data.
