@@ -51,8 +51,8 @@ FLAGS = flags.FLAGS
 
 _BATCH_SIZE = 250
 _NUM_COPIES = 10  # of each digit with a label, in an epoch
-_WARMUP = 0.1  # share of the epochs with these alone
-_CLEAR = 0.7  # probability from which on a class is clear
+_WARMUP = 0.1  # share of the epochs that train on images with a label alone
+_CLEAR = 0.7  # a class of at least this probability is clear
 _NOISE = 1.0  # standard deviation of the noise of copies, in gray levels
 _DISTANCE = 4.0  # standard deviation of the first means
 

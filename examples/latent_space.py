@@ -8,7 +8,7 @@
 | `manifold.png` | manifold of four images (equation 19) |
 | `interpolation.png` | interpolation between pairs of images |
 | `levels_redraw.png`, `levels_zero.png` | levels of representation (Appendix D) |
-| `extrapolation_2x.png`, `extrapolation_4x.png` | samples of larger sizes; not given images |
+| `extrapolation_2x.png`, `extrapolation_4x.png` | larger samples; not given images |
 | `temperatures.png` | samples by temperature and truncation |
 | `condition_swap.png` | images, decoded under other conditions (Appendix F) |
 | `condition_interpolation.png` | images, decoded under conditions between two |

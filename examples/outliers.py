@@ -8,7 +8,7 @@ curve of each score: the probability that an outlier scores higher than an image
 data, 0.5 for chance. It also prints the shares of images with conformal p-values of at most
 `--alpha`: false alarms among new digits, and outliers found.
 
-The models are the presets `digits` and `photos`. The test images had no part in training and in the
+The models are the presets `digits` and `photos`. The test images had no part in training or in the
 choice of weights. One part is held out for the p-values, the rest is new.
 """
 
@@ -39,7 +39,7 @@ flags.DEFINE_integer("seed", 0, "Seed of outliers, committee and bootstrap.")
 
 FLAGS = flags.FLAGS
 
-_NUM_HELD_OUT = 139  # α (n + 1) is 7 for α = 5%: the false alarm rate is α, not only at most
+_NUM_HELD_OUT = 139  # α (n + 1) is the integer 7 for α = 5%: the false alarm rate equals α
 _NUM_BOOTSTRAP = 1000
 _NUM_SPLITS = 1000
 _NUM_COLUMNS = 6

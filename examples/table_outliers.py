@@ -1,4 +1,4 @@
-"""Finds rows of a table that do not belong to a class, beside the detectors of scikit-learn.
+"""Finds rows of a table that do not belong to a class, as do the detectors of scikit-learn.
 
     python examples/table_outliers.py
 
@@ -11,7 +11,8 @@ different densities, but the same ranks. Continuous columns are therefore mapped
 by their ranks before a flow is trained; `--noranks` omits this map.
 
 The detectors of scikit-learn have their defaults. Local outlier factor (LOF), one-class SVM and
-Gaussian mixture depend on the units of the columns, and get columns as they are, and standardized.
+Gaussian mixture depend on the units of the columns. They get the columns both as they are and
+standardized.
 
 Some rows of the other half calibrate p-values, see `tfr.outliers.p_values`. The remaining rows are
 new: their p-values of at most `--alpha` are false alarms.
@@ -100,14 +101,14 @@ def flow(seed: int) -> BaseEstimator:
 
 
 def by_ranks(detector: BaseEstimator) -> Pipeline:
-    """Maps continuous columns, which come first then, to standard normals by their ranks."""
+    """Moves continuous columns to the front, and maps them to standard normals by their ranks."""
     ranks = QuantileTransformer(n_quantiles=20, output_distribution="normal")
     columns = make_column_transformer((ranks, is_continuous), remainder="passthrough")
     return make_pipeline(columns, detector)
 
 
 def is_continuous(table: np.ndarray) -> list[bool]:
-    """Returns of each column whether more than half of its values differ."""
+    """Returns whether more than half of the values of a column differ, for each column."""
     return [len(np.unique(column)) > len(column) / 2 for column in table.T]
 
 

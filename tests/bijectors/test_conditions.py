@@ -437,7 +437,7 @@ def _needs_no_condition(**_):
         ({"conditional_event_shape": [3, 4]}, r"shape \[K\] or \[H, W, K\], got \(3, 4\)"),
         (
             {"num_scales": 1, "num_classes": 3, "network_fn": _needs_no_condition},
-            "expected a network whose call has an argument `conditional_input`, got none",
+            "expected a network whose call has an argument `conditional_input`, got",
         ),
     ],
 )

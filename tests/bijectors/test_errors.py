@@ -181,7 +181,7 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         ),
         (lambda: tfr.PixelLogit(0.0), ValueError, "alpha.*got 0.0"),
         (lambda: tfr.PixelLogit(num_values=1), ValueError, "num_values.*got 1"),
-        (lambda: _image((8, 8, 3), num_scales=4), ValueError, r"halved 3 times.*got \(8, 8, 3\)"),
+        (lambda: _image((8, 8, 3), num_scales=4), ValueError, r"num_scales=4 .*got \(8, 8, 3\)"),
         (lambda: _image((8, 8, 3), num_scales=0), ValueError, "num_scales.*got 0"),
         (lambda: _image((None, None, 3)), ValueError, "num_scales for images of unknown size, got"),
         (lambda: _image((8, 8)), ValueError, r"image_shape.*got \(8, 8\)"),

@@ -1,6 +1,5 @@
 """`RealNVPImage.jet`. `test_matrix.py` and `benchmarks/test_jet_reference.py` have its numbers."""
 
-
 import flow_testing as ft
 import numpy as np
 import pytest

@@ -220,12 +220,6 @@ def test_bad_arguments(arguments, match, tmp_path):
         tfr.TrainingCheckpoint(tmp_path, _normal(), **arguments)
 
 
-def test_a_dequantizer_without_dequantization():
-    noise = tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2)
-    with pytest.raises(ValueError, match="expected dequantize=True with a dequantizer"):
-        tfr.FlowModel(_model().distribution, dequantize=False, dequantizer=noise)
-
-
 def test_the_clock_runs_within_fit_only():
     model = _model()
     budget = tfr.LearningRateBudget(seconds=1000.0)

@@ -244,18 +244,6 @@ def test_the_loss_is_that_of_predict_and_log_prob():
     np.testing.assert_allclose(model(values), expected, rtol=1e-5)
 
 
-@pytest.mark.eager
-def test_the_noise_of_evaluation_depends_on_the_image_and_the_seed_alone():
-    model = _model(seed=0)
-    log_prob = model.predict(_IMAGES, batch_size=4, verbose=0)
-    reverse = model.predict(_IMAGES[::-1], batch_size=3, verbose=0)[::-1]
-    np.testing.assert_allclose(log_prob, reverse, rtol=0, atol=1e-3)
-    alone = np.concatenate([model.predict(image[None], verbose=0) for image in _IMAGES])
-    np.testing.assert_allclose(log_prob, alone, rtol=0, atol=1e-3)
-    other = tfr.FlowModel(model.distribution, seed=1).predict(_IMAGES, verbose=0)
-    assert np.abs(log_prob - other).min() > 1e-3
-
-
 # Seeds.
 
 

@@ -148,19 +148,6 @@ def test_float16_is_refused(way):
         tfr.FlowModel(flow).compile()
 
 
-# The log density of data as it is.
-
-
-def test_log_prob_adds_noise_to_gray_levels():
-    flow = _flow()
-    log_probs = [flow.log_prob(ft.with_event_noise(_IMAGES, 0, draw)) for draw in range(3)]
-    np.testing.assert_allclose(tfr.log_prob(flow, _IMAGES), log_probs[0], rtol=1e-5)
-    expected = np.logaddexp.reduce(log_probs) - np.log(3)
-    for model in (flow, tfr.FlowModel(flow)):
-        bound = tfr.log_prob(model, _IMAGES, num_samples=3, batch_size=4)
-        np.testing.assert_allclose(bound, expected, rtol=1e-5)
-
-
 # Data whose values are seen in the step alone.
 
 

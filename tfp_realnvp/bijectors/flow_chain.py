@@ -73,9 +73,9 @@ class FlowChain(FlowBijector):
             validation.require(is_bijector, f"{name}: expected bijectors", part, TypeError)
             fits, expected = part.dtype in (None, dtype), f"{name}: expected parts of {dtype.name}"
             validation.require(fits, expected, (part.name, part.dtype), TypeError)
-        has_layers = any(b.layers for part in bijectors for b in _of_package(part))
+        fits = not recompute or any(b.layers for part in bijectors for b in _of_package(part))
         expected = f"{name}: expected recompute only with networks that are Keras layers"
-        validation.require(has_layers or not recompute, expected, bijectors)
+        validation.require(fits, expected, bijectors)
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         self._bijectors = bijectors
         self._condition_spec = next(filter(None, map(parts.condition_spec, bijectors)), None)
@@ -95,8 +95,7 @@ class FlowChain(FlowBijector):
     @property
     def condition_embedding(self) -> ConditionEmbedding | None:
         """The embedding of the condition that all layers share; `None` without one."""
-        embeddings = [part.embedding for part in self._bijectors if hasattr(part, "embedding")]
-        return embeddings[0] if embeddings else None
+        return next((p.embedding for p in self._bijectors if hasattr(p, "embedding")), None)
 
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         p, log_dets = self._of_parts(value, p), []
