@@ -175,8 +175,8 @@ _OPTIONS = {
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
 # Smaller batches learn more in the same time where the time is short; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
-# The recipe of Jet's authors, for batches of 1,024. Their weight decay is 1e-5 in each step, and Keras
-# multiplies it by the learning rate.
+# The recipe of Jet's authors, for batches of 1,024. Their weight decay is 1e-5 in each step; Keras
+# multiplies a weight decay by the learning rate.
 _JET = {**_PAPER, "learning_rate": 3e-4, "weight_decay": 1e-5 / 3e-4}
 _RECIPES = {"paper": _PAPER, "compact": _COMPACT, "jet": _JET}
 _JET_BUDGET = {"warmup": 0.1, "hold": 0.1, "cosine": True}
