@@ -113,14 +113,19 @@ class CosineAnnealing(keras.callbacks.Callback):
         self._is_annealed = True
         optimizer.learning_rate.assign(_set_later_rates(self.model, rate_of))
 
-    def restore(self, *_: Any) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate to the peak again."""
+        self.restore()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the learning rate to the peak again, also if the data ended before a batch."""
+        self.restore()
+
+    def restore(self) -> None:
         """Sets the learning rate to the peak again, unless another callback has set it since."""
         if self._is_annealed and not self.model.optimizer.rate_was_set:
             self.model.optimizer.learning_rate.assign(self._peak)
         self._is_annealed = False
-
-    on_train_batch_end = restore
-    on_epoch_end = restore  # the data may end before a batch
 
 
 class LearningRateBudget(keras.callbacks.Callback):
