@@ -35,7 +35,7 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
       TypeError: if `model` is neither. The message begins with `caller`.
     """
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
-    expected = f"{caller}: expected a FlowModel, or a tfd.Distribution of a base and a bijector"
+    expected = f"{caller}: expected a FlowModel or a tfd.Distribution, as TransformedDistribution"
     is_distribution = isinstance(distribution, tfd.Distribution)
     validation.require(is_distribution, expected, model, TypeError)
     return distribution

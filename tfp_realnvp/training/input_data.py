@@ -262,8 +262,11 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
     if not hasattr(events, "__array__"):
         return
     _check_event_shape(events, distribution.event_shape)
-    expected = f"FlowModel: expected {name} [batch, ...], at least one"
-    validation.require(len(events) > 0, expected, tuple(events.shape))
+    if not len(events):
+        raise ValueError(
+            f"FlowModel: expected {name} [batch, ...], at least one, got shape "
+            f"{tuple(events.shape)}."
+        )
     if np.ma.is_masked(events):
         raise ValueError(
             f"FlowModel: expected {name} without masked elements. Leave out events that have some; "
