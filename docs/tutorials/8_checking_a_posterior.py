@@ -257,6 +257,9 @@ print(f"within three standard errors {within:.0%}, largest {np.abs(distances).ma
 assert SHORT or (np.median(np.abs(distances)) < 0.01 and within > 0.9)
 
 # %% [markdown]
+# The full run measured an effective sample size of 98.4% above, and here a median distance of
+# 0.0007 nats. The largest is 0.11 nats.
+#
 # The flow knows data like those of the simulations. For data that the prior would hardly produce,
 # its ranks say nothing, but the weights do: here the line is far steeper than any in training.
 
