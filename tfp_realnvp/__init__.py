@@ -132,9 +132,10 @@ __all__ = [
 # which `log_prob` is a part of.
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
 # These need scikit-learn.
-_ESTIMATORS = ("FlowDensity", "FlowRegressor")
+_ESTIMATORS = ("FlowDensity", "FlowOutlierDetector", "FlowRegressor")
 if TYPE_CHECKING:
     from tfp_realnvp.tables import FlowDensity as FlowDensity
+    from tfp_realnvp.tables import FlowOutlierDetector as FlowOutlierDetector
     from tfp_realnvp.tables import FlowRegressor as FlowRegressor
 
 

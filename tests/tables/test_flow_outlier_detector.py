@@ -1,0 +1,48 @@
+"""The detector of outliers, as an estimator of scikit-learn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.mixture import GaussianMixture
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import tfp_realnvp as tfr
+
+pytestmark = pytest.mark.usefixtures("no_flows")
+
+
+def _detector(**options):
+    density = tfr.FlowDensity(2, random_state=0)
+    return tfr.FlowOutlierDetector(density, **options)
+
+
+@parametrize_with_checks([_detector()])
+@pytest.mark.usefixtures("few_components")
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_rows_of_another_class_are_outliers():
+    x, y = load_wine(return_X_y=True, as_frame=True)
+    train, held_out, other = x[y == 0][:30], x[y == 0][30:], x[y != 0]
+    detector = _detector(contamination=0.1).fit(train)
+    assert (detector.fit_predict(train) == -1).sum() == 3
+    assert (detector.predict(other) == -1).mean() > 0.95 > (detector.predict(held_out) == 1).mean()
+    scores = detector.score_samples(other)
+    np.testing.assert_array_equal(detector.decision_function(other), scores - detector.offset_)
+    assert detector.feature_names_in_.tolist() == x.columns.tolist()
+
+
+def test_any_density():
+    rows = np.random.default_rng(0).normal(size=[50, 2])
+    detector = tfr.FlowOutlierDetector(GaussianMixture(random_state=0)).fit(pd.DataFrame(rows))
+    assert (detector.predict(rows) == -1).sum() == 5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, "auto"])
+def test_errors(share):
+    detector = tfr.FlowOutlierDetector(contamination=share)
+    with pytest.raises((ValueError, TypeError), match=r"contamination in \(0, 0.5\], got"):
+        detector.fit([[1.0], [2.0]])
+    assert not hasattr(detector, "density_")

@@ -1,0 +1,81 @@
+"""Outliers of a table by their density, as a detector of scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.tables.flow_density import FlowDensity
+
+__all__ = ["FlowOutlierDetector"]
+
+
+class FlowOutlierDetector(OutlierMixin, BaseEstimator):
+    """Finds outliers among the rows of a table by their density, in scikit-learn.
+
+    As in `IsolationForest` and `EllipticEnvelope`, `predict` returns -1 for outliers and 1 for
+    other rows, and `contamination` is the share of the training rows that are reported.
+    `tfr.outliers.p_values` of the negative scores bounds the false alarms among new rows. A density
+    depends on how columns are measured: where columns are skewed, their ranks or logarithms may
+    tell outliers better.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> x = np.random.default_rng(0).normal(size=[100, 2]) @ [[1., 2.], [0., 1.]]
+    >>> detector = tfr.FlowOutlierDetector(contamination=0.05).fit(x)
+    >>> detector.predict([[0., 0.], [9., -9.]])
+    array([ 1, -1])
+    >>> int((detector.predict(x) == -1).sum())
+    5
+
+    Attributes:
+      density_: the density of the rows.
+      offset_: the log density below which rows are outliers, in nats.
+      n_features_in_, feature_names_in_: as in scikit-learn.
+    """
+
+    def __init__(self, density: Any = None, *, contamination: float = 0.1) -> None:
+        """Constructs the detector; `fit` checks the arguments.
+
+        Args:
+          density: the estimator of the density, with the methods `fit` and `score_samples`; by
+            default `FlowDensity()`. A pipeline that ends with one can map the columns first.
+          contamination: the share of training rows to report as outliers, in (0, 0.5].
+        """
+        self.density = density
+        self.contamination = contamination
+
+    def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
+        """Estimates the density of rows [N, D] of finite numbers; `y` is ignored.
+
+        Raises:
+          ValueError: if rows are not as `FlowDensity.fit` expects them, or an argument of the
+            constructor is out of range.
+        """
+        expected = "FlowOutlierDetector: expected a contamination in (0, 0.5]"
+        validation.real(self.contamination, lambda share: 0 < share <= 0.5, expected)
+        density = FlowDensity() if self.density is None else clone(self.density)
+        density.fit(X)
+        offset = np.percentile(density.score_samples(X), 100 * self.contamination)
+        # An error or an interrupt has left the estimator as it was.
+        private_api.validate_data(self, X, skip_check_array=True)
+        self.density_, self.offset_ = density, offset
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Returns the log density of rows in nats, [N], which is lower for outliers."""
+        check_is_fitted(self)
+        return self.density_.score_samples(X)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Returns `score_samples(X) - offset_`, [N], which is negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns -1 for outliers and 1 for other rows, [N]."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
