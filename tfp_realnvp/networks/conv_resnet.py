@@ -17,6 +17,9 @@ from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weigh
 
 __all__ = ["ConvResNet"]
 
+# To cut smaller images in halves takes longer than the operations on the other half.
+_MIN_HALVED_POSITIONS = 128
+
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class ConvResNet(Conditioner):
@@ -40,7 +43,7 @@ class ConvResNet(Conditioner):
 
     Inference has fewer operations than training (`benchmarks/README.md` has the gains): batch
     normalizations are folded into convolutions, and the network of a checkerboard coupling computes
-    its last layers only at the positions that the coupling changes.
+    its last layers only at the positions that the coupling changes, if images are large.
 
     #### Example
 
@@ -214,7 +217,7 @@ class ConvResNet(Conditioner):
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))
         output_conv = kernel, *_values(self.output_bias)
-        if folds_output and self.checkerboard_parity is not None and _has_cells(inputs):
+        if folds_output and self.checkerboard_parity is not None and _is_halved(inputs):
             halves = _sum_at_changed_positions(terms, bias, self.checkerboard_parity)
             halves = [activate(half, -1, is_normalized=True) for half in halves]
             outputs = [convolve(half, *output_conv) for half in halves]
@@ -288,9 +291,11 @@ def _affine_of(
     return factor, offset - mean * factor
 
 
-def _has_cells(images: tf.Tensor) -> bool:
-    """Returns whether images [B, H, W, C] are known to consist of 2×2 cells."""
-    return all(side is not None and side % 2 == 0 for side in images.shape[1:3])
+def _is_halved(images: tf.Tensor) -> bool:
+    """Returns whether images [B, H, W, C] consist of 2×2 cells, and of so many that a half pays."""
+    sides = images.shape[1:3]
+    is_large = sides.is_fully_defined() and sides.num_elements() >= _MIN_HALVED_POSITIONS
+    return is_large and all(side % 2 == 0 for side in sides)
 
 
 def _sum_at_changed_positions(
