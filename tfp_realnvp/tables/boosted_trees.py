@@ -121,5 +121,5 @@ class GivenTrees(NamedTuple):
         return self._events(samples, conditions)
 
     def _events(self, events: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-        mean, log_scale = np.split(conditions[:, :2] * self.of_errors, 2, axis=1)
+        mean, log_scale = conditions.T[:2, :, np.newaxis] * self.of_errors
         return mean + np.exp(log_scale) * events

@@ -25,6 +25,7 @@ __all__ = [
     "StudentT",
     "fit_normal_mixtures",
     "fit_student_t",
+    "joint_log_probs",
 ]
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
@@ -218,7 +219,7 @@ class NormalMixture(NamedTuple):
         return cls(np.log(sizes / sizes.sum()), means, covariances + np.diag(least_variance))
 
     def _coefficients(self) -> np.ndarray:
-        """Returns coefficients of `_features`, [K, F], which give `joint_log_probs`."""
+        """Returns the coefficients [K, F] of `joint_log_probs`."""
         precisions = np.linalg.inv(self.covariances)
         slopes = np.einsum("kde,ke->kd", precisions, self.means)
         log_dets = np.linalg.slogdet(2 * math.pi * self.covariances)[1]
@@ -226,14 +227,6 @@ class NormalMixture(NamedTuple):
         first, second = _pairs(self.means.shape[1])
         products = precisions[:, first, second] * np.where(first == second, -0.5, -1.0)
         return np.column_stack([constants, slopes, products])
-
-    def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log of each component's density times its weight, [N, K]."""
-        coefficients = self._coefficients()
-        log_probs = np.empty([len(rows), len(coefficients)], order="F")
-        for values, part in _chunks(rows, log_probs):
-            part[:] = (coefficients @ _features(values)).T
-        return log_probs
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
         """Returns the distribution of other columns given those where `is_condition` [D] holds."""
@@ -249,47 +242,47 @@ class NormalMixture(NamedTuple):
         order = np.append(given, other)
         covariances = self.covariances[:, order[:, np.newaxis], order]
         joint = NormalMixture(self.log_weights, self.means[:, order], covariances)
-        return ConditionalMixture(joint, conditions, means, slopes, _factors(rest))
+        coefficients = joint._coefficients(), conditions._coefficients()
+        return ConditionalMixture(*coefficients, means, slopes, _factors(rest))
 
 
 class ConditionalMixture(NamedTuple):
     """The last D columns of a mixture of K normal distributions, given the first C.
 
     `events = means + conditions slopes + latents factors` for normal latents, means [K, D], slopes
-    [K, C, D] and upper triangular factors [K, D, D]; `joint` mixes all columns, `conditions` the
-    first.
+    [K, C, D] and upper triangular factors [K, D, D]; `joint` and `conditions` have the coefficients
+    of the mixtures of all columns and of the first, see `joint_log_probs`.
     """
 
-    joint: NormalMixture
-    conditions: NormalMixture
+    joint: np.ndarray
+    conditions: np.ndarray
     means: np.ndarray
     slopes: np.ndarray
     factors: np.ndarray
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        log_probs, _ = _log_sum_exp(self.joint.joint_log_probs(rows))
+        log_probs, _ = _log_sum_exp(joint_log_probs(self.joint, rows))
         if self.slopes.shape[1]:
             conditions = rows[:, : self.slopes.shape[1]]
-            log_probs = log_probs - _log_sum_exp(self.conditions.joint_log_probs(conditions))[0]
+            log_probs -= _log_sum_exp(joint_log_probs(self.conditions, conditions))[0]
         return log_probs
 
     def cdf(self, rows: np.ndarray) -> np.ndarray:
         """Returns the cumulative distribution function at the rows of a single column, [N]."""
-        conditions, events = np.split(rows, [self.slopes.shape[1]], axis=1)
-        errors = events - self.means[:, 0] - conditions @ self.slopes[..., 0].T
+        errors = rows[:, -1:] - self.means[:, 0] - rows[:, :-1] @ self.slopes[..., 0].T
         return (self._shares(rows) * ndtr(errors / self.factors[:, 0, 0])).sum(axis=1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
         shares = self._shares(conditions)
-        moved = np.einsum("nk,nc,kcd->nd", shares, conditions, self.slopes, optimize=True)
+        moved = np.einsum("nk,knd->nd", shares, conditions @ self.slopes)
         return shares @ self.means + moved
 
     def _shares(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probability of each component given the conditions of rows, [N, K]."""
         conditions = rows[:, : self.slopes.shape[1]]
-        return _log_sum_exp(self.conditions.joint_log_probs(conditions))[1].clip(min=1e-300)
+        return _log_sum_exp(joint_log_probs(self.conditions, conditions))[1].clip(min=1e-300)
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
@@ -306,6 +299,17 @@ class ConditionalMixture(NamedTuple):
 def _factors(covariances: np.ndarray) -> np.ndarray:
     """Returns upper triangular matrices [K, D, D], which map independent normal numbers to rows."""
     return np.swapaxes(np.linalg.cholesky(covariances), 1, 2)
+
+
+def joint_log_probs(coefficients: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns the log of each component's density times its weight, [N, K].
+
+    The coefficients [K, F] of a mixture are factors of `_features`.
+    """
+    log_probs = np.empty([len(rows), len(coefficients)], order="F")
+    for values, part in _chunks(rows, log_probs):
+        part[:] = (coefficients @ _features(values)).T
+    return log_probs
 
 
 def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
