@@ -259,5 +259,5 @@ def test_a_coupling_keeps_the_kept_half_exactly(name):
 def test_unknown_transformer():
     with pytest.raises(ValueError, match=r"expected a transformer, one of .*, got 'cubic'"):
         tfr.RealNVPImage((4, 4, 1), transformer="cubic")
-    with pytest.raises(TypeError, match="expected a Transformer, got None"):
-        tfr.Coupling(tfr.ChannelMask(), lambda x: x, None)
+    with pytest.raises(TypeError, match="expected a Transformer, got 'cubic'"):
+        tfr.Coupling(tfr.ChannelMask(), lambda x: x, "cubic")

@@ -35,7 +35,10 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
       TypeError: if `model` is neither. The message begins with `caller`.
     """
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
-    expected = f"{caller}: expected a FlowModel or a tfd.Distribution, as TransformedDistribution"
+    expected = (
+        f"{caller}: expected a FlowModel or a tfd.Distribution, as "
+        "tfd.TransformedDistribution(base, bijector) is"
+    )
     is_distribution = isinstance(distribution, tfd.Distribution)
     validation.require(is_distribution, expected, model, TypeError)
     return distribution
