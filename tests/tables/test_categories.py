@@ -151,3 +151,12 @@ def test_errors(density, change, options, message):
         tfr.FlowDensity(**options, **_TINY).fit(frame.assign(**change))
     with pytest.raises(ValueError, match="a column of numbers beside the categories"):
         tfr.FlowDensity(**_TINY).fit(frame[["kind"]])
+
+
+def test_other_columns_than_those_of_fit(density):
+    frame = _frame(3)
+    for other in (frame.drop(columns="kind"), frame[frame.columns[::-1]], frame.to_numpy()[:, :4]):
+        with pytest.raises(ValueError, match="expected the 5 columns of fit, got"):
+            density.score_samples(other)
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        assert np.isfinite(density.score_samples(frame.to_numpy())).all()

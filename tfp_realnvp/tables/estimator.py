@@ -227,10 +227,17 @@ class TableEstimator(BaseEstimator):
         if is_fit:
             self._categories: dict[int, list[Any]] = {}
         is_default = features is None or (isinstance(features, str) and features == "from_dtype")
-        if data_frames.is_frame(X) or self._categories or not is_default:
+        is_frame = data_frames.is_frame(X)
+        if is_frame or self._categories or not is_default:
             X = data_frames.as_frame(X)
             if is_fit:
                 self._categories = data_frames.categories_of(X, features, self._name)
+            elif self._categories:
+                # Categories are found by position, before scikit-learn checks the names.
+                names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
+                is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
+                expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"
+                validation.require(is_same, expected, list(X.columns))
             data_frames.check_columns(X, self._categories, self._name)
             X = data_frames.coded(X, self._categories, self._name)
         X, *y = (

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import validation
 from tfp_realnvp.tables.flow_density import FlowDensity
 
 __all__ = ["FlowOutlierDetector"]
@@ -36,7 +36,6 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     Attributes:
       density_: the density of the rows.
       offset_: the log density below which rows are outliers, in nats.
-      n_features_in_, feature_names_in_: as in scikit-learn.
     """
 
     def __init__(self, density: Any = None, *, contamination: float = 0.1) -> None:
@@ -63,9 +62,18 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         density.fit(X)
         offset = np.percentile(density.score_samples(X), 100 * self.contamination)
         # An error or an interrupt has left the estimator as it was.
-        private_api.validate_data(self, X, skip_check_array=True)
         self.density_, self.offset_ = density, offset
         return self
+
+    @property
+    def n_features_in_(self) -> int:
+        """The number of columns of a fitted detector."""
+        return self.density_.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """The names of the columns, if `fit` got a `DataFrame` with strings as names."""
+        return self.density_.feature_names_in_
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density of rows in nats, [N], which is lower for outliers."""
