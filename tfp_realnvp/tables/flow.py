@@ -73,8 +73,9 @@ class TableFlow(NamedTuple):
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D], by quasi-Monte Carlo."""
         size = len(self.start.mean)
-        uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
-        if size == 1:
+        if size > 1:
+            uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
+        else:
             # The midpoint rule, closer in the tails, needs fewer nodes.
             middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
             uniforms = middles**2 * (3 - 2 * middles)
