@@ -75,7 +75,7 @@ def test_peers_are_densities(name):
 class _LineWithoutErrors:
     """The regression that made the table below, and its density with a wrong variance."""
 
-    def __init__(self, random_state):
+    def __init__(self, random_state, verbose):
         pass
 
     def fit(self, x, y):

@@ -13,8 +13,11 @@ from tfp_realnvp.internal import private_api
 __all__ = ["folded"]
 
 # Larger values become variables, which a SavedModel stores once for all functions. A variable costs
-# a call 3 µs; and oneDNN arranges a kernel in each call unless it is a constant.
+# a call 3 µs.
 _MAX_CONSTANT_SIZE = 2**16
+# Kernels of these operations become variables. oneDNN keeps a constant kernel as it has arranged it,
+# and calls of several threads then return wrong numbers, or end the process (TensorFlow 2.21).
+_OPERATIONS_WITH_KERNELS = {"Conv2D", "MatMul", "BatchMatMulV2", "Einsum"}
 
 
 def folded(
@@ -35,23 +38,31 @@ def folded(
     )
     varying = {tensor.op.name for tensor in frozen.inputs}
     used: dict[str, tf.Tensor] = {}
+    kernels: set[str] = set()
     for operation in frozen.graph.get_operations():
         before = [tensor.op for tensor in operation.inputs] + operation.control_inputs
         if operation.op_def.is_stateful or any(op.name in varying for op in before):
             varying.add(operation.name)
-            used |= {tensor.name: tensor for tensor in operation.inputs}
+            inputs = {tensor.name: tensor for tensor in operation.inputs}
+            used |= inputs
+            if operation.type in _OPERATIONS_WITH_KERNELS:
+                kernels |= inputs.keys()
     consumed = set(used)
     used |= {tensor.name: tensor for tensor in frozen.outputs}
     computed = [
         name
         for name, tensor in used.items()
         if tensor.op.name not in varying
-        and not (tensor.op.type == "Const" and tensor.shape.num_elements() <= _MAX_CONSTANT_SIZE)
+        and (
+            name in kernels
+            or tensor.op.type != "Const"
+            or tensor.shape.num_elements() > _MAX_CONSTANT_SIZE
+        )
     ]
     kept: dict[str, np.ndarray | tf.Variable] = {}
     for name, tensor in zip(computed, frozen.prune([], [used[n] for n in computed])(), strict=True):
         kept[name] = value = tensor.numpy()
-        if value.size > _MAX_CONSTANT_SIZE:
+        if name in kernels or value.size > _MAX_CONSTANT_SIZE:
             key = (value.dtype.name, value.shape, value.tobytes())
             if key not in variables:
                 variables[key] = tf.Variable(tensor, trainable=False)
@@ -62,9 +73,9 @@ def folded(
     rest = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
     for node in whole.node:
         if node.name in needed and node.op != "Placeholder":
-            inputs = [name for name in node.input if name[0] != "^" or name[1:] in varying]
+            names = [name for name in node.input if name[0] != "^" or name[1:] in varying]
             node.ClearField("input")
-            node.input.extend(inputs)
+            node.input.extend(names)
             # Custom gradients, as of `tf.nn.silu`, refer to tensors of the traced graph.
             node.attr.pop("_gradient_op_type", None)
             rest.node.append(node)
