@@ -15,8 +15,8 @@ __all__ = ["folded"]
 # Larger values become variables, which a SavedModel stores once for all functions. A variable costs
 # a call 3 µs.
 _MAX_CONSTANT_SIZE = 2**16
-# Kernels of these operations become variables. oneDNN keeps a constant kernel as it has arranged it,
-# and calls of several threads then return wrong numbers, or end the process (TensorFlow 2.21).
+# Kernels of these operations become variables. oneDNN arranges a constant kernel in the first call;
+# where several threads make it, they get wrong numbers, or the process ends (TensorFlow 2.21).
 _OPERATIONS_WITH_KERNELS = {"Conv2D", "MatMul", "BatchMatMulV2", "Einsum"}
 
 
