@@ -11,7 +11,6 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-from pyarrow import parquet
 
 import tfp_realnvp as tfr
 from tfp_realnvp import outliers
@@ -20,6 +19,13 @@ pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "score_beam.py"
 _SHAPE = (4, 4, 1)
+
+
+def _table(path):
+    # With the oldest TensorFlow, pytest imports this file, and pyarrow needs a newer NumPy.
+    from pyarrow import parquet
+
+    return parquet.read_table(path)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def test_scores(folder, run_script):
     run_script("score_beam", *_flags(folder, "held_out.npy", "held_out_scores"))
     held_out = f"--held_out={folder / 'held_out_scores*.parquet'}"
     run_script("score_beam", *_flags(folder, "new_*", "scores", held_out, "--batch_size=6"))
-    scores = [parquet.read_table(path) for path in folder.glob("scores-*.parquet")]
+    scores = [_table(path) for path in folder.glob("scores-*.parquet")]
     rows = sorted(tuple(row.values()) for table in scores for row in table.to_pylist())
     names = [pathlib.Path(row[0]).name.split(".")[0] for row in rows]
     assert names == ["new_a"] * 10 + ["new_b"] * 13 + ["new_c"] * 17
@@ -78,7 +84,7 @@ def test_killed(folder, run_script):
     assert process.wait() == -signal.SIGKILL
     assert not list((folder / "killed").glob("*.parquet"))
     run_script("score_beam", *flags)
-    tables = [parquet.read_table(path) for path in (folder / "killed").glob("*.parquet")]
+    tables = [_table(path) for path in (folder / "killed").glob("*.parquet")]
     assert sum(map(len, tables)) == 40
 
 
