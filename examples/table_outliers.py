@@ -2,9 +2,9 @@
 
     python examples/table_outliers.py
 
-`tfr.FlowDensity` learns one class of a table from half of its rows, and -log p scores the other
-half and all rows of other classes. The script prints areas under the ROC curve: the probability
-that a row of another class scores higher than a row of the class, 0.5 for chance.
+`tfr.FlowOutlierDetector` learns one class of a table from half of its rows, and -log p scores the
+other half and all rows of other classes. The script prints areas under the ROC curve: the
+probability that a row of another class scores higher than a row of the class, 0.5 for chance.
 
 The density depends on how a column is measured: diameters and volumes of the same objects have
 different densities, but the same ranks. Continuous columns are therefore mapped to standard normals
@@ -96,8 +96,10 @@ def standardized(detector: BaseEstimator) -> Pipeline:
 
 
 def flow(seed: int) -> BaseEstimator:
-    density = tfr.FlowDensity(FLAGS.num_flows, max_steps=FLAGS.max_steps, random_state=seed)
-    return by_ranks(density) if FLAGS.ranks else density
+    options = {"max_steps": FLAGS.max_steps, "random_state": seed}
+    # The noise is that of the default detector.
+    detector = tfr.FlowOutlierDetector(tfr.FlowDensity(FLAGS.num_flows, noise=0.1, **options))
+    return by_ranks(detector) if FLAGS.ranks else detector
 
 
 def by_ranks(detector: BaseEstimator) -> Pipeline:

@@ -34,6 +34,20 @@ def test_rows_of_another_class_are_outliers():
     assert detector.feature_names_in_.tolist() == x.columns.tolist()
 
 
+def test_rows_beside_a_narrow_peak_are_usual():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[200, 2])
+    x[:190, 0] = 0.0
+    beside, far = [0.7, 0.0], [0.0, 4.0]
+    scores = tfr.FlowOutlierDetector().fit(x).score_samples([beside, far])
+    assert scores[0] > scores[1]
+    # The peak of a density without the noise is 7 nats higher.
+    scores = (
+        tfr.FlowOutlierDetector(tfr.FlowDensity(random_state=0)).fit(x).score_samples([beside, far])
+    )
+    assert scores[0] < scores[1]
+
+
 def test_any_density():
     rows = np.random.default_rng(0).normal(size=[50, 2])
     detector = tfr.FlowOutlierDetector(GaussianMixture(random_state=0)).fit(pd.DataFrame(rows))

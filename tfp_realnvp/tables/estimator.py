@@ -63,8 +63,9 @@ class TableEstimator(BaseEstimator):
             move and scale.
           degrees_of_freedom: of the Student t distributions, which make rows far from all others
             possible.
-          noise: standard deviation of the noise in training, for columns of variance 1. With `None`
-            it falls from 0.3 to 0.01, and early stopping chooses.
+          noise: standard deviation of the noise in the training of flows, for columns of variance
+            1. With `None` it falls from 0.3 to 0.01, and early stopping chooses. In `FlowDensity`
+            a number is also the least standard deviation of normal distributions.
           dequantize: whether rounded columns get noise in training. A column counts as rounded if
             three quarters of its distinct values are multiples of a step: 1, 0.5, 0.1, 0.05, ...,
             1e-8, 5e-9. The step, the width of the noise, has to be at least a tenth of the column's
@@ -161,7 +162,7 @@ class TableEstimator(BaseEstimator):
             for values, of_values in ((x, x_limits), (y, limits))
         )
         num_conditions, is_one = x.shape[1], y.shape[1] == 1
-        self._columns.warn(y, names, self._name, is_density)
+        self._columns.warn(y, names, self._name, is_density and not self.noise)
         rows = Rows(self._standardized(x, y), weights)
         progress = Progress(self.verbose)
         options = types.SimpleNamespace(

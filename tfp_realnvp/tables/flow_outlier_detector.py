@@ -19,9 +19,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     As in `IsolationForest` and `EllipticEnvelope`, `predict` returns -1 for outliers and 1 for
     other rows, and `contamination` is the share of the training rows that are reported.
-    `tfr.outliers.p_values` of the negative scores bounds the false alarms among new rows. A density
-    depends on how columns are measured: where columns are skewed, their ranks or logarithms may
-    tell outliers better.
+    `tfr.outliers.p_values` of the negative scores bounds the false alarms among new rows.
+
+    The default density is smooth, with noise of 0.1 standard deviations of each column. Without the
+    noise, rows beside a narrow peak, such as a value that many rows share, would count as outliers.
+    A density depends on how columns are measured: where columns are skewed, their ranks or
+    logarithms may tell outliers better.
 
     #### Example
 
@@ -43,7 +46,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
         Args:
           density: the estimator of the density, with the methods `fit` and `score_samples`; by
-            default `FlowDensity()`. A pipeline that ends with one can map the columns first.
+            default `FlowDensity(noise=0.1)`. A pipeline that ends with one can map the columns
+            first.
           contamination: the share of training rows to report as outliers, in (0, 0.5].
         """
         self.density = density
@@ -58,7 +62,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """
         expected = "FlowOutlierDetector: expected a contamination in (0, 0.5]"
         validation.real(self.contamination, lambda share: 0 < share <= 0.5, expected)
-        density = FlowDensity() if self.density is None else clone(self.density)
+        density = FlowDensity(noise=0.1) if self.density is None else clone(self.density)
         density.fit(X)
         offset = np.percentile(density.score_samples(X), 100 * self.contamination)
         # An error or an interrupt has left the estimator as it was.

@@ -117,6 +117,8 @@ def fit_table_stack(
     widths, least_variances = columns.standardized_widths(), columns.least_variances()
     is_one, width, trees = len(widths) == 1, 0.0, None
     views: list[GivenTrees | None] = [None]
+    if options.is_density and options.noise:
+        least_variances = [least_variances[0] + options.noise**2]
     if not options.is_density:
         least_variances = least_variances[:1]
         width = widths[0] if is_one else 0.0
