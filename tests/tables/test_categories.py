@@ -106,6 +106,24 @@ def test_missing_categories(density):
     assert samples.shape == (3, 60, 5) and set(samples[..., 2].ravel()) == {True, False}
 
 
+def test_categories_with_gaps_in_the_fit():
+    # Long rows miss their kind: 29% of the known ones are "b", and 55% of all.
+    rng = np.random.default_rng(0)
+    kind, noise = rng.choice(["a", "b"], 400), rng.normal(size=400)
+    frame = pd.DataFrame({"kind": kind, "length": 4.0 * (kind == "b") + noise})
+    holes = frame.assign(kind=frame["kind"].mask((frame["length"] > 2) & (rng.random(400) < 2 / 3)))
+    holes.loc[::7, "length"] = np.nan
+    density = tfr.FlowDensity(random_state=0).fit(holes)
+    assert (density.impute(holes, random_state=0)["kind"] == frame["kind"])[1:7].all()
+    samples = density.sample(2_000, random_state=0)
+    assert (samples["kind"] == "b").mean() == pytest.approx((kind == "b").mean(), abs=0.1)
+    means = samples.groupby("kind")["length"].mean()
+    np.testing.assert_allclose(means[["a", "b"]], [0, 4], atol=0.4)
+    regressor = tfr.FlowRegressor(random_state=0).fit(holes[["kind"]], frame["length"])
+    means = regressor.predict(pd.DataFrame({"kind": ["a", "b", None]}))
+    np.testing.assert_allclose(means, [0, 4, 4], atol=0.5)
+
+
 def test_categories_of_arrays():
     frame = _frame(300)
     numbers = np.column_stack([frame["length"], frame["code"].astype(int), frame["width"]])

@@ -231,6 +231,31 @@ def test_a_y_of_few_values_is_scored_as_rounded(step, with_flows, monkeypatch):
     assert np.isfinite(far).all() and (np.diff(far) < -2).all()
 
 
+@pytest.mark.parametrize("number", [99, 400])  # without and with trees
+@pytest.mark.usefixtures("no_flows")
+def test_gaps_in_x(number):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[number, 3])
+    x[:, 1] += x[:, 0]
+    y = 2 * x[:, 1] + x[:, 2] + 0.2 * rng.normal(size=number)
+    holes = x.copy()
+    holes[rng.random(number) < 0.4, 1] = np.nan
+    regressor = tfr.FlowRegressor(random_state=0).fit(holes, y)
+    low, high = regressor.predict_interval([[1.0, 1.5, 0.0], [1.0, np.nan, 0.0]])
+    mean, rest = (high + low) / 2, (high - low) / 2 / stats.norm.ppf(0.95)
+    # The second mean is that of x1 given x0.
+    np.testing.assert_allclose(mean, [3, 2], atol=0.6)
+    assert 0.15 < rest[0] < 0.6 * rest[1] and 1.4 < rest[1] < 2.6
+    assert np.isfinite(regressor.score_samples(holes, y)).all()
+    with pytest.raises(ValueError, match=r"some in fit.* FlowDensity.* got 'some in \[0 2\]'"):
+        regressor.predict([[np.nan, np.nan, np.nan]])
+    weights = np.ones(number)
+    holes[0, 0], weights[0] = np.nan, 0.0
+    regressor.fit(holes, y, weights)
+    with pytest.raises(ValueError, match=r"got 'some in \[0\]'"):
+        regressor.predict(holes[:1])
+
+
 def test_errors(flows):
     x, y, _ = _branches(5, seed=0)
     for call, message in (

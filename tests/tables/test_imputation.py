@@ -158,3 +158,70 @@ def test_poor_proposals_are_noted(monkeypatch):
     for call in (density.impute, density.marginal_score_samples):
         with pytest.warns(UserWarning, match="for 1 rows .* few proposals, for example of row 2"):
             call([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
+
+
+# Gaps in the rows of a fit.
+
+
+def _rows_with_gaps(number, seed=0):
+    """Normal rows, complete, and without the second cell where the first is positive."""
+    rows = np.random.default_rng(seed).normal(size=[number, 2]) @ [[1.0, 1.0], [0.0, 0.5]]
+    return rows, np.where([False, True] & (rows[:, :1] > 0), np.nan, rows)
+
+
+@pytest.mark.usefixtures("no_flows", "few_components")
+def test_rows_with_gaps_are_not_left_out():
+    rows, holes = _rows_with_gaps(400)
+    density = tfr.FlowDensity(random_state=0).fit(holes)
+    # Of the complete rows alone the mean is -0.8.
+    samples = density.sample(4_000, random_state=0)
+    np.testing.assert_allclose(samples.mean(axis=0), rows.mean(axis=0), atol=0.12)
+    exact = stats.multivariate_normal([0, 0], [[1, 1], [1, 1.25]]).logpdf(rows)
+    assert density.score(rows) > exact.mean() - 0.1
+    values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    marginals = density.score_samples(np.column_stack([np.full(5, np.nan), values]))
+    np.testing.assert_allclose(marginals, stats.norm.logpdf(values, 0, np.sqrt(1.25)), atol=0.2)
+    _, test = _rows_with_gaps(400, seed=1)
+    samples = density.impute(test, 100, random_state=0)[..., 1]
+    low, high = np.quantile(samples, [0.05, 0.95], axis=0)
+    truth, is_missing = _rows_with_gaps(400, seed=1)[0][:, 1], np.isnan(test[:, 1])
+    assert 0.84 < ((low < truth) & (truth < high))[is_missing].mean() < 0.96
+    # A row without any cell says nothing, and a copy as much as a weight of two.
+    more = np.concatenate([holes, holes, np.full([5, 2], np.nan)])
+    twice = tfr.FlowDensity(random_state=0).fit(more)
+    weighted = tfr.FlowDensity(random_state=0).fit(holes, sample_weight=np.full(400, 2.0))
+    np.testing.assert_allclose(twice.score_samples(test), weighted.score_samples(test))
+
+
+@pytest.mark.usefixtures("no_flows", "few_components")
+def test_equal_rows_with_gaps_get_different_draws():
+    # 90 copies of a row are one row of weight 90.
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.integers(2, size=300), rng.normal(size=300)])
+    holes = np.where([False, True] & (rng.random([300, 1]) < 0.6), np.nan, rows)
+    with pytest.warns(UserWarning, match="few values: 0"):
+        density = tfr.FlowDensity(random_state=0).fit(holes)
+    samples = density.sample(2_000, random_state=0)
+    assert stats.kstest(samples[:, 1], "norm").statistic < 0.12
+    # Draws of columns of few values are such values: peaks are as high as without gaps.
+    holes = np.where([True, False] & (rng.random([300, 1]) < 0.3), np.nan, rows)
+    with pytest.warns(UserWarning, match="few values: 0"):
+        with_gaps, complete = (tfr.FlowDensity(random_state=0).fit(x) for x in (holes, rows))
+    assert with_gaps.score(rows) > complete.score(rows) - 0.2
+
+
+@pytest.mark.usefixtures("no_flows", "few_components")
+def test_classes_of_rows_with_gaps():
+    x, y = load_wine(return_X_y=True)
+    x = x[:, :4]
+    holes = np.where(np.random.default_rng(0).random(x.shape) < 0.3, np.nan, x)
+    density = tfr.FlowDensity(random_state=0).fit(holes, y)
+    probabilities = density.predict_proba(holes)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    # Nothing is known, and all is known.
+    nothing = density.predict_proba(np.full([1, 4], np.nan))
+    np.testing.assert_allclose(nothing[0], density.class_prior_, atol=0.05)
+    assert (density.predict(x) == y).mean() > 0.85 > (density.predict(holes) == y).mean() > 0.7
+    joint = np.log(probabilities) + density.score_samples(holes)[:, np.newaxis]
+    log_probs = joint[np.arange(len(y)), y] - np.log(density.class_prior_[y])
+    assert density.score(holes, y) == pytest.approx(log_probs.mean())

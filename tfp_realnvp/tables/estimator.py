@@ -12,16 +12,31 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from tfp_realnvp.internal import data_frames, private_api, validation
-from tfp_realnvp.tables.categories import one_hot
+from tfp_realnvp.tables.categories import codes_of, one_hot
 from tfp_realnvp.tables.domains import Limits, checked_limits
+from tfp_realnvp.tables.imputation import normal_with_gaps, with_draws
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.table import Columns, Rows, checked_weights
 
-__all__ = ["TableEstimator", "generator"]
+__all__ = ["EstimatorWithGaps", "TableEstimator", "generator"]
 
 
-class TableEstimator(BaseEstimator):
+class EstimatorWithGaps(BaseEstimator):
+    """An estimator of scikit-learn that takes missing cells in X."""
+
+    def __sklearn_tags__(self) -> Any:
+        """See scikit-learn."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _more_tags(self) -> dict[str, Any]:
+        # Tags before scikit-learn 1.6.
+        return {"allow_nan": True}
+
+
+class TableEstimator(EstimatorWithGaps):
     """Base of `FlowDensity` and `FlowRegressor`."""
 
     def __init__(
@@ -157,16 +172,35 @@ class TableEstimator(BaseEstimator):
         labels, groups = np.unique(labels, return_inverse=True)
         table, weights = Rows.merged(np.column_stack([groups, x, y]), weights[weights > 0])
         groups, x, y = np.split(table, [1, 1 + x.shape[1]], axis=1)
+        is_empty = np.isnan(y).all(axis=0)
+        expected = f"{self._name}: expected a known cell in each column"
+        validation.require(not is_empty.any(), expected, f"none in {np.array(names)[is_empty]}")
+        tables = [Rows(each, weights).with_known_cells(np.random.default_rng(0)) for each in (x, y)]
         self._x_columns, self._columns = (
-            Columns.of(Rows(values, weights), self.dequantize, self._name, of_values)
-            for values, of_values in ((x, x_limits), (y, limits))
+            Columns.of(table, self.dequantize, self._name, of_values)
+            for table, of_values in zip(tables, (x_limits, limits), strict=True)
         )
-        num_conditions, is_one = x.shape[1], y.shape[1] == 1
-        self._columns.warn(y, names, self._name, is_density and not self.noise)
+        self._x_gaps, self._filler = np.isnan(x).any(axis=0), None
+        if self._x_gaps.any() and not is_density:
+            standardized = Rows(self._x_columns.standardized(x), weights)
+            self._filler = normal_with_gaps(standardized, np.copy, np.random.default_rng(0))
         rows = Rows(self._standardized(x, y), weights)
+        num_conditions, is_one = rows.values.shape[1] - y.shape[1], y.shape[1] == 1
+        self._columns.warn(tables[1].values, names, self._name, is_density and not self.noise)
         progress = Progress(self.verbose)
+
+        def snapped(drawn: np.ndarray) -> np.ndarray:
+            """Returns standardized rows with categories, and numbers of columns of few values."""
+            indicators, numbers = np.split(drawn, [num_conditions], axis=1)
+            codes = codes_of(self._x_columns.in_units(indicators), self._sizes)
+            indicators = self._x_columns.standardized(one_hot(codes, self._sizes))
+            for i in np.flatnonzero(self._columns.takes_few_values):
+                values = np.unique(rows.values[:, num_conditions + i])
+                numbers[:, i] = values[np.nanargmin(abs(numbers[:, [i]] - values), axis=1)]
+            return np.column_stack([indicators, numbers])
+
         options = types.SimpleNamespace(
-            **self.get_params(deep=False), progress=progress, is_density=is_density
+            **self.get_params(deep=False), progress=progress, is_density=is_density, snapped=snapped
         )
         if options.num_couplings is None:
             options.num_couplings = 2 if is_one else 8
@@ -174,6 +208,11 @@ class TableEstimator(BaseEstimator):
             options.transformer = "rational_quadratic_spline" if is_one else "affine"
         rng = generator(self.random_state)
         are_groups = [groups[:, 0] == group for group in range(len(labels))]
+        if is_density and np.isnan(x).any():
+            for is_group in are_groups:
+                (drawn,) = with_draws([rows.where(is_group)], snapped, rng)
+                x[is_group] = np.rint(self._x_columns.in_units(drawn.values[:, :num_conditions]))
+            rows = rows._replace(values=self._standardized(x, y))
         fits = [
             fit_table_stack(rows.where(is_group), self._columns, options, rng, num_conditions)
             for is_group in are_groups
@@ -185,7 +224,7 @@ class TableEstimator(BaseEstimator):
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
         all_held_out = Rows(*map(np.concatenate, zip(*held_out, strict=True)))
-        held_out_y = self._columns.in_units(all_held_out.values[:, num_conditions:])
+        held_out_y = self._columns.in_units(all_held_out.values[:, -y.shape[1] :])
         log_slopes = self._columns.log_slopes(held_out_y).sum(axis=1)
         start, end = np.concatenate(log_probs).T + log_slopes
         (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
@@ -196,7 +235,14 @@ class TableEstimator(BaseEstimator):
 
     def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
-        return np.column_stack([self._x_columns.standardized(x), self._columns.standardized(y)])
+        return np.column_stack([self._conditions_of(x), self._columns.standardized(y)])
+
+    def _conditions_of(self, x: np.ndarray) -> np.ndarray:
+        """Returns standardized x; in FlowRegressor with means and indicators of missing cells."""
+        conditions = self._x_columns.standardized(x)
+        if self._filler is None:
+            return conditions
+        return np.column_stack([self._filler.fill(conditions), np.isnan(x[:, self._x_gaps])])
 
     def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
         """Returns names and limits of the columns of numbers, of rows [N, D] with all columns."""
@@ -222,7 +268,8 @@ class TableEstimator(BaseEstimator):
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
         """Returns X, or X and y, float32 or float64, by the checks of scikit-learn.
 
-        Categories are codes. A fit sets the categories, and later calls have `reset=False`.
+        Missing cells of X are NaN, and categories are codes. A fit sets the categories, and later
+        calls have `reset=False`.
         """
         is_fit, features = options.get("reset", True), self.categorical_features
         if is_fit:
@@ -245,16 +292,8 @@ class TableEstimator(BaseEstimator):
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)
         )
-        try:
-            return private_api.validate_data(self, X, *y, dtype=[np.float64, np.float32], **options)
-        except ValueError as error:
-            if "Input X contains NaN" not in str(error):
-                raise
-            raise ValueError(
-                f"{self._name}: expected rows without missing values, got NaN. Input X contains "
-                "NaN. Fit a FlowDensity to the rows that are complete; its `impute` draws what is "
-                "missing in others, as tfr.latents.complete does for any flow."
-            ) from error
+        options = {"dtype": [np.float64, np.float32], "allow_nan": True, **options}
+        return private_api.validate_data(self, X, *y, **options)
 
 
 def generator(random_state: Any) -> np.random.Generator:

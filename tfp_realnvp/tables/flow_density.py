@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     fits in a process share the graphs of their flows, which take seconds to trace. Processes of
     `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits.
 
-    Masked cells of `np.ma` arrays are missing cells. With a condition, or for millions of rows, use
+    Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before the
+    densities are fitted, a normal distribution of the rows that are learned draws missing cells
+    given the other cells, anew for each part that is held out. This is right if whether a cell is
+    missing depends on known cells alone. Of a row with missing cells, scores and predictions take
+    the marginal density of the other cells. With a condition, or for millions of rows, use
     `RealNVPVector` and `FlowModel`.
 
     #### Example
@@ -111,6 +114,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     #### References
 
+    Rubin: Multiple imputation for nonresponse in surveys, 1987, for missing cells.
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, 2017.
     Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
@@ -132,7 +136,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows does not matter. An error or an interrupt leaves the estimator as it was.
 
         Args:
-          X: rows [N, D] of finite numbers and categories, with N at least 2.
+          X: rows [N, D] of finite numbers and categories, with N at least 2, and NaN or `None` in
+            missing cells. Rows without any cell are left out.
           y: labels [N] of classes, or `None`. -1 is a class only beside 1 alone. Among other
             numbers it means "not known" to `ClassMixture`, and is refused.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
@@ -141,7 +146,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           The estimator, with these attributes:
 
           *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels. It
-              is a little too high, since weights and early stopping are chosen by these rows.
+              is a little too high, since weights and early stopping are chosen by these rows. With
+              missing cells it is of rows with draws in these, not their marginal density.
           *   `score_start_`: the same without flows.
           *   `flow_gain_`: their difference, and its standard error over the rows.
           *   `history_`: for each flow, lists by validation: `step`, `noise`, and `lead`, the mean
@@ -165,12 +171,14 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
         if y is not None:
             _check_labels(labels)
+        weights = checked_weights(sample_weight, len(rows), self._name)
+        weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
         names, limits = self._limits(rows)
         expected = f"{self._name}: expected a column of numbers beside the categories"
         validation.require(bool(names), expected, "none")
         indicators, numbers = self._split(rows)
         classes, prior, categories = self._fit_stacks(
-            indicators, numbers, labels, sample_weight, names, {}, limits, is_density=True
+            indicators, numbers, labels, weights, names, {}, limits, is_density=True
         )
         self.class_prior_ = prior
         rng = generator(self.random_state)
@@ -185,6 +193,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) in nats of rows [N, D], of the columns in their own units.
+
+        Missing cells, NaN, are integrated out by importance sampling, as in `impute`, with 512
+        proposals that are the same for all rows. A conditional log density is a difference of two
+        results: `log p(a | b) = log p(a, b) - log p(b)`.
 
         The result is [N], float64; -inf out of bounds, and for numbers with squares beyond float64.
         """
@@ -282,7 +294,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """
         number = validation.count(1 if n_samples is None else n_samples, "n_samples", 1, self._name)
         rng = generator(random_state)
-        rows, samples = self._by_proposals(impute, X, rng, number, rng)
+        rows, encoded = self._checked(X)
+        samples = self._by_proposals(impute, encoded, np.full(len(rows), True), rng, number, rng)
         filled = np.where(np.isnan(rows), self._decoded(samples), rows)
         filled = data_frames.decoded(filled, self._categories)
         if n_samples is not None:
@@ -295,22 +308,17 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def marginal_score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density in nats of the cells of each row that are not missing, [N].
 
-        Missing cells, NaN in X [N, D], are integrated out by importance sampling, as in `impute`,
-        with 512 proposals that are the same for all rows. A conditional log density is a difference
-        of two results: `log p(a | b) = log p(a, b) - log p(b)`.
+        It is `score_samples(X)`.
         """
-        rows, log_probs = self._by_proposals(log_marginals, X, generator(0))
-        return log_probs + self._columns.log_slopes(self._split(rows)[1]).sum(axis=1)
+        return self.score_samples(X)
 
     def _by_proposals(
-        self, function: Callable[..., Any], X: Any, rng: np.random.Generator, *options: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows with NaN, and what a function of `imputation.py` returns for them.
+        self, function: Any, encoded: np.ndarray, is_used: np.ndarray, rng: Any, *options: Any
+    ) -> np.ndarray:
+        """Returns what a function of `imputation.py` returns for chosen encoded rows with NaN.
 
         Issues a warning if the weights of a row with missing cells have a small effective size.
         """
-        check_is_fitted(self)
-        rows = self._validated(X, reset=False, allow_nan=True).astype(np.float64)
         samples, num_indicators = self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng), sum(self._sizes)
         samples[:, :num_indicators] += _NOISE * rng.normal(size=[len(samples), num_indicators])
         proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
@@ -321,22 +329,22 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             images = self._columns.images(numbers)
             # A number that is missing has one image, the first after the seam.
             is_first = (abs(images[len(images) // 2] - numbers) < 1e-6).all(axis=1)
-            joint = np.logaddexp.reduce(self._joint(encoded), axis=1)
-            return np.where(is_first, joint, -np.inf)
+            return np.where(is_first[:, np.newaxis], self._joint(encoded), -np.inf)
 
-        encoded = self._encoded(rows)
-        results, sizes = function(log_prob, proposal, encoded, *options, categories=categories)
+        rows = encoded[is_used]
+        results, sizes = function(log_prob, proposal, rows, *options, categories=categories)
         is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
         if is_poor.any():
             warnings.warn(
                 f"{self._name}: the results for {is_poor.sum()} rows with missing cells rest on "
-                f"few proposals, for example of row {np.argmax(is_poor)}, whose proposals count as "
-                f"many as {sizes[is_poor][0]:.1f} equally probable ones. Its other cells are "
-                "improbable, or the missing cells have a density unlike a mixture of normal ones.",
+                f"few proposals, for example of row {np.flatnonzero(is_used)[is_poor][0]}, whose "
+                f"proposals count as many as {sizes[is_poor][0]:.1f} equally probable ones. Its "
+                "other cells are improbable, or the missing cells have a density unlike a mixture "
+                "of normal ones.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-        return rows, results
+        return results
 
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
@@ -364,10 +372,20 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of rows and each class, [N, number of classes]."""
-        check_is_fitted(self)
-        rows = self._validated(X, reset=False)
+        rows, encoded = self._checked(X)
+        is_missing = np.isnan(encoded)
+        log_probs = self._joint(np.where(is_missing, 0.0, encoded))
+        has_gaps = is_missing.any(axis=1)
+        if has_gaps.any():
+            log_probs[has_gaps] = self._by_proposals(log_marginals, encoded, has_gaps, generator(0))
         log_slopes = self._columns.log_slopes(self._split(rows)[1])
-        return self._joint(self._encoded(rows)) + log_slopes.sum(axis=1, keepdims=True)
+        return log_probs + log_slopes.sum(axis=1, keepdims=True)
+
+    def _checked(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows with NaN, float64, and the encoded rows."""
+        check_is_fitted(self)
+        rows = self._validated(X, reset=False).astype(np.float64)
+        return rows, self._encoded(rows)
 
     def _joint(self, encoded: np.ndarray) -> np.ndarray:
         """Returns log p(x, y) of encoded rows and each class, [N, number of classes]."""

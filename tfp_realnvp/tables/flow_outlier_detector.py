@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.tables.estimator import EstimatorWithGaps
 from tfp_realnvp.tables.flow_density import FlowDensity
 
 __all__ = ["FlowOutlierDetector"]
 
 
-class FlowOutlierDetector(OutlierMixin, BaseEstimator):
+class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     """Finds outliers among the rows of a table by their density, in scikit-learn.
 
     As in `IsolationForest` and `EllipticEnvelope`, `predict` returns -1 for outliers and 1 for
@@ -54,7 +55,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
-        """Estimates the density of rows [N, D] of finite numbers; `y` is ignored.
+        """Estimates the density of rows [N, D], as `FlowDensity.fit` takes them; `y` is ignored.
 
         Raises:
           ValueError: if rows are not as `FlowDensity.fit` expects them, or an argument of the

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.estimator import TableEstimator, generator
+from tfp_realnvp.tables.table import checked_weights
 
 __all__ = ["FlowRegressor"]
 
@@ -43,8 +44,13 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         standard error, for a single y no more than 0.01 nats.
 
     Columns of categories in X become indicators, see `categorical_features`, and columns with
-    periods their cosine and sine. Missing values are refused. Copies of a row are held out
-    together.
+    periods their cosine and sine. Copies of a row are held out together.
+
+    Missing cells of X, NaN, become their means given the other cells of X, of a normal
+    distribution, and each column with missing cells in the fit has an indicator of them as a
+    further column. The fit learns p(y | the cells that are known, and which ones are): whether a
+    cell is missing may say something of y. A column that was complete in the fit has to be complete
+    afterwards.
 
     A single y that is rounded coarsely, as grades and counts are, is scored as rounded:
     `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the width w of the rounding in
@@ -82,7 +88,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         rows does not matter. An error or an interrupt leaves the estimator as it was.
 
         Args:
-          X: rows [N, C] of finite numbers, with N at least 2.
+          X: rows [N, C] of finite numbers and categories, with N at least 2, and NaN or `None` in
+            missing cells.
           y: numbers [N], or rows [N, D] of several numbers, whose joint distribution is estimated.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
@@ -105,8 +112,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         _, limits = self._limits(X)
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
-        zeros = np.zeros(len(y))
-        self._fit_stacks(self._encoded(X), y, zeros, sample_weight, names, bounds, {}, False)
+        weights, zeros = checked_weights(sample_weight, len(y), self._name), np.zeros(len(y))
+        self._has_gaps = np.isnan(X[weights > 0]).any(axis=0)
+        self._fit_stacks(self._encoded(X), y, zeros, weights, names, bounds, {}, False)
         self._size, self._stack = y.shape[1], self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
@@ -219,7 +227,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._of_stack(self._validated(X, reset=False))
 
     def _of_stack(self, X: np.ndarray) -> np.ndarray:
-        return self._stack.conditions(self._x_columns.standardized(self._encoded(X)))
+        is_new = np.isnan(X).any(axis=0) & ~self._has_gaps
+        names = getattr(self, "feature_names_in_", np.arange(len(is_new)))[is_new]
+        expected = (
+            f"{self._name}: expected missing cells only in columns that have some in fit. Draw "
+            "others by FlowDensity().fit(X).impute(X)"
+        )
+        validation.require(not is_new.any(), expected, f"some in {names}")
+        return self._stack.conditions(self._conditions_of(self._encoded(X)))
 
     def _encoded(self, X: np.ndarray) -> np.ndarray:
         """Returns X with cosines and sines of periodic columns, and indicators of categories."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp, softmax
@@ -13,7 +14,7 @@ from tfp_realnvp.tables.categories import NO_CATEGORIES, CategoryMixture
 from tfp_realnvp.tables.simple_densities import NormalMixture
 from tfp_realnvp.tables.table import Rows
 
-__all__ = ["impute", "log_marginals", "proposal_of_samples"]
+__all__ = ["impute", "log_marginals", "normal_with_gaps", "proposal_of_samples", "with_draws"]
 
 _MAX_COMPONENTS, _SAMPLES_OF_COMPONENT = 16, 10
 # Weights correct a proposal that is not the best one.
@@ -22,6 +23,8 @@ _MAX_STEPS = 15
 _WIDE_SHARE, _WIDE_VARIANCE = 0.1, 4.0
 _MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE, _NUM_POINTS = 128, 4, 512
 _CHUNK_SIZE = 65_536
+# Of the normal distribution of rows with gaps.
+_NUM_STEPS, _MAX_ROWS, _SHRINKAGE = 40, 1_000, 0.01
 
 LogProb = Callable[[np.ndarray], np.ndarray]
 
@@ -73,6 +76,7 @@ def impute(
     for (chunk,) in slices(max(1, _CHUNK_SIZE // number), rows):
         uniforms = rng.random([number, len(chunk), _num_uniforms(rows, categories)])
         filled, log_weights = _weighted_proposals(log_prob, proposal, categories, chunk, uniforms)
+        log_weights = logsumexp(log_weights, axis=-1)
         sizes.append(_effective_sizes(log_weights))
         # Systematic resampling: one choice from each of S equal parts of the sum of weights.
         ends = softmax(log_weights, axis=0).cumsum(axis=0)
@@ -102,9 +106,69 @@ def log_marginals(
     for (chunk,) in slices(_CHUNK_SIZE // _NUM_POINTS, rows):
         uniforms = np.repeat(points, len(chunk), axis=1)
         _, log_weights = _weighted_proposals(log_prob, proposal, categories, chunk, uniforms)
-        results.append((logsumexp(log_weights, axis=0), _effective_sizes(log_weights)))
-    log_sums, sizes = np.concatenate(results, axis=1)
-    return log_sums - np.log(_NUM_POINTS), sizes
+        sizes = _effective_sizes(logsumexp(log_weights, axis=-1))
+        results.append(np.column_stack([logsumexp(log_weights, axis=0), sizes]))
+    results = np.concatenate(results)
+    return results[:, :-1] - np.log(_NUM_POINTS), results[:, -1]
+
+
+class Normal(NamedTuple):
+    """A normal distribution of rows, with mean [D] and covariance [D, D]."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    def fill(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Returns rows [N, D] with means of missing cells given the others, or draws by `rng`."""
+        rows = rows.copy()
+        for is_missing, chosen in _patterns(rows):
+            order = np.argsort(is_missing, kind="stable")
+            known, missing = np.split(order, [np.sum(~is_missing)])
+            covariance = self.covariance[known]
+            slopes = np.linalg.solve(covariance[:, known], covariance[:, missing])
+            errors = rows[chosen][:, known] - self.mean[known]
+            cells = self.mean[missing] + errors @ slopes
+            if rng is not None:
+                rest = self.covariance[missing][:, missing] - covariance[:, missing].T @ slopes
+                cells += rng.normal(size=cells.shape) @ np.linalg.cholesky(rest).T
+            rows[chosen[:, np.newaxis], missing] = cells
+        return rows
+
+
+def normal_with_gaps(rows: Rows, snapped: Any, rng: np.random.Generator) -> Normal:
+    """Returns a normal distribution of standardized rows [N, D] with NaN in missing cells.
+
+    It is from stochastic expectation maximization: each distribution of a series has the moments of
+    the rows with draws from the distribution before it, which `snapped` replaces by values that
+    exist. The covariance is (N + D) / (N - D) times the one of the rows, as expected squared errors
+    of a linear regression are for rows that were not learned.
+
+    Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
+    EM algorithm for the mixture problem, 1985.
+    """
+    rows = rows.thinned(_MAX_ROWS)
+    number, size = rows.number, rows.values.shape[1]
+    normal = Normal(np.zeros(size), np.eye(size))
+    for _ in range(_NUM_STEPS):
+        mean, covariance = rows._replace(values=snapped(normal.fill(rows.values, rng))).covariance()
+        covariance += _SHRINKAGE * size / number * np.eye(size)
+        covariance *= (number + size) / max(number - size, number / 4)
+        normal = Normal(mean, covariance)
+    return normal
+
+
+def with_draws(parts: list[Rows], snapped: Any, rng: np.random.Generator) -> list[Rows]:
+    """Returns parts of a table with draws in missing cells, which learn from the first part."""
+    normal = normal_with_gaps(parts[0], snapped, rng)
+    return [part.mapped(lambda values: snapped(normal.fill(values, rng))) for part in parts]
+
+
+def _patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields which cells are missing, [D], and the rows where these are."""
+    patterns, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
+    for i, is_missing in enumerate(patterns):
+        if is_missing.any():
+            yield is_missing, np.flatnonzero(indices.ravel() == i)
 
 
 def _effective_sizes(log_weights: np.ndarray) -> np.ndarray:
@@ -132,11 +196,7 @@ def _weighted_proposals(
     log_q = (categories.log_prob(drawn) - categories.log_prob(known)).reshape([number, -1])
     filled[..., : known.shape[1]] = drawn.reshape([number, len(rows), -1])
     rows = filled[0]
-    patterns, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
-    for i, is_missing in enumerate(patterns):
-        if not is_missing.any():
-            continue
-        (chosen,) = np.nonzero(indices.ravel() == i)
+    for is_missing, chosen in _patterns(rows):
         given = proposal.given(~is_missing)
         known = np.concatenate(filled[:, chosen][..., ~is_missing])
         is_used = np.append(True, is_missing)
@@ -145,5 +205,5 @@ def _weighted_proposals(
         log_q[:, chosen] += log_probs.reshape([number, -1])
         cells = np.ix_(np.arange(number), chosen, np.flatnonzero(is_missing))
         filled[cells] = drawn.reshape([number, len(chosen), -1])
-    log_p = log_prob(filled.reshape([-1, rows.shape[1]])).reshape(log_q.shape)
-    return filled, log_p - log_q
+    log_p = log_prob(filled.reshape([-1, rows.shape[1]])).reshape([*log_q.shape, -1])
+    return filled, log_p - log_q[..., np.newaxis]

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 from tfp_realnvp.tables.boosted_trees import BoostedTrees, GivenTrees, fit_boosted_trees
 from tfp_realnvp.tables.flow import fit_table_flow
+from tfp_realnvp.tables.imputation import with_draws
 from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student_t
 from tfp_realnvp.tables.table import Columns, Rows
 
@@ -132,8 +133,12 @@ def fit_table_stack(
             GivenTrees(None, slice(num_all), of_errors=True),
         ]
     splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(num_splits)]
+    splits = splits if folds.any() else [(rows,)]
+    if np.isnan(rows.values).any():
+        repeated = ([part.repeated() for part in parts] for parts in splits)
+        splits = [with_draws(parts, options.snapped, rng) for parts in repeated]
     # A single row is not held out.
-    splits = splits if folds.any() else [(rows, rows)]
+    splits = [(parts[0], parts[-1]) for parts in splits]
     held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
 
     def held_out_log_prob(densities: Iterable[Any]) -> np.ndarray:

@@ -28,6 +28,7 @@ _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
 _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
 # Of the choice between maps of bounded columns.
 _MAX_ROWS_OF_CHOICE = 2_000
+_MAX_ROWS_ADDED = 10_000
 # The squares of larger numbers leave the range of float64.
 _MAX_MAGNITUDE = 1e150
 # `warnings.warn` < `Columns.warn` < `_fit_stacks` < `_fit` < `_fit_or_keep` < `fit` < its caller
@@ -45,7 +46,10 @@ class Rows(NamedTuple):
         """Returns the distinct rows of positive weight, in a fixed order, with summed weights."""
         is_used = weights > 0
         values = values[is_used] + 0.0  # -0.0 becomes 0.0
+        # NaN, a missing cell, does not equal itself.
+        values = np.where(np.isnan(values), np.inf, values)
         values, indices = np.unique(values, axis=0, return_inverse=True)
+        values = np.where(np.isinf(values), np.nan, values)
         return cls(values, np.bincount(indices.ravel(), weights[is_used]))
 
     def where(self, is_chosen: np.ndarray) -> Rows:
@@ -55,6 +59,17 @@ class Rows(NamedTuple):
     def thinned(self, number: int) -> Rows:
         """Returns every n-th row, at most `number`: rows in order are spread evenly."""
         return Rows(*(array[:: -(-len(array) // number)] for array in self))
+
+    def repeated(self) -> Rows:
+        """Returns the table with rows with missing cells as several rows of about the least weight.
+
+        At most 10,000 rows are added.
+        """
+        least = max(self.weights.min(), self.weights.sum() / _MAX_ROWS_ADDED)
+        has_gaps = np.isnan(self.values).any(axis=1)
+        copies = np.where(has_gaps, np.ceil(self.weights / least), 1).astype(int)
+        lighter = self._replace(weights=self.weights / copies)
+        return Rows(*(np.repeat(array, copies, axis=0) for array in lighter))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
         """Returns a function of the rows, with their weights."""
@@ -84,6 +99,16 @@ class Rows(NamedTuple):
         """Returns rows [*shape, D], drawn with replacement."""
         ends = np.cumsum(self.weights)
         return self.values[np.searchsorted(ends, ends[-1] * rng.random(shape), side="right")]
+
+    def with_known_cells(self, rng: np.random.Generator) -> Rows:
+        """Returns the rows with draws from the known cells of a column, or 0, in missing cells."""
+        values = self.values.copy()
+        for column in values.T:
+            is_missing = np.isnan(column)
+            if is_missing.any() and not is_missing.all():
+                known = Rows(column[~is_missing], self.weights[~is_missing])
+                column[is_missing] = known.draw([is_missing.sum()], rng)
+        return self._replace(values=np.nan_to_num(values))
 
     def folds(self, number: int, rng: np.random.Generator) -> np.ndarray:
         """Returns the fold of each row, [N], one of `number`, or of N if that is less.
