@@ -63,6 +63,20 @@ class StudentT(NamedTuple):
         conditions, events = np.split(rows, [len(self.slopes)], axis=-1)
         return (events - self.mean - conditions @ self.slopes) @ self.matrix
 
+    def with_latents(self, rows: np.ndarray) -> np.ndarray:
+        """Returns rows [N, C + D] of conditions and latents."""
+        return np.column_stack([rows[:, : len(self.slopes)], self.latents(rows)])
+
+    def mixture_of_events(self, mixture: NormalMixture) -> NormalMixture:
+        """Returns the mixture of conditions and events, given that of conditions and latents."""
+        number = len(self.slopes)
+        matrix = np.eye(mixture.means.shape[1])
+        matrix[number:, number:] = np.linalg.inv(self.matrix)
+        matrix[:number, number:] = self.slopes
+        means = mixture.means @ matrix + np.append(np.zeros(number), self.mean)
+        covariances = matrix.T @ mixture.covariances @ matrix
+        return NormalMixture(mixture.log_weights, means, covariances)
+
     def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """Returns the events of independent variables, [N, D]."""
         return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
@@ -359,13 +373,30 @@ def fit_normal_mixtures(
     rng: np.random.Generator,
     num_conditions: int,
     progress: Progress,
+    starts: list[StudentT] | None = None,
 ) -> list[list[ConditionalMixture]]:
-    """Returns the mixtures that are best on what the first split held out, each for all splits."""
+    """Returns the mixtures that are best on what the first split held out, each for all splits.
+
+    With `starts`, an affine map of events for each split, they are mixtures of conditions and
+    latents. These can be as narrow as the errors of the map, where `_LEAST_CONDITION_VARIANCE`
+    times the squared slopes would widen mixtures of conditions and events.
+    """
     if not _is_held_out(splits):
         return []
     rows, held_out = splits[0][0].thinned(_MAX_ROWS), splits[0][1]
     is_condition = np.arange(rows.values.shape[1]) < num_conditions
-    least_variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), least_variance)
+
+    def fit(index: int, number: int, is_diagonal: bool, seed: int) -> ConditionalMixture:
+        part, variance = splits[index][0].thinned(_MAX_ROWS), least_variance
+        if starts:
+            part = part.mapped(starts[index].with_latents)
+            variance = least_variance @ starts[index].matrix ** 2
+        variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
+        mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed)
+        if starts:
+            mixture = starts[index].mixture_of_events(mixture)
+        return mixture.given(is_condition)
+
     kept = []
     for is_diagonal in (False, True):
         rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
@@ -374,8 +405,8 @@ def fit_normal_mixtures(
         for number in _NUM_COMPONENTS:
             if number * rows_of_component > rows.number or num_worse == 2:
                 break
-            options = number, is_diagonal, least_variances, int(rng.integers(2**31))
-            mixture = NormalMixture.fit(rows, *options).given(is_condition)
+            options = number, is_diagonal, int(rng.integers(2**31))
+            mixture = fit(0, *options)
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
             progress(f"mixture of {number} normal distributions: {score:.3f} nats a held-out row")
             num_worse = 0 if score > best else num_worse + 1
@@ -383,7 +414,5 @@ def fit_normal_mixtures(
             fits.append((score, mixture, options))
         fits.sort(key=lambda each: -each[0])
         for _, mixture, options in fits[:_NUM_KEPT_MIXTURES]:
-            parts = [train.thinned(_MAX_ROWS) for train, _ in splits[1:]]
-            others = [NormalMixture.fit(part, *options) for part in parts]
-            kept.append([mixture, *(other.given(is_condition) for other in others)])
+            kept.append([mixture, *(fit(i, *options) for i in range(1, len(splits)))])
     return kept

@@ -162,6 +162,10 @@ def fit_table_stack(
             fits += fit_normal_mixtures(
                 seen, least_variance / unit**2, rng, number, options.progress
             )
+        if number and not (view and view.of_errors):
+            fits += fit_normal_mixtures(
+                seen, least_variances[0], rng, number, options.progress, starts
+            )
         candidates += [[_viewed(view, density) for density in each] for each in fits]
     log_probs = np.stack([held_out_log_prob(each) for each in candidates], axis=1)
     weights, start = _stacked(log_probs, held_out)
