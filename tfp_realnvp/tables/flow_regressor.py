@@ -34,7 +34,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     *   Linear regression with Student t errors, and the ridge penalty that is best for held-out
         rows.
-    *   Mixtures of 1 to 32 normal distributions of x and y, given x.
+    *   Mixtures of 1 to 32 normal distributions, given x: of x and y, and of x and the errors of
+        the linear regression, for a y that is nearly a linear function of x.
     *   For a single y and at least 100 rows, boosted trees: scikit-learn's
         `HistGradientBoostingRegressor` learns the mean m(x) of y, and then the scale s(x) of
         held-out errors. The density is of (y - m(x)) / s(x) given m(x) and log s(x), by
