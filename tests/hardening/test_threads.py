@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 from hardening.effort import share
 
+import tfp_realnvp as tfr
+
 pytestmark = pytest.mark.full
 
 SHAPE = (4, 4, 1)
@@ -91,3 +93,17 @@ def test_tapes():
     expected = [gradient(tf.identity(x)).numpy() for x in images]
     functions = [lambda x=x: gradient(x) for x in images]
     assert_same_in_threads(functions, expected, rounds=share(4, 100), rtol=1e-4, atol=1e-6)
+
+
+def test_first_calls_of_exports(tmp_path):
+    flow = ft.flow_distribution(SHAPE, num_blocks=2, num_filters=32)
+    tfr.export_saved_model(flow, tmp_path / "1", image_shape=SHAPE)
+    images = [ft.pixels([1 + seed % 3, *SHAPE], seed=seed) for seed in range(4)]
+
+    def calls_of_export():
+        log_prob = tf.saved_model.load(tmp_path / "1").signatures["log_prob"]
+        return [lambda x=x: log_prob(x)["log_prob"] for x in images]
+
+    expected = [call().numpy() for call in calls_of_export()]
+    for _ in range(share(2, 50)):
+        assert_same_in_threads(calls_of_export(), expected, rounds=5, rtol=1e-5, atol=1e-3)

@@ -1,5 +1,6 @@
 """Signatures of a SavedModel against the distribution that it was exported from."""
 
+import collections
 import subprocess
 import sys
 
@@ -110,6 +111,30 @@ def test_densities_and_latents_equal_those_of_the_distribution(flow, served, sha
     decoded = served.decode(latents=latents)["images"]
     np.testing.assert_allclose(decoded, flow.bijector.forward(latents), rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(served.reconstruct(images)["images"], images, atol=1e-2)
+
+
+def test_oneDNN_adds_only_what_nothing_else_uses(tmp_path):
+    # TensorFlow's kernel copies such a summand by way of an attribute that all threads share.
+    flow = flow_distribution(SHAPE, num_scales=1, num_blocks=2)
+    tfr.export_saved_model(flow, tmp_path / "1", image_shape=SHAPE)
+    v1, event = tf.compat.v1, pixels([1, *SHAPE]).numpy()
+    with tf.Graph().as_default(), v1.Session() as session:
+        meta_graph = v1.saved_model.load(session, ["serve"], str(tmp_path / "1"))
+        signature = meta_graph.signature_def["log_prob"]
+        (images,), (log_prob,) = (
+            [tensor.name for tensor in side.values()]
+            for side in (signature.inputs, signature.outputs)
+        )
+        options = v1.RunOptions(output_partition_graphs=True)
+        metadata = v1.RunMetadata()
+        session.run(log_prob, {images: event}, options, metadata)
+    nodes = [node for graph in metadata.partition_graphs for node in graph.node]
+    assert any("Conv2D" in node.op for node in nodes)
+    uses = collections.Counter(name for node in nodes for name in node.input)
+    for node in nodes:
+        if "FusedConv2D" in node.op and b"Add" in node.attr["fused_ops"].list.s:
+            summand = node.input[3]
+            assert uses[summand] == 1, summand
 
 
 def test_uint8_images_are_dequantized_with_seeded_noise(flow, served):

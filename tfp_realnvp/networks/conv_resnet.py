@@ -212,8 +212,13 @@ class ConvResNet(Conditioner):
                 terms.append((x, joined))
                 bias += joined_bias
             else:
+                x = convolve(x, second, biases[i])
+                if not training:
+                    # TensorFlow (up to 2.21) fuses a sum with this convolution. Its oneDNN kernel
+                    # is wrong in several threads if the summand is used elsewhere, as h is.
+                    x = tf.ensure_shape(x, x.shape)
                 # The gradient of `+` would compute the shapes of both summands.
-                h = tf.add_n([h, convolve(x, second, biases[i])])
+                h = tf.add_n([h, x])
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))
         output_conv = kernel, *_values(self.output_bias)
