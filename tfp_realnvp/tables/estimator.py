@@ -80,7 +80,8 @@ class TableEstimator(EstimatorWithGaps):
             possible.
           noise: standard deviation of the noise in the training of flows, for columns of variance
             1. With `None` it falls from 0.3 to 0.01, and early stopping chooses. In `FlowDensity`
-            a number is also the least standard deviation of normal distributions.
+            a number is also the least standard deviation of normal distributions, so that there are
+            no narrow peaks.
           dequantize: whether rounded columns get noise in training. A column counts as rounded if
             three quarters of its distinct values are multiples of a step: 1, 0.5, 0.1, 0.05, ...,
             1e-8, 5e-9. The step, the width of the noise, has to be at least a tenth of the column's
