@@ -25,9 +25,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import numpy as np
 import pandas as pd
 from sklearn import datasets
-from sklearn.covariance import EmpiricalCovariance
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
@@ -136,7 +136,7 @@ def scores(train: np.ndarray, rows: np.ndarray, seed: int) -> dict[str, np.ndarr
         "neighbors": NearestNeighbors(n_neighbors=5).fit(scaled).kneighbors(scaled_rows)[0][:, -1],
         "forest": -IsolationForest(random_state=seed).fit(train).score_samples(rows),
         "LOF": -LocalOutlierFactor(novelty=True).fit(scaled).score_samples(scaled_rows),
-        "normal": EmpiricalCovariance().fit(scaled).mahalanobis(scaled_rows),
+        "normal": -GaussianMixture().fit(scaled).score_samples(scaled_rows),
     }
 
 
