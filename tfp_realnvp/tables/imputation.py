@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp, softmax
@@ -14,7 +14,14 @@ from tfp_realnvp.tables.categories import NO_CATEGORIES, CategoryMixture
 from tfp_realnvp.tables.simple_densities import NormalMixture
 from tfp_realnvp.tables.table import Rows
 
-__all__ = ["impute", "log_marginals", "normal_with_gaps", "proposal_of_samples", "with_draws"]
+__all__ = [
+    "fill",
+    "impute",
+    "log_marginals",
+    "mixture_with_gaps",
+    "proposal_of_samples",
+    "with_draws",
+]
 
 _MAX_COMPONENTS, _SAMPLES_OF_COMPONENT = 16, 10
 # Weights correct a proposal that is not the best one.
@@ -23,8 +30,8 @@ _MAX_STEPS = 15
 _WIDE_SHARE, _WIDE_VARIANCE = 0.1, 4.0
 _MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE, _NUM_POINTS = 128, 4, 512
 _CHUNK_SIZE = 65_536
-# Of the normal distribution of rows with gaps.
-_NUM_STEPS, _MAX_ROWS, _SHRINKAGE = 40, 1_000, 0.01
+# Of the mixture of rows with gaps.
+_NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _ROWS_OF_COMPONENT, _SHRINKAGE = 20, 5, 1_000, 5, 0.01
 
 LogProb = Callable[[np.ndarray], np.ndarray]
 
@@ -112,55 +119,50 @@ def log_marginals(
     return results[:, :-1] - np.log(_NUM_POINTS), results[:, -1]
 
 
-class Normal(NamedTuple):
-    """A normal distribution of rows, with mean [D] and covariance [D, D]."""
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-    def fill(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Returns rows [N, D] with means of missing cells given the others, or draws by `rng`."""
-        rows = rows.copy()
-        for is_missing, chosen in _patterns(rows):
-            order = np.argsort(is_missing, kind="stable")
-            known, missing = np.split(order, [np.sum(~is_missing)])
-            covariance = self.covariance[known]
-            slopes = np.linalg.solve(covariance[:, known], covariance[:, missing])
-            errors = rows[chosen][:, known] - self.mean[known]
-            cells = self.mean[missing] + errors @ slopes
-            if rng is not None:
-                rest = self.covariance[missing][:, missing] - covariance[:, missing].T @ slopes
-                cells += rng.normal(size=cells.shape) @ np.linalg.cholesky(rest).T
-            rows[chosen[:, np.newaxis], missing] = cells
-        return rows
+def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarray:
+    """Returns rows [N, D] with means of missing cells given the other cells, or draws by `rng`."""
+    rows = rows.copy()
+    for is_missing, chosen in _patterns(rows):
+        given, known = mixture.given(~is_missing), rows[chosen][:, ~is_missing]
+        if rng is None:
+            cells = given.mean_of_events(known)
+        else:
+            cells = given.sample(known, rng.random([len(known), 1 + is_missing.sum()]))
+        rows[np.ix_(chosen, is_missing)] = cells
+    return rows
 
 
-def normal_with_gaps(rows: Rows, snapped: Any, rng: np.random.Generator) -> Normal:
-    """Returns a normal distribution of standardized rows [N, D] with NaN in missing cells.
+def mixture_with_gaps(
+    rows: Rows, snapped: Any, rng: np.random.Generator, num_mixtures: int = 0
+) -> NormalMixture:
+    """Returns a mixture of normal distributions of standardized rows with NaN in missing cells.
 
-    It is from stochastic expectation maximization: each distribution of a series has the moments of
-    the rows with draws from the distribution before it, which `snapped` replaces by values that
-    exist. The covariance is (N + D) / (N - D) times the one of the rows, as expected squared errors
-    of a linear regression are for rows that were not learned.
+    It is from stochastic expectation maximization: each mixture of a series is fitted to the rows
+    with draws from the mixture before it, which `snapped` replaces by values that exist. The first
+    ones have one component, and extrapolate to rows whose neighbors miss the same cells. With N
+    rows [D] of a component, its covariance is (N + D) / (N - D) times theirs, as expected squared
+    errors of a linear regression are for rows that were not learned.
 
     Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
     EM algorithm for the mixture problem, 1985.
     """
     rows = rows.thinned(_MAX_ROWS)
-    number, size = rows.number, rows.values.shape[1]
-    normal = Normal(np.zeros(size), np.eye(size))
-    for _ in range(_NUM_STEPS):
-        mean, covariance = rows._replace(values=snapped(normal.fill(rows.values, rng))).covariance()
-        covariance += _SHRINKAGE * size / number * np.eye(size)
-        covariance *= (number + size) / max(number - size, number / 4)
-        normal = Normal(mean, covariance)
-    return normal
+    size = rows.values.shape[1]
+    num_components = np.clip(rows.number // (_ROWS_OF_COMPONENT * (size + 1)), 1, _MAX_COMPONENTS)
+    mixture = NormalMixture(np.zeros(1), np.zeros([1, size]), np.eye(size)[np.newaxis])
+    for k in [1] * _NUM_STEPS + [int(num_components)] * num_mixtures:
+        drawn = rows._replace(values=snapped(fill(mixture, rows.values, rng)))
+        least_variance = np.full(size, _SHRINKAGE * size * k / rows.number)
+        mixture = NormalMixture.fit(drawn, k, False, least_variance, 0, _MAX_STEPS)
+        factor = (rows.number + k * size) / max(rows.number - k * size, rows.number / 4)
+        mixture = mixture._replace(covariances=factor * mixture.covariances)
+    return mixture
 
 
 def with_draws(parts: list[Rows], snapped: Any, rng: np.random.Generator) -> list[Rows]:
     """Returns parts of a table with draws in missing cells, which learn from the first part."""
-    normal = normal_with_gaps(parts[0], snapped, rng)
-    return [part.mapped(lambda values: snapped(normal.fill(values, rng))) for part in parts]
+    mixture = mixture_with_gaps(parts[0], snapped, rng, _NUM_MIXTURES)
+    return [part.mapped(lambda values: snapped(fill(mixture, values, rng))) for part in parts]
 
 
 def _patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
