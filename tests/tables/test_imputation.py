@@ -180,7 +180,7 @@ def test_rows_with_gaps_are_not_left_out():
     assert density.score(rows) > exact.mean() - 0.1
     values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     marginals = density.score_samples(np.column_stack([np.full(5, np.nan), values]))
-    np.testing.assert_allclose(marginals, stats.norm.logpdf(values, 0, np.sqrt(1.25)), atol=0.3)
+    np.testing.assert_allclose(marginals, stats.norm.logpdf(values, 0, np.sqrt(1.25)), atol=0.2)
     _, test = _rows_with_gaps(400, seed=1)
     samples = density.impute(test, 100, random_state=0)[..., 1]
     low, high = np.quantile(samples, [0.05, 0.95], axis=0)

@@ -31,7 +31,8 @@ _WIDE_SHARE, _WIDE_VARIANCE = 0.1, 4.0
 _MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE, _NUM_POINTS = 128, 4, 512
 _CHUNK_SIZE = 65_536
 # Of the mixture of rows with gaps.
-_NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _ROWS_OF_COMPONENT, _SHRINKAGE = 20, 5, 1_000, 5, 0.01
+_NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS = 40, 5, 1_000
+_MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
 
 LogProb = Callable[[np.ndarray], np.ndarray]
 
@@ -148,7 +149,7 @@ def mixture_with_gaps(
     """
     rows = rows.thinned(_MAX_ROWS)
     size = rows.values.shape[1]
-    num_components = np.clip(rows.number // (_ROWS_OF_COMPONENT * (size + 1)), 1, _MAX_COMPONENTS)
+    num_components = np.clip(rows.number // (_ROWS_OF_COMPONENT * (size + 1)), 1, _MAX_MIXED)
     mixture = NormalMixture(np.zeros(1), np.zeros([1, size]), np.eye(size)[np.newaxis])
     for k in [1] * _NUM_STEPS + [int(num_components)] * num_mixtures:
         drawn = rows._replace(values=snapped(fill(mixture, rows.values, rng)))
