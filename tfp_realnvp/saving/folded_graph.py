@@ -15,8 +15,8 @@ __all__ = ["folded"]
 # Larger values become variables, which a SavedModel stores once for all functions. A variable costs
 # a call 3 µs.
 _MAX_CONSTANT_SIZE = 2**16
-# Kernels of these operations become variables. oneDNN arranges a constant kernel in the first call;
-# where several threads make it, they get wrong numbers, or the process ends (TensorFlow 2.21).
+# Kernels of these operations become variables. As constants they gave more wrong numbers in several
+# threads, before `ConvResNet` kept its sums from oneDNN; that has not been measured since.
 _OPERATIONS_WITH_KERNELS = {"Conv2D", "MatMul", "BatchMatMulV2", "Einsum"}
 
 
