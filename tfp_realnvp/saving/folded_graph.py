@@ -15,9 +15,6 @@ __all__ = ["folded"]
 # Larger values become variables, which a SavedModel stores once for all functions. A variable costs
 # a call 3 µs.
 _MAX_CONSTANT_SIZE = 2**16
-# Kernels of these operations become variables. As constants they gave more wrong numbers in several
-# threads, before `ConvResNet` kept its sums from oneDNN; that has not been measured since.
-_OPERATIONS_WITH_KERNELS = {"Conv2D", "MatMul", "BatchMatMulV2", "Einsum"}
 
 
 def folded(
@@ -38,31 +35,23 @@ def folded(
     )
     varying = {tensor.op.name for tensor in frozen.inputs}
     used: dict[str, tf.Tensor] = {}
-    kernels: set[str] = set()
     for operation in frozen.graph.get_operations():
         before = [tensor.op for tensor in operation.inputs] + operation.control_inputs
         if operation.op_def.is_stateful or any(op.name in varying for op in before):
             varying.add(operation.name)
-            inputs = {tensor.name: tensor for tensor in operation.inputs}
-            used |= inputs
-            if operation.type in _OPERATIONS_WITH_KERNELS:
-                kernels |= inputs.keys()
+            used |= {tensor.name: tensor for tensor in operation.inputs}
     consumed = set(used)
     used |= {tensor.name: tensor for tensor in frozen.outputs}
     computed = [
         name
         for name, tensor in used.items()
         if tensor.op.name not in varying
-        and (
-            name in kernels
-            or tensor.op.type != "Const"
-            or tensor.shape.num_elements() > _MAX_CONSTANT_SIZE
-        )
+        and (tensor.op.type != "Const" or tensor.shape.num_elements() > _MAX_CONSTANT_SIZE)
     ]
     kept: dict[str, np.ndarray | tf.Variable] = {}
     for name, tensor in zip(computed, frozen.prune([], [used[n] for n in computed])(), strict=True):
         kept[name] = value = tensor.numpy()
-        if name in kernels or value.size > _MAX_CONSTANT_SIZE:
+        if value.size > _MAX_CONSTANT_SIZE:
             key = (value.dtype.name, value.shape, value.tobytes())
             if key not in variables:
                 variables[key] = tf.Variable(tensor, trainable=False)
