@@ -423,8 +423,12 @@ def test_frames(columns):
     frame.loc[3, columns[1]] = np.nan
     known = density.fit(frame).score_samples(frame)
     assert np.isfinite(known).all() and known[3] > density.score(frame)
+    frame.loc[:14, columns[1]] = np.nan
+    expected = r"known cell in each column and class, got .*'(height|1)'"
+    with pytest.raises(ValueError, match=expected):
+        density.fit(frame, np.repeat(["low", "high"], 15))
     frame[columns[1]] = np.nan
-    with pytest.raises(ValueError, match=r"known cell in each column, got .*'(height|1)'"):
+    with pytest.raises(ValueError, match=expected):
         density.fit(frame)
 
 

@@ -173,8 +173,9 @@ class TableEstimator(EstimatorWithGaps):
         labels, groups = np.unique(labels, return_inverse=True)
         table, weights = Rows.merged(np.column_stack([groups, x, y]), weights[weights > 0])
         groups, x, y = np.split(table, [1, 1 + x.shape[1]], axis=1)
-        is_empty = np.isnan(y).all(axis=0)
-        expected = f"{self._name}: expected a known cell in each column"
+        are_groups = [groups[:, 0] == group for group in range(len(labels))]
+        is_empty = np.any([np.isnan(y[is_group]).all(axis=0) for is_group in are_groups], axis=0)
+        expected = f"{self._name}: expected a known cell in each column and class"
         validation.require(not is_empty.any(), expected, f"none in {np.array(names)[is_empty]}")
         tables = [Rows(each, weights).with_known_cells(np.random.default_rng(0)) for each in (x, y)]
         self._x_columns, self._columns = (
@@ -208,7 +209,6 @@ class TableEstimator(EstimatorWithGaps):
         if options.transformer is None:
             options.transformer = "rational_quadratic_spline" if is_one else "affine"
         rng = generator(self.random_state)
-        are_groups = [groups[:, 0] == group for group in range(len(labels))]
         if is_density and np.isnan(x).any():
             for is_group in are_groups:
                 (drawn,) = with_draws([rows.where(is_group)], snapped, rng)

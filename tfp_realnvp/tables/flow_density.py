@@ -138,7 +138,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
         Args:
           X: rows [N, D] of finite numbers and categories, with N at least 2, and NaN or `None` in
-            missing cells. Rows without any cell are left out.
+            missing cells. Rows without any cell are left out. Each column of numbers needs a known
+            cell, with labels in each class.
           y: labels [N] of classes, or `None`. -1 is a class only beside 1 alone. Among other
             numbers it means "not known" to `ClassMixture`, and is refused.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
