@@ -157,5 +157,5 @@ def test_overflow_of_samples_is_announced():
     assert not np.isfinite(flow.bijector.forward_and_log_det(flow.distribution.sample(2))[1]).any()
     for sample in (validated.sample, tf.function(validated.sample)):
         # A graph checks both in any order.
-        with pytest.raises(tf.errors.InvalidArgumentError, match="expected finite (data|log dets)"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected finite (data|log det)"):
             sample(2)
