@@ -14,7 +14,7 @@ __all__ = ["folded"]
 
 # Larger values become variables, which a SavedModel stores once for all functions. A variable costs
 # a call 3 µs.
-_MAX_CONSTANT_SIZE = 2**16
+_MAX_CONSTANT_SIZE = 2**14
 
 
 def folded(
