@@ -20,7 +20,7 @@ complete, and after scikit-learn's `IterativeImputer`.
 
     python -m benchmarks.imputation regression Boston diabetes
 
-The same for `FlowRegressor`, with R², beside `HistGradientBoostingRegressor`.
+Compares fits of `FlowRegressor` in the same way, and R² with `HistGradientBoostingRegressor`.
 """
 
 from __future__ import annotations

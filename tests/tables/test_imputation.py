@@ -173,7 +173,7 @@ def _rows_with_gaps(number, seed=0):
 def test_rows_with_gaps_are_not_left_out():
     rows, holes = _rows_with_gaps(400)
     density = tfr.FlowDensity(random_state=0).fit(holes)
-    # Of the complete rows alone the mean is -0.8.
+    # The mean of the complete rows alone is -0.8.
     samples = density.sample(4_000, random_state=0)
     np.testing.assert_allclose(samples.mean(axis=0), rows.mean(axis=0), atol=0.12)
     exact = stats.multivariate_normal([0, 0], [[1, 1], [1, 1.25]]).logpdf(rows)

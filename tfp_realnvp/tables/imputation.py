@@ -30,7 +30,7 @@ _MAX_STEPS = 15
 _WIDE_SHARE, _WIDE_VARIANCE = 0.1, 4.0
 _MIN_PROPOSALS, _PROPOSALS_OF_SAMPLE, _NUM_POINTS = 128, 4, 512
 _CHUNK_SIZE = 65_536
-# Of the mixture of rows with gaps.
+# Constants of `mixture_with_gaps`.
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS = 40, 5, 1_000
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
 
@@ -139,10 +139,10 @@ def mixture_with_gaps(
     """Returns a mixture of normal distributions of standardized rows with NaN in missing cells.
 
     It is from stochastic expectation maximization: each mixture of a series is fitted to the rows
-    with draws from the mixture before it, which `snapped` replaces by values that exist. The first
-    ones have one component, and extrapolate to rows whose neighbors miss the same cells. With N
-    rows [D] of a component, its covariance is (N + D) / (N - D) times theirs, as expected squared
-    errors of a linear regression are for rows that were not learned.
+    with draws from the mixture before it; `snapped` replaces draws by values that exist. The first
+    mixtures have one component, which extrapolates to rows whose neighbors miss the same cells. The
+    covariance of a component is (N + D) / (N - D) times that of its N rows [D]: by this factor,
+    expected squared errors of a linear regression are larger for rows that it did not learn.
 
     Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
     EM algorithm for the mixture problem, 1985.
