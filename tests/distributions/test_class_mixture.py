@@ -1,5 +1,7 @@
 """A base with a component for each class, and flows that are trained on few labels with it."""
 
+import re
+import sys
 import warnings
 
 import flow_testing as ft
@@ -112,7 +114,7 @@ def _equal_means(shape):
     return model, means
 
 
-@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
+@pytest.mark.filterwarnings("ignore:.*labeled events")
 @pytest.mark.parametrize(("shape", "kind"), [(_IMAGES, "dataset"), (_VECTORS, "budget")])
 def test_equal_means_move_apart(shape, kind):
     model, means = _equal_means(shape)
@@ -175,6 +177,110 @@ def test_warning_of_misclassified_labels():
     labels[:2] = (labels[:2] + 1) % 3
     with pytest.warns(UserWarning, match="2 of 4 labeled events are classified as another"):
         model.fit(x, labels, verbose=0)
+
+
+_SORTED = np.repeat([0, 1, 2], [1_200, 60, 60])
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("kind", ["array", "dataset"])
+def test_labels_of_sorted_rows(kind):
+    # The first 1,000 labeled rows are of one class.
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = np.array([[0.0, 0.0], [3.0, 0.0], [1.5, 2.0]])[_SORTED]
+    x = (x + rng.normal(0.0, 0.5, x.shape)).astype(np.float32)
+    components = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([3, 2])), 1.0), 1)
+    base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
+    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8)
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
+    model.compile(keras.optimizers.SGD(0.0))
+    data, options = (x, _SORTED), {"batch_size": 220, "shuffle": False}
+    if kind == "dataset":
+        data, options = (tf.data.Dataset.from_tensor_slices(data).batch(220),), {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*labeled events are classified")
+        model.fit(*data, epochs=4, verbose=0, **options)
+    means = base.loc.numpy()
+    z = model.distribution.bijector.inverse(x).numpy()
+    centers = np.stack([z[label == _SORTED].mean(axis=0) for label in range(3)])
+    # Each class is nearest to its mean, and the means are 6 standard deviations apart or more.
+    distances = np.linalg.norm(means[:, np.newaxis] - means, axis=-1)
+    assert distances.sum() / 6 >= 6 - 1e-3
+    cosines = np.sum(means * (centers - centers.mean(axis=0)), axis=1)
+    cosines /= np.linalg.norm(means, axis=1) * np.linalg.norm(
+        centers - centers.mean(axis=0), axis=1
+    )
+    assert cosines.min() > 0.95
+
+
+def test_labels_of_endless_datasets_and_of_events_that_count():
+    model, means = _equal_means(_VECTORS)
+    x, labels = ft.normal([6, 3]).numpy(), np.array([0, -1, 2, 2, 1, 1])
+    weights = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    data = tf.data.Dataset.from_tensor_slices((x, labels, weights)).batch(6).repeat()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*labeled events are classified")
+        model.fit(data, steps_per_epoch=4, verbose=0)
+    z = model.distribution.bijector.inverse(x).numpy()
+    expected = z[4] - (z[0] + (z[2] + z[3]) / 2 + z[4]) / 3
+    cosine = np.vdot(means[1], expected) / np.linalg.norm(means[1]) / np.linalg.norm(expected)
+    assert cosine > 1 - 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
+def test_word_of_classes_without_labels():
+    model, _ = _equal_means(_VECTORS)
+    x = ft.normal([6, 3]).numpy()
+    with pytest.warns(UserWarning, match=r"no labeled events of the classes \[0, 2\]"):
+        model.fit(x, [-1, 1, 1, -1, 1, 1], verbose=0)
+
+
+def test_warning_where_all_rows_or_the_first_1000_have_a_label():
+    for num_unlabeled in (0, 5):
+        model = tfr.FlowModel(_flow(_VECTORS))
+        model.compile(keras.optimizers.SGD(0.0))
+        x = ft.normal([1_005, 3]).numpy()
+        model.fit(x, np.full(1_005, -1), verbose=0)  # sets the normalizations
+        labels = tfr.class_log_probs(model, x).numpy().argmax(-1)
+        labels = (labels + 1) % 3
+        labels[1_005 - num_unlabeled :] = -1
+        with pytest.warns(UserWarning, match="labeled events are classified as another"):
+            model.fit(x, labels, shuffle=False, verbose=0)
+
+
+def test_warning_of_means_of_the_users_own():
+    # The labels are learned, but the means were of other classes: so can be rows without a label.
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal([[0.0, 0.0]] * 50 + [[5.0, 0.0]] * 50, 0.3)
+    x, labels = x.astype(np.float32), np.full(100, -1)
+    labels[[0, 99]] = 0, 1
+    for sign, is_warned in ((-1.0, True), (1.0, False)):
+        means = tf.Variable(sign * tf.constant([[-1.0, 0.0], [1.0, 0.0]]))
+        components = tfd.Independent(tfd.Normal(means, 1.0), 1)
+        base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(2)), components)
+        bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8, mixing=None)
+        model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
+        model.compile(keras.optimizers.SGD(0.0))
+        swap = keras.callbacks.LambdaCallback(
+            on_train_end=lambda logs, means=means: means.assign([[-1.0, 0.0], [1.0, 0.0]])
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(x, labels, batch_size=50, callbacks=[swap], verbose=0)
+        messages = [str(w.message) for w in caught if "labeled events" in str(w.message)]
+        assert bool(messages) == is_warned, messages
+        if is_warned:
+            expected = "0 of 2 .* and 2 were with the class means at the start.*zeros"
+            assert re.search(expected, messages[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
+def test_needs_no_scipy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.spatial.distance", None)
+    model, means = _equal_means(_VECTORS)
+    model.fit(ft.normal([6, 3]).numpy(), [0, 1, 2, 0, 1, 2], epochs=4, batch_size=6, verbose=0)
+    assert np.ptp(means.numpy(), axis=0).all()
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -12,16 +13,22 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import class_log_probs, routing
 from tfp_realnvp.internal import batch_parts, private_api, replicas
-from tfp_realnvp.training.input_data import events_and_weights
+from tfp_realnvp.training.input_data import ArrayBatches
+from tfp_realnvp.training.learning_rate import step_of
 
 __all__ = ["LABEL_WEIGHT", "ClassSeparation", "mean_of_labeled", "parts_of"]
 
 tfd = tfp.distributions
 
 LABEL_WEIGHT = 0.1  # of the mean log p(y | x) of the labeled events in a batch
-_MAX_EVENTS = 1_000  # labeled events that are kept in memory
+_MAX_LABELED = 1_000  # labeled events that are kept in memory
+_MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels
 _DISTANCE = 6.0  # mean distance of two class means, in standard deviations of a component
 _SHARE = 0.5  # share of the training in which the means move apart
+_EQUAL_MEANS = (
+    ", or start with equal class means, `tf.Variable(tf.zeros([K, D]))`, which `fit` places at the "
+    "labeled events"
+)
 
 
 class ClassSeparation(keras.callbacks.Callback):
@@ -43,12 +50,12 @@ class ClassSeparation(keras.callbacks.Callback):
     def __init__(
         self, distribution: tfd.Distribution, data: Any, dequantize: bool, budgets: list[Any]
     ) -> None:
-        """Collects labeled events in one pass over the data.
+        """Collects about 1,000 labeled events, as many of each class as there are.
 
         Args:
           distribution: a flow with a `ClassMixture` as base.
-          data: the data of `fit`: a finite `tf.data.Dataset`, or Keras' adapter of arrays. Labels
-            in other data are unknown before training.
+          data: the data of `fit`. All rows of arrays are searched for labels, and the first 100,000
+            events of a `tf.data.Dataset`. Labels in other data are unknown before training.
           dequantize: whether events are gray levels.
           budgets: callbacks of `fit` that know the `fraction` of the training that is done.
 
@@ -58,17 +65,28 @@ class ClassSeparation(keras.callbacks.Callback):
         super().__init__()
         self._distribution, self._budgets, self._epoch = distribution, budgets, 0
         *self._bijectors, self._mixture = parts_of(distribution)
-        self._collect_labeled(data, 0.5 if dequantize else 0.0)
         loc = self._mixture.loc
         are_several = loc is not None and loc.shape[0] > 1
         self._is_separating = are_several and not np.ptp(loc.numpy(), axis=0).any()
-        self._has_started = False
+        self._starts_equal, self._has_started = self._is_separating, False
+        self._starting_errors = 0
         self._means: np.ndarray | None = None
-        if self._is_separating and not self._labels.size:
+        self._collect_labeled(data, 0.5 if dequantize else 0.0)
+        if not self._is_separating:
+            return
+        if not self._labels.size:
             raise ValueError(
-                "FlowModel.fit: expected labels in arrays or in a finite tf.data.Dataset, since "
-                "all class means of the ClassMixture are equal. For other data, construct it with "
-                "means that differ."
+                "FlowModel.fit: expected labels in arrays or in the first "
+                f"{_MAX_SEARCHED:,} events of a tf.data.Dataset, since all class means of the "
+                "ClassMixture are equal. For other data, construct it with means that differ."
+            )
+        missing = np.setdiff1d(np.arange(loc.shape[0]), self._labels).tolist()
+        if missing:
+            warnings.warn(
+                f"FlowModel.fit: found no labeled events of the classes {missing}, whose means "
+                "start at the center of the other class means.",
+                UserWarning,
+                stacklevel=3,
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -77,10 +95,13 @@ class ClassSeparation(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the class means for the next step."""
-        if not self._is_separating:
-            return
+        # The first step sets the normalizations of the flow.
         if not self._has_started:
-            self._has_started = True  # The first step sets the normalizations of the flow.
+            self._has_started, self._is_new = True, step_of(self.model) == 0
+            return
+        if self._is_new and not self._starts_equal:
+            self._is_new, self._starting_errors = False, self._num_errors()
+        if not self._is_separating:
             return
         if self._means is None:
             self._means, self._factor = self._first_means()
@@ -93,49 +114,63 @@ class ClassSeparation(keras.callbacks.Callback):
         self._mixture.loc.assign(self._means * factor)
 
     def warn_of_errors(self) -> None:
-        """Warns of labeled events that the flow assigns to another class."""
-        if not (self._has_unlabeled and self._labels.size):
+        """Warns of labeled events that the flow assigns to another class, or did at the start."""
+        errors = self._num_errors()
+        if not (errors or self._starting_errors):
             return
+        at_start = ""
+        if self._starting_errors:
+            at_start = f", and {self._starting_errors} were with the class means at the start"
+        equal = "" if self._starts_equal else _EQUAL_MEANS
+        warnings.warn(
+            f"FlowModel.fit: {errors} of {self._labels.size} labeled events are classified as "
+            f"another class{at_start}; other events of their class are likely to be. Train for "
+            f"more epochs{equal}.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def _num_errors(self) -> int:
+        """Returns the number of labeled events that the flow assigns to another class."""
+        if not self._labels.size:
+            return 0
         log_probs = class_log_probs(self._distribution, self._events)
-        num_errors = np.count_nonzero(np.argmax(log_probs, axis=-1) != self._labels)
-        if num_errors:
-            warnings.warn(
-                f"FlowModel.fit: {num_errors} of {self._labels.size} labeled events are classified "
-                "as another class, so that events without a label are likely to be. Train for more "
-                "epochs, or start with equal class means, `tf.Variable(tf.zeros([K, D]))`.",
-                UserWarning,
-                stacklevel=3,
-            )
+        return int(np.count_nonzero(np.argmax(log_probs, axis=-1) != self._labels))
 
     def _collect_labeled(self, data: Any, noise: float) -> None:
-        """Stores the first labeled events and their labels."""
-        if isinstance(data, private_api.ArrayDataAdapter):
-            data = data.get_tf_dataset()
-        is_dataset = isinstance(data, tf.data.Dataset)
-        is_known = is_dataset and data.cardinality() != tf.data.INFINITE_CARDINALITY
-        events, labels = [], []
-        self._has_unlabeled = False
-        for batch in data if is_known else []:
+        """Stores labeled events and their labels, as many of each class as possible."""
+        if isinstance(data, ArrayBatches):
+            batches = [data.arrays]
+        else:
+            batches = data if isinstance(data, tf.data.Dataset) else []
+        num_classes, dtype = self._mixture.condition_spec.num_classes, self._distribution.dtype
+        missing = np.full(num_classes, math.ceil(_MAX_LABELED / num_classes))
+        events, labels, num_searched = [], np.zeros([0], int), 0
+        for batch in batches:
+            values, weights = batch_parts.events_in(batch), batch_parts.weights_in(batch)
             condition = batch_parts.condition_in(batch)
             condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
-            if condition is None:
-                continue
-            # The log weight of a known class is 0.
-            log_weights = self._mixture.log_weights(condition).numpy()
-            is_labeled = log_weights.max(axis=-1) == 0
-            values, _ = events_and_weights(batch, self._distribution)
-            values = tf.cast(values, self._distribution.dtype).numpy() + noise
-            events += list(values[is_labeled])
-            labels += list(log_weights[is_labeled].argmax(axis=-1))
-            self._has_unlabeled |= not is_labeled.all()
-            if len(labels) >= _MAX_EVENTS:
+            if condition is not None:
+                # An event of weight zero counts as none.
+                is_used = True if weights is None else np.reshape(weights, [-1]) > 0
+                of_batch = np.where(is_used, condition, -1)
+                by_class = [
+                    _spread(np.flatnonzero(of_batch == label), number)
+                    for label, number in enumerate(missing)
+                ]
+                rows = np.concatenate(by_class)
+                missing -= [len(rows_of_class) for rows_of_class in by_class]
+                labels = np.append(labels, of_batch[rows])
+                events.append(np.asarray(values)[rows] + noise)
+            num_searched += len(values)
+            is_enough = not missing.any() if self._is_separating else len(labels) >= _MAX_LABELED
+            if is_enough or num_searched >= _MAX_SEARCHED:
                 break
-        self._events, self._labels = np.array(events), np.array(labels, int)
+        self._labels = labels
+        self._events = np.concatenate(events).astype(dtype.as_numpy_dtype) if events else None
 
     def _first_means(self) -> tuple[np.ndarray, float]:
         """Returns the class means [K, ...] of the latents, and the factor by which they move."""
-        from scipy.spatial.distance import pdist  # takes long to import
-
         latents = self._events
         for bijector in self._bijectors:
             latents = bijector.inverse(latents)
@@ -144,9 +179,16 @@ class ClassSeparation(keras.callbacks.Callback):
         centers -= centers.mean(axis=0)
         means = np.zeros(self._mixture.loc.shape, centers.dtype)  # also of classes without labels
         means[classes] = centers
-        distance = pdist(centers.reshape(len(classes), -1)).mean() if len(classes) > 1 else 0
+        flat = centers.reshape(len(classes), -1)
+        pairs = [np.linalg.norm(flat[:k] - flat[k], axis=1) for k in range(1, len(classes))]
+        distance = np.concatenate(pairs).mean() if pairs else 0
         scale = np.mean(self._mixture.components_distribution.stddev())
         return means, max(1.0, _DISTANCE * scale / distance) if distance > 0 else 1.0
+
+
+def _spread(rows: np.ndarray, number: int) -> np.ndarray:
+    """Returns at most `number` of the rows, spread over all of them."""
+    return rows[:: max(1, len(rows) // max(1, number))][:number]
 
 
 def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:

@@ -20,6 +20,7 @@ from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, wit
 from tfp_realnvp.training.diagnosis import FiniteRecord
 
 __all__ = [
+    "ArrayBatches",
     "arguments_for_keras",
     "as_arrays",
     "check_data",
@@ -129,7 +130,7 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
     return data
 
 
-class _ArrayBatches(private_api.ArrayDataAdapter):
+class ArrayBatches(private_api.ArrayDataAdapter):
     """The batches of arrays: Keras shuffles and batches the numbers of rows.
 
     Floats are cast to the distribution's dtype, not to `keras.config.floatx()`, and `tf.data` does
@@ -140,10 +141,11 @@ class _ArrayBatches(private_api.ArrayDataAdapter):
 
     def __init__(self, *data: Any, dtype: tf.DType, **options: Any) -> None:
         super().__init__(*data, **options)
-        self._arrays, self._inputs = self._inputs, np.arange(self._num_samples)
+        self.arrays, self._inputs = self._inputs, np.arange(self._num_samples)
         self._float_dtype = dtype
 
     def get_tf_dataset(self) -> tf.data.Dataset:
+        """Returns the batches as a dataset."""
         def tensor(values: Any) -> tf.Tensor:
             values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
             return tf.cast(values, self._float_dtype) if values.dtype.is_floating else values
@@ -152,7 +154,7 @@ class _ArrayBatches(private_api.ArrayDataAdapter):
             return tf.nest.map_structure(lambda values: tf.gather(values, rows), tensors)
 
         with tf.device("CPU"):
-            tensors = keras.tree.lists_to_tuples(keras.tree.map_structure(tensor, self._arrays))
+            tensors = keras.tree.lists_to_tuples(keras.tree.map_structure(tensor, self.arrays))
             # `repeat` of one element, since a function would have the arrays in its graph.
             tensors = tf.data.Dataset.from_tensors(tensors).repeat()
             dataset = tf.data.Dataset.zip((super().get_tf_dataset(), tensors))
@@ -169,7 +171,7 @@ def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: 
             parts = batch_parts.events_in(x), batch_parts.condition_in(x), sample_weight
             x = {n: part for n, part in zip(names, parts, strict=True) if part is not None}
             sample_weight = None
-        return _ArrayBatches(x, y, sample_weight, dtype=dtype, **options)
+        return ArrayBatches(x, y, sample_weight, dtype=dtype, **options)
     if isinstance(x, tf.data.Dataset):
         x = without_autotune(x)
     return x if y is None and sample_weight is None else (x, y, sample_weight)
