@@ -1,3 +1,5 @@
+import warnings
+
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -28,6 +30,55 @@ def test_the_first_training_batch_sets_it():
     for variable, value in zip(bijector.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     np.testing.assert_allclose(training, bijector.inverse(tf.identity(other)), rtol=1e-12)
+
+
+def test_a_batch_that_is_not_finite_does_not_set_it():
+    bijector = tfr.ActNorm()
+    y = 3 * ft.normal([5, *_SHAPE]) + 1
+    bijector.inverse(tf.where(y > 4, np.nan, y), training=True)
+    assert not bijector.learned.is_known_to_be_set
+    x = bijector.inverse(y, training=True)
+    np.testing.assert_allclose(x.numpy().mean((0, 1, 2)), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_a_tape_that_records_it_unset(mode):
+    flow = tfd.TransformedDistribution(
+        ft.standard_normal([2]), tfr.RealNVPVector(2, num_couplings=2, num_filters=4)
+    )
+    rows = 300 + ft.normal([64, 2])
+
+    def loss(rows, **options):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(flow.log_prob(rows, bijector_kwargs=options))
+        return loss, tape.gradient(loss, flow.trainable_variables)
+
+    loss = tf.function(loss) if mode == "function" else loss
+    with pytest.warns(UserWarning, match=r"bijector_kwargs=\{'training': True\}"):
+        loss(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.log_prob(rows)
+        value, _ = loss(rows, training=True)
+        loss(rows)
+    assert float(value) < 20
+
+
+def test_a_chain_whose_variables_the_first_call_creates():
+    chain = tfr.FlowChain([tfr.ActNorm()])
+    flow, y = (
+        tfd.TransformedDistribution(ft.standard_normal(_SHAPE), chain),
+        ft.normal([5, *_SHAPE]),
+    )
+    before = flow.log_prob(y).numpy()
+    for variable in chain.trainable_variables:
+        variable.assign_add(tf.ones(variable.shape))
+    after = flow.log_prob(y)
+    np.testing.assert_allclose(after, flow.log_prob(tf.identity(y)), rtol=1e-6)
+    assert np.abs(after - before).min() > 1
+    with tf.GradientTape() as tape:
+        log_prob = flow.log_prob(y)
+    assert all(g is not None for g in tape.gradient(log_prob, chain.trainable_variables))
 
 
 def test_evaluation_does_not_set_it():

@@ -1,4 +1,5 @@
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -87,9 +88,11 @@ def test_training_reaches_the_network():
 
 
 def test_a_given_scale_is_shared():
-    scale = tf.Variable(0.3)
+    scale = keras.Variable(0.3)
     mask, network = tfr.CheckerboardMask(0), ft.network(4, 8)
     coupling = tfr.AffineCoupling(mask, network, scale=scale)
     assert coupling.scale is scale
     assert float(tfr.AffineCoupling(mask, network, scale=0.3).scale) == pytest.approx(0.3)
     assert float(tfr.AffineCoupling(mask, network).scale) == 1
+    with pytest.raises(TypeError, match=r"scalar float32 keras\.Variable as scale, got <tf\.Var"):
+        tfr.AffineCoupling(mask, network, scale=tf.Variable(0.3))

@@ -307,7 +307,7 @@ def test_the_gradient_of_a_condition_through_a_frozen_flow():
     # Also after a call that no tape saw.
     flow, condition = _plain_coupling("vectors"), ft.condition("vectors")
     flow.network.trainable = False
-    frozen = flow.copy(scale=tf.Variable(0.5, trainable=False))
+    frozen = flow.copy(scale=keras.Variable(0.5, trainable=False))
     assert not frozen.trainable_variables
     x = ft.normal([2, *_SHAPE])
     held = frozen.inverse_log_det_jacobian(x, conditional_input=condition)

@@ -574,10 +574,6 @@ def test_variables_are_complete(name):
         for layer in getattr(part, "layers", ()):
             trainable += [variable.value for variable in layer.trainable_variables]
             frozen += [variable.value for variable in layer.non_trainable_variables]
-        for attribute in ("transformer", "factors", "learned", "moving"):
-            if getattr(part, attribute, None) is not None:
-                trainable += getattr(part, attribute).trainable_variables
-                frozen += getattr(part, attribute).non_trainable_variables
     assert {v.ref() for v in bijector.trainable_variables} == {v.ref() for v in trainable}
     assert {v.ref() for v in bijector.variables} == {v.ref() for v in trainable + frozen}
     # Nor is any listed twice.

@@ -213,7 +213,7 @@ def test_a_tf_module_as_network():
 
     network = Linear()
     coupling = tfr.AffineCoupling(tfr.ChannelMask(0), network)
-    assert _refs(coupling.trainable_variables) == _refs([network.kernel, coupling.scale])
+    assert _refs(coupling.trainable_variables) == _refs([network.kernel, coupling.scale.value])
     # The cache knows this variable as well.
     x = ft.normal([1, *_SHAPE])
     before = coupling.inverse(x)
@@ -225,7 +225,7 @@ def test_a_tf_module_as_network():
 
 
 def test_equal_bijectors_share_a_cache():
-    network, scale = ft.network(2, 4), tf.Variable(0.7)
+    network, scale = ft.network(2, 4), keras.Variable(0.7)
     mask = tfr.CheckerboardMask(0)
     one = tfr.AffineCoupling(mask, network, scale=scale)
     same = tfr.AffineCoupling(tfr.CheckerboardMask(0), network, scale=scale)

@@ -216,7 +216,7 @@ class Rotation(tfr.FlowBijector):
     def __init__(self, angle, layer, inner, validate_args=False, name="rotation"):
         parameters = dict(locals())
         self.angle, self.inner, self._layers = angle, inner, (layer,)
-        self._track_layer(layer)
+        self._track_layers(layer)
         self.offset = tf.Variable(0.0)
         super().__init__(parameters=parameters, validate_args=validate_args, name=name)
 

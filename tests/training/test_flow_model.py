@@ -140,6 +140,56 @@ def test_fit_sets_normalizations_by_the_first_batch(data):
     np.testing.assert_allclose(norm.learned.shift, values.numpy().mean((0, 1, 2)), rtol=1e-4)
 
 
+def _state(model):
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+
+
+@pytest.mark.parametrize("refused", ["scaled", "outside", "not a number"])
+def test_a_refused_fit_changes_nothing(refused):
+    distribution, norms = _unset()
+    model = _model(distribution)
+    model.build_optimizer()
+    images = ft.grey_levels(16).astype(np.float32)
+    bad = {"scaled": images / 255, "outside": images + 200, "not a number": images * np.nan}
+    before = _state(model)
+    with pytest.raises((ValueError, tfr.NonFiniteLossError)):
+        model.fit(tf.data.Dataset.from_tensor_slices(bad[refused]).batch(8), verbose=0)
+    _assert_equal(_state(model), before)
+    assert not any(norm.learned.is_known_to_be_set for norm in norms)
+    history = model.fit(tf.data.Dataset.from_tensor_slices(images).batch(8), verbose=0)
+    assert history.history["bits_per_dim"][0] < 10
+
+
+def test_fit_sets_normalizations_again_after_their_weights_are_reset():
+    distribution, norms = _unset()
+    model = _model(distribution)
+    first = model.get_weights()
+    model.fit(ft.grey_levels(16), batch_size=8, verbose=0)
+    model.set_weights(first)
+    assert not any(norm.learned.is_known_to_be_set for norm in norms)
+    model.fit(ft.grey_levels(16), batch_size=8, verbose=0)
+    assert all(norm.learned.is_known_to_be_set for norm in norms)
+
+
+def test_stateless_call_uses_the_variables_of_bijectors():
+    model, images = _model(_distribution(normalization="actnorm")), ft.pixels([2, *_SHAPE])
+    ft.randomize(model, 1)
+    trainable, other = ([v.numpy() for v in vs] for vs in _both_kinds(model))
+    expected = model(images).numpy()
+    ft.randomize(model, 2)
+    result, _ = model.stateless_call(trainable, other, images)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    # The same tensor with other values: no result of before comes back.
+    now = [[v.numpy() for v in vs] for vs in _both_kinds(model)]
+    result, _ = model.stateless_call(*now, images)
+    np.testing.assert_allclose(result, model(images), rtol=1e-5)
+    assert np.abs(result - expected).min() > 1e-2
+
+
+def _both_kinds(model):
+    return model.trainable_variables, model.non_trainable_variables
+
+
 def test_the_graph_of_a_step_does_not_set_normalizations():
     distribution, norms = _unset()
     model = _model(distribution)

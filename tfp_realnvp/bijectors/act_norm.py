@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
 from tfp_realnvp.bijectors.passes import Pass
-from tfp_realnvp.internal import replicas
+from tfp_realnvp.internal import private_api, replicas, validation
 
 __all__ = ["ActNorm"]
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LearnedAffine(ChannelVariables):
     """The trainable shift and log scale of each channel, and whether data have set them."""
 
-    def _create(self, num_channels: int, dtype: tf.DType) -> None:
-        options = {"aggregation": tf.VariableAggregation.MEAN}
-        self.shift = tf.Variable(tf.zeros([num_channels], dtype), name="shift", **options)
-        self.log_scale = tf.Variable(tf.zeros([num_channels], dtype), name="log_scale", **options)
-        self.is_set = tf.Variable(tf.zeros([], dtype), name="is_set", trainable=False, **options)
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables."""
+        super().build(input_shape)
+        self.shift = self._add("shift", [self.num_channels])
+        self.log_scale = self._add("log_scale", [self.num_channels])
+        self.is_set = self._add("is_set", [], trainable=False)
 
     @property
     def is_known_to_be_set(self) -> bool:
         """Whether data set the variables before any graph that is traced now can run."""
-        if self.num_channels is None:
+        if not self.built:
             return False
         with tf.init_scope():
-            return tf.executing_eagerly() and bool(self.is_set.numpy() > 0)
+            is_set = self.is_set.value
+            # Within a `keras.StatelessScope` it is a tensor, perhaps of a graph.
+            is_known = isinstance(is_set, tf.Variable) and tf.executing_eagerly()
+            return is_known and bool(is_set.numpy() > 0)
+
+    def warn_if_unset(self) -> None:
+        """Warns if a gradient tape records a pass with variables that no batch has set."""
+        if private_api.could_possibly_record() and not self.is_known_to_be_set:
+            warnings.warn(
+                "ActNorm: a gradient tape records a log density whose normalization no batch has "
+                "set, so that training starts without it. In a loop of your own, call "
+                "`flow.log_prob(x, bijector_kwargs={'training': True})`; `FlowModel.fit` does.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
         """Sets the variables by the moments of `images`, unless they are set."""
         if self.is_known_to_be_set:
             return
-        mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift)
-        values = (mean, -0.5 * tf.math.log(variance + epsilon))
-        is_set = self.is_set > 0
-        for variable, value in zip((self.shift, self.log_scale), values, strict=True):
-            replicas.assign(variable, tf.where(is_set, variable, value))
-        replicas.assign(self.is_set, tf.ones_like(self.is_set))
+        mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
+        values = mean, -0.5 * tf.math.log(variance + epsilon)
+        # Moments that are not finite would never be replaced.
+        is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))
+        sets = is_finite & (self.is_set.value <= 0)
+        values = *values, tf.ones([], mean.dtype)
+        for variable, value in zip((self.shift, self.log_scale, self.is_set), values, strict=True):
+            replicas.assign(variable, tf.where(sets, value, variable.value))
 
 
 class ActNorm(ChannelNormalization):
@@ -100,7 +120,10 @@ class ActNorm(ChannelNormalization):
           TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
-        parameters["learned"] = learned = LearnedAffine() if learned is None else learned
+        if learned is None:
+            learned = parameters["learned"] = LearnedAffine(
+                validation.float_dtype(dtype, name), name
+            )
         super().__init__(learned, parameters)
 
     @property
@@ -114,15 +137,18 @@ class ActNorm(ChannelNormalization):
         return () if self._channels.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.build(x.shape[-1], self.dtype)
-        log_scale = tf.convert_to_tensor(self._channels.log_scale)
-        y = x * tf.exp(-log_scale) + self._channels.shift
+        self._channels.create(x.shape[-1])
+        log_scale = tf.convert_to_tensor(self._channels.log_scale.value)
+        y = x * tf.exp(-log_scale) + self._channels.shift.value
         return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale), p)
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.build(y.shape[-1], self.dtype)
+        self.learned.create(y.shape[-1])
         if p.training:
             self._channels.set_once(y, self._epsilon, p.statistics)
-        shift, log_scale = self._channels.shift, tf.convert_to_tensor(self._channels.log_scale)
+        else:
+            self.learned.warn_if_unset()
+        shift = self._channels.shift.value
+        log_scale = tf.convert_to_tensor(self._channels.log_scale.value)
         ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale), p)
         return (y - shift) * tf.exp(log_scale), ildj

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
@@ -15,18 +16,16 @@ __all__ = ["BatchNormalization"]
 _STATISTICS = ("running", "batch")
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class MovingStatistics(ChannelVariables):
     """The moving mean and variance of each channel, and the number of their updates."""
 
-    def _create(self, num_channels: int, dtype: tf.DType) -> None:
-        self.mean = _statistic(tf.zeros([num_channels], dtype), "moving_mean")
-        self.variance = _statistic(tf.ones([num_channels], dtype), "moving_variance")
-        self.num_updates = _statistic(tf.zeros([], dtype), "num_updates")
-
-
-def _statistic(value: tf.Tensor, name: str) -> tf.Variable:
-    mean = tf.VariableAggregation.MEAN
-    return tf.Variable(value, trainable=False, name=name, aggregation=mean)
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables."""
+        super().build(input_shape)
+        self.mean = self._add("moving_mean", [self.num_channels], trainable=False)
+        self.variance = self._add("moving_variance", [self.num_channels], "ones", trainable=False)
+        self.num_updates = self._add("num_updates", [], trainable=False)
 
 
 class BatchNormalization(ChannelNormalization):
@@ -97,7 +96,10 @@ class BatchNormalization(ChannelNormalization):
           TypeError: if an argument has a wrong type.
         """
         parameters = dict(locals())
-        parameters["moving"] = moving = MovingStatistics() if moving is None else moving
+        if moving is None:
+            moving = parameters["moving"] = MovingStatistics(
+                validation.float_dtype(dtype, name), name
+            )
         expected = f"{name}: expected statistics"
         self._statistics = validation.choice(statistics, _STATISTICS, expected)
         self._momentum = validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
@@ -109,18 +111,19 @@ class BatchNormalization(ChannelNormalization):
         return self._channels
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.build(x.shape[-1], self.dtype)
-        variance = self._channels.variance + self._epsilon
-        y = x * tf.sqrt(variance) + self._channels.mean
+        self._channels.create(x.shape[-1])
+        variance = self._channels.variance.value + self._epsilon
+        y = x * tf.sqrt(variance) + self._channels.mean.value
         fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)), p)
         return y, fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.build(y.shape[-1], self.dtype)
+        self._channels.create(y.shape[-1])
         if p.training:
             mean, variance = self._training_moments(y, p.statistics)
         else:
-            mean, variance = self._channels.mean, tf.convert_to_tensor(self._channels.variance)
+            mean = self._channels.mean.value
+            variance = tf.convert_to_tensor(self._channels.variance.value)
         variance = variance + self._epsilon
         ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)), p)
         return (y - mean) * tf.math.rsqrt(variance), ildj
@@ -130,8 +133,8 @@ class BatchNormalization(ChannelNormalization):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the moving statistics, and returns the mean and variance to normalize by."""
         moving = self._channels
-        before = tf.convert_to_tensor(moving.mean), tf.convert_to_tensor(moving.variance)
-        num_updates = tf.convert_to_tensor(moving.num_updates)
+        before = [tf.convert_to_tensor(v.value) for v in (moving.mean, moving.variance)]
+        num_updates = tf.convert_to_tensor(moving.num_updates.value)
         batch = statistics.moments(y, shift=before[0])[:2]
         # Nothing precedes the first batch.
         momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
@@ -13,21 +14,37 @@ from tfp_realnvp.internal import validation
 __all__ = ["ChannelNormalization", "ChannelVariables"]
 
 
-class ChannelVariables(tf.Module, abc.ABC):
-    """The variables of a normalization; `num_channels` is `None` before `build`."""
+class ChannelVariables(keras.layers.Layer, abc.ABC):
+    """The variables of a normalization; `num_channels` is `None` before they exist."""
 
     num_channels: int | None = None
 
-    def build(self, num_channels: int, dtype: tf.DType) -> None:
-        """Creates the variables, unless they exist."""
-        if self.num_channels is None:
-            with tf.init_scope():
-                self._create(num_channels, dtype)
-            self.num_channels = num_channels
+    def __init__(self, dtype: Any, name: str) -> None:
+        super().__init__(dtype=tf.as_dtype(dtype).name, name=name.replace("/", "_"))
 
-    @abc.abstractmethod
-    def _create(self, num_channels: int, dtype: tf.DType) -> None:
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal layer without variables."""
+        return {"dtype": self.variable_dtype, "name": self.name}
+
+    def create(self, num_channels: int) -> None:
+        """Creates the variables, unless they exist."""
+        if not self.built:
+            with tf.init_scope():
+                self.build([None, num_channels])
+
+    def build(self, input_shape: Any) -> None:
         """Creates the variables, with the values of the identity map."""
+        self.num_channels = input_shape[-1]
+
+    def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:
+        return self.add_weight(
+            shape=shape,
+            initializer=value,
+            autocast=False,
+            aggregation="mean",
+            name=name,
+            **options,
+        )
 
 
 class ChannelNormalization(FlowBijector):
@@ -38,25 +55,19 @@ class ChannelNormalization(FlowBijector):
 
     def __init__(self, channels: ChannelVariables, parameters: dict[str, Any]) -> None:
         name, num_channels = parameters["name"], parameters["num_channels"]
-        dtype = validation.float_dtype(parameters["dtype"], name)
+        dtype = tf.as_dtype(channels.variable_dtype)
         expected = f"{name}: expected a positive epsilon"
         self._epsilon = validation.positive(parameters["epsilon"], expected, dtype)
         self._channels = channels
-        with tf.name_scope(name):
-            if num_channels is not None:
-                num_channels = validation.count(num_channels, "num_channels", 1, name)
-                channels.build(num_channels, dtype)
-            super().__init__(parameters=parameters)
-
-    @property
-    def is_built(self) -> bool:
-        """Whether the variables exist."""
-        return self._channels.num_channels is not None
+        if num_channels is not None:
+            channels.create(validation.count(num_channels, "num_channels", 1, name))
+        self._track_layers(channels)
+        super().__init__(parameters=parameters)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
         """All variables of the normalization."""
-        return tuple(self._channels.variables)
+        return tuple(self._layer_variables)
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables."""

@@ -55,7 +55,7 @@ class ConditionalBijector(FlowChain):
             # condition.
             embedding.build()
         self.bijector, self.embedding = bijector, embedding
-        self._track_layer(embedding)
+        self._track_layers(embedding)
         options = {"dtype": dtype, "validate_args": validate_args, "name": name}
         super().__init__([bijector], parameters=parameters, **options)
         expected = f"{name}: expected a network whose call has an argument `conditional_input`"

@@ -122,8 +122,8 @@ class Coupling(FlowBijector):
         self.mask = mask
         self.network: Any = network
         self.transformer = transformer
-        if isinstance(network, keras.layers.Layer):
-            self._track_layer(network)
+        layers = [part for part in (network, transformer) if isinstance(part, keras.layers.Layer)]
+        self._track_layers(*layers)
         self._network_arguments = set(_arguments(network))
         self._accepts_condition = takes_condition(network)
         self._condition_spec = _declared_condition(network, conditional_event_shape, name)
@@ -135,6 +135,11 @@ class Coupling(FlowBijector):
         """Whether the variables of the network exist and are known."""
         is_known = self.transformer is not None or self._read_variables is not None
         return is_known and super().is_built
+
+    @property
+    def can_recompute(self) -> bool:
+        """Whether the gradient can compute the activations of the network again."""
+        return self.transformer is not None and isinstance(self.network, keras.layers.Layer)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
@@ -155,9 +160,9 @@ class Coupling(FlowBijector):
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
-        if p.recompute and self.layers and self.network.built and self.transformer is not None:
+        if p.recompute and self.can_recompute and self.is_built:
             return self._recomputed_pass(event, p, inverse)
-        return self._transform(event, p, self.transformer, inverse)
+        return self._transform(event, p, inverse)
 
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
     _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
@@ -166,30 +171,23 @@ class Coupling(FlowBijector):
         self, event: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the result of `_transform`; its gradient evaluates the network again."""
-        weights = list(self.network.trainable_variables)
-        state = list(self.network.non_trainable_variables)
+        weights = [v for layer in self.layers for v in layer.trainable_variables]
+        state = [v for layer in self.layers for v in layer.non_trainable_variables]
         weight_values, state_values = (
             [tf.convert_to_tensor(variable.value) for variable in variables]
             for variables in (weights, state)
         )
-        transformer_values = [tf.convert_to_tensor(v) for v in self.transformer.variables]
         is_floating = tf.is_tensor(p.condition) and p.condition.dtype.is_floating
         conditions = [p.condition] if is_floating else []
-        inputs = [event, weight_values, transformer_values, conditions]
+        inputs = [event, weight_values, conditions]
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
-            event, weight_values, transformer_values, conditions = tf.nest.pack_sequence_as(
-                inputs, flat
-            )
-            # The network reads these values instead of its variables, and writes no variable.
+            event, weight_values, conditions = tf.nest.pack_sequence_as(inputs, flat)
+            # The layers read these values instead of their variables, and write no variable.
             variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
             with keras.StatelessScope(list(variables), collect_losses=True) as scope:
-                outputs = self._transform(
-                    event,
-                    p.but(condition=conditions[0]) if conditions else p,
-                    self.transformer.with_values(transformer_values),
-                    inverse,
-                )
+                of_event = p.but(condition=conditions[0]) if conditions else p
+                outputs = self._transform(event, of_event, inverse)
             outputs = (*outputs, *scope.losses)
             return outputs, [scope.get_current_value(variable) for variable in state]
 
@@ -200,10 +198,8 @@ class Coupling(FlowBijector):
                 replicas.assign(variable, after)
         return result, log_det
 
-    def _transform(
-        self, event: tf.Tensor, p: Pass, transformer: Transformer | None, inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        ndims = self.event_ndims
+    def _transform(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        ndims, transformer = self.event_ndims, self.transformer
         kept, changed = self.mask.split(event)
         inputs = self._network_inputs(kept, changed, p.condition)
         options = {"training": p.training, "statistics": p.statistics}
@@ -247,7 +243,7 @@ class Coupling(FlowBijector):
     def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
         """Returns the bijector of the changed half by a network without a transformer."""
         # Keras layers take tensors only.
-        arguments = arguments[:1] if self.layers else arguments
+        arguments = arguments[:1] if isinstance(self.network, keras.layers.Layer) else arguments
         is_first = self._read_variables is None
         with tf.GradientTape() if is_first else contextlib.nullcontext() as tape:
             output = self.network(*arguments, **options)
@@ -307,7 +303,7 @@ class AffineCoupling(Coupling):
         network: Callable[..., tf.Tensor],
         *,
         use_scale: bool = True,
-        scale: float | tf.Variable | None = None,
+        scale: float | keras.Variable | None = None,
         conditional_event_shape: Sequence[int | None] | None = None,
         event_ndims: int = 3,
         dtype: Any = tf.float32,
@@ -320,7 +316,7 @@ class AffineCoupling(Coupling):
           network: as in `Coupling`. Its output is [B, H, W, 2c], first `t`, then the argument of
             tanh; [B, H, W, c] without `use_scale`.
           use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
-          scale: the trainable scale of tanh, or its initial value, by default 1.
+          scale: the trainable scale of tanh, a scalar variable, or its initial value, by default 1.
           mask, conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
 
         Raises:
@@ -346,8 +342,13 @@ class AffineCoupling(Coupling):
             name=name,
         )
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal bijector with new variables."""
+        scale = self.transformer.get_config().get("scale")
+        return {**super().get_config(), "scale": scale}
+
     @property
-    def scale(self) -> tf.Variable | None:
+    def scale(self) -> keras.Variable | None:
         """The learned scale of tanh; `None` for an additive coupling."""
         return getattr(self.transformer, "scale", None)
 

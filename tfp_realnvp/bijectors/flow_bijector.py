@@ -63,14 +63,9 @@ class FlowBijector(OnePassBijector):
     # The constructor argument of the variables that copies share; a configuration has no variables.
     _shared_argument: str | None = None
 
-    # The variables of the Keras layer that `_track_layer` registers.
+    # The variables of the Keras layers that `_track_layers` registers.
     _layer_variables: Sequence[tf.Variable] = ()
     _layers: tuple[keras.layers.Layer, ...] = ()
-
-    # `tf.Module` would find variables that the layer no longer has.
-    _TF_MODULE_IGNORED_PROPERTIES = tfb.Bijector._TF_MODULE_IGNORED_PROPERTIES | {
-        "_state_variables"
-    }
 
     def __init__(
         self,
@@ -111,7 +106,6 @@ class FlowBijector(OnePassBijector):
         dtype = validation.float_dtype(option("dtype", dtype, tf.float32), name)
         expected = f"{name}: expected event_ndims of 1 or 3"
         validation.require(event_ndims in (1, 3), expected, event_ndims)
-        self._state_variables = None
         super().__init__(
             dtype=dtype,
             is_constant_jacobian=is_constant_jacobian,
@@ -122,8 +116,8 @@ class FlowBijector(OnePassBijector):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies by `copy.deepcopy` or `pickle` have other variables and another hash.
-        return {**vars(self), "_state_variables": None, "_hash": None}
+        # Copies by `copy.deepcopy` or `pickle` have other networks, and so another hash.
+        return {**vars(self), "_hash": None}
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
@@ -135,10 +129,10 @@ class FlowBijector(OnePassBijector):
         """The Keras layers of this bijector, without layers of nested bijectors."""
         return self._layers
 
-    def _track_layer(self, layer: keras.layers.Layer) -> None:
-        """Adds the variables of a Keras layer to this bijector. Call it before `__init__`."""
-        self._layers = self._no_dependency((layer,))
-        self._layer_variables = LayerVariables(layer)
+    def _track_layers(self, *layers: keras.layers.Layer) -> None:
+        """Adds the variables of Keras layers to this bijector. Call it before `__init__`."""
+        self._layers = self._no_dependency(layers)
+        self._layer_variables = LayerVariables(self._layers)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         # `tf.train.Checkpoint` silently omits some variables of Keras 3 layers, for example of
@@ -146,13 +140,6 @@ class FlowBijector(OnePassBijector):
         children = super()._trackable_children(*args, **kwargs)
         variables = {f"layer_variable{i}": v for i, v in enumerate(self._layer_variables)}
         return {**children, **variables}
-
-    @property
-    def state_variables(self) -> tuple[tf.Variable, ...]:
-        """The variables that results depend on: `variables`, collected once."""
-        if self._state_variables is None or not self.is_built:
-            self._state_variables = self._no_dependency(tuple(self.variables))
-        return self._state_variables
 
     @property
     def is_built(self) -> bool:

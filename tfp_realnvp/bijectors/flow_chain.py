@@ -73,7 +73,8 @@ class FlowChain(FlowBijector):
             validation.require(is_bijector, f"{name}: expected bijectors", part, TypeError)
             fits, expected = part.dtype in (None, dtype), f"{name}: expected parts of {dtype.name}"
             validation.require(fits, expected, (part.name, part.dtype), TypeError)
-        fits = not recompute or any(b.layers for part in bijectors for b in _of_package(part))
+        parts_of_package = [b for part in bijectors for b in _of_package(part)]
+        fits = not recompute or any(getattr(b, "can_recompute", False) for b in parts_of_package)
         expected = f"{name}: expected recompute only with networks that are Keras layers"
         validation.require(fits, expected, bijectors)
         event_ndims = _event_ndims(bijectors, event_ndims, name)

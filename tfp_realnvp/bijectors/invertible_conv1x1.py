@@ -29,7 +29,7 @@ class InvertibleConv1x1(FlowBijector):
     ```
 
     P is a fixed permutation, L lower triangular with a unit diagonal, and U strictly upper
-    triangular. W starts as a random rotation.
+    triangular. W starts as a random orthogonal matrix.
 
     #### Example
 
@@ -74,20 +74,21 @@ class InvertibleConv1x1(FlowBijector):
         dtype = validation.float_dtype(dtype, name)
         with tf.name_scope(name):
             # A copy shares the variables.
-            self.factors = PLUFactors(num_channels, dtype) if factors is None else factors
+            self.factors = PLUFactors(num_channels, dtype, name) if factors is None else factors
             parameters["factors"] = self.factors
             self._num_channels = num_channels
+            self._track_layers(self.factors)
             super().__init__(is_constant_jacobian=True, parameters=parameters)
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         return super()._expected_shape(inverse)[:-1].concatenate([self._num_channels])
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self.factors.log_scale), p)
+        fldj = self._log_det_of_positions(x, -tf.reduce_sum(self.factors.log_scale.value), p)
         return self.multiply(x, self.factors.inverse_matrix()), fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        ildj = self._log_det_of_positions(y, tf.reduce_sum(self.factors.log_scale), p)
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(self.factors.log_scale.value), p)
         return self.multiply(y, self.factors.matrix()), ildj
 
     def multiply(
@@ -129,19 +130,21 @@ class NormalizedConv1x1:
         for part in (norm, conv):
             part._check_shape(value.shape, inverse)
         learned, factors = norm.learned, conv.factors
-        learned.build(value.shape[-1], norm.dtype)
+        learned.create(value.shape[-1])
+        if inverse and not p.training:
+            learned.warn_if_unset()
         if inverse and p.training and not learned.is_known_to_be_set:
             value, ildj = norm._inverse_and_log_det(value, p)
             value, another = conv._inverse_and_log_det(value, p)
             return value, ildj + another
         if inverse:
-            matrix, offset, total = factors.normalized(learned.shift, learned.log_scale)
+            matrix, offset, total = factors.normalized(learned.shift.value, learned.log_scale.value)
             value = conv.multiply(value, matrix, offset=offset)
             return value, conv._log_det_of_positions(value, total, p)
-        log_scale = tf.convert_to_tensor(learned.log_scale)
+        log_scale = tf.convert_to_tensor(learned.log_scale.value)
         matrix = tf.exp(-log_scale)[:, tf.newaxis] * factors.inverse_matrix()
-        total = tf.reduce_sum(log_scale + factors.log_scale)
-        value = conv.multiply(value, matrix, bias=learned.shift)
+        total = tf.reduce_sum(log_scale + factors.log_scale.value)
+        value = conv.multiply(value, matrix, bias=learned.shift.value)
         return value, conv._log_det_of_positions(value, -total, p)
 
 
@@ -156,45 +159,60 @@ def joined(bijectors: Sequence[Any]) -> list[Any]:
     return parts
 
 
-class PLUFactors(tf.Module):
-    """The PLU factors of an invertible [C, C] matrix, which starts as a random rotation."""
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class PLUFactors(keras.layers.Layer):
+    """The PLU factors of an invertible [C, C] matrix, which starts as a random orthogonal one."""
 
-    def __init__(self, num_channels: int, dtype: Any, name: str | None = None) -> None:
-        super().__init__(name=name)
+    def __init__(self, num_channels: int, dtype: Any, name: str) -> None:
+        super().__init__(dtype=tf.as_dtype(dtype).name, name=name.replace("/", "_"))
         with tf.init_scope():
             initializer = keras.initializers.Orthogonal(seed=initial_seed())
             rotation = initializer((num_channels, num_channels), "float32")
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
-            # These are not trained, but part of the model.
-            fixed = {"trainable": False}
-            # P L U has the rows of L U in the order of the permutation.
-            order = tf.cast(tf.argsort(permutation), tf.int32)
-            self.order = tf.Variable(order, name="order", **fixed)
-            self.sign = tf.Variable(tf.cast(tf.sign(diagonal), tf.int32), name="sign", **fixed)
-            self.log_scale = tf.Variable(tf.cast(log_scale, dtype), name="log_scale")
+            # These are not trained, but part of the model. P L U has the rows of L U in the order
+            # of the permutation.
+            self.order = self._add("order", tf.argsort(permutation), "int32")
+            self.sign = self._add("sign", tf.sign(diagonal), "int32")
+            self.log_scale = self._add("log_scale", log_scale)
             # L is below the diagonal, U above it.
-            off_diagonal = tf.cast(tf.linalg.set_diag(factors, tf.zeros_like(diagonal)), dtype)
-            self.off_diagonal = tf.Variable(off_diagonal, name="off_diagonal")
+            off_diagonal = tf.linalg.set_diag(factors, tf.zeros_like(diagonal))
+            self.off_diagonal = self._add("off_diagonal", off_diagonal)
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal layer with new variables."""
+        num_channels = self.log_scale.shape[0]
+        return {"num_channels": num_channels, "dtype": self.variable_dtype, "name": self.name}
+
+    def _add(self, name: str, value: tf.Tensor, dtype: str | None = None) -> keras.Variable:
+        return self.add_weight(
+            shape=value.shape,
+            initializer=lambda shape, dtype: tf.cast(value, dtype),
+            dtype=dtype,
+            trainable=dtype is None,
+            autocast=False,
+            name=name,
+        )
 
     def _factors(self) -> tuple[tf.Tensor, ...]:
-        return self.off_diagonal, self.log_scale, self.sign
+        return self.off_diagonal.value, self.log_scale.value, self.sign.value
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""
-        return _product(*self._factors(), self.order)
+        return _product(*self._factors(), self.order.value)
 
     def normalized(
-        self, shift: tf.Variable, log_scale: tf.Variable
+        self, shift: tf.Tensor, log_scale: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales."""
-        return _normalized_product(*self._factors(), self.order, shift, log_scale)
+        return _normalized_product(*self._factors(), self.order.value, shift, log_scale)
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns the inverse of W."""
         lower, upper = _triangular(*self._factors())
-        permutation = tf.one_hot(self.order, self.order.shape[0], dtype=lower.dtype)
+        permutation = tf.one_hot(self.order.value, self.order.shape[0], dtype=lower.dtype)
         inverse = tf.linalg.triangular_solve(lower, tf.transpose(permutation))
         return tf.linalg.triangular_solve(upper, inverse, lower=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,7 +13,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
-from tfp_realnvp.bijectors.repeated_passes import is_repeated
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal.batch_dims import (
     broadcast_batch,
@@ -21,8 +21,6 @@ from tfp_realnvp.internal.batch_dims import (
     unflatten_batch,
 )
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
-from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
-from tfp_realnvp.internal.kept import call_traced
 
 __all__ = ["OnePassBijector"]
 
@@ -42,12 +40,12 @@ class OnePassBijector(tfb.Bijector):
     _condition_spec: ConditionSpec | None = None
 
     _hash: int | None = None
-    _last_array: np.ndarray | None = None
 
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
     def __hash__(self) -> int:
-        # TFP hashes all parameters, nested bijectors included, several times in each call.
+        # TFP hashes all parameters, nested bijectors included, several times in each call. They are
+        # fixed by the constructor.
         if self._hash is None:
             self._hash = super().__hash__()
         return self._hash
@@ -227,18 +225,11 @@ class OnePassBijector(tfb.Bijector):
                 f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
                 "a network whose call has an argument of that name."
             )
-        return {"training": bool(training), "conditional_input": self._unchanging(condition)}
-
-    def _unchanging(self, condition: Any) -> Any:
-        """Returns a condition that does not change later: TFP's cache compares identities."""
         if isinstance(condition, (tf.Variable, keras.Variable)):
-            return tf.convert_to_tensor(condition)
-        if not isinstance(condition, np.ndarray):
-            return condition
-        last = self._last_array
-        if last is None or _contents(last) != _contents(condition):
-            self._last_array = last = condition.copy()
-        return last
+            condition = tf.convert_to_tensor(condition)
+        elif isinstance(condition, np.ndarray) and not condition.dtype.hasobject:
+            condition = _Array(condition.dtype, condition.shape, condition.tobytes())
+        return {"training": bool(training), "conditional_input": condition}
 
     # The pass.
 
@@ -262,13 +253,14 @@ class OnePassBijector(tfb.Bijector):
                 f"{value.shape}."
             )
         spec, condition = self._condition_spec, conditional_input
+        if isinstance(condition, _Array):
+            condition = np.frombuffer(condition.data, condition.dtype).reshape(condition.shape)
         ndims = self.event_ndims
         if spec is not None:
             condition = spec.as_tensor(condition, self.name, self.dtype)
             value, condition = broadcast_batch(value, ndims, condition, spec.event_ndims)
-        uses_graph = not (training or has_events) and is_repeated(self, inverse, value.shape)
         like = value
-        if uses_graph or like.shape.rank is None:
+        if like.shape.rank is None:
             value = flatten_batch(value, ndims)
             if spec is not None:
                 condition = flatten_batch(condition, spec.event_ndims)
@@ -277,16 +269,11 @@ class OnePassBijector(tfb.Bijector):
         if shape != value.shape:
             value = tf.ensure_shape(value, shape)
         of_events = functools.partial(_pass_of_events, self, inverse, training)
-        if uses_graph:
-            tensors = [value] if condition is None else [value, condition]
-            # The results are equal to the results in eager mode, bit by bit.
-            with few_graph_rewrites():
-                results = call_traced(_pass_of_events, self, (inverse, training), *tensors)
-        elif training or has_events:
+        if training or has_events:
             results = of_events(value, condition)
         else:
             results = call_on_events(of_events, value, ndims, condition)
-        if uses_graph or like.shape.rank is None:
+        if like.shape.rank is None:
             results = tuple(unflatten_batch(result, like, ndims) for result in results)
         return results
 
@@ -331,5 +318,10 @@ def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tenso
         return tf.identity(tensor)
 
 
-def _contents(array: np.ndarray) -> tuple[np.dtype, tuple[int, ...], bytes]:
-    return array.dtype, array.shape, array.tobytes()
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    """The contents of an array, which TFP's cache compares: an array can change between calls."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    data: bytes

@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
-__all__ = ["Pass", "is_surrounded", "surround_with", "surrounding_pass"]
+__all__ = ["Pass", "surround_with", "surrounding_pass"]
 
 tfb = tfp.bijectors
 
@@ -69,11 +69,6 @@ _surrounding = contextvars.ContextVar[Pass]("surrounding_pass", default=_NOTHING
 def surrounding_pass() -> Pass:
     """Returns the fields that `surround_with` sets here."""
     return _surrounding.get()
-
-
-def is_surrounded() -> bool:
-    """Returns whether the caller is within `surround_with`."""
-    return _surrounding.get() is not _NOTHING
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     bijector with weights, a hit must also meet these conditions:
 
     *   The result is of the same graph (or eager mode) and thread.
-    *   No variable of the bijector was written in between.
+    *   No variable of the bijector was written in between, and a `keras.StatelessScope` gives the
+        variables the same values.
     *   An active gradient tape that would record the computation has recorded it.
     *   With `training=True`, each hook uses the result once: each pass updates moving statistics.
 
@@ -127,7 +128,8 @@ class ComputationState:
     """What a result depends on besides its input: values of variables, or position in a graph."""
 
     def __init__(self, bijector: Any) -> None:
-        self._variables = bijector.state_variables
+        self._variables = tuple(bijector.variables)
+        self._stateless_values = _stateless_values()
         if tf.executing_eagerly():
             # The tensors share the buffers of the variables. The next assignment writes to a new
             # buffer.
@@ -139,13 +141,16 @@ class ComputationState:
         """Returns whether a result is still valid, with the same values and gradients."""
         if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
             return False
+        before, now = self._stateless_values, _stateless_values()
+        if before.keys() != now.keys() or any(now[key] is not before[key] for key in now):
+            return False
         if not private_api.could_possibly_record():
             return True
         if private_api.should_record_backprop(results):
             return True
         # An active tape did not record the result. It is valid if no tape would record a new one.
         trainable = any(variable.trainable for variable in self._variables)
-        return not (trainable or private_api.should_record_backprop(inputs))
+        return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
 
     def _written_eagerly(self) -> bool:
         return not all(
@@ -166,6 +171,12 @@ class ComputationState:
             for tensor in operation.inputs
             if tensor.dtype == tf.resource
         )
+
+
+def _stateless_values() -> dict[int, tf.Tensor]:
+    """Returns the values that variables have within a `keras.StatelessScope`, by variable."""
+    scope = private_api.get_stateless_scope()
+    return {} if scope is None else dict(scope.state_mapping)
 
 
 def _operations() -> list[tf.Operation]:

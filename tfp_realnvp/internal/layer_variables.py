@@ -14,19 +14,19 @@ __all__ = ["LayerVariables", "link_trainable"]
 
 
 class LayerVariables(Sequence):
-    """A live view of a layer's variables as `tf.Variable`s.
+    """A live view of the variables of layers as `tf.Variable`s.
 
     `tf.Module` collects `tf.Variable`s from attributes and sequences, but a Keras 3 variable wraps
     a `tf.Variable`. Keras sets the flag `trainable` of its own variable only, while TFP and
     gradient tapes read the flag of the `tf.Variable`: the view links the two flags.
     """
 
-    def __init__(self, layer: keras.layers.Layer) -> None:
-        self._layer = layer
+    def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
+        self._layers = layers
         self._linked()
 
     def __len__(self) -> int:
-        return len(self._layer.variables)
+        return sum(len(layer.variables) for layer in self._layers)
 
     def __getitem__(self, index: Any) -> tf.Variable:
         return self._linked()[index]
@@ -35,8 +35,8 @@ class LayerVariables(Sequence):
         return iter(self._linked())
 
     def _linked(self) -> list[tf.Variable]:
-        variables = self._layer.variables
         # A layer can get variables at any time.
+        variables = [variable for layer in self._layers for variable in layer.variables]
         for variable in variables:
             link_trainable(variable)
         return [variable.value for variable in variables]

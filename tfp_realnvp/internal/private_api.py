@@ -16,6 +16,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+# The cache asks in which `keras.StatelessScope` a result was computed.
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
 # The public `keras.Model.fit` makes batches of arrays by a `tf.data` pipeline with autotuning,
 # whose thread `fit` waits for at its end. It takes an adapter of the caller as it is.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
@@ -79,6 +82,7 @@ __all__ = [
     "could_possibly_record",
     "eager_context",
     "flatten_layers",
+    "get_stateless_scope",
     "is_onednn_enabled",
     "record_operation",
     "set_trainable",
@@ -109,7 +113,6 @@ _ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks t
 _ONE_PASS = "lets one pass of the networks give value and log det, and frees what no tape needs"
 OVERRIDDEN = {
     tfb.Bijector: {
-        "_TF_MODULE_IGNORED_PROPERTIES": "keeps the cached variables out of `variables`",
         "_cache": "the cache of bijectors, where ours is put in place of TFP's",
         "_call_forward": _ONE_KEY,
         "_call_inverse": _ONE_KEY,

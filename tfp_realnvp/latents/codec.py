@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -11,10 +10,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.bijectors import FlowBijector
 from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
+from tfp_realnvp.internal.kept import call_traced
 
 __all__ = [
     "ConditionArray",
@@ -97,7 +99,7 @@ def encode(
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     what = "images" if bijector.event_ndims == 3 else "vectors"
     values = _centers(images, bijector)
-    return transformed(bijector.inverse, bijector, what, values, condition, batch_size)
+    return transformed(bijector, "inverse", bijector, what, values, condition, batch_size)
 
 
 def decode(
@@ -123,21 +125,23 @@ def decode(
       TypeError, ValueError: as `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    return transformed(bijector.forward, bijector, "latents", latents, condition, batch_size)
+    return transformed(bijector, "forward", bijector, "latents", latents, condition, batch_size)
 
 
 def transformed(
-    function: Callable[..., tf.Tensor],
+    flow: FlowBijector,
+    direction: str,
     bijector: ImageFlow | VectorFlow,
     what: str,
     events: ArrayLike,
     condition: ConditionArray | None,
     batch_size: int,
 ) -> np.ndarray:
-    """Returns a function of events [..., *event] and their condition, computed in batches.
+    """Returns events [..., *event] given their condition, mapped in batches by one graph.
 
-    The function is `forward` or `inverse` of `bijector` or, for embedded conditions, of its layers.
-    Leading shapes of events and conditions broadcast. `what` names the events in errors.
+    The direction is `forward` or `inverse` of a flow: of `bijector` or, for embedded conditions, of
+    its layers. Leading shapes of events and conditions broadcast. `what` names the events in
+    errors.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
     arrays = [(events, bijector.event_ndims), *([] if condition is None else [condition])]
@@ -147,8 +151,10 @@ def transformed(
         event_shape = array.shape[array.ndim - ndims :]
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
     results = [flat[0][:0]]  # no events have an empty result
-    for x, c, *_ in slices(batch_size, *flat, None):
-        results.append(function(x, conditional_input=c).numpy())
+    for batch in slices(batch_size, *flat):
+        with few_graph_rewrites():
+            mapped = call_traced(_mapped, flow, (direction,), *map(tf.convert_to_tensor, batch))
+        results.append(mapped.numpy())
     result = np.concatenate(results).reshape(*batch_shape, *flat[0].shape[1:])
     if not (np.isfinite(events).all() and np.isfinite(result).all()):
         raise ValueError(
@@ -157,6 +163,12 @@ def transformed(
             "finite."
         )
     return result
+
+
+def _mapped(
+    flow: FlowBijector, direction: str, events: tf.Tensor, condition: tf.Tensor | None = None
+) -> tf.Tensor:
+    return getattr(flow, direction)(events, conditional_input=condition)
 
 
 def reconstruct(

@@ -254,4 +254,4 @@ def _decode_embedded(
     bijector = bijector_of(flow)
     layers = [b.bijector if isinstance(b, ConditionalBijector) else b for b in bijector.bijectors]
     chain = FlowChain(layers, dtype=bijector.dtype)
-    return transformed(chain.forward, bijector, "latents", latents, condition, batch_size)
+    return transformed(chain, "forward", bijector, "latents", latents, condition, batch_size)

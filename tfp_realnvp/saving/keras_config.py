@@ -138,10 +138,10 @@ class _Serializer:
                 "variable": self.describe(value.pretransformed_input, path),
                 "bijector": self.describe(value.bijector, f"{path}.bijector"),
             }
+        if isinstance(value, keras.layers.Layer):
+            self._claim(value.variables, path)
         if isinstance(value, _PARTS):
             return {"kind": "object", **self._describe_by_arguments(value, path)}
-        if isinstance(value, keras.layers.Layer):
-            self._claim([variable.value for variable in value.variables], path)
         return {"kind": "keras", "config": _keras_config(value, path)}
 
     def _describe_by_arguments(self, value: Any, path: str) -> dict[str, Any]:
@@ -154,8 +154,12 @@ class _Serializer:
             name = keras.saving.get_registered_name(type(value))
             _check_registered(name, arguments, path)
         if isinstance(value, FlowBijector):
-            for shared in value.parameters.keys() - arguments.keys():
-                self._claim(value.parameters[shared].variables, path)
+            for key, argument in value.parameters.items():
+                is_described = argument is arguments.get(key)
+                if isinstance(argument, keras.Variable):
+                    self._claim([argument], path)
+                elif isinstance(argument, keras.layers.Layer) and not is_described:
+                    self._claim(argument.variables, path)
         if name.startswith("tfp."):
             # Defaults of TFP can be objects without a description. Other defaults may change, and
             # must not change a saved model.
@@ -170,9 +174,9 @@ class _Serializer:
         }
         return {"class": name, "arguments": described}
 
-    def _claim(self, variables: Sequence[tf.Variable], path: str) -> None:
+    def _claim(self, variables: Sequence[tf.Variable | keras.Variable], path: str) -> None:
         """Raises `TypeError` if another object has one of `variables`: they would be duplicated."""
-        ids = {id(variable) for variable in variables}
+        ids = {id(getattr(variable, "value", variable)) for variable in variables}
         if ids & self._claimed_variables:
             raise TypeError(
                 f"{path} cannot be saved: it shares variables with another part of the "

@@ -36,7 +36,7 @@ from tfp_realnvp.training.input_data import (
     record_of_data,
     warn_of_labels,
 )
-from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates, step_of
+from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.packing import apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
@@ -200,9 +200,10 @@ class FlowModel(SavableModel):
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
         model_variables.build_networks(distribution, parts)
         # Keras tracks layers; all other variables are wrapped in one.
-        self.networks = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
-        self.other_variables = model_variables.TrackedVariables(self.networks, modules)
-        self._scales = tuple(model_variables.find_scales(self.networks, bijectors))
+        layers = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
+        self.layers_of_bijectors = layers
+        self.other_variables = model_variables.TrackedVariables(layers, modules)
+        self._scales = tuple(model_variables.find_scales(layers, bijectors))
         self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
@@ -275,6 +276,14 @@ class FlowModel(SavableModel):
             _advise_no_xla()
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
+
+    @property
+    def networks(self) -> list[keras.layers.Layer]:
+        """The networks of the distribution and of the dequantizer, and embeddings of conditions."""
+        of_parts = [
+            (p, getattr(p, "network", getattr(p, "embedding", None))) for p in self._bijectors()
+        ]
+        return list(dict.fromkeys(network for part, network in of_parts if network in part.layers))
 
     def build_optimizer(self) -> None:
         """Creates the optimizer's variables if they do not exist, as `fit` does at its start."""
@@ -401,8 +410,8 @@ class FlowModel(SavableModel):
 
     @property
     def _can_initialize(self) -> bool:
-        """Whether the next step is the first one, and normalizations can be set before it."""
-        if not self.compiled or step_of(self) > 0:
+        """Whether normalizations can be set before the next step."""
+        if not self.compiled:
             return False
         with self.distribute_strategy.scope():
             return not (tf.distribute.has_strategy() or self.run_eagerly)
@@ -411,8 +420,8 @@ class FlowModel(SavableModel):
         """Sets the normalizations that the first batch sets, before a graph is traced.
 
         Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
-        initialization. Sets nothing if the log density of the batch is not finite: the step then
-        names the part.
+        initialization. Sets nothing if the batch fails a check of the data, or its log density is
+        not finite: the step then names the part.
         """
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
@@ -423,8 +432,9 @@ class FlowModel(SavableModel):
         is_valid = False
         try:
             images, weights = events_and_weights(data, self.distribution)
-            log_prob = self._training_log_prob(data, images, weights, 0, FiniteRecord())
-            is_valid = bool(tf.reduce_all(tf.math.is_finite(log_prob)))
+            record = record_of_data(self, images, weights, self.condition_of(data))
+            record.add("the log density", self._training_log_prob(data, images, weights, 0, record))
+            is_valid = bool(tf.reduce_all(record.are_finite() > 0))
             is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
         finally:
             # Also after an error, which may come when some normalizations are set.
@@ -518,9 +528,9 @@ class FlowModel(SavableModel):
     def _penalty(self, dtype: tf.DType) -> tf.Tensor:
         """Returns the L2 penalty and the losses of layers."""
         # One operation for all scales of a shape, and one for its gradient.
-        groups: dict[Any, list[tf.Variable]] = {}
+        groups: dict[Any, list[tf.Tensor]] = {}
         for scale in self._scales:
-            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale)
+            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
         halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
         losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
         if halves:

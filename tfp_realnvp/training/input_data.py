@@ -146,6 +146,7 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
     def get_tf_dataset(self) -> tf.data.Dataset:
         """Returns the batches as a dataset."""
+
         def tensor(values: Any) -> tf.Tensor:
             values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
             return tf.cast(values, self._float_dtype) if values.dtype.is_floating else values

@@ -169,13 +169,13 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
 
 def find_scales(
     networks: Sequence[keras.layers.Layer], bijectors: Sequence[FlowBijector]
-) -> list[tf.Variable]:
+) -> list[keras.Variable]:
     """Returns the scales with an L2 penalty: of weight normalization and of tanh.
 
     The attribute `weight_norm_scales` of a layer is a list of its scales of weight normalization.
     """
     layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
-    of_layers = [v.value for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
+    of_layers = [v for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
     transformers = [part.transformer for part in bijectors if isinstance(part, Coupling)]
     return of_layers + [affine.scale for affine in transformers if isinstance(affine, Affine)]
 

@@ -136,6 +136,20 @@ class SavableModel(keras.Model):
             raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
         save_weights(self, filepath)
 
+    def load_weights(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Loads weights as `keras.Model.load_weights`; after an error all variables are as before.
+
+        The arguments and errors are those of Keras.
+        """
+        optimizer = self.optimizer.variables if self.compiled else []
+        before = [(v, v.numpy()) for v in (*self.variables, *optimizer)]
+        try:
+            super().load_weights(filepath, **kwargs)
+        except BaseException:
+            for variable, value in before:
+                variable.assign(value)
+            raise
+
     def export(
         self,
         filepath: str | os.PathLike[str],

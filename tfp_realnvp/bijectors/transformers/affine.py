@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.transformers.transformer import Transformer
@@ -13,6 +14,7 @@ from tfp_realnvp.internal import validation
 __all__ = ["Additive", "Affine", "SigmoidAffine"]
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class Additive(Transformer):
     """`z = x + θ`, with a log det of zero.
 
@@ -44,6 +46,7 @@ class Additive(Transformer):
         return z - parameters, tf.zeros_like(z)
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class Affine(Transformer):
     r"""`z = x exp(s) + t` with `s = scale * tanh(θ₂)`, `t = θ₁`, and a learned `scale` (eq. 9).
 
@@ -64,7 +67,7 @@ class Affine(Transformer):
     num_parameters = 2
     is_identity_at_zero = True
 
-    def __init__(self, scale: tf.Variable | float = 1.0, dtype: Any = tf.float32) -> None:
+    def __init__(self, scale: keras.Variable | float = 1.0, dtype: Any = tf.float32) -> None:
         """Constructs the transformer.
 
         Args:
@@ -77,13 +80,21 @@ class Affine(Transformer):
         """
         super().__init__(name="affine")
         dtype = validation.float_dtype(dtype, "Affine")
-        expected = f"Affine: expected a finite number or a scalar {dtype.name} variable as scale"
-        if not isinstance(scale, tf.Variable):
+        expected = (
+            f"Affine: expected a finite number or a scalar {dtype.name} keras.Variable as scale"
+        )
+        if not isinstance(scale, keras.Variable):
             validation.real(scale, lambda number: abs(number) <= dtype.max, expected)
-            scale = tf.Variable(scale, dtype=dtype, name="scale")
-        is_valid = scale.dtype == dtype and scale.shape.rank == 0
+            initializer = keras.initializers.Constant(scale)
+            options = {"dtype": dtype.name, "autocast": False, "aggregation": "mean"}
+            scale = self.add_weight(initializer=initializer, name="scale", **options)
+        is_valid = scale.dtype == dtype.name and scale.shape == ()
         validation.require(is_valid, expected, scale, TypeError)
-        self.scale, self.dtype = scale, scale.dtype
+        self.scale = scale
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal transformer with a new variable."""
+        return {"scale": float(self.scale.numpy()), "dtype": tf.as_dtype(self.scale.dtype)}
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""
@@ -98,9 +109,10 @@ class Affine(Transformer):
 
     def _shift_and_log_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shift, log_scale = tf.split(parameters, 2, axis=-1)
-        return shift, self.scale * tf.tanh(log_scale)
+        return shift, self.scale.value * tf.tanh(log_scale)
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class SigmoidAffine(Transformer):
     r"""`z = (x + θ₁) · 2σ(θ₂)`: a scale between 0 and 2, which is 1 for parameters of zero.
 

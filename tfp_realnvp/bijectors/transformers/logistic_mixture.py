@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,6 +16,7 @@ from tfp_realnvp.internal import validation
 __all__ = ["LogisticMixture"]
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LogisticMixture(Transformer):
     r"""The CDF F of a mixture of K logistic distributions, then a logit and an affine map.
 

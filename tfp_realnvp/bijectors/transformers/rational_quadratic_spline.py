@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,6 +17,7 @@ from tfp_realnvp.internal import validation
 __all__ = ["RationalQuadraticSpline"]
 
 
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
 class RationalQuadraticSpline(Transformer):
     r"""A monotone rational-quadratic spline from data to latents on [-B, B], the identity outside.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal.configurable import Configurable
@@ -13,14 +13,15 @@ from tfp_realnvp.internal.configurable import Configurable
 __all__ = ["Transformer", "TransformerFn"]
 
 
-class Transformer(Configurable, tf.Module, abc.ABC):
+class Transformer(Configurable, keras.layers.Layer, abc.ABC):
     r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters an element.
 
     The network of a coupling predicts the parameters from the kept half: `P c` channels for c
     transformed channels, the first parameter of all channels, then the second, and so on.
 
     `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, for a new transformer in
-    each coupling. To save your own transformer, decorate f with
+    each coupling. A transformer is a Keras layer, which creates variables by `add_weight` in its
+    constructor. To save your own transformer, decorate f with
     `keras.saving.register_keras_serializable()`. It is saved by its constructor arguments, which
     are its attributes of the same names, or which `get_config` returns.
 
@@ -46,6 +47,11 @@ class Transformer(Configurable, tf.Module, abc.ABC):
     # Whether parameters of zero give exactly the identity.
     is_identity_at_zero = False
 
+    def __init__(self, name: str | None = None) -> None:
+        # It has no inputs that would be cast.
+        super().__init__(name=name, dtype="float32")
+        self.built = True
+
     @property
     @abc.abstractmethod
     def num_parameters(self) -> int:
@@ -63,14 +69,6 @@ class Transformer(Configurable, tf.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns x and log |dx/dz| of each element; see `inverse`."""
-
-    def with_values(self, values: Sequence[tf.Tensor]) -> Transformer:
-        """Returns a transformer that reads `values` instead of its `variables`."""
-        other = copy.copy(self)
-        names = {id(value): name for name, value in vars(self).items()}
-        for variable, value in zip(self.variables, values, strict=True):
-            setattr(other, names[id(variable)], value)
-        return other
 
 
 # A function that returns a new transformer.
