@@ -150,6 +150,7 @@ def transformed(
     for array, ndims in arrays:
         event_shape = array.shape[array.ndim - ndims :]
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
+    bijector._check_shape(tf.TensorShape(flat[0].shape), inverse=direction == "inverse")
     results = [flat[0][:0]]  # no events have an empty result
     for batch in slices(batch_size, *flat):
         with few_graph_rewrites():
