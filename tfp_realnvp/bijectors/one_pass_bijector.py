@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 from typing import Any
 
 import keras
@@ -16,9 +15,11 @@ from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal.batch_dims import (
     broadcast_batch,
-    call_on_events,
+    cut_to_batch,
     flatten_batch,
+    may_be_empty,
     unflatten_batch,
+    without_empty_axes,
 )
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
 
@@ -268,14 +269,21 @@ class OnePassBijector(tfb.Bijector):
         shape = batch.concatenate(self._expected_shape(inverse).merge_with(event))
         if shape != value.shape:
             value = tf.ensure_shape(value, shape)
-        of_events = functools.partial(_pass_of_events, self, inverse, training)
-        if training or has_events:
-            results = of_events(value, condition)
-        else:
-            results = call_on_events(of_events, value, ndims, condition)
+        events = value
+        is_filled = not (training or has_events) and may_be_empty(events, ndims)
+        if is_filled:
+            value, condition = without_empty_axes(value), without_empty_axes(condition)
+        p = surrounding_pass().but(training=training, condition=condition)
+        value, log_det = self._checked_pass(value, p, inverse)
+        if log_det.shape.rank == 0:
+            # It is equal for all events.
+            log_det = tf.fill(tf.shape(value)[:-ndims], log_det)
+        if is_filled:
+            value = cut_to_batch(value, events, ndims, ndims)
+            log_det = cut_to_batch(log_det, events, ndims, 0)
         if like.shape.rank is None:
-            results = tuple(unflatten_batch(result, like, ndims) for result in results)
-        return results
+            value, log_det = (unflatten_batch(each, like, ndims) for each in (value, log_det))
+        return value, log_det
 
     def _checked_pass(
         self, value: tf.Tensor, p: Pass, inverse: bool
@@ -294,22 +302,6 @@ class OnePassBijector(tfb.Bijector):
             ]
             value, log_det = _after(assertions, value), _after(assertions, log_det)
         return value, log_det
-
-
-def _pass_of_events(
-    bijector: OnePassBijector,
-    inverse: bool,
-    training: bool,
-    value: tf.Tensor,
-    condition: Any = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the value and log det of one direction, for at least one event."""
-    p = surrounding_pass().but(training=training, condition=condition)
-    value, log_det = bijector._checked_pass(value, p, inverse)
-    if log_det.shape.rank == 0:
-        # It is equal for all events.
-        log_det = tf.fill(tf.shape(value)[: -bijector.event_ndims], log_det)
-    return value, log_det
 
 
 def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tensor:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["broadcast_batch", "call_on_events", "flatten_batch", "slices", "unflatten_batch"]
+__all__ = [
+    "broadcast_batch",
+    "cut_to_batch",
+    "flatten_batch",
+    "may_be_empty",
+    "slices",
+    "unflatten_batch",
+    "without_empty_axes",
+]
 
 
 def broadcast_batch(
@@ -81,38 +89,22 @@ def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> 
     return events
 
 
-def call_on_events(
-    function: Callable[[tf.Tensor, Any], tuple[tf.Tensor, tf.Tensor]],
-    events: tf.Tensor,
-    event_ndims: int,
-    condition: Any = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `function(events, condition)`, without a call for an empty batch.
+def may_be_empty(events: tf.Tensor, event_ndims: int) -> bool:
+    """Returns whether a batch has no events, or its size is not known."""
+    batch = _leading(events.shape, event_ndims)
+    return not batch.is_fully_defined() or 0 in batch
+
+
+def without_empty_axes(values: Any) -> Any:
+    """Returns a tensor or array whose empty axes have size 1 instead, filled with 0.5 or label 0.
 
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
-    without rows ends the process. The function, which returns a value [..., *event] and a log det
-    [...], gets one event in place of an empty batch, and the result is cut off. Batches that are
-    known not to be empty cost nothing.
+    without rows ends the process: networks get one event, whose results `cut_to_batch` removes.
     """
-    static = _leading(events.shape, event_ndims)
-    if static.is_fully_defined() and 0 not in static:
-        return function(events, condition)
     # A network that declares no condition may take a dictionary, for example.
-    if tf.is_tensor(condition) or isinstance(condition, np.ndarray):
-        condition = _without_empty_axes(tf.convert_to_tensor(condition))
-    value, log_det = function(_without_empty_axes(events), condition)
-    batch = tf.shape(events)[:-event_ndims]
-    size = tf.concat([batch, [-1] * event_ndims], axis=0)
-    result = tf.slice(value, tf.zeros_like(size), size)
-    log_det = tf.slice(log_det, tf.zeros_like(batch), batch)
-    if static.rank is not None:
-        result.set_shape([*static, *value.shape[-event_ndims:]])
-        log_det.set_shape(static)
-    return result, log_det
-
-
-def _without_empty_axes(values: tf.Tensor) -> tf.Tensor:
-    """Returns a tensor whose empty axes have size 1 instead, filled with 0.5 or the label 0."""
+    if not (tf.is_tensor(values) or isinstance(values, np.ndarray)):
+        return values
+    values = tf.convert_to_tensor(values)
     missing = tf.cast(tf.equal(tf.shape(values), 0), tf.int32)
     paddings = tf.stack([tf.zeros_like(missing), missing], axis=1)
     filler = tf.constant(0.5 if values.dtype.is_floating else 0, values.dtype)
@@ -120,3 +112,18 @@ def _without_empty_axes(values: tf.Tensor) -> tf.Tensor:
     if values.shape.rank is not None:
         filled.set_shape([1 if size == 0 else size for size in values.shape])
     return filled
+
+
+def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: int) -> tf.Tensor:
+    """Returns results [..., *event], of `ndims` axes an event, with the leading shape of `like`.
+
+    `like` has `event_ndims` axes an event, and may be empty where `results` are not.
+    """
+    batch = tf.shape(like)[:-event_ndims]
+    cut = tf.slice(
+        results, tf.zeros_like(tf.shape(results)), tf.concat([batch, [-1] * ndims], axis=0)
+    )
+    static = _leading(like.shape, event_ndims)
+    if static.rank is not None:
+        cut.set_shape([*static, *_event(results.shape, ndims)])
+    return cut
