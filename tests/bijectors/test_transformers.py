@@ -3,6 +3,7 @@
 import functools
 
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -261,3 +262,34 @@ def test_unknown_transformer():
         tfr.RealNVPImage((4, 4, 1), transformer="cubic")
     with pytest.raises(TypeError, match="expected a Transformer, got 'cubic'"):
         tfr.Coupling(tfr.ChannelMask(), lambda x: x, "cubic")
+
+
+class _Scaled(tfr.Transformer):
+    """A user's transformer with a variable."""
+
+    num_parameters = 1
+
+    def __init__(self, kind):
+        super().__init__()
+        ones = keras.initializers.Constant(0.5)
+        self.scale = self.add_weight(initializer=ones) if kind == "layer" else tf.Variable(0.5)
+
+    def inverse(self, x, parameters):
+        return x * tf.exp(self.scale * parameters), self.scale * parameters
+
+    def forward(self, z, parameters):
+        return z * tf.exp(-self.scale * parameters), -self.scale * parameters
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_variables_of_a_transformer(recompute):
+    network = ft.network(2, 2)
+    coupling = tfr.Coupling(tfr.ChannelMask(), network, _Scaled("layer"))
+    flow = tfr.FlowChain([coupling], recompute=recompute)
+    assert coupling.transformer.scale.value.ref() in {v.ref() for v in flow.trainable_variables}
+    with tf.GradientTape() as tape:
+        z, log_det = flow.inverse_and_log_det(ft.normal([3, 4, 4, 4]))
+        loss = tf.reduce_sum(z) + tf.reduce_sum(log_det)
+    assert all(np.abs(g).max() > 0 for g in tape.gradient(loss, flow.trainable_variables))
+    with pytest.raises(TypeError, match=r"variables its `add_weight` creates, got \[<tf\.Variable"):
+        tfr.Coupling(tfr.ChannelMask(), network, _Scaled("tensorflow"))

@@ -138,3 +138,33 @@ def test_options_of_a_layer_reach_its_parts():
     network = coupling.network
     assert norm.parameters["momentum"] == 0.5
     assert (network.num_heads, network.num_filters) == (3, round(2 * 1.5**2))
+
+
+class _Square(tfr.RealNVPImage):
+    """A user's model, whose constructor has other arguments."""
+
+    def __init__(self, side=4):
+        super().__init__((side, side, 1), num_scales=1, num_blocks=0, num_filters=4)
+
+
+class _Pairs(tfr.RealNVPVector):
+    def __init__(self):
+        super().__init__(2, num_couplings=2, num_filters=4)
+
+
+@pytest.mark.parametrize("make", [_Square, _Pairs])
+def test_a_subclass_with_its_own_constructor(make):
+    flow = ft.randomize(make())
+    assert isinstance(flow, tfr.RealNVPImage if make is _Square else tfr.RealNVPVector)
+    copy = flow.copy(validate_args=True)
+    assert type(copy) is make and copy.validate_args and not flow.validate_args
+    x = ft.pixels([3, 4, 4, 1]) if make is _Square else ft.normal([3, 2])
+    np.testing.assert_array_equal(copy.inverse(x), flow.inverse(tf.identity(x)))
+    assert {v.ref() for v in copy.variables} == {v.ref() for v in flow.variables}
+
+
+def test_models_are_instances_of_their_class():
+    options = {"num_filters": 4}
+    assert isinstance(tfr.RealNVPImage((4, 4, 1), num_blocks=0, **options), tfr.RealNVPImage)
+    assert isinstance(tfr.RealNVPImage.compact((8, 8, 1), **options), tfr.RealNVPImage)
+    assert isinstance(tfr.RealNVPVector(2, **options), tfr.RealNVPVector)

@@ -455,10 +455,7 @@ def test_foreign_modules(refuse, module, class_name, config):
     refuse(_with_network(evil), "layers, initializers.* of Keras in config.json.*, got")
 
 
-# The classes of images and vectors construct; a configuration has what they constructed.
-@pytest.mark.parametrize(
-    "name", ["tfp_realnvp.RealNVPImage", "tfp.bijectors.tf", "os.system", None]
-)
+@pytest.mark.parametrize("name", ["tfp.bijectors.tf", "os.system", None])
 def test_other_classes(refuse, name):
     def edit(model):
         model["config"]["distribution"]["arguments"]["bijector"]["class"] = name

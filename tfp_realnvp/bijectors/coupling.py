@@ -117,6 +117,10 @@ class Coupling(FlowBijector):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         if transformer is not None and not isinstance(transformer, Transformer):
             raise TypeError(f"{name}: expected a Transformer, got {transformer!r}.")
+        expected = f"{name}: expected a Transformer whose variables its `add_weight` creates"
+        attributes = vars(transformer).values() if transformer is not None else ()
+        others = [value for value in attributes if isinstance(value, tf.Variable)]
+        validation.require(not others, expected, others, TypeError)
         if transformer is None and isinstance(mask, CheckerboardMask):
             raise ValueError(f"{name}: expected a transformer for {mask}, got None.")
         self.mask = mask

@@ -16,7 +16,7 @@ from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["FlowChain"]
+__all__ = ["ComposedFlow", "FlowChain"]
 
 tfb = tfp.bijectors
 
@@ -140,6 +140,25 @@ class FlowChain(FlowBijector):
         for part in self._in_order(self._bijectors, inverse):
             shape = getattr(part, hook)(shape)
         return shape
+
+
+class ComposedFlow(FlowChain):
+    """A chain whose subclasses may compose the bijectors in constructors of other arguments.
+
+    A copy or a loaded flow is of the same class, and is constructed from its bijectors.
+    """
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Returns a flow of this class of the result of `get_config`."""
+        flow = cls.__new__(cls)
+        of_parts = next(base for base in cls.__mro__ if ComposedFlow in base.__bases__)
+        of_parts.__init__(flow, **config)  # type: ignore[misc]
+        return flow
+
+    def copy(self, **overrides: Any) -> Any:
+        """Returns a flow of the same networks, with other arguments, among them `bijectors`."""
+        return self.from_config({**self.parameters, **overrides})
 
 
 def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:

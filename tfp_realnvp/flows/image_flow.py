@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.flow_chain import ComposedFlow, FlowChain
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.flows.coupling_layer import ConditionShape
@@ -22,19 +22,18 @@ __all__ = ["ImageFlow", "checked_image_shape", "conditional_flow", "image_flow"]
 tfb = tfp.bijectors
 
 
-class ImageFlow(FlowChain):
+class ImageFlow(ComposedFlow):
     r"""A `FlowChain` between latents and images, which knows its shape and its scales.
 
-    `multi_scale`, `patch_flow`, `RealNVPImage(...)`, `RealNVPImage.compact(...)` and
-    `RealNVPImage.jet(...)` return it. Latents have the shape of the image; `split_latents` gives
-    them by scale.
+    `RealNVPImage` derives from it; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return it.
+    Latents have the shape of the image; `split_latents` gives them by scale.
 
     #### Example
 
     >>> import tensorflow as tf, tfp_realnvp as tfr
     >>> flow = tfr.RealNVPImage((8, 8, 3), num_scales=2, num_blocks=0, num_filters=4)
     >>> type(flow).__name__, flow.image_shape, flow.num_scales, flow.num_values
-    ('ImageFlow', (8, 8, 3), 2, 256)
+    ('RealNVPImage', (8, 8, 3), 2, 256)
     >>> [latents.shape for latents in flow.split_latents(flow.inverse(tf.ones([1, 8, 8, 3])))]
     [TensorShape([1, 4, 4, 6]), TensorShape([1, 4, 4, 6])]
 

@@ -49,7 +49,7 @@ class RealNVPImage(ImageFlow):
     bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
     ```
 
-    The result is an `ImageFlow`. The networks are convolutional: a model samples and scores any
+    The networks are convolutional: a model samples and scores any
     height and width that its scales can squeeze, with a base distribution of that event shape.
     `multi_scale` and `coupling_layer` compose other models of these parts.
 
@@ -74,8 +74,8 @@ class RealNVPImage(ImageFlow):
     that the paper leaves open are those of the authors' code (tensorflow/models, real_nvp).
     """
 
-    def __new__(  # type: ignore[misc]
-        cls,
+    def __init__(
+        self,
         image_shape: Sequence[int | None],
         num_scales: int | None = None,
         num_blocks: int | None = None,
@@ -95,8 +95,8 @@ class RealNVPImage(ImageFlow):
         dtype: Any = tf.float32,
         name: str = "real_nvp_image",
         **options: Any,
-    ) -> ImageFlow:
-        """Returns the model, with new networks.
+    ) -> None:
+        """Constructs the model, with new networks.
 
         Args:
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
@@ -158,7 +158,7 @@ class RealNVPImage(ImageFlow):
             mixing="lu" if invertible_conv else None,
             **widths,
         )
-        return multi_scale(
+        flow = multi_scale(
             image_shape,
             num_scales,
             layer,
@@ -169,6 +169,7 @@ class RealNVPImage(ImageFlow):
             name=name,
             **options,
         )
+        super().__init__(**flow.parameters)
 
     @staticmethod
     def for_dataset(dataset: str, **overrides: Any) -> ImageFlow:

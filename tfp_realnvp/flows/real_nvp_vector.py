@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.flow_chain import ComposedFlow
 from tfp_realnvp.bijectors.masks import ChannelMask
 from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import TransformerFn
@@ -25,17 +25,17 @@ tfb = tfp.bijectors
 _NAME = "RealNVPVector"
 
 
-class VectorFlow(FlowChain):
+class VectorFlow(ComposedFlow):
     """A `FlowChain` between latents and vectors, which knows their length.
 
-    `RealNVPVector(...)` returns it.
+    `RealNVPVector` derives from it.
 
     #### Example
 
     >>> import tfp_realnvp as tfr
     >>> flow = tfr.RealNVPVector(5, num_couplings=2, num_filters=8)
     >>> type(flow).__name__, flow.event_size
-    ('VectorFlow', 5)
+    ('RealNVPVector', 5)
 
     Attributes:
       event_size: D, length of the vectors.
@@ -85,8 +85,6 @@ class RealNVPVector(VectorFlow):
     nats = -flow.log_prob(x)
     ```
 
-    The result is a `VectorFlow`.
-
     With D = 1 the input of the networks is the embedded condition, as in the regression p(y | x) of
     one number y, or a constant. With affine transformers p(y | x) is normal; with splines it has
     any shape.
@@ -118,8 +116,8 @@ class RealNVPVector(VectorFlow):
     3.2, for its use with vectors.
     """
 
-    def __new__(  # type: ignore[misc]
-        cls,
+    def __init__(
+        self,
         event_size: int,
         num_couplings: int = 10,
         num_blocks: int | None = None,
@@ -135,8 +133,8 @@ class RealNVPVector(VectorFlow):
         dtype: Any = tf.float32,
         name: str = "real_nvp_vector",
         **options: Any,
-    ) -> VectorFlow:
-        """Returns the flow, with new networks.
+    ) -> None:
+        """Constructs the flow, with new networks.
 
         Args:
           event_size: D, length of the vectors.
@@ -188,7 +186,7 @@ class RealNVPVector(VectorFlow):
                 bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
             return bijectors
 
-        return conditional_flow(
+        flow = conditional_flow(
             VectorFlow,
             layers,
             standardization,
@@ -197,3 +195,4 @@ class RealNVPVector(VectorFlow):
             name=name,
             **options,
         )
+        super().__init__(**flow.parameters)

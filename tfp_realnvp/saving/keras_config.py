@@ -29,8 +29,7 @@ _PARTS = (
     distributions.VariationalDequantization,
 )
 # The public classes by the names that configurations give them. Loading constructs no others, but
-# for those that the user has registered with Keras. `RealNVPImage(...)` is an `ImageFlow`,
-# `RealNVPVector(...)` a `VectorFlow`.
+# for those that the user has registered with Keras.
 _CLASSES = {
     f"{prefix}.{name}": found
     for prefix, module in (
@@ -41,9 +40,7 @@ _CLASSES = {
         ("tfp_realnvp.distributions", distributions),
     )
     for name in module.__all__
-    if isinstance(found := getattr(module, name), type)
-    and issubclass(found, _PARTS)
-    and found not in (flows.RealNVPImage, flows.RealNVPVector)
+    if isinstance(found := getattr(module, name), type) and issubclass(found, _PARTS)
 }
 # Constructors of TFP return private base classes: `tfd.Independent(...)` is an `_Independent`.
 _NAMES = {
@@ -176,7 +173,7 @@ class _Serializer:
 
     def _claim(self, variables: Sequence[tf.Variable | keras.Variable], path: str) -> None:
         """Raises `TypeError` if another object has one of `variables`: they would be duplicated."""
-        ids = {id(getattr(variable, "value", variable)) for variable in variables}
+        ids = {id(v.value if isinstance(v, keras.Variable) else v) for v in variables}
         if ids & self._claimed_variables:
             raise TypeError(
                 f"{path} cannot be saved: it shares variables with another part of the "
