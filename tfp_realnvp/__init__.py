@@ -30,6 +30,8 @@ from tfp_realnvp.bijectors import (
 )
 from tfp_realnvp.distributions import (
     ClassMixture,
+    ClusterMixture,
+    Clusters,
     ConditionalBase,
     VariationalDequantization,
     class_log_joint,
@@ -78,6 +80,8 @@ __all__ = [
     "ChannelMask",
     "CheckerboardMask",
     "ClassMixture",
+    "ClusterMixture",
+    "Clusters",
     "ConditionalBase",
     "Conditioner",
     "ConvResNet",

@@ -75,4 +75,9 @@ class ConditionalBijector(FlowChain):
                     f"{expected}, got {sides}; `tf.image.resize(condition, {list(expected)})` has "
                     "them."
                 )
-        return p.but(condition=embedded)
+        p = p.but(condition=embedded)
+        if p.guidance is None:
+            return p
+        missing = tf.broadcast_to(self.embedding.no_condition, tf.shape(embedded))
+        missing = tf.ensure_shape(missing, embedded.shape)
+        return p.but(no_condition=missing, recompute=False)

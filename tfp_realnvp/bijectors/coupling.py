@@ -164,6 +164,8 @@ class Coupling(FlowBijector):
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
+            if p.no_condition is not None:
+                p = p.but(no_condition=self._condition_spec.of_network(p.no_condition))
         if p.recompute and self.can_recompute and self.is_built:
             return self._recomputed_pass(event, p, inverse)
         return self._transform(event, p, inverse)
@@ -211,6 +213,8 @@ class Coupling(FlowBijector):
             options["conditional_input"] = p.condition
         options = {name: options[name] for name in options if name in self._network_arguments}
         if transformer is None:
+            expected = f"{self.name}: expected a coupling with a transformer for guidance"
+            validation.require(p.no_condition is None, expected, transformer)
             bijector = self._bijector(inputs, changed.shape[-1], **options)
             values = flatten_batch(changed, ndims)
             inner = p.but(condition=None, observer=None, terms=None)
@@ -218,6 +222,10 @@ class Coupling(FlowBijector):
             result = self.mask.merge(kept, unflatten_batch(values, changed, ndims))
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
+        if p.no_condition is not None and "conditional_input" in options:
+            # Sums of parameters are parameters: transformers take any real numbers.
+            without = self.network(inputs, **{**options, "conditional_input": p.no_condition})
+            output += tf.cast(p.guidance, output.dtype) * (output - without)
         channels = changed.shape[-1]
         expected = transformer.num_parameters * channels
         if output.shape.rank != 1 + ndims or output.shape[-1] != expected:

@@ -41,6 +41,9 @@ class Pass:
       recompute: whether gradients compute the activations of the networks again.
       statistics: the events that batch statistics average over, and their weights.
       observer: called as `observer(bijector, value, log_det)` after each part, inner parts first.
+      guidance: the weight w of guidance, a scalar, or `None`: each coupling then has the parameters
+        (1 + w) a(c) - w a(∅), from the condition c and from a missing condition ∅.
+      no_condition: the embedding of ∅, of the shape of `condition`, where `guidance` needs it.
       terms: a list that gets the terms of the log density by position, [..., h, w]. A term of a
         squeezed image has fewer positions, each of which covers a block of the image.
     """
@@ -50,6 +53,8 @@ class Pass:
     recompute: bool = False
     statistics: Statistics = LOCAL_STATISTICS
     observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], None] | None = None
+    guidance: tf.Tensor | float | None = None
+    no_condition: tf.Tensor | None = None
     terms: list[tf.Tensor] | None = None
 
     def but(self, **fields: Any) -> Pass:

@@ -1,5 +1,6 @@
 """Conditional distributions: with a fixed condition, as classifiers, and as a base."""
 
+from tfp_realnvp.distributions.clusters import ClusterMixture, Clusters
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
 from tfp_realnvp.distributions.conditional_bases import ClassMixture, ConditionalBase
 from tfp_realnvp.distributions.scorer import class_log_joint, class_log_probs
@@ -7,6 +8,8 @@ from tfp_realnvp.distributions.variational_dequantization import VariationalDequ
 
 __all__ = [
     "ClassMixture",
+    "ClusterMixture",
+    "Clusters",
     "ConditionalBase",
     "ConditionedDistribution",
     "VariationalDequantization",

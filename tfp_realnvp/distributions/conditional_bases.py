@@ -20,6 +20,7 @@ class ConditionalDistribution:
     """The methods of a distribution p(x | c) that `given(c)` constructs for each condition."""
 
     condition_spec: Any = None  # the declaration of the condition, if there is one
+    accepts_conditional_input = True
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
         """Returns the distribution given a condition, whose leading shape is the batch shape."""

@@ -54,7 +54,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     """Returns the keyword arguments of `log_prob` and `sample` that route `options` to the parts.
 
     `training` goes to each `FlowBijector`. `conditional_input` goes to each `FlowBijector` that
-    takes it, and to each `ConditionalBase` and `ClassMixture`.
+    takes it, and to each `ConditionalBase`, `ClassMixture`, and `ClusterMixture` with classes.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
@@ -63,7 +63,8 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
     if isinstance(distribution, ConditionalDistribution):
-        return {name: value for name, value in options.items() if name == "conditional_input"}
+        is_taken = distribution.accepts_conditional_input
+        return {k: v for k, v in options.items() if k == "conditional_input" and is_taken}
     if isinstance(distribution, private_api.Independent):
         return route(distribution.distribution, **options)
     return {}

@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowChain
 from tfp_realnvp.bijectors.passes import Pass, surround_with, surrounding_pass
-from tfp_realnvp.distributions import ConditionalBase
+from tfp_realnvp.distributions import ClusterMixture, ConditionalBase
 from tfp_realnvp.evaluation.scores import map_batches, model_of
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.kept import call_traced
@@ -40,7 +40,8 @@ def log_prob_map(
     A normalization or a 1×1 convolution has the same log det at each position. After a squeeze, a
     position covers a block of pixels, which share its value evenly. A share is not the log density
     of the pixel given the others: a change of one pixel changes the map in an area as large as the
-    receptive field of the networks.
+    receptive field of the networks. The map of a `ClusterMixture` is that of log p(x | k), with the
+    cluster k of the nearest center.
 
     Log dets depend on the content of an image: smooth areas have a higher density than edges. The
     latents of images like the training data have the same distribution everywhere. To find a defect
@@ -116,6 +117,9 @@ def _record_log_prob(
 ) -> None:
     """Records the terms of the log density of images."""
     split_latents = None
+    if isinstance(distribution, ClusterMixture):
+        p = p.but(condition=distribution.clusters.nearest(values, p.condition))
+        distribution = distribution.components_distribution
     while isinstance(distribution, (ConditionalBase, private_api.TransformedDistribution)):
         if isinstance(distribution, ConditionalBase):
             distribution = distribution.given(p.condition)

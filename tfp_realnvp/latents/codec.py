@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.bijectors import FlowBijector
+from tfp_realnvp.distributions.clusters import ClusterMixture
 from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import private_api, validation
@@ -87,6 +88,8 @@ def encode(
       batch_size: number of images or vectors that are encoded at a time.
       conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
         declares its condition. The leading shape broadcasts with that of the images or vectors.
+        With a `ClusterMixture`, latents are those of the cluster with the nearest center, of the
+        class `conditional_input` if there is one.
 
     Returns:
       Latents of the shape of the images or vectors, broadcast with the conditions.
@@ -96,6 +99,7 @@ def encode(
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
+    flow, conditional_input = _in_nearest_cluster(flow, images, conditional_input)
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     what = "images" if bijector.event_ndims == 3 else "vectors"
     values = _centers(images, bijector)
@@ -195,6 +199,7 @@ def reconstruct(
     Returns:
       A `Reconstruction`, whose error refers to the centers of gray levels.
     """
+    flow, conditional_input = _in_nearest_cluster(flow, images, conditional_input)
     options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
     decoded = decode(flow, encode(flow, images, **options), **options)
     error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
@@ -205,6 +210,11 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
     """Returns the bijector of a flow; raises `TypeError` if it is not of `kinds`."""
     flow, kinds = without_model(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
+    if isinstance(flow, ClusterMixture):
+        raise TypeError(
+            "expected a flow given clusters, got a ClusterMixture; pass its "
+            "`components_distribution`, and as conditional_input `clusters.nearest(images)`."
+        )
     if not isinstance(bijector, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
@@ -233,6 +243,26 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
     when = "for a flow with num_classes or a conditional_event_shape"
     validation.only(conditional_input, "conditional_input", applies, when, bijector.name)
     return None
+
+
+def _in_nearest_cluster(
+    flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
+) -> tuple[Flow, ArrayLike | None]:
+    """Returns the components of a `ClusterMixture` and the nearest clusters, or the arguments."""
+    mixture = without_model(flow)
+    if not isinstance(mixture, ClusterMixture):
+        return flow, conditional_input
+    flow, spec = mixture.components_distribution, mixture.condition_spec
+    expected = "encode: expected no conditional_input, for a ClusterMixture without classes"
+    validation.require(spec is not None or conditional_input is None, expected, conditional_input)
+    values = _centers(images, bijector_of(flow))
+    labels = None if spec is None else spec.as_tensor(conditional_input, "encode").numpy()
+    batch = values.shape[: values.ndim - flow.event_shape.rank]
+    if labels is not None:
+        batch = np.broadcast_shapes(batch, labels.shape)
+        labels = np.broadcast_to(labels, batch).reshape(-1)
+    values = np.broadcast_to(values, (*batch, *flow.event_shape))
+    return flow, np.reshape(mixture.clusters.nearest(values, labels), batch)
 
 
 def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +19,14 @@ from absl import logging
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm, FlowBijector
 from tfp_realnvp.bijectors.passes import surround_with
-from tfp_realnvp.distributions import ClassMixture, VariationalDequantization, routing, scorer
+from tfp_realnvp.distributions import (
+    ClassMixture,
+    ClusterMixture,
+    VariationalDequantization,
+    routing,
+    sampler,
+    scorer,
+)
 from tfp_realnvp.internal import batch_parts, private_api, replicas, validation
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.training import model_variables
@@ -200,8 +207,9 @@ class FlowModel(SavableModel):
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
         model_variables.build_networks(distribution, parts)
         # Keras tracks layers; all other variables are wrapped in one.
-        layers = list(dict.fromkeys(layer for part in bijectors for layer in part.layers))
-        self.layers_of_bijectors = layers
+        clusters = [part.clusters for part in parts if isinstance(part, ClusterMixture)]
+        layers = [*(layer for part in bijectors for layer in part.layers), *clusters]
+        self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
         self.other_variables = model_variables.TrackedVariables(layers, modules)
         self._scales = tuple(model_variables.find_scales(layers, bijectors))
         self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
@@ -390,19 +398,25 @@ class FlowModel(SavableModel):
         step = private_api.batch_counter(self.optimizer).value
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
-        spec = self.condition_spec
-        condition = drop_conditions(spec, self.condition_of(data), seed, first)
+        flow, spec, condition = self.distribution, self.condition_spec, self.condition_of(data)
         batch = replicas.Statistics(self.global_statistics, weights)
         with surround_with(statistics=batch):
             values, log_noise = self.noise.add_noise(images, noise_fn, training=True)
             record.add("the data", values)
+            if isinstance(self.distribution, ClusterMixture):
+                flow, spec = flow.components_distribution, flow.components_spec
+                condition = self.distribution.clusters.nearest(values, condition)
+            condition = drop_conditions(spec, condition, seed, first)
             if condition is not None and (spec is None or not spec.may_be_missing):
                 record.add("the condition", condition)
             if condition is not None and self._has_class_mixture:
                 condition = spec.with_and_without(condition)
             with surround_with(observer=record.add_bijector):
-                log_prob = scorer.log_prob_of(self.distribution, values, condition, True)
-                return log_prob - log_noise
+                log_prob = scorer.log_prob_of(flow, values, condition, True) - log_noise
+        if isinstance(self.distribution, ClusterMixture):
+            log_frequencies = self.distribution.clusters.log_frequencies(condition)
+            log_prob += tf.cast(log_frequencies, log_prob.dtype)
+        return log_prob
 
     def _statistics(self) -> list[tf.Variable]:
         """Returns the variables that a forward pass in training writes."""
@@ -690,6 +704,55 @@ class FlowModel(SavableModel):
         self._evaluation_guard.raise_failure()
         warn_unless_finite(log_prob, "predict")
         return log_prob
+
+    def sample(
+        self,
+        num_samples: int,
+        seed: int | Sequence[int] | None = None,
+        *,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+        conditional_input: Any = None,
+    ) -> tf.Tensor:
+        """Returns samples by one graph, which is traced once for any number of them.
+
+        With `temperature=1` and `guidance=0` these are samples of `model.distribution`, equal to
+        `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. Both make samples more
+        typical and less diverse. They take effect in the latents and in each coupling:
+
+        ```
+        z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
+        ```
+
+        Args:
+          num_samples: number of samples N.
+          seed: an int32, two of them, or `None` for other samples in each call.
+          temperature: standard deviation of the latents, which have to be standard normal.
+          guidance: the weight, at least 0, for a flow that was trained with `condition_dropout`. It
+            needs a condition, and evaluates each network twice.
+          conditional_input: one condition, or one for each sample, [N, ...]. With
+            `condition_dropout`, `None` leaves the condition out.
+
+        Returns:
+          Continuous pixel values [N, H, W, C], which `tfr.to_uint8` rounds; or vectors [N, D].
+
+        Raises:
+          ValueError: if the model cannot honor an argument, or a value is out of range.
+          TypeError: if a number is of another type.
+
+        #### References
+
+        Ho, Salimans: Classifier-free diffusion guidance (2022).
+        """
+        return sampler.sample(
+            self.distribution,
+            num_samples,
+            seed,
+            temperature,
+            guidance,
+            conditional_input,
+            caller="FlowModel.sample",
+        )
 
     def train_on_batch(
         self,

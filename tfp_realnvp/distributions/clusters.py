@@ -1,0 +1,353 @@
+"""A flow with clusters: a mixture of p(x | cluster) over clusters that need no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.condition_spec import ConditionSpec
+from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
+from tfp_realnvp.distributions.routing import find_condition_spec, route
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import (
+    broadcast_batch,
+    call_on_events,
+    flatten_batch,
+    unflatten_batch,
+)
+from tfp_realnvp.internal.layer_variables import LayerVariables
+from tfp_realnvp.internal.optional_packages import optional_module
+
+__all__ = ["ClusterMixture", "Clusters", "flow_of"]
+
+tfd = tfp.distributions
+
+# A cluster of fewer events would be learned by heart; more clusters take longer to sum over.
+_MIN_EVENTS, _MAX_CLUSTERS = 25, 100
+# Positions of the images that the networks get at a time.
+_MAX_POSITIONS = 2**18
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class Clusters(keras.layers.Layer):
+    r"""Centers and frequencies of clusters, found by k-means: the clusters of a `ClusterMixture`.
+
+    #### Example
+
+    >>> import numpy as np, tfp_realnvp as tfr
+    >>> images = np.random.default_rng(0).integers(0, 256, [60, 4, 4, 1], dtype=np.uint8)
+    >>> clusters = tfr.Clusters.of(images, num_clusters=3)
+    >>> clusters.centers.shape, clusters.nearest(images + 0.5).shape
+    ((3, 4, 4, 1), TensorShape([60]))
+
+    Attributes:
+      num_clusters: number K of all clusters, the `num_classes` of the flow.
+      num_classes: number C of classes, for K / C clusters of each; `None` without labels.
+      centers: variable [K, ...].
+      frequencies: variable [K]: the share of each cluster, in its class.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        num_clusters: int,
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Constructs clusters whose centers are zero; `of` finds the clusters of events.
+
+        Args:
+          event_shape: shape of one image or vector.
+          num_clusters, num_classes: the attributes.
+          **kwargs: `name`, as in `keras.layers.Layer`.
+
+        Raises:
+          ValueError: if `num_clusters` is not a positive multiple of `num_classes`.
+        """
+        super().__init__(**kwargs)
+        self.event_shape = tuple(map(int, event_shape))
+        self.num_clusters = validation.count(num_clusters, "num_clusters", 1, "Clusters")
+        self.num_classes = num_classes
+        expected = f"Clusters: expected num_clusters that are a multiple of {num_classes} classes"
+        validation.require(num_clusters % (num_classes or 1) == 0, expected, num_clusters)
+        options = {"trainable": False, "autocast": False, "dtype": "float32"}
+        shape = (num_clusters, *self.event_shape)
+        self.centers = self.add_weight(name="centers", shape=shape, initializer="zeros", **options)
+        shape, share = (num_clusters,), keras.initializers.Constant(1 / self.num_per_class)
+        self.frequencies = self.add_weight(
+            name="frequencies", shape=shape, initializer=share, **options
+        )
+        self.built = True
+
+    @classmethod
+    def of(
+        cls, events: Any, labels: Any = None, *, num_clusters: int | None = None, seed: int = 0
+    ) -> Clusters:
+        """Returns the clusters of events, by scikit-learn's k-means of their elements.
+
+        Args:
+          events: images or vectors [N, ...]. Integers are gray levels, to which 0.5 is added.
+          labels: classes [N] of the events, integers from 0 on, for clusters within each class.
+          num_clusters: number of clusters, of each class if there are labels. By default a
+            twenty-fifth of the events, of the rarest class, and at most 100 clusters in all.
+          seed: seed of k-means.
+
+        Raises:
+          ValueError: if events are not finite, labels do not fit, or there are fewer events, of a
+            class, than clusters.
+          ImportError: if scikit-learn is not installed.
+        """
+        values = np.asarray(events)
+        is_valid = values.ndim > 1 and values.dtype.kind in "biuf" and np.isfinite(values).all()
+        expected = "Clusters.of: expected finite images or vectors [N, ...]"
+        validation.require(bool(is_valid), expected, (values.shape, values.dtype.name))
+        rows = values.reshape(len(values), -1) + np.float32(0.5 * (values.dtype.kind in "biu"))
+        groups, num_classes = [rows], None
+        if labels is not None:
+            labels = np.asarray(labels).reshape(-1)
+            is_valid = labels.dtype.kind in "iu" and len(labels) == len(rows) and labels.min() >= 0
+            expected = f"Clusters.of: expected {len(rows)} integer labels from 0 on"
+            validation.require(bool(is_valid), expected, labels)
+            num_classes = int(labels.max()) + 1
+            groups = [rows[labels == label] for label in range(num_classes)]
+        least = min(map(len, groups))
+        if num_clusters is None:
+            num_clusters = max(1, min(least // _MIN_EVENTS, _MAX_CLUSTERS // len(groups)))
+        num_clusters = validation.count(num_clusters, "num_clusters", 1, "Clusters.of")
+        expected = f"Clusters.of: expected at least {num_clusters} events, in each class, for as "
+        validation.require(least >= num_clusters, f"{expected} many clusters", least)
+        cluster = optional_module("sklearn.cluster", "Clusters.of", "scikit-learn")
+        options = {"n_clusters": num_clusters, "n_init": 3, "random_state": seed}
+        found = [cluster.KMeans(**options).fit(group) for group in groups]
+        clusters = cls(values.shape[1:], num_clusters * len(groups), num_classes)
+        centers = np.concatenate([each.cluster_centers_ for each in found])
+        clusters.centers.assign(centers.reshape(clusters.centers.shape))
+        counts = [np.bincount(each.labels_, minlength=num_clusters) for each in found]
+        clusters.frequencies.assign(np.concatenate([count / count.sum() for count in counts]))
+        return clusters
+
+    @property
+    def num_per_class(self) -> int:
+        """Number of the clusters of a class, or of all without labels."""
+        return self.num_clusters // (self.num_classes or 1)
+
+    def nearest(self, events: Any, labels: Any = None, number: int | None = None) -> tf.Tensor:
+        """Returns the cluster [B] of each event, that with the nearest center.
+
+        Args:
+          events: continuous values [B, ...].
+          labels: classes [B], which the clusters have to be of.
+          number: returns the n nearest clusters instead, [B, n], the nearest one first.
+        """
+        rows = tf.cast(tf.reshape(events, [-1, int(np.prod(self.event_shape))]), tf.float32)
+        first = 0 if labels is None else tf.cast(labels, tf.int32) * self.num_per_class
+        first = tf.broadcast_to(first, tf.shape(rows)[:1])[:, tf.newaxis]
+        centers = tf.reshape(self.centers.value, [self.num_clusters, -1])
+        # The term |x|² of a squared distance is the same for all clusters.
+        distances = tf.reduce_sum(centers**2, axis=-1) - 2 * tf.matmul(
+            rows, centers, transpose_b=True
+        )
+        if labels is not None:
+            distances = tf.gather(distances, first + tf.range(self.num_per_class), batch_dims=1)
+        found = first + tf.math.top_k(-distances, number or 1).indices
+        return found[:, 0] if number is None else found
+
+    def log_frequencies(self, clusters: tf.Tensor) -> tf.Tensor:
+        """Returns the log frequency of clusters [...], and 0 for a cluster of -1."""
+        log_frequencies = tf.math.log(tf.convert_to_tensor(self.frequencies.value))
+        known = tf.gather(log_frequencies, tf.maximum(clusters, 0))
+        return tf.where(clusters < 0, tf.zeros_like(known), known)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `from_config`."""
+        names = ("event_shape", "num_clusters", "num_classes")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class ClusterMixture(ConditionalDistribution, tfd.Distribution):
+    r"""A flow whose condition is one of K clusters, which is not observed.
+
+    ```
+    p(x)     = sum_k w_k p(x | k)                  with the frequencies w of the clusters
+    p(x | y) = sum_k w_k p(x | k), k of class y    if the clusters have classes
+    ```
+
+    One normal distribution is connected; clusters of images need not be. The flow maps the same
+    normal distribution to each of them, so that fewer samples lie between clusters.
+
+    `sample` draws clusters by their frequencies. `log_prob` is exact and evaluates the flow K
+    times, in batches. The sum over the n nearest clusters is a lower bound in n passes,
+    `mixture.copy(num_terms=n)`, which shares the flow. `FlowModel.fit(images)`, or
+    `fit(images, labels)` for clusters with classes, maximizes the bound of the nearest cluster,
+    `log w_k + log p(x | k)`; with the flow's `condition_dropout=p` a share p of the images has no
+    cluster, so that `FlowModel.sample` can use `guidance`.
+
+    #### Example
+
+    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> images = np.random.default_rng(0).integers(0, 256, [60, 4, 4, 1], dtype=np.uint8)
+    >>> clusters = tfr.Clusters.of(images, num_clusters=3)
+    >>> bijector = tfr.RealNVPImage(
+    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3,
+    ...     condition_dropout=0.1)
+    >>> flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), bijector)
+    >>> model = tfr.FlowModel(tfr.ClusterMixture(flow, clusters))
+    >>> model.compile()
+    >>> history = model.fit(images, epochs=1, verbose=0)
+    >>> model.sample(16, guidance=0.15).shape, tfr.log_prob(model, images).shape
+    (TensorShape([16, 4, 4, 1]), (60,))
+    """
+
+    def __init__(
+        self,
+        components_distribution: tfd.Distribution,
+        clusters: Clusters,
+        *,
+        num_terms: int | None = None,
+        validate_args: bool = False,
+        name: str = "ClusterMixture",
+    ) -> None:
+        """Constructs the distribution.
+
+        Args:
+          components_distribution: p(x | k), a `tfd.TransformedDistribution` whose bijector has the
+            `num_classes` of `clusters.num_clusters`.
+          clusters: the clusters of the training data, `Clusters.of(images)`.
+          num_terms: number of clusters that `log_prob` sums over, the nearest ones: a lower bound.
+            By default all.
+          validate_args, name: as in `tfd.Distribution`.
+
+        Raises:
+          TypeError: if `clusters` are not `Clusters`.
+          ValueError: if the distribution has another condition or event shape than the clusters, or
+            `num_terms` is out of range.
+        """
+        parameters = dict(locals())
+        is_clusters, expected = isinstance(clusters, Clusters), f"{name}: expected Clusters"
+        validation.require(is_clusters, expected, clusters, TypeError)
+        self.components_distribution, self.clusters = components_distribution, clusters
+        spec, number, classes = self.components_spec, clusters.num_clusters, clusters.num_classes
+        expected = f"{name}: expected a distribution with num_classes={number}, as of the clusters"
+        validation.require(spec is not None and spec.num_classes == number, expected, spec)
+        event_shape, expected = components_distribution.event_shape, f"{name}: expected events"
+        fits = event_shape.is_compatible_with(clusters.event_shape)
+        validation.require(fits, f"{expected} of shape {clusters.event_shape}", event_shape)
+        if num_terms is not None:
+            num_terms = validation.count(num_terms, "num_terms", 1, name)
+            expected = f"{name}: expected num_terms of at most {clusters.num_per_class}"
+            validation.require(num_terms <= clusters.num_per_class, expected, num_terms)
+        self.num_terms = num_terms
+        self.accepts_conditional_input = classes is not None
+        self.condition_spec = None if classes is None else ConditionSpec(num_classes=classes)
+        self._layer_variables = LayerVariables(clusters)
+        with tf.name_scope(name) as name:
+            super().__init__(
+                dtype=components_distribution.dtype,
+                reparameterization_type=tfd.NOT_REPARAMETERIZED,
+                validate_args=validate_args,
+                allow_nan_stats=True,
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:
+        return {}
+
+    def _event_shape(self) -> tf.TensorShape:
+        return self.components_distribution.event_shape
+
+    def _event_shape_tensor(self) -> tf.Tensor:
+        return self.components_distribution.event_shape_tensor()
+
+    @property
+    def components_spec(self) -> ConditionSpec | None:
+        """The condition of `components_distribution`, which are clusters."""
+        return find_condition_spec(self.components_distribution)
+
+    def draw_clusters(
+        self, shape: Any, seed: Any, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the seed of the latents, and clusters of `shape` drawn by their frequencies.
+
+        The last dimensions of `shape` are those of the labels, if the clusters have classes.
+        """
+        seed, of_clusters = tfp.random.split_seed(seed, salt="clusters")
+        per_class = self.clusters.num_per_class
+        number = self.clusters.num_clusters // per_class
+        log_frequencies = self.clusters.log_frequencies(tf.range(self.clusters.num_clusters))
+        labels = tf.zeros([], tf.int32) if labels is None else labels
+        labels = tf.broadcast_to(labels, shape)
+        logits = tf.gather(tf.reshape(log_frequencies, [number, per_class]), labels)
+        drawn = tfd.Categorical(logits=logits).sample(seed=of_clusters)
+        return seed, labels * per_class + drawn
+
+    def _call_sample_n(
+        self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
+        shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
+        seed, clusters = self.draw_clusters(shape, seed, self._labels(conditional_input))
+        flow = self.components_distribution
+        return flow.sample(shape, seed=seed, **route(flow, conditional_input=clusters))
+
+    def _labels(self, conditional_input: Any) -> tf.Tensor | None:
+        spec = self.condition_spec
+        return None if spec is None else spec.as_tensor(conditional_input, self.name)
+
+    def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
+        flow = self.components_distribution
+
+        def log_prob(events: tf.Tensor, clusters: tf.Tensor) -> tf.Tensor:
+            return flow.log_prob(events, **route(flow, conditional_input=clusters))
+
+        def summed(events: tf.Tensor, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+            return events, self.sum_over_clusters(log_prob, events, labels)
+
+        labels, ndims = self._labels(conditional_input), self.event_shape.rank
+        if labels is not None:
+            value, labels = broadcast_batch(value, ndims, labels, 0)
+            labels = flatten_batch(labels, 0)
+        _, log_probs = call_on_events(summed, flatten_batch(value, ndims), ndims, labels)
+        return unflatten_batch(log_probs, value, ndims)
+
+    def sum_over_clusters(
+        self,
+        log_prob: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        events: tf.Tensor,
+        labels: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns log p(x), or log p(x | y), of at least one event [B, ...], from log p(x | k).
+
+        `log_prob` gets events and their clusters, a bounded number at a time.
+        """
+        layer = self.clusters
+        number = layer.num_clusters if labels is None else layer.num_per_class
+        number = self.num_terms or number
+        clusters = layer.nearest(events, labels, number)
+        of_pairs, num_pairs = tf.reshape(clusters, [-1]), tf.size(clusters)
+        positions = int(np.prod(self.event_shape[:-1]))
+        size = tf.minimum(num_pairs, max(1, _MAX_POSITIONS // positions))
+        num_parts = -(-num_pairs // size)
+        # The last part is filled with the first pairs.
+        parts = tf.reshape(tf.range(num_parts * size) % num_pairs, [num_parts, size])
+        log_probs = tf.map_fn(
+            lambda pairs: log_prob(tf.gather(events, pairs // number), tf.gather(of_pairs, pairs)),
+            parts,
+            fn_output_signature=tf.TensorSpec([None], self.dtype),
+            parallel_iterations=1,
+        )
+        log_probs = tf.reshape(tf.reshape(log_probs, [-1])[:num_pairs], [-1, number])
+        log_frequencies = tf.cast(layer.log_frequencies(clusters), self.dtype)
+        return tf.reduce_logsumexp(log_probs + log_frequencies, axis=-1)
+
+
+def flow_of(distribution: tfd.Distribution) -> tfd.Distribution:
+    """Returns the components of a `ClusterMixture`, and other distributions as they are."""
+    is_mixture = isinstance(distribution, ClusterMixture)
+    return distribution.components_distribution if is_mixture else distribution

@@ -1,0 +1,129 @@
+"""The sampler: samples of a distribution, by one graph for any number of samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors import parts
+from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
+from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
+from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal.kept import call_traced
+
+__all__ = ["check_guidance", "is_standard_normal", "sample"]
+
+tfd = tfp.distributions
+
+
+def sample(
+    distribution: tfd.Distribution,
+    num_samples: int,
+    seed: Any = None,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    conditional_input: Any = None,
+    *,
+    caller: str,
+) -> tf.Tensor:
+    """Returns samples [num_samples, ...]; see `FlowModel.sample`. Errors begin with `caller`."""
+    num_samples = validation.count(num_samples, "num_samples", 1, caller)
+    for value, name in ((temperature, "temperature"), (guidance, "guidance")):
+        expected = f"{caller}: expected a finite {name} of at least 0"
+        validation.real(value, lambda x: 0 <= x < math.inf, expected)
+    expected = (
+        f"{caller}: expected temperature=1, the only one of a base distribution other than a "
+        "standard normal without variables"
+    )
+    validation.require(temperature == 1 or _is_tempered(distribution), expected, temperature)
+    condition = _conditions(distribution, conditional_input, num_samples, caller)
+    if guidance:
+        check_guidance(distribution, caller)
+        has_condition = condition is not None or isinstance(distribution, ClusterMixture)
+        expected = f"{caller}: expected a conditional_input with guidance={guidance}"
+        validation.require(has_condition, expected, condition)
+    if isinstance(seed, (int, np.integer)):
+        seed = seed, 0
+    scalars = tf.constant(num_samples), *tf.unstack(tfp.random.sanitize_seed(seed))
+    weights = (tf.constant(value, distribution.dtype) for value in (temperature, guidance))
+    tensors = [*scalars, *weights, *([] if condition is None else [condition])]
+    return call_traced(_sample, distribution, (bool(guidance),), *tensors)
+
+
+def _sample(
+    distribution: tfd.Distribution,
+    is_guided: bool,
+    num_samples: tf.Tensor,
+    seed0: tf.Tensor,
+    seed1: tf.Tensor,
+    temperature: tf.Tensor,
+    guidance: tf.Tensor,
+    condition: tf.Tensor | None = None,
+) -> tf.Tensor:
+    seed = tf.stack([seed0, seed1])
+    if isinstance(distribution, ClusterMixture):
+        seed, condition = distribution.draw_clusters([num_samples], seed, condition)
+        distribution = distribution.components_distribution
+    options = {} if condition is None else {"conditional_input": condition}
+    with surround_with(guidance=guidance if is_guided else None):
+        if not _is_tempered(distribution):
+            return distribution.sample(num_samples, seed=seed, **route(distribution, **options))
+        latents = temperature * distribution.distribution.sample(num_samples, seed=seed)
+        bijector = distribution.bijector
+        return bijector.forward(latents, **parts.call_options(bijector, **options))
+
+
+def check_guidance(distribution: tfd.Distribution, caller: str) -> None:
+    """Raises `ValueError` unless the bijector was trained without its condition as well."""
+    bijector = getattr(flow_of(distribution), "bijector", None)
+    spec = None if bijector is None else parts.condition_spec(bijector)
+    if spec is None or not spec.dropout:
+        raise ValueError(
+            f"{caller}: expected guidance only for a flow that was trained with and without its "
+            "condition, as by `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`, got "
+            f"{'no condition' if spec is None else f'condition_dropout={spec.dropout}'}."
+        )
+
+
+def is_standard_normal(base: tfd.Distribution) -> bool:
+    """Returns whether a base distribution is standard normal, and stays so in training."""
+    if base.variables or not isinstance(base, (tfd.Sample, private_api.Independent)):
+        return False
+    normal = base.distribution
+    if not isinstance(normal, tfd.Normal):
+        return False
+    return bool(np.all(np.equal(normal.loc, 0)) and np.all(np.equal(normal.scale, 1)))
+
+
+def _is_tempered(distribution: tfd.Distribution) -> bool:
+    """Returns whether a temperature can multiply the latents of a distribution."""
+    flow = flow_of(distribution)
+    is_flow = isinstance(flow, private_api.TransformedDistribution)
+    return is_flow and is_standard_normal(flow.distribution)
+
+
+def _conditions(
+    distribution: tfd.Distribution, value: Any, num_samples: int, caller: str
+) -> tf.Tensor | None:
+    """Returns the conditions of all samples, [num_samples, ...]; `None` without a condition."""
+    spec = find_condition_spec(distribution)
+    if value is None and (spec is None or spec.may_be_missing):
+        return None
+    expected = (
+        f"{caller}: expected no conditional_input, since the distribution takes none, as "
+        "`RealNVPImage(..., num_classes=10)` does"
+    )
+    validation.require(takes_condition(distribution), expected, value)
+    if spec is None:
+        return tf.convert_to_tensor(value)
+    condition = spec.as_tensor(value, caller, distribution.dtype)
+    batch = condition.shape[: condition.shape.rank - spec.event_ndims]
+    expected = f"{caller}: expected one condition, or one for each of {num_samples} samples"
+    validation.require(batch in ([], [1], [num_samples]), expected, condition.shape)
+    event_shape = condition.shape[batch.rank :]
+    return tf.broadcast_to(condition, [num_samples, *event_shape])
