@@ -1,6 +1,7 @@
-"""Trains Real NVP on images: data, flow, compile, fit, bits/dim, samples.
+"""Trains Real NVP on images: data, clusters, flow, compile, fit, bits/dim, samples.
 
     python examples/train_image.py                                # handwritten digits
+    python examples/train_image.py --clusters=0                   # one normal distribution
     python examples/train_image.py --condition=label              # digits given their label
     python examples/train_image.py --dataset=photos --num_filters=32 --epochs=10
     python examples/train_image.py --dataset=folder_of_images --image_size=32
@@ -34,6 +35,10 @@ import tfp_realnvp as tfr
 flags.DEFINE_string("dataset", "digits", "Name, file or folder, as in tfr.data.load_arrays.")
 flags.DEFINE_integer("image_size", None, "Height and width to resize the images of a folder to.")
 flags.DEFINE_enum("condition", None, ["label"], "Train p(image | label).")
+flags.DEFINE_integer(
+    "clusters", None, "Clusters, of each label; default: by their images; 0: none.", lower_bound=0
+)
+flags.DEFINE_float("guidance", 0.15, "Guidance of the samples, with clusters.", lower_bound=0)
 flags.DEFINE_integer("num_filters", None, "Feature maps of the networks.", lower_bound=1)
 flags.DEFINE_integer(
     "epochs", None, "Passes over the data; default: 8 for digits, else 20.", lower_bound=1
@@ -45,6 +50,9 @@ FLAGS = flags.FLAGS
 
 tfd = tfp.distributions
 
+# The share of images without a cluster, for guidance.
+_DROPOUT = 0.1
+
 
 def main(argv: list[str]) -> None:
     del argv
@@ -54,7 +62,7 @@ def main(argv: list[str]) -> None:
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     output_dir.mkdir(parents=True, exist_ok=True)
     # A run is resumed with the same flags only.
-    own = ("dataset", "image_size", "condition", "num_filters", "seed")
+    own = ("dataset", "image_size", "condition", "clusters", "num_filters", "seed")
     run, record = json.dumps({name: FLAGS[name].value for name in own}), output_dir / "flags.json"
     if not record.exists():
         record.write_text(run)
@@ -79,8 +87,15 @@ def main(argv: list[str]) -> None:
     print(f"{images.name}: {len(train):,} training images {images.image_shape}")
 
     # The flow: a bijector from normal latents to images, and the noise between gray levels.
-    arguments = {"num_values": images.num_values}
-    if FLAGS.condition:
+    arguments, clusters = {"num_values": images.num_values}, None
+    if FLAGS.clusters != 0:
+        # The flow maps the normal distribution to each of some clusters, which need no labels.
+        clusters = tfr.Clusters.of(
+            train, train_labels, num_clusters=FLAGS.clusters, seed=FLAGS.seed
+        )
+        print(f"{clusters.num_clusters} clusters")
+        arguments |= {"num_classes": clusters.num_clusters, "condition_dropout": _DROPOUT}
+    elif FLAGS.condition:
         arguments["num_classes"] = images.num_classes
     if FLAGS.num_filters:
         arguments["num_filters"] = FLAGS.num_filters
@@ -99,9 +114,14 @@ def main(argv: list[str]) -> None:
         learning_rate = 4e-3
     base = tfd.Sample(tfd.Normal(0.0, 1.0), images.image_shape)
     flow = tfd.TransformedDistribution(base, bijector)
+    options = {"dequantizer": dequantizer, "seed": FLAGS.seed, "name": "real_nvp"}
+    if clusters is not None:
+        mixture = tfr.ClusterMixture(flow, clusters)
+        # The sum over the nearest clusters is a bound, which is close and much faster to validate.
+        flow = mixture.copy(num_terms=min(4, clusters.num_per_class))
 
     # Compile: the loss of a FlowModel is -log p.
-    model = tfr.FlowModel(flow, dequantizer=dequantizer, seed=FLAGS.seed, name="real_nvp")
+    model = tfr.FlowModel(flow, **options)
     model.compile(tfr.Muon(learning_rate, global_clipnorm=100.0))
     print(f"{model.count_params():,} parameters")
 
@@ -137,6 +157,8 @@ def main(argv: list[str]) -> None:
         )
     steps = int(model.optimizer.iterations)
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
+    if clusters is not None:
+        model = tfr.FlowModel(mixture, **options)  # the same variables
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.
     result = tfr.evaluation.bits_per_dim(model, test, num_samples=4)
@@ -152,11 +174,10 @@ def main(argv: list[str]) -> None:
     (output_dir / "report.json").write_text(json.dumps(report, indent=2))
 
     # Samples: 8 rows of 8, or a row for each of the first 20 labels.
-    if FLAGS.condition:
-        labels = np.arange(min(images.num_classes, 20)).repeat(8)
-        samples = tfr.condition(flow, labels).sample(seed=(0, FLAGS.seed))
-    else:
-        samples = flow.sample(64, seed=(0, FLAGS.seed))
+    labels = np.arange(min(images.num_classes, 20)).repeat(8) if FLAGS.condition else None
+    guidance = 0.0 if clusters is None else FLAGS.guidance
+    num_samples = 64 if labels is None else len(labels)
+    samples = model.sample(num_samples, FLAGS.seed, guidance=guidance, conditional_input=labels)
     # Pictures have 256 levels at most.
     num_values = min(images.num_values, 256)
     levels = tfr.to_uint8(samples * (num_values / images.num_values), num_values)
@@ -171,6 +192,7 @@ def main(argv: list[str]) -> None:
     card = {
         "data": {"name": FLAGS.dataset, **{k: v for k, v in settings.items() if v is not None}},
         "training": {"batch_size": batch_size, "seed": FLAGS.seed},
+        **({} if clusters is None else {"clusters": clusters.num_clusters}),
         "command": shlex.join(["python", *sys.argv]),
         "steps": steps,
         "bits/dim": {"test": round(result.bits_per_dim, 3)},
