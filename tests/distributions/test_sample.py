@@ -122,7 +122,9 @@ def test_temperature_and_guidance_take_effect():
 
 def test_the_graph_is_traced_once(monkeypatch):
     model = _model(network="user")
-    layers = {layer.name: layer for layer in model.networks if hasattr(layer, "image_layer")}
+    layers = {
+        layer.name: layer for layer in model.layers_of_bijectors if hasattr(layer, "image_layer")
+    }
     calls = []
     for layer in layers.values():
         monkeypatch.setattr(

@@ -245,7 +245,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         self.num_terms = num_terms
         self.accepts_conditional_input = classes is not None
         self.condition_spec = None if classes is None else ConditionSpec(num_classes=classes)
-        self._layer_variables = LayerVariables(clusters)
+        self._layer_variables = LayerVariables((clusters,))
         with tf.name_scope(name) as name:
             super().__init__(
                 dtype=components_distribution.dtype,
