@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture, one_hot
@@ -40,7 +41,9 @@ def test_probabilities_of_categories():
     first = rng.choice(3, 500, p=[0.6, 0.3, 0.1])
     codes = np.column_stack([first, first == 0, rng.choice(3, 500)]).astype(float)
     rows = Rows(one_hot(codes, sizes), np.ones(500))
-    mixture, held_out = fit_category_mixture(rows, sizes, rng)
+    folds = rows.folds(5, rng)
+    splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(5)]
+    mixture, held_out = fit_category_mixture(splits, sizes, rng)
     every = np.array(list(itertools.product(*map(range, sizes))), float)
     p = np.exp(mixture.log_prob(one_hot(every, sizes)))
     assert p.sum() == pytest.approx(1) and p.min() > 0
@@ -124,6 +127,46 @@ def test_categories_with_gaps_in_the_fit():
     np.testing.assert_allclose(means, [0, 4, 4], atol=0.5)
 
 
+def test_held_out_categories_are_not_drawn_from_what_holds_them():
+    # Categories that nothing tells, nor the numbers: draws that learned of them would.
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"length": rng.normal(size=60), "width": rng.normal(size=60)})
+    frame["kind"] = pd.Series(rng.choice(list("abcdefgh"), 60)).mask(rng.random(60) < 0.6)
+    scores, held_out = [], []
+    for seed in range(3):
+        density = tfr.FlowDensity(random_state=seed).fit(frame)
+        kind = rng.choice(list("abcdefgh"), 2_000)
+        test = pd.DataFrame(rng.normal(size=[2_000, 2]), columns=["length", "width"])
+        scores.append(density.score(test.assign(kind=kind)))
+        held_out.append(density.score_held_out_)
+    assert np.mean(held_out) < np.mean(scores) + 0.25
+
+
+def test_categories_by_a_mask_and_masked_cells():
+    frame = _frame(100)[["length", "kind", "code"]].astype({"code": int})
+    frame["kind"] = frame["kind"].map({"a": 0.0, "b": 1.0, "c": 2.0})
+    numbers, mask = frame.to_numpy(float), np.array([False, True, True])
+    density, same = (
+        tfr.FlowDensity(categorical_features=each, random_state=0).fit(numbers)
+        for each in (mask, [1, 2])
+    )
+    np.testing.assert_array_equal(density.score_samples(numbers), same.score_samples(numbers))
+    np.testing.assert_array_equal(
+        density.score_samples(numbers),
+        clone(density)
+        .set_params(categorical_features=mask.tolist())
+        .fit(numbers)
+        .score_samples(numbers),
+    )
+    with pytest.raises(ValueError, match=r"one bool for each column, 3, got \[True, False\]"):
+        tfr.FlowDensity(categorical_features=[True, False]).fit(numbers)
+    is_missing = np.random.default_rng(0).random(numbers.shape) < 0.2
+    holes = np.where(is_missing, np.nan, numbers)
+    masked = np.ma.array(np.where(is_missing, 1.0, numbers), mask=is_missing)
+    of_holes, of_masked = (clone(density).fit(each) for each in (holes, masked))
+    np.testing.assert_array_equal(of_masked.score_samples(masked), of_holes.score_samples(holes))
+
+
 def test_categories_of_arrays():
     frame = _frame(300)
     numbers = np.column_stack([frame["length"], frame["code"].astype(int), frame["width"]])
@@ -150,7 +193,7 @@ def test_conditions_of_categories():
     ("change", "options", "message"),
     [
         ({"kind": "d"}, {}, r"categories of column kind out of 'a', 'b', 'c', got 'd'"),
-        ({}, {"categorical_features": ["sort"]}, "by position or name, kind, .* got 'sort'"),
+        ({}, {"categorical_features": ["sort"]}, "by name or position, kind, .* got 'sort'"),
         ({"kind": np.arange(400).astype(str)}, {}, "stored as objects or strings"),
         ({"kind": [f"n{i}" for i in range(400)]}, {}, "at most 255 .*, got 400 in column kind"),
         (

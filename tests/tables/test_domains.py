@@ -110,6 +110,29 @@ def test_directions():
     assert np.log(np.trapezoid(p, axis)) == pytest.approx(log_marginal, abs=0.1)
 
 
+def test_columns_whose_names_are_numbers():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({1: rng.exponential(size=60), 2: rng.normal(size=60)})
+    density = tfr.FlowDensity(bounds={1: (0, None)}, **_TINY).fit(frame)
+    samples = density.sample(500, random_state=0)
+    assert samples[1].min() >= 0 > samples[2].min()
+    assert density.score_samples(
+        frame[:1].assign(**{"1": -1.0}).rename(columns={"1": 3})[[3, 2]].set_axis([1, 2], axis=1)
+    ).tolist() == [-np.inf]
+
+
+@pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
+def test_rows_of_no_weight_can_be_out_of_bounds(estimator):
+    rng = np.random.default_rng(0)
+    x, y, weights = rng.exponential(size=[60, 2]), rng.integers(2, size=60), np.ones(60)
+    x[0], weights[0] = -1.0, 0.0
+    fit = estimator(bounds={0: (0, None)}, **_TINY).fit(x, y, weights)
+    same = estimator(bounds={0: (0, None)}, **_TINY).fit(x[1:], y[1:])
+    np.testing.assert_allclose(fit.predict(x[1:]), same.predict(x[1:]))
+    with pytest.raises(ValueError, match="within the bounds of column 0"):
+        fit.fit(x, y)
+
+
 def test_conditions_with_bounds_and_periods():
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.uniform(0, 360, 400), rng.exponential(size=400)])
@@ -123,8 +146,8 @@ def test_conditions_with_bounds_and_periods():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bounds": {"price": (0, None)}}, r"columns by position or name, a, b, got 'price'"),
-        ({"bounds": {5: (0, None)}}, r"columns by position or name, a, b, got 5"),
+        ({"bounds": {"price": (0, None)}}, r"columns by name or position, a, b, got 'price'"),
+        ({"bounds": {5: (0, None)}}, r"columns by name or position, a, b, got 5"),
         ({"bounds": {"a": (2, 1)}}, r"bounds of column a as \(low, high\) .* got \(2, 1\)"),
         ({"bounds": {"a": 0}}, r"bounds of column a as \(low, high\) .* got 0"),
         ({"bounds": {"b": (0, 3)}}, r"bounds of column b, \(0, 3\), got array\(\[4\.\]\)"),

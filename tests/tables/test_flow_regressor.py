@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import stack as table_stack
+from tfp_realnvp.tables.simple_densities import StudentT
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -285,6 +286,41 @@ def test_gaps_in_x(number):
     regressor.fit(holes, y, weights)
     with pytest.raises(ValueError, match=r"got 'some in \[0\]'"):
         regressor.predict(holes[:1])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_quantiles_far_out(share):
+    """Of a mixture of two Student t distributions, beside SciPy, on both sides."""
+    x, y, _ = _branches(20, seed=0)
+    regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(x, y)
+    starts = [
+        StudentT(np.array([m]), np.zeros([1, 1]), np.array([[scale]]), np.log(abs(scale)), 8.0)
+        for m, scale in ((1.0, 2.0), (-3.0, -0.5))
+    ]
+    shares = np.array([1 - share, share])
+    regressor._stack = table_stack.TableStack(starts, shares, 0.0, None)
+    low = 10.0 ** np.array([-1.0, -4, -6, -7, -9, -12])
+    levels = np.concatenate([low, [0.5], 1 - low])
+    quantiles = regressor.predict_quantiles(x[:2], levels)
+    standardized = (quantiles[:, 0] - regressor._columns.center) / regressor._columns.scale
+    parts = stats.t(8, [[1.0], [-3.0]], [[0.5], [2.0]])
+    is_low = levels <= 0.5
+    tails = shares @ np.where(is_low, parts.cdf(standardized), parts.sf(standardized))
+    np.testing.assert_allclose(tails, np.where(is_low, levels, 1 - levels), rtol=1e-5)
+    if not share:
+        exact = stats.t(8, 1.0, 0.5).ppf(levels)
+        np.testing.assert_allclose(standardized, exact, rtol=1e-6)
+    assert (np.diff(regressor.predict_quantiles(x, np.sort(levels)), axis=0) > 0).all()
+
+
+@pytest.mark.usefixtures("no_flows")
+def test_columns_that_the_fit_did_not_know_do_not_act():
+    x, y = _rows(120)
+    x[:, 0], x[:, 2] = np.nan, 3.0
+    regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(x, y[:, 0])
+    known = x[:5].copy()
+    known[:, 0], known[:, 2] = 1e6, -1e6
+    np.testing.assert_allclose(regressor.predict(known), regressor.predict(x[:5]))
 
 
 def test_errors(flows):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfp_realnvp.internal import validation
+
 __all__ = [
     "as_frame",
     "categories_of",
@@ -73,27 +75,29 @@ def _is_numbers(column: Any) -> bool:
     return bool(not is_category and is_number.all())
 
 
-def position(name: Any, names: list[str], option: str, caller: str) -> int:
-    """Returns the position of a column that an option names by name or position."""
+def position(name: Any, names: list[Any], option: str, caller: str) -> int:
+    """Returns the position of a column that an option names by name, or else by position."""
     i = names.index(name) if name in names else name
     if i in range(len(names)):
         return int(i)
-    expected = f"{caller}: expected {option} of columns by position or name, {listed(names)}"
+    expected = f"{caller}: expected {option} of columns by name or position, {listed(names)}"
     raise ValueError(f"{expected}, got {name!r}.")
 
 
 def as_frame(table: Any) -> Any:
-    """Returns a table as a `DataFrame`."""
+    """Returns a table as a `DataFrame`; masked cells are missing."""
     import pandas as pd
 
+    if np.ma.isMaskedArray(table):
+        table = table.astype(object).filled(np.nan)
     return table if is_frame(table) else pd.DataFrame(np.asarray(table)).infer_objects()
 
 
 def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]]:
     """Returns the values of columns of categories by position.
 
-    `features` are names or positions, or `'from_dtype'` for the columns that are categories,
-    strings, objects or bools, but not numbers as strings.
+    `features` are names or positions, a mask of all columns, or `'from_dtype'` for the columns that
+    are categories, strings, objects or bools, but not numbers as strings.
     """
     if isinstance(features, str) and features == "from_dtype":
         features = [
@@ -102,7 +106,12 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
             if dtype.kind == "b" or (dtype.kind == "O" and not _is_numbers(frame.iloc[:, i]))
         ]
     features = [features] if isinstance(features, str) else () if features is None else features
-    names, categories = list(map(str, frame.columns)), {}
+    if np.asarray(features).dtype == bool:
+        expected = f"{caller}: expected categorical_features with one bool for each column"
+        expected += f", {frame.shape[1]}"
+        validation.require(np.shape(features) == frame.shape[1:], expected, features)
+        features = np.flatnonzero(features)
+    names, categories = list(frame.columns), {}
     for i in sorted(position(name, names, "categorical_features", caller) for name in features):
         cells = frame.iloc[:, i]
         values = getattr(cells.dtype, "categories", cells.dropna().unique())
@@ -154,7 +163,10 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
             column = column >= 0.5
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
-            column = np.rint(column).clip(limits.min, limits.max)
+            # The largest integer of 64 bits rounds to a float64 that is out of its range.
+            most = float(limits.max)
+            most = most if most <= limits.max else np.nextafter(most, 0)
+            column = np.rint(column).clip(limits.min, most)
         columns[i] = pd.Series(column).astype(dtype)
     return pd.DataFrame(columns).set_axis(dtypes.index, axis=1)
 

@@ -106,9 +106,9 @@ class GivenTrees(NamedTuple):
         """Returns the log density of the events of rows given their conditions, [N]."""
         return self.density.log_prob(self.rows(rows)) - rows[:, 1] * self.of_errors
 
-    def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the cumulative distribution function at the rows of a single column, [N]."""
-        return self.density.cdf(self.rows(rows))
+    def tails(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        return self.density.tails(self.rows(rows))
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, 1]."""

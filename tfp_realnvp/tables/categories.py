@@ -13,7 +13,7 @@ from tfp_realnvp.tables.table import Rows
 __all__ = ["NO_CATEGORIES", "CategoryMixture", "codes_of", "fit_category_mixture", "one_hot"]
 
 _NUM_COMPONENTS = (1, 2, 4, 8, 16, 32)
-_NUM_STEPS, _NUM_FOLDS = 100, 5
+_NUM_STEPS = 100
 
 
 def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
@@ -105,18 +105,15 @@ NO_CATEGORIES = CategoryMixture(np.zeros(1), np.zeros([1, 0]), [])
 
 
 def fit_category_mixture(
-    rows: Rows, sizes: list[int], rng: np.random.Generator
+    splits: list[tuple[Rows, Rows]], sizes: list[int], rng: np.random.Generator
 ) -> tuple[CategoryMixture, float]:
     """Returns the probabilities of categories, and the mean log probability of held-out rows.
 
-    They are the mean over mixtures that did not learn one of the folds, of the number of
-    distributions that makes the held-out rows most probable.
+    They are the mean over mixtures that learned the first parts of splits, of the number of
+    distributions that makes the second parts most probable.
     """
     if not sizes:
         return NO_CATEGORIES, 0.0
-    folds = rows.folds(_NUM_FOLDS, rng)
-    splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(folds.max() + 1)]
-    splits = splits if len(splits) > 1 else [(rows, rows)]
     best = -math.inf
     for number in _NUM_COMPONENTS:
         seed = int(rng.integers(2**31))
@@ -128,4 +125,4 @@ def fit_category_mixture(
         if score <= best:
             break
         best, kept = score, CategoryMixture.of(fits, np.full(len(fits), 1 / len(fits)))
-    return kept, best / rows.weights.sum()
+    return kept, best / sum(part.weights.sum() for _, part in splits)

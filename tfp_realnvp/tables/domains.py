@@ -114,7 +114,7 @@ class Circle(NamedTuple):
 
 
 def checked_limits(
-    bounds: Any, periods: Any, rows: np.ndarray, names: list[str], categories: Any, caller: str
+    bounds: Any, periods: Any, rows: np.ndarray, names: list[Any], categories: Any, caller: str
 ) -> Limits:
     """Returns the limits of columns of numbers, from dictionaries by name or position."""
     limits: Limits = {}
@@ -123,6 +123,7 @@ def checked_limits(
         validation.require(isinstance(values, dict), expected, values)
         for name, limit in values.items():
             i = position(name, names, option, caller)
+            name = names[i]
             expected = f"{caller}: expected either bounds or a period of column {name}"
             validation.require(i not in limits, expected, "both")
             expected = f"{caller}: expected {option} of a column of numbers"

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from tfp_realnvp.internal import data_frames, private_api, validation
 from tfp_realnvp.tables.categories import codes_of, one_hot
 from tfp_realnvp.tables.domains import Limits, checked_limits
-from tfp_realnvp.tables.imputation import fill, mixture_with_gaps, with_draws
+from tfp_realnvp.tables.imputation import fill, mixture_with_gaps
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import fit_table_stack
 from tfp_realnvp.tables.table import Columns, Rows, checked_weights
@@ -161,10 +161,11 @@ class TableEstimator(EstimatorWithGaps):
         x_limits: Limits,
         limits: Limits,
         is_density: bool,
-    ) -> tuple[np.ndarray, np.ndarray, list[Rows]]:
+    ) -> tuple[np.ndarray, np.ndarray, list[Any]]:
         """Sets `_stacks`, densities of y [N, D] given x [N, C] for each label.
 
-        Returns the distinct labels of positive weight, their frequencies, and their x. With
+        Returns the distinct labels of positive weight, their frequencies, and x of the parts that a
+        fit to each label learned and held out, with draws in missing cells. With
         `is_density` a y that is rounded has a density, else a probability. `weights` are the
         user's, and `names` are of the columns of y. The limits are of the columns of x and y.
         """
@@ -182,9 +183,10 @@ class TableEstimator(EstimatorWithGaps):
             Columns.of(table, self.dequantize, self._name, of_values)
             for table, of_values in zip(tables, (x_limits, limits), strict=True)
         )
-        self._x_gaps, self._filler = np.isnan(x).any(axis=0), None
+        is_missing, self._filler = np.isnan(x), None
+        self._x_gaps = is_missing.any(axis=0) & ~is_missing.all(axis=0)
         if self._x_gaps.any() and not is_density:
-            standardized = Rows(self._x_columns.standardized(x), weights)
+            standardized = Rows(self._conditions_of(x), weights)
             self._filler = mixture_with_gaps(standardized, np.copy, np.random.default_rng(0))
         rows = Rows(self._standardized(x, y), weights)
         num_conditions, is_one = rows.values.shape[1] - y.shape[1], y.shape[1] == 1
@@ -201,6 +203,9 @@ class TableEstimator(EstimatorWithGaps):
                 numbers[:, i] = values[np.nanargmin(abs(numbers[:, [i]] - values), axis=1)]
             return np.column_stack([indicators, numbers])
 
+        def of_x(values: np.ndarray) -> np.ndarray:
+            return np.rint(self._x_columns.in_units(values[:, : x.shape[1]]))
+
         options = types.SimpleNamespace(
             **self.get_params(deep=False), progress=progress, is_density=is_density, snapped=snapped
         )
@@ -209,17 +214,14 @@ class TableEstimator(EstimatorWithGaps):
         if options.transformer is None:
             options.transformer = "rational_quadratic_spline" if is_one else "affine"
         rng = generator(self.random_state)
-        if is_density and np.isnan(x).any():
-            for is_group in are_groups:
-                (drawn,) = with_draws([rows.where(is_group)], snapped, rng)
-                x[is_group] = np.rint(self._x_columns.in_units(drawn.values[:, :num_conditions]))
-            rows = rows._replace(values=self._standardized(x, y))
         fits = [
             fit_table_stack(rows.where(is_group), self._columns, options, rng, num_conditions)
             for is_group in are_groups
         ]
-        stacks, held_out, log_probs, histories = zip(*fits, strict=True)
+        stacks, splits, log_probs, histories = zip(*fits, strict=True)
         self._stacks = list(stacks)
+        held_out = [part for of_group in splits for _, part in of_group]
+        splits = [[[part.mapped(of_x) for part in parts] for parts in each] for each in splits]
         self.rounding_widths_ = self._columns.widths
         self.history_ = [history for of_stack in histories for history in of_stack]
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
@@ -232,7 +234,7 @@ class TableEstimator(EstimatorWithGaps):
             all_held_out.mean_and_error(values) for values in (start, end, end - start)
         )
         frequencies = np.bincount(groups[:, 0].astype(int), weights) / weights.sum()
-        return labels, frequencies, [Rows(x, weights).where(is_group) for is_group in are_groups]
+        return labels, frequencies, splits
 
     def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
@@ -241,17 +243,19 @@ class TableEstimator(EstimatorWithGaps):
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x; in FlowRegressor with means and indicators of missing cells."""
         conditions = self._x_columns.standardized(x)
+        # Nothing was learned of other values of a constant column, or of one without a known cell.
+        conditions[..., self._x_columns.is_constant] = 0.0
         if self._filler is None:
             return conditions
         return np.column_stack([fill(self._filler, conditions), np.isnan(x[:, self._x_gaps])])
 
     def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
         """Returns names and limits of the columns of numbers, of rows [N, D] with all columns."""
-        names = [str(name) for name in getattr(self, "feature_names_in_", range(rows.shape[1]))]
+        names = self._names
         options = self.bounds, self.periods, rows, names, self._categories, self._name
         limits = checked_limits(*options)
         numbers = [i for i in range(len(names)) if i not in self._categories]
-        return [names[i] for i in numbers], {numbers.index(i): limits[i] for i in limits}
+        return [str(names[i]) for i in numbers], {numbers.index(i): limits[i] for i in limits}
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns indicators of the categories of rows, and their columns of numbers, float64."""
@@ -289,12 +293,16 @@ class TableEstimator(EstimatorWithGaps):
                 validation.require(is_same, expected, list(X.columns))
             data_frames.check_columns(X, self._categories, self._name)
             X = data_frames.coded(X, self._categories, self._name)
+        names = list(X.columns) if is_frame else None
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)
         )
         options = {"dtype": [np.float64, np.float32], "allow_nan": True, **options}
-        return private_api.validate_data(self, X, *y, **options)
+        checked = private_api.validate_data(self, X, *y, **options)
+        if is_fit:
+            self._names = list(range(self.n_features_in_)) if names is None else names
+        return checked
 
 
 def generator(random_state: Any) -> np.random.Generator:

@@ -1,14 +1,13 @@
-"""Flows of the rows of small tables, whose graphs are shared by all flows of an architecture."""
+"""Flows of the rows of small tables: pure functions of one vector of weights."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import random
-import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -22,12 +21,8 @@ from sklearn.exceptions import ConvergenceWarning
 from tfp_realnvp.flows import RealNVPVector
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
-from tfp_realnvp.internal.kept import call_traced
 from tfp_realnvp.tables.simple_densities import StudentT
 from tfp_realnvp.tables.table import Rows
-from tfp_realnvp.training.diagnosis import NonFiniteLossError
-from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.fused_adam import FusedAdam
 
 __all__ = ["TableFlow", "fit_table_flow"]
 
@@ -41,8 +36,31 @@ _VALIDATIONS_PER_LINE = 5
 _MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
 _NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
-# All flows of a process share models, see `_shared_model`.
-_LOCK = threading.RLock()
+_MAX_NORM, _BETA1, _BETA2, _EPSILON = 10.0, 0.9, 0.999, 1e-7
+
+
+class Architecture(NamedTuple):
+    """What the functions of a flow depend on beside its weights.
+
+    Attributes:
+      size: D, of the events.
+      num_conditions: C.
+      df: degrees of freedom of the latents.
+      options: arguments of `RealNVPVector`, as items.
+    """
+
+    size: int
+    num_conditions: int
+    df: float
+    options: tuple[tuple[str, Any], ...]
+
+
+class _Functions(NamedTuple):
+    """The initial weights [P] of an architecture, and what it computes with any weights."""
+
+    initial: np.ndarray
+    evaluate: dict[str, Callable[..., tf.Tensor]]
+    train: dict[bool, Callable[..., tuple[tf.Tensor, ...]]]
 
 
 class TableFlow(NamedTuple):
@@ -50,13 +68,13 @@ class TableFlow(NamedTuple):
 
     Attributes:
       start: the affine map.
-      architecture: arguments of `RealNVPVector`, as items.
-      weights: of the model.
+      architecture: of the flow.
+      weights: of the flow, [P], float32.
     """
 
     start: StudentT
-    architecture: tuple[tuple[str, Any], ...]
-    weights: list[np.ndarray]
+    architecture: Architecture
+    weights: np.ndarray
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N].
@@ -72,7 +90,7 @@ class TableFlow(NamedTuple):
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D], by quasi-Monte Carlo."""
-        size = len(self.start.mean)
+        size = self.architecture.size
         if size > 1:
             uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
         else:
@@ -88,25 +106,25 @@ class TableFlow(NamedTuple):
             means.append(np.tensordot(weights, values.reshape([len(nodes), -1, size]), axes=1))
         return self.start.events(np.concatenate(means), conditions)
 
-    def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the cumulative distribution function at the rows of a single column, [N]."""
+    def tails(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
         # The map may be a falling one, in all rows or in none: two rows of zeros tell which.
         two_rows = np.zeros([2, rows.shape[1]])
         two_rows[1, -1] = 1.0
         all_rows = np.concatenate([two_rows, rows])
         latents = self._call("inverse", self.start.latents(all_rows), all_rows)[:, 0]
-        cdf = stdtr(self.start.df, latents[2:] * np.sign(latents[1] - latents[0]))
+        latents = latents[2:] * np.sign(latents[1] - latents[0])
+        tails = stdtr(self.start.df, np.stack([latents, -latents]))
         # The start is as good for latents out of the range of float32.
-        return np.where(np.isnan(cdf), self.start.cdf(rows), cdf)
+        return np.where(np.isnan(latents), self.start.tails(rows), tails)
 
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Returns a method of the flow, of values [N, D] given the conditions of rows."""
-        size, conditions = len(self.start.mean), rows[:, : len(self.start.slopes)]
-        with _LOCK, np.errstate(over="ignore"):
-            model, _ = _shared_model(size, conditions.shape[1], self.start.df, self.architecture)
-            weights = _float32(np.concatenate([value.ravel() for value in self.weights]))
+        function = _functions(self.architecture).evaluate[name]
+        conditions = rows[:, : self.architecture.num_conditions]
+        with np.errstate(over="ignore"):
             results = [
-                call_traced(_evaluate, model, (name,), weights, *map(_float32, chunk)).numpy()
+                function(self.weights, *_float32(*chunk)).numpy()
                 for chunk in slices(_CHUNK_SIZE, values, conditions)
             ]
         return np.concatenate(results).astype(np.float64)
@@ -138,7 +156,9 @@ def fit_table_flow(
     """
     num_conditions, size = start.slopes.shape
     names = "num_couplings", "num_blocks", "num_filters", "transformer"
-    architecture = tuple((name, getattr(options, name)) for name in names)
+    items = tuple((name, getattr(options, name)) for name in names)
+    architecture = Architecture(size, num_conditions, start.df, items)
+    functions = _functions(architecture)
     # To compile takes as long as thousands of steps.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
     held_out = held_out.thinned(_MAX_HELD_OUT)
@@ -148,76 +168,72 @@ def fit_table_flow(
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before = time.perf_counter()
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
-    with _LOCK:
-        model, initial_values = _shared_model(size, num_conditions, start.df, architecture)
-        with contextlib.suppress(NonFiniteLossError):  # of a fit that was interrupted
-            model.raise_failure()
-        for variable, value in initial_values:
-            variable.assign(value)
-        flow = TableFlow(start.rotated(rng), architecture, model.get_weights())
-        best, best_lead, best_error, kept = flow, 0.0, 0.0, -1
-        start_log_probs = flow.log_prob(held_out.values)
-        for steps in slices(steps_per_validation, all_steps, rates):
-            noise = options.noise
-            if noise is None:
-                part = min(1.0, 1.25 * steps[0][0] / options.max_steps)
-                noise = _FIRST_NOISE * (_LAST_NOISE / _FIRST_NOISE) ** part
-            batches = rows.draw([len(steps[0]), options.batch_size], rng)
-            conditions, events = np.split(batches, [num_conditions], axis=-1)
-            events += widths * rng.uniform(-0.5, 0.5, events.shape)
-            latents = flow.start.latents(batches)
-            # The conditions get it as well, since networks learn few rows by heart.
-            conditions, latents = (
-                array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
+    flow = TableFlow(start.rotated(rng), architecture, functions.initial)
+    state = [tf.constant(flow.weights), *[tf.zeros(len(flow.weights))] * 2]
+    best, best_lead, best_error, kept = flow, 0.0, 0.0, -1
+    start_log_probs = flow.log_prob(held_out.values)
+    for steps in slices(steps_per_validation, all_steps, rates):
+        noise = options.noise
+        if noise is None:
+            part = min(1.0, 1.25 * steps[0][0] / options.max_steps)
+            noise = _FIRST_NOISE * (_LAST_NOISE / _FIRST_NOISE) ** part
+        batches = rows.draw([len(steps[0]), options.batch_size], rng)
+        conditions, events = np.split(batches, [num_conditions], axis=-1)
+        events += widths * rng.uniform(-0.5, 0.5, events.shape)
+        latents = flow.start.latents(batches)
+        # The conditions get it as well, since networks learn few rows by heart.
+        conditions, latents = (
+            array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
+        )
+        first = tf.constant(float(steps[0][0]))
+        tensors = _float32(latents, conditions, steps[1])
+        *state, number_made = functions.train[is_long](*state, first, *tensors)
+        if number_made < len(steps[0]):
+            warnings.warn(
+                f"flow {index + 1} is left out: with learning_rate={options.learning_rate:g} its "
+                f"training diverged at step {steps[0][0] + int(number_made)}. A smaller "
+                "learning_rate may help.",
+                ConvergenceWarning,
+                stacklevel=2,
             )
-            tensors = map(_float32, (latents, conditions, steps[1]))
-            try:
-                call_traced(_make_steps, model, (), *tensors, jit_compile=is_long)
-                model.raise_failure()
-            except NonFiniteLossError as error:
-                warnings.warn(
-                    f"flow {index + 1} is left out: with learning_rate={options.learning_rate:g} "
-                    f"its training diverged at step {error.step}, first in {error.part}. A smaller "
-                    "learning_rate may help.",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
-                best_lead = 0.0
-                break
-            trained = flow._replace(weights=model.get_weights())
-            leads = trained.log_prob(held_out.values) - start_log_probs
-            lead, error = held_out.mean_and_error(leads)
-            step = int(steps[0][-1]) + 1
-            for name, value in zip(history, (step, noise, lead, error), strict=True):
-                history[name].append(value)
-            number = len(history["step"])
-            if number % _VALIDATIONS_PER_LINE == 1:
-                left = (time.perf_counter() - before) * (options.max_steps / step - 1)
-                options.progress(
-                    f"flow {index + 1}, step {step:,} of {options.max_steps:,}: {lead:+.3f} ± "
-                    f"{error:.3f} nats a held-out row beside the start, at most {left:.0f} s left "
-                    "for this flow"
-                )
-            if lead > best_lead:
-                best, best_lead, best_error, kept = trained, lead, error, number - 1
-            elif number - 1 - kept >= options.patience:
-                break
+            best_lead = 0.0
+            break
+        trained = flow._replace(weights=state[0].numpy())
+        leads = trained.log_prob(held_out.values) - start_log_probs
+        lead, error = held_out.mean_and_error(leads)
+        step = int(steps[0][-1]) + 1
+        for name, value in zip(history, (step, noise, lead, error), strict=True):
+            history[name].append(value)
+        number = len(history["step"])
+        if number % _VALIDATIONS_PER_LINE == 1:
+            left = (time.perf_counter() - before) * (options.max_steps / step - 1)
+            options.progress(
+                f"flow {index + 1}, step {step:,} of {options.max_steps:,}: {lead:+.3f} ± "
+                f"{error:.3f} nats a held-out row beside the start, at most {left:.0f} s left "
+                "for this flow"
+            )
+        if lead > best_lead:
+            best, best_lead, best_error, kept = trained, lead, error, number - 1
+        elif number - 1 - kept >= options.patience:
+            break
     if best_lead <= best_error:
         return flow, {**history, "kept_step": 0, "kept_noise": math.nan}
     kept_values = {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
     return best, history | kept_values
 
 
-@functools.lru_cache(maxsize=16)
-def _shared_model(
-    size: int, num_conditions: int, df: float, architecture: tuple[tuple[str, Any], ...]
-) -> tuple[FlowModel, list[tuple[Any, np.ndarray]]]:
-    """Returns a compiled model, and its variables with their initial values.
+def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
+    return [tf.constant(array.astype(np.float32)) for array in arrays]
 
-    All flows of one architecture in a process set its weights in turn, and share its graphs.
+
+@functools.cache
+def _functions(architecture: Architecture) -> _Functions:
+    """Returns the functions of an architecture, traced once in a process.
+
+    They cannot be stale, since weights are arguments and nothing is assigned: the flow below is a
+    template, whose own values are the initial weights.
     """
-    df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
-    base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
+    size, num_conditions, df, options = architecture
     with initial_seeds_from(random.Random(0)):
         flow = RealNVPVector(
             size,
@@ -225,43 +241,79 @@ def _shared_model(
             network_dtype="float32",  # whatever Keras' global policy is
             conditional_event_shape=[num_conditions] if num_conditions else None,
             dtype=tf.float32,
-            **dict(architecture),
+            **dict(options),
         )
-        model = FlowModel(tfd.TransformedDistribution(base, flow))
-        model.compile(FusedAdam(global_clipnorm=10.0))
-        model.build_optimizer()
-    variables = [*model.variables, *model.optimizer.variables]
-    return model, [(variable, variable.numpy()) for variable in variables]
+    layers = [layer for part in (flow, *flow.submodules) for layer in getattr(part, "layers", ())]
+    variables = [variable for layer in dict.fromkeys(layers) for variable in layer.variables]
+    df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
+    base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
+    distribution = tfd.TransformedDistribution(base, flow)
 
+    def call(name: str, weights: tf.Tensor, values: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
+        given = {"conditional_input": conditions} if num_conditions else {}
+        parts = tf.split(weights, [math.prod(variable.shape) for variable in variables])
+        values_of = [
+            (v, tf.cast(tf.reshape(part, v.shape), v.dtype))
+            for v, part in zip(variables, parts, strict=True)
+        ]
+        with keras.StatelessScope(values_of):
+            if name == "log_prob":
+                return distribution.log_prob(values, bijector_kwargs=given)
+            return getattr(flow, name)(values, **given)
 
-def _float32(array: np.ndarray) -> tf.Tensor:
-    return tf.constant(array.astype(np.float32))
+    def train(
+        weights: tf.Tensor,
+        momentum: tf.Tensor,
+        velocity: tf.Tensor,
+        first: tf.Tensor,
+        events: tf.Tensor,
+        conditions: tf.Tensor,
+        rates: tf.Tensor,
+    ) -> tuple[tf.Tensor, ...]:
+        """Makes steps of Adam from the number `first` on, each with a batch and a rate of its own.
 
+        Returns weights, moments, and the number of steps that were finite; none is made after one
+        that was not.
+        """
 
-def _evaluate(
-    model: FlowModel, name: str, weights: tf.Tensor, values: tf.Tensor, conditions: tf.Tensor
-) -> tf.Tensor:
-    """Returns a method of the model with other weights [P] than its own, without assigning them."""
-    options = {"conditional_input": conditions} if conditions.shape[-1] else {}
-    parts = tf.split(weights, [math.prod(weight.shape) for weight in model.weights])
-    mapping = [(w, tf.reshape(p, w.shape)) for w, p in zip(model.weights, parts, strict=True)]
-    with keras.StatelessScope(mapping):
-        if name == "log_prob":
-            return model.distribution.log_prob(values, bijector_kwargs=options)
-        return getattr(model.distribution.bijector, name)(values, **options)
+        def step(i: tf.Tensor, _: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            weights, momentum, velocity = state
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                loss = -tf.reduce_mean(call("log_prob", weights, events[i], conditions[i]))
+            gradient = tape.gradient(loss, weights)
+            norm = tf.norm(gradient)
+            gradient *= _MAX_NORM / tf.maximum(norm, _MAX_NORM)
+            momentum += (gradient - momentum) * (1 - _BETA1)
+            velocity += (tf.square(gradient) - velocity) * (1 - _BETA2)
+            number = first + tf.cast(i + 1, tf.float32)
+            rate = rates[i] * tf.sqrt(1 - _BETA2**number) / (1 - _BETA1**number)
+            new = weights - rate * momentum / (tf.sqrt(velocity) + _EPSILON), momentum, velocity
+            is_finite = tf.math.is_finite(loss + norm)
+            changed = [tf.where(is_finite, *pair) for pair in zip(new, state, strict=True)]
+            return i + tf.cast(is_finite, tf.int32), is_finite, *changed
 
+        def goes_on(i: tf.Tensor, is_finite: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            return is_finite & (i < tf.shape(events)[0])
 
-def _make_steps(
-    model: FlowModel, events: tf.Tensor, conditions: tf.Tensor, rates: tf.Tensor
-) -> list[tf.Tensor]:
-    """Makes steps with batches [steps, N, D] and [steps, N, C], at their rates [steps].
+        state = tf.constant(0), tf.constant(True), weights, momentum, velocity
+        number, _, *state = tf.while_loop(goes_on, step, state)
+        return *state, number
 
-    The pipelines of `FlowModel.fit` take longer to set up than a few rows take to train.
-    """
-
-    def step(i: tf.Tensor) -> list[tf.Tensor]:
-        model.optimizer.learning_rate.assign(rates[i])
-        model.train_step((events[i], conditions[i]) if conditions.shape[-1] else events[i])
-        return [i + 1]
-
-    return tf.while_loop(lambda i: i < tf.shape(events)[0], step, [0])
+    initial = np.concatenate([np.ravel(variable.numpy()) for variable in variables])
+    vector = tf.TensorSpec([len(initial)])
+    rows = tf.TensorSpec([None, size]), tf.TensorSpec([None, num_conditions])
+    batches = tf.TensorSpec([None, None, size]), tf.TensorSpec([None, None, num_conditions])
+    of_steps = [*[vector] * 3, tf.TensorSpec([]), *batches, tf.TensorSpec([None])]
+    traced = functools.partial(tf.function, autograph=False)
+    return _Functions(
+        initial.astype(np.float32),
+        {
+            name: traced(functools.partial(call, name), input_signature=[vector, *rows])
+            for name in ("log_prob", "forward", "inverse")
+        },
+        {
+            is_long: traced(train, input_signature=of_steps, jit_compile=is_long or None)
+            for is_long in (False, True)
+        },
+    )

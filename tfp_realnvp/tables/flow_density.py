@@ -175,7 +175,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             _check_labels(labels)
         weights = checked_weights(sample_weight, len(rows), self._name)
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
-        names, limits = self._limits(rows)
+        names, limits = self._limits(rows[weights > 0])
         expected = f"{self._name}: expected a column of numbers beside the categories"
         validation.require(bool(names), expected, "none")
         indicators, numbers = self._split(rows)
@@ -360,7 +360,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             uniforms = rng.random([n, 1 + len(self._sizes)])
             missing = np.full([n, sum(self._sizes)], np.nan)
             indicators = self._category_mixtures[group].sample(missing, uniforms)
-            conditions = self._x_columns.standardized(indicators)
+            conditions = self._conditions_of(indicators)
             uniforms = rng.random([n, 2 + len(self._columns.center)])
             numbers = self._stacks[group].sample(conditions, uniforms)
             rows.append(np.column_stack([indicators, numbers]))
@@ -377,7 +377,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows, encoded = self._checked(X)
         is_missing = np.isnan(encoded)
         log_probs = self._joint(np.where(is_missing, 0.0, encoded))
-        has_gaps = is_missing.any(axis=1)
+        is_unknown = is_missing.all(axis=1)
+        log_probs[is_unknown] = np.log(self.class_prior_)
+        has_gaps = is_missing.any(axis=1) & ~is_unknown
         if has_gaps.any():
             log_probs[has_gaps] = self._by_proposals(log_marginals, encoded, has_gaps, generator(0))
         log_slopes = self._columns.log_slopes(self._split(rows)[1])
@@ -393,7 +395,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x, y) of encoded rows and each class, [N, number of classes]."""
         indicators, numbers = np.split(encoded, [sum(self._sizes)], axis=1)
         images = self._columns.images(numbers)
-        conditions = np.tile(self._x_columns.standardized(indicators), [len(images), 1])
+        conditions = np.tile(self._conditions_of(indicators), [len(images), 1])
         rows = np.column_stack([conditions, np.concatenate(images)])
         log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
         log_probs = np.logaddexp.reduce(log_probs.reshape([*images.shape[:2], -1]), axis=0)

@@ -1,6 +1,6 @@
 """The densities of a stack that need no network: Student t distributions and normal mixtures.
 
-All densities have the methods `log_prob`, `cdf`, `mean_of_events` and `sample`, of events given
+All densities have the methods `log_prob`, `tails`, `mean_of_events` and `sample`, of events given
 conditions. Plain NumPy fits some thousands of rows before TensorFlow has traced a training step.
 """
 
@@ -97,9 +97,10 @@ class StudentT(NamedTuple):
         """Returns the mean of events given conditions, [N, D]."""
         return self.mean + conditions @ self.slopes
 
-    def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the cumulative distribution function at the rows of a single column, [N]."""
-        return stdtr(self.df, np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0])
+    def tails(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        latents = np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0]
+        return stdtr(self.df, np.stack([latents, -latents]))
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
@@ -222,7 +223,7 @@ class NormalMixture(NamedTuple):
     ) -> NormalMixture:
         """Returns the mixture given sums of `_features` over the rows of each component, [K, F]."""
         size = len(least_variance)
-        sizes = moments[:, 0] + 1e-12
+        sizes = moments[:, 0] + 1e-12 * moments[:, 0].sum()
         means = moments[:, 1 : 1 + size] / sizes[:, np.newaxis]
         first, second = _pairs(size)
         covariances = np.zeros([len(moments), size, size])
@@ -282,10 +283,11 @@ class ConditionalMixture(NamedTuple):
             log_probs -= _log_sum_exp(joint_log_probs(self.conditions, conditions))[0]
         return log_probs
 
-    def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the cumulative distribution function at the rows of a single column, [N]."""
+    def tails(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
         errors = rows[:, -1:] - self.means[:, 0] - rows[:, :-1] @ self.slopes[..., 0].T
-        return (self._shares(rows) * ndtr(errors / self.factors[:, 0, 0])).sum(axis=1)
+        latents = errors / self.factors[:, 0, 0]
+        return (self._shares(rows) * ndtr(np.stack([latents, -latents]))).sum(axis=-1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
@@ -392,7 +394,8 @@ def fit_normal_mixtures(
             part = part.mapped(starts[index].with_latents)
             variance = least_variance @ starts[index].matrix ** 2
         variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
-        mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed)
+        # Which peaks of few values a mixture finds is chance, which averages out over the splits.
+        mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed + index)
         if starts:
             mixture = starts[index].mixture_of_events(mixture)
         return mixture.given(is_condition)

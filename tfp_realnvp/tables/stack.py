@@ -66,9 +66,9 @@ class TableStack(NamedTuple):
         log_probs = [_log_prob(part, rows, self.width) for part in self.parts]
         return logsumexp(np.stack(log_probs, axis=1), axis=1, b=self.shares)
 
-    def cdf(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the cumulative distribution function at the rows of a single column, [N]."""
-        return self.shares @ np.stack([part.cdf(rows) for part in self.parts])
+    def tails(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        return self.shares @ np.stack([part.tails(rows) for part in self.parts], axis=1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
@@ -88,7 +88,7 @@ class TableStack(NamedTuple):
 
 def fit_table_stack(
     rows: Rows, columns: Columns, options: Any, rng: np.random.Generator, num_conditions: int
-) -> tuple[TableStack, Rows, np.ndarray, list[dict[str, Any]]]:
+) -> tuple[TableStack, list[list[Rows]], np.ndarray, list[dict[str, Any]]]:
     """Returns the density of events given conditions.
 
     Each candidate of the mixture has one density for each fold, which did not learn that fold.
@@ -108,8 +108,9 @@ def fit_table_stack(
       num_conditions: C.
 
     Returns:
-      The density; the held-out rows; their log densities [N, 2], without flows and with them; and
-      the history of each flow, see `fit_table_flow`.
+      The density; pairs of the rows that its parts learned and held out, with draws in missing
+      cells; log densities [N, 2] of held-out rows, without flows and with them; and the history of
+      each flow, see `fit_table_flow`.
     """
     options = _with_defaults(options, rows.number)
     num_parts = _PARTS_OF_MANY_ROWS if options.num_flows == 1 else options.num_flows
@@ -140,6 +141,8 @@ def fit_table_stack(
     # A single row is not held out.
     splits = [(parts[0], parts[-1]) for parts in splits]
     held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
+    # without predictions of trees
+    plain = [[part.mapped(lambda v: v[:, 2 * bool(trees) :]) for part in parts] for parts in splits]
 
     def held_out_log_prob(densities: Iterable[Any]) -> np.ndarray:
         log_probs = [
@@ -195,8 +198,7 @@ def fit_table_stack(
     parts = [density for i in np.flatnonzero(weights) for density in candidates[i]]
     shares = np.repeat(weights[weights > 0] / len(splits), len(splits))
     log_probs = np.stack([start, end], axis=1)
-    held_out = held_out.mapped(lambda values: values[:, 2:]) if trees else held_out
-    return TableStack(parts, shares, width, trees), held_out, log_probs, history
+    return TableStack(parts, shares, width, trees), plain, log_probs, history
 
 
 def _viewed(view: GivenTrees | None, density: Any) -> Any:
@@ -223,7 +225,7 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
         if width:
             half = np.zeros(rows.shape[1])
             half[-1] = width / 2
-            mass = density.cdf(rows + half) - density.cdf(rows - half)
+            mass = density.tails(rows + half)[0] - density.tails(rows - half)[0]
             # Differences of probabilities are less exact far out, where the density is flat.
             log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)
             log_probs = np.where(mass > _LEAST_MASS, log_means, log_probs)
