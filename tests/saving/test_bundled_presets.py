@@ -7,6 +7,7 @@ import pathlib
 import flow_testing as ft
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfp_realnvp as tfr
 
@@ -35,6 +36,22 @@ def test_bits_per_dim_of_the_card(name):
     # The card is of all test images, with other noise.
     error = bits.std(ddof=1) / math.sqrt(len(bits)) if len(images) < len(data.test) else 0.0
     assert abs(bits.mean() - card["bits/dim"]["test"]) < 0.01 + 4 * error
+
+
+@pytest.mark.full
+@pytest.mark.graph
+@pytest.mark.parametrize("name", _NAMES)
+def test_served_scores_are_those_of_the_model(tmp_path, name):
+    model = tfr.FlowModel.from_preset(name)
+    data = tfr.data.load_arrays(name.removesuffix("_label"))
+    images, inputs = data.test[:100], {}
+    if model.takes_condition:
+        inputs["conditional_input"] = data.test_labels[:100].astype(np.int32)
+    model.export(tmp_path / "1")
+    served = tf.saved_model.load(tmp_path / "1")
+    log_prob = served.log_prob_uint8(images, seed=model.seed, **inputs)["log_prob"]
+    expected = tfr.log_prob(model, images, **inputs)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["digits_label", *ft.full("digits", "photos")])

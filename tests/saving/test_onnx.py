@@ -17,6 +17,7 @@ from flow_testing import (
 )
 
 import tfp_realnvp as tfr
+from tfp_realnvp import pixels
 
 pytestmark = pytest.mark.core
 
@@ -119,7 +120,7 @@ def test_inputs_and_outputs(exported):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (tfb.NormalCDF, r"log_prob\. .*Ndtri"),
+        (lambda: tfb.ScaleMatvecTriL([[1.0, 0.0], [2.0, 3.0]]), r"log_prob\. .*TriangularSolve"),
         (
             lambda: tfr.RealNVPVector(2, 1, num_filters=2, network_dtype="mixed_bfloat16"),
             r'log_prob\. network_dtype="float32" makes networks that it can\. .*bfloat16',
@@ -143,3 +144,35 @@ def test_errors(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"export_onnx needs tf2onnx.*`pip install tf2onnx`"):
         tfr.export_onnx(flow, tmp_path / "models")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_normal_quantiles(tmp_path):
+    bijector = tfb.Inline(
+        forward_fn=lambda x: 0.5 * (1 + tf.math.erf(x / np.sqrt(2))),
+        inverse_fn=tf.math.ndtri,
+        inverse_log_det_jacobian_fn=lambda p: 0.5 * tf.square(tf.math.ndtri(p)),
+        forward_min_event_ndims=0,
+    )
+    flow = tfd.TransformedDistribution(standard_normal([1]), bijector)
+    tfr.export_onnx(flow, tmp_path / "models")
+    edges = np.geomspace(1e-7, 1e-2, 50)
+    p = np.concatenate([edges, np.linspace(0.01, 0.99, 99), 1 - edges])[:, np.newaxis]
+    latents = run(tmp_path / "models", "encode", p.astype(np.float32))
+    expected = flow.bijector.inverse(p.astype(np.float32))
+    np.testing.assert_allclose(latents, expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.full
+def test_learned_noise(tmp_path):
+    noise = randomize(tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=4))
+    model = tfr.FlowModel(compact(), dequantizer=noise, seed=3)
+    model.export(tmp_path / "models", format="onnx")
+    images, labels = grey_levels(3, SHAPE), condition("labels", [3])
+    # Without the rounding of a sum, which normal quantiles magnify.
+    inputs = images, pixels.event_noise(tf.constant(images, tf.float32), seed=3), labels
+    expected = tfr.log_prob(model, images, labels)
+    assert np.abs(expected - tfr.log_prob(model.distribution, images, labels)).min() > 0.1
+    np.testing.assert_allclose(run(tmp_path / "models", "log_prob", *inputs), expected, rtol=1e-5)
+    latents = run(tmp_path / "models", "encode", *inputs)
+    decoded = run(tmp_path / "models", "decode", latents, labels)
+    np.testing.assert_array_equal(tfr.to_uint8(decoded), images)

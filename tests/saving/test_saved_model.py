@@ -27,7 +27,7 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.saving import saved_model
+from tfp_realnvp.saving import progress, saved_model
 
 pytestmark = pytest.mark.core
 
@@ -216,7 +216,7 @@ def test_a_trainable_base(tmp_path, capsys):
     flow = trainable_flow()
     # The arguments of `keras.Model.export`, by position.
     tfr.FlowModel(flow).export(tmp_path / "1", "tf_saved_model", True)
-    assert capsys.readouterr().out == f"FlowModel.export: wrote {tmp_path / '1'}.\n"
+    assert f"export_saved_model: wrote {tmp_path / '1'}.\n" in capsys.readouterr().out
     served = tf.saved_model.load(tmp_path / "1")
 
     # Without `PixelLogit` there are no uint8 signatures; this base has one event shape.
@@ -290,15 +290,64 @@ def test_errors(tmp_path):
         tfr.export_saved_model(matrices, tmp_path / "1")
     with pytest.raises(ValueError, match="the only one of this base"):
         tfr.export_saved_model(trainable_flow(), tmp_path / "1", image_shape=(8, 8, 1))
-    with pytest.raises(ValueError, match=r"height, width, 1\], got"):
-        flow = flow_distribution(SHAPE, num_scales=1, num_blocks=0, **SMALL)
-        tfr.export_saved_model(flow, tmp_path / "1", image_shape=(4, 4, 3))
+    flow = flow_distribution(SHAPE, num_scales=2, num_blocks=0, **SMALL)
+    for image_shape, message in [
+        ((4, 4, 3), r"height, width, 1\], got"),
+        ((7, 8, 1), "divisible by 2, for 2 scales, got"),
+        ((8, 8), r"expected an image_shape \(height, width, channels\), got \(8, 8\)"),
+        ((8, 0, 1), "expected positive sizes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tfr.export_saved_model(flow, tmp_path / "1", image_shape=image_shape)
+    with pytest.raises(ValueError, match=r"expected an image_shape only of images, got \(2,\)"):
+        vectors = tfd.TransformedDistribution(standard_normal([2]), tfb.Scale(2.0))
+        tfr.export_saved_model(vectors, tmp_path / "1", image_shape=(2,))
     model = tfr.FlowModel(trainable_flow())
     with pytest.raises(ValueError, match=r"expected a format.*'onnx'.*got 'torch'"):
         model.export(tmp_path / "1", format="torch")
     with pytest.raises(ValueError, match=r"expected no input_signature, but .* image_shape, got"):
         model.export(tmp_path / "1", input_signature=[tf.TensorSpec([None, *SHAPE])])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("export", [tfr.export_saved_model, tfr.export_onnx])
+def test_a_call_in_a_graph(flow, tmp_path, export):
+    message = rf"{export.__name__}: expected a call in eager mode, got one in a `tf\.function`"
+    with pytest.raises(RuntimeError, match=message):
+        tf.function(lambda: export(flow, tmp_path / "1"), autograph=False)()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("image_shape", [(8, 6, 1), (8, None, 1)])
+def test_images_of_another_size_than_the_base(flow, tmp_path, image_shape):
+    tfr.export_saved_model(flow, tmp_path / "1", image_shape=image_shape)
+    served = tf.saved_model.load(tmp_path / "1")
+    images = pixels([2, 8, 6, 1]) * 0.39
+    log_prob = served.log_prob(images)["log_prob"]
+    np.testing.assert_allclose(log_prob, standard_log_prob(flow, images), rtol=1e-5)
+    samples = served.sample(3, 7, 1.0)["images"]
+    assert samples.shape == [3, *(size or 4 for size in image_shape)]
+    assert len(np.unique(samples)) == np.size(samples)
+
+
+def test_lines_of_a_long_export(monkeypatch, tmp_path, capsys):
+    flow = tfd.TransformedDistribution(standard_normal([2]), tfb.Scale(2.0))
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    tfr.export_saved_model(flow, tmp_path / "1")
+    *lines, end = capsys.readouterr().out.splitlines()
+    assert lines[0] == "export_saved_model, 8 s: tracing the forward pass"
+    assert lines[1] == "export_saved_model, 12 s: tracing log_prob, function 1 of 5"
+    assert 3 <= len(lines) < 7  # fewer with time
+    assert end == f"export_saved_model: wrote {tmp_path / '1'}."
+    tfr.export_saved_model(flow, tmp_path / "1", verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_short_export_is_silent(tmp_path, capsys):
+    flow = tfd.TransformedDistribution(standard_normal([2]), tfb.Scale(2.0))
+    tfr.export_saved_model(flow, tmp_path / "1")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.full
@@ -426,3 +475,68 @@ def test_a_condition_that_is_not_declared(tmp_path):
     flow = tfd.TransformedDistribution(standard_normal(SHAPE), bijector)
     with pytest.raises(ValueError, match="expected a declared condition, by num_classes or"):
         tfr.export_saved_model(flow, tmp_path / "1")
+
+
+# The noise of a model.
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A model of images given labels with learned noise, the same served, images, and labels."""
+    flow = conditional_distribution("labels", "user", normalization="actnorm")
+    noise = randomize(tfr.VariationalDequantization(SHAPE, num_couplings=2, num_filters=4))
+    model = tfr.FlowModel(flow, dequantizer=noise, seed=3)
+    path = tmp_path_factory.mktemp("export") / "1"
+    model.export(path)
+    return model, tf.saved_model.load(path), grey_levels(4, SHAPE), condition("labels", [4])
+
+
+def test_a_served_score_is_that_of_the_model(learned):
+    model, served, images, labels = learned
+    inputs = {"images": images, "seed": model.seed, "conditional_input": labels}
+    expected = tfr.log_prob(model, images, labels)
+    assert np.abs(expected - tfr.log_prob(model.distribution, images, labels)).min() > 0.1
+    log_prob = served.log_prob_uint8(**inputs)["log_prob"]
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict((images, labels), verbose=0), expected, rtol=1e-5)
+    bits = served.bits_per_dim_uint8(**inputs)["bits_per_dim"]
+    np.testing.assert_allclose(bits, tfr.bits_per_dim(expected, np.prod(SHAPE)), rtol=1e-5)
+    other = served.log_prob_uint8(**{**inputs, "seed": 4})["log_prob"]
+    assert np.abs(other - expected).min() > 1e-3
+    # The batch of an image does not matter.
+    one = served.log_prob_uint8(images[2:3], 3, labels[2:3])["log_prob"]
+    np.testing.assert_allclose(one, expected[2:3], rtol=1e-5)
+
+
+def test_latents_and_classes_have_the_noise_of_the_model(learned):
+    model, served, images, labels = learned
+    uniform = with_event_noise(images, seed=3) - images
+    values, _ = model.noise.add_noise(images, lambda _: tf.constant(uniform))
+    expected = model.distribution.bijector.inverse(values, conditional_input=labels)
+    latents = served.encode_uint8(images, 3, labels)["latents"]
+    np.testing.assert_allclose(latents, expected, rtol=1e-3, atol=1e-3)
+    reconstructed = served.reconstruct_uint8(images, 3, labels)["images"]
+    assert np.mean(reconstructed == images) > 0.99
+    expected = tfr.class_log_probs(model, images, num_samples=1, seed=3)
+    log_probs = served.classify_uint8(images, seed=3)["log_probs"]
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_continuous_values_get_no_noise(learned):
+    model, served, *_ = learned
+    values, labels = pixels([2, 8, 4, 1]), [0, 4]  # of any size, which learned noise has not
+    expected = tfr.condition(model.distribution, labels).log_prob(values[:, :4])
+    log_prob = served.log_prob(values[:, :4], labels)["log_prob"]
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+    assert np.isfinite(served.log_prob(values, labels)["log_prob"]).all()
+    assert served.signatures["log_prob_uint8"].inputs[1].shape.as_list() == [None, *SHAPE]
+
+
+def test_a_model_of_continuous_values_has_no_functions_of_gray_levels(flow, tmp_path):
+    tfr.FlowModel(flow, dequantize=False).export(tmp_path / "1", image_shape=SHAPE)
+    assert set(tf.saved_model.load(tmp_path / "1").signatures) == set(NAMES)
+
+
+def test_an_image_shape_other_than_that_of_learned_noise(learned, tmp_path):
+    with pytest.raises(ValueError, match=r"expected image_shape \(4, 4, 1\), that of the dequant"):
+        learned[0].export(tmp_path / "1", image_shape=(8, 8, 1))

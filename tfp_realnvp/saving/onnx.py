@@ -9,19 +9,24 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import optional_module
-from tfp_realnvp.saving.saved_model import ServedFlow, named_inputs
+from tfp_realnvp.saving.progress import Progress
+from tfp_realnvp.saving.saved_model import ServedFlow
 
 __all__ = ["export_onnx"]
 
 tfd = tfp.distributions
 
 
-def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.PathLike[str]) -> None:
+def export_onnx(
+    distribution: tfd.Distribution | keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    verbose: bool | None = None,
+) -> None:
     r"""Writes ONNX models of the log density, the latents, and the images of latents.
 
     With the flow x = forward(z) and B images of shape [H, W, C], the folder `path` has the files
@@ -33,11 +38,14 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
     | `decode.onnx` | `latents` | `images`: forward(latents), continuous pixel values |
 
     The caller draws `noise`, uniform in [0, 1), of the distribution's dtype. The `images` of
-    `decode.onnx`, rounded down, are gray levels.
+    `decode.onnx`, rounded down, are gray levels. The models of a `FlowModel` with a
+    `VariationalDequantization` q transform the noise to u ~ q(u | images), and the log density is
+    log p(images + u) - log q(u | images). A distribution alone adds the uniform noise.
 
-    A flow without `PixelLogit`, or with more than 256 gray levels, takes continuous `images` and no
-    noise. A flow of vectors [B, D] has `x` instead of `images`, and no noise. A flow that declares
-    a condition has one more input, the last one: `conditional_input`, as in `export_saved_model`.
+    A flow without `PixelLogit` or with more than 256 gray levels, and a `FlowModel` with
+    `dequantize=False`, take continuous `images` and no noise. A flow of vectors [B, D] has `x`
+    instead of `images`, and no noise. A flow that declares a condition has one more input, the last
+    one: `conditional_input`, as in `export_saved_model`.
 
     The batch size is free, the shape of the events is that of the distribution. ONNX has no
     assertions: pixel values out of range give NaN. The weights are copied at the time of the call.
@@ -63,6 +71,7 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
     Args:
       distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
       path: the folder to write.
+      verbose: as in `export_saved_model`.
 
     Raises:
       ImportError: if tf2onnx is not installed.
@@ -70,28 +79,19 @@ def export_onnx(distribution: tfd.Distribution | keras.Model, path: str | os.Pat
       ValueError: if its events are neither images nor vectors of known shape, it takes a condition
         that it does not declare, or an operation has no counterpart in ONNX, as convolutions in
         bfloat16.
+      RuntimeError: if it is called in a `tf.function`.
     """
-    functions = ServedFlow(distribution, None, caller="export_onnx", any_size=False).functions()
+    progress = Progress("export_onnx", verbose)
+    functions = ServedFlow(distribution, None, progress, takes_noise=True).functions()
     with atomic_files.atomic_replace(path) as folder:
         folder.mkdir()
-        for name in ("log_prob", "encode", "decode"):
-            function = functions[name]
-            if f"{name}_uint8" in functions and name != "decode":
-                function = _with_noise(function)
+        for number, name in enumerate(("log_prob", "encode", "decode"), 1):
+            progress(f"converting {name}, function {number} of 3")
+            # Values that were decoded stay continuous.
+            of_levels = f"{name}_uint8" if name != "decode" else name
+            function = functions.get(of_levels, functions[name])
             _write(folder / f"{name}.onnx", function.get_concrete_function())
-
-
-def _with_noise(function: Any) -> Any:
-    """Returns the function of gray levels and noise instead of their sum."""
-    images, *conditions = function.input_signature
-    levels = tf.TensorSpec(images.shape, tf.uint8, images.name)
-    noise = tf.TensorSpec(images.shape, images.dtype, "noise")
-    return named_inputs(
-        lambda levels, noise, *conditions: function(
-            tf.cast(levels, noise.dtype) + noise, *conditions
-        ),
-        [levels, noise, *conditions],
-    )
+    progress.end(os.fspath(path))
 
 
 def _write(path: pathlib.Path, function: Any) -> None:
@@ -113,7 +113,11 @@ def _write(path: pathlib.Path, function: Any) -> None:
             input_names=inputs,
             output_names=[output.name],
             tensors_to_rename=names,
-            custom_op_handlers={"BroadcastArgs": (_broadcast_args, []), "Log1p": (_log1p, [])},
+            custom_op_handlers={
+                "BroadcastArgs": (_broadcast_args, []),
+                "Log1p": (_log1p, []),
+                "Ndtri": (_ndtri, []),
+            },
         )
     finally:
         logging.disable(logging.NOTSET)
@@ -156,3 +160,47 @@ def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
     one = graph.make_const(f"{name}/one", np.ones([], dtype))
     graph.insert_new_node_on_input(node, "Add", [node.input[0], one.output[0]])
     node.type = "Log"
+
+
+# Polynomials of Giles: Approximating the erfinv function, 2012, table 5, from the highest power.
+_ERFINV_CENTER = (
+    *(2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087),
+    *(-0.00125372503, -0.00417768164, 0.246640727, 1.50140941),
+)
+_ERFINV_TAILS = (
+    *(-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773),
+    *(-0.0076224613, 0.00943887047, 1.00167406, 2.83297682),
+)
+
+
+def _ndtri(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Returns the normal quantile √2 erfinv(2p - 1), to the precision of float32."""
+    import tf2onnx
+
+    if tf2onnx.utils.map_onnx_to_numpy_type(graph.get_dtype(node.output[0])) != np.float32:
+        return
+
+    def op(kind: str, *inputs: Any) -> str:
+        names = [
+            value
+            if isinstance(value, str)
+            else graph.make_const(tf2onnx.utils.make_name(name), np.float32(value)).output[0]
+            for value in inputs
+        ]
+        return graph.make_node(kind, names).output[0]
+
+    def polynomial(coefficients: tuple[float, ...], x: str) -> str:
+        value: Any = coefficients[0]
+        for coefficient in coefficients[1:]:
+            value = op("Add", op("Mul", value, x), coefficient)
+        return value
+
+    (p,), outputs = node.input, node.output
+    variance = op("Mul", op("Mul", p, op("Sub", 1.0, p)), 4.0)
+    w = op("Neg", op("Log", variance))
+    center = polynomial(_ERFINV_CENTER, op("Sub", w, 2.5))
+    tails = polynomial(_ERFINV_TAILS, op("Sub", op("Sqrt", w), 3.0))
+    slope = op("Where", op("Less", w, 5.0), center, tails)
+    x = op("Mul", op("Sub", p, 0.5), 2 * np.sqrt(2))
+    graph.remove_node(name)
+    graph.make_node("Mul", [x, slope], name=name, outputs=outputs)

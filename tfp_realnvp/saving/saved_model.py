@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, parts
+from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.distributions.routing import (
     distribution_of,
     find_condition_spec,
@@ -23,8 +24,10 @@ from tfp_realnvp.distributions.routing import (
 )
 from tfp_realnvp.distributions.scorer import class_log_prior
 from tfp_realnvp.flows import ImageFlow
+from tfp_realnvp.flows.image_flow import checked_image_shape
 from tfp_realnvp.internal import atomic_files, private_api, validation
 from tfp_realnvp.saving.folded_graph import folded
+from tfp_realnvp.saving.progress import Progress
 
 __all__ = ["ServedFlow", "export_saved_model", "named_inputs"]
 
@@ -42,6 +45,7 @@ def export_saved_model(
     path: str | os.PathLike[str],
     *,
     image_shape: Sequence[int | None] | None = None,
+    verbose: bool | None = None,
 ) -> None:
     r"""Writes a SavedModel that runs in TensorFlow or TensorFlow Serving without other packages.
 
@@ -54,7 +58,7 @@ def export_saved_model(
     | `bits_per_dim` | `images` | `bits_per_dim` [B]: -log_prob / (D ln 2) |
     | `encode` | `images` | `latents`: inverse(images) |
     | `decode` | `latents` | `images`: forward(latents) |
-    | `sample` | `num_samples`, `seed`, `temperature`: scalars | `images`, of the base's shape |
+    | `sample` | `num_samples`, `seed`, `temperature`: scalars | `images` |
     | `reconstruct` | `images` | `images`: forward(inverse(images)) |
     | `classify` | `images` | `log_probs` [B, K]: log p(y \| images), `labels` [B]: the argmax |
 
@@ -65,9 +69,14 @@ def export_saved_model(
 
     Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
-    so on. It adds uniform noise in [0, 1) to input images, drawn with one more input, the int32
-    scalar `seed`, and rounds output images down and clips them: `reconstruct_uint8` returns its
-    input.
+    so on. It adds noise to input images, and rounds output images down and clips them:
+    `reconstruct_uint8` returns its input. One more input, the int32 scalar `seed`, and the gray
+    levels of an image determine its noise.
+
+    A `FlowModel` adds its own noise, and its densities of gray levels are those of `tfr.log_prob`:
+    with a `VariationalDequantization` q, which has one image size, log p(x + u) - log q(u | x);
+    with `dequantize=False` there are no variants. A distribution alone adds uniform noise in
+    [0, 1): export the model, not `model.distribution`.
 
     `num_samples` and `seed` are int32. Samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
@@ -106,23 +115,30 @@ def export_saved_model(
       distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
       image_shape: (height, width, channels) of the images that the functions accept, with `None`
-        for any size. By default height and width are free where that is possible, as above.
+        for any size, and of samples. By default height and width are free where that is possible,
+        as above, and samples have those of the base.
+      verbose: whether to print lines of progress and the path at the end. By default only if the
+        export takes more than 5 seconds.
 
     Raises:
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
       ValueError: if its events are neither images nor vectors of known shape, `image_shape` does
         not fit, or it takes a condition that it does not declare.
+      RuntimeError: if it is called in a `tf.function`.
     """
-    flow = ServedFlow(distribution, image_shape, caller="export_saved_model")
-    functions = flow.functions()
-    module = tf.Module()
-    for name, function in functions.items():
+    progress = Progress("export_saved_model", verbose)
+    functions = ServedFlow(distribution, image_shape, progress).functions()
+    module, signatures = tf.Module(), {}
+    for number, (name, function) in enumerate(functions.items(), 1):
+        progress(f"tracing {name}, function {number} of {len(functions)}")
         setattr(module, name, function)
-    signatures = {name: function.get_concrete_function() for name, function in functions.items()}
+        signatures[name] = function.get_concrete_function()
     # A SavedModel stores the variables that the module refers to.
     module.served_variables = [v for function in signatures.values() for v in function.variables]
+    progress("writing the SavedModel")
     with atomic_files.atomic_replace(path) as temporary:
         tf.saved_model.save(module, os.fspath(temporary), signatures=signatures)
+    progress.end(os.fspath(path))
 
 
 class ServedFlow:
@@ -132,14 +148,23 @@ class ServedFlow:
         self,
         distribution: tfd.Distribution | keras.Model,
         image_shape: Sequence[int | None] | None,
-        caller: str,
-        any_size: bool = True,
+        progress: Progress,
+        takes_noise: bool = False,
     ) -> None:
-        """Checks the arguments, which are those of `export_saved_model`.
+        """Checks the arguments, which are those of `export_saved_model`, and traces the flow.
 
-        Without `any_size` the functions accept the event shape alone. Errors begin with `caller`.
+        With `takes_noise`, functions of gray levels take U[0, 1) noise instead of a seed, and only
+        the event shape is accepted.
         """
-        self.distribution = distribution = distribution_of(distribution, caller)
+        model, caller = distribution, progress.caller
+        if not tf.executing_eagerly():
+            raise RuntimeError(
+                f"{caller}: expected a call in eager mode, got one in a `tf.function` or graph; "
+                "export outside of it."
+            )
+        self.distribution = distribution = distribution_of(model, caller)
+        self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
+        self._takes_noise = takes_noise
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
         is_flow = isinstance(distribution, private_api.TransformedDistribution)
         validation.require(is_flow, expected, distribution, TypeError)
@@ -163,13 +188,18 @@ class ServedFlow:
         bijectors = [self._bijector, *self._bijector.submodules]
         flows = [part for part in bijectors if isinstance(part, ImageFlow)]
         self._has_any_size = (
-            any_size
+            not takes_noise
             and self._is_standard_normal
             and self._event_ndims == 3
             and isinstance(self._bijector, FlowBijector)
             and not any(flow.has_fixed_size for flow in flows)
         )
-        if image_shape is None:
+        if image_shape is not None:
+            validation.only(
+                image_shape, "an image_shape", self._event_ndims == 3, "of images", caller
+            )
+            image_shape = checked_image_shape(image_shape, caller)
+        else:
             sizes = (None, None) if self._has_any_size else event_shape[:-1]
             image_shape = (*sizes, event_shape[-1])
         image_shape = tf.TensorShape(image_shape)
@@ -186,14 +216,24 @@ class ServedFlow:
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
         self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)
         self._logit = next((part for part in bijectors if isinstance(part, PixelLogit)), None)
+        noise_shape = image_shape
+        if isinstance(self._noise, VariationalDequantization):
+            noise_shape = tf.TensorShape(self._noise.bijector.image_shape)
+            expected = f"{caller}: expected image_shape {noise_shape}, that of the dequantizer"
+            validation.require(noise_shape.is_compatible_with(image_shape), expected, image_shape)
+            noise_shape = noise_shape.merge_with(image_shape)
+        self._levels = tf.TensorSpec([None, *noise_shape], tf.uint8, self._name)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         # The base alone may depend on the condition.
         takes_condition_itself = "bijector_kwargs" in route(distribution, conditional_input=0)
         self._bijector_condition = self._condition if takes_condition_itself else []
-        # All signatures call these two functions, so that the SavedModel has each graph once.
+        # All signatures call these functions, so that the SavedModel has each graph once.
         self._folded: dict[Any, tf.Variable] = {}
-        self._inverse = self._as_folded(self._inverse_pass, self._events)
-        self._forward = self._as_folded(self._forward_pass, self._latents)
+        conditions = self._bijector_condition
+        progress("tracing the inverse pass")
+        self._inverse = self._as_folded(self._inverse_pass, self._events, *conditions)
+        progress("tracing the forward pass")
+        self._forward = self._as_folded(self._forward_pass, self._latents, *conditions)
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions by name, each with its input signature."""
@@ -211,17 +251,18 @@ class ServedFlow:
             table["classify"] = self._classify, [self._events]
         if self._event_ndims == 1:
             del table["bits_per_dim"]
-        if self._logit is not None and self._logit.num_values <= 256:
-            levels = tf.TensorSpec(self._events.shape, tf.uint8, self._name)
+        has_levels = self._logit is not None and self._logit.num_values <= 256
+        if has_levels and not isinstance(self._noise, pixels.NoNoise):
+            noise = tf.TensorSpec(self._levels.shape, self._dtype, "noise")
+            self._add_noise = self._as_folded(self._noise_pass, self._levels, noise)
             for name, (function, inputs) in list(table.items()):
                 variant = functools.partial(self._of_levels, function, inputs[0] is self._events)
                 if inputs[0] is self._events:
-                    inputs = [levels, seed, *inputs[1:]]
+                    inputs = [self._levels, noise if self._takes_noise else seed, *inputs[1:]]
                 table[f"{name}_uint8"] = variant, inputs
         return {name: named_inputs(*row) for name, row in table.items()}
 
-    def _as_folded(self, function: Callable[..., Any], values: tf.TensorSpec) -> Callable[..., Any]:
-        inputs = [values, *self._bijector_condition]
+    def _as_folded(self, function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
         traced = named_inputs(function, inputs).get_concrete_function()
         if sum(v.dtype.size * v.shape.num_elements() for v in traced.variables) > _MAX_FOLDED_BYTES:
             return traced
@@ -262,8 +303,15 @@ class ServedFlow:
             one = tf.ones_like(temperature)
             assertions.append(tf.debugging.assert_equal(temperature, one, message))
         with tf.control_dependencies(assertions):
-            options = route(self._base, conditional_input=condition)
-            latents = self._base.sample(num_samples, seed=tf.stack([seed, 0]), **options)
+            base = self._base
+            shape = tf.TensorShape(
+                size or of_base
+                for size, of_base in zip(self._latents.shape[1:], base.event_shape, strict=True)
+            )
+            if shape != base.event_shape:
+                base = self._standard_normal(shape)
+            options = route(base, conditional_input=condition)
+            latents = base.sample(num_samples, seed=tf.stack([seed, 0]), **options)
             if self._is_standard_normal:
                 latents *= temperature
             return {self._name: self._decoded(latents, condition)}
@@ -289,18 +337,31 @@ class ServedFlow:
         self, function: Callable[..., Outputs], takes_images: bool, *inputs: tf.Tensor
     ) -> Outputs:
         """Calls a function with gray levels for images, and returns gray levels."""
+        log_noise = tf.zeros([], self._dtype)
         if takes_images:
-            images, seed, *conditions = inputs
-            # The noise of `tfr.log_prob` with a model of this seed.
-            noise_fn = functools.partial(pixels.event_noise, seed=seed)
-            values, _ = pixels.UniformNoise(self._dtype).add_noise(images, noise_fn)
+            images, noise, *conditions = inputs
+            with tf.control_dependencies(self._assertions(images, None)):
+                if not self._takes_noise:
+                    # The noise of `tfr.log_prob` with a model of this seed.
+                    noise = pixels.event_noise(tf.cast(images, self._dtype), noise)
+                values, log_noise = self._add_noise(images, noise)
             inputs = values, *conditions
         outputs = function(*inputs)
+        if "log_prob" in outputs:
+            outputs["log_prob"] -= log_noise
+        if "bits_per_dim" in outputs:
+            num_dims = tf.reduce_prod(tf.shape(values)[1:])
+            outputs["bits_per_dim"] += pixels.bits_per_dim(-log_noise, num_dims)
         if self._name in outputs:
             levels = tf.floor(outputs[self._name])
             levels = tf.clip_by_value(levels, 0, self._logit.num_values - 1)
             outputs[self._name] = tf.cast(levels, tf.uint8)
         return outputs
+
+    def _noise_pass(self, images: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns values, and the log density of their noise; see `UniformNoise.add_noise`."""
+        values, log_noise = self._noise.add_noise(images, lambda _: noise)
+        return values, tf.convert_to_tensor(log_noise, self._dtype)
 
     def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         options = parts.call_options(self._bijector, conditional_input=condition)
@@ -334,8 +395,11 @@ class ServedFlow:
         base = self._base
         if self._has_any_size:
             # The base distribution has one event shape; images can have any size.
-            base = tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), tf.shape(latents)[1:])
+            base = self._standard_normal(tf.shape(latents)[1:])
         return base.log_prob(latents, **route(base, conditional_input=condition))
+
+    def _standard_normal(self, shape: Any) -> tfd.Distribution:
+        return tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), shape)
 
     def _assertions(self, values: tf.Tensor, condition: Condition) -> list[tf.Operation]:
         """Returns assertions of the sizes of events or latents, and of labels."""

@@ -163,7 +163,7 @@ class SavableModel(keras.Model):
         Args:
           filepath: the folder.
           format: `'tf_saved_model'`, for `export_saved_model`, or `'onnx'`, for `export_onnx`.
-          verbose: whether to print a line at the end.
+          verbose: as in `export_saved_model`.
           input_signature: `None`; those two functions state the inputs.
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
@@ -174,9 +174,7 @@ class SavableModel(keras.Model):
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
         expected = "FlowModel.export: expected no input_signature, but for another size image_shape"
         validation.require(input_signature is None, expected, input_signature)
-        exporters[format](self.distribution, filepath, **kwargs)
-        if verbose:
-            print(f"FlowModel.export: wrote {os.fspath(filepath)}.")
+        exporters[format](self, filepath, verbose=verbose, **kwargs)
 
     def save_to_preset(
         self,
