@@ -16,9 +16,11 @@ from tfp_realnvp.distributions.routing import find_condition_spec, route
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import (
     broadcast_batch,
-    call_on_events,
+    cut_to_batch,
     flatten_batch,
+    may_be_empty,
     unflatten_batch,
+    without_empty_axes,
 )
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.optional_packages import optional_module
@@ -306,14 +308,16 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         def log_prob(events: tf.Tensor, clusters: tf.Tensor) -> tf.Tensor:
             return flow.log_prob(events, **route(flow, conditional_input=clusters))
 
-        def summed(events: tf.Tensor, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-            return events, self.sum_over_clusters(log_prob, events, labels)
-
         labels, ndims = self._labels(conditional_input), self.event_shape.rank
         if labels is not None:
             value, labels = broadcast_batch(value, ndims, labels, 0)
             labels = flatten_batch(labels, 0)
-        _, log_probs = call_on_events(summed, flatten_batch(value, ndims), ndims, labels)
+        events = flatten_batch(value, ndims)
+        if is_filled := may_be_empty(events, ndims):
+            labels = without_empty_axes(labels)
+        filled = without_empty_axes(events) if is_filled else events
+        log_probs = self.sum_over_clusters(log_prob, filled, labels)
+        log_probs = cut_to_batch(log_probs, events, ndims, 0) if is_filled else log_probs
         return unflatten_batch(log_probs, value, ndims)
 
     def sum_over_clusters(
