@@ -1,4 +1,4 @@
-"""The parts of a flow, with the interface of `tfp.bijectors`; forward maps latents to data."""
+"""Bijectors of flows, with the interface of `tfb.Bijector`. `forward` maps latents to data."""
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
 from tfp_realnvp.bijectors.batch_normalization import BatchNormalization

@@ -1,4 +1,4 @@
-"""A learned scale and shift of each channel, initialized by the first batch."""
+"""Activation normalization: a learned scale and shift of each channel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ActNorm"]
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LearnedAffine(ChannelVariables):
-    """The trainable shift and log scale of each channel, and whether data have set them."""
+    """The trainable shift and log scale of each channel, and a flag that a batch has set them."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""
@@ -28,17 +28,17 @@ class LearnedAffine(ChannelVariables):
 
     @property
     def is_known_to_be_set(self) -> bool:
-        """Whether data set the variables before any graph that is traced now can run."""
+        """Whether a batch has set the variables, as known while tracing; false if unsure."""
         if not self.built:
             return False
         with tf.init_scope():
             is_set = self.is_set.value
-            # Within a `keras.StatelessScope` it is a tensor, perhaps of a graph.
+            # Within a `keras.StatelessScope` the value is a tensor, perhaps a symbolic one.
             is_known = isinstance(is_set, tf.Variable) and tf.executing_eagerly()
             return is_known and bool(is_set.numpy() > 0)
 
     def warn_if_unset(self) -> None:
-        """Warns if a gradient tape records a pass with variables that no batch has set."""
+        """Warns if a gradient tape records a pass before a batch has set the variables."""
         if private_api.could_possibly_record() and not self.is_known_to_be_set:
             warnings.warn(
                 "ActNorm: a gradient tape records a log density whose normalization no batch has "
@@ -49,12 +49,12 @@ class LearnedAffine(ChannelVariables):
             )
 
     def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
-        """Sets the variables by the moments of `images`, unless they are set."""
+        """Sets the variables from the moments of `images`, unless a batch has set them."""
         if self.is_known_to_be_set:
             return
         mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
         values = mean, -0.5 * tf.math.log(variance + epsilon)
-        # Moments that are not finite would never be replaced.
+        # Skip moments that are not finite: no later batch would replace them.
         is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))
         sets = is_finite & (self.is_set.value <= 0)
         values = *values, tf.ones([], mean.dtype)
@@ -63,7 +63,7 @@ class LearnedAffine(ChannelVariables):
 
 
 class ActNorm(ChannelNormalization):
-    r"""An affine map of each channel, set by the first training batch and learned from then on.
+    r"""An affine map of each channel: the first training batch initializes it, gradients train it.
 
     ```
     inverse (data -> latent):  x = (y - shift) * exp(log_scale)
@@ -75,8 +75,8 @@ class ActNorm(ChannelNormalization):
     `x` has mean 0 and variance 1 over the batch and all positions. From then on training and
     evaluation use the same map.
 
-    `FlowModel.fit` makes this pass before it traces the training step. In your own loop, call
-    `flow.inverse(first_batch, training=True)` eagerly before the `tf.function` of the step: graphs
+    `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call
+    `flow.inverse(first_batch, training=True)` eagerly before you trace the training step: graphs
     traced afterwards assume that the variables are set. A graph traced earlier computes the moments
     in each step.
 
@@ -110,14 +110,13 @@ class ActNorm(ChannelNormalization):
         """Constructs the bijector.
 
         Args:
-          num_channels: creates the variables now; `None` creates them at the first call.
+          num_channels: number of channels. With `None` the first call creates the variables.
           epsilon: added to the first batch's variance, positive.
-          learned: variables to share with another bijector.
+          learned: the variables of another `ActNorm`, to share them.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `epsilon` is not positive.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if an argument has a wrong type, or is not positive.
         """
         parameters = dict(locals())
         if learned is None:
@@ -133,7 +132,7 @@ class ActNorm(ChannelNormalization):
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """All variables until the first training batch sets them, then none."""
+        """All variables until the first training batch has set them, then none."""
         return () if self._channels.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:

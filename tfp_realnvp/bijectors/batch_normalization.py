@@ -18,7 +18,7 @@ _STATISTICS = ("running", "batch")
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class MovingStatistics(ChannelVariables):
-    """The moving mean and variance of each channel, and the number of their updates."""
+    """The moving mean and variance of each channel, and the number of updates."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""
@@ -29,7 +29,7 @@ class MovingStatistics(ChannelVariables):
 
 
 class BatchNormalization(ChannelNormalization):
-    r"""Normalizes each channel from data to latents; the forward direction undoes this.
+    r"""Batch normalization: the inverse direction normalizes each channel, and forward undoes this.
 
     With a mean μ and a variance σ² for each channel,
 
@@ -40,7 +40,7 @@ class BatchNormalization(ChannelNormalization):
     ```
 
     The forward direction, and the inverse direction with `training=False`, use the moving
-    statistics μ̃, σ̃². With `training=True` the inverse first updates them by the moments μ̂, σ̂²
+    statistics μ̃, σ̃². With `training=True` the inverse first updates them with the moments μ̂, σ̂²
     over the batch and all positions,
 
     ```
@@ -48,9 +48,9 @@ class BatchNormalization(ChannelNormalization):
     ```
 
     and then normalizes by the updated statistics, so that training and evaluation agree even for
-    small batches. Gradients go through μ̂ and σ̂² only (Appendix E). The first update takes the
-    batch alone. With `statistics='batch'` training normalizes by μ̂ and σ̂². `FlowModel.fit`
-    averages over the batch of all replicas, other code over the replica's part.
+    small batches. Gradients flow through μ̂ and σ̂² only (Appendix E). The first update uses ρ = 0.
+    With `statistics='batch'` training normalizes by μ̂ and σ̂². Under a distribution strategy,
+    `FlowModel.fit` computes the moments over all replicas, other code over one replica.
 
     #### Example
 
@@ -85,15 +85,15 @@ class BatchNormalization(ChannelNormalization):
 
         Args:
           momentum: ρ, in [0, 1).
-          num_channels: creates the moving statistics now; `None` creates them at the first call.
+          num_channels: number of channels. With `None` the first call creates the variables.
           epsilon: added to the variance, positive.
-          statistics: statistics that training normalizes by, `'running'` (Appendix E) or `'batch'`.
-          moving: moving statistics to share with another bijector.
+          statistics: what training normalizes by, `'running'` (the updated moving statistics,
+            Appendix E) or `'batch'`.
+          moving: the variables of another `BatchNormalization`, to share them.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `momentum`, `epsilon` or `statistics` is out of range.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if an argument has a wrong type, or is out of range.
         """
         parameters = dict(locals())
         if moving is None:
@@ -136,7 +136,7 @@ class BatchNormalization(ChannelNormalization):
         before = [tf.convert_to_tensor(v.value) for v in (moving.mean, moving.variance)]
         num_updates = tf.convert_to_tensor(moving.num_updates.value)
         batch = statistics.moments(y, shift=before[0])[:2]
-        # Nothing precedes the first batch.
+        # The first update replaces the initial values.
         momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
         updated = [
             momentum * old + (1 - momentum) * new for old, new in zip(before, batch, strict=True)

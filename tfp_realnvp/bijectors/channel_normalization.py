@@ -15,7 +15,7 @@ __all__ = ["ChannelNormalization", "ChannelVariables"]
 
 
 class ChannelVariables(keras.layers.Layer, abc.ABC):
-    """The variables of a normalization; `num_channels` is `None` before they exist."""
+    """The variables of a normalization. `num_channels` is `None` until they are built."""
 
     num_channels: int | None = None
 
@@ -27,13 +27,13 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
         return {"dtype": self.variable_dtype, "name": self.name}
 
     def create(self, num_channels: int) -> None:
-        """Creates the variables, unless they exist."""
+        """Creates the variables if they do not exist."""
         if not self.built:
             with tf.init_scope():
                 self.build([None, num_channels])
 
     def build(self, input_shape: Any) -> None:
-        """Creates the variables, with the values of the identity map."""
+        """Creates the variables. Their initial values give the identity."""
         self.num_channels = input_shape[-1]
 
     def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:
@@ -48,7 +48,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
 
 
 class ChannelNormalization(FlowBijector):
-    """An affine map of channels, whose variables are created at the first call.
+    """An affine map of channels. The first call creates its variables.
 
     Copies share the variables even before they are created.
     """

@@ -1,4 +1,4 @@
-"""A flow whose condition is embedded once, for all of its networks."""
+"""A flow that embeds its condition once, for all of its networks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ tfb = tfp.bijectors
 
 
 class ConditionalBijector(FlowChain):
-    r"""Embeds `conditional_input` and hands the embedding to the networks of a bijector.
+    r"""Embeds `conditional_input`, and passes the embedding to all networks of a bijector.
 
     ```
     forward(x, c) = bijector.forward(x, embedding(c))
     ```
 
-    The leading shapes of events and condition broadcast. An image as condition has the height and
-    width of the data.
+    The leading shapes of events and conditions broadcast. A condition image must have the height
+    and width of the data.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class ConditionalBijector(FlowChain):
 
         Args:
           bijector: the flow, with at least one network that takes `conditional_input`.
-          embedding: the embedding of the condition, which all networks share.
+          embedding: the layer that embeds the condition.
           dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          TypeError: if dtypes differ.
+          TypeError: if `bijector` has another dtype.
           ValueError: if no network of the bijector takes `conditional_input`, or the condition is
-            an image for a bijector on vectors.
+            an image and the bijector is on vectors.
         """
         parameters = dict(locals())
         if not embedding.built:
-            # Built after the networks, whose initial weights are those of a flow without a
-            # condition.
+            # Build the embedding last, so that the networks start with the same random weights as
+            # in a flow without a condition.
             embedding.build()
         self.bijector, self.embedding = bijector, embedding
         self._track_layers(embedding)

@@ -1,4 +1,4 @@
-"""Coupling layers: a mask, a network as conditioner, and a transformer."""
+"""Coupling layers: a mask, a network (the conditioner), and a transformer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ tfb = tfp.bijectors
 
 
 class Coupling(FlowBijector):
-    r"""Transforms one half of an event, with parameters predicted from the kept half.
+    r"""Transforms half of an event, with parameters that a network predicts from the other half.
 
     With the mask `b`, the elementwise bijection `f` of the transformer and the network `θ`,
 
@@ -38,15 +38,14 @@ class Coupling(FlowBijector):
     ildj = sum((1 - b) * log |dz/dx|)
     ```
 
-    The network outputs `P c` channels, for c transformed channels and P parameters of each element.
-    Neither direction inverts the network. Its variables are variables of the coupling.
+    The network outputs `P c` channels, for c transformed channels and P parameters per element.
+    Neither direction inverts the network. The coupling tracks its variables.
 
-    Without a transformer, the network gives the bijection itself, as the functions of `tfb.RealNVP`
-    do; see `real_nvp_coupling`.
+    Without a transformer, the network returns the bijection itself; see `real_nvp_coupling`.
 
-    A network with an argument `conditional_input` gets the condition of the call. If
-    `conditional_event_shape` declares its shape, the leading shapes of events and condition
-    broadcast, and a missing condition is an error.
+    A network whose call has an argument `conditional_input` gets the condition. If
+    `conditional_event_shape` declares its shape, the leading shapes of events and conditions
+    broadcast, and a call without a condition raises an error.
 
     #### Example
 
@@ -65,7 +64,7 @@ class Coupling(FlowBijector):
     """
 
     _condition_spec: _NetworkCondition | None = None
-    # The variables that a network without a transformer reads in its first call.
+    # Without a transformer: the variables that the network read in its first call.
     _read_variables: Sequence[tf.Variable] | None = None
 
     def __init__(
@@ -84,32 +83,34 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with their methods.
-          network: a layer or function from the kept half, [B, H, W, k], to parameters,
-            [B, H, W, P c]; for vectors from [B, k] to [B, P c]. Its dtype may differ from `dtype`.
-            Of the keyword arguments `training`, `conditional_input` and `statistics` it gets those
-            that it has. A layer that contains a `ConvResNet` must pass `statistics` on; otherwise
-            batch statistics average over one replica, without sample weights.
+          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the same
+            methods.
+          network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
+            W, P c]; for vectors [B, k] to [B, P c]. Its dtype may differ from `dtype`. The coupling
+            passes the keyword arguments `training`, `conditional_input` and `statistics` if the
+            network's call declares them. A layer that contains a `ConvResNet` must pass
+            `statistics` on to it; otherwise batch statistics ignore sample weights and other
+            replicas.
           transformer: the elementwise bijection. Copies share it and the network. `None`: the
-            network gives a `tfb.Bijector` of the changed half, or a shift and a log scale, for
-            `x = z exp(log scale) + shift`. It gets the number of changed channels as second
-            argument, unless it is a Keras layer, which takes tensors only.
+            network returns a `tfb.Bijector` for the changed half, or `(shift, log_scale)` for `x =
+            z exp(log_scale) + shift`. A function also gets the number of changed channels as second
+            argument; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
-            `None`, a condition is passed on unchecked. An image with fewer channels is squeezed,
-            each 2×2 square to 4 channels, until it has K.
+            `None`, the coupling passes conditions on unchecked. It squeezes condition images with
+            fewer channels, 2×2 pixels to 4 channels, until they have K.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
         Raises:
           TypeError: if an argument has a wrong type.
-          ValueError: if the network has no `conditional_input` of `conditional_event_shape`, the
-            mask of vectors is not a `ChannelMask`, or a `CheckerboardMask` has no transformer.
+          ValueError: if the network does not take the declared condition, vectors have an image
+            mask, or a `CheckerboardMask` has no transformer.
         """
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # The class of a mask has the methods of the protocol as well.
+        # `isinstance` is true for a mask's class too, which has the methods of the protocol.
         if isinstance(mask, type) or not isinstance(mask, Mask):
             expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
             raise TypeError(f"{expected}, got {mask!r}.")
@@ -136,23 +137,23 @@ class Coupling(FlowBijector):
 
     @property
     def is_built(self) -> bool:
-        """Whether the variables of the network exist and are known."""
+        """Whether the network's variables exist and the coupling tracks them."""
         is_known = self.transformer is not None or self._read_variables is not None
         return is_known and super().is_built
 
     @property
     def can_recompute(self) -> bool:
-        """Whether the gradient can compute the activations of the network again."""
+        """Whether the backward pass can recompute the network's activations."""
         return self.transformer is not None and isinstance(self.network, keras.layers.Layer)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The non-trainable variables of the network: moving statistics, random seeds."""
+        """The network's non-trainable variables: moving statistics and random seeds."""
         return tuple(v for v in self._layer_variables if not v.trainable)
 
     @property
     def conditional_event_shape(self) -> tf.TensorShape | None:
-        """Shape of one `conditional_input`; `None` if it is not declared."""
+        """Shape of one `conditional_input`; `None` if none is declared."""
         spec = self._condition_spec
         return None if spec is None else tf.TensorShape(spec.event_shape)
 
@@ -176,7 +177,7 @@ class Coupling(FlowBijector):
     def _recomputed_pass(
         self, event: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the result of `_transform`; its gradient evaluates the network again."""
+        """Returns `_transform` with activations that the backward pass recomputes."""
         weights = [v for layer in self.layers for v in layer.trainable_variables]
         state = [v for layer in self.layers for v in layer.non_trainable_variables]
         weight_values, state_values = (
@@ -189,7 +190,7 @@ class Coupling(FlowBijector):
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
             event, weight_values, conditions = tf.nest.pack_sequence_as(inputs, flat)
-            # The layers read these values instead of their variables, and write no variable.
+            # Within the scope, layers read these values, and updates stay in the scope.
             variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
             with keras.StatelessScope(list(variables), collect_losses=True) as scope:
                 of_event = p.but(condition=conditions[0]) if conditions else p
@@ -236,25 +237,24 @@ class Coupling(FlowBijector):
                 f"got shape {output.shape} for an input of shape {inputs.shape}."
             )
         output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
-        # With zero parameters, affine transformers are the identity where the coupling keeps the
-        # image.
+        # Zero parameters at kept positions make affine transformers the identity there.
         parameters = self.mask.restrict(output)
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
         if transformer.is_identity_at_zero and isinstance(self.mask, CheckerboardMask):
-            # The transformed half is the whole image, with unchanged kept positions.
+            # Both halves span the whole image, and kept positions are unchanged: no merge needed.
             return changed, self._sum_over_event(log_dets, p)
         log_dets = self.mask.restrict(log_dets)
         if p.terms is not None:
-            # Log dets by position need the place of each term; a `SpatialMask` gathers the changed
-            # half.
+            # A `SpatialMask` gathers the changed positions, so move each log det back to its
+            # position.
             log_dets = self.mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self.mask.merge(kept, changed), log_det
 
     def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
-        """Returns the bijector of the changed half by a network without a transformer."""
-        # Keras layers take tensors only.
+        """Returns the bijector that a network without a transformer gives the changed half."""
+        # Keras layers take tensors only, not the number of channels.
         arguments = arguments[:1] if isinstance(self.network, keras.layers.Layer) else arguments
         is_first = self._read_variables is None
         with tf.GradientTape() if is_first else contextlib.nullcontext() as tape:
@@ -270,7 +270,7 @@ class Coupling(FlowBijector):
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
-        """Returns the kept half, [B, ..., k]; if it is empty, the condition or a constant."""
+        """Returns the kept half, [B, ..., k]; if it has no channels, the condition or ones."""
         if kept.shape[-1] != 0:
             return flatten_batch(kept, self.event_ndims)
         spec = self._condition_spec
@@ -282,8 +282,8 @@ class Coupling(FlowBijector):
 class AffineCoupling(Coupling):
     r"""A `Coupling` with the transformer `Affine` or `Additive`.
 
-    With the mask `b` and `c` channels in the transformed half, the network maps `b * z` to `2c`
-    channels: the shift `t`, and the argument of tanh in the log scale `s = scale * tanh(.)`:
+    With the mask `b` and `c` transformed channels, the network maps `b * z` to `2c` channels: the
+    shift `t`, and `u` in the log scale `s = scale * tanh(u)`:
 
     ```
     forward (latent -> data):  x = b * z + (1 - b) * (z - t(b * z)) * exp(-s(b * z))
@@ -325,14 +325,16 @@ class AffineCoupling(Coupling):
         """Constructs the coupling.
 
         Args:
-          network: as in `Coupling`. Its output is [B, H, W, 2c], first `t`, then the argument of
-            tanh; [B, H, W, c] without `use_scale`.
-          use_scale: `False` gives the additive coupling of NICE: `s = 0`, a log det of zero.
-          scale: the trainable scale of tanh, a scalar variable, or its initial value, by default 1.
+          network: as in `Coupling`. Its output is `t`, then `u`, [B, H, W, 2c]; without `use_scale`
+            only `t`, [B, H, W, c].
+          use_scale: `False` gives the additive coupling of NICE, with `s = 0` and a log det of
+            zero.
+          scale: the trainable factor of tanh: a scalar variable, or its initial value, by default
+            1.
           mask, conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
 
         Raises:
-          TypeError, ValueError: if `scale` does not fit, or as in `Coupling`.
+          TypeError, ValueError: as in `Coupling`, or if `scale` is invalid or has no effect.
         """
         parameters = dict(locals())
         expected = f"{name}: expected a scale only with use_scale=True"
@@ -340,7 +342,7 @@ class AffineCoupling(Coupling):
         scale = 1.0 if scale is None else scale
         with tf.name_scope(name):
             transformer = Affine(scale, dtype) if use_scale else Additive()
-        # A copy shares the variable, as it shares the network.
+        # Copies share the variable.
         parameters["scale"] = getattr(transformer, "scale", None)
         super().__init__(
             mask,
@@ -361,7 +363,7 @@ class AffineCoupling(Coupling):
 
     @property
     def scale(self) -> keras.Variable | None:
-        """The learned scale of tanh; `None` for an additive coupling."""
+        """The trainable factor of tanh; `None` for an additive coupling."""
         return getattr(self.transformer, "scale", None)
 
 
@@ -372,9 +374,9 @@ def real_nvp_coupling(
     bijector_fn: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Coupling:
-    r"""Returns `tfb.RealNVP` in one pass: a coupling of vectors [..., D] by a function of your own.
+    r"""Returns a coupling of vectors [..., D] with the arguments of `tfb.RealNVP`.
 
-    With d elements kept and D - d changed,
+    It keeps d elements and changes D - d:
 
     ```
     shift, log_scale = shift_and_log_scale_fn(z[kept], D - d)
@@ -383,14 +385,13 @@ def real_nvp_coupling(
 
     or, for another map, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
 
-    Arguments and densities are those of `tfb.RealNVP`, but a value and its log det take one call of
-    the function, where `tfb.RealNVP` calls it twice in `log_prob`. The function gets the kept
-    elements as [B, d], with all leading dimensions as one.
+    The densities equal those of `tfb.RealNVP`, which calls the function twice in `log_prob`; this
+    coupling calls it once. The function gets the kept elements as [B, d], with leading dimensions
+    flattened.
 
-    All variables of a function that is a Keras layer or a `tf.Module` are variables of the
-    coupling, and the trainable variables that any other function reads in its first call: of
-    `tfb.real_nvp_default_template`, or of the networks that a Python function calls. To freeze or
-    save a network, pass it as a Keras layer.
+    If the function is a Keras layer or a `tf.Module`, the coupling tracks all of its variables.
+    From any other function, for example `tfb.real_nvp_default_template`, it tracks the trainable
+    variables that the first call reads. To freeze or save a network, pass it as a Keras layer.
 
     #### Example
 
@@ -406,19 +407,19 @@ def real_nvp_coupling(
     (TensorShape([5]), 4)
 
     Args:
-      num_masked: number of first elements that are kept; negative: of last elements.
-      fraction_masked: in place of `num_masked`, a share of D in (-1, 1), rounded to a number.
-      shift_and_log_scale_fn: function from kept elements [B, d] and the number D - d to shift and
-        log scale, [B, D - d] or of a shape that broadcasts; `None` stands for zeros. Or a Keras
-        layer from [B, d] to the two.
-      bijector_fn: in place of `shift_and_log_scale_fn`, a function of the same arguments that
-        returns a `tfb.Bijector` of vectors [B, D - d].
-      **options: `conditional_event_shape`, `dtype`, `validate_args` and `name`, as in `Coupling`. A
-        condition goes to the function's argument `conditional_input`.
+      num_masked: number of first elements to keep; if negative, of last elements.
+      fraction_masked: instead of `num_masked`, a fraction of D in (-1, 1).
+      shift_and_log_scale_fn: a function of the kept elements [B, d] and the number D - d, or a
+        Keras layer of the elements alone. Returns shift and log scale, each broadcastable to [B, D
+        - d] or `None` for zeros.
+      bijector_fn: instead of `shift_and_log_scale_fn`, a function of the same arguments that
+        returns a `tfb.Bijector` on vectors [B, D - d].
+      **options: `conditional_event_shape`, `dtype`, `validate_args` and `name`, as in `Coupling`.
+        The function's argument `conditional_input` gets the condition.
 
     Raises:
-      TypeError, ValueError: if an argument is missing, out of range or not a function, or if not
-        exactly one of two alternatives is given.
+      TypeError, ValueError: if an argument is out of range or not a function, or both or none of
+        two alternatives are given.
 
     #### References
 
@@ -436,7 +437,7 @@ def real_nvp_coupling(
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network takes `conditional_input`; a declared shape of `None` means no."""
+    """Returns whether a network takes conditions; `conditional_event_shape=None` means no."""
     has_argument = "conditional_input" in _arguments(network)
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None
 
@@ -447,7 +448,7 @@ def _arguments(network: Callable[..., tf.Tensor]) -> Mapping[str, Any]:
 
 
 class _NetworkCondition(ConditionSpec):
-    """The condition of a network; images with fewer channels are squeezed."""
+    """A network's condition. It squeezes condition images with too few channels."""
 
     def _fits(self, shape: tf.TensorShape) -> bool:
         if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:
@@ -459,7 +460,7 @@ class _NetworkCondition(ConditionSpec):
         return super()._fits(shape)
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns the condition as the network takes it, [B, ...]."""
+        """Returns the condition with one batch dimension, squeezed, [B, ...]."""
         condition = flatten_batch(condition, self.event_ndims)
         while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
             condition = tf.nn.space_to_depth(condition, 2)

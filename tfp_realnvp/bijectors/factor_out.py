@@ -1,4 +1,4 @@
-"""Factoring out half of the dimensions: the multi-scale architecture."""
+"""Factors out half of the dimensions, for the multi-scale architecture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ tfb = tfp.bijectors
 
 
 class FactorOut(FlowBijector):
-    r"""Applies a bijector to the first half of the channels; the second half are latents.
+    r"""Applies a bijector to the first half of the channels, and keeps the second half.
 
     ```
     (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
@@ -27,7 +27,7 @@ class FactorOut(FlowBijector):
     ```
 
     After `Squeeze(order='factor_out')` the first half is a checkerboard of the image. The inner
-    bijector keeps the shape of this half, so that latents have the shape of the image.
+    bijector must keep the shape of its input.
 
     #### Example
 
@@ -52,7 +52,7 @@ class FactorOut(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          bijector: transforms the first half, [..., H, W, C/2], and keeps its shape.
+          bijector: bijector on the first half, [..., H, W, C/2], of unchanged shape.
           dtype, validate_args, name: as in `FlowBijector`.
         """
         parameters = dict(locals())

@@ -1,4 +1,4 @@
-"""The base class: one method for each direction returns the value and its log det."""
+"""The base class of this package's bijectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ tfb = tfp.bijectors
 
 
 class FlowBijector(OnePassBijector):
-    r"""A bijector on images or vectors that gives its value and log det in one pass.
+    r"""A bijector on images or vectors that computes value and log det in one pass.
 
     A subclass writes two methods,
 
@@ -31,19 +31,19 @@ class FlowBijector(OnePassBijector):
 
     with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the leading shape of
     images [..., H, W, C], or of vectors [..., D] with `event_ndims=1`. A log det that is equal for
-    all events may be a scalar. The `Pass` p is what travels with the value; a composition hands it
+    all events may be a scalar. The `Pass` p holds the options of the call; a composition passes it
     to its parts.
 
-    The class derives the hooks of `tfb.Bijector` from the two methods. Its cache evaluates each
-    network once in `log_prob`. All hooks take two keyword arguments:
+    The base class implements the methods of `tfb.Bijector` by these two. Its cache lets `log_prob`
+    evaluate each network once. All methods take two keyword arguments:
 
-    *   `training` (Python `bool`, default `False`), `p.training`: normalize by batch statistics,
-        and update the moving statistics once in each pass.
-    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. A bijector
-        whose networks take none raises a `ValueError`.
+    *   `training` (Python `bool`, default `False`), `p.training`: whether to normalize by batch
+        statistics and update the moving statistics.
+    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. Raises
+        `ValueError` if no network takes one.
 
     Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`. `variables`
-    contain the variables of Keras layers.
+    includes the variables of Keras layers.
 
     #### Example
 
@@ -60,10 +60,10 @@ class FlowBijector(OnePassBijector):
     (TensorShape([5]), 2.773)
     """
 
-    # The constructor argument of the variables that copies share; a configuration has no variables.
+    # Name of the constructor argument that holds shared variables, which `get_config` leaves out.
     _shared_argument: str | None = None
 
-    # The variables of the Keras layers that `_track_layers` registers.
+    # Set by `_track_layers`.
     _layer_variables: Sequence[tf.Variable] = ()
     _layers: tuple[keras.layers.Layer, ...] = ()
 
@@ -79,18 +79,17 @@ class FlowBijector(OnePassBijector):
     ) -> None:
         """Constructs the base.
 
-        `event_ndims`, `dtype`, `validate_args` and `name` default to the `parameters` of these
-        names, then to 3, `tf.float32`, `False` and the name of the class.
+        If `None`, `event_ndims`, `dtype`, `validate_args` and `name` come from `parameters`, and
+        otherwise default to 3, `tf.float32`, `False` and the class name.
 
         Args:
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].
-          dtype: `tf.float32` or `tf.float64`, of values and log dets.
+          dtype: dtype of values and log dets, `tf.float32` or `tf.float64`.
           is_constant_jacobian: whether the log det is the same for all values.
-          validate_args: whether to assert that inputs, results and log dets are finite. The
-            `InvalidArgumentError` names this bijector.
+          validate_args: whether to assert that inputs, results and log dets are finite.
           parameters: the subclass's constructor arguments, including all objects that hold
-            variables. Copies, and bijectors of equal parameters, share these objects.
-          name: name of the operations; errors begin with it.
+            variables. Copies share these objects, and bijectors with equal `parameters` are equal.
+          name: name scope of the operations, and the start of error messages.
 
         Raises:
           TypeError: if `dtype` is not float32 or float64.
@@ -116,45 +115,45 @@ class FlowBijector(OnePassBijector):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies by `copy.deepcopy` or `pickle` have other networks, and so another hash.
+        # `copy.deepcopy` and `pickle` copy the networks, which changes the hash.
         return {**vars(self), "_hash": None}
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        # No parameter has a batch shape: networks and statistics are shared by the whole batch.
+        # No parameter has a batch shape: the whole batch shares networks and statistics.
         return {}
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The Keras layers of this bijector, without layers of nested bijectors."""
+        """The Keras layers of this bijector, excluding nested bijectors."""
         return self._layers
 
     def _track_layers(self, *layers: keras.layers.Layer) -> None:
-        """Adds the variables of Keras layers to this bijector. Call it before `__init__`."""
+        """Adds the variables of Keras layers to this bijector. Call before `__init__`."""
         self._layers = self._no_dependency(layers)
         self._layer_variables = LayerVariables(self._layers)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # `tf.train.Checkpoint` silently omits some variables of Keras 3 layers, for example of
-        # layers in tuples in a list.
+        # `tf.train.Checkpoint` silently skips some variables of Keras 3 layers, for example of
+        # layers in a list of tuples.
         children = super()._trackable_children(*args, **kwargs)
         variables = {f"layer_variable{i}": v for i, v in enumerate(self._layer_variables)}
         return {**children, **variables}
 
     @property
     def is_built(self) -> bool:
-        """Whether the variables of this bijector exist, apart from nested bijectors."""
+        """Whether the variables of this bijector exist, excluding nested bijectors."""
         return all(layer.built for layer in self.layers)
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """The variables that a training pass of this bijector writes, without nested bijectors."""
+        """The variables that a training pass updates, excluding nested bijectors."""
         return ()
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables.
 
-        Saved models describe the bijector by them. Register your own class with
+        Saved models store them. Register your own class with
         `keras.saving.register_keras_serializable()`.
         """
         return {k: v for k, v in self.parameters.items() if k != self._shared_argument}
@@ -162,20 +161,20 @@ class FlowBijector(OnePassBijector):
     # Log dets.
 
     def _sum_over_event(self, log_dets: tf.Tensor, p: Pass) -> tf.Tensor:
-        """Returns the log det of an elementwise map from the log dets of its elements."""
+        """Returns the sum of an elementwise map's log dets over each event."""
         p.record(log_dets)
         axes = list(range(-self.event_ndims, 0))
-        # With `keepdims=False`, the gradient of the sum computes many shapes.
+        # With `keepdims=False`, the gradient of the sum adds many shape operations.
         return tf.squeeze(tf.reduce_sum(log_dets, axis=axes, keepdims=True), axis=axes)
 
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass
     ) -> tf.Tensor:
-        """Returns the scalar log det of a map whose log det at each position is `log_det`."""
+        """Returns the scalar log det of a map that has the log det `log_det` at each position."""
         if p.terms is not None:
             log_dets = tf.fill(tf.shape(value)[:-1], tf.cast(log_det, value.dtype))
             p.record(log_dets[..., tf.newaxis])
-        # Python numbers make graphs that are traced faster.
+        # Skip the multiplication by zero, so that graphs trace faster.
         if not tf.is_tensor(log_det) and log_det == 0:
             return tf.zeros([], value.dtype)
         num_positions = value.shape[-self.event_ndims : -1].num_elements()

@@ -1,4 +1,4 @@
-"""A composition of bijectors, in one pass through all of them."""
+"""A composition of bijectors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ tfb = tfp.bijectors
 class FlowChain(FlowBijector):
     r"""Composes bijectors as `tfb.Chain` does: `FlowChain([f, g]).forward(x) = f(g(x))`.
 
-    The first bijector is next to the data, the last one next to the latents. One pass gives the
-    value and the sum of the log dets. The chain gives `training` and `conditional_input` to all
-    bijectors of this package; `tfb.Chain` routes keyword arguments by name.
+    The first bijector outputs data, the last one takes latents. One pass gives the value and the
+    sum of the log dets. The chain passes `training` and `conditional_input` to all bijectors of
+    this package, whereas `tfb.Chain` routes keyword arguments by bijector name.
 
     #### Example
 
@@ -53,16 +53,16 @@ class FlowChain(FlowBijector):
 
         Args:
           bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on [..., D].
-          recompute: whether the gradient computes the activations of the networks again, one
-            coupling at a time, which saves memory for one more forward pass. Networks must be Keras
+          recompute: whether the backward pass recomputes the networks' activations, one coupling at
+            a time. This saves memory and costs one more forward pass. Networks must be Keras
             layers.
-          event_ndims: by default that of the bijectors of this package, or 3.
+          event_ndims: defaults to the `event_ndims` of this package's bijectors, or 3.
           dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
         Raises:
-          TypeError: if an argument has a wrong type, or a bijector has another dtype.
-          ValueError: if bijectors have different event_ndims, or no network can be recomputed.
+          TypeError: if an argument has a wrong type, or a bijector another dtype.
+          ValueError: if bijectors differ in `event_ndims`, or `recompute` has no effect.
         """
         arguments = dict(locals())
         del arguments["parameters"]
@@ -90,7 +90,7 @@ class FlowChain(FlowBijector):
 
     @property
     def bijectors(self) -> tuple[tfb.Bijector, ...]:
-        """The bijectors, the one next to the data first."""
+        """The bijectors. The first one outputs data."""
         return tuple(self._bijectors)
 
     @property
@@ -105,8 +105,8 @@ class FlowChain(FlowBijector):
             log_dets.append(log_det)
         if not log_dets:
             return value, self._log_det_of_positions(value, 0.0, p)
-        # One operation replaces many additions and their gradients. Log dets that are equal for all
-        # events are scalars.
+        # One `add_n` is faster than many additions and their gradients, but needs equal shapes. A
+        # log det that is equal for all events is a scalar.
         kinds: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
         for log_det in log_dets:
             kinds[log_det.shape.rank == 0].append(log_det)
@@ -116,15 +116,13 @@ class FlowChain(FlowBijector):
     _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
 
     def _of_parts(self, value: tf.Tensor, p: Pass) -> Pass:
-        """Returns the pass that the parts get."""
         return p.but(recompute=True) if self.recompute else p
 
     def _in_order(self, bijectors: Sequence[Any], inverse: bool) -> Sequence[Any]:
-        """Returns bijectors in the order in which a value goes through them."""
         return bijectors if inverse else bijectors[::-1]
 
     def _outermost(self, inverse: bool) -> Any:
-        """Returns the part that the input goes through first, or `super()` if it is one of TFP."""
+        """Returns the part that takes the input, or `super()` if it is a TFP bijector."""
         first = self._in_order(self._bijectors, inverse)[:1]
         return first[0] if first and isinstance(first[0], FlowBijector) else super()
 
@@ -143,31 +141,31 @@ class FlowChain(FlowBijector):
 
 
 class ComposedFlow(FlowChain):
-    """A chain whose subclasses may compose the bijectors in constructors of other arguments.
+    """A chain whose subclasses build their bijectors from other constructor arguments.
 
-    A copy or a loaded flow is of the same class, and is constructed from its bijectors.
+    `copy` and `from_config` keep the class, but construct it from the bijectors.
     """
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Returns a flow of this class of the result of `get_config`."""
+        """Returns a flow of this class from the result of `get_config`."""
         flow = cls.__new__(cls)
         of_parts = next(base for base in cls.__mro__ if ComposedFlow in base.__bases__)
         of_parts.__init__(flow, **config)  # type: ignore[misc]
         return flow
 
     def copy(self, **overrides: Any) -> Any:
-        """Returns a flow of the same networks, with other arguments, among them `bijectors`."""
+        """Returns a flow that shares the networks, with some arguments replaced."""
         return self.from_config({**self.parameters, **overrides})
 
 
 def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:
-    """Returns the bijectors of this package in `bijector`."""
+    """Returns this package's bijectors in `bijector`, nested ones included."""
     return [b for b in (bijector, *bijector.submodules) if isinstance(b, FlowBijector)]
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events, which all bijectors of this package must share."""
+    """Returns the rank of events; raises if this package's bijectors differ."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors

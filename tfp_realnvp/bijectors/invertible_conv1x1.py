@@ -1,4 +1,4 @@
-"""An invertible 1×1 convolution: a learned linear map of the channels of each position."""
+"""An invertible 1×1 convolution: a learned linear map of the channels at each position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["InvertibleConv1x1", "joined"]
 
 
 class InvertibleConv1x1(FlowBijector):
-    r"""Multiplies the channels of each position by a learned matrix, given by its PLU factors.
+    r"""Multiplies the channels at each position by a learned matrix, parametrized by PLU factors.
 
     ```
     inverse (data -> latent):  x = W y,   W = P L (U + diag(sign * exp(log_scale)))
@@ -28,7 +28,7 @@ class InvertibleConv1x1(FlowBijector):
     ildj = H W sum(log_scale)
     ```
 
-    P is a fixed permutation, L lower triangular with a unit diagonal, and U strictly upper
+    P is a fixed permutation, L is lower triangular with a unit diagonal, and U is strictly upper
     triangular. W starts as a random orthogonal matrix.
 
     #### Example
@@ -62,18 +62,17 @@ class InvertibleConv1x1(FlowBijector):
 
         Args:
           num_channels: number of channels C.
-          factors: variables to share with another bijector.
+          factors: the factors of another `InvertibleConv1x1`, to share them.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `num_channels` is below 1.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if an argument has a wrong type, or `num_channels` is below 1.
         """
         parameters = dict(locals())
         num_channels = validation.count(num_channels, "num_channels", 1, name)
         dtype = validation.float_dtype(dtype, name)
         with tf.name_scope(name):
-            # A copy shares the variables.
+            # Copies share the variables.
             self.factors = PLUFactors(num_channels, dtype, name) if factors is None else factors
             parameters["factors"] = self.factors
             self._num_channels = num_channels
@@ -99,7 +98,7 @@ class InvertibleConv1x1(FlowBijector):
         bias: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns `matrix (value + offset) + bias`, where `value` is [..., C]; `None` means 0."""
-        # One matrix of positions is multiplied faster than a batch of matrices.
+        # One matrix product over all positions is faster than a batch of products.
         flat = tf.reshape(value, [-1, self._num_channels])
         if offset is not None:
             flat = tf.nn.bias_add(flat, offset)
@@ -110,14 +109,15 @@ class InvertibleConv1x1(FlowBijector):
 
 
 class NormalizedConv1x1:
-    r"""An `ActNorm` followed by an `InvertibleConv1x1`, as one part of a flow.
+    r"""An `ActNorm` and an `InvertibleConv1x1`, joined to one matrix product.
 
     ```
     inverse (data -> latent):  x = W diag(exp(log_scale)) (y - shift)
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    It takes half of the operations. A bias after the product would lose digits of a large shift.
+    This halves the operations. The shift is applied to the data, because a bias after the product
+    would lose digits of a large shift.
     """
 
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:
@@ -149,7 +149,7 @@ class NormalizedConv1x1:
 
 
 def joined(bijectors: Sequence[Any]) -> list[Any]:
-    """Returns the parts of a flow, with a `NormalizedConv1x1` for each norm and convolution."""
+    """Returns `bijectors` with each `ActNorm` and following `InvertibleConv1x1` joined."""
     parts: list[Any] = []
     for bijector in bijectors:
         if parts and type(parts[-1]) is ActNorm and type(bijector) is InvertibleConv1x1:
@@ -161,7 +161,7 @@ def joined(bijectors: Sequence[Any]) -> list[Any]:
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class PLUFactors(keras.layers.Layer):
-    """The PLU factors of an invertible [C, C] matrix, which starts as a random orthogonal one."""
+    """The PLU factors of an invertible [C, C] matrix, initially a random orthogonal matrix."""
 
     def __init__(self, num_channels: int, dtype: Any, name: str) -> None:
         super().__init__(dtype=tf.as_dtype(dtype).name, name=name.replace("/", "_"))
@@ -171,12 +171,11 @@ class PLUFactors(keras.layers.Layer):
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
-            # These are not trained, but part of the model. P L U has the rows of L U in the order
-            # of the permutation.
+            # Not trained, but saved. P L U is L U with its rows in this order.
             self.order = self._add("order", tf.argsort(permutation), "int32")
             self.sign = self._add("sign", tf.sign(diagonal), "int32")
             self.log_scale = self._add("log_scale", log_scale)
-            # L is below the diagonal, U above it.
+            # Holds L below the diagonal, and U above it.
             off_diagonal = tf.linalg.set_diag(factors, tf.zeros_like(diagonal))
             self.off_diagonal = self._add("off_diagonal", off_diagonal)
         self.built = True
@@ -222,7 +221,7 @@ def _triangular(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns L and U."""
     size, dtype = off_diagonal.shape[0], off_diagonal.dtype
-    # Products with constants take fewer operations than `band_part` and `set_diag`.
+    # Products with constant masks take fewer operations than `band_part` and `set_diag`.
     below, identity = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))
     above = tf.constant(np.tri(size, k=-1).T, dtype)
     diagonal = tf.cast(sign, dtype) * tf.exp(log_scale)

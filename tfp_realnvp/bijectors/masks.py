@@ -1,4 +1,4 @@
-"""Masks of coupling layers, which cut an event into a kept and a transformed half."""
+"""Masks of coupling layers. They split an event into a kept and a transformed half."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 @runtime_checkable
 class Mask(Protocol):
-    """The methods of a mask that a coupling calls. `b` is the mask of eq. 9 of the paper."""
+    """The interface of a mask. In the docstrings, `b` is the binary mask of the paper's eq. 9."""
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the input of the network, and the values that the coupling transforms."""
+        """Returns the network's input, and the values that the coupling transforms."""
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns the network's output, with zeros where the coupling keeps the event."""
+        """Returns `x`, a network's output, with zeros at the kept positions."""
         return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
@@ -41,11 +41,10 @@ class Mask(Protocol):
 class CheckerboardMask(Mask, Configurable):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
-    A coupling applies to images of any size.
+    It fits images of any size.
 
     Attributes:
-      parity: 0, the paper's mask, keeps the positions whose coordinates have an odd sum, 1 the
-        others.
+      parity: 0, the paper's mask, keeps the positions with an odd row + column; 1 keeps the others.
 
     Raises:
       ValueError: if `parity` is neither 0 nor 1.
@@ -68,38 +67,37 @@ class CheckerboardMask(Mask, Configurable):
         return checkerboard(image, self.parity)
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `(b * x, x)`: the kept half among zeros, and the whole image."""
+        """Returns `(b * x, x)`."""
         return x * self.board(x), x
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `(1 - b) * x`: zeros where the coupling keeps the image."""
+        """Returns `(1 - b) * x`."""
         return x * checkerboard(x, 1 - self.parity)
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
-        # The gradient of `+` would compute the shapes of both summands.
+        # The gradient of `+` would add shape operations for both terms.
         return tf.add_n([kept, self.restrict(changed)])
 
     def changed_channels(self, channels: int) -> int:
-        """Returns `channels`: each channel has positions of both colors."""
+        """Returns `channels`: every channel has transformed positions."""
         return channels
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class ChannelMask(Mask, Configurable):
-    """Channel-wise mask (paper, section 3.4 and figure 3, right), of images or vectors.
+    """Channel-wise mask (paper, section 3.4 and figure 3, right), for images or vectors.
 
-    The result of the coupling has the channels in the order of its input.
+    `merge` restores the order of the channels.
 
     Attributes:
       parity: 0 keeps the first channels and transforms the last, 1 the reverse.
-      num_first: number of first channels, or a share of all channels, which is rounded to a number;
-        a negative one counts the last channels, as in a slice. By default half of all.
-      permutation: order of the channels, each once, in which they are cut in two; by default
-        0, 1, 2, ...
+      num_first: where to split: a number of channels, or a fraction of them in (-1, 1). A negative
+        value counts from the end, as in a slice. Defaults to half.
+      permutation: order of the channels before the split. Defaults to 0, 1, 2, ......
 
     Raises:
-      ValueError, TypeError: if an attribute is out of range or of a wrong type.
+      ValueError, TypeError: if an attribute is out of range or has a wrong type.
 
     #### Example
 
@@ -139,14 +137,14 @@ class ChannelMask(Mask, Configurable):
         return (second, first) if self.parity else (first, second)
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
-        """Returns both halves at their places, [..., C]."""
+        """Returns both halves in the original order, [..., C]."""
         x = tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
         return (
             x if self.permutation is None else tf.gather(x, np.argsort(self.permutation), axis=-1)
         )
 
     def changed_channels(self, channels: int) -> int:
-        """Returns the number of transformed channels; raises `ValueError` if none fits."""
+        """Returns the number of transformed channels; `ValueError` if the mask does not fit."""
         return self._sizes(channels)[1 - self.parity]
 
     def _sizes(self, channels: int) -> list[int]:
@@ -168,7 +166,7 @@ class ChannelMask(Mask, Configurable):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class SpatialMask(Mask, Configurable):
-    """Keeps half of the positions, and arranges each half as an image with half of the channels.
+    """Keeps half of the positions, and packs each half into an image of C/2 channels.
 
     | pattern | parity 0 keeps the positions of |
     | --- | --- |
@@ -176,15 +174,15 @@ class SpatialMask(Mask, Configurable):
     | `'vertical_stripes'` | an even column |
     | `'horizontal_stripes'` | an even row |
 
-    Each position, of C channels, is cut into two neighboring positions of C/2 channels, row by row.
-    The kept and the transformed half are therefore images [H, W, C/2], as with a `ChannelMask`.
+    `split` fills the two images [H, W, C/2] row by row: each position of C channels becomes two
+    neighboring positions of C/2 channels.
 
     Attributes:
       pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.
-      parity: 0, as in the table, or 1, which keeps the other half.
+      parity: 0, as in the table, or 1 to keep the other half.
 
     Raises:
-      ValueError: if `pattern` is none of the three, or `parity` neither 0 nor 1.
+      ValueError: if `pattern` or `parity` is none of these.
 
     #### Example
 
@@ -207,7 +205,7 @@ class SpatialMask(Mask, Configurable):
         self.parity = check_parity(self.parity)
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the kept and transformed positions, [..., H, W, C/2], for even H, W and C."""
+        """Returns the kept and the transformed half, [..., H, W, C/2]; H, W and C must be even."""
         are_even = all(side is None or side % 2 == 0 for side in x.shape[-3:-1])
         expected = "SpatialMask: expected images of an even height and width"
         validation.require(are_even, expected, tuple(x.shape))
@@ -218,7 +216,7 @@ class SpatialMask(Mask, Configurable):
         return unflatten_batch(kept, like=x), unflatten_batch(changed, like=x)
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
-        """Returns both halves at their places, [..., H, W, C]."""
+        """Returns both halves at their original positions, [..., H, W, C]."""
         (height, width), channels = _sides(kept), 2 * kept.shape[-1]
         shape = [-1, height * width // 2, channels]
         halves = [tf.reshape(flatten_batch(part), shape) for part in (kept, changed)]
@@ -233,7 +231,7 @@ class SpatialMask(Mask, Configurable):
         return channels // 2
 
     def _order(self, height: int, width: int) -> tf.Tensor:
-        """Returns the indices of the kept positions, then of the changed positions, [H W]."""
+        """Returns the indices of the kept, then of the transformed positions, [H W]."""
         rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])
@@ -241,7 +239,7 @@ class SpatialMask(Mask, Configurable):
 
 
 def _sides(image: tf.Tensor) -> tuple[int, int]:
-    """Returns height and width, as scalar tensors if one is unknown."""
+    """Returns height and width: integers, or scalar tensors if one is unknown."""
     height, width = image.shape[-3:-1]
     if height is None or width is None:
         height, width = tf.unstack(tf.shape(image)[-3:-1])

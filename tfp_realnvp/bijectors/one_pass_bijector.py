@@ -1,4 +1,4 @@
-"""The interface of `tfb.Bijector`, derived from one method for each direction."""
+"""Implements the interface of `tfb.Bijector` by one method per direction."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ tfb = tfp.bijectors
 
 
 class OnePassBijector(tfb.Bijector):
-    """Derives the interface of `tfb.Bijector` from two methods: the base class of `FlowBijector`.
+    """Implements the interface of `tfb.Bijector` by two methods; the base class of `FlowBijector`.
 
-    A value enters a composition through its outermost bijector, which converts and checks the value
-    and the condition, and makes a `Pass` of `training` and `conditional_input`. Parts get the value
-    and the pass by their two methods. A part that is used alone is the outermost itself.
+    The bijector that the user calls converts and checks the value and the condition, and makes a
+    `Pass` from `training` and `conditional_input`. It calls the two methods of nested bijectors
+    with value and pass, so that they skip the conversion.
     """
 
-    # Whether a network takes a condition, and the condition that the networks declare.
+    # Whether a network takes a condition, and the condition that networks declare.
     _accepts_condition = False
     _condition_spec: ConditionSpec | None = None
 
@@ -45,15 +45,15 @@ class OnePassBijector(tfb.Bijector):
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
     def __hash__(self) -> int:
-        # TFP hashes all parameters, nested bijectors included, several times in each call. They are
-        # fixed by the constructor.
+        # In each call TFP hashes all parameters, nested bijectors included, several times. They
+        # never change, so we keep the hash.
         if self._hash is None:
             self._hash = super().__hash__()
         return self._hash
 
     __eq__ = tfb.Bijector.__eq__
 
-    # What a subclass overrides.
+    # Methods for subclasses.
 
     @abc.abstractmethod
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
@@ -64,20 +64,20 @@ class OnePassBijector(tfb.Bijector):
         """Returns `x` and `log |det dx/dy|`."""
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        """Returns the shape of an event, [H, W, C] or [D], as far as the bijector knows it."""
+        """Returns the shape of an input event, [H, W, C] or [D]; unknown sizes are `None`."""
         return tf.TensorShape([None] * self.event_ndims)
 
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
-        """Returns the shape of a result from the shape of its input, both static or tensors."""
+        """Returns the output shape for an input shape: a `tf.TensorShape`, or a shape tensor."""
         if isinstance(shape, tf.TensorShape):
             self._check_shape(shape, inverse)
         return shape
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        """Raises `ValueError` if events of `shape`, which may be partly unknown, do not fit."""
+        """Raises `ValueError` if events of this partially known shape do not fit."""
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
-        """Returns the assertions that `validate_args` makes of an input."""
+        """Returns the assertions about an input that `validate_args` adds."""
         return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
 
     @property
@@ -98,15 +98,15 @@ class OnePassBijector(tfb.Bijector):
         """Returns `y = forward(x)` and `log |det dy/dx|`, in one pass.
 
         Args:
-          x: latents, [..., H, W, C] or [..., D]: a tensor of this bijector's dtype, or an array.
-          training: whether to use and update batch statistics.
+          x: latents, [..., H, W, C] or [..., D], a tensor of this bijector's dtype or an array.
+          training: whether to normalize by batch statistics and update the moving statistics.
           conditional_input: the condition of the networks.
 
         Returns:
-          `y`, and the log det in nats, of the leading shape of `x`.
+          `y`, and the log det in nats with the leading shape of `x`.
 
         Raises:
-          TypeError: if a tensor has another dtype, or images are an array of integers.
+          TypeError: if a tensor has another dtype, or images are an integer array.
           ValueError: if the shape does not fit.
         """
         return self._both(x, inverse=False, training=training, conditional_input=conditional_input)
@@ -114,10 +114,10 @@ class OnePassBijector(tfb.Bijector):
     def inverse_and_log_det(
         self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `x = inverse(y)` and `log |det dx/dy|`, as `forward_and_log_det`."""
+        """Returns `x = inverse(y)` and `log |det dx/dy|`; see `forward_and_log_det`."""
         return self._both(y, inverse=True, training=training, conditional_input=conditional_input)
 
-    # AutoGraph would convert all functions called from here, which takes longer than to trace them.
+    # AutoGraph would convert all functions called from here, which takes longer than tracing them.
     @tf.autograph.experimental.do_not_convert
     def _both(self, value: Any, inverse: bool, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.name_scope(self.name):
@@ -174,8 +174,8 @@ class OnePassBijector(tfb.Bijector):
     # Checks.
 
     def _as_input(self, value: Any, inverse: bool) -> tf.Tensor:
-        # As in TFP, arrays of floats and lists become tensors of the bijector's dtype. So do arrays
-        # of integers, unless they are gray levels without noise.
+        # As in TFP, float arrays and lists become tensors of the bijector's dtype. Integer vectors
+        # do too; integer images are an error, because gray levels need noise.
         dtype = getattr(value, "dtype", self.dtype)
         kinds = "f" if self.event_ndims == 3 else "fiu"
         if not (isinstance(dtype, np.dtype) and dtype.kind in kinds):
@@ -208,7 +208,7 @@ class OnePassBijector(tfb.Bijector):
         self._check_event_shape(event.merge_with(expected), inverse)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Returns the keyword arguments in one form, so that equivalent calls share results."""
+        """Returns normalized keyword arguments, so that equivalent calls share cached results."""
         kwargs = dict(kwargs)
         training = kwargs.pop("training", False)
         condition = kwargs.pop("conditional_input", None)
@@ -243,12 +243,12 @@ class OnePassBijector(tfb.Bijector):
         conditional_input: Any = None,
         has_events: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value and log det of one direction.
+        """Returns the value and log det in one direction, for a call by the user.
 
-        Unless the caller says that the batch `has_events`, it may be empty.
+        `has_events` promises that the batch is not empty, which saves operations.
         """
         if training and value.shape.rank is not None and 0 in value.shape:
-            # The moments of an empty batch do not exist.
+            # An empty batch has no moments.
             raise ValueError(
                 f"{self.name}: expected at least one event for training=True, got shape "
                 f"{value.shape}."
@@ -276,7 +276,7 @@ class OnePassBijector(tfb.Bijector):
         p = surrounding_pass().but(training=training, condition=condition)
         value, log_det = self._checked_pass(value, p, inverse)
         if log_det.shape.rank == 0:
-            # It is equal for all events.
+            # The log det is equal for all events.
             log_det = tf.fill(tf.shape(value)[:-ndims], log_det)
         if is_filled:
             value = cut_to_batch(value, events, ndims, ndims)
@@ -288,7 +288,7 @@ class OnePassBijector(tfb.Bijector):
     def _checked_pass(
         self, value: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value and log det of one direction, with the checks of `validate_args`."""
+        """Returns the value and log det in one direction, with the checks of `validate_args`."""
         self._check_shape(value.shape, inverse)
         if self.validate_args:
             value = _after(self._assertions(value, inverse), value)
@@ -305,14 +305,14 @@ class OnePassBijector(tfb.Bijector):
 
 
 def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tensor:
-    # In eager mode an assertion that holds returns `None`.
+    # In eager mode, an assertion that passes returns `None`.
     with tf.control_dependencies([a for a in assertions if a is not None]):
         return tf.identity(tensor)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """The contents of an array, which TFP's cache compares: an array can change between calls."""
+    """A copy of an array as a cache key, because the array can change between calls."""
 
     dtype: np.dtype
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The parts of a composition, which are bijectors of this package and of TFP."""
+"""Calls the parts of a composition: bijectors of this package and of TFP."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ tfb = tfp.bijectors
 def pass_through(
     part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the value and log det of one direction of a part, and reports them.
-
-    `tfb.Invert` exchanges the two directions. Other bijectors of TFP are called by their public
-    methods.
-    """
+    """Returns the value and log det of a part in one direction, and calls the observer."""
     if isinstance(part, private_api.Invert):
         return pass_through(part.bijector, value, p, not inverse, event_ndims)
     num_terms = len(p.terms or ())
@@ -50,7 +46,7 @@ def _call_tfp(
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
     options = call_options(bijector, training=p.training, conditional_input=p.condition)
-    # Each bijector of this package in a `tfb.Chain` is an outermost one.
+    # A `tfb.Chain` drops the other fields of the pass, so its parts read them from the context.
     with surround_with(**vars(p.but(terms=None))):
         log_det = log_det_of(value, event_ndims=event_ndims, **options)
         result = getattr(bijector, direction)(value, **options)
@@ -77,11 +73,10 @@ def condition_spec(bijector: tfb.Bijector) -> ConditionSpec | None:
 
 
 def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
-    """Returns the keyword arguments that bring `options` to each `FlowBijector` in `bijector`.
+    """Returns keyword arguments that pass `options` to each `FlowBijector` in `bijector`.
 
-    `tfb.Chain` routes keyword arguments by the names of its bijectors; `tfb.Invert` passes them on.
-    Only bijectors that take a condition get the option `conditional_input`. The result is empty if
-    `bijector` contains no `FlowBijector`.
+    `tfb.Chain` routes keyword arguments by bijector name. Only bijectors that take a condition get
+    `conditional_input`. The result is empty if `bijector` contains no `FlowBijector`.
     """
     if isinstance(bijector, FlowBijector):
         if not bijector.accepts_conditional_input:

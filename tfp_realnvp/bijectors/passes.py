@@ -1,4 +1,4 @@
-"""What travels with a value through the parts of a flow."""
+"""The options of a call, which a flow passes to its parts with the value."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ tfb = tfp.bijectors
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pass:
-    """What travels with a value through the parts of a flow, down to the networks.
+    """The options of a call, which a flow passes to its parts and their networks.
 
-    The outermost bijector makes the pass from the keyword arguments of its call. Each part gets it
-    as second argument, and hands it to its own parts: `part._inverse_and_log_det(y, p)`.
+    The bijector that the user calls makes the pass from its keyword arguments. Compositions pass it
+    on: `part._inverse_and_log_det(y, p)`.
 
     #### Example
 
@@ -35,17 +35,17 @@ class Pass:
     1
 
     Attributes:
-      training: whether to normalize by batch statistics, and to update the moving ones.
-      condition: the condition of the events. If a network declares its shape, this is a checked
-        tensor with the leading shape of the events.
-      recompute: whether gradients compute the activations of the networks again.
+      training: whether to normalize by batch statistics and update the moving statistics.
+      condition: the condition. If a network declares its shape, a checked tensor with the leading
+        shape of the events.
+      recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
-      observer: called as `observer(bijector, value, log_det)` after each part, inner parts first.
-      guidance: the weight w of guidance, a scalar, or `None`: each coupling then has the parameters
-        (1 + w) a(c) - w a(∅), from the condition c and from a missing condition ∅.
-      no_condition: the embedding of ∅, of the shape of `condition`, where `guidance` needs it.
-      terms: a list that gets the terms of the log density by position, [..., h, w]. A term of a
-        squeezed image has fewer positions, each of which covers a block of the image.
+      observer: called as `observer(bijector, value, log_det)` after each part, nested parts first.
+      guidance: the scalar weight w of guidance, or `None`. Couplings combine the parameters a for
+        the condition c and for the missing condition ∅: (1 + w) a(c) - w a(∅).
+      no_condition: with `guidance`, the embedding of ∅, of the shape of `condition`.
+      terms: a list that collects terms of the log density by position, [..., h, w]. In terms from
+        squeezed images, each position covers a block of pixels.
     """
 
     training: bool = False
@@ -58,11 +58,11 @@ class Pass:
     terms: list[tf.Tensor] | None = None
 
     def but(self, **fields: Any) -> Pass:
-        """Returns a pass with other values of some fields."""
+        """Returns a copy with some fields replaced."""
         return dataclasses.replace(self, **fields)
 
     def record(self, elements: tf.Tensor) -> None:
-        """Adds terms of the log density, [..., H, W, C], to `terms`, summed over channels."""
+        """Sums elements of the log density, [..., H, W, C], over channels, for `terms`."""
         if self.terms is not None:
             self.terms.append(tf.reduce_sum(elements, axis=-1))
 
@@ -72,15 +72,15 @@ _surrounding = contextvars.ContextVar[Pass]("surrounding_pass", default=_NOTHING
 
 
 def surrounding_pass() -> Pass:
-    """Returns the fields that `surround_with` sets here."""
+    """Returns a pass with the fields that `surround_with` has set."""
     return _surrounding.get()
 
 
 @contextlib.contextmanager
 def surround_with(**fields: Any) -> Iterator[None]:
-    """Sets fields of the `Pass` of each outermost bijector that is called within the context.
+    """Sets fields of the `Pass` of every bijector that is called within the context.
 
-    Callers of a distribution need it: TFP hands on only `training` and `conditional_input`.
+    Callers of a distribution thus set fields that are not keyword arguments of bijectors.
     """
     token = _surrounding.set(surrounding_pass().but(**fields))
     try:

@@ -1,4 +1,4 @@
-"""A logit transform between pixel values and the real line."""
+"""A logit transform of pixel values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["PixelLogit"]
 
 
 class PixelLogit(FlowBijector):
-    r"""Maps R to the open interval (-α', n + α'), which contains all pixel values [0, n).
+    r"""Maps the real line to the interval (-α', n + α'), which contains all pixel values [0, n).
 
-    With `n = num_values` and `α' = n α / (1 - 2α)`, for each dimension
+    With `n = num_values` and `α' = n α / (1 - 2α)`, elementwise,
 
     ```
     inverse (data -> latent):  x = logit(α + (1 - 2α) y / n) = log(y + α') - log(n + α' - y)
@@ -25,12 +25,12 @@ class PixelLogit(FlowBijector):
     ildj = sum(log(n + 2α') - log(y + α') - log(n + α' - y))
     ```
 
-    The log det includes the factor 1/n: the result is a density over pixel values, whose -log2 / D
-    is bits/dim. Samples a little outside of [0, n) stay invertible, and `to_uint8` clips them for
-    display. The inverse is finite on the whole open interval. Where the sigmoid rounds to an end,
-    the forward direction returns the closest number inside.
+    The log det includes the scaling by 1/n, so that densities are over pixel values, and their
+    -log2 / D is bits/dim. Samples can lie slightly outside of [0, n); `to_uint8` clips them. The
+    inverse is finite on the open interval. If the sigmoid rounds to an end, the forward direction
+    returns the closest number inside.
 
-    With `alpha=None` there is no logit, and nothing bounds the pixel values of samples:
+    With `alpha=None` the map is linear, and does not bound pixel values:
 
     ```
     inverse (data -> latent):  x = 2 y / n - 1
@@ -63,7 +63,7 @@ class PixelLogit(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          alpha: α, in (0, 0.5); or `None`, for a linear map.
+          alpha: α in (0, 0.5), or `None` for a linear map.
           num_values: the number n of gray levels, at least 2.
           dtype, name: as in `FlowBijector`.
           validate_args: whether to assert that data are finite and within the open interval.
@@ -83,8 +83,7 @@ class PixelLogit(FlowBijector):
         numpy_dtype = self.dtype.as_numpy_dtype
         margin = np.inf if alpha is None else num_values * (alpha / (1 - 2 * alpha))
         low, high, limits = -margin, num_values + margin, np.finfo(numpy_dtype)
-        # In another interval the lowest gray level rounds to an end, or the noise on the highest
-        # level is lost.
+        # Otherwise the lowest gray level rounds to an end, or the highest level loses its noise.
         is_resolved = margin >= float(limits.tiny) and high * float(limits.eps) <= 2**-4
         expected = (
             f"{name}: expected an alpha and num_values whose interval {self.dtype.name} resolves"
@@ -100,12 +99,12 @@ class PixelLogit(FlowBijector):
 
     @property
     def low(self) -> float:
-        """The lower end -α' of the data, excluded; -inf without a logit."""
+        """The lower end -α' of the open interval; -inf without a logit."""
         return float(self._low)
 
     @property
     def high(self) -> float:
-        """The upper end n + α' of the data, excluded; inf without a logit."""
+        """The upper end n + α' of the open interval; inf without a logit."""
         return float(self._high)
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:

@@ -18,17 +18,16 @@ _ORDERS = ("plain", "factor_out")
 
 
 class Squeeze(FlowBijector):
-    r"""Space to depth: [..., H, W, C] to [..., H/k, W/k, k²C], for blocks of side k, `block_size`.
+    r"""Space to depth: maps [..., H, W, C] to [..., H/k, W/k, k²C] with `k = block_size`.
 
-    Each block of k × k pixels becomes one pixel. Its sub-pixels (row, column), of `C` channels,
-    have one of two orders:
+    Each block of k × k pixels becomes one pixel. `order` says in which order the channels of the
+    block's pixels (row, column) follow each other, here for k = 2:
 
-    *   `'plain'`: row by row, as `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
-    *   `'factor_out'`: sub-pixels with an even row + column first: (0,0), (1,1), (0,1), (1,0). The
-        first half of the channels is then a checkerboard of the image, which `FactorOut`
-        transforms.
+    *   `'plain'`: row by row, as in `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
+    *   `'factor_out'`: an even row + column first: (0,0), (1,1), (0,1), (1,0). The first half of
+        the channels is then a checkerboard of the image, which `FactorOut` transforms.
 
-    The log det is zero. A model, whose forward direction is latent to data, contains
+    The log det is zero. A flow maps latents to data, and therefore contains
     `tfb.Invert(Squeeze())`.
 
     #### Example
@@ -63,8 +62,7 @@ class Squeeze(FlowBijector):
           dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if `block_size` is below 2, or `order` is unknown.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if an argument has a wrong type, or is out of range.
         """
         parameters = dict(locals())
         self.block_size = validation.count(block_size, "block_size", 2, name)
@@ -99,7 +97,7 @@ class Squeeze(FlowBijector):
         return x, self._log_det_of_positions(y, 0.0, p)
 
     def _positions(self) -> list[int]:
-        """Returns the plain index of each sub-pixel of the factor-out order."""
+        """Returns the factor-out order as indices into the plain order."""
         subpixels = sorted(np.ndindex(self.block_size, self.block_size), key=lambda s: sum(s) % 2)
         return [row * self.block_size + column for row, column in subpixels]
 
@@ -108,7 +106,7 @@ class Squeeze(FlowBijector):
         is_static = isinstance(shape, tf.TensorShape)
         if is_static and shape.rank is None:
             return shape
-        # A `Dimension` may be unknown.
+        # Arithmetic with a `Dimension` handles unknown sizes.
         event = map(tf.compat.v1.Dimension, shape[-3:]) if is_static else tf.unstack(shape[-3:])
         (height, width, channels), batch, k = event, shape[:-3], self.block_size
         if inverse:

@@ -1,4 +1,4 @@
-"""Standardization of vectors by fixed moments, as a bijector."""
+"""Standardization of vectors by fixed moments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Standardization"]
 
 
 class Standardization(FlowBijector):
-    r"""Subtracts a fixed mean from each element of a vector, and divides by a standard deviation.
+    r"""Standardizes each element of a vector by a fixed mean and standard deviation.
 
     ```
     inverse (data -> latent):  x = (y - mean) / stddev
@@ -24,7 +24,7 @@ class Standardization(FlowBijector):
     ildj = -sum(log(stddev))
     ```
 
-    The moments are not variables. They are saved with the configuration of a model.
+    The moments are not variables; `get_config` holds them.
 
     #### Example
 
@@ -53,8 +53,8 @@ class Standardization(FlowBijector):
           dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          ValueError: if the moments are not two vectors of equal length of finite numbers, or a
-            standard deviation is not positive.
+          ValueError: if `mean` and `stddev` are not finite vectors of equal length, or a standard
+            deviation is not positive.
         """
         parameters = dict(locals())
         dtype = validation.float_dtype(dtype, name)
@@ -66,21 +66,20 @@ class Standardization(FlowBijector):
         is_valid = bool(np.isfinite(moments).all() and (self._stddev > 0).all())
         expected = f"{name}: expected finite means, and finite and positive standard deviations"
         validation.require(is_valid, expected, [moment.tolist() for moment in moments])
-        # Tuples of numbers can be compared and saved.
+        # TFP compares parameters, and Keras saves them: both need tuples of numbers.
         parameters["mean"], parameters["stddev"] = (tuple(moment.tolist()) for moment in moments)
         super().__init__(event_ndims=1, is_constant_jacobian=True, parameters=parameters)
 
     @classmethod
     def of(cls, data: np.ndarray, **kwargs: Any) -> Standardization:
-        """Returns the bijector with the moments of data; a constant column keeps its scale.
+        """Returns the bijector with the moments of `data`. For constant columns, `stddev` is 1.
 
         Args:
           data: the training data, [N, D].
           **kwargs: other arguments of the constructor.
 
         Raises:
-          ValueError: if `data` is not [N, D] of finite numbers, or the values of a column are too
-            near each other for float32.
+          ValueError: if `data` is not a finite [N, D], or float32 cannot resolve a column's values.
         """
         data = np.asarray(data, np.float64)
         name = f"{cls.__name__}.of"

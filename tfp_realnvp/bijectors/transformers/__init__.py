@@ -1,4 +1,4 @@
-"""Transformers: the elementwise bijections of a coupling, given parameters from its network."""
+"""Transformers: elementwise bijections of couplings, whose parameters a network predicts."""
 
 from tfp_realnvp.bijectors.transformers.affine import Additive, Affine, SigmoidAffine
 from tfp_realnvp.bijectors.transformers.logistic_mixture import LogisticMixture

@@ -16,7 +16,7 @@ __all__ = ["Additive", "Affine", "SigmoidAffine"]
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class Additive(Transformer):
-    """`z = x + θ`, with a log det of zero.
+    """`z = x + θ`. The log det is zero.
 
     #### Example
 
@@ -48,9 +48,7 @@ class Additive(Transformer):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class Affine(Transformer):
-    r"""`z = x exp(s) + t` with `s = scale * tanh(θ₂)`, `t = θ₁`, and a learned `scale` (eq. 9).
-
-    tanh bounds the log scale s.
+    r"""`z = x exp(s) + t` with `t = θ₁`, `s = scale * tanh(θ₂)` and a trainable `scale` (eq. 9).
 
     #### Example
 
@@ -71,12 +69,12 @@ class Affine(Transformer):
         """Constructs the transformer.
 
         Args:
-          scale: the initial value of the trainable scale of tanh, or the variable itself.
+          scale: the trainable factor of tanh: a scalar variable, or its initial value.
           dtype: dtype of the variable.
 
         Raises:
-          TypeError: if `scale` is neither a number nor a scalar variable of this dtype.
-          ValueError: if `scale` is not finite.
+          TypeError, ValueError: if `scale` is neither a finite number nor a scalar variable of
+            `dtype`.
         """
         super().__init__(name="affine")
         dtype = validation.float_dtype(dtype, "Affine")
@@ -99,7 +97,7 @@ class Affine(Transformer):
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""
         shift, log_scale = self._shift_and_log_scale(parameters)
-        # The gradient of `+` would compute the shapes of both summands.
+        # The gradient of `+` would add shape operations for both terms.
         return tf.add_n([x * tf.exp(log_scale), shift]), log_scale
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -114,9 +112,9 @@ class Affine(Transformer):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class SigmoidAffine(Transformer):
-    r"""`z = (x + θ₁) · 2σ(θ₂)`: a scale between 0 and 2, which is 1 for parameters of zero.
+    r"""`z = (x + θ₁) · 2σ(θ₂)`, the identity for parameters of zero.
 
-    The log det of an element is `log 2 + log σ(θ₂)`. The scale has no lower bound.
+    The log det of an element is `log 2 + log σ(θ₂)`.
 
     #### Example
 
@@ -136,17 +134,17 @@ class SigmoidAffine(Transformer):
         super().__init__(name="sigmoid_affine")
 
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns z and the log of the scale."""
+        """Returns z and the log scale."""
         shift, scale, log_scale = _shift_and_scale(parameters)
         return (x + shift) * scale, log_scale
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns x and minus the log of the scale."""
+        """Returns x and the negative log scale."""
         shift, scale, log_scale = _shift_and_scale(parameters)
         return z / scale - shift, -log_scale
 
 
 def _shift_and_scale(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns shift, scale, and the log of the scale, exact for small scales as well."""
+    """Returns shift, scale and log scale, accurate for small scales too."""
     shift, logit = tf.split(parameters, 2, axis=-1)
     return shift, 2 * tf.sigmoid(logit), math.log(2) + tf.math.log_sigmoid(logit)

@@ -1,4 +1,4 @@
-"""Transformer by the CDF of a mixture of logistic distributions."""
+"""A transformer from the CDF of a logistic mixture."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ class LogisticMixture(Transformer):
     z = logit(F(x)) exp(a) + b,   F(x) = sum_k w_k sigmoid((x - m_k) exp(-s_k))
     ```
 
-    The P = 3K + 2 parameters are the logits of w, m relative to K equidistant points in [-1, 1], s,
-    a and b; tanh bounds s and a. `forward` solves for x by Newton steps within a bracket, and by
-    bisection where a step leaves it. Its first and second derivatives follow from the implicit
-    function theorem.
+    The P = 3K + 2 parameters are the logits of w, the offsets of m from K equidistant points in
+    [-1, 1], s, a and b; tanh bounds s and a. `forward` solves for x by Newton's method, and bisects
+    the bracket where a step leaves it. Its derivatives follow from the implicit function theorem.
 
     #### Example
 
@@ -81,9 +80,9 @@ class LogisticMixture(Transformer):
         mixture, log_factor, shift = self._split(parameters)
         logit = (z - shift) * tf.exp(-log_factor)
         x = tf.stop_gradient(self._solve(logit, mixture))
-        # At the solution, one Newton step gives the first derivatives of the implicit function, and
-        # two steps the second derivatives. The value of x stays: where F is nearly constant, a step
-        # would multiply rounding errors.
+        # Differentiating one Newton step at the solution gives the implicit function's first
+        # derivatives, two steps give the second derivatives. The steps do not change x: where F is
+        # nearly constant, they would amplify rounding errors.
         least = np.log(np.finfo(x.dtype.as_numpy_dtype).tiny) / 2
         for _ in range(2):
             value, log_slope = mixture.logit(x)
@@ -98,16 +97,16 @@ class LogisticMixture(Transformer):
         channels = parameters.shape[-1] // self.num_parameters
         sizes = [size * channels for size in (k, k, k, 1, 1)]
         log_weights, means, log_scales, log_factor, shift = tf.split(parameters, sizes, axis=-1)
-        # Components that start equal would stay equal.
+        # Spread the means: components that start equal would stay equal.
         means += tf.repeat(tf.linspace(tf.constant(-1, means.dtype), 1, k), channels)
         log_scales = _bounded(log_scales, self.max_log_scale)
-        # Sums of lists of small tensors are faster than sums along an axis.
+        # Adding a list of small tensors is faster than a sum along an axis.
         groups = (log_weights, means, tf.exp(log_scales), log_weights + log_scales)
         mixture = _Mixture(*(tf.split(group, k, axis=-1) for group in groups))
         return mixture, _bounded(log_factor, self.max_log_factor), shift
 
     def _solve(self, logit: tf.Tensor, mixture: _Mixture) -> tf.Tensor:
-        # The quantile of the mixture lies between the quantiles of the components.
+        # The mixture's quantile lies between the quantiles of its components.
         quantiles = [
             mean + scale * logit for mean, scale in zip(mixture.means, mixture.scales, strict=True)
         ]
@@ -137,7 +136,7 @@ class LogisticMixture(Transformer):
 
 
 class _Mixture(NamedTuple):
-    """A mixture of logistic distributions, whose weights have any sum."""
+    """A mixture of logistic distributions with unnormalized weights."""
 
     log_weights: list[tf.Tensor]
     means: list[tf.Tensor]
@@ -145,7 +144,7 @@ class _Mixture(NamedTuple):
     log_weighted_scales: list[tf.Tensor]
 
     def logit(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the logit of F(x), and the log of its slope, `f / (F (1 - F))`."""
+        """Returns logit F(x), and the log of its derivative `f / (F (1 - F))`."""
         log_cdfs, log_tails, log_densities = [], [], []
         for log_weight, mean, scale, log_weighted_scale in zip(*self, strict=True):
             negative = (mean - x) / scale
@@ -155,17 +154,17 @@ class _Mixture(NamedTuple):
             log_tails.append(log_tail)
             log_densities.append(log_cdf + log_tail - log_weighted_scale)
         log_cdf, log_tail = _log_sum_exp(log_cdfs), _log_sum_exp(log_tails)
-        # F, 1 - F and f are each too large by the sum of the weights.
+        # F, 1 - F and f each contain the sum of the weights as a factor.
         log_sum = _log_sum_exp([log_cdf, log_tail])
         return log_cdf - log_tail, _log_sum_exp(log_densities) + log_sum - log_cdf - log_tail
 
 
 def _log_sum_exp(terms: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the log of the sum of the exponentials of finite terms."""
+    """Returns `log(sum(exp(terms)))` for finite terms."""
     largest = tf.stop_gradient(functools.reduce(tf.maximum, terms))
     return largest + tf.math.log(tf.add_n([tf.exp(term - largest) for term in terms]))
 
 
 def _bounded(x: tf.Tensor, bound: float) -> tf.Tensor:
-    """Returns about `x` for small values, and values within ±bound for all."""
+    """Returns `x` bounded to ±bound by tanh."""
     return bound * tf.tanh(x / bound)

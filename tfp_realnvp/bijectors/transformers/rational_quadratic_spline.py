@@ -1,4 +1,4 @@
-"""Transformer by a monotone rational-quadratic spline."""
+"""A monotone rational-quadratic spline as transformer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["RationalQuadraticSpline"]
 class RationalQuadraticSpline(Transformer):
     r"""A monotone rational-quadratic spline from data to latents on [-B, B], the identity outside.
 
-    In the bin from the knot (x₀, z₀) to (x₁, z₁), of width w and height h, with the mean slope
-    `s = h / w` and the slopes δ₀ and δ₁ at its ends (eq. 4),
+    A bin from the knot (x₀, z₀) to (x₁, z₁) has width w, height h, mean slope `s = h / w` and the
+    slopes δ₀ and δ₁ at its ends. Within it (eq. 4),
 
     ```
     z = z₀ + h (s ξ² + δ₀ ξ (1 - ξ)) / (s + (δ₀ + δ₁ - 2 s) ξ (1 - ξ)),   ξ = (x - x₀) / w
@@ -36,10 +36,10 @@ class RationalQuadraticSpline(Transformer):
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
 
-    The P = 3K - 1 parameters are K for the widths of the bins and K for their heights,
-    `2B (m + (1 - K m) softmax(θ))` with m the `min_bin_size`, then K - 1 for the slopes at the
-    knots between the bins, `min_slope + softplus(θ + c)`. The constant c makes the slope of zero
-    parameters 1. The slopes at ±B are 1. Parameters of zero give the identity.
+    The P = 3K - 1 parameters are K for the widths of the bins, K for the heights, both `2B (m + (1
+    - K m) softmax(θ))` with `m = min_bin_size`, and K - 1 for the slopes at inner knots, `min_slope
+    + softplus(θ + c)`. The slopes at ±B are 1. The constant c makes zero parameters give the
+    identity.
 
     #### Example
 
@@ -69,8 +69,8 @@ class RationalQuadraticSpline(Transformer):
         Args:
           num_bins: number of bins K.
           bound: bound B of the interval.
-          min_bin_size: least width and height of a bin, as a share of 2B.
-          min_slope: least slope at a knot, which bounds the log slopes.
+          min_bin_size: least width and height of a bin, as a fraction of 2B.
+          min_slope: least slope at a knot.
 
         Raises:
           TypeError, ValueError: if an argument is not a number, or out of range.
@@ -93,14 +93,14 @@ class RationalQuadraticSpline(Transformer):
         """Returns z = spline(x) and its log slope."""
         is_inside, inside = self._inside(x)
         bins = self._bins(inside, parameters, is_data=True)
-        # Rounding must not move a value out of its bin.
+        # Rounding can move a value out of its bin.
         xi = tf.clip_by_value((inside - bins.x) / bins.width, 0, 1)
         rho, log_slope = bins.rho_and_log_slope(xi)
         z = bins.z + bins.height * rho
         return tf.where(is_inside, z, x), tf.where(is_inside, log_slope, 0)
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns x, the inverse of the spline at z, and its log slope."""
+        """Returns x, the spline's inverse at z, and its log slope."""
         is_inside, inside = self._inside(z)
         bins = self._bins(inside, parameters, is_data=False)
         xi = bins.xi(tf.clip_by_value((inside - bins.z) / bins.height, 0, 1))
@@ -109,15 +109,16 @@ class RationalQuadraticSpline(Transformer):
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns whether values are in (-B, B), and the values, with zeros outside."""
-        # Far outside of the interval, derivatives of the values themselves would not be finite.
+        """Returns which values are in (-B, B), and the values with zeros elsewhere."""
+        # Far outside of the interval, derivatives would not be finite.
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
     def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
-        """Returns the bins of `value`, between knots of x for data and knots of z for latents."""
+        """Returns the bins that contain `value`, data or latents."""
         k = self.num_bins
-        # Lists of small tensors are faster than stacks, broadcasts and sums along an axis.
+        # Operations on lists of small tensors are faster than stacking, broadcasting and sums along
+        # an axis.
         parts = tf.split(parameters, self.num_parameters, axis=-1)
         x, z = self._knots(parts[:k]), self._knots(parts[k : 2 * k])
         zeros = tf.zeros_like(parts[0])
@@ -127,7 +128,7 @@ class RationalQuadraticSpline(Transformer):
         in_bin = [low - high for low, high in itertools.pairwise([ones, *is_above, zeros])]
 
         def of_bin(values: Sequence[tf.Tensor]) -> tf.Tensor:
-            # `tf.gather` gives wrong values under `tf.vectorized_map`.
+            # `tf.gather` would be simpler, but gives wrong values under `tf.vectorized_map`.
             return tf.add_n([mask * value for mask, value in zip(in_bin, values, strict=True)])
 
         x0, z0, slope0 = (of_bin(at_knots[:-1]) for at_knots in (x, z, slopes))
@@ -135,14 +136,14 @@ class RationalQuadraticSpline(Transformer):
         return _Bins(x0, z0, x1 - x0, z1 - z0, self._slope(slope0), self._slope(slope1))
 
     def _knots(self, parameters: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the K + 1 knots from the K parameters of their distances."""
+        """Returns the K + 1 knots from the K parameters of their spacing."""
         bound = self.bound * tf.ones_like(parameters[0])
         largest = tf.stop_gradient(functools.reduce(tf.maximum, parameters))
         shares = [tf.exp(parameter - largest) for parameter in parameters]
         least = 2 * self.bound * self.min_bin_size
         factor = (2 * self.bound - self.num_bins * least) / tf.add_n(shares)
         sizes = [least + share * factor for share in shares]
-        # The last knot is exactly B.
+        # Set the last knot to B exactly, without rounding errors.
         return [*itertools.accumulate(sizes[:-1], initial=-bound), bound]
 
     def _slope(self, parameter: tf.Tensor) -> tf.Tensor:
@@ -151,7 +152,7 @@ class RationalQuadraticSpline(Transformer):
 
 
 class _Bins(NamedTuple):
-    """Bins: the knot (x₀, z₀), width w, height h, and the slopes δ₀ and δ₁ at the ends."""
+    """The left knot (x₀, z₀), width w, height h, and slopes δ₀ and δ₁ of bins."""
 
     x: tf.Tensor
     z: tf.Tensor
@@ -161,7 +162,7 @@ class _Bins(NamedTuple):
     slope1: tf.Tensor
 
     def rho_and_log_slope(self, xi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `ρ = (z - z₀) / h` and log dz/dx, with slopes divided by s."""
+        """Returns `ρ = (z - z₀) / h` and log dz/dx. Uses slopes relative to s."""
         s = self.height / self.width
         ratio0, ratio1, product = self.slope0 / s, self.slope1 / s, xi * (1 - xi)
         denominator = 1 + (ratio0 + ratio1 - 2) * product
@@ -170,11 +171,11 @@ class _Bins(NamedTuple):
         return rho, tf.math.log(slope) - 2 * tf.math.log(denominator)
 
     def xi(self, rho: tf.Tensor) -> tf.Tensor:
-        """Returns the position `ξ = (x - x₀) / w` of ρ, with slopes divided by s."""
+        """Returns `ξ = (x - x₀) / w` for ρ. Uses slopes relative to s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
-        # With a negative q the sum would lose digits, so that the mirrored equation, for 1 - ξ, is
-        # solved. `tf.abs(q)` has a wrong derivative at zero.
+        # For negative q the sum would cancel, so we solve the mirrored equation for 1 - ξ.
+        # `tf.abs(q)` would have a wrong derivative at zero.
         is_positive = q > 0
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))
         below = tf.where(is_positive, 2 * rho, root)

@@ -14,16 +14,16 @@ __all__ = ["Transformer", "TransformerFn"]
 
 
 class Transformer(Configurable, keras.layers.Layer, abc.ABC):
-    r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters an element.
+    r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters per element.
 
-    The network of a coupling predicts the parameters from the kept half: `P c` channels for c
-    transformed channels, the first parameter of all channels, then the second, and so on.
+    A coupling's network predicts the parameters: `P c` channels for c transformed channels, first
+    the first parameter of all channels, then the second, and so on.
 
-    `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, for a new transformer in
-    each coupling. A transformer is a Keras layer, which creates variables by `add_weight` in its
+    `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, to create the transformer
+    of each coupling. A transformer is a Keras layer, which creates variables by `add_weight` in its
     constructor. To save your own transformer, decorate f with
-    `keras.saving.register_keras_serializable()`. It is saved by its constructor arguments, which
-    are its attributes of the same names, or which `get_config` returns.
+    `keras.saving.register_keras_serializable()`. Its constructor arguments must be attributes of
+    the same names, or override `get_config`.
 
     #### Example
 
@@ -48,14 +48,14 @@ class Transformer(Configurable, keras.layers.Layer, abc.ABC):
     is_identity_at_zero = False
 
     def __init__(self, name: str | None = None) -> None:
-        # It has no inputs that would be cast.
+        # Keras must not cast inputs.
         super().__init__(name=name, dtype="float32")
         self.built = True
 
     @property
     @abc.abstractmethod
     def num_parameters(self) -> int:
-        """P, the number of parameters of an element; a class attribute in most subclasses."""
+        """P, the number of parameters per element; a class attribute in most subclasses."""
 
     @abc.abstractmethod
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
