@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A density of digits in five minutes
 #
-# A normalizing flow is a probability density of images that can be evaluated exactly and sampled
-# exactly. In this tutorial you will
+# A normalizing flow is a probability density of images that you can evaluate and sample exactly. In
+# this tutorial you will
 #
 # * train a flow on handwritten digits of 8×8 pixels,
 # * compare the flow with two simpler densities, in bits per dimension,
@@ -10,7 +10,7 @@
 # * find out which images look like digits to the flow,
 # * save the flow, and load it again.
 #
-# Two processor cores need two minutes.
+# The tutorial takes two minutes on two processor cores.
 
 # %%
 import os
@@ -31,9 +31,9 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The data
 #
-# `tfr.data.load_arrays("digits")` has the 1,797 digits that come with scikit-learn, as arrays of
-# whole numbers. A pixel has one of 17 gray levels, 0 (background) to 16. Your own images usually
-# have 256; the only difference is the argument `num_values` below.
+# `tfr.data.load_arrays("digits")` returns the 1,797 digits that come with scikit-learn, as arrays
+# of integers. A pixel has one of 17 gray levels, 0 (background) to 16. Your own images usually have
+# 256 levels; the only difference is the argument `num_values` below.
 
 # %%
 digits = tfr.data.load_arrays("digits")
@@ -46,12 +46,12 @@ plt.show()
 # %% [markdown]
 # ## What to beat
 #
-# A model of images is measured by the number of bits per pixel that it needs for an unseen image:
-# $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer are better.
+# We measure a model of images by the number of bits per pixel that it needs for an unseen image:
+# $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer bits are better.
 #
-# If all levels were equally likely, a pixel would cost $\log_2 17 = 4.09$ bits. A histogram of the
-# levels of each pixel is better, because it knows that the corners are black. It treats pixels as
-# independent.
+# If all levels were equally likely, a pixel would take $\log_2 17 = 4.09$ bits. A histogram of the
+# levels of each pixel does better, because it captures that the corners are black. It still treats
+# pixels as independent.
 
 # %%
 uniform_bits = np.log2(17)
@@ -64,14 +64,14 @@ print(f"equally likely levels {uniform_bits:.2f}, a histogram of each pixel {his
 # ## The model
 #
 # A flow has two parts. The base distribution is a standard normal distribution of *latents*. The
-# bijector maps latents to images, and back. `tfd.TransformedDistribution` is the density of the
-# results. `RealNVPImage.compact` is the bijector to start with: its layers transform one half of
-# the pixels given the other half, with small convolutional networks.
+# bijector maps latents to images and back. `tfd.TransformedDistribution` combines both into a
+# distribution of images. Start with the bijector `RealNVPImage.compact`: each of its layers
+# transforms one half of the pixels given the other half, with a small convolutional network.
 #
 # `FlowModel` makes a Keras model of the distribution. Training maximizes the log density of the
-# training images. Gray levels are whole numbers, but densities describe real numbers. Therefore
+# training images. Gray levels are integers, but densities are defined for real numbers. Therefore
 # `FlowModel` adds uniform noise from [0, 1) to gray levels, anew in each step. The bits per
-# dimension of the noisy images are an upper bound on the bits of the whole numbers.
+# dimension of the noisy images are an upper bound on the bits of the integers.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -85,8 +85,8 @@ print(f"{model.count_params():,} parameters")
 # ## Training
 #
 # `compile` and `fit` are methods of Keras. `LearningRateBudget` warms the learning rate up, and
-# anneals it to zero over a number of steps. In the first step, TensorFlow traces the model for some
-# seconds.
+# anneals it to zero over a number of steps. In the first step, TensorFlow traces the model, which
+# takes some seconds.
 
 # %%
 epochs, batch_size = (1 if SHORT else 20), 32
@@ -114,9 +114,9 @@ plt.show()
 # %% [markdown]
 # ## The result
 #
-# `tfr.evaluation.bits_per_dim` averages over several draws of the noise, and gives the standard
+# `tfr.evaluation.bits_per_dim` averages over several draws of the noise, and returns the standard
 # error over the test images. It also computes a tighter bound: the logarithm of the average density
-# in place of the average of the logarithm.
+# in place of the average of the logarithms.
 
 # %%
 result = tfr.evaluation.bits_per_dim(flow, digits.test, num_samples=4)
@@ -145,8 +145,8 @@ plt.show()
 # %% [markdown]
 # ## Which images are digits?
 #
-# A density scores any image. We compare each test digit with its mirror image: the same pixels, at
-# other places. `tfr.log_prob` takes whole numbers, and adds the noise.
+# A density scores any image. We compare each test digit with its mirror image, which has the same
+# pixels at other positions. `tfr.log_prob` takes integers and adds the noise.
 
 # %%
 log_probs = tfr.log_prob(model, digits.test)
@@ -169,15 +169,15 @@ plt.show()
 assert np.mean(is_recognized) > (0.7 if SHORT else 0.85)
 
 # %% [markdown]
-# The full run measured 94%. The other digits are zeros, ones and eights, which look alike both
-# ways. The density was not trained for this task: it knows only digits.
+# The full run measured 94%. The other digits are zeros, ones and eights, which look similar in a
+# mirror. The density was not trained for this task: it has only seen digits.
 #
 # ## Exact means exact
 #
-# The bijector computes the latents of an image without approximation, and the latents give the
-# image back. The log density of the image is the log density of its latents plus the log
-# determinant of the Jacobian. `log_prob` of the distribution takes continuous pixel values, so that
-# we add noise first.
+# The bijector computes the latents of an image without approximation, and maps the latents back to
+# the image. The log density of the image is the log density of its latents plus the log determinant
+# of the Jacobian. The `log_prob` of the distribution takes continuous pixel values, so we add noise
+# first.
 
 # %%
 x = tfr.dequantize(digits.test[:100], seed=(0, 1))
@@ -193,9 +193,9 @@ np.testing.assert_allclose(
 # %% [markdown]
 # ## Save and load
 #
-# A preset is a folder with a configuration, weights, and a model card. Here it is a temporary one.
-# `tfr.FlowModel.from_preset` also has models that come with the package: `"digits"` reaches 1.96
-# bits/dim with learned noise.
+# A preset is a folder with a configuration, weights, and a model card. Here the folder is
+# temporary. `tfr.FlowModel.from_preset` also loads models that come with the package: `"digits"`
+# reaches 1.96 bits/dim with learned noise.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -207,4 +207,4 @@ np.testing.assert_allclose(loaded.distribution.log_prob(x), flow.log_prob(x), rt
 # %% [markdown]
 # ## Where to go from here
 #
-# The next tutorial trains on a folder of your own images; the third one adds labels.
+# The next tutorial trains on a folder of your own images. The third one adds labels.

@@ -1,16 +1,17 @@
 # %% [markdown]
 # # Your own images
 #
-# Images are usually a folder of files. In this tutorial you will
+# Images usually come as a folder of files. In this tutorial you will
 #
 # * load a folder of PNG or JPEG files as arrays, with a validation and a test split,
-# * see what the loader says about files that do not fit,
+# * see the errors that the loader raises for unsuitable files,
 # * train a flow on color images, and compare its bits with the size of PNG files,
-# * find the images of the folder that the flow understands least,
+# * find the least likely images of the folder,
 # * train with subfolders as labels.
 #
 # To get such a folder without a download, we cut the two photographs that come with scikit-learn, a
-# temple and a flower, into tiles of 16×16 pixels. Two processor cores need two minutes.
+# temple and a flower, into tiles of 16×16 pixels. The tutorial takes two minutes on two processor
+# cores.
 
 # %%
 import os
@@ -34,8 +35,8 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## A folder of images
 #
-# The subfolders are classes; without labels their names do not matter. The temporary folder is
-# deleted when the program ends.
+# The subfolders are classes; their names do not matter if you train without labels. The temporary
+# folder is deleted when the program ends.
 
 # %%
 temporary = tempfile.TemporaryDirectory()
@@ -55,10 +56,10 @@ print(len(paths), "files, the first ones:", *(path.relative_to(folder) for path 
 # %% [markdown]
 # ## Loading
 #
-# `tfr.data.load_arrays` takes the path of the folder. One tenth of the files become the test split,
-# chosen at random and the same in each call; subfolders `train` and `test` determine the splits
-# instead. `hold_out` takes more images out of the training split, for validation. The result has
-# arrays, and the properties of the images that the model needs.
+# `tfr.data.load_arrays` takes the path of the folder. It chooses one tenth of the files at random
+# as the test split, the same files in each call. If the folder has subfolders `train` and `test`,
+# these are the splits. `hold_out` moves more images from the training split to a validation split.
+# The result contains the arrays, and the properties of the images that the model needs.
 
 # %%
 images = tfr.data.load_arrays(folder).hold_out(100)
@@ -70,10 +71,10 @@ tfr.plots.draw_grid(test_images[:64], "Test tiles", columns=16)
 plt.show()
 
 # %% [markdown]
-# ## Files that do not fit
+# ## Unsuitable files
 #
-# A file of another size or a damaged file raises an error that names it. `image_size=16` resizes
-# and crops images of any size. The next folder has one file of each kind.
+# A file of another size or a damaged file raises an error that names the file. `image_size=16`
+# resizes and crops images of any size. We try a folder with one file of each kind.
 
 # %%
 mixed = pathlib.Path(temporary.name) / "mixed"
@@ -100,12 +101,12 @@ assert "damaged.png" in messages[0] and "image_size" in messages[1] and len(resi
 # %% [markdown]
 # ## Training
 #
-# `fit` takes the arrays themselves. Here it gets `tfr.data.batches`, whose order depends on a seed
-# alone: with `step=` a run that was stopped continues with its next batches. The dataset never
-# ends, so that `fit` needs the number of steps of an epoch.
+# `fit` accepts the arrays. Here we pass `tfr.data.batches`, in an order that only the seed
+# determines: with `step=` an interrupted run continues with its next batches. The dataset never
+# ends, so `fit` needs the number of steps per epoch.
 # `augment=tf.image.stateless_random_flip_left_right` mirrors training images at random: mirrored
-# photographs are as likely as the originals, but mirrored digits are not. `ModelCheckpoint` of
-# Keras keeps the weights with the best validation loss.
+# photographs are as likely as the originals, but mirrored digits are not. Keras' `ModelCheckpoint`
+# keeps the weights with the best validation loss.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -138,8 +139,8 @@ model.load_weights(best)
 # ## Bits of a flow and bits of a file
 #
 # Bits per dimension are the size of the file that an ideal lossless codec with this density would
-# write. A PNG file stores the same pixels without loss. We do not count the first 57 bytes of a PNG
-# file, which are its signature and header, and compare the rest.
+# write, per value. A PNG file stores the same pixels without loss. We do not count the first 57
+# bytes of a PNG file, its signature and header, and compare the rest.
 
 # %%
 result = tfr.evaluation.bits_per_dim(flow, test_images, batch_size=100)
@@ -149,10 +150,11 @@ print(f"flow: {result.bits_per_dim:.2f} ± {result.standard_error:.2f} bits/dim 
 print(f"PNG:  {png_bits:.2f} bits/dim")
 
 # %% [markdown]
-# The full run measured 3.69 bits/dim for the flow and 4.60 for PNG: a fifth of the bits are saved.
+# The full run measured 3.69 bits/dim for the flow and 4.60 for PNG, so the flow saves a fifth of
+# the bits.
 #
-# The test tiles are next to training tiles of the same photograph. To know how well the flow codes
-# *other* photographs, hold out whole photographs.
+# The test tiles are next to training tiles of the same photograph. To measure how well the flow
+# codes *other* photographs, hold out whole photographs.
 
 # %%
 assert result.num_images == len(test_images) == len(test_paths)
@@ -167,7 +169,7 @@ plt.show()
 # %% [markdown]
 # ## The least likely images of a folder
 #
-# The density of an image says how well it fits the others. Rare, complicated and foreign images
+# The density of an image shows how well it fits the other images. Rare, complex and foreign images
 # have the lowest densities. We hide two tiles of random colors among the test tiles.
 
 # %%
@@ -185,15 +187,15 @@ print(
 assert set(order[:2]) == {len(test_images), len(test_images) + 1}
 
 # %% [markdown]
-# Note the other end: flat, blurred tiles are the most likely ones. A high density does not mean
-# that an image is typical.
+# Note the most likely tiles: they are flat and blurred. A high density does not mean that an image
+# is typical.
 #
 # ## Subfolders as labels
 #
-# `train_labels`, `validation_labels` and `test_labels` are the numbers of the images' subfolders,
-# in alphabetical order. A flow with `num_classes` takes them:
+# `train_labels`, `validation_labels` and `test_labels` contain the number of each image's
+# subfolder, in alphabetical order. A flow with `num_classes` takes them:
 # `fit(images.train, images.train_labels)`, or
-# `tfr.data.batches(images.train, images.train_labels, …)`. The third tutorial has more about
+# `tfr.data.batches(images.train, images.train_labels, …)`. The third tutorial says more about
 # labels.
 
 # %%
@@ -202,7 +204,7 @@ assert images.num_classes == 2 and set(images.train_labels) == {0, 1}
 
 # %% [markdown]
 # On the command line, `python examples/train_image.py --dataset=folder --image_size=32` does all of
-# this, with checkpoints, a report, and a preset as the result.
+# this, saves checkpoints, and writes a report and a preset.
 
 # %%
 temporary.cleanup()

@@ -1,17 +1,17 @@
 # %% [markdown]
 # # Labels, conditions and classification
 #
-# A flow can learn the density of an image *given* something: a label, a vector of attributes,
+# A flow can learn the density of an image *given* a condition: a label, a vector of attributes, or
 # another image. In this tutorial you will
 #
 # * train a flow of digits given their labels,
 # * draw samples of a class,
-# * classify with Bayes' rule, and see when the classifier is sure,
+# * classify by Bayes' rule, and see when the classifier is sure,
 # * measure in bits what a label tells about an image,
 # * detect images that belong to no class,
 # * rewrite a digit as another digit in the same handwriting.
 #
-# Two processor cores need two minutes.
+# The tutorial takes two minutes on two processor cores.
 
 # %%
 import os
@@ -36,9 +36,9 @@ test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
 # %% [markdown]
 # ## A flow with labels
 #
-# `num_classes=10` makes a flow that takes integer labels. It embeds labels as vectors, from which
-# each network computes shifts of its activations. `fit` takes the labels where other Keras models
-# take targets.
+# `num_classes=10` makes a flow that takes integer labels. The flow embeds labels as vectors, from
+# which each network computes shifts of its activations. `fit` takes the labels in place of the
+# targets of other Keras models.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -92,13 +92,13 @@ assert samples.shape == (10, 8, 8, 8, 1)
 # %% [markdown]
 # ## The classifier in the density
 #
-# By Bayes' rule a density given the class is a classifier, which needs no further training:
+# By Bayes' rule a density given the class yields a classifier, without further training:
 #
 # $$p(y \mid x) = \frac{p(x \mid y)\, p(y)}{\sum_{y'} p(x \mid y')\, p(y')}.$$
 #
-# `tfr.class_log_probs` gives all $\log p(y \mid x)$ of continuous pixel values.
+# `tfr.class_log_probs` returns $\log p(y \mid x)$ for all classes, given continuous pixel values.
 # `tfr.evaluation.classification` averages over draws of the noise, and reports accuracy and
-# calibration. Logistic regression on the pixels is the comparison.
+# calibration. We compare with logistic regression on the pixels.
 
 # %%
 x = tfr.dequantize(test, seed=(0, 1))
@@ -128,8 +128,8 @@ plt.ylabel("label")
 plt.show()
 
 # %% [markdown]
-# The probability of the most probable class says when to trust the classifier: it makes fewer
-# errors if a human decides on the least certain tenth of the images.
+# The probability of the most probable class shows when to trust the classifier. If a human decides
+# on the least certain tenth of the images, the classifier makes fewer errors on the rest.
 
 # %%
 confidence = log_probs.max(axis=1)
@@ -140,7 +140,7 @@ print(f"accuracy on all images {is_correct.mean():.1%}, on nine tenths {certain_
 
 # %% [markdown]
 # The full run measured 99.7% for the flow, one error in 297 images, and 97.6% for logistic
-# regression. The calibration error is 0.003.
+# regression. The expected calibration error is 0.003.
 
 # %%
 assert np.allclose(np.exp(log_probs).sum(axis=1), 1.0, atol=1e-4)
@@ -152,9 +152,9 @@ assert certain_accuracy > is_correct.mean() - 0.005
 # ## What is a label worth?
 #
 # The density without a label is the mean over the classes, $p(x) = \sum_y p(x \mid y)\, p(y)$. By
-# Bayes' rule it is $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$, for example the label. The
-# difference of the log densities is the information of a label about an image, their mutual
-# information. It cannot exceed the information of a label, log₂ 10 = 3.32 bits.
+# Bayes' rule it equals $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$, for example the label. The
+# mean difference between the log densities with and without the label is the mutual information
+# between label and image. It cannot exceed the entropy of the label, log₂ 10 = 3.32 bits.
 
 # %%
 rows = np.arange(len(test))
@@ -170,15 +170,16 @@ assert gain < np.log2(10) + 1e-4
 assert gain > (0.5 if SHORT else 2.9), gain
 
 # %% [markdown]
-# The full run measured 1.963 bits/dim given labels and 2.023 without. A label was worth 3.25 bits:
-# an image leaves little doubt about its label. A similar model without labels has 2.04 bits/dim in
-# the first tutorial; ten densities, one for each class, describe all digits better than one.
+# The full run measured 1.963 bits/dim given labels and 2.023 without. The mutual information is
+# 3.25 bits: an image leaves little doubt about its label. A similar model without labels has 2.04
+# bits/dim in the first tutorial; ten densities, one for each class, describe all digits better than
+# one.
 #
 # ## None of these classes
 #
-# The probabilities of the classes add up to one for any image, even if it is no digit. The density
-# $p(x)$ tells digits from other images. On negatives of digits, upside down, the classifier still
-# decides, but the density is low.
+# The probabilities of the classes sum to one for any image, even if it shows no digit. The density
+# $p(x)$ distinguishes digits from other images. For digits that are inverted and turned upside
+# down, the classifier still decides, but the density is low.
 
 # %%
 strange = tfr.dequantize(16 - test[:, ::-1], seed=(0, 1))
@@ -195,9 +196,9 @@ assert share > 0.95, share
 # ## The same handwriting
 #
 # The flow maps an image to latents given its label. The latents need not contain the label, but
-# they contain slant and thickness. Decoded under another label, they give another digit in a
-# similar hand. `tfr.latents.swap_condition` does both steps. The first column shows the original
-# images.
+# they do contain slant and thickness. Decoded under another label, they give another digit in a
+# similar hand. `tfr.latents.swap_condition` encodes and decodes. The first column shows the
+# original images.
 
 # %%
 chosen = slice(0, 8)
@@ -230,12 +231,12 @@ assert agreement > (0.15 if SHORT else 0.8), agreement
 # %% [markdown]
 # ## Vectors and images as conditions
 #
-# Instead of `num_classes`, `conditional_event_shape=[40]` declares a vector of 40 attributes, and
-# `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image.
-# Everything else is the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. With
-# `condition_dropout=0.1` a flow also learns the density without a condition, for conditions that
-# cannot be summed over. The next flow, which we do not train, takes the amount of ink in an image
-# as its condition.
+# In place of `num_classes`, `conditional_event_shape=[40]` declares a vector of 40 attributes, and
+# `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image. All
+# other calls stay the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. You cannot sum the
+# density over such conditions; with `condition_dropout=0.1` a flow also learns the density without
+# a condition. The next flow, which we do not train, is conditioned on the amount of ink in an
+# image.
 
 # %%
 ink_flow = tfd.TransformedDistribution(

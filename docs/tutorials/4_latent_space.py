@@ -1,17 +1,17 @@
 # %% [markdown]
 # # The latent space
 #
-# A flow is a bijection between images and latents. Simple operations on latents, a straight line,
-# an average, a random draw, become meaningful changes of images. In this tutorial you will
+# A flow is a bijection between images and latents. Simple operations on latents, such as a straight
+# line, an average or a random draw, become meaningful changes of images. In this tutorial you will
 #
 # * encode images and decode them without loss,
 # * check whether latents are normally distributed, scale by scale,
 # * interpolate between two images, and on the torus of four (equation 19 of the paper),
 # * see what the coarse and the fine latents represent (appendix D),
-# * trade diversity for quality by the temperature,
+# * trade diversity for quality with a temperature,
 # * draw images that are larger than the training images.
 #
-# The models come with the package. Two processor cores need one minute.
+# The models come with the package. The tutorial takes one minute on two processor cores.
 
 # %%
 import os
@@ -43,9 +43,9 @@ def show(images, title, num_values=256, **labels):
 # ## Encode and decode
 #
 # `photos` is a flow of color patches of 32×32 pixels from two photographs. Test patches share no
-# pixel with training patches. Latents have the shape of the image.
+# pixel with training patches. The latents have the shape of the image.
 #
-# `tfr.latents` takes whole numbers as the centers of their gray levels: it adds 0.5 and no noise.
+# `tfr.latents` maps integers to the centers of their gray levels: it adds 0.5, and no noise.
 
 # %%
 z = tfr.latents.encode(photo_flow, images)
@@ -63,8 +63,8 @@ assert largest_error < 0.1
 # ## Are latents normal?
 #
 # If the flow fits, the latents of images are a standard normal sample: uncorrelated, with mean 0
-# and standard deviation 1. The multi-scale flow factors half of the dimensions out after each
-# scale, so that there are three groups, from fine to coarse.
+# and standard deviation 1. The multi-scale flow factors out half of the dimensions after each
+# scale, which gives three groups of latents, from fine to coarse.
 
 # %%
 print("scale  shape         mean  deviation  excess kurtosis")
@@ -76,8 +76,8 @@ for number, scale in enumerate(statistics, start=1):
     )
 
 # %% [markdown]
-# The moments are nearly normal, but the tails are heavier: a few patches
-# do not fit well. The flow removes nearly all correlation of neighbors.
+# The moments are nearly normal, but the tails are heavier: a few patches do not fit well. The flow
+# removes nearly all correlation between neighbors.
 
 
 # %%
@@ -98,8 +98,8 @@ assert all(abs(scale.mean) < 0.3 and 0.7 < scale.std < 1.5 for scale in statisti
 # ## From one image to another
 #
 # In many dimensions a standard normal sample lies near the sphere of radius $\sqrt{D}$. The middle
-# of a straight line between two latents is nearer to the center than samples are: its images are
-# too smooth. `tfr.latents.interpolate` therefore follows a great circle, unless `spherical=False`.
+# of a straight line between two latents is nearer to the center, so its image is too smooth.
+# `tfr.latents.interpolate` therefore follows a great circle, unless you pass `spherical=False`.
 
 # %%
 first, second = images[:4], images[4:8]
@@ -124,14 +124,14 @@ assert radius[2] < 0.9 * radius[1]
 # %% [markdown]
 # ## The torus of four images
 #
-# The paper explores the manifold of images by four latents and two angles:
+# The paper explores a manifold of images that four latents span with two angles:
 #
 # $$z = \cos\varphi\,(\cos\varphi'\, z_1 + \sin\varphi'\, z_2) +
 # \sin\varphi\,(\cos\varphi'\, z_3 + \sin\varphi'\, z_4).$$
 #
-# The squares of the four weights add up to one, so that $z$ is again like a standard normal sample.
-# With eight angles the four digits are at 0 and π/2. Many of the images between them look like
-# digits, also like digits other than the four.
+# The squares of the four weights sum to one, so $z$ is again like a standard normal sample. With
+# eight angles the four digits are at 0 and π/2. Many of the images between them look like digits,
+# also like digits other than the four.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]
@@ -150,9 +150,9 @@ assert np.abs(corners - four - 0.5).max() < 0.05
 # %% [markdown]
 # ## Levels of representation
 #
-# What do the latents of a scale represent? We keep the coarsest latents, and draw the others anew.
-# `tfr.latents.levels_of_representation` returns the result for each scale: the first column keeps a
-# quarter of the latents of the image, the last column keeps all.
+# What do the latents of a scale represent? We keep the coarsest latents and draw the others anew.
+# `tfr.latents.levels_of_representation` returns the images for each scale: the first column keeps a
+# quarter of the image's latents, the last column keeps all of them.
 
 # %%
 levels = tfr.latents.levels_of_representation(photo_flow, images[:8], seed=0)
@@ -174,13 +174,13 @@ print("correlation with the image:", [round(float(value), 2) for value in kept])
 assert kept[0] < kept[1] < kept[2] and kept[2] > 0.9999
 
 # %% [markdown]
-# A quarter of the latents determines colors and layout, with a correlation of 0.78 with the image.
-# The next quarter adds little (0.83), and the finest half adds the texture.
+# A quarter of the latents determines colors and layout: the result has a correlation of 0.78 with
+# the image. The next quarter adds little (0.83), and the finest half adds the texture.
 #
 # ## Temperature
 #
-# Latents that are scaled by a temperature below 1 give images that are more likely and less
-# diverse. `tfr.latents.sample_latents` draws latents; with the same seed they differ only in scale.
+# Scaling latents by a temperature below 1 gives images that are more likely and less diverse.
+# `tfr.latents.sample_latents` draws latents; with the same seed they differ only in scale.
 
 # %%
 temperatures = [0.0, 0.5, 0.7, 0.85, 1.0]

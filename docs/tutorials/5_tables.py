@@ -1,17 +1,17 @@
 # %% [markdown]
 # # Tables: densities, outliers, p(y | x)
 #
-# A row of a table is a vector. `RealNVPVector` is the flow for vectors. In this tutorial you will
+# A row of a table is a vector, and `RealNVPVector` is a flow of vectors. In this tutorial you will
 #
-# * learn the density of the rows of a small table, without learning the rows by heart,
+# * learn the density of the rows of a small table without overfitting,
 # * compose the flow with bijectors of TensorFlow Probability,
 # * compare it with a normal distribution on unseen rows,
 # * plot samples next to rows,
 # * detect tumors by a density of healthy tissue,
-# * learn the distribution of a number given other numbers, p(y | x), of any shape,
+# * learn p(y | x), a distribution of any shape of a number given other numbers,
 # * compare it with linear regression with normal errors.
 #
-# The tables come with scikit-learn. Two processor cores need two minutes.
+# The tables come with scikit-learn. The tutorial takes two minutes on two processor cores.
 
 # %%
 import os
@@ -39,8 +39,8 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several m
 # ## A table
 #
 # The table has thirty measurements of cell nuclei in breast tissue, of 357 benign and 212 malignant
-# cases. We learn the density of benign cases only. One part of the benign cases is held out for the
-# test, and another part to stop training.
+# cases. We learn the density of benign cases only. We hold out some benign cases for the test, and
+# others to decide when to stop training.
 
 # %%
 table = load_breast_cancer()
@@ -52,8 +52,8 @@ num_columns = rows.shape[1]
 print(len(fitted), "rows to fit,", len(held_out), "to stop,", len(test), "to test")
 
 # %% [markdown]
-# The first comparison is the normal distribution with the moments of the rows. Columns have very
-# different units and are strongly correlated, so that the covariance matrix needs float64.
+# We first compare with the normal distribution that has the moments of the rows. The columns have
+# very different units and are strongly correlated, so the covariance matrix needs float64.
 
 # %%
 mean = train.mean(axis=0, dtype=np.float64)
@@ -65,14 +65,13 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 # %% [markdown]
 # ## The flow
 #
-# A flow need not learn the mean and covariance, which we know. The flow is one part of a chain: two
-# bijectors of TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such
-# vectors. `RealNVPVector` starts as a rotation, so that the chain starts with the mean and the
-# covariance of the rows, and learns only the rest. The density is of rows in their own units.
+# A flow need not learn the mean and covariance, which we can compute. In a chain, two bijectors of
+# TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such vectors.
+# `RealNVPVector` starts as a rotation, so the chain starts with the mean and the covariance of the
+# rows, and the flow learns only the rest. The chain gives the density of rows in their own units.
 #
-# A flow can learn two hundred rows by heart. To prevent this, the networks are small, and the base
-# is Student's t distribution: by its heavy tails, a row far from all others is unlikely, but not
-# impossible.
+# A flow can overfit two hundred rows. To prevent this, we use small networks and a Student t base
+# distribution: by its heavy tails, a row far from all others is unlikely, but not impossible.
 
 # %%
 fitted_mean = fitted.mean(axis=0)
@@ -89,8 +88,8 @@ flow = tfd.TransformedDistribution(
 )
 
 # %% [markdown]
-# There are two more remedies. Each row is used many times, each time with new normal noise. The
-# noise has the correlations of the rows, and 0.3 of their standard deviations. And training stops
+# Two more steps reduce overfitting. We use each row many times, each time with new normal noise,
+# which has the correlations of the rows and 0.3 of their standard deviations. And training stops
 # when the loss on held-out rows no longer falls.
 #
 # For vectors the loss is $-\log p$ in nats. `tfr.log_prob` scores rows in batches.
@@ -117,7 +116,7 @@ model.fit(
 )
 
 # %% [markdown]
-# Both densities score the same rows, so that we compute the standard error of the difference.
+# Both densities score the same rows, so we compute the standard error of the difference.
 
 # %%
 log_probs = tfr.log_prob(model, test)
@@ -127,8 +126,8 @@ print(f"flow: {log_probs.mean():.2f} nats a test row, before training {before:.2
 print(f"more than the normal distribution: {lead.mean():.2f} ± {lead_error:.2f} nats")
 
 # %% [markdown]
-# The full run measured 43.34 nats for the normal distribution and 47.05 for the flow, 3.71 ± 0.74
-# more. One nat of this lead comes from the base distribution: before training the flow has 44.29
+# The full run measured 43.34 nats for the normal distribution and 47.05 for the flow, a difference
+# of 3.71 ± 0.74. The base distribution contributes one nat: before training the flow has 44.29
 # nats.
 
 # %%
@@ -136,10 +135,11 @@ assert lead.mean() > 2 * lead_error
 assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
-# `tfr.FlowDensity`, an estimator of scikit-learn, does all of this in one call, and more: it
-# averages five densities of each kind, flows and mixtures of normal distributions. Each of the five
-# holds out another fifth of the rows, so that together they learn from all rows. The held-out rows
-# determine the weights of the kinds. `examples/train_table.py` compares it with other estimates.
+# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call, and more: it averages
+# five densities of each kind, flows and mixtures of normal distributions. Each of the five
+# densities holds out a different fifth of the rows, so together they learn from all rows. The
+# held-out rows determine the weights of the kinds. `examples/train_table.py` compares `FlowDensity`
+# with other estimates.
 
 # %%
 density = tfr.FlowDensity(random_state=0).fit(train[:100] if SHORT else train)  # 100: no flows
@@ -158,9 +158,8 @@ tfr.plots.pairs(density, test, columns=[0, 1, 2, 3])
 # %% [markdown]
 # ## Outliers
 #
-# Malignant cases are improbable under a density of benign cases, which has seen none of them. The
-# area under the ROC curve is the probability that a malignant case is less likely than a benign
-# case.
+# A density that has seen only benign cases gives malignant cases low densities. The area under the
+# ROC curve is the probability that a malignant case is less likely than a benign case.
 
 # %%
 malignant_log_probs = tfr.log_prob(model, malignant)
@@ -193,16 +192,16 @@ assert auroc["flow"] > 0.95, auroc
 # ## The distribution of a number given other numbers
 #
 # The diabetes table has ten measurements x of 442 patients, and y, the progression of the disease
-# in a year. Linear regression with normal errors is a density p(y | x), whose mean is a linear
-# function of x, and whose standard deviation is constant. But here errors grow with the mean, and
-# are not symmetrical.
+# in a year. Linear regression with normal errors is a density p(y | x): its mean is a linear
+# function of x, and its standard deviation is constant. But the errors of this table grow with the
+# mean and are not symmetric.
 #
-# A flow of a vector of one number, given a condition, can have any shape: with
-# `transformer="rational_quadratic_spline"` the number goes through splines that depend on the
-# condition. A few hundred rows are too few to learn everything at once: the regression predicts the
-# mean from the ten measurements, and the flow gets this prediction as a condition of one number.
-# Without an optimizer, `compile` uses Adam for vectors, with a learning rate that falls to zero
-# along a cosine until the end of `fit`.
+# The density of a flow of one number, given a condition, can have any shape: with
+# `transformer="rational_quadratic_spline"` the number passes through splines that depend on the
+# condition. A few hundred rows are too few to learn everything at once, so the regression predicts
+# the mean from the ten measurements, and the flow takes this prediction as its condition. Without
+# an optimizer, `compile` uses Adam for vectors, with a learning rate that follows a cosine to zero
+# until the end of `fit`.
 
 # %%
 x, y = load_diabetes(return_X_y=True)
@@ -244,8 +243,8 @@ def fit_conditional_flow(predictions, y, epochs):
 
 
 # %% [markdown]
-# The test is a cross-validation: a regression and a flow that were fitted to other patients score
-# each patient. The condition is standardized as well, since networks like numbers near one.
+# We test by cross-validation: a regression and a flow that were fitted to other patients score each
+# patient. We standardize the condition as well, since networks learn better from values near one.
 
 # %%
 linear_log_probs, flow_log_probs, levels = (np.zeros(len(y)) for _ in range(3))
@@ -275,24 +274,24 @@ print(f"flow                             {flow_log_probs[is_tested].mean():.3f} 
 print(f"more                             {lead.mean():.3f} ± {lead_error:.3f} nats")
 
 # %% [markdown]
-# Is the distribution calibrated? About 90% of the 90% intervals of p(y | x), between the levels
-# 0.05 and 0.95 of the samples, should contain y.
+# Is the distribution calibrated? About 90% of the patients should have y in the 90% interval of p(y
+# | x), between the levels 0.05 and 0.95 of the samples.
 
 # %%
 coverage = np.mean((levels > 0.05) & (levels < 0.95), where=is_tested)
 print(f"90% intervals contain {coverage:.1%} of {is_tested.sum()} values")
 
 # %% [markdown]
-# The full run measured -5.422 nats for the regression and -5.344 for the flow, 0.078 ± 0.021 more;
-# 88.2% of the values are in their intervals. In a trial, a flow given all ten measurements was no
-# better than the regression: 265 rows were too few.
+# The full run measured -5.422 nats for the regression and -5.344 for the flow, a difference of
+# 0.078 ± 0.021; 88.2% of the values are in their intervals. In another run, a flow given all ten
+# measurements was no better than the regression: 265 rows were too few.
 
 # %%
 assert abs(coverage - 0.9) < (0.08 if SHORT else 0.05), coverage
 assert SHORT or lead.mean() > 2 * lead_error, lead.mean()
 
 # %% [markdown]
-# The density for a low, a middle and a high prediction shows what the flow has learned.
+# The densities for a low, a middle and a high prediction show what the flow has learned.
 
 # %%
 axis = np.linspace(0, 400, 200, dtype=np.float32)
@@ -314,10 +313,10 @@ print(f"integral of a density: {integral:.4f}")
 assert abs(integral - 1) < 0.01
 
 # %% [markdown]
-# `tfr.FlowRegressor` is p(y | x) in one call, as an estimator of scikit-learn. It takes all ten
+# `tfr.FlowRegressor`, a scikit-learn estimator, models p(y | x) in one call, given all ten
 # measurements. It averages a linear regression with Student t errors, mixtures of normal
-# distributions, boosted trees and flows, with weights from the density of held-out patients. The
-# result is as good as the regression, and better if the data allow.
+# distributions, boosted trees and flows, weighted by the density of held-out patients. The result
+# is as good as the regression, and better if the data allow.
 
 # %%
 train_rows, test_rows = folds[0]

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # A flow as surrogate posterior and in MCMC
 #
-# A flow is trainable, can be sampled, and has an exact density: all that variational inference
-# needs of a surrogate posterior. The same flow is also a change of variables in which Markov chains
-# mix well. In this tutorial you will
+# Variational inference needs a surrogate posterior that is trainable, can be sampled, and has an
+# exact density. A flow has these properties. It is also a change of variables in which Markov
+# chains mix well. In this tutorial you will
 #
 # * write the eight schools model as a joint distribution of TensorFlow Probability,
 # * fit a flow to its posterior with `tfp.vi.fit_surrogate_posterior`,
-# * measure how good the fit is, and correct the rest by importance weights,
+# * measure how good the fit is, and correct its error by importance weights,
 # * run Hamiltonian Monte Carlo in latent space (NeuTra), and compare it with plain HMC.
 #
-# Two processor cores need one minute.
+# The tutorial takes one minute on two processor cores.
 
 # %%
 import os
@@ -40,8 +40,8 @@ tf.get_logger().setLevel("ERROR")  # TFP's effective sample size warns of castin
 # $$\mu \sim N(0, 5),\quad \log \tau \sim N(1.5, 1),\quad
 # \theta_i \sim N(\mu, \tau),\quad y_i \sim N(\theta_i, \sigma_i).$$
 #
-# Written like this, the posterior is a funnel: if $\tau$ is small, all effects are close to $\mu$.
-# Funnels are a well-known trap for Markov chains.
+# In these variables the posterior is a funnel: if $\tau$ is small, all effects are close to $\mu$.
+# Markov chains mix badly in funnels.
 
 # %%
 measured = np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)
@@ -60,8 +60,9 @@ posterior = joint.experimental_pin(y=measured)
 print(posterior.event_shape)
 
 # %% [markdown]
-# The exact posterior of this small model can be computed, for comparison. Given $\tau$, everything
-# is normal and has a formula; the remaining integral over $\log \tau$ is a sum over a grid.
+# For comparison, we compute the exact posterior of this small model. Given $\tau$, everything is
+# normal and has a closed form; a sum over a grid approximates the remaining integral over $\log
+# \tau$.
 
 # %%
 log_tau = np.linspace(-6, 8, 4_001)
@@ -84,12 +85,12 @@ print("posterior means of mean, stddev and effects:", exact_means.round(2))
 # %% [markdown]
 # ## The surrogate
 #
-# The posterior has three parts with ten numbers, one of which is positive. The flow describes
-# vectors of ten real numbers. `build_split_flow_surrogate_posterior` of TFP splits a vector into
-# the parts and maps them to their supports.
+# The posterior has three parts with ten numbers in total, one of which is positive. The flow models
+# vectors of ten real numbers. TFP's `build_split_flow_surrogate_posterior` splits a vector into the
+# parts and maps them to their supports.
 #
-# The activation `elu` is smooth, as the leapfrog steps below require, and its linear tail fits the
-# narrow end of the funnel: there the log scale of the effects falls with $\log\tau$.
+# The activation `elu` is smooth, which the leapfrog steps below require. Its linear tail fits the
+# narrow end of the funnel, where the log scale of the effects falls with $\log\tau$.
 
 # %%
 flow = tfr.RealNVPVector(10, num_couplings=4, num_blocks=1, num_filters=32, activation="elu")
@@ -129,9 +130,9 @@ assert last > first + 1
 # %% [markdown]
 # ## How good is it?
 #
-# The surrogate has a density, so that its samples can be weighted: $w = p(\theta, y) / q(\theta)$.
-# If the surrogate were the posterior, all weights would be equal. The mean weight is an unbiased
-# estimate of the evidence $p(y)$, and the weighted samples are samples of the posterior.
+# Since the surrogate has a density, we can weight its samples: $w = p(\theta, y) / q(\theta)$. If
+# the surrogate equaled the posterior, all weights would be equal. The mean weight is an unbiased
+# estimate of the evidence $p(y)$, and the weighted samples represent the posterior.
 
 # %%
 
@@ -154,7 +155,7 @@ print(f"effective sample size {efficiency:.1%} of {len(weights):,}")
 
 # %% [markdown]
 # The full run measured a bound of -31.259 nats, an evidence of -31.211 (exactly -31.216), and an
-# effective sample size of 36%. The few largest weights decide the effective sample size: the same
+# effective sample size of 36%. A few large weights dominate the effective sample size: the same
 # training with other rounding had 51%.
 
 # %%
@@ -165,12 +166,12 @@ assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.2)
 # %% [markdown]
 # ## Markov chains in the latent space
 #
-# NeuTra (Hoffman et al., 2019) runs Hamiltonian Monte Carlo on the latents of the flow: the density
-# of the posterior there is close to a standard normal, which is the easiest case for HMC. The
-# draws are exact samples of the posterior in the limit, whatever the quality of the flow.
+# NeuTra (Hoffman et al., 2019) runs Hamiltonian Monte Carlo on the latents of the flow, whose
+# posterior density is close to a standard normal, the easiest case for HMC. In the limit the draws
+# are exact samples of the posterior, however good the flow is.
 #
 # Both methods below sample unconstrained vectors of ten numbers: the surrogate's bijector is a
-# chain of the flow and of the steps that make the parts. `TransformedTransitionKernel` takes the
+# chain of the flow and the bijectors that make the parts. `TransformedTransitionKernel` takes the
 # flow like any other bijector. Both methods start from samples of the surrogate, and adapt their
 # step sizes in the same way.
 
@@ -231,10 +232,10 @@ for name, bijector in (("HMC", None), ("NeuTra", flow)):
 
 # %% [markdown]
 # The full run measured an effective sample size of 128 for HMC, whose R-hat of 3.0 shows that its
-# chains disagree, and of 12,769 for NeuTra, with an R-hat of 1.005.
+# chains disagree. NeuTra had an effective sample size of 12,769 and an R-hat of 1.005.
 #
-# A gradient in latent space costs one more pass through the networks. This pays where the density
-# itself is expensive, or where plain chains do not mix at all, as here.
+# A gradient in latent space costs one more pass through the networks. This is worthwhile if the
+# density itself is expensive, or if plain chains do not mix, as here.
 
 # %%
 assert all(np.isfinite(part).all() for part in draws.values())
@@ -243,7 +244,7 @@ assert SHORT or (r_hats["NeuTra"] < 1.03 and sizes["NeuTra"] > 10 * sizes["HMC"]
 # %% [markdown]
 # ## The posterior, four times
 #
-# The flow, its weighted samples and the chains answer one question; the last column is exact.
+# This table shows the moments by the flow, by its weighted samples, by the chains, and exactly.
 
 # %%
 chains = to_parts.forward(draws["NeuTra"])
@@ -286,5 +287,5 @@ axes[0].set_ylim(-3, 5)
 plt.show()
 
 # %% [markdown]
-# `examples/neutra.py` compares numbers of leapfrog steps on other densities, and
-# `examples/simulation_based_inference.py` trains a flow that is the posterior for any data.
+# `examples/neutra.py` compares numbers of leapfrog steps on other densities.
+# `examples/simulation_based_inference.py` trains one flow that gives the posterior for any data.

@@ -2,17 +2,17 @@
 # # A bijector of your own
 #
 # A coupling has three parts: a mask, which selects the half of an event to keep; a conditioner, a
-# network from the kept half to parameters; and a transformer, an elementwise bijection of the other
-# half, given its parameters. You can write each part. In this tutorial you will
+# network that computes parameters from the kept half; and a transformer, an elementwise bijection
+# of the other half, given its parameters. You can write each part. In this tutorial you will
 #
 # * write a transformer, and use it in a `RealNVPVector`,
-# * test it against the Jacobian by automatic differentiation,
+# * test it against a Jacobian from automatic differentiation,
 # * see that it describes skewed data better than the affine transformer,
 # * write a conditioner, for images,
 # * write a whole bijector with trainable variables, and compose it with others,
 # * save a model with parts of your own, and load it.
 #
-# Two processor cores need one minute.
+# The tutorial takes one minute on two processor cores.
 
 # %%
 import os
@@ -36,21 +36,21 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several J
 # %% [markdown]
 # ## A transformer
 #
-# The affine transformer of Real NVP stretches and shifts. The new one also changes the tails, by
-# the sinh-arcsinh transformation of Jones and Pewsey (2009):
+# The affine transformer of Real NVP scales and shifts. The new transformer also changes the tails,
+# by the sinh-arcsinh transformation of Jones and Pewsey (2009):
 #
 # $$z = \sinh(e^{a}\,\mathrm{arsinh}(x) + b)\; e^{s} + t.$$
 #
-# With $a < 0$ large values of $x$ shrink, with $b \neq 0$ on one side more than on the other. Zero
-# parameters give the identity. The inverse and the slope have formulas:
+# With $a < 0$ large values of $x$ shrink; with $b \neq 0$ they shrink more on one side than on the
+# other. Zero parameters give the identity. The inverse and the slope have closed forms:
 #
 # $$\log \frac{dz}{dx} = a + s + \log\cosh(e^{a}\,\mathrm{arsinh}(x) + b) -
 # \tfrac12 \log(1 + x^2).$$
 #
-# A `tfr.Transformer` has the number of its parameters and the two directions. `inverse` goes from
-# data to latents, `forward` from latents to data, as for bijectors of TFP. Both return the value
-# and the log of the slope of each element. The network gives the first parameter of all elements,
-# then the second, and so on, so that `tf.split` separates them.
+# A `tfr.Transformer` declares the number of its parameters and implements both directions. As in
+# TFP, `inverse` maps data to latents and `forward` maps latents to data. Both return the value and
+# the log of the slope of each element. The network outputs the first parameter of all elements,
+# then the second, and so on, so `tf.split` separates them.
 
 
 # %%
@@ -83,18 +83,18 @@ def log_cosh(x):
 
 
 # %% [markdown]
-# The sum $1 + x^2 = \cosh^2(\mathrm{arsinh}(x))$ makes both terms of the slope a `log_cosh`.
+# Since $1 + x^2 = \cosh^2(\mathrm{arsinh}(x))$, both terms of the log slope are a `log_cosh`.
 #
-# A flow makes a new transformer for each coupling, from the class or from a function. The decorator
-# of Keras gives the class a name that can be saved with a model.
+# A flow creates a new transformer for each coupling, from the class or from a function. The Keras
+# decorator registers a name for the class, which a saved model needs.
 
 # %% [markdown]
 # ## A test against automatic differentiation
 #
-# The formula of a log determinant is easy to get wrong, and a flow with a wrong formula still
-# trains, but its result is not a density, because its integral is not 1. So compare the formula
-# with the Jacobian. The networks of a new flow start at zero, so that the test needs random
-# weights. In float64 a small difference is an error, and not rounding.
+# It is easy to make a mistake in the formula of a log determinant. A flow with a wrong formula
+# still trains, but its result is not a density, because it does not integrate to 1. So we compare
+# the formula with the Jacobian. The networks of a new flow start at zero, so the test needs random
+# weights. In float64 even a small difference is a mistake, not rounding.
 
 
 # %%
@@ -153,9 +153,9 @@ assert "Not equal to tolerance" in message
 # %% [markdown]
 # ## Skewed and heavy tails
 #
-# The next density is known. Given the first number, the second is skewed to the left or to the
-# right, with heavy tails, which is a shape that the transformer can represent. The mean difference
-# of log densities at test points is the Kullback-Leibler divergence of a flow from the true
+# We know the next density. Given the first number, the second is skewed to the left or to the right
+# and has heavy tails, a shape that the transformer can represent. The mean difference of log
+# densities at test points estimates the Kullback-Leibler divergence of a flow from the true
 # density.
 
 # %%
@@ -214,9 +214,9 @@ assert SHORT or divergences["sinh-arcsinh"] < 0.6 * divergences["affine"], diver
 # ## A conditioner
 #
 # Any Keras layer can be the network of a coupling. `network_fn` of `RealNVPImage` and
-# `RealNVPVector` is a function that returns one. It is called for each coupling with keyword
-# arguments, of which `output_channels` is the number of parameters for each pixel. A last layer
-# that starts at zero makes each coupling start as the identity.
+# `RealNVPVector` is a function that returns a network. The flow calls it for each coupling with
+# keyword arguments; `output_channels` is the number of parameters for each pixel. If the last layer
+# starts at zero, each coupling starts as the identity.
 
 
 # %%
@@ -258,10 +258,10 @@ assert bits < (3.5 if SHORT else 2.5), bits
 # ## A bijector
 #
 # A whole bijector is a subclass of `tfr.FlowBijector` with two methods, which return the value and
-# the log det together. Their second argument is a `tfr.Pass`, which holds all that travels with a
-# value, such as `p.training` and `p.condition`; a bijector of other bijectors calls their two
-# methods with the same pass. The constructor passes its arguments on as `parameters`, with all
-# objects that hold variables, so that copies share these objects.
+# the log det together. Their second argument is a `tfr.Pass`, which holds everything that travels
+# with a value, such as `p.training` and `p.condition`; a bijector of other bijectors calls their
+# two methods with the same pass. The constructor passes its arguments to the base class as
+# `parameters`. They include all objects that hold variables, so copies share these objects.
 #
 # A Householder reflection $H = I - 2 v v^T / v^T v$ mixes the elements of a vector. It is its own
 # inverse, and its log det is zero.
@@ -295,7 +295,7 @@ class Reflection(tfr.FlowBijector):
 
 # %% [markdown]
 # The reflection composes with bijectors of this package in a `tfr.FlowChain`, and with bijectors of
-# TFP in a `tfb.Chain`. The variables of all parts are trainable variables of the distribution.
+# TFP in a `tfb.Chain`. The distribution's trainable variables include the variables of all parts.
 
 # %%
 reflection = Reflection(tf.Variable([1.0, 2.0, 3.0], dtype=tf.float64))
@@ -312,10 +312,10 @@ assert composed.log_prob(points).shape == [20]
 # %% [markdown]
 # ## Save and load
 #
-# A saved model describes a bijector by its constructor arguments, `parameters`; the normal of the
-# reflection is a variable, whose value is saved. The model names the classes that
-# have the decorator `@keras.saving.register_keras_serializable`. The program that loads the model
-# must register them as well, here by the cells above; loading runs no code from the file.
+# A saved model describes a bijector by its constructor arguments, `parameters`. It saves the value
+# of each variable, here of the reflection's normal vector. The model names the classes that the
+# decorator `@keras.saving.register_keras_serializable` has registered. The program that loads the
+# model must register them as well, as the cells above do; loading runs no code from the file.
 
 # %%
 x = tf.constant(points)

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Checking a posterior
 #
-# A flow given data is a posterior for any data of a simulator. Is it the right one? In this
-# tutorial you will
+# A flow given data can represent the posterior of a simulator for any data. Is it the right one? In
+# this tutorial you will
 #
 # * train a flow on simulations of a regression whose posterior and evidence are known,
 # * check ranks of true parameters (simulation-based calibration), and see a wrong posterior pass,
@@ -10,7 +10,7 @@
 # * correct the flow by importance weights, and compare with the exact posterior,
 # * compute the evidence from the same weights, and recognize data that the flow does not know.
 #
-# Two processor cores need a minute.
+# The tutorial takes a minute on two processor cores.
 
 # %%
 import os
@@ -37,9 +37,9 @@ rng = np.random.default_rng(0)
 #
 # $$v \sim \mathrm{InverseGamma}(3, 2),\quad a, b \sim N(0, 4 v),\quad y_i \sim N(a + b t_i, v).$$
 #
-# The prior is conjugate: the posterior of $v$ is an inverse gamma distribution, those of $a$ and
-# $b$ are Student t distributions, and so is the distribution of the data, the evidence $p(y)$.
-# None of this is used to train the flow, which sees simulations only.
+# The prior is conjugate: the posterior of $v$ is an inverse gamma distribution, and the posteriors
+# of $a$ and $b$ are Student t distributions. The evidence $p(y)$, the density of the data, is a
+# multivariate Student t density. Training the flow uses none of this: it sees only simulations.
 
 # %%
 t = np.linspace(-1, 1, 8)
@@ -88,9 +88,9 @@ evidence = scipy.stats.multivariate_t(
 # %% [markdown]
 # ## The flow
 #
-# The data enter by three numbers, on which the posterior depends: the least squares line, and the
-# log of its mean squared error. Where such numbers are not known, the data themselves are the
-# condition, or the output of a network.
+# The posterior depends on the data only through three numbers, the least squares line and the log
+# of its mean squared error, so the flow takes them as its condition. If you do not know such
+# numbers for your simulator, use the data themselves, or the output of a network, as the condition.
 
 
 # %%
@@ -119,10 +119,10 @@ def posterior(y):
 # %% [markdown]
 # ## Ranks
 #
-# Draw parameters from the prior, data given these parameters, and samples of the posterior given
+# We draw parameters from the prior, data given these parameters, and samples of the posterior given
 # the data. If the posterior is right, the rank of the true parameter among the samples is uniform
-# (Talts et al., 2018). Any function of parameters and data can take the place of a parameter. The
-# log likelihood is one that every posterior should pass (Modrák et al., 2023).
+# (Talts et al., 2018). The same holds for any function of parameters and data. The log likelihood
+# is one that a check should include (Modrák et al., 2023).
 
 # %%
 num_checks, num_samples, num_bins = (200 if SHORT else 2_000), 99, 20
@@ -145,9 +145,10 @@ def p_value(ranks):
 
 
 # %% [markdown]
-# Ranks alone do not say that a posterior has learned from the data: samples of the prior, which
-# ignore them, have uniform ranks for each parameter. The log likelihood finds it out. A posterior
-# that is too narrow fails in the parameters: there the latents are scaled by 0.7.
+# Uniform ranks of the parameters do not show that a posterior has learned from the data: samples of
+# the prior, which ignore the data, have uniform ranks for each parameter. The ranks of the log
+# likelihood reveal it. A posterior that is too narrow, here with latents scaled by 0.7, fails in
+# the ranks of the parameters.
 
 # %%
 prior_samples = np.stack([simulate(num_checks)[0] for _ in range(num_samples)])
@@ -183,9 +184,9 @@ assert SHORT or max(map(p_value, list(ranks["narrow"].values())[:3])) < 1e-10
 # %% [markdown]
 # ## Coverage
 #
-# An interval of 90% should contain the true parameter in 90% of the simulations. The region of
-# highest density is the same for all parameters at once: the truth is in it if its density is not
-# among the lowest 10% of the samples' densities.
+# A 90% interval should contain the true parameter in 90% of the simulations. A region of highest
+# density covers all parameters jointly: it contains the truth if the truth's density is not among
+# the lowest 10% of the samples' densities.
 
 # %%
 density_ranks = np.mean(log_q < posterior(y).log_prob(theta.astype(np.float32)).numpy(), axis=0)
@@ -201,10 +202,10 @@ for level in (0.5, 0.8, 0.9, 0.95):
 # %% [markdown]
 # ## Importance weights
 #
-# For one set of data there is more: prior and likelihood are known, so that samples of the flow
-# can be weighted by $w = p(\theta)\,p(y \mid \theta) / q(\theta \mid y)$. The weighted samples are
-# of the exact posterior, whatever the flow, and the effective sample size says how far the flow is
-# from it.
+# For one data set we can correct the flow: prior and likelihood are known, so we can weight samples
+# of the flow by $w = p(\theta)\,p(y \mid \theta) / q(\theta \mid y)$. The weighted samples
+# represent the exact posterior for any flow, and the effective sample size shows how close the flow
+# is to it.
 
 
 # %%
@@ -237,8 +238,9 @@ assert SHORT or efficiency(log_weights) > 0.8
 # %% [markdown]
 # ## Evidence
 #
-# The mean weight is an unbiased estimate of the evidence $p(y)$, with which models are compared.
-# Its relative standard error is $\sqrt{(1 / e - 1) / N}$ for N samples and the efficiency e.
+# The mean weight is an unbiased estimate of the evidence $p(y)$, which compares models. Its
+# relative standard error is $\sqrt{(1 / e - 1) / N}$ for N samples, if e is the effective sample
+# size as a share of N.
 
 # %%
 exact, estimates, errors = [], [], []
@@ -258,10 +260,10 @@ assert SHORT or (np.median(np.abs(distances)) < 0.01 and within > 0.9)
 
 # %% [markdown]
 # The full run measured an effective sample size of 98.4% above, and here a median distance of
-# 0.0007 nats. The largest is 0.11 nats.
+# 0.0007 nats. The largest distance is 0.11 nats.
 #
-# The flow knows data like those of the simulations. For data that the prior would hardly produce,
-# its ranks say nothing, but the weights do: here the line is far steeper than any in training.
+# The flow has learned from data like the simulations. For data that are improbable under the prior,
+# ranks say nothing, but the weights do: here the line is far steeper than any in training.
 
 # %%
 far = 40 * t + rng.normal(size=8)
@@ -270,6 +272,6 @@ print(f"effective sample size {efficiency(log_weights):.2%} of {number:,}")
 assert efficiency(log_weights) < 0.2
 
 # %% [markdown]
-# [Tutorial 6](6_surrogate_posterior_and_mcmc.py) goes on from weights to Markov chains in the
-# latent space, which are exact where weights fail. `examples/simulation_based_inference.py` checks
-# ranks of a simulator without a known likelihood.
+# [Tutorial 6](6_surrogate_posterior_and_mcmc.py) continues with Markov chains in latent space,
+# which are exact even if weights fail. `examples/simulation_based_inference.py` checks the ranks of
+# a simulator whose likelihood is unknown.
