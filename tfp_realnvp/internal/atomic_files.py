@@ -1,4 +1,4 @@
-"""Atomic writes of files, folders, and several files of a folder."""
+"""Atomic writes of files and folders."""
 
 import contextlib
 import ctypes
@@ -11,20 +11,20 @@ from typing import Any
 
 __all__ = ["atomic_replace", "current_path", "replace_together", "write_json", "write_text"]
 
-# The folder of new files that are about to be moved to their places.
+# The folder in which complete new files wait to replace the old ones.
 _PENDING = ".tfp_realnvp.pending"
 
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path, whose file or folder replaces `path` when the block succeeds.
+    """Yields a temporary path, whose file or folder replaces `path` if the block succeeds.
 
-    The yielded path, in a temporary folder beside `path`, has the same last component and suffix. A
-    process that is killed in the block leaves `path` as it was. Missing parent folders are created.
+    The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
+    the process within the block leaves `path` unchanged. Creates missing parent folders.
     """
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The files of an interrupted `replace_together` are older than the new file.
+    # Finish an interrupted `replace_together` first, whose files would later replace the new file.
     _move_pending(path.parent)
     # A rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -34,7 +34,7 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         if not (os.path.lexists(path) and (path.is_dir() or temporary.is_dir())):
             os.replace(temporary, path)
         elif not _exchange(temporary, path):
-            # Between the two moves nothing is at the path.
+            # Not atomic: between the two moves, nothing is at the path.
             old = pathlib.Path(folder) / "old"
             os.replace(path, old)
             try:
@@ -46,11 +46,11 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder, whose files replace files of `folder`: all of them or none.
+    """Yields a temporary folder, whose files replace the files of `folder`, all or none.
 
-    Other files of the folder stay. When the block succeeds, the temporary folder becomes the folder
-    `.tfp_realnvp.pending`, from which `current_path` returns the new files, until all are moved to
-    their places. If the process is killed before, the next writer moves the rest.
+    Keeps other files of `folder`. If the block succeeds, renames the temporary folder to
+    `.tfp_realnvp.pending`, where `current_path` finds the new files, and then moves each file. If
+    the process is killed in between, the next writer moves the rest.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     with atomic_replace(folder / _PENDING) as new:
@@ -60,7 +60,7 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def current_path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """Returns the current path of a file that `replace_together` writes."""
+    """Returns where the current version of a file by `replace_together` is."""
     pending = pathlib.Path(folder) / _PENDING / name
     return pending if os.path.lexists(pending) else pathlib.Path(folder) / name
 
@@ -76,7 +76,7 @@ def _move_pending(folder: pathlib.Path) -> None:
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Waits until a file, or all files of a folder, are on the disk, or raises `OSError`."""
+    """Flushes a file, or all files of a folder, to the disk."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
             with open(file, "rb+") as opened:
@@ -84,9 +84,8 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
-    """Exchanges two paths atomically if the system can; returns whether it did."""
-    # A rename cannot replace a folder that is not empty. Linux can exchange two folders, so that
-    # the path always exists.
+    """Exchanges two paths atomically if the system can, and returns whether it did."""
+    # `os.replace` cannot replace a folder that is not empty. Linux can exchange two folders.
     at_working_directory, exchange = -100, 2
     try:
         rename = ctypes.CDLL(None).renameat2

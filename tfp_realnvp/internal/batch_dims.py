@@ -1,4 +1,4 @@
-"""Reshapes sample and batch dimensions to the one batch dimension of networks."""
+"""Flattens sample and batch dimensions to the one batch dimension that networks take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def broadcast_batch(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Broadcasts the leading dimensions of events and conditions, or raises `ValueError`.
 
-    Events have 3 or 1 dimensions (images, vectors), conditions 3, 1 or 0 (images, vectors, labels).
+    Events are images (3 dimensions) or vectors (1), conditions also labels (0).
     """
     return (
         _with_batch(event, event_ndims, condition, condition_ndims),
@@ -33,7 +33,7 @@ def broadcast_batch(
 
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
-    """Broadcasts the leading dimensions of `value` with the leading dimensions of `other`."""
+    """Broadcasts the leading dimensions of `value` to include those of `other`."""
     batch = _leading(value.shape, ndims)
     try:
         static = tf.broadcast_static_shape(batch, _leading(other.shape, other_ndims))
@@ -62,13 +62,13 @@ def _event(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
 
 
 def slices(size: int, *arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """Yields `size` rows at a time of each of the arrays, which may be `None`."""
+    """Yields slices of `size` rows of all arrays; `None` stays `None`."""
     for start in range(0, len(arrays[0]), size):
         yield tuple(None if a is None else a[start : start + size] for a in arrays)
 
 
 def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Returns events [..., H, W, C] as one batch [B, H, W, C]."""
+    """Reshapes events [..., H, W, C] to one batch [B, H, W, C]."""
     if events.shape.rank == 1 + event_ndims:
         return events
     # A label has no dimensions.
@@ -79,7 +79,7 @@ def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
 
 
 def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Returns a batch [B, H', W', C'] with the leading dimensions of `like` instead of B."""
+    """Reshapes a batch [B, H', W', C'] to the leading dimensions of `like`."""
     if like.shape.rank == 1 + event_ndims:
         return batch
     leading = tf.shape(like)[:-event_ndims]
@@ -90,18 +90,19 @@ def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> 
 
 
 def may_be_empty(events: tf.Tensor, event_ndims: int) -> bool:
-    """Returns whether a batch has no events, or its size is not known."""
+    """Returns whether a batch is empty, or its size is unknown."""
     batch = _leading(events.shape, event_ndims)
     return not batch.is_fully_defined() or 0 in batch
 
 
 def without_empty_axes(values: Any) -> Any:
-    """Returns a tensor or array whose empty axes have size 1 instead, filled with 0.5 or label 0.
+    """Pads empty axes of a tensor or array to size 1, with the value 0.5 or the label 0.
 
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
-    without rows ends the process: networks get one event, whose results `cut_to_batch` removes.
+    without rows crashes the process. Networks therefore get one event; `cut_to_batch` removes its
+    results.
     """
-    # A network that declares no condition may take a dictionary, for example.
+    # An undeclared condition can be anything, for example a dictionary.
     if not (tf.is_tensor(values) or isinstance(values, np.ndarray)):
         return values
     values = tf.convert_to_tensor(values)
@@ -115,9 +116,9 @@ def without_empty_axes(values: Any) -> Any:
 
 
 def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: int) -> tf.Tensor:
-    """Returns results [..., *event], of `ndims` axes an event, with the leading shape of `like`.
+    """Slices results to the leading shape of `like`, which may be empty where `results` are not.
 
-    `like` has `event_ndims` axes an event, and may be empty where `results` are not.
+    Events have `ndims` axes in `results`, and `event_ndims` axes in `like`.
     """
     batch = tf.shape(like)[:-event_ndims]
     cut = tf.slice(

@@ -1,4 +1,4 @@
-"""The events, condition and weights in a batch: an array, a tuple or a dictionary."""
+"""Takes events, condition and weights from a batch: an array, a tuple or a dictionary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["condition_in", "events_in", "weights_in"]
 
 
 def events_in(data: Any) -> Any:
-    """Returns the images: `data`, its first element, or its `'image'`."""
+    """Returns the events: `data`, its first element, or its `'image'`."""
     if isinstance(data, (tuple, list)):
         return events_in(data[0])
     if isinstance(data, dict):

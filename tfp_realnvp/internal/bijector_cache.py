@@ -17,20 +17,20 @@ _STORAGES = "_tfp_realnvp_one_pass_storages"
 
 
 class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
-    """TFP's bijector cache, with a check on each hit that the result is still valid.
+    """TFP's bijector cache, which checks on each hit whether the result is still valid.
 
-    TFP finds a cached result by the identity of the input tensor and the keyword arguments. For a
+    TFP looks up results by the identity of the input tensor and the keyword arguments. For a
     bijector with weights, a hit must also meet these conditions:
 
-    *   The result is of the same graph (or eager mode) and thread.
-    *   No variable of the bijector was written in between, and a `keras.StatelessScope` gives the
-        variables the same values.
-    *   An active gradient tape that would record the computation has recorded it.
-    *   With `training=True`, each hook uses the result once: each pass updates moving statistics.
+    *   The result comes from the same thread, and from the same graph or eager mode.
+    *   No variable of the bijector has changed, inside a `keras.StatelessScope` or outside.
+    *   If an active gradient tape would record the computation, it has recorded the result.
+    *   With `training=True`, each method uses a result once, because each pass updates moving
+        statistics.
 
-    The functions `forward_name` and `inverse_name` of the bijector return the value and a
-    dictionary: `'ildj'`, the log |det| of the inverse's Jacobian for each event; `'state'`, a
-    `ComputationState`; and `'served'`, the set of hooks that used the result.
+    The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary:
+    `'ildj'`, the log |det| of the inverse's Jacobian per event; `'state'`, a `ComputationState`;
+    and `'served'`, the set of methods that have used the result.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,14 +47,12 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         )
 
     def _storage_here(self) -> _Storage:
-        # A result that is incomplete, or that the tape of one thread recorded, is not valid in
-        # another thread.
+        # Another thread must not get a result that is incomplete or on this thread's tape.
         if tf.executing_eagerly():
             if not hasattr(self._thread, "storage"):
                 self._thread.storage = _Storage()
             return self._thread.storage
-        # Each graph owns its storage: cached results in a global storage would keep their graph
-        # alive.
+        # Each graph owns its storage. A global storage would keep the graphs of its results alive.
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, _STORAGES):
             setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
@@ -93,7 +91,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         attributes = edge.attributes
         if "state" not in attributes:
             return edge
-        # The log det can be stale, also if the value was garbage-collected.
+        # Check the log det even if the value was garbage-collected.
         results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
         inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
         if attributes["state"].holds(inputs, [result for result in results if result is not None]):
@@ -103,14 +101,14 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     def _drop(self, edge: Any) -> None:
         for reference in (edge.input_ref, edge.output_ref):
-            # An edge whose output was collected is stored under its input only.
+            # After garbage collection of the output, only the input is a key.
             if reference is not None:
                 reference.cancel()
                 self.storage.pop(reference, None)
 
 
 class _Storage(private_api.EphemeralDict):
-    """TFP's storage, for tensors freed in another thread or after their entry was dropped."""
+    """TFP's storage, which tolerates that a key is gone when its tensor is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,20 +123,19 @@ class _Storage(private_api.EphemeralDict):
 
 
 class ComputationState:
-    """What a result depends on besides its input: values of variables, or position in a graph."""
+    """The state that a result depends on: values of variables, or the position in a graph."""
 
     def __init__(self, bijector: Any) -> None:
         self._variables = tuple(bijector.variables)
         self._stateless_values = _stateless_values()
         if tf.executing_eagerly():
-            # The tensors share the buffers of the variables. The next assignment writes to a new
-            # buffer.
+            # The tensors share the variables' buffers; an assignment writes to a new buffer.
             self._values = _read(self._variables)
         else:
             self._num_operations = len(_operations())
 
     def holds(self, inputs: list[tf.Tensor], results: list[tf.Tensor]) -> bool:
-        """Returns whether a result is still valid, with the same values and gradients."""
+        """Returns whether a new computation would give the same values and gradients."""
         if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
             return False
         before, now = self._stateless_values, _stateless_values()
@@ -148,7 +145,7 @@ class ComputationState:
             return True
         if private_api.should_record_backprop(results):
             return True
-        # An active tape did not record the result. It is valid if no tape would record a new one.
+        # No active tape recorded the result. It is valid if no tape would record a new one.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
 
@@ -159,7 +156,7 @@ class ComputationState:
         )
 
     def _written_in_graph(self) -> bool:
-        """Returns whether a later operation of the graph, other than a read, takes a variable."""
+        """Returns whether the graph has a later operation on a variable, other than a read."""
         handles = {id(handle) for variable in self._variables for handle in _handles(variable)}
         graph = tf.compat.v1.get_default_graph()
         captures = getattr(graph, "captures", ())
@@ -174,7 +171,7 @@ class ComputationState:
 
 
 def _stateless_values() -> dict[int, tf.Tensor]:
-    """Returns the values that variables have within a `keras.StatelessScope`, by variable."""
+    """Returns the values that a surrounding `keras.StatelessScope` gives variables, by id."""
     scope = private_api.get_stateless_scope()
     return {} if scope is None else dict(scope.state_mapping)
 
@@ -184,7 +181,7 @@ def _operations() -> list[tf.Operation]:
 
 
 def _read(variables: tuple[tf.Variable, ...]) -> list[tf.Tensor]:
-    # The public conversion to a tensor takes twice as long.
+    # `tf.convert_to_tensor` takes twice as long.
     return [
         tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
         for variable in variables
@@ -196,13 +193,13 @@ def _handles(variable: tf.Variable) -> list[tf.Tensor]:
     try:
         return [variable.handle]
     except ValueError:
-        # In the cross-replica context of a strategy, a variable has a copy for each replica.
+        # In a cross-replica context, a variable has a copy per replica.
         return [copy.handle for copy in variable.values]
 
 
 def _same_value(old: tf.Tensor, new: tf.Tensor) -> bool:
     try:
-        # On the CPU both are views. A variable that was not written keeps its buffer.
+        # On the CPU both are views, and an unchanged variable keeps its buffer.
         if np.asarray(memoryview(old)).ctypes.data == np.asarray(memoryview(new)).ctypes.data:
             return True
     except (BufferError, TypeError, ValueError):

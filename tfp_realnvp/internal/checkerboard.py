@@ -18,12 +18,12 @@ def check_parity(parity: int) -> int:
 
 
 def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
-    """Returns [H, W, 1]: 1 where `row + column + parity` is odd, else 0 (paper, section 3.4)."""
+    """Returns [H, W, 1] with 1 where `row + column + parity` is odd, else 0."""
     height, width = image.shape[-3:-1]
     if height is None or width is None:
         height, width = tf.unstack(tf.shape(image)[-3:-1])
         rows, columns = tf.range(height)[:, tf.newaxis, tf.newaxis], tf.range(width)[:, tf.newaxis]
         return tf.cast((rows + columns + parity) % 2, image.dtype)
-    # A constant of the graph, computed once.
+    # The size is known, so the board is a constant of the graph.
     board = (np.add.outer(np.arange(height), np.arange(width)) + parity) % 2
     return tf.constant(board[..., np.newaxis], image.dtype)

@@ -1,4 +1,4 @@
-"""Constructor arguments of objects, from attributes of the same names."""
+"""Gets constructor arguments from attributes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["Configurable"]
 
 
 class Configurable:
-    """A base for classes whose attributes have the names of their constructor arguments."""
+    """A base for classes that store each constructor argument as an attribute of that name."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments of an equal object.
+        """Returns constructor arguments that make an equal object.
 
         Raises:
-          NotImplementedError: if an argument has no attribute of its name.
+          NotImplementedError: if an argument is not an attribute.
         """
         _, *names = inspect.signature(type(self).__init__).parameters
         if missing := [name for name in names if not hasattr(self, name)]:

@@ -1,4 +1,4 @@
-"""A lock by which one process at a time works in a folder."""
+"""Lets only one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["folder_lock"]
 
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
-    """Locks a folder for this process in the context, or until the process ends, however it does.
+    """Locks a folder against other processes within the context.
 
-    The lock is one of the operating system, on a file `.tfp_realnvp.lock`, which may stay. The
-    locks of a process do not exclude each other. Where the system has no locks, or the folder
-    cannot be written to, nothing is locked.
+    Uses an OS file lock on `.tfp_realnvp.lock`, which the system releases when the process ends;
+    the file may remain. Locks of one process do not exclude each other. Does nothing if the system
+    has no file locks, or the folder is read-only.
 
     Args:
-      folder: the folder, which is created if it is missing.
+      folder: the folder; it is created if missing.
       caller: name that begins the error message.
 
     Raises:
-      BlockingIOError: if another process has locked it.
+      BlockingIOError: if another process holds the lock.
     """
     path = pathlib.Path(os.path.realpath(folder))
     lock = filelock.FileLock(

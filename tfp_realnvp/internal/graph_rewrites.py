@@ -1,4 +1,4 @@
-"""The rewrites that TensorFlow makes of a graph before its first run."""
+"""Limits the optimizers that TensorFlow applies to a graph before its first run."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from tfp_realnvp.internal import private_api
 
 __all__ = ["few_graph_rewrites"]
 
-# Functions are inlined, and needless dependencies between operations are removed, which makes
-# training steps of flows of vectors faster.
+# Inline functions, and remove needless control dependencies, which speeds up training of flows of
+# vectors.
 _REWRITES = ("function", "dependency")
-# Convolutions are fused with the sums and activations that follow.
+# Also fuse convolutions with subsequent additions and activations.
 _FUSING = ("function", "remap", "dependency")
 
 
 @contextlib.contextmanager
 def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
-    """Lets TensorFlow make few rewrites of the graphs of functions that are called in the context.
+    """Makes TensorFlow apply few graph optimizers to functions called within the context.
 
     Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. This takes
     more than a quarter of the time to the first training step. On a CPU, two optimizers, applied
-    once, make steps of affine couplings as fast, and a third makes log densities as fast (see
-    `benchmarks/README.md`). Nothing changes with a GPU, whose convolutions need another layout, or
-    if `tf.config.optimizer` was used.
+    once, give equally fast training steps, and a third (`fuse`) equally fast log densities; see
+    `benchmarks/README.md`. The context does nothing if a GPU exists, whose convolutions need the
+    layout optimizer, or if `tf.config.optimizer` was used.
 
-    Call a function in the context each time. Outside of it, the function is rewritten again. With
-    `fuse`, convolutions are fused with the sums and activations that follow: log densities in
-    bfloat16 need it, training steps gain nothing.
+    Call a function within the context every time; outside, TensorFlow optimizes it again.
     """
     context = private_api.eager_context()
     options = context.function_call_options
@@ -48,7 +46,7 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
 @functools.cache
 def _few(names: tuple[str, ...], executor: str | None, serialized: bytes | None) -> Any:
-    """Returns options of function calls with few rewrites, or `None` if the user chose options."""
+    """Returns function call options with these optimizers, or `None` if the user set some."""
     config = tf.compat.v1.ConfigProto.FromString(serialized or b"")
     rewrites = config.graph_options.rewrite_options
     if serialized is None or rewrites.ByteSize():

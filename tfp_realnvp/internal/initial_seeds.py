@@ -13,14 +13,14 @@ _generator = contextvars.ContextVar[random.Random | None]("initial_seeds", defau
 
 
 def initial_seed() -> int | None:
-    """Returns the seed of an initializer; with `None` Keras draws it by the process' generator."""
+    """Returns a seed for an initializer; `None` lets Keras draw one from its global generator."""
     generator = _generator.get()
     return None if generator is None else generator.randint(1, 1_000_000_000)
 
 
 @contextlib.contextmanager
 def initial_seeds_from(generator: random.Random) -> Iterator[None]:
-    """Draws the seeds of the networks that are constructed in the context from a generator."""
+    """Within the context, networks draw the seeds of their initial weights from `generator`."""
     token = _generator.set(generator)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Functions that are computed once for each owner, or traced once for each list of shapes."""
+"""Memoizes functions: results per owner, and traced graphs per shapes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["call_traced", "kept", "traced_once"]
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that computes its result once for each owner and arguments.
+    """Memoizes `function(owner, *arguments)` as long as the owner lives.
 
-    The owner is the first argument. The result must not refer to it, or the owner is never freed.
+    The result must not refer to the owner, or the owner is never freed.
     """
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
@@ -38,9 +38,9 @@ def call_traced(
 ) -> Any:
     """Returns `function(owner, *options, *tensors)`.
 
-    TensorFlow traces the function, which has no state of its own, once for each owner and options,
-    for any first dimension of the tensors. The graph is kept with the owner. With `jit_compile`,
-    XLA compiles it once for each shape.
+    TensorFlow traces the stateless function once per owner and options, for any first dimension of
+    the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles it once per
+    shape.
     """
     shapes = [[None, *x.shape[1:]] if x.shape.rank else [] for x in tensors]
     specs = tuple(tf.TensorSpec(s, x.dtype) for s, x in zip(shapes, tensors, strict=True))
@@ -51,7 +51,7 @@ def call_traced(
 def _traced(
     owner: Any, function: Callable[..., Any], options: Any, jit_compile: bool, specs: Any
 ) -> Callable[..., Any]:
-    # TensorFlow counts the traces of a lambda for all owners, and would warn of them.
+    # With a lambda, TensorFlow would count the traces for all owners together, and warn.
     return tf.function(
         functools.partial(_call, weakref.ref(owner), function, options),
         input_signature=specs,
@@ -65,20 +65,19 @@ def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.T
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `function` such that a call is one operation of a graph, and its gradient another.
+    """Makes each call of `function` one operation of a graph, and its gradient another.
 
-    TensorFlow traces `function`, which has no variables, once for each list of shapes and dtypes.
-    Graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings,
-    are traced faster.
+    TensorFlow traces `function` once per list of shapes and dtypes. This speeds up tracing of
+    graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.
 
-    All shapes must be known, and constants made within. Otherwise the function would return shapes
-    to its gradient, which XLA compiles as constants: it would compile again whenever a variable
-    changes.
+    `function` must have no variables, get known shapes, and create its constants itself. Otherwise
+    it would pass shapes to its gradient, which XLA compiles as constants, so that XLA would
+    recompile whenever a variable changes.
     """
 
     @functools.cache
     def traced(*signature: tf.TensorSpec) -> Callable[..., Any]:
-        # A `tf.function` with traces of several shapes would cause a warning.
+        # TensorFlow warns about one `tf.function` with traces for several shapes.
         return tf.function(function, signature, autograph=False).get_concrete_function()
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""The variables of Keras layers as `tf.Variable`s, which TFP and `tf.Module` find."""
+"""Makes the variables of Keras layers visible to TFP and `tf.Module`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["LayerVariables", "link_trainable"]
 
 
 class LayerVariables(Sequence):
-    """A live view of the variables of layers as `tf.Variable`s.
+    """A live view of layers' variables as `tf.Variable`s.
 
     `tf.Module` collects `tf.Variable`s from attributes and sequences, but a Keras 3 variable wraps
-    a `tf.Variable`. Keras sets the flag `trainable` of its own variable only, while TFP and
-    gradient tapes read the flag of the `tf.Variable`: the view links the two flags.
+    a `tf.Variable`. Keras sets the `trainable` flag of its own variable only, but TFP and gradient
+    tapes read the flag of the `tf.Variable`, so the view links the two flags.
     """
 
     def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
@@ -35,7 +35,7 @@ class LayerVariables(Sequence):
         return iter(self._linked())
 
     def _linked(self) -> list[tf.Variable]:
-        # A layer can get variables at any time.
+        # A layer can create variables at any time.
         variables = [variable for layer in self._layers for variable in layer.variables]
         for variable in variables:
             link_trainable(variable)
@@ -43,9 +43,9 @@ class LayerVariables(Sequence):
 
 
 def link_trainable(variable: keras.Variable) -> None:
-    """Makes the `tf.Variable` of a Keras variable follow its flag `trainable`.
+    """Makes the `tf.Variable` of a Keras variable follow its `trainable` flag.
 
-    Keras has no hook for changes of the flag: the variable gets a subclass of its own class.
+    Keras has no hook for the flag, so this changes the variable's class to a subclass.
     """
     if isinstance(variable, _LinkedVariable):
         return
@@ -56,7 +56,7 @@ def link_trainable(variable: keras.Variable) -> None:
 
 
 class _LinkedVariable(keras.Variable):
-    """A Keras variable that passes on its flag `trainable`."""
+    """A Keras variable that sets the `trainable` flag of its `tf.Variable`."""
 
     @property
     def trainable(self) -> bool:

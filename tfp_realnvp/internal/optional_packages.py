@@ -1,4 +1,4 @@
-"""Optional packages, and the error for one that is not installed."""
+"""Imports optional packages, and says how to install missing ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["missing_package", "optional_module"]
 
 
 def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
-    """Returns a module of an optional package, or raises the error of `missing_package`."""
+    """Imports a module, or raises the error of `missing_package`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -18,9 +18,9 @@ def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
 
 
 def missing_package(needed_by: str, *requirements: str) -> ImportError:
-    """Returns an error "`needed_by` needs …" with the command that installs the missing package.
+    """Returns an error that `needed_by` needs a package, with the command that installs it.
 
-    `requirements` are those of pip, the missing package first.
+    `requirements` are pip's requirement specifiers, the missing package first.
     """
     command = shlex.join(["pip", "install", *requirements])
     return ImportError(f"{needed_by} needs {requirements[0]}, which is not installed: `{command}`.")

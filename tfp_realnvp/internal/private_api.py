@@ -1,9 +1,9 @@
-"""All private APIs of TensorFlow, TFP and Keras that this package uses, each with its reason.
+"""All private APIs of TensorFlow, TFP and Keras that this package uses, and why.
 
-No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`, or
-uses their attributes that begin with an underscore. Methods that our classes override, and
-attributes that they inherit, cannot be moved here: `OVERRIDDEN` and `INHERITED` name them.
-`tests/internal/test_private_api.py` finds others, and names any that a new release moves.
+No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`.
+Private methods that our classes override, and private attributes that they inherit, cannot move
+here; `OVERRIDDEN` and `INHERITED` list them. `tests/internal/test_private_api.py` fails for any
+other use, and if a new release moves a name.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# The cache asks in which `keras.StatelessScope` a result was computed.
+# The bijector cache must know in which `keras.StatelessScope` a result was computed.
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-# The public `keras.Model.fit` makes batches of arrays by a `tf.data` pipeline with autotuning,
-# whose thread `fit` waits for at its end. It takes an adapter of the caller as it is.
+# For arrays, `keras.Model.fit` makes a `tf.data` pipeline with autotuning, and waits for the
+# autotuning thread at the end. If it gets an adapter, it uses the adapter unchanged.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 
-# The public `tf.config.optimizer` sets graph rewrites for all functions of the process, the context
-# for the calls of one thread.
+# `tf.config.optimizer` applies to the whole process; the eager context applies to the calls of one
+# thread.
 from tensorflow.python.eager.context import FunctionCallOptions
 from tensorflow.python.eager.context import context as eager_context
 
-# The cache asks whether a gradient tape is active, or watches a tensor. `record_operation` gives a
-# tape the gradient of a recomputed part. The public `tf.custom_gradient` would keep every graph
-# that uses it for the life of the process.
+# The bijector cache must know whether a gradient tape is active or watches a tensor.
+# `record_operation` gives a tape the gradient of a recomputed part; the public `tf.custom_gradient`
+# keeps every graph that uses it alive for the life of the process.
 from tensorflow.python.eager.record import (
     could_possibly_record,
     record_operation,
@@ -38,15 +38,15 @@ from tensorflow.python.eager.record import (
     stop_recording,
 )
 
-# ONNX models are made from graphs with constant weights. The public function takes graphs of
-# TensorFlow 1 only.
+# ONNX export needs graphs with constant weights. The public function takes graphs of TensorFlow 1
+# only.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-# No public function says whether TensorFlow uses oneDNN, which depends on the processor.
+# No public function tells whether TensorFlow uses oneDNN, which depends on the processor.
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled as is_onednn_enabled
 
-# `tfb.Invert(b)` is not a `tfb.Invert` unless `b` is a composite tensor. For a bijector with
-# networks the constructor returns one of these bases, which `isinstance` needs.
+# `isinstance` needs these base classes: unless `b` is a composite tensor, `tfb.Invert(b)` returns a
+# `_Invert`, which is not a `tfb.Invert`.
 from tensorflow_probability.python.bijectors.chain import _Chain as Chain
 from tensorflow_probability.python.bijectors.invert import _Invert as Invert
 from tensorflow_probability.python.distributions.independent import _Independent as Independent
@@ -55,7 +55,7 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution as TransformedDistribution,
 )
 
-# The caches of bijectors have no public base class. `tfb.FFJORD` derives from these as well.
+# Bijector caches have no public base class. `tfb.FFJORD` derives from these too.
 from tensorflow_probability.python.internal.cache_util import (
     BijectorCacheWithGreedyAttrs,
     EphemeralDict,
@@ -95,7 +95,7 @@ __all__ = [
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# The methods that TFP documents for subclasses.
+# Methods that TFP documents for subclasses to override.
 HOOKS = {
     tfb.Bijector: """
         _forward _inverse _forward_log_det_jacobian _inverse_log_det_jacobian _parameter_properties
@@ -157,25 +157,24 @@ INHERITED = {
     },
 }
 
-# `keras.Model.fit` calls `evaluate` with this argument for validation, which tells its call from a
-# call of the user.
+# `keras.Model.fit` passes this argument to `evaluate` for validation; users do not.
 WITHIN_FIT = "_use_cached_eval_dataset"
 
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:
-    """Sets the `trainable` flag of a variable, which TensorFlow fixes at construction."""
+    """Sets a variable's `trainable` flag, which is read-only in TensorFlow."""
     is_distributed = isinstance(variable, tf.distribute.DistributedValues)
     for copy in variable.values if is_distributed else [variable]:
         copy._trainable = trainable
 
 
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
-    """Returns a layer and all layers within it. Only models have the public `layers`."""
+    """Returns a layer and all nested layers. Only models have the public `layers`."""
     return list(layer._flatten_layers())
 
 
 def assign_on_replica(variable: tf.Variable, value: Any) -> None:
-    """Assigns to this replica's copy of a variable, without the reduction of `assign`."""
+    """Assigns to this replica's copy of a variable; `assign` would aggregate over replicas."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
@@ -188,7 +187,7 @@ def batch_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
 
 
 def validate_data(estimator: Any, *args: Any, allow_nan: bool = False, **kwargs: Any) -> Any:
-    """Returns the checked data of an estimator; private before scikit-learn 1.6."""
+    """Returns an estimator's validated data; a private method before scikit-learn 1.6."""
     finite = "allow-nan" if allow_nan else True
     try:
         from sklearn.utils.validation import validate_data as validate
@@ -203,10 +202,10 @@ class _Buffer(io.BytesIO):
 
 
 def weights_in_memory(model: keras.Model) -> io.BytesIO:
-    """Returns what `keras.Model.save_weights` writes.
+    """Returns the file that `keras.Model.save_weights` writes, in memory.
 
-    `save_weights` also takes a `BytesIO`, but asks for its name. HDF5 may crash the process if it
-    cannot write to a file.
+    `save_weights` takes a `BytesIO` if `str` of it is a file name. A failed write to a file may
+    crash HDF5 and the process.
     """
     buffer = _Buffer()
     keras.Model.save_weights(model, buffer)

@@ -1,4 +1,4 @@
-"""Gradients that compute activations again instead of keeping them."""
+"""Gradients that recompute activations instead of storing them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["recompute"]
 def recompute(
     function: Callable[..., tuple[Sequence[tf.Tensor], Any]], inputs: Sequence[tf.Tensor]
 ) -> tuple[Sequence[tf.Tensor], Any]:
-    r"""Returns `function(*inputs)`; its gradient keeps the inputs, not the activations.
+    r"""Returns `function(*inputs)`. Its gradient stores the inputs, not the activations.
 
-    The gradient calls the function again, under a new tape, so that the activations of only one
-    function are kept at a time. It consists of ordinary operations, so that second derivatives are
-    right. A tape outside of a `tf.function` gets the same gradients, and keeps the activations.
+    The gradient calls the function again under a new tape, so that memory holds the activations of
+    one function at a time. It consists of ordinary operations, so second derivatives are right. A
+    tape outside of a `tf.function` gets the same gradients, but stores the activations.
 
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
-        It writes no variables, and depends on trainable variables only through `inputs`.
-      inputs: floating tensors. The recomputation waits for the gradient of the outputs, on which
-        its first input depends; operations without the first input may run earlier.
+        It must write no variables, and get trainable variables through `inputs` only.
+      inputs: floating tensors. Operations that depend on the first one wait for the gradient of the
+        outputs; others may run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():
@@ -48,10 +48,10 @@ def recompute(
 
 
 def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """Returns `value` as a tensor that cannot be computed before `upstream`.
+    """Returns `value`, but no earlier than `upstream` is computed.
 
-    Otherwise a graph would run the recomputation at once, or merge it with the first call. XLA
-    ignores control dependencies. Compilers do not simplify the zero that is added.
+    Otherwise a graph would run the recomputation too early, or merge it with the first call. XLA
+    ignores control dependencies, so we add a zero that compilers do not simplify.
     """
     element = tf.reshape(upstream, [-1])[0]
     return value + tf.cast(tf.minimum(tf.abs(element), 0), value.dtype)

@@ -1,6 +1,6 @@
-"""What the replicas and workers of a `tf.distribute.Strategy` share, to compute as one device.
+"""Communication between the replicas and workers of a `tf.distribute.Strategy`.
 
-Without a strategy, or with one replica, it costs nothing.
+With one replica, or without a strategy, the functions add no operations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def num_replicas() -> int:
-    """Returns the number of replicas that run the current code, 1 in a cross-replica context."""
+    """Returns the number of replicas that run the current code; 1 in a cross-replica context."""
     if tf.distribute.in_cross_replica_context():
         return 1
     return tf.distribute.get_strategy().num_replicas_in_sync
@@ -45,10 +45,10 @@ class Statistics:
     """The events that batch statistics average over, and their weights.
 
     Attributes:
-      are_global: whether statistics average over the batch of all replicas, as in `FlowModel.fit`,
-        or over the part of this replica. Each normalization then waits twice for the other
-        replicas, to sum `2 C + 1` numbers forward and as many backward.
-      weights: weights [B] of this replica's events, or `None`.
+      are_global: whether to average over the batch of all replicas, as in `FlowModel.fit`, or over
+        this replica's part. If global, each normalization sums `2 C + 1` numbers over replicas in
+        the forward pass, and as many in the backward pass.
+      weights: weights of this replica's events, [B], or `None`.
     """
 
     are_global: bool = False
@@ -62,19 +62,19 @@ class Statistics:
     def moments(
         self, images: tf.Tensor, shift: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the mean, biased variance [C], and count or weight of values of each channel.
+        """Returns mean and biased variance, [C], and the number of values or sum of weights.
 
-        The parts [B, ..., C] of replicas may have different sizes, or be empty. The shift [C] is
-        equal on all replicas and near the mean, for example the moving mean: sums of distances from
-        it avoid cancellation.
+        The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
+        on all replicas. To avoid cancellation it should be near the mean, for example the moving
+        mean.
         """
         axes = list(range(images.shape.rank - 1))
         if self.weights is None:
             count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
             weights = tf.ones([], images.dtype)
             if not self.span_replicas:
-                # `tf.nn.moments` has wrong second derivatives: it treats the mean in the variance
-                # as a constant. With `keepdims=True`, gradients take half of the operations.
+                # `tf.nn.moments` has wrong second derivatives: it treats the mean within the
+                # variance as a constant. `keepdims=True` halves the operations of the gradient.
                 mean = tf.reduce_mean(images, axes, keepdims=True)
                 square = tf.math.squared_difference(images, mean)
                 variance = tf.reduce_mean(square, axes, keepdims=True)
@@ -83,7 +83,7 @@ class Statistics:
             weights = tf.reshape(tf.cast(self.weights, images.dtype), [-1] + [1] * len(axes))
             count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
         if not self.span_replicas:
-            # Without a positive weight both are zero, and `FlowModel` does not make the step.
+            # Without a positive weight both are zero, and `FlowModel` skips the step.
             mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
             square = weights * tf.math.squared_difference(images, mean)
             return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count
@@ -91,7 +91,7 @@ class Statistics:
         distance, channels = weights * (images - shift), images.shape[-1]
         mean = tf.reduce_sum(distance, axes)
         square = tf.reduce_sum(distance * (images - shift), axes)
-        # One message instead of three.
+        # Communicate once instead of three times.
         [summed] = sum_over_replicas([tf.concat([count[tf.newaxis], mean, square], axis=0)])
         count, mean, square = tf.split(summed, [1, channels, channels])
         count = tf.reshape(count, [])
@@ -106,8 +106,8 @@ class BatchPart(NamedTuple):
     """A replica's part of a batch.
 
     Attributes:
-      first: number of events of the replicas before this one; the integer 0 for one replica.
-      total: number of events of all replicas, float32, or the sum of their weights.
+      first: total number of events of the preceding replicas; the integer 0 for one replica.
+      total: number of events of all replicas, or the sum of their weights, float32.
     """
 
     first: tf.Tensor | int
@@ -115,8 +115,8 @@ class BatchPart(NamedTuple):
 
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
-    """Returns this replica's part of the batch, from its number of events, int32, and weights."""
-    # All devices can sum float32, which is exact up to 2²⁴.
+    """Returns this replica's part of a batch. Its `number` of events is int32."""
+    # All devices can sum float32. Sums are exact up to 2²⁴.
     number = tf.cast(number, tf.float32)
     total = number if weights is None else tf.reduce_sum(weights)
     if num_replicas() == 1:
@@ -128,7 +128,7 @@ def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchP
 
 
 def assert_not_empty(values: tf.Tensor, caller: str) -> None:
-    """Asserts that this replica's part of a batch is not empty; costs nothing with one replica."""
+    """Asserts that no replica's part of a batch is empty."""
     if num_replicas() > 1:
         message = (
             f"{caller}: expected images for each replica, got a batch with fewer images than "
@@ -148,14 +148,14 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
-    """Assigns a value to this replica's copy of a variable.
+    """Assigns a value, equal on all replicas, to this replica's copy of a variable.
 
-    `variable.assign` would average over replicas. The caller ensures that all replicas assign the
-    same value. Outside of a replica context, all copies get the value.
+    `variable.assign` would aggregate over replicas. In a cross-replica context, this assigns to all
+    copies.
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value
-    # Within a `keras.StatelessScope`, `assign` of a Keras variable writes to the scope.
+    # Within a `keras.StatelessScope`, a Keras variable's `assign` writes to the scope.
     if num_replicas() == 1 or not isinstance(variable, tf.Variable):
         variable.assign(value)
     else:
@@ -165,13 +165,13 @@ def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
 def restore_unless(
     condition: tf.Tensor, variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]
 ) -> None:
-    """Assigns earlier values to this replica's copies of variables, unless a condition holds."""
+    """Assigns `values` to this replica's copies of variables, unless `condition` is true."""
     for variable, value in zip(variables, values, strict=True):
         assign(variable, tf.where(condition, variable, value))
 
 
 def average(variables: Sequence[tf.Variable]) -> None:
-    """Assigns the mean over replicas to all copies of floating variables."""
+    """Assigns the mean over replicas to floating variables."""
     if num_replicas() == 1:
         return
     variables = [variable for variable in variables if variable.dtype.is_floating]
@@ -181,19 +181,19 @@ def average(variables: Sequence[tf.Variable]) -> None:
 
 
 class ReplicatedMean(keras.metrics.Mean):
-    """A mean that all replicas update with the same values.
+    """A `Mean` that all replicas update with the same values.
 
-    Keras sums the replicas' values when a metric is read, which needs all workers: a worker that
-    saves the model alone would wait forever.
+    Reading a Keras metric sums over replicas, which needs all workers: a worker that saves the
+    model alone would wait forever.
     """
 
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        """Creates a variable that is read without communication."""
+        """Creates a variable that workers read without communication."""
         return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
 
 
 def check_scope(name: str, variables: Sequence[tf.Variable]) -> None:
-    """Raises `ValueError` if a variable was not created in the scope of the current strategy."""
+    """Raises `ValueError` if a variable was created outside of the current strategy's scope."""
     strategy = tf.distribute.get_strategy()
     if not all(strategy.extended.variable_created_in_scope(variable) for variable in variables):
         raise ValueError(
@@ -216,7 +216,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def broadcast_from_chief(strategy: tf.distribute.Strategy, value: float) -> float:
-    """Returns the chief's value on all workers. All workers have to make the same calls."""
+    """Returns the chief's value on all workers, all of which must make this call."""
     if num_workers(strategy) == 1:
         return value
 

@@ -1,4 +1,4 @@
-"""Argument checks, whose errors say what was expected and what came."""
+"""Checks of arguments. The errors say what was expected and what came."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 
 
 def require(condition: bool, expected: str, value: Any, error: type = ValueError) -> None:
-    """Raises `error` with "`expected`, got `value`." unless the condition holds."""
+    """Raises `error` with "`expected`, got `value`." if the condition is false."""
     if not condition:
         raise error(f"{expected}, got {value!r}.")
 
 
 def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
-    """Returns a Python or NumPy number that passes `is_valid`, which NaN must fail."""
+    """Returns a valid Python or NumPy number. `is_valid` must be false for NaN."""
     require(isinstance(value, numbers.Real), expected, value, TypeError)
     if not is_valid(value):
         raise ValueError(f"{expected}, got {value}.")
@@ -40,7 +40,7 @@ def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
 
 
 def integer(value: Any, at_least: int, expected: str, below: float = math.inf) -> int:
-    """Returns a whole number in [at_least, below) as an `int`; 4.0 counts as 4."""
+    """Returns a whole number in [at_least, below) as an `int`; accepts 4.0."""
     return int(real(value, lambda x: at_least <= x < below and x == int(x), expected))
 
 
@@ -50,19 +50,19 @@ def fraction(value: Any, expected: str) -> Any:
 
 
 def count(value: Any, name: str, at_least: int, caller: str) -> int:
-    """Returns the argument `name` of `caller`, a whole number of at least `at_least`."""
+    """Returns the argument `name` of `caller` as an `int` of at least `at_least`."""
     return integer(value, at_least, f"{caller}: expected {name} of at least {at_least}")
 
 
 def only(value: Any, name: str, applies: bool, when: str, caller: str) -> None:
-    """Raises `ValueError` if an option is given, not `None`, and has no effect."""
+    """Raises `ValueError` if an option is not `None`, but does not apply."""
     require(applies or value is None, f"{caller}: expected {name} only {when}", value)
 
 
 def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
-    """Raises `ValueError` if float32 cannot tell the values of a column of [N, D] apart.
+    """Raises `ValueError` if float32 cannot resolve the values of a column of `rows`, [N, D].
 
-    A column that is not constant needs 16 numbers of float32 within its standard deviation.
+    The standard deviation of a column must be 0 or at least 16 spacings of float32.
     """
     if dtype == tf.float64:
         return
@@ -82,13 +82,13 @@ def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
 
 
 def positive(value: Any, expected: str, dtype: Any = tf.float32) -> Any:
-    """Returns a number that is positive and finite in `dtype`: 1e-50 is 0 in float32."""
+    """Returns a number that is positive and finite in `dtype`; 1e-50 is 0 in float32."""
     limits = np.finfo(tf.as_dtype(dtype).as_numpy_dtype)
     return real(value, lambda x: float(limits.tiny) <= x <= float(limits.max), expected)
 
 
 def flag(value: Any, expected: str) -> bool:
-    """Returns a `bool`. Other objects would silently count as true or false."""
+    """Returns a `bool`. Raises `TypeError` for other truthy or falsy objects."""
     require(isinstance(value, (bool, np.bool_)), expected, value, TypeError)
     return bool(value)
 
