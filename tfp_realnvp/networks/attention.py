@@ -1,4 +1,4 @@
-"""Self-attention between the positions of feature maps."""
+"""Self-attention over the positions of feature maps."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ _EPSILON = 1e-4
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class SelfAttention(keras.layers.Layer):
-    r"""Adds multi-head self-attention between all positions to feature maps.
+    r"""Multi-head self-attention over all positions of feature maps, with a residual connection.
 
-    With the features `n_i` of position i, normalized to a mean of 0 and a variance of 1, and N
-    heads of size D = ceil(F / N),
+    With the layer-normalized features `n_i` at position i, and N heads h of size D = ceil(F / N),
 
     ```
     y_i = x_i + sum_h W_h sum_j a_hij V_h n_j
     a_hij = softmax_j((Q_h n_i)ᵀ (K_h n_j) / sqrt(D) - s_h |i - j|)
     ```
 
-    `|i - j|` is the distance of two positions in pixels, `s_h` a learned slope of each head. The
-    distances, which `keras.layers.MultiHeadAttention` does not have, replace an embedding of
-    positions: the layer is equivariant to shifts and takes any height and width. W starts at zero,
-    so that the layer starts as the identity.
+    `|i - j|` is the distance of two positions in pixels, and `s_h` a learned slope. Distances
+    replace an embedding of positions, so the layer is equivariant to shifts and takes any height
+    and width. W starts at zero, so that the layer starts as the identity.
 
-    Memory and time grow with the square of the number of positions: use it at coarse scales.
+    Memory and time grow with the square of the number of positions, so use it at coarse scales.
 
     #### References
 
@@ -50,8 +48,7 @@ class SelfAttention(keras.layers.Layer):
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if `num_heads` is not positive.
-          TypeError: if `num_heads` is not a number.
+          TypeError, ValueError: if `num_heads` is not a positive integer.
         """
         super().__init__(**kwargs)
         self.num_heads = validation.count(num_heads, "num_heads", 1, self.name)
@@ -60,7 +57,7 @@ class SelfAttention(keras.layers.Layer):
         """Creates the variables for inputs of `input_shape`, [B, H, W, F]."""
         filters, heads = input_shape[-1], self.num_heads
         size = math.ceil(filters / heads)
-        # Kernels of queries, keys and values, which have a variance of 1 for normalized features.
+        # With these kernels, queries, keys and values of normalized features have variance 1.
         normal = keras.initializers.RandomNormal(stddev=filters**-0.5)
         options: dict[str, Any] = {"initializer": normal, "autocast": False}
         options["shape"] = 3, filters, heads, size
@@ -94,7 +91,7 @@ class SelfAttention(keras.layers.Layer):
 
 
 def _distances(height: tf.Tensor, width: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns the distances of all pairs of positions, [H W, H W]."""
+    """Returns the distances between all pairs of positions, [H W, H W]."""
     rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
     positions = tf.reshape(tf.stack([rows, columns], axis=-1), [-1, 2])
     differences = tf.cast(positions[:, None] - positions, dtype)

@@ -1,4 +1,4 @@
-"""The embedding of a condition, which all networks of a flow share."""
+"""Embeds a condition for all networks of a flow."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ConditionEmbedding(keras.layers.Layer):
     | `conditional_event_shape=[K]` | vectors [..., K] | two dense layers, [..., E] |
     | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
 
-    With `dropout`, a missing condition has a learned embedding, which starts at zero.
+    With `dropout`, a missing condition has a learned embedding, initially zero.
 
     Attributes:
-      spec: the `ConditionSpec` of the conditions.
+      spec: the `ConditionSpec`.
       size: length E of the embedding; `None` for images.
     """
 
@@ -46,11 +46,11 @@ class ConditionEmbedding(keras.layers.Layer):
 
         Args:
           conditional_event_shape, num_classes, dropout: as in `ConditionSpec`.
-          size: E, length of the embedding of labels and vectors, by default 64. Images have none.
+          size: E, length of the embedding of labels and vectors, by default 64; `None` for images.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if not exactly one of `conditional_event_shape` and `num_classes` is given, or
+          ValueError: if both or none of `conditional_event_shape` and `num_classes` are given, or
             an argument is out of range or has no effect.
           TypeError: if an argument has a wrong type.
         """
@@ -64,7 +64,7 @@ class ConditionEmbedding(keras.layers.Layer):
         self.size = size
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the variables. Their shapes do not depend on `input_shape`."""
+        """Creates the variables; ignores `input_shape`."""
         num_classes = self.spec.num_classes
         if num_classes is not None:
             shape = num_classes, self.size
@@ -92,21 +92,23 @@ class ConditionEmbedding(keras.layers.Layer):
         return self.spec.event_shape if self.spec.event_ndims == 3 else (self.size,)
 
     def call(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns the embedding [..., *embedded_shape] of a condition, `spec.as_tensor(...)`."""
+        """Returns the embedding [..., *embedded_shape] of a result of `spec.as_tensor`."""
         if condition.dtype.is_integer:
             is_present = condition[..., tf.newaxis] != -1
-            # `tf.gather` has a sparse gradient, which does not add up the rows of a repeated label,
-            # so that gradient clipping would compute a wrong norm.
+            # `tf.gather` has a sparse gradient, which lists repeated labels separately, so gradient
+            # clipping would compute a wrong norm.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = tf.tensordot(one_hot, tf.convert_to_tensor(self.table), 1)
-            # The labels of a graph are not known where they are checked.
+            # The check of the labels cannot see their values inside a graph, so wrong labels give
+            # NaN.
             is_label = self.spec.in_range(condition)[..., tf.newaxis]
             embedded = tf.where(is_label, embedded, tf.constant(np.nan, embedded.dtype))
         else:
             axes = [-3, -2, -1] if self.spec.event_ndims == 3 else [-1]
             is_nan = tf.math.is_nan(condition)
             is_present = ~tf.reduce_any(is_nan, axes, keepdims=True)
-            # `tf.where` differentiates both branches, and the gradient of a NaN is NaN.
+            # Replace NaNs first: `tf.where` differentiates both branches, and the gradient at NaN
+            # is NaN.
             if self.spec.may_be_missing:
                 condition = tf.where(is_nan, tf.zeros_like(condition), condition)
             embedded = condition

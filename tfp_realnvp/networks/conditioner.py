@@ -17,15 +17,15 @@ __all__ = ["Conditioner"]
 
 
 class Conditioner(keras.layers.Layer):
-    r"""A network that predicts a coupling's parameters: images [B, H, W, C] to [B, H, W, K].
+    r"""A network that predicts a coupling's parameters [B, H, W, K] from [B, H, W, C].
 
-    A network of vectors maps [B, C] to [B, K]. Any Keras layer can be the network of a coupling.
-    This base class of this package's networks declares the number K of output channels, the
-    condition and the checkerboard. In a checkerboard coupling half of the input is zero: the board
-    is one more input channel, which tells a kept zero from a masked pixel.
+    Networks on vectors map [B, C] to [B, K]. A coupling takes any Keras layer as network; this base
+    class of the package's networks declares the output channels, the condition and the
+    checkerboard. In a checkerboard coupling half of the input is masked to zero. The board as an
+    additional input channel distinguishes masked pixels from zeros.
 
-    A network with a `conditional_event_shape` takes a `conditional_input`, a vector or an image for
-    each image. The weights that multiply it start at zero.
+    A network with a `conditional_event_shape` takes a `conditional_input`, a vector or image per
+    event. The weights that multiply it start at zero.
 
     #### Example
 
@@ -55,19 +55,18 @@ class Conditioner(keras.layers.Layer):
         conditional_event_shape: Sequence[int | None] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Constructs the base.
+        """Constructs the network.
 
         Args:
-          output_channels: K, channels of the output.
-          checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for other masks,
-            which need no board.
-          conditional_event_shape: shape of one `conditional_input`: [E], or [H, W, E], where H and
-            W can be `None`; `None` without a condition.
+          output_channels: K.
+          checkerboard_parity: parity of the coupling's `CheckerboardMask`; `None` for other masks.
+          conditional_event_shape: shape of one `conditional_input`, [E] or [H, W, E], where H and W
+            can be `None`; `None` without a condition.
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if a number is out of range, or the network does not use the parity.
-          TypeError: if `output_channels` is not a number.
+          TypeError, ValueError: if a number is out of range, or `checkerboard_parity` has no
+            effect.
         """
         super().__init__(**kwargs)
         self.output_channels = validation.count(output_channels, "output_channels", 1, self.name)
@@ -99,14 +98,14 @@ class Conditioner(keras.layers.Layer):
         return condition
 
     def with_board(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns [B, H, W, C + 1], the inputs and the board, or the inputs without a parity."""
+        """Appends the board as a channel, [B, H, W, C + 1], if there is a `checkerboard_parity`."""
         if self.checkerboard_parity is None:
             return inputs
         board = checkerboard(inputs, self.checkerboard_parity)
         return tf.concat([inputs, tf.broadcast_to(board, tf.shape(inputs[..., :1]))], axis=-1)
 
     def at_changed_positions(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Returns the outputs with zeros where the coupling keeps the image."""
+        """Sets outputs to zero at positions that a checkerboard coupling keeps."""
         if self.checkerboard_parity is None:
             return outputs
         return outputs * (1 - checkerboard(outputs, self.checkerboard_parity))
@@ -116,7 +115,7 @@ class Conditioner(keras.layers.Layer):
         return (*input_shape[:-1], self.output_channels)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments that are attributes of the same names."""
+        """Returns the constructor arguments, read from attributes of the same names."""
         kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Conditioner)]
         names = [name for kind in kinds for name in inspect.signature(kind.__init__).parameters]
         arguments = {name: getattr(self, name) for name in names if hasattr(self, name)}
@@ -125,12 +124,12 @@ class Conditioner(keras.layers.Layer):
     def _weight(
         self, name: str, shape: Sequence[int], initializer: Any = "zeros", **kwargs: Any
     ) -> keras.Variable:
-        # `autocast=False` keeps full precision where the layer computes in half precision.
+        # `autocast=False` keeps full precision when the layer computes in half precision.
         kwargs = {"autocast": False, **kwargs}
         return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
 
     def _add_film(self, num_terms: int, num_filters: int) -> None:
-        """Creates the variable of `_film` if the condition is a vector."""
+        """Creates the variable for `_film` if the condition is a vector."""
         if self.takes_vector:
             shape = [*self.conditional_event_shape, num_terms, num_filters]
             self.condition_kernel = self._weight("condition_kernel", shape)
@@ -138,10 +137,10 @@ class Conditioner(keras.layers.Layer):
     def _film(
         self, condition: tf.Tensor | None, num_terms: int, event_ndims: int = 3
     ) -> list[tf.Tensor | None]:
-        """Returns N terms, linear in a condition vector, that shift or scale activations (FiLM).
+        """Returns `num_terms` linear functions of a condition vector (FiLM).
 
-        They have the shape [B, 1, 1, F], or [B, F] with `event_ndims=1`; without a condition vector
-        they are `None`.
+        Each is [B, 1, 1, F], or [B, F] with `event_ndims=1`; or `None` if there is no condition
+        vector.
         """
         if not self.takes_vector:
             return [None] * num_terms

@@ -17,9 +17,10 @@ from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weigh
 
 __all__ = ["ConvResNet"]
 
-# To cut smaller images in halves takes longer than the operations on the other half.
+# For fewer positions, splitting images costs more time than computing only one half saves.
 _MIN_HALVED_POSITIONS = 128
-# FusedBatchNorm of oneDNN starts threads, in more time than small maps take otherwise.
+# For small maps, starting the threads of oneDNN's FusedBatchNorm takes longer than plain
+# operations.
 _MAX_SMALL_SIZE = 1024
 
 
@@ -33,19 +34,18 @@ class ConvResNet(Conditioner):
     output:  sum of 1×1 convolutions of the first h and of the h of each block -> BN, ReLU, 1×1
     ```
 
-    Every convolution is weight-normalized; batch normalization has no scale. For a checkerboard
-    coupling, half of whose input is zero, the normalized input is doubled, the board is one more
-    input channel, and the output is zero where the coupling keeps the image.
+    Every convolution is weight-normalized, and batch normalization has no scale. For a checkerboard
+    coupling, half of whose input is zero, the network doubles the normalized input, adds the board
+    as a channel, and sets the output to zero at kept positions.
 
-    A condition vector shifts the output of each batch normalization but the first, by linear maps.
-    A condition image goes through a 3×3 convolution and is added to the first h. With `num_heads`,
-    self-attention between all positions precedes the normalization of the output.
+    A linear map of a condition vector shifts the output of each batch normalization but the first.
+    A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention over
+    all positions precedes the last batch normalization.
 
-    Weights of one kind are one variable for all blocks, with the block as first axis.
+    One variable holds the weights of one kind for all blocks, stacked along the first axis.
 
-    Inference has fewer operations than training (`benchmarks/README.md` has the gains): batch
-    normalizations are folded into convolutions, and the network of a checkerboard coupling computes
-    its last layers only at the positions that the coupling changes, if images are large.
+    Inference is faster than training: it folds batch normalization into convolutions, and for a
+    checkerboard coupling of large images computes the last layers only at changed positions.
 
     #### Example
 
@@ -78,17 +78,16 @@ class ConvResNet(Conditioner):
 
         Args:
           num_blocks: B, number of residual blocks.
-          num_filters: F, feature maps of each convolution but the last.
+          num_filters: F, number of filters of each convolution but the last.
           num_heads: heads of the self-attention; 0 for none.
-          output_scale: initial norm of the filters of the last convolution. A small norm starts a
-            coupling near the identity, so that the first steps of training are stable.
-          momentum: momentum of the moving statistics of batch normalization.
+          output_scale: initial norm of the last convolution's filters. With a small norm the
+            coupling starts near the identity, which makes the first training steps stable.
+          momentum: momentum of the moving statistics.
           epsilon: added to the variance.
           output_channels, **kwargs: as in `Conditioner`.
 
         Raises:
-          ValueError: if a number is out of range.
-          TypeError: if an argument is not a number.
+          TypeError, ValueError: if a number is out of range, or not a number.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
@@ -118,7 +117,7 @@ class ConvResNet(Conditioner):
         shape = [blocks + 1, filters, filters]
         self.skip_kernels, self.skip_scales = self._conv("skip", shape, stacked=True)
         self.skip_biases = self._weight("skip_biases", [blocks + 1, filters])
-        # A row for each normalization: two for each block, then one for the output.
+        # One row per normalization: two per block, then one for the output.
         shape = [2 * blocks + 1, filters]
         self.offsets = self._weight("offsets", shape)
         self.moving_means = self._statistic("moving_means", shape, "zeros")
@@ -140,7 +139,7 @@ class ConvResNet(Conditioner):
     def _conv(
         self, name: str, shape: list[int], *, stacked: bool = False, initial_scale: float = 1.0
     ) -> tuple[keras.Variable, keras.Variable]:
-        # The filters are normalized, so that any isotropic initializer will do.
+        # Weight normalization removes the scale, so any isotropic initializer will do.
         plural = "s" if stacked else ""
         kernel = self._weight(f"{name}_kernel{plural}", shape, "random_normal")
         shape = [shape[0], shape[-1]] if stacked else [shape[-1]]
@@ -149,7 +148,7 @@ class ConvResNet(Conditioner):
 
     @property
     def weight_norm_scales(self) -> list[keras.Variable]:
-        """The norms of all filters, which the L2 penalty of `FlowModel` applies to."""
+        """The norms of all filters. `FlowModel` applies its L2 penalty to them."""
         blocks = [self.block_scales] if self.num_blocks else []
         return [self.input_scale, *blocks, self.skip_scales, self.output_scales]
 
@@ -160,10 +159,10 @@ class ConvResNet(Conditioner):
         conditional_input: tf.Tensor | None = None,
         statistics: replicas.Statistics = replicas.LOCAL_STATISTICS,
     ) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition.
+        """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C].
 
-        In training, batch statistics of the events that `statistics` describes normalize the
-        activations, and update the moving statistics.
+        In training, normalizes by batch statistics, averaged according to `statistics`, and updates
+        the moving statistics.
         """
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
@@ -172,7 +171,7 @@ class ConvResNet(Conditioner):
         bias = tf.add_n(tf.unstack(self.skip_biases.value))
         if not training:
             factors, shifts = map(tf.unstack, _affine_of(*stacked_norms, epsilon=self.epsilon))
-        # Attention comes between the skip connections and their normalization.
+        # With attention between skip connections and normalization, folding is impossible.
         folds_output = not training and self.attention is None
         if folds_output:
             skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
@@ -199,7 +198,7 @@ class ConvResNet(Conditioner):
         if self.takes_image:
             condition = tf.cast(self.required(conditional_input), self.compute_dtype)
             h += convolve(condition, self.condition_kernel.value)
-        # Maps and kernels of the convolutions whose sum is the input of the output convolution.
+        # Inputs and kernels of the convolutions that the output layers sum.
         terms = [(h, skips[0])]
         if self.num_blocks:
             kernels = tf.unstack(weight_norm(*_values(self.block_kernels, self.block_scales)))
@@ -220,10 +219,10 @@ class ConvResNet(Conditioner):
             else:
                 x = convolve(x, second, biases[i])
                 if not training:
-                    # TensorFlow (up to 2.21) fuses a sum with this convolution. Its oneDNN kernel
-                    # is wrong in several threads if the summand is used elsewhere, as h is.
+                    # Prevent a fusion with the addition of h: TensorFlow's oneDNN kernel (up to
+                    # 2.21) is wrong in several threads if the summand is used elsewhere, as h is.
                     x = tf.ensure_shape(x, x.shape)
-                # The gradient of `+` would compute the shapes of both summands.
+                # The gradient of `+` would add shape operations for both terms.
                 h = tf.add_n([h, x])
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))
@@ -236,7 +235,8 @@ class ConvResNet(Conditioner):
         total = convolve(*terms[-1], bias)
         if self.num_blocks:
             others = [convolve(*term) for term in terms[:-1]]
-            # TensorFlow fuses the last convolution of inference with bias, one sum and ReLU.
+            # In inference, TensorFlow can fuse the last convolution with bias, one addition and
+            # ReLU.
             total = tf.add_n([total, *others] if training else [total, tf.add_n(others)])
         if self.attention is not None:
             total = self.attention(total)
@@ -253,17 +253,17 @@ class ConvResNet(Conditioner):
     def _both_signs(
         self, inputs: tf.Tensor, normalize: Callable[..., tf.Tensor] | None
     ) -> tf.Tensor:
-        """Returns the normalized inputs and their negatives, doubled for a checkerboard.
+        """Returns the normalized inputs and their negatives, times 2 for a checkerboard.
 
-        `normalize` normalizes by batch statistics; with `None` the moving statistics do.
+        `normalize` applies batch statistics; `None` means the moving statistics.
         """
         norm = _values(self.input_offset, self.input_mean, self.input_variance)
         factor = 1.0 if self.checkerboard_parity is None else 2.0
         if normalize is not None:
-            # The fused normalization of few channels is slow in half precision.
+            # For few channels, fused normalization is slow in half precision.
             x = normalize(tf.cast(inputs, self.variable_dtype), norm)
             return tf.cast(factor * tf.concat([x, -x], axis=-1), inputs.dtype)
-        # One 1×1 convolution computes all of it.
+        # One 1×1 convolution does it all.
         scale, shift = _affine_of(*norm, epsilon=self.epsilon)
         kernel, shift = factor * tf.linalg.diag(scale), factor * shift
         return convolve(inputs, *(tf.concat([value, -value], axis=-1) for value in (kernel, shift)))
@@ -277,19 +277,17 @@ def _values(*variables: keras.Variable) -> list[tf.Tensor]:
 def _joined_skip(
     kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a convolution [3, 3, F, F] and the skip connection [F, F] after it as one.
+    """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
-    The last skip connection takes `h + conv(x)`, which nothing else uses, and is linear: its kernel
-    for `conv(x)` multiplies the kernel of the convolution, and its kernel for h is added to the
-    previous skip connection, which takes h as well.
+    The last skip connection is linear in `h + conv(x)`, which nothing else uses. Its kernel for
+    `conv(x)` joins the convolution, and its kernel for h joins the previous skip connection.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 
 
 def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
-    """Returns whether `_joined_skip` saves time for images of this size."""
-    # The product of kernels costs as much as a 1×1 convolution at 9 * num_filters positions, which
-    # five images of 2 * num_filters positions exceed.
+    # Multiplying the kernels costs as much as a 1×1 convolution at 9 * num_filters positions: it
+    # pays off from five images of this size.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -297,19 +295,19 @@ def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
 def _affine_of(
     offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, *, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns factor and shift of a batch normalization with moving statistics."""
+    """Returns batch normalization by moving statistics as factor and shift."""
     factor = tf.math.rsqrt(variance + epsilon)
     return factor, offset - mean * factor
 
 
 def _is_small(images: tf.Tensor) -> bool:
-    """Returns whether a product and a sum normalize images [B, H, W, C] faster than batch_norm."""
+    """Returns whether plain operations normalize images [B, H, W, C] faster than `batch_norm`."""
     size = images.shape[1:].num_elements()
     return size is not None and size <= _MAX_SMALL_SIZE
 
 
 def _is_halved(images: tf.Tensor) -> bool:
-    """Returns whether images [B, H, W, C] consist of 2×2 cells, and of so many that a half pays."""
+    """Returns whether it pays off to compute only changed positions of images [B, H, W, C]."""
     sides = images.shape[1:3]
     is_large = sides.is_fully_defined() and sides.num_elements() >= _MIN_HALVED_POSITIONS
     return is_large and all(side % 2 == 0 for side in sides)
@@ -318,8 +316,8 @@ def _is_halved(images: tf.Tensor) -> bool:
 def _sum_at_changed_positions(
     terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
 ) -> list[tf.Tensor]:
-    """Returns the sum of convolutions and the bias, at the positions of `_take_changed`."""
-    # One convolution of the concatenated maps replaces the 1×1 convolutions of all maps.
+    """Returns the sum of convolutions and the bias, at changed positions only."""
+    # One convolution of the concatenated maps replaces all 1×1 convolutions.
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)
     half_maps = zip(*(_take_changed(feature_map, parity) for feature_map in maps), strict=True)
@@ -329,7 +327,7 @@ def _sum_at_changed_positions(
     images, wide_kernel = terms[-1]
     halves = []
     for half_input, (i, j) in zip(inputs, _changed_in_cell(parity), strict=True):
-        # A stride of 2 and this padding center the 3×3 kernel at the changed positions.
+        # This padding, with a stride of 2, centers the 3×3 kernel at changed positions.
         padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
         half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
         halves.append(half + convolve(half_input, kernel))
@@ -337,14 +335,14 @@ def _sum_at_changed_positions(
 
 
 def _changed_in_cell(parity: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns row and column of both changed positions of a 2×2 cell."""
+    """Returns row and column of both changed positions in a 2×2 cell."""
     return (0, parity), (1, 1 - parity)
 
 
 def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
-    """Returns the changed positions of even and of odd rows, each [B, H/2, W/2, C]."""
+    """Returns the changed positions in even and in odd rows, each [B, H/2, W/2, C]."""
     _, height, width, channels = images.shape
-    # Both positions in a row of a cell become channels, side by side.
+    # The last axis holds the channels of both positions in a cell's row.
     cells = tf.reshape(images, [-1, height // 2, 2, width // 2, 2 * channels])
     return [
         cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in _changed_in_cell(parity)
@@ -352,7 +350,7 @@ def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
 
 
 def _put_changed(halves: list[tf.Tensor], parity: int) -> tf.Tensor:
-    """Returns [B, H, W, C] with zeros where `_take_changed` takes nothing."""
+    """Returns [B, H, W, C] with zeros at kept positions; inverts `_take_changed`."""
     _, height, width, channels = halves[0].shape
     rows = [
         tf.stack([tf.zeros_like(half), half] if j else [half, tf.zeros_like(half)], axis=3)

@@ -1,4 +1,4 @@
-"""A conditioner of vectors: a residual network of dense layers."""
+"""A conditioner for vectors: a residual network of dense layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["DenseResNet"]
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class DenseResNet(Conditioner):
-    r"""Residual blocks of two dense layers; the output starts at zero.
+    r"""Residual blocks of two dense layers. The output starts at zero.
 
     ```
     input:   x -> dense -> h
@@ -26,12 +26,12 @@ class DenseResNet(Conditioner):
     output:  dense(act(h))
     ```
 
-    All other kernels, and the biases of the first layer, start as normal random numbers with a
-    variance of one over the number of the layer's inputs; the other biases start at zero.
+    The output layer and the biases start at zero, except for the first layer's biases. Other
+    weights start as normal random numbers of variance 1 / fan-in.
 
     A condition vector scales and shifts the input of each activation, `x -> (1 + a) x + b`, with a
-    and b linear in the condition. Weights of one kind are one variable for all blocks, with the
-    layer as first axis.
+    and b linear in the condition. One variable holds the weights of one kind for all layers of the
+    blocks, stacked along the first axis.
 
     #### Example
 
@@ -61,14 +61,12 @@ class DenseResNet(Conditioner):
 
         Args:
           num_blocks: B, number of residual blocks.
-          num_filters: F, units of each dense layer but the last.
+          num_filters: F, number of units of each dense layer but the last.
           activation: name of a Keras activation.
-          output_channels, **kwargs: as in `Conditioner`, for vectors, without a parity.
+          output_channels, **kwargs: as in `Conditioner`, without `checkerboard_parity`.
 
         Raises:
-          ValueError: if a number is out of range, there is no such activation, or the condition is
-            an image.
-          TypeError: if a size is not a number, or the activation not a name.
+          TypeError, ValueError: if a size or `activation` is invalid, or the condition is an image.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)
@@ -81,11 +79,11 @@ class DenseResNet(Conditioner):
         validation.require(not self.takes_image, expected, self.conditional_event_shape)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables for inputs of `input_shape`, [B, C]; C can be 0."""
+        """Creates the variables for inputs [B, C]; C can be 0."""
         size, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
         self.input_kernel = self._normal("input_kernel", [size, filters], fan_in=max(size, 1))
-        # With tanh and biases of zero the network would start as an odd function of its inputs,
-        # from which training finds even functions slowly, and with few inputs often badly.
+        # With tanh and zero biases the network would start as an odd function of its inputs, from
+        # which it learns even functions slowly and often badly.
         self.input_bias = self._normal("input_bias", [filters], fan_in=max(size, 1))
         if blocks:
             shape = [2 * blocks, filters, filters]
@@ -94,17 +92,17 @@ class DenseResNet(Conditioner):
         shape = [filters, self.output_channels]
         self.output_kernel = self._weight("output_kernel", shape, autocast=True)
         self.output_bias = self._weight("output_bias", shape[1:], autocast=True)
-        # The factor and shift of each activation's input, in full precision.
+        # A factor and a shift per activation.
         self._add_film(2 * (2 * blocks + 1), filters)
 
     def _normal(self, name: str, shape: list[int], fan_in: int) -> keras.Variable:
-        # The initializers of Keras compute another fan-in for a stack of kernels.
+        # Keras initializers would compute a wrong fan-in for a stack of kernels.
         stddev = math.sqrt(1 / fan_in)
         initializer = keras.initializers.RandomNormal(stddev=stddev, seed=initial_seed())
         return self._weight(name, shape, initializer, autocast=True)
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [B, output_channels] for the kept half [B, C], given a condition [B, E]."""
+        """Returns the parameters [B, K] for the kept half [B, C] and a condition [B, E]."""
         terms = iter(self._film(conditional_input, 4 * self.num_blocks + 2, event_ndims=1))
 
         def activate(x: tf.Tensor) -> tf.Tensor:
@@ -120,5 +118,5 @@ class DenseResNet(Conditioner):
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    # The gradient of `+` would compute the shapes of both summands.
+    # The gradient of `+` would add shape operations for both terms.
     return tf.nn.bias_add(tf.matmul(x, kernel), bias)

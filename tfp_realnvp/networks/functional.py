@@ -1,4 +1,4 @@
-"""The operations of the networks as pure functions: normalizations, convolution, modulation."""
+"""Operations of networks as pure functions: normalization, convolution, modulation."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ __all__ = ["batch_norm", "convolve", "layer_norm", "modulated", "shifted", "weig
 
 @traced_once
 def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    r"""Returns kernels whose filters have the norms `scale`.
+    r"""Scales the filters of a kernel to the norms `scale`.
 
     ```
     w[..., k] = scale[k] * kernel[..., k] / ||kernel[..., k]||
     ```
 
-    Kernels of one shape may be stacked along leading axes: the norm of a filter is taken over the
-    axes of `kernel` that `scale` does not have. A filter of zeros stays zero.
+    Kernels may be stacked along leading axes. The norm of a filter is over the axes of `kernel`
+    that `scale` lacks. A filter of zeros stays zero.
 
     Args:
-      kernel: [N₁, ..., h, w, C, K], floating, with any number of axes N and of axes before K.
+      kernel: [N₁, ..., h, w, C, K], with any number of stacking axes N and of axes before K.
       scale: [N₁, ..., K], of the same dtype.
 
     #### References
 
-    Salimans, Kingma: Weight Normalization, eq. 2; used throughout Real NVP (section 3.7).
+    Salimans, Kingma: Weight Normalization, eq. 2.
     """
     axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
     square = tf.reduce_sum(tf.square(kernel), axes, keepdims=True)
-    # The small number keeps a filter of zeros at zero.
+    # The small number prevents a division by zero for a filter of zeros.
     factor = tf.reshape(scale, square.shape) * tf.math.rsqrt(square + 1e-30)
     return kernel * factor
 
@@ -45,10 +45,9 @@ def convolve(
     strides: int = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
 ) -> tf.Tensor:
-    """Returns `tf.nn.conv2d` of images [B, H, W, C], with a kernel [h, w, C, K] and a bias [K].
+    """Convolves images [B, H, W, C] with a kernel [h, w, C, K] or [C, K], and adds a bias [K].
 
-    A kernel [C, K] is 1×1. Kernels and biases, float32 in a network of half precision, are cast to
-    the inputs' dtype.
+    Casts kernel and bias to the inputs' dtype.
     """
     kernel = tf.cast(kernel, inputs.dtype)
     if kernel.shape.rank == 2:
@@ -68,20 +67,19 @@ def batch_norm(
     momentum: float = 0.9,
     epsilon: float = 1e-4,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    r"""Normalizes each channel, adds an offset, and returns the new moving statistics.
+    r"""Normalizes each channel and adds an offset. Also returns the new moving statistics.
 
     ```
     y = (x - mean) / sqrt(variance + epsilon) + offset
     ```
 
-    With `training=True` the mean and variance are taken over the batch and all positions, and the
-    moving statistics are updated with the unbiased variance,
-    `moving <- momentum * moving + (1 - momentum) * batch`. Otherwise the moving statistics
-    normalize and do not change. There is no scale, because a weight-normalized convolution follows.
+    With `training=True`, normalizes by the mean and variance over the batch and all positions, and
+    updates the moving statistics with the unbiased variance: `moving <- momentum * moving + (1 -
+    momentum) * batch`. Otherwise normalizes by the moving statistics. There is no scale, because a
+    weight-normalized convolution follows.
 
-    The inputs are [B, H, W, C], of float32, float64 or half precision; offset and statistics are
-    [C], of float64 for inputs of float64, else of float32. `statistics` says which events batch
-    statistics average over, with which weights. The outputs have the dtype of the inputs.
+    Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
+    statistics are [C] in float64 or float32. `statistics` determines how batch statistics average.
 
     #### References
 
@@ -90,9 +88,9 @@ def batch_norm(
     moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
-        # One fused kernel, which in training returns the updated statistics. The first version of
-        # the operation takes float32 only. Its gradient is traced faster, because TensorFlow does
-        # not make zeros as gradients of the statistics.
+        # One fused kernel, which in training returns the updated statistics. Version 1 of the
+        # operation takes float32 only, but its gradient traces faster: it creates no zero gradients
+        # for the statistics.
         is_first = training and inputs.dtype == tf.float32
         fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3
         outputs, *moved = fused(
@@ -106,7 +104,7 @@ def batch_norm(
             is_training=training,
         )[:3]
         return outputs, *(moved if training else moving)
-    # The fused kernel has no float64, no weights, and no statistics of several replicas.
+    # The fused kernel supports neither float64, nor weights, nor statistics over replicas.
     values = tf.cast(inputs, offset.dtype)
     mean, variance = moving
     if training:
@@ -121,8 +119,8 @@ def batch_norm(
 
 
 def layer_norm(x: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """Returns vectors with a mean of 0 and a variance of 1, [..., F]."""
-    # `tf.nn.moments`, which Keras uses, has wrong second derivatives.
+    """Normalizes vectors [..., F] to mean 0 and variance 1."""
+    # Keras uses `tf.nn.moments`, whose second derivatives are wrong.
     x -= tf.reduce_mean(x, axis=-1, keepdims=True)
     return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)
 

@@ -17,15 +17,14 @@ __all__ = ["ShallowConv"]
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class ShallowConv(Conditioner):
-    r"""3×3, 1×1 and 3×3 convolutions with ReLU between them; the last one starts at zero.
+    r"""3×3, 1×1 and 3×3 convolutions with ReLU between them. The last one starts at zero.
 
-    Many couplings that start as the identity train at a high learning rate from the first step. For
-    a checkerboard coupling the board is one more input channel.
+    Couplings thus start as the identity, which allows a high learning rate from the first step. For
+    a checkerboard coupling, the network adds the board as an input channel.
 
-    A condition vector scales and shifts the results of the first two convolutions,
-    `x -> (1 + a) x + b`, with a and b linear in the condition. A condition image goes through a 3×3
-    convolution and is added to the output of the first convolution. With `num_heads`,
-    self-attention between all positions precedes the last convolution.
+    A condition vector scales and shifts the outputs of the first two convolutions, `x -> (1 + a) x
+    + b`, with a and b linear in the condition. A 3×3 convolution adds a condition image to the
+    first output. With `num_heads`, self-attention over all positions precedes the last convolution.
 
     #### Example
 
@@ -45,13 +44,12 @@ class ShallowConv(Conditioner):
         """Constructs the network.
 
         Args:
-          num_filters: feature maps of the first two convolutions.
+          num_filters: number of filters of the first two convolutions.
           num_heads: heads of the self-attention; 0 for none.
           output_channels, **kwargs: as in `Conditioner`.
 
         Raises:
-          ValueError: if a number is out of range.
-          TypeError: if an argument is not a number.
+          TypeError, ValueError: if a number is out of range, or not a number.
         """
         super().__init__(output_channels, **kwargs)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
@@ -96,12 +94,12 @@ class ShallowConv(Conditioner):
             self.attention.build((*image, self.num_filters))
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition."""
+        """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C]."""
         conv1, conv2, conv3 = self.convs
         maps = None
         if self.takes_image:
             maps = _convolve(self.required(conditional_input), self.condition_conv)
-        # Factor and shift of both activations.
+        # A factor and a shift for both activations.
         terms = self._film(conditional_input, 4)
         x = shifted(_convolve(self.with_board(inputs), conv1), maps)
         x = tf.nn.relu(modulated(x, *terms[:2]))
@@ -110,5 +108,5 @@ class ShallowConv(Conditioner):
 
 
 def _convolve(inputs: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
-    # A call of the Keras layer traces more operations.
+    # Calling the Keras layer would trace more operations.
     return convolve(inputs, layer.kernel, layer.bias)

@@ -1,4 +1,4 @@
-"""A conditioner of images of one size: a vision transformer, whose tokens are the positions."""
+"""A vision transformer as conditioner, for images of one size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EPSILON = 1e-6
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class VisionTransformer(Conditioner):
-    r"""A vision transformer with learned embeddings of the positions; the output starts at zero.
+    r"""A vision transformer with one token per position. The output starts at zero.
 
     ```
     input:   x -> dense(x) + embedding of the position -> h
@@ -28,11 +28,12 @@ class VisionTransformer(Conditioner):
     output:  dense(norm(h))
     ```
 
-    `norm` is layer normalization, gelu its tanh form. The network is built for one height and
-    width. A condition, a vector or an image, is added to the first h by a linear map.
+    `norm` is layer normalization, and gelu its tanh approximation. The embeddings of the positions
+    are learned, so the network takes images of one size only. A linear map adds a condition, vector
+    or image, to the first h.
 
-    Weights of one kind are one variable for all blocks, with the block as first axis. In half
-    precision, sums, normalizations, softmax and the last layer have full precision.
+    One variable holds the weights of one kind for all blocks, stacked along the first axis. In half
+    precision, additions, normalizations, softmax and the last layer still use full precision.
 
     #### Example
 
@@ -62,13 +63,13 @@ class VisionTransformer(Conditioner):
 
         Args:
           num_blocks: number of transformer blocks.
-          num_filters: F, width of the tokens.
-          num_heads: heads of the attention, a divisor of `num_filters`.
-          output_channels, **kwargs: as in `Conditioner`, without a parity.
+          num_filters: F, size of a token.
+          num_heads: number of attention heads, a divisor of `num_filters`.
+          output_channels, **kwargs: as in `Conditioner`, without `checkerboard_parity`.
 
         Raises:
-          ValueError: if a number is out of range, or `num_heads` does not divide `num_filters`.
-          TypeError: if an argument is not a number.
+          TypeError, ValueError: if a number is invalid, or `num_heads` does not divide
+            `num_filters`.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 1, self.name)
@@ -90,10 +91,10 @@ class VisionTransformer(Conditioner):
         self.input_bias = self._weight("input_bias", [filters])
         normal = keras.initializers.RandomNormal(stddev=filters**-0.5)
         self.position_embedding = self._weight("position_embedding", [*self.sides, filters], normal)
-        # Two for each block, and one for the output.
+        # Two per block, and one for the output.
         self.norm_scales = self._weight("norm_scales", [norms, filters], "ones")
         self.norm_offsets = self._weight("norm_offsets", [norms, filters])
-        # Queries, keys and values are side by side, each with initial values of its own.
+        # One kernel for queries, keys and values, each initialized separately.
         self.qkv_kernels, self.qkv_biases = self._stack("qkv", filters, filters, copies=3)
         self.head_kernels, self.head_biases = self._stack("head", filters, filters)
         self.mlp1_kernels, self.mlp1_biases = self._stack("mlp1", filters, 4 * filters)
@@ -107,15 +108,15 @@ class VisionTransformer(Conditioner):
     def _stack(
         self, name: str, fan_in: int, fan_out: int, copies: int = 1
     ) -> tuple[keras.Variable, keras.Variable]:
-        """Returns the kernels and biases of a dense layer of each block."""
-        # The initializers of Keras compute other fans for a stack of kernels.
+        """Returns stacked kernels and biases of one dense layer per block."""
+        # Keras initializers would compute a wrong fan-in and fan-out for a stack of kernels.
         limit = math.sqrt(6 / (fan_in + fan_out))
         glorot, outputs = keras.initializers.RandomUniform(-limit, limit), copies * fan_out
         kernels = self._weight(f"{name}_kernels", [self.num_blocks, fan_in, outputs], glorot)
         return kernels, self._weight(f"{name}_biases", [self.num_blocks, outputs])
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns [B, H, W, output_channels] for the kept half [B, H, W, C], given a condition."""
+        """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C]."""
         norm_scales = tf.unstack(self.norm_scales.value)
         norm_offsets = tf.unstack(self.norm_offsets.value)
         qkv, head, mlp1, mlp2 = (
@@ -129,7 +130,7 @@ class VisionTransformer(Conditioner):
         def dense(x: tf.Tensor, layer: Sequence[Sequence[tf.Tensor]], i: int) -> tf.Tensor:
             return self._dense(x, layer[0][i], layer[1][i])
 
-        # One matrix of tokens is multiplied faster than a batch of matrices.
+        # One matrix product over all tokens is faster than a batch of products.
         rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
         h = self._dense(rows, self.input_kernel.value, self.input_bias.value)
         h = tf.reshape(tf.cast(h, self.variable_dtype), [-1, *self.position_embedding.shape])
@@ -148,7 +149,7 @@ class VisionTransformer(Conditioner):
         return tf.nn.bias_add(tf.matmul(x, kernel), bias)
 
     def _attended(self, qkv: tf.Tensor) -> tf.Tensor:
-        """Returns the attended values of all heads, [B H W, F], for [B H W, 3 F]."""
+        """Returns the outputs of all attention heads, [B H W, F], from `qkv`, [B H W, 3 F]."""
         heads, size = self.num_heads, self.num_filters // self.num_heads
         qkv = tf.reshape(qkv, [-1, math.prod(self.sides), 3, heads, size])
         query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
