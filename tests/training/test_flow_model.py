@@ -186,6 +186,23 @@ def test_stateless_call_uses_the_variables_of_bijectors():
     assert np.abs(result - expected).min() > 1e-2
 
 
+def test_scores_within_a_stateless_scope():
+    model, images = _model(_distribution(normalization="actnorm")), ft.grey_levels(2)
+    ft.randomize(model, 1)
+    values = [(variable, variable.numpy()) for variable in model.variables]
+    ft.randomize(model, 2)
+    # The first call is within the scope: nothing may keep its values.
+    with keras.StatelessScope(values):
+        first = tfr.log_prob(model, images)
+    second = tfr.log_prob(model, images)
+    with keras.StatelessScope(values):
+        np.testing.assert_allclose(tfr.log_prob(model, images), first, rtol=1e-5)
+    for variable, value in values:
+        variable.assign(value)
+    np.testing.assert_allclose(tfr.log_prob(model, images), first, rtol=1e-5)
+    assert np.abs(second - first).min() > 1e-2
+
+
 def _both_kinds(model):
     return model.trainable_variables, model.non_trainable_variables
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfp_realnvp.internal import private_api
+
 __all__ = ["call_traced", "kept", "traced_once"]
 
 
@@ -40,8 +42,11 @@ def call_traced(
 
     TensorFlow traces the stateless function once per owner and options, for any first dimension of
     the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles it once per
-    shape.
+    shape. A graph would keep the values of a `keras.StatelessScope`, where the function runs
+    eagerly instead.
     """
+    if private_api.get_stateless_scope() is not None:
+        return function(owner, *options, *tensors)
     shapes = [[None, *x.shape[1:]] if x.shape.rank else [] for x in tensors]
     specs = tuple(tf.TensorSpec(s, x.dtype) for s, x in zip(shapes, tensors, strict=True))
     return _traced(owner, function, options, jit_compile, specs)(*tensors)
