@@ -1,14 +1,14 @@
-"""Completes images and rows of a table: samples the missing values given the known values.
+"""Completes images and rows of a table by sampling the missing values given the known values.
 
     python examples/complete.py
 
-The script completes the lower halves of digits, then random cells of a table of wines. It trains
-flows, and `tfr.latents.complete` samples the missing values by Markov chains. It prints squared
-errors of the posterior mean and of simpler guesses, and the share of true values in the 90%
+The script completes the lower halves of digits, and random cells of a table of wines. It trains two
+flows, from which `tfr.latents.complete` samples the missing values by Markov chains. It prints
+squared errors of the posterior mean and of simpler guesses, and the share of true values in the 90%
 intervals.
 
-The digits are modeled by a flow of vectors, whose dense networks make steps of the chains many
-times cheaper than the convolutions of the preset `digits`; chains take thousands of steps.
+A flow of vectors models the digits. Its dense networks make steps of the chains many times cheaper
+than the convolutions of the preset `digits` would, and chains take thousands of steps.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def complete_digits() -> None:
     digits = data.load_arrays("digits")
     model = train(flow_of_digits(digits), digits.train, FLAGS.epochs)
     truth = digits.test[: FLAGS.num_digits]
-    is_known = np.arange(8)[:, np.newaxis, np.newaxis] < 4  # of rows of pixels
+    is_known = np.arange(8)[:, np.newaxis, np.newaxis] < 4  # rows of pixels
     completion = run_chains(model.distribution, truth, is_known)
     classes = np.stack([digits.train[digits.train_labels == c].mean(axis=0) for c in range(10)])
     guesses = {
@@ -149,7 +149,7 @@ def nearest(train_events: np.ndarray, events: np.ndarray, is_known: np.ndarray) 
     """Returns the training events that are nearest in the known values."""
     is_known = np.broadcast_to(is_known, events.shape)
     axes = tuple(range(1, events.ndim))
-    # Differences of all pairs at once would take much memory.
+    # The differences of all pairs at once would take much memory.
     indices = [
         np.square(np.where(known, train_events - event.astype(np.float32), 0)).sum(axes).argmin()
         for event, known in zip(events, is_known, strict=True)

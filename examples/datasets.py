@@ -1,4 +1,4 @@
-"""The datasets of the scripts: the paper's, with its preprocessing, and others.
+"""Loads the datasets of the scripts: the paper's datasets, with its preprocessing, and others.
 
 | name                                        | images      | splits            | flips |
 | ------------------------------------------- | ----------- | ----------------- | ----- |
@@ -12,15 +12,15 @@
 | a name or path for `tfr.data.load_arrays`   |             | train, test       |       |
 
 The paper used `imagenet32` and `imagenet64`, the original downsampled datasets (van den Oord et
-al., 2016). ImageNet released `imagenet_resized` later. It was downsampled by another method and is
-easier to compress: bits/dim on the two are not comparable.
+al., 2016). ImageNet later released `imagenet_resized`, which was downsampled by another method and
+is easier to compress: bits/dim on the two are not comparable.
 
-The PNG or JPEG files of a split are kept in memory and decoded batch by batch: about 12 GB for
-ImageNet 64, 43 GB for LSUN bedrooms, 0.02 to 11 GB for other datasets.
+A split is kept in memory as PNG or JPEG files and decoded batch by batch. It takes about 12 GB for
+ImageNet 64, 43 GB for LSUN bedrooms, and 0.02 to 11 GB for other datasets.
 
 Images are downsampled by averaging areas: a pixel is the mean of its rectangle in the source,
-rounded to the nearest level. The authors' code downsamples CelebA by bilinear interpolation, which
-skips pixels, and LSUN after a Gaussian blur. Bits/dim depend slightly on the method.
+rounded to the nearest level. The authors' code uses bilinear interpolation, which skips pixels, for
+CelebA, and a Gaussian blur before it for LSUN. Bits/dim depend slightly on the method.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ def from_tfds(
 
     splits = {split: split for split in recipe.splits}
     if num_validation is None and "validation" not in splits:
-        stored_splits = builder.info.splits or {}  # none before the data are prepared
+        stored_splits = builder.info.splits or {}  # missing until the data are prepared
         number = stored_splits["train"].num_examples if "train" in stored_splits else 10_000
         num_validation = min(number // 10, 1_000)
     if num_validation:
@@ -396,7 +396,7 @@ def from_tfds(
 
 
 def recipe_of(name: str, builder: Any, image_size: int | None) -> Recipe:
-    """Returns the recipe of a dataset of TensorFlow Datasets that is not in `DATASETS`."""
+    """Returns how to load a dataset of TensorFlow Datasets that is not in `DATASETS`."""
     features = builder.info.features
     shape = features["image"].shape if "image" in features else ()
     if len(shape) != 3 or features["image"].np_dtype != np.uint8:
@@ -410,6 +410,6 @@ def recipe_of(name: str, builder: Any, image_size: int | None) -> Recipe:
         options["prepare"] = functools.partial(square, size=image_size)
     if None in shape:
         raise ValueError(f"Expected an image_size for {name!r}, whose image sizes differ.")
-    stored = builder.info.splits or ()  # none before the data are prepared
+    stored = builder.info.splits or ()  # missing until the data are prepared
     others = [split for split in ("test", "validation") if split in stored]
     return Recipe(shape, name, ("train", *others), **options)

@@ -1,11 +1,11 @@
-"""Finds and locates defects of a fabric, by a flow of the features of a network.
+"""Finds and locates defects of a fabric, by a flow of a network's features.
 
     python examples/defects.py
 
 The flow is trained on feature maps of images without defects. An image with a low density has a
 defect, and the log density by position, `tfr.log_prob_map`, locates it. The script prints areas
 under the ROC curve, 0.5 for chance: of images with a defect against images without, and of the
-pixels of defects against all other pixels. The rows of the table are
+pixels of defects against all other pixels. It compares these scores:
 
 *   a Gaussian at each position, fitted to the same features (PaDiM, Defard et al. 2020);
 *   the distance to the nearest of 5,000 random features of the training images (PatchCore, Roth et
@@ -14,8 +14,8 @@ pixels of defects against all other pixels. The rows of the table are
 *   the log density of the latents alone (FastFlow, Yu et al. 2021).
 
 The script draws the images: a woven fabric with stains, scratches and missing threads. By default
-the features come from a small network, which the script first trains to tell other textures apart.
-A network that was trained on photographs is more powerful, and has to be downloaded:
+the features come from a small network, which the script first trains to classify other textures. A
+network that was trained on photographs detects more, but has to be downloaded:
 
     python examples/defects.py --extractor=MobileNetV2
 """
@@ -95,7 +95,7 @@ def train_flow(features: np.ndarray) -> tfr.FlowModel:
 
 
 def mahalanobis(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Returns squared distances [N, h, w] by the mean and covariance at each position."""
+    """Returns squared Mahalanobis distances [N, h, w] for a Gaussian at each position."""
     mean = train.mean(axis=0)
     centered = np.einsum("nhwc->hwnc", train - mean)
     covariance = centered.swapaxes(-1, -2) @ centered / (len(train) - 1)
@@ -114,7 +114,7 @@ def nearest(train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> np
 
 
 def smooth(scores: np.ndarray) -> np.ndarray:
-    """Returns scores [N, h, w] of positions as smooth scores of pixels."""
+    """Returns scores of pixels, interpolated from scores [N, h, w] of positions."""
     factors = (1, _SIDE // scores.shape[1], _SIDE // scores.shape[2])
     scores = ndimage.zoom(scores, factors, order=1, mode="nearest", grid_mode=True)
     return ndimage.gaussian_filter(scores, (0, _SMOOTHING, _SMOOTHING))
@@ -144,7 +144,7 @@ def print_table(maps: dict[str, np.ndarray], masks: np.ndarray, defects: np.ndar
 
 
 def small_extractor(rng: np.random.Generator) -> Extractor:
-    """Returns the features, [16, 16, 16] of an image, of a network that tells textures apart."""
+    """Returns the features, [16, 16, 16] per image, of a network that classifies textures."""
     labels = rng.integers(0, len(_TEXTURES), FLAGS.num_textures)
     textures = np.stack([_TEXTURES[label](rng) for label in labels])
     textures = as_levels(textures, rng)
@@ -297,7 +297,7 @@ def bends(rng: np.random.Generator) -> np.ndarray:
 
 
 def as_levels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns gray levels of images [N, H, W], with random light and noise of a camera."""
+    """Returns gray levels of images [N, H, W], with random lighting and camera noise."""
     light = rng.uniform(0.85, 1.15, [len(images), 1, 1])
     noise = rng.normal(0, 4, images.shape)
     return np.clip(np.rint(60 + 110 * light * images + noise), 0, 255).astype(np.uint8)

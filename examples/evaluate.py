@@ -1,13 +1,14 @@
-"""Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
+"""Evaluates a training run: bits/dim with standard errors and bounds, beside the paper's results.
 
-Bits/dim of a model with a condition are conditional; with `condition_dropout`, unconditional
+For a model with a condition, bits/dim are conditional; with `condition_dropout`, unconditional
 bits/dim follow. A model of classes is also evaluated as a classifier. With a variational
 dequantizer, bits/dim are upper bounds, and importance-weighted bits/dim are tighter bounds.
 
     python examples/evaluate.py --results_dir=results/digits
     python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_samples=16
 
-Prints a table and writes it to `evaluation.md` and `evaluation.json` in the output folder.
+The script prints a table and writes it to `evaluation.md` and `evaluation.json` in the output
+folder.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ PAPER_RESULTS = {
     "lsun/church_outdoor": {"real_nvp_train": 2.94, "real_nvp": 3.08},
     "celeb_a": {"real_nvp_train": 2.97, "real_nvp": 3.02},
 }
-# Rows of the table for these results; the results of variational models are bounds.
+# The rows of the table with these results. Variational models report bounds.
 _PAPER_ROWS = {
     "real_nvp_train": "| Real NVP (paper) | train | | {:.2f} | |",
     "real_nvp": "| Real NVP (paper) | test | | {:.2f} | |",
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     if FLAGS.dataset not in (None, settings["name"]):
-        # The run held out images of its own dataset only.
+        # The run held out images of only its own dataset.
         settings.update(name=FLAGS.dataset, num_validation=0)
     images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
     spec = find_condition_spec(flow)

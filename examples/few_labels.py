@@ -1,19 +1,19 @@
-"""Trains classifiers on few labels, by the density of all rows, with or without a label.
+"""Trains classifiers on few labels, from the density of all rows, with or without a label.
 
     python examples/few_labels.py
 
 The base distribution of the flow is a `ClassMixture`, with a component for each class. `fit`
 maximizes log p(x | y) of rows with a label, and log p(x), the sum over the classes, of rows whose
-label is -1. The classifier is Bayes' rule.
+label is -1. Bayes' rule gives the classifier.
 
-Two moons with two labels each need no more: the class means are equal at the start, and `fit` moves
-them apart. Digits, with ten labels of each class, also need invariances: to a shift by a pixel, and
-to noise. As with the consistency loss of FlowGMM, an image without a label gets the class of its
-shifted copies, if the class is clear, and the flow is trained on new copies. Logistic regression
-and a convolutional network of equal size get the same labels.
+Two moons need only two labels each: the class means are equal at the start, and `fit` moves them
+apart. Digits, with ten labels of each class, also need invariance to a shift by a pixel, and to
+noise. As with the consistency loss of FlowGMM, an image without a label gets the class that the
+flow predicts for its shifted copies, if the prediction is clear, and the flow is trained on new
+copies. Logistic regression and a convolutional network of equal size learn from the same labels.
 
-The options were chosen by the accuracy on training images without a label, with other labels than
-in the printed results.
+We chose the options by the accuracy on training images without a label, with labels other than in
+the printed results.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FLAGS = flags.FLAGS
 
 _BATCH_SIZE = 250
 _NUM_COPIES = 10  # of each digit with a label, in an epoch
-_WARMUP = 0.1  # share of the epochs that train on images with a label alone
+_WARMUP = 0.1  # share of the epochs that train only on images with a label
 _CLEAR = 0.7  # a class of at least this probability is clear
 _NOISE = 1.0  # standard deviation of the noise of copies, in gray levels
 _DISTANCE = 4.0  # standard deviation of the first means
@@ -151,7 +151,7 @@ def compare_on_digits(axes: Axes) -> None:
 
 
 def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tfr.FlowModel:
-    """Trains a flow on images, first on images with a label alone.
+    """Trains a flow on images, at first only on images with a label.
 
     Then, in each epoch, images whose class is clear get this class as their label.
     """
@@ -163,7 +163,7 @@ def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -
     model = tfr.FlowModel(flow, dequantize=True)
     rate = keras.optimizers.schedules.CosineDecay(5e-3, num_steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=100.0))
-    # Each call of `fit` is one epoch. It warns as long as labels are not learned.
+    # Each call of `fit` is one epoch. It warns until the flow has learned the labels.
     warnings.filterwarnings("ignore", message=".*labeled events are classified")
     num_warmup_epochs = round(_WARMUP * FLAGS.epochs)
     for epoch in range(FLAGS.epochs):
@@ -203,13 +203,13 @@ def random_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(copies + rng.normal(0.0, _NOISE, copies.shape)), 0, 16)
 
 
-# Classifiers by the images with a label alone.
+# Classifiers that use only the images with a label.
 
 Classifier = Callable[[np.ndarray], np.ndarray]  # from images to probabilities of the classes
 
 
 def fit_logistic_regression(x: np.ndarray, y: np.ndarray) -> Classifier:
-    """Returns the regression whose penalty has the best accuracy in cross-validation."""
+    """Returns the regression with the penalty that has the best cross-validated accuracy."""
     penalties = {"C": np.logspace(-5, 1, 13)}
     model = GridSearchCV(LogisticRegression(max_iter=5_000), penalties, cv=5)
     model.fit(as_vectors(x), y)
@@ -221,8 +221,8 @@ def fit_network(
 ) -> Classifier:
     """Returns a convolutional network with dropout, of about `num_parameters`.
 
-    With `rng` it is trained on as many shifted copies as the flow, and averages its predictions
-    over shifted copies.
+    With `rng` the network is trained on as many shifted copies as the flow, and averages its
+    predictions over shifted copies.
     """
     relu, layers = {"activation": "relu"}, keras.layers
     network = keras.Sequential(

@@ -14,8 +14,8 @@
 | `condition_interpolation.png` | images, decoded under conditions between two |
 | `latents.md` | moments of the latents of each scale |
 
-Models with a condition get the two figures of conditions; their other figures use the conditions of
-the images.
+For models with a condition the script also draws the two figures of conditions; the other figures
+use the conditions of the images.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ tfd = tfp.distributions
 def main(argv: list[str]) -> None:
     del argv
     results_dir = pathlib.Path(FLAGS.results_dir).absolute()
-    # In float32 the inverse is exact, also of networks that were trained in bfloat16.
+    # In float32 the inverse is exact, even if the networks were trained in bfloat16.
     model = tfr.FlowModel.from_preset(results_dir, network_dtype="float32")
     if FLAGS.weights:
         model.load_weights(FLAGS.weights)
@@ -228,7 +228,7 @@ def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Exam
     )
     rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
     if spec.event_ndims == 3:
-        # The top row has the conditions of the columns, and white above the images.
+        # The top row shows the conditions of the columns, and white above the images.
         top = np.full([1, *rows.shape[1:]], figures.num_values - 0.5)
         top[0, 1:] = targets * (figures.num_values - 1) + 0.5
         rows = np.concatenate([top, rows])
@@ -238,7 +238,7 @@ def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Exam
 def draw_condition_interpolation(
     figures: Figures, flow: tfd.Distribution, examples: Examples
 ) -> None:
-    """Draws images under conditions from their own to the next class, or to another image's."""
+    """Draws images while their condition moves to the next class or another condition."""
     images, start = examples
     num_classes = find_condition_spec(flow).num_classes
     end, row_labels = np.roll(start, 1, axis=0), {}

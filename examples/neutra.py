@@ -1,12 +1,12 @@
-"""Hamiltonian Monte Carlo in the latent space of a flow (NeuTra), beside HMC without it.
+"""Runs Hamiltonian Monte Carlo in the latent space of a flow (NeuTra), beside plain HMC.
 
     python examples/neutra.py                     # a banana
     python examples/neutra.py --target=funnel
 
-Variational inference fits a flow to the density. As the bijector of a
-`tfp.mcmc.TransformedTransitionKernel`, the flow gives chains a density close to a standard normal.
-Both methods start from samples of the flow, adapt their step sizes in the same way, and are tried
-with the same numbers of leapfrog steps.
+Variational inference fits a flow to the density. With the flow as the bijector of a
+`tfp.mcmc.TransformedTransitionKernel`, chains sample a density close to a standard normal. Both
+methods start from samples of the flow, adapt their step sizes in the same way, and use the same
+numbers of leapfrog steps.
 
 Hoffman, Sountsov, Dillon, Langmore, Tran, Vasudevan: NeuTra-lizing bad geometry in Hamiltonian
 Monte Carlo using neural transport, 2019.
@@ -53,7 +53,7 @@ class Run(NamedTuple):
     step_size: float
     acceptance: float
     seconds: float
-    effective_size: float  # of the worst of all means and mean squares
+    effective_size: float  # the smallest over all means and mean squares
     scale_reduction: float
 
     @property
@@ -132,10 +132,10 @@ def funnel(size: int = 10) -> Any:
 
 
 def make_surrogate(density: Any) -> tfd.TransformedDistribution:
-    """Returns a flow over the parts of a density, untrained.
+    """Returns an untrained flow over the parts of a density.
 
-    Its bijector is a `tfb.Chain`, whose last bijector is the flow of vectors. The other bijectors
-    split a vector into parts, and map the parts to the support of the density.
+    Its bijector is a `tfb.Chain`. The last bijector is the flow of vectors; the others split a
+    vector into parts and map the parts to the support of the density.
     """
     support = density.experimental_default_event_space_bijector()
     parts = support.inverse_event_shape(density.event_shape)
@@ -144,7 +144,7 @@ def make_surrogate(density: Any) -> tfd.TransformedDistribution:
     def smooth_network(
         *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
     ) -> tfr.DenseResNet:
-        # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo does not follow well.
+        # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo handles badly.
         return tfr.DenseResNet(
             output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
         )
@@ -162,8 +162,8 @@ def flat_target(
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tfb.Bijector]:
     """Returns the log density of unconstrained vectors, and the flow of a surrogate posterior.
 
-    Both methods sample unconstrained vectors, of all parts of the density, mapped to the whole real
-    line.
+    Both methods sample unconstrained vectors, which contain all parts of the density, mapped to the
+    real line.
     """
     *to_parts, flow = surrogate.bijector.bijectors
     to_parts = tfb.Chain(to_parts)
@@ -191,7 +191,7 @@ def make_kernel(
         ),
         num_adaptation_steps,
         target_accept_prob=0.75,
-        # The arithmetic mean of acceptance rates lets some chains get stuck.
+        # If step sizes adapt to the arithmetic mean of acceptance rates, some chains get stuck.
         reduce_fn=tfp.math.reduce_log_harmonic_mean_exp,
     )
     return kernel if bijector is None else tfp.mcmc.TransformedTransitionKernel(kernel, bijector)

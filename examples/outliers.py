@@ -1,4 +1,4 @@
-"""Finds images that are unlike the training data, by several scores from log densities.
+"""Finds images that are unlike the training data, by several scores that use log densities.
 
     python examples/outliers.py
 
@@ -9,7 +9,7 @@ data, 0.5 for chance. It also prints the shares of images with conformal p-value
 `--alpha`: false alarms among new digits, and outliers found.
 
 The models are the presets `digits` and `photos`. The test images had no part in training or in the
-choice of weights. One part is held out for the p-values, the rest is new.
+choice of weights. One part of them is held out for the p-values; the rest are the new images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ flags.DEFINE_integer("seed", 0, "Seed of outliers, committee and bootstrap.")
 
 FLAGS = flags.FLAGS
 
-_NUM_HELD_OUT = 139  # α (n + 1) is the integer 7 for α = 5%: the false alarm rate equals α
+_NUM_HELD_OUT = 139  # for α = 5%, α (n + 1) is the integer 7, so the false alarm rate equals α
 _NUM_BOOTSTRAP = 1000
 _NUM_SPLITS = 1000
 _NUM_COLUMNS = 6
@@ -101,7 +101,7 @@ def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> Non
 
 
 def compare_on_photos(photos: data.ImageArrays) -> None:
-    """Shows where the log density fails: outliers that are simpler than the data."""
+    """Shows where the log density fails: on outliers that are simpler than the data."""
     model = tfr.FlowModel.from_preset("photos")
     # One half of the groups is the reference, the other half is new.
     num_groups = len(photos.test) // (2 * FLAGS.group_size)
@@ -153,7 +153,7 @@ def train_member(digits: data.ImageArrays, seed: int) -> tfr.FlowModel:
 
 
 def webp(image: np.ndarray) -> bytes:
-    """Returns an image as lossless WebP, a better code of photographs than PNG."""
+    """Returns an image as lossless WebP, which compresses photographs better than PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "webp", lossless=True, quality=100)
     return file.getvalue()
@@ -169,9 +169,10 @@ def blur(images: np.ndarray) -> np.ndarray:
 
 
 def shuffle_patches(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns images whose patches of `size`×`size` pixels trade places.
+    """Returns images with permuted patches of `size`×`size` pixels.
 
-    All patches of an image move by the same number of places, row by row, so that none stays.
+    All patches of an image move by the same number of places, row by row, so no patch keeps its
+    place.
     """
     count, height, width, channels = images.shape
     grid = (count, height // size, size, width // size, size, channels)
@@ -204,7 +205,8 @@ def gray_patches(
 def area_under_curve(scores: np.ndarray, outlier_scores: np.ndarray) -> tuple[float, float, float]:
     """Returns P(outlier > image) + P(equal) / 2, with the ends of its 95% bootstrap interval.
 
-    Most outliers are made from the images: the bootstrap draws pairs of both.
+    Most outliers are made from the images, so the bootstrap draws pairs of an image and its
+    outlier.
     """
     outlier_scores = outlier_scores[:, np.newaxis]
     wins = (outlier_scores > scores) + 0.5 * (outlier_scores == scores)
@@ -228,7 +230,7 @@ def print_false_alarms(
     """Prints the shares of new digits and of outliers with p-values of at most alpha.
 
     The guarantee holds for the mean over splits of the test images into held-out and new images.
-    The mean is printed with the standard deviation of a single split.
+    The script prints this mean with the standard deviation of a single split.
     """
     count = len(scores["-log p"])
     orders = [rng.permutation(count) for _ in range(_NUM_SPLITS)]

@@ -1,13 +1,13 @@
-"""Samples images from a trained model: by condition, with a temperature, or of another size.
+"""Samples images from a trained model: given a condition, at a temperature, or of another size.
 
     python examples/sample.py --results_dir=results/digits
     python examples/sample.py --results_dir=results/digits --temperature=0.7 --size=16,16
     python examples/sample.py --results_dir=results/digits --truncation=2 --output=samples.npy
     python examples/sample.py --results_dir=results/digits_label --condition=3
 
-Writes a grid of the samples to a `.png` file, or a `uint8` array [N, H, W, C] to an `.npy` file.
-The grid has a row for each of several conditions: by default the first 20 classes, or the
-conditions of the first 8 images of the evaluation split.
+The script writes a grid of the samples to a `.png` file, or a `uint8` array [N, H, W, C] to an
+`.npy` file. If there are several conditions, the grid has a row for each: by default the first 20
+classes, or the conditions of the first 8 images of the evaluation split.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Scores a data set larger than a machine with an exported model, by Apache Beam.
+r"""Scores a data set that is larger than a machine, with an exported model and Apache Beam.
 
     python -c "import tfp_realnvp as t; t.FlowModel.from_preset('results/digits').export('flow/1')"
     python examples/score_beam.py --model=flow/1 --inputs='held_out/*.npy' --output=held_out/scores
@@ -14,12 +14,13 @@ Each row of the Parquet files `scores-00000-of-00002.parquet`, … is an event:
 | `p_value` | with `--held_out`: the conformal p-value of -log_prob, `tfr.outliers.p_values` |
 
 Inputs are `.npy` files of uint8 images [N, H, W, C] or of events as `log_prob` of the model takes
-them, `.npz` files with such an array `images`, or TFRecord files of any other name. Their records
-are those of TensorFlow Datasets, as for the datasets of `datasets.py`: a `tf.train.Example` with a
-PNG or JPEG file as `image`. One worker reads a file, so that many files keep many workers busy.
+them, `.npz` files with such an array `images`, or TFRecord files. Any other file is read as
+TFRecords in the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a record is a
+`tf.train.Example` whose feature `image` is a PNG or JPEG file. One worker reads a file, so many
+files keep many workers busy.
 
-Beam renames the results when all of them are written: after a kill there are whole files or none,
-and the same command runs again. Options of Beam come last, after `--`:
+Beam renames the results when all of them are written: a killed run leaves complete files or none,
+and you can run the same command again. Options of Beam come last, after `--`:
 
     python examples/score_beam.py … -- --direct_num_workers=8 --direct_running_mode=multi_processing
     python examples/score_beam.py … -- --runner=FlinkRunner --flink_master=http://host:8081
@@ -58,7 +59,7 @@ _P_VALUE = pa.field("p_value", pa.float64())
 
 
 class Batch(NamedTuple):
-    """Consecutive events of a file, of which `start` is the place of the first."""
+    """Consecutive events of a file; `start` is the place of the first."""
 
     file: str
     start: int
@@ -106,7 +107,7 @@ def read_batches(file: fileio.ReadableFile, batch_size: int) -> Iterator[Batch]:
     else:
         records = tf.data.TFRecordDataset(path).map(decoded).batch(batch_size)
         options = tf.data.Options()
-        options.autotune.enabled = False  # its thread sleeps, which an iterator waits for
+        options.autotune.enabled = False  # an iterator would wait for it
         batches = records.with_options(options).as_numpy_iterator()
     start = 0
     for events in batches:

@@ -1,9 +1,9 @@
-r"""Evaluates and samples an exported model. Needs only TensorFlow and NumPy.
+r"""Evaluates and samples an exported model, with only TensorFlow and NumPy.
 
     python -c "import tfp_realnvp as t; t.FlowModel.from_preset('results/digits').export('flow/1')"
     python examples/serve.py flow/1 --images=images.npy --output=samples.npy
 
-TensorFlow Serving reads the same folder, whose name is the version of the model:
+TensorFlow Serving reads the same folder; its name is the version of the model:
 
     docker run -p 8501:8501 -v "$PWD/flow:/models/flow" -e MODEL_NAME=flow tensorflow/serving
 
@@ -80,7 +80,7 @@ def main() -> None:
         if flags.condition is None:
             parser.error(f"expected a --condition of the samples, {spec}")
         conditions = read_conditions(flags.condition, spec)
-        # One condition for each sample, in turns.
+        # Cycles through the conditions, one for each sample.
         conditions = np.resize(conditions, (flags.num_samples, *conditions.shape[1:]))
         given["conditional_input"] = tf.constant(conditions, spec.dtype)
     samples = model.sample_uint8(

@@ -1,11 +1,11 @@
-"""Learns the posterior of a simulator's parameters for all data at once, and checks calibration.
+"""Learns a simulator's posterior for all data at once, and checks its calibration.
 
     python examples/simulation_based_inference.py
     python examples/simulation_based_inference.py --simulator=two_moons
 
-A flow of parameters, with the data as condition, is trained on simulations. For the right
-posterior, the ranks of the true parameters among samples of their posterior are uniform. The script
-checks this, and that a posterior which is too narrow on purpose fails the check.
+The script trains a flow of parameters on simulations, with the data as condition. If the posterior
+is right, the ranks of the true parameters among samples of their posterior are uniform. The script
+checks this, and shows that a posterior made too narrow fails the check.
 
 Talts, Betancourt, Simpson, Vehtari, Gelman: Validating Bayesian inference algorithms with
 simulation-based calibration, 2018.
@@ -46,7 +46,7 @@ tfd = tfp.distributions
 class Gaussian:
     """Linear measurements x = A θ + noise of θ ~ N(0, I), whose posterior is known.
 
-    The measurements determine one direction of θ well and the other directions hardly.
+    The measurements determine one direction of θ well, and the other directions hardly at all.
     """
 
     matrix = np.array([[1.0, 0.8, 0.0], [1.0, 0.9, 0.1], [0.5, 0.5, 0.5], [0.0, 0.3, -0.3]])
@@ -73,7 +73,7 @@ class TwoMoons:
     inference, 2019, appendix A.5.2.
     """
 
-    # From the whole plane to the square of the parameters.
+    # Maps the plane to the square of the parameters.
     support = tfb.Sigmoid(-1.0, 1.0)
 
     def simulate(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
         print_errors(flow, simulator, theta, x)
     histograms = {}
     for temperature in map(float, FLAGS.temperatures):
-        # The latents of a standard normal, scaled.
+        # Standard normal latents, scaled.
         base = tfd.Sample(tfd.Normal(0.0, temperature), flow.event_shape)
         posterior = tfr.condition(tfd.TransformedDistribution(base, flow.bijector), x)
         histograms[temperature] = rank_histograms(posterior, theta)
@@ -118,7 +118,7 @@ def as_float32(arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
 
 
 def train(simulator: Gaussian | TwoMoons, theta: np.ndarray, x: np.ndarray) -> tfd.Distribution:
-    """Returns a flow of the parameters with the data as condition, trained."""
+    """Returns a trained flow of the parameters, with the data as condition."""
     size = theta.shape[-1]
     flow = tfr.RealNVPVector(
         size,
@@ -159,7 +159,7 @@ def print_errors(
 
 
 def rank_histograms(posterior: tfd.Distribution, theta: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns how often each bin of ranks occurs, for each parameter and for the log density.
+    """Returns the counts of ranks in each bin, for each parameter and for the log density.
 
     Args:
       posterior: the posteriors of the rows of `theta`.

@@ -1,4 +1,4 @@
-"""Finds rows of a table that do not belong to a class, as do the detectors of scikit-learn.
+"""Finds rows of a table that do not belong to a class, and compares with detectors of scikit-learn.
 
     python examples/table_outliers.py
 
@@ -6,15 +6,16 @@
 other half and all rows of other classes. The script prints areas under the ROC curve: the
 probability that a row of another class scores higher than a row of the class, 0.5 for chance.
 
-The density depends on how a column is measured: diameters and volumes of the same objects have
-different densities, but the same ranks. Continuous columns are therefore mapped to standard normals
-by their ranks before a flow is trained; `--noranks` omits this map.
+The density depends on the scale of a column: diameters and volumes of the same objects have
+different densities, but the same ranks. Before training, the script therefore maps continuous
+columns to standard normals by their ranks; `--noranks` omits this map.
 
-The detectors of scikit-learn have their defaults. Local outlier factor (LOF), one-class SVM and
-Gaussian mixture depend on the units of the columns. They get the columns both as they are and
-standardized.
+The detectors of scikit-learn use their defaults. Local outlier factor (LOF), one-class SVM and
+Gaussian mixture depend on the units of the columns, so they run on both the raw and the
+standardized columns.
 
 Some rows of the other half calibrate p-values, see `tfr.outliers.p_values`. The remaining rows are
+new: if a new row has a p-value of at most `--alpha`, it is a false alarm.
 new: their p-values of at most `--alpha` are false alarms.
 """
 
@@ -97,7 +98,7 @@ def standardized(detector: BaseEstimator) -> Pipeline:
 
 def flow(seed: int) -> BaseEstimator:
     options = {"max_steps": FLAGS.max_steps, "random_state": seed}
-    # The noise is that of the default detector.
+    # The default detector has the same noise.
     detector = tfr.FlowOutlierDetector(tfr.FlowDensity(FLAGS.num_flows, noise=0.1, **options))
     return by_ranks(detector) if FLAGS.ranks else detector
 
@@ -120,7 +121,7 @@ def compare(usual: np.ndarray, unusual: np.ndarray, seed: int) -> tuple[list[flo
     is_unusual = np.repeat([0, 1], [len(held_out), len(unusual)])
     rows = np.concatenate([held_out, unusual])
     scores = [-new(seed).fit(train).score_samples(rows) for new in _DETECTORS.values()]
-    # If alpha (n + 1) is a whole number, the false alarm rate equals alpha.
+    # If alpha (n + 1) is an integer, the false alarm rate equals alpha.
     multiple = round(1 / FLAGS.alpha)
     num_calibrating = max(1, int(0.8 * len(held_out)) // multiple) * multiple - 1
     calibrating, new = np.split(scores[-1][: len(held_out)], [num_calibrating])

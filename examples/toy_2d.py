@@ -3,9 +3,9 @@
     python examples/toy_2d.py                           # two moons
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
-Prints held-out nats beside the best kernel density estimate, and for a known density (checkerboard,
-ring, banana) the KL divergence from it. Writes the figures `flow.jpg` and `toy.png`, and
-`report.json`, to the output folder.
+The script prints held-out nats beside the best kernel density estimate, and for a known density
+(checkerboard, ring, banana) the KL divergence from it. It writes the figures `flow.jpg` and
+`toy.png`, and `report.json`, to the output folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sklearn.neighbors import KernelDensity
 import tfp_realnvp as tfr
 
 _SAMPLED = ("moons", "circles", "pinwheel", "spirals")
-_KNOWN = ("checkerboard", "ring", "banana")  # of known density
+_KNOWN = ("checkerboard", "ring", "banana")  # toys of known density
 
 flags.DEFINE_enum("dataset", "moons", [*_SAMPLED, *_KNOWN], "The toy.")
 flags.DEFINE_enum(
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
     print(f"figures are in {output_dir}")
 
 
-# The toys.
+# The toy data.
 
 
 def sample(name: str, number: int, seed: int) -> np.ndarray:
@@ -296,7 +296,7 @@ def _draw_densities(
         below = known_density(FLAGS.dataset).prob(grid).numpy()
     else:
         below, _, _ = np.histogram2d(*points.T, bins=edges[:, ::2], density=True)
-    # A few very large values would hide all others.
+    # A few very large values would hide all other values.
     for each, values in zip(axes, (density, below), strict=True):
         box = (*edges[0, [0, -1]], *edges[1, [0, -1]])
         each.imshow(values.T, origin="lower", extent=box, vmax=np.quantile(density, 0.995))

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     output_dir.mkdir(parents=True, exist_ok=True)
-    # A run is resumed with the same flags only.
+    # A run resumes only with the same flags.
     own = ("dataset", "image_size", "condition", "clusters", "num_filters", "seed")
     run, record = json.dumps({name: FLAGS[name].value for name in own}), output_dir / "flags.json"
     if not record.exists():
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     options = {"dequantizer": dequantizer, "seed": FLAGS.seed, "name": "real_nvp"}
     if clusters is not None:
         mixture = tfr.ClusterMixture(flow, clusters)
-        # The sum over the nearest clusters is a bound, which is close and much faster to validate.
+        # The sum over the nearest clusters is a close bound, which is much faster to validate.
         flow = mixture.copy(num_terms=min(4, clusters.num_per_class))
 
     # Compile: the loss of a FlowModel is -log p.

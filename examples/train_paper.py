@@ -173,7 +173,7 @@ _OPTIONS = {
 
 # Values of flags that are not given, by configuration.
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
-# Smaller batches learn more in the same time where the time is short; see benchmarks/README.md.
+# In a short time, smaller batches learn more; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
 # The recipe of Jet's authors, for batches of 1,024. Their weight decay is 1e-5 in each step; Keras
 # multiplies a weight decay by the learning rate.
@@ -186,7 +186,7 @@ _WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorb
 
 _BEST_WEIGHTS = "model.weights.h5"  # the file of a preset
 
-# Limits of the report, which keep it short compared with training. evaluate.py evaluates whole
+# Limits that keep the report short compared with training. `evaluate.py` evaluates whole
 # splits.
 _MAX_IMAGES, _BATCH_SIZE = 2_048, 64
 _NUM_SAMPLES = 4  # noise samples of each image
@@ -196,7 +196,7 @@ _MAX_CLASSES = 20  # rows of samples
 
 
 def run(argv: list[str]) -> None:
-    """Runs `main`; interruptions, and errors of flags or data, end it with a message."""
+    """Runs `main`, and ends with a message after an interruption or an error of flags or data."""
     try:
         main(argv)
     except KeyboardInterrupt:
@@ -271,7 +271,7 @@ def fill_in_defaults() -> datasets.Images:
     defaults = dict(_RECIPES[FLAGS.configuration])
     if FLAGS.limit_minutes:
         del defaults["epochs"]
-    # Other couplings and attention are unstable in the first steps of a higher rate.
+    # Other couplings and attention are unstable in the first steps with a higher rate.
     is_fast = (
         FLAGS.configuration == "compact"
         and FLAGS.transformer in (None, "affine")
@@ -292,7 +292,7 @@ def fill_in_defaults() -> datasets.Images:
     for name, value in defaults.items():
         if FLAGS[name].value is None:
             setattr(FLAGS, name, value)
-    # Data that are missing or too few are an error before there is an output folder.
+    # If data are missing or too few, the script fails before it creates the output folder.
     images.training_batches(FLAGS.batch_size)
     return images
 
@@ -305,13 +305,13 @@ def flag_lines(only_given: bool = False) -> list[str]:
 
 
 def flag_name(line: str) -> str:
-    """Returns the name of a flag in a flag file, where `--noxla` is a value of `xla`."""
+    """Returns the name of a flag in a flag file, where `--noxla` sets `xla`."""
     name = line.removeprefix("--").split("=")[0]
     return name if name in FLAGS else name.removeprefix("no")
 
 
 def check_same_run(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file belongs to another run, more training excepted."""
+    """Raises `ValueError` if the flag file belongs to another run, except for more training."""
     if not path.exists():
         return
     there, here = (
@@ -457,7 +457,7 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
         if is_done():
             return budget.used_seconds
         if FLAGS.average:
-            # `fit` left averages in the model. The checkpoint has the weights of the end of the
+            # `fit` left averages in the model. The checkpoint has the weights at the end of the
             # epoch.
             checkpoint.restore()
         epoch += 1
@@ -530,7 +530,7 @@ class Interruption(keras.callbacks.Callback):
 
 
 def keep_epochs(log: pathlib.Path, num_epochs: int) -> None:
-    """Removes the rows of the log after `num_epochs`: training is going to repeat them."""
+    """Removes the rows of the log after `num_epochs`, because training will repeat these epochs."""
     if not log.exists():
         return
     header, *lines = log.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
@@ -596,8 +596,8 @@ def write_report(
 ) -> dict:
     """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
 
-    The report has the bits/dim of the model and of two baselines, or why there are none; with
-    `condition_dropout`, bits/dim without a condition; with a variational dequantizer,
+    The report contains the bits/dim of the model and of two baselines, or why there are none. With
+    `condition_dropout` it contains bits/dim without a condition; with a variational dequantizer,
     importance-weighted bits/dim of the held-out images, a tighter bound. A model of labels is also
     evaluated as a classifier by Bayes' rule.
     """
@@ -698,7 +698,7 @@ def baseline_bits(images: datasets.Images) -> dict[str, dict[str, float]]:
 def fit_gaussian(images: np.ndarray) -> tfd.MultivariateNormalTriL:
     """Returns the Gaussian with the mean and covariance of images `[N, H, W, C]` and noise U[0, 1).
 
-    The noise has mean 1/2 and variance 1/12, so that the covariance is regular even if a pixel is
+    The noise has mean 1/2 and variance 1/12, so the covariance is regular even if a pixel is
     constant.
     """
     mean = images.mean(axis=0, dtype=np.float64).ravel()
@@ -722,7 +722,7 @@ def gaussian_bits_per_dim(
 def histogram_bits_per_dim(train: np.ndarray, images: np.ndarray, num_values: int) -> float:
     """Returns the bits/dim of images under independent histograms, one for each pixel and channel.
 
-    A level that n of the N training images have has the probability (n + 1) / (N + num_values).
+    If n of the N training images have a level, its probability is (n + 1) / (N + num_values).
     """
     counts, train_counts = (
         np.stack([np.bincount(column, minlength=num_values) for column in columns])

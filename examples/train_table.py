@@ -4,14 +4,14 @@
     python examples/train_table.py --dataset=breast_cancer    # or diabetes, digits
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
 
-Real NVP is `tfr.FlowDensity`, a mixture of flows and simpler densities. The other estimates are a
+"Real NVP" is `tfr.FlowDensity`, a mixture of flows and simpler densities. The other estimates are a
 normal distribution, a mixture of normal distributions and a kernel density estimate. All are fitted
 to the same unscaled rows, choose their options by cross-validation or held-out rows within these
 rows, and are scored by the log likelihood of other rows.
 
 `train_uci.py` trains flows on the larger tables of the UCI benchmark.
 
-Prints a table and writes it to `results.md` and `results.json` in the output folder.
+The script prints a table and writes it to `results.md` and `results.json` in the output folder.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def fit_mixture(rows: np.ndarray) -> LogProb:
 def fit_kde(rows: np.ndarray) -> LogProb:
     """Returns the log density of the kernel density estimate with the best bandwidth.
 
-    Distances are between columns of variance 1, or between whitened rows, whichever is better.
+    Distances use columns of variance 1 or whitened rows, whichever is better.
     """
     scale = np.diag(1 / _scale(rows))
     cholesky = np.linalg.cholesky(_covariance(rows @ scale))

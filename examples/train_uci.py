@@ -1,4 +1,4 @@
-"""Trains a flow on a table of the UCI benchmark, beside published results.
+"""Trains a flow on a table of the UCI benchmark, and prints published results beside its own.
 
     python examples/train_uci.py --table=power --data_dir=... --limit_minutes=60
 
@@ -9,8 +9,8 @@ The tables and splits are from Papamakarios, Pavlakou, Murray: Masked autoregres
 the pickle needs pandas; an `ethylene_CO.npy` without the columns `Meth`, `Eth` and `Time` can
 replace it.
 
-Prints the mean log likelihoods of test rows, and writes them to `results.json` in the output
-folder. The same command resumes a killed run; more minutes continue a finished run.
+The script prints the mean log likelihoods of test rows, and writes them to `results.json` in the
+output folder. The same command resumes a killed run; more minutes continue a finished run.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _hepmass(folder: pathlib.Path) -> list[np.ndarray]:
         np.loadtxt(folder / "hepmass" / name, delimiter=",", skiprows=1, usecols=columns)
         for name in ("1000_train.csv", "1000_test.csv")
     )
-    # The signal only, without its label.
+    # Only the signal, without its label.
     train, test = (rows[rows[:, 0] == 1, 1:] for rows in (train, test))
     mean, stddev = train.mean(axis=0), train.std(axis=0, ddof=1)
     train, test = (train - mean) / stddev, (test - mean) / stddev
@@ -193,7 +193,7 @@ def _bsds300(folder: pathlib.Path) -> list[np.ndarray]:
 
 
 def _split(rows: np.ndarray) -> list[np.ndarray]:
-    """Returns training, validation and test rows: the last tenth of rows each time."""
+    """Returns training, validation and test rows: each split takes the last tenth of the rows."""
     rows, test = np.split(rows, [len(rows) - int(0.1 * len(rows))])
     train, validation = np.split(rows, [len(rows) - int(0.1 * len(rows))])
     return [train, validation, test]

@@ -1,4 +1,4 @@
-"""Real NVP as a plain `tfd.TransformedDistribution` with a custom training loop."""
+"""Trains Real NVP as a plain `tfd.TransformedDistribution` in a custom training loop."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp

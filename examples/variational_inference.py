@@ -4,8 +4,9 @@
     python examples/variational_inference.py --model=eight_schools --check
     python examples/variational_inference.py --optimizer=tf_keras
 
-Prints the evidence lower bound, the evidence by importance weighting with its standard error, and
-the mean and standard deviation of each part. `--check` compares these with Hamiltonian Monte Carlo.
+The script prints the evidence lower bound, the evidence by importance weighting with its standard
+error, and the mean and standard deviation of each part. `--check` compares these with Hamiltonian
+Monte Carlo.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def conjugate(num_rows: int = 30, num_columns: int = 6, noise: float = 0.5) -> P
     ```
     """
     rng = np.random.default_rng(0)
-    # Correlated columns: the posterior is far from independent.
+    # Correlated columns make the posterior strongly dependent.
     x = rng.normal(size=[num_rows, num_columns]) @ rng.normal(size=[num_columns, num_columns])
     y = x @ rng.normal(size=num_columns) + noise * rng.normal(size=num_rows)
 
@@ -151,8 +152,8 @@ def flow_posterior(
 ) -> tfd.TransformedDistribution:
     """Returns an untrained flow over the unobserved parts.
 
-    Its bijector is a `tfb.Chain`, whose last bijector is the flow of vectors. The other bijectors
-    split a vector into parts, and map the parts to the support of the density.
+    Its bijector is a `tfb.Chain`. The last bijector is the flow of vectors; the others split a
+    vector into parts and map the parts to the support of the density.
 
     Args:
       posterior: the density.
@@ -174,7 +175,7 @@ def flow_posterior(
 def _smooth_network(
     *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
 ) -> tfr.DenseResNet:
-    # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo does not follow well.
+    # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo handles badly.
     return tfr.DenseResNet(
         output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
     )
@@ -254,7 +255,7 @@ def columns(posterior: Posterior, parts: Any) -> dict[str, np.ndarray]:
 
 
 def print_evidence(log_weights: np.ndarray, exact: float | None) -> None:
-    """Prints the evidence by both estimates, and how even the weights are."""
+    """Prints both estimates of the evidence, and the effective sample size of the weights."""
     number = len(log_weights)
     weights = np.exp(log_weights - log_weights.max())
     log_evidence = log_weights.max() + math.log(weights.mean())
