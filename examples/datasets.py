@@ -305,8 +305,13 @@ def from_tfds(
     download: bool,
 ) -> Images:
     """Returns the images of a dataset of TensorFlow Datasets."""
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        message = (
+            f"Loading {name!r} needs TensorFlow Datasets: `pip install '.[datasets]'` in the clone."
+        )
+        raise ImportError(message) from error
     recipe = DATASETS.get(name)
     try:
         builder = tfds.builder(recipe.tfds_name if recipe else name, data_dir=data_dir)
