@@ -271,6 +271,31 @@ def test_pairs_of_many_rows_show_a_part_and_the_lowest_ones():
     assert pairs(_ScoredDensity(), rows, columns=[1]).axes[0].get_xlabel() == "column 1"
 
 
+@pytest.mark.parametrize("kind", ["frame", "array"])
+def test_pairs_draw_categories_and_leave_gaps_out(kind):
+    frame = pd.DataFrame(_table(), columns=["a", "b", "c"])
+    frame = frame.assign(kind=["x", "y", None, "z"] * 10, day=pd.Timestamp("2024-02-03"))
+    frame.loc[:4, "a"] = np.nan
+    table = frame if kind == "frame" else frame.to_numpy(object)
+
+    class Density:
+        def sample(self, number):
+            return frame.iloc[-number:] if kind == "frame" else table[-number:]
+
+    columns = ["a", "kind"] if kind == "frame" else [0, 3]
+    first, both, last = pairs(Density(), table, columns=columns, num_lowest=0).axes
+    assert [label.get_text() for label in both.get_yticklabels()] == ["x", "y", "z"]
+    assert [label.get_text() for label in last.get_xticklabels()] == ["x", "y", "z"]
+    points = _points(both)["rows"]
+    drawn = points[np.isfinite(points).all(axis=1)]
+    is_known = frame["a"].notna() & frame["kind"].notna()
+    np.testing.assert_array_equal(drawn[:, 0], frame["a"][is_known])
+    codes = frame["kind"][is_known].map({"x": 0, "y": 1, "z": 2})
+    assert 0 < abs(drawn[:, 1] - codes).max() <= 0.25
+    heights = [bar.get_height() for bar in last.containers[0]]
+    np.testing.assert_allclose(heights, 1 / 3)
+
+
 @pytest.mark.parametrize(
     "density",
     [
@@ -295,7 +320,8 @@ def test_pairs_of_densities_of_other_packages(density):
         (_Density(), np.zeros(3), {}, ValueError, r"rows \[N, D\], got \(3,\)"),
         (_Density(), np.zeros([5, 9]), {}, ValueError, r"at most 8 .*=\[0, 1, 2, 3\], got 9"),
         (_Density(), np.zeros([5, 2]), {}, ValueError, r"shape \(5, 2\), .*got \(5, 3\)"),
-        (_Density(), [[1, np.nan, 2]], {}, ValueError, "1 rows of which 1 are not finite"),
+        (_Density(), [[1, np.nan, 2]], {}, ValueError, "a known cell in each column, got .1 rows"),
+        (_Density(), [[1, np.inf, 2]], {}, ValueError, "finite rows .* got .1 rows"),
     ],
 )
 def test_pairs_errors(density, rows, kwargs, error, message):

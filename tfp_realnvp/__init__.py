@@ -135,7 +135,7 @@ __all__ = [
 # Imported when they are used, so that the import of the package stays short; but for `evaluation`,
 # which `log_prob` is a part of.
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
-# These need scikit-learn.
+# These need the extra `tables`.
 _ESTIMATORS = ("FlowDensity", "FlowOutlierDetector", "FlowRegressor")
 if TYPE_CHECKING:
     from tfp_realnvp.tables import FlowDensity as FlowDensity

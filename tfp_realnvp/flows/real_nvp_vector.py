@@ -16,6 +16,7 @@ from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
 from tfp_realnvp.flows.image_flow import conditional_flow
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.networks import DenseResNet
 
 __all__ = ["RealNVPVector", "VectorFlow"]
@@ -128,6 +129,7 @@ class RealNVPVector(VectorFlow):
         normalization: str | None = "actnorm",
         transformer: str | TransformerFn = "affine",
         standardization: Standardization | None = None,
+        seed: int | None = None,
         network_fn: NetworkFn | None = None,
         network_dtype: str | None = None,
         dtype: Any = tf.float32,
@@ -149,6 +151,7 @@ class RealNVPVector(VectorFlow):
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
             well without: the first `ActNorm` starts with the moments of the first batch.
+          seed: of the initial weights; by default Keras' global generator draws them.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
           dtype, name: as in `image_flow`.
@@ -186,13 +189,14 @@ class RealNVPVector(VectorFlow):
                 bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
             return bijectors
 
-        flow = conditional_flow(
-            VectorFlow,
-            layers,
-            standardization,
-            event_size=size,
-            dtype=dtype,
-            name=name,
-            **options,
-        )
+        with initial_seeds_from(seed):
+            flow = conditional_flow(
+                VectorFlow,
+                layers,
+                standardization,
+                event_size=size,
+                dtype=dtype,
+                name=name,
+                **options,
+            )
         super().__init__(**flow.parameters)

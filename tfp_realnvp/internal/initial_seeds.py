@@ -19,9 +19,9 @@ def initial_seed() -> int | None:
 
 
 @contextlib.contextmanager
-def initial_seeds_from(generator: random.Random) -> Iterator[None]:
-    """Within the context, networks draw the seeds of their initial weights from `generator`."""
-    token = _generator.set(generator)
+def initial_seeds_from(seed: int | None) -> Iterator[None]:
+    """Within the context, networks draw their initial weights by a generator of this seed."""
+    token = _generator.set(None if seed is None else random.Random(seed))
     try:
         yield
     finally:

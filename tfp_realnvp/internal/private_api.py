@@ -88,7 +88,6 @@ __all__ = [
     "set_trainable",
     "should_record_backprop",
     "stop_recording",
-    "validate_data",
     "weights_in_memory",
 ]
 
@@ -184,16 +183,6 @@ def batch_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     With `gradient_accumulation_steps`, the public `iterations` is a tensor that counts updates.
     """
     return getattr(optimizer, "inner_optimizer", optimizer)._iterations
-
-
-def validate_data(estimator: Any, *args: Any, allow_nan: bool = False, **kwargs: Any) -> Any:
-    """Returns an estimator's validated data; a private method before scikit-learn 1.6."""
-    finite = "allow-nan" if allow_nan else True
-    try:
-        from sklearn.utils.validation import validate_data as validate
-    except ImportError:
-        return estimator._validate_data(*args, force_all_finite=finite, **kwargs)
-    return validate(estimator, *args, ensure_all_finite=finite, **kwargs)
 
 
 class _Buffer(io.BytesIO):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import data_frames, validation
+from tfp_realnvp.internal import validation
 from tfp_realnvp.plots.figures import new_figure
 
 __all__ = ["pairs"]
@@ -14,6 +14,7 @@ _MAX_PANELS = 8  # in a row of a figure
 _MAX_POINTS = 1_000  # in a panel
 _NUM_LOWEST = 5  # rows of the lowest density to mark
 _MARGIN = 0.15  # of panels, as a part of the range of rows
+_JITTER = 0.25  # of categories, whose codes differ by one
 
 
 def pairs(
@@ -30,13 +31,15 @@ def pairs(
 
     Panels show at most 1,000 rows, evenly spaced, and the rows of the lowest density. They end a
     little outside of the rows; the legend says how many samples are farther away. Histograms show
-    the share of all rows in each bin.
+    the share of all rows in each bin. Categories, which are what no number is, have uniform noise
+    around their places. A panel leaves out the rows with a missing cell in its columns.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
         distribution of TFP, or another object whose `sample(n)` returns rows [n, D] or a tuple that
         starts with them.
-      X: finite rows [N, D]. A `DataFrame` gives columns and rows their names.
+      X: rows [N, D] of finite numbers and categories, with NaN or `None` in missing cells. A
+        `DataFrame` gives columns and rows their names.
       columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array; all by
         default.
       num_lowest: number of rows to circle, with the lowest `density.score_samples(X)`. Defaults to
@@ -70,18 +73,32 @@ def pairs(
         )
     if num_lowest is None:
         num_lowest = _NUM_LOWEST if hasattr(density, "score_samples") else 0
-    rows, names, row_names, positions = _table(X, columns)
-    shown = np.unique(np.linspace(0, len(rows) - 1, _MAX_POINTS).astype(int))
+    chosen, names = _chosen(X, columns)
+    row_names = X.index if hasattr(X, "iloc") else range(len(X))
+    shown = np.unique(np.linspace(0, len(X) - 1, _MAX_POINTS).astype(int))
     lowest = np.argsort(density.score_samples(X))[:num_lowest] if num_lowest else np.array([], int)
     samples = density.sample(len(shown))
-    samples = np.asarray(samples[0] if isinstance(samples, tuple) else samples, np.float64)
+    samples = samples[0] if isinstance(samples, tuple) else samples
     shape = len(shown), np.shape(X)[1]
     expected = f"pairs: expected samples of the shape {shape}, as the rows"
-    validation.require(samples.shape == shape, expected, samples.shape)
-    samples = samples[:, positions]
+    validation.require(np.shape(samples) == shape, expected, np.shape(samples))
+    pairs_of_columns = [_numbers(_column(X, i), _column(samples, i)) for i in chosen]
+    rows, samples = (
+        np.stack(parts, axis=1) for parts in list(zip(*pairs_of_columns, strict=True))[:2]
+    )
+    categories = [names_of for *_, names_of in pairs_of_columns]
+    is_known = np.isfinite(rows)
+    expected = "pairs: expected finite rows with a known cell in each column"
+    is_valid = is_known.any(axis=0).all() and not np.isinf(rows).any()
+    validation.require(bool(is_valid), expected, f"{len(rows):,} rows")
 
-    low, high = rows.min(axis=0), rows.max(axis=0)
+    low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
     margin = np.where(high > low, _MARGIN * (high - low), 0.5)
+    noise = np.random.default_rng(0).uniform(-_JITTER, _JITTER, [2, max(map(len, (rows, samples)))])
+    for i in (i for i, names_of in enumerate(categories) if names_of):
+        low[i], high[i], margin[i] = 0, len(categories[i]) - 1, 0.5
+        rows[:, i] += noise[0, : len(rows)]
+        samples[:, i] += noise[1, : len(samples)]
     limits = np.stack([low - margin, high + margin], axis=1)
     is_inside = ((samples >= limits[:, 0]) & (samples <= limits[:, 1])).all(axis=1)
     num_bins = int(np.clip(np.sqrt(len(shown)), 10, 40))
@@ -105,17 +122,23 @@ def pairs(
         axes.set_xlim(limits[j])
         axes.tick_params(labelsize=7, labelbottom=is_last, labelleft=j == 0)
         axes.set_xlabel(names[j] if is_last else "", fontsize=8)
+        if categories[j]:
+            axes.set_xticks(range(len(categories[j])), categories[j], rotation=90)
         if i == j:
-            edges = np.linspace(limits[i, 0], limits[i, 1], num_bins + 1)
+            number = len(categories[i]) or num_bins
+            edges = np.linspace(limits[i, 0], limits[i, 1], number + 1)
             for values, options in (
                 (rows[:, i], {"color": "C0", "alpha": 0.4, "label": rows_label}),
                 (samples[:, i], {"color": "C1", "histtype": "step", "label": samples_label}),
             ):
-                shares = np.full(len(values), 1 / len(values))
+                values = values[np.isfinite(values)]
+                shares = np.full(len(values), 1 / max(len(values), 1))
                 axes.hist(values, edges, weights=shares, **options)
             axes.set_yticks([])
             continue
         axes.set_ylim(limits[i])
+        if categories[i]:
+            axes.set_yticks(range(len(categories[i])), categories[i])
         axes.set_ylabel(names[i] if j == 0 else "", fontsize=8)
         axes.plot(*samples.T[[j, i]], color="C1", label=samples_label, **points)
         axes.plot(*rows[shown].T[[j, i]], color="C0", label=rows_label, **points)
@@ -125,12 +148,12 @@ def pairs(
     return figure
 
 
-def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str], Any, list[int]]:
-    """Returns the columns to draw [N, d], their names, names of rows, and columns' positions."""
-    is_frame = data_frames.is_frame(X)
-    rows = X.to_numpy(np.float64, na_value=np.nan) if is_frame else np.asarray(X, np.float64)
-    validation.require(rows.ndim == 2, "pairs: expected rows [N, D]", rows.shape)
-    known = list(X.columns) if is_frame else list(range(rows.shape[1]))
+def _chosen(X: Any, columns: Sequence[Any] | None) -> tuple[list[int], list[str]]:
+    """Returns the positions of the columns to draw, and their names."""
+    shape = np.shape(X)
+    validation.require(len(shape) == 2 and shape[0] > 0, "pairs: expected rows [N, D]", shape)
+    is_frame = hasattr(X, "iloc")
+    known = list(X.columns) if is_frame else list(range(shape[1]))
     chosen = known if columns is None else list(columns)
     is_unknown = isinstance(columns, str) or not set(chosen) <= set(known)
     is_list = not is_unknown and len(set(chosen)) == len(chosen) > 0
@@ -138,12 +161,32 @@ def _table(X: Any, columns: Sequence[Any] | None) -> tuple[np.ndarray, list[str]
     validation.require(is_list, expected, columns)
     expected = f"pairs: expected at most {_MAX_PANELS} columns, for example columns={chosen[:4]}"
     validation.require(len(chosen) <= _MAX_PANELS, expected, len(chosen))
-    positions = [known.index(name) for name in chosen]
-    rows = rows[:, positions]
-    if not len(rows) or not np.isfinite(rows).all():
-        raise ValueError(
-            f"pairs: expected finite rows, got {len(rows):,} rows of which "
-            f"{np.count_nonzero(~np.isfinite(rows).all(axis=1)):,} are not finite."
-        )
     names = [str(name) if is_frame else f"column {name}" for name in chosen]
-    return rows, names, X.index if is_frame else range(len(rows)), positions
+    return [known.index(name) for name in chosen], names
+
+
+def _column(table: Any, i: int) -> np.ndarray:
+    """Returns a column; missing cells of objects are NaN."""
+    if hasattr(table, "iloc"):
+        cells = table.iloc[:, i].astype(object)
+        return cells.where(cells.notna(), np.nan).to_numpy()
+    cells = np.asarray(table)[:, i]
+    return (
+        np.array([np.nan if c is None else c for c in cells], object)
+        if cells.dtype.kind == "O"
+        else cells
+    )
+
+
+def _numbers(rows: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns columns of numbers, or the codes of categories with the names of these."""
+    try:
+        return rows.astype(np.float64), samples.astype(np.float64), []
+    except (TypeError, ValueError):
+        known = {cell for cell in (*rows.tolist(), *samples.tolist()) if cell == cell}
+        codes = {cell: float(code) for code, cell in enumerate(sorted(known, key=str))}
+        rows, samples = (
+            np.array([codes.get(cell, np.nan) for cell in column.tolist()])
+            for column in (rows, samples)
+        )
+        return rows, samples, [str(cell) for cell in codes]

@@ -1,12 +1,13 @@
-"""Densities of tables, as estimators of scikit-learn."""
-
-from tfp_realnvp.internal.optional_packages import missing_package
+"""Densities of tables, as estimators of scikit-learn: a companion that uses the public names."""
 
 try:
     from tfp_realnvp.tables.flow_density import FlowDensity
     from tfp_realnvp.tables.flow_outlier_detector import FlowOutlierDetector
     from tfp_realnvp.tables.flow_regressor import FlowRegressor
-except ImportError as error:
-    raise missing_package("An estimator of tables", "scikit-learn") from error
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"An estimator of tables needs scikit-learn, SciPy and pandas, got: {error}. Call "
+        "`pip install '.[tables]'` or `pip install scikit-learn scipy pandas`."
+    ) from error
 
 __all__ = ["FlowDensity", "FlowOutlierDetector", "FlowRegressor"]

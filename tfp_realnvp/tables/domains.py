@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri_exp
 from scipy.stats import norm, truncnorm
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.data_frames import position
+from tfp_realnvp.tables.frames import position
 
 __all__ = ["Circle", "Interval", "Limits", "checked_limits"]
 

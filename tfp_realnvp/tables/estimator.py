@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
 
-from tfp_realnvp.internal import data_frames, private_api, validation
+from tfp_realnvp.internal import validation
+from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import codes_of, one_hot
 from tfp_realnvp.tables.domains import Limits, checked_limits
 from tfp_realnvp.tables.imputation import fill, mixture_with_gaps
@@ -30,10 +32,6 @@ class EstimatorWithGaps(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-    def _more_tags(self) -> dict[str, Any]:
-        # Tags before scikit-learn 1.6.
-        return {"allow_nan": True}
 
 
 class TableEstimator(EstimatorWithGaps):
@@ -280,26 +278,26 @@ class TableEstimator(EstimatorWithGaps):
         if is_fit:
             self._categories: dict[int, list[Any]] = {}
         is_default = features is None or (isinstance(features, str) and features == "from_dtype")
-        is_frame = data_frames.is_frame(X)
+        is_frame = frames.is_frame(X)
         if is_frame or self._categories or not is_default:
-            X = data_frames.as_frame(X)
+            X = frames.as_frame(X)
             if is_fit:
-                self._categories = data_frames.categories_of(X, features, self._name)
+                self._categories = frames.categories_of(X, features, self._name)
             elif self._categories:
                 # Categories are found by position, before scikit-learn checks the names.
                 names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
                 is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"
                 validation.require(is_same, expected, list(X.columns))
-            data_frames.check_columns(X, self._categories, self._name)
-            X = data_frames.coded(X, self._categories, self._name)
+            frames.check_columns(X, self._categories, self._name)
+            X = frames.coded(X, self._categories, self._name)
         names = list(X.columns) if is_frame else None
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
             for table in (X, *y)
         )
-        options = {"dtype": [np.float64, np.float32], "allow_nan": True, **options}
-        checked = private_api.validate_data(self, X, *y, **options)
+        options = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", **options}
+        checked = validate_data(self, X, *y, **options)
         if is_fit:
             self._names = list(range(self.n_features_in_)) if names is None else names
         return checked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import random
 import time
 import warnings
 from collections.abc import Callable
@@ -18,11 +17,9 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 
-from tfp_realnvp.flows import RealNVPVector
-from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.internal.initial_seeds import initial_seeds_from
+import tfp_realnvp as tfr
 from tfp_realnvp.tables.simple_densities import StudentT
-from tfp_realnvp.tables.table import Rows
+from tfp_realnvp.tables.table import Rows, slices
 
 __all__ = ["TableFlow", "fit_table_flow"]
 
@@ -234,15 +231,14 @@ def _functions(architecture: Architecture) -> _Functions:
     template, whose own values are the initial weights.
     """
     size, num_conditions, df, options = architecture
-    with initial_seeds_from(random.Random(0)):
-        flow = RealNVPVector(
-            size,
-            normalization=None,
-            network_dtype="float32",  # whatever Keras' global policy is
-            conditional_event_shape=[num_conditions] if num_conditions else None,
-            dtype=tf.float32,
-            **dict(options),
-        )
+    flow = tfr.RealNVPVector(
+        size,
+        normalization=None,
+        network_dtype="float32",  # whatever Keras' global policy is
+        conditional_event_shape=[num_conditions] if num_conditions else None,
+        seed=0,
+        **dict(options),
+    )
     layers = [layer for part in (flow, *flow.submodules) for layer in getattr(part, "layers", ())]
     variables = [variable for layer in dict.fromkeys(layers) for variable in layer.variables]
     df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))

@@ -11,7 +11,8 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import data_frames, validation
+from tfp_realnvp.internal import validation
+from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
@@ -126,10 +127,6 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         tags.target_tags.required = False
         return tags
 
-    def _more_tags(self) -> dict[str, Any]:
-        # Tags before scikit-learn 1.6.
-        return {"requires_y": False}
-
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Estimates p(x), or with labels p(x | y) and p(y).
 
@@ -168,7 +165,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         self.__dict__.pop("classes_", None)
-        self._dtypes = data_frames.dtypes_of(X)
+        self._dtypes = frames.dtypes_of(X)
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
         if y is not None:
@@ -260,8 +257,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rng = generator(random_state)
         groups = None if y is None else [self._class_index(y)]
         rows = self._decoded(self._samples(n_samples, rng, groups))
-        rows = data_frames.decoded(rows, self._categories)
-        return rows if self._dtypes is None else data_frames.rows_as_frame(rows, self._dtypes)
+        rows = frames.decoded(rows, self._categories)
+        return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
 
     def impute(
         self,
@@ -299,13 +296,13 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows, encoded = self._checked(X)
         samples = self._by_proposals(impute, encoded, np.full(len(rows), True), rng, number, rng)
         filled = np.where(np.isnan(rows), self._decoded(samples), rows)
-        filled = data_frames.decoded(filled, self._categories)
+        filled = frames.decoded(filled, self._categories)
         if n_samples is not None:
             return filled
-        if not data_frames.is_frame(X):
+        if not frames.is_frame(X):
             return filled[0]
-        dtypes = data_frames.dtypes_of(X) if self._dtypes is None else self._dtypes
-        return data_frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
+        dtypes = frames.dtypes_of(X) if self._dtypes is None else self._dtypes
+        return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
 
     def marginal_score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density in nats of the cells of each row that are not missing, [N].

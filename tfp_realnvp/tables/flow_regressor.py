@@ -12,9 +12,8 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.table import checked_weights
+from tfp_realnvp.tables.table import checked_weights, slices
 
 __all__ = ["FlowRegressor"]
 

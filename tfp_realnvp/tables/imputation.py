@@ -9,10 +9,9 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from scipy.stats import qmc
 
-from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.categories import NO_CATEGORIES, CategoryMixture
 from tfp_realnvp.tables.simple_densities import NormalMixture
-from tfp_realnvp.tables.table import Rows
+from tfp_realnvp.tables.table import Rows, slices
 
 __all__ = [
     "fill",

@@ -15,9 +15,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from sklearn.cluster import kmeans_plusplus
 
-from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import Rows
+from tfp_realnvp.tables.table import Rows, slices
 
 __all__ = [
     "ConditionalMixture",

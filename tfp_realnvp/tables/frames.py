@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tfp_realnvp.internal import validation
 
@@ -27,8 +27,8 @@ _MAX_CATEGORIES = 255
 
 
 def is_frame(table: Any) -> bool:
-    """Returns whether a table is a pandas `DataFrame`, without an import of pandas."""
-    return "pandas" in sys.modules and isinstance(table, sys.modules["pandas"].DataFrame)
+    """Returns whether a table is a `DataFrame`."""
+    return isinstance(table, pd.DataFrame)
 
 
 def dtypes_of(table: Any) -> Any:
@@ -40,8 +40,6 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
     """Raises a `ValueError` if a column is neither a category, by position, nor of numbers."""
     if not is_frame(table):
         return
-    import pandas as pd
-
     is_number = pd.api.types.is_numeric_dtype
     numbers, times, got = [], [], []
     for i, (name, dtype) in enumerate(table.dtypes.items()):
@@ -68,8 +66,6 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
 
 def _is_numbers(column: Any) -> bool:
     """Returns whether `pd.to_numeric` converts all values of a `Series` that are not missing."""
-    import pandas as pd
-
     is_category = isinstance(column.dtype, pd.CategoricalDtype)
     is_number = pd.to_numeric(column, errors="coerce").notna() | column.isna()
     return bool(not is_category and is_number.all())
@@ -86,8 +82,6 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
 
 def as_frame(table: Any) -> Any:
     """Returns a table as a `DataFrame`; masked cells are missing."""
-    import pandas as pd
-
     if np.ma.isMaskedArray(table):
         table = table.astype(object).filled(np.nan)
     return table if is_frame(table) else pd.DataFrame(np.asarray(table)).infer_objects()
@@ -154,8 +148,6 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
 
     Integers are rounded and clipped to the range of their dtype. Booleans are true from 0.5 on.
     """
-    import pandas as pd
-
     columns = {}
     for i, dtype in enumerate(dtypes):
         column = rows[:, i].astype(np.float64 if dtype.kind in "biuf" else object)

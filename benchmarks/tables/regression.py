@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tfp_realnvp as tfr
-from benchmarks import table_data
+from benchmarks.tables import data
 
 __all__ = ["REGRESSIONS", "Prediction", "installed_regressions", "measure"]
 
@@ -145,7 +145,7 @@ class Measurement(NamedTuple):
 def measure(name: str, table: str, seed: int) -> Measurement:
     """Returns the figures of a regression of a table."""
     x, x_test, y, y_test = train_test_split(
-        *table_data.load_regression(table), train_size=0.7, random_state=seed
+        *data.load_regression(table), train_size=0.7, random_state=seed
     )
     start = time.perf_counter()
     prediction = REGRESSIONS[name](x, y, x_test, y_test, seed)

@@ -1,0 +1,1 @@
+"""Densities and regressions of tables, beside other packages."""
