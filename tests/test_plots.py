@@ -283,7 +283,7 @@ def test_pairs_draw_categories_and_leave_gaps_out(kind):
             return frame.iloc[-number:] if kind == "frame" else table[-number:]
 
     columns = ["a", "kind"] if kind == "frame" else [0, 3]
-    first, both, last = pairs(Density(), table, columns=columns, num_lowest=0).axes
+    _, both, last = pairs(Density(), table, columns=columns, num_lowest=0).axes
     assert [label.get_text() for label in both.get_yticklabels()] == ["x", "y", "z"]
     assert [label.get_text() for label in last.get_xticklabels()] == ["x", "y", "z"]
     points = _points(both)["rows"]
