@@ -479,7 +479,7 @@ def training_batches(model: tfr.FlowModel, images: datasets.Images) -> tf.data.D
 
 
 class Progress(keras.callbacks.Callback):
-    """Adds steps, seconds and the learning rate to the logs of subsequent callbacks."""
+    """Adds steps and seconds to the logs of subsequent callbacks."""
 
     def __init__(self, budget: tfr.LearningRateBudget) -> None:
         super().__init__()
@@ -488,7 +488,6 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         logs["step"] = int(self.model.optimizer.iterations)
         logs["seconds"] = round(self._budget.elapsed_seconds, 3)
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
 class Interruption(keras.callbacks.Callback):

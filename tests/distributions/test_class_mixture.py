@@ -110,7 +110,7 @@ def _equal_means(shape):
     means = flow.distribution.loc
     means.assign(tf.zeros_like(means))
     model = tfr.FlowModel(flow, dequantize=False)
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(1e-30))
     return model, means
 
 

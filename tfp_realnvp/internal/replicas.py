@@ -107,10 +107,12 @@ class BatchPart(NamedTuple):
 
     Attributes:
       first: total number of events of the preceding replicas; the integer 0 for one replica.
-      total: number of events of all replicas, or the sum of their weights, float32.
+      number: number of events of all replicas, float32.
+      total: `number`, or the sum of the weights of these events.
     """
 
     first: tf.Tensor | int
+    number: tf.Tensor
     total: tf.Tensor
 
 
@@ -120,11 +122,12 @@ def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchP
     number = tf.cast(number, tf.float32)
     total = number if weights is None else tf.reduce_sum(weights)
     if num_replicas() == 1:
-        return BatchPart(0, total)
+        return BatchPart(0, number, total)
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     numbers = tf.one_hot(replica, num_replicas()) * number
     numbers, total = sum_over_replicas([numbers, total])
-    return BatchPart(tf.cast(tf.reduce_sum(numbers[:replica]), tf.int32), total)
+    first = tf.cast(tf.reduce_sum(numbers[:replica]), tf.int32)
+    return BatchPart(first, tf.reduce_sum(numbers), total)
 
 
 def assert_not_empty(values: tf.Tensor, caller: str) -> None:

@@ -43,7 +43,7 @@ from tfp_realnvp.training.input_data import (
     record_of_data,
     warn_of_labels,
 )
-from tfp_realnvp.training.learning_rate import CosineAnnealing, StepRates
+from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.packing import apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
@@ -54,8 +54,6 @@ tfd = tfp.distributions
 
 # The default peaks of the learning rate, by the number of axes of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
-# The batches of vectors that the peak is for, and the largest with a higher peak.
-_LEAST_BATCH, _LARGEST_BATCH = 32, 512
 
 
 class _RequireBatch(keras.callbacks.Callback):
@@ -220,7 +218,7 @@ class FlowModel(SavableModel):
         self._evaluation_guard = FiniteGuard()
         self.scale_l2 = 0.0
         self.global_statistics = True
-        self.step_rates: StepRates | None = None
+        self.rate_factors: RateFactors | None = None
         self.validation_freq: int | list[int] = 1
         self._is_annealed = False
         # Whether Keras hands the first batch of `fit` to the normalizations that it sets.
@@ -239,13 +237,13 @@ class FlowModel(SavableModel):
         """Configures training.
 
         Args:
-          optimizer: by default `Muon` for images and `FusedAdam` for vectors, with gradients
-            clipped to a global norm of 100. In each call of `fit` the learning rate falls from 4e-3
-            for images, or 1e-3 for vectors, to zero along half a period of a cosine; with
-            `initial_epoch` it continues. With `fit(..., batch_size=B)` all rates for vectors are
-            multiplied by `sqrt(B / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. An optimizer of the
-            caller keeps its own rate, and any optimizer a rate that a callback sets, for example a
-            `LearningRateBudget`. The paper uses Adam at a constant rate,
+          optimizer: by default `Muon(4e-3)` for images and `FusedAdam(1e-3)` for vectors, with
+            gradients clipped to a global norm of 100. In each call of `fit` the learning rate then
+            falls from `optimizer.learning_rate` to zero along half a period of a cosine; with
+            `initial_epoch` it continues. In a step with B vectors it is also multiplied by
+            `sqrt(B / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. A `LearningRateBudget` or
+            `keras.callbacks.LearningRateScheduler` replaces this schedule. An optimizer of the
+            caller has no schedule but its own. The paper uses Adam at a constant rate,
             `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
           scale_l2: factor of the sum of squares of all scales, both of weight normalization and of
             tanh in the couplings.
@@ -376,9 +374,9 @@ class FlowModel(SavableModel):
         if weights is not None:
             # A batch whose weights are all zero counts like no batch.
             is_applied &= part.total > 0
-        if self.step_rates is not None:
-            is_applied &= self.step_rates.apply_to(self.optimizer)
-        apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
+        with self._scheduled_rate(part) as is_made:
+            is_applied &= is_made
+            apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
         replicas.restore_unless(is_applied, statistics, before)
         return self._updated_metrics(loss, images, part)
 
@@ -417,6 +415,13 @@ class FlowModel(SavableModel):
             log_frequencies = self.distribution.clusters.log_frequencies(condition)
             log_prob += tf.cast(log_frequencies, log_prob.dtype)
         return log_prob
+
+    def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
+        """Returns the context in which the optimizer has the learning rate of the current step."""
+        if self.rate_factors is None:
+            return contextlib.nullcontext(True)
+        num_rows = part.number if self.event_ndims == 1 else None
+        return self.rate_factors.multiply(self.optimizer, num_rows)
 
     def _statistics(self) -> list[tf.Variable]:
         """Returns the variables that a forward pass in training writes."""
@@ -483,10 +488,8 @@ class FlowModel(SavableModel):
         if self.train_function is not None and not force:
             return self.train_function
         self.build_optimizer()
-        self.step_rates = None
-        if self.steps_per_execution > 1:
-            with self.distribute_strategy.scope():
-                self.step_rates = StepRates(self.steps_per_execution)
+        with self.distribute_strategy.scope():
+            self.rate_factors = RateFactors(self.steps_per_execution)
         super().make_train_function(force)
         train_function = self._made_faster(self.train_function, self.train_step)
 
@@ -639,24 +642,20 @@ class FlowModel(SavableModel):
             data = None if replicas.num_workers(self.distribute_strategy) > 1 else arguments["x"]
             separation = ClassSeparation(self.distribution, data, self.dequantize, budgets)
             callbacks = arguments["callbacks"] = [*callbacks, separation]
-        if self._is_annealed:
-            factor = 1.0
-            if self.event_ndims == 1:
-                # Larger batches make fewer steps with less noise, which bear higher rates.
-                batch_size = arguments.get("batch_size") or _LEAST_BATCH
-                factor = math.sqrt(np.clip(batch_size, _LEAST_BATCH, _LARGEST_BATCH) / _LEAST_BATCH)
-            # Before those of the caller, which can then set another rate.
-            annealing = CosineAnnealing(_PEAKS[self.event_ndims], factor)
-            self.call_after_fit(annealing.restore)
-            arguments["callbacks"] = [annealing, *callbacks]
+        schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
+        has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
+        if self._is_annealed and not has_schedule:
+            # Larger batches of vectors make fewer steps with less noise, which bear higher rates.
+            power = 0.5 if self.event_ndims == 1 else 0.0
+            arguments["callbacks"] = [*callbacks, CosineAnnealing(power)]
         # A batch of an iterator cannot be given back.
         self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
         try:
             history = super().fit(**arguments)
         finally:
             self._after_fit.close()
-            if self.step_rates is not None:
-                self.step_rates.clear()
+            if self.rate_factors is not None:
+                self.rate_factors.clear()
         self.raise_failure()
         if separation is not None:
             separation.warn_of_errors()

@@ -75,18 +75,6 @@ class FusedAdam(keras.optimizers.Adam):
         if amsgrad:
             raise ValueError("FusedAdam: expected amsgrad=False, got True; keras's Adam has it.")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
-        # By `optimizer.learning_rate = rate`, also where the rate is the one of the construction.
-        self.rate_was_set = False
-
-    @property
-    def learning_rate(self) -> Any:
-        """The learning rate: a variable, or the value of a schedule at the current step."""
-        return super().learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        self.rate_was_set = True
-        keras.optimizers.Adam.learning_rate.fset(self, value)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the optimizer's variables, for these variables of a model."""

@@ -2,130 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import private_api, replicas, validation
 
-__all__ = ["CosineAnnealing", "LearningRateBudget", "StepRates", "step_of"]
+__all__ = ["CosineAnnealing", "LearningRateBudget", "RateFactors", "step_of"]
 
 # The default warm-up: a number of steps, and its largest share of a budget.
 _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
+# The rows of a batch between which `RateFactors` can raise the learning rate.
+_LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
-class StepRates:
-    """The learning rates of the steps of one execution, which the training step looks up.
+class RateFactors:
+    """Multiplies the learning rate of each step by a factor, within the step alone.
 
-    Keras calls callbacks once an execution. With `steps_per_execution=1` this is not needed.
+    `optimizer.learning_rate` belongs to the user: between steps, where callbacks read it and save
+    the model, it has no factor. Keras calls callbacks once an execution of several steps, so that
+    they set the factors of all its steps.
     """
 
     def __init__(self, num_steps: int) -> None:
-        """Constructs the variables for executions of `num_steps` steps."""
+        """Constructs factors of 1, for executions of `num_steps` steps."""
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         options = {"trainable": False, "aggregation": first}
-        self._first = tf.Variable(-num_steps, dtype=tf.int64, **options)
-        self._rates = tf.Variable(np.zeros(num_steps, np.float32), **options)
+        self._first = tf.Variable(0, dtype=tf.int64, **options)
+        # Factor and power of each step.
+        self._table = tf.Variable(tf.tile([[1.0, 0.0]], [num_steps, 1]), **options)
         self.num_steps = num_steps
 
-    def assign(self, first: int, rates: list[float]) -> None:
-        """Sets the rates of the steps from `first` on. A step whose rate is NaN is not made."""
-        self._first.assign(first)
-        self._rates.assign(rates)
+    def assign(self, first: int, factor: Callable[[int], float], power: float = 0.0) -> None:
+        """Sets the factors of the steps of the next execution.
+
+        Args:
+          first: the number of its first step.
+          factor: maps the index of a step in the execution, from 0, to its factor. A factor of
+            NaN skips the step.
+          power: multiplies the factors by `(rows / 32) ** power`, with rows clipped to [32, 512].
+        """
+        if self.num_steps > 1:
+            self._first.assign(first)
+        self._table.assign([[factor(i), power] for i in range(self.num_steps)])
 
     def clear(self) -> None:
-        """Leaves the learning rate of all steps as it is."""
-        self._first.assign(-self.num_steps)
+        """Sets all factors to 1."""
+        self.assign(0, lambda index: 1.0)
 
-    def apply_to(self, optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-        """Sets the learning rate of the current step; returns whether the step is to be made.
+    @contextlib.contextmanager
+    def multiply(
+        self, optimizer: keras.optimizers.Optimizer, num_rows: tf.Tensor | None = None
+    ) -> Iterator[tf.Tensor]:
+        """Multiplies the learning rate within the context; yields whether the step is to be made.
 
-        Callbacks set the rate of the first step.
+        Args:
+          optimizer: an optimizer; one with a `LearningRateSchedule` keeps its rate.
+          num_rows: number of rows in the batch, or `None` if the rate does not depend on it.
         """
         variable = optimizer.learning_rate
-        if not isinstance(variable, keras.Variable):  # It is given by a schedule.
-            return tf.constant(True)
-        index = tf.cast(private_api.batch_counter(optimizer).value, tf.int64) - self._first
-        is_later = (index > 0) & (index < self.num_steps)
-        current = tf.convert_to_tensor(variable.value)
-        rate = tf.cast(tf.gather(self._rates, tf.where(is_later, index, 0)), current.dtype)
-        is_made = ~(is_later & tf.math.is_nan(rate))
-        replicas.assign(variable.value, tf.where(is_later & is_made, rate, current))
-        return is_made
-
-
-def _set_later_rates(model: keras.Model, rate_of: Callable[[int], float]) -> float:
-    """Sets the rates of the later steps of the next execution; returns the rate of its first step.
-
-    `rate_of` takes the number of a step in the execution. A rate of NaN ends the training. Models
-    other than a `FlowModel` keep the rate of the first step.
-    """
-    step_rates: StepRates | None = getattr(model, "step_rates", None)
-    if step_rates is not None:
-        step_rates.assign(step_of(model), [rate_of(i) for i in range(step_rates.num_steps)])
-    return rate_of(0)
+        if not isinstance(variable, keras.Variable):
+            yield tf.constant(True)
+            return
+        index: Any = 0
+        if self.num_steps > 1:
+            step = tf.cast(private_api.batch_counter(optimizer).value, tf.int64)
+            index = tf.clip_by_value(step - self._first, 0, self.num_steps - 1)
+        factor, power = tf.unstack(tf.gather(self._table, index))
+        is_made = tf.math.is_finite(factor)
+        if num_rows is not None:
+            rows = tf.clip_by_value(tf.cast(num_rows, tf.float32), _LEAST_ROWS, _MOST_ROWS)
+            factor *= tf.pow(rows / _LEAST_ROWS, power)
+        rate = tf.convert_to_tensor(variable)
+        replicas.assign(variable, rate * tf.cast(factor, rate.dtype))
+        try:
+            yield is_made
+        finally:
+            replicas.assign(variable, rate)
 
 
 class CosineAnnealing(keras.callbacks.Callback):
-    r"""Anneals the learning rate to zero over the epochs of `fit`.
+    r"""Anneals the learning rate to zero over the epochs of `FlowModel.fit`.
 
     ```
-    learning_rate = factor * peak * (1 + cos(π f)) / 2,   f = (epoch + batch / steps) / epochs
+    learning_rate = optimizer.learning_rate * (B / 32)^power * (1 + cos(π f)) / 2
+    f = (epoch + batch / steps) / epochs
     ```
 
-    Each step has its own rate, also with `steps_per_execution`; if the number of steps is unknown,
-    each epoch has one. Keras counts the epochs, also from `initial_epoch` and after
-    `keras.callbacks.BackupAndRestore`. Between executions the optimizer has the peak again, which
-    checkpoints save. A rate that a user or another callback has set stays.
+    where B is the number of rows in the batch, clipped to [32, 512]. Each step has its own rate,
+    even within an execution of several steps. If the number of steps is unknown, each epoch has one
+    rate. Keras counts the epochs, also from `initial_epoch` and after
+    `keras.callbacks.BackupAndRestore`.
 
     #### References
 
     Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
     """
 
-    def __init__(self, peak: float, factor: float = 1.0) -> None:
+    def __init__(self, power: float = 0.0) -> None:
         super().__init__()
-        self._peak, self._factor = np.float32(peak), factor
-        self._is_annealed = False
+        self._power = power
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the epoch."""
+        """Stores the number of the epoch."""
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rates of the execution, unless somebody else has set another rate."""
-        optimizer, steps = self.model.optimizer, self.params["steps"]
-        if optimizer.rate_was_set or optimizer.learning_rate.numpy() != self._peak:
-            return
+        """Sets the factors of the execution."""
+        steps = self.params["steps"]
 
-        def rate_of(index: int) -> float:
+        def factor(index: int) -> float:
             share = min(1.0, (batch + index) / steps) if steps else 0
-            fraction = (self._epoch + share) / self.params["epochs"]
-            return self._factor * float(self._peak) * _half_cosine(1 - fraction)
+            return _half_cosine(1 - (self._epoch + share) / self.params["epochs"])
 
-        self._is_annealed = True
-        optimizer.learning_rate.assign(_set_later_rates(self.model, rate_of))
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rate to the peak again."""
-        self.restore()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rate to the peak again, also if the data ended before a batch."""
-        self.restore()
-
-    def restore(self) -> None:
-        """Sets the learning rate to the peak again, unless another callback has set it since."""
-        if self._is_annealed and not self.model.optimizer.rate_was_set:
-            self.model.optimizer.learning_rate.assign(self._peak)
-        self._is_annealed = False
+        self.model.rate_factors.assign(step_of(self.model), factor, self._power)
 
 
 class LearningRateBudget(keras.callbacks.Callback):
@@ -140,6 +137,10 @@ class LearningRateBudget(keras.callbacks.Callback):
     and training stops at `f = 1`. Much of a flow's gain comes in the last, annealed part. With
     several workers, the chief's clock counts.
 
+    The budget sets the rate within each step alone. Between steps, in saved models and after `fit`,
+    `optimizer.learning_rate` keeps the value that it had before. If another callback reduces this
+    value, as `keras.callbacks.ReduceLROnPlateau` does, it reduces the rates of the budget as well.
+
     A budget counts the steps of the calls of `fit` that have this callback. A run that
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
     budget. If the budget is used up, `fit` makes no step, and warns.
@@ -147,13 +148,14 @@ class LearningRateBudget(keras.callbacks.Callback):
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
 
-    By default the warm-up takes 100 steps, or in a short budget the smaller of 0.3 and `hold` of
-    it. A budget of seconds counts this share from the end of the first step of `fit`, which is
-    mostly tracing.
+    By default the warm-up takes 100 steps, but at most the smaller of 0.3 and `hold` of the budget.
+    A budget of seconds counts this share from the end of the first step of `fit`, which is mostly
+    tracing.
 
-    With `compile(steps_per_execution=...)`, a `FlowModel` sets the rate of a budget of steps, and
-    ends it, at each step. A budget of seconds reads the clock once an execution. The logs of each
-    epoch have `minutes_left`, the time until the budget is used up.
+    With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
+    within one execution; a budget of seconds reads the clock once an execution. The callback works
+    with any `keras.Model`, with one rate for each execution. It logs for each epoch the
+    `learning_rate` of the last execution, and `minutes_left`, the time until the budget is used up.
 
     #### Example
 
@@ -166,8 +168,10 @@ class LearningRateBudget(keras.callbacks.Callback):
     >>> images = np.random.default_rng(0).integers(0, 256, [32, 4, 4, 1], dtype=np.uint8)
     >>> history = model.fit(images, batch_size=8, epochs=9, verbose=0,
     ...                     callbacks=[tfr.LearningRateBudget(1e-3, steps=12)])
-    >>> len(history.epoch), round(float(model.optimizer.learning_rate), 6)
-    (3, 0.000167)
+    >>> [round(rate, 6) for rate in history.history["learning_rate"]]
+    [0.001, 0.000833, 0.000167]
+    >>> round(float(model.optimizer.learning_rate), 6)
+    0.004
     """
 
     def __init__(
@@ -186,7 +190,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Constructs the callback.
 
         Args:
-          peak: the highest learning rate.
+          peak: the highest learning rate, in place of the optimizer's.
           steps: the budget in batches. Give either `steps` or `seconds`.
           seconds: the budget in seconds within `fit`.
           warmup_steps: steps until the peak; by default 100, or less as above.
@@ -223,6 +227,10 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.used_steps = used_steps
         self._start: float | None = None
         self._first_step = 0
+        # The optimizer's learning rate at the start of `fit`, and the factor of the last execution.
+        self._initial_rate = self._factor = 1.0
+        # Restores the rate of models other than `FlowModel`.
+        self._after_step = contextlib.ExitStack()
         # Steps, time and fraction after the first step of `fit`, most of which is tracing.
         self._after_first_step: tuple[int, float, float] | None = None
 
@@ -270,7 +278,12 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._first_step = step_of(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock; warns of a budget that is used up."""
+        """Starts the clock; warns of a budget that is used up.
+
+        Raises:
+          TypeError: if the learning rate of the optimizer is a `LearningRateSchedule`.
+          ValueError: if it is zero.
+        """
         if self.is_used_up:
             budget = f"{self.steps} steps" if self.seconds is None else f"{self.seconds} seconds"
             warnings.warn(
@@ -279,6 +292,8 @@ class LearningRateBudget(keras.callbacks.Callback):
                 UserWarning,
                 stacklevel=2,
             )
+        self._after_step.close()
+        self._initial_rate = self._checked_rate()
         self._start, self._after_first_step = time.monotonic(), None
         # Another Keras model does not call it where `fit` raises an error.
         getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
@@ -289,17 +304,35 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._start = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the learning rate."""
+        """Sets the factors of the execution."""
         first, fraction = self.elapsed_steps, self._common_fraction()
 
-        def rate_of(index: int) -> float:
+        def factor(index: int) -> float:
             step = first + index
             if self.steps is None:
-                return self._rate(step, fraction)
+                return self._rate(step, fraction) / self._initial_rate
             is_over = index > 0 and step >= self.steps
-            return math.nan if is_over else self._rate(step, step / self.steps)
+            return math.nan if is_over else self._rate(step, step / self.steps) / self._initial_rate
 
-        self.model.optimizer.learning_rate = _set_later_rates(self.model, rate_of)
+        self._factor = factor(0)
+        rate_factors: RateFactors | None = getattr(self.model, "rate_factors", None)
+        if rate_factors is not None:
+            rate_factors.assign(step_of(self.model), factor)
+        else:
+            self._after_step.close()
+            variable = self.model.optimizer.learning_rate
+            rate = float(variable.numpy())
+            self._after_step.callback(variable.assign, rate)
+            variable.assign(rate * self._factor)
+
+    def _checked_rate(self) -> float:
+        optimizer = self.model.optimizer
+        rate = optimizer.learning_rate
+        is_variable = isinstance(rate, keras.Variable)
+        rate = float(rate.numpy()) if is_variable else optimizer.get_config()["learning_rate"]
+        expected = "LearningRateBudget: expected an optimizer with a positive learning rate"
+        validation.positive(rate, f"{expected}, and no schedule")
+        return rate
 
     def _rate(self, step: int, fraction: float) -> float:
         if self.warmup:
@@ -308,7 +341,7 @@ class LearningRateBudget(keras.callbacks.Callback):
             warm = (step + 1) / self.warmup_steps
         else:
             warm = (step + 1) / _WARMUP_STEPS
-            # At a hold of nearly zero no warm-up ends before the annealing begins.
+            # With `hold` near 0, annealing begins before warm-up ends.
             share = max(0.05, min(_WARMUP_SHARE, self.hold))
             if self.steps is not None:
                 warm = max(warm, (step + 1) / (share * self.steps))
@@ -320,14 +353,19 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops when the budget is used up."""
+        self._after_step.close()
         fraction = self._common_fraction()
         if self._after_first_step is None:
             self._after_first_step = self.elapsed_steps, time.monotonic(), fraction
         self.model.stop_training |= fraction >= 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds `minutes_left` to the logs; stops if the budget ran out during the validation."""
+        """Adds rate and time to the logs; stops if the budget ran out during the validation."""
+        # Keras does not call `on_train_batch_end` if the data end before the batch.
+        self._after_step.close()
         if logs is not None:
+            rate = float(self.model.optimizer.learning_rate.numpy())
+            logs["learning_rate"] = rate * self._factor
             logs["minutes_left"] = round(self.remaining_seconds / 60, 2)
         self.model.stop_training |= self._common_fraction() >= 1
 

@@ -59,7 +59,7 @@ class SavableModel(keras.Model):
         config = super().get_compile_config()
         if not config:
             return config
-        if self._is_annealed and not self.optimizer.rate_was_set:
+        if self._is_annealed and isinstance(self.optimizer.learning_rate, keras.Variable):
             config["optimizer"] = None
         options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
         return {**config, **options}

@@ -2,8 +2,6 @@ import contextlib
 import pathlib
 import subprocess
 import sys
-import time
-import types
 
 import flow_testing as ft
 import keras
@@ -14,7 +12,6 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import folder_lock
-from tfp_realnvp.training import learning_rate
 
 tfd = tfp.distributions
 
@@ -220,89 +217,6 @@ def test_bad_arguments(arguments, match, tmp_path):
         tfr.TrainingCheckpoint(tmp_path, _normal(), **arguments)
 
 
-def test_the_clock_runs_within_fit_only():
-    model = _model()
-    budget = tfr.LearningRateBudget(seconds=1000.0)
-    used = []
-    for _ in range(2):
-        model.fit(_IMAGES, batch_size=8, verbose=0, callbacks=[budget])
-        used.append(budget.elapsed_seconds)
-        time.sleep(0.05)
-        assert budget.elapsed_seconds == used[-1]
-    assert 0 < used[0] < used[1]
-    np.testing.assert_allclose(budget.fraction, used[1] / 1000)
-
-    def stop(batch, logs):
-        raise KeyboardInterrupt
-
-    stop = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(_IMAGES, batch_size=8, verbose=0, callbacks=[budget, stop])
-    assert used[1] < budget.used_seconds == budget.elapsed_seconds
-
-
-@pytest.mark.parametrize(
-    ("limit", "minutes"),
-    [
-        # The first step takes 100 seconds, the others 6.
-        ({"steps": 12}, [0.8, 0.4, 0.0]),
-        ({"seconds": 240}, [2.03, 1.63, 1.23]),
-        # Half of the budget was used up before.
-        ({"seconds": 240, "used_seconds": 120}, [0.03, 0.0]),
-    ],
-)
-def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-
-    class Clock(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            now[0] += 6 if now[0] else 100
-
-    budget = tfr.LearningRateBudget(**limit)
-    options = {"batch_size": 8, "epochs": 3, "verbose": 0}
-    history = _model().fit(_IMAGES, **options, callbacks=[Clock(), budget]).history
-    assert history["minutes_left"] == pytest.approx(minutes, abs=5e-3)
-    # A second `fit` goes on, and does not count the time between the two.
-    now[0] += 1e6
-    assert budget.remaining_seconds <= 60 * minutes[-1] + 0.5
-
-
-def test_a_validation_that_uses_up_the_budget_is_the_last(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-
-    class Clock(keras.callbacks.Callback):
-        def on_test_begin(self, logs=None):
-            now[0] += 100
-
-    model, budget = _model(), tfr.LearningRateBudget(seconds=60)
-    options = {"batch_size": 8, "epochs": 3, "validation_data": _IMAGES[:8], "verbose": 0}
-    history = model.fit(_IMAGES, **options, callbacks=[Clock(), budget]).history
-    # There is no second epoch: its first step would have a learning rate of zero.
-    assert history["minutes_left"] == [0] and int(model.optimizer.iterations) == 4
-
-
-class _Rates(keras.callbacks.Callback):
-    def __init__(self):
-        super().__init__()
-        self.rates = []
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.rates.append(float(self.model.optimizer.learning_rate))
-
-
-@pytest.mark.graph
-def test_warm_up_and_cosine_of_a_fraction():
-    record = _Rates()
-    budget = tfr.LearningRateBudget(2.0, steps=8, warmup=0.25, hold=0.25, cosine=True)
-    options = {"batch_size": 8, "epochs": 9, "verbose": 0}
-    _model().fit(_IMAGES, **options, callbacks=[budget, record])
-    rates = record.rates
-    angles = np.pi * np.array([0, 1, 2, 3, 4, 5]) / 6
-    np.testing.assert_allclose(rates, [0.0, 1.0, *(1 + np.cos(angles))], rtol=1e-6, atol=1e-7)
-
-
 _POINTS = ft.normal([32, 2]).numpy()
 
 
@@ -311,122 +225,6 @@ def _normal():
     model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
     model.compile()
     return model
-
-
-def _rates(budget, num_steps):
-    """Returns the rates of the first steps of a budget, without training."""
-    model = _normal()
-    budget.set_model(model)
-    budget.on_train_begin()
-    rates = []
-    for step in range(num_steps):
-        model.optimizer.iterations.assign(step)
-        budget.on_train_batch_begin(step)
-        rates.append(float(model.optimizer.learning_rate))
-        model.optimizer.iterations.assign(step + 1)
-        budget.on_train_batch_end(step)
-    return np.array(rates)
-
-
-# The steps of a budget.
-
-
-_OPTIONS = {"batch_size": 8, "epochs": 9, "verbose": 0}
-
-
-def _fit_rates(model, *callbacks, **options):
-    """Returns the learning rates of the steps of `fit`."""
-    record = _Rates()
-    model.fit(_POINTS, **{**_OPTIONS, **options}, callbacks=[*callbacks, record])
-    return record.rates
-
-
-def test_a_budget_counts_the_steps_of_its_own_fit(tmp_path):
-    model = _normal()
-    rates = _fit_rates(model, tfr.LearningRateBudget(steps=6))
-    assert len(rates) == 6 and min(rates) > 0
-    model.save(tmp_path / "model.keras")
-    for later in (model, keras.models.load_model(tmp_path / "model.keras")):
-        assert _fit_rates(later, tfr.LearningRateBudget(steps=6)) == rates
-        assert int(later.optimizer.iterations) == 12
-
-
-def test_a_budget_that_is_used_up_is_said():
-    model, budget = _normal(), tfr.LearningRateBudget(steps=6)
-    model.fit(_POINTS, **_OPTIONS, callbacks=[budget])
-    before = _values(model)
-    with pytest.warns(UserWarning, match="the budget of 6 steps is used up, .*a new Learning"):
-        history = model.fit(_POINTS, **_OPTIONS, callbacks=[budget], initial_epoch=2)
-    assert not history.epoch and int(model.optimizer.iterations) == 6
-    np.testing.assert_equal(_values(model), before)
-
-
-@pytest.mark.parametrize("way", ["checkpoint", "backup"])
-def test_a_resumed_run_continues_its_budget(tmp_path, way):
-    expected = _fit_rates(_normal(), tfr.LearningRateBudget(steps=6))
-
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
-
-    def run(*callbacks):
-        model, budget = _normal(), tfr.LearningRateBudget(steps=6)
-        # Steps before the run do not count.
-        model.optimizer.iterations.assign(100)
-        if way == "backup":
-            keeper = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-        else:
-            keeper = tfr.TrainingCheckpoint(tmp_path, model, budget=budget)
-            keeper.restore()
-        return _fit_rates(model, keeper, budget, *callbacks), int(model.optimizer.iterations)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(Stop())
-    assert run() == (expected[4:], 106)
-    if way == "checkpoint":
-        with pytest.warns(UserWarning, match="the budget of 6 steps is used up"):
-            assert run() == ([], 106)
-
-
-@pytest.mark.parametrize(
-    ("steps", "hold", "warmup"), [(336, 0.5, 100), (50, 0.5, 15), (50, 0.1, 5)]
-)
-def test_the_default_warm_up(steps, hold, warmup):
-    rates = _rates(tfr.LearningRateBudget(1e-3, steps=steps, hold=hold), steps)
-    numbers = np.arange(steps)
-    annealed = np.minimum(1, (1 - numbers / steps) / (1 - hold))
-    expected = 1e-3 * np.minimum(1, (numbers + 1) / warmup) * annealed
-    np.testing.assert_allclose(rates, expected, rtol=1e-5)
-    assert rates.max() == pytest.approx(1e-3, rel=2e-2) and rates[-1] < 1e-4
-
-
-@pytest.mark.parametrize("options", [{"warmup_steps": 51}, {"warmup_steps": 5, "warmup": 0.1}])
-def test_a_warm_up_that_a_budget_cannot_have(options):
-    with pytest.raises(ValueError, match="at most the steps, only without warmup"):
-        tfr.LearningRateBudget(1e-3, steps=50, **options)
-
-
-@pytest.mark.parametrize(("seconds", "num_steps"), [(70, 50), (10_000, 5_000)])
-def test_a_budget_of_seconds_reaches_its_peak(seconds, num_steps, monkeypatch):
-    # The first step takes 20 seconds, the others one.
-    clock = [0.0]
-    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    budget = tfr.LearningRateBudget(1e-3, seconds=seconds)
-    on_train_batch_end = budget.on_train_batch_end
-
-    def end(batch, logs=None):
-        clock[0] += 1 if clock[0] else 20
-        on_train_batch_end(batch, logs)
-
-    monkeypatch.setattr(budget, "on_train_batch_end", end)
-    rates = _rates(budget, min(num_steps, 200))
-    if seconds == 70:
-        # A share of 0.3 of the 50 seconds after the first step, up to 35 seconds of the budget.
-        np.testing.assert_allclose(rates[1:16], 1e-3 * np.maximum(np.arange(15) / 15, 0.02), 1e-5)
-        assert rates.max() == pytest.approx(1e-3, rel=1e-5)
-    else:
-        np.testing.assert_allclose(rates, 1e-3 * np.minimum(1, np.arange(1, 201) / 100), 1e-5)
 
 
 # Patience without a value.
