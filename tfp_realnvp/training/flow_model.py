@@ -337,6 +337,7 @@ class FlowModel(SavableModel):
         images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
         return scorer.log_prob_of(self.distribution, images, condition, training)
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
         images, weights = events_and_weights(data, self.distribution)
@@ -461,6 +462,7 @@ class FlowModel(SavableModel):
                 if not (is_valid and id(variable) in to_set):
                     variable.assign(value)
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
         images, weights, log_prob = self._evaluated(data)
@@ -469,6 +471,7 @@ class FlowModel(SavableModel):
         [loss] = replicas.sum_over_replicas([loss])
         return self._updated_metrics(loss, images, part)
 
+    @tf.autograph.experimental.do_not_convert
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
         return self._evaluated(data)[-1]

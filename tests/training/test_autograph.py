@@ -1,0 +1,42 @@
+"""Steps in a `tf.function` of the user's: a new process says nothing."""
+
+import subprocess
+import sys
+
+_SCRIPT = """
+import sys
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+tf.zeros([])
+print("started", file=sys.stderr, flush=True)
+options = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 2}
+flow = tfr.RealNVPImage((2, 2, 1), num_classes=2, **options)
+base = tfd.Sample(tfd.Normal(0.0, 1.0), [2, 2, 1])
+model = tfr.FlowModel(tfd.TransformedDistribution(base, flow))
+model.compile()
+model.build_optimizer()
+images = tf.constant(np.arange(32).reshape([8, 2, 2, 1]), tf.uint8)
+labels = tf.constant([0, 1] * 4)
+first = model.trainable_variables[0].numpy()
+logs = tf.function(model.train_step)((images, labels))
+assert np.abs(model.trainable_variables[0].numpy() - first).max() > 0
+logs = tf.function(lambda x, y: model.train_step((x, y)))(images, labels)
+model.reset_metrics()
+logs = tf.function(lambda x, y: model.test_step((x, y)))(images, labels)
+log_prob = tf.function(lambda x, y: model.predict_step((x, y)))(images, labels)
+np.testing.assert_allclose(-tf.reduce_mean(log_prob), logs["loss"], rtol=1e-5)
+print(tf.function(lambda x, y: model((tfr.dequantize(x, (0, 0)), y)))(images, labels).shape)
+"""
+
+
+def test_steps_in_a_function_of_the_user():
+    run = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == "(8,)\n", run.stderr[-4000:]
+    # TensorFlow logs at its import and its first operation.
+    assert run.stderr.split("started\n")[1] == ""
