@@ -1,7 +1,7 @@
-"""Speed, memory and bits/dim of this package, measured against other implementations."""
+"""Benchmarks of the speed, memory and bits/dim of this package and of other implementations."""
 
 import os
 
-# TensorFlow reads this when it is imported, here and in child processes. Its default enables oneDNN
-# only on x86 processors with VNNI instructions; PyTorch always uses it.
+# TensorFlow reads this variable when it is imported, here and in child processes. By default it
+# enables oneDNN only on x86 processors with VNNI instructions; PyTorch always uses oneDNN.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -1,6 +1,6 @@
 """Measures what each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
 
-The row `plain` has neither 1×1 convolutions nor split priors, fewer, wider networks than
+The row `plain` has no 1×1 convolutions and no split priors, fewer and wider networks than
 `RealNVPImage.compact`, the paper's logit of pixel values, and Adam. Other rows add to it;
 `conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in its own
 process, for equal time or equal steps, and is evaluated on the test images. A run uses the whole
@@ -12,8 +12,8 @@ python -m benchmarks.ablation --data=images.npz --steps=2000 --rows=plain,split-
 python -m benchmarks.ablation --data=images.npz --seconds=600 --rows=conv1x1+split-prior
 ```
 
-`+` combines rows. Results are added to `results.json` in the output folder, and `results.md` is
-their table. The same command resumes an interrupted run.
+`+` combines rows. Results are added to `results.json` in the output folder; `results.md` shows them
+as a table. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tfp_realnvp.internal import atomic_files
 
 __all__ = ["ROWS", "main"]
 
-# Changes of the parts of the flow, the optimizer and the noise.
+# Changes to parts of the flow, the optimizer and the noise.
 ROWS: dict[str, dict[str, Any]] = {
     "plain": {},
     "deeper": {"width": {"num_filters": 64}, "scales": {"num_couplings": 4}},

@@ -1,4 +1,4 @@
-"""Shuffled batches of an array of images."""
+"""Makes shuffled batches of an array of images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns full batches of `uint8` images without end, each epoch in a new order.
 
-    The order, and with `flip` which images are mirrored, depend on `seed`.
+    `seed` determines the order and, with `flip`, which images are mirrored.
     """
-    # The images stay in host memory, also with a GPU. Only indices are shuffled.
+    # The images stay in host memory, even with a GPU; only indices are shuffled.
     with tf.device("CPU"):
         images = tf.constant(images)
     indices = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=seed)
@@ -26,7 +26,7 @@ def training_batches(
         return tf.image.stateless_random_flip_left_right(batch, flip_seed) if flip else batch
 
     batches = tf.data.Dataset.zip(indices.batch(batch_size, drop_remainder=True), seeds)
-    # Autotuning has a thread that can delay the end of `fit`, and so disturb a measurement.
+    # The thread of the autotuner can delay the end of `fit`, and so disturb a measurement.
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.map(batch_of, num_parallel_calls=2).repeat().prefetch(4).with_options(options)

@@ -1,4 +1,4 @@
-"""Two contenders in two processes, which take turns at the same work."""
+"""Compares two contenders in two processes, which take turns at the same work."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["WorkerError", "WorkerProcess", "compare", "take_turns"]
 
 
 class WorkerError(Exception):
-    """A worker failed; the message says how."""
+    """A worker failed; the message gives the reason."""
 
 
 class WorkerProcess(contextlib.AbstractContextManager):
-    """The driver's end of a `benchmarks.worker`, for a spec that is described there.
+    """Runs a `benchmarks.worker`, whose module describes the spec, and talks to it.
 
-    Between requests the process is stopped (`SIGSTOP`): idle threads of its framework would
-    otherwise spin for a while, at the expense of the other contender.
+    Between requests the process is stopped (`SIGSTOP`): otherwise idle threads of its framework
+    would spin for a while, at the expense of the other contender.
 
     #### Example
 
@@ -40,7 +40,7 @@ class WorkerProcess(contextlib.AbstractContextManager):
     """
 
     def __init__(self, spec: dict[str, Any], log: IO[str] | None = None) -> None:
-        """Waits until the contender is built; `log` gets what the worker prints.
+        """Waits until the contender is built; `log` receives what the worker prints.
 
         Raises:
           WorkerError: if the contender cannot be built.
@@ -91,8 +91,8 @@ def compare(
 ) -> dict[str, Any]:
     """Measures two contenders in two processes, of which only one works at a time.
 
-    Each builds, makes its first step, and a second one to warm up. Then they take turns, `rounds`
-    of about `round_seconds` each.
+    Each process builds its contender, makes a first step, and a second one to warm up. Then they
+    take turns, `rounds` of about `round_seconds` each.
 
     Returns:
       `ratios`: by turn, seconds of the second over seconds of the first; `ratio`: their median;
@@ -131,9 +131,9 @@ def compare(
 def take_turns(
     workers: Sequence[WorkerProcess], what: str, rounds: int, steps: int
 ) -> list[list[dict[str, Any]]]:
-    """Lets the workers work in turns; returns the replies of each, by turn.
+    """Runs the workers in turns; returns the replies of each, by turn.
 
-    A turn starts with a step that does not count, which brings the worker's data into the caches.
+    A turn starts with an untimed step, which brings the worker's data into the caches.
     """
     replies = [[] for _ in workers]
     for _ in range(rounds):

@@ -4,16 +4,16 @@
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
 
 Each contender follows the first example of its documentation: a flow with the default options, and
-`FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` is the former default: 8
+`FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` has the former defaults: 8
 couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
-standardized rows, as its documentation recommends. Toys have 4,000 points each to train on, to
-choose the pass and to test; tables use 60, 20 and 20 percent of their rows, with uniform noise of
-the rounding width of a column.
+standardized rows, as its documentation recommends. Toys have 4,000 points each for training, for
+choosing the pass and for testing; tables use 60, 20 and 20 percent of their rows, with uniform
+noise of the rounding width of a column.
 
-After each pass over the training rows, the mean log likelihood of validation and test rows is
-computed. A contender trains for a number of passes, and then until it has used as many CPU seconds
-as `now` needed for them. Evaluation does not count, nor does the first pass, which builds and
-traces a flow.
+After each pass over the training rows, the script computes the mean log likelihood of validation
+and test rows. A contender trains for a number of passes, and then until it has used as many CPU
+seconds as `now` needed for them. The seconds count neither evaluation nor the first pass, which
+builds and traces a flow.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Pass(NamedTuple):
 
 
 class Log:
-    """The passes of a training, which ends after `passes`, but not before `seconds`."""
+    """Logs the passes of a training run, which ends after `passes`, but not before `seconds`."""
 
     def __init__(self, splits: Splits, passes: int, seconds: float) -> None:
         self.rows: list[Pass] = []
@@ -99,7 +99,7 @@ def load(name: str, seed: int, num_points: int) -> Splits:
     return Splits(*(part.astype(np.float32) for part in parts))
 
 
-# Contenders: functions that train a flow, and log its passes.
+# Contenders: functions that train a flow and log its passes.
 
 
 def _now(
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, float]:
-    """Returns test nats after the passes and after the seconds, of the last and best passes."""
+    """Returns test nats after the passes and after the seconds, for the last and the best pass."""
     within = next((i for i, row in enumerate(rows, 1) if row.seconds >= seconds), len(rows))
     summary = {"CPU seconds of the passes": rows[passes - 1].seconds}
     for key, number in (("passes", passes), ("time", within)):

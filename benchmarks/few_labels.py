@@ -1,11 +1,11 @@
-"""Classification with few labels: `tfr.ClassMixture` beside one neighbor and label spreading.
+"""Compares classification with few labels: `tfr.ClassMixture`, one neighbor, label spreading.
 
     python -m benchmarks.few_labels
     python -m benchmarks.few_labels --first_seed=5    # seeds that had no part in any choice
 
-Prints the mean and the worst accuracy over five seeds on the rows without a label. A seed
-determines the data, the rows with a label, and the initial weights. Label spreading gets the kernel
-and the clamping of the best mean accuracy on these same rows, which favors it.
+The script prints the mean and the worst accuracy over five seeds on the rows without a label. A
+seed determines the data, the rows with a label, and the initial weights. Label spreading uses the
+kernel and the clamping with the best mean accuracy on these same rows, which favors it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
 
 
 def make_data(name: str, labels: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns rows, classes, and the classes of few rows, -1 for the others."""
+    """Returns rows, classes, and labels: the classes of few rows, -1 for the others."""
     if name == "blobs":
         x, y = make_blobs(600, centers=_CENTERS, cluster_std=0.6, random_state=seed)
     elif name == "moons":
@@ -78,7 +78,7 @@ def make_data(name: str, labels: str, seed: int) -> tuple[np.ndarray, np.ndarray
     if labels == "2 a class":
         known = np.concatenate([r[:2] for r in rows])
     else:
-        # One of each class, and others at random.
+        # One row of each class, and other rows at random.
         first = [r[0] for r in rows]
         known = np.array([*first, *(i for i in order if i not in first)][: int(labels)])
     few = np.full(len(x), -1)
@@ -87,7 +87,7 @@ def make_data(name: str, labels: str, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def accuracies(classifier: Classifier, data: list[tuple[np.ndarray, ...]]) -> list[float]:
-    """Returns the accuracy of each data set's rows without a label."""
+    """Returns the accuracy on the rows without a label, for each data set."""
     result = []
     for seed, (x, y, few) in enumerate(data, FLAGS.first_seed):
         keras.utils.set_random_seed(seed)
@@ -102,7 +102,7 @@ def fit_flow(x: np.ndarray, few: np.ndarray) -> np.ndarray:
 
 
 def fit_digits(x: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Classifies by fewer couplings and steps, at the default learning rate."""
+    """Classifies by a flow with fewer couplings and steps, at the default learning rate."""
     return _classify(x, few, 6, epochs=28, batch_size=64)
 
 

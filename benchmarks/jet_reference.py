@@ -1,7 +1,7 @@
 """Compares Jet with its authors' code: `python -m benchmarks.jet_reference FILE.npz`.
 
-The file has the weights of a Jet of google-research/big_vision (`models/proj/jet/jet.py`), images,
-and the results of that code:
+The file contains the weights of a Jet of google-research/big_vision (`models/proj/jet/jet.py`),
+images, and the results of that code:
 
 ```
 config                    side, patch size, couplings, blocks of each network, width, heads
@@ -11,10 +11,10 @@ permutations [L, P² C]    of the channels of each coupling, -1 for spatial ones
 weights/couplings/dnn/... by the names of flax, with the coupling as first axis
 ```
 
-The script loads the weights into a flow of the parts of `RealNVPImage.jet` and prints the largest
-differences, relative to the largest value. The exit status is 1 if a difference is above 1e-4.
-Inverse images are compared in float64: in float32 the latents of a contracting map are so close
-that rounding changes the image by more.
+The script loads the weights into a flow composed of the parts of `RealNVPImage.jet`, and prints the
+largest differences, relative to the largest value. The exit status is 1 if a difference is above
+1e-4. Inverse images are compared in float64: the map contracts, so in float32 the rounding of
+latents changes the images by more.
 """
 
 from __future__ import annotations

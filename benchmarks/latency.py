@@ -82,7 +82,7 @@ def served(rounds: int) -> None:
         names = [spec.name for spec in session.get_inputs()]
         for batch_size in (1, 64):
             events = flow.sample(batch_size, seed=(0, 1)).numpy()
-            noise = np.zeros_like(events)  # vectors need none
+            noise = np.zeros_like(events)  # vectors need no noise
             if len(flow.event_shape) == 3:
                 events = tfr.to_uint8(events, flow.bijector.num_values)
                 noise = np.random.default_rng(0).random(events.shape, np.float32)
@@ -99,7 +99,7 @@ def served(rounds: int) -> None:
 
 
 def requests(rounds: int, num_threads: int = 4) -> None:
-    """Prints percentiles of the time of 50 requests a round."""
+    """Prints percentiles of the time of a request, for 50 requests a round."""
     num_requests = 50 * rounds
     flow = tfr.FlowModel.from_preset("digits").distribution
     with tempfile.TemporaryDirectory() as folder:

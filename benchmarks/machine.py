@@ -1,4 +1,4 @@
-"""The machine and the versions that a result belongs to; Linux only.
+"""Describes the machine and the versions that a result belongs to; Linux only.
 
 `python -m benchmarks.machine` prints the rate of a matrix product, GFLOP/s by dtype, as JSON.
 """
@@ -35,7 +35,7 @@ def cpu_name() -> str:
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Returns what a result depends on besides the code, with `threads` of each framework."""
+    """Returns the machine and the versions that a result depends on."""
     installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return {
         "cpu": cpu_name(),
@@ -59,7 +59,7 @@ def matrix_rates() -> dict[str, float]:
 
 
 def bfloat16_pays(rates: dict[str, float]) -> bool:
-    """Returns whether the result of `matrix_rates` promises a gain from bfloat16.
+    """Returns whether bfloat16 promises a gain, given the result of `matrix_rates`.
 
     Without instructions for bfloat16, convolutions are ten times slower than in float32. Not every
     processor with such instructions gains from them.

@@ -1,14 +1,14 @@
 """Measures bits/dim after a given time of training: `python -m benchmarks.quality --help`.
 
-The time counts imports, building and compiling, but not the evaluation at the end. Each contender
+The time includes imports, building and compiling, but not the evaluation at the end. Each contender
 runs in its own process, alone on the machine:
 
 ```
 python -m benchmarks.quality --contender=ours --data=images.npz --seconds=600
 ```
 
-The data file has `train_images` and `test_images`, `uint8` [N, H, W, C]. The outcome is printed as
-one JSON object.
+The data file contains `train_images` and `test_images`, `uint8` [N, H, W, C]. The script prints the
+outcome as one JSON object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["main"]
 
 _NUM_SAMPLES = 1000
 
-# The peak rate of this package, by Muon. Other contenders keep Adam's 1e-3.
+# The peak rate of this package, with Muon. Other contenders keep Adam's 1e-3.
 _LEARNING_RATE = 4e-3
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     in_bfloat16 = bfloat16_pays(matrix_rates())
     start = time.perf_counter()
     if flags.contender == "ours":
-        # In bfloat16 the operations of small networks are too small for all cores.
+        # In bfloat16 the operations of small networks are too small to use all cores.
         os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, num_cores() // 2)))
     contender = _make(flags, train.shape[1:], in_bfloat16)
@@ -107,7 +107,7 @@ def _train(contender: Any, images: np.ndarray, start: float, flags: argparse.Nam
 
 
 def _fit(contender: Any, images: np.ndarray, seconds: float, seed: int) -> int:
-    """Trains ours by `fit`, with the learning rate annealed at the end."""
+    """Trains `ours` by `fit`, with a learning rate that is annealed at the end."""
     import tfp_realnvp as tfr
     from benchmarks.batches import training_batches
 
@@ -144,7 +144,7 @@ def _num_finite_samples(contender: Contender) -> int:
 
 
 def _largest_latent_error(contender: Any, batch_size: int = 100) -> float:
-    """Encodes samples of ours again; returns the largest difference from their latents.
+    """Encodes samples of `ours` again; returns the largest difference from their latents.
 
     The networks compute in float32 here: in bfloat16 the two directions round differently.
     """
@@ -155,7 +155,7 @@ def _largest_latent_error(contender: Any, batch_size: int = 100) -> float:
     trained = contender.distribution.bijector.variables
     for variable, value in zip(bijector.variables, trained, strict=True):
         variable.assign(value)
-    # Two functions: in one the inverse would come from the cache.
+    # Two functions, since in one the inverse would come from the cache.
     draw, encode = tf.function(bijector.forward), tf.function(bijector.inverse)
     errors = []
     for index in range(_NUM_SAMPLES // batch_size):

@@ -1,20 +1,23 @@
-"""Measures what samples show: `python -m benchmarks.recognition samples.npy`.
+"""Measures how good samples of images are: `python -m benchmarks.recognition samples.npy`.
 
 Three small convolutional networks, trained without the flow and its samples, classify the images of
-a dataset with labels, and as one more class images of independent pixels with the same frequencies.
-For each file of samples, the test images, and other images of independent pixels, the script prints
+a dataset with labels; an additional class consists of images of independent pixels with the same
+frequencies. For each file of samples, for the test images, and for new images of independent
+pixels, the script prints
 
-*   `recognized`: the share whose class has a mean probability above 0.9. A flow that repeats one
-    digit would pass.
-*   `asked`: the share whose class is the label that they were sampled with, for a file `*.npz`.
-*   `precision` and `recall`: the share of samples that are at least as close to a test image as its
-    third neighbor among the test images, and the share of test images for which this holds with
-    the roles exchanged (Kynkäänniemi et al. 2019). A flow of few images has a low recall.
-*   `distance`: the median distance to the nearest training image, as a multiple of that of the test
-    images. A flow that copies has 0.
+*   `recognized`: the share of images whose class has a mean probability above 0.9. A flow that
+    repeats one digit would pass.
+*   `asked`: for a file `*.npz`, the share of samples that are classified as the label that they
+    were sampled with.
+*   `precision` and `recall`: precision is the share of samples that are at least as close to a test
+    image as its third neighbor among the test images; recall is the share of test images for which
+    this holds with the roles exchanged (Kynkäänniemi et al. 2019). A flow of few images has a low
+    recall.
+*   `distance`: the median distance to the nearest training image, divided by the median of the test
+    images. A flow that copies training images has 0.
 
-Distances are of pixels, and in brackets of the features before the last layer of the networks,
-which suit photographs.
+Distances are computed from pixels, and, in brackets, from the features before the last layer of the
+networks, which suit photographs.
 
 ```
 python examples/sample.py --results_dir=results/digits --num_images=1000 --output=samples.npy
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 class Judge:
-    """Networks that are trained on images with labels."""
+    """Classifies images by networks that are trained on images with labels."""
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class Judge:
         return self.probabilities(images).argmax(axis=1)
 
     def figures(self, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
-        """Returns the figures of images, which are sampled with labels if there are any."""
+        """Returns the figures of images and, if they were sampled with labels, of the labels."""
         probabilities = self.probabilities(images)
         figures = {"recognized": float((probabilities.max(axis=1) > _CONFIDENCE).mean())}
         if labels is not None:
@@ -121,7 +124,7 @@ class Judge:
         rows = zip(names, self._spaces, self._test, self._train, self._usual, strict=True)
         for name, space, test, train, usual in rows:
             found = space(images)
-            # As many samples as test images at a time: recall depends on the number.
+            # Takes as many samples as test images at a time, because recall depends on the number.
             parts = [found[i : i + len(test)] for i in range(0, len(found), len(test))]
             parts = [part for part in parts if len(part) == len(test)] or [found]
             values = np.mean([precision_and_recall(test, part) for part in parts], axis=0)
@@ -143,7 +146,7 @@ class Judge:
 
 
 class PrecisionAndRecall(NamedTuple):
-    """Shares of samples and of images."""
+    """The precision of samples and the recall of images."""
 
     precision: float
     recall: float

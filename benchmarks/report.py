@@ -1,4 +1,4 @@
-"""Results as Markdown."""
+"""Writes results as Markdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def sentence(entry: dict[str, Any]) -> str:
-    """Returns the outcome of one comparison in a line."""
+    """Returns a line with the outcome of one comparison."""
     first, second, outcome, *speeds = _speed_cells(entry)
     of_each = f", {' and '.join(speeds)} images/s" if "reason" not in entry else ""
     return f"{entry['size']}, {entry['what']}: {first} against {second}: {outcome}{of_each}"
@@ -82,7 +82,7 @@ def _speed_cells(entry: dict[str, Any]) -> list[str]:
 
 
 def _contenders(entries: list[dict[str, Any]]) -> str:
-    """Returns the figures of single processes, medians over their comparisons."""
+    """Returns the figures of single processes, as medians over their comparisons."""
     by_row: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         for row, side in zip(entry["rows"], entry["sides"], strict=True):
@@ -112,7 +112,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
 
 
 def _memory(entries: list[dict[str, Any]]) -> str:
-    """Returns the ratios of memory, and of the time that it costs."""
+    """Returns the ratios of memory and of time, with and without recomputation."""
     rows = []
     for entry in entries:
         memory = []

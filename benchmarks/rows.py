@@ -1,4 +1,4 @@
-"""The comparisons of contenders, and their operations."""
+"""Defines the compared contenders and their operations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ WHATS = ("train", "log_prob", "sample")
 
 _BF16 = {"policy": "mixed_bfloat16"}
 _JIT = {"jit_compile": True}
-# A first step on a single image separates the memory of the graph from the memory of activations.
-# The number of feature maps stays: doubled with each scale, 96 million weights would have gradients
-# that outweigh the activations.
+# With a first step on a single image, the memory of the graph can be separated from the memory of
+# activations. The number of feature maps is the same at all scales: if it doubled with each scale,
+# the gradients of 96 million weights would take more memory than the activations.
 _MEMORY = {"first_batch_size": 1, "equal_widths": True}
 _RECOMPUTE = {"recompute": True}
 _TWICE = {"num_couplings": 6}
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Comparison(NamedTuple):
-    """Two rows, and their compared operations at small sizes and at the paper's sizes."""
+    """Two rows, and the operations to compare, at small sizes and at the paper's sizes."""
 
     first: str
     second: str
@@ -58,7 +58,7 @@ COMPARISONS = (
     Comparison("ours-bf16-jit", "ours-bf16", ("train", "log_prob")),
 )
 
-# These run at 64×64 only.
+# These rows run only at 64×64.
 MEMORY_COMPARISONS = (
     Comparison("memory-saving", "memory-plain", (), ("train",)),
     Comparison("memory-saving-2x", "memory-saving", (), ("train",)),

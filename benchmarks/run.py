@@ -23,7 +23,7 @@ _NO_GAIN = "left out: no faster in bfloat16 (--only and --pair measure it nevert
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the comparisons, prints each result at once, and all results in tables at the end."""
+    """Runs the comparisons, prints each result at once, and at the end all results as tables."""
     flags = _parse(arguments)
     chosen = list(_chosen(flags))
     if not chosen:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 outcome = _measure(size, what, rows, flags, log)
             results["entries"].append({"size": size, "what": what, "rows": rows, **outcome})
             print(report.sentence(results["entries"][-1]), flush=True)
-            # An interrupted run leaves its results.
+            # An interrupted run keeps its results.
             _write(results, flags.output_dir)
         if flags.quality_data is not None:
             results["quality"] = [

@@ -1,4 +1,4 @@
-"""The measured model sizes, and the arithmetic of one evaluation."""
+"""Defines the measured model sizes, and counts the multiply-adds of one evaluation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Size:
 SIZES: dict[str, Size] = {
     "tiny": Size((8, 8, 3), 2, 1, 4, batch_size=4, rounds=2),  # for tests
     "small": Size((32, 32, 3), 2, 4, 32, batch_size=64, rounds=5),
-    # The paper's architectures. Two processes with half of its batch fit into 16 GB.
+    # The paper's architectures. With half of the paper's batch, two processes fit into 16 GB.
     "cifar10": Size((32, 32, 3), 2, 8, 64, batch_size=32, rounds=3),
     "images64": Size((64, 64, 3), 5, 2, 32, batch_size=32, rounds=3),
 }
@@ -58,7 +58,7 @@ def multiply_adds(size: Size) -> int:
             height, width, channels, filters = height // 2, width // 2, 4 * channels, 2 * filters
             channelwise = _network(channels, channels, size.num_blocks, filters)
             total += 3 * height * width * channelwise
-            channels //= 2  # half of the dimensions is factored out
+            channels //= 2  # half of the dimensions are factored out
     return total
 
 

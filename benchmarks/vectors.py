@@ -1,6 +1,8 @@
 """Compares flows of vectors with TFP's own flows: `python -m benchmarks.vectors --help`.
 
 Each contender trains from scratch for the same time, building and tracing included, in the same
+loop: Adam, the same batches, warm-up and annealing. Then the contenders take turns at `log_prob`
+and `sample`.
 loop: Adam, the same batches, warm-up and annealing. Then all take turns at `log_prob` and `sample`.
 
 ```
@@ -8,8 +10,8 @@ python -m benchmarks.vectors --output_dir=results/vectors      # about five minu
 python -m benchmarks.vectors --seconds=10 --rounds=3           # a quick look
 ```
 
-A fixed seed makes the table, so that its density is known: each column depends on earlier columns
-by sines, and the rows are rotated, so that no order of the columns is better than another.
+A fixed seed generates the table, whose density is known: each column depends on earlier columns
+through sines, and the rows are rotated, so that no order of the columns is better than another.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ _BATCH_SIZE, _LEARNING_RATE, _CLIP_NORM, _WARM_UP_STEPS = 256, 1e-3, 10.0, 100
 
 
 class Contender(NamedTuple):
-    """A distribution, its variables, and what `log_prob` gets in training."""
+    """A distribution, its variables, and the arguments of `log_prob` in training."""
 
     distribution: tfd.Distribution
     variables: Sequence[tf.Variable]
@@ -66,7 +68,7 @@ def make_table(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def warp(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows [N, 16] that normal noise [N, 16] becomes, and the log det [N]."""
+    """Maps normal noise [N, 16] to rows [N, 16]; also returns the log det [N]."""
     weights = np.random.RandomState(0)
     rows, log_det = np.zeros_like(noise), np.zeros(len(noise))
     for i in range(NUM_COLUMNS):
@@ -102,7 +104,7 @@ def _ours_with_splines(flags: argparse.Namespace) -> Contender:
 
 
 def _tfp_real_nvp(flags: argparse.Namespace) -> Contender:
-    # As many dense layers as the residual networks.
+    # As many dense layers as in the residual networks.
     templates = [
         tfb.real_nvp_default_template([flags.num_units] * 5) for _ in range(flags.num_couplings)
     ]
@@ -127,7 +129,7 @@ def _tfp_chain(bijectors: Sequence[tfb.Bijector], networks: Sequence[Any]) -> Co
         order = np.random.RandomState(i).permutation(NUM_COLUMNS).tolist()
         parts += [tfb.Permute(order), bijector]
     flow = _transformed(tfb.Chain(parts))
-    # The networks make their variables when they are called.
+    # The networks create their variables when they are called.
     flow.log_prob(tf.zeros([1, NUM_COLUMNS]))
     return Contender(flow, [v for each in networks for v in each.trainable_variables], {})
 
@@ -184,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _train(
     make: Callable[[argparse.Namespace], Contender], rows: np.ndarray, flags: argparse.Namespace
 ) -> tuple[Contender, dict[str, Any]]:
-    """Trains a contender for some time, which counts building and tracing."""
+    """Trains a contender for some time, which includes building and tracing."""
     start = time.perf_counter()
     contender = make(flags)
     variables = contender.variables

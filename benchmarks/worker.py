@@ -2,15 +2,15 @@
 
 The argument is a JSON object: `contender`, `options`, `size` (a key of `SIZES`), `threads` and
 `checkout`, the folder with the package to measure (`null` takes the package beside this one). The
-process builds the contender and writes one reply, then one reply to each request from stdin, all
-JSON objects on a line:
+process builds the contender and writes one reply, then one reply to each request from stdin.
+Requests and replies are JSON objects, one per line:
 
 ```
                                -> {"build_seconds", "num_parameters", "resident_mb"}
 {"what": "train", "steps": 3}  -> {"seconds", "value", "peak_mb", "resident_mb"}
 ```
 
-A reply {"error": ...} is the last one. Prints of frameworks go to stderr.
+The process ends after a reply {"error": ...}. What frameworks print goes to stderr.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _replies(
     contender: str, options: dict[str, Any], size: str, threads: int, checkout: str | None
 ) -> Iterator[dict[str, Any]]:
     if checkout is not None:
-        # `benchmarks` is imported already, and stays the one of this file.
+        # `benchmarks` is imported already, from this checkout.
         sys.path.insert(0, checkout)
     make = contender_class(contender)
     _set_threads(contender, threads)
@@ -74,7 +74,7 @@ def _memory_mb(field: str) -> float:
 
 
 def _main() -> None:
-    # Replies use the only handle of the real stdout; prints of libraries go to stderr.
+    # Only replies go to the real stdout; libraries print to stderr.
     stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
