@@ -11,7 +11,7 @@ __all__ = ["training_batches"]
 def training_batches(
     images: np.ndarray, batch_size: int, *, flip: bool = False, seed: int = 0
 ) -> tf.data.Dataset:
-    """Returns full batches of `uint8` images without end, each epoch in a new order.
+    """Returns endless full batches of `uint8` images, in a new order in each epoch.
 
     `seed` determines the order and, with `flip`, which images are mirrored.
     """

@@ -134,7 +134,7 @@ def tables(rounds: int) -> None:
 def milliseconds(
     calls: list[Callable[[], Any]], rounds: int, warm_up: int = _NUM_WARM_UP
 ) -> np.ndarray:
-    """Returns the milliseconds of calls that take turns, [calls, rounds]."""
+    """Times calls that take turns; returns milliseconds, [calls, rounds]."""
     times = np.zeros([len(calls), warm_up + rounds])
     for i in range(warm_up + rounds):
         for j, call in enumerate(calls):

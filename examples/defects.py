@@ -171,8 +171,8 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
 def pretrained_extractor(name: str) -> Extractor:
     """Returns the features of a network of Keras Applications at one eighth of the resolution.
 
-    The features are the last sum of this size, or the last batch normalization, before an
-    activation.
+    The features are the output of the last addition layer of this size, or of the last batch
+    normalization, before an activation.
     """
     constructor = getattr(keras.applications, name, None)
     if not inspect.isfunction(constructor):
@@ -291,7 +291,7 @@ def rotated_grid(rng: np.random.Generator, largest: float = np.pi) -> np.ndarray
 
 
 def bends(rng: np.random.Generator) -> np.ndarray:
-    """Returns smooth displacements of the two threads, [2, H, W], in periods."""
+    """Returns smooth displacements of both sets of threads, [2, H, W], in units of their period."""
     noise = ndimage.gaussian_filter(rng.normal(size=[2, _SIDE, _SIDE]), (0, 10, 10))
     return 1.5 * noise
 

@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 def main(argv: list[str]) -> None:
     del argv
-    # Effective sample sizes issue a warning about complex numbers.
+    # Computing effective sample sizes issues a warning about complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     density = banana() if FLAGS.target == "banana" else funnel()
@@ -204,7 +204,7 @@ def make_sampler(
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, Any]]:
     """Returns a function from the number of leapfrog steps to draws, step size and acceptance."""
 
-    # One graph for all numbers of leapfrog steps.
+    # One graph serves all numbers of leapfrog steps.
     @tf.function(autograph=False, jit_compile=FLAGS.xla)
     def sample(num_leapfrog_steps: tf.Tensor) -> tuple[tf.Tensor, Any]:
         return tfp.mcmc.sample_chain(
@@ -224,7 +224,7 @@ def make_sampler(
 def trace(state: tf.Tensor, results: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the step size and the share of proposals that were accepted."""
     del state
-    # The adapted kernel may be in latent space.
+    # In latent space, the results of the adaptive kernel are nested in the transition kernel's.
     results = results.inner_results if hasattr(results, "transformed_state") else results
     accepted = tf.cast(results.inner_results.is_accepted, tf.float32)
     return results.new_step_size, tf.reduce_mean(accepted)

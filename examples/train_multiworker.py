@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
 
 
 def flag_lines() -> str:
-    """Returns the flags of this script that determine the run, as a flag file."""
+    """Returns the flags of this script that determine the run, as text of a flag file."""
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     lines = [flag.serialize() for flag in own if flag.name not in ("output_dir", "data_dir")]
     return "\n".join(filter(None, lines)) + "\n"

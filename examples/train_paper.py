@@ -298,7 +298,7 @@ def fill_in_defaults() -> datasets.Images:
 
 
 def flag_lines(only_given: bool = False) -> list[str]:
-    """Returns the flags of this script that have a value, as in a flag file."""
+    """Returns the flags of this script that have a value, as lines of a flag file."""
     own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     lines = [flag.serialize() for flag in own if flag.present or not only_given]
     return [line for line in lines if line]

@@ -172,7 +172,7 @@ def _hepmass(folder: pathlib.Path) -> list[np.ndarray]:
         np.loadtxt(folder / "hepmass" / name, delimiter=",", skiprows=1, usecols=columns)
         for name in ("1000_train.csv", "1000_test.csv")
     )
-    # Only the signal, without its label.
+    # Keeps only the signal, without its label.
     train, test = (rows[rows[:, 0] == 1, 1:] for rows in (train, test))
     mean, stddev = train.mean(axis=0), train.std(axis=0, ddof=1)
     train, test = (train - mean) / stddev, (test - mean) / stddev

@@ -47,7 +47,7 @@ _TREATMENT_STDDEVS = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 
 def main(argv: list[str]) -> None:
     del argv
-    # Effective sample sizes issue a warning about complex numbers.
+    # Computing effective sample sizes issues a warning about complex numbers.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     posterior = conjugate() if FLAGS.model == "conjugate" else eight_schools()

@@ -1,4 +1,4 @@
-"""The contenders: one implementation a file, all with the same operations."""
+"""Defines the contenders, one implementation per file, all with the same operations."""
 
 import importlib
 
@@ -8,5 +8,5 @@ _CLASSES = {"ours": "Ours", "plain_tfp": "PlainTFP", "glow": "Glow", "pytorch": 
 
 
 def contender_class(module: str) -> type[Contender]:
-    """Imports a contender, and with it its framework: a process has one framework only."""
+    """Imports a contender and its framework; a process imports only one framework."""
     return getattr(importlib.import_module(f"benchmarks.contenders.{module}"), _CLASSES[module])

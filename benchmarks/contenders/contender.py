@@ -1,4 +1,4 @@
-"""The operations that every contender has."""
+"""Defines the operations that every contender has."""
 
 from __future__ import annotations
 

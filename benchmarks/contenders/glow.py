@@ -1,4 +1,4 @@
-"""`tfb.Glow`, TFP's own flow for images."""
+"""Measures `tfb.Glow`, TFP's own flow for images."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Glow(TFContender):
           size: gives the image shape and the batch size.
           num_blocks: blocks of Glow, each at half the resolution of the previous one.
           num_steps: steps of each block.
-          num_hidden: hidden maps of its default networks; `None` takes as many as make one pass
-            through all networks cost what it does in the Real NVP of this size.
+          num_hidden: hidden maps of its default networks; `None` takes as many as make
+            one pass cost as many multiply-adds as in the Real NVP of this size.
         """
         if num_hidden is None:
             num_hidden = _hidden_of_similar_cost(size, num_blocks, num_steps)
@@ -66,8 +66,8 @@ class Glow(TFContender):
 
 
 def _hidden_of_similar_cost(size: Size, num_blocks: int, num_steps: int) -> int:
-    """Returns the hidden maps with which Glow's networks make as many multiply-adds."""
-    # One step makes quadratic * hidden² + linear * hidden: 3×3, 1×1 and 3×3 convolutions.
+    """Returns the number of hidden maps with which Glow's networks make as many multiply-adds."""
+    # A 3×3, a 1×1 and a 3×3 convolution make quadratic * hidden² + linear * hidden.
     quadratic = linear = 0
     height, width, channels = size.image_shape
     for _ in range(num_blocks):

@@ -1,6 +1,7 @@
-"""This package, used as its documentation shows.
+"""Measures this package, used as its documentation shows.
 
-Only names that other versions of the package have as well: a row may measure another checkout.
+The module uses only names that other versions of the package have as well, because a row may
+measure another checkout.
 """
 
 from __future__ import annotations
@@ -35,14 +36,12 @@ class Ours(TFContender):
     ) -> None:
         """Builds the model.
 
-        Args:
-          size: the architecture and the batch size.
-          policy: the Keras dtype policy, `'float32'` or `'mixed_bfloat16'`.
-          compact: whether to build `RealNVPImage.compact` for the size's images.
-          equal_widths: whether all networks have as many feature maps as those of the first scale.
-          jit_compile: whether XLA compiles training, `log_prob` and `sample`.
+        Args: size: the architecture and the batch size. policy: the Keras dtype policy, `'float32'`
+          or `'mixed_bfloat16'`. compact: whether to build `RealNVPImage.compact` for the size's
+          images. equal_widths: whether all networks have as many feature maps as the networks of
+          the first scale. jit_compile: whether XLA compiles training, `log_prob` and `sample`.
           first_batch_size: number of images of the very first training step, which separates the
-            memory of the graph from that of activations; `None` takes the batch size.
+            memory of the graph from the memory of activations; `None` takes the batch size.
           **model_options: more arguments of `RealNVPImage`, or of `multi_scale`.
         """
         keras.config.set_dtype_policy(policy)
@@ -58,13 +57,13 @@ class Ours(TFContender):
             bijector = tfr.RealNVPImage(*architecture, **model_options)
         super().__init__(size, bijector, jit_compile=jit_compile)
         self.model = tfr.FlowModel(self.distribution)
-        # That of the other contenders.
+        # The other contenders use the same optimizer.
         adam = tfr.FusedAdam(1e-3, global_clipnorm=100.0)
         self.model.compile(adam, jit_compile=jit_compile)
         self._train_function = self.model.make_train_function()
         batches = training_batches(self.images, size.batch_size)
         if first_batch_size is not None:
-            # The batch size is unknown then: one graph serves both.
+            # With an unknown batch size one graph serves both.
             first = tf.data.Dataset.from_tensors(self.images[:first_batch_size])
             batches = first.concatenate(batches)
         self._batches = iter(batches)

@@ -1,7 +1,7 @@
-"""The same model written the plain TFP way: a `tfb.Chain` of bijectors with separate hooks.
+"""Measures the same model in plain TFP: a `tfb.Chain` of bijectors with separate hooks.
 
-The networks, masks, squeezes and the logit are this package's; what differs is how they are bound
-to TFP. Each hook of a coupling evaluates its network, as in `tfb.RealNVP`.
+The networks, masks, squeezes and the logit come from this package; only their binding to TFP
+differs. Each hook of a coupling evaluates its network, as in `tfb.RealNVP`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class PlainTFP(TFContender):
             tfb.Chain([tfr.PixelLogit(), *flow]),
             variables=[*(v.value for v in weights), *scales],
         )
-        # Those of weight normalization and of tanh are penalized.
+        # The loss penalizes the scales of weight normalization and of tanh.
         self.scales = [*(v.value for v in weights if "scale" in v.name), *scales]
         self._optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=100.0)
         self._optimizer.build(self.variables)
         self._train = tf.function(self._train_on)
 
     def _scale(self, size: Size, index: int, channels: int, filters: int) -> list[tfb.Bijector]:
-        """Returns the bijectors of a scale and those below it, the one next to the data first.
+        """Returns the bijectors of a scale and the scales below it, starting next to the data.
 
-        They are arranged as in `RealNVPImage`.
+        The order is as in `RealNVPImage`.
         """
         is_last = index == size.num_scales - 1
         boards = [tfr.CheckerboardMask(i % 2) for i in range(4 if is_last else 3)]
@@ -94,7 +94,7 @@ class PlainTFP(TFContender):
 
 
 class _Mode:
-    """Whether the hooks are traced for training; `tfb.Chain` does not pass such an argument on."""
+    """Whether the hooks are traced for training. `tfb.Chain` does not pass such an argument on."""
 
     training = False
 
@@ -110,7 +110,7 @@ class _ImageBijector(tfb.Bijector):
 
 
 class _Coupling(_ImageBijector):
-    """An affine coupling whose hooks share nothing."""
+    """An affine coupling whose hooks do not share a network pass."""
 
     def __init__(
         self, mask: Mask, channels: int, num_blocks: int, num_filters: int, mode: _Mode
@@ -126,7 +126,7 @@ class _Coupling(_ImageBijector):
         super().__init__(network=self.network)
 
     def _shift_and_log_scale(self, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # For a checkerboard the network's output is zero at the kept positions.
+        # With a checkerboard the network's output is zero at the kept positions.
         output = self.network(kept, training=self._mode.training)
         shift, log_scale = tf.split(output, 2, axis=-1)
         return shift, self.scale * tf.tanh(log_scale)
@@ -173,7 +173,7 @@ class _Normalization(_ImageBijector):
     def _inverse_log_det_jacobian(self, y: tf.Tensor) -> tf.Tensor:
         mean, variance = self._moments(y)
         if self._mode.training:
-            # Not in `_inverse`, which comes first in `log_prob`: both normalize by one value.
+            # Not in `_inverse`, which `log_prob` calls first: both normalize by the same value.
             self._mean.assign(mean)
             self._variance.assign(variance)
         positions = y.shape[-3] * y.shape[-2]

@@ -1,8 +1,8 @@
-"""The same architecture in PyTorch, written as a user who wants speed would write it.
+"""Measures the same architecture in PyTorch, written as a user who wants speed would write it.
 
-Written from the paper and from the authors' code, part for part as `RealNVPImage`: the number of
-parameters is equal. Channels-last memory, fused Adam, normalized weights shared by all images of a
-batch, and no gradient bookkeeping outside of training.
+The code follows the paper and the authors' code, and matches `RealNVPImage` part for part: the
+number of parameters is equal. It uses channels-last memory and fused Adam, normalizes weights once
+for all images of a batch, and records gradients only in training.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PyTorch(Contender):
         self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
 
     def train_step(self, images: np.ndarray) -> float:
-        """Makes one step: noise, gradient, clipping, Adam."""
+        """Makes one training step with noise, gradient, clipping and Adam."""
         self.flow.train()
         values = _to_torch(images)
         values += torch.rand_like(values)
@@ -67,7 +67,7 @@ class PyTorch(Contender):
 
 
 def _to_torch(images: np.ndarray) -> torch.Tensor:
-    # Images [B, H, W, C] in memory are a channels-last tensor already.
+    # Images [B, H, W, C] are already a channels-last tensor in memory.
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
 
 
@@ -99,7 +99,7 @@ class RealNVP(nn.Module):
 
 
 class _Scale(nn.Module):
-    """A scale with all those below it."""
+    """A scale with all scales below it."""
 
     def __init__(self, channels: int, num_scales: int, num_blocks: int, num_filters: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Scale(nn.Module):
             for step in self.channelwise:
                 x, log_det = step.inverse(x)
                 log_dets.append(log_det)
-            # One diagonal of each 2×2 square goes on, the other is factored out.
+            # One diagonal of each 2×2 square continues, the other is factored out.
             a, b, c, d = x.chunk(4, dim=1)
             x, log_det = self.following.inverse(torch.cat([a, d], dim=1))
             log_dets.append(log_det)
@@ -276,7 +276,7 @@ class _RunningNorm(nn.Module):
         mean, variance = self.mean, self.variance
         if self.training:
             batch_variance, batch_mean = torch.var_mean(x, (0, 2, 3), correction=0)
-            # Clones, for the gradient needs the factor as it was.
+            # Clones the factor, because the gradient needs its old value.
             kept = self.kept.clone()
             mean = kept * mean.clone() + (1 - kept) * batch_mean
             variance = kept * variance.clone() + (1 - kept) * batch_variance
@@ -293,7 +293,7 @@ class _RunningNorm(nn.Module):
 
 
 def _squeeze(x: torch.Tensor) -> torch.Tensor:
-    """Space to depth, the sub-pixels row by row and the colors within each."""
+    """Space to depth, with sub-pixels row by row, and the colors of a sub-pixel together."""
     x = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""What the contenders in TensorFlow have in common."""
+"""Defines the base class of the contenders in TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ tfd = tfp.distributions
 
 
 class TFContender(Contender):
-    """A standard normal, transformed by a bijector to pixel values; evaluated by `tf.function`s."""
+    """A standard normal distribution, transformed to pixel values; `tf.function`s evaluate it."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class TFContender(Contender):
         latent_shape = bijector.inverse_event_shape(size.image_shape)
         base = tfd.Sample(tfd.Normal(0.0, 1.0), latent_shape)
         self.distribution = tfd.TransformedDistribution(base, bijector)
-        # TFP does not find the variables of Keras layers, unless a bijector shows them.
+        # TFP does not find the variables of Keras layers unless a bijector exposes them.
         self.variables = self.distribution.trainable_variables if variables is None else variables
         self.num_parameters = sum(int(np.prod(v.shape)) for v in self.variables)
         compiled = tf.function(jit_compile=jit_compile)
