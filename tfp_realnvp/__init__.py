@@ -132,10 +132,9 @@ __all__ = [
     "to_uint8",
 ]
 
-# Imported when they are used, so that the import of the package stays short; but for `evaluation`,
-# which `log_prob` is a part of.
+# Lazy modules, so that importing the package is fast. (`log_prob` imports `evaluation`.)
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
-# These need the extra `tables`.
+# Lazy classes, which need the extra `tables`.
 _ESTIMATORS = ("FlowDensity", "FlowOutlierDetector", "FlowRegressor")
 if TYPE_CHECKING:
     from tfp_realnvp.tables import FlowDensity as FlowDensity

@@ -1,4 +1,4 @@
-"""The declaration of a condition: its shape, its classes, and whether it may be missing."""
+"""Declares a condition: its shape, its classes, and whether it may be missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ConditionSpec", "checked_condition_shape"]
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSpec:
-    r"""Declares a condition, and checks and converts conditions for all code that takes one.
+    r"""Declares a condition, and checks and converts values for it.
 
     | arguments | condition | one condition |
     | --- | --- | --- |
@@ -24,17 +24,17 @@ class ConditionSpec:
     | `event_shape=[K]` | vectors [..., K] | [K] |
     | `event_shape=[H, W, K]` | images [..., H, W, K] | [H, W, K] |
 
-    With `dropout` the condition may be missing: `None`, a label of -1, or a vector or an image that
-    contains a NaN.
+    With `dropout`, these values mean a missing condition: `None`, the label -1, or a vector or
+    image that contains a NaN.
 
     Attributes:
-      event_shape: [K], or [H, W, K], where H and W can be `None`; [] for labels.
+      event_shape: [K], or [H, W, K] where H and W can be `None`; [] for labels.
       num_classes: K, for labels.
-      dropout: the probability with which `FlowModel.fit` leaves out the condition of an event;
-        `None` if a condition may not be missing.
+      dropout: probability that `FlowModel.fit` drops the condition of an event. `None` means that
+        conditions may not be missing.
 
     Raises:
-      ValueError: unless one of `event_shape` and `num_classes` is given, and all are in range.
+      ValueError: if both or none of `event_shape` and `num_classes` are given, or one is invalid.
     """
 
     event_shape: Sequence[int | None] | None = None
@@ -63,12 +63,12 @@ class ConditionSpec:
 
     @property
     def may_be_missing(self) -> bool:
-        """Whether the condition may be missing."""
+        """Whether a condition may be missing."""
         return self.dropout is not None
 
     @property
     def description(self) -> str:
-        """The condition in words, for errors."""
+        """The expected conditions in words, for error messages."""
         if self.num_classes is not None:
             lowest = " or -1" if self.may_be_missing else ""
             return f"integer labels in [0, {self.num_classes}){lowest}"
@@ -76,10 +76,10 @@ class ConditionSpec:
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
 
     def check(self, value: Any, caller: str) -> None:
-        """Raises `ValueError` if conditions, an array or a tensor, are not as declared.
+        """Raises `ValueError` if an array or tensor of conditions is not as declared.
 
-        The range of labels is not known while a graph is traced: see `in_range`. An array stays on
-        the host. The error message begins with `caller`.
+        Inside a graph, label values are unknown; see `in_range`. Error messages begin with
+        `caller`.
         """
         shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(value.dtype)
         expected = f"{caller}: expected a conditional_input of {self.description}"
@@ -100,9 +100,9 @@ class ConditionSpec:
         """Returns checked conditions as a tensor: int32 labels, or floats of `dtype`.
 
         Args:
-          value: a tensor, an array, a pandas frame or series, a list or a number; or `None`, if the
-            condition may be missing.
-          caller: name that begins error messages.
+          value: a tensor, array, pandas frame or series, list or number; or `None` for a missing
+            condition.
+          caller: error messages begin with this name.
           dtype: dtype of vectors and images.
 
         Raises:
@@ -122,12 +122,13 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns the checked conditions of a batch of events, [B, ...], an array or a tensor.
+        """Returns checked conditions of a batch of events, [B, ...], as an array or tensor.
 
-        Labels [B, 1] become [B]. For vectors of length 1, numbers [B] become [B, 1].
+        Reshapes labels [B, 1] to [B], and numbers [B] to [B, 1] if vectors of length 1 are
+        declared.
 
         Raises:
-          ValueError: see `check`; or if conditions do not have one leading dimension.
+          ValueError: see `check`; or if there is not exactly one leading dimension.
         """
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
@@ -139,41 +140,40 @@ class ConditionSpec:
         return value
 
     def in_range(self, labels: Any) -> Any:
-        """Returns whether each label is in [0, num_classes), or -1 if it may be missing."""
+        """Returns which labels are in [0, num_classes), or -1 if labels may be missing."""
         lowest = -1 if self.may_be_missing else 0
         return (labels >= lowest) & (labels < self.num_classes)
 
     def _advice(self, dtype: tf.DType) -> str:
-        """Returns the end of an error message about labels of another form."""
+        """Returns how to convert labels of another form, to end an error message."""
         if self.num_classes is None:
             return ""
         whole = "`labels.astype(int)` makes integers of whole floats, and " * dtype.is_floating
         return f"; {whole}`labels.argmax(-1)` labels of one-hot vectors"
 
     def _fits(self, shape: tf.TensorShape) -> bool:
-        """Returns whether the shape of one condition is as declared."""
         return shape.is_compatible_with(self.event_shape)
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
-        """Returns conditions [B, ...], missing where `is_left_out`, [B], is true."""
+        """Replaces conditions [B, ...] by missing ones where `is_left_out`, [B]."""
         rank = condition.shape.rank
         is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
         return tf.where(is_left_out, _missing_value(condition.dtype), condition)
 
     def with_and_without(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns conditions [B, ...] and as many missing ones, [2, B, ...]."""
+        """Stacks conditions [B, ...] and B missing conditions to [2, B, ...]."""
         return tf.stack([condition, tf.fill(tf.shape(condition), _missing_value(condition.dtype))])
 
     def tensor_spec(self, dtype: Any = tf.float32) -> tf.TensorSpec:
-        """Returns the specification of a batch of conditions [B, ...]."""
+        """Returns the `tf.TensorSpec` of a batch of conditions, [B, ...]."""
         dtype = dtype if self.num_classes is None else tf.int32
         return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
 
     def _with_column(self, value: Any) -> Any:
-        """Returns labels [B, 1] as [B], and numbers [B] as vectors [B, 1] if these are declared."""
+        """Reshapes labels [B, 1] to [B], and numbers [B] to declared vectors [B, 1]."""
         shape, is_labels = tf.TensorShape(value.shape), self.num_classes is not None
         if shape.rank is None:
-            # Keras traces one function for calls with [B] and with [B, 1].
+            # Keras traces one function for both [B] and [B, 1].
             if is_labels or self.event_shape == (1,):
                 return tf.reshape(value, [-1] if is_labels else [-1, 1])
             return tf.ensure_shape(value, [None] * (1 + self.event_ndims))
@@ -183,7 +183,7 @@ class ConditionSpec:
 
 
 def checked_condition_shape(shape: Any) -> tuple[int | None, ...]:
-    """Returns the shape of a condition, [K] or [H, W, K], as a tuple; raises otherwise."""
+    """Returns a valid shape of a condition, [K] or [H, W, K], as a tuple."""
     expected = "expected a conditional_event_shape [K] or [H, W, K]"
     validation.require(hasattr(shape, "__len__"), expected, shape, TypeError)
     shape = tuple(shape)

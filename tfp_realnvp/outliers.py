@@ -1,9 +1,9 @@
-"""Scores of outliers from log densities, and p-values with a guaranteed false alarm rate.
+"""Outlier scores from log densities, and p-values with a guaranteed false alarm rate.
 
-A score is a number for each event, higher for outliers. The first is -log p,
-`-tfr.log_prob(model, x)`. It fails if outliers are simpler than the data: a flow trained on
-CIFAR-10 gives images of SVHN a higher density (Nalisnick et al. 2019). A density is higher at its
-mode than at almost all samples, so that a usual event need not have a high density. Other scores:
+A score is a number per event, higher for outliers. The simplest is -log p,
+`-tfr.log_prob(model, x)`. It fails if outliers are simpler than the data: a flow that was trained
+on CIFAR-10 assigns a higher density to images of SVHN (Nalisnick et al. 2019). Typical samples,
+too, have a lower density than the mode. The module has these scores:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -12,7 +12,7 @@ mode than at almost all samples, so that a usual event need not have a high dens
 | `complexity_corrected` | an event that PNG finds simple, and the model does not | gray levels |
 | `committee` | an event of low density, or on which models disagree | several models |
 
-For gray levels start with `complexity_corrected`, for other events with `-log_prob`. `p_values`
+Start with `complexity_corrected` for gray levels, and with `-log_prob` for other events. `p_values`
 turns any score into a decision. `tfr.log_prob(model, images, num_samples=16)` averages over the
 noise on gray levels. `examples/outliers.py` compares all four scores.
 """
@@ -34,20 +34,20 @@ __all__ = ["committee", "complexity_corrected", "p_values", "typicality"]
 
 
 def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) -> np.ndarray:
-    """Returns how far the mean log p of a group is from the mean over reference events.
+    """Returns the distance of a group's mean log p from the mean over reference events.
 
-    For a group of M events the score is, in nats,
+    The score of a group of M events is, in nats,
 
     ```
     |1/M sum_m log p(x_m) - mean of log p over the reference events|
     ```
 
-    The standard deviation of a group's mean falls with √M, so that large groups show densities that
-    are a little too high or too low. Outliers with the mean log density of the data are not found.
+    A group's mean has a standard deviation proportional to 1 / √M, so large groups reveal small
+    deviations. The score cannot find outliers with the same mean log density as the data.
 
     #### Example
 
-    Events near the mode are too dense for a normal distribution of 100 dimensions.
+    The second group is too close to the mode of a 100-dimensional normal distribution.
 
     >>> import numpy as np
     >>> from tfp_realnvp import outliers
@@ -64,10 +64,10 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     generative models using typicality, 2019 (arXiv 1906.02994).
 
     Args:
-      log_probs: log densities [N] in nats. Groups are consecutive: events 0 to M - 1, and so on.
-      reference_log_probs: log densities [R] of data like the training data. With the held-out
-        events of `p_values`, its guarantee is only approximate.
-      group_size: number M of events in a group, a divisor of N.
+      log_probs: log densities [N] in nats. Each M consecutive events form a group.
+      reference_log_probs: log densities [R] of data like the training data. If these are the
+        held-out events of `p_values`, its guarantee becomes approximate.
+      group_size: M, a divisor of N.
 
     Returns:
       Scores [N / M], float64.
@@ -89,19 +89,19 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
 def complexity_corrected(
     log_probs: Any, events: Any, code: Callable[[np.ndarray], bytes] | None = None
 ) -> np.ndarray:
-    """Returns the bits of each event under the model, minus the bits of a lossless code.
+    """Returns the model's code length of each event in bits, minus that of a lossless code.
 
     ```
     -log2 p(x) - 8 · (number of bytes of the code of x)
     ```
 
-    A code that knows nothing of the data needs few bits for simple events, such as blank or blurred
-    images. If the model needs many more bits, the event is an outlier, even if its density is high.
-    A better code than PNG, such as lossless WebP, can help.
+    A general-purpose code needs few bits for simple events, such as blank or blurred images. If the
+    model needs many more bits, the event is an outlier, even if its density is high. A better code
+    than PNG, such as lossless WebP, can help.
 
     #### Example
 
-    The score is high for the constant image, whose log density is the highest.
+    The constant image has the highest log density, but also the highest score.
 
     >>> import numpy as np
     >>> from tfp_realnvp import outliers
@@ -118,17 +118,17 @@ def complexity_corrected(
     detection with likelihood-based generative models, 2020 (arXiv 1909.11480).
 
     Args:
-      log_probs: log densities [N] in nats, of events with noise as `tfr.log_prob` adds it.
-      events: images [N, H, W, C] or other arrays [N, ...] of gray levels 0 to 255, of any dtype.
-      code: a lossless code, from an event of `uint8` to bytes. Defaults to PNG for images of 1 or 3
+      log_probs: log densities [N] in nats, with noise on gray levels, as from `tfr.log_prob`.
+      events: gray levels 0 to 255 of any dtype, images [N, H, W, C] or other arrays [N, ...].
+      code: function that compresses a `uint8` event to bytes. Defaults to PNG for images of 1 or 3
         channels, and zlib for other arrays.
 
     Returns:
-      Scores [N] in bits, float64. Other releases of Pillow or zlib may give other scores.
+      Scores [N] in bits, float64. They can depend on the release of Pillow or zlib.
 
     Raises:
-      ValueError: if there is not one log density for each event, a log density is NaN or +inf, or
-        events are not gray levels.
+      ValueError: if the numbers of log densities and events differ, a log density is NaN or +inf,
+        or events are not gray levels.
       ImportError: if images have 1 or 3 channels and Pillow is not installed.
     """
     log_probs = _log_probs("complexity_corrected", log_probs, "shape [N]")
@@ -152,11 +152,11 @@ def complexity_corrected(
 
 
 def committee(log_probs: Any) -> np.ndarray:
-    """Returns the variance over models of log p_m(x), minus the mean over models of log p_m(x).
+    """Returns the variance of log p_m(x) over models m, minus its mean.
 
     This is the widely applicable information criterion (WAIC) of each event, with the sign of a
-    score. The models are trained with different seeds on the same data, or on random parts. They
-    tend to disagree where there were no data, but often agree on outliers simpler than the data.
+    score. Train the models with different seeds, on the same data or on random parts. They tend to
+    disagree where there were no data, but often agree on outliers that are simpler than the data.
 
     #### Example
 
@@ -172,10 +172,10 @@ def committee(log_probs: Any) -> np.ndarray:
     criterion in singular learning theory, 2010.
 
     Args:
-      log_probs: log densities [M, N] in nats, of N events by M ≥ 2 models.
+      log_probs: log densities [M, N] of N events under M ≥ 2 models, in nats.
 
     Returns:
-      Scores [N], float64, by a variance with the divisor M - 1. A density of 0 gives +inf.
+      Scores [N], float64, with the unbiased variance. A density of 0 gives +inf.
 
     Raises:
       ValueError: if there are fewer than two models, or a log density is NaN or +inf.
@@ -187,22 +187,23 @@ def committee(log_probs: Any) -> np.ndarray:
 
 
 def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
-    """Returns conformal p-values: how unusual each score is among the held-out scores.
+    """Returns conformal p-values, the ranks of scores among held-out scores.
 
-    With the scores s_1 … s_n of held-out data, the p-value of a score s is
+    Given scores s_1 … s_n of held-out data, the p-value of a score s is
 
     ```
     p(s) = (1 + number of held-out scores s_i ≥ s) / (n + 1)
     ```
 
     If new and held-out events are exchangeable, for example independent draws of one distribution,
-    the rate of false alarms of `p ≤ α` is at most α, for any score, model and n: `P(p(s) ≤ α) ≤ α`.
-    This is a mean over held-out data; for one set of them the rate has a standard deviation of
-    about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1): α = 5% needs n ≥ 19.
+    the rule `p ≤ α` has a false alarm rate of at most α, for any score, model and n:
+    `P(p(s) ≤ α) ≤ α`. The rate averages over held-out data; given one held-out set, it has a
+    standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so α = 5%
+    needs n ≥ 19.
 
-    Neither training nor the choice of the model may have seen the held-out data. For many new
-    events, the procedure of Benjamini and Hochberg on these p-values bounds the share of false
-    alarms among the reported events (Bates et al. 2023).
+    Do not use the held-out data to train or select the model. For many new events, apply the
+    Benjamini-Hochberg procedure to the p-values: it bounds the fraction of false alarms among the
+    reported events (Bates et al. 2023).
 
     #### Example
 
@@ -221,11 +222,11 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     2104.08279).
 
     Args:
-      scores: scores of new events, of any shape, higher for outliers. ±inf is allowed.
-      held_out_scores: scores [n] of held-out events by the same function.
+      scores: scores of new events of any shape, higher for outliers. ±inf is allowed.
+      held_out_scores: scores [n] of held-out events from the same function.
 
     Returns:
-      p-values in [1 / (n + 1), 1], float64, of the shape of `scores`.
+      p-values in [1 / (n + 1), 1], float64, with the shape of `scores`.
 
     Raises:
       ValueError: if a score is NaN, or there are no held-out scores.
@@ -241,7 +242,7 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
 
 
 def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
-    """Returns checked log densities as float64, of "shape [N]" or "shape [M, N] …"."""
+    """Returns valid log densities as float64; `shape` is "shape [N]" or "shape [M, N] …"."""
     log_probs = np.asarray(log_probs, np.float64)
     is_table = "[M" in shape
     is_shape = log_probs.ndim == 1 + is_table and log_probs.size > 0 and len(log_probs) > is_table
@@ -256,7 +257,7 @@ def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Returns the PNG file of an image of uint8 [H, W, C] with 1 or 3 channels."""
+    """Compresses a `uint8` image [H, W, C] of 1 or 3 channels to PNG."""
     pillow = optional_module("PIL.Image", "`complexity_corrected` of images", "pillow")
     file = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image

@@ -1,4 +1,4 @@
-"""Conversions between integer gray levels and continuous pixel values, and bits per dimension."""
+"""Converts between integer gray levels and continuous pixel values, and to bits per dimension."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "to_uint8",
 ]
 
-# Training noise depends on the seed and the step. Evaluation noise has to differ from it.
+# Makes evaluation noise differ from training noise with the same seed.
 _EVALUATION_STREAM = 0x5EED
 
 
@@ -35,9 +35,9 @@ def dequantize(
 ) -> tf.Tensor:
     """Adds uniform noise to gray levels: `floor(images) + U[0, 1)`.
 
-    For a density p over the result, `E[log p] <= log P` with the probability P of the integer
-    images (Theis, van den Oord, Bethge 2016, section 3.1): the bits per dimension of the density
-    are an upper bound on those of the integer images. The noise replaces fractions of the images.
+    Let p be a density over the result, and P the probability that it gives the integer images. Then
+    `E[log p] <= log P`, so bits per dimension of p are an upper bound for the integer images
+    (Theis, van den Oord, Bethge 2016, section 3.1).
 
     #### Example
 
@@ -48,10 +48,11 @@ def dequantize(
     True
 
     Args:
-      images: gray levels, of any shape and any integer or floating dtype.
+      images: gray levels of any shape, and any integer or floating dtype. Fractions are dropped.
       seed: two integers. Equal seeds give equal noise.
       dtype: dtype of the result, `tf.float32` or `tf.float64`.
-      first: index of the first of these images in a larger batch, whose noise they get.
+      first: for a part of a larger batch, the index of its first image: the part gets the same
+        noise as within the batch.
 
     Returns:
       Values in [0, n) for gray levels 0 … n - 1.
@@ -59,22 +60,22 @@ def dequantize(
     Raises:
       TypeError: if `dtype` is not float32 or float64.
     """
-    # In half precision 255 has no fraction bits left for noise.
+    # In half precision, 255 has no bits left for noise.
     dtype = validation.float_dtype(dtype, "dequantize")
     noise_fn = functools.partial(batch_noise, seed=seed, first=first)
     return UniformNoise(dtype).add_noise(images, noise_fn)[0]
 
 
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
-    """Raises `ValueError` unless images are gray levels 0, …, `num_values - 1`.
+    """Raises `ValueError` if images are not gray levels 0, …, `num_values - 1`.
 
-    Fractions are allowed, since `dequantize` replaces them, but not in images in [0, 1], which were
-    divided by 255, or beside negative values.
+    Fractions are allowed, because `dequantize` replaces them. They are an error if all values are
+    at most 1, as after a division by 255, or if some are negative.
 
     Args:
       images: a finite array or tensor.
-      caller: name that begins the error message.
-      num_values: number of gray levels of the model, if it is known.
+      caller: the error message begins with this name.
+      num_values: the model's number of gray levels, if known.
     """
     for is_valid, expected, advice in gray_level_conditions(images, num_values):
         if not bool(is_valid):
@@ -85,7 +86,7 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
 def gray_level_conditions(
     images: Any, num_values: int | None = None
 ) -> list[tuple[tf.Tensor, str, str]]:
-    """Returns the conditions of `check_gray_levels`: a `bool`, what is expected, and advice."""
+    """Returns the checks of `check_gray_levels`: result, what is expected, and advice."""
     dtype = tf.as_dtype(images.dtype)
     conditions: list[tuple[tf.Tensor, str, str]] = []
     if dtype == tf.bool or (dtype == tf.uint8 and (num_values is None or num_values >= 256)):
@@ -116,16 +117,16 @@ def gray_level_conditions(
 
 @dataclasses.dataclass(frozen=True)
 class UniformNoise:
-    """Uniform noise on gray levels, with the method of a `VariationalDequantization`."""
+    """Uniform noise on gray levels, with the interface of `VariationalDequantization`."""
 
     dtype: Any
 
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, Any]:
-        """Returns values with noise, and the log density of the noise, 0.
+        """Returns the noisy values, and the log density of the noise, 0.
 
-        `noise_fn` maps floating gray levels to U[0, 1) noise of their shape and dtype.
+        `noise_fn` maps floating gray levels to U[0, 1) noise of equal shape and dtype.
         """
         levels = tf.floor(tf.cast(images, self.dtype))
         return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
@@ -133,35 +134,37 @@ class UniformNoise:
 
 @dataclasses.dataclass(frozen=True)
 class NoNoise:
-    """No noise, for continuous values, with the method of a `VariationalDequantization`."""
+    """No noise, for continuous values, with the interface of `VariationalDequantization`."""
 
     dtype: Any
 
     def add_noise(
         self, images: tf.Tensor, noise_fn: Any = None, training: bool = False
     ) -> tuple[tf.Tensor, Any]:
-        """Returns the values, and 0."""
+        """Returns the values, and 0 as log density of the noise."""
         return tf.cast(images, self.dtype), 0.0
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
-    """Returns the largest noise below 1: 255 + (1 - 2⁻²⁴) would round to 256, the next level."""
+    """Returns the upper limit of noise: 255 + (1 - 2⁻²⁴) would round up to the next level."""
     return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
 def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> tf.Tensor:
-    """Returns U[0, 1) noise for training, of the shape and dtype of gray levels [B, ...].
+    """Returns U[0, 1) noise for training, with the shape and dtype of `levels`, [B, ...].
 
     Args:
       levels: gray levels of dtype float32 or float64.
       seed: two integers.
-      first: index of the first event in a larger batch, whose noise the events get.
+      first: as in `dequantize`.
     """
     shape, dtype = tf.shape(levels), levels.dtype
     if isinstance(first, int) and first == 0:
-        # The default algorithm depends on the device. (XLA derives a different key from the seed.)
+        # By default, the algorithm would depend on the device. (XLA derives another key from the
+        # seed.)
         return tf.random.stateless_uniform(shape, seed=seed, dtype=dtype, alg="philox")
-    # Philox computes 16 bytes from each value of a counter, so that earlier noise can be skipped.
+    # Philox computes 16 bytes per counter value, so the counter can skip the noise of earlier
+    # events.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
     skipped = tf.cast(first, tf.int64) * tf.cast(tf.reduce_prod(shape[1:]), tf.int64)
     per_count = 16 // dtype.size
@@ -178,28 +181,27 @@ def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> 
 
 
 def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
-    """Returns U[0, 1) noise for evaluation, of the shape and dtype of gray levels [B, ...].
+    """Returns U[0, 1) noise for evaluation, with the shape and dtype of `levels`, [B, ...].
 
-    The seed, the draw and the gray levels of an event determine its noise, which depends neither on
-    its place in the batch nor on other events. It is a stream of SplitMix64, whose state is a hash
-    of the seed, the draw and the event. XLA and all devices compute the same numbers.
+    The noise of an event depends only on the seed, the draw and the event's gray levels, whose hash
+    is the state of a SplitMix64 stream. XLA and all devices compute the same numbers.
 
     #### References
 
     Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
 
     Args:
-      levels: whole numbers of dtype float32 or float64.
+      levels: gray levels of dtype float32 or float64.
       seed: an int32.
-      draw: number of the noise sample, from 0. `FlowModel.evaluate` uses only sample 0.
+      draw: index of the noise sample. `FlowModel.evaluate` uses only sample 0.
     """
     shape = tf.shape(levels)
-    # Not -1: a replica's part of a batch can be empty.
+    # A size of -1 would fail for the empty part of a replica.
     values = tf.reshape(levels, [shape[0], tf.reduce_prod(shape[1:])])
     values = tf.cast(tf.cast(values, tf.int64), tf.uint64)
     step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     steps = step * tf.cast(tf.range(1, tf.shape(values)[1] + 1), tf.uint64)
-    # A sum of int64 has the same bits. On a GPU there are no sums of uint64.
+    # GPUs cannot sum uint64. A sum of int64 has the same bits.
     hashes = tf.bitcast(_mix64(values + steps), tf.int64)
     state = tf.bitcast(tf.reduce_sum(hashes, axis=1, keepdims=True), tf.uint64)
     for number in (seed ^ _EVALUATION_STREAM, draw):
@@ -211,7 +213,7 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
 
 
 def _mix64(state: tf.Tensor) -> tf.Tensor:
-    """Returns the outputs of SplitMix64 for its states, uint64; a bijection."""
+    """Maps states of SplitMix64, uint64, to its outputs. The map is a bijection."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state ^= tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64))
         state *= tf.constant(factor, tf.uint64)
@@ -219,7 +221,7 @@ def _mix64(state: tf.Tensor) -> tf.Tensor:
 
 
 def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
-    """Rounds continuous pixel values down to gray levels, clipped to [0, num_values).
+    """Rounds continuous pixel values down to gray levels, and clips them to [0, num_values).
 
     #### Example
 
@@ -232,7 +234,7 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
       num_values: number of gray levels, at most 256.
 
     Raises:
-      ValueError: if a value is not finite, or if `num_values` is above 256.
+      ValueError: if a value is not finite, or `num_values` is above 256.
     """
     images = np.asarray(images)
     validation.integer(num_values, 1, "to_uint8: expected num_values in [1, 256]", 257)
@@ -245,7 +247,7 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
 def bits_per_dim(log_prob: tf.Tensor, num_dims: Any) -> tf.Tensor:
     """Converts log densities of images to bits/dim: `-log_prob / (num_dims ln 2)`.
 
-    `tfr.evaluation.bits_per_dim` evaluates a model on images.
+    To evaluate a model on images, use `tfr.evaluation.bits_per_dim`.
 
     #### Example
 

@@ -1,4 +1,4 @@
-"""Images as arrays, by name or from files, and batches of arrays whose order is known."""
+"""Loads images as arrays, and makes training batches in a reproducible order."""
 
 from tfp_realnvp.data.batches import batches
 from tfp_realnvp.data.image_files import list_images

@@ -1,4 +1,4 @@
-"""Training batches whose order is known."""
+"""Training batches in a reproducible order."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def batches(
     step: int = 0,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Returns training batches in an order that depends on the seed and the epoch alone.
+    """Returns training batches in an order that depends only on seed and epoch.
 
-    A run that was stopped after `step` steps continues as if it had not been stopped. (The order of
-    arrays in `FlowModel.fit` changes from run to run.) All batches are full: an epoch leaves out
-    the last `len(images) % batch_size` images of its order. The dataset has no end, so that `fit`
-    needs `steps_per_epoch=len(images) // batch_size`.
+    With `step`, a stopped run resumes with the batches of an uninterrupted run. (`FlowModel.fit`
+    shuffles arrays differently in every run.) All batches are full: each epoch drops the last
+    `len(images) % batch_size` images. The dataset is infinite, so `fit` needs
+    `steps_per_epoch=len(images) // batch_size`.
 
     #### Example
 
@@ -46,13 +46,13 @@ def batches(
     Args:
       images: array `[N, ...]` of any dtype.
       condition: labels, vectors or images `[N, ...]`.
-      batch_size: number of images in a batch, of all workers together.
-      augment: a function of the images of a batch and a stateless seed, two integers, which returns
-        the augmented images.
-      seed: seed of the order and of `augment`.
-      step: number of batches to leave out: all steps that the run has made, in all epochs.
-      context: the `InputContext` of `strategy.distribute_datasets_from_function`, for the part of
-        each batch that a worker gets.
+      batch_size: global batch size, over all workers.
+      augment: function of a batch of images and a stateless seed (two integers) that returns the
+        augmented images.
+      seed: integer seed of the order and of `augment`.
+      step: number of batches to skip: the steps that the run has made in all epochs.
+      context: the `InputContext` of `strategy.distribute_datasets_from_function`, which selects
+        this worker's part of each batch.
 
     Returns:
       A `tf.data.Dataset` of images `[batch_size, ...]`, or of tuples of images and conditions.
@@ -62,7 +62,7 @@ def batches(
     """
     context = context or tf.distribute.InputContext()
     worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
-    # The memory of the host, also on machines with a GPU.
+    # Keep the arrays in host memory, even if there is a GPU.
     with tf.device("CPU"):
         arrays = [tf.convert_to_tensor(a) for a in (images, condition) if a is not None]
     num_images, lengths = len(arrays[0]), [len(array) for array in arrays]

@@ -1,4 +1,4 @@
-"""Images in NumPy files, and folders of PNG and JPEG files."""
+"""Reads images from NumPy files, and from folders of PNG and JPEG files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfp_realnvp.internal.optional_packages import optional_module
 
 __all__ = ["Splits", "hold_out", "list_images", "read_array_file", "read_folder"]
 
-# Images [N, H, W, C] and labels [N] or `None`, by the names of the splits.
+# Split name -> images [N, H, W, C], and labels [N] or `None`.
 Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
 
 _NAMES = ("train", "validation", "test")
@@ -23,7 +23,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def hold_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of two random parts of images. Equal arguments give equal parts."""
+    """Splits image indices randomly, but reproducibly, into two parts."""
     expected = f"Expected to hold out at least 1 and fewer than all of {num_images} images"
     validation.require(0 < num_held_out < num_images, expected, num_held_out)
     order = np.random.default_rng(0).permutation(num_images)
@@ -60,7 +60,7 @@ def read_array_file(path: pathlib.Path) -> Splits:
 def _checked(
     path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, labels_name: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images, and their labels unless `labels_name` is `None`; raises `ValueError`."""
+    """Returns valid images, and valid labels unless `labels_name` is `None`."""
     images = arrays[name]
     if images.dtype not in (np.uint8, np.uint16) or images.ndim != 4 or 0 in images.shape:
         hint = " Grayscale images need a last axis of length 1." if images.ndim == 3 else ""
@@ -78,11 +78,11 @@ def _checked(
 
 
 def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Returns the sorted paths of all PNG and JPEG files in a folder and its subfolders, by split.
+    """Returns the sorted paths of all PNG and JPEG files below a folder, by split.
 
-    The subfolders `train`, `test` and, if it exists, `validation` are the splits. Without a
-    subfolder `train`, one tenth of the files, chosen at random but identically on every call, is
-    the test split. `load_arrays` reads the files in this order.
+    The splits are the subfolders `train`, `test` and, if it exists, `validation`. Without a
+    subfolder `train`, a random tenth of the files, the same on every call, is the test split.
+    `load_arrays` reads the files in this order.
 
     Raises:
       ValueError: if a split has no images, or there are fewer than two images to split.
@@ -135,7 +135,7 @@ def read_folder(folder: pathlib.Path, image_size: int | None) -> Splits:
             )
     images = np.stack([np.broadcast_to(image, (*first.shape[:2], channels)) for image in pixels])
     has_splits, labels = (folder / "train").is_dir(), None
-    # Folders within a split: the first is the class.
+    # The class is the first folder below the split.
     folders = [path.relative_to(folder).parts[has_splits:-1] for path in paths]
     if all(folders):
         classes = [names[0] for names in folders]
@@ -160,7 +160,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
         if upright.mode not in ("L", "RGB", "I;16"):
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
         if image_size is not None:
-            # `BOX` weights pixels unevenly if one size is not a multiple of the other.
+            # `BOX` would weight pixels unevenly if one size is not a multiple of the other.
             upright = operations.fit(upright, (image_size, image_size), pillow.Resampling.HAMMING)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Cannot read image {path}: {error}.") from error

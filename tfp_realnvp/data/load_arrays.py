@@ -1,4 +1,4 @@
-"""Images as arrays in memory."""
+"""Loads images as arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ImageArrays", "load_arrays"]
 
 _NUM_TRAIN_DIGITS = 1500
 _PATCH_SIZE = 32
-# Columns of a photograph, and the distance of its patches; a patch between them is skipped.
+# Columns of a photograph, and stride of its patches. One patch width separates the splits.
 _PHOTO_SPLITS = {"train": (slice(0, 448), 5), "test": (slice(480, 640), 16)}
 
 
@@ -25,15 +25,14 @@ class ImageArrays:
     """The images of a dataset.
 
     Attributes:
-      name: name of the dataset.
-      train, test, validation: arrays of shape `[N, H, W, C]`, `uint8` or `uint16`; `None` without a
-        validation split.
-      num_values: number of pixel levels. Pixels are integers in `[0, num_values)`.
-      flip: whether an image and its mirror image are equally likely, so that random horizontal
-        flips are a valid augmentation.
+      name: the argument of `load_arrays`.
+      train, test, validation: `uint8` or `uint16` arrays of shape `[N, H, W, C]`; `validation` may
+        be `None`.
+      num_values: number of gray levels; pixels are integers in `[0, num_values)`.
+      flip: whether random horizontal flips are a valid augmentation.
       num_classes: number of classes; `None` without labels.
-      train_labels, test_labels, validation_labels: `int32` arrays of shape `[N]`, with values in
-        `[0, num_classes)`.
+      train_labels, test_labels, validation_labels: `int32` arrays of shape `[N]` with values in
+        `[0, num_classes)`, or `None`.
     """
 
     name: str
@@ -53,9 +52,9 @@ class ImageArrays:
         return self.train.shape[1:]
 
     def hold_out(self, num_images: int) -> ImageArrays:
-        """Moves random training images, the same in every call, to the validation split.
+        """Moves random training images, the same on every call, to the validation split.
 
-        The patches of `photos` overlap, so that validation on them is close to training.
+        Patches of `photos` overlap, so their validation split resembles the training split.
 
         #### Example
 
@@ -81,7 +80,7 @@ class ImageArrays:
 
 
 def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> ImageArrays:
-    """Loads images by name or from files. Every call returns the same arrays.
+    """Loads images by name or from files. Repeated calls return equal arrays.
 
     | name | images | train | test | levels | flips | classes |
     | --- | --- | --- | --- | --- | --- | --- |
@@ -92,34 +91,35 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     | an `.npy` file | its array | nine tenths | a tenth | below | no | none |
     | a folder | PNG and JPEG files | `list_images` | `list_images` | below | no | subfolders |
 
-    `digits` are handwritten digits with levels from 0 (background) to 16, split at random.
+    `digits` are scikit-learn's handwritten digits with levels from 0 (background) to 16, split at
+    random.
 
-    `photos` are overlapping patches of two photographs, a temple and a flower, in random order:
-    training patches at every fifth pixel of the left 448 columns, test patches at every sixteenth
-    pixel of the right 160 columns, which share no pixel. Compare bits/dim on them between models,
-    but not with other data.
+    `photos` are overlapping patches of two photographs, a temple and a flower, in random order.
+    Training patches start at every fifth pixel of the left 448 columns, test patches at every
+    sixteenth pixel of the right 160 columns, so the splits share no pixel. Bits/dim on `photos`
+    compare models, but do not compare with other data.
 
     Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. A `validation` array is
-    optional. Without `train` and `test`, a random tenth of the images, the same in every call, is
-    the test split. Images of a folder are turned upright by their EXIF orientation. If some have
-    colors, gray images become RGB; transparency is dropped. Grayscale PNG files of 16 bits are
+    optional. Without `train` and `test`, a random tenth of the images, the same on every call, is
+    the test split. For a folder, the function applies the EXIF orientation, drops transparency, and
+    converts gray images to RGB if other images have colors. 16-bit grayscale PNG files become
     `uint16`. The number of levels of `uint16` images is the smallest power of two above the largest
     level, and at least 256.
 
-    The subfolders of a folder, or of its `train` and `test`, are the classes, in alphabetical
-    order, if they contain all images. `keras.utils.image_dataset_from_directory` reads a folder
-    that does not fit into memory, as on the page on images.
+    If all images are in subfolders of the folder, or of its `train` and `test`, these subfolders
+    are the classes, in alphabetical order. For images that do not fit into memory, use
+    `keras.utils.image_dataset_from_directory`; see the documentation page on images.
 
     Args:
       name: `'digits'`, `'photos'`, or the path of an `.npz` file, an `.npy` file or a folder.
-      image_size: height and width to which Pillow's Hamming filter resizes the central square of
-        each image of a folder. `None` leaves images unchanged.
+      image_size: height and width for the images of a folder: Pillow's Hamming filter resizes the
+        central square of each image. `None` leaves images unchanged.
 
     Raises:
-      ValueError: if the name is unknown; if an array has another name, dtype or shape; if an image
-        is damaged; if images of a folder differ in size without `image_size`, or in bits, or have
-        16-bit colors.
-      ImportError: if scikit-learn or Pillow is needed and not installed.
+      ValueError: if the name is unknown; if an array has a wrong name, dtype or shape; if an image
+        is damaged or has 16-bit colors; if images of a folder differ in bit depth, or in size
+        without `image_size`.
+      ImportError: if scikit-learn or Pillow is needed, but not installed.
 
     #### Example
 

@@ -1,4 +1,4 @@
-"""Conditional distributions: with a fixed condition, as classifiers, and as a base."""
+"""Conditional distributions: fixed conditions, classifiers, bases and clusters."""
 
 from tfp_realnvp.distributions.clusters import ClusterMixture, Clusters
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition

@@ -1,4 +1,4 @@
-"""A flow with clusters: a mixture of p(x | cluster) over clusters that need no labels."""
+"""A mixture of flows p(x | cluster) over clusters that k-means finds without labels."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["ClusterMixture", "Clusters", "flow_of"]
 
 tfd = tfp.distributions
 
-# A cluster of fewer events would be learned by heart; more clusters take longer to sum over.
+# The flow would memorize smaller clusters, and a sum over more clusters would be slow.
 _MIN_EVENTS, _MAX_CLUSTERS = 25, 100
-# Positions of the images that the networks get at a time.
+# Largest number of positions in one batch for the networks.
 _MAX_POSITIONS = 2**18
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class Clusters(keras.layers.Layer):
-    r"""Centers and frequencies of clusters, found by k-means: the clusters of a `ClusterMixture`.
+    r"""Clusters of a `ClusterMixture`: centers and frequencies, found by k-means.
 
     #### Example
 
@@ -48,10 +48,10 @@ class Clusters(keras.layers.Layer):
     ((3, 4, 4, 1), TensorShape([60]))
 
     Attributes:
-      num_clusters: number K of all clusters, the `num_classes` of the flow.
-      num_classes: number C of classes, for K / C clusters of each; `None` without labels.
+      num_clusters: total number of clusters K, equal to `num_classes` of the flow.
+      num_classes: number of classes C, each with K / C clusters; `None` without labels.
       centers: variable [K, ...].
-      frequencies: variable [K]: the share of each cluster, in its class.
+      frequencies: variable [K], the fraction of each cluster within its class.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Clusters(keras.layers.Layer):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Constructs clusters whose centers are zero; `of` finds the clusters of events.
+        """Constructs clusters with zero centers. To find clusters in events, use `of`.
 
         Args:
           event_shape: shape of one image or vector.
-          num_clusters, num_classes: the attributes.
+          num_clusters, num_classes: K and C.
           **kwargs: `name`, as in `keras.layers.Layer`.
 
         Raises:
@@ -90,18 +90,18 @@ class Clusters(keras.layers.Layer):
     def of(
         cls, events: Any, labels: Any = None, *, num_clusters: int | None = None, seed: int = 0
     ) -> Clusters:
-        """Returns the clusters of events, by scikit-learn's k-means of their elements.
+        """Finds clusters of events by scikit-learn's k-means.
 
         Args:
-          events: images or vectors [N, ...]. Integers are gray levels, to which 0.5 is added.
-          labels: classes [N] of the events, integers from 0 on, for clusters within each class.
-          num_clusters: number of clusters, of each class if there are labels. By default a
-            twenty-fifth of the events, of the rarest class, and at most 100 clusters in all.
+          events: images or vectors [N, ...]. Adds 0.5 to integers, which are gray levels.
+          labels: classes [N], integers from 0 on, to find clusters within each class.
+          num_clusters: number of clusters, per class if there are labels. Defaults to one cluster
+            per 25 events (of the rarest class), and at most 100 clusters in total.
           seed: seed of k-means.
 
         Raises:
-          ValueError: if events are not finite, labels do not fit, or there are fewer events, of a
-            class, than clusters.
+          ValueError: if events are not finite, labels are invalid, or there are fewer events (of a
+            class) than clusters.
           ImportError: if scikit-learn is not installed.
         """
         values = np.asarray(events)
@@ -135,22 +135,22 @@ class Clusters(keras.layers.Layer):
 
     @property
     def num_per_class(self) -> int:
-        """Number of the clusters of a class, or of all without labels."""
+        """Number of clusters per class, or of all clusters without labels."""
         return self.num_clusters // (self.num_classes or 1)
 
     def nearest(self, events: Any, labels: Any = None, number: int | None = None) -> tf.Tensor:
-        """Returns the cluster [B] of each event, that with the nearest center.
+        """Returns the cluster with the nearest center of each event, [B].
 
         Args:
           events: continuous values [B, ...].
-          labels: classes [B], which the clusters have to be of.
-          number: returns the n nearest clusters instead, [B, n], the nearest one first.
+          labels: classes [B]; restricts each event to clusters of its class.
+          number: if given, returns the n nearest clusters instead, [B, n], nearest first.
         """
         rows = tf.cast(tf.reshape(events, [-1, int(np.prod(self.event_shape))]), tf.float32)
         first = 0 if labels is None else tf.cast(labels, tf.int32) * self.num_per_class
         first = tf.broadcast_to(first, tf.shape(rows)[:1])[:, tf.newaxis]
         centers = tf.reshape(self.centers.value, [self.num_clusters, -1])
-        # The term |x|² of a squared distance is the same for all clusters.
+        # Leaves out the term |x|² of squared distances, which is equal for all clusters.
         distances = tf.reduce_sum(centers**2, axis=-1) - 2 * tf.matmul(
             rows, centers, transpose_b=True
         )
@@ -160,7 +160,7 @@ class Clusters(keras.layers.Layer):
         return found[:, 0] if number is None else found
 
     def log_frequencies(self, clusters: tf.Tensor) -> tf.Tensor:
-        """Returns the log frequency of clusters [...], and 0 for a cluster of -1."""
+        """Returns the log frequency of clusters [...]; 0 for the cluster -1."""
         log_frequencies = tf.math.log(tf.convert_to_tensor(self.frequencies.value))
         known = tf.gather(log_frequencies, tf.maximum(clusters, 0))
         return tf.where(clusters < 0, tf.zeros_like(known), known)
@@ -172,22 +172,23 @@ class Clusters(keras.layers.Layer):
 
 
 class ClusterMixture(ConditionalDistribution, tfd.Distribution):
-    r"""A flow whose condition is one of K clusters, which is not observed.
+    r"""A mixture of p(x | k), a flow whose condition is an unobserved cluster k.
 
     ```
     p(x)     = sum_k w_k p(x | k)                  with the frequencies w of the clusters
     p(x | y) = sum_k w_k p(x | k), k of class y    if the clusters have classes
     ```
 
-    One normal distribution is connected; clusters of images need not be. The flow maps the same
-    normal distribution to each of them, so that fewer samples lie between clusters.
+    A flow must deform one connected normal distribution to data that may be disconnected. With
+    clusters, it maps the normal distribution to each cluster separately, so fewer samples lie
+    between clusters.
 
-    `sample` draws clusters by their frequencies. `log_prob` is exact and evaluates the flow K
-    times, in batches. The sum over the n nearest clusters is a lower bound in n passes,
-    `mixture.copy(num_terms=n)`, which shares the flow. `FlowModel.fit(images)`, or
-    `fit(images, labels)` for clusters with classes, maximizes the bound of the nearest cluster,
-    `log w_k + log p(x | k)`; with the flow's `condition_dropout=p` a share p of the images has no
-    cluster, so that `FlowModel.sample` can use `guidance`.
+    `sample` draws clusters by their frequencies. `log_prob` is exact, and evaluates the flow K
+    times, in batches. `mixture.copy(num_terms=n)` shares the flow, and sums over the n nearest
+    clusters only, a lower bound from n evaluations. `FlowModel.fit(images)`, or
+    `fit(images, labels)` for clusters with classes, maximizes the lower bound from the nearest
+    cluster, `log w_k + log p(x | k)`. If the flow has `condition_dropout=p`, training drops the
+    cluster of a fraction p of the images, so that `FlowModel.sample` can use `guidance`.
 
     #### Example
 
@@ -218,16 +219,16 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         """Constructs the distribution.
 
         Args:
-          components_distribution: p(x | k), a `tfd.TransformedDistribution` whose bijector has the
-            `num_classes` of `clusters.num_clusters`.
-          clusters: the clusters of the training data, `Clusters.of(images)`.
-          num_terms: number of clusters that `log_prob` sums over, the nearest ones: a lower bound.
-            By default all.
+          components_distribution: p(x | k), a `tfd.TransformedDistribution` whose bijector has
+            `num_classes=clusters.num_clusters`.
+          clusters: clusters of the training data, `Clusters.of(images)`.
+          num_terms: number of nearest clusters that `log_prob` sums over, for a lower bound.
+            Defaults to all clusters.
           validate_args, name: as in `tfd.Distribution`.
 
         Raises:
-          TypeError: if `clusters` are not `Clusters`.
-          ValueError: if the distribution has another condition or event shape than the clusters, or
+          TypeError: if `clusters` is not a `Clusters`.
+          ValueError: if the distribution's condition or event shape does not fit the clusters, or
             `num_terms` is out of range.
         """
         parameters = dict(locals())
@@ -270,15 +271,15 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
 
     @property
     def components_spec(self) -> ConditionSpec | None:
-        """The condition of `components_distribution`, which are clusters."""
+        """The `ConditionSpec` of `components_distribution`, whose conditions are clusters."""
         return find_condition_spec(self.components_distribution)
 
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the seed of the latents, and clusters of `shape` drawn by their frequencies.
+        """Draws clusters of `shape` by their frequencies. Also returns a seed for the latents.
 
-        The last dimensions of `shape` are those of the labels, if the clusters have classes.
+        If the clusters have classes, the shape of `labels` must broadcast to `shape`.
         """
         seed, of_clusters = tfp.random.split_seed(seed, salt="clusters")
         per_class = self.clusters.num_per_class
@@ -326,9 +327,9 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         events: tf.Tensor,
         labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Returns log p(x), or log p(x | y), of at least one event [B, ...], from log p(x | k).
+        """Returns log p(x), or log p(x | y), of at least one event [B, ...].
 
-        `log_prob` gets events and their clusters, a bounded number at a time.
+        `log_prob` maps bounded batches of events and clusters k to log p(x | k).
         """
         layer = self.clusters
         number = layer.num_clusters if labels is None else layer.num_per_class
@@ -338,7 +339,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         positions = int(np.prod(self.event_shape[:-1]))
         size = tf.minimum(num_pairs, max(1, _MAX_POSITIONS // positions))
         num_parts = -(-num_pairs // size)
-        # The last part is filled with the first pairs.
+        # The first pairs pad the last part.
         parts = tf.reshape(tf.range(num_parts * size) % num_pairs, [num_parts, size])
         log_probs = tf.map_fn(
             lambda pairs: log_prob(tf.gather(events, pairs // number), tf.gather(of_pairs, pairs)),
@@ -352,6 +353,6 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
 
 
 def flow_of(distribution: tfd.Distribution) -> tfd.Distribution:
-    """Returns the components of a `ClusterMixture`, and other distributions as they are."""
+    """Returns the flow of a `ClusterMixture`, and other distributions unchanged."""
     is_mixture = isinstance(distribution, ClusterMixture)
     return distribution.components_distribution if is_mixture else distribution

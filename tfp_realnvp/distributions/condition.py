@@ -1,4 +1,4 @@
-"""A distribution with its condition fixed."""
+"""A distribution with a fixed condition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ tfd = tfp.distributions
 def condition(
     distribution: tfd.Distribution, conditional_input: Any, *, name: str | None = None
 ) -> ConditionedDistribution:
-    r"""Returns p(x | c) for a fixed condition, whose leading dimensions are the batch shape.
+    r"""Returns p(x | c) for a fixed condition c. The leading shape of c is the batch shape.
 
     #### Example
 
@@ -39,22 +39,21 @@ def condition(
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 
     Args:
-      distribution: a distribution whose bijector or base takes `conditional_input`, or its
-        `FlowModel`.
-      conditional_input: the condition, with any leading dimensions: labels, vectors or images.
-        With `condition_dropout` also `None`, for the distribution without a condition.
-      name: name of the operations.
+      distribution: a distribution whose bijector or base takes `conditional_input`, or a
+        `FlowModel` of one.
+      conditional_input: labels, vectors or images, with any leading dimensions. With
+        `condition_dropout`, `None` gives the unconditional distribution.
+      name: name scope of the operations.
 
     Raises:
-      ValueError: if no part of the distribution takes a condition, or the condition is not as
-        declared.
+      ValueError: if the distribution takes no condition, or the condition is not as declared.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     return ConditionedDistribution(distribution, conditional_input, name=name)
 
 
 class ConditionedDistribution(tfd.Distribution):
-    """The result of `condition`."""
+    """A distribution with a fixed condition; see `condition`."""
 
     def __init__(
         self, distribution: tfd.Distribution, conditional_input: Any, name: str | None = None
@@ -107,7 +106,7 @@ class ConditionedDistribution(tfd.Distribution):
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self.distribution.log_prob(value, **self._options(kwargs))
 
-    # TFP reshapes the result of `_sample_n`: the bijector's cache would not find the sample.
+    # TFP reshapes the result of `_sample_n`, and the bijector's cache would not find the sample.
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         shape = tf.concat([shape, self.batch_shape_tensor()], axis=0)

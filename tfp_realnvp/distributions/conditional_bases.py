@@ -1,4 +1,4 @@
-"""Base distributions that depend on a condition: of any family, and mixtures of classes."""
+"""Base distributions that depend on a condition: any family, and mixtures of classes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ tfd = tfp.distributions
 
 
 class ConditionalDistribution:
-    """The methods of a distribution p(x | c) that `given(c)` constructs for each condition."""
+    """Implements a distribution p(x | c) by `given(c)`, which constructs it for each condition."""
 
     condition_spec: Any = None  # the declaration of the condition, if there is one
     accepts_conditional_input = True
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
-        """Returns the distribution given a condition, whose leading shape is the batch shape."""
+        """Returns p(x | c). The leading shape of the condition is the batch shape."""
         raise NotImplementedError
 
     def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
@@ -32,7 +32,7 @@ class ConditionalDistribution:
     def _call_sample_n(
         self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
     ) -> tf.Tensor:
-        # The last dimensions of the sample are the batch of the condition.
+        # The rightmost sample dimensions are the batch dimensions of the condition.
         distribution = self.given(conditional_input)
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         batch = tf.broadcast_dynamic_shape(shape, distribution.batch_shape_tensor())
@@ -42,14 +42,14 @@ class ConditionalDistribution:
 
 
 class ConditionalBase(ConditionalDistribution, tfd.Distribution):
-    r"""p(x | c), given by a function from conditions to distributions.
+    r"""A distribution p(x | c), defined by a function that maps conditions to distributions.
 
     ```
     log_prob(x, conditional_input=c) = make_distribution(c, *variables).log_prob(x)
     ```
 
-    As the base of a `tfd.TransformedDistribution` it gets the condition by `distribution_kwargs`;
-    `FlowModel` and `condition` pass it there.
+    As the base of a `tfd.TransformedDistribution` it takes the condition from
+    `distribution_kwargs`; `FlowModel` and `condition` pass it there.
 
     #### Example
 
@@ -82,9 +82,9 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
         """Constructs the distribution.
 
         Args:
-          make_distribution: function of a condition, a tensor with any leading dimensions, and the
-            variables. It returns a distribution whose batch shape is the leading dimensions.
-          variables: trainable variables that `make_distribution` gets.
+          make_distribution: function of a condition, a tensor with any leading shape, and the
+            variables. It must return a distribution whose batch shape is the leading shape.
+          variables: trainable variables for `make_distribution`.
           event_shape: shape of one event.
           dtype: dtype of the events.
           validate_args, allow_nan_stats, name: as in `tfd.Distribution`.
@@ -104,7 +104,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
             )
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
-        """Returns `make_distribution` of a condition, which must not be missing."""
+        """Calls `make_distribution`; raises `ValueError` if the condition is `None`."""
         expected, condition = f"{self.name}: expected a conditional_input", conditional_input
         validation.require(condition is not None, expected, condition)
         distribution = self._make(tf.convert_to_tensor(condition), *self._parameter_variables)
@@ -122,23 +122,24 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
 
 class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
-    r"""A `tfd.MixtureSameFamily` whose components are classes, and may be known.
+    r"""A `tfd.MixtureSameFamily` whose components are classes, some with known labels.
 
     ```
     log p(z | y),                       for a label y in [0, K)
     log p(z) = log sum_y p(y) p(z | y)  for a label of -1, or without one
     ```
 
-    `conditional_input` has the labels. As the base of a flow it makes a classifier from few labels:
-    `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)` of rows with the
-    label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows of each batch. The bijector
-    does not depend on the class. `class_log_probs` is `log p(y | x)`; `flow.log_prob(x)` is
-    `log p(x)`.
+    `conditional_input` holds the labels. As the base of a flow, the mixture makes a classifier from
+    few labels: `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)` of
+    rows with the label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows in each batch.
+    The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
+    `class_log_probs(flow, x)` is `log p(y | x)`.
 
-    Construct it with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then places the means at
-    the mean latents of the labeled rows, and moves them apart in the first half of the training, to
-    a mean distance of at least 6 standard deviations, so that classes divide where rows are rare.
-    Means that differ are trained from where they are, and the result depends on them.
+    Construct it with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then initializes each
+    mean to the mean latent of the labeled rows of its class. In the first half of training it moves
+    the means apart, to a mean distance of at least 6 standard deviations, so that class boundaries
+    lie where rows are rare. If you construct it with different means, training starts from these,
+    and the result depends on them.
 
     #### Example
 
@@ -158,9 +159,9 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
     >>> tfr.class_log_probs(flow, x).shape, tfr.condition(flow, 1).sample(5).shape
     (TensorShape([100, 2]), TensorShape([5, 2]))
 
-    The constructor is that of `tfd.MixtureSameFamily`: `mixture_distribution` is p(y), a
-    `tfd.Categorical`; `components_distribution` is p(z | y), of batch shape [K]. Parameters that
-    are a `tf.Variable` are trained. Samples are not reparameterized.
+    The constructor takes the arguments of `tfd.MixtureSameFamily`: `mixture_distribution`, a
+    `tfd.Categorical`, is p(y); `components_distribution`, of batch shape [K], is p(z | y). Training
+    updates parameters that are a `tf.Variable`. Samples are not reparameterized.
 
     #### References
 
@@ -171,7 +172,7 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
 
     @property
     def condition_spec(self) -> ConditionSpec:
-        """Labels in [0, K), or -1."""
+        """The condition: labels in [0, K), or -1."""
         shape = self.components_distribution.batch_shape
         expected = "ClassMixture: expected a components_distribution of batch_shape [num_classes]"
         is_shape = shape.rank == 1 and shape[0] is not None
@@ -190,7 +191,7 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return loc if loc.shape == components.batch_shape + components.event_shape else None
 
     def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
-        """Returns the log weights of the classes, [..., K], given labels [...]."""
+        """Returns log p(y) for missing labels, and a log one-hot for known ones, [..., K]."""
         spec = self.condition_spec
         condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
         prior = tf.math.log_softmax(self.mixture_distribution.logits_parameter())
@@ -198,6 +199,6 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return tf.where(condition[..., tf.newaxis] < 0, prior, log_weights)
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
-        """Returns the mixture given labels [...], of batch shape [...]."""
+        """Returns the mixture given labels [...], with the batch shape [...]."""
         labels = tfd.Categorical(logits=self.log_weights(conditional_input))
         return tfd.MixtureSameFamily(labels, self.components_distribution)

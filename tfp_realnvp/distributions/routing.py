@@ -1,4 +1,4 @@
-"""Finds what a model's distribution takes, and brings keyword arguments to its parts."""
+"""Finds the condition of a distribution, and routes keyword arguments to its parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     """Returns the distribution of a `FlowModel`, or the distribution itself.
 
     Raises:
-      TypeError: if `model` is neither. The message begins with `caller`.
+      TypeError: if `model` is neither.
     """
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
     expected = (
@@ -45,16 +45,16 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
 
 
 def find_part(distribution: tfd.Distribution, kind: type) -> Any:
-    """Returns the distribution or its first submodule of type `kind`; `None` without one."""
+    """Returns the first of the distribution and its submodules with type `kind`, or `None`."""
     modules = (distribution, *distribution.submodules)
     return next((module for module in modules if isinstance(module, kind)), None)
 
 
 def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
-    """Returns the keyword arguments of `log_prob` and `sample` that route `options` to the parts.
+    """Returns keyword arguments of `log_prob` and `sample` that route `options` to all parts.
 
-    `training` goes to each `FlowBijector`. `conditional_input` goes to each `FlowBijector` that
-    takes it, and to each `ConditionalBase`, `ClassMixture`, and `ClusterMixture` with classes.
+    Each `FlowBijector` gets `training`. The parts that take a condition get `conditional_input`:
+    bijectors, `ConditionalBase`, `ClassMixture`, and `ClusterMixture` with classes.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
@@ -77,7 +77,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
 
 @kept
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
-    """Returns the condition that a distribution declares, `None` without one.
+    """Returns the condition that a distribution declares, or `None`.
 
     Raises:
       ValueError: if parts of the distribution declare different conditions.
@@ -97,20 +97,19 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
 
 @kept
 def find_num_values(distribution: tfd.Distribution) -> int | None:
-    """Returns the number of gray levels of a distribution's `PixelLogit`; `None` without one."""
+    """Returns the number of gray levels of a distribution's `PixelLogit`, or `None`."""
     logit = find_part(distribution, PixelLogit)
     return None if logit is None else logit.num_values
 
 
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
-    """Returns the conditions of a batch of events, [B, ...], checked, as an array or a tensor.
+    """Returns checked conditions of a batch of events, [B, ...], as an array or tensor.
 
-    The result is `None` for a distribution without a condition, and if `value` is `None` and the
-    condition may be missing.
+    Returns `None` if the distribution takes no condition, or if `value` is `None` and the condition
+    may be missing.
 
     Raises:
-      ValueError: if conditions are missing, or are not as declared. The message begins with
-        `caller`.
+      ValueError: if conditions are missing, or not as declared.
     """
     if not takes_condition(distribution):
         return None

@@ -1,4 +1,4 @@
-"""The sampler: samples of a distribution, by one graph for any number of samples."""
+"""Samples a distribution, with one graph for any number of samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sample(
     *,
     caller: str,
 ) -> tf.Tensor:
-    """Returns samples [num_samples, ...]; see `FlowModel.sample`. Errors begin with `caller`."""
+    """Returns samples [num_samples, ...]; see `FlowModel.sample`."""
     num_samples = validation.count(num_samples, "num_samples", 1, caller)
     for value, name in ((temperature, "temperature"), (guidance, "guidance")):
         expected = f"{caller}: expected a finite {name} of at least 0"
@@ -79,7 +79,7 @@ def _sample(
 
 
 def check_guidance(distribution: tfd.Distribution, caller: str) -> None:
-    """Raises `ValueError` unless the bijector was trained without its condition as well."""
+    """Raises `ValueError` if the bijector is not trained with missing conditions too."""
     bijector = getattr(flow_of(distribution), "bijector", None)
     spec = None if bijector is None else parts.condition_spec(bijector)
     if spec is None or not spec.dropout:
@@ -91,7 +91,7 @@ def check_guidance(distribution: tfd.Distribution, caller: str) -> None:
 
 
 def is_standard_normal(base: tfd.Distribution) -> bool:
-    """Returns whether a base distribution is standard normal, and stays so in training."""
+    """Returns whether a base distribution is a fixed standard normal."""
     if base.variables or not isinstance(base, (tfd.Sample, private_api.Independent)):
         return False
     normal = base.distribution
@@ -101,7 +101,7 @@ def is_standard_normal(base: tfd.Distribution) -> bool:
 
 
 def _is_tempered(distribution: tfd.Distribution) -> bool:
-    """Returns whether a temperature can multiply the latents of a distribution."""
+    """Returns whether a distribution is a flow whose latents a temperature can scale."""
     flow = flow_of(distribution)
     is_flow = isinstance(flow, private_api.TransformedDistribution)
     return is_flow and is_standard_normal(flow.distribution)
@@ -110,7 +110,7 @@ def _is_tempered(distribution: tfd.Distribution) -> bool:
 def _conditions(
     distribution: tfd.Distribution, value: Any, num_samples: int, caller: str
 ) -> tf.Tensor | None:
-    """Returns the conditions of all samples, [num_samples, ...]; `None` without a condition."""
+    """Returns the conditions of all samples, [num_samples, ...], or `None`."""
     spec = find_condition_spec(distribution)
     if value is None and (spec is None or spec.may_be_missing):
         return None

@@ -1,4 +1,4 @@
-"""The scorer: log densities of events with noise, given conditions or for all classes."""
+"""Log densities of events with noise, given conditions or for all classes."""
 
 from __future__ import annotations
 
@@ -46,20 +46,19 @@ def scores(
     training: bool = False,
     jit_compile: bool = False,
 ) -> tf.Tensor:
-    r"""Returns log p(x + u_k) - log q(u_k | x) in nats for noise samples u_1 … u_K, [K, B].
+    r"""Returns log p(x + u_k) - log q(u_k | x), [K, B], in nats, for noise samples u_1 … u_K.
 
-    The seed and the gray levels of an event determine its noise, so that its scores depend neither
-    on its place nor on other events. Each sample is one call of a graph, which is traced once for a
-    distribution.
+    The noise of an event depends only on the seed and the event's gray levels. TensorFlow traces
+    one graph per distribution, and runs it once per noise sample.
 
     Args:
-      distribution: over images or vectors.
-      noise: `UniformNoise`, `NoNoise` or a `VariationalDequantization`, of density q.
-      events: [B, ...], gray levels or continuous values, of the distribution's dtype.
-      *condition: the result of `as_conditions`, [B, ...], unless it is `None`.
+      distribution: p, over images or vectors.
+      noise: q, a `UniformNoise`, `NoNoise` or `VariationalDequantization`.
+      events: gray levels or continuous values, [B, ...], of the distribution's dtype.
+      *condition: a result of `as_conditions`, [B, ...], unless it is `None`.
       num_samples: number of noise samples K.
       seed: an int32.
-      num_classes: number of classes C; the result is then log p(x + u_k | y), [K, B, C].
+      num_classes: if given, the number of classes C; returns log p(x + u_k | y), [K, B, C].
       training: as in `FlowBijector`.
       jit_compile: whether XLA compiles the graph.
     """
@@ -79,14 +78,14 @@ def score(
     draw: tf.Tensor | int = 0,
     condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the scores of one noise sample, [B] or [B, C]; see `scores`."""
+    """Returns `scores` for one noise sample, [B] or [B, C]."""
     noise_fn = functools.partial(pixels.event_noise, seed=seed, draw=draw)
     values, log_noise = noise.add_noise(events, noise_fn)
     if num_classes is None:
         return log_prob_of(distribution, values, condition, training) - log_noise
     labels = tf.range(num_classes)[:, tf.newaxis]
     options = route(distribution, conditional_input=labels, training=training)
-    # One pass of the bijector is enough if only the base depends on the label.
+    # If only the base depends on the label, the bijector evaluates each event once.
     is_repeated = "conditional_input" in options.get("bijector_kwargs", {})
     shape = tf.concat([[num_classes if is_repeated else 1], tf.shape(values)], axis=0)
     log_probs = distribution.log_prob(tf.broadcast_to(values, shape), **options)
@@ -99,7 +98,7 @@ def log_prob_of(
     condition: tf.Tensor | None,
     training: bool = False,
 ) -> tf.Tensor:
-    """Returns log p(x | c), [B], given the result of `as_conditions`."""
+    """Returns log p(x | c), [B], for a result of `as_conditions`."""
     options = {} if condition is None else {"conditional_input": condition}
     return distribution.log_prob(values, **route(distribution, training=training, **options))
 
@@ -119,9 +118,9 @@ def class_log_probs(
     log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
     ```
 
-    With `num_samples=K`, x are gray levels, and p(x | y) is the mean over K samples of uniform
-    noise, 1/K sum_k p(x + u_k | y). More samples make a better classifier. One call of the networks
-    evaluates all classes.
+    With `num_samples=K`, x contains gray levels, and p(x | y) is the mean over K samples of uniform
+    noise, 1/K sum_k p(x + u_k | y). More samples make a better classifier. The networks evaluate
+    all classes in one batch.
 
     #### Example
 
@@ -134,13 +133,12 @@ def class_log_probs(
     (TensorShape([5, 3]), [0.5, 0.25, 0.25])
 
     Args:
-      distribution: a flow with a `RealNVPImage(..., num_classes=K)`, or a flow with a
-        `ClassMixture` or a `ConditionalBase` as base; or the `FlowModel` of one.
-      x: continuous values [..., H, W, C] or [..., D]; or with `num_samples` gray levels, of any
-        dtype.
-      prior: class probabilities p(y), [K]; by default those of a `ClassMixture`, else 1 / K.
-        Required for a `ConditionalBase` without `num_classes`.
-      num_samples: number of noise samples for gray levels; `None` takes values as they are.
+      distribution: a flow with a bijector such as `RealNVPImage(..., num_classes=K)`, or with a
+        `ClassMixture` or `ConditionalBase` as base; or the `FlowModel` of one.
+      x: [..., H, W, C] or [..., D]: continuous values, or gray levels with `num_samples`.
+      prior: class probabilities p(y), [K]. Defaults to the weights of a `ClassMixture`, or 1 / K.
+        Required if no part of the flow declares the number of classes.
+      num_samples: number of noise samples for gray levels; `None` adds no noise.
       seed: seed of the noise, an int32.
       training: as in `FlowBijector`.
 
@@ -149,7 +147,8 @@ def class_log_probs(
 
     Raises:
       ValueError: if the number of classes is unknown; `prior` is not K probabilities; x has an
-        integer dtype without `num_samples`, or is not gray levels with it; or `seed` is no int32.
+        integer dtype without `num_samples`, or other values than gray levels with it; or `seed` is
+        not an int32.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "training": training}
@@ -167,7 +166,7 @@ def class_log_joint(
 ) -> tf.Tensor:
     r"""Returns log p(x, y) = log p(x | y) + log p(y) in nats for all classes y.
 
-    Summed over the classes it is the density without a label, `log p(x) = log sum_y p(x, y)`.
+    The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
 
     #### Example
 
@@ -180,7 +179,8 @@ def class_log_joint(
     (TensorShape([5, 3]), TensorShape([5]))
 
     Args:
-      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`, with its errors.
+      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`, which documents
+        the errors.
 
     Returns:
       Log densities [..., K].
@@ -194,7 +194,7 @@ def class_log_joint(
     if num_samples is not None:
         num_samples = validation.count(num_samples, "num_samples", 1, caller)
         seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
-        # The noise of a `FlowModel`.
+        # A `FlowModel` can have a dequantizer.
         noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
         if tf.executing_eagerly():
             pixels.check_gray_levels(x, caller, find_num_values(distribution))

@@ -23,19 +23,19 @@ tfd = tfp.distributions
 
 
 class VariationalDequantization(tf.Module):
-    r"""A conditional flow q(u | x) on [0, 1) for the noise u that is added to gray levels x.
+    r"""A conditional flow q(u | x) on [0, 1) that generates the noise u for gray levels x.
 
     ```
     u = Φ(g(ε; x)),   ε ~ N(0, I),   log q(u | x) = log N(ε) - log |det dg/dε| - log φ(g(ε; x))
     log P(x) >= E_q[log p(x + u) - log q(u | x)]
     ```
 
-    with a flow g, whose condition is the image, and the distribution function Φ and the density φ
-    of the standard normal distribution. g starts as the identity, and q therefore as the uniform
-    noise of `tfr.dequantize`.
+    where g is a flow with the image as condition, and Φ and φ are the CDF and the density of the
+    standard normal distribution. g starts as the identity, so q starts as uniform noise.
 
-    `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. The loss
-    and bits/dim are then bounds; `evaluation.bits_per_dim` also gives the importance-weighted one.
+    `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. Loss and
+    bits/dim are then upper bounds; `evaluation.bits_per_dim` also gives the tighter
+    importance-weighted bound.
 
     #### Example
 
@@ -70,12 +70,12 @@ class VariationalDequantization(tf.Module):
         Args:
           image_shape: (height, width, channels).
           num_values: number of gray levels.
-          num_scales, num_couplings, num_filters, network_dtype, recompute: as in `RealNVPImage`, of
-            g; by default 1 scale, 4 checkerboard couplings a scale, and 32 feature maps.
-          bijector: g, in place of the five options before: an `ImageFlow` of real numbers given the
-            image, `multi_scale(image_shape, ..., conditional_event_shape=image_shape)`.
-          dtype: `tf.float32` or `tf.float64`, the dtype of the distribution.
-          name: name of the operations.
+          num_scales, num_couplings, num_filters, network_dtype, recompute: options of g as in
+            `RealNVPImage`; by default 1 scale, 4 checkerboard couplings per scale, and 32 filters.
+          bijector: g itself, instead of its options: an `ImageFlow` without `PixelLogit`, such as
+            `multi_scale(image_shape, ..., conditional_event_shape=image_shape)`.
+          dtype: the distribution's dtype, `tf.float32` or `tf.float64`.
+          name: name of the module.
 
         Raises:
           TypeError, ValueError: if an argument is out of range or has no effect.
@@ -108,9 +108,9 @@ class VariationalDequantization(tf.Module):
         """Returns `floor(images) + u` with u ~ q(u | images), and log q(u | images) in nats.
 
         Args:
-          images: gray levels, [B, H, W, C], of any integer or floating dtype.
+          images: gray levels [B, H, W, C] of any integer or floating dtype.
           seed, first: as in `tfr.dequantize`.
-          training: passed to the networks.
+          training: as in `FlowBijector`.
 
         Returns:
           Values [B, H, W, C] and log densities [B].
@@ -121,20 +121,20 @@ class VariationalDequantization(tf.Module):
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what `dequantize` returns, from U[0, 1) noise in place of a seed.
+        """Like `dequantize`, but with a noise function instead of a seed.
 
-        `noise_fn` is a function from floating gray levels to noise of their shape and dtype.
+        `noise_fn` maps floating gray levels to U[0, 1) noise of equal shape and dtype.
         """
         levels = tf.floor(tf.cast(images, self.dtype))
         uniform = noise_fn(levels)
         epsilon = float(np.finfo(self.dtype.as_numpy_dtype).eps)
-        # The normal quantile of 0 or 1 is infinite.
+        # The normal quantiles of 0 and 1 are infinite.
         noise = tf.math.ndtri(tf.clip_by_value(uniform, epsilon, 1 - epsilon))
         condition = levels / ((self.num_values - 1) / 2) - 1
         transformed, fldj = self.bijector.forward_and_log_det(
             noise, training=training, conditional_input=condition
         )
-        # The terms log(2π) / 2 of both densities cancel.
+        # The terms log(2π) / 2 of the two normal densities cancel.
         log_ratio = 0.5 * (tf.square(transformed) - tf.square(noise))
         surrounding_pass().record(-log_ratio)
         log_q = tf.reduce_sum(log_ratio, axis=[1, 2, 3]) - fldj
@@ -142,7 +142,7 @@ class VariationalDequantization(tf.Module):
         return levels + tf.minimum(u, pixels.largest_noise(self.dtype)), log_q
 
     def get_config(self) -> dict[str, Any]:
-        """Returns constructor arguments of an equal dequantizer."""
+        """Returns constructor arguments that make an equal dequantizer."""
         return {
             "image_shape": self.bijector.image_shape,
             "num_values": self.num_values,

@@ -1,4 +1,4 @@
-"""Log likelihood, bits per dimension and classification of a dataset."""
+"""Evaluates log likelihood, bits per dimension and classification on a dataset."""
 
 from tfp_realnvp.evaluation.summaries import (
     Classification,

@@ -1,4 +1,4 @@
-"""The log density of images by position."""
+"""Decomposes the log density of an image by position."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ def log_prob_map(
     log_dets: bool = True,
     **kwargs: Any,
 ) -> np.ndarray:
-    """Returns the share of each position of an image in its log density, in nats.
+    """Returns the contribution of each position of an image to its log density, in nats.
 
-    The log density of a flow is a sum of log densities of latents and of log dets, each at a
-    position of the image. The sum of a map over all positions is `tfr.log_prob` with the same
-    arguments. Low values show where in the image the density is low, for example at a defect.
+    The log density of a flow is a sum over positions of the image, of log densities of latents and
+    log dets. The sum of a map is `tfr.log_prob` with the same arguments. Low values show where the
+    density is low, for example at a defect.
 
-    A normalization or a 1×1 convolution has the same log det at each position. After a squeeze, a
-    position covers a block of pixels, which share its value evenly. A share is not the log density
-    of the pixel given the others: a change of one pixel changes the map in an area as large as the
-    receptive field of the networks. The map of a `ClusterMixture` is that of log p(x | k), with the
-    cluster k of the nearest center.
+    Normalizations and 1×1 convolutions contribute equally at all positions. After a squeeze, the
+    pixels of a block share its value evenly. A contribution is not the log density of the pixel
+    given the others: changing one pixel changes the map within the networks' receptive field. For a
+    `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
 
-    Log dets depend on the content of an image: smooth areas have a higher density than edges. The
-    latents of images like the training data have the same distribution everywhere. To find a defect
-    anywhere in an image, `log_dets=False` is therefore often the better map.
+    Log dets depend on content: smooth areas have a higher density than edges. Latents of images
+    like the training data have the same distribution everywhere. To find defects, `log_dets=False`
+    is therefore often better.
 
     #### Example
 
@@ -59,28 +58,28 @@ def log_prob_map(
     >>> maps.shape, np.allclose(maps.sum(axis=(1, 2)), tfr.log_prob(flow, images))
     ((3, 8, 8), True)
 
-    For feature maps, which are continuous, pass a `FlowModel(flow, dequantize=False)`.
+    For continuous feature maps, pass a `FlowModel(flow, dequantize=False)`.
 
     #### References
 
     Yu et al.: FastFlow: unsupervised anomaly detection and localization via 2D normalizing flows,
-    2021 (arXiv 2111.07677), with the maps of `log_dets=False`.
+    2021 (arXiv 2111.07677), which uses `log_dets=False`.
 
     Args:
-      model: as in `log_prob`, of images. The distribution is a `tfd.TransformedDistribution`. Its
-        bijectors are of this package, or of TFP on elements or on channels, in a `FlowChain`. Its
-        base is a `tfd.Sample` or `tfd.Independent` of distributions of elements or of channels, or
-        a `ConditionalBase` of them.
-      data, conditional_input: as in `log_prob`, images [N, H, W, C] and their conditions.
-      log_dets: `False` gives the log density of the latents alone.
-      **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps have one noise sample.
+      model: as in `log_prob`, on images. The distribution must be a `tfd.TransformedDistribution`.
+        Its bijector is a flow of this package, or a `FlowChain` that may contain TFP bijectors on
+        elements or channels. Its base is a `tfd.Sample` or `tfd.Independent` of distributions on
+        elements or channels, or a `ConditionalBase` that returns one.
+      data, conditional_input: images [N, H, W, C] and their conditions, as in `log_prob`.
+      log_dets: `False` leaves out the log dets.
+      **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.
 
     Returns:
-      Maps [N, H, W]. With a `VariationalDequantization` q, `-log q(u | x)` is part of them.
+      Maps [N, H, W]. They include `-log q(u | x)` of a `VariationalDequantization` q.
 
     Raises:
-      TypeError: if `model`, its distribution or its base is not of a kind named above.
-      ValueError: if events are vectors, a log det has no positions, or as in `log_prob`.
+      TypeError: if `model`, its distribution or its base has another type.
+      ValueError: as in `log_prob`, or if events are vectors, or a log det has no positions.
     """
     caller = "log_prob_map"
     model = model_of(model, caller)
@@ -101,7 +100,7 @@ def _map(
     images: tf.Tensor,
     condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns maps of images, [B, H, W], with the first noise sample."""
+    """Returns the maps of a batch of images, [B, H, W]."""
     terms: list[tf.Tensor] = []
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     noise_fn = functools.partial(pixels.event_noise, seed=seed)
@@ -115,7 +114,7 @@ def _map(
 def _record_log_prob(
     distribution: tfd.Distribution, values: tf.Tensor, p: Pass, log_dets: bool
 ) -> None:
-    """Records the terms of the log density of images."""
+    """Records the terms of the log density in `p.terms`."""
     split_latents = None
     if isinstance(distribution, ClusterMixture):
         p = p.but(condition=distribution.clusters.nearest(values, p.condition))
@@ -147,7 +146,7 @@ def _record_log_prob(
 
 
 def _spread_evenly(term: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Returns a term [..., h, w] as [..., height, width]: each value over its block of pixels."""
+    """Spreads each value of a term [..., h, w] over its block of pixels, [..., height, width]."""
     rows, columns = height // tf.shape(term)[-2], width // tf.shape(term)[-1]
     share = term / tf.cast(rows * columns, term.dtype)
     return tf.repeat(tf.repeat(share, rows, axis=-2), columns, axis=-1)

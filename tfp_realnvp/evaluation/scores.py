@@ -1,4 +1,4 @@
-"""Scores of data in batches: log densities of each event, in the forms that `predict` takes."""
+"""Log densities of each event of a dataset, in batches."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def log_prob(
     num_samples: int = 1,
     **kwargs: Any,
 ) -> np.ndarray:
-    r"""Returns log p in nats of images with their gray levels, or of vectors.
+    r"""Returns log densities of images of gray levels, or of vectors, in nats.
 
-    Gray levels are integers, of any dtype. As in training, noise in [0, 1) is added to them. For
-    images x and K noise samples this is
+    Gray levels are whole numbers of any dtype. As in training, the function adds noise in [0, 1).
+    For images x and K noise samples u_k, it returns
 
     ```
     log 1/K sum_k p(x + u_k),   u_k ~ U[0, 1)^D
     ```
 
-    whose mean is at most the log probability of the integers (Theis, van den Oord, Bethge 2016,
-    section 3.1). The seed of the model and the gray levels of an image determine its noise, so that
-    its score depends neither on its place nor on other images. More samples make the bound tighter,
-    and the score less random. Vectors get no noise.
+    Its expectation is at most the log probability of the integers (Theis, van den Oord, Bethge
+    2016, section 3.1). More samples make the bound tighter, and the result less random. The noise
+    of an image depends only on the model's seed and the image, not on the batch. Vectors get no
+    noise.
 
-    `distribution.log_prob` takes continuous pixel values. `tfr.evaluation.log_likelihood` gives the
-    mean over a dataset with its standard error, `tfr.evaluation.bits_per_dim` in bits/dim.
+    For continuous pixel values, call `distribution.log_prob`. For the mean over a dataset with its
+    standard error, call `tfr.evaluation.log_likelihood` or `tfr.evaluation.bits_per_dim`.
 
     #### Example
 
@@ -73,21 +73,21 @@ def log_prob(
     (3,)
 
     Args:
-      model: a `FlowModel`; or its distribution, with uniform noise. The first call traces the
-        distribution.
-      data: events [N, H, W, C] or [N, D], or other data that `FlowModel.predict` takes. They are
-        cast to the dtype of the distribution.
-      conditional_input: conditions of the events [N, ...], if the distribution takes any.
-      num_samples: number of noise samples K, one pass of the networks each.
-      **kwargs: `batch_size` of arrays, 32 by default; `steps`, the number of batches, for a dataset
-        without end; and `verbose`, as in `FlowModel.predict`, but 0 by default.
+      model: a `FlowModel`, or a distribution, which gets uniform noise. The first call traces a
+        graph.
+      data: events [N, H, W, C] or [N, D], or other data that `FlowModel.predict` takes. Casts them
+        to the distribution's dtype.
+      conditional_input: conditions [N, ...], if the distribution takes any.
+      num_samples: number of noise samples K. Each costs one pass of the networks.
+      **kwargs: `batch_size` for arrays, by default 32; `steps`, the number of batches from an
+        infinite dataset; and `verbose`, by default 0.
 
     Returns:
-      Log densities [N]; with a `VariationalDequantization` q, of p(x + u) / q(u | x).
+      Log densities [N]. With a `VariationalDequantization` q, these are log (p(x + u) / q(u | x)).
 
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
-      ValueError: if events or conditions are not as declared, or there are several noise samples of
+      ValueError: if events or conditions are not as declared, or `num_samples` is above 1 for
         values without noise.
     """
     caller = "log_prob"
@@ -101,10 +101,10 @@ def log_prob(
 
 
 def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -> FlowModel:
-    """Returns a `FlowModel` of a model or a distribution.
+    """Returns a `FlowModel` for a model or a distribution.
 
-    The options `dequantize`, `dequantizer` and `seed` replace those of the model unless they are
-    `None`. Errors are those of `FlowModel`.
+    The options `dequantize`, `dequantizer` and `seed` override the model's options unless they are
+    `None`. Raises the errors of `FlowModel`.
     """
     distribution = distribution_of(model, caller)
     options = {name: value for name, value in options.items() if value is not None}
@@ -122,9 +122,9 @@ def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -
 def sampled_log_probs(
     caller: str, model: FlowModel, data: Any, *, num_samples: int, **kwargs: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log densities of K noise samples, [N, K], and the number of elements of events, [N].
+    """Returns log densities for K noise samples, [N, K], and the size of each event, [N].
 
-    The options are those of `map_batches`.
+    Keyword arguments are options of `map_batches`.
     """
     options: dict[str, Any] = {"num_samples": checked_num_samples(caller, model, num_samples)}
     options |= {"seed": model.seed, "jit_compile": model.jit_compile}
@@ -138,7 +138,7 @@ def sampled_log_probs(
 
 
 def checked_num_samples(caller: str, model: FlowModel, num_samples: int) -> int:
-    """Returns a number of noise samples; raises `ValueError` for several samples without noise."""
+    """Returns a valid `num_samples`, which must be 1 if the model adds no noise."""
     num_samples = validation.count(num_samples, "num_samples", 1, caller)
     expected = f"{caller}: expected one noise sample unless dequantize=True adds noise to values"
     validation.require(num_samples == 1 or model.dequantize, expected, num_samples)
@@ -155,21 +155,21 @@ def map_batches(
     steps: int | None = None,
     verbose: int = 0,
 ) -> Any:
-    """Calls a function with the events, and the conditions if any, of each batch.
+    """Calls a function with the events of each batch, and their conditions if any.
 
-    Returns the concatenated results.
+    Concatenates the results.
 
     Args:
-      function: returns one or several arrays for events in the dtype of the distribution.
-      model: that the data are for.
-      caller: name that begins error messages.
-      data: arrays, tensors, frames, or lists; a tuple of events and conditions; a dictionary with
-        `'image'`, and `'conditional_input'` or `'label'`; or a `tf.data.Dataset`, a
-        `keras.utils.PyDataset` or another iterable of batches of one of these.
+      function: returns one or several arrays. It gets events in the distribution's dtype.
+      model: checks the data, and finds conditions in them.
+      caller: error messages begin with this name.
+      data: an array, tensor, frame or list of events; a tuple of events and conditions; a
+        dictionary with `'image'`, and `'conditional_input'` or `'label'`; or a `tf.data.Dataset`,
+        `keras.utils.PyDataset` or other iterable of batches of these.
       batch_size, steps, verbose: as in `log_prob`.
 
     Raises:
-      ValueError: if there are no events, or they or their conditions are not as the model declares.
+      ValueError: if there are no events, or events or conditions are not as declared.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     distribution, gray_levels = model.distribution, model.dequantize
@@ -216,7 +216,7 @@ def _batches_of(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
 
 
 def check_no_weights(data: Any, caller: str) -> None:
-    """Raises `ValueError` if data have weights, which the means of an evaluation do not use."""
+    """Raises `ValueError` if data have sample weights, which evaluations do not use."""
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
     weights = batch_parts.weights_in(structure)
     expected = f"{caller}: expected events without sample weights, which `FlowModel.evaluate` takes"
@@ -224,6 +224,6 @@ def check_no_weights(data: Any, caller: str) -> None:
 
 
 def log_mean_exp(log_probs: np.ndarray) -> np.ndarray:
-    """Returns the log of the mean density of K noise samples, from log densities [N, K]."""
+    """Returns the log mean density over K noise samples, from log densities [N, K]."""
     log_probs = np.asarray(log_probs, np.float64)
     return np.logaddexp.reduce(log_probs, axis=1) - np.log(log_probs.shape[1])

@@ -1,4 +1,4 @@
-"""Means over a dataset: log likelihood, bits per dimension, and classification by Bayes' rule."""
+"""Log likelihood, bits per dimension, and classification by Bayes' rule on a dataset."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ tfd = tfp.distributions
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of `bits_per_dim` on one set of images.
+    """The result of `bits_per_dim`.
 
     Attributes:
-      bits_per_dim: mean over images and noise samples.
-      standard_error: of `bits_per_dim`, over random images; NaN for a single image.
-      importance_weighted: the tighter bound, mean over images; at most `bits_per_dim`.
+      bits_per_dim: mean bits/dim over images and noise samples.
+      standard_error: standard error of `bits_per_dim` over images; NaN for a single image.
+      importance_weighted: the tighter bound, averaged over images; at most `bits_per_dim`.
       importance_weighted_error: standard error of `importance_weighted`.
       num_images: number of images.
-      num_samples: number K of noise samples for each image.
+      num_samples: number of noise samples K per image.
     """
 
     bits_per_dim: float
@@ -60,16 +60,15 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class LogLikelihood:
-    """The result of `log_likelihood` on one set of vectors or images.
+    """The result of `log_likelihood`.
 
     Attributes:
-      log_likelihood: mean over events and noise samples, in nats an event.
-      standard_error: of `log_likelihood`, over random events; NaN for a single one.
-      importance_weighted: the tighter bound, mean over events; `None` without noise, where
-        `log_likelihood` is no bound.
+      log_likelihood: mean log density per event, over events and noise samples, in nats.
+      standard_error: standard error of `log_likelihood` over events; NaN for a single event.
+      importance_weighted: the tighter bound, averaged over events; `None` without noise.
       importance_weighted_error: standard error of `importance_weighted`, or `None`.
       num_events: number of events.
-      num_samples: number K of noise samples for each event.
+      num_samples: number of noise samples K per event.
     """
 
     log_likelihood: float
@@ -82,16 +81,16 @@ class LogLikelihood:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The result of `classification` on one set of images or vectors.
+    """The result of `classification`.
 
     Attributes:
-      accuracy: share of the images whose label is the most probable class.
+      accuracy: fraction of events whose label is the most probable class.
       expected_calibration_error: mean of |accuracy - confidence| over 15 bins of confidence,
-        weighted by their numbers of images (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
+        weighted by the number of events (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
       log_loss: mean of -log p(label | image), in nats.
-      num_images: number of images or vectors.
-      confusion_matrix: number of images of each label (row) and most probable class (column), as
-        nested tuples.
+      num_images: number of events.
+      confusion_matrix: number of events by label (row) and most probable class (column), as nested
+        tuples.
     """
 
     accuracy: float
@@ -110,9 +109,10 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Evaluation:
-    r"""Returns the mean bits/dim of a density on images, with its standard error.
+    r"""Returns the mean bits/dim of a model on images, with its standard error.
 
-    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, and D = H W C,
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ per image x of gray levels, and D = H W C, it
+    computes
 
     ```
     average             = mean over x of    -1/D mean_k log2 p(x + u_k)
@@ -120,13 +120,13 @@ def bits_per_dim(
     ```
 
     In expectation both are upper bounds on the bits/dim of the integer images,
-    `-1/D log2 ∫ p(x + u) du`. The second is tighter and improves with K; for K = 1 they are equal.
-    The seed and the gray levels of an image determine its noise. `FlowModel.evaluate` uses the
-    first sample, with the seed of the model.
+    `-1/D log2 ∫ p(x + u) du`. The second is tighter, and improves with K; for K = 1 they are equal.
+    The noise of an image depends only on the seed and the image. `FlowModel.evaluate` uses the
+    first sample, with the model's seed.
 
-    With a `VariationalDequantization` q, p(x + u) / q(u | x) takes the place of p(x + u). For a
-    distribution with a condition, p is p(· | c): `bits_per_dim(flow, (images, labels))`. A flow
-    with `condition_dropout` also takes images without conditions.
+    With a `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). For a conditional
+    distribution, pass conditions: `bits_per_dim(flow, (images, labels))`. They are optional for a
+    flow with `condition_dropout`.
 
     #### Example
 
@@ -144,22 +144,22 @@ def bits_per_dim(
     Burda, Grosse, Salakhutdinov: Importance weighted autoencoders, section 3.
 
     Args:
-      model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C] in
-        [0, number of levels).
+      model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C] in [0, number
+        of gray levels).
       data: gray levels [N, H, W, C], or continuous values for `dequantize=False`; a tuple of these
         and their conditions; a dictionary with `'image'`, and `'conditional_input'` or `'label'`;
-        or a finite `tf.data.Dataset`, or another iterable, of batches of one of these.
+        or a finite `tf.data.Dataset` or other iterable of batches of these.
       num_samples: number of noise samples K.
-      dequantizer: distribution of the noise; by default as in the `FlowModel`, or uniform.
+      dequantizer: distribution of the noise. Defaults to the one of the `FlowModel`, or uniform.
       seed: seed of the noise, an integer.
-      batch_size: number of images in a batch of arrays.
+      batch_size: batch size for arrays.
 
     Returns:
       An `Evaluation`.
 
     Raises:
-      ValueError: if there are no images, they are not gray levels of the shape of events,
-        conditions are missing or not as declared, or a log density is not finite.
+      ValueError: if there are no images, they are not gray levels of the event shape, conditions
+        are missing or not as declared, or a log density is not finite.
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "bits_per_dim"
@@ -186,7 +186,7 @@ def log_likelihood(
     seed: int = 0,
     batch_size: int = 64,
 ) -> LogLikelihood:
-    r"""Returns the mean log density of vectors or images in nats, with its standard error.
+    r"""Returns a model's mean log density on vectors or images in nats, with its standard error.
 
     ```
     log_likelihood      = mean over x of    log p(x)   for continuous values; for integers
@@ -194,8 +194,8 @@ def log_likelihood(
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
 
-    with K noise samples u₁ … u_K of the density q, which is 1 for uniform noise. For integers both
-    are lower bounds on the log probability, in expectation. The second is tighter.
+    with K noise samples u₁ … u_K from q, which is 1 for uniform noise. In expectation both are
+    lower bounds on the log probability of integers. The second is tighter.
 
     #### Example
 
@@ -217,19 +217,19 @@ def log_likelihood(
 
     Args:
       model: a `FlowModel`, or a distribution over vectors [D] or images [H, W, C].
-      data: vectors [N, D] or images [N, H, W, C], in the forms that `bits_per_dim` takes, with
-        vectors as `'image'` in a dictionary.
-      num_samples: number of noise samples K; 1 without noise.
-      dequantize: whether values are integers that get noise; by default as in the `FlowModel`, or
-        for a distribution `True` for images and `False` for vectors.
+      data: vectors [N, D] or images [N, H, W, C], in any form that `bits_per_dim` takes. In a
+        dictionary, vectors have the key `'image'`.
+      num_samples: number of noise samples K; must be 1 without noise.
+      dequantize: whether values are integers that need noise. Defaults to the option of the
+        `FlowModel`; for a distribution, `True` for images and `False` for vectors.
       dequantizer, seed, batch_size: as in `bits_per_dim`.
 
     Returns:
       A `LogLikelihood`.
 
     Raises:
-      TypeError, ValueError: as `bits_per_dim`, or if there are several samples or a `dequantizer`
-        without noise.
+      TypeError, ValueError: as in `bits_per_dim`, or if several samples or a `dequantizer` are
+        given without noise.
     """
     caller = "log_likelihood"
     model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
@@ -254,18 +254,17 @@ def classification(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Classification:
-    r"""Evaluates a class-conditional density as a classifier, by Bayes' rule.
+    r"""Evaluates a class-conditional distribution as a classifier by Bayes' rule.
 
-    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of integers, the same for all
-    classes and in `bits_per_dim`,
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ per image x of gray levels, the same for all classes
+    and in `bits_per_dim`,
 
     ```
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
     ```
 
-    More samples make the classifier more accurate. With a `VariationalDequantization` q,
-    p(x + u | y) / q(u | x) takes the place of p(x + u | y). Vectors get no noise, unless
-    `dequantize`.
+    More samples make the classifier more accurate. With a `VariationalDequantization` q, p(x + u |
+    y) / q(u | x) replaces p(x + u | y). Vectors get noise only with `dequantize=True`.
 
     #### Example
 
@@ -284,19 +283,19 @@ def classification(
 
     Args:
       model: as `distribution` in `class_log_probs`.
-      data: gray levels [N, H, W, C], or vectors [N, D]; or one of these with labels, as tuple,
-        dictionary or `tf.data.Dataset`, as in `log_likelihood`.
+      data: gray levels [N, H, W, C] or vectors [N, D]; with labels as a tuple, dictionary or
+        `tf.data.Dataset`, as in `log_likelihood`.
       labels: integers [N], if `data` has no labels.
       prior: as in `class_log_probs`.
       num_samples, dequantize, dequantizer, seed: as in `log_likelihood`.
-      batch_size: number of images in a batch of arrays, each with all classes.
+      batch_size: batch size for arrays. The networks evaluate all classes of each event.
 
     Returns:
       A `Classification`.
 
     Raises:
-      ValueError: if the number of classes is unknown, labels are missing or no integers in [0, K),
-        or a probability is NaN; see also `bits_per_dim`.
+      ValueError: as in `bits_per_dim`, or if the number of classes is unknown, labels are missing
+        or not integers in [0, K), or a probability is NaN.
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
@@ -333,7 +332,7 @@ def classification(
 def _log_probs(
     caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log p - log q, float64 [N, K], and the number of elements of events, [N]."""
+    """Returns log p - log q, float64 [N, K], and the size of each event, [N]."""
     check_no_weights(data, caller)
     options = {"num_samples": num_samples, "batch_size": batch_size}
     log_prob, sizes = sampled_log_probs(caller, model, data, **options)
@@ -350,10 +349,10 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def calibration_error(confidence: np.ndarray, is_correct: np.ndarray) -> float:
-    """Returns the mean of |accuracy - confidence| over 15 bins, weighted by numbers of events.
+    """Returns the mean of |accuracy - confidence| over 15 bins, weighted by number of events.
 
-    The bins of confidence are ((m - 1) / 15, m / 15]. `tfp.stats.expected_calibration_error`
-    includes the lower end of a bin instead, and takes logits in float32.
+    Bins of confidence are ((m - 1) / 15, m / 15]. `tfp.stats.expected_calibration_error` includes
+    the lower ends instead, and takes float32 logits.
     """
     bins = np.digitize(confidence, np.arange(1, 15) / 15, right=True)
     return float(np.abs(np.bincount(bins, is_correct - confidence)).sum() / len(confidence))

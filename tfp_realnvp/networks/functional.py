@@ -74,9 +74,9 @@ def batch_norm(
     ```
 
     With `training=True`, normalizes by the mean and variance over the batch and all positions, and
-    updates the moving statistics with the unbiased variance: `moving <- momentum * moving + (1 -
-    momentum) * batch`. Otherwise normalizes by the moving statistics. There is no scale, because a
-    weight-normalized convolution follows.
+    updates the moving statistics with the unbiased variance:
+    `moving <- momentum * moving + (1 - momentum) * batch`. Otherwise normalizes by the moving
+    statistics. There is no scale, because a weight-normalized convolution follows.
 
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
     statistics are [C] in float64 or float32. `statistics` determines how batch statistics average.

@@ -80,7 +80,7 @@ class VisionTransformer(Conditioner):
         validation.require(is_multiple, expected, (self.num_filters, self.num_heads))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables for inputs of `input_shape`, [B, H, W, C]; B may be `None`."""
+        """Creates the variables for inputs [B, H, W, C]; B may be `None`."""
         _, height, width, channels = input_shape
         expected = f"{self.name}: expected a known height and width, for the embedding of positions"
         validation.require(None not in (height, width), expected, tuple(input_shape))
@@ -159,7 +159,7 @@ class VisionTransformer(Conditioner):
         return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, self.num_filters])
 
     def _projected(self, condition: tf.Tensor | None) -> tf.Tensor | None:
-        """Returns the term that the condition adds to the tokens, [B, 1, 1, F] or [B, H, W, F]."""
+        """Returns the condition's linear map, [B, 1, 1, F] or [B, H, W, F], for the tokens."""
         if self.conditional_event_shape is None:
             return None
         kernel = tf.convert_to_tensor(self.condition_kernel.value)

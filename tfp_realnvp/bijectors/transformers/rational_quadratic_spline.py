@@ -36,10 +36,10 @@ class RationalQuadraticSpline(Transformer):
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
 
-    The P = 3K - 1 parameters are K for the widths of the bins, K for the heights, both `2B (m + (1
-    - K m) softmax(θ))` with `m = min_bin_size`, and K - 1 for the slopes at inner knots, `min_slope
-    + softplus(θ + c)`. The slopes at ±B are 1. The constant c makes zero parameters give the
-    identity.
+    The P = 3K - 1 parameters are K for the widths of the bins, K for the heights, both
+    `2B (m + (1 - K m) softmax(θ))` with `m = min_bin_size`, and K - 1 for the slopes at inner
+    knots, `min_slope + softplus(θ + c)`. The slopes at ±B are 1. The constant c makes zero
+    parameters give the identity.
 
     #### Example
 
