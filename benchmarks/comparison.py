@@ -89,7 +89,7 @@ def compare(
     round_seconds: float,
     log: IO[str] | None = None,
 ) -> dict[str, Any]:
-    """Measures two contenders in two processes, of which only one works at a time.
+    """Measures two contenders in two processes; only one of them works at a time.
 
     Each process builds its contender, makes a first step, and a second one to warm up. Then they
     take turns, `rounds` of about `round_seconds` each.

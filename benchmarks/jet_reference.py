@@ -13,8 +13,8 @@ weights/couplings/dnn/... by the names of flax, with the coupling as first axis
 
 The script loads the weights into a flow composed of the parts of `RealNVPImage.jet`, and prints the
 largest differences, relative to the largest value. The exit status is 1 if a difference is above
-1e-4. Inverse images are compared in float64: the map contracts, so in float32 the rounding of
-latents changes the images by more.
+1e-4. Inverse images are compared in float64: the map to latents contracts, so that rounding to
+float32 changes the images more.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Each row of the Parquet files `scores-00000-of-00002.parquet`, … is an event:
 | `p_value` | with `--held_out`: the conformal p-value of -log_prob, `tfr.outliers.p_values` |
 
 Inputs are `.npy` files of uint8 images [N, H, W, C] or of events as `log_prob` of the model takes
-them, `.npz` files with such an array `images`, or TFRecord files. Any other file is read as
-TFRecords in the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a record is a
+them, `.npz` files with such an array `images`, or TFRecord files with any other ending. TFRecord
+files have the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a record is a
 `tf.train.Example` whose feature `image` is a PNG or JPEG file. One worker reads a file, so many
 files keep many workers busy.
 
