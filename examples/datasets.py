@@ -19,8 +19,8 @@ A split is kept in memory as PNG or JPEG files and decoded batch by batch. It ta
 ImageNet 64, 43 GB for LSUN bedrooms, and 0.02 to 11 GB for other datasets.
 
 Images are downsampled by averaging areas: a pixel is the mean of its rectangle in the source,
-rounded to the nearest level. The authors' code uses bilinear interpolation, which skips pixels, for
-CelebA, and a Gaussian blur before it for LSUN. Bits/dim depend slightly on the method.
+rounded to the nearest level. The authors' code downsamples CelebA by bilinear interpolation, which
+skips pixels, and blurs LSUN before it downsamples. Bits/dim depend slightly on the method.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Glow(TFContender):
 
 
 def _hidden_of_similar_cost(size: Size, num_blocks: int, num_steps: int) -> int:
-    """Returns the number of hidden maps with which Glow's networks make as many multiply-adds."""
+    """Returns the hidden maps with which Glow makes as many multiply-adds as Real NVP."""
     # A 3×3, a 1×1 and a 3×3 convolution make quadratic * hidden² + linear * hidden.
     quadratic = linear = 0
     height, width, channels = size.image_shape

@@ -138,9 +138,9 @@ model.load_weights(best)
 # %% [markdown]
 # ## Bits of a flow and bits of a file
 #
-# Bits per dimension are the size of the file that an ideal lossless codec with this density would
-# write, per value. A PNG file stores the same pixels without loss. We do not count the first 57
-# bytes of a PNG file, its signature and header, and compare the rest.
+# An ideal lossless codec with this density would write files of this many bits per value. A PNG
+# file stores the same pixels without loss. We do not count the first 57 bytes of a PNG file, its
+# signature and header, and compare the rest.
 
 # %%
 result = tfr.evaluation.bits_per_dim(flow, test_images, batch_size=100)

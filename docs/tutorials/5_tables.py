@@ -89,7 +89,7 @@ flow = tfd.TransformedDistribution(
 
 # %% [markdown]
 # Two more steps reduce overfitting. We use each row many times, each time with new normal noise,
-# which has the correlations of the rows and 0.3 times their standard deviations. And training stops
+# which has the correlations of the rows and 0.3 times their standard deviations. We stop training
 # when the loss on held-out rows no longer falls.
 #
 # For vectors the loss is $-\log p$ in nats. `tfr.log_prob` scores rows in batches.
