@@ -78,8 +78,7 @@ class ConditionSpec:
     def check(self, value: Any, caller: str) -> None:
         """Raises `ValueError` if an array or tensor of conditions is not as declared.
 
-        Inside a graph, label values are unknown; see `in_range`. Error messages begin with
-        `caller`.
+        Inside a graph, the values of labels are unknown; see `in_range`.
         """
         shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(value.dtype)
         expected = f"{caller}: expected a conditional_input of {self.description}"
@@ -122,13 +121,10 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions of a batch of events, [B, ...], as an array or tensor.
-
-        Reshapes labels [B, 1] to [B], and numbers [B] to [B, 1] if vectors of length 1 are
-        declared.
+        """Returns checked conditions of a batch of events, [B, ...]; see `_with_column`.
 
         Raises:
-          ValueError: see `check`; or if there is not exactly one leading dimension.
+          ValueError: see `check`; or if there is not one leading dimension.
         """
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)

@@ -69,9 +69,6 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
         held-out events of `p_values`, its guarantee becomes approximate.
       group_size: M, a divisor of N.
 
-    Returns:
-      Scores [N / M], float64.
-
     Raises:
       ValueError: if N is not a multiple of `group_size`, a log density is NaN or +inf, or a
         reference is -inf.
@@ -121,10 +118,7 @@ def complexity_corrected(
       log_probs: log densities [N] in nats, with noise on gray levels, as from `tfr.log_prob`.
       events: gray levels 0 to 255 of any dtype, images [N, H, W, C] or other arrays [N, ...].
       code: function that compresses a `uint8` event to bytes. Defaults to PNG for images of 1 or 3
-        channels, and zlib for other arrays.
-
-    Returns:
-      Scores [N] in bits, float64. They can depend on the release of Pillow or zlib.
+        channels, and zlib for other arrays; both vary slightly between releases.
 
     Raises:
       ValueError: if the numbers of log densities and events differ, a log density is NaN or +inf,
@@ -155,8 +149,9 @@ def committee(log_probs: Any) -> np.ndarray:
     """Returns the variance of log p_m(x) over models m, minus its mean.
 
     This is the widely applicable information criterion (WAIC) of each event, with the sign of a
-    score. Train the models with different seeds, on the same data or on random parts. They tend to
-    disagree where there were no data, but often agree on outliers that are simpler than the data.
+    score. The variance is unbiased; a density of 0 gives +inf. Train the models with different
+    seeds, on the same data or on random parts. They tend to disagree where there were no data, but
+    often agree on outliers that are simpler than the data.
 
     #### Example
 
@@ -173,9 +168,6 @@ def committee(log_probs: Any) -> np.ndarray:
 
     Args:
       log_probs: log densities [M, N] of N events under M ≥ 2 models, in nats.
-
-    Returns:
-      Scores [N], float64, with the unbiased variance. A density of 0 gives +inf.
 
     Raises:
       ValueError: if there are fewer than two models, or a log density is NaN or +inf.
@@ -224,9 +216,6 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     Args:
       scores: scores of new events of any shape, higher for outliers. ±inf is allowed.
       held_out_scores: scores [n] of held-out events from the same function.
-
-    Returns:
-      p-values in [1 / (n + 1), 1], float64, with the shape of `scores`.
 
     Raises:
       ValueError: if a score is NaN, or there are no held-out scores.

@@ -54,9 +54,6 @@ def dequantize(
       first: for a part of a larger batch, the index of its first image: the part gets the same
         noise as within the batch.
 
-    Returns:
-      Values in [0, n) for gray levels 0 … n - 1.
-
     Raises:
       TypeError: if `dtype` is not float32 or float64.
     """
@@ -124,10 +121,7 @@ class UniformNoise:
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, Any]:
-        """Returns the noisy values, and the log density of the noise, 0.
-
-        `noise_fn` maps floating gray levels to U[0, 1) noise of equal shape and dtype.
-        """
+        """Adds the U[0, 1) noise `noise_fn(levels)`. Also returns its log density, 0."""
         levels = tf.floor(tf.cast(images, self.dtype))
         return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
 

@@ -48,10 +48,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
 
 
 class ChannelNormalization(FlowBijector):
-    """An affine map of channels. The first call creates its variables.
-
-    Copies share the variables even before they are created.
-    """
+    """An affine map of channels. The first call creates the variables, also for all copies."""
 
     def __init__(self, channels: ChannelVariables, parameters: dict[str, Any]) -> None:
         name, num_channels = parameters["name"], parameters["num_channels"]

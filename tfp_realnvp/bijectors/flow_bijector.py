@@ -92,8 +92,7 @@ class FlowBijector(OnePassBijector):
           name: name scope of the operations, and the start of error messages.
 
         Raises:
-          TypeError: if `dtype` is not float32 or float64.
-          ValueError: if `event_ndims` is neither 1 nor 3.
+          TypeError, ValueError: if `dtype` or `event_ndims` has another value.
         """
 
         def option(key: str, value: Any, default: Any) -> Any:

@@ -141,14 +141,11 @@ class FlowChain(FlowBijector):
 
 
 class ComposedFlow(FlowChain):
-    """A chain whose subclasses build their bijectors from other constructor arguments.
-
-    `copy` and `from_config` keep the class, but construct it from the bijectors.
-    """
+    """A chain whose subclasses may build the bijectors from other constructor arguments."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Returns a flow of this class from the result of `get_config`."""
+        """Returns a flow of this class from its bijectors, the result of `get_config`."""
         flow = cls.__new__(cls)
         of_parts = next(base for base in cls.__mro__ if ComposedFlow in base.__bases__)
         of_parts.__init__(flow, **config)  # type: ignore[misc]

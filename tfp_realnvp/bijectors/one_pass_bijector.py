@@ -95,15 +95,12 @@ class OnePassBijector(tfb.Bijector):
     def forward_and_log_det(
         self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `y = forward(x)` and `log |det dy/dx|`, in one pass.
+        """Returns `y = forward(x)` and `log |det dy/dx|`, in nats, in one pass.
 
         Args:
           x: latents, [..., H, W, C] or [..., D], a tensor of this bijector's dtype or an array.
           training: whether to normalize by batch statistics and update the moving statistics.
           conditional_input: the condition of the networks.
-
-        Returns:
-          `y`, and the log det in nats with the leading shape of `x`.
 
         Raises:
           TypeError: if a tensor has another dtype, or images are an integer array.

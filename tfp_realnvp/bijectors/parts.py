@@ -75,8 +75,7 @@ def condition_spec(bijector: tfb.Bijector) -> ConditionSpec | None:
 def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
     """Returns keyword arguments that pass `options` to each `FlowBijector` in `bijector`.
 
-    `tfb.Chain` routes keyword arguments by bijector name. Only bijectors that take a condition get
-    `conditional_input`. The result is empty if `bijector` contains no `FlowBijector`.
+    `tfb.Chain` routes by bijector name. Only bijectors with a condition get `conditional_input`.
     """
     if isinstance(bijector, FlowBijector):
         if not bijector.accepts_conditional_input:

@@ -78,10 +78,7 @@ def surrounding_pass() -> Pass:
 
 @contextlib.contextmanager
 def surround_with(**fields: Any) -> Iterator[None]:
-    """Sets fields of the `Pass` of every bijector that is called within the context.
-
-    Callers of a distribution thus set fields that are not keyword arguments of bijectors.
-    """
+    """Sets fields of each `Pass` that bijectors make within the context."""
     token = _surrounding.set(surrounding_pass().but(**fields))
     try:
         yield

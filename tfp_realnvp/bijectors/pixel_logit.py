@@ -69,9 +69,8 @@ class PixelLogit(FlowBijector):
           validate_args: whether to assert that data are finite and within the open interval.
 
         Raises:
-          ValueError: if `alpha` or `num_values` is out of range, or `dtype` cannot resolve the
-            interval.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if an argument has a wrong type or is out of range, or `dtype`
+            cannot resolve the interval.
         """
         parameters = dict(locals())
         if alpha is not None:

@@ -45,7 +45,7 @@ def batches(
 
     Args:
       images: array `[N, ...]` of any dtype.
-      condition: labels, vectors or images `[N, ...]`.
+      condition: labels, vectors or images `[N, ...]`; batches are then tuples of two.
       batch_size: global batch size, over all workers.
       augment: function of a batch of images and a stateless seed (two integers) that returns the
         augmented images.
@@ -53,9 +53,6 @@ def batches(
       step: number of batches to skip: the steps that the run has made in all epochs.
       context: the `InputContext` of `strategy.distribute_datasets_from_function`, which selects
         this worker's part of each batch.
-
-    Returns:
-      A `tf.data.Dataset` of images `[batch_size, ...]`, or of tuples of images and conditions.
 
     Raises:
       ValueError: if the arrays differ in length, or there are fewer images than `batch_size`.

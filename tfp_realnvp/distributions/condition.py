@@ -46,8 +46,8 @@ def condition(
       name: name scope of the operations.
 
     Raises:
-      ValueError: if the distribution takes no condition, or the condition is not as declared.
-      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+      TypeError, ValueError: if `distribution` is neither a distribution nor a `FlowModel`, or takes
+        no condition, or the condition is not as declared.
     """
     return ConditionedDistribution(distribution, conditional_input, name=name)
 

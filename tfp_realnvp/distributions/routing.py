@@ -29,11 +29,7 @@ tfd = tfp.distributions
 
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
-    """Returns the distribution of a `FlowModel`, or the distribution itself.
-
-    Raises:
-      TypeError: if `model` is neither.
-    """
+    """Returns a `FlowModel`'s distribution, or `model` itself if it is a distribution."""
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
     expected = (
         f"{caller}: expected a FlowModel or a tfd.Distribution, as "
@@ -77,11 +73,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
 
 @kept
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
-    """Returns the condition that a distribution declares, or `None`.
-
-    Raises:
-      ValueError: if parts of the distribution declare different conditions.
-    """
+    """Returns the condition that a distribution declares, or `None`; raises if parts differ."""
     if isinstance(distribution, ConditionalDistribution):
         return distribution.condition_spec
     if isinstance(distribution, private_api.Independent):
@@ -105,11 +97,7 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
     """Returns checked conditions of a batch of events, [B, ...], as an array or tensor.
 
-    Returns `None` if the distribution takes no condition, or if `value` is `None` and the condition
-    may be missing.
-
-    Raises:
-      ValueError: if conditions are missing, or not as declared.
+    Returns `None` if there is no condition, and raises `ValueError` if one is not as declared.
     """
     if not takes_condition(distribution):
         return None

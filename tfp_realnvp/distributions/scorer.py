@@ -112,7 +112,7 @@ def class_log_probs(
     seed: int = 0,
     training: bool = False,
 ) -> tf.Tensor:
-    r"""Returns log p(y | x) in nats for all classes y of a class-conditional distribution.
+    r"""Returns log p(y | x), [..., K], in nats, for all classes y of a conditional distribution.
 
     ```
     log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
@@ -142,9 +142,6 @@ def class_log_probs(
       seed: seed of the noise, an int32.
       training: as in `FlowBijector`.
 
-    Returns:
-      Log probabilities [..., K].
-
     Raises:
       ValueError: if the number of classes is unknown; `prior` is not K probabilities; x has an
         integer dtype without `num_samples`, or other values than gray levels with it; or `seed` is
@@ -164,7 +161,7 @@ def class_log_joint(
     seed: int = 0,
     training: bool = False,
 ) -> tf.Tensor:
-    r"""Returns log p(x, y) = log p(x | y) + log p(y) in nats for all classes y.
+    r"""Returns log p(x, y) = log p(x | y) + log p(y), [..., K], in nats, for all classes y.
 
     The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
 
@@ -181,9 +178,6 @@ def class_log_joint(
     Args:
       distribution, x, prior, num_samples, seed, training: as in `class_log_probs`, which documents
         the errors.
-
-    Returns:
-      Log densities [..., K].
     """
     caller, model = "class_log_joint", distribution
     distribution = distribution_of(model, caller)

@@ -105,15 +105,12 @@ class VariationalDequantization(tf.Module):
     def dequantize(
         self, images: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `floor(images) + u` with u ~ q(u | images), and log q(u | images) in nats.
+        """Returns `floor(images) + u` with u ~ q(u | images), and log q(u | images), [B], in nats.
 
         Args:
           images: gray levels [B, H, W, C] of any integer or floating dtype.
           seed, first: as in `tfr.dequantize`.
           training: as in `FlowBijector`.
-
-        Returns:
-          Values [B, H, W, C] and log densities [B].
         """
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
         return self.add_noise(images, noise_fn, training=training)
@@ -121,10 +118,7 @@ class VariationalDequantization(tf.Module):
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Like `dequantize`, but with a noise function instead of a seed.
-
-        `noise_fn` maps floating gray levels to U[0, 1) noise of equal shape and dtype.
-        """
+        """Like `dequantize`, but takes a function that maps gray levels to U[0, 1) noise."""
         levels = tf.floor(tf.cast(images, self.dtype))
         uniform = noise_fn(levels)
         epsilon = float(np.finfo(self.dtype.as_numpy_dtype).eps)

@@ -34,8 +34,9 @@ def log_prob_map(
     """Returns the contribution of each position of an image to its log density, in nats.
 
     The log density of a flow is a sum over positions of the image, of log densities of latents and
-    log dets. The sum of a map is `tfr.log_prob` with the same arguments. Low values show where the
-    density is low, for example at a defect.
+    log dets. The sum of a map [H, W] is `tfr.log_prob` with the same arguments, including
+    `-log q(u | x)` of a `VariationalDequantization` q. Low values show where the density is low,
+    for example at a defect.
 
     Normalizations and 1×1 convolutions contribute equally at all positions. After a squeeze, the
     pixels of a block share its value evenly. A contribution is not the log density of the pixel
@@ -74,12 +75,9 @@ def log_prob_map(
       log_dets: `False` leaves out the log dets.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.
 
-    Returns:
-      Maps [N, H, W]. They include `-log q(u | x)` of a `VariationalDequantization` q.
-
     Raises:
-      TypeError: if `model`, its distribution or its base has another type.
-      ValueError: as in `log_prob`, or if events are vectors, or a log det has no positions.
+      TypeError, ValueError: as in `log_prob`, or if events are vectors, a log det has no positions,
+        or the distribution or its base has another type.
     """
     caller = "log_prob_map"
     model = model_of(model, caller)

@@ -53,8 +53,8 @@ def log_prob(
 
     Its expectation is at most the log probability of the integers (Theis, van den Oord, Bethge
     2016, section 3.1). More samples make the bound tighter, and the result less random. The noise
-    of an image depends only on the model's seed and the image, not on the batch. Vectors get no
-    noise.
+    of an image depends only on the model's seed and the image, not on the batch. With a
+    `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). Vectors get no noise.
 
     For continuous pixel values, call `distribution.log_prob`. For the mean over a dataset with its
     standard error, call `tfr.evaluation.log_likelihood` or `tfr.evaluation.bits_per_dim`.
@@ -82,9 +82,6 @@ def log_prob(
       **kwargs: `batch_size` for arrays, by default 32; `steps`, the number of batches from an
         infinite dataset; and `verbose`, by default 0.
 
-    Returns:
-      Log densities [N]. With a `VariationalDequantization` q, these are log (p(x + u) / q(u | x)).
-
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
       ValueError: if events or conditions are not as declared, or `num_samples` is above 1 for
@@ -103,8 +100,7 @@ def log_prob(
 def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -> FlowModel:
     """Returns a `FlowModel` for a model or a distribution.
 
-    The options `dequantize`, `dequantizer` and `seed` override the model's options unless they are
-    `None`. Raises the errors of `FlowModel`.
+    Options override the model's `dequantize`, `dequantizer` and `seed`, unless they are `None`.
     """
     distribution = distribution_of(model, caller)
     options = {name: value for name, value in options.items() if value is not None}
@@ -122,10 +118,7 @@ def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -
 def sampled_log_probs(
     caller: str, model: FlowModel, data: Any, *, num_samples: int, **kwargs: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log densities for K noise samples, [N, K], and the size of each event, [N].
-
-    Keyword arguments are options of `map_batches`.
-    """
+    """Returns log densities for K noise samples, [N, K], and the sizes of events, [N]."""
     options: dict[str, Any] = {"num_samples": checked_num_samples(caller, model, num_samples)}
     options |= {"seed": model.seed, "jit_compile": model.jit_compile}
 
@@ -155,9 +148,7 @@ def map_batches(
     steps: int | None = None,
     verbose: int = 0,
 ) -> Any:
-    """Calls a function with the events of each batch, and their conditions if any.
-
-    Concatenates the results.
+    """Applies a function to each batch of events and conditions, and concatenates the results.
 
     Args:
       function: returns one or several arrays. It gets events in the distribution's dtype.

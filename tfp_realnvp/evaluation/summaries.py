@@ -154,9 +154,6 @@ def bits_per_dim(
       seed: seed of the noise, an integer.
       batch_size: batch size for arrays.
 
-    Returns:
-      An `Evaluation`.
-
     Raises:
       ValueError: if there are no images, they are not gray levels of the event shape, conditions
         are missing or not as declared, or a log density is not finite.
@@ -224,9 +221,6 @@ def log_likelihood(
         `FlowModel`; for a distribution, `True` for images and `False` for vectors.
       dequantizer, seed, batch_size: as in `bits_per_dim`.
 
-    Returns:
-      A `LogLikelihood`.
-
     Raises:
       TypeError, ValueError: as in `bits_per_dim`, or if several samples or a `dequantizer` are
         given without noise.
@@ -289,9 +283,6 @@ def classification(
       prior: as in `class_log_probs`.
       num_samples, dequantize, dequantizer, seed: as in `log_likelihood`.
       batch_size: batch size for arrays. The networks evaluate all classes of each event.
-
-    Returns:
-      A `Classification`.
 
     Raises:
       ValueError: as in `bits_per_dim`, or if the number of classes is unknown, labels are missing

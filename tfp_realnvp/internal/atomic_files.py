@@ -102,10 +102,5 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes a value as indented JSON, atomically.
-
-    Raises:
-      TypeError: if the value has no JSON representation.
-      ValueError: if a number is not finite.
-    """
+    """Writes a value as indented JSON, atomically. Raises `ValueError` for NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -22,10 +22,7 @@ __all__ = [
 def broadcast_batch(
     event: tf.Tensor, event_ndims: int, condition: tf.Tensor, condition_ndims: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Broadcasts the leading dimensions of events and conditions, or raises `ValueError`.
-
-    Events are images (3 dimensions) or vectors (1), conditions also labels (0).
-    """
+    """Broadcasts the leading shapes of events and conditions, or raises `ValueError`."""
     return (
         _with_batch(event, event_ndims, condition, condition_ndims),
         _with_batch(condition, condition_ndims, event, event_ndims),

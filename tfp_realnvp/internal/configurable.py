@@ -12,11 +12,7 @@ class Configurable:
     """A base for classes that store each constructor argument as an attribute of that name."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns constructor arguments that make an equal object.
-
-        Raises:
-          NotImplementedError: if an argument is not an attribute.
-        """
+        """Returns the constructor arguments; `NotImplementedError` if one is not an attribute."""
         _, *names = inspect.signature(type(self).__init__).parameters
         if missing := [name for name in names if not hasattr(self, name)]:
             raise NotImplementedError(

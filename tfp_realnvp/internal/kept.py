@@ -15,10 +15,8 @@ __all__ = ["call_traced", "kept", "traced_once"]
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Memoizes `function(owner, *arguments)` as long as the owner lives.
-
-    The result must not refer to the owner, or the owner is never freed.
-    """
+    """Memoizes a function until its first argument, the owner, is freed."""
+    # A result that refers to its owner keeps the owner alive.
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
     @functools.wraps(function)

@@ -43,12 +43,10 @@ class LayerVariables(Sequence):
 
 
 def link_trainable(variable: keras.Variable) -> None:
-    """Makes the `tf.Variable` of a Keras variable follow its `trainable` flag.
-
-    Keras has no hook for the flag, so this changes the variable's class to a subclass.
-    """
+    """Makes the `tf.Variable` of a Keras variable follow its `trainable` flag."""
     if isinstance(variable, _LinkedVariable):
         return
+    # Keras has no hook for the flag, so a subclass overrides it.
     is_plain = type(variable) is keras.Variable
     bases: Any = (_LinkedVariable, type(variable))
     variable.__class__ = _LinkedVariable if is_plain else type("LinkedVariable", bases, {})

@@ -18,9 +18,6 @@ def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
 
 
 def missing_package(needed_by: str, *requirements: str) -> ImportError:
-    """Returns an error that `needed_by` needs a package, with the command that installs it.
-
-    `requirements` are pip's requirement specifiers, the missing package first.
-    """
+    """Returns an error that names the missing package, the first of pip's `requirements`."""
     command = shlex.join(["pip", "install", *requirements])
     return ImportError(f"{needed_by} needs {requirements[0]}, which is not installed: `{command}`.")

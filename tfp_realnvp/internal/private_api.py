@@ -178,10 +178,8 @@ def assign_on_replica(variable: tf.Variable, value: Any) -> None:
 
 
 def batch_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
-    """Returns the variable that counts batches.
-
-    With `gradient_accumulation_steps`, the public `iterations` is a tensor that counts updates.
-    """
+    """Returns the variable that counts batches."""
+    # With `gradient_accumulation_steps`, `iterations` is a tensor that counts updates.
     return getattr(optimizer, "inner_optimizer", optimizer)._iterations
 
 

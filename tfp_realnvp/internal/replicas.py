@@ -1,7 +1,4 @@
-"""Communication between the replicas and workers of a `tf.distribute.Strategy`.
-
-With one replica, or without a strategy, the functions add no operations.
-"""
+"""Communication between replicas and workers. With one replica, it costs nothing."""
 
 from __future__ import annotations
 

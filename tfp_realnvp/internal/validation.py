@@ -60,14 +60,12 @@ def only(value: Any, name: str, applies: bool, when: str, caller: str) -> None:
 
 
 def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
-    """Raises `ValueError` if float32 cannot resolve the values of a column of `rows`, [N, D].
-
-    The standard deviation of a column must be 0 or at least 16 spacings of float32.
-    """
+    """Raises `ValueError` if float32 cannot resolve the values of a column of `rows`, [N, D]."""
     if dtype == tf.float64:
         return
     largest, stddev = np.abs(rows).max(axis=0), rows.std(axis=0, dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        # Require 16 numbers of float32 within the standard deviation.
         is_apart = stddev >= 16 * np.spacing(largest.astype(np.float32))
     columns = np.flatnonzero(~is_apart & (rows.min(axis=0) < rows.max(axis=0)))
     if columns.size:

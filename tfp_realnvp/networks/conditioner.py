@@ -139,8 +139,7 @@ class Conditioner(keras.layers.Layer):
     ) -> list[tf.Tensor | None]:
         """Returns `num_terms` linear functions of a condition vector (FiLM).
 
-        Each is [B, 1, 1, F], or [B, F] with `event_ndims=1`; or `None` if there is no condition
-        vector.
+        Each is [B, 1, 1, F], or [B, F] with `event_ndims=1`; `None` without a condition vector.
         """
         if not self.takes_vector:
             return [None] * num_terms

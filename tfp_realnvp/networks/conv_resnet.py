@@ -161,8 +161,7 @@ class ConvResNet(Conditioner):
     ) -> tf.Tensor:
         """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C].
 
-        In training, normalizes by batch statistics, averaged according to `statistics`, and updates
-        the moving statistics.
+        In training, updates the moving statistics. `statistics` tells what to average over.
         """
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
@@ -253,10 +252,7 @@ class ConvResNet(Conditioner):
     def _both_signs(
         self, inputs: tf.Tensor, normalize: Callable[..., tf.Tensor] | None
     ) -> tf.Tensor:
-        """Returns the normalized inputs and their negatives, times 2 for a checkerboard.
-
-        `normalize` applies batch statistics; `None` means the moving statistics.
-        """
+        """Returns the normalized inputs and their negatives, by moving statistics if `None`."""
         norm = _values(self.input_offset, self.input_mean, self.input_variance)
         factor = 1.0 if self.checkerboard_parity is None else 2.0
         if normalize is not None:

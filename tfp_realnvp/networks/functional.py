@@ -45,10 +45,7 @@ def convolve(
     strides: int = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
 ) -> tf.Tensor:
-    """Convolves images [B, H, W, C] with a kernel [h, w, C, K] or [C, K], and adds a bias [K].
-
-    Casts kernel and bias to the inputs' dtype.
-    """
+    """Convolves images with a kernel [h, w, C, K] or [C, K], and adds a bias, in their dtype."""
     kernel = tf.cast(kernel, inputs.dtype)
     if kernel.shape.rank == 2:
         kernel = tf.reshape(kernel, [1, 1, *kernel.shape])
