@@ -26,8 +26,8 @@ samples as gray levels. Equal seeds give equal samples:
       "inputs": {"num_samples": 16, "seed": 1, "temperature": 0.7}
     }'
 
-A conditional model has one more input, here the label 3 for all samples. A model of classes also
-classifies images, and prints the accuracy if labels are given:
+A conditional model has one more input, here the label 3 for all samples. For a model of classes the
+script also classifies images, and prints the accuracy if labels are given:
 
     python examples/serve.py digits/1 --condition=3
     python examples/serve.py digits/1 --images=images.npy --image_conditions=labels.npy
