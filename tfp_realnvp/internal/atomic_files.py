@@ -1,7 +1,6 @@
 """Atomic writes of files and folders."""
 
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -21,6 +20,9 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
     the process within the block leaves `path` unchanged. Creates missing parent folders.
+
+    A folder is replaced by two renames. If the process is killed between them, both versions are in
+    the temporary folder.
     """
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,10 +33,8 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         temporary = pathlib.Path(folder) / path.name
         yield temporary
         _sync(temporary)
-        if not (os.path.lexists(path) and (path.is_dir() or temporary.is_dir())):
-            os.replace(temporary, path)
-        elif not _exchange(temporary, path):
-            # Not atomic: between the two moves, nothing is at the path.
+        if os.path.lexists(path) and (path.is_dir() or temporary.is_dir()):
+            # A rename cannot replace a folder that is not empty.
             old = pathlib.Path(folder) / "old"
             os.replace(path, old)
             try:
@@ -42,6 +42,8 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             except BaseException:
                 os.replace(old, path)
                 raise
+        else:
+            os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -81,18 +83,6 @@ def _sync(path: pathlib.Path) -> None:
         if file.is_file():
             with open(file, "rb+") as opened:
                 os.fsync(opened.fileno())
-
-
-def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
-    """Exchanges two paths atomically if the system can, and returns whether it did."""
-    # `os.replace` cannot replace a folder that is not empty. Linux can exchange two folders.
-    at_working_directory, exchange = -100, 2
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    names = os.fsencode(first), os.fsencode(second)
-    return rename(at_working_directory, names[0], at_working_directory, names[1], exchange) == 0
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

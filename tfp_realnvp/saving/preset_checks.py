@@ -18,7 +18,6 @@ from tfp_realnvp.saving import keras_config
 
 __all__ = [
     "check_names",
-    "check_number_of_parts",
     "check_parameters",
     "expecting",
     "limited_variables",
@@ -30,9 +29,6 @@ tfd = tfp.distributions
 _MAX_JSON_BYTES = 2**26
 # Elements of counters and metrics, which the weights file does not have.
 _NUM_OTHER_ELEMENTS = 1_000
-# Parts of a model: for each array in the weights file, and in addition. A Keras layer with its
-# initializers, policies and inputs is many parts.
-_NUM_PARTS_OF_ARRAY, _NUM_OTHER_PARTS = 20, 1_000
 
 # Classes of Keras that a configuration may name. None of them runs code or reads files.
 _KERAS_CLASSES = {
@@ -119,29 +115,6 @@ def _is_allowed(config: dict[str, Any]) -> bool:
         # With another class name Keras may take another object.
         return name in ("function", getattr(registered, "__name__", None))
     return name in _KERAS_CLASSES.get(str(config["module"]), ())
-
-
-def check_number_of_parts(config: dict[str, Any], num_arrays: int) -> None:
-    """Raises `ValueError` if there are many more parts than arrays in the weights file."""
-    sizes: dict[Any, int] = {}
-
-    def size(value: Any) -> int:
-        if isinstance(value, list):
-            return sum(map(size, value))
-        if not isinstance(value, dict):
-            return 0
-        if value.get("kind") == "reference":
-            # A part counts wherever it is used: in nested chains that is exponentially often.
-            return 1 + sizes[value["to"]]
-        number = sum(map(size, value.values())) + ("kind" in value or "class_name" in value)
-        if "id" in value:
-            sizes[value["id"]] = number
-        return number
-
-    limit = _NUM_PARTS_OF_ARRAY * num_arrays + _NUM_OTHER_PARTS
-    with expecting(f"at most {limit:,} parts in config.json, for {num_arrays:,} arrays of weights"):
-        if size(config) > limit:
-            raise ValueError("more")
 
 
 def check_parameters(model: keras.Model) -> None:

@@ -113,7 +113,6 @@ def from_preset(
                 "class."
             )
         preset_checks.check_names(config["config"])
-        preset_checks.check_number_of_parts(config, len(arrays))
         if network_dtype is not None:
             _replace_network_dtype(config, network_dtype)
         num_elements = sum(math.prod(shape) for _, shape in arrays.values())
