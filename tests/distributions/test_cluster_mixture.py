@@ -63,6 +63,8 @@ def test_clusters_of_images():
     for k in range(3):
         expected = images[found == k].mean(axis=0) + 0.5
         np.testing.assert_allclose(clusters.centers.numpy()[k], expected, rtol=1e-5)
+    assert clusters.nearest(images[:0]).shape == (0,)
+    assert clusters.nearest(images[:0], number=2).shape == (0, 2)
 
 
 def test_clusters_within_classes():

@@ -12,46 +12,49 @@ import tensorflow_probability as tfp
 from tfp_realnvp.bijectors import parts
 from tfp_realnvp.bijectors.passes import surround_with
 from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
-from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
+from tfp_realnvp.distributions.routing import find_condition_spec, route
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.kept import call_traced
 
-__all__ = ["check_guidance", "is_standard_normal", "sample"]
+__all__ = ["has_dropout", "is_standard_normal", "sample"]
 
 tfd = tfp.distributions
+
+_CALLER = "FlowModel.sample"
 
 
 def sample(
     distribution: tfd.Distribution,
     num_samples: int,
-    seed: Any = None,
-    temperature: float = 1.0,
-    guidance: float = 0.0,
-    conditional_input: Any = None,
-    *,
-    caller: str,
+    seed: Any,
+    temperature: float,
+    guidance: float,
+    conditional_input: Any,
 ) -> tf.Tensor:
     """Returns samples [num_samples, ...]; see `FlowModel.sample`."""
-    num_samples = validation.count(num_samples, "num_samples", 1, caller)
+    num_samples = validation.count(num_samples, "num_samples", 1, _CALLER)
     for value, name in ((temperature, "temperature"), (guidance, "guidance")):
-        expected = f"{caller}: expected a finite {name} of at least 0"
+        expected = f"{_CALLER}: expected a finite {name} of at least 0"
         validation.real(value, lambda x: 0 <= x < math.inf, expected)
     expected = (
-        f"{caller}: expected temperature=1, the only one of a base distribution other than a "
+        f"{_CALLER}: expected temperature=1, the only one of a base distribution other than a "
         "standard normal without variables"
     )
     validation.require(temperature == 1 or _is_tempered(distribution), expected, temperature)
-    condition = _conditions(distribution, conditional_input, num_samples, caller)
+    condition = _conditions(distribution, conditional_input, num_samples)
     if guidance:
-        check_guidance(distribution, caller)
+        expected = (
+            f"{_CALLER}: expected guidance only for a flow that was trained with and without its "
+            "condition, as by `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
+        )
+        validation.require(has_dropout(flow_of(distribution)), expected, guidance)
         has_condition = condition is not None or isinstance(distribution, ClusterMixture)
-        expected = f"{caller}: expected a conditional_input with guidance={guidance}"
+        expected = f"{_CALLER}: expected a conditional_input with guidance={guidance}"
         validation.require(has_condition, expected, condition)
-    if isinstance(seed, (int, np.integer)):
-        seed = seed, 0
-    scalars = tf.constant(num_samples), *tf.unstack(tfp.random.sanitize_seed(seed))
-    weights = (tf.constant(value, distribution.dtype) for value in (temperature, guidance))
-    tensors = [*scalars, *weights, *([] if condition is None else [condition])]
+    seed = (seed, 0) if isinstance(seed, (int, np.integer)) else seed
+    tensors = [tf.constant(num_samples), *tf.unstack(tfp.random.sanitize_seed(seed))]
+    tensors += [tf.constant(weight, distribution.dtype) for weight in (temperature, guidance)]
+    tensors += [] if condition is None else [condition]
     return call_traced(_sample, distribution, (bool(guidance),), *tensors)
 
 
@@ -78,16 +81,11 @@ def _sample(
         return bijector.forward(latents, **parts.call_options(bijector, **options))
 
 
-def check_guidance(distribution: tfd.Distribution, caller: str) -> None:
-    """Raises `ValueError` if the bijector is not trained with missing conditions too."""
-    bijector = getattr(flow_of(distribution), "bijector", None)
+def has_dropout(flow: tfd.Distribution) -> bool:
+    """Returns whether a flow was trained with and without its condition, which guidance needs."""
+    bijector = getattr(flow, "bijector", None)
     spec = None if bijector is None else parts.condition_spec(bijector)
-    if spec is None or not spec.dropout:
-        raise ValueError(
-            f"{caller}: expected guidance only for a flow that was trained with and without its "
-            "condition, as by `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`, got "
-            f"{'no condition' if spec is None else f'condition_dropout={spec.dropout}'}."
-        )
+    return spec is not None and bool(spec.dropout)
 
 
 def is_standard_normal(base: tfd.Distribution) -> bool:
@@ -107,23 +105,18 @@ def _is_tempered(distribution: tfd.Distribution) -> bool:
     return is_flow and is_standard_normal(flow.distribution)
 
 
-def _conditions(
-    distribution: tfd.Distribution, value: Any, num_samples: int, caller: str
-) -> tf.Tensor | None:
-    """Returns the conditions of all samples, [num_samples, ...], or `None`."""
+def _conditions(distribution: tfd.Distribution, value: Any, num_samples: int) -> tf.Tensor | None:
+    """Returns the conditions of all samples, [num_samples, ...]; `None` without a condition."""
     spec = find_condition_spec(distribution)
     if value is None and (spec is None or spec.may_be_missing):
         return None
     expected = (
-        f"{caller}: expected no conditional_input, since the distribution takes none, as "
+        f"{_CALLER}: expected no conditional_input, since the distribution declares none, as "
         "`RealNVPImage(..., num_classes=10)` does"
     )
-    validation.require(takes_condition(distribution), expected, value)
-    if spec is None:
-        return tf.convert_to_tensor(value)
-    condition = spec.as_tensor(value, caller, distribution.dtype)
+    validation.require(spec is not None, expected, value)
+    condition = spec.as_tensor(value, _CALLER, distribution.dtype)
     batch = condition.shape[: condition.shape.rank - spec.event_ndims]
-    expected = f"{caller}: expected one condition, or one for each of {num_samples} samples"
+    expected = f"{_CALLER}: expected one condition, or one for each of {num_samples} samples"
     validation.require(batch in ([], [1], [num_samples]), expected, condition.shape)
-    event_shape = condition.shape[batch.rank :]
-    return tf.broadcast_to(condition, [num_samples, *event_shape])
+    return tf.broadcast_to(condition, [num_samples, *condition.shape[batch.rank :]])

@@ -9,19 +9,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, parts
+from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
 from tfp_realnvp.distributions.routing import (
     distribution_of,
     find_condition_spec,
     route,
     takes_condition,
 )
+from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
 from tfp_realnvp.distributions.scorer import class_log_prior
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
@@ -83,6 +86,11 @@ def export_saved_model(
     latents if the base distribution is standard normal; values below 1 give more probable images.
     For any other base distribution a temperature other than 1 is an error.
 
+    `sample` of a flow with `condition_dropout` has one more scalar after `temperature`, `guidance`,
+    the weight of `FlowModel.sample`; 0 leaves it out. With a `ClusterMixture`, `log_prob` sums over
+    clusters, `sample` draws them, and `encode` also returns the `clusters` [B], int32, with the
+    nearest centers, which `decode` takes in place of a condition.
+
     A flow of vectors [B, D] has the same functions without `bits_per_dim`, with `x` instead of
     `images`, and no variants for uint8.
 
@@ -112,7 +120,8 @@ def export_saved_model(
     TensorShape([3])
 
     Args:
-      distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
+      distribution: a `tfd.TransformedDistribution` over images or vectors, a `ClusterMixture`, or a
+        `FlowModel` of one.
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
       image_shape: (height, width, channels) of the images that the functions accept, with `None`
         for any size, and of samples. By default height and width are free where that is possible,
@@ -165,8 +174,11 @@ class ServedFlow:
         self.distribution = distribution = distribution_of(model, caller)
         self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
         self._takes_noise = takes_noise
+        self._mixture = distribution if isinstance(distribution, ClusterMixture) else None
+        flow = flow_of(distribution)
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
-        is_flow = isinstance(distribution, private_api.TransformedDistribution)
+        is_flow = isinstance(flow, private_api.TransformedDistribution)
+        is_flow &= not (takes_noise and self._mixture is not None)
         validation.require(is_flow, expected, distribution, TypeError)
         event_shape = distribution.event_shape
         expected = (
@@ -175,20 +187,22 @@ class ServedFlow:
         )
         is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
         validation.require(is_known, expected, event_shape)
-        self._base, self._bijector = distribution.distribution, distribution.bijector
-        self._spec = find_condition_spec(distribution)
+        self._base, self._bijector = flow.distribution, flow.bijector
+        # The condition of the functions, and that of p(x | k), which are clusters in a mixture.
+        self._spec, self._given_spec = find_condition_spec(distribution), find_condition_spec(flow)
         expected = (
             f"{caller}: expected a declared condition, by num_classes or conditional_event_shape"
         )
         is_declared = self._spec is not None or not takes_condition(distribution)
         validation.require(is_declared, expected, distribution)
         self._dtype = tf.as_dtype(distribution.dtype)
-        self._is_standard_normal = _is_standard_normal(self._base)
+        self._is_standard_normal = is_standard_normal(self._base)
         self._event_ndims = event_shape.rank
         bijectors = [self._bijector, *self._bijector.submodules]
         flows = [part for part in bijectors if isinstance(part, ImageFlow)]
         self._has_any_size = (
             not takes_noise
+            and self._mixture is None
             and self._is_standard_normal
             and self._event_ndims == 3
             and isinstance(self._bijector, FlowBijector)
@@ -224,9 +238,12 @@ class ServedFlow:
             noise_shape = noise_shape.merge_with(image_shape)
         self._levels = tf.TensorSpec([None, *noise_shape], tf.uint8, self._name)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
+        given = [] if self._given_spec is None else [self._given_spec.tensor_spec(self._dtype)]
+        if self._mixture is not None:
+            given = [tf.TensorSpec([None], tf.int32, "clusters")]
         # The base alone may depend on the condition.
-        takes_condition_itself = "bijector_kwargs" in route(distribution, conditional_input=0)
-        self._bijector_condition = self._condition if takes_condition_itself else []
+        takes_condition_itself = "bijector_kwargs" in route(flow, conditional_input=0)
+        self._bijector_condition = given if takes_condition_itself else []
         # All signatures call these functions, so that the SavedModel has each graph once.
         self._folded: dict[Any, tf.Variable] = {}
         conditions = self._bijector_condition
@@ -234,17 +251,24 @@ class ServedFlow:
         self._inverse = self._as_folded(self._inverse_pass, self._events, *conditions)
         progress("tracing the forward pass")
         self._forward = self._as_folded(self._forward_pass, self._latents, *conditions)
+        self._guidance = []
+        if has_dropout(flow):
+            self._guidance = [tf.TensorSpec([], self._dtype, "guidance")]
+            inputs = *self._guidance, self._latents, *conditions
+            self._guided = self._as_folded(self._guided_pass, *inputs)
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions by name, each with its input signature."""
         num_samples, seed = (tf.TensorSpec([], tf.int32, name) for name in ("num_samples", "seed"))
         temperature = tf.TensorSpec([], self._dtype, "temperature")
+        given = self._condition if self._mixture is None else self._bijector_condition
+        others = [*self._guidance, *self._condition]
         table: dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]] = {
             "log_prob": (self._log_prob, [self._events, *self._condition]),
             "bits_per_dim": (self._bits_per_dim, [self._events, *self._condition]),
             "encode": (self._encode, [self._events, *self._condition]),
-            "decode": (self._decode, [self._latents, *self._condition]),
-            "sample": (self._sample, [num_samples, seed, temperature, *self._condition]),
+            "decode": (self._decode, [self._latents, *given]),
+            "sample": (self._sample, [num_samples, seed, temperature, *others]),
             "reconstruct": (self._reconstruct, [self._events, *self._condition]),
         }
         if self._spec is not None and self._spec.num_classes is not None:
@@ -271,8 +295,22 @@ class ServedFlow:
     # Without a declared condition, `condition` is not part of the signatures.
 
     def _log_prob(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
+        if self._mixture is None:
+            return {"log_prob": self._given_log_prob(events, condition)}
+        with tf.control_dependencies(self._label_assertions(self._spec, condition)):
+            sum_over_clusters = self._mixture.sum_over_clusters
+            return {"log_prob": sum_over_clusters(self._given_log_prob, events, condition)}
+
+    def _given_log_prob(self, events: tf.Tensor, condition: Condition) -> tf.Tensor:
         latents, ildj = self._encoded(events, condition)
-        return {"log_prob": self._base_log_prob(latents, condition) + ildj}
+        return self._base_log_prob(latents, condition) + ildj
+
+    def _nearest(self, events: tf.Tensor, condition: Condition) -> Condition:
+        """Returns the nearest cluster of each event for a mixture, or else the condition."""
+        if self._mixture is None:
+            return condition
+        with tf.control_dependencies(self._label_assertions(self._spec, condition)):
+            return self._mixture.clusters.nearest(tf.identity(events), condition)
 
     def _bits_per_dim(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
         num_dims = tf.reduce_prod(tf.shape(events)[1:])
@@ -280,7 +318,9 @@ class ServedFlow:
         return {"bits_per_dim": pixels.bits_per_dim(log_prob, num_dims)}
 
     def _encode(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
-        return {"latents": self._encoded(events, condition)[0]}
+        condition = self._nearest(events, condition)
+        clusters = {} if self._mixture is None else {"clusters": condition}
+        return {"latents": self._encoded(events, condition)[0], **clusters}
 
     def _decode(self, latents: tf.Tensor, condition: Condition = None) -> Outputs:
         with tf.control_dependencies(self._assertions(latents, condition)):
@@ -291,13 +331,14 @@ class ServedFlow:
         num_samples: tf.Tensor,
         seed: tf.Tensor,
         temperature: tf.Tensor,
-        condition: Condition = None,
+        *others: tf.Tensor,
     ) -> Outputs:
-        if condition is not None:
-            condition = _repeated(condition, num_samples)
+        guidance, condition = others[0] if self._guidance else None, None
+        if self._condition:
+            condition = _repeated(others[-1], num_samples)
         message = "expected num_samples of at least 1"
         assertions = [tf.debugging.assert_positive(num_samples, message)]
-        assertions += self._label_assertions(condition)
+        assertions += self._label_assertions(self._spec, condition)
         if not self._is_standard_normal:
             message = "expected temperature 1: the base distribution is not standard normal"
             one = tf.ones_like(temperature)
@@ -310,26 +351,40 @@ class ServedFlow:
             )
             if shape != base.event_shape:
                 base = self._standard_normal(shape)
+            seeds = tf.stack([seed, 0])
+            if self._mixture is not None:
+                seeds, condition = self._mixture.draw_clusters([num_samples], seeds, condition)
             options = route(base, conditional_input=condition)
-            latents = base.sample(num_samples, seed=tf.stack([seed, 0]), **options)
+            latents = base.sample(num_samples, seed=seeds, **options)
             if self._is_standard_normal:
                 latents *= temperature
-            return {self._name: self._decoded(latents, condition)}
+            if guidance is None:
+                return {self._name: self._decoded(latents, condition)}
+            inputs = latents, *self._of_bijector(condition)
+            guided = functools.partial(self._guided, guidance, *inputs)
+            plain = functools.partial(self._forward, *inputs)
+            return {self._name: tf.cond(guidance > 0, guided, plain)}
 
     def _reconstruct(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
+        condition = self._nearest(events, condition)
         latents = self._encoded(events, condition)[0]
         return {self._name: self._decoded(latents, condition)}
 
     def _classify(self, events: tf.Tensor) -> Outputs:
         batch_size, num_classes = tf.shape(events)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
+        if self._mixture is not None:
+            log_prob = self._log_prob(tf.repeat(events, num_classes, axis=0), labels)["log_prob"]
+            return self._classified(tf.reshape(log_prob, [batch_size, num_classes]))
         # The bijector gets each event with each class, or once if it maps all classes alike.
         num_passes = num_classes if self._bijector_condition else 1
         encoded = self._encoded(tf.repeat(events, num_passes, axis=0), labels)
         latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
         log_prob = self._base_log_prob(latents, labels) + ildj
-        log_joint = tf.reshape(log_prob, [batch_size, num_classes])
-        log_probs = tf.nn.log_softmax(log_joint + class_log_prior(self.distribution))
+        return self._classified(tf.reshape(log_prob, [batch_size, num_classes]))
+
+    def _classified(self, log_prob: tf.Tensor) -> Outputs:
+        log_probs = tf.nn.log_softmax(log_prob + class_log_prior(self.distribution))
         labels = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
         return {"log_probs": log_probs, "labels": labels}
 
@@ -366,6 +421,10 @@ class ServedFlow:
     def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         options = parts.call_options(self._bijector, conditional_input=condition)
         return self._bijector.forward(latents, **options)
+
+    def _guided_pass(self, guidance: tf.Tensor, *inputs: tf.Tensor) -> tf.Tensor:
+        with surround_with(guidance=guidance):
+            return self._forward_pass(*inputs)
 
     def _inverse_pass(self, events: tf.Tensor, condition: Condition = None) -> Any:
         """Returns latents and log dets."""
@@ -410,13 +469,15 @@ class ServedFlow:
             message = f"expected a height and width divisible by {self._divisor}"
             remainder = tf.shape(values)[1:3] % self._divisor
             assertions.append(tf.debugging.assert_equal(remainder, 0, message))
-        return assertions + self._label_assertions(condition)
+        return assertions + self._label_assertions(self._given_spec, condition)
 
-    def _label_assertions(self, condition: Condition) -> list[tf.Operation]:
-        if condition is None or self._spec.num_classes is None:
+    def _label_assertions(
+        self, spec: ConditionSpec | None, condition: Condition
+    ) -> list[tf.Operation]:
+        if spec is None or condition is None or spec.num_classes is None:
             return []
-        message = f"expected a conditional_input of {self._spec.description}"
-        return [tf.debugging.Assert(tf.reduce_all(self._spec.in_range(condition)), [message])]
+        message = f"expected a conditional_input of {spec.description}"
+        return [tf.debugging.Assert(tf.reduce_all(spec.in_range(condition)), [message])]
 
 
 def named_inputs(
@@ -441,13 +502,3 @@ def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([tf.debugging.assert_equal(is_one_of, True, message)]):
         shape = tf.concat([[number], tf.shape(condition)[1:]], axis=0)
         return tf.ensure_shape(tf.broadcast_to(condition, shape), condition.shape)
-
-
-def _is_standard_normal(base: tfd.Distribution) -> bool:
-    # A base with variables may become another distribution in training.
-    if base.variables or not isinstance(base, (tfd.Sample, private_api.Independent)):
-        return False
-    normal = base.distribution
-    if not isinstance(normal, tfd.Normal):
-        return False
-    return bool(np.all(np.equal(normal.loc, 0)) and np.all(np.equal(normal.scale, 1)))

@@ -746,15 +746,8 @@ class FlowModel(SavableModel):
 
         Ho, Salimans: Classifier-free diffusion guidance (2022).
         """
-        return sampler.sample(
-            self.distribution,
-            num_samples,
-            seed,
-            temperature,
-            guidance,
-            conditional_input,
-            caller="FlowModel.sample",
-        )
+        weights = temperature, guidance
+        return sampler.sample(self.distribution, num_samples, seed, *weights, conditional_input)
 
     def train_on_batch(
         self,
