@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training.input_data import arguments_for_keras
+from tfp_realnvp.training.input_data import arguments_for_keras, check_batch
 
 pytestmark = pytest.mark.quick
 
@@ -204,3 +204,64 @@ def test_channels_first(shape):
         tfr.FlowModel(images)
     tfr.FlowModel(images, dequantize=False)  # feature maps
     tfr.FlowModel(tfd.Sample(tfd.Normal(0.0, 1.0), shape[::-1]))
+
+
+# What the batches of a dataset show before a graph is made, in the sentences for arrays.
+
+
+def _batches_of(*parts):
+    dataset = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
+    return dataset.batch(3)
+
+
+_ONE_HOT = np.eye(3, dtype=np.float32)[np.arange(6) % 3]
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ((_IMAGES[:, :3, :3], _ONE_HOT[:, 0].astype(int)), r"\[batch, 4, 4, 1\], got .*3, 3, 1\)"),
+        ((_IMAGES.astype(str), _ONE_HOT[:, 0].astype(int)), "expected images of real numbers"),
+        ((_IMAGES, _ONE_HOT), r"integer labels in \[0, 3\), got float32 .*`labels.argmax\(-1\)`"),
+        ((_IMAGES, _ONE_HOT[:, 0]), r"integer labels in \[0, 3\), got float32.*astype\(int\)"),
+        ((_IMAGES,), "expected events and conditions, integer labels"),
+    ],
+    ids=["shape", "strings", "one-hot", "floats", "no labels"],
+)
+def test_elements_of_a_dataset_are_checked_before_a_graph_is_made(parts, message, method):
+    model = tfr.FlowModel(_flow(num_classes=3, network_fn=None, num_blocks=0, num_filters=4))
+    model.compile()
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(_batches_of(*parts), verbose=0)
+    assert (model.train_function, model.test_function, model.predict_function) == (None,) * 3
+    if method == "fit":
+        with pytest.raises(ValueError, match=message):
+            model.fit(_IMAGES, np.arange(6) % 3, validation_data=_batches_of(*parts), verbose=0)
+        assert model.train_function is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (_IMAGES * np.nan, "expected finite images, got 6 of 6"),
+        (_FRACTIONS, "and no fractions, got values from"),
+        ((_IMAGES, np.arange(6)), r"integer labels in \[0, 3\), got \[3, 4, 5\]"),
+        ((_IMAGES, np.arange(6) % 3, -np.ones(6)), "sample weights of at least 0"),
+        ((_IMAGES, np.arange(6) % 3, np.ones([6, 2])), "one for each of 6 events"),
+    ],
+    ids=["nan", "fractions", "labels", "weights", "shape of weights"],
+)
+def test_a_batch_of_values(batch, message):
+    distribution = tfr.FlowModel(
+        _flow(num_classes=3, network_fn=None, num_blocks=0, num_filters=4)
+    ).distribution
+    for kind in (np.asarray, tf.constant):
+        with pytest.raises(ValueError, match=message):
+            check_batch(tf.nest.map_structure(kind, batch), distribution, gray_levels=True)
+    good = _IMAGES, np.arange(6) % 3, np.zeros(6)
+    check_batch(tf.nest.map_structure(tf.constant, good), distribution, gray_levels=True)
+    # Labels of a distribution that takes none are ignored, as in a dataset.
+    check_batch(good, tfr.FlowModel(_flow()).distribution, gray_levels=True)
+    half = tf.cast(tf.constant(_IMAGES), tf.bfloat16)
+    check_batch(half, tfr.FlowModel(_flow()).distribution, gray_levels=True)

@@ -23,6 +23,7 @@ __all__ = [
     "ArrayBatches",
     "arguments_for_keras",
     "as_arrays",
+    "check_batch",
     "check_data",
     "check_distribution",
     "check_no_labels",
@@ -243,7 +244,7 @@ def warn_of_labels(distribution: tfd.Distribution) -> None:
 
 
 def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
-    """Checks arrays before training; of other data, only that a dataset is not empty.
+    """Checks data before training: arrays, and the shapes and dtypes of a `tf.data.Dataset`.
 
     Args:
       data: events, or a tuple of events, conditions and weights, in any form that `FlowModel.fit`
@@ -256,14 +257,36 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
         gray levels of the model or [B, D]; conditions are not as declared; or weights are not
         finite, negative or all zero.
     """
-    name, _ = _NAMES[distribution.event_shape.rank or 3]
     check_no_labels(distribution, data)
     events = batch_parts.events_in(data)
-    if events is None or (isinstance(events, tf.data.Dataset) and events.cardinality() == 0):
-        what = "None" if events is None else "an empty dataset"
-        raise ValueError(f"FlowModel: expected {name}, got {what}.")
-    if not hasattr(events, "__array__"):
-        return
+    is_empty = isinstance(events, tf.data.Dataset) and events.cardinality() == 0
+    if events is None or is_empty:
+        what = "an empty dataset" if is_empty else "None"
+        raise ValueError(f"FlowModel: expected {_name(distribution)}, got {what}.")
+    if isinstance(events, tf.data.Dataset):
+        # A graph of its own has tensors without values.
+        with tf.Graph().as_default():
+            batch = tf.nest.map_structure(_placeholder, events.element_spec)
+            events_and_weights(batch, distribution)
+            condition = batch_parts.condition_in(batch)
+            routing.checked_conditions(distribution, condition, "FlowModel")
+    elif hasattr(events, "__array__"):
+        check_batch(data, distribution, gray_levels=gray_levels)
+        weights = batch_parts.weights_in(data)
+        expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
+        validation.require(weights is None or np.any(weights), expected, weights)
+
+
+def _placeholder(spec: Any) -> Any:
+    return tf.compat.v1.placeholder(spec.dtype, spec.shape) if hasattr(spec, "dtype") else None
+
+
+def check_batch(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
+    """Checks a batch of arrays or eager tensors; arguments and errors are those of `check_data`.
+
+    All weights may be zero. A condition of a distribution that takes none is not checked.
+    """
+    name, events = _name(distribution), batch_parts.events_in(data)
     _check_event_shape(events, distribution.event_shape)
     if not len(events):
         raise ValueError(
@@ -275,6 +298,8 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
             f"FlowModel: expected {name} without masked elements. Leave out events that have some; "
             "tfr.latents.complete draws what is missing in an event."
         )
+    if events.dtype == tf.bfloat16:
+        events = tf.cast(events, tf.float32)
     events = np.asarray(events)
     if events.dtype.kind not in "biuf":
         advice = " Of a frame of numbers take frame.apply(pd.to_numeric).astype(float)."
@@ -298,7 +323,6 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
             weights.dtype.kind in "biuf"
             and weights.shape in ((len(events),), (len(events), 1))
             and (np.isfinite(weights) & (weights >= 0)).all()
-            and weights.any()
         )
         expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
         validation.require(bool(is_valid), expected, weights)
@@ -335,7 +359,8 @@ def events_and_weights(
     events = tf.convert_to_tensor(batch_parts.events_in(data))
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
-        raise ValueError(f"FlowModel: expected real numbers, got dtype {events.dtype.name}.")
+        name = _name(distribution)
+        raise ValueError(f"FlowModel: expected {name} of real numbers, got {events.dtype!r}.")
     weights = batch_parts.weights_in(data)
     if weights is not None:
         weights = tf.reshape(tf.cast(weights, distribution.dtype), [-1])
@@ -360,6 +385,10 @@ def record_of_data(
         is_valid = tf.reduce_all(weights >= 0) & tf.math.is_finite(tf.reduce_sum(weights))
         record.require(is_valid, f"{_WEIGHTS}.")
     return record
+
+
+def _name(distribution: tfd.Distribution) -> str:
+    return _NAMES[distribution.event_shape.rank or 3][0]
 
 
 def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
