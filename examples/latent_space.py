@@ -11,7 +11,6 @@
 | `extrapolation_2x.png`, `extrapolation_4x.png` | larger samples; not given images |
 | `temperatures.png` | samples by temperature and truncation |
 | `condition_swap.png` | images, decoded under other conditions (Appendix F) |
-| `condition_interpolation.png` | images, decoded under conditions between two |
 | `latents.md` | moments of the latents of each scale |
 
 For models with a condition the script also draws the two figures of conditions; the other figures
@@ -75,7 +74,6 @@ def main(argv: list[str]) -> None:
     draw_temperatures(figures, flow, chosen)
     if chosen.conditions is not None:
         draw_condition_swap(figures, flow, chosen)
-        draw_condition_interpolation(figures, flow, chosen)
     write_statistics(figures.folder, flow, examples)
     print(f"figures are in {figures.folder}")
 
@@ -233,25 +231,6 @@ def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Exam
         top[0, 1:] = targets * (figures.num_values - 1) + 0.5
         rows = np.concatenate([top, rows])
     figures.save("condition_swap.png", rows, title, column_labels=["image", *labels])
-
-
-def draw_condition_interpolation(
-    figures: Figures, flow: tfd.Distribution, examples: Examples
-) -> None:
-    """Draws images while their condition moves to the next class or another condition."""
-    images, start = examples
-    num_classes = find_condition_spec(flow).num_classes
-    end, row_labels = np.roll(start, 1, axis=0), {}
-    if num_classes is not None:
-        end = (start + 1) % num_classes
-        row_labels = {"row_labels": [f"{i} → {j}" for i, j in zip(start, end, strict=True)]}
-    figures.save(
-        "condition_interpolation.png",
-        latents.interpolate_conditions(flow, images, start, end, _NUM_COLUMNS),
-        "Latents of an image under conditions from its own to another",
-        column_labels=[f"{i}/{_NUM_COLUMNS - 1}" for i in range(_NUM_COLUMNS)],
-        **row_labels,
-    )
 
 
 def write_statistics(folder: pathlib.Path, flow: tfd.Distribution, examples: Examples) -> None:

@@ -57,8 +57,14 @@ def chain():
             tfd.Sample(tfd.MultivariateNormalTriL(scale_tril=[[2.0, 0.0], [1.0, 1.0]]), [4, 4]),
             tfb.Scale(99.0),
         ),
+        # No bijector, and the inverse of a flow.
+        lambda: tfd.Sample(tfd.Normal(100.0, 50.0), _SHAPE),
+        lambda: tfd.TransformedDistribution(
+            tfd.Sample(tfd.Normal(0.0, 99.0), _SHAPE),
+            tfb.Invert(ft.randomize(tfr.FlowChain([ft.coupling(tfr.CheckerboardMask(1), 2)]))),
+        ),
     ],
-    ids=["paper", "compact", "chain", "gaussian"],
+    ids=["paper", "compact", "chain", "gaussian", "base", "inverse"],
 )
 def test_the_sum_is_the_log_density(make):
     distribution = make()

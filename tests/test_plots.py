@@ -1,4 +1,5 @@
 import sys
+import types
 
 import matplotlib
 import numpy as np
@@ -12,10 +13,12 @@ from sklearn.neighbors import KernelDensity
 
 from tfp_realnvp.plots import (
     draw_grid,
+    figures,
     heat_map,
     image_grid,
     pairs,
     save_curves,
+    save_history,
     save_image_grid,
     save_labelled_grid,
 )
@@ -106,6 +109,26 @@ def test_saved_curves_read_back_and_differ(tmp_path):
     assert both.shape == one.shape == (540, 840, 4)
     assert (both != one).any()
     assert matplotlib.get_backend() == backend
+
+
+def test_a_history_is_drawn_by_epoch(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save_curves", lambda *args: drawn.append(args))
+    logs = {
+        "loss": [9.0, 8.0, 7.0, 6.0],
+        "bits_per_dim": [4.0, 3.0, 2.0, 1.0],
+        "val_loss": [8.5, 7],
+    }
+    save_history("history.png", types.SimpleNamespace(history=logs))
+    save_history("loss.png", logs, "loss")
+    (_, bits, *labels), (_, loss, *_) = drawn
+    assert labels == ["epoch", "bits/dim"] and list(bits) == ["training"]
+    np.testing.assert_array_equal(bits["training"], ([1, 2, 3, 4], logs["bits_per_dim"]))
+    np.testing.assert_array_equal(loss["validation"], ([2, 4], logs["val_loss"]))
+    with pytest.raises(ValueError, match=r"expected a metric, one of .*'loss'.*got 'accuracy'"):
+        save_history("no.png", logs, "accuracy")
+    with pytest.raises(TypeError, match="save_history plots a Keras History"):
+        save_curves(tmp_path / "curve.png", types.SimpleNamespace(history=logs))
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,9 @@ def gray_level_conditions(
         are_fractions = any_of(images != floor(images))
         is_valid = ~(are_fractions & ((high <= 1) | (low < 0)))
         advice = (
-            "Multiply images in [0, 1] by 255. For values without noise, pass dequantize=False to "
-            "FlowModel."
+            "Leave out `Rescaling(1 / 255)`, `/ 255` or `/ 127.5 - 1`, since the model scales gray "
+            "levels itself: multiply images in [0, 1] by 255. For values without noise, pass "
+            "dequantize=False to FlowModel, and alpha=None to RealNVPImage."
         )
         conditions.append((is_valid, "expected gray levels 0, 1, 2, … and no fractions", advice))
     if num_values is not None:

@@ -67,8 +67,9 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 #
 # A flow need not learn the mean and covariance, which we can compute. In a chain, two bijectors of
 # TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such vectors.
-# `RealNVPVector` starts as a rotation, so the chain starts with the mean and the covariance of the
-# rows, and the flow learns only the rest. The chain gives the density of rows in their own units.
+# `RealNVPVector` starts as a random orthogonal map, so the chain starts with the mean and the
+# covariance of the rows, and the flow learns only the rest. The chain gives the density of rows in
+# their own units.
 #
 # A flow can overfit two hundred rows. To prevent this, we use small networks and a Student t base
 # distribution: by its heavy tails, a row far from all others is unlikely, but not impossible.

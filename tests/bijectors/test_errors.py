@@ -34,7 +34,7 @@ def distribution(flow):
 @pytest.mark.parametrize("log_det", [False, True])
 def test_wrong_number_of_channels(flow, hook, log_det):
     call = getattr(flow, f"{hook}_log_det_jacobian" if log_det else hook)
-    with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(1, 4, 4, 3\)"):
         call(tf.zeros([1, 4, 4, 3]))
 
 
@@ -211,7 +211,7 @@ def test_odd_channels_to_factor_out():
 def test_other_channels_to_a_normalization(make):
     bijector = make(num_channels=2)
     for hook in (bijector.inverse, bijector.forward):
-        with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(4, 4, 3\)"):
+        with pytest.raises(ValueError, match=r"height, width, 2\], got shape \(1, 4, 4, 3\)"):
             hook(tf.zeros([1, 4, 4, 3]))
 
 

@@ -109,3 +109,15 @@ def test_seeds_are_int32():
     images = ft.grey_levels(1, _SHAPE)
     with pytest.raises(ValueError, match="class_log_joint: expected an int32 seed, got 2147483648"):
         tfr.class_log_joint(_flow(), images, num_samples=1, seed=2**31)
+    with pytest.raises(ValueError, match="expected an int32 seed, got 1099511627776"):
+        tfr.class_log_probs(_flow(), ft.pixels([1, *_SHAPE], tf.float64), seed=2**40)
+
+
+def test_vectors_of_integers_are_numbers_and_images_are_not():
+    components = tfd.Independent(tfd.Normal(ft.normal([3, 2]), 1.0), 1)
+    mixture = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
+    vectors = np.array([[1, -2], [3, 0]])
+    expected = tfr.class_log_probs(mixture, vectors.astype(np.float32))
+    np.testing.assert_array_equal(tfr.class_log_probs(mixture, vectors), expected)
+    with pytest.raises(ValueError, match="expected continuous pixel values, or num_samples=1"):
+        tfr.class_log_probs(_flow(), ft.grey_levels(1, _SHAPE))

@@ -45,6 +45,11 @@ def _noise(**kwargs):
     return tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=2, **kwargs)
 
 
+def _noise_of(**kwargs):
+    bijector = _multi_scale(1, conditional_event_shape=_SHAPE)
+    return tfr.VariationalDequantization(_SHAPE, bijector=bijector, **kwargs)
+
+
 def _affine(**kwargs):
     return tfr.AffineCoupling(tfr.ChannelMask(), lambda x: x, **kwargs)
 
@@ -62,6 +67,16 @@ def _conditional(size):
         (lambda: _vector(activation="swish", network_fn=_dense), "activation"),
         (lambda: _image(embedding_size=8), "embedding_size"),
         (lambda: _vector(condition_dropout=0.1), "condition_dropout"),
+        (
+            lambda: _image(embedding_size=8, conditional_event_shape=[4, 4, 2]),
+            "embedding_size only with a condition of labels or vectors, got 8",
+        ),
+        (
+            lambda: tfr.RealNVPImage((7, 7, 1), num_filters=2, filter_growth=9.0),
+            "filter_growth only with several scales, got 9.0",
+        ),
+        (lambda: _noise_of(num_scales=2), "num_scales only without a bijector, got 2"),
+        (lambda: _noise_of(recompute=True), "recompute only without a bijector, got True"),
         (lambda: _image(split_prior=True), "split_prior only with several scales, got True"),
         (lambda: _image(num_channel_couplings=2), "num_channel_couplings only with several"),
         (lambda: _image(attention=2), "attention only with several scales, got 2"),
@@ -112,6 +127,21 @@ def test_an_option_that_says_what_is_the_case_is_taken(make):
 )
 def test_an_option_that_a_model_does_not_have(make, option):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _vector(hidden_layers=[64]), "RealNVPVector got .*'hidden_layers'.*num_filters"),
+        (lambda: _vector(num_coupling=8), "'num_coupling', did you mean 'num_couplings'"),
+        (lambda: _image(num_class=8), "RealNVPImage got .*'num_class', did you mean 'num_classes'"),
+        (lambda: tfr.RealNVPImage.compact(_SHAPE, nfilters=8), "compact got .*'num_filters'"),
+        (lambda: tfr.RealNVPImage.jet(_SHAPE, depth=8), r"\.jet got .*'depth'\. It takes .*width"),
+    ],
+)
+def test_an_unknown_option_names_those_that_exist(make, message):
+    with pytest.raises(TypeError, match=message):
         make()
 
 

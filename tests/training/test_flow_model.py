@@ -616,6 +616,19 @@ def test_the_graph_that_runs_names_the_part():
         model.fit(_dataset(np.full([4, 2], np.nan, np.float32)), verbose=0)
 
 
+def test_the_log_density_of_a_model():
+    images, labels = ft.grey_levels(6), np.arange(6) % 3
+    model = tfr.FlowModel(_distribution(num_classes=3, network_fn=None, num_blocks=0))
+    expected = tfr.log_prob(model, images, labels)
+    np.testing.assert_allclose(model.log_prob(images, labels), expected, rtol=1e-5)
+    values = ft.normal([5, 2]).numpy()
+    bijector = ft.randomize(tfr.RealNVPVector(2, num_couplings=1, num_filters=4))
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), bijector))
+    np.testing.assert_allclose(
+        model.log_prob(values), model.distribution.log_prob(values), rtol=1e-5
+    )
+
+
 def test_predict_leaves_evaluate_its_parts():
     model = _model()
     images, weights = _IMAGES.astype(np.float32), np.ones(8)

@@ -1,5 +1,7 @@
 """What `FlowModel` and `log_prob` say about data and options that they do not take."""
 
+import warnings
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training.input_data import arguments_for_keras, check_batch
+from tfp_realnvp.training.input_data import arguments_for_keras, check_training_batch
 
 pytestmark = pytest.mark.quick
 
@@ -252,16 +254,39 @@ def test_elements_of_a_dataset_are_checked_before_a_graph_is_made(parts, message
     ],
     ids=["nan", "fractions", "labels", "weights", "shape of weights"],
 )
-def test_a_batch_of_values(batch, message):
-    distribution = tfr.FlowModel(
-        _flow(num_classes=3, network_fn=None, num_blocks=0, num_filters=4)
-    ).distribution
+def test_a_first_batch_of_values(batch, message):
+    model = tfr.FlowModel(_flow(num_classes=3, network_fn=None, num_blocks=0, num_filters=4))
     for kind in (np.asarray, tf.constant):
         with pytest.raises(ValueError, match=message):
-            check_batch(tf.nest.map_structure(kind, batch), distribution, gray_levels=True)
+            check_training_batch(model, tf.nest.map_structure(kind, batch))
     good = _IMAGES, np.arange(6) % 3, np.zeros(6)
-    check_batch(tf.nest.map_structure(tf.constant, good), distribution, gray_levels=True)
+    check_training_batch(model, tf.nest.map_structure(tf.constant, good))
+
+
+def test_a_first_batch_of_other_forms(model):
     # Labels of a distribution that takes none are ignored, as in a dataset.
-    check_batch(good, tfr.FlowModel(_flow()).distribution, gray_levels=True)
-    half = tf.cast(tf.constant(_IMAGES), tf.bfloat16)
-    check_batch(half, tfr.FlowModel(_flow()).distribution, gray_levels=True)
+    check_training_batch(model, (_IMAGES, np.arange(6) % 3))
+    check_training_batch(model, tf.cast(tf.constant(_IMAGES), tf.bfloat16))
+
+
+@pytest.mark.parametrize("scaled", [lambda x: x / 255.0, lambda x: x / 127.5 - 1.0])
+@pytest.mark.parametrize("form", ["array", "dataset"])
+def test_images_that_were_scaled(model, scaled, form):
+    images = scaled(_IMAGES.astype(np.float32))
+    data = images if form == "array" else tf.data.Dataset.from_tensor_slices(images).batch(3)
+    match = r"got values from .*Leave out `Rescaling\(1 / 255\)`, `/ 255` or `/ 127.5 - 1`"
+    with pytest.raises(ValueError, match=match):
+        model.fit(data, verbose=0)
+
+
+def test_word_of_fractions_after_augmentation():
+    images = np.clip(_IMAGES + np.where(np.arange(16).reshape(_SHAPE) < 4, 0.3, 0), 0, 255)
+    for data in (images, tf.data.Dataset.from_tensor_slices(images).batch(3)):
+        model = tfr.FlowModel(_flow())
+        model.compile()
+        match = "25% of the pixel values are not whole, and are rounded down.*`tf.round`"
+        with pytest.warns(UserWarning, match=match):
+            model.fit(data, verbose=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not whole")
+        model.fit(np.round(images), verbose=0)

@@ -41,9 +41,6 @@ _FUNCTIONS = {
     "interpolate": lambda m: latents.interpolate(
         m, _IMAGES[:2], _IMAGES[2:], 3, conditional_input=_LABELS[:2]
     ),
-    "interpolate_conditions": lambda m: latents.interpolate_conditions(
-        m, _IMAGES, _LABELS, _LABELS[::-1]
-    ),
     "swap_condition": lambda m: latents.swap_condition(m, _IMAGES, _LABELS, _LABELS[::-1]),
     "levels_of_representation": lambda m: latents.levels_of_representation(
         m, _IMAGES, conditional_input=_LABELS

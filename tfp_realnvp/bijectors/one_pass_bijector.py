@@ -198,7 +198,7 @@ class OnePassBijector(tfb.Bijector):
             names = ("height", "width", "channels") if ndims == 3 else ("size",)
             sizes = [name if n is None else str(n) for name, n in zip(names, expected, strict=True)]
             raise ValueError(
-                f"{self.name}: expected {events} [..., {', '.join(sizes)}], got shape {event}."
+                f"{self.name}: expected {events} [..., {', '.join(sizes)}], got shape {shape}."
             )
         if ndims == 3 and 0 in event:
             raise ValueError(f"{self.name}: expected images with pixels, got shape {shape}.")

@@ -143,9 +143,9 @@ def class_log_probs(
       training: as in `FlowBijector`.
 
     Raises:
-      ValueError: if the number of classes is unknown; `prior` is not K probabilities; x has an
-        integer dtype without `num_samples`, or other values than gray levels with it; or `seed` is
-        not an int32.
+      ValueError: if the number of classes is unknown; `prior` is not K probabilities; images have
+        an integer dtype without `num_samples`, or other values than gray levels with it; or `seed`
+        is not an int32.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "training": training}
@@ -185,9 +185,9 @@ def class_log_joint(
     x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
     event_ndims = distribution.event_shape.rank
     noise: Any = pixels.NoNoise(distribution.dtype)
+    seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
     if num_samples is not None:
         num_samples = validation.count(num_samples, "num_samples", 1, caller)
-        seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
         # A `FlowModel` can have a dequantizer.
         noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
         if tf.executing_eagerly():

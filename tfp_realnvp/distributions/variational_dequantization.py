@@ -83,9 +83,14 @@ class VariationalDequantization(tf.Module):
         super().__init__(name=name)
         self.num_values = validation.count(num_values, "num_values", 2, name)
         self.dtype = validation.float_dtype(dtype, name)
-        options = num_scales, num_couplings, num_filters, network_dtype, recompute or None
-        expected = f"{name}: expected options of g only without a bijector"
-        validation.require(bijector is None or not any(options), expected, options)
+        of_g: dict[str, Any] = {
+            "num_scales": num_scales,
+            "num_couplings": num_couplings,
+            "num_filters": num_filters,
+        }
+        of_g |= {"network_dtype": network_dtype, "recompute": recompute or None}
+        for option, value in of_g.items():
+            validation.only(value, option, bijector is None, "without a bijector", name)
         if bijector is None:
             filters = 32 if num_filters is None else num_filters
             dtypes: dict[str, Any] = {"network_dtype": network_dtype}

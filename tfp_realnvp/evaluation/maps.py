@@ -67,10 +67,10 @@ def log_prob_map(
     2021 (arXiv 2111.07677), which uses `log_dets=False`.
 
     Args:
-      model: as in `log_prob`, on images. The distribution must be a `tfd.TransformedDistribution`.
-        Its bijector is a flow of this package, or a `FlowChain` that may contain TFP bijectors on
-        elements or channels. Its base is a `tfd.Sample` or `tfd.Independent` of distributions on
-        elements or channels, or a `ConditionalBase` that returns one.
+      model: as in `log_prob`, on images. The distribution must be a `tfd.Sample` or
+        `tfd.Independent` of distributions on elements or channels, a `ConditionalBase` that returns
+        one, or a `tfd.TransformedDistribution` of these. Its bijector is of this package, of TFP on
+        elements or channels, or a `FlowChain` or `tfb.Invert` of them.
       data, conditional_input: images [N, H, W, C] and their conditions, as in `log_prob`.
       log_dets: `False` leaves out the log dets.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.

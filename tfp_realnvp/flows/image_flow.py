@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -17,7 +20,13 @@ from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["ImageFlow", "checked_image_shape", "conditional_flow", "image_flow"]
+__all__ = [
+    "ImageFlow",
+    "check_options",
+    "checked_image_shape",
+    "conditional_flow",
+    "image_flow",
+]
 
 tfb = tfp.bijectors
 
@@ -184,17 +193,22 @@ def conditional_flow(
     num_classes: int | None = None,
     condition_dropout: float | None = None,
     embedding_size: int | None = None,
-    **options: Any,
+    recompute: bool = False,
+    validate_args: bool = False,
+    **attributes: Any,
 ) -> Any:
     """Returns a flow of layers, which share one embedding of the condition if there is one.
 
-    The options are those of `image_flow`, and arguments of `flow_class`. `first` is the bijector
-    next to the data, which takes no condition.
+    The options are those of `image_flow`, the attributes those of `flow_class`. `first` is the
+    bijector next to the data, which takes no condition.
     """
     dtype = validation.float_dtype(dtype, name)
+    is_vector = conditional_event_shape is not None and np.size(conditional_event_shape) == 1
+    is_embedded = num_classes is not None or is_vector
+    when = "with a condition of labels or vectors"
+    validation.only(embedding_size, "embedding_size", is_embedded, when, name)
     if conditional_event_shape is None and num_classes is None:
         validation.only(condition_dropout, "condition_dropout", False, "with a condition", name)
-        validation.only(embedding_size, "embedding_size", False, "with a condition", name)
         with tf.name_scope(name):
             bijectors = layers(None)
     else:
@@ -211,7 +225,25 @@ def conditional_flow(
             chain = FlowChain(layers(tuple(embedding.embedded_shape)), dtype=dtype)
             bijectors = [ConditionalBijector(chain, embedding, dtype=dtype, name=name)]
     bijectors = [*([] if first is None else [first]), *bijectors]
+    options = {"recompute": recompute, "validate_args": validate_args, **attributes}
     return flow_class(bijectors, dtype=dtype, name=name, **options)
+
+
+def check_options(function: Callable[..., Any], options: Iterable[str], caller: str) -> None:
+    """Raises `TypeError` for options that neither a function nor `conditional_flow` takes."""
+    names = [
+        name
+        for taker in (function, conditional_flow)
+        for name, parameter in inspect.signature(taker).parameters.items()
+        if parameter.kind == parameter.KEYWORD_ONLY or (taker is function and name != "options")
+    ]
+    for option in sorted({*options} - {*names}):
+        similar = difflib.get_close_matches(option, names, 1, 0.7)
+        advice = f", did you mean {similar[0]!r}?" if similar else "."
+        options_of = ", ".join(dict.fromkeys(name for name in names if name != "self"))
+        raise TypeError(
+            f"{caller} got an unexpected keyword argument {option!r}{advice} It takes {options_of}."
+        )
 
 
 def checked_image_shape(

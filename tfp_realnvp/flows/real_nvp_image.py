@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.coupling_layer import NetworkFn, coupling_layer, network_of
-from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape
+from tfp_realnvp.flows.image_flow import ImageFlow, check_options, checked_image_shape
 from tfp_realnvp.flows.multi_scale import max_num_scales, multi_scale
 from tfp_realnvp.flows.patch_flow import jet_masks, patch_flow
 from tfp_realnvp.internal import validation
@@ -81,7 +81,7 @@ class RealNVPImage(ImageFlow):
         num_blocks: int | None = None,
         num_filters: int = 32,
         *,
-        filter_growth: float = 2.0,
+        filter_growth: float | None = None,
         num_couplings: int = 3,
         normalization: str | None = "batch",
         transformer: str | TransformerFn = "affine",
@@ -107,7 +107,8 @@ class RealNVPImage(ImageFlow):
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale, and channel-wise couplings of each
             scale but the last; the last scale has one more checkerboard coupling.
-          filter_growth, normalization, transformer: as in `coupling_layer`.
+          filter_growth: as in `coupling_layer`; by default 2. Only with several scales.
+          normalization, transformer: as in `coupling_layer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether each half that is factored out has a learned prior: an affine
             coupling, given the other half, that starts as the identity. Only with several scales.
@@ -128,6 +129,7 @@ class RealNVPImage(ImageFlow):
             of range or has no effect.
           TypeError: if an argument has a wrong type or does not exist.
         """
+        check_options(RealNVPImage.__init__, {*options} - {"num_channel_couplings"}, _NAME)
         image_shape = checked_image_shape(image_shape, _NAME)
         if num_scales is None:
             expected = f"{_NAME}: expected num_scales for images of unknown size"
@@ -138,8 +140,10 @@ class RealNVPImage(ImageFlow):
             num_blocks, "num_blocks", network_fn is None, "with the default network", _NAME
         )
         validation.only(num_values, "num_values", alpha is not None, "with an alpha", _NAME)
-        for option, value in (("split_prior", split_prior), ("attention", attention)):
-            validation.only(value or None, option, num_scales != 1, "with several scales", _NAME)
+        of_scales: dict[str, Any] = {"filter_growth": filter_growth}
+        of_scales |= {"split_prior": split_prior or None, "attention": attention or None}
+        for option, value in of_scales.items():
+            validation.only(value, option, num_scales != 1, "with several scales", _NAME)
         if network_fn is None:
             network_fn = network_of(ConvResNet, num_blocks=4 if num_blocks is None else num_blocks)
         pixels = None
@@ -147,7 +151,7 @@ class RealNVPImage(ImageFlow):
             pixels = PixelLogit(alpha, 256 if num_values is None else num_values, dtype=dtype)
         widths: dict[str, Any] = {
             "num_filters": num_filters,
-            "filter_growth": filter_growth,
+            "filter_growth": 2.0 if filter_growth is None else filter_growth,
             "attention": attention,
             "network_dtype": network_dtype,
         }
@@ -234,6 +238,9 @@ class RealNVPImage(ImageFlow):
         Raises:
           ValueError, TypeError: as `RealNVPImage`.
         """
+        check_options(
+            RealNVPImage.__init__, {*options} - {"num_channel_couplings"}, f"{_NAME}.compact"
+        )
         image_shape = checked_image_shape(image_shape, f"{_NAME}.compact")
         if num_scales is None:
             num_scales = max(1, min(3, max_num_scales(image_shape)))
@@ -248,7 +255,7 @@ class RealNVPImage(ImageFlow):
             image_shape,
             num_scales,
             num_filters=num_filters,
-            filter_growth=1.25,
+            filter_growth=None if is_single else 1.25,
             num_couplings=num_couplings,
             normalization="actnorm",
             invertible_conv=True,
@@ -316,6 +323,7 @@ class RealNVPImage(ImageFlow):
         Kolesnikov, Pinto, Tschannen: Jet: a modern transformer-based normalizing flow. The
         configuration is that of google-research/big_vision.
         """
+        check_options(RealNVPImage.jet, options, f"{_NAME}.jet")
         channels = checked_image_shape(image_shape, f"{_NAME}.jet")[-1]
         layer = coupling_layer(
             network_of(VisionTransformer, num_blocks=num_blocks, num_heads=num_heads),

@@ -14,7 +14,7 @@ from tfp_realnvp.bijectors.masks import ChannelMask
 from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
-from tfp_realnvp.flows.image_flow import conditional_flow
+from tfp_realnvp.flows.image_flow import check_options, conditional_flow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.networks import DenseResNet
@@ -78,8 +78,8 @@ class RealNVPVector(VectorFlow):
 
     Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. A
     normalization and a mixing of all elements come before each coupling, seen from the data. The
-    networks start at zero, so that the flow starts as a rotation, or with `mixing=None` as the
-    identity.
+    networks start at zero, so that the flow starts as a random orthogonal map, or with
+    `mixing=None` as the identity.
 
     ```
     flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), [D]), RealNVPVector(D))
@@ -161,6 +161,7 @@ class RealNVPVector(VectorFlow):
           ValueError: if an argument is out of range or has no effect.
           TypeError: if an argument has a wrong type or does not exist.
         """
+        check_options(RealNVPVector.__init__, options, _NAME)
         size = validation.count(event_size, "event_size", 1, _NAME)
         num_couplings = validation.count(num_couplings, "num_couplings", 1, _NAME)
         for option, value in (("num_blocks", num_blocks), ("activation", activation)):

@@ -4,7 +4,6 @@ from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruc
 from tfp_realnvp.latents.completion import Completion, complete
 from tfp_realnvp.latents.interpolation import (
     interpolate,
-    interpolate_conditions,
     manifold,
     swap_condition,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "encode",
     "extrapolate",
     "interpolate",
-    "interpolate_conditions",
     "latent_statistics",
     "levels_of_representation",
     "manifold",

@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.bijectors import FlowBijector
+from tfp_realnvp.distributions import ConditionedDistribution
 from tfp_realnvp.distributions.clusters import ClusterMixture
 from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
@@ -27,6 +28,7 @@ __all__ = [
     "condition_of",
     "decode",
     "encode",
+    "given_condition",
     "reconstruct",
     "transformed",
     "without_model",
@@ -81,8 +83,8 @@ def encode(
     (10, 3, 4, 4, 1)
 
     Args:
-      flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, or the
-        `FlowModel` of one.
+      flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, its `FlowModel`,
+        or the result of `tfr.condition`, whose condition then is `conditional_input`.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
         0.5 is added to gray levels, which gives the center of the level.
       batch_size: number of images or vectors that are encoded at a time.
@@ -148,13 +150,13 @@ def transformed(
     errors.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
+    bijector._check_shape(tf.TensorShape(events.shape), inverse=direction == "inverse")
     arrays = [(events, bijector.event_ndims), *([] if condition is None else [condition])]
     batch_shape = np.broadcast_shapes(*(a.shape[: a.ndim - ndims] for a, ndims in arrays))
     flat: list[Any] = []
     for array, ndims in arrays:
         event_shape = array.shape[array.ndim - ndims :]
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
-    bijector._check_shape(tf.TensorShape(flat[0].shape), inverse=direction == "inverse")
     results = [flat[0][:0]]  # no events have an empty result
     for batch in slices(batch_size, *flat):
         with few_graph_rewrites():
@@ -225,12 +227,23 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
 
 
 def without_model(flow: Flow) -> ImageFlow | VectorFlow | tfd.Distribution:
-    """Returns the distribution of a `FlowModel`, and other flows as they are."""
-    return distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
+    """Returns the distribution of a `FlowModel` or of `tfr.condition`, other flows as they are."""
+    flow = distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
+    return flow.distribution if isinstance(flow, ConditionedDistribution) else flow
+
+
+def given_condition(flow: Flow, conditional_input: ArrayLike | None) -> ArrayLike | None:
+    """Returns the condition that `tfr.condition` fixed, or else `conditional_input`."""
+    if not isinstance(flow, ConditionedDistribution):
+        return conditional_input
+    when = "for a flow without the condition of `tfr.condition`"
+    validation.only(conditional_input, "conditional_input", False, when, "latents")
+    return flow.conditional_input
 
 
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
     """Returns the condition of a flow's bijector, checked; `None` if only the base takes one."""
+    conditional_input = given_condition(flow, conditional_input)
     if conditional_input is None:
         return None
     flow, bijector = without_model(flow), bijector_of(flow)

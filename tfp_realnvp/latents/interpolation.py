@@ -20,7 +20,7 @@ from tfp_realnvp.latents.codec import (
     transformed,
 )
 
-__all__ = ["interpolate", "interpolate_conditions", "manifold", "swap_condition"]
+__all__ = ["interpolate", "manifold", "swap_condition"]
 
 
 def interpolate(
@@ -44,7 +44,9 @@ def interpolate(
 
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation
     (Shoemake 1985, section 3.3; White 2016, section 2.1) stays near it; linear interpolation leaves
-    it. Embedded conditions change linearly with t, as in `interpolate_conditions`.
+    it. Embedded conditions change linearly with t: the networks get (1 - t) e(c₁) + t e(c₂) with
+    the learned embedding e of conditions, which is the identity for images (Lample et al.: Fader
+    networks, 2017).
 
     #### Example
 
@@ -155,49 +157,6 @@ def swap_condition(
     """
     latents = encode(flow, images, batch_size=batch_size, conditional_input=source)
     return decode(flow, latents, batch_size=batch_size, conditional_input=target)
-
-
-def interpolate_conditions(
-    flow: Flow,
-    images: ArrayLike,
-    start: ArrayLike,
-    end: ArrayLike,
-    num_steps: int = 8,
-    *,
-    batch_size: int = 64,
-) -> np.ndarray:
-    r"""Decodes images under conditions that change in steps from `start` to `end`.
-
-    ```
-    x_t = forward(inverse(x | start) | (1 - t) e(start) + t e(end))
-    ```
-
-    with t from 0 to 1 in equal steps, and the learned embedding e of conditions, which is the
-    identity for images (Lample et al.: Fader networks, 2017). The first image is the
-    reconstruction, the last the result of `swap_condition`.
-
-    #### Example
-
-    >>> import numpy as np, tfp_realnvp as tfr
-    >>> from tfp_realnvp import latents
-    >>> flow = tfr.RealNVPImage(
-    ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=10)
-    >>> images = np.random.default_rng(0).integers(0, 256, [3, 4, 4, 1], dtype=np.uint8)
-    >>> latents.interpolate_conditions(flow, images, [5, 0, 4], 8, num_steps=6).shape
-    (3, 6, 4, 4, 1)
-
-    Args:
-      flow, images, batch_size: as in `encode`; `flow` has a condition.
-      start, end: the first and last conditions, as in `encode`, whose leading shapes broadcast with
-        `images`.
-      num_steps: number of conditions, including both ends.
-
-    Returns the shape that `interpolate` returns, and raises the errors of `encode`.
-    """
-    z = encode(flow, images, batch_size=batch_size, conditional_input=start)
-    latents = _path(z, z, bijector_of(flow).event_ndims, num_steps)
-    condition = _embedded_path(flow, start, end, num_steps)
-    return _decode_embedded(flow, latents, condition, batch_size)
 
 
 def _path(

@@ -15,7 +15,14 @@ from numpy.typing import ArrayLike
 from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.latents.codec import Flow, bijector_of, decode, encode, without_model
+from tfp_realnvp.latents.codec import (
+    Flow,
+    bijector_of,
+    decode,
+    encode,
+    given_condition,
+    without_model,
+)
 
 __all__ = [
     "ScaleStatistics",
@@ -154,6 +161,7 @@ def levels_of_representation(
       ValueError: if `mode` is unknown, or as `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
+    conditional_input = given_condition(flow, conditional_input)
     flow, bijector = without_model(flow), bijector_of(flow, ImageFlow)
     latents = encode(flow, images, conditional_input=conditional_input)
     if mode == "zero":

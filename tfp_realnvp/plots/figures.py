@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import optional_module
 
-__all__ = ["matplotlib_module", "new_figure", "save_curves", "save_figure"]
+__all__ = ["matplotlib_module", "new_figure", "save_curves", "save_figure", "save_history"]
 
 
 def matplotlib_module(name: str) -> Any:
@@ -34,8 +35,8 @@ def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> pa
 def save_curves(
     path: str | os.PathLike[str],
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    xlabel: str,
-    ylabel: str,
+    xlabel: str = "",
+    ylabel: str = "",
 ) -> pathlib.Path:
     """Plots named curves to a PNG file, and returns its path; Matplotlib's state is unchanged.
 
@@ -45,6 +46,7 @@ def save_curves(
       xlabel, ylabel: labels of the axes, with units.
 
     Raises:
+      TypeError: if `curves` is no such mapping.
       ImportError: if matplotlib is not installed.
 
     #### Example
@@ -56,6 +58,8 @@ def save_curves(
     ...     plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim").name
     'curves.png'
     """
+    expected = "save_curves: expected curves by name (save_history plots a Keras History)"
+    validation.require(isinstance(curves, Mapping), expected, curves, TypeError)
     figure = new_figure((7, 4.5), dpi=120)
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
@@ -64,3 +68,40 @@ def save_curves(
         axes.plot(x, y, label=name, marker="o" if np.size(x) == 1 else None)
     axes.legend()
     return save_figure(figure, path)
+
+
+def save_history(
+    path: str | os.PathLike[str], history: Any, metric: str | None = None
+) -> pathlib.Path:
+    """Plots a metric of a Keras `History` by epoch, for training and for validation data.
+
+    Args:
+      path: path of the PNG file, which is returned. Missing folders are created.
+      history: what `fit` returns, or its dictionary `history.history`.
+      metric: name of the metric; by default `'bits_per_dim'` if there is one, else `'loss'`.
+
+    Raises:
+      ValueError: if the history has no such metric.
+      ImportError: if matplotlib is not installed.
+
+    #### Example
+
+    >>> import tempfile
+    >>> from tfp_realnvp import plots
+    >>> history = {"loss": [9.0, 8.5, 8.3, 8.2], "val_loss": [8.8, 8.4]}   # validation_freq=2
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plots.save_history(f"{folder}/history.png", history).name
+    'history.png'
+    """
+    logs = getattr(history, "history", history)
+    metric = metric or ("bits_per_dim" if "bits_per_dim" in logs else "loss")
+    validation.choice(metric, (*logs,), "save_history: expected a metric")
+    named = {"training": metric, "validation": f"val_{metric}"}
+    epochs = len(logs[metric])
+    curves = {}
+    for name, key in named.items():
+        if key in logs:
+            step = epochs / len(logs[key])
+            curves[name] = step * np.arange(1, len(logs[key]) + 1), logs[key]
+    units = {"bits_per_dim": "bits/dim", "loss": "nats"}
+    return save_curves(path, curves, "epoch", units.get(metric, metric))

@@ -37,6 +37,7 @@ from tfp_realnvp.training.input_data import (
     arguments_for_keras,
     check_distribution,
     check_no_labels,
+    check_training_batch,
     checked_batch,
     drop_conditions,
     events_and_weights,
@@ -605,6 +606,7 @@ class FlowModel(SavableModel):
                     data_batch = next(batches)
                     break
         if data_batch is not None:
+            check_training_batch(self, data_batch)
             self._initialize_normalizations(data_batch)
 
     # Training and evaluation.
@@ -748,6 +750,13 @@ class FlowModel(SavableModel):
         """
         weights = temperature, guidance
         return sampler.sample(self.distribution, num_samples, seed, *weights, conditional_input)
+
+    def log_prob(
+        self, x: Any, conditional_input: Any = None, *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Returns log p in nats for each event, [N]: `predict` of events and their conditions."""
+        data = x if conditional_input is None else (x, conditional_input)
+        return self.predict(data, batch_size=batch_size, verbose=0)
 
     def train_on_batch(
         self,

@@ -23,10 +23,10 @@ __all__ = [
     "ArrayBatches",
     "arguments_for_keras",
     "as_arrays",
-    "check_batch",
     "check_data",
     "check_distribution",
     "check_no_labels",
+    "check_training_batch",
     "checked_batch",
     "drop_conditions",
     "events_and_weights",
@@ -86,8 +86,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         data, held_out = _split(tuple(map(as_arrays, data)), fraction)
     class_weight = arguments.get("class_weight")
     data = checked_batch(model, data, class_weight)
-    if method == "fit":
-        _check_training_data(data, model.distribution)
+    if method == "fit" and hasattr(batch_parts.events_in(data), "__array__"):
+        _warn_of_values(data, model)
     dtype = model.distribution.dtype
     if held_out is not None:
         arguments["validation_data"] = _batches(
@@ -271,21 +271,18 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
             condition = batch_parts.condition_in(batch)
             routing.checked_conditions(distribution, condition, "FlowModel")
     elif hasattr(events, "__array__"):
-        check_batch(data, distribution, gray_levels=gray_levels)
+        _check_values(data, distribution, gray_levels=gray_levels)
         weights = batch_parts.weights_in(data)
         expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
-        validation.require(weights is None or np.any(weights), expected, weights)
+        validation.require(weights is None or bool(np.any(weights)), expected, weights)
 
 
 def _placeholder(spec: Any) -> Any:
     return tf.compat.v1.placeholder(spec.dtype, spec.shape) if hasattr(spec, "dtype") else None
 
 
-def check_batch(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
-    """Checks a batch of arrays or eager tensors; arguments and errors are those of `check_data`.
-
-    All weights may be zero. A condition of a distribution that takes none is not checked.
-    """
+def _check_values(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
+    """Checks arrays or eager tensors; arguments and errors are those of `check_data`."""
     name, events = _name(distribution), batch_parts.events_in(data)
     _check_event_shape(events, distribution.event_shape)
     if not len(events):
@@ -329,12 +326,18 @@ def check_batch(data: Any, distribution: tfd.Distribution, *, gray_levels: bool)
     routing.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
 
 
-def _check_training_data(data: Any, distribution: tfd.Distribution) -> None:
-    """Checks what matters to training alone: the range of gray levels, columns in float32."""
-    events = batch_parts.events_in(data)
-    if not hasattr(events, "__array__"):
-        return
-    events = np.asarray(events)
+def check_training_batch(model: Any, data: Any) -> None:
+    """Checks the first batch of `fit`, arrays or eager tensors; errors are those of `check_data`.
+
+    All weights of a batch may be zero. The labels of a distribution that takes none are ignored.
+    """
+    _check_values(data, model.distribution, gray_levels=model.dequantize)
+    _warn_of_values(data, model)
+
+
+def _warn_of_values(data: Any, model: Any) -> None:
+    """Checks what matters to training alone: columns in float32, and values of gray levels."""
+    events, distribution = np.asarray(batch_parts.events_in(data)), model.distribution
     if events.ndim == 2:
         validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
     num_values = routing.find_num_values(distribution)
@@ -343,6 +346,15 @@ def _check_training_data(data: Any, distribution: tfd.Distribution) -> None:
             f"FlowModel.fit: the pixel values end at {events.max()}, and the model has "
             f"{num_values} gray levels, from 0 on. `RealNVPImage(..., num_values=n)` is for images "
             "of n levels; images in [0, 1] are to be multiplied by 255.",
+            UserWarning,
+            stacklevel=4,
+        )
+    share = np.mean(events % 1 != 0) if model.dequantize and events.dtype.kind == "f" else 0
+    if share:
+        warnings.warn(
+            f"FlowModel.fit: {share:.0%} of the pixel values are not whole, and are rounded down "
+            "to gray levels. `tf.round` rounds to the nearest level, for example after "
+            "augmentation; dequantize=False takes values without noise.",
             UserWarning,
             stacklevel=4,
         )
