@@ -111,9 +111,9 @@ class ConditionSpec:
         if value is None:
             if not self.may_be_missing:
                 raise ValueError(
-                    f"{caller}: expected a conditional_input of {self.description}, got None; it "
-                    "goes to `log_prob` and `sample` of a distribution as "
-                    "`bijector_kwargs={'conditional_input': ...}`, or is fixed by `tfr.condition`."
+                    f"{caller}: expected a conditional_input of {self.description}, got None; "
+                    "pass it to `log_prob` and `sample` of a distribution as "
+                    "`bijector_kwargs={'conditional_input': ...}`, or fix it by `tfr.condition`."
                 )
             return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))
         value = value if tf.is_tensor(value) else np.asarray(value)
@@ -144,8 +144,8 @@ class ConditionSpec:
         """Returns how to convert labels of another form, to end an error message."""
         if self.num_classes is None:
             return ""
-        whole = "`labels.astype(int)` makes integers of whole floats, and " * dtype.is_floating
-        return f"; {whole}`labels.argmax(-1)` labels of one-hot vectors"
+        whole = "`labels.astype(int)` converts whole floats, and " * dtype.is_floating
+        return f"; {whole}`labels.argmax(-1)` converts one-hot vectors"
 
     def _fits(self, shape: tf.TensorShape) -> bool:
         return shape.is_compatible_with(self.event_shape)

@@ -78,7 +78,7 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     size = validation.count(group_size, "group_size", 1, "typicality")
     expected = f"typicality: expected a multiple of group_size = {size} log densities"
     validation.require(len(log_probs) % size == 0, expected, len(log_probs))
-    expected = "typicality: expected finite reference_log_probs, of events whose density is not 0"
+    expected = "typicality: expected finite reference_log_probs, without densities of 0"
     validation.require(bool(np.isfinite(reference).all()), expected, reference.min())
     return np.abs(log_probs.reshape(-1, size).mean(axis=1) - reference.mean())
 
@@ -135,7 +135,7 @@ def complexity_corrected(
     if not np.array_equal(levels, events):
         raise ValueError(
             "complexity_corrected: expected gray levels 0, 1, …, 255, got values from "
-            f"{events.min()} to {events.max()}, or fractions. For continuous values take "
+            f"{events.min()} to {events.max()}, or fractions. For continuous values use "
             "`-log_probs` or `typicality`."
         )
     if code is None:

@@ -291,5 +291,5 @@ def test_variables_of_a_transformer(recompute):
         z, log_det = flow.inverse_and_log_det(ft.normal([3, 4, 4, 4]))
         loss = tf.reduce_sum(z) + tf.reduce_sum(log_det)
     assert all(np.abs(g).max() > 0 for g in tape.gradient(loss, flow.trainable_variables))
-    with pytest.raises(TypeError, match=r"variables its `add_weight` creates, got \[<tf\.Variable"):
+    with pytest.raises(TypeError, match=r"variables by `add_weight`, got \[<tf\.Variable"):
         tfr.Coupling(tfr.ChannelMask(), network, _Scaled("tensorflow"))

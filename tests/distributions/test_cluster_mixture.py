@@ -218,9 +218,9 @@ def test_errors():
     flow, clusters = mixture.components_distribution, mixture.clusters
     with pytest.raises(TypeError, match="expected Clusters, got 3"):
         tfr.ClusterMixture(flow, 3)
-    with pytest.raises(ValueError, match="num_classes=3, as of the clusters, got None"):
+    with pytest.raises(ValueError, match="num_classes=3, as many as clusters, got None"):
         tfr.ClusterMixture(ft.flow_distribution(_SHAPE), clusters)
-    with pytest.raises(ValueError, match="num_classes=2, as of the clusters"):
+    with pytest.raises(ValueError, match="num_classes=2, as many as clusters"):
         tfr.ClusterMixture(flow, tfr.Clusters(_SHAPE, 2))
     with pytest.raises(ValueError, match="events of shape"):
         tfr.ClusterMixture(flow, tfr.Clusters((2, 2, 1), 3))

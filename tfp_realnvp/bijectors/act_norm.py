@@ -41,9 +41,9 @@ class LearnedAffine(ChannelVariables):
         """Warns if a gradient tape records a pass before a batch has set the variables."""
         if private_api.could_possibly_record() and not self.is_known_to_be_set:
             warnings.warn(
-                "ActNorm: a gradient tape records a log density whose normalization no batch has "
-                "set, so that training starts without it. In a loop of your own, call "
-                "`flow.log_prob(x, bijector_kwargs={'training': True})`; `FlowModel.fit` does.",
+                "ActNorm: no batch has set scale and shift, so training starts without "
+                "normalization. `FlowModel.fit` sets them; in your own loop, call "
+                "`flow.log_prob(x, bijector_kwargs={'training': True})` first.",
                 UserWarning,
                 stacklevel=2,
             )

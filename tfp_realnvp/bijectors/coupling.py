@@ -118,7 +118,7 @@ class Coupling(FlowBijector):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         if transformer is not None and not isinstance(transformer, Transformer):
             raise TypeError(f"{name}: expected a Transformer, got {transformer!r}.")
-        expected = f"{name}: expected a Transformer whose variables its `add_weight` creates"
+        expected = f"{name}: expected a Transformer that creates its variables by `add_weight`"
         attributes = vars(transformer).values() if transformer is not None else ()
         others = [value for value in attributes if isinstance(value, tf.Variable)]
         validation.require(not others, expected, others, TypeError)
@@ -431,7 +431,7 @@ def real_nvp_coupling(
     validation.require(len(masked) == len(functions) == 1, expected, (masked, functions))
     expected = "real_nvp_coupling: expected num_masked of at least 1 or fraction_masked below 1"
     is_share = fraction_masked is not None
-    validation.require((abs(masked[0]) < 1) == is_share, f"{expected}, or minus these", masked[0])
+    validation.require((abs(masked[0]) < 1) == is_share, f"{expected}, or negatives", masked[0])
     mask = ChannelMask(int(masked[0] < 0), num_first=masked[0])
     return Coupling(mask, functions[0], event_ndims=1, **options)
 

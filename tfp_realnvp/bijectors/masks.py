@@ -118,7 +118,7 @@ class ChannelMask(Mask, Configurable):
     def __post_init__(self) -> None:
         self.parity = check_parity(self.parity)
         if self.num_first is not None:
-            expected = "ChannelMask: expected num_first, a whole number or a share in (-1, 1)"
+            expected = "ChannelMask: expected num_first, a whole number or a fraction in (-1, 1)"
             self.num_first = validation.real(
                 self.num_first, lambda x: abs(x) < 1 or x % 1 == 0, expected
             )

@@ -31,9 +31,8 @@ def pass_through(
     if p.terms is not None and len(p.terms) == num_terms:
         raise ValueError(
             f"{part.name}: expected a bijector whose log det has positions in the image. Compose "
-            "bijectors by `tfr.FlowChain` instead of `tfb.Chain`. A bijector of your own sums "
-            "its log dets by the methods `_sum_over_event` and `_log_det_of_positions` of "
-            "`FlowBijector`."
+            "bijectors by `tfr.FlowChain` instead of `tfb.Chain`. In your own bijector, sum log "
+            "dets by the methods `_sum_over_event` and `_log_det_of_positions` of `FlowBijector`."
         )
     if p.observer is not None:
         p.observer(part, *results)

@@ -47,7 +47,7 @@ def read_array_file(path: pathlib.Path) -> Splits:
             name: _checked(path, arrays, name, labels if has_labels else None)
             for name, labels in names.items()
         }
-    expected = f"Expected arrays of images train and test, or images, in {path}"
+    expected = f"Expected the arrays train and test, or images, in {path}"
     validation.require("images" in arrays, expected, list(arrays))
     images, labels = _checked(path, arrays, "images", "labels" if "labels" in arrays else None)
     train, test = hold_out(len(images), max(1, len(images) // 10))
@@ -72,7 +72,7 @@ def _checked(
         return images, None
     labels = np.asarray(arrays.get(labels_name))
     is_valid = labels.shape == images.shape[:1] and labels.dtype.kind in "iu" and labels.min() >= 0
-    expected = f"Expected integers from 0 of shape [{len(images)}] as {labels_name} in {path}"
+    expected = f"Expected non-negative integers of shape [{len(images)}] as {labels_name} in {path}"
     validation.require(is_valid, expected, labels)
     return images, labels.astype(np.int32)
 

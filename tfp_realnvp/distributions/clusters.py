@@ -121,7 +121,7 @@ class Clusters(keras.layers.Layer):
         if num_clusters is None:
             num_clusters = max(1, min(least // _MIN_EVENTS, _MAX_CLUSTERS // len(groups)))
         num_clusters = validation.count(num_clusters, "num_clusters", 1, "Clusters.of")
-        expected = f"Clusters.of: expected at least {num_clusters} events, in each class, for as "
+        expected = f"Clusters.of: expected at least {num_clusters} events, in each class, for that "
         validation.require(least >= num_clusters, f"{expected} many clusters", least)
         cluster = optional_module("sklearn.cluster", "Clusters.of", "scikit-learn")
         options = {"n_clusters": num_clusters, "n_init": 3, "random_state": seed}
@@ -236,7 +236,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         validation.require(is_clusters, expected, clusters, TypeError)
         self.components_distribution, self.clusters = components_distribution, clusters
         spec, number, classes = self.components_spec, clusters.num_clusters, clusters.num_classes
-        expected = f"{name}: expected a distribution with num_classes={number}, as of the clusters"
+        expected = f"{name}: expected a distribution with num_classes={number}, as many as clusters"
         validation.require(spec is not None and spec.num_classes == number, expected, spec)
         event_shape, expected = components_distribution.event_shape, f"{name}: expected events"
         fits = event_shape.is_compatible_with(clusters.event_shape)

@@ -32,8 +32,8 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     """Returns a `FlowModel`'s distribution, or `model` itself if it is a distribution."""
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
     expected = (
-        f"{caller}: expected a FlowModel or a tfd.Distribution, as "
-        "tfd.TransformedDistribution(base, bijector) is"
+        f"{caller}: expected a FlowModel or a tfd.Distribution, such as "
+        "tfd.TransformedDistribution(base, bijector)"
     )
     is_distribution = isinstance(distribution, tfd.Distribution)
     validation.require(is_distribution, expected, model, TypeError)

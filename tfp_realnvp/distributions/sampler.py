@@ -37,15 +37,15 @@ def sample(
         expected = f"{_CALLER}: expected a finite {name} of at least 0"
         validation.real(value, lambda x: 0 <= x < math.inf, expected)
     expected = (
-        f"{_CALLER}: expected temperature=1, the only one of a base distribution other than a "
-        "standard normal without variables"
+        f"{_CALLER}: expected temperature=1 for a base distribution other than a standard normal "
+        "without variables"
     )
     validation.require(temperature == 1 or _is_tempered(distribution), expected, temperature)
     condition = _conditions(distribution, conditional_input, num_samples)
     if guidance:
         expected = (
             f"{_CALLER}: expected guidance only for a flow that was trained with and without its "
-            "condition, as by `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
+            "condition, such as `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
         )
         validation.require(has_dropout(flow_of(distribution)), expected, guidance)
         has_condition = condition is not None or isinstance(distribution, ClusterMixture)
@@ -111,8 +111,8 @@ def _conditions(distribution: tfd.Distribution, value: Any, num_samples: int) ->
     if value is None and (spec is None or spec.may_be_missing):
         return None
     expected = (
-        f"{_CALLER}: expected no conditional_input, since the distribution declares none, as "
-        "`RealNVPImage(..., num_classes=10)` does"
+        f"{_CALLER}: expected no conditional_input, because the distribution declares none; a "
+        "flow with `RealNVPImage(..., num_classes=10)` does"
     )
     validation.require(spec is not None, expected, value)
     condition = spec.as_tensor(value, _CALLER, distribution.dtype)

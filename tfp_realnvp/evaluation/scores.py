@@ -210,7 +210,7 @@ def check_no_weights(data: Any, caller: str) -> None:
     """Raises `ValueError` if data have sample weights, which evaluations do not use."""
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
     weights = batch_parts.weights_in(structure)
-    expected = f"{caller}: expected events without sample weights, which `FlowModel.evaluate` takes"
+    expected = f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them"
     validation.require(weights is None, expected, weights)
 
 

@@ -132,7 +132,7 @@ def assert_not_empty(values: tf.Tensor, caller: str) -> None:
     if num_replicas() > 1:
         message = (
             f"{caller}: expected images for each replica, got a batch with fewer images than "
-            "replicas; leave a smaller last batch out (drop_remainder=True)."
+            "replicas; drop a smaller last batch by drop_remainder=True."
         )
         tf.debugging.assert_positive(tf.shape(values)[0], message)
 
@@ -197,9 +197,9 @@ def check_scope(name: str, variables: Sequence[tf.Variable]) -> None:
     strategy = tf.distribute.get_strategy()
     if not all(strategy.extended.variable_created_in_scope(variable) for variable in variables):
         raise ValueError(
-            f"FlowModel: expected {name} of the scope that the model is in, of "
-            f"{type(strategy).__name__}, got variables of another: construct distribution, model "
-            "and optimizer in one `with strategy.scope()`."
+            f"FlowModel: expected {name} from the scope of the model's {type(strategy).__name__}, "
+            "got variables from another scope; construct distribution, model and optimizer in one "
+            "`with strategy.scope()`."
         )
 
 

@@ -74,7 +74,7 @@ def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
             f"{caller}: expected columns whose values float32 can tell apart, got a standard "
             f"deviation of {stddev[first]:g} and values up to {largest[first]:g} in column {first}"
             f"{f', one of {len(columns)} such columns' if columns.size > 1 else ''}; subtract "
-            "their means before, or construct bijectors and base distribution with "
+            "their means first, or construct bijectors and base distribution with "
             "`dtype=tf.float64`."
         )
 
