@@ -121,7 +121,7 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions of a batch of events, [B, ...]; see `_with_column`.
+        """Returns checked conditions [B, ...]. Labels may be [B, 1], and vectors of length 1 [B].
 
         Raises:
           ValueError: see `check`; or if there is not one leading dimension.

@@ -28,7 +28,7 @@ class LearnedAffine(ChannelVariables):
 
     @property
     def is_known_to_be_set(self) -> bool:
-        """Whether a batch has set the variables, as known while tracing; false if unsure."""
+        """Whether a batch has set the variables. False if their values are unknown here."""
         if not self.built:
             return False
         with tf.init_scope():

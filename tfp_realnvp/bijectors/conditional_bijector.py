@@ -45,9 +45,8 @@ class ConditionalBijector(FlowChain):
           dtype, validate_args, name: as in `FlowBijector`.
 
         Raises:
-          TypeError: if `bijector` has another dtype.
-          ValueError: if no network of the bijector takes `conditional_input`, or the condition is
-            an image and the bijector is on vectors.
+          TypeError, ValueError: if `bijector` has another dtype, no network of it takes a
+            condition, or the condition is an image and the bijector is on vectors.
         """
         parameters = dict(locals())
         if not embedding.built:

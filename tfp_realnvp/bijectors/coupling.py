@@ -103,9 +103,8 @@ class Coupling(FlowBijector):
           parameters: the constructor arguments of a subclass.
 
         Raises:
-          TypeError: if an argument has a wrong type.
-          ValueError: if the network does not take the declared condition, vectors have an image
-            mask, or a `CheckerboardMask` has no transformer.
+          TypeError, ValueError: if an argument has a wrong type, the network does not take the
+            declared condition, vectors have an image mask, or a `CheckerboardMask` no transformer.
         """
         if parameters is None:
             parameters = dict(locals())
@@ -177,7 +176,7 @@ class Coupling(FlowBijector):
     def _recomputed_pass(
         self, event: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `_transform` with activations that the backward pass recomputes."""
+        """Like `_transform`, but the backward pass recomputes the activations."""
         weights = [v for layer in self.layers for v in layer.trainable_variables]
         state = [v for layer in self.layers for v in layer.non_trainable_variables]
         weight_values, state_values = (
@@ -224,7 +223,7 @@ class Coupling(FlowBijector):
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
         if p.no_condition is not None and "conditional_input" in options:
-            # Sums of parameters are parameters: transformers take any real numbers.
+            # Transformers take any real parameters, so also weighted sums of parameters.
             without = self.network(inputs, **{**options, "conditional_input": p.no_condition})
             output += tf.cast(p.guidance, output.dtype) * (output - without)
         channels = changed.shape[-1]
@@ -253,7 +252,7 @@ class Coupling(FlowBijector):
         return self.mask.merge(kept, changed), log_det
 
     def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
-        """Returns the bijector that a network without a transformer gives the changed half."""
+        """Returns the changed half's bijector from the network, without a transformer."""
         # Keras layers take tensors only, not the number of channels.
         arguments = arguments[:1] if isinstance(self.network, keras.layers.Layer) else arguments
         is_first = self._read_variables is None

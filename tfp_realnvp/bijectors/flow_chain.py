@@ -61,8 +61,8 @@ class FlowChain(FlowBijector):
           parameters: the constructor arguments of a subclass.
 
         Raises:
-          TypeError: if an argument has a wrong type, or a bijector another dtype.
-          ValueError: if bijectors differ in `event_ndims`, or `recompute` has no effect.
+          TypeError, ValueError: if an argument has a wrong type, bijectors differ in dtype or
+            `event_ndims`, or `recompute` has no effect.
         """
         arguments = dict(locals())
         del arguments["parameters"]

@@ -109,7 +109,7 @@ class InvertibleConv1x1(FlowBijector):
 
 
 class NormalizedConv1x1:
-    r"""An `ActNorm` and an `InvertibleConv1x1`, joined to one matrix product.
+    r"""An `ActNorm` and an `InvertibleConv1x1`, joined into one matrix product.
 
     ```
     inverse (data -> latent):  x = W diag(exp(log_scale)) (y - shift)

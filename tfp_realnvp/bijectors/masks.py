@@ -94,7 +94,7 @@ class ChannelMask(Mask, Configurable):
       parity: 0 keeps the first channels and transforms the last, 1 the reverse.
       num_first: where to split: a number of channels, or a fraction of them in (-1, 1). A negative
         value counts from the end, as in a slice. Defaults to half.
-      permutation: order of the channels before the split. Defaults to 0, 1, 2, ......
+      permutation: order of the channels before the split. Defaults to 0, 1, 2, ...
 
     Raises:
       ValueError, TypeError: if an attribute is out of range or has a wrong type.

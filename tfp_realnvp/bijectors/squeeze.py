@@ -20,8 +20,8 @@ _ORDERS = ("plain", "factor_out")
 class Squeeze(FlowBijector):
     r"""Space to depth: maps [..., H, W, C] to [..., H/k, W/k, k²C] with `k = block_size`.
 
-    Each block of k × k pixels becomes one pixel. `order` says in which order the channels of the
-    block's pixels (row, column) follow each other, here for k = 2:
+    Each block of k × k pixels becomes one pixel. `order` arranges the block's pixels (row, column)
+    along the channels. For k = 2:
 
     *   `'plain'`: row by row, as in `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
     *   `'factor_out'`: an even row + column first: (0,0), (1,1), (0,1), (1,0). The first half of

@@ -150,9 +150,9 @@ class Clusters(keras.layers.Layer):
         first = 0 if labels is None else tf.cast(labels, tf.int32) * self.num_per_class
         first = tf.broadcast_to(first, tf.shape(rows)[:1])[:, tf.newaxis]
         centers = tf.reshape(self.centers.value, [self.num_clusters, -1])
-        # With oneDNN, a matrix product without rows ends the process: there is one row more.
+        # Pad one row: with oneDNN, a matrix product without rows crashes the process.
         products = tf.matmul(tf.pad(rows, [[0, 1], [0, 0]]), centers, transpose_b=True)[:-1]
-        # The term |x|² of a squared distance is the same for all clusters.
+        # Leave out the term |x|² of squared distances, which is equal for all clusters.
         distances = tf.reduce_sum(centers**2, axis=-1) - 2 * products
         if labels is not None:
             distances = tf.gather(distances, first + tf.range(self.num_per_class), batch_dims=1)
@@ -172,7 +172,7 @@ class Clusters(keras.layers.Layer):
 
 
 class ClusterMixture(ConditionalDistribution, tfd.Distribution):
-    r"""A mixture of p(x | k), a flow whose condition is an unobserved cluster k.
+    r"""A mixture of flows p(x | k) over unobserved clusters k.
 
     ```
     p(x)     = sum_k w_k p(x | k)                  with the frequencies w of the clusters

@@ -122,7 +122,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
 
 class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
-    r"""A `tfd.MixtureSameFamily` whose components are classes, some with known labels.
+    r"""A `tfd.MixtureSameFamily` over classes, which takes known and missing labels.
 
     ```
     log p(z | y),                       for a label y in [0, K)
@@ -191,7 +191,7 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return loc if loc.shape == components.batch_shape + components.event_shape else None
 
     def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
-        """Returns log p(y) for missing labels, and a log one-hot for known ones, [..., K]."""
+        """Returns log p(y), [..., K], given labels [...]: a log one-hot if the label is known."""
         spec = self.condition_spec
         condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
         prior = tf.math.log_softmax(self.mixture_distribution.logits_parameter())

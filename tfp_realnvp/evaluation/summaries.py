@@ -150,7 +150,8 @@ def bits_per_dim(
         and their conditions; a dictionary with `'image'`, and `'conditional_input'` or `'label'`;
         or a finite `tf.data.Dataset` or other iterable of batches of these.
       num_samples: number of noise samples K.
-      dequantizer: distribution of the noise. Defaults to the one of the `FlowModel`, or uniform.
+      dequantizer: distribution of the noise. Defaults to the dequantizer of the `FlowModel`, or
+        uniform noise.
       seed: seed of the noise, an integer.
       batch_size: batch size for arrays.
 

@@ -59,7 +59,7 @@ def _event(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
 
 
 def slices(size: int, *arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """Yields slices of `size` rows of all arrays; `None` stays `None`."""
+    """Yields tuples of slices of `size` rows of the arrays; `None` stays `None`."""
     for start in range(0, len(arrays[0]), size):
         yield tuple(None if a is None else a[start : start + size] for a in arrays)
 

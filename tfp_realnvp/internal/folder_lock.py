@@ -22,7 +22,7 @@ def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
 
     Args:
       folder: the folder; it is created if missing.
-      caller: name that begins the error message.
+      caller: the error message begins with this name.
 
     Raises:
       BlockingIOError: if another process holds the lock.

@@ -68,7 +68,7 @@ def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.T
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes each call of `function` one operation of a graph, and its gradient another.
+    """Makes `function` one operation of a graph, and its gradient another operation.
 
     TensorFlow traces `function` once per list of shapes and dtypes. This speeds up tracing of
     graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.

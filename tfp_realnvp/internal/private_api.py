@@ -191,8 +191,8 @@ class _Buffer(io.BytesIO):
 def weights_in_memory(model: keras.Model) -> io.BytesIO:
     """Returns the file that `keras.Model.save_weights` writes, in memory.
 
-    `save_weights` takes a `BytesIO` if `str` of it is a file name. A failed write to a file may
-    crash HDF5 and the process.
+    `save_weights` accepts a `BytesIO` whose `str` is a file name. With a real file, a failed write
+    can crash HDF5 and the process.
     """
     buffer = _Buffer()
     keras.Model.save_weights(model, buffer)

@@ -50,9 +50,8 @@ class ConditionEmbedding(keras.layers.Layer):
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          ValueError: if both or none of `conditional_event_shape` and `num_classes` are given, or
-            an argument is out of range or has no effect.
-          TypeError: if an argument has a wrong type.
+          TypeError, ValueError: if both or none of `conditional_event_shape` and `num_classes` are
+            given, or an argument is invalid or has no effect.
         """
         super().__init__(**kwargs)
         self.spec = ConditionSpec(conditional_event_shape, num_classes, dropout)

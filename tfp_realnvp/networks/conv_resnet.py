@@ -17,10 +17,9 @@ from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weigh
 
 __all__ = ["ConvResNet"]
 
-# For fewer positions, splitting images costs more time than computing only one half saves.
+# For smaller images, computing all positions is faster than selecting half of them.
 _MIN_HALVED_POSITIONS = 128
-# For small maps, starting the threads of oneDNN's FusedBatchNorm takes longer than plain
-# operations.
+# For smaller maps, plain operations are faster than oneDNN's FusedBatchNorm, which starts threads.
 _MAX_SMALL_SIZE = 1024
 
 
@@ -161,7 +160,8 @@ class ConvResNet(Conditioner):
     ) -> tf.Tensor:
         """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C].
 
-        In training, updates the moving statistics. `statistics` tells what to average over.
+        In training, uses batch statistics, as `statistics` averages them, and updates the moving
+        statistics.
         """
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
@@ -252,7 +252,7 @@ class ConvResNet(Conditioner):
     def _both_signs(
         self, inputs: tf.Tensor, normalize: Callable[..., tf.Tensor] | None
     ) -> tf.Tensor:
-        """Returns the normalized inputs and their negatives, by moving statistics if `None`."""
+        """Returns inputs and their negatives, normalized by `normalize` or by moving statistics."""
         norm = _values(self.input_offset, self.input_mean, self.input_variance)
         factor = 1.0 if self.checkerboard_parity is None else 2.0
         if normalize is not None:
@@ -275,8 +275,8 @@ def _joined_skip(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
-    The last skip connection is linear in `h + conv(x)`, which nothing else uses. Its kernel for
-    `conv(x)` joins the convolution, and its kernel for h joins the previous skip connection.
+    The last skip connection is linear in `h + conv(x)`, which nothing else uses. We therefore apply
+    it to `conv(x)` within the convolution, and to h within the previous skip connection.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 
