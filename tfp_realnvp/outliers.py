@@ -246,7 +246,6 @@ def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Compresses a `uint8` image [H, W, C] of 1 or 3 channels to PNG."""
     pillow = optional_module("PIL.Image", "`complexity_corrected` of images", "pillow")
     file = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image

@@ -163,7 +163,7 @@ class FlowBijector(OnePassBijector):
         """Returns the sum of an elementwise map's log dets over each event."""
         p.record(log_dets)
         axes = list(range(-self.event_ndims, 0))
-        # With `keepdims=False`, the gradient of the sum adds many shape operations.
+        # With `keepdims=False`, the gradient of the sum would compute many shapes.
         return tf.squeeze(tf.reduce_sum(log_dets, axis=axes, keepdims=True), axis=axes)
 
     def _log_det_of_positions(

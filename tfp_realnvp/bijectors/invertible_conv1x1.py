@@ -219,7 +219,6 @@ class PLUFactors(keras.layers.Layer):
 def _triangular(
     off_diagonal: tf.Tensor, log_scale: tf.Tensor, sign: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns L and U."""
     size, dtype = off_diagonal.shape[0], off_diagonal.dtype
     # Products with constant masks take fewer operations than `band_part` and `set_diag`.
     below, identity = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))

@@ -76,7 +76,7 @@ class CheckerboardMask(Mask, Configurable):
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
-        # The gradient of `+` would add shape operations for both terms.
+        # Unlike `add_n`, `+` broadcasts, and its gradient computes both shapes.
         return tf.add_n([kept, self.restrict(changed)])
 
     def changed_channels(self, channels: int) -> int:

@@ -194,7 +194,6 @@ def _scikit_learn(name: str) -> Any:
 
 
 def _patches(image: np.ndarray, stride: int) -> np.ndarray:
-    """Returns the patches `[N, 32, 32, C]` of an image `[H, W, C]`, row by row."""
     windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH_SIZE, _PATCH_SIZE), (0, 1))
     patches = np.moveaxis(windows[::stride, ::stride], 2, -1)
     return patches.reshape(-1, *patches.shape[2:])

@@ -329,7 +329,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     ) -> tf.Tensor:
         """Returns log p(x), or log p(x | y), of at least one event [B, ...].
 
-        `log_prob` maps bounded batches of events and clusters k to log p(x | k).
+        `log_prob(events, clusters)` returns log p(x | k), and gets batches of bounded size.
         """
         layer = self.clusters
         number = layer.num_clusters if labels is None else layer.num_per_class

@@ -106,7 +106,6 @@ def _is_tempered(distribution: tfd.Distribution) -> bool:
 
 
 def _conditions(distribution: tfd.Distribution, value: Any, num_samples: int) -> tf.Tensor | None:
-    """Returns the conditions of all samples, [num_samples, ...]; `None` without a condition."""
     spec = find_condition_spec(distribution)
     if value is None and (spec is None or spec.may_be_missing):
         return None

@@ -98,7 +98,6 @@ def _map(
     images: tf.Tensor,
     condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the maps of a batch of images, [B, H, W]."""
     terms: list[tf.Tensor] = []
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     noise_fn = functools.partial(pixels.event_noise, seed=seed)
@@ -112,7 +111,6 @@ def _map(
 def _record_log_prob(
     distribution: tfd.Distribution, values: tf.Tensor, p: Pass, log_dets: bool
 ) -> None:
-    """Records the terms of the log density in `p.terms`."""
     split_latents = None
     if isinstance(distribution, ClusterMixture):
         p = p.but(condition=distribution.clusters.nearest(values, p.condition))

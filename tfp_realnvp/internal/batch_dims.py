@@ -30,7 +30,6 @@ def broadcast_batch(
 
 
 def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int) -> tf.Tensor:
-    """Broadcasts the leading dimensions of `value` to include those of `other`."""
     batch = _leading(value.shape, ndims)
     try:
         static = tf.broadcast_static_shape(batch, _leading(other.shape, other_ndims))

@@ -129,7 +129,6 @@ class Conditioner(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
 
     def _add_film(self, num_terms: int, num_filters: int) -> None:
-        """Creates the variable for `_film` if the condition is a vector."""
         if self.takes_vector:
             shape = [*self.conditional_event_shape, num_terms, num_filters]
             self.condition_kernel = self._weight("condition_kernel", shape)

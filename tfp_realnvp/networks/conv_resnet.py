@@ -160,8 +160,8 @@ class ConvResNet(Conditioner):
     ) -> tf.Tensor:
         """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C].
 
-        In training, uses batch statistics, as `statistics` averages them, and updates the moving
-        statistics.
+        In training, normalizes by batch statistics of the events in `statistics`, and updates the
+        moving statistics.
         """
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
@@ -221,7 +221,7 @@ class ConvResNet(Conditioner):
                     # Prevent a fusion with the addition of h: TensorFlow's oneDNN kernel (up to
                     # 2.21) is wrong in several threads if the summand is used elsewhere, as h is.
                     x = tf.ensure_shape(x, x.shape)
-                # The gradient of `+` would add shape operations for both terms.
+                # Unlike `add_n`, `+` broadcasts, and its gradient computes both shapes.
                 h = tf.add_n([h, x])
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))

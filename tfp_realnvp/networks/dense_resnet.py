@@ -118,5 +118,5 @@ class DenseResNet(Conditioner):
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    # The gradient of `+` would add shape operations for both terms.
+    # Unlike `bias_add`, `+` broadcasts, and its gradient computes both shapes.
     return tf.nn.bias_add(tf.matmul(x, kernel), bias)

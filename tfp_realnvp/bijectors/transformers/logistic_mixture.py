@@ -160,11 +160,9 @@ class _Mixture(NamedTuple):
 
 
 def _log_sum_exp(terms: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns `log(sum(exp(terms)))` for finite terms."""
     largest = tf.stop_gradient(functools.reduce(tf.maximum, terms))
     return largest + tf.math.log(tf.add_n([tf.exp(term - largest) for term in terms]))
 
 
 def _bounded(x: tf.Tensor, bound: float) -> tf.Tensor:
-    """Returns `x` bounded to ±bound by tanh."""
     return bound * tf.tanh(x / bound)
