@@ -48,7 +48,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
 
 
 class ChannelNormalization(FlowBijector):
-    """An affine map of channels. The first call creates the variables, also for all copies."""
+    """An affine map of channels. The first call creates the variables, which copies share."""
 
     def __init__(self, channels: ChannelVariables, parameters: dict[str, Any]) -> None:
         name, num_channels = parameters["name"], parameters["num_channels"]

@@ -34,8 +34,8 @@ class FlowBijector(OnePassBijector):
     all events may be a scalar. The `Pass` p holds the options of the call; a composition passes it
     to its parts.
 
-    The base class implements the methods of `tfb.Bijector` by these two. Its cache lets `log_prob`
-    evaluate each network once. All methods take two keyword arguments:
+    The base class implements all methods of `tfb.Bijector` by these two methods. Its cache lets
+    `log_prob` evaluate each network once. All methods take two keyword arguments:
 
     *   `training` (Python `bool`, default `False`), `p.training`: whether to normalize by batch
         statistics and update the moving statistics.

@@ -162,7 +162,7 @@ def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events; raises if this package's bijectors differ."""
+    """Returns the rank of events; raises if it differs between this package's bijectors."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors

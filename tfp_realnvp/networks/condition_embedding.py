@@ -91,7 +91,7 @@ class ConditionEmbedding(keras.layers.Layer):
         return self.spec.event_shape if self.spec.event_ndims == 3 else (self.size,)
 
     def call(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns the embedding [..., *embedded_shape] of a result of `spec.as_tensor`."""
+        """Embeds conditions from `spec.as_tensor`; the result is [..., *embedded_shape]."""
         if condition.dtype.is_integer:
             is_present = condition[..., tf.newaxis] != -1
             # `tf.gather` has a sparse gradient, which lists repeated labels separately, so gradient

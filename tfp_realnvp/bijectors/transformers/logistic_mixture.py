@@ -1,4 +1,4 @@
-"""A transformer from the CDF of a logistic mixture."""
+"""A transformer based on the CDF of a logistic mixture."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ class Transformer(Configurable, keras.layers.Layer, abc.ABC):
     `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, to create the transformer
     of each coupling. A transformer is a Keras layer, which creates variables by `add_weight` in its
     constructor. To save your own transformer, decorate f with
-    `keras.saving.register_keras_serializable()`. Its constructor arguments must be attributes of
-    the same names, or override `get_config`.
+    `keras.saving.register_keras_serializable()`. Store each constructor argument as an attribute of
+    that name, or override `get_config`.
 
     #### Example
 
