@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 import tfp_realnvp as tfr
+from tfp_realnvp.saving.progress import Progress
 from tfp_realnvp.saving.saved_model import ServedFlow
 
 pytestmark = pytest.mark.graph
@@ -108,7 +109,7 @@ def test_each_operation_has_a_kernel(kind):
         )
         for step in ("train_step", "test_step", "predict_step")
     }
-    served = ServedFlow(distribution, None, "test").functions()
+    served = ServedFlow(model, None, Progress("test", False)).functions()
     functions |= {name: function.get_concrete_function() for name, function in served.items()}
     missing = {name: _operations_without(function) for name, function in functions.items()}
     assert {name: operations for name, operations in missing.items() if operations} == {}
