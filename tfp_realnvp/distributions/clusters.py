@@ -44,7 +44,7 @@ class Clusters(keras.layers.Layer):
     >>> import numpy as np, tfp_realnvp as tfr
     >>> images = np.random.default_rng(0).integers(0, 256, [60, 4, 4, 1], dtype=np.uint8)
     >>> clusters = tfr.Clusters.of(images, num_clusters=3)
-    >>> clusters.centers.shape, clusters.nearest(images + 0.5).shape
+    >>> tuple(clusters.centers.shape), clusters.nearest(images + 0.5).shape
     ((3, 4, 4, 1), TensorShape([60]))
 
     Attributes:
