@@ -1,4 +1,4 @@
-"""Computes what depends on the weights of a function alone, once."""
+"""Precomputes the parts of a graph that depend on weights alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tfp_realnvp.internal import private_api
 
 __all__ = ["folded"]
 
-# Larger values become variables, which a SavedModel stores once for all functions. A variable costs
-# a call 3 µs.
+# Larger values become variables, which a SavedModel stores once for all functions. Reading a
+# variable takes 3 µs a call.
 _MAX_CONSTANT_SIZE = 2**14
 
 
 def folded(
     function: Any, variables: dict[tuple[str, tuple[int, ...], bytes], tf.Variable]
 ) -> Callable[..., Any]:
-    """Returns a function that begins where the inputs of a concrete function enter its graph.
+    """Returns an equal function that contains only the operations that depend on the inputs.
 
-    What is computed from weights and constants alone is computed now: weight normalization, folded
-    batch normalizations, inverse matrices, log dets of 1×1 convolutions. Gradients are those of the
-    operations, also of functions with `tf.custom_gradient`.
+    Computes all other values now: weight normalization, folded batch normalizations, inverse
+    matrices, log dets of 1×1 convolutions. Gradients are computed from the operations, ignoring
+    `tf.custom_gradient`.
 
     Args:
-      function: a concrete function. Its variables may change afterwards without effect.
-      variables: gets large values that were computed, each once, by dtype, shape and bytes.
+      function: a concrete function. Later changes of its variables have no effect on the result.
+      variables: collects the large values, each once, by dtype, shape and bytes.
     """
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True

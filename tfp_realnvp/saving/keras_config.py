@@ -28,8 +28,8 @@ _PARTS = (
     Transformer,
     distributions.VariationalDequantization,
 )
-# The public classes by the names that configurations give them. Loading constructs no others, but
-# for those that the user has registered with Keras.
+# The public classes by their names in configurations. Loading constructs only these, and classes
+# that the user has registered with Keras.
 _CLASSES = {
     f"{prefix}.{name}": found
     for prefix, module in (
@@ -56,17 +56,17 @@ _PLAIN = (str, bool, int, float, types.NoneType)
 def serialize(value: Any, path: str) -> Any:
     """Returns a JSON-compatible configuration, from which `deserialize` makes an equal object.
 
-    It describes distributions, bijectors, masks and transformers by their constructor arguments,
-    which include the values of variables, and networks by their Keras configuration. It has no
-    network weights, no moving statistics and no code.
+    The configuration describes distributions, bijectors, masks and transformers by their
+    constructor arguments, including values of `tf.Variable`s, and networks by their Keras
+    configuration. It contains no network weights, no moving statistics and no code.
 
     Args:
       value: a distribution, another part of a model, or `None`.
       path: the name of the part, for messages.
 
     Raises:
-      TypeError: if a part could not be loaded, because it is neither of TFP nor of this package nor
-        registered with Keras; the message names the part.
+      TypeError: if a part belongs neither to TFP nor to this package and is not registered with
+        Keras, so that it could not be loaded; the message names the part.
     """
     return _Serializer().describe(value, path)
 
@@ -158,8 +158,8 @@ class _Serializer:
                 elif isinstance(argument, keras.layers.Layer) and not is_described:
                     self._claim(argument.variables, path)
         if name.startswith("tfp."):
-            # Defaults of TFP can be objects without a description. Other defaults may change, and
-            # must not change a saved model.
+            # TFP's defaults can be objects that have no description, so we omit them. We write all
+            # other defaults, since a later version may change them.
             signature = inspect.signature(type(value).__init__).parameters
             arguments = {
                 key: argument
@@ -172,7 +172,7 @@ class _Serializer:
         return {"class": name, "arguments": described}
 
     def _claim(self, variables: Sequence[tf.Variable | keras.Variable], path: str) -> None:
-        """Raises `TypeError` if another object has one of `variables`: they would be duplicated."""
+        """Raises `TypeError` if two objects share a variable, which loading would duplicate."""
         ids = {id(v.value if isinstance(v, keras.Variable) else v) for v in variables}
         if ids & self._claimed_variables:
             raise TypeError(

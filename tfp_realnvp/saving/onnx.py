@@ -27,9 +27,9 @@ def export_onnx(
     *,
     verbose: bool | None = None,
 ) -> None:
-    r"""Writes ONNX models of the log density, the latents, and the images of latents.
+    r"""Writes three ONNX models: the log density, the encoder and the decoder.
 
-    With the flow x = forward(z) and B images of shape [H, W, C], the folder `path` has the files
+    With the flow x = forward(z) and B images of shape [H, W, C], the folder `path` gets the files
 
     | name | inputs | output |
     | --- | --- | --- |
@@ -37,19 +37,19 @@ def export_onnx(
     | `encode.onnx` | `images`, `noise` | `latents`: inverse(images + noise) |
     | `decode.onnx` | `latents` | `images`: forward(latents), continuous pixel values |
 
-    The caller draws `noise`, uniform in [0, 1), of the distribution's dtype. The `images` of
-    `decode.onnx`, rounded down, are gray levels. The models of a `FlowModel` with a
-    `VariationalDequantization` q transform the noise to u ~ q(u | images), and the log density is
-    log p(images + u) - log q(u | images). A distribution alone adds the uniform noise.
+    The caller draws `noise`, uniform in [0, 1), in the distribution's dtype. Round the `images` of
+    `decode.onnx` down to get gray levels. If a `FlowModel` has a `VariationalDequantization` q, the
+    ONNX models transform the noise to u ~ q(u | images), and the log density is
+    log p(images + u) - log q(u | images). For a bare distribution, u is the uniform noise.
 
-    A flow without `PixelLogit` or with more than 256 gray levels, and a `FlowModel` with
-    `dequantize=False`, take continuous `images` and no noise. A flow of vectors [B, D] has `x`
-    instead of `images`, and no noise. A flow that declares a condition has one more input, the last
-    one: `conditional_input`, as in `export_saved_model`.
+    The models take continuous `images` and no noise if the flow has no `PixelLogit` or more than
+    256 gray levels, or if the `FlowModel` has `dequantize=False`. For a flow of vectors [B, D], `x`
+    takes the place of `images`, and there is no noise. If the flow declares a condition,
+    `conditional_input` is the last input, as in `export_saved_model`.
 
-    The batch size is free, the shape of the events is that of the distribution. ONNX has no
-    assertions: pixel values out of range give NaN. The weights are copied at the time of the call.
-    Normalizations use their moving statistics. An interrupted export leaves the old folder.
+    The batch size is free; the event shape is fixed. ONNX has no assertions: pixel values out of
+    range give NaN. The export copies the weights, and uses the moving statistics of normalizations.
+    An interrupted export leaves the old folder.
 
     The conversion takes about 10 seconds for the default flow of vectors, a minute with splines or
     mixtures, and minutes for large flows of images. onnxruntime computes convolutions in float32,
@@ -87,7 +87,7 @@ def export_onnx(
         folder.mkdir()
         for number, name in enumerate(("log_prob", "encode", "decode"), 1):
             progress(f"converting {name}, function {number} of 3")
-            # Values that were decoded stay continuous.
+            # `decode.onnx` returns continuous values.
             of_levels = f"{name}_uint8" if name != "decode" else name
             function = functions.get(of_levels, functions[name])
             _write(folder / f"{name}.onnx", function.get_concrete_function())
@@ -98,14 +98,14 @@ def _write(path: pathlib.Path, function: Any) -> None:
     """Writes the ONNX model of a concrete function with one named output."""
     onnx = optional_module("onnx", "export_onnx", "tf2onnx")
     tf2onnx = optional_module("tf2onnx", "export_onnx", "tf2onnx")
-    # `tf2onnx.convert.from_function` takes tensors that the function captures for inputs.
+    # `tf2onnx.convert.from_function` would turn captured tensors into inputs.
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True
     )
     inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
     (output_name,) = function.structured_outputs
     names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
-    # The logs of tf2onnx say what the check below finds.
+    # tf2onnx logs what the check below raises.
     logging.disable()
     try:
         model, _ = tf2onnx.convert.from_graph_def(
@@ -139,7 +139,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
 
 
 def _broadcast_args(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Broadcasts two shapes: the result is the shape of the sum of zeros of these shapes."""
+    """Broadcasts two shapes, by adding tensors of zeros of these shapes."""
     import onnx
 
     dtype, outputs = graph.get_dtype(node.output[0]), node.output

@@ -1,4 +1,4 @@
-"""Checks of a preset, which may come from anyone, before and after its model is constructed."""
+"""Checks a preset from an untrusted source, before and after constructing its model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 tfd = tfp.distributions
 
 _MAX_JSON_BYTES = 2**26
-# Elements of counters and metrics, which the weights file does not have.
+# Elements of counters and metrics, which are not in the weights file.
 _NUM_OTHER_ELEMENTS = 1_000
 
 # Classes of Keras that a configuration may name. None of them runs code or reads files.
@@ -50,17 +50,17 @@ _KERAS_CLASSES = {
         for kind in ("constraints", "initializers", "regularizers")
     },
 }
-# Keras' notation for values, which are in the file as lists of numbers.
+# Keras' notation for values that the file stores as lists of numbers.
 _KERAS_VALUES = {"__keras_tensor__", "__numpy__", "__tensor__"}
 
 
 @contextlib.contextmanager
 def expecting(expected: str) -> Iterator[None]:
-    """Turns an error into a `ValueError` that names what was expected, and the first cause."""
+    """Turns an error into a `ValueError` that states what was expected and the first cause."""
     try:
         yield
     except Exception as error:
-        # Keras' own sentence is around the first cause, with the whole configuration.
+        # Keras wraps the first cause in a message with the whole configuration.
         first: BaseException = error
         while cause := first.__cause__ or (not first.__suppress_context__ and first.__context__):
             first = cause
@@ -112,17 +112,17 @@ def _is_allowed(config: dict[str, Any]) -> bool:
     if name in _KERAS_VALUES or "module" not in config:
         return name in _KERAS_VALUES
     if registered is not None:
-        # With another class name Keras may take another object.
+        # With another class name, Keras may construct another object.
         return name in ("function", getattr(registered, "__name__", None))
     return name in _KERAS_CLASSES.get(str(config["module"]), ())
 
 
 def check_parameters(model: keras.Model) -> None:
-    """Raises `ValueError` if parameters of a distribution are out of range, as a negative scale."""
+    """Raises `ValueError` if a distribution has an invalid parameter, such as a negative scale."""
     for part in (model.distribution, *model.distribution.submodules):
         if not isinstance(part, tfd.Distribution) or "validate_args" not in part.parameters:
             continue
-        # TFP checks constants at once, variables only later.
+        # TFP checks constants at construction, but variables only at use.
         constants = {
             name: tf.convert_to_tensor(value)
             for name, value in part.parameters.items()
@@ -134,14 +134,14 @@ def check_parameters(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def limited_variables(num_elements: int) -> Iterator[None]:
-    """Raises `ValueError` if the variables that are created have many more elements than that."""
+    """Raises `ValueError` once new variables have more elements in total, beyond a small margin."""
     left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
 
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
         nonlocal left
         value = kwargs["initial_value"]
         if callable(value):
-            # In a graph its result has a shape, but takes no memory.
+            # In a graph, the initial value has a shape but takes no memory.
             try:
                 with graph.as_default():
                     value = value()

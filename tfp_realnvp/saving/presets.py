@@ -1,4 +1,4 @@
-"""Presets: a trained model as a folder, in the form of keras-hub."""
+"""Presets: a trained model as a folder, in the layout of keras-hub."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CARD = "README.md"
 _FILES = [_CONFIG, _METADATA, _WEIGHTS, _CARD]
 _FORMAT_VERSION = 1
 _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
-# The package of each hub, its function that downloads a model and returns the folder, and options.
+# For each hub: its package, the function that downloads a model and returns the folder, options.
 _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hf": ("huggingface_hub", "snapshot_download", {"allow_patterns": _FILES}),
     "kaggle": ("kagglehub", "model_download", {}),
@@ -97,7 +97,7 @@ def from_preset(
     config = preset_checks.read_json(config_file)
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
-    # Classes that are not registered have names as well.
+    # Keras also gives names to classes that are not registered.
     own_name = keras.saving.get_registered_name(model_class)
     custom_objects = {own_name: model_class, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):

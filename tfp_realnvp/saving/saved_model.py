@@ -65,43 +65,43 @@ def export_saved_model(
     | `reconstruct` | `images` | `images`: forward(inverse(images)) |
     | `classify` | `images` | `log_probs` [B, K]: log p(y \| images), `labels` [B]: the argmax |
 
-    If the flow declares a condition, all functions but `classify` have one more input, the last
-    one: `conditional_input`, int32 labels [B], vectors [B, K] or images [B, H, W, K]. For `sample`
-    B is `num_samples` or 1. Flows with `num_classes` or with a `ClassMixture` have `classify`,
-    which uses the class probabilities of the `ClassMixture`, else equal ones.
+    If the flow declares a condition, `conditional_input` is the last input of all functions except
+    `classify`: int32 labels [B], vectors [B, K] or images [B, H, W, K]. In `sample`, B is
+    `num_samples` or 1. Only flows with `num_classes` or a `ClassMixture` have `classify`. It takes
+    the class probabilities from the `ClassMixture`; without one, all classes are equally probable.
 
     Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
     so on. It adds noise to input images, and rounds output images down and clips them:
-    `reconstruct_uint8` returns its input. One more input, the int32 scalar `seed`, and the gray
-    levels of an image determine its noise.
+    `reconstruct_uint8` returns its input. The noise of an image depends on its gray levels and on
+    an additional input, the int32 scalar `seed`.
 
-    A `FlowModel` adds its own noise, and its densities of gray levels are those of `tfr.log_prob`:
-    with a `VariationalDequantization` q, which has one image size, log p(x + u) - log q(u | x);
-    with `dequantize=False` there are no variants. A distribution alone adds uniform noise in
-    [0, 1): export the model, not `model.distribution`.
+    The variants of a `FlowModel` add the model's own noise and return the densities of
+    `tfr.log_prob`. With a `VariationalDequantization` q these are log p(x + u) - log q(u | x), and
+    the variants accept only the image size of q. With `dequantize=False` there are no variants. For
+    a bare distribution the noise is uniform in [0, 1): export the model, not `model.distribution`.
 
     `num_samples` and `seed` are int32. Samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
     latents if the base distribution is standard normal; values below 1 give more probable images.
-    For any other base distribution a temperature other than 1 is an error.
+    With any other base distribution, only a temperature of 1 is valid.
 
     `sample` of a flow with `condition_dropout` has one more scalar after `temperature`, `guidance`,
     the weight of `FlowModel.sample`; 0 leaves it out. With a `ClusterMixture`, `log_prob` sums over
     clusters, `sample` draws them, and `encode` also returns the `clusters` [B], int32, with the
     nearest centers, which `decode` takes in place of a condition.
 
-    A flow of vectors [B, D] has the same functions without `bits_per_dim`, with `x` instead of
-    `images`, and no variants for uint8.
+    A flow of vectors [B, D] has the same functions except `bits_per_dim`. Their input or output is
+    `x` instead of `images`, and there are no variants for uint8.
 
-    The batch size is at least 1 and otherwise free. Height and width are free as well if the base
-    is standard normal and the bijector is one of this package that accepts any size. Sizes that the
-    scales cannot halve, and pixel values out of range, raise an `InvalidArgumentError`.
+    The functions accept any batch size of at least 1, and any height and width if the base is
+    standard normal and the bijector is one of this package that accepts any size. They raise an
+    `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
 
-    The weights are copied at the time of the call. Normalizations use their moving statistics. What
-    depends on weights alone is computed at the export, up to 1 GB of weights. Gradients through the
-    functions are those of their operations: a `tf.custom_gradient` is not exported. An interrupted
-    export leaves the old folder.
+    The export copies the weights, and uses the moving statistics of normalizations. It precomputes
+    what depends on the weights alone, such as weight normalization, if the weights take at most
+    1 GB. Gradients are computed from the operations: a `tf.custom_gradient` is not exported. An
+    interrupted export leaves the old folder.
 
     #### Example
 
@@ -123,10 +123,10 @@ def export_saved_model(
       distribution: a `tfd.TransformedDistribution` over images or vectors, a `ClusterMixture`, or a
         `FlowModel` of one.
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
-      image_shape: (height, width, channels) of the images that the functions accept, with `None`
-        for any size, and of samples. By default height and width are free where that is possible,
-        as above, and samples have those of the base.
-      verbose: whether to print lines of progress and the path at the end. By default only if the
+      image_shape: (height, width, channels) of the images that the functions accept and of samples,
+        with `None` for any size. By default the functions accept any height and width if possible
+        (see above), and samples have the shape of the base.
+      verbose: whether to print progress and, at the end, the path. By default, prints only if the
         export takes more than 5 seconds.
 
     Raises:
@@ -160,16 +160,16 @@ class ServedFlow:
         progress: Progress,
         takes_noise: bool = False,
     ) -> None:
-        """Checks the arguments, which are those of `export_saved_model`, and traces the flow.
+        """Checks the arguments of `export_saved_model`, and traces the passes of the flow.
 
-        With `takes_noise`, functions of gray levels take U[0, 1) noise instead of a seed, and only
-        the event shape is accepted.
+        With `takes_noise`, functions of gray levels take U[0, 1) noise instead of a seed, and all
+        functions accept only the event shape.
         """
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():
             raise RuntimeError(
                 f"{caller}: expected a call in eager mode, got one in a `tf.function` or graph; "
-                "export outside of it."
+                "call it after the function that trains."
             )
         self.distribution = distribution = distribution_of(model, caller)
         self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
@@ -224,7 +224,7 @@ class ServedFlow:
         fits = self._has_any_size or image_shape == event_shape
         validation.require(fits, expected, image_shape)
         latent_shape = self._bijector.inverse_event_shape(image_shape)
-        # The name of the events, and of the inputs and outputs that are events.
+        # The name of inputs and outputs that are events.
         self._name = "images" if self._event_ndims == 3 else "x"
         self._events = tf.TensorSpec([None, *image_shape], self._dtype, self._name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
@@ -244,7 +244,7 @@ class ServedFlow:
         # The base alone may depend on the condition.
         takes_condition_itself = "bijector_kwargs" in route(flow, conditional_input=0)
         self._bijector_condition = given if takes_condition_itself else []
-        # All signatures call these functions, so that the SavedModel has each graph once.
+        # All signatures call these functions, so that the SavedModel contains each graph once.
         self._folded: dict[Any, tf.Variable] = {}
         conditions = self._bijector_condition
         progress("tracing the inverse pass")

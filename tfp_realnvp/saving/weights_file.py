@@ -1,4 +1,4 @@
-"""Weights files: written whole, and read as plain arrays."""
+"""Weights files: atomic writing, and reading of plain arrays only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Saves weights to `path`, which is replaced when the new file is complete.
+    """Saves weights to a file, atomically.
 
     Args:
       model: any Keras model, whose `load_weights` reads the file.
-      path: `*.weights.h5`; its folder is created if it is missing.
+      path: `*.weights.h5`; a missing folder is created.
 
     Raises:
-      ValueError: if `path` does not end so.
+      ValueError: if `path` has another ending.
       OSError: if the file cannot be written. The old file stays.
     """
     name = os.fspath(path)
@@ -52,7 +52,7 @@ def weights_of(model: keras.Model) -> io.BytesIO:
 
 
 def declared_arrays(path: pathlib.Path) -> Arrays:
-    """Returns dtype and shape of the arrays in a file; raises an error if it cannot be trusted."""
+    """Returns the dtype and shape of each array in a file, or raises if one is not plain."""
     with h5py.File(path) as file:
         arrays = _arrays(file)
     num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values())
@@ -65,19 +65,19 @@ def _arrays(file: h5py.File) -> Arrays:
     arrays = {}
 
     def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        # The optimizer is in the files that `model.save_weights` writes during training.
+        # `model.save_weights` also writes the optimizer during training; presets do not need it.
         if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
             if item.external or item.is_virtual:
                 raise ValueError(f"a reference to another file in the place of {name}")
             arrays[name] = item.dtype, item.shape
 
-    # What is behind links is not visited.
+    # `visititems` does not follow links.
     file.visititems(add)
     return arrays
 
 
 def load_weights(model: keras.Model, path: pathlib.Path) -> None:
-    """Loads all weights of a model; raises `ValueError` if the file has others."""
+    """Loads all weights of a model; raises `ValueError` unless the file has exactly these."""
     declared = declared_arrays(path)
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)
