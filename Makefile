@@ -36,8 +36,9 @@ demo: $(VENV)/.examples  ## train on the handwritten digits, draw samples (needs
 PRESET_FILES := config.json metadata.json model.weights.h5 README.md
 
 presets: $(VENV)/.examples  ## train the presets of the wheel again (half an hour)
-	$(BIN)/python examples/train_image.py --output_dir=results/presets/digits
-	$(BIN)/python examples/train_image.py --condition=label --output_dir=results/presets/digits_label
+	$(BIN)/python examples/train_image.py --epochs=16 --output_dir=results/presets/digits
+	$(BIN)/python examples/train_image.py --epochs=16 --condition=label \
+	  --output_dir=results/presets/digits_label
 	$(BIN)/python examples/train_paper.py --dataset=photos --num_filters=32 --epochs=10 \
 	  --num_couplings=4 --output_dir=results/presets/photos
 	for name in digits digits_label photos; do \

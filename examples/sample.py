@@ -3,10 +3,10 @@
     python examples/sample.py --results_dir=results/digits
     python examples/sample.py --results_dir=results/digits --temperature=0.7 --size=16,16
     python examples/sample.py --results_dir=results/digits --truncation=2 --output=samples.npy
-    python examples/sample.py --results_dir=results/digits_label --condition=3
+    python examples/sample.py --results_dir=results/digits_label --condition=3 --guidance=0.15
 
-The script writes a grid of the samples to a `.png` file, or a `uint8` array [N, H, W, C] to an
-`.npy` file. If there are several conditions, the grid has a row for each: by default the first 20
+The script writes a grid of the samples to a `.png` file, a `uint8` array [N, H, W, C] to an `.npy`
+file, or the array `images` and its `labels` to an `.npz` file. If there are several conditions, the grid has a row for each: by default the first 20
 classes, or the conditions of the first 8 images of the evaluation split.
 """
 
@@ -23,7 +23,7 @@ from absl import app, flags
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents, plots
-from tfp_realnvp.distributions.routing import find_condition_spec
+from tfp_realnvp.distributions.routing import find_condition_spec, find_num_values
 
 flags.DEFINE_string("results_dir", None, "Results folder of a training run.", required=True)
 flags.DEFINE_string("weights", None, "Weights file; default: the best weights of the run.")
@@ -35,10 +35,13 @@ flags.DEFINE_string(
     "`none`, for a model trained with condition_dropout.",
 )
 flags.DEFINE_float("temperature", 1.0, "Standard deviation of the latents.", lower_bound=0)
+flags.DEFINE_float(
+    "guidance", 0.0, "Guidance, for clusters or a model of condition_dropout.", lower_bound=0
+)
 flags.DEFINE_float("truncation", None, "Bound on latents, in standard deviations.")
 flags.DEFINE_list("size", None, "height,width of the samples; default: as in training.")
 flags.DEFINE_integer("seed", 0, "Seed of the samples.")
-flags.DEFINE_string("output", None, ".png or .npy file; default: drawn.png in the results folder.")
+flags.DEFINE_string("output", None, ".png, .npy or .npz file; default: drawn.png in the results.")
 flags.DEFINE_string("data_dir", None, "Data directory of TensorFlow Datasets.")
 flags.DEFINE_bool("download", False, "Download missing data.")
 
@@ -53,37 +56,46 @@ tfd = tfp.distributions
 def main(argv: list[str]) -> None:
     del argv
     output = pathlib.Path(FLAGS.output or pathlib.Path(FLAGS.results_dir) / "drawn.png")
-    if output.suffix not in (".png", ".npy"):
-        raise ValueError(f"Expected an output file *.png or *.npy, got {output}.")
+    if output.suffix not in (".png", ".npy", ".npz"):
+        raise ValueError(f"Expected an output file *.png, *.npy or *.npz, got {output}.")
     model = tfr.FlowModel.from_preset(pathlib.Path(FLAGS.results_dir).absolute())
     if FLAGS.weights:
         model.load_weights(FLAGS.weights)
     flow = model.distribution
-    height, width, channels = flow.bijector.image_shape
-    if FLAGS.size:
-        height, width = map(int, FLAGS.size)
     conditions = load_conditions(flow)
     rows = 1 if conditions is None else len(conditions)
     columns = math.ceil(FLAGS.num_images / rows)
-    z = latents.sample_latents(
-        (height, width, channels),
-        (rows, columns),
-        seed=FLAGS.seed,
-        temperature=FLAGS.temperature,
-        truncation=FLAGS.truncation,
-        dtype=flow.dtype,
-    )
-    if conditions is not None:
-        conditions = conditions[:, np.newaxis]
-    num_values = flow.bijector.num_values
-    samples = tfr.to_uint8(latents.decode(flow, z, conditional_input=conditions), num_values)
-    samples = samples.reshape(-1, height, width, channels)
+    labels = None if conditions is None else np.repeat(conditions, columns, axis=0)
+    number, num_values = rows * columns, find_num_values(flow)
+    if FLAGS.size or FLAGS.truncation:
+        # `FlowModel.sample` draws no latents of another shape or distribution.
+        if FLAGS.guidance:
+            raise ValueError("Expected no --guidance with --size or --truncation.")
+        height, width, channels = flow.event_shape
+        z = latents.sample_latents(
+            (*(map(int, FLAGS.size) if FLAGS.size else (height, width)), channels),
+            number,
+            seed=FLAGS.seed,
+            temperature=FLAGS.temperature,
+            truncation=FLAGS.truncation,
+            dtype=flow.dtype,
+        )
+        samples = latents.decode(flow, z, conditional_input=labels)
+    else:
+        options = {"temperature": FLAGS.temperature, "guidance": FLAGS.guidance}
+        samples = model.sample(number, FLAGS.seed, conditional_input=labels, **options)
+    samples = np.asarray(tfr.to_uint8(samples, num_values))
     if output.suffix == ".png":
         columns = columns if rows > 1 else None
         plots.save_image_grid(output, samples, columns, num_values=num_values)
+    elif output.suffix == ".npz":
+        if labels is None or labels.ndim != 1:
+            raise ValueError("Expected an output file *.npz only for a model of labels.")
+        np.savez(output, images=samples, labels=labels)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         np.save(output, samples)
+    height, width = samples.shape[1:3]
     print(f"wrote {len(samples)} samples of {height}×{width} pixels to {output}")
 
 
