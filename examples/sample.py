@@ -6,8 +6,9 @@
     python examples/sample.py --results_dir=results/digits_label --condition=3 --guidance=0.15
 
 The script writes a grid of the samples to a `.png` file, a `uint8` array [N, H, W, C] to an `.npy`
-file, or the array `images` and its `labels` to an `.npz` file. If there are several conditions, the grid has a row for each: by default the first 20
-classes, or the conditions of the first 8 images of the evaluation split.
+file, or the array `images` and its `labels` to an `.npz` file. If there are several conditions, the
+grid has a row for each: by default the first 20 classes, or the conditions of the first 8 images of
+the evaluation split.
 """
 
 from __future__ import annotations
