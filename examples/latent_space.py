@@ -59,9 +59,13 @@ def main(argv: list[str]) -> None:
     model = tfr.FlowModel.from_preset(results_dir, network_dtype="float32")
     if FLAGS.weights:
         model.load_weights(FLAGS.weights)
-    flow = model.distribution
+    flow, has_clusters = model.distribution, isinstance(model.distribution, tfr.ClusterMixture)
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     examples = load_examples({**settings, "name": FLAGS.dataset or settings["name"]})
+    if has_clusters:
+        # The latents of an image are those of its cluster.
+        clusters = flow.clusters.nearest(examples.images + 0.5, examples.conditions)
+        examples, flow = Examples(examples.images, clusters.numpy()), flow.components_distribution
     figures = Figures(pathlib.Path(FLAGS.output_dir or results_dir), flow.bijector.num_values)
     chosen = examples.take(range(min(_NUM_COLUMNS, len(examples.images))))
     four = examples.take(range(4))
@@ -72,7 +76,7 @@ def main(argv: list[str]) -> None:
     if np.ndim(examples.conditions) != 4:  # An image as condition has the size of the data.
         draw_extrapolation(figures, flow, four)
     draw_temperatures(figures, flow, chosen)
-    if chosen.conditions is not None:
+    if chosen.conditions is not None and not has_clusters:
         draw_condition_swap(figures, flow, chosen)
     write_statistics(figures.folder, flow, examples)
     print(f"figures are in {figures.folder}")

@@ -25,7 +25,7 @@ import tfp_realnvp as tfr
 SHORT = bool(os.environ.get("TUTORIALS_SHORT"))  # set by the tests: fewer images
 
 photos, digits = (tfr.data.load_arrays(name) for name in ("photos", "digits"))
-photo_flow, digit_flow = (
+photo_flow, digit_mixture = (
     tfr.FlowModel.from_preset(name).distribution for name in ("photos", "digits")
 )
 num_images = 16 if SHORT else 128
@@ -130,11 +130,13 @@ assert radius[2] < 0.9 * radius[1]
 # \sin\varphi\,(\cos\varphi'\, z_3 + \sin\varphi'\, z_4).$$
 #
 # The squares of the four weights sum to one, so $z$ is again like a standard normal sample. With
-# eight angles the four digits are at 0 and π/2. Many of the images between them look like digits,
+# eight angles the four digits are at 0 and π/2. The preset `digits` is a mixture over clusters of
+# digits; the flow without a cluster, which guidance uses, has one latent space for all of them. Many of the images between them look like digits,
 # also like digits other than the four.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]
+digit_flow = digit_mixture.components_distribution
 torus = tfr.latents.manifold(digit_flow, four, num_angles=8)
 angles = ["0", "π/4", "π/2", "3π/4", "π", "5π/4", "3π/2", "7π/4"]
 show(
