@@ -1,4 +1,4 @@
-"""Muon: steps of kernels along orthogonal matrices."""
+"""Muon: orthogonalized momentum updates for kernels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROOT_MEAN_SQUARE = 0.2
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class Muon(FusedAdam):
-    r"""Steps of kernels along orthogonal matrices; Adam for all other variables.
+    r"""Orthogonalized momentum updates for kernels, Adam for all other variables.
 
     A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. With
     the gradient G at each step, and the singular value decomposition `U S Vᵀ` of its average,
@@ -94,12 +94,12 @@ class Muon(FusedAdam):
         return group._replace(element_shape=sides, single=None) if sides else group
 
     def _moments_of(self, group: Group) -> tuple[str, ...]:
-        return ("momentum",) if group.element_shape else super()._moments_of(group)
+        return ("momentum",) if _is_kernel(group) else super()._moments_of(group)
 
     def _step(
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, *moments: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        if not group.element_shape:
+        if not _is_kernel(group):
             return super()._step(group, gradient, rate, *moments)
         # Kernels of the same shape are one batch of matrices.
         [momentum] = moments
@@ -113,6 +113,10 @@ class Muon(FusedAdam):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `from_config`."""
         return {**super().get_config(), "momentum": self.momentum}
+
+
+def _is_kernel(group: Group) -> bool:
+    return bool(group.element_shape) and group.single is None
 
 
 def _sides(variable: Any) -> tuple[int, int] | None:

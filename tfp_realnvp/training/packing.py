@@ -19,10 +19,10 @@ class Group(NamedTuple):
     """The common properties of tensors that are packed into one.
 
     Attributes:
-      dtype: of the tensors.
+      dtype: dtype of the tensors.
       element_shape: shape of the elements that are concatenated, `()` for numbers.
-      decays: whether the variables of these shapes have weight decay.
-      single: index of the only tensor, which keeps its shape; or `None`.
+      decays: whether the variables have weight decay.
+      single: index of the only tensor in the group, or `None`.
     """
 
     dtype: tf.DType
@@ -32,9 +32,9 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """Packs the tensors of each group into one, [N, *element_shape]; a single one stays as it is.
+    """Packs the tensors of each group into one, [N, *element_shape].
 
-    An optimizer then runs few operations on packed gradients, not several on each gradient.
+    An optimizer then runs a few operations for each group, instead of several for each variable.
 
     Attributes:
       groups: the groups, each once.
@@ -50,12 +50,7 @@ class Packing:
     @property
     def packed_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the packed tensors."""
-        return [
-            (sum(self._numbers(i)), *group.element_shape)
-            if group.single is None
-            else self._shapes[group.single]
-            for i, group in enumerate(self.groups)
-        ]
+        return [(sum(self._numbers(i)), *g.element_shape) for i, g in enumerate(self.groups)]
 
     def pack(self, tensors: Sequence[Any]) -> list[tf.Tensor]:
         """Returns the packed tensor of each group."""
@@ -63,8 +58,6 @@ class Packing:
 
     def pack_group(self, group: int, tensors: Sequence[Any]) -> tf.Tensor:
         """Returns the packed tensor of one group, by its index, given the tensors of all groups."""
-        if (single := self.groups[group].single) is not None:
-            return tf.convert_to_tensor(tensors[single])
         element_shape = self.groups[group].element_shape
         shape, rank = tf.constant([-1, *element_shape]), 1 + len(element_shape)
         parts = [
@@ -73,7 +66,7 @@ class Packing:
             else tf.reshape(tensors[i], shape)
             for i in self.indices[group]
         ]
-        return tf.concat(parts, axis=0)
+        return tf.concat(parts, axis=0) if len(parts) > 1 else tf.convert_to_tensor(parts[0])
 
     def unpack(self, packed: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns all tensors, given the packed tensor of each group."""
@@ -85,9 +78,8 @@ class Packing:
 
     def unpack_group(self, group: int, packed: tf.Tensor) -> list[tf.Tensor]:
         """Returns the tensors of one group, by its index, given its packed tensor."""
-        if self.groups[group].single is not None:
-            return [packed]
-        parts = tf.split(packed, self._numbers(group))
+        numbers = self._numbers(group)
+        parts = tf.split(packed, numbers) if len(numbers) > 1 else [packed]
         shapes = [self._shapes[i] for i in self.indices[group]]
         # One constant for all tensors of a shape.
         constants = {shape: tf.constant(shape, tf.int32) for shape in set(shapes)}
