@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pathlib
@@ -181,19 +182,15 @@ def _ndtri(graph: Any, node: Any, name: str, args: Any) -> None:
         return
 
     def op(kind: str, *inputs: Any) -> str:
-        names = [
-            value
-            if isinstance(value, str)
-            else graph.make_const(tf2onnx.utils.make_name(name), np.float32(value)).output[0]
-            for value in inputs
-        ]
-        return graph.make_node(kind, names).output[0]
+        def name_of(value: Any) -> str:
+            unique = tf2onnx.utils.make_name(name)
+            is_name = isinstance(value, str)
+            return value if is_name else graph.make_const(unique, np.float32(value)).output[0]
 
-    def polynomial(coefficients: tuple[float, ...], x: str) -> str:
-        value: Any = coefficients[0]
-        for coefficient in coefficients[1:]:
-            value = op("Add", op("Mul", value, x), coefficient)
-        return value
+        return graph.make_node(kind, [name_of(value) for value in inputs]).output[0]
+
+    def polynomial(coefficients: tuple[float, ...], x: str) -> Any:
+        return functools.reduce(lambda value, c: op("Add", op("Mul", value, x), c), coefficients)
 
     (p,), outputs = node.input, node.output
     variance = op("Mul", op("Mul", p, op("Sub", 1.0, p)), 4.0)
