@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.internal.kept import traced_once
+from tfp_realnvp.internal.memoize import traced_once
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_realnvp.bijectors.call_context import Pass
 from tfp_realnvp.bijectors.channel_normalization import ChannelNormalization, ChannelVariables
-from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import private_api, replicas, validation
 
 __all__ = ["ActNorm"]

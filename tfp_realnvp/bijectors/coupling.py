@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.call_context import Pass
+from tfp_realnvp.bijectors.composition import call_part
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask, SpatialMask
-from tfp_realnvp.bijectors.parts import pass_through
-from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.bijectors.transformers import Additive, Affine, Transformer
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import replicas, validation
@@ -218,7 +218,7 @@ class Coupling(FlowBijector):
             bijector = self._bijector(inputs, changed.shape[-1], **options)
             values = flatten_batch(changed, ndims)
             inner = p.but(condition=None, observer=None, terms=None)
-            values, log_det = pass_through(bijector, values, inner, inverse, ndims)
+            values, log_det = call_part(bijector, values, inner, inverse, ndims)
             result = self.mask.merge(kept, unflatten_batch(values, changed, ndims))
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)

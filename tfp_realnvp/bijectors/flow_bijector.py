@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.one_pass_bijector import OnePassBijector
-from tfp_realnvp.bijectors.passes import Pass
+from tfp_realnvp.bijectors.call_context import Pass
+from tfp_realnvp.bijectors.tfp_interface import TFPInterface
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
 
@@ -19,7 +19,7 @@ __all__ = ["FlowBijector"]
 tfb = tfp.bijectors
 
 
-class FlowBijector(OnePassBijector):
+class FlowBijector(TFPInterface):
     r"""A bijector on images or vectors that computes value and log det in one pass.
 
     A subclass writes two methods,

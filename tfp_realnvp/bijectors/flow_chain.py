@@ -9,10 +9,10 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import parts
+from tfp_realnvp.bijectors import composition
+from tfp_realnvp.bijectors.call_context import Pass
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.invertible_conv1x1 import joined
-from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
@@ -79,8 +79,8 @@ class FlowChain(FlowBijector):
         validation.require(fits, expected, bijectors)
         event_ndims = _event_ndims(bijectors, event_ndims, name)
         self._bijectors = bijectors
-        self._condition_spec = next(filter(None, map(parts.condition_spec, bijectors)), None)
-        self._accepts_condition = any(map(parts.accepts_conditional_input, bijectors))
+        self._condition_spec = next(filter(None, map(composition.condition_spec, bijectors)), None)
+        self._accepts_condition = any(map(composition.accepts_conditional_input, bijectors))
         self.recompute = recompute
         super().__init__(
             event_ndims=event_ndims,
@@ -101,7 +101,7 @@ class FlowChain(FlowBijector):
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         p, log_dets = self._of_parts(value, p), []
         for part in self._in_order(joined(self._bijectors), inverse):
-            value, log_det = parts.pass_through(part, value, p, inverse, self.event_ndims)
+            value, log_det = composition.call_part(part, value, p, inverse, self.event_ndims)
             log_dets.append(log_det)
         if not log_dets:
             return value, self._log_det_of_positions(value, 0.0, p)

@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.act_norm import ActNorm
+from tfp_realnvp.bijectors.call_context import Pass
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.passes import Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
-from tfp_realnvp.internal.kept import traced_once
+from tfp_realnvp.internal.memoize import traced_once
 
 __all__ = ["InvertibleConv1x1", "joined"]
 

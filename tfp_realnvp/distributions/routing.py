@@ -8,11 +8,11 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import PixelLogit, parts
+from tfp_realnvp.bijectors import PixelLogit, composition
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.kept import kept
+from tfp_realnvp.internal.memoize import memoized
 
 __all__ = [
     "as_conditions",
@@ -55,7 +55,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
             "distribution_kwargs": route(distribution.distribution, **options),
-            "bijector_kwargs": parts.call_options(distribution.bijector, **options),
+            "bijector_kwargs": composition.call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
     if isinstance(distribution, ConditionalDistribution):
@@ -71,7 +71,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
     return bool(route(distribution, conditional_input=0))
 
 
-@kept
+@memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     """Returns the condition that a distribution declares, or `None`; raises if parts differ."""
     if isinstance(distribution, ConditionalDistribution):
@@ -81,13 +81,13 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     if not isinstance(distribution, private_api.TransformedDistribution):
         return None
     of_base = find_condition_spec(distribution.distribution)
-    specs = {of_base, parts.condition_spec(distribution.bijector)} - {None}
+    specs = {of_base, composition.condition_spec(distribution.bijector)} - {None}
     if len(specs) > 1:
         raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
     return specs.pop() if specs else None
 
 
-@kept
+@memoized
 def find_num_values(distribution: tfd.Distribution) -> int | None:
     """Returns the number of gray levels of a distribution's `PixelLogit`, or `None`."""
     logit = find_part(distribution, PixelLogit)

@@ -18,7 +18,7 @@ from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
-from tfp_realnvp.internal.kept import call_traced
+from tfp_realnvp.internal.memoize import call_traced
 
 __all__ = [
     "ConditionArray",

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import replicas, validation
-from tfp_realnvp.internal.kept import traced_once
+from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weight_norm

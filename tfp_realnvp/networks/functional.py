@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfp_realnvp.internal.kept import traced_once
+from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 __all__ = ["batch_norm", "convolve", "layer_norm", "modulated", "shifted", "weight_norm"]

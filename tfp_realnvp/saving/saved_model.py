@@ -13,10 +13,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, parts
-from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, composition
+from tfp_realnvp.bijectors.call_context import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.distributions.classification import class_log_prior
 from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
 from tfp_realnvp.distributions.routing import (
     distribution_of,
@@ -25,7 +26,6 @@ from tfp_realnvp.distributions.routing import (
     takes_condition,
 )
 from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
-from tfp_realnvp.distributions.scorer import class_log_prior
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
 from tfp_realnvp.internal import atomic_files, private_api, validation
@@ -419,7 +419,7 @@ class ServedFlow:
         return values, tf.convert_to_tensor(log_noise, self._dtype)
 
     def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        options = parts.call_options(self._bijector, conditional_input=condition)
+        options = composition.call_options(self._bijector, conditional_input=condition)
         return self._bijector.forward(latents, **options)
 
     def _guided_pass(self, guidance: tf.Tensor, *inputs: tf.Tensor) -> tf.Tensor:

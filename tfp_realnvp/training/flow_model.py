@@ -18,7 +18,7 @@ from absl import logging
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm, FlowBijector
-from tfp_realnvp.bijectors.passes import surround_with
+from tfp_realnvp.bijectors.call_context import surround_with
 from tfp_realnvp.distributions import (
     ClassMixture,
     ClusterMixture,
@@ -29,6 +29,7 @@ from tfp_realnvp.distributions import (
 )
 from tfp_realnvp.internal import batch_parts, private_api, replicas, validation
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
+from tfp_realnvp.saving.savable_model import SavableModel
 from tfp_realnvp.training import model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
 from tfp_realnvp.training.few_labels import LABEL_WEIGHT, ClassSeparation, mean_of_labeled, parts_of
@@ -47,7 +48,6 @@ from tfp_realnvp.training.input_data import (
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.packing import apply_if, packing_of
-from tfp_realnvp.training.savable_model import SavableModel
 
 __all__ = ["FlowModel"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.passes import Pass, surrounding_pass
+from tfp_realnvp.bijectors.call_context import Pass, surrounding_pass
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal.batch_dims import (
     broadcast_batch,
@@ -23,12 +23,12 @@ from tfp_realnvp.internal.batch_dims import (
 )
 from tfp_realnvp.internal.bijector_cache import ComputationState, OnePassCache
 
-__all__ = ["OnePassBijector"]
+__all__ = ["TFPInterface"]
 
 tfb = tfp.bijectors
 
 
-class OnePassBijector(tfb.Bijector):
+class TFPInterface(tfb.Bijector):
     """Implements the interface of `tfb.Bijector` by two methods; the base class of `FlowBijector`.
 
     The bijector that the user calls converts and checks the value and the condition, and makes a

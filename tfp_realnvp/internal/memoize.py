@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["call_traced", "kept", "traced_once"]
+__all__ = ["call_traced", "memoized", "traced_once"]
 
 
-def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
     """Memoizes a function until its first argument, the owner, is freed."""
     # A result that refers to its owner keeps the owner alive.
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
@@ -50,7 +50,7 @@ def call_traced(
     return _traced(owner, function, options, jit_compile, specs)(*tensors)
 
 
-@kept
+@memoized
 def _traced(
     owner: Any, function: Callable[..., Any], options: Any, jit_compile: bool, specs: Any
 ) -> Callable[..., Any]:

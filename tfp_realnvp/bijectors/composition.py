@@ -7,22 +7,22 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.call_context import Pass, surround_with
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.passes import Pass, surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api
 
-__all__ = ["accepts_conditional_input", "call_options", "condition_spec", "pass_through"]
+__all__ = ["accepts_conditional_input", "call_options", "call_part", "condition_spec"]
 
 tfb = tfp.bijectors
 
 
-def pass_through(
+def call_part(
     part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the value and log det of a part in one direction, and calls the observer."""
     if isinstance(part, private_api.Invert):
-        return pass_through(part.bijector, value, p, not inverse, event_ndims)
+        return call_part(part.bijector, value, p, not inverse, event_ndims)
     num_terms = len(p.terms or ())
     if isinstance(part, tfb.Bijector) and not isinstance(part, FlowBijector):
         results = _call_tfp(part, value, p, inverse, event_ndims)

@@ -1,0 +1,145 @@
+"""Classification by a class-conditional density: log p(y | x) by Bayes' rule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp import pixels
+from tfp_realnvp.distributions.conditional_bases import ClassMixture
+from tfp_realnvp.distributions.routing import (
+    distribution_of,
+    find_condition_spec,
+    find_num_values,
+    find_part,
+)
+from tfp_realnvp.distributions.scorer import scores
+from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
+
+__all__ = ["class_log_joint", "class_log_prior", "class_log_probs"]
+
+tfd = tfp.distributions
+
+
+def class_log_probs(
+    distribution: tfd.Distribution,
+    x: tf.Tensor,
+    prior: Any = None,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    training: bool = False,
+) -> tf.Tensor:
+    r"""Returns log p(y | x), [..., K], in nats, for all classes y of a conditional distribution.
+
+    ```
+    log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
+    ```
+
+    With `num_samples=K`, x contains gray levels, and p(x | y) is the mean over K samples of uniform
+    noise, 1/K sum_k p(x + u_k | y). More samples make a better classifier. The networks evaluate
+    all classes in one batch.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_probs = tfr.class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
+    >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
+    (TensorShape([5, 3]), [0.5, 0.25, 0.25])
+
+    Args:
+      distribution: a flow with a bijector such as `RealNVPImage(..., num_classes=K)`, or with a
+        `ClassMixture` or `ConditionalBase` as base; or the `FlowModel` of one.
+      x: [..., H, W, C] or [..., D]: continuous values, or gray levels with `num_samples`.
+      prior: class probabilities p(y), [K]. Defaults to the weights of a `ClassMixture`, or 1 / K.
+        Required if no part of the flow declares the number of classes.
+      num_samples: number of noise samples for gray levels; `None` adds no noise.
+      seed: seed of the noise, an int32.
+      training: as in `FlowBijector`.
+
+    Raises:
+      ValueError: if the number of classes is unknown; `prior` is not K probabilities; images have
+        an integer dtype without `num_samples`, or other values than gray levels with it; or `seed`
+        is not an int32.
+      TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
+    """
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "training": training}
+    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **options))
+
+
+def class_log_joint(
+    distribution: tfd.Distribution,
+    x: tf.Tensor,
+    prior: Any = None,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    training: bool = False,
+) -> tf.Tensor:
+    r"""Returns log p(x, y) = log p(x | y) + log p(y), [..., K], in nats, for all classes y.
+
+    The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_joint = tfr.class_log_joint(flow, tf.fill([5, 4, 4, 1], 99.5))
+    >>> log_joint.shape, tf.reduce_logsumexp(log_joint, axis=-1).shape
+    (TensorShape([5, 3]), TensorShape([5]))
+
+    Args:
+      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`, which documents
+        the errors.
+    """
+    caller, model = "class_log_joint", distribution
+    distribution = distribution_of(model, caller)
+    log_prior = class_log_prior(distribution, prior)
+    x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
+    event_ndims = distribution.event_shape.rank
+    noise: Any = pixels.NoNoise(distribution.dtype)
+    seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
+    if num_samples is not None:
+        num_samples = validation.count(num_samples, "num_samples", 1, caller)
+        # A `FlowModel` can have a dequantizer.
+        noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
+        if tf.executing_eagerly():
+            pixels.check_gray_levels(x, caller, find_num_values(distribution))
+    elif event_ndims == 3:
+        expected = f"{caller}: expected continuous pixel values, or num_samples=1 for gray levels"
+        validation.require(not x.dtype.is_integer, expected, x.dtype.name)
+    events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
+    options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
+    options["jit_compile"] = getattr(model, "jit_compile", False)
+    by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
+    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(len(by_sample))
+    return unflatten_batch(log_probs, x, event_ndims) + log_prior
+
+
+def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Tensor:
+    """Returns log p(y) of all classes, [K]; see `class_log_probs`."""
+    spec, dtype = find_condition_spec(distribution), distribution.dtype.as_numpy_dtype
+    num_classes = None if spec is None else spec.num_classes
+    if prior is None:
+        expected = "expected a distribution with num_classes, or a prior of the classes"
+        validation.require(num_classes is not None, expected, distribution)
+        mixture = find_part(distribution, ClassMixture)
+        if mixture is not None:
+            return mixture.log_weights()
+        prior = np.full(num_classes, 1 / num_classes)
+    prior = np.asarray(prior, dtype)
+    num_classes = num_classes or len(prior)
+    is_valid = prior.shape == (num_classes,) and (prior >= 0).all() and abs(prior.sum() - 1) < 1e-3
+    expected = f"expected a prior of {num_classes} probabilities that sum to one"
+    validation.require(bool(is_valid), expected, prior)
+    return tf.math.log(prior)
