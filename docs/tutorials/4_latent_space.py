@@ -131,8 +131,8 @@ assert radius[2] < 0.9 * radius[1]
 #
 # The squares of the four weights sum to one, so $z$ is again like a standard normal sample. With
 # eight angles the four digits are at 0 and π/2. The preset `digits` is a mixture over clusters of
-# digits; the flow without a cluster, which guidance uses, has one latent space for all of them. Many
-# of the images between them look like digits, also like digits other than the four.
+# digits; the flow without a cluster, which guidance uses, has one latent space for all of them.
+# Many of the images between them look like digits, also like digits other than the four.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]
