@@ -189,7 +189,7 @@ def _ndtri(graph: Any, node: Any, name: str, args: Any) -> None:
 
         return graph.make_node(kind, [name_of(value) for value in inputs]).output[0]
 
-    def polynomial(coefficients: tuple[float, ...], x: str) -> Any:
+    def polynomial(coefficients: Any, x: str) -> Any:
         return functools.reduce(lambda value, c: op("Add", op("Mul", value, x), c), coefficients)
 
     (p,), outputs = node.input, node.output
