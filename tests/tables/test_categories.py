@@ -102,7 +102,7 @@ def test_missing_categories(density):
         for kind, code in itertools.product("abc", [30, 10, 20, 40])
     ]
     exact = np.logaddexp.reduce(every)
-    np.testing.assert_allclose(density.marginal_score_samples(holes), exact, atol=0.3)
+    np.testing.assert_allclose(density.score_samples(holes), exact, atol=0.3)
     holes = holes.astype({"is_large": object})
     holes.loc[:9, ["length", "is_large"]] = None
     samples = density.impute(holes, 3, random_state=0)

@@ -51,10 +51,10 @@ def test_a_uniform_square():
     assert stats.kstest(samples.ravel(), "uniform").pvalue > 1e-3
     outside = [[-1e-9, 500], [0.5, 1_001]]
     assert density.score_samples(outside).tolist() == [-np.inf, -np.inf]
-    assert density.marginal_score_samples([[2, np.nan]]).tolist() == [-np.inf]
+    assert density.score_samples([[2, np.nan]]).tolist() == [-np.inf]
     assert np.isfinite(density.score_samples([[0, 0], [1, 1_000]])).all()
     # p(first column) is 1.
-    log_marginals = density.marginal_score_samples([[0.5, np.nan], [0.1, np.nan]])
+    log_marginals = density.score_samples([[0.5, np.nan], [0.1, np.nan]])
     np.testing.assert_allclose(log_marginals, 0, atol=0.1)
     filled = density.impute([[0.5, np.nan]], 1_000, random_state=0)[:, 0, 1]
     assert stats.kstest(filled, "uniform", (0, 1_000)).pvalue > 1e-3
@@ -98,7 +98,7 @@ def test_directions():
     axis = np.linspace(0, 360, 721)
     row = pd.DataFrame({"wind": np.nan, "speed": [7.0]})
     p = np.exp(density.score_samples(pd.DataFrame({"wind": axis, "speed": 7.0})))
-    log_marginal = density.marginal_score_samples(row)[0]
+    log_marginal = density.score_samples(row)[0]
     assert np.log(np.trapezoid(p, axis)) == pytest.approx(log_marginal, abs=0.1)
     filled = np.radians(density.impute(row, 2_000, random_state=0)[:, 0, 0])
     expected = np.trapezoid(p * np.exp(1j * np.radians(axis)), axis) / np.trapezoid(p, axis)
@@ -106,7 +106,7 @@ def test_directions():
     known = pd.DataFrame({"wind": [359.0], "speed": np.nan})
     axis = np.linspace(-5, 15, 801)
     p = np.exp(density.score_samples(pd.DataFrame({"wind": 359.0, "speed": axis})))
-    log_marginal = density.marginal_score_samples(known)[0]
+    log_marginal = density.score_samples(known)[0]
     assert np.log(np.trapezoid(p, axis)) == pytest.approx(log_marginal, abs=0.1)
 
 

@@ -10,8 +10,10 @@ from sklearn.datasets import load_wine, make_moons
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import flow_density
-from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
-from tfp_realnvp.tables.simple_densities import NormalMixture, joint_log_probs
+from tfp_realnvp.tables.marginals import given
+from tfp_realnvp.tables.simple_densities import NormalMixture, StudentT, joint_log_probs
+from tfp_realnvp.tables.stack import TableStack
+from tfp_realnvp.tables.table import Rows
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -73,32 +75,46 @@ def test_samples_and_cdf_of_a_conditional_mixture(mixture):
     assert np.mean(samples < median) == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_density_that_is_not_the_proposal(mixture, density):
-    # Proposals of another mixture: the weights have to correct them.
-    rows = _sample(density, 6, seed=2)
-    rows[:, 1] = np.nan
-    rows[0, 0] = np.nan
-    rows[1] = np.nan
-    proposal = proposal_of_samples(1.5 * _sample(density, 300) + 0.3, seed=0)
-    rng = np.random.default_rng(0)
-    samples, sizes = impute(density.log_prob, proposal, rows, 2_000, rng)
-    marginals, _ = log_marginals(density.log_prob, proposal, rows)
-    is_known = ~np.isnan(rows)
-    np.testing.assert_array_equal(samples[:, is_known], np.tile(rows[is_known], [2_000, 1]))
-    for i in (0, 2, 3):
-        given = mixture.given(is_known[i])
-        known = rows[i, is_known[i]]
-        expected = given.sample(
-            np.tile(known, [20_000, 1]), rng.random([20_000, 1 + (~is_known[i]).sum()])
-        )
-        error = 5 * expected.std(axis=0) / np.sqrt(sizes[i] / 4)
-        actual = samples[:, i, ~is_known[i]]
-        assert (abs(actual.mean(axis=0) - expected.mean(axis=0)) < error).all()
-        np.testing.assert_allclose(actual.std(axis=0), expected.std(axis=0), rtol=0.15)
-        marginal = _marginal(given.conditions, known[np.newaxis])[0]
-        assert marginals[i] == pytest.approx(marginal, abs=0.1)
-    # Nothing is known of the second row, whose density is one.
-    assert marginals[1] == pytest.approx(0, abs=0.1)
+class _Hidden:
+    """A density of which only `log_prob` is known, as of a flow."""
+
+    def __init__(self, density):
+        self.log_prob = density.log_prob
+
+
+@pytest.mark.parametrize("has_mixture", [False, True])
+def test_parts_that_are_no_normal_mixtures(mixture, density, has_mixture):
+    # Proposals of other distributions: the weights have to correct them.
+    rows = _sample(density, 300)
+    moments = Rows(rows, np.ones(300)).covariance()
+    matrix = np.linalg.inv(np.linalg.cholesky(moments[1])).T
+    log_det = np.linalg.slogdet(matrix)[1]
+    start = StudentT(moments[0], np.zeros([0, 3]), matrix, log_det, 8.0)
+    parts, shares = [start, _Hidden(density)], [1e-9, 1.0]
+    if has_mixture:
+        other = mixture._replace(means=mixture.means + 0.3, covariances=1.5 * mixture.covariances)
+        parts, shares = [*parts, other.given(np.zeros(3, bool))], [*shares, 1e-9]
+    stack = TableStack(parts, np.array(shares), 0.0, None)
+    for is_missing in ([False, True, False], [True, True, False], [True, True, True]):
+        is_missing, holes = np.array(is_missing), rows[:5].copy()
+        holes[:, is_missing] = np.nan
+        exact = mixture.given(~is_missing)
+        units = given(stack, holes, is_missing)
+        log_probs = special.logsumexp([unit.log_mass for unit in units], axis=0)
+        marginal = _marginal(exact.conditions, holes[:, ~is_missing])
+        # The standard error of a mean of as many equal weights.
+        assert (abs(log_probs - marginal) < 2 / np.sqrt(units[-1].size)).all()
+        assert 5 < units[-1].size.min() and units[-1].size.max() <= 128
+        uniforms = np.random.default_rng(0).random([4_000, 1 + is_missing.sum()])
+        drawn = units[-1].sample(np.zeros(4_000, int), uniforms)
+        known = np.tile(holes[:1, ~is_missing], [4_000, 1])
+        expected = exact.sample(known, uniforms)
+        error = 4 * expected.std(axis=0) / np.sqrt(units[-1].size[0])
+        assert (abs(drawn.mean(axis=0) - expected.mean(axis=0)) < error).all()
+    # Normal mixtures are exact.
+    stack = TableStack([start, density], np.array([1e-9, 1.0]), 0.0, None)
+    units = given(stack, holes, is_missing)
+    np.testing.assert_allclose(units[0].log_mass, 0, atol=1e-9)
 
 
 @pytest.mark.usefixtures("no_flows")
@@ -113,15 +129,15 @@ def test_imputation_of_moons():
     axis = np.linspace(-3, 3, 1_201)
     rows = np.stack([np.full_like(axis, 0.5), axis], axis=1)
     exact = np.log(np.trapezoid(np.exp(density.score_samples(rows)), axis))
-    log_marginal = density.marginal_score_samples([[0.5, np.nan]])
+    log_marginal = density.score_samples([[0.5, np.nan]])
     np.testing.assert_allclose(log_marginal, exact, atol=0.1)
     # A row among others, in another order.
     holes = np.array([[np.nan, 0.2], [1.0, np.nan], [0.5, np.nan], [0.1, 0.3]])
-    all_rows = density.marginal_score_samples(holes)
-    np.testing.assert_allclose(density.marginal_score_samples(holes[::-1]), all_rows[::-1])
+    all_rows = density.score_samples(holes)
+    np.testing.assert_allclose(density.score_samples(holes[::-1]), all_rows[::-1])
     np.testing.assert_allclose(all_rows[2], log_marginal[0])
     # All cells are there.
-    np.testing.assert_allclose(density.marginal_score_samples(x[:5]), density.score_samples(x[:5]))
+    np.testing.assert_allclose(density.score_samples(x[:5]), density.score_samples(x[:5]))
     np.testing.assert_array_equal(density.impute(x[:5], random_state=0), x[:5])
 
 
@@ -144,20 +160,33 @@ def test_imputation_of_frames_classes_and_outliers():
 
 
 def test_poor_proposals_are_noted(monkeypatch):
-    rng = np.random.default_rng(0)
-    proposal = proposal_of_samples(0.01 * rng.normal(size=[200, 2]), seed=0)
-
-    def log_prob(rows):
-        return -((rows[:, 1] - 5) ** 2) / 1e-4
-
-    samples, sizes = impute(log_prob, proposal, np.array([[0.0, np.nan]]), 10, rng)
-    assert sizes[0] < 2 and len(np.unique(samples)) <= 3
-    x = rng.normal(size=[50, 2])
+    x = np.random.default_rng(0).normal(size=[50, 2])
     density = tfr.FlowDensity(random_state=0, **_TINY).fit(x)
     monkeypatch.setattr(flow_density, "_LEAST_EFFECTIVE_SIZE", 1_000)
-    for call in (density.impute, density.marginal_score_samples):
+    monkeypatch.setattr(flow_density, "_POOR_SHARE", 1e-6)
+    for call in (density.impute, density.score_samples):
         with pytest.warns(UserWarning, match="for 1 rows .* few proposals, for example of row 2"):
             call([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
+
+
+@pytest.mark.usefixtures("no_flows")
+def test_marginals_of_a_row_do_not_depend_on_the_others():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[200, 3]) @ rng.normal(size=[3, 3])
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(x)
+    holes = np.where(rng.random([300, 3]) < 0.4, np.nan, np.tile(x, [2, 1])[:300])
+    log_probs = density.score_samples(holes)
+    np.testing.assert_allclose(density.score_samples(holes[::-1])[::-1], log_probs)
+    np.testing.assert_allclose(density.score_samples(holes[7:8]), log_probs[7:8])
+    exact = stats.multivariate_normal(x.mean(axis=0), np.cov(x.T))
+    known = ~np.isnan(holes)
+    marginals = [
+        stats.multivariate_normal(exact.mean[k], exact.cov[np.ix_(k, k)]).logpdf(row[k])
+        if k.any()
+        else 0.0
+        for row, k in zip(holes, known, strict=True)
+    ]
+    assert abs(log_probs - marginals).mean() < 0.1
 
 
 # Gaps in the rows of a fit.

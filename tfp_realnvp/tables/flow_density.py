@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,17 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.imputation import impute, log_marginals, proposal_of_samples
-from tfp_realnvp.tables.table import checked_weights
+from tfp_realnvp.tables.imputation import patterns
+from tfp_realnvp.tables.marginals import NUM_PROPOSALS, all_categories, given
+from tfp_realnvp.tables.progress import Progress
+from tfp_realnvp.tables.table import checked_weights, slices
 
 __all__ = ["FlowDensity"]
 
 # Numbers with more values than this, in few rows each, are measurements and no labels.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
-# The noise of indicators of categories, which are conditions of normal distributions.
-_NOISE = 0.1
-_NUM_SAMPLES_OF_PROPOSAL, _LEAST_EFFECTIVE_SIZE = 2_000, 10
+_CHUNK_SIZE = 2**18
+_LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
 
 
 class FlowDensity(ClassifierMixin, TableEstimator):
@@ -193,8 +195,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns log p(x) in nats of rows [N, D], of the columns in their own units.
 
-        Missing cells, NaN, are integrated out by importance sampling, as in `impute`, with 512
-        proposals that are the same for all rows. A conditional log density is a difference of two
+        Missing cells, NaN, are integrated out: exactly by mixtures of normal distributions, and by
+        importance sampling, with 128 proposals, by the other kinds. A conditional log density is a difference of two
         results: `log p(a | b) = log p(a, b) - log p(b)`.
 
         The result is [N], float64; -inf out of bounds, and for numbers with squares beyond float64.
@@ -268,9 +270,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     ) -> Any:
         """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
-        The mean of several samples predicts a cell, and their quantiles bound it. A mixture of
-        normal distributions that is like p(x) proposes the missing cells of a row together, which
-        are resampled by importance weights. A warning names rows whose proposals were poor.
+        The mean of several samples predicts a cell, and their quantiles bound it. Mixtures of normal
+        distributions are sampled exactly, and the other kinds by resampling of 128 proposals. A
+        warning names a row where much of the density is from few proposals.
 
         #### Example
 
@@ -294,7 +296,23 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         number = validation.count(1 if n_samples is None else n_samples, "n_samples", 1, self._name)
         rng = generator(random_state)
         rows, encoded = self._checked(X)
-        samples = self._by_proposals(impute, encoded, np.full(len(rows), True), rng, number, rng)
+        samples = np.tile(encoded, [number, 1, 1])
+        for chosen, filled, units in self._units(encoded):
+            # Systematic resampling: one choice from each of S equal parts of the sum of weights.
+            masses = np.stack([unit.log_mass.reshape(len(filled), -1) for _, unit in units])
+            ends = softmax(np.concatenate(masses), axis=0).cumsum(axis=0)
+            levels = np.arange(number)[:, np.newaxis] + rng.random([1, len(chosen)])
+            levels = rng.permuted(levels / number, axis=0) * ends[-1]
+            picks = (levels[:, np.newaxis] > ends[:-1]).sum(axis=1)
+            unit_of, copies = np.divmod(picks, len(filled))
+            drawn = filled[copies, np.arange(len(chosen))]
+            is_missing = np.isnan(drawn[0, 0])
+            for k, (_, unit) in enumerate(units):
+                s, i = np.nonzero(unit_of == k)
+                uniforms = rng.random([len(s), 1 + is_missing.sum()])
+                cells = unit.sample(copies[s, i] * len(chosen) + i, uniforms)
+                drawn[s[:, np.newaxis], i[:, np.newaxis], np.flatnonzero(is_missing)] = cells
+            samples[:, chosen] = drawn
         filled = np.where(np.isnan(rows), self._decoded(samples), rows)
         filled = frames.decoded(filled, self._categories)
         if n_samples is not None:
@@ -303,47 +321,6 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             return filled[0]
         dtypes = frames.dtypes_of(X) if self._dtypes is None else self._dtypes
         return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
-
-    def marginal_score_samples(self, X: Any) -> np.ndarray:
-        """Returns the log density in nats of the cells of each row that are not missing, [N].
-
-        It is `score_samples(X)`.
-        """
-        return self.score_samples(X)
-
-    def _by_proposals(
-        self, function: Any, encoded: np.ndarray, is_used: np.ndarray, rng: Any, *options: Any
-    ) -> np.ndarray:
-        """Returns what a function of `imputation.py` returns for chosen encoded rows with NaN.
-
-        Issues a warning if the weights of a row with missing cells have a small effective size.
-        """
-        samples, num_indicators = self._samples(_NUM_SAMPLES_OF_PROPOSAL, rng), sum(self._sizes)
-        samples[:, :num_indicators] += _NOISE * rng.normal(size=[len(samples), num_indicators])
-        proposal = proposal_of_samples(samples, int(rng.integers(2**31)))
-        categories = CategoryMixture.of(self._category_mixtures, self.class_prior_)
-
-        def log_prob(encoded: np.ndarray) -> np.ndarray:
-            numbers = encoded[:, num_indicators:]
-            images = self._columns.images(numbers)
-            # A number that is missing has one image, the first after the seam.
-            is_first = (abs(images[len(images) // 2] - numbers) < 1e-6).all(axis=1)
-            return np.where(is_first[:, np.newaxis], self._joint(encoded), -np.inf)
-
-        rows = encoded[is_used]
-        results, sizes = function(log_prob, proposal, rows, *options, categories=categories)
-        is_poor = np.isnan(rows).any(axis=1) & (sizes < _LEAST_EFFECTIVE_SIZE)
-        if is_poor.any():
-            warnings.warn(
-                f"{self._name}: the results for {is_poor.sum()} rows with missing cells rest on "
-                f"few proposals, for example of row {np.flatnonzero(is_used)[is_poor][0]}, whose "
-                f"proposals count as many as {sizes[is_poor][0]:.1f} equally probable ones. Its "
-                "other cells are improbable, or the missing cells have a density unlike a mixture "
-                "of normal ones.",
-                UserWarning,
-                stacklevel=4,
-            )
-        return results
 
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
@@ -372,32 +349,80 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _joint_log_probs(self, X: Any) -> np.ndarray:
         """Returns log p(x, y) of rows and each class, [N, number of classes]."""
         rows, encoded = self._checked(X)
-        is_missing = np.isnan(encoded)
-        log_probs = self._joint(np.where(is_missing, 0.0, encoded))
-        is_unknown = is_missing.all(axis=1)
-        log_probs[is_unknown] = np.log(self.class_prior_)
-        has_gaps = is_missing.any(axis=1) & ~is_unknown
-        if has_gaps.any():
-            log_probs[has_gaps] = self._by_proposals(log_marginals, encoded, has_gaps, generator(0))
+        log_probs = np.empty([len(rows), len(self._stacks)])
+        for chosen, _, units in self._units(encoded):
+            for group in range(len(self._stacks)):
+                masses = [unit.log_mass for of_group, unit in units if of_group == group]
+                masses = np.concatenate([mass.reshape([-1, len(chosen)]) for mass in masses])
+                log_probs[chosen, group] = np.logaddexp.reduce(masses, axis=0)
+        log_probs[np.isnan(encoded).all(axis=1)] = np.log(self.class_prior_)
         log_slopes = self._columns.log_slopes(self._split(rows)[1])
         return log_probs + log_slopes.sum(axis=1, keepdims=True)
+
+    def _units(self, encoded: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[Any]]]:
+        """Yields indices of rows that miss the same cells, copies of them, and their densities.
+
+        The E copies [E, N, H + D] have all categories and images in place of missing ones; numbers
+        stay missing. The densities are pairs of a class and a `Given` of the E N copies, whose
+        `log_mass` has the logs of p(x, y). Issues a warning if few proposals matter.
+        """
+        progress, done = Progress(self.verbose), 0
+        num_indicators, mixtures = sum(self._sizes), self._category_mixtures
+        mixture = CategoryMixture.of(mixtures, self.class_prior_)
+        for is_missing, indices in patterns(encoded):
+            first, _ = all_categories(mixture, encoded[indices[:1], :num_indicators])
+            num_copies = len(first) * len(
+                self._columns.images(encoded[indices[:1], num_indicators:])
+            )
+            num_copies *= NUM_PROPOSALS if is_missing[num_indicators:].any() else 1
+            for (chosen,) in slices(max(1, _CHUNK_SIZE // num_copies), indices):
+                indicators, numbers = np.split(encoded[chosen], [num_indicators], axis=1)
+                indicators, factors = all_categories(mixture, indicators)
+                images = self._columns.images(numbers)
+                copies = [
+                    np.column_stack([of_categories, image])
+                    for of_categories in indicators
+                    for image in images
+                ]
+                factors = np.repeat(factors, len(images), axis=0).ravel()
+                flat = np.concatenate(copies)
+                conditions = self._conditions_of(flat[:, :num_indicators])
+                rows = np.column_stack([conditions, flat[:, num_indicators:]])
+                is_event = np.append(np.zeros(num_indicators, bool), is_missing[num_indicators:])
+                units = []
+                for group, (stack, of_group) in enumerate(zip(self._stacks, mixtures, strict=True)):
+                    log_prob = of_group.log_prob(flat[:, :num_indicators]) + factors
+                    log_prob += np.log(self.class_prior_[group])
+                    units += [
+                        (group, unit._replace(log_mass=unit.log_mass + log_prob))
+                        for unit in given(stack, rows, is_event)
+                    ]
+                self._warn_of_poor(chosen, units)
+                yield chosen, np.stack(copies), units
+                done += len(chosen)
+                progress(f"{done:,} of {len(encoded):,} rows")
+
+    def _warn_of_poor(self, chosen: np.ndarray, units: list[Any]) -> None:
+        """Issues a warning if much of the density of a row is from few proposals."""
+        masses = np.stack([unit.log_mass for _, unit in units])
+        shares = softmax(masses.reshape([-1, len(chosen)]), axis=0).reshape(masses.shape)
+        sizes = np.stack([unit.size for _, unit in units])
+        is_poor = (shares * (sizes < _LEAST_EFFECTIVE_SIZE)).reshape([-1, len(chosen)]).sum(axis=0)
+        if (is_poor > _POOR_SHARE).any():
+            warnings.warn(
+                f"{self._name}: the results for {(is_poor > _POOR_SHARE).sum()} rows with missing "
+                "cells rest on few proposals, for example of row "
+                f"{chosen[(is_poor > _POOR_SHARE).argmax()]}. Its other cells are improbable, or "
+                "the missing cells have a density unlike a mixture of normal ones.",
+                UserWarning,
+                stacklevel=_STACK_LEVEL,
+            )
 
     def _checked(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows with NaN, float64, and the encoded rows."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False).astype(np.float64)
         return rows, self._encoded(rows)
-
-    def _joint(self, encoded: np.ndarray) -> np.ndarray:
-        """Returns log p(x, y) of encoded rows and each class, [N, number of classes]."""
-        indicators, numbers = np.split(encoded, [sum(self._sizes)], axis=1)
-        images = self._columns.images(numbers)
-        conditions = np.tile(self._conditions_of(indicators), [len(images), 1])
-        rows = np.column_stack([conditions, np.concatenate(images)])
-        log_probs = np.stack([stack.log_prob(rows) for stack in self._stacks], axis=1)
-        log_probs = np.logaddexp.reduce(log_probs.reshape([*images.shape[:2], -1]), axis=0)
-        of_categories = [mixture.log_prob(indicators) for mixture in self._category_mixtures]
-        return log_probs + np.stack(of_categories, axis=1) + np.log(self.class_prior_)
 
     def _encoded(self, rows: np.ndarray) -> np.ndarray:
         """Returns rows as indicators of categories, and standardized numbers."""

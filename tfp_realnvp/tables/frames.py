@@ -83,7 +83,7 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
 def as_frame(table: Any) -> Any:
     """Returns a table as a `DataFrame`; masked cells are missing."""
     if np.ma.isMaskedArray(table):
-        table = table.astype(object).filled(np.nan)
+        table = np.ma.filled(table.astype(object), np.nan)
     return table if is_frame(table) else pd.DataFrame(np.asarray(table)).infer_objects()
 
 

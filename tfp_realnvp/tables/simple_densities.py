@@ -242,6 +242,15 @@ class NormalMixture(NamedTuple):
         products = precisions[:, first, second] * np.where(first == second, -0.5, -1.0)
         return np.column_stack([constants, slopes, products])
 
+    def of_columns(self, chosen: np.ndarray) -> NormalMixture:
+        """Returns the distribution of some of the columns, by a mask or by their order, [D]."""
+        covariances = self.covariances[:, chosen][:, :, chosen]
+        return NormalMixture(self.log_weights, self.means[:, chosen], covariances)
+
+    def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log of each component's density times its weight, [N, K]."""
+        return joint_log_probs(self._coefficients(), rows)
+
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
         """Returns the distribution of other columns given those where `is_condition` [D] holds."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
@@ -252,12 +261,9 @@ class NormalMixture(NamedTuple):
         slopes = np.linalg.solve(of_given, shared)
         means = self.means[:, other] - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
         rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
-        conditions = NormalMixture(self.log_weights, self.means[:, given], of_given)
-        order = np.append(given, other)
-        covariances = self.covariances[:, order[:, np.newaxis], order]
-        joint = NormalMixture(self.log_weights, self.means[:, order], covariances)
-        coefficients = joint._coefficients(), conditions._coefficients()
-        return ConditionalMixture(*coefficients, means, slopes, _factors(rest))
+        parts = self.of_columns(np.append(given, other)), self.of_columns(given)
+        joint, conditions = (part._coefficients() for part in parts)
+        return ConditionalMixture(self, joint, conditions, means, slopes, _factors(rest))
 
 
 class ConditionalMixture(NamedTuple):
@@ -265,9 +271,11 @@ class ConditionalMixture(NamedTuple):
 
     `events = means + conditions slopes + latents factors` for normal latents, means [K, D], slopes
     [K, C, D] and upper triangular factors [K, D, D]; `joint` and `conditions` have the coefficients
-    of the mixtures of all columns and of the first, see `joint_log_probs`.
+    of the mixtures of all columns and of the first, see `joint_log_probs`; `mixture` is that of all
+    columns in their former order.
     """
 
+    mixture: NormalMixture
     joint: np.ndarray
     conditions: np.ndarray
     means: np.ndarray
@@ -277,10 +285,14 @@ class ConditionalMixture(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
         log_probs, _ = _log_sum_exp(joint_log_probs(self.joint, rows))
-        if self.slopes.shape[1]:
-            conditions = rows[:, : self.slopes.shape[1]]
-            log_probs -= _log_sum_exp(joint_log_probs(self.conditions, conditions))[0]
-        return log_probs
+        return log_probs - self.log_prob_of_conditions(rows)
+
+    def log_prob_of_conditions(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the log density of the conditions of rows, [N]."""
+        if not self.slopes.shape[1]:
+            return np.zeros(len(rows))
+        conditions = rows[:, : self.slopes.shape[1]]
+        return _log_sum_exp(joint_log_probs(self.conditions, conditions))[0]
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
         """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""

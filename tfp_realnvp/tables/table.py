@@ -232,10 +232,13 @@ class Columns(NamedTuple):
         return rows
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """Returns all images of standardized rows [N, D] that have a density, [K, N, D]."""
+        """Returns all images of standardized rows [N, D] that have a density, [K, N, D].
+
+        The rows miss the same cells, which have no images.
+        """
         rows, turns = rows.copy(), [np.zeros(1)] * rows.shape[1]
         for i, domain in self.domains.items():
-            if isinstance(domain, Circle):
+            if isinstance(domain, Circle) and not np.isnan(rows[:, i]).any():
                 first = domain.to_line(self.center[i] + self.scale[i] * rows[:, i])
                 rows[:, i] = (first - self.center[i]) / self.scale[i]
                 turns[i] = np.arange(-1, 2) * domain.period / self.scale[i]
