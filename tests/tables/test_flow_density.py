@@ -318,6 +318,7 @@ def test_numbers_that_are_too_large_have_no_density(density, classifier):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         log_probs = density.score_samples([[1e300, 0.0], [1e300, -1e300], [5.0, 150.0]])
+        assert density.score_samples([[np.nan, 1e300]]) == -np.inf
         # Nothing is known of the class.
         classifier, x, _ = classifier
         proba = classifier.predict_proba(1e300 * x[:1])

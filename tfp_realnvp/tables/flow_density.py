@@ -196,8 +196,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x) in nats of rows [N, D], of the columns in their own units.
 
         Missing cells, NaN, are integrated out: exactly by mixtures of normal distributions, and by
-        importance sampling, with 128 proposals, by the other kinds. A conditional log density is a difference of two
-        results: `log p(a | b) = log p(a, b) - log p(b)`.
+        importance sampling, with 128 proposals, by the other kinds. A conditional log density is a
+        difference of two results: `log p(a | b) = log p(a, b) - log p(b)`.
 
         The result is [N], float64; -inf out of bounds, and for numbers with squares beyond float64.
         """
@@ -270,9 +270,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     ) -> Any:
         """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
-        The mean of several samples predicts a cell, and their quantiles bound it. Mixtures of normal
-        distributions are sampled exactly, and the other kinds by resampling of 128 proposals. A
-        warning names a row where much of the density is from few proposals.
+        The mean of several samples predicts a cell, and their quantiles bound it. Mixtures of
+        normal distributions are sampled exactly, and the other kinds by resampling of 128
+        proposals. A warning names a row where much of the density is from few proposals.
 
         #### Example
 
@@ -402,6 +402,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
                 done += len(chosen)
                 progress(f"{done:,} of {len(encoded):,} rows")
 
+    @np.errstate(invalid="ignore")
     def _warn_of_poor(self, chosen: np.ndarray, units: list[Any]) -> None:
         """Issues a warning if much of the density of a row is from few proposals."""
         masses = np.stack([unit.log_mass for _, unit in units])

@@ -36,6 +36,7 @@ class Given(NamedTuple):
     size: np.ndarray
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def given(stack: TableStack, rows: np.ndarray, is_missing: np.ndarray) -> list[Given]:
     """Returns the parts of a stack given the known cells of rows that miss the same cells [C + D].
 
@@ -59,13 +60,12 @@ def given(stack: TableStack, rows: np.ndarray, is_missing: np.ndarray) -> list[G
         ends = np.cumsum([len(mixture.means) for mixture in mixtures])
         # One product of matrices for the components of all parts.
         components = NormalMixture(*map(np.concatenate, zip(*mixtures, strict=True)))
-        with np.errstate(over="ignore", invalid="ignore"):
-            joint = components.of_columns(~is_missing).joint_log_probs(known)
-            for (part, share), log_probs in zip(mixed, np.split(joint, ends[:-1], 1), strict=True):
-                log_mass = logsumexp(log_probs, axis=1) - part.log_prob_of_conditions(rows)
-                log_mass = np.log(share) + np.where(np.isnan(log_mass), -np.inf, log_mass)
-                exact = _sampler(part.mixture, is_missing, known)
-                results.append(Given(log_mass, exact, np.full(len(rows), np.inf)))
+        joint = components.of_columns(~is_missing).joint_log_probs(known)
+        for (part, share), log_probs in zip(mixed, np.split(joint, ends[:-1], 1), strict=True):
+            log_mass = logsumexp(log_probs, axis=1) - part.log_prob_of_conditions(rows)
+            log_mass = np.log(share) + np.where(np.isnan(log_mass), -np.inf, log_mass)
+            exact = _sampler(part.mixture, is_missing, known)
+            results.append(Given(log_mass, exact, np.full(len(rows), np.inf)))
     mixture = None
     if mixed and not all(isinstance(part, StudentT) for part, _ in others):
         mixture = max(mixed, key=lambda each: each[1])[0].mixture.given(~is_missing)
