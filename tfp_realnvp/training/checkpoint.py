@@ -1,4 +1,4 @@
-"""Checkpoints of training, from which a process that is killed resumes."""
+"""Checkpoints, from which a killed process resumes training."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ __all__ = ["TrainingCheckpoint"]
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves the state of training, and separately the weights of the best epoch.
 
-    It saves after each epoch, and within an epoch every `save_seconds`. Training stops after
-    `patience` successive epochs with a validation that were not better than the best one.
+    The callback saves after each epoch, and every `save_seconds` within an epoch. Training stops
+    after `patience` successive validations without improvement.
 
     A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
     steps and seconds of the budget, the best value of `monitor` and the number of epochs since. A
     process that is killed at any point resumes from the last complete checkpoint
-    (`tf.train.CheckpointManager`). The optimizer counts the steps, which determine the position in
-    the data and the seeds of the noise. With several workers, only the chief writes; all workers
-    have to see the folder.
+    (`tf.train.CheckpointManager`). The optimizer counts the steps; their number determines the
+    position in the data and the seeds of the noise. With several workers, only the chief writes,
+    and all workers need access to the folder.
 
     A resumed run equals an uninterrupted one if its data come in the same order, as from
     `tfr.data.batches(..., step=...)`. Keras shuffles arrays in a new order in each process; resume
     arrays after a whole epoch, with `fit(..., shuffle=False)`.
 
-    With an optimizer that averages the weights (`use_ema=True`) a checkpoint holds weights and
-    averages; the best weights are averages, which `fit` validates. `fit` and `restore` raise an
-    error while another process trains in the folder.
+    If the optimizer averages the weights (`use_ema=True`), a checkpoint holds weights and averages.
+    `fit` validates the averages, so that the best weights are averages. `fit` and `restore` raise
+    an error while another process trains in the folder.
 
     #### Example
 
@@ -76,15 +76,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Constructs the callback.
 
         Args:
-          folder: folder of the best weights; `folder/checkpoints` has the checkpoints.
+          folder: folder of the best weights, with the checkpoints in `folder/checkpoints`.
           model: the compiled model.
-          budget: a budget whose used steps and seconds are saved.
+          budget: a budget; its used steps and seconds are saved.
           monitor: a key of the logs; smaller is better. Defaults to `'val_bits_per_dim'`, or
-            `'val_loss'` for vectors: without a validation no best weights are saved. `fit` raises a
-            `ValueError` if the logs lack it and `monitor` or `patience` is given.
+            `'val_loss'` for vectors; without a validation, no best weights are saved. If `monitor`
+            or `patience` is given and the logs lack the key, `fit` raises a `ValueError`.
           best_weights: the file name of the weights of the best epoch.
-          save_seconds: the longest time without a checkpoint; `None` saves after epochs only.
-          patience: number of validated epochs without improvement after which training stops;
+          save_seconds: seconds between checkpoints; `None` saves after epochs only.
+          patience: number of successive validations without improvement that stops training;
             `None` never stops it.
 
         Raises:
@@ -127,7 +127,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
         Raises:
           BlockingIOError: if another process is training in the folder.
-          FileNotFoundError: if a worker does not find the checkpoint that the chief has.
+          FileNotFoundError: if a worker does not find the checkpoint of the chief.
         """
         latest = self._manager.latest_checkpoint
         if latest is not None:
@@ -160,7 +160,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Saves a checkpoint now. With several workers, only the chief writes.
 
         Raises:
-          OSError: if it cannot be written. The last checkpoint stays.
+          OSError: if the checkpoint cannot be written. The last one stays.
         """
         self._last_save = time.monotonic()
         if not self._writes:
@@ -171,7 +171,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         try:
             self._manager.save(step_of(self.model))
         except tf.errors.OpError as error:
-            # TensorFlow leaves what it has written.
+            # TensorFlow leaves partial files behind.
             for part in pathlib.Path(self._manager.directory).glob("*_temp"):
                 shutil.rmtree(part, ignore_errors=True)
             expected = f"TrainingCheckpoint: expected to write to {self._manager.directory!r}"
@@ -196,7 +196,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Saves if the last checkpoint is older than `save_seconds`."""
         if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
             return
-        # `on_epoch_end` saves after the last batch: to resume from here would skip the validation.
+        # After the last batch, `on_epoch_end` saves: resuming from here would skip the validation.
         is_last = batch + 1 >= (self.params.get("steps") or math.inf)
         if not self.model.stop_training and not is_last:
             self.save()

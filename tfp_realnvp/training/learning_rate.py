@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, step by step, also within an execution of several steps."""
+"""Schedules of the learning rate for each step, even within an execution of several steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfp_realnvp.internal import private_api, replicas, validation
 
 __all__ = ["CosineAnnealing", "LearningRateBudget", "RateFactors", "step_of"]
 
-# The default warm-up: a number of steps, and its largest share of a budget.
+# The default warm-up: number of steps, and largest share of a budget.
 _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
 # The rows of a batch between which `RateFactors` can raise the learning rate.
 _LEAST_ROWS, _MOST_ROWS = 32, 512
@@ -141,9 +141,9 @@ class LearningRateBudget(keras.callbacks.Callback):
     `optimizer.learning_rate` keeps the value that it had before. If another callback reduces this
     value, as `keras.callbacks.ReduceLROnPlateau` does, it reduces the rates of the budget as well.
 
-    A budget counts the steps of the calls of `fit` that have this callback. A run that
+    A budget counts the steps of all calls of `fit` with this callback. A run that
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
-    budget. If the budget is used up, `fit` makes no step, and warns.
+    budget. If the budget is used up, `fit` warns and makes no step.
 
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
@@ -231,7 +231,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._initial_rate = self._factor = 1.0
         # Restores the rate of models other than `FlowModel`.
         self._after_step = contextlib.ExitStack()
-        # Steps, time and fraction after the first step of `fit`, most of which is tracing.
+        # Steps, time and fraction at the end of the first step of `fit`, which is mostly tracing.
         self._after_first_step: tuple[int, float, float] | None = None
 
     @property
@@ -370,8 +370,8 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.model.stop_training |= self._common_fraction() >= 1
 
     def _common_fraction(self) -> float:
-        # With different learning rates the workers' weights would diverge, and a worker that stops
-        # alone leaves the others waiting.
+        # With different learning rates the weights of workers would diverge, and a worker that
+        # stops alone would leave the others waiting.
         if self.steps is not None:
             return self.fraction
         return replicas.broadcast_from_chief(self.model.distribute_strategy, self.fraction)

@@ -19,7 +19,7 @@ __all__ = ["Muon"]
 # a, b, c of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
 # [0.002, 1] to values between 0.68 and 1.21.
 _COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5
-# The root mean square of an update, relative to the learning rate. About that of Adam.
+# The root mean square of an update, relative to the learning rate. Adam has about the same.
 _ROOT_MEAN_SQUARE = 0.2
 
 
@@ -36,17 +36,17 @@ class Muon(FusedAdam):
     kernel <- kernel - learning_rate * 0.2 * sqrt(max(n, m)) * U Vᵀ
     ```
 
-    A step is equally long in all directions, however small the gradients are there. Five
-    Newton-Schulz steps approximate `U Vᵀ`: its singular values are between 0.68 and 1.21, except
-    where S is below 0.002 of its norm. The root mean square of a step's elements is about 0.2 times
-    the learning rate, near Adam's, so that both use one rate.
+    A step has the same length in all directions, even those of small gradients. Five Newton-Schulz
+    steps approximate `U Vᵀ`, with singular values between 0.68 and 1.21, except for values of S
+    below 0.002 of its norm. The root mean square of a step's elements is about 0.2 times the
+    learning rate. This is near Adam's, so that both use one rate.
 
     Kernels are variables named `kernel` or `..._kernel` with two or four axes, as in Keras's dense
     and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
     in the networks of this package.
 
-    `RealNVPImage.compact` needs fewer steps than with Adam, see `benchmarks/README.md`.
-    `keras.optimizers.Muon` updates kernels of convolutions by Adam.
+    `RealNVPImage.compact` needs fewer steps with Muon than with Adam, see `benchmarks/README.md`.
+    `keras.optimizers.Muon` updates the kernels of convolutions by Adam.
 
     #### Example
 
@@ -75,9 +75,9 @@ class Muon(FusedAdam):
         Args:
           learning_rate: a number or a `keras.optimizers.schedules.LearningRateSchedule`.
           momentum: μ, in [0, 1).
-          weight_decay: decay of kernels; other variables have none. Since all steps have the same
-            length, kernels would grow without it as long as training lasts; runs of an hour with
-            less than the default became unstable.
+          weight_decay: decay of kernels; other variables have none. Because all steps have the
+            same length, kernels without decay grow as long as training lasts. Runs of an hour with
+            less decay than the default became unstable.
           **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are for other variables.
         """
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
@@ -120,7 +120,7 @@ def _is_kernel(group: Group) -> bool:
 
 
 def _sides(variable: Any) -> tuple[int, int] | None:
-    """Returns the inputs and outputs of kernels, in one variable; `None` for other variables."""
+    """Returns the numbers of inputs and outputs of a variable of kernels; `None` for others."""
     *_, name = re.sub(r"(/replica_\d+)?(:\d+)?$", "", variable.name).split("/")
     shape = tuple(variable.shape)
     if name.endswith("_kernels"):
@@ -133,11 +133,11 @@ def _sides(variable: Any) -> tuple[int, int] | None:
 
 
 def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
-    """Returns matrices [N, n, m] with the same singular vectors and singular values near 1."""
+    """Returns matrices [N, n, m] with the same singular vectors, and singular values near 1."""
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = tf.linalg.matrix_transpose(matrices) if is_tall else matrices
     num_rows, num_columns = x.shape[-2:]
-    # Where both take about as many multiplications.
+    # At this ratio both functions take about as many multiplications.
     is_wide = num_columns > 1.5 * num_rows
     x = _traced(_newton_schulz_by_rows if is_wide else _newton_schulz, x.dtype)(x)
     return tf.linalg.matrix_transpose(x) if is_tall else x
@@ -145,7 +145,7 @@ def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _traced(function: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType) -> Any:
-    """Returns a function of wide matrices, which is traced once for all shapes."""
+    """Returns a graph of a function of wide matrices, traced once for all shapes."""
     return tf.function(function, [tf.TensorSpec([None, None, None], dtype)], autograph=False)
 
 
@@ -160,12 +160,12 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
 
 
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
-    """Returns the result of `_newton_schulz` with two products of the size of x only.
+    """Returns the result of `_newton_schulz`, with only two products of the size of x.
 
-    Each step multiplies x from the left with `P = a + b S + c S²`, where `S = x xᵀ`. The next S is
+    Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is
     `P S P`, so that only the first and the last step use x. S has the squares of the singular
-    values: in float32, singular values of different orders give errors of 3e-4 of the result, in
-    place of 1e-5, which does not matter in training.
+    values. If these differ by orders of magnitude, the error in float32 is 3e-4 of the result
+    instead of 1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)

@@ -110,11 +110,10 @@ def apply_if(
 ) -> None:
     """Applies gradients if a condition holds; otherwise changes nothing, not even moments.
 
-    All replicas make the same step, with the sums of their gradients. Clipping is by the norm of
-    the sum.
+    All replicas make the same step with the sum of their gradients, which is clipped by its norm.
 
     Args:
-      condition: a scalar `bool`, the same on all replicas.
+      condition: a scalar `bool`, equal on all replicas.
       optimizer: any Keras optimizer, built for `variables`.
       gradients: this replica's gradients.
       packed: sums of the gradients over replicas, packed.
@@ -133,12 +132,12 @@ def apply_if(
         tf.cond(condition, apply, lambda: tf.constant(False))
         return
     gradients = packing.unpack(packed)
-    # `apply` communicates, even with a single replica, which is not possible in a branch of a
-    # `tf.cond`. The step is made, and undone where the condition does not hold.
+    # `apply` communicates, even with a single replica, which a branch of `tf.cond` does not allow.
+    # So we make the step, and undo it unless the condition holds.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
-    # `apply` sums the gradients over replicas again. They are sums already, so that only the first
-    # replica passes them on, and the others pass zeros.
+    # `apply` sums the gradients over replicas again. They are sums already, so only the first
+    # replica passes them, and the others pass zeros.
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     counts = condition & tf.equal(replica, 0)
     gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
@@ -149,10 +148,10 @@ def apply_if(
 def packing_of(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> Packing:
-    """Returns how gradients of `variables` are packed.
+    """Returns the packing of the gradients of `variables`.
 
-    A `FusedAdam` that was built for these variables has its own packing. For other optimizers, the
-    gradients of a dtype are one vector.
+    This is the optimizer's own packing for a `FusedAdam` that was built for these variables. For
+    other optimizers, all gradients of a dtype form one vector.
     """
     takes_packed = getattr(optimizer, "takes_packed", None)
     if takes_packed is not None and takes_packed(variables):
