@@ -9,7 +9,7 @@ from absl import logging
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.training import flow_model
+from tfp_realnvp.training import execution
 
 _VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 _SETTINGS = {
@@ -32,15 +32,15 @@ def test_fit_names_the_setting_once(setting, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
     monkeypatch.delenv(_VARIABLE, raising=False)
     _SETTINGS[setting](monkeypatch)
-    flow_model._advise_onednn.cache_clear()
+    execution.advise_onednn.cache_clear()
     if setting == "off":
         model = tfr.FlowModel(ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1))
         model.compile()
         for _ in range(2):
             model.fit(ft.grey_levels(4, (4, 4, 1)), batch_size=4, verbose=0)
     else:
-        flow_model._advise_onednn()
-    flow_model._advise_onednn.cache_clear()
+        execution.advise_onednn()
+    execution.advise_onednn.cache_clear()
     assert len(messages) == (setting == "off")
     assert not messages or f"{_VARIABLE}=1" in messages[0]
 
@@ -51,13 +51,13 @@ def test_compile_advises_against_xla_once(kinds, monkeypatch):
     monkeypatch.setattr(logging, "warning", messages.append)
     devices = [tf.config.PhysicalDevice(kind, kind) for kind in kinds]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
-    flow_model._advise_no_xla.cache_clear()
+    execution.advise_no_xla.cache_clear()
     model = tfr.FlowModel(ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1))
     model.compile(jit_compile=False)
     assert not messages
     for _ in range(2):
         model.compile(jit_compile=True)
-    flow_model._advise_no_xla.cache_clear()
+    execution.advise_no_xla.cache_clear()
     assert ["leave out jit_compile" in message for message in messages] == [True] * (
         kinds == ["CPU"]
     )

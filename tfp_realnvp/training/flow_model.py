@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,40 +11,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from absl import logging
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import ActNorm, FlowBijector
-from tfp_realnvp.bijectors.call_context import surround_with
+from tfp_realnvp.bijectors import FlowBijector
 from tfp_realnvp.distributions import (
     ClassMixture,
     ClusterMixture,
     VariationalDequantization,
     routing,
     sampler,
-    scorer,
 )
-from tfp_realnvp.internal import batch_parts, private_api, replicas, validation
-from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
-from tfp_realnvp.saving.savable_model import SavableModel
-from tfp_realnvp.training import model_variables
-from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord, warn_unless_finite
-from tfp_realnvp.training.few_labels import LABEL_WEIGHT, ClassSeparation, mean_of_labeled, parts_of
+from tfp_realnvp.internal import private_api, replicas, validation
+from tfp_realnvp.training import execution, model_variables
+from tfp_realnvp.training.diagnosis import FiniteGuard, warn_unless_finite
+from tfp_realnvp.training.few_labels import ClassSeparation, parts_of
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import (
     arguments_for_keras,
     check_distribution,
-    check_no_labels,
-    check_training_batch,
     checked_batch,
-    drop_conditions,
-    events_and_weights,
-    record_of_data,
-    warn_of_labels,
 )
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.muon import Muon
-from tfp_realnvp.training.packing import apply_if, packing_of
+from tfp_realnvp.training.steps import FlowSteps
 
 __all__ = ["FlowModel"]
 
@@ -57,29 +43,8 @@ tfd = tfp.distributions
 _PEAKS = {1: 1e-3, 3: 4e-3}
 
 
-class _RequireBatch(keras.callbacks.Callback):
-    """Raises an error at the end of a prediction without batches, where Keras fails."""
-
-    num_batches = 0
-
-    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.num_batches += 1
-
-    def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
-        if not self.num_batches:
-            raise ValueError("FlowModel.predict: expected data, got an empty dataset.")
-
-
-def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
-    """Returns this replica's summand of the weighted mean over the batch."""
-    if weights is None:
-        return tf.reduce_sum(log_prob) / tf.cast(total, log_prob.dtype)
-    weighted = tf.math.multiply_no_nan(log_prob, weights)
-    return tf.math.divide_no_nan(tf.reduce_sum(weighted), total)
-
-
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class FlowModel(SavableModel):
+class FlowModel(FlowSteps):
     r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
 
     ```
@@ -211,7 +176,7 @@ class FlowModel(SavableModel):
         self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
         self.other_variables = model_variables.TrackedVariables(layers, modules)
         self._scales = tuple(model_variables.find_scales(layers, bijectors))
-        self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
+        self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
         self._bijectors = lambda: bijectors
         self._guard = FiniteGuard()
@@ -222,8 +187,6 @@ class FlowModel(SavableModel):
         self.rate_factors: RateFactors | None = None
         self.validation_freq: int | list[int] = 1
         self._is_annealed = False
-        # Whether Keras hands the first batch of `fit` to the normalizations that it sets.
-        self._may_initialize = False
         self._after_fit = contextlib.ExitStack()
         self.built = True
 
@@ -280,7 +243,7 @@ class FlowModel(SavableModel):
             replicas.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
             self._loss_tracker = replicas.ReplicatedMean(name="loss")
         if self.jit_compile:
-            _advise_no_xla()
+            execution.advise_no_xla()
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
 
@@ -324,169 +287,6 @@ class FlowModel(SavableModel):
         loss = [self._loss_tracker] if self.compiled else []
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
-    # Steps on a batch.
-
-    def call(self, images: Any, training: bool = False) -> tf.Tensor:
-        """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C].
-
-        Args:
-          images: [B, H, W, C], or a tuple of images and their conditions.
-          training: whether to use and update batch statistics.
-        """
-        check_no_labels(self.distribution, images)
-        condition = self.condition_of(images)
-        images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
-        return scorer.log_prob_of(self.distribution, images, condition, training)
-
-    @tf.autograph.experimental.do_not_convert
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Makes one step of maximum likelihood, if loss and gradients are finite."""
-        images, weights = events_and_weights(data, self.distribution)
-        part = replicas.part_of_batch(tf.shape(images)[0], weights)
-        replicas.assert_not_empty(images, "FlowModel.fit")
-        step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
-        variables = self.trainable_variables
-        statistics = self._statistics()
-        before = [tf.convert_to_tensor(variable) for variable in statistics]
-        record = record_of_data(self, images, weights, self.condition_of(data))
-        with tf.GradientTape() as tape:
-            log_prob = self._training_log_prob(data, images, weights, part.first, record)
-            label_term = 0.0
-            if log_prob.shape.rank == 2:
-                log_prob, without_label = tf.unstack(log_prob)
-                label_term = LABEL_WEIGHT * mean_of_labeled(log_prob - without_label, weights)
-            # The sum over replicas is the mean over the batch, plus the penalty.
-            loss = -_part_of_mean(log_prob, weights, part.total)
-            penalty = self._penalty(loss.dtype) / replicas.num_replicas()
-            objective = self.optimizer.scale_loss(loss + penalty - label_term)
-        gradients = tape.gradient(
-            objective,
-            [variable.value for variable in variables],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        name = f"the log density of {self.distribution.name}, after its bijectors"
-        record.add(name, log_prob)
-        packing = packing_of(self.optimizer, variables)
-        loss, are_finite, *packed = replicas.sum_over_replicas(
-            [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
-        )
-        if not self.global_statistics:
-            replicas.average(statistics)
-        is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss + penalty])
-        if weights is not None:
-            # A batch whose weights are all zero counts like no batch.
-            is_applied &= part.total > 0
-        with self._scheduled_rate(part) as is_made:
-            is_applied &= is_made
-            apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
-        replicas.restore_unless(is_applied, statistics, before)
-        return self._updated_metrics(loss, images, part)
-
-    def _training_log_prob(
-        self,
-        data: Any,
-        images: tf.Tensor,
-        weights: tf.Tensor | None,
-        first: tf.Tensor | int,
-        record: FiniteRecord,
-    ) -> tf.Tensor:
-        """Returns log p - log q of each event, [B], with the noise of the next step.
-
-        With labels of a `ClassMixture` the result is [2, B]: with and without the labels. Before
-        the first event, other replicas have `first` events. `record` gets the parts of the pass.
-        """
-        step = private_api.batch_counter(self.optimizer).value
-        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
-        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
-        flow, spec, condition = self.distribution, self.condition_spec, self.condition_of(data)
-        batch = replicas.Statistics(self.global_statistics, weights)
-        with surround_with(statistics=batch):
-            values, log_noise = self.noise.add_noise(images, noise_fn, training=True)
-            record.add("the data", values)
-            if isinstance(self.distribution, ClusterMixture):
-                flow, spec = flow.components_distribution, flow.components_spec
-                condition = self.distribution.clusters.nearest(values, condition)
-            condition = drop_conditions(spec, condition, seed, first)
-            if condition is not None and (spec is None or not spec.may_be_missing):
-                record.add("the condition", condition)
-            if condition is not None and self._has_class_mixture:
-                condition = spec.with_and_without(condition)
-            with surround_with(observer=record.add_bijector):
-                log_prob = scorer.log_prob_of(flow, values, condition, True) - log_noise
-        if isinstance(self.distribution, ClusterMixture):
-            log_frequencies = self.distribution.clusters.log_frequencies(condition)
-            log_prob += tf.cast(log_frequencies, log_prob.dtype)
-        return log_prob
-
-    def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
-        """Returns the context in which the optimizer has the learning rate of the current step."""
-        if self.rate_factors is None:
-            return contextlib.nullcontext(True)
-        num_rows = part.number if self.event_ndims == 1 else None
-        return self.rate_factors.multiply(self.optimizer, num_rows)
-
-    def _statistics(self) -> list[tf.Variable]:
-        """Returns the variables that a forward pass in training writes."""
-        return [v for part in self._bijectors() for v in part.variables_set_in_training]
-
-    @property
-    def _can_initialize(self) -> bool:
-        """Whether normalizations can be set before the next step."""
-        if not self.compiled:
-            return False
-        with self.distribute_strategy.scope():
-            return not (tf.distribute.has_strategy() or self.run_eagerly)
-
-    def _initialize_normalizations(self, data: Any) -> None:
-        """Sets the normalizations that the first batch sets, before a graph is traced.
-
-        Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
-        initialization. Sets nothing if the batch fails a check of the data, or its log density is
-        not finite: the step then names the part.
-        """
-        norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
-        to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
-        if not to_set:
-            return
-        statistics = self._statistics()
-        before = [tf.convert_to_tensor(variable) for variable in statistics]
-        is_valid = False
-        try:
-            images, weights = events_and_weights(data, self.distribution)
-            record = record_of_data(self, images, weights, self.condition_of(data))
-            record.add("the log density", self._training_log_prob(data, images, weights, 0, record))
-            is_valid = bool(tf.reduce_all(record.are_finite() > 0))
-            is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
-        finally:
-            # Also after an error, which may come when some normalizations are set.
-            for variable, value in zip(statistics, before, strict=True):
-                if not (is_valid and id(variable) in to_set):
-                    variable.assign(value)
-
-    @tf.autograph.experimental.do_not_convert
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Updates the metrics with a batch."""
-        images, weights, log_prob = self._evaluated(data)
-        part = replicas.part_of_batch(tf.shape(images)[0], weights)
-        loss = -_part_of_mean(log_prob, weights, part.total)
-        [loss] = replicas.sum_over_replicas([loss])
-        return self._updated_metrics(loss, images, part)
-
-    @tf.autograph.experimental.do_not_convert
-    def predict_step(self, data: Any) -> tf.Tensor:
-        """Returns log p, [B], of a batch."""
-        return self._evaluated(data)[-1]
-
-    def raise_failure(self) -> None:
-        """Raises an error, once, if a `train_step` was not finite; no later step was made.
-
-        A training loop of your own around `train_step` has to call this; `fit` does.
-
-        Raises:
-          NonFiniteLossError: names the step and its first part that was not finite.
-        """
-        self._guard.raise_failure(self.trainable_variables)
-
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `fit` calls, which first checks the step before."""
         if self.train_function is not None and not force:
@@ -495,7 +295,7 @@ class FlowModel(SavableModel):
         with self.distribute_strategy.scope():
             self.rate_factors = RateFactors(self.steps_per_execution)
         super().make_train_function(force)
-        train_function = self._made_faster(self.train_function, self.train_step)
+        train_function = execution.made_faster(self, self.train_function, self.train_step)
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
             # One step late, since reading the variable waits for the step that writes it.
@@ -509,107 +309,17 @@ class FlowModel(SavableModel):
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = self._made_faster(self.test_function, self.test_step, fuse=True)
+            self.test_function = execution.made_faster(
+                self, self.test_function, self.test_step, fuse=True
+            )
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Makes the function that `predict` calls."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            self.predict_function = self._made_faster(self.predict_function, fuse=True)
+            self.predict_function = execution.made_faster(self, self.predict_function, fuse=True)
         return self.predict_function
-
-    def _made_faster(
-        self,
-        function: Callable[[Any], Any],
-        step: Callable[[Any], Any] | None = None,
-        fuse: bool = False,
-    ) -> Callable[[Any], Any]:
-        """Returns Keras' function of an iterator with one graph, which is rewritten little.
-
-        The graph of `step`, a function of a batch, replaces two graphs of Keras, except with a
-        strategy, XLA, or several steps in an execution. `fuse` is that of `few_graph_rewrites`.
-        """
-        # A loop of several steps gains from rewrites, too.
-        if self.steps_per_execution > 1:
-            return function
-        with self.distribute_strategy.scope():
-            has_strategy = tf.distribute.has_strategy()
-        if step is not None and not (has_strategy or self.run_eagerly or self.jit_compile):
-            function = _as_one_graph(function, step)
-        if self._gains_from_rewrites:
-            return function
-
-        def rewritten(iterator: Any) -> Any:
-            with few_graph_rewrites(fuse):
-                return function(iterator)
-
-        return rewritten
-
-    def _penalty(self, dtype: tf.DType) -> tf.Tensor:
-        """Returns the L2 penalty and the losses of layers."""
-        # One operation for all scales of a shape, and one for its gradient.
-        groups: dict[Any, list[tf.Tensor]] = {}
-        for scale in self._scales:
-            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
-        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
-        losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
-        if halves:
-            losses.append(2 * self.scale_l2 * tf.add_n(halves))
-        return tf.add_n(losses) if losses else tf.zeros([], dtype)
-
-    def _evaluated(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
-        """Returns events, weights, and log densities with the first noise sample of each event.
-
-        `evaluate` and `predict` raise an error if the data failed a check.
-        """
-        images, weights = events_and_weights(data, self.distribution)
-        condition = self.condition_of(data)
-        record = record_of_data(self, images, weights, condition)
-        if record.names:
-            shares = record.are_finite() / replicas.num_replicas()
-            [are_finite] = replicas.sum_over_replicas([shares])
-            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
-        options = self.distribution, self.noise, None, False
-        log_prob = scorer.score(*options, images, self.seed, condition=condition)
-        return images, weights, log_prob
-
-    def condition_of(self, data: Any) -> tf.Tensor | None:
-        """Returns the condition of a batch, `None` for a distribution that takes none."""
-        condition = batch_parts.condition_in(data)
-        if condition is not None and not self.takes_condition:
-            warn_of_labels(self.distribution)
-            condition = None
-        return routing.as_conditions(self.distribution, condition, "FlowModel")
-
-    def _updated_metrics(
-        self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
-    ) -> dict[str, tf.Tensor]:
-        bits_per_dim = pixels.bits_per_dim(-loss, tf.reduce_prod(tf.shape(images)[1:]))
-        for metric, value in zip(self.metrics, (loss, bits_per_dim), strict=False):
-            metric.update_state(value, sample_weight=part.total)
-        logs = self.get_metrics_result()
-        if replicas.num_workers(self.distribute_strategy) == 1:
-            return logs
-        # With several workers, Keras averages over a first axis.
-        return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras calls this with the first batch to build variables, and still trains on the batch.
-        # Ours exist already, so we use the batch to initialize `ActNorm`.
-        if not self._may_initialize:
-            return
-        self._may_initialize = False
-        if iterator is not None:
-            with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
-                for *_, batches in iterator:
-                    data_batch = next(batches)
-                    break
-        if data_batch is not None:
-            check_training_batch(self, data_batch)
-            self._initialize_normalizations(data_batch)
-
-    # Training and evaluation.
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
@@ -632,7 +342,7 @@ class FlowModel(SavableModel):
         self._check_trainable()
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
         if self.event_ndims == 3:
-            _advise_onednn()
+            execution.advise_onednn()
         self._guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
@@ -702,7 +412,7 @@ class FlowModel(SavableModel):
         """
         arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
-        arguments["callbacks"] = [*callbacks, _RequireBatch()]
+        arguments["callbacks"] = [*callbacks, execution.RequireBatch()]
         self._evaluation_guard.reset()
         log_prob = super().predict(**arguments)
         self._evaluation_guard.raise_failure()
@@ -792,58 +502,3 @@ class FlowModel(SavableModel):
                 "FlowModel: expected variables to train, got none; `model.trainable = True` makes "
                 "all of them trainable, and then `model.compile()` again."
             )
-
-
-def _as_one_graph(
-    function: Callable[[Any], Any], step: Callable[[Any], Any]
-) -> Callable[[Any], Any]:
-    """Returns a function of an iterator whose graph is that of a step.
-
-    Keras makes two graphs, one of a step and one that calls it. TensorFlow then copies the first
-    into the second, so that first steps take up to a quarter more time (see
-    `benchmarks/README.md`). Iterators that are not of `tf.data` go to Keras' function.
-    """
-
-    def none_if_optional(value: Any) -> Any:
-        return None if isinstance(value, tf.experimental.Optional) else value
-
-    @functools.partial(tf.function, reduce_retracing=True)
-    @tf.autograph.experimental.do_not_convert
-    def next_step(iterator: tf.data.Iterator) -> Any:
-        # Generators of Keras have an empty optional in place of each `None`.
-        return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
-
-    def one_graph(iterator: Any) -> Any:
-        # `train_on_batch` has another iterator, of one batch.
-        is_dataset = isinstance(iterator, tf.data.Iterator)
-        return next_step(iterator) if is_dataset else function(iterator)
-
-    return one_graph
-
-
-@functools.cache
-def _advise_onednn() -> None:
-    """Logs a warning, once in a process, if convolutions would be faster with oneDNN.
-
-    TensorFlow uses oneDNN by default on x86 processors with VNNI instructions alone, and reads the
-    environment variable when it is imported. If the variable is set, the user has chosen.
-    """
-    name = "TF_ENABLE_ONEDNN_OPTS"
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    is_off = is_x86 and name not in os.environ and not private_api.is_onednn_enabled()
-    if is_off and not tf.config.list_physical_devices("GPU"):
-        logging.warning(
-            "Training is about 1.4 times as fast on this processor with oneDNN, which TensorFlow "
-            "leaves off here: set the environment variable %s=1 before TensorFlow is imported.",
-            name,
-        )
-
-
-@functools.cache
-def _advise_no_xla() -> None:
-    """Logs a warning, once in a process, if XLA compiles for a processor."""
-    if {device.device_type for device in tf.config.list_physical_devices()} == {"CPU"}:
-        logging.warning(
-            "On a CPU, XLA takes five to ten times as long to the first step as TensorFlow without "
-            "it, and steps are not faster: leave out jit_compile=True."
-        )

@@ -1,0 +1,120 @@
+"""How Keras runs the steps of a model: one graph, few rewrites, and advice on the processor."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
+
+__all__ = ["RequireBatch", "advise_no_xla", "advise_onednn", "made_faster"]
+
+
+def made_faster(
+    model: Any,
+    function: Callable[[Any], Any],
+    step: Callable[[Any], Any] | None = None,
+    fuse: bool = False,
+) -> Callable[[Any], Any]:
+    """Returns a function that runs one graph, which TensorFlow rewrites little.
+
+    Args:
+      model: a compiled `FlowModel`.
+      function: Keras' function of an iterator.
+      step: function of a batch, whose graph replaces the two graphs of Keras, except under a
+        strategy, with XLA or with several steps in an execution. `None` keeps Keras' graphs.
+      fuse: as in `few_graph_rewrites`.
+    """
+    # A loop of several steps gains from rewrites.
+    if model.steps_per_execution > 1:
+        return function
+    with model.distribute_strategy.scope():
+        has_strategy = tf.distribute.has_strategy()
+    if step is not None and not (has_strategy or model.run_eagerly or model.jit_compile):
+        function = _as_one_graph(function, step)
+    if model.gains_from_rewrites:
+        return function
+
+    def rewritten(iterator: Any) -> Any:
+        with few_graph_rewrites(fuse):
+            return function(iterator)
+
+    return rewritten
+
+
+def _as_one_graph(
+    function: Callable[[Any], Any], step: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """Returns a function of an iterator, which traces `step` into its own graph.
+
+    Keras traces a step, and then a second graph that calls it. TensorFlow copies the first into the
+    second, so that first steps take up to a quarter more time (see `benchmarks/README.md`). Only
+    iterators of `tf.data` have a graph; `function` takes others.
+    """
+
+    def none_if_optional(value: Any) -> Any:
+        return None if isinstance(value, tf.experimental.Optional) else value
+
+    @functools.partial(tf.function, reduce_retracing=True)
+    @tf.autograph.experimental.do_not_convert
+    def next_step(iterator: tf.data.Iterator) -> Any:
+        # In data of generators, Keras replaces each `None` by an empty optional.
+        return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
+
+    def one_graph(iterator: Any) -> Any:
+        # `train_on_batch` passes a Python iterator of one batch.
+        is_dataset = isinstance(iterator, tf.data.Iterator)
+        return next_step(iterator) if is_dataset else function(iterator)
+
+    return one_graph
+
+
+@functools.cache
+def advise_onednn() -> None:
+    """Logs a warning, once in a process, if convolutions would be faster with oneDNN.
+
+    By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. It reads the
+    environment variable when it is imported. If the variable is set, the user has chosen.
+    """
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    is_off = is_x86 and name not in os.environ and not private_api.is_onednn_enabled()
+    if is_off and not tf.config.list_physical_devices("GPU"):
+        logging.warning(
+            "Training is about 1.4 times as fast on this processor with oneDNN, which TensorFlow "
+            "leaves off here: set the environment variable %s=1 before TensorFlow is imported.",
+            name,
+        )
+
+
+@functools.cache
+def advise_no_xla() -> None:
+    """Logs a warning, once in a process, if XLA compiles for a CPU."""
+    if {device.device_type for device in tf.config.list_physical_devices()} == {"CPU"}:
+        logging.warning(
+            "On a CPU, the first step takes five to ten times as long with XLA, and later steps "
+            "are not faster: leave out jit_compile=True."
+        )
+
+
+class RequireBatch(keras.callbacks.Callback):
+    """Raises an error at the end of a prediction without batches, where Keras fails."""
+
+    num_batches = 0
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts the batch."""
+        self.num_batches += 1
+
+    def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Raises the error."""
+        if not self.num_batches:
+            raise ValueError("FlowModel.predict: expected data, got an empty dataset.")

@@ -1,0 +1,268 @@
+"""The steps of a `FlowModel` on a batch: loss, gradients, update and metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp import pixels
+from tfp_realnvp.bijectors import ActNorm
+from tfp_realnvp.bijectors.call_context import surround_with
+from tfp_realnvp.distributions import ClusterMixture, routing, scorer
+from tfp_realnvp.internal import batch_parts, private_api, replicas
+from tfp_realnvp.saving.savable_model import SavableModel
+from tfp_realnvp.training.diagnosis import FiniteRecord
+from tfp_realnvp.training.few_labels import LABEL_WEIGHT, mean_of_labeled
+from tfp_realnvp.training.input_data import (
+    check_no_labels,
+    check_training_batch,
+    drop_conditions,
+    events_and_weights,
+    record_of_data,
+    warn_of_labels,
+)
+from tfp_realnvp.training.packing import apply_if, packing_of
+
+__all__ = ["FlowSteps"]
+
+
+class FlowSteps(SavableModel):
+    """The steps of a `FlowModel`, which `keras.Model.fit`, `evaluate` and `predict` call."""
+
+    # Whether Keras passes the first batch of `fit`, which initializes the normalizations.
+    _may_initialize = False
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Makes one step of maximum likelihood, if loss and gradients are finite."""
+        images, weights = events_and_weights(data, self.distribution)
+        part = replicas.part_of_batch(tf.shape(images)[0], weights)
+        replicas.assert_not_empty(images, "FlowModel.fit")
+        step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
+        variables = self.trainable_variables
+        statistics = self._statistics()
+        before = [tf.convert_to_tensor(variable) for variable in statistics]
+        record = record_of_data(self, images, weights, self.condition_of(data))
+        with tf.GradientTape() as tape:
+            log_prob = self._training_log_prob(data, images, weights, part.first, record)
+            label_term = 0.0
+            if log_prob.shape.rank == 2:
+                log_prob, without_label = tf.unstack(log_prob)
+                label_term = LABEL_WEIGHT * mean_of_labeled(log_prob - without_label, weights)
+            # The sum over replicas is the mean over the batch, plus the penalty.
+            loss = -_part_of_mean(log_prob, weights, part.total)
+            penalty = self._penalty(loss.dtype) / replicas.num_replicas()
+            objective = self.optimizer.scale_loss(loss + penalty - label_term)
+        gradients = tape.gradient(
+            objective,
+            [variable.value for variable in variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        name = f"the log density of {self.distribution.name}, after its bijectors"
+        record.add(name, log_prob)
+        packing = packing_of(self.optimizer, variables)
+        loss, are_finite, *packed = replicas.sum_over_replicas(
+            [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
+        )
+        if not self.global_statistics:
+            replicas.average(statistics)
+        is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss + penalty])
+        if weights is not None:
+            # A batch whose weights are all zero counts like no batch.
+            is_applied &= part.total > 0
+        with self._scheduled_rate(part) as is_made:
+            is_applied &= is_made
+            apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
+        replicas.restore_unless(is_applied, statistics, before)
+        return self._updated_metrics(loss, images, part)
+
+    def _training_log_prob(
+        self,
+        data: Any,
+        images: tf.Tensor,
+        weights: tf.Tensor | None,
+        first: tf.Tensor | int,
+        record: FiniteRecord,
+    ) -> tf.Tensor:
+        """Returns log p - log q of each event, [B], with the noise of the next step.
+
+        For labels of a `ClassMixture` the result is [2, B]: with and without the labels. Preceding
+        replicas have `first` events. `record` gets the parts of the pass.
+        """
+        step = private_api.batch_counter(self.optimizer).value
+        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
+        flow, spec, condition = self.distribution, self.condition_spec, self.condition_of(data)
+        batch = replicas.Statistics(self.global_statistics, weights)
+        with surround_with(statistics=batch):
+            values, log_noise = self.noise.add_noise(images, noise_fn, training=True)
+            record.add("the data", values)
+            if isinstance(self.distribution, ClusterMixture):
+                flow, spec = flow.components_distribution, flow.components_spec
+                condition = self.distribution.clusters.nearest(values, condition)
+            condition = drop_conditions(spec, condition, seed, first)
+            if condition is not None and (spec is None or not spec.may_be_missing):
+                record.add("the condition", condition)
+            if condition is not None and self._has_class_mixture:
+                condition = spec.with_and_without(condition)
+            with surround_with(observer=record.add_bijector):
+                log_prob = scorer.log_prob_of(flow, values, condition, True) - log_noise
+        if isinstance(self.distribution, ClusterMixture):
+            log_frequencies = self.distribution.clusters.log_frequencies(condition)
+            log_prob += tf.cast(log_frequencies, log_prob.dtype)
+        return log_prob
+
+    def _penalty(self, dtype: tf.DType) -> tf.Tensor:
+        """Returns the L2 penalty and the losses of layers."""
+        # One operation for all scales of a shape, and one for its gradient.
+        groups: dict[Any, list[tf.Tensor]] = {}
+        for scale in self._scales:
+            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
+        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
+        losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
+        if halves:
+            losses.append(2 * self.scale_l2 * tf.add_n(halves))
+        return tf.add_n(losses) if losses else tf.zeros([], dtype)
+
+    def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
+        """Returns the context in which the optimizer has the learning rate of the current step."""
+        if self.rate_factors is None:
+            return contextlib.nullcontext(True)
+        num_rows = part.number if self.event_ndims == 1 else None
+        return self.rate_factors.multiply(self.optimizer, num_rows)
+
+    def _statistics(self) -> list[tf.Variable]:
+        """Returns the variables that a forward pass in training writes."""
+        return [v for part in self._bijectors() for v in part.variables_set_in_training]
+
+    def _updated_metrics(
+        self, loss: tf.Tensor, images: tf.Tensor, part: replicas.BatchPart
+    ) -> dict[str, tf.Tensor]:
+        bits_per_dim = pixels.bits_per_dim(-loss, tf.reduce_prod(tf.shape(images)[1:]))
+        for metric, value in zip(self.metrics, (loss, bits_per_dim), strict=False):
+            metric.update_state(value, sample_weight=part.total)
+        logs = self.get_metrics_result()
+        if replicas.num_workers(self.distribute_strategy) == 1:
+            return logs
+        # With several workers, Keras averages over a first axis.
+        return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
+
+    def raise_failure(self) -> None:
+        """Raises an error, once, if a `train_step` was not finite; no later step was made.
+
+        A training loop of your own around `train_step` has to call this; `fit` does.
+
+        Raises:
+          NonFiniteLossError: names the step and its first part that was not finite.
+        """
+        self._guard.raise_failure(self.trainable_variables)
+
+    @tf.autograph.experimental.do_not_convert
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Updates the metrics with a batch."""
+        images, weights, log_prob = self._evaluated(data)
+        part = replicas.part_of_batch(tf.shape(images)[0], weights)
+        loss = -_part_of_mean(log_prob, weights, part.total)
+        [loss] = replicas.sum_over_replicas([loss])
+        return self._updated_metrics(loss, images, part)
+
+    @tf.autograph.experimental.do_not_convert
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """Returns log p, [B], of a batch."""
+        return self._evaluated(data)[-1]
+
+    def _evaluated(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+        """Returns events, weights, and log densities with the first noise sample of each event.
+
+        `evaluate` and `predict` raise an error if the data failed a check.
+        """
+        images, weights = events_and_weights(data, self.distribution)
+        condition = self.condition_of(data)
+        record = record_of_data(self, images, weights, condition)
+        if record.names:
+            shares = record.are_finite() / replicas.num_replicas()
+            [are_finite] = replicas.sum_over_replicas([shares])
+            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
+        options = self.distribution, self.noise, None, False
+        log_prob = scorer.score(*options, images, self.seed, condition=condition)
+        return images, weights, log_prob
+
+    def call(self, images: Any, training: bool = False) -> tf.Tensor:
+        """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C].
+
+        Args:
+          images: [B, H, W, C], or a tuple of images and their conditions.
+          training: whether to use and update batch statistics.
+        """
+        check_no_labels(self.distribution, images)
+        condition = self.condition_of(images)
+        images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
+        return scorer.log_prob_of(self.distribution, images, condition, training)
+
+    def condition_of(self, data: Any) -> tf.Tensor | None:
+        """Returns the condition of a batch, `None` for a distribution that takes none."""
+        condition = batch_parts.condition_in(data)
+        if condition is not None and not self.takes_condition:
+            warn_of_labels(self.distribution)
+            condition = None
+        return routing.as_conditions(self.distribution, condition, "FlowModel")
+
+    @property
+    def _can_initialize(self) -> bool:
+        """Whether normalizations can be set before the next step."""
+        if not self.compiled:
+            return False
+        with self.distribute_strategy.scope():
+            return not (tf.distribute.has_strategy() or self.run_eagerly)
+
+    def _initialize_normalizations(self, data: Any) -> None:
+        """Sets the normalizations that the first batch sets, before a graph is traced.
+
+        Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
+        initialization. Sets nothing if the batch fails a check of the data, or its log density is
+        not finite: the step then names the part.
+        """
+        norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
+        to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
+        if not to_set:
+            return
+        statistics = self._statistics()
+        before = [tf.convert_to_tensor(variable) for variable in statistics]
+        is_valid = False
+        try:
+            images, weights = events_and_weights(data, self.distribution)
+            record = record_of_data(self, images, weights, self.condition_of(data))
+            record.add("the log density", self._training_log_prob(data, images, weights, 0, record))
+            is_valid = bool(tf.reduce_all(record.are_finite() > 0))
+            is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
+        finally:
+            # Also after an error, which may occur after some normalizations are set.
+            for variable, value in zip(statistics, before, strict=True):
+                if not (is_valid and id(variable) in to_set):
+                    variable.assign(value)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras calls this with the first batch to build variables, and still trains on the batch.
+        # Ours exist already, so we use the batch to initialize `ActNorm`.
+        if not self._may_initialize:
+            return
+        self._may_initialize = False
+        if iterator is not None:
+            with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
+                for *_, batches in iterator:
+                    data_batch = next(batches)
+                    break
+        if data_batch is not None:
+            check_training_batch(self, data_batch)
+            self._initialize_normalizations(data_batch)
+
+
+def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's summand of the weighted mean over the batch."""
+    if weights is None:
+        return tf.reduce_sum(log_prob) / tf.cast(total, log_prob.dtype)
+    weighted = tf.math.multiply_no_nan(log_prob, weights)
+    return tf.math.divide_no_nan(tf.reduce_sum(weighted), total)
