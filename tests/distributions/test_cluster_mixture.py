@@ -93,6 +93,7 @@ def test_number_of_clusters():
     [
         ({"events": np.full([3, 2], np.nan)}, "finite images or vectors"),
         ({"events": np.zeros(3)}, "finite images or vectors"),
+        ({"events": np.zeros([0, 2]), "labels": []}, "finite images or vectors"),
         ({"events": np.zeros([3, 2]), "labels": [0, 1]}, "3 integer labels from 0 on"),
         ({"events": np.zeros([3, 2]), "labels": [0, -1, 1]}, "3 integer labels from 0 on"),
         ({"events": np.zeros([3, 2]), "labels": [0.5, 0, 1]}, "3 integer labels from 0 on"),

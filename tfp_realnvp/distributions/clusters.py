@@ -105,7 +105,8 @@ class Clusters(keras.layers.Layer):
           ImportError: if scikit-learn is not installed.
         """
         values = np.asarray(events)
-        is_valid = values.ndim > 1 and values.dtype.kind in "biuf" and np.isfinite(values).all()
+        is_valid = values.size and values.ndim > 1 and values.dtype.kind in "biuf"
+        is_valid = is_valid and np.isfinite(values).all()
         expected = "Clusters.of: expected finite images or vectors [N, ...]"
         validation.require(bool(is_valid), expected, (values.shape, values.dtype.name))
         rows = values.reshape(len(values), -1) + np.float32(0.5 * (values.dtype.kind in "biu"))
@@ -235,7 +236,8 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         is_clusters, expected = isinstance(clusters, Clusters), f"{name}: expected Clusters"
         validation.require(is_clusters, expected, clusters, TypeError)
         self.components_distribution, self.clusters = components_distribution, clusters
-        spec, number, classes = self.components_spec, clusters.num_clusters, clusters.num_classes
+        spec = find_condition_spec(components_distribution)
+        number, classes = clusters.num_clusters, clusters.num_classes
         expected = f"{name}: expected a distribution with num_classes={number}, as many as clusters"
         validation.require(spec is not None and spec.num_classes == number, expected, spec)
         event_shape, expected = components_distribution.event_shape, f"{name}: expected events"
@@ -268,11 +270,6 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
 
     def _event_shape_tensor(self) -> tf.Tensor:
         return self.components_distribution.event_shape_tensor()
-
-    @property
-    def components_spec(self) -> ConditionSpec | None:
-        """The `ConditionSpec` of `components_distribution`, whose conditions are clusters."""
-        return find_condition_spec(self.components_distribution)
 
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None

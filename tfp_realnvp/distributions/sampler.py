@@ -59,16 +59,10 @@ def sample(
 
 
 def _sample(
-    distribution: tfd.Distribution,
-    is_guided: bool,
-    num_samples: tf.Tensor,
-    seed0: tf.Tensor,
-    seed1: tf.Tensor,
-    temperature: tf.Tensor,
-    guidance: tf.Tensor,
-    condition: tf.Tensor | None = None,
+    distribution: tfd.Distribution, is_guided: bool, num_samples: tf.Tensor, *tensors: tf.Tensor
 ) -> tf.Tensor:
-    seed = tf.stack([seed0, seed1])
+    *seeds, temperature, guidance = tensors[:4]
+    seed, condition = tf.stack(seeds), tensors[4] if len(tensors) > 4 else None
     if isinstance(distribution, ClusterMixture):
         seed, condition = distribution.draw_clusters([num_samples], seed, condition)
         distribution = distribution.components_distribution
