@@ -101,7 +101,8 @@ class FlowSteps(SavableModel):
             values, log_noise = self.noise.add_noise(images, noise_fn, training=True)
             record.add("the data", values)
             if isinstance(self.distribution, ClusterMixture):
-                flow, spec = flow.components_distribution, flow.components_spec
+                flow = flow.components_distribution
+                spec = routing.find_condition_spec(flow)
                 condition = self.distribution.clusters.nearest(values, condition)
             condition = drop_conditions(spec, condition, seed, first)
             if condition is not None and (spec is None or not spec.may_be_missing):
