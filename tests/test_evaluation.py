@@ -178,7 +178,7 @@ def _uniform(high=256.0):
     [
         (_IMAGES[:0], r"expected images .*, at least one, got shape \(0, 8, 8, 1\)"),
         (_IMAGES[:, :4], r"expected images \[batch, 8, 8, 1\], got shape \(11, 4, 8, 1\)"),
-        (_IMAGES / 255, "Multiply images in"),
+        (_IMAGES / 255, r"Leave out `Rescaling\(1 / 255\)`"),
         (3 * np.sin(_IMAGES), "pass dequantize=False to FlowModel"),
         (_IMAGES + np.int64(256), r"expected gray levels 0 to \d+, .* got values from 2\d\d to"),
         (tf.data.Dataset.from_tensors(_IMAGES).repeat(), "finite dataset"),
