@@ -541,6 +541,8 @@ def test_weights_are_no_data_of_an_evaluation(form):
         data = tf.data.Dataset.from_tensor_slices(tuple(data.values())).batch(4)
     flow = _vector_flow(num_classes=3)
     for evaluate in (evaluation.log_likelihood, evaluation.classification):
-        with pytest.raises(ValueError, match=r"sample weights, which `FlowModel\.evaluate` takes"):
+        with pytest.raises(
+            ValueError, match=r"without sample weights; `FlowModel\.evaluate` takes them"
+        ):
             evaluate(flow, data)
     assert tfr.log_prob(flow, data).shape == (11,)  # a score of one event has no weight
