@@ -1,6 +1,7 @@
 """Gradients that compute activations again equal those of activations that are kept."""
 
 import functools
+from unittest import mock
 
 import flow_testing as ft
 import keras
@@ -310,6 +311,24 @@ def test_inference_and_the_other_direction():
             loss = tf.reduce_sum(tf.sin(y)) + tf.reduce_sum(fldj**2)
         results.append([y, fldj, *tape.gradient(loss, [x, *bijector.trainable_variables])])
     _assert_close(*results, 1e-10)
+
+
+def test_each_eager_gradient_computes_activations_again():
+    flow, x = (
+        tfr.RealNVPVector(3, num_couplings=1, num_filters=4, recompute=True),
+        ft.normal([2, 3]),
+    )
+    ft.randomize(flow)
+    evaluate = tfr.DenseResNet.call
+    for _ in range(4):
+        with mock.patch.object(
+            tfr.DenseResNet, "call", autospec=True, side_effect=evaluate
+        ) as call:
+            with tf.GradientTape() as tape:
+                _, ildj = flow.inverse_and_log_det(x)
+            assert call.call_count == 1
+            tape.gradient(ildj, flow.trainable_variables)
+            assert call.call_count == 2
 
 
 def _second_derivatives_of(name, recompute, training):
