@@ -372,7 +372,7 @@ def events_and_weights(
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
         name = _name(distribution)
-        raise ValueError(f"FlowModel: expected {name} of real numbers, got {events.dtype!r}.")
+        raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {events.dtype.name}.")
     weights = batch_parts.weights_in(data)
     if weights is not None:
         weights = tf.reshape(tf.cast(weights, distribution.dtype), [-1])
