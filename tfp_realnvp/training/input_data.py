@@ -371,8 +371,8 @@ def events_and_weights(
     events = tf.convert_to_tensor(batch_parts.events_in(data))
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
-        name = _name(distribution)
-        raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {events.dtype.name}.")
+        name, dtype = _name(distribution), events.dtype.name
+        raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {dtype}.")
     weights = batch_parts.weights_in(data)
     if weights is not None:
         weights = tf.reshape(tf.cast(weights, distribution.dtype), [-1])
