@@ -142,7 +142,7 @@ def fit_table_flow(
     more than a standard error, the flow is the start, as it is if a training step is not finite.
 
     Args:
-      start: where the flow starts, but for a random rotation.
+      start: where the flow starts, but for a random orthogonal map.
       rows, held_out: to learn, and to validate with.
       widths: of the uniform noise of columns, [D].
       options: the arguments of an estimator.

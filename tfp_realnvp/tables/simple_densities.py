@@ -81,7 +81,7 @@ class StudentT(NamedTuple):
         return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
 
     def rotated(self, rng: np.random.Generator) -> StudentT:
-        """Returns the same map before a random rotation, which is another density."""
+        """Returns the same map before a random orthogonal map, which is another density."""
         rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
         return self._replace(matrix=self.matrix @ rotation)
 
