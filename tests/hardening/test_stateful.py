@@ -1,0 +1,469 @@
+"""An answer depends on the object and on what it is given, never on what the process did before.
+
+Calls of several objects follow each other in any order. After each one, every object answers as the
+same weights do in a new process, and what had no part in the call has not changed.
+"""
+
+import contextlib
+import copy
+import itertools
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import warnings
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hardening import fresh_process as fresh
+from hardening.effort import cases, share
+from hypothesis import stateful
+from hypothesis import strategies as st
+
+import tfp_realnvp as tfr
+
+_PACKAGE = os.path.dirname(tfr.__file__)
+PROCESS = fresh.NewProcess(num_questions=share(40, 5))
+
+
+def assert_same(actual, expected, tolerance=2e-5):
+    for name, value in expected.items():
+        if value is None or actual[name] is None:
+            assert actual[name] is None and value is None, name
+            continue
+        scale = max(1.0, np.abs(np.nan_to_num(value, posinf=0, neginf=0)).max(initial=0))
+        np.testing.assert_allclose(
+            actual[name], value, rtol=tolerance, atol=tolerance * scale, err_msg=name
+        )
+
+
+@contextlib.contextmanager
+def interrupted(at):
+    """Interrupts the process at a call of a function of the package, which is the n-th from 0."""
+    calls = itertools.count()
+
+    def profile(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(_PACKAGE) and next(calls) == at:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+
+
+class Flow:
+    """A distribution, and graphs that have been traced at any time."""
+
+    def __init__(self, kind, distribution):
+        self.kind, self.distribution = kind, distribution
+        self.graphs, self.step = [], tf.function(fresh.step)
+
+    def __repr__(self):
+        return f"<{self.kind}>"
+
+    @property
+    def variables(self):
+        return list(self.distribution.variables)
+
+    @property
+    def weights(self):
+        flags = [layer.trainable for layer in fresh.layers_of(self.distribution)]
+        return fresh.arrays_of(self.distribution), flags
+
+    def call(self):
+        return fresh.answers_of_flow(self.distribution, self.kind)
+
+    def check(self):
+        expected = PROCESS.ask(fresh.ask_flow, self.kind, *self.weights)
+        answers = self.call()
+        assert_same(answers, expected)
+        for i, variable in enumerate(self.variables):
+            assert variable.trainable == (answers[f"gradient {i}"] is not None), variable.name
+        x, options = fresh.events_of(self.kind)
+        for graph in self.graphs:
+            assert_same({"log_prob": graph(x, **options)}, {"log_prob": expected["log_prob"]})
+
+
+class Model:
+    """A `FlowModel` of a flow, and the learning rate that its `compile` or its user chose."""
+
+    def __init__(self, flow, model, rate=None):
+        self.flow, self.model = flow, model
+        self.rate = float(model.optimizer.learning_rate) if rate is None else rate
+
+    def __repr__(self):
+        return f"<model of {self.flow}>"
+
+    @property
+    def variables(self):
+        return [*self.flow.variables, *(v.value for v in self.model.optimizer.variables)]
+
+    def call(self):
+        return fresh.answers_of_model(self.model, self.flow.kind)
+
+    def check(self):
+        expected = PROCESS.ask(fresh.ask_model, self.flow.kind, *self.flow.weights)
+        assert_same(self.call(), expected)
+        assert float(self.model.optimizer.learning_rate) == np.float32(self.rate)
+
+
+class Table:
+    """A fitted estimator."""
+
+    variables = ()
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def __repr__(self):
+        return f"<{type(self.estimator).__name__}>"
+
+    def call(self):
+        return fresh.answers_of_table(self.estimator)
+
+    def check(self):
+        expected = PROCESS.ask(fresh.ask_table, pickle.dumps(self.estimator))
+        assert_same(self.call(), expected)
+
+
+class Export:
+    """A loaded SavedModel, and what its flow answered when it was exported."""
+
+    variables = ()
+
+    def __init__(self, flow, served):
+        self.kind, self.served = flow.kind, served
+        self.expected = PROCESS.ask(fresh.ask_flow, flow.kind, *flow.weights)
+
+    def call(self):
+        return fresh.answers_of_export(self.served, self.kind)
+
+    def check(self):
+        answers = self.call()
+        assert_same(answers, {name: self.expected[name] for name in answers})
+
+
+KINDS = st.sampled_from(list(fresh.BIJECTORS))
+SEEDS = st.integers(0, 3)
+BOOLS = st.booleans()
+PLACES = st.one_of(st.integers(0, 100), st.integers(0, 3000))
+
+
+class Calls(stateful.RuleBasedStateMachine):
+    """What a user can do in a process, in any order."""
+
+    flows, models = stateful.Bundle("flows"), stateful.Bundle("models")
+    tables, exports = stateful.Bundle("tables"), stateful.Bundle("exports")
+
+    def __init__(self):
+        super().__init__()
+        self.objects = []
+        self.folder = tempfile.mkdtemp()
+        warnings.simplefilter("ignore")
+
+    def teardown(self):
+        shutil.rmtree(self.folder)
+
+    def path(self, name):
+        return os.path.join(tempfile.mkdtemp(dir=self.folder), name)
+
+    def new(self, item):
+        self.objects.append(item)
+        return item
+
+    @contextlib.contextmanager
+    def changes(self, *items):
+        """Checks that a call changes no variables but those of some objects."""
+        may_change = {id(v) for item in items for v in item.variables}
+        others = [v for item in self.objects for v in item.variables if id(v) not in may_change]
+        before = [v.numpy() for v in others]
+        tables = [t for t in self.objects if isinstance(t, Table) and t not in items]
+        pickles = [pickle.dumps(table.estimator) for table in tables]
+        yield
+        for variable, value in zip(others, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)
+        for table, pickled in zip(tables, pickles, strict=True):
+            assert pickle.dumps(table.estimator) == pickled
+
+    @stateful.invariant()
+    def answers(self):
+        with self.changes():
+            for item in self.objects:
+                item.check()
+
+    # Flows.
+
+    @stateful.rule(target=flows, kind=KINDS, seed=st.one_of(st.none(), SEEDS))
+    def new_flow(self, kind, seed):
+        keras.utils.set_random_seed(1)
+        flow = Flow(kind, fresh.new_flow(kind))
+        if seed is not None:
+            flow.call()
+            ft.randomize(flow.distribution, seed)
+        return self.new(flow)
+
+    @stateful.rule(flow=flows, seed=SEEDS)
+    def assign(self, flow, seed):
+        with self.changes(flow):
+            ft.randomize(flow.distribution, seed)
+
+    @stateful.rule(flow=flows)
+    def trace(self, flow):
+        distribution = flow.distribution
+
+        def log_prob(x, **options):
+            return distribution.log_prob(x, bijector_kwargs=options)
+
+        flow.graphs.append(tf.function(log_prob))
+
+    @stateful.rule(flow=flows, in_graph=BOOLS)
+    def train_by_loop(self, flow, in_graph):
+        expected = PROCESS.ask(fresh.ask_loop, flow.kind, *flow.weights, in_graph)
+        with self.changes(flow):
+            step = flow.step if in_graph else fresh.step
+            fresh.train_by_loop(flow.distribution, flow.kind, step)
+        actual = fresh.arrays_of(flow.distribution)
+        assert_same(dict(enumerate(actual)), dict(enumerate(expected)), 1e-4)
+
+    @stateful.rule(flow=flows, index=st.integers(0, 3), trainable=BOOLS)
+    def freeze(self, flow, index, trainable):
+        layers = fresh.layers_of(flow.distribution)
+        if layers:
+            layers[index % len(layers)].trainable = trainable
+
+    @stateful.rule(target=flows, flow=flows, how=st.sampled_from(["copy", "deepcopy", "pass"]))
+    def copy(self, flow, how):
+        with self.changes():
+            if how == "pass":
+                options = {"distribution": flow.distribution.distribution}
+                new = flow.distribution.copy(**options, bijector=flow.distribution.bijector.copy())
+            else:
+                new = getattr(copy, how)(flow.distribution)
+        if how == "deepcopy":
+            assert not {id(v) for v in new.variables} & {id(v) for v in flow.variables}
+        return self.new(Flow(flow.kind, new))
+
+    @stateful.rule(target=exports, flow=flows)
+    def export(self, flow):
+        path = self.path("1")
+        with self.changes():
+            tfr.export_saved_model(flow.distribution, path)
+        return self.new(Export(flow, tf.saved_model.load(path)))
+
+    @stateful.rule(flow=flows, fault=st.sampled_from(["shape", "dtype", "training"]))
+    def refused_call(self, flow, fault):
+        x, options = fresh.events_of(flow.kind)
+        calls = {
+            "shape": lambda: flow.distribution.log_prob(x[..., :-1], bijector_kwargs=options),
+            "dtype": lambda: flow.distribution.log_prob(tf.cast(x, tf.float64)),
+            "training": lambda: flow.distribution.log_prob(
+                x, bijector_kwargs={"training": 2, **options}
+            ),
+        }
+        with self.changes(), pytest.raises((ValueError, TypeError)):
+            calls[fault]()
+
+    # Models.
+
+    @stateful.rule(target=models, flow=flows)
+    def new_model(self, flow):
+        with self.changes():
+            model = tfr.FlowModel(flow.distribution)
+        model.compile()
+        return self.new(Model(flow, model))
+
+    @stateful.rule(
+        model=models,
+        optimizer=st.sampled_from([None, "adam", "muon"]),
+        options=st.sampled_from([{}, {"run_eagerly": True}, {"steps_per_execution": 2}]),
+    )
+    def compile(self, model, optimizer, options):
+        with self.changes():
+            model.model.compile(optimizer and tfr.FusedAdam(2e-3), **options)
+        model.rate = float(model.model.optimizer.learning_rate)
+
+    @stateful.rule(model=models, seed=SEEDS, as_dataset=BOOLS, budget=BOOLS)
+    def fit(self, model, seed, as_dataset, budget):
+        path = self.path("model.keras")
+        with self.changes():
+            model.model.save(path)
+        with open(path, "rb") as file:
+            archive = file.read()
+        options = model.flow.kind, seed, as_dataset, budget
+        with self.changes(model):
+            rates = fresh.fit(model.model, *options)
+        weights = fresh.arrays_of(model.flow.distribution)
+        expected = PROCESS.ask(fresh.ask_fit, options[0], archive, *options[1:])
+        np.testing.assert_allclose(rates, expected["rates"], rtol=1e-6)
+        assert_same(dict(enumerate(weights)), dict(enumerate(expected["weights"])), 1e-3)
+
+    @stateful.rule(
+        model=models,
+        fault=st.sampled_from(["range", "nan", "shape", "weights", "labels"]),
+        as_dataset=BOOLS,
+    )
+    def refused_fit(self, model, fault, as_dataset):
+        x, y = fresh.training_data(model.flow.kind, 0)
+        weights = np.ones(16, np.float32)
+        x = x.astype(np.float32)
+        if fault == "range":
+            x = x / 255 if model.flow.kind == "images" else x * 1e30
+        elif fault == "nan":
+            x[3] = np.nan
+        elif fault == "shape":
+            x = x[..., :0]
+        elif fault == "weights":
+            weights[2] = -1
+        else:
+            y = np.arange(16) - (0 if y is None else 5)
+        data = (x, y, weights)
+        if as_dataset:
+            names = ("image", "label", "sample_weight")
+            parts = {n: part for n, part in zip(names, data) if part is not None}
+            if fault == "labels" and model.flow.kind != "labels":
+                return  # They are left out, with a warning.
+            data = (tf.data.Dataset.from_tensor_slices(parts).batch(8),)
+        else:
+            data = data[:1] if y is None else data[:2]
+            if fault == "weights":
+                data = (x, *(() if y is None else (y,)))
+        options = {"sample_weight": weights} if fault == "weights" and not as_dataset else {}
+        errors = (ValueError, tfr.NonFiniteLossError, tf.errors.InvalidArgumentError)
+        with self.changes(), pytest.raises(errors):
+            model.model.fit(*data, batch_size=None if as_dataset else 8, verbose=0, **options)
+
+    @stateful.rule(model=models, rate=st.sampled_from([1e-3, 4e-3, 1e-2]))
+    def set_rate(self, model, rate):
+        model.model.optimizer.learning_rate = rate
+        model.rate = rate
+
+    @stateful.rule(
+        target=models, model=models, how=st.sampled_from(["keras", "preset", "weights", "deepcopy"])
+    )
+    def load(self, model, how):
+        old, flow = model.model, model.flow
+        with self.changes():
+            if how == "keras":
+                path = self.path("model.keras")
+                old.save(path)
+                new = keras.models.load_model(path)
+            elif how == "preset":
+                path = self.path("preset")
+                old.save_to_preset(path)
+                new = tfr.FlowModel.from_preset(path)
+            elif how == "weights":
+                path = self.path("model.weights.h5")
+                old.save_weights(path)
+                new = tfr.FlowModel(fresh.new_flow(flow.kind))
+                new.load_weights(path)
+            else:
+                new = copy.deepcopy(old)
+        rate = model.rate if how in ("keras", "deepcopy") else None
+        if rate is None:
+            new.compile()
+        actual = fresh.arrays_of(new.distribution)
+        expected = fresh.arrays_of(flow.distribution)
+        assert_same(dict(enumerate(actual)), dict(enumerate(expected)), 0)
+        new_flow = self.new(Flow(flow.kind, new.distribution))
+        return self.new(Model(new_flow, new, rate))
+
+    @stateful.rule(target=models, model=models, batch=st.integers(0, 1))
+    def load_what_a_fit_saves(self, model, batch):
+        path = self.path("model.keras")
+
+        class Save(keras.callbacks.Callback):
+            def on_train_batch_begin(self, number, logs=None):
+                if number == batch:
+                    self.model.save(path)
+
+        with self.changes(model):
+            fresh.fit(model.model, model.flow.kind, 0, False, False, [Save()])
+        new = keras.models.load_model(path)
+        new_flow = self.new(Flow(model.flow.kind, new.distribution))
+        return self.new(Model(new_flow, new, model.rate))
+
+    # Interrupts.
+
+    @stateful.rule(item=st.one_of(flows, models, tables, exports), at=PLACES)
+    def interrupted_call(self, item, at):
+        with self.changes(), interrupted(at):
+            item.call()
+
+    @stateful.rule(model=models, at=PLACES, budget=BOOLS)
+    def interrupted_fit(self, model, at, budget):
+        with self.changes(model), interrupted(at):
+            fresh.fit(model.model, model.flow.kind, 0, False, budget)
+
+    @stateful.rule(model=models, at=PLACES)
+    def interrupted_save(self, model, at):
+        path = self.path("model.keras")
+        with self.changes(), interrupted(at):
+            model.model.save(path)
+
+    @stateful.rule(table=tables, at=st.integers(0, 10_000), seed=SEEDS)
+    def interrupted_table_fit(self, table, at, seed):
+        before = pickle.dumps(table.estimator)
+        rows = fresh.rows_of(seed)
+        with self.changes(table), interrupted(at):
+            _fit(table.estimator, rows)
+            return
+        assert pickle.dumps(table.estimator) == before
+
+    # Tables.
+
+    @stateful.rule(target=tables, is_density=BOOLS, seed=SEEDS)
+    def new_table(self, is_density, seed):
+        options = {"num_flows": 2, "max_steps": 150, "num_couplings": 4, "num_filters": 8}
+        options |= {"learning_rate": 5e-3, "random_state": 0, "verbose": 0}
+        kind = tfr.FlowDensity if is_density else tfr.FlowRegressor
+        with self.changes():
+            estimator = _fit(kind(**options), fresh.rows_of(seed))
+        return self.new(Table(estimator))
+
+    @stateful.rule(table=tables, seed=SEEDS)
+    def refit(self, table, seed):
+        with self.changes(table):
+            _fit(table.estimator, fresh.rows_of(seed))
+
+    @stateful.rule(table=tables, fault=st.sampled_from(["inf", "weights", "option"]))
+    def refused_table_fit(self, table, fault):
+        rows, weights, estimator = fresh.rows_of(0), np.ones(300), table.estimator
+        if fault == "inf":
+            rows[5, 1] = np.inf
+        elif fault == "weights":
+            weights[5] = -1
+        with self.changes(), pytest.raises(ValueError):
+            if fault == "option":
+                kept, estimator.noise = estimator.noise, -1.0
+                try:
+                    _fit(estimator, rows)
+                finally:
+                    estimator.noise = kept
+            else:
+                _fit(estimator, rows, weights)
+
+    @stateful.rule(target=tables, table=tables, how=st.sampled_from(["pickle", "deepcopy", "copy"]))
+    def copy_table(self, table, how):
+        old = table.estimator
+        with self.changes():
+            new = pickle.loads(pickle.dumps(old)) if how == "pickle" else getattr(copy, how)(old)
+        return self.new(Table(new))
+
+
+def _fit(estimator, rows, weights=None):
+    if isinstance(estimator, tfr.FlowDensity):
+        return estimator.fit(rows, sample_weight=weights)
+    return estimator.fit(rows[:, :1], rows[:, 1], sample_weight=weights)
+
+
+TestCalls = Calls.TestCase
+TestCalls.settings = cases(10, 1_000)
