@@ -2,8 +2,6 @@
 
 import gc
 import os
-import subprocess
-import sys
 
 import flow_testing as ft
 import numpy as np
@@ -52,40 +50,3 @@ def test_memory_is_flat():
     assert grown < 0.02
     # One object for each tenth call would be seen here, long before it is in the memory.
     assert len(gc.get_objects()) - objects < share(200, 20_000) / 10
-
-
-_SAMPLES = """
-import gc, os
-import tensorflow_probability as tfp
-import tfp_realnvp as tfr
-
-tfd = tfp.distributions
-base = tfd.Sample(tfd.Normal(0.0, 1.0), [2])
-flow = tfd.TransformedDistribution(base, tfr.RealNVPVector(2, num_couplings=1, num_filters=4))
-
-
-def resident_kilobytes():
-    gc.collect()
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
-
-
-def calls(number, **options):
-    for _ in range(number):
-        flow.sample(2, **options)
-
-
-for options in ({}, {"seed": (0, 1)}):
-    calls(50, **options)
-    before = resident_kilobytes()
-    calls(100, **options)
-    print((resident_kilobytes() - before) / 100)
-"""
-
-
-def test_samples_leave_no_memory():
-    # A process of its own: after `tf.random.set_seed`, TensorFlow keeps a kernel for each call
-    # without a seed, which takes 20 to 40 KB.
-    command = [sys.executable, "-c", _SAMPLES]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    kilobytes = [float(line) for line in printed.split()]
-    assert len(kilobytes) == 2 and max(kilobytes) < 5, kilobytes
