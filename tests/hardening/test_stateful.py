@@ -457,4 +457,4 @@ def _fit(estimator, rows, weights=None):
 
 
 TestCalls = Calls.TestCase
-TestCalls.settings = hypothesis.settings(cases(5, 1_000), stateful_step_count=share(15, 30))
+TestCalls.settings = hypothesis.settings(cases(3, 1_000), stateful_step_count=share(15, 30))
