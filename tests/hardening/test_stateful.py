@@ -404,7 +404,8 @@ class Calls(stateful.RuleBasedStateMachine):
         kind = tfr.FlowDensity if is_density else tfr.FlowRegressor
         with self.changes():
             estimator = _fit(kind(**options), fresh.rows_of(seed))
-        assert estimator.flow_gain_[0] > 0  # The scores are those of flows, among others.
+        if estimator.flow_gain_[0] <= 0:  # Without flows, its scores test nothing here.
+            return stateful.multiple()
         return self.new(Table(estimator))
 
     @stateful.rule(table=tables, seed=SEEDS_OF_ROWS)
