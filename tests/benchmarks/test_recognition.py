@@ -47,7 +47,7 @@ def test_precision_and_recall():
     same = recognition.precision_and_recall(images, rng.normal(size=[200, 2]))
     assert min(same) > 0.8
     narrow = recognition.precision_and_recall(images, 0.1 * rng.normal(size=[200, 2]))
-    assert narrow.precision == 1 and narrow.recall < 0.4
+    assert narrow.precision > 0.98 and narrow.recall < 0.2
     wide = recognition.precision_and_recall(images, 10 * rng.normal(size=[200, 2]))
     assert wide.precision < 0.3 and wide.recall > 0.8
 
