@@ -167,6 +167,35 @@ def test_categories_by_a_mask_and_masked_cells():
     np.testing.assert_array_equal(of_masked.score_samples(masked), of_holes.score_samples(holes))
 
 
+@pytest.mark.usefixtures("few_components")
+@pytest.mark.parametrize("kind", ["arrow", "dictionary", "bool", "tuple", "array"])
+def test_kinds_of_categories(kind):
+    rng = np.random.default_rng(0)
+    texts = pd.Series(rng.choice(["x", "y"], 60))
+    frame = pd.DataFrame({"a": rng.normal(size=60) + (texts == "x")})
+    options = {"random_state": 0}
+    if kind == "array":
+        frame["c"], options["categorical_features"] = texts, [1]
+        table = np.array([[str(a), c] for a, c in frame.to_numpy()])
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        frame["c"] = {
+            "arrow": lambda: texts.astype(pd.ArrowDtype(arrow.string())),
+            "dictionary": lambda: pd.Series(
+                pd.arrays.ArrowExtensionArray(arrow.array(texts.tolist()).dictionary_encode())
+            ),
+            "bool": lambda: texts.map({"x": True, "y": False}).astype(object).mask(frame["a"] > 2),
+            "tuple": lambda: texts.map({"x": (1, 2), "y": (3, 4)}),
+        }[kind]()
+        table = frame
+    density = tfr.FlowDensity(**options).fit(table)
+    samples = pd.DataFrame(density.sample(400, random_state=0)).set_axis(["a", "c"], axis=1)
+    assert set(samples["c"]) == set(frame["c"].dropna())
+    if kind != "array":
+        pd.testing.assert_series_equal(samples.dtypes, frame.dtypes)
+    assert np.isfinite(density.score(table))
+
+
 def test_categories_of_arrays():
     frame = _frame(300)
     numbers = np.column_stack([frame["length"], frame["code"].astype(int), frame["width"]])

@@ -193,7 +193,7 @@ def test_flows_find_more_than_moments(monkeypatch, capsys):
     assert density.score(density.sample(2_000, random_state=0)) > density.score_start_
     assert (density.n_steps_ > 100).all() and (density.noise_ == 0.1).all()
     assert density.history_[0]["step"][-1] <= 200
-    assert "flow 2, step 50 of 200" in capsys.readouterr().out
+    assert "flow 2 of 2, step 50 of 200, at most " in capsys.readouterr().out
     data = pickle.dumps(density)
     assert b"tensorflow" not in data and b"keras" not in data
     log_probs = pickle.loads(data).score_samples(test)
@@ -220,7 +220,7 @@ def test_many_rows_have_one_flow_and_few_lines(monkeypatch, capsys):
     assert not capsys.readouterr().out
     monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
     clone(density).fit(train[:400])
-    assert re.match(r"0 s: mixture of 1 normal distributions: -\d", capsys.readouterr().out)
+    assert re.match(r"0 s: normal mixtures, 1 full: -\d", capsys.readouterr().out)
 
 
 def test_flows_that_gain_nothing_are_left_out():
@@ -587,6 +587,10 @@ def test_errors(density, classifier):
             clone(classifier).fit(_rows(60), y)
     for y in (np.arange(60) % 3 - 1, np.arange(60) % 2 - 1.0, np.full(60, -1)):
         with pytest.raises(ValueError, match=r'-1 among other numbers, .*"not known" in FlowModel'):
+            clone(classifier).fit(_rows(60), y)
+    for missing in (None, pd.NA, np.nan):
+        y = pd.Series(["a", "b", missing] * 20, dtype=object)
+        with pytest.raises(ValueError, match=r"a label in each row; .*got 20 rows with NaN"):
             clone(classifier).fit(_rows(60), y)
     opposites = clone(classifier).fit(_rows(60), np.arange(60) % 2 * 2 - 1)
     assert opposites.classes_.tolist() == [-1, 1]

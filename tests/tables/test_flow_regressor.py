@@ -279,13 +279,15 @@ def test_gaps_in_x(number):
     np.testing.assert_allclose(mean, [3, 2], atol=0.6)
     assert 0.15 < rest[0] < 0.6 * rest[1] and 1.4 < rest[1] < 2.6
     assert np.isfinite(regressor.score_samples(holes, y)).all()
-    with pytest.raises(ValueError, match=r"some in fit.* FlowDensity.* got 'some in \[0 2\]'"):
-        regressor.predict([[np.nan, np.nan, np.nan]])
-    weights = np.ones(number)
-    holes[0, 0], weights[0] = np.nan, 0.0
-    regressor.fit(holes, y, weights)
-    with pytest.raises(ValueError, match=r"got 'some in \[0\]'"):
-        regressor.predict(holes[:1])
+    # Gaps that the fit did not see become means given the other cells, as a warning says.
+    complete = tfr.FlowRegressor(random_state=0).fit(x, y)
+    with pytest.warns(UserWarning, match=r"given the other cells: 1\.") as notes:
+        mean = complete.predict([[1.0, np.nan, 0.0], [-1.0, np.nan, 1.0]])
+    assert len(notes) == 1 and notes[0].filename == __file__
+    np.testing.assert_allclose(mean, [2, -1], atol=0.6)
+    holes[0, 0], weights = np.nan, np.append(0.0, np.ones(number - 1))
+    with pytest.warns(UserWarning, match=r"given the other cells: 0\."):
+        regressor.fit(holes, y, weights).predict(holes[:1])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
@@ -331,7 +333,7 @@ def test_errors(flows):
         (lambda: flows.predict_interval(x, 1.0), "probability above 0 and below 1"),
         (lambda: flows.sample(x, 0), "at least 1"),
         (lambda: flows.score_samples(x, np.stack([y, y], axis=1)), r"numbers \[N\]"),
-        (lambda: flows.predict(x * np.nan), "FlowDensity"),
+        (lambda: tfr.FlowRegressor().fit(x, list("abcde")), r"numbers as y; .*got dtype\('<U1'\)"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -183,7 +183,7 @@ class TableEstimator(EstimatorWithGaps):
         )
         is_missing, self._filler = np.isnan(x), None
         self._x_gaps = is_missing.any(axis=0) & ~is_missing.all(axis=0)
-        if self._x_gaps.any() and not is_density:
+        if x.shape[1] and not is_density:
             standardized = Rows(self._conditions_of(x), weights)
             self._filler = mixture_with_gaps(standardized, np.copy, np.random.default_rng(0))
         rows = Rows(self._standardized(x, y), weights)

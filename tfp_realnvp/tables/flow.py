@@ -203,11 +203,12 @@ def fit_table_flow(
             history[name].append(value)
         number = len(history["step"])
         if number % _VALIDATIONS_PER_LINE == 1:
-            left = (time.perf_counter() - before) * (options.max_steps / step - 1)
+            seconds_per_step = (time.perf_counter() - before) / step
+            left = seconds_per_step * ((options.num_flows - index) * options.max_steps - step)
             options.progress(
-                f"flow {index + 1}, step {step:,} of {options.max_steps:,}: {lead:+.3f} ± "
-                f"{error:.3f} nats a held-out row beside the start, at most {left:.0f} s left "
-                "for this flow"
+                f"flow {index + 1} of {options.num_flows}, step {step:,} of {options.max_steps:,}, "
+                f"at most {left:.0f} s left: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
+                "the start"
             )
         if lead > best_lead:
             best, best_lead, best_error, kept = trained, lead, error, number - 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -168,6 +169,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         self.__dict__.pop("classes_", None)
         self._dtypes = frames.dtypes_of(X)
+        if y is not None and (is_missing := pd.isna(np.ravel(np.asarray(y, object)))).any():
+            expected = (
+                f"{self._name}: expected a label in each row; leave out rows without, X[y.notna()]"
+            )
+            raise ValueError(f"{expected}, got {is_missing.sum()} rows with NaN or None in y.")
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
         if y is not None:

@@ -66,9 +66,9 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
 
 def _is_numbers(column: Any) -> bool:
     """Returns whether `pd.to_numeric` converts all values of a `Series` that are not missing."""
-    is_category = isinstance(column.dtype, pd.CategoricalDtype)
-    is_number = pd.to_numeric(column, errors="coerce").notna() | column.isna()
-    return bool(not is_category and is_number.all())
+    values = column.dropna().astype(object)  # `to_numeric` returns strings of Arrow as they are
+    is_other = isinstance(column.dtype, pd.CategoricalDtype) or values.map(type).eq(bool).any()
+    return bool(not is_other and pd.to_numeric(values, errors="coerce").notna().all())
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
@@ -84,7 +84,12 @@ def as_frame(table: Any) -> Any:
     """Returns a table as a `DataFrame`; masked cells are missing."""
     if np.ma.isMaskedArray(table):
         table = np.ma.filled(table.astype(object), np.nan)
-    return table if is_frame(table) else pd.DataFrame(np.asarray(table)).infer_objects()
+    if is_frame(table):
+        return table
+    frame = pd.DataFrame(np.asarray(table)).infer_objects()
+    texts = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind == "O"]
+    texts = [i for i in texts if frame[i].map(type).eq(str).all() and _is_numbers(frame[i])]
+    return frame.astype(dict.fromkeys(texts, np.float64))
 
 
 def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]]:
@@ -97,7 +102,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         features = [
             i
             for i, dtype in enumerate(frame.dtypes)
-            if dtype.kind == "b" or (dtype.kind == "O" and not _is_numbers(frame.iloc[:, i]))
+            if dtype.kind == "b" or (dtype.kind in "OU" and not _is_numbers(frame.iloc[:, i]))
         ]
     features = [features] if isinstance(features, str) else () if features is None else features
     if np.asarray(features).dtype == bool:
@@ -136,10 +141,13 @@ def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
 
     They are objects if a category is not a number.
     """
-    kinds = {np.asarray(values).dtype.kind for values in categories.values()}
-    rows = rows.astype(np.float64 if kinds <= set("iuf") else object)
+    names = [np.asarray(value) for values in categories.values() for value in values]
+    is_object = any(name.ndim or name.dtype.kind not in "iuf" for name in names)
+    rows = rows.astype(object if is_object else np.float64)
     for i, values in categories.items():
-        rows[..., i] = np.array(values, rows.dtype)[rows[..., i].astype(int)]
+        options = np.empty(len(values), rows.dtype)
+        options[:] = values
+        rows[..., i] = options[rows[..., i].astype(int)]
     return rows
 
 

@@ -49,7 +49,8 @@ def mixture_with_gaps(
     size = rows.values.shape[1]
     num_components = np.clip(rows.number // (_ROWS_OF_COMPONENT * (size + 1)), 1, _MAX_MIXED)
     mixture = NormalMixture(np.zeros(1), np.zeros([1, size]), np.eye(size)[np.newaxis])
-    for k in [1] * _NUM_STEPS + [int(num_components)] * num_mixtures:
+    num_steps = _NUM_STEPS if np.isnan(rows.values).any() else 1
+    for k in [1] * num_steps + [int(num_components)] * num_mixtures:
         drawn = rows._replace(values=snapped(fill(mixture, rows.values, rng)))
         least_variance = np.full(size, _SHRINKAGE * size * k / rows.number)
         mixture = NormalMixture.fit(drawn, k, False, least_variance, 0, _MAX_EM_STEPS)

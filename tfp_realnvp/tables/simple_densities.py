@@ -422,7 +422,8 @@ def fit_normal_mixtures(
             options = number, is_diagonal, int(rng.integers(2**31))
             mixture = fit(0, *options)
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
-            progress(f"mixture of {number} normal distributions: {score:.3f} nats a held-out row")
+            kind = "diagonal" if is_diagonal else "full"
+            progress(f"normal mixtures, {number} {kind}: {score:.3f} nats a held-out row")
             num_worse = 0 if score > best else num_worse + 1
             best = max(best, score)
             fits.append((score, mixture, options))

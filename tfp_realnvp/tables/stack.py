@@ -18,6 +18,8 @@ from tfp_realnvp.tables.table import Columns, Rows
 __all__ = ["TableStack", "fit_table_stack"]
 
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
+# By default, beside trees: on smaller tables flows added nothing to the errors of trees.
+_MIN_ROWS_OF_DEFAULT = 2_000
 # Flows of a single column given others have to gain this many nats, for their time.
 _LEAST_GAIN = 0.01
 # Candidates of smaller weights are dropped.
@@ -112,6 +114,7 @@ def fit_table_stack(
       cells; log densities [N, 2] of held-out rows, without flows and with them; and the history of
       each flow, see `fit_table_flow`.
     """
+    is_default = options.num_flows is None
     options = _with_defaults(options, rows.number)
     num_parts = _PARTS_OF_MANY_ROWS if options.num_flows == 1 else options.num_flows
     folds = rows.folds(num_parts, rng)
@@ -178,7 +181,8 @@ def fit_table_stack(
     history: list[dict[str, Any]] = []
     # Affine maps of a single column only move and scale the start.
     is_start = is_one and not num_conditions and options.transformer == "affine"
-    if rows.number >= _MIN_ROWS_OF_FLOWS and not is_start:
+    least = _MIN_ROWS_OF_DEFAULT if trees and is_default else _MIN_ROWS_OF_FLOWS
+    if rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start:
         for first, split in zip(starts, seen, strict=True):
             flow, of_flow = fit_table_flow(first, *split, widths / unit, options, rng, len(flows))
             flows.append(_viewed(view, flow))
@@ -190,6 +194,10 @@ def fit_table_stack(
                 gains = _stacked(after, part)[1] - _stacked(before, part)[1]
                 gain, error = part.mean_and_error(gains)
                 if gain <= max(error, least_gain):
+                    options.progress(
+                        "no flows: to the mixture of the other densities the first one adds "
+                        f"{gain:+.3f} ± {error:.3f} nats a held-out row"
+                    )
                     break
         else:
             candidates.append(flows)
