@@ -173,5 +173,5 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
 
 def listed(names: Any) -> str:
     """Returns a string with the first five names, and the number of further names."""
-    names = list(names)
+    names = list(map(str, names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
