@@ -63,7 +63,7 @@ def export_onnx(
     >>> flow = tfd.TransformedDistribution(
     ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_couplings=2))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tfr.export_onnx(flow, f'{folder}/moons')
+    ...     tfr.export_onnx(flow, f'{folder}/moons', verbose=False)
     ...     sorted(path.name for path in pathlib.Path(folder).glob('moons/*'))
     ['decode.onnx', 'encode.onnx', 'log_prob.onnx']
 

@@ -111,7 +111,7 @@ def export_saved_model(
     ...     tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]),
     ...     tfr.RealNVPImage((4, 4, 1), num_scales=1, num_blocks=0, num_filters=4))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tfr.export_saved_model(flow, f'{folder}/1')
+    ...     tfr.export_saved_model(flow, f'{folder}/1', verbose=False)
     ...     served = tf.saved_model.load(f'{folder}/1')
     >>> images = served.sample(num_samples=2, seed=0, temperature=0.7)['images']
     >>> images.shape, served.log_prob(images)['log_prob'].shape
