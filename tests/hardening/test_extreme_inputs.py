@@ -114,8 +114,8 @@ def with_variances(part, value, **kwargs):
     """Returns the paper's flow with all moving variances of a kind set by hand."""
     # As many normalizations as it takes for an overflow.
     flow = distribution("paper", num_couplings=3, **kwargs)
-    layers = [layer for each in flow.bijector.submodules for layer in getattr(each, "layers", ())]
-    of_networks = {id(variable.value) for layer in layers for variable in layer.variables}
+    networks = [b.network for b in flow.bijector.submodules if isinstance(b, tfr.Coupling)]
+    of_networks = {id(variable.value) for network in networks for variable in network.variables}
     for variable in flow.variables:
         if "variance" in variable.name and (id(variable) in of_networks) == (part == "networks"):
             variable.assign(tf.fill(variable.shape, tf.cast(value, variable.dtype)))
