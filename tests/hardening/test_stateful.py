@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from hardening import fresh_process as fresh
 from hardening.effort import cases, share
 from hypothesis import stateful
@@ -257,7 +258,9 @@ class Calls(stateful.RuleBasedStateMachine):
             new = old.copy() if how == "method" else getattr(copy, how)(old)
         if how == "deepcopy":
             assert not {id(v) for v in new.variables} & {id(v) for v in old.variables}
-        return self.new(Flow(flow.kind, flow.distribution.copy(bijector=new)))
+        # A `copy` of the distribution would keep the old bijector, too, as where it came from.
+        base = flow.distribution.distribution
+        return self.new(Flow(flow.kind, tfp.distributions.TransformedDistribution(base, new)))
 
     @stateful.rule(target=exports, flow=flows)
     def export(self, flow):
@@ -358,8 +361,9 @@ class Calls(stateful.RuleBasedStateMachine):
         path = self.path("model.keras")
 
         class Save(keras.callbacks.Callback):
+            # With several steps an execution, not every step begins here.
             def on_train_batch_begin(self, number, logs=None):
-                if number == batch:
+                if number <= batch:
                     self.model.save(path)
 
         with self.changes(model):

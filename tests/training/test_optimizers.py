@@ -277,3 +277,26 @@ def test_apply_if(name, mode):
 @each_mode
 def test_apply_if_to_large_variables(mode):
     test_apply_if("fused_adam", mode)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_construction_starts_again_after_an_interrupt(monkeypatch, at):
+    optimizer, gradients = tfr.FusedAdam(0.1), [_values(1), _values(2)]
+    variables = [keras.Variable(value) for value in _values(0)]
+    number = len(optimizer.variables)
+    original = keras.optimizers.Adam.add_variable
+
+    def interrupt(self, *args, **kwargs):
+        if len(self.variables) == number + at:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.optimizers.Adam, "add_variable", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.build(variables)
+    assert not optimizer.built
+    assert len(optimizer.variables) == number
+    actual, expected = (_trained(o, gradients) for o in (optimizer, tfr.FusedAdam(0.1)))
+    for one, other in zip(actual, expected, strict=True):
+        _assert_same(one, other)

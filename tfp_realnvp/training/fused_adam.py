@@ -80,18 +80,26 @@ class FusedAdam(keras.optimizers.Adam):
         """Creates the optimizer's variables, for these variables of a model."""
         if self.built:
             return
-        # Skip `Adam.build`, which creates two moments per variable.
-        super(keras.optimizers.Adam, self).build(variables)
-        groups = [self._group_of(variable) for variable in variables]
-        self.packing = Packing([variable.shape for variable in variables], groups)
-        shapes = self.packing.packed_shapes
-        self._moments = tuple(
-            tuple(
-                self.add_variable(shape, dtype=group.dtype.name, name=name)
-                for name in self._moments_of(group)
+        number = len(self.variables)
+        try:
+            # Skip `Adam.build`, which creates two moments per variable.
+            super(keras.optimizers.Adam, self).build(variables)
+            groups = [self._group_of(variable) for variable in variables]
+            self.packing = Packing([variable.shape for variable in variables], groups)
+            shapes = self.packing.packed_shapes
+            self._moments = tuple(
+                tuple(
+                    self.add_variable(shape, dtype=group.dtype.name, name=name)
+                    for name in self._moments_of(group)
+                )
+                for group, shape in zip(self.packing.groups, shapes, strict=True)
             )
-            for group, shape in zip(self.packing.groups, shapes, strict=True)
-        )
+        except BaseException:
+            # The next call of an interrupted `fit` starts again.
+            self.built = False
+            for variable in self.variables[number:]:
+                self._untrack_variable(variable)
+            raise
 
     def _group_of(self, variable: Any) -> Group:
         """Returns the group in which a variable is updated."""
