@@ -50,6 +50,8 @@ class FusedAdam(keras.optimizers.Adam):
     Kingma, Ba: Adam, algorithm 1 and the end of section 2.
     """
 
+    built: bool
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
