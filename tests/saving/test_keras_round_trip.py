@@ -425,3 +425,39 @@ def test_weights_and_checkpoints_of_new_flows(tmp_path, kind):
     tf.train.Checkpoint(distribution=fresh).restore(path).assert_consumed()
     for restored, expected in zip(fresh.variables, model.distribution.variables, strict=True):
         np.testing.assert_array_equal(restored, expected)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_frozen_layers_stay_frozen(tmp_path, first):
+    def new_model():
+        bijector = tfr.RealNVPImage(
+            SHAPE, num_scales=1, normalization="actnorm", invertible_conv=True, **SMALL
+        )
+        base = tfd.Sample(tfd.Normal(0.0, 1.0), SHAPE)
+        model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
+        # Of networks, scales, ActNorm and 1×1 convolutions, in any order.
+        model.layers_of_bijectors[first].trainable = False
+        for layer in model.layers_of_bijectors[first + 1 :: 3]:
+            layer.trainable = False
+        model.compile()
+        return model
+
+    model, images = new_model(), grey_levels(8, SHAPE)
+    model.fit(images, batch_size=4, verbose=0)
+    randomize(model.distribution, seed=1)
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    of_preset = tfr.FlowModel.from_preset(tmp_path / "preset")
+    names = [v.path for v in model.trainable_variables]
+    assert 0 < len(names) < len(model.variables) - 4
+    for other in (loaded, of_preset):
+        assert len(other.trainable_variables) == len(names)
+        assert len(other.distribution.trainable_variables) == len(names)
+        np.testing.assert_array_equal(
+            other.predict(images, verbose=0), model.predict(images, verbose=0)
+        )
+    for actual, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    losses = [m.fit(images, shuffle=False, verbose=0).history["loss"] for m in (model, loaded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

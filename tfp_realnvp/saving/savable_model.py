@@ -27,6 +27,7 @@ class SavableModel(keras.Model):
     """A Keras model of a distribution that is saved whole or not at all."""
 
     distribution: Any
+    layers_of_bijectors: list[keras.layers.Layer]
     dequantize: bool
     dequantizer: Any
     seed: int
@@ -42,6 +43,9 @@ class SavableModel(keras.Model):
             "dequantize": self.dequantize,
             "dequantizer": serialize(self.dequantizer, "dequantizer"),
             "seed": self.seed,
+            "frozen_layers": [
+                i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable
+            ],
         }
 
     @classmethod
@@ -52,7 +56,12 @@ class SavableModel(keras.Model):
             dequantizer = config["dequantizer"] and deserialize(
                 config["dequantizer"], VariationalDequantization
             )
-        return cls(**{**config, "distribution": distribution, "dequantizer": dequantizer})
+        arguments = {**config, "distribution": distribution, "dequantizer": dequantizer}
+        frozen = arguments.pop("frozen_layers")
+        model = cls(**arguments)
+        for i in frozen:
+            model.layers_of_bijectors[i].trainable = False
+        return model
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile`, serialized; empty before `compile`."""

@@ -175,10 +175,10 @@ class FlowModel(FlowSteps):
         layers = [*(layer for part in bijectors for layer in part.layers), *clusters]
         self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
         self.other_variables = model_variables.TrackedVariables(layers, modules)
-        self._scales = tuple(model_variables.find_scales(layers, bijectors))
         self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
+        scales = model_variables.find_scales(layers, bijectors)
         # Keras tracks lists that are attributes, but nothing that a function returns.
-        self._bijectors = lambda: bijectors
+        self._bijectors, self._scales = lambda: bijectors, lambda: scales
         self._guard = FiniteGuard()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
         self._evaluation_guard = FiniteGuard()

@@ -120,7 +120,7 @@ class FlowSteps(SavableModel):
         """Returns the L2 penalty and the losses of layers."""
         # One operation for all scales of a shape, and one for its gradient.
         groups: dict[Any, list[tf.Tensor]] = {}
-        for scale in self._scales:
+        for scale in self._scales():
             groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
         halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
         losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
