@@ -129,3 +129,17 @@ def test_validate_args_of_a_part():
         for hook in (flow.forward, flow.inverse):
             with pytest.raises(tf.errors.InvalidArgumentError, match="checked: input is not fin"):
                 hook(tf.fill([2, *_SHAPE], np.nan))
+
+
+def test_results_are_not_shared_with_calls_of_other_options():
+    bijector = tfr.RealNVPVector(
+        2, num_classes=3, condition_dropout=0.1, num_couplings=2, num_filters=4
+    )
+    x, options = ft.normal([5, 2]), {"conditional_input": tf.constant([0, 1, 2, 0, 1])}
+    bijector.forward(x, **options)
+    ft.randomize(bijector, seed=1)
+    plain = bijector.forward(x, **options)
+    with surround_with(guidance=1.0):
+        guided = bijector.forward(x, **options)
+    assert np.abs(guided - plain).max() > 0.1
+    np.testing.assert_array_equal(bijector.forward(x, **options), plain)

@@ -205,7 +205,7 @@ class TFPInterface(tfb.Bijector):
         self._check_event_shape(event.merge_with(expected), inverse)
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Returns normalized keyword arguments, so that equivalent calls share cached results."""
+        """Returns normalized options of a call, so that equivalent calls share cached results."""
         kwargs = dict(kwargs)
         training = kwargs.pop("training", False)
         condition = kwargs.pop("conditional_input", None)
@@ -216,8 +216,9 @@ class TFPInterface(tfb.Bijector):
             )
         if not (training is None or isinstance(training, (bool, np.bool_))):
             raise TypeError(f"{self.name}: expected a Python bool as `training`, got {training!r}.")
+        key = {"training": bool(training), "surrounding": surrounding_pass()}
         if condition is None:
-            return {"training": bool(training)}
+            return key
         if not self.accepts_conditional_input:
             raise ValueError(
                 f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
@@ -227,7 +228,7 @@ class TFPInterface(tfb.Bijector):
             condition = tf.convert_to_tensor(condition)
         elif isinstance(condition, np.ndarray) and not condition.dtype.hasobject:
             condition = _Array(condition.dtype, condition.shape, condition.tobytes())
-        return {"training": bool(training), "conditional_input": condition}
+        return {**key, "conditional_input": condition}
 
     # The pass.
 
@@ -238,6 +239,7 @@ class TFPInterface(tfb.Bijector):
         inverse: bool,
         training: bool = False,
         conditional_input: Any = None,
+        surrounding: Pass | None = None,
         has_events: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the value and log det in one direction, for a call by the user.
@@ -270,7 +272,7 @@ class TFPInterface(tfb.Bijector):
         is_filled = not (training or has_events) and may_be_empty(events, ndims)
         if is_filled:
             value, condition = without_empty_axes(value), without_empty_axes(condition)
-        p = surrounding_pass().but(training=training, condition=condition)
+        p = (surrounding or surrounding_pass()).but(training=training, condition=condition)
         value, log_det = self._checked_pass(value, p, inverse)
         if log_det.shape.rank == 0:
             # The log det is equal for all events.
